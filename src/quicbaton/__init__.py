@@ -1,0 +1,1 @@
+"""quicbaton: a live QUIC connection as a value."""

@@ -1,0 +1,95 @@
+"""Every error quicbaton raises, one root, sorted by whose fault it is.
+
+* `CallerError`: the program that called us asked for something it may not have.
+* `PeerError`: what came over a wire or out of a file is not acceptable.
+* `FencedError`: somebody else owns what was asked for; staying silent is the right answer.
+* `InternalError`: a rule of our own was about to be broken; the action was not carried out.
+
+Each class carries a machine-readable `code`; the message says what was expected, what came and
+what to do.
+"""
+
+from __future__ import annotations
+
+
+class QuicbatonError(Exception):
+    """Root of all errors that quicbaton raises."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+
+class CallerError(QuicbatonError):
+    """The calling program's mistake."""
+
+    code = "caller"
+
+
+class PeerError(QuicbatonError):
+    """A peer, a file or a message broke its format or its rules."""
+
+    code = "peer"
+
+
+class FencedError(QuicbatonError):
+    """The connection, term or baton belongs to somebody else now."""
+
+    code = "fenced"
+
+
+class InternalError(QuicbatonError):
+    """One of our own invariants would have been broken."""
+
+    code = "internal"
+
+
+# --- the caller's -----------------------------------------------------------------------------
+
+
+class Refused(CallerError):
+    """The connection cannot be moved faithfully; it stays with its owner unharmed.
+
+    `code` names the reason, for instance `cutover_pending` or `not_exportable`.
+    """
+
+    code = "refused"
+
+
+class ConfigurationError(CallerError):
+    """A setting is missing, contradictory or out of range."""
+
+    code = "configuration"
+
+
+class StreamStateError(CallerError):
+    """The stream does not exist, or is not in a state that allows the call."""
+
+    code = "stream_state"
+
+
+class GivenAwayError(FencedError):
+    """A snapshot of this connection was taken for a handoff: the object is spent."""
+
+    code = "given_away"
+
+
+# --- the QUIC peer's --------------------------------------------------------------------------
+
+
+class TransportError(PeerError):
+    """The QUIC peer broke a rule; closes the connection with a code of RFC 9000 §20.1.
+
+    `error_code` is the code to send, `frame_type` the offending frame's type or 0.
+    """
+
+    code = "transport"
+
+    def __init__(self, error_code: int, reason: str, frame_type: int = 0) -> None:
+        super().__init__(reason)
+        self.error_code = error_code
+        self.frame_type = frame_type
+        self.reason = reason
