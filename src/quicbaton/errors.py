@@ -50,7 +50,7 @@ class InternalError(QuicbatonError):
 # --- the caller's -----------------------------------------------------------------------------
 
 
-class Refused(CallerError):
+class RefusedError(CallerError):
     """The connection cannot be moved faithfully; it stays with its owner unharmed.
 
     `code` names the reason, for instance `cutover_pending` or `not_exportable`.

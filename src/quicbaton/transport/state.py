@@ -188,6 +188,8 @@ class ReceiveHalf(_State):
     window_bytes: int
     window_since_us: int  # start of the auto-tuning measurement
     consumed: int  # bytes the application has taken; credit follows it
+    paused: bool  # the application holds credit back: taken bytes do not count as consumed yet
+    taken: int  # bytes taken from the event queue
     fin_delivered: bool
     reset_code: int  # RESET_STREAM received; NONE
     stop_code: int  # STOP_SENDING asked for; NONE
