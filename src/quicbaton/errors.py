@@ -77,6 +77,12 @@ class GivenAwayError(FencedError):
     code = "given_away"
 
 
+class SecondSenderError(FencedError):
+    """Somebody else sends with this connection's keys: be silent for good."""
+
+    code = "second_sender"
+
+
 # --- the QUIC peer's --------------------------------------------------------------------------
 
 

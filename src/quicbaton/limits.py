@@ -32,6 +32,15 @@ MAX_CONNECTION_WINDOW_BYTES: Final = 24 << 20
 #: Disjoint segments kept per stream before the gap below them is filled: a peer that sends every
 #: other byte would otherwise cost us an object per byte.
 MAX_STREAM_SEGMENTS: Final = 4096
+#: Adjoining pieces of a stream are joined up to this size: fewer objects, and no byte is copied
+#: more often than the size over that of a piece.
+MAX_JOINED_BYTES: Final = 16_384
+#: Streams of one type that the peer may have open at once, unless configured otherwise.
+PEER_STREAMS_WINDOW: Final = 128
+#: Unsent bytes of a stream at which the application is told to wait, and below which it is told
+#: to go on: two trains are ready while it produces more.
+STREAM_BUFFER_HIGH_BYTES: Final = 512 << 10
+STREAM_BUFFER_LOW_BYTES: Final = 256 << 10
 #: Buffered post-handshake CRYPTO bytes (RFC 9000 §7.5 requires 4096 at least).
 MAX_CRYPTO_BUFFER_BYTES: Final = 65_536
 #: Unsent DATAGRAM frames; the oldest goes first when full (RFC 9221 §5: they are unreliable).
@@ -52,8 +61,11 @@ MAX_PENDING_PATH_RESPONSES: Final = 8
 
 #: RFC 9000 §21.4: one packet number in about this many is skipped to catch optimistic ACKs.
 SKIP_EVERY_PACKETS: Final = 4096
-#: Skipped numbers remembered.
-MAX_SKIPPED_NUMBERS: Final = 64
+#: Ranges of skipped numbers remembered.
+MAX_SKIPPED_RANGES: Final = 8
+#: A resumed owner skips between one and this many numbers: an owner that does not know of the
+#: handoff would use them.
+MAX_RESUME_SKIP: Final = 64
 
 # --- baton ------------------------------------------------------------------------------------
 
@@ -62,3 +74,63 @@ MAX_BATON_BYTES: Final = 64 << 20
 #: Seconds a baton may lie before `open` refuses it, and the skew allowed between clocks.
 BATON_LIFETIME_S: Final = 120
 BATON_CLOCK_SKEW_S: Final = 30
+#: Names in a baton's header (source, audience): a Unix socket's path has 108 bytes, a host's
+#: name 253.
+MAX_BATON_NAME_BYTES: Final = 255
+
+# --- ownership and handoff --------------------------------------------------------------------
+
+#: Connections given away or closed that a ledger remembers, and for how long: longer than any baton
+#: can still be opened, so that a late claim is told why it is refused.
+MAX_TOMBSTONES: Final = 65_536
+TOMBSTONE_LIFETIME_S: Final = 2 * (BATON_LIFETIME_S + BATON_CLOCK_SKEW_S)
+#: One handoff message: the largest baton and what surrounds it.
+MAX_HANDOFF_MESSAGE_BYTES: Final = MAX_BATON_BYTES + 4096
+#: Strays kept per connection while nobody may process them; the oldest goes first, as in any
+#: receive queue that overflows. The bytes are a client's flight of 1 MiB and some.
+MAX_QUEUED_STRAYS: Final = 1024
+MAX_QUEUED_STRAY_BYTES: Final = 2 << 20
+#: Seconds one side waits for the other: for an answer while the connection is still served, ...
+HANDOFF_OFFER_S: Final = 5
+#: ... while it is frozen (Chromium gives up after 6.5 s of silence; this leaves room to thaw), ...
+HANDOFF_FROZEN_S: Final = 2
+#: ... at the destination, which discards after the source's own deadline has surely passed, ...
+HANDOFF_READY_S: Final = 4
+#: ... for an answer to a claim asked for over a new link, ...
+HANDOFF_ASK_S: Final = 4
+#: ... and for the client's cutover, counted from the last stray: an idle client's strays may take
+#: as long as its idle timeout.
+HANDOFF_FORWARD_S: Final = 60
+
+# --- keys -------------------------------------------------------------------------------------
+
+#: Keys in a ring: a rotation needs two; more than this is a file that somebody forgot to prune.
+MAX_RING_KEYS: Final = 8
+
+# --- routing ----------------------------------------------------------------------------------
+
+#: Connection IDs routed to connections of this process (about 130 bytes of memory each).
+MAX_ROUTED_IDS: Final = 1 << 20
+#: Connection IDs of connections given away whose strays are still forwarded. A handoff that finds
+#: no room is refused, so this bounds how many connections leave within a forwarding period.
+MAX_FORWARDED_IDS: Final = 1 << 17
+#: Connection IDs that must not be reset although nobody here knows them.
+MAX_NO_RESET_IDS: Final = 1 << 17
+#: How long after the end of forwarding an ID is protected from a reset: well past every idle
+#: timeout in use, after which no client believes in the connection any more.
+NO_RESET_LIFETIME_S: Final = 600
+#: Stateless resets per second and in one burst, over all addresses and for one (RFC 9000 §10.3.3):
+#: a client needs one, a flood of strays shall not turn into a flood of answers.
+RESETS_PER_S: Final = 200
+RESET_BURST: Final = 400
+RESETS_PER_ADDRESS_PER_S: Final = 2
+RESET_BURST_PER_ADDRESS: Final = 10
+#: Addresses whose resets are counted one by one; beyond it the oldest is forgotten.
+MAX_RESET_ADDRESSES: Final = 4096
+#: RFC 9000 §8.1.3: clients return a Retry's token at once, so it lives shortly.
+RETRY_TOKEN_LIFETIME_S: Final = 30
+#: A NEW_TOKEN is for the next visit; one day keeps the list of spent ones small.
+NEW_TOKEN_LIFETIME_S: Final = 86_400
+#: Spent NEW_TOKENs remembered (RFC 9000 §8.1.4: replay MUST be limited); when full, tokens count
+#: for nothing until old ones expire, which costs the client a round trip and nobody safety.
+MAX_SPENT_TOKENS: Final = 1 << 16

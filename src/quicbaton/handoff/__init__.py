@@ -1,0 +1,69 @@
+"""Moving a connection between processes: two sans-IO machines that exchange messages.
+
+`HandoffSource` and `HandoffDestination` decide; a runtime performs. Neither knows sockets, clocks,
+keys or what a baton contains: to them it is bytes, an id and a digest.
+
+How a runtime drives them
+-------------------------
+Per process it keeps one `Ledger`, and
+
+    sources:       connection id -> HandoffSource
+    destinations:  handoff id    -> HandoffDestination
+
+It calls `own` for every promoted connection, `close` for every owned one that ends, and `expire`
+now and then. It registers a new source only where there is none or the last has `ended`, since the
+machine of a frozen or saved connection is the only one that may commit it.
+
+Links. A link is a stream between two processes with a number that is never used twice. Both sides
+send `Hello` first and check the other's with `shared_formats`. Bytes read go into a `FrameReader`;
+each message goes
+
+    to destinations[message.handoff_id], if there is one;
+    an Offer to a new HandoffDestination;
+    a Stray of a connection that this process owns to that connection;
+    else to sources[message.connection_id], if there is one;
+    else to `answer_stale`, whose effects are performed.
+
+At a link's end, and only after all that it brought has been handled, `LinkLost(link)` goes to all
+machines; those that do not use the link ignore it. A `PeerError` from a reader or a machine closes
+the link, which then is lost. One machine's refusal never closes anything else.
+
+Effects are performed in the order given, each before the next, and without another event in
+between for the same machine; what an effect brings about comes back as a later event. An effect
+that fails does not stop the rest: a failed `Send` is a lost link, a failed `WriteBaton` a `Cancel`,
+a failed `DestroyKeys` ends the process. Deadlines: call `handle_timer(now_us)` at `get_timer()`,
+both in microseconds of one monotonic clock, and look at `get_timer()` again after every call.
+
+    effect            | performed as
+    FreezeConnection  | route the connection's datagrams into StrayArrived; send nothing more
+    SealBaton         | snapshot, digest, fresh baton id, seal with this term -> Sealed, SealFailed
+    ThawConnection    | restore the snapshot in the new term; its strays, then its timers
+    DestroyKeys       | drop the snapshot and the connection object
+    Rebuild           | open, compare the term's header, restore silently -> Rebuilt, RebuildFailed
+    Connect           | dial the source named by the offer or the baton's header -> LinkUp
+    Resume            | claim.check(...) against the opened baton's header, the strays, then speak
+    Discard           | drop what was rebuilt
+
+`resume FILE` opens and rebuilds the baton first, makes a `HandoffDestination` with a fresh handoff
+id and gives it `Rebuilt`; the rest is as above. If the source cannot be reached: `Cancel`.
+"""
+
+from quicbaton.handoff.answers import answer_stale
+from quicbaton.handoff.destination import DestinationState, HandoffDestination
+from quicbaton.handoff.events import Outcome
+from quicbaton.handoff.messages import FrameReader, Hello, decode, encode, shared_formats
+from quicbaton.handoff.source import HandoffSource, SourceState
+
+__all__ = [
+    "DestinationState",
+    "FrameReader",
+    "HandoffDestination",
+    "HandoffSource",
+    "Hello",
+    "Outcome",
+    "SourceState",
+    "answer_stale",
+    "decode",
+    "encode",
+    "shared_formats",
+]

@@ -17,7 +17,7 @@ Field writes of a Struct cost four times a local variable's: hot loops copy to l
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -52,6 +52,9 @@ class Keys(_State):
     key: bytes
     iv: bytes
 
+    def __repr__(self) -> str:
+        return "Keys(<redacted>)"
+
 
 class ProtectionState(_State):
     """Packet and header protection, and the key update in progress (RFC 9001 §5, §6)."""
@@ -73,13 +76,19 @@ class ProtectionState(_State):
     sent_with_key: int  # packets protected with the present send key (§6.6)
     failed_decryptions: int  # over all keys (§6.6)
 
+    def __repr__(self) -> str:
+        return (
+            f"ProtectionState(cipher={self.cipher:#x}, generations="
+            f"{self.send_generation}/{self.recv_generation}, <keys redacted>)"
+        )
+
 
 class NumberSpace(_State):
     """The 1-RTT packet number space: numbers sent and received (RFC 9000 §12.3, §13.2)."""
 
     next_number: int
     skip_at: int  # next number to leave out on purpose (RFC 9000 §21.4)
-    skipped: list[int]  # numbers never sent; an ACK for one proves a second sender or a liar
+    skipped: list[int]  # ranges never sent; an ACK for one proves a second sender or a liar
     largest_acked: int  # NONE before the first ACK
     received: list[int]  # ranges of received numbers
     received_floor: int  # numbers below count as received: their ranges were forgotten
@@ -122,42 +131,50 @@ class RecoveryState(_State):
     loss_at_us: int
     last_eliciting_at_us: int  # when the newest ack-eliciting packet was sent
     eliciting_in_flight: int  # ack-eliciting packets outstanding
+    newest_acked_at_us: int  # when the newest packet acknowledged so far was sent
 
 
 class CongestionState(_State):
     """Congestion control and pacing (RFC 9002 §7, RFC 9438, RFC 9406)."""
 
-    algorithm: str  # "reno" or "cubic"
+    algorithm: Literal["reno", "cubic"]
     window_bytes: int
-    threshold_bytes: int  # slow start threshold; -1 is infinity
+    threshold_bytes: int  # slow start threshold; NONE is infinity
     in_flight_bytes: int
-    recovery_started_us: int  # NEVER outside recovery
+    abandoned_bytes: int  # in flight on paths left behind: no part of the window (RFC 9000 §9.4)
     datagram_bytes: int  # max datagram size the window counts in
     app_limited: bool
-    # CUBIC (RFC 9438)
-    cubic_window_max: float
-    cubic_k_s: float
-    cubic_started_us: int
-    cubic_reno_window: float
-    # Reno's byte counter in congestion avoidance
+    # The latest recovery period
+    recovery_started_us: int  # NEVER before the first; what was sent earlier has no say any more
+    recovery_flight_bytes: int  # of the bytes in flight, those sent before it began
+    # Reno: bytes acknowledged since the window last grew in congestion avoidance
     acked_bytes: int
-    # HyStart++ (RFC 9406)
-    hystart_round_end: int  # packet number that ends the present round
-    hystart_last_min_rtt_us: int
+    # CUBIC (RFC 9438)
+    cubic_window_max: float  # W_max, bytes; 0: none
+    cubic_prior_window: int  # cwnd_prior, bytes: the window before the last reduction; 0: none
+    cubic_k_s: float
+    cubic_elapsed_us: int  # t: time in this congestion avoidance, less pauses
+    cubic_updated_us: int  # when t was last brought up to date; NEVER outside an epoch
+    cubic_reno_window: float  # W_est, bytes
+    cubic_carry: float  # the fraction of a byte by which the window is larger
+    # HyStart++ (RFC 9406), until the threshold is known
+    hystart_round_end: int  # an ACK for this packet number or a later one begins a new round
+    hystart_last_min_rtt_us: int  # NONE is infinity, here and below
     hystart_round_min_rtt_us: int
     hystart_samples: int
     hystart_css_rounds: int  # NONE outside conservative slow start
     hystart_css_baseline_us: int
-    # pacing: a token bucket
-    pacing_tokens_bytes: int
+    # Pacing: a token bucket
+    pacing_tokens_bytes: float  # below zero after probes, which pacing does not hold back
     pacing_updated_us: int
 
 
 class SendHalf(_State):
     """What we send on a stream (RFC 9000 §3.1)."""
 
-    chunks: list[bytes]  # unacknowledged and unsent bytes, from `base` on
-    base: int  # stream offset of the first byte kept
+    chunks: list[bytes]  # unacknowledged and unsent bytes, as the application wrote them
+    starts: list[int]  # stream offset of each chunk; the first may begin below `base`
+    base: int  # everything below is acknowledged
     end: int  # bytes written by the application
     next: int  # first byte never sent
     acked: list[int]  # acknowledged ranges above base
@@ -252,6 +269,7 @@ class IdsState(_State):
 
     local: list[LocalId]
     local_next_sequence: int
+    local_sent: int  # sequence numbers below were sent: only these can the peer retire
     local_retire_prior_to: int  # Retire Prior To that we ask for
     local_limit: int  # the peer's active_connection_id_limit
     peer: list[PeerId]
@@ -269,29 +287,35 @@ class PathState(_State):
     serial: int
     remote: Address
     local: Address  # empty where the socket has one address only
+    used: bool  # a non-probing packet came over it (§9.1): data may be sent there
     validated: bool
+    full_size_validated: bool  # a challenge padded to 1200 bytes was answered (§8.2.1)
     received_bytes: int  # anti-amplification, until validated (§8.1)
     sent_bytes: int
-    challenge: bytes  # PATH_CHALLENGE outstanding; empty: none
+    challenges: list[tuple[bytes, bool]]  # PATH_CHALLENGEs unanswered: data, padded to 1200
     challenge_due: bool
-    challenge_padded: bool  # it went out in a full-sized datagram (§8.2.1)
-    challenge_tries: int
-    challenge_at_us: int  # when to try again or give up
+    challenge_tries: int  # of the validation that is running; 0: none
+    challenge_at_us: int  # when to try again or give up; NEVER: no validation is running
     responses: list[bytes]  # PATH_RESPONSEs to send
     mtu_bytes: int  # datagram size that the path carries
     mtu_ceiling_bytes: int
+    mtu_limit_bytes: int  # sizes above failed in the present search
     mtu_probe_bytes: int  # size under test; 0: none in flight
     mtu_probe_number: int  # its packet number
-    mtu_failures: int
+    mtu_failures: int  # of the size under test
+    mtu_losses: int  # losses of full-sized packets in a row: a black hole (RFC 8899 §4.3)
     mtu_at_us: int  # next probe
 
 
 class CryptoState(_State):
     """Post-handshake CRYPTO: session tickets (RFC 9000 §7.5)."""
 
-    send: SendHalf
-    delivered: int
-    segments: list[tuple[int, bytes]]
+    data: bytes  # what we send, unacknowledged, from offset `base` on
+    base: int
+    due: list[int]  # ranges to send (again)
+    acked: list[int]  # acknowledged ranges above base
+    delivered: int  # bytes received in order
+    segments: list[tuple[int, bytes]]  # received out of order
 
 
 class CloseState(_State):
@@ -397,7 +421,8 @@ class ConnectionState(_State):
     """Everything that a connection is. See the module's head for the rules."""
 
     is_client: bool
-    original_id: bytes  # the client's first destination ID: the connection's name in logs
+    name: bytes  # our first connection ID: what commands and handoffs call the connection
+    original_id: bytes  # the client's first destination ID: the connection's name in qlogs
     alpn: str
     server_name: str
     early_data_accepted: bool

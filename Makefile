@@ -1,0 +1,52 @@
+# Every target sets up what it needs: an environment in .venv, nothing outside this folder.
+# Another interpreter: make PYTHON=python3.13 test. Options for the demo: make demo ARGS="--json FILE".
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check bench clean
+
+help:
+	@echo "make demo   hand a live download from process to process (ARGS=\"--json FILE\")"
+	@echo "make test   run the tests, with coverage"
+	@echo "make check  lint, formatting, types, layers"
+	@echo "make bench  run every benchmark into bench/results (ARGS=\"--quick\")"
+	@echo "make venv   only make the environment (.venv)"
+	@echo "make clean  remove the environment and what the tools left behind"
+
+venv: $(STAMP)
+
+# The stamp comes last, so an installation that was broken off is done again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "quicbaton needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+		|| { echo "This Python has no ensurepip (Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "Making the environment in $(VENV) (once; about a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c constraints.txt -e '.[dev,demo,bench]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/quicbaton demo $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m coverage run -m pytest $(ARGS)
+	$(BIN)/python -m coverage report --skip-covered --skip-empty
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python -m bench all $(ARGS)
+
+clean:
+	rm -rf $(VENV) .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""The servers that are measured: one program each, the same application on top."""

@@ -1,0 +1,62 @@
+"""qh3's asyncio server and HTTP/3, with the benchmark's application.
+
+qh3 says how much of a stream waits for its first transmission; the application keeps that filled
+up to `LOW_WATER_BYTES` (variant `chunks`), or writes the body at once (variant `whole`).
+"""
+
+from typing import Any
+
+from qh3.asyncio import QuicConnectionProtocol, serve
+from qh3.h3.connection import H3_ALPN, H3Connection
+from qh3.quic.configuration import QuicConfiguration
+from qh3.quic.events import ProtocolNegotiated, QuicEvent
+
+from bench.servers.application import MAX_DATA, MAX_STREAM_DATA, Application, Content, Options, run
+
+LOW_WATER_BYTES = 1024 * 1024
+
+
+class _Protocol(QuicConnectionProtocol):
+    content: Content
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._http: H3Connection | None = None
+        self._application: Application | None = None
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        if isinstance(event, ProtocolNegotiated):
+            self._http = H3Connection(self._quic)
+            self._application = Application(self._http, self.content, self._has_room)
+        if self._http and self._application:
+            for http_event in self._http.handle_event(event):
+                self._application.handle(http_event)
+
+    def transmit(self) -> None:
+        if self._application:
+            self._application.pump()
+        super().transmit()
+
+    def _has_room(self, stream_id: int) -> bool:
+        return self._quic.get_send_buffer_size(stream_id) < LOW_WATER_BYTES
+
+
+async def start(options: Options, content: Content) -> int:
+    """Serve on a free port of the loopback and return it."""
+    configuration = QuicConfiguration(
+        is_client=False,
+        alpn_protocols=H3_ALPN,
+        max_data=MAX_DATA,
+        max_stream_data=MAX_STREAM_DATA,
+    )
+    if options.datagram_bytes:
+        configuration.max_datagram_size = options.datagram_bytes
+    configuration.load_cert_chain(options.certificate, options.key)
+    _Protocol.content = content
+    server = await serve("127.0.0.1", 0, configuration=configuration, create_protocol=_Protocol)
+    port: int = server._transport.get_extra_info("sockname")[1]
+    return port
+
+
+if __name__ == "__main__":
+    run(start, ["chunks", "whole"])

@@ -1,0 +1,186 @@
+"""`connect`: a QUIC client in one call, with the arguments of aioquic's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aioquic.quic import events
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.tls import SessionTicketHandler
+
+from quicbaton.asyncio.endpoint import CreateProtocol
+from quicbaton.asyncio.handshaking import Handshaking
+from quicbaton.asyncio.protocol import QuicConnectionProtocol, StreamHandler
+from quicbaton.asyncio.session import Session
+from quicbaton.asyncio.udp import Datagram, UdpSocket
+from quicbaton.handshake import Promotion, prepare
+from quicbaton.transport.connection import Connection
+from quicbaton.transport.state import Address
+
+TokenHandler = Callable[[bytes], None]
+
+
+class RandomIds:
+    """A client's connection IDs: random, of one length, with random reset tokens."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def issue(self) -> tuple[bytes, bytes]:
+        return os.urandom(self._length), os.urandom(16)
+
+
+@asynccontextmanager
+async def connect(
+    host: str,
+    port: int,
+    *,
+    configuration: QuicConfiguration | None = None,
+    create_protocol: CreateProtocol = QuicConnectionProtocol,
+    session_ticket_handler: SessionTicketHandler | None = None,
+    stream_handler: StreamHandler | None = None,
+    token_handler: TokenHandler | None = None,
+    wait_connected: bool = True,
+    local_port: int = 0,
+) -> AsyncGenerator[QuicConnectionProtocol, None]:
+    """Connect to a server; arguments as `aioquic.asyncio.connect` has them.
+
+    The protocol exists once the handshake is confirmed, so `wait_connected` False waits, too: no
+    0-RTT data is sent. Raises ConnectionError when there is no connection.
+    """
+    loop = asyncio.get_running_loop()
+    configuration = configuration or QuicConfiguration(is_client=True)
+    if configuration.server_name is None:
+        configuration.server_name = host
+    infos = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    family, kind, protocol_number, _, remote = infos[0]
+    address: Address = tuple(remote)  # type: ignore[arg-type] # bytes only without IPv6
+    sock = socket.socket(family, kind, protocol_number)
+    sock.setblocking(False)
+    try:
+        sock.bind(("", local_port))
+    except OSError:
+        sock.close()
+        raise
+    client = _Client(
+        sock,
+        configuration,
+        create_protocol,
+        stream_handler,
+        session_ticket_handler,
+        token_handler,
+    )
+    try:
+        protocol = await client.connect(address)
+        try:
+            yield protocol
+        finally:
+            protocol.close()
+            await protocol.wait_closed()
+    finally:
+        client.close()
+
+
+class _Client:
+    """One connection on a socket of its own; the session's endpoint and routing table."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        configuration: QuicConfiguration,
+        create_protocol: CreateProtocol,
+        stream_handler: StreamHandler | None,
+        session_ticket_handler: SessionTicketHandler | None,
+        token_handler: TokenHandler | None,
+    ) -> None:
+        self._configuration = configuration
+        self._create_protocol = create_protocol
+        self._stream_handler = stream_handler
+        self._session_ticket_handler = session_ticket_handler
+        self._token_handler = token_handler
+        self._connected: asyncio.Future[QuicConnectionProtocol] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._owner: Any = None
+        self.udp = UdpSocket(sock, self._on_batch, self._on_room)
+        self.table = self
+
+    async def connect(self, remote: Address) -> QuicConnectionProtocol:
+        quic = QuicConnection(configuration=self._configuration)
+        length = self._configuration.connection_id_length
+        prepare(quic, os.urandom(length), b"", first_destination=os.urandom(max(8, length)))
+        handshake = Handshaking(quic, self.udp, self._on_promoted, self._on_failed)
+        self._owner = handshake
+        self.udp.start()
+        handshake.connect(remote)
+        return await self._connected
+
+    def close(self) -> None:
+        if isinstance(self._owner, Handshaking):
+            self._owner.abandon()
+        elif self._owner is not None:
+            self._owner.detach()
+        self.udp.close()
+
+    # --- what a session asks of its endpoint ----------------------------------------------------
+
+    def add(self, cid: bytes, owner: object) -> None:
+        """All datagrams of this socket are the one connection's."""
+
+    def remove(self, cid: bytes) -> None:
+        """See `add`."""
+
+    def forget(self, session: object) -> None:
+        """Nothing to forget."""
+
+    def wait_for_room(self, session: object) -> None:
+        """`_on_room` knows whom to wake."""
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _on_batch(self, batch: list[Datagram]) -> None:
+        self._owner.receive(batch)
+
+    def _on_room(self) -> None:
+        if isinstance(self._owner, Session):
+            self._owner.transmit_soon()
+
+    def _on_promoted(self, promotion: Promotion, rest: list[Datagram]) -> None:
+        tls = promotion.tls
+
+        def on_crypto(data: bytes) -> None:
+            if tls is not None:
+                for ticket in tls.receive(data):
+                    if self._session_ticket_handler is not None:
+                        self._session_ticket_handler(ticket)
+
+        connection = Connection(
+            promotion.state,
+            origin_s=promotion.origin_s,
+            issuer=RandomIds(self._configuration.connection_id_length),
+            entropy=os.urandom,
+            configuration=self._configuration,
+            on_crypto=on_crypto,
+            on_token=self._token_handler or (lambda _token: None),
+        )
+        connection.start()
+        protocol = self._create_protocol(connection, stream_handler=self._stream_handler)
+        session = Session(self, connection, protocol)
+        self._owner = session
+        if rest:
+            session.receive(rest)
+        else:
+            session.process()
+        if not self._connected.done():
+            self._connected.set_result(protocol)
+
+    def _on_failed(self, event: events.ConnectionTerminated) -> None:
+        if not self._connected.done():
+            reason = event.reason_phrase or f"error {event.error_code:#x}"
+            self._connected.set_exception(ConnectionError(reason))

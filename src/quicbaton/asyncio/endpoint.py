@@ -1,0 +1,341 @@
+"""A UDP socket and the connections behind it: each datagram goes where `routing` says."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable
+from time import monotonic, time
+from typing import Final, Protocol
+
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet import encode_quic_retry
+from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
+
+from quicbaton.asyncio.handshaking import Handshaking
+from quicbaton.asyncio.protocol import QuicConnectionProtocol, StreamHandler
+from quicbaton.asyncio.session import Session
+from quicbaton.asyncio.udp import Datagram, UdpSocket
+from quicbaton.handshake import Promotion, prepare
+from quicbaton.keys.key_ring import KeyRing
+from quicbaton.routing import route as routes
+from quicbaton.routing.long_header import LongHeader, build_version_negotiation
+from quicbaton.routing.quic_lb import IdFactory
+from quicbaton.routing.reset import ResetLimiter, build_reset
+from quicbaton.routing.retry import (
+    AddressTokenError,
+    TokenKind,
+    ValidatedAddress,
+    mint_new_token,
+    mint_retry_token,
+    validate_token,
+)
+from quicbaton.routing.table import RoutingTable, Target
+from quicbaton.transport.connection import Connection
+
+CreateProtocol = Callable[..., QuicConnectionProtocol]
+
+#: Seconds between looks at the routing table's expired entries.
+_HOUSEKEEPING_S: Final = 1.0
+
+
+class Owner(Protocol):
+    """Whoever takes a connection's datagrams: a handshake, a session, a handoff."""
+
+    def receive(self, batch: list[Datagram]) -> None: ...
+    def __hash__(self) -> int: ...
+
+
+class Endpoint:
+    """One process's end of a UDP port, for servers."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        configuration: QuicConfiguration,
+        create_protocol: CreateProtocol,
+        ids: IdFactory,
+        table: RoutingTable[Owner],
+        ring: KeyRing,
+        retry: bool = False,
+        session_ticket_fetcher: SessionTicketFetcher | None = None,
+        session_ticket_handler: SessionTicketHandler | None = None,
+        stream_handler: StreamHandler | None = None,
+    ) -> None:
+        # aioquic parses short headers by the configured length; ours follow the cluster's layout.
+        self._configuration = dataclasses.replace(
+            configuration, connection_id_length=ids.layout.length
+        )
+        self._create_protocol = create_protocol
+        self._ring = ring
+        self._retry = retry
+        self._session_ticket_fetcher = session_ticket_fetcher
+        self._session_ticket_handler = session_ticket_handler
+        self._stream_handler = stream_handler
+        self._loop = asyncio.get_running_loop()
+        self._limiter = ResetLimiter(monotonic())
+        self._waiting: set[Session] = set()
+        self._housekeeping: asyncio.TimerHandle | None = None
+        self._id_length = ids.layout.length
+        self.ids = ids
+        self.table = table
+        self.udp = UdpSocket(sock, self._on_batch, self._on_room)
+        self.sessions: dict[bytes, Session] = {}
+        self.handshakes: set[Handshaking] = set()
+        #: False while another process accepts new connections.
+        self.accepts = True
+        #: Whether IDs of ours that nobody knows may be reset: nobody else can own them.
+        self.may_reset = True
+        self.on_foreign: Callable[[Target, Datagram], None] = lambda _to, _datagram: None
+        self.on_session: Callable[[Session], None] = lambda _session: None
+        self.on_session_over: Callable[[Session], None] = lambda _session: None
+        #: Handshakes that were begun here.
+        self.accepted = 0
+        #: Datagrams of this socket by fate: those for a connection here, forwarded, dropped why.
+        self.counters: Counter[str] = Counter()
+
+    # --- commands -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Read the socket from now on."""
+        self.udp.start()
+        self._keep_house()
+
+    def stop(self) -> None:
+        """Read no more; connections live on."""
+        self.udp.stop()
+
+    def close(self) -> None:
+        """Close all connections (their last datagram is sent), then the socket."""
+        for session in list(self.sessions.values()):
+            session.protocol.close()
+            session.detach()
+        for handshake in list(self.handshakes):
+            handshake.abandon()
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+        self.udp.close()
+
+    def deliver(self, batch: list[Datagram], *, forwarded: bool = False) -> None:
+        """Route datagrams, from the socket or forwarded by another process, to their owners."""
+        owners = self.table.owners
+        id_end = 1 + self._id_length
+        groups: dict[Owner, list[Datagram]] = {}
+        for datagram in batch:
+            data = datagram.data
+            owner = owners.get(data[1:id_end]) if data and data[0] < 0x80 else None
+            if owner is None:
+                owner = self._decide(datagram, forwarded)
+                if owner is None:
+                    continue
+            group = groups.get(owner)
+            if group is None:
+                groups[owner] = [datagram]
+            else:
+                group.append(datagram)
+        for owner, group in groups.items():
+            owner.receive(group)
+
+    def adopt(
+        self, connection: Connection, protocol: QuicConnectionProtocol | None = None
+    ) -> Session:
+        """Drive a connection that is ours from now on."""
+        if protocol is None:
+            protocol = self._create_protocol(connection, stream_handler=self._stream_handler)
+        session = Session(self, connection, protocol)
+        self.sessions[connection.name] = session
+        self.on_session(session)
+        return session
+
+    def create_protocol(self, connection: Connection) -> QuicConnectionProtocol:
+        return self._create_protocol(connection, stream_handler=self._stream_handler)
+
+    @property
+    def configuration(self) -> QuicConfiguration:
+        return self._configuration
+
+    def release(self, session: Session, owner: Owner) -> None:
+        """The session was frozen: `owner` gets what arrives for it."""
+        session.detach()
+        self._waiting.discard(session)
+        self.sessions.pop(session.connection.name, None)
+        for cid in session.cids:
+            self.table.remove(cid)
+            self.table.add(cid, owner)
+
+    def forget(self, session: Session) -> None:
+        """The connection is closed and drained."""
+        self._waiting.discard(session)
+        self.sessions.pop(session.connection.name, None)
+        for cid in session.cids:
+            self.table.remove(cid)
+        self.on_session_over(session)
+
+    def wait_for_room(self, session: Session) -> None:
+        self._waiting.add(session)
+
+    # --- helpers, in reading order --------------------------------------------------------------
+
+    def _on_batch(self, batch: list[Datagram]) -> None:
+        self.deliver(batch)
+
+    def _decide(self, datagram: Datagram, forwarded: bool) -> Owner | None:
+        """Ask `routing` and do what it says; the owner to deliver to, if there is one."""
+        now = monotonic()
+        decision = routes.route(
+            datagram.data, self.table, now, forwarded=forwarded, may_reset=self.may_reset
+        )
+        match decision:
+            case routes.Local():
+                return decision.owner
+            case routes.New():
+                return self._accept(decision.header, datagram)
+            case routes.Forward():
+                self.counters["forwarded"] += 1
+                self.on_foreign(decision.to, datagram)
+            case routes.VersionNegotiation():
+                self._answer(
+                    build_version_negotiation(
+                        decision.header.destination_id,
+                        decision.header.source_id,
+                        self._configuration.supported_versions,
+                        os.urandom,
+                    ),
+                    datagram,
+                )
+            case routes.Reset():
+                if self._limiter.allow(str(datagram.remote[0]), now):
+                    self.counters["reset"] += 1
+                    self._answer(
+                        build_reset(len(datagram.data), decision.cid, self._ring, os.urandom),
+                        datagram,
+                    )
+            case routes.Drop():
+                self.counters[decision.reason] += 1
+        return None
+
+    def _answer(self, data: bytes, datagram: Datagram) -> None:
+        self.udp.send_datagram(data, datagram.remote, datagram.local)
+
+    def _accept(self, header: LongHeader, datagram: Datagram) -> Owner | None:
+        """Begin a handshake, unless the client's address must be validated first (§8.1)."""
+        if not self.accepts:
+            self.counters["not_accepting"] += 1
+            return None
+        if header.version not in self._configuration.supported_versions:
+            return None
+        validated = self._validate(header, datagram)
+        retried = validated is not None and validated.kind is TokenKind.RETRY
+        if self._retry and validated is None:
+            self._send_retry(header, datagram)
+            return None
+        cid, token = self.ids.issue()
+        quic = QuicConnection(
+            configuration=self._configuration,
+            original_destination_connection_id=(
+                validated.original_id
+                if validated is not None and retried
+                else header.destination_id
+            ),
+            retry_source_connection_id=header.destination_id if retried else None,
+            session_ticket_fetcher=self._session_ticket_fetcher,
+            session_ticket_handler=self._session_ticket_handler,
+        )
+        prepare(quic, cid, token)
+        cids = (cid, header.destination_id)
+        handshake = Handshaking(
+            quic,
+            self.udp,
+            on_promoted=lambda promotion, rest: self._on_promoted(handshake, cids, promotion, rest),
+            on_failed=lambda _event: self._on_failed(handshake, cids),
+        )
+        self.accepted += 1
+        self.handshakes.add(handshake)
+        for route_id in cids:
+            self.table.add(route_id, handshake)
+        return handshake
+
+    def _validate(self, header: LongHeader, datagram: Datagram) -> ValidatedAddress | None:
+        if not header.token:
+            return None
+        try:
+            return validate_token(
+                header.token,
+                self._ring,
+                time(),
+                address=datagram.remote,
+                destination_id=header.destination_id,
+            )
+        except AddressTokenError:
+            # RFC 9000 §8.1.3: as if there were no token.
+            return None
+
+    def _send_retry(self, header: LongHeader, datagram: Datagram) -> None:
+        retry_id, _ = self.ids.issue()
+        token = mint_retry_token(
+            self._ring,
+            os.urandom,
+            time(),
+            address=datagram.remote,
+            original_id=header.destination_id,
+            retry_id=retry_id,
+        )
+        self._answer(
+            encode_quic_retry(
+                version=header.version,
+                source_cid=retry_id,
+                destination_cid=header.source_id,
+                original_destination_cid=header.destination_id,
+                retry_token=token,
+            ),
+            datagram,
+        )
+
+    def _on_promoted(
+        self,
+        handshake: Handshaking,
+        cids: tuple[bytes, ...],
+        promotion: Promotion,
+        rest: list[Datagram],
+    ) -> None:
+        self._drop_handshake(handshake, cids)
+        connection = Connection(
+            promotion.state,
+            origin_s=promotion.origin_s,
+            issuer=self.ids,
+            entropy=os.urandom,
+            configuration=self._configuration,
+        )
+        connection.start()
+        if self._retry:
+            connection.send_new_token(
+                mint_new_token(self._ring, os.urandom, time(), address=connection.peer_address)
+            )
+        session = self.adopt(connection)
+        if rest:
+            session.receive(rest)
+        else:
+            session.process()
+
+    def _on_failed(self, handshake: Handshaking, cids: tuple[bytes, ...]) -> None:
+        self.counters["handshake_failed"] += 1
+        self._drop_handshake(handshake, cids)
+
+    def _drop_handshake(self, handshake: Handshaking, cids: tuple[bytes, ...]) -> None:
+        self.handshakes.discard(handshake)
+        for cid in cids:
+            self.table.remove(cid)
+
+    def _on_room(self) -> None:
+        waiting, self._waiting = self._waiting, set()
+        for session in waiting:
+            session.transmit_soon()
+
+    def _keep_house(self) -> None:
+        self.table.expire(monotonic())
+        self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)

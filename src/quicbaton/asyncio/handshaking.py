@@ -1,0 +1,112 @@
+"""A connection that aioquic still has: from its first datagram until promotion."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from aioquic.quic import events
+from aioquic.quic.connection import QuicConnection
+
+from quicbaton.asyncio.udp import Datagram, UdpSocket
+from quicbaton.handshake import Promotion, promote, ready
+from quicbaton.transport.state import Address
+
+
+class Handshaking:
+    """Drives aioquic's `quic` on a socket; calls one of the two callbacks when that is over.
+
+    `on_promoted(promotion, rest)` gets the datagrams of the batch that aioquic did not see;
+    `on_failed(event)` says why there is no connection.
+    """
+
+    def __init__(
+        self,
+        quic: QuicConnection,
+        udp: UdpSocket,
+        on_promoted: Callable[[Promotion, list[Datagram]], None],
+        on_failed: Callable[[events.ConnectionTerminated], None],
+    ) -> None:
+        self.quic = quic
+        self._udp = udp
+        self._on_promoted = on_promoted
+        self._on_failed = on_failed
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._local: Address = ()
+        self._over = False
+
+    def __repr__(self) -> str:
+        return f"<Handshaking {self.quic.original_destination_connection_id.hex()}>"
+
+    def connect(self, remote: Address) -> None:
+        """Send a client's first flight."""
+        address: Any = remote
+        self.quic.connect(address, now=monotonic())
+        self._transmit()
+
+    def receive(self, batch: list[Datagram]) -> None:
+        """Process datagrams up to the one that confirms the handshake."""
+        if self._over:
+            return
+        for index, datagram in enumerate(batch):
+            self._local = datagram.local
+            address: Any = datagram.remote
+            now = monotonic()
+            self.quic.receive_datagram(datagram.data, address, now)
+            if ready(self.quic):
+                self._end()
+                promotion = promote(self.quic, now, local_address=datagram.local, algorithm="cubic")
+                self._on_promoted(promotion, batch[index + 1 :])
+                return
+        self._transmit()
+
+    def abandon(self) -> None:
+        """Stop at once, without a word to the peer."""
+        self._end()
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _transmit(self) -> None:
+        for data, address in self.quic.datagrams_to_send(now=monotonic()):
+            self._udp.send_datagram(data, address, self._local)
+        if self._terminated():
+            return
+        at = self.quic.get_timer()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if at is not None:
+            self._timer = self._loop.call_later(max(0.0, at - monotonic()), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.quic.handle_timer(now=monotonic())
+        self._transmit()
+
+    def _terminated(self) -> bool:
+        """True when aioquic gave up. Its other events wait: a promotion replays them."""
+        event = _termination(self.quic)
+        if event is None:
+            return False
+        self._end()
+        self._on_failed(event)
+        return True
+
+    def _end(self) -> None:
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _termination(quic: QuicConnection) -> events.ConnectionTerminated | None:
+    """The ConnectionTerminated among a connection's queued events, if it is over."""
+    if quic.get_timer() is not None:
+        return None  # aioquic disarms its timer only at the very end
+    while (event := quic.next_event()) is not None:
+        if isinstance(event, events.ConnectionTerminated):
+            return event
+    return None

@@ -1,0 +1,250 @@
+"""The application's side of a connection on asyncio: aioquic's protocol class, made to move.
+
+A program written for `aioquic.asyncio.QuicConnectionProtocol` subclasses this one instead and
+overrides `quic_event_received`. To let its connections move it adds `export_state` and
+`import_state`; without them a connection is refused for handoff and stays where it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from aioquic.quic import events
+
+from quicbaton.errors import RefusedError
+from quicbaton.http3.connection import H3Connection
+from quicbaton.transport.connection import Connection
+from quicbaton.transport.events import StreamWritable
+
+StreamHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]
+
+
+class Transmitter(Protocol):
+    """What a protocol needs of the runtime: datagrams sent, connection IDs routed."""
+
+    def transmit(self) -> None: ...
+    def transmit_soon(self) -> None: ...
+    def add_route(self, cid: bytes) -> None: ...
+    def remove_route(self, cid: bytes) -> None: ...
+
+
+class QuicConnectionProtocol:
+    """One connection's application. Created at promotion, and again wherever it is resumed."""
+
+    def __init__(self, quic: Connection, stream_handler: StreamHandler | None = None) -> None:
+        self._quic = quic
+        #: Set this to the HTTP/3 connection, if there is one: it moves along.
+        self._http: H3Connection | None = None
+        self._loop = asyncio.get_running_loop()
+        self._stream_handler = stream_handler
+        self._streams: dict[int, tuple[asyncio.StreamReader, asyncio.StreamReaderProtocol]] = {}
+        self._ping_waiters: dict[int, asyncio.Future[None]] = {}
+        self._next_ping = 0
+        self._closed = asyncio.Event()
+        self._transmitter: Transmitter | None = None
+
+    # --- for the application --------------------------------------------------------------------
+
+    def change_connection_id(self) -> None:
+        """Use another of the peer's connection IDs."""
+        self._quic.change_connection_id()
+        self.transmit()
+
+    def close(self, error_code: int = 0, reason_phrase: str = "") -> None:
+        """Close the connection."""
+        self._quic.close(error_code=error_code, reason_phrase=reason_phrase)
+        self.transmit()
+
+    async def create_stream(
+        self, is_unidirectional: bool = False
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open a stream; `await writer.drain()` waits while its buffer is full."""
+        stream_id = self._quic.get_next_available_stream_id(is_unidirectional=is_unidirectional)
+        # The ID counts as used from the first write on; an empty one opens the stream.
+        self._quic.send_stream_data(stream_id, b"")
+        return self._create_stream(stream_id)
+
+    def request_key_update(self) -> None:
+        """Update the encryption keys; raises CallerError when it is too soon (RFC 9001 §6.1)."""
+        self._quic.request_key_update()
+        self.transmit()
+
+    async def ping(self) -> None:
+        """Return when the peer has acknowledged a PING."""
+        self._next_ping += 1
+        waiter = self._loop.create_future()
+        self._ping_waiters[self._next_ping] = waiter
+        self._quic.send_ping(self._next_ping)
+        self.transmit()
+        await asyncio.shield(waiter)
+
+    def transmit(self) -> None:
+        """Send what is due. Call it after using `_quic` outside of `quic_event_received`."""
+        if self._transmitter is not None:
+            self._transmitter.transmit()
+
+    async def wait_closed(self) -> None:
+        """Return when the connection is closed."""
+        await self._closed.wait()
+
+    async def wait_connected(self) -> None:
+        """Return at once: a protocol exists only once its handshake is confirmed."""
+
+    # --- to override ----------------------------------------------------------------------------
+
+    def quic_event_received(self, event: events.QuicEvent) -> None:
+        """Called with every event; the default feeds asyncio streams."""
+        if isinstance(event, events.StreamDataReceived):
+            entry = self._streams.get(event.stream_id)
+            if entry is None:
+                reader, writer = self._create_stream(event.stream_id)
+                if self._stream_handler is not None:
+                    self._stream_handler(reader, writer)
+            else:
+                reader, _ = entry
+            reader.feed_data(event.data)
+            if event.end_stream:
+                reader.feed_eof()
+        elif isinstance(event, events.StreamReset):
+            entry = self._streams.get(event.stream_id)
+            if entry is not None:
+                entry[0].set_exception(
+                    ConnectionResetError(f"the peer reset the stream ({event.error_code})")
+                )
+
+    def export_state(self) -> bytes:
+        """What `import_state` needs to go on elsewhere. Raise RefusedError when it cannot be said.
+
+        The default refuses, since it cannot know what a subclass holds; a plain protocol
+        without open streams or waiting pings has nothing to say and moves.
+        """
+        if type(self) is not QuicConnectionProtocol or self._streams or self._ping_waiters:
+            raise RefusedError(
+                f"{type(self).__name__} has running work and no export_state(); "
+                "wait until it is done, or define export_state and import_state",
+                code="not_exportable",
+            )
+        return b""
+
+    def import_state(self, data: bytes) -> None:
+        """Go on from what `export_state` said; called before any event, after `_http` is set."""
+
+    # --- for the runtime ------------------------------------------------------------------------
+
+    def connection_made(self, transport: Transmitter) -> None:
+        self._transmitter = transport
+
+    def process_events(self) -> None:
+        """Deliver all events that wait."""
+        next_event = self._quic.next_event
+        while (event := next_event()) is not None:
+            if isinstance(event, events.ConnectionIdIssued):
+                if self._transmitter is not None:
+                    self._transmitter.add_route(event.connection_id)
+            elif isinstance(event, events.ConnectionIdRetired):
+                if self._transmitter is not None:
+                    self._transmitter.remove_route(event.connection_id)
+            elif isinstance(event, events.PingAcknowledged):
+                waiter = self._ping_waiters.pop(event.uid, None)
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(None)
+            elif isinstance(event, StreamWritable):
+                entry = self._streams.get(event.stream_id)
+                if entry is not None:
+                    entry[1].resume_writing()
+            elif isinstance(event, events.ConnectionTerminated):
+                self._on_terminated(event)
+            self.quic_event_received(event)
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _transmit_soon(self) -> None:
+        if self._transmitter is not None:
+            self._transmitter.transmit_soon()
+
+    def _create_stream(self, stream_id: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader = asyncio.StreamReader()
+        stream_protocol = asyncio.StreamReaderProtocol(reader)
+        adapter = StreamAdapter(self, stream_id, stream_protocol)
+        reader.set_transport(adapter)
+        writer = asyncio.StreamWriter(adapter, stream_protocol, reader, self._loop)
+        self._streams[stream_id] = (reader, stream_protocol)
+        return reader, writer
+
+    def _on_terminated(self, event: events.ConnectionTerminated) -> None:
+        reason = event.reason_phrase or f"error {event.error_code:#x}"
+        for waiter in self._ping_waiters.values():
+            if not waiter.done():
+                waiter.set_exception(ConnectionError(reason))
+        self._ping_waiters.clear()
+        for reader, stream_protocol in self._streams.values():
+            reader.feed_eof()
+            # A writer that waits in drain() must not wait for ever.
+            stream_protocol.connection_lost(ConnectionResetError(reason))
+        self._streams.clear()
+        self._closed.set()
+
+
+class StreamAdapter(asyncio.Transport):
+    """The asyncio transport of one stream, with backpressure in both directions."""
+
+    def __init__(
+        self,
+        protocol: QuicConnectionProtocol,
+        stream_id: int,
+        stream_protocol: asyncio.StreamReaderProtocol,
+    ) -> None:
+        super().__init__()
+        self._protocol = protocol
+        self._stream_id = stream_id
+        self._stream_protocol = stream_protocol
+        self._closing = False
+        self._paused = False
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._stream_id if name == "stream_id" else default
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        quic = self._protocol._quic
+        quic.send_stream_data(self._stream_id, bytes(data))
+        if quic.is_congested(self._stream_id):
+            self._stream_protocol.pause_writing()
+        self._protocol._transmit_soon()
+
+    def write_eof(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._protocol._quic.send_stream_data(self._stream_id, b"", end_stream=True)
+            self._protocol._transmit_soon()
+
+    def close(self) -> None:
+        if self._protocol._quic.can_send(self._stream_id):
+            self.write_eof()
+        self._closing = True
+        self._protocol._streams.pop(self._stream_id, None)
+
+    def abort(self) -> None:
+        self._closing = True
+        self._protocol._streams.pop(self._stream_id, None)
+        self._protocol._quic.reset_stream(self._stream_id, 0)
+        self._protocol._transmit_soon()
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def pause_reading(self) -> None:
+        self._paused = True
+        self._protocol._quic.pause_reading(self._stream_id)
+
+    def resume_reading(self) -> None:
+        self._paused = False
+        self._protocol._quic.resume_reading(self._stream_id)
+        self._protocol._transmit_soon()
+
+    def is_reading(self) -> bool:
+        return not self._paused

@@ -1,0 +1,169 @@
+"""One live connection of this process: its timer, its routes, its protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Protocol
+
+from quicbaton.asyncio.protocol import QuicConnectionProtocol
+from quicbaton.asyncio.udp import Datagram, UdpSocket
+from quicbaton.transport.connection import Connection
+
+
+class Routes(Protocol):
+    """Where a session enters the IDs that it answers to."""
+
+    def add(self, cid: bytes, owner: Session) -> None: ...
+    def remove(self, cid: bytes) -> None: ...
+
+
+class Host(Protocol):
+    """What a session needs of the endpoint that it lives on."""
+
+    udp: UdpSocket
+
+    @property
+    def table(self) -> Routes: ...
+    def forget(self, session: Session) -> None: ...
+    def wait_for_room(self, session: Session) -> None: ...
+
+
+class Session:
+    """Drives a `Connection` from an endpoint's socket and clock, for its protocol.
+
+    One timer per connection, armed lazily: one that fires too early looks again, so the deadline
+    that moves with every packet costs nothing.
+    """
+
+    def __init__(
+        self, endpoint: Host, connection: Connection, protocol: QuicConnectionProtocol
+    ) -> None:
+        self.connection = connection
+        self.protocol = protocol
+        self._endpoint = endpoint
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._soon: asyncio.Handle | None = None
+        self._over = False
+        self.cids: set[bytes] = set()
+        self.since_s = monotonic()
+        for cid in connection.connection_ids():
+            self.add_route(cid)
+        protocol.connection_made(self)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.connection!r}>"
+
+    # --- from the endpoint ----------------------------------------------------------------------
+
+    def receive(self, batch: list[Datagram]) -> None:
+        """Process datagrams of this connection, in order."""
+        now = monotonic()
+        connection = self.connection
+        first = batch[0]
+        if len(batch) == 1:
+            connection.receive_datagrams(
+                (first.data,), first.remote, now, local=first.local, ecn=first.ecn
+            )
+        else:
+            start = 0
+            for index in range(1, len(batch) + 1):
+                if index == len(batch) or batch[index][1:] != first[1:]:
+                    connection.receive_datagrams(
+                        [datagram.data for datagram in batch[start:index]],
+                        first.remote,
+                        now,
+                        local=first.local,
+                        ecn=first.ecn,
+                    )
+                    if index < len(batch):
+                        start = index
+                        first = batch[index]
+        self.process()
+
+    def process(self) -> None:
+        """Deliver events, then send."""
+        self.protocol.process_events()
+        self.transmit()
+
+    def transmit(self) -> None:
+        """Send what is due now and arm the timer."""
+        if self._over:
+            return
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        connection = self.connection
+        udp = self._endpoint.udp
+        if udp.is_full:
+            self._endpoint.wait_for_room(self)
+        else:
+            for train in connection.trains_to_send(monotonic()):
+                udp.send(train)
+        self._arm()
+
+    def transmit_soon(self) -> None:
+        if self._soon is None and not self._over:
+            self._soon = self._loop.call_soon(self._transmit_now)
+
+    def add_route(self, cid: bytes) -> None:
+        """An ID was issued: packets with it are ours."""
+        self._endpoint.table.add(cid, self)
+        self.cids.add(cid)
+
+    def remove_route(self, cid: bytes) -> None:
+        """The peer retired an ID: nobody answers to it any more."""
+        self.cids.discard(cid)
+        self._endpoint.table.remove(cid)
+
+    def detach(self) -> None:
+        """Stop driving the connection: it was frozen, or it is over. Routes stay."""
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+
+    # --- helpers, in reading order --------------------------------------------------------------
+
+    def _transmit_now(self) -> None:
+        self._soon = None
+        self.transmit()
+
+    def _arm(self) -> None:
+        connection = self.connection
+        if connection.closed:
+            self.protocol.process_events()
+            self.detach()
+            self._endpoint.forget(self)
+            return
+        at = connection.get_timer()
+        if at is None:
+            return
+        delay = at - monotonic()
+        if delay <= 0:
+            # More to send: let the event loop read ACKs in between.
+            if not self._endpoint.udp.is_full:
+                self.transmit_soon()
+            return
+        if self._timer is None or at < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = at
+            self._timer = self._loop.call_later(delay, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        at = self.connection.get_timer()
+        now = monotonic()
+        if at is None:
+            return
+        if at <= now:
+            self.connection.handle_timer(now)
+            self.process()
+        else:
+            self._arm()

@@ -1,0 +1,156 @@
+"""Seal a payload into a baton and open it again: `header | AES-256-GCM(payload) | tag`.
+
+Every seal draws a fresh 16-byte baton id, a retry included, and the key is HKDF(cluster key,
+baton id). So one key seals one text, and the nonce may be zero: nonce reuse would take two equal
+baton ids, which is less likely than guessing the key of a lesser cipher. The header is the
+associated data.
+
+A baton's digest is SHA-256 over all its sealed bytes. Source and destination compute the same
+without opening it, it names header and content at once, and it tells whoever stores it nothing
+about the content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from msgspec import Struct
+
+from quicbaton.baton.errors import BatonAudienceError, BatonExpiredError, BatonSealError
+from quicbaton.baton.header import (
+    BATON_ID_BYTES,
+    TAG_BYTES,
+    BatonHeader,
+    encode_header,
+    split_header,
+)
+from quicbaton.baton.versions import FORMAT_VERSION, upgrade_payload
+from quicbaton.errors import InternalError, RefusedError
+from quicbaton.keys.cluster_key import Purpose
+from quicbaton.keys.key_ring import KeyRing
+from quicbaton.limits import BATON_CLOCK_SKEW_S, BATON_LIFETIME_S, MAX_BATON_BYTES
+
+_ZERO_NONCE: Final = bytes(12)
+_SKEW_MS: Final = BATON_CLOCK_SKEW_S * 1000
+
+
+class BatonFields(Struct, frozen=True):
+    """What the sealer says about a baton. See `header` for the meaning."""
+
+    connection_id: bytes
+    term: int
+    source: str
+    audience: str = ""
+    lifetime_s: float = BATON_LIFETIME_S
+
+
+class OpenedBaton(Struct, frozen=True):
+    """A baton whose seal held. `payload` is in the present format version's form."""
+
+    header: BatonHeader
+    payload: bytes
+    digest: bytes
+
+    def __repr__(self) -> str:
+        # The payload contains the connection's keys.
+        return (
+            f"OpenedBaton(header={self.header!r}, payload=<{len(self.payload)} bytes>,"
+            f" digest={self.digest.hex()})"
+        )
+
+
+def seal(
+    payload: bytes,
+    fields: BatonFields,
+    ring: KeyRing,
+    entropy: Callable[[int], bytes],
+    now: float,
+) -> bytes:
+    """Seal `payload` under the ring's active key. `now` is Unix time in seconds.
+
+    Raises:
+        RefusedError: code `baton_too_large`; the connection stays where it is.
+        ConfigurationError: a field does not fit the header.
+    """
+    key = ring.active
+    baton_id = entropy(BATON_ID_BYTES)
+    if len(baton_id) != BATON_ID_BYTES:  # a short one would repeat sooner than the seal allows
+        raise InternalError(f"entropy({BATON_ID_BYTES}) gave {len(baton_id)} bytes")
+    issued_ms = int(now * 1000)
+    header = encode_header(
+        BatonHeader(
+            version=FORMAT_VERSION,
+            key_id=key.key_id,
+            baton_id=baton_id,
+            connection_id=fields.connection_id,
+            term=fields.term,
+            source=fields.source,
+            audience=fields.audience,
+            issued_ms=issued_ms,
+            expires_ms=issued_ms + int(fields.lifetime_s * 1000),
+        )
+    )
+    size = len(header) + len(payload) + TAG_BYTES
+    if size > MAX_BATON_BYTES:
+        raise RefusedError(
+            f"the baton would have {size} bytes, more than {MAX_BATON_BYTES};"
+            " wait until the connection has sent or delivered what it buffers",
+            code="baton_too_large",
+        )
+    cipher = AESGCM(key.derive(Purpose.BATON, baton_id))
+    return header + cipher.encrypt(_ZERO_NONCE, payload, header)
+
+
+def open_baton(data: bytes, ring: KeyRing, now: float, audience: str) -> OpenedBaton:
+    """Check and open a baton; `audience` is the opener's own name, `now` Unix time in seconds.
+
+    Expiry is hygiene: single use rests on the ownership store and its claims.
+
+    Raises:
+        BatonMalformedError, BatonVersionError: refused before any key was touched.
+        BatonSealError: changed, or sealed under a key that the ring does not hold.
+        BatonExpiredError, BatonAudienceError: authentic, but not now or not for us.
+    """
+    raw = split_header(data)
+    key = ring.get(raw.key_id)
+    if key is None:
+        raise _broken_seal()
+    cipher = AESGCM(key.derive(Purpose.BATON, raw.baton_id))
+    view = memoryview(data)
+    try:
+        payload = cipher.decrypt(_ZERO_NONCE, view[raw.size :], view[: raw.size])
+    except InvalidTag:
+        raise _broken_seal() from None
+    header = raw.decode()
+    _check_time(header, int(now * 1000))
+    if header.audience and header.audience != audience:
+        raise BatonAudienceError(
+            f"the baton is for {header.audience!r}; this is {audience!r}. Offer it there"
+        )
+    return OpenedBaton(header, upgrade_payload(payload, header.version), baton_digest(data))
+
+
+def baton_digest(data: bytes) -> bytes:
+    """Return SHA-256 over the sealed bytes: the digest that READY and claims carry."""
+    return hashlib.sha256(data).digest()
+
+
+def _broken_seal() -> BatonSealError:
+    return BatonSealError("the baton's seal does not hold under any key of the ring")
+
+
+def _check_time(header: BatonHeader, now_ms: int) -> None:
+    if now_ms > header.expires_ms + _SKEW_MS:
+        raise BatonExpiredError(
+            f"the baton expired {(now_ms - header.expires_ms) / 1000:.1f} s ago;"
+            " ask its source for a new one"
+        )
+    if header.issued_ms > now_ms + _SKEW_MS:
+        raise BatonExpiredError(
+            f"the baton was issued {(header.issued_ms - now_ms) / 1000:.1f} s in the future;"
+            " set the clocks"
+        )

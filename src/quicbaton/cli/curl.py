@@ -1,0 +1,213 @@
+"""An unmodified client for the demo and the tests: libcurl over HTTP/3, through the pycurl wheel.
+
+Run as a process of its own (`python -m quicbaton.cli.curl URL --ca FILE`) it prints one JSON
+object a line: progress while the body arrives, then the outcome. Times are CLOCK_MONOTONIC, so
+they compare with those that the server processes of the same machine report.
+"""
+
+import argparse
+import hashlib
+import itertools
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import pycurl
+
+#: An answer that takes longer than this has failed: a test must end.
+DEFAULT_TIMEOUT_S = 120.0
+
+_PROGRESS_INTERVAL_NS = 50_000_000
+_PAUSE_S = 0.002
+_IDLE_S = 1.0
+_HTTP_VERSION_3 = 30  # what CURLINFO_HTTP_VERSION says for any kind of HTTP/3
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """Body bytes received up to a moment."""
+
+    at_ns: int
+    received_bytes: int
+
+
+class Outcome(msgspec.Struct, frozen=True, tag="outcome"):
+    """How a download ended; `error` is empty when it succeeded."""
+
+    error: str
+    status: int
+    http3: bool
+    received_bytes: int
+    sha256: str
+    connections: int
+    started_ns: int
+    connected_ns: int
+    first_byte_ns: int
+    ended_ns: int
+    samples: list[tuple[int, int]]
+    """(time in ns, body bytes so far) for every piece of the body that curl handed over."""
+
+    @property
+    def ok(self) -> bool:
+        """True when the whole body of a 200 arrived over HTTP/3."""
+        return not self.error and self.status == 200 and self.http3
+
+
+def download(
+    url: str,
+    *,
+    ca_file: Path,
+    max_bytes_per_s: int = 0,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Outcome:
+    """Fetch `url` over HTTP/3 and nothing else, on a new connection, verifying the certificate.
+
+    Keeps a hash of the body, not the body. `max_bytes_per_s` of 0 means as fast as it comes; with
+    a limit it is the client that waits, so what its stream window holds hides short pauses of the
+    server. `on_progress` is called every 50 ms at most.
+    """
+    recorder = _Recorder(on_progress, max_bytes_per_s)
+    curl = _handle(url, ca_file, timeout_s)
+    curl.setopt(pycurl.WRITEFUNCTION, recorder.write)
+    started_ns = time.monotonic_ns()
+    error = _perform(curl, recorder)
+    ended_ns = time.monotonic_ns()
+    outcome = Outcome(
+        error=error,
+        status=curl.getinfo(pycurl.RESPONSE_CODE),
+        http3=curl.getinfo(pycurl.INFO_HTTP_VERSION) == _HTTP_VERSION_3,
+        received_bytes=recorder.received_bytes,
+        sha256=recorder.sha256.hexdigest(),
+        connections=curl.getinfo(pycurl.NUM_CONNECTS),
+        started_ns=started_ns,
+        connected_ns=started_ns + int(curl.getinfo(pycurl.APPCONNECT_TIME) * 1e9),
+        first_byte_ns=recorder.samples[0][0] if recorder.samples else 0,
+        ended_ns=ended_ns,
+        samples=recorder.samples,
+    )
+    curl.close()
+    return outcome
+
+
+def longest_pause_ns(
+    samples: Sequence[tuple[int, int]], *, around_ns: int, within_ns: int
+) -> int | None:
+    """Return the longest pause between body bytes that overlaps `around_ns` ± `within_ns`.
+
+    None when no pause between two samples touches that window.
+    """
+    first, last = around_ns - within_ns, around_ns + within_ns
+    pauses = [
+        later[0] - earlier[0]
+        for earlier, later in itertools.pairwise(samples)
+        if later[0] >= first and earlier[0] <= last
+    ]
+    return max(pauses, default=None)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Download and print JSON lines; exit status 0 when the body arrived whole."""
+    parser = argparse.ArgumentParser(
+        prog="python -m quicbaton.cli.curl", description="Download over HTTP/3 with libcurl."
+    )
+    parser.add_argument("url")
+    parser.add_argument("--ca", type=Path, required=True, help="certificate to trust (PEM)")
+    parser.add_argument("--rate", type=int, default=0, metavar="BYTES_PER_S")
+    parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="SECONDS")
+    options = parser.parse_args(arguments)
+    outcome = download(
+        options.url,
+        ca_file=options.ca,
+        max_bytes_per_s=options.rate,
+        timeout_s=options.timeout,
+        on_progress=_print_line,
+    )
+    _print_line(outcome)
+    return 0 if outcome.ok else 1
+
+
+class _Recorder:
+    """Takes the body from curl: hash, count, and the time of every piece.
+
+    It also keeps to the rate, by refusing a piece that comes too early. curl's own limit
+    (MAX_RECV_SPEED_LARGE) reads a second's worth at once and is then silent for the rest of that
+    second, which would bury every pause that a server causes.
+    """
+
+    def __init__(
+        self, on_progress: Callable[[Progress], None] | None, max_bytes_per_s: int
+    ) -> None:
+        self.sha256 = hashlib.sha256()
+        self.received_bytes = 0
+        self.samples: list[tuple[int, int]] = []
+        self.paused = False
+        self._max_bytes_per_s = max_bytes_per_s
+        self._on_progress = on_progress
+        self._reported_ns = 0
+
+    def write(self, piece: bytes) -> int:
+        now_ns = time.monotonic_ns()
+        if self._is_early(now_ns):
+            self.paused = True
+            return pycurl.WRITEFUNC_PAUSE  # type: ignore[no-any-return]  # pycurl has no types
+        self.received_bytes += len(piece)
+        self.samples.append((now_ns, self.received_bytes))
+        self.sha256.update(piece)
+        if self._on_progress and now_ns - self._reported_ns >= _PROGRESS_INTERVAL_NS:
+            self._reported_ns = now_ns
+            self._on_progress(Progress(now_ns, self.received_bytes))
+        return len(piece)
+
+    def _is_early(self, now_ns: int) -> bool:
+        if not self._max_bytes_per_s or not self.samples:
+            return False
+        elapsed_ns = now_ns - self.samples[0][0]
+        return self.received_bytes * 1_000_000_000 > self._max_bytes_per_s * elapsed_ns
+
+
+def _perform(curl: pycurl.Curl, recorder: _Recorder) -> str:
+    """Run the transfer to its end and return the error, or nothing."""
+    multi = pycurl.CurlMulti()
+    multi.add_handle(curl)
+    try:
+        while True:
+            _, running = multi.perform()
+            if not running:
+                break
+            if recorder.paused:
+                # A paused transfer still answers its connection: the socket wakes us up early.
+                multi.select(_PAUSE_S)
+                recorder.paused = False
+                curl.pause(pycurl.PAUSE_CONT)
+            else:
+                multi.select(_IDLE_S)
+        _, _, failed = multi.info_read()
+        return "".join(f"curl error {code}: {message}" for _, code, message in failed)
+    finally:
+        multi.remove_handle(curl)
+        multi.close()
+
+
+def _handle(url: str, ca_file: Path, timeout_s: float) -> pycurl.Curl:
+    curl = pycurl.Curl()
+    curl.setopt(pycurl.URL, url)
+    # 3ONLY: a fall-back to HTTP/2 over TCP would make a test pass for the wrong reason.
+    curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_3ONLY)
+    curl.setopt(pycurl.CAINFO, str(ca_file))
+    curl.setopt(pycurl.SSL_VERIFYPEER, 1)
+    curl.setopt(pycurl.SSL_VERIFYHOST, 2)
+    curl.setopt(pycurl.PROXY, "")  # an environment's proxy does not speak UDP
+    curl.setopt(pycurl.NOSIGNAL, 1)
+    curl.setopt(pycurl.TIMEOUT_MS, int(timeout_s * 1000))
+    return curl
+
+
+def _print_line(message: Progress | Outcome) -> None:
+    sys.stdout.write(msgspec.json.encode(message).decode() + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""What a process answers about connections that it gave away or took back.
+
+These need the ledger alone: a runtime calls `answer_stale` for messages to a handoff source whose
+machine it has forgotten.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from quicbaton.errors import FencedError
+from quicbaton.handoff.effects import Effect, Send
+from quicbaton.handoff.messages import (
+    MAX_CODE_CHARS,
+    MAX_TEXT_CHARS,
+    Abort,
+    ClaimRequest,
+    Committed,
+    Message,
+    Ready,
+    Refuse,
+)
+from quicbaton.ownership import Claim, Ledger
+
+
+def answer_claim(ledger: Ledger, request: ClaimRequest | Ready) -> Committed | Refuse:
+    """Answer a claim request from the ledger alone: what was committed to it, or why nothing is."""
+    try:
+        claim = ledger.reissue(
+            request.connection_id, request.baton_id, request.digest, request.handoff_id
+        )
+    except FencedError as error:
+        return refusal(request, error)
+    return committed(claim, request.handoff_id)
+
+
+def answer_stale(ledger: Ledger, link: int, message: Message) -> list[Effect]:
+    """Answer a message to a source whose machine has gone on to another attempt, or is forgotten.
+
+    Anything but a READY or a ClaimRequest is the echo of something settled, and needs no answer.
+    """
+    if isinstance(message, ClaimRequest):
+        return [Send(link, answer_claim(ledger, message))]
+    if isinstance(message, Ready):
+        answer = answer_claim(ledger, message)
+        if isinstance(answer, Refuse):
+            return [Send(link, abort(*msgspec.structs.astuple(answer)))]
+        return [Send(link, answer)]
+    return []
+
+
+def committed(claim: Claim, handoff_id: bytes) -> Committed:
+    """The announcement of a claim."""
+    return Committed(claim.connection_id, handoff_id, claim.term, claim.baton_id, claim.digest)
+
+
+def refusal(request: ClaimRequest | Ready, error: FencedError) -> Refuse:
+    """The answer to a claim request that the ledger fenced off."""
+    return Refuse(request.connection_id, request.handoff_id, error.code, str(error))
+
+
+def abort(connection_id: bytes, handoff_id: bytes, code: str, message: str) -> Abort:
+    """The end of a handoff, for a reason that fits a message."""
+    return Abort(connection_id, handoff_id, code[:MAX_CODE_CHARS], message[:MAX_TEXT_CHARS])

@@ -1,0 +1,467 @@
+"""The handoff destination: silent until the connection is its own beyond doubt.
+
+Theory of operation
+-------------------
+           Offer         Baton           Rebuilt       Committed            CutoverSeen
+    IDLE ───────► ACCEPTED ───► REBUILDING ────► READY ─────────► FORWARDING ──────► CUTTING
+      │                                           │ │                ▲  ▲               │
+      │                                  LinkLost │ │ PeerDead       │  │    CutoverAck ▼
+      │                                           │ └──► LAST_WORDS ─┘  │              DONE
+      │ Rebuilt (a baton out of a file)           ▼          ▲          │
+      └───────────────────────────────────────► ASKING ──────┴──────────┘
+
+    anything else before COMMITTED ──► DISCARDED
+
+* `Resume` is the only effect that lets the connection send, and only COMMITTED leads to it: over
+  the link of the handoff, or over a later one in answer to a ClaimRequest. COMMITTED must name the
+  baton and the digest that were rebuilt, and the term after the baton's; then this process's own
+  ledger adopts it, which works once.
+* A machine that is READY and loses its link does not know whether the source had committed. It
+  stays silent and asks over a new link (ASKING). A source that had not committed has thawed, and
+  refuses.
+* A source that has died is heard out first (LAST_WORDS): its COMMITTED may lie unread in the link.
+  Without one the connection is discarded, since its owner may have thawed it before it died: a
+  closed connection beats a forked one. Only when the supervisor knows that no owner lives at all
+  does the client learn it by stateless resets; a destination alone cannot know.
+* DISCARDED is final. A COMMITTED that comes too late is answered with ABORT, so that the source can
+  tell the client.
+* Strays that come before COMMITTED wait in a bounded queue and are handed over with `Resume`.
+* After COMMITTED nothing that happens to the handoff touches the connection. A lost link is opened
+  again for the strays' sake, as long as the client has not cut over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Final
+
+from quicbaton.errors import FencedError, InternalError, PeerError
+from quicbaton.handoff.answers import abort
+from quicbaton.handoff.effects import (
+    AnswerWithResets,
+    Connect,
+    Deliver,
+    Discard,
+    Effect,
+    Rebuild,
+    Report,
+    Resume,
+    Send,
+)
+from quicbaton.handoff.events import (
+    Cancel,
+    ConnectionClosed,
+    CutoverSeen,
+    DeadlinePassed,
+    Event,
+    LinkLost,
+    LinkUp,
+    Outcome,
+    PeerDead,
+    RebuildFailed,
+    Rebuilt,
+    Received,
+)
+from quicbaton.handoff.messages import (
+    Abort,
+    Accept,
+    Baton,
+    ClaimRequest,
+    Closed,
+    Committed,
+    Cutover,
+    CutoverAck,
+    HandoffMessage,
+    Offer,
+    Ready,
+    Refuse,
+    Stray,
+)
+from quicbaton.handoff.strays import StrayQueue
+from quicbaton.limits import (
+    HANDOFF_ASK_S,
+    HANDOFF_FORWARD_S,
+    HANDOFF_OFFER_S,
+    HANDOFF_READY_S,
+    MAX_BATON_BYTES,
+)
+from quicbaton.ownership import Ledger
+
+
+class DestinationState(Enum):
+    """Where a handoff stands at its destination."""
+
+    IDLE = "idle"
+    ACCEPTED = "accepted"
+    REBUILDING = "rebuilding"
+    READY = "ready"
+    LAST_WORDS = "last_words"
+    ASKING = "asking"
+    FORWARDING = "forwarding"
+    CUTTING = "cutting"
+    DONE = "done"
+    DISCARDED = "discarded"
+
+
+_Step = tuple[DestinationState, list[Effect]]
+
+#: Seconds that a state may last. LAST_WORDS goes on with the deadline of the state before.
+_WAIT_S: Final = {
+    DestinationState.ACCEPTED: HANDOFF_OFFER_S,
+    DestinationState.REBUILDING: HANDOFF_OFFER_S,
+    DestinationState.READY: HANDOFF_READY_S,
+    DestinationState.ASKING: HANDOFF_ASK_S,
+    DestinationState.FORWARDING: HANDOFF_FORWARD_S,
+    DestinationState.CUTTING: HANDOFF_OFFER_S,
+}
+_ENDED: Final = (DestinationState.DONE, DestinationState.DISCARDED)
+
+
+class HandoffDestination:
+    """One attempt to take one connection over, from an `Offer` or from a saved baton.
+
+    `handoff_id`: the offer's, or 16 fresh random bytes for a saved baton. `name`: what an offer's
+    audience must be, unless that is empty. `formats`: baton formats that can be read.
+    `room_bytes`: how big a connection may be to be welcome.
+    """
+
+    def __init__(
+        self,
+        connection_id: bytes,
+        handoff_id: bytes,
+        ledger: Ledger,
+        *,
+        name: str = "",
+        formats: frozenset[int] = frozenset(),
+        room_bytes: int = MAX_BATON_BYTES,
+    ) -> None:
+        self.connection_id = connection_id
+        self._handoff_id = handoff_id
+        self._ledger = ledger
+        self._name = name
+        self._formats = formats
+        self._room_bytes = room_bytes
+        self._state = DestinationState.IDLE
+        self._link: int | None = None
+        self._offered_term = 0
+        self._rebuilt: Rebuilt | None = None
+        self._no_owner_lives = False
+        self._deadline_us: int | None = None
+        self._strays = StrayQueue()
+
+    def __repr__(self) -> str:
+        return (
+            f"HandoffDestination({self.connection_id.hex()}, {self._state.value}, "
+            f"link={self._link}, strays={len(self._strays)})"
+        )
+
+    @property
+    def state(self) -> DestinationState:
+        return self._state
+
+    @property
+    def handoff_id(self) -> bytes:
+        """What messages to this machine bear."""
+        return self._handoff_id
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more comes of this machine; the runtime may forget it."""
+        return self._state in _ENDED
+
+    def get_timer(self) -> int | None:
+        """When to call `handle_timer`, or None."""
+        return self._deadline_us
+
+    def handle_timer(self, now_us: int) -> list[Effect]:
+        """Let time have passed; does nothing before `get_timer()`."""
+        if self._deadline_us is None or now_us < self._deadline_us:
+            return []
+        return self.handle(DeadlinePassed(), now_us)
+
+    def handle(self, event: Event, now_us: int) -> list[Effect]:
+        """Take one event; return what is to be done, in order.
+
+        Raises `PeerError` for a message that does not belong here (close that link) and
+        `InternalError` for an event that the runtime should not have sent. Either way nothing has
+        changed.
+        """
+        if isinstance(event, LinkLost) and event.link != self._link:
+            return []
+        if isinstance(event, Received):
+            self._check_address(event)
+        kind = type(event.message if isinstance(event, Received) else event)
+        cell = _TABLE.get((self._state, kind))
+        if cell is None:
+            raise _missing_cell(self._state.value, event)
+        rule, targets = cell
+        before = self._state
+        if isinstance(event, LinkLost):
+            self._link = None
+        self._state, effects = rule(self, event, now_us)
+        assert self._state in targets, (before, event, self._state)
+        if self._state is not before:
+            self._arm(now_us)
+        return effects
+
+    def _check_address(self, event: Received) -> None:
+        message = event.message
+        if (
+            not isinstance(message, HandoffMessage)
+            or message.connection_id != self.connection_id
+            or message.handoff_id != self._handoff_id
+        ):
+            raise PeerError(f"{message!r} is not about this handoff", code="wrong_handoff")
+
+    def _arm(self, now_us: int) -> None:
+        if self._state in _ENDED:
+            self._deadline_us = None
+        elif self._state in _WAIT_S:
+            self._deadline_us = now_us + _WAIT_S[self._state] * 1_000_000
+
+    # --- up to READY ----------------------------------------------------------------------
+
+    def _consider(self, event: Received, now_us: int) -> _Step:
+        offer = event.message
+        assert isinstance(offer, Offer)
+        self._link = event.link
+        reason = self._why_not(offer)
+        if reason is not None:
+            code, text = reason
+            return DestinationState.DISCARDED, [
+                Send(event.link, Refuse(self.connection_id, self._handoff_id, code, text)),
+                Report(Outcome.DISCARDED, code, text),
+            ]
+        self._offered_term = offer.term
+        return DestinationState.ACCEPTED, [
+            Send(event.link, Accept(self.connection_id, self._handoff_id))
+        ]
+
+    def _why_not(self, offer: Offer) -> tuple[str, str] | None:
+        if offer.format_version not in self._formats:
+            return "format_unknown", f"baton format {offer.format_version} cannot be read here"
+        if offer.audience not in ("", self._name):
+            return "wrong_audience", f"this is {self._name!r}, the offer is for another"
+        if offer.size_bytes > self._room_bytes:
+            return "no_room", f"{offer.size_bytes} bytes are too many, {self._room_bytes} are free"
+        return None
+
+    def _rebuild(self, event: Received, now_us: int) -> _Step:
+        assert isinstance(event.message, Baton)
+        return DestinationState.REBUILDING, [Rebuild(event.message.sealed)]
+
+    def _ready(self, event: Rebuilt, now_us: int) -> _Step:
+        if event.connection_id != self.connection_id or event.term != self._offered_term:
+            return self._give_up("wrong_baton", "the baton is not the one that was offered")
+        self._rebuilt = event
+        assert self._link is not None
+        ready = Ready(self.connection_id, self._handoff_id, event.baton_id, event.digest)
+        return DestinationState.READY, [Send(self._link, ready)]
+
+    def _from_file(self, event: Rebuilt, now_us: int) -> _Step:
+        if event.connection_id != self.connection_id:
+            return self._give_up("wrong_baton", "the baton is for another connection")
+        self._rebuilt = event
+        return DestinationState.ASKING, [Connect(self.connection_id)]
+
+    # --- silent, and in doubt -------------------------------------------------------------
+
+    def _queue(self, event: Received, now_us: int) -> _Step:
+        assert isinstance(event.message, Stray)
+        self._strays.push(event.message)
+        return self._state, []
+
+    def _reconnect(self, event: LinkLost, now_us: int) -> _Step:
+        return DestinationState.ASKING, [Connect(self.connection_id)]
+
+    def _ask(self, event: LinkUp, now_us: int) -> _Step:
+        self._link = event.link
+        rebuilt = self._rebuilt
+        assert rebuilt is not None
+        request = ClaimRequest(
+            self.connection_id, self._handoff_id, rebuilt.baton_id, rebuilt.digest
+        )
+        return self._state, [Send(event.link, request)]
+
+    def _source_died(self, event: PeerDead, now_us: int) -> _Step:
+        self._no_owner_lives = event.no_owner_lives
+        if self._link is None:
+            return self._orphaned(event, now_us)
+        return DestinationState.LAST_WORDS, []
+
+    def _orphaned(self, event: Event, now_us: int) -> _Step:
+        state, effects = self._give_up(
+            "source_dead", "the source exited before it gave the connection away"
+        )
+        if self._no_owner_lives:
+            effects.insert(0, AnswerWithResets(self.connection_id))
+        return state, effects
+
+    def _fail(self, event: Event, now_us: int) -> _Step:
+        return self._give_up(*_reason(event))
+
+    def _give_up(self, code: str, text: str) -> _Step:
+        self._strays.drain()
+        return DestinationState.DISCARDED, [
+            Discard(self.connection_id),
+            *self._say_abort(code, text),
+            Report(Outcome.DISCARDED, code, text),
+        ]
+
+    def _say_abort(self, code: str, text: str) -> list[Effect]:
+        if self._link is None:
+            return []
+        return [Send(self._link, abort(self.connection_id, self._handoff_id, code, text))]
+
+    # --- the owner ------------------------------------------------------------------------
+
+    def _resume(self, event: Received, now_us: int) -> _Step:
+        message = event.message
+        assert isinstance(message, Committed)
+        rebuilt = self._rebuilt
+        assert rebuilt is not None
+        try:
+            if message.term != rebuilt.term + 1:
+                raise FencedError(
+                    f"term {message.term} was committed, the baton is of term {rebuilt.term}",
+                    code="superseded",
+                )
+            if (message.baton_id, message.digest) != (rebuilt.baton_id, rebuilt.digest):
+                raise FencedError("another baton was committed", code="superseded")
+            claim = self._ledger.adopt(
+                self.connection_id, message.term, message.baton_id, message.digest
+            )
+        except FencedError as error:
+            return self._give_up(error.code, str(error))
+        self._link = event.link
+        return DestinationState.FORWARDING, [
+            Resume(claim, self._strays.drain()),
+            Report(Outcome.RESUMED, "ok", f"resumed in term {claim.term}"),
+        ]
+
+    def _deliver(self, event: Received, now_us: int) -> _Step:
+        assert isinstance(event.message, Stray)
+        if self._state is DestinationState.FORWARDING:
+            self._arm(now_us)
+        return self._state, [Deliver(event.message)]
+
+    def _rejoin(self, event: LinkLost, now_us: int) -> _Step:
+        return self._state, [Connect(self.connection_id)]
+
+    def _source_gone(self, event: PeerDead, now_us: int) -> _Step:
+        # With a link there may be strays left in it; its end leads to a Connect that finds nobody,
+        # and the deadline ends that.
+        if self._link is None:
+            return DestinationState.DONE, []
+        return self._state, []
+
+    def _cut_over(self, event: CutoverSeen, now_us: int) -> _Step:
+        if self._link is None:
+            return DestinationState.DONE, []
+        cutover = Cutover(self.connection_id, self._handoff_id)
+        return DestinationState.CUTTING, [Send(self._link, cutover)]
+
+    def _close(self, event: ConnectionClosed, now_us: int) -> _Step:
+        if self._link is None:
+            return DestinationState.DONE, []
+        return DestinationState.DONE, [
+            Send(self._link, Closed(self.connection_id, self._handoff_id))
+        ]
+
+    def _finish(self, event: Event, now_us: int) -> _Step:
+        return DestinationState.DONE, []
+
+    def _stay(self, event: Event, now_us: int) -> _Step:
+        return self._state, []
+
+    # --- too late -------------------------------------------------------------------------
+
+    def _discard_again(self, event: Rebuilt, now_us: int) -> _Step:
+        return self._state, [Discard(self.connection_id)]
+
+    def _decline(self, event: Received, now_us: int) -> _Step:
+        self._link = event.link
+        return self._state, self._say_abort("discarded", "the destination has let it go before")
+
+
+def _reason(event: Event) -> tuple[str, str]:
+    """A code and a sentence for a handoff that this event ended."""
+    if isinstance(event, (Cancel, RebuildFailed)):
+        return event.code, event.message
+    if isinstance(event, Received) and isinstance(event.message, (Abort, Refuse)):
+        return event.message.code, event.message.message
+    if isinstance(event, DeadlinePassed):
+        return "deadline", "the source did not answer in time"
+    if isinstance(event, PeerDead):
+        return "source_dead", "the source exited before it gave the connection away"
+    return "link_lost", "the link to the source broke"
+
+
+def _missing_cell(state: str, event: Event) -> PeerError | InternalError:
+    if isinstance(event, Received):
+        return PeerError(
+            f"{event.message!r} does not fit a destination that is {state}: close the link",
+            code="unexpected_message",
+        )
+    return InternalError(
+        f"{type(event).__name__} does not fit a destination that is {state}",
+        code="unexpected_event",
+    )
+
+
+_S = DestinationState
+_M = HandoffDestination
+_FAILURES: Final = (Abort, LinkLost, PeerDead, DeadlinePassed, Cancel)
+
+_Row = tuple[DestinationState, tuple[type, ...], Callable[..., _Step], tuple[DestinationState, ...]]
+#: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
+_ROWS: Final[tuple[_Row, ...]] = (
+    (_S.IDLE, (Offer,), _M._consider, (_S.ACCEPTED, _S.DISCARDED)),
+    (_S.IDLE, (Rebuilt,), _M._from_file, (_S.ASKING, _S.DISCARDED)),
+    (_S.ACCEPTED, (Baton,), _M._rebuild, (_S.REBUILDING,)),
+    (_S.ACCEPTED, (Stray,), _M._queue, (_S.ACCEPTED,)),
+    (_S.ACCEPTED, _FAILURES, _M._fail, (_S.DISCARDED,)),
+    (_S.REBUILDING, (Rebuilt,), _M._ready, (_S.READY, _S.DISCARDED)),
+    (_S.REBUILDING, (Stray,), _M._queue, (_S.REBUILDING,)),
+    (_S.REBUILDING, (RebuildFailed, *_FAILURES), _M._fail, (_S.DISCARDED,)),
+    (_S.READY, (Committed,), _M._resume, (_S.FORWARDING, _S.DISCARDED)),
+    (_S.READY, (Stray,), _M._queue, (_S.READY,)),
+    (_S.READY, (LinkLost,), _M._reconnect, (_S.ASKING,)),
+    (_S.READY, (PeerDead,), _M._source_died, (_S.LAST_WORDS,)),
+    (_S.READY, (Abort, DeadlinePassed, Cancel), _M._fail, (_S.DISCARDED,)),
+    (_S.LAST_WORDS, (Committed,), _M._resume, (_S.FORWARDING, _S.DISCARDED)),
+    (_S.LAST_WORDS, (Stray,), _M._queue, (_S.LAST_WORDS,)),
+    (_S.LAST_WORDS, (LinkLost,), _M._orphaned, (_S.DISCARDED,)),
+    (_S.LAST_WORDS, (Abort, Refuse, DeadlinePassed, Cancel), _M._fail, (_S.DISCARDED,)),
+    (_S.ASKING, (LinkUp,), _M._ask, (_S.ASKING,)),
+    (_S.ASKING, (Committed,), _M._resume, (_S.FORWARDING, _S.DISCARDED)),
+    (_S.ASKING, (Stray,), _M._queue, (_S.ASKING,)),
+    (_S.ASKING, (LinkLost,), _M._reconnect, (_S.ASKING,)),
+    (_S.ASKING, (PeerDead,), _M._source_died, (_S.LAST_WORDS, _S.DISCARDED)),
+    (_S.ASKING, (Refuse, Abort, DeadlinePassed, Cancel), _M._fail, (_S.DISCARDED,)),
+    (_S.FORWARDING, (Stray,), _M._deliver, (_S.FORWARDING,)),
+    (_S.FORWARDING, (LinkLost,), _M._rejoin, (_S.FORWARDING,)),
+    (_S.FORWARDING, (LinkUp,), _M._ask, (_S.FORWARDING,)),
+    (_S.FORWARDING, (CutoverSeen,), _M._cut_over, (_S.CUTTING, _S.DONE)),
+    (_S.FORWARDING, (ConnectionClosed,), _M._close, (_S.DONE,)),
+    (_S.FORWARDING, (PeerDead,), _M._source_gone, (_S.FORWARDING, _S.DONE)),
+    (_S.FORWARDING, (Refuse, DeadlinePassed), _M._finish, (_S.DONE,)),
+    # COMMITTED again answers the ClaimRequest of a rejoin. It is too late to cancel.
+    (_S.FORWARDING, (Committed, Cancel), _M._stay, (_S.FORWARDING,)),
+    (_S.CUTTING, (Stray,), _M._deliver, (_S.CUTTING,)),
+    (_S.CUTTING, (ConnectionClosed,), _M._close, (_S.DONE,)),
+    (_S.CUTTING, (CutoverAck, Refuse, LinkLost, PeerDead, DeadlinePassed), _M._finish, (_S.DONE,)),
+    (_S.CUTTING, (Committed, LinkUp, Cancel), _M._stay, (_S.CUTTING,)),
+    (_S.DONE, (Stray,), _M._deliver, (_S.DONE,)),
+    (_S.DONE, (Committed, CutoverAck, Refuse), _M._stay, (_S.DONE,)),
+    (_S.DONE, (LinkLost, LinkUp, PeerDead, Cancel), _M._stay, (_S.DONE,)),
+    (_S.DONE, (CutoverSeen, ConnectionClosed), _M._stay, (_S.DONE,)),
+    (_S.DISCARDED, (Committed,), _M._decline, (_S.DISCARDED,)),
+    (_S.DISCARDED, (Rebuilt,), _M._discard_again, (_S.DISCARDED,)),
+    (_S.DISCARDED, (Baton, Stray, Abort, Refuse), _M._stay, (_S.DISCARDED,)),
+    (_S.DISCARDED, (RebuildFailed, LinkLost, LinkUp, PeerDead, Cancel), _M._stay, (_S.DISCARDED,)),
+)
+_TABLE: Final = {
+    (state, kind): (rule, targets) for state, kinds, rule, targets in _ROWS for kind in kinds
+}

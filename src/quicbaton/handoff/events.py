@@ -1,0 +1,152 @@
+"""What a runtime tells the two handoff machines. Links are the runtime's numbers, never reused."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from quicbaton.handoff.messages import Address, Message
+
+
+class Outcome(Enum):
+    """How a handoff ended, as one side knows it."""
+
+    #: Source: the connection stays here, in a higher term if it was frozen.
+    KEPT = "kept"
+    #: Source: it is the destination's. Nothing undoes this.
+    GIVEN = "given"
+    #: Source, after GIVEN: the destination let it go, and nobody owns it.
+    LOST = "lost"
+    #: Destination: it is ours.
+    RESUMED = "resumed"
+    #: Destination: it is not ours and never will be by this handoff.
+    DISCARDED = "discarded"
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened outside a machine."""
+
+
+# --- to both machines -------------------------------------------------------------------------
+
+
+class Received(Event, frozen=True):
+    """A message came in over a link."""
+
+    link: int
+    message: Message
+
+
+class LinkLost(Event, frozen=True):
+    """A link is at its end: everything that it brought was handled before."""
+
+    link: int
+
+
+class PeerDead(Event, frozen=True):
+    """The other process has provably exited (a pidfd says so; a silent peer may be stopped).
+
+    `no_owner_lives`: the supervisor has moreover made sure that no other living process owns the
+    connection or still may come to own it: each has read its links to the dead one to their end. A
+    dead source may have taken it back and given it to a third before it died.
+    """
+
+    no_owner_lives: bool
+
+
+class Cancel(Event, frozen=True):
+    """Give up, if it is not too late."""
+
+    code: str
+    message: str
+
+
+class DeadlinePassed(Event, frozen=True):
+    """Made by `handle_timer` itself."""
+
+
+# --- to the source ----------------------------------------------------------------------------
+
+
+class Start(Event, frozen=True):
+    """Hand the connection to the process at the other end of a link.
+
+    `cutover_pending`: its last handoff's cutover is open, strays still come from a forwarder that
+    would not learn of a further owner; refused.
+    """
+
+    link: int
+    source: str
+    audience: str
+    size_bytes: int
+    format_version: int
+    stray_ids: tuple[bytes, ...]
+    cutover_pending: bool
+
+
+class Save(Event, frozen=True):
+    """Freeze the connection into a baton in a file, for whoever claims it first."""
+
+    cutover_pending: bool
+
+
+class Sealed(Event, frozen=True):
+    """Answer to `SealBaton`. `digest` is over the state that was sealed."""
+
+    baton_id: bytes
+    digest: bytes
+    sealed: bytes
+
+
+class SealFailed(Event, frozen=True):
+    """Answer to `SealBaton`: the connection cannot be moved faithfully."""
+
+    code: str
+    message: str
+
+
+class StrayArrived(Event, frozen=True):
+    """A datagram came for the connection after `FreezeConnection`."""
+
+    datagram: bytes
+    remote: Address
+    local: Address
+    ecn: int
+    received_us: int
+
+
+# --- to the destination -----------------------------------------------------------------------
+
+
+class Rebuilt(Event, frozen=True):
+    """A baton was opened, checked and rebuilt into a silent connection.
+
+    The answer to `Rebuild`, and the first event of a resume from a file.
+    """
+
+    connection_id: bytes
+    term: int
+    baton_id: bytes
+    digest: bytes
+
+
+class RebuildFailed(Event, frozen=True):
+    """Answer to `Rebuild`."""
+
+    code: str
+    message: str
+
+
+class LinkUp(Event, frozen=True):
+    """Answer to `Connect`: there is a new link to the source, and the Hellos were exchanged."""
+
+    link: int
+
+
+class CutoverSeen(Event, frozen=True):
+    """The client has retired every connection ID that leads to the source."""
+
+
+class ConnectionClosed(Event, frozen=True):
+    """The resumed connection is over."""

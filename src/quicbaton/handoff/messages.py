@@ -1,0 +1,234 @@
+"""What the two sides of a handoff say to each other, and its bytes on a link.
+
+A link is a reliable, ordered byte stream between two processes of one host (a Unix socket in a
+private directory, the peer's uid checked). Each side opens with `Hello`. Then messages of any
+number of handoffs interleave, each named by its connection and its handoff id: 16 random bytes
+that the source draws for an offer and the destination draws for a saved baton. The handoff id
+names one attempt and is what that attempt may claim with, so it never appears in a log.
+
+On the wire a message is a 4-byte big-endian length and a MessagePack array that starts with the
+message's name. Nothing is optional: a missing, surplus or ill-typed field is a `PeerError`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+from quicbaton.errors import PeerError
+from quicbaton.limits import MAX_HANDOFF_MESSAGE_BYTES
+
+#: Raised with every change to a message. Both sides of a link must speak the same.
+PROTOCOL_VERSION: Final = 1
+
+_LENGTH_BYTES: Final = 4
+#: Reasons in a message: a code for programs and a sentence for people.
+MAX_CODE_CHARS: Final = 64
+MAX_TEXT_CHARS: Final = 1024
+
+#: A socket address as the socket module gives it; empty where the socket has one address only.
+Address = tuple[str | int, ...]
+
+_Id = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+_ConnectionId = Annotated[bytes, msgspec.Meta(min_length=1, max_length=64)]
+_Digest = Annotated[bytes, msgspec.Meta(min_length=16, max_length=64)]
+_Term = Annotated[int, msgspec.Meta(ge=1, lt=1 << 62)]
+_Natural = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+_Name = Annotated[str, msgspec.Meta(max_length=256)]
+_Code = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CODE_CHARS)]
+_Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT_CHARS)]
+_QuicId = Annotated[bytes, msgspec.Meta(max_length=20)]
+
+
+class Hello(msgspec.Struct, tag="hello", array_like=True, frozen=True, forbid_unknown_fields=True):
+    """First on every link, from both sides."""
+
+    version: int
+    node: _Name
+    pid: _Natural
+    #: Baton format versions that this side reads.
+    formats: Annotated[tuple[int, ...], msgspec.Meta(max_length=64)]
+
+
+class HandoffMessage(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What every message about one handoff begins with."""
+
+    connection_id: _ConnectionId
+    handoff_id: _Id
+
+    def __repr__(self) -> str:
+        # Handoff ids are secret and batons are long: neither belongs in a log.
+        return f"{type(self).__name__}(connection_id={self.connection_id.hex()})"
+
+
+class Offer(HandoffMessage, frozen=True, tag="offer"):
+    """Source: will you take this connection? It is still being served."""
+
+    term: _Term
+    size_bytes: _Natural
+    format_version: int
+    source: _Name
+    audience: _Name
+    #: The QUIC connection IDs that strays will arrive with.
+    stray_ids: Annotated[tuple[_QuicId, ...], msgspec.Meta(max_length=64)]
+
+
+class Accept(HandoffMessage, frozen=True, tag="accept"):
+    """Destination: there is room; freeze and send."""
+
+
+class Refuse(HandoffMessage, frozen=True, tag="refuse"):
+    """Either side: no, to an offer or to a claim request. `code` says why."""
+
+    code: _Code
+    message: _Text
+
+
+class Baton(HandoffMessage, frozen=True, tag="baton"):
+    """Source: the connection, sealed."""
+
+    sealed: bytes
+
+
+class Ready(HandoffMessage, frozen=True, tag="ready"):
+    """Destination: opened, checked, rebuilt and silent."""
+
+    baton_id: _Id
+    digest: _Digest
+
+
+class Committed(HandoffMessage, frozen=True, tag="committed"):
+    """Source: it is yours, in this term; I cannot send any more."""
+
+    term: _Term
+    baton_id: _Id
+    digest: _Digest
+
+
+class Abort(HandoffMessage, frozen=True, tag="abort"):
+    """Either side: this handoff is over for me, whatever else you hear of it."""
+
+    code: _Code
+    message: _Text
+
+
+class ClaimRequest(HandoffMessage, frozen=True, tag="claim_request"):
+    """Destination: a baton is rebuilt here, from a file or before our link broke: is it mine?"""
+
+    baton_id: _Id
+    digest: _Digest
+
+
+class Stray(HandoffMessage, frozen=True, tag="stray"):
+    """Source: a datagram for the connection, as it arrived. `received_us` is CLOCK_MONOTONIC."""
+
+    datagram: Annotated[bytes, msgspec.Meta(max_length=65_535)]
+    remote: Annotated[Address, msgspec.Meta(max_length=4)]
+    local: Annotated[Address, msgspec.Meta(max_length=4)]
+    ecn: Annotated[int, msgspec.Meta(ge=0, le=3)]
+    received_us: _Natural
+
+
+class Cutover(HandoffMessage, frozen=True, tag="cutover"):
+    """Destination: the client uses my connection IDs only; no strays will come any more."""
+
+
+class CutoverAck(HandoffMessage, frozen=True, tag="cutover_ack"):
+    """Source: forwarded all there was; I have forgotten the connection."""
+
+
+class Closed(HandoffMessage, frozen=True, tag="closed"):
+    """Destination, the owner: the connection is closed."""
+
+
+Message = (
+    Hello
+    | Offer
+    | Accept
+    | Refuse
+    | Baton
+    | Ready
+    | Committed
+    | Abort
+    | ClaimRequest
+    | Stray
+    | Cutover
+    | CutoverAck
+    | Closed
+)
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message) -> bytes:
+    """The message's bytes on a link, length first. Raises `PeerError` when it is too long."""
+    body = _ENCODER.encode(message)
+    if len(body) > MAX_HANDOFF_MESSAGE_BYTES:
+        raise PeerError(
+            f"a message of {len(body)} bytes exceeds {MAX_HANDOFF_MESSAGE_BYTES}: the baton is "
+            "too big to hand over",
+            code="message_too_long",
+        )
+    return len(body).to_bytes(_LENGTH_BYTES, "big") + body
+
+
+def decode(body: bytes | bytearray | memoryview) -> Message:
+    """Parse one message without its length. Raises `PeerError` on anything malformed."""
+    if len(body) > MAX_HANDOFF_MESSAGE_BYTES:
+        raise PeerError(
+            f"a message of {len(body)} bytes exceeds {MAX_HANDOFF_MESSAGE_BYTES}",
+            code="message_too_long",
+        )
+    try:
+        return _DECODER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # The cause names types and places, never a field's content: it may be logged.
+        raise PeerError(f"not a handoff message: {error}", code="malformed_message") from error
+
+
+def shared_formats(ours: Hello, theirs: Hello) -> frozenset[int]:
+    """Baton formats that both sides read; raises `PeerError` when the sides cannot talk."""
+    if ours.version != theirs.version:
+        raise PeerError(
+            f"the peer speaks handoff version {theirs.version}, we speak {ours.version}: "
+            "upgrade one of them",
+            code="version_mismatch",
+        )
+    formats = frozenset(ours.formats) & frozenset(theirs.formats)
+    if not formats:
+        raise PeerError("no baton format is known to both sides", code="format_mismatch")
+    return formats
+
+
+class FrameReader:
+    """Cuts a link's byte stream into messages, holding at most one unfinished message.
+
+    After a `PeerError` the stream has no next message: close the link.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Take in bytes as read; return the messages that they complete."""
+        self._buffer += data
+        messages: list[Message] = []
+        position = 0
+        with memoryview(self._buffer) as view:
+            while len(view) - position >= _LENGTH_BYTES:
+                start = position + _LENGTH_BYTES
+                length = int.from_bytes(view[position:start], "big")
+                if length > MAX_HANDOFF_MESSAGE_BYTES:
+                    raise PeerError(
+                        f"a message of {length} bytes was announced, the limit is "
+                        f"{MAX_HANDOFF_MESSAGE_BYTES}: close the link",
+                        code="message_too_long",
+                    )
+                if len(view) - start < length:
+                    break
+                messages.append(decode(view[start : start + length]))
+                position = start + length
+        del self._buffer[:position]
+        return messages

@@ -1,0 +1,48 @@
+"""The transport parameters of both sides, as they went over the wire (RFC 9000 §18.2)."""
+
+from __future__ import annotations
+
+from aioquic._buffer import Buffer
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet import QuicTransportParameters, pull_quic_transport_parameters
+from aioquic.tls import Extension, ExtensionType
+
+from quicbaton.errors import RefusedError
+from quicbaton.transport.state import Parameters
+
+
+def sent_parameters(quic: QuicConnection) -> QuicTransportParameters:
+    return _pull_parameters(quic.tls.handshake_extensions)
+
+
+def received_parameters(quic: QuicConnection) -> QuicTransportParameters:
+    # Read from the wire: aioquic 1.7 keeps neither the peer's ack_delay_exponent (it assigns the
+    # default to itself) nor max_udp_payload_size and disable_active_migration.
+    return _pull_parameters(quic.tls.received_extensions or [])
+
+
+def _pull_parameters(extensions: list[Extension]) -> QuicTransportParameters:
+    for kind, data in extensions:
+        if kind == ExtensionType.QUIC_TRANSPORT_PARAMETERS:
+            return pull_quic_transport_parameters(Buffer(data=data))
+    raise RefusedError("the handshake carried no transport parameters", code="not_ready")
+
+
+def import_parameters(wire: QuicTransportParameters) -> Parameters:
+    """With RFC 9000 §18.2's defaults for what was left out."""
+    return Parameters(
+        max_idle_timeout_ms=wire.max_idle_timeout or 0,
+        max_udp_payload_bytes=_or_default(wire.max_udp_payload_size, 65_527),
+        ack_delay_exponent=_or_default(wire.ack_delay_exponent, 3),
+        max_ack_delay_ms=_or_default(wire.max_ack_delay, 25),
+        stream_data_bidi_local=wire.initial_max_stream_data_bidi_local or 0,
+        stream_data_bidi_remote=wire.initial_max_stream_data_bidi_remote or 0,
+        stream_data_uni=wire.initial_max_stream_data_uni or 0,
+        active_connection_id_limit=_or_default(wire.active_connection_id_limit, 2),
+        disable_active_migration=bool(wire.disable_active_migration),
+        max_datagram_frame_bytes=wire.max_datagram_frame_size or 0,
+    )
+
+
+def _or_default(value: int | None, default: int) -> int:
+    return default if value is None else value

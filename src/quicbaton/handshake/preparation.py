@@ -1,0 +1,117 @@
+"""What must be ours before aioquic's first datagram, and when our transport may take over."""
+
+from __future__ import annotations
+
+from aioquic._buffer import Buffer
+from aioquic.quic.connection import END_STATES, QuicConnection
+from aioquic.tls import pull_client_hello
+
+from quicbaton.errors import ConfigurationError
+
+#: RFC 9000 §10.3: bytes of a stateless reset token.
+_RESET_TOKEN_BYTES = 16
+#: RFC 9000 §7.2: a client's first destination ID is at least so long; §17.2: and at most.
+_FIRST_DESTINATION_BYTES = (8, 20)
+
+
+def prepare(
+    quic: QuicConnection, cid: bytes, reset_token: bytes, *, first_destination: bytes | None = None
+) -> None:
+    """Replace what a fresh `quic` took from the operating system's randomness.
+
+    `cid` becomes its connection ID and Source Connection ID, and must have the length that its
+    configuration names, since aioquic parses short headers by that. `reset_token` is a server's
+    stateless reset token; a client has none and passes `b""` (RFC 9000 §18.2).
+    `first_destination` replaces the destination ID that a client makes up; for a client whose own
+    ID is empty it is needed, because aioquic then makes up an empty one too, which §7.2 forbids.
+
+    Also stops aioquic from issuing connection IDs of its own: our transport issues them after
+    promotion. (aioquic with an empty ID of its own would even issue empty ones, which §19.15
+    forbids.) On a server it keeps the client's server name, which aioquic forgets.
+
+    Raises ConfigurationError when it comes too late or a length is wrong.
+
+    The transport parameters that aioquic 1.7 serialises, and what sets them:
+
+    * from the configuration: max_idle_timeout, initial_max_data, the three
+      initial_max_stream_data (one value), max_datagram_frame_size, version_information;
+    * from private attributes that may be set here before the first datagram:
+      ack_delay_exponent (3), active_connection_id_limit (8), initial_max_streams_bidi and _uni
+      (128 each, `_local_max_streams_*`);
+    * by this function: initial_source_connection_id, stateless_reset_token;
+    * fixed: max_ack_delay (25 ms); original_destination_connection_id and
+      retry_source_connection_id as constructed;
+    * never sent: max_udp_payload_size (so 65,527), disable_active_migration, preferred_address.
+
+    `promote` reads both sides' parameters from the TLS extensions as they went over the wire.
+    """
+    if quic._network_paths or quic._connect_called or quic._cryptos:
+        raise ConfigurationError("prepare() must come before the connection's first datagram")
+    expected = quic.configuration.connection_id_length
+    if len(cid) != expected:
+        raise ConfigurationError(
+            f"the connection ID has {len(cid)} bytes, the configuration says {expected}"
+        )
+    is_client = quic.configuration.is_client
+    if len(reset_token) != (0 if is_client else _RESET_TOKEN_BYTES):
+        raise ConfigurationError("a server needs a reset token of 16 bytes, a client has none")
+    if first_destination is not None:
+        _set_first_destination(quic, first_destination)
+
+    own = quic._host_cids[0]
+    own.cid = cid
+    if not is_client:
+        own.stateless_reset_token = reset_token
+        _remember_server_name(quic)
+    quic.host_cid = cid
+    quic._local_initial_source_connection_id = cid
+    # An attribute of the object shadows the method of its class: aioquic calls this instead.
+    quic._replenish_connection_ids = _issue_none  # type: ignore[method-assign]
+
+
+def ready(quic: QuicConnection) -> bool:
+    """True from the `receive_datagram` on that confirmed the handshake (RFC 9001 §4.1.2).
+
+    For a server that is the one that completed it, for a client the one that brought
+    HANDSHAKE_DONE. False for good when the connection failed or closed on the way: then aioquic
+    goes on, and says why in its last event.
+    """
+    return quic._handshake_confirmed and quic._close_event is None and quic._state not in END_STATES
+
+
+def _issue_none() -> None:
+    pass
+
+
+def _set_first_destination(quic: QuicConnection, first_destination: bytes) -> None:
+    shortest, longest = _FIRST_DESTINATION_BYTES
+    if not quic.configuration.is_client:
+        raise ConfigurationError("only a client makes up a first destination ID")
+    if not shortest <= len(first_destination) <= longest:
+        raise ConfigurationError("a first destination ID has 8 to 20 bytes (RFC 9000 §7.2)")
+    quic._peer_cid.cid = first_destination
+    quic._original_destination_connection_id = first_destination
+
+
+def _remember_server_name(quic: QuicConnection) -> None:
+    """Make aioquic's TLS keep the server name of the ClientHello, as if it were configured.
+
+    aioquic parses it and lets it go. The TLS context is made at the first datagram, so this waits
+    for that, and then looks at the message before TLS does.
+    """
+    initialize = quic._initialize
+
+    def initialize_and_watch(peer_cid: bytes) -> None:
+        initialize(peer_cid)
+        tls = quic.tls
+        handle_hello = tls._server_handle_hello
+
+        def watch(input_buf: Buffer, initial_buf: Buffer, handshake_buf: Buffer) -> None:
+            # A malformed hello raises here what it would raise a line later.
+            hello = pull_client_hello(Buffer(data=input_buf.data_slice(0, input_buf.capacity)))
+            tls._server_name = hello.server_name
+            handle_hello(input_buf, initial_buf, handshake_buf)
+
+        tls._server_handle_hello = watch  # type: ignore[method-assign]
+
+    quic._initialize = initialize_and_watch  # type: ignore[method-assign]

@@ -1,0 +1,140 @@
+"""The cluster key: one secret that every node shares, from which all other keys derive.
+
+A key is used for nothing itself. Each purpose has a label of its own and gets its own key by
+HKDF-SHA256 (RFC 5869), so that no two purposes ever share key material: extract once when the
+`ClusterKey` is made, expand once per purpose, and once per baton or token for those purposes
+that take a context.
+
+The text form, one line, is `quicbaton-key-v1:<key id, 8 hex digits>:<secret, base64>`. It is the
+secret itself: whoever writes it to a file gives the file mode 0600.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from collections.abc import Callable
+from enum import Enum
+from typing import Final, NoReturn
+
+from quicbaton.errors import CallerError, ConfigurationError
+
+KEY_ID_BYTES: Final = 4
+SECRET_BYTES: Final = 32
+DERIVED_BYTES: Final = 32  # one HMAC-SHA256 block: expand needs a single round
+
+_TEXT_PREFIX: Final = "quicbaton-key-v1"
+_EXTRACT_SALT: Final = b"quicbaton cluster key v1"
+_EXPAND_LABEL: Final = b"quicbaton v1 "
+
+
+class Purpose(Enum):
+    """What a derived key is for; the value is its HKDF label, which never changes."""
+
+    BATON = b"baton"
+    FORWARD = b"forward"
+    CONNECTION_ID = b"connection id"
+    RESET_TOKEN = b"reset token"
+    RETRY_TOKEN = b"retry token"
+    NEW_TOKEN = b"new token"
+    SESSION_TICKET = b"session ticket"
+
+
+class ClusterKey:
+    """A 32-byte secret and the 4-byte id by which a reader finds it in its ring.
+
+    It cannot be pickled, and neither `repr` nor `str` shows the secret.
+    """
+
+    __slots__ = ("_derived", "_key_id", "_prk", "_secret")
+
+    def __init__(self, key_id: bytes, secret: bytes) -> None:
+        if len(key_id) != KEY_ID_BYTES:
+            raise ConfigurationError(
+                f"a key id has {KEY_ID_BYTES} bytes, got {len(key_id)}", code="key_id"
+            )
+        if len(secret) != SECRET_BYTES:
+            raise ConfigurationError(
+                f"a cluster key's secret has {SECRET_BYTES} bytes, got {len(secret)};"
+                " make one with `ClusterKey.generate`",
+                code="key_secret",
+            )
+        self._key_id = bytes(key_id)
+        self._secret = bytes(secret)
+        # RFC 5869 §2.2: PRK = HMAC-Hash(salt, IKM).
+        self._prk = hmac.digest(_EXTRACT_SALT, self._secret, "sha256")
+        self._derived: dict[Purpose, bytes] = {}
+
+    @classmethod
+    def generate(cls, entropy: Callable[[int], bytes]) -> ClusterKey:
+        """Make a fresh key; `entropy(n)` gives n unpredictable bytes."""
+        return cls(entropy(KEY_ID_BYTES), entropy(SECRET_BYTES))
+
+    @property
+    def key_id(self) -> bytes:
+        """The public name of the key."""
+        return self._key_id
+
+    def derive(self, purpose: Purpose, context: bytes = b"") -> bytes:
+        """Return the 32-byte key for `purpose`, a different one for every `context`.
+
+        Keys without context are kept; those with one are meant to be used once.
+        """
+        if context:
+            return self._expand(purpose, context)
+        key = self._derived.get(purpose)
+        if key is None:
+            key = self._derived[purpose] = self._expand(purpose, b"")
+        return key
+
+    def _expand(self, purpose: Purpose, context: bytes) -> bytes:
+        # RFC 5869 §2.3 for L = 32: T(1) = HMAC-Hash(PRK, info | 0x01). No label contains a zero
+        # byte, so label and context cannot be shifted into each other.
+        info = _EXPAND_LABEL + purpose.value + b"\x00" + context
+        return hmac.digest(self._prk, info + b"\x01", "sha256")
+
+    def encode(self) -> str:
+        """Return the text form. It contains the secret."""
+        secret = base64.b64encode(self._secret).decode("ascii")
+        return f"{_TEXT_PREFIX}:{self._key_id.hex()}:{secret}"
+
+    @classmethod
+    def parse(cls, text: str) -> ClusterKey:
+        """Read the text form.
+
+        Raises:
+            ConfigurationError: not a key; the message never repeats what was read.
+        """
+        parts = text.strip().split(":")
+        if len(parts) != 3 or parts[0] != _TEXT_PREFIX:
+            raise ConfigurationError(
+                f"expected '{_TEXT_PREFIX}:<key id>:<secret>'; the line has another form",
+                code="key_text",
+            )
+        try:
+            key_id = bytes.fromhex(parts[1])
+            secret = base64.b64decode(parts[2], validate=True)
+        except (ValueError, binascii.Error):
+            raise ConfigurationError(
+                "a key's id must be hexadecimal and its secret base64; copy the line again",
+                code="key_text",
+            ) from None
+        return cls(key_id, secret)
+
+    def __repr__(self) -> str:
+        return f"ClusterKey(key_id={self._key_id.hex()}, secret=<redacted>)"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ClusterKey):
+            return NotImplemented
+        return self._key_id == other._key_id and hmac.compare_digest(self._secret, other._secret)
+
+    def __hash__(self) -> int:
+        return hash(self._key_id)
+
+    def __reduce__(self) -> NoReturn:
+        raise CallerError(
+            "a cluster key is not pickled or copied: use encode() and a file with mode 0600",
+            code="key_pickle",
+        )

@@ -1,0 +1,24 @@
+"""Stateless reset tokens: computed from the connection ID, so that none needs to be remembered.
+
+RFC 9000 §10.3.2: a pseudorandom function of a static key and the connection ID, truncated to 16
+bytes. The key is the cluster's, so whoever inherits a dead node's packets can reset its
+connections.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Final
+
+from quicbaton.errors import ConfigurationError
+from quicbaton.keys.cluster_key import ClusterKey, Purpose
+
+RESET_TOKEN_BYTES: Final = 16
+
+
+def reset_token(key: ClusterKey, cid: bytes) -> bytes:
+    """Return the 16-byte stateless reset token of connection ID `cid` under `key`."""
+    if not cid:
+        # RFC 9000 §10.3.2: an endpoint that uses this design cannot use a zero-length ID.
+        raise ConfigurationError("a zero-length connection ID has no reset token", code="empty_id")
+    return hmac.digest(key.derive(Purpose.RESET_TOKEN), cid, "sha256")[:RESET_TOKEN_BYTES]

@@ -1,0 +1,170 @@
+"""The routing table of one worker: connection ID to what happens to its packets.
+
+An ID is in at most one of three places:
+
+* `owners`: the connection lives here.
+* forwards: it was given away; strays follow it until a time.
+* tombstones: it may live elsewhere, nothing is forwarded any more, and it must not be reset
+  (RFC 9000 §21.11: never reset what could be active on any endpoint with the same key).
+
+A forward that expires becomes a tombstone. Everything is bounded. When the tombstones overflow,
+the oldest gives way and *all* resets are withheld until it would have expired: clients then wait
+for their idle timeout, but no live connection is ever reset for want of memory.
+
+Times are seconds of any one clock that never goes back.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable, Iterable
+from typing import Generic, TypeVar
+
+from quicbaton.errors import InternalError, RefusedError
+from quicbaton.limits import (
+    MAX_FORWARDED_IDS,
+    MAX_NO_RESET_IDS,
+    MAX_ROUTED_IDS,
+    NO_RESET_LIFETIME_S,
+)
+from quicbaton.routing.quic_lb import IdLayout, Place
+
+OwnerT = TypeVar("OwnerT", bound=Hashable)
+
+#: Where strays go: a worker known by its number, or an address that a handoff named.
+Target = Place | str
+
+# Dead entries that the expiry heap may hold before it is rebuilt.
+_HEAP_SLACK = 1024
+
+
+class RoutingTable(Generic[OwnerT]):
+    """IDs of one worker. `OwnerT` is whatever the runtime keeps per connection."""
+
+    def __init__(
+        self,
+        layout: IdLayout,
+        place: Place,
+        peers: Iterable[Place] = (),
+        *,
+        max_owners: int = MAX_ROUTED_IDS,
+        max_forwards: int = MAX_FORWARDED_IDS,
+        max_tombstones: int = MAX_NO_RESET_IDS,
+    ) -> None:
+        """`place` is this worker's; `peers` are the places that packets may be tossed to."""
+        self.layout = layout
+        self.place = place
+        self.peers = set(peers) - {place}
+        #: Read by the runtime for its fast path: one lookup of a short header's ID. Changed only
+        #: through the methods.
+        self.owners: dict[bytes, OwnerT] = {}
+        self.no_reset_until = float("-inf")
+        self._forwards: dict[bytes, tuple[Target, float]] = {}
+        self._tombstones: dict[bytes, float] = {}
+        self._heap: list[tuple[float, bytes]] = []  # (until, cid); may hold dead entries
+        self._max_owners = max_owners
+        self._max_forwards = max_forwards
+        self._max_tombstones = max_tombstones
+
+    # --- commands ---
+
+    def add(self, cid: bytes, owner: OwnerT) -> None:
+        """Route `cid` to a connection here; ends its forward or tombstone.
+
+        Raises:
+            RefusedError: code `routing_table_full`.
+            InternalError: another connection has this ID.
+        """
+        present = self.owners.get(cid)
+        if present is not None and present != owner:
+            raise InternalError(
+                f"connection ID {cid.hex()} already leads to another connection",
+                code="id_collision",
+            )
+        if present is None and len(self.owners) >= self._max_owners:
+            raise RefusedError(
+                f"the routing table holds {self._max_owners} connection IDs and is full",
+                code="routing_table_full",
+            )
+        self._forwards.pop(cid, None)
+        self._tombstones.pop(cid, None)
+        self.owners[cid] = owner
+
+    def remove(self, cid: bytes) -> None:
+        """Forget `cid`: it was retired, or its connection is over for everybody."""
+        self.owners.pop(cid, None)
+        self._forwards.pop(cid, None)
+        self._tombstones.pop(cid, None)
+
+    def forward(self, cid: bytes, to: Target, until: float) -> None:
+        """Send what comes for `cid` to its new owner; it is ours no more.
+
+        Raises:
+            RefusedError: code `forwards_full`. Ask `has_room` before committing a handoff.
+        """
+        if cid not in self._forwards and not self.has_room(1):
+            raise RefusedError(
+                f"strays of {self._max_forwards} connection IDs are being forwarded already;"
+                " hand over more slowly",
+                code="forwards_full",
+            )
+        self.owners.pop(cid, None)
+        self._tombstones.pop(cid, None)
+        self._forwards[cid] = (to, until)
+        self._schedule(until, cid)
+
+    def has_room(self, count: int) -> bool:
+        """Say whether `count` more IDs can be forwarded."""
+        return len(self._forwards) + count <= self._max_forwards
+
+    def bury(self, cid: bytes, until: float) -> None:
+        """Put a tombstone: drop what comes for `cid`, and never reset it, until then."""
+        self.owners.pop(cid, None)
+        self._forwards.pop(cid, None)
+        if cid not in self._tombstones and len(self._tombstones) >= self._max_tombstones:
+            oldest = next(iter(self._tombstones))
+            self.no_reset_until = max(self.no_reset_until, self._tombstones.pop(oldest))
+        self._tombstones[cid] = until
+        self._schedule(until, cid)
+
+    def expire(self, now: float) -> None:
+        """Turn expired forwards into tombstones and remove expired tombstones."""
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            _, cid = heapq.heappop(heap)
+            forward = self._forwards.get(cid)
+            if forward is not None and forward[1] <= now:
+                self.bury(cid, now + NO_RESET_LIFETIME_S)
+            elif self._tombstones.get(cid, now + 1) <= now:
+                del self._tombstones[cid]
+
+    # --- questions ---
+
+    def forward_of(self, cid: bytes, now: float) -> Target | None:
+        """Return where strays of `cid` go, or None."""
+        entry = self._forwards.get(cid)
+        return entry[0] if entry is not None and now < entry[1] else None
+
+    def may_live_elsewhere(self, cid: bytes) -> bool:
+        """Say whether `cid` was given away or buried; an expired forward counts as buried."""
+        return cid in self._tombstones or cid in self._forwards
+
+    def next_expiry(self) -> float | None:
+        """Return when `expire` has something to do at the earliest; None: never."""
+        return self._heap[0][0] if self._heap else None
+
+    def _schedule(self, until: float, cid: bytes) -> None:
+        heapq.heappush(self._heap, (until, cid))
+        live = len(self._forwards) + len(self._tombstones)
+        if len(self._heap) > 2 * live + _HEAP_SLACK:
+            # IDs that come and go leave dead entries behind, which must not add up.
+            # In place: `expire` may be walking it.
+            self._heap[:] = [(until, cid) for cid, (_, until) in self._forwards.items()]
+            self._heap += [(until, cid) for cid, until in self._tombstones.items()]
+            heapq.heapify(self._heap)
+
+    def __repr__(self) -> str:
+        return (
+            f"RoutingTable(place={self.place!r}, owners={len(self.owners)},"
+            f" forwards={len(self._forwards)}, tombstones={len(self._tombstones)})"
+        )

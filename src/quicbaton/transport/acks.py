@@ -1,0 +1,119 @@
+"""Acknowledging: which packet numbers came, when an ACK is due, the ACK frame (RFC 9000 §13.2)."""
+
+from __future__ import annotations
+
+from quicbaton import limits
+from quicbaton.errors import TransportError
+from quicbaton.transport import frames as f
+from quicbaton.transport import rangeset
+from quicbaton.transport.state import NEVER, NumberSpace, Parameters
+
+
+class ReceivedNumbers:
+    """The received side of the packet number space."""
+
+    def __init__(self, numbers: NumberSpace, local: Parameters) -> None:
+        self._state = numbers
+        self._local = local
+
+    def is_duplicate(self, number: int) -> bool:
+        """True when `number` came before, or is so old that we cannot tell (§12.3)."""
+        state = self._state
+        received = state.received
+        if not received or number >= received[-1]:
+            return False
+        return number < state.received_floor or rangeset.contains(received, number)
+
+    def on_packet(self, number: int, eliciting: bool, now_us: int) -> None:
+        """Record a packet that was authentic and new, after its frames were processed."""
+        state = self._state
+        received = state.received
+        in_order = number == state.largest_received + 1
+        rangeset.add(received, number, number + 1)
+        if number > state.largest_received:
+            state.largest_received = number
+            state.largest_received_at_us = now_us
+        if len(received) > 2 * limits.MAX_RECEIVED_RANGES:
+            state.received_floor = received[1]
+            del received[:2]
+        if eliciting:
+            state.unacked_eliciting += 1
+            if not in_order or state.unacked_eliciting >= limits.ACK_EVERY_PACKETS:
+                # §13.2.1: at once for reordered packets, and for every second one. "At once"
+                # means after the batch that is being read.
+                state.ack_at_us = now_us
+            elif state.ack_at_us == NEVER:
+                state.ack_at_us = now_us + self._local.max_ack_delay_ms * 1000
+
+    def on_ack_acked(self, largest: int) -> None:
+        """The peer has our ACK up to `largest`: it need not be told again (§13.2.4)."""
+        state = self._state
+        # Keep the newest range whole, so that an ACK always has something to say.
+        received = state.received
+        while len(received) > 2 and received[1] <= largest:
+            state.received_floor = received[1]
+            del received[:2]
+
+    def encode(self, now_us: int) -> bytes:
+        """An ACK frame of everything received (§19.3); empty when nothing was."""
+        state = self._state
+        received = state.received
+        if not received:
+            return b""
+        delay = max(0, now_us - state.largest_received_at_us) >> self._local.ack_delay_exponent
+        stop = received[-1]
+        start = received[-2]
+        ecn = state.ecn_received
+        with_ecn = any(ecn)
+        count = min(len(received) // 2, limits.MAX_ACK_RANGES_SENT)
+        varint = f.encode_varint
+        parts = [
+            b"\x03" if with_ecn else b"\x02",
+            varint(stop - 1),
+            varint(delay),
+            varint(count - 1),
+            varint(stop - start - 1),
+        ]
+        index = len(received) - 4
+        for _ in range(count - 1):
+            parts.append(varint(start - received[index + 1] - 1))
+            start = received[index]
+            parts.append(varint(received[index + 1] - start - 1))
+            index -= 2
+        if with_ecn:
+            parts += map(varint, ecn)
+        return b"".join(parts)
+
+    def on_ack_sent(self) -> None:
+        self._state.unacked_eliciting = 0
+        self._state.ack_at_us = NEVER
+
+
+#: An ACK frame read: ranges [start, stop) from the highest down, and the raw delay.
+Ack = tuple[list[tuple[int, int]], int]
+
+
+def decode_ack(data: bytes, at: int, with_ecn: bool) -> tuple[Ack, int]:
+    """Read an ACK frame's body at `at`; the frame and the position behind it (§19.3)."""
+    varint = f.decode_varint
+    largest, at = varint(data, at)
+    delay, at = varint(data, at)
+    count, at = varint(data, at)
+    length, at = varint(data, at)
+    start = largest - length
+    if start < 0 or count > len(data):
+        raise TransportError(f.FRAME_ENCODING_ERROR, "ACK range below zero", f.ACK)
+    ranges = [(start, largest + 1)]
+    for _ in range(count):
+        gap, at = varint(data, at)
+        length, at = varint(data, at)
+        stop = start - gap - 1
+        start = stop - length - 1
+        if start < 0:
+            raise TransportError(f.FRAME_ENCODING_ERROR, "ACK range below zero", f.ACK)
+        ranges.append((start, stop))
+    if with_ecn:
+        # We mark no packets, so the counts say nothing to us (§13.4.2).
+        for _ in range(3):
+            _, at = varint(data, at)
+    return (ranges, delay), at

@@ -1,0 +1,553 @@
+"""A confirmed QUIC connection as a sans-IO object over a `ConnectionState`.
+
+Theory of operation: the state is data, and everything else here is derived from it in the
+constructor. Methods come in four groups, by who calls them: getters; handle_* and receive_* (the
+runtime, when something happened); commands (the application); poll_* style calls that ask what to
+do next (`trains_to_send`, `get_timer`, `next_event`). Names and event classes are those of
+aioquic's `QuicConnection`, so aioquic's HTTP/3 and programs written for aioquic run on it.
+
+`now` is the caller's monotonic clock in seconds. Inside, time is connection time; see `state`.
+
+A connection that was frozen for a handoff is spent: every further call raises GivenAwayError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aioquic.quic import events as aioquic_events
+from aioquic.quic.logger import QuicLoggerTrace
+
+from quicbaton import limits
+from quicbaton.errors import (
+    CallerError,
+    GivenAwayError,
+    RefusedError,
+    SecondSenderError,
+    TransportError,
+)
+from quicbaton.transport import frames as f
+from quicbaton.transport.acks import ReceivedNumbers
+from quicbaton.transport.congestion import CongestionController
+from quicbaton.transport.crypto import CryptoStream
+from quicbaton.transport.delivery import Dispatcher
+from quicbaton.transport.events import to_aioquic
+from quicbaton.transport.ids import ConnectionIds, IdIssuer
+from quicbaton.transport.mtu import MtuSearch
+from quicbaton.transport.paths import Paths
+from quicbaton.transport.protection import PacketProtection
+from quicbaton.transport.receiver import Receiver
+from quicbaton.transport.recovery import Recovery
+from quicbaton.transport.sender import Sender, Train, skip_numbers
+from quicbaton.transport.state import (
+    NEVER,
+    NONE,
+    Address,
+    CloseState,
+    ConnectionState,
+    StreamDataEvent,
+    TerminatedEvent,
+)
+from quicbaton.transport.streams import Streams
+
+
+class Connection:
+    """Drives `state`. `origin_s` is the caller's clock at connection time zero."""
+
+    def __init__(
+        self,
+        state: ConnectionState,
+        *,
+        origin_s: float,
+        issuer: IdIssuer,
+        entropy: Callable[[int], bytes],
+        configuration: Any = None,
+        on_crypto: Callable[[bytes], None] | None = None,
+        on_token: Callable[[bytes], None] = lambda _token: None,
+    ) -> None:
+        self._state = state
+        self._origin_s = origin_s
+        self._entropy = entropy
+        self._configuration = configuration
+        self._spent = False
+        self._protection = PacketProtection(state.protection)
+        self._congestion = CongestionController(state.congestion)
+        self._streams = Streams(state)
+        self._ids = ConnectionIds(state.ids, issuer, state.events)
+        self._paths = Paths(state, self._ids, entropy)
+        self._crypto = CryptoStream(state.crypto, on_crypto or _refuse_crypto)
+        received = ReceivedNumbers(state.numbers, state.local)
+        dispatcher = Dispatcher(
+            state, received, self._streams, self._ids, self._crypto, lambda: state.clock_us
+        )
+        self._recovery = Recovery(state, self._congestion, dispatcher)
+        self._receiver = Receiver(
+            state,
+            self._protection,
+            received,
+            self._recovery,
+            self._streams,
+            self._ids,
+            self._paths,
+            self._crypto,
+            on_token,
+        )
+        self._sender = Sender(
+            state,
+            self._protection,
+            received,
+            self._recovery,
+            self._congestion,
+            self._streams,
+            self._ids,
+            self._paths,
+            self._crypto,
+            entropy,
+        )
+        # HTTP/3 of aioquic looks for these two names.
+        self._quic_logger: QuicLoggerTrace | None = None
+        self._remote_max_datagram_frame_size = state.remote.max_datagram_frame_bytes or None
+
+    @classmethod
+    def resume(
+        cls,
+        state: ConnectionState,
+        *,
+        now: float,
+        transit_us: int,
+        issuer: IdIssuer,
+        entropy: Callable[[int], bytes],
+        configuration: Any = None,
+        on_crypto: Callable[[bytes], None] | None = None,
+        on_token: Callable[[bytes], None] = lambda _token: None,
+    ) -> Connection:
+        """Take over a frozen connection; the caller has made sure that it is the only owner.
+
+        `transit_us` is how long the connection was frozen, as measured by the new owner: its
+        time moves on by that. A random run of packet numbers is skipped (RFC 9000 §21.4), so an
+        ACK for one of them proves that the old owner goes on sending.
+        """
+        if transit_us < 0:
+            raise CallerError(f"transit must not be negative, got {transit_us} µs")
+        clock_us = state.clock_us + transit_us
+        connection = cls(
+            state,
+            origin_s=now - clock_us / 1e6,
+            issuer=issuer,
+            entropy=entropy,
+            configuration=configuration,
+            on_crypto=on_crypto,
+            on_token=on_token,
+        )
+        state.clock_us = clock_us
+        skip_numbers(state, 1 + entropy(1)[0] % limits.MAX_RESUME_SKIP, entropy)
+        state.numbers.owner_first_number = state.numbers.next_number
+        connection._recovery.on_resumed(clock_us)
+        connection._congestion.on_resumed(clock_us)
+        connection._paths.rearm(clock_us)
+        return connection
+
+    def start(self) -> None:
+        """Right after promotion: issue connection IDs to the peer."""
+        self._ids.replenish()
+
+    # --- getters --------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        state = self._state
+        phase = (
+            "spent"
+            if self._spent
+            else "closed"
+            if state.closed
+            else "closing"
+            if state.closing
+            else "open"
+        )
+        return (
+            f"<Connection {state.name.hex()} {phase} "
+            f"{'client' if state.is_client else 'server'} peer={state.paths[0].remote} "
+            f"streams={len(state.streams)} in_flight={state.congestion.in_flight_bytes}>"
+        )
+
+    @property
+    def configuration(self) -> Any:
+        """The configuration object given by the runtime; aioquic's HTTP/3 reads `is_client`."""
+        return self._configuration if self._configuration is not None else self._state
+
+    @property
+    def is_client(self) -> bool:
+        return self._state.is_client
+
+    @property
+    def original_destination_connection_id(self) -> bytes:
+        """The client's first destination ID: the connection's name, whoever owns it."""
+        return self._state.original_id
+
+    @property
+    def name(self) -> bytes:
+        """Our first connection ID: what commands and handoffs call this connection."""
+        return self._state.name
+
+    @property
+    def closed(self) -> bool:
+        """True when nothing will be sent or accepted any more."""
+        return self._state.closed
+
+    @property
+    def alpn(self) -> str:
+        return self._state.alpn
+
+    @property
+    def server_name(self) -> str:
+        return self._state.server_name
+
+    @property
+    def peer_address(self) -> Address:
+        return self._state.paths[0].remote
+
+    @property
+    def bytes_in_flight(self) -> int:
+        return self._state.congestion.in_flight_bytes
+
+    @property
+    def smoothed_rtt_s(self) -> float:
+        return self._state.recovery.smoothed_rtt_us / 1e6
+
+    @property
+    def stream_count(self) -> int:
+        return len(self._state.streams)
+
+    @property
+    def cutover_pending(self) -> bool:
+        """True until the peer has retired every ID that an earlier owner issued."""
+        return self._ids.cutover_pending
+
+    def connection_ids(self) -> list[bytes]:
+        """All IDs by which packets find this connection."""
+        return self._ids.local_cids()
+
+    def get_peer_address(self) -> Address | None:
+        return self._state.paths[0].remote
+
+    def send_buffer_bytes(self, stream_id: int) -> int:
+        """Bytes written to a stream that its peer has not acknowledged yet."""
+        return self._streams.buffered_bytes(stream_id)
+
+    def is_congested(self, stream_id: int) -> bool:
+        """True while a stream's buffer is full; StreamWritable comes when there is room again."""
+        stream = self._state.streams.get(stream_id)
+        return stream is not None and stream.send is not None and stream.send.congested
+
+    def can_send(self, stream_id: int) -> bool:
+        """True when the application may still write to the stream."""
+        stream = self._state.streams.get(stream_id)
+        half = stream.send if stream is not None else None
+        return half is not None and not half.fin_written and half.reset_code == NONE
+
+    def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
+        self._check()
+        return self._streams.next_id(is_unidirectional)
+
+    # --- what happened --------------------------------------------------------------------------
+
+    def receive_datagram(
+        self, data: bytes, addr: Address, now: float, *, local: Address = (), ecn: int = 0
+    ) -> None:
+        """Process one datagram that came from `addr`."""
+        self.receive_datagrams([data], addr, now, local=local, ecn=ecn)
+
+    def receive_datagrams(
+        self,
+        datagrams: Sequence[bytes],
+        addr: Address,
+        now: float,
+        *,
+        local: Address = (),
+        ecn: int = 0,
+    ) -> None:
+        """Process datagrams that came from `addr` in this order, as one batch."""
+        self._check()
+        now_us = self._advance(now)
+        state = self._state
+        if state.closed:
+            return
+        if state.closing is not None:
+            self._receive_while_closing(len(datagrams))
+            return
+        try:
+            self._receiver.receive(datagrams, addr, local, ecn, now_us)
+        except TransportError as error:
+            self._close(error.error_code, error.frame_type, error.reason)
+        except SecondSenderError as error:
+            # On doubt about ownership stay silent: a CONNECTION_CLOSE would use a number, too.
+            self._end(f.INTERNAL_ERROR, NONE, str(error))
+        if len(state.events) > limits.MAX_QUEUED_EVENTS:
+            self._close(f.INTERNAL_ERROR, 0, "the application does not take its events")
+        self._report_close_by_peer()
+
+    def handle_timer(self, now: float) -> None:
+        """Call when `get_timer`'s time has come; earlier or later does no harm."""
+        self._check()
+        now_us = self._advance(now)
+        state = self._state
+        if state.closed:
+            return
+        if state.closing is not None:
+            if state.close_at_us != NEVER and now_us >= state.close_at_us:
+                self._report_close()
+                state.closed = True
+            return
+        if state.idle_timeout_us > 0 and now_us >= self._idle_at_us():
+            self._end(f.INTERNAL_ERROR, f.PADDING, "Idle timeout")
+            return
+        if state.keep_alive_us and now_us >= state.idle_from_us + state.keep_alive_us:
+            state.recovery.probes_due = max(1, state.recovery.probes_due)
+        self._recovery.on_timer(now_us)
+        if self._paths.on_timer(now_us):
+            self._recovery.on_path_change(now_us)
+        self._ids.drop_alias(now_us)
+
+    # --- commands -------------------------------------------------------------------------------
+
+    def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
+        """Queue bytes on a stream; zero copy where `data` is `bytes`."""
+        self._check()
+        if self._state.closing is None:
+            self._streams.write(stream_id, data, end_stream)
+
+    def reset_stream(self, stream_id: int, error_code: int) -> None:
+        """Abandon what we send on a stream (RFC 9000 §19.4)."""
+        self._check()
+        self._streams.reset(stream_id, error_code)
+
+    def stop_stream(self, stream_id: int, error_code: int) -> None:
+        """Ask the peer to stop sending on a stream (RFC 9000 §19.5)."""
+        self._check()
+        self._streams.stop(stream_id, error_code)
+
+    def pause_reading(self, stream_id: int) -> None:
+        """Withhold flow-control credit: the peer may fill its window and then must wait."""
+        self._check()
+        self._streams.pause_reading(stream_id)
+
+    def resume_reading(self, stream_id: int) -> None:
+        self._check()
+        self._streams.resume_reading(stream_id, self._state.clock_us)
+
+    def send_datagram_frame(self, data: bytes) -> None:
+        """Queue an unreliable DATAGRAM (RFC 9221); the oldest goes when too many wait."""
+        self._check()
+        state = self._state
+        limit = state.remote.max_datagram_frame_bytes
+        if len(data) + 1 + f.varint_size(len(data)) > limit:
+            raise CallerError(
+                f"the peer takes DATAGRAM frames of up to {limit} bytes, this one has {len(data)}",
+                code="datagram_too_large",
+            )
+        state.datagrams.append(data)
+        del state.datagrams[: -limits.MAX_QUEUED_DATAGRAMS]
+
+    def send_ping(self, uid: int) -> None:
+        """Send a PING; its acknowledgement comes back as PingAcknowledged with `uid`."""
+        self._check()
+        self._state.pings_due.append(uid)
+
+    def send_new_token(self, token: bytes) -> None:
+        """Give the client an address validation token for its next connection (§8.1.3)."""
+        self._check()
+        self._state.tokens.append(token)
+        self._state.tokens_due.append(len(self._state.tokens) - 1)
+
+    def send_crypto(self, data: bytes) -> None:
+        """Send post-handshake TLS messages, such as session tickets."""
+        self._check()
+        self._crypto.write(data)
+
+    def request_key_update(self) -> None:
+        """Start a key update (RFC 9001 §6); raises CallerError where §6.1 forbids it as yet."""
+        self._check()
+        state = self._state
+        if not self._protection.can_update(state.clock_us):
+            raise CallerError(
+                "a key update must wait until the peer has acknowledged the present keys",
+                code="key_update_too_soon",
+            )
+        self._protection.update(state.clock_us, self._recovery.pto_us())
+
+    def change_connection_id(self) -> None:
+        """Use another of the peer's connection IDs on the active path, if there is one."""
+        self._check()
+        self._ids.change_peer_id(self._state.paths[0].serial)
+
+    def begin_cutover(self) -> None:
+        """Issue fresh IDs and ask the peer to retire all earlier ones (RFC 9000 §5.1.2).
+
+        Raises RefusedError (`cutover_pending`) while an earlier request is not fulfilled.
+        """
+        self._check()
+        self._ids.begin_cutover()
+
+    def close(
+        self, error_code: int = f.NO_ERROR, frame_type: int | None = None, reason_phrase: str = ""
+    ) -> None:
+        """Close at once (RFC 9000 §10.2): `frame_type` None means that the application closes."""
+        self._check()
+        self._close(error_code, NONE if frame_type is None else frame_type, reason_phrase)
+
+    def freeze(self, now: float) -> ConnectionState:
+        """Give up the connection: its state, for a snapshot; this object is spent.
+
+        Raises RefusedError (`closing`) when there is no open connection to move.
+        """
+        self._check()
+        if self._state.closing is not None or self._state.closed:
+            raise RefusedError(
+                "the connection is closing; there is nothing to move", code="closing"
+            )
+        self._advance(now)
+        self._spent = True
+        return self._state
+
+    # --- what to do next ------------------------------------------------------------------------
+
+    def trains_to_send(self, now: float) -> list[Train]:
+        """What to send now, in trains for segmentation offload. Call `get_timer` afterwards."""
+        self._check()
+        now_us = self._advance(now)
+        state = self._state
+        if state.closed:
+            return []
+        if state.closing is not None:
+            return self._trains_while_closing(now_us)
+        if self._protection.must_update and self._protection.can_update(now_us):
+            self._protection.update(now_us, self._recovery.pto_us())
+        return self._sender.build(now_us)
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
+        """All that may be sent now, one datagram after another, with its destination."""
+        datagrams: list[tuple[bytes, Address]] = []
+        while trains := self.trains_to_send(now):
+            datagrams += [(data, train.remote) for train in trains for data in train.datagrams()]
+            if not self._sender.has_more:
+                break
+        return datagrams
+
+    def get_timer(self) -> float | None:
+        """When to call `handle_timer` and then send; None: never. At or before now: at once."""
+        self._check()
+        at_us = self._timer_us()
+        return None if at_us == NEVER else self._origin_s + at_us / 1e6
+
+    def next_event(self) -> aioquic_events.QuicEvent | None:
+        """The next event in aioquic's classes, or None. Taking it gives the peer new credit."""
+        self._check()
+        state = self._state
+        if not state.events:
+            return None
+        event = state.events.pop(0)
+        if type(event) is StreamDataEvent:
+            self._streams.on_event_taken(event.stream_id, len(event.data), state.clock_us)
+        return to_aioquic(event)
+
+    # --- helpers, in reading order --------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._spent:
+            raise GivenAwayError("this connection was frozen for a handoff; its state moved on")
+
+    def _advance(self, now: float) -> int:
+        """Connection time of `now`; it never goes backwards."""
+        state = self._state
+        now_us = round((now - self._origin_s) * 1e6)
+        if now_us <= state.clock_us:
+            return state.clock_us
+        state.clock_us = now_us
+        return now_us
+
+    def _idle_at_us(self) -> int:
+        """RFC 9000 §10.1: at least three PTOs."""
+        state = self._state
+        return state.idle_from_us + max(state.idle_timeout_us, 3 * self._recovery.pto_us())
+
+    def _timer_us(self) -> int:
+        state = self._state
+        if state.closed:
+            return NEVER
+        if state.closing is not None:
+            return state.clock_us if state.close_due else state.close_at_us
+        if self._sender.has_more or state.recovery.probes_due:
+            return state.clock_us
+        times = [
+            self._recovery.deadline_us(),
+            state.numbers.ack_at_us,
+            self._sender.pacing_at_us,
+            self._paths.next_timer_us(),
+            MtuSearch(state.paths[0]).next_timer_us(),
+            state.ids.alias_until_us if state.ids.alias else NEVER,
+        ]
+        if state.idle_timeout_us:
+            times.append(self._idle_at_us())
+        if state.keep_alive_us:
+            times.append(state.idle_from_us + state.keep_alive_us)
+        return min((at_us for at_us in times if at_us != NEVER), default=NEVER)
+
+    def _close(self, error_code: int, frame_type: int, reason: str) -> None:
+        state = self._state
+        if state.closing is None and not state.closed:
+            state.closing = CloseState(
+                error_code=error_code,
+                frame_type=frame_type,
+                reason=reason,
+                by_peer=False,
+                reported=False,
+            )
+            state.close_due = True
+            state.close_at_us = NEVER
+
+    def _end(self, error_code: int, frame_type: int, reason: str) -> None:
+        """Over, without a word to the peer."""
+        self._close(error_code, frame_type, reason)
+        self._state.close_due = False
+        self._report_close()
+        self._state.closed = True
+
+    def _report_close(self) -> None:
+        state = self._state
+        closing = state.closing
+        if closing is not None and not closing.reported:
+            closing.reported = True
+            state.events.append(
+                TerminatedEvent(closing.error_code, closing.frame_type, closing.reason)
+            )
+
+    def _report_close_by_peer(self) -> None:
+        closing = self._state.closing
+        if closing is not None and closing.by_peer:
+            self._report_close()
+
+    def _receive_while_closing(self, count: int) -> None:
+        """RFC 9000 §10.2.1: answer ever more rarely; §10.2.2: draining answers nothing."""
+        state = self._state
+        if state.closing is not None and not state.closing.by_peer:
+            before = state.close_packets
+            state.close_packets = before + count
+            if state.close_packets.bit_length() > before.bit_length():
+                state.close_due = True
+
+    def _trains_while_closing(self, now_us: int) -> list[Train]:
+        state = self._state
+        if not state.close_due:
+            return []
+        state.close_due = False
+        if state.close_at_us == NEVER:
+            state.close_at_us = now_us + 3 * self._recovery.pto_us()
+        trains = self._sender.close_datagram(now_us)
+        self._report_close()
+        return trains
+
+
+def _refuse_crypto(_data: bytes) -> None:
+    """A client has nothing to say in TLS after the handshake (RFC 9001 §6, §4.4)."""
+    raise TransportError(0x010A, "unexpected TLS message after the handshake", f.CRYPTO)

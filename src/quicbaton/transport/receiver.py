@@ -1,0 +1,435 @@
+"""From datagrams to frames to the parts that own them (RFC 9000 §12, §13.1, §19).
+
+A batch is unprotected at once. STREAM frames are handled in the loop, since uploads consist of
+them; all other frames go through a table. ACK frames are put aside until the batch is read, and
+then the newest comes first: one that it covers has nothing left to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from quicbaton import limits
+from quicbaton.errors import TransportError
+from quicbaton.transport import frames as f
+from quicbaton.transport.acks import Ack, ReceivedNumbers, decode_ack
+from quicbaton.transport.crypto import CryptoStream
+from quicbaton.transport.frames import decode_varint
+from quicbaton.transport.ids import ConnectionIds
+from quicbaton.transport.paths import Paths
+from quicbaton.transport.protection import PacketProtection
+from quicbaton.transport.recovery import Recovery
+from quicbaton.transport.state import (
+    NONE,
+    Address,
+    CloseState,
+    ConnectionState,
+    DatagramEvent,
+    PathState,
+)
+from quicbaton.transport.streams import Streams
+
+#: Frames that do not ask for an ACK (§13.2.1).
+_NOT_ELICITING: Final = frozenset(
+    {f.PADDING, f.ACK, f.ACK_ECN, f.TRANSPORT_CLOSE, f.APPLICATION_CLOSE}
+)
+#: Frames that do not make the peer's new address the active path (§9.1).
+_PROBING: Final = frozenset({f.PADDING, f.PATH_CHALLENGE, f.PATH_RESPONSE, f.NEW_CONNECTION_ID})
+
+_Handler = Callable[[bytes, int], int]
+
+
+class Receiver:
+    """Reads datagrams for one connection and hands what they carry to its parts."""
+
+    def __init__(
+        self,
+        state: ConnectionState,
+        protection: PacketProtection,
+        received: ReceivedNumbers,
+        recovery: Recovery,
+        streams: Streams,
+        ids: ConnectionIds,
+        paths: Paths,
+        crypto: CryptoStream,
+        on_token: Callable[[bytes], None],
+    ) -> None:
+        self._state = state
+        self._protection = protection
+        self._received = received
+        self._recovery = recovery
+        self._streams = streams
+        self._ids = ids
+        self._paths = paths
+        self._crypto = crypto
+        self._on_token = on_token
+        # What the frame handlers need to know of the packet that they are in.
+        self._now_us = 0
+        self._path: PathState = state.paths[0]
+        self._packet_dcid = b""
+        self._acks: list[Ack] = []
+        self._handlers = self._frame_handlers()
+
+    def receive(
+        self,
+        datagrams: Sequence[bytes],
+        remote: Address,
+        local: Address,
+        ecn: int,
+        now_us: int,
+    ) -> None:
+        """Process datagrams that came from one address, in order of arrival.
+
+        Raises TransportError for what the peer did wrong; the connection must then be closed.
+        """
+        state = self._state
+        cid_length = len(state.ids.local[0].cid) if state.ids.local else 0
+        packets = [_short_packet(datagram, state.protection.version) for datagram in datagrams]
+        opened = self._protection.open(
+            packets, cid_length, state.numbers.largest_received, now_us, self._recovery.pto_us()
+        )
+        self._now_us = now_us
+        self._acks.clear()
+        authentic = 0
+        for index, result in enumerate(opened):
+            if result is None:
+                if self._is_stateless_reset(datagrams[index]):
+                    self._on_stateless_reset(now_us)
+                    return
+                continue
+            number, payload = result
+            if self._received.is_duplicate(number):
+                continue
+            path = self._paths.on_datagram(remote, local, len(datagrams[index]), now_us)
+            if path is None:
+                continue
+            authentic += 1
+            self._path = path
+            self._packet_dcid = packets[index][1 : 1 + cid_length]
+            if ecn:
+                # §19.3.2: ECT(1), ECT(0), CE are 1, 2, 3 in the IP header.
+                state.numbers.ecn_received[(1, 0, 2)[ecn - 1]] += 1
+            self._read_packet(number, payload, now_us)
+            if state.closing is not None:
+                break
+        if authentic:
+            state.idle_from_us = now_us
+            state.idle_sent_since = False
+            self._process_acks(now_us)
+
+    # --- helpers, in reading order --------------------------------------------------------------
+
+    def _read_packet(self, number: int, payload: bytes, now_us: int) -> None:
+        if not payload:
+            raise TransportError(f.PROTOCOL_VIOLATION, "a packet without frames")
+        newest = number > self._state.numbers.largest_received
+        eliciting, probing = self._read_frames(payload, now_us)
+        self._received.on_packet(number, eliciting, now_us)
+        moved = not probing and self._path is not self._state.paths[0]
+        if moved and self._paths.on_non_probing(self._path, newest):
+            self._recovery.on_path_change(now_us)
+
+    def _read_frames(self, payload: bytes, now_us: int) -> tuple[bool, bool]:
+        """Handle all frames; (is ack-eliciting, holds probing frames only)."""
+        at = 0
+        end = len(payload)
+        eliciting = False
+        probing = True
+        on_stream = self._streams.on_stream
+        handlers = self._handlers
+        while at < end:
+            kind = payload[at]
+            if 0x08 <= kind <= 0x0F:
+                stream_id, at = decode_varint(payload, at + 1)
+                offset = 0
+                if kind & f.STREAM_OFF:
+                    offset, at = decode_varint(payload, at)
+                stop = end
+                if kind & f.STREAM_LEN:
+                    length, at = decode_varint(payload, at)
+                    stop = at + length
+                    if stop > end:
+                        raise TransportError(
+                            f.FRAME_ENCODING_ERROR, "STREAM is longer than its packet", kind
+                        )
+                on_stream(stream_id, offset, payload[at:stop], bool(kind & f.STREAM_FIN), now_us)
+                at = stop
+                eliciting = True
+                probing = False
+                continue
+            if kind == f.PADDING:
+                # In one step: padding comes by the hundred.
+                at = end - len(payload[at:].lstrip(b"\0"))
+                continue
+            handler = handlers.get(kind)
+            if handler is None:
+                raise TransportError(f.FRAME_ENCODING_ERROR, "unknown frame type", kind)
+            if kind not in _NOT_ELICITING:
+                eliciting = True
+            if kind not in _PROBING:
+                probing = False
+            at = handler(payload, at + 1)
+        return eliciting, probing
+
+    def _process_acks(self, now_us: int) -> None:
+        acks = self._acks
+        if not acks:
+            return
+        if len(acks) > 1:
+            acks.sort(key=_largest, reverse=True)
+        exponent = self._state.remote.ack_delay_exponent
+        newest, _ = acks[0]
+        for ranges, delay in acks:
+            # What an endpoint acknowledged it goes on acknowledging, down to the lowest number
+            # that it still reports: an older ACK matters only where it reaches lower.
+            if ranges is not newest and ranges[-1][0] >= newest[-1][0]:
+                continue
+            self._recovery.on_ack(ranges, delay << exponent, now_us)
+            self._protection.on_acked(ranges[0][1] - 1)
+
+    def _is_stateless_reset(self, datagram: bytes) -> bool:
+        """RFC 9000 §10.3.1: the last 16 bytes are a token that the peer gave us."""
+        return len(datagram) >= 21 and datagram[-16:] in self._ids.reset_tokens()
+
+    def _on_stateless_reset(self, now_us: int) -> None:
+        """The peer lost its state: drain (§10.3.1)."""
+        self._end_by_peer(f.NO_ERROR, NONE, "stateless reset received", now_us)
+
+    def _end_by_peer(self, error_code: int, frame_type: int, reason: str, now_us: int) -> None:
+        state = self._state
+        if state.closing is None:
+            state.closing = CloseState(
+                error_code=error_code,
+                frame_type=frame_type,
+                reason=reason,
+                by_peer=True,
+                reported=False,
+            )
+            state.close_due = False
+            state.close_at_us = now_us + 3 * self._recovery.pto_us()
+
+    # --- one handler per frame type: (payload, position behind the type) -> position behind -----
+
+    def _frame_handlers(self) -> dict[int, _Handler]:
+        return {
+            f.PING: lambda _payload, at: at,
+            f.ACK: self._on_ack,
+            f.ACK_ECN: self._on_ack_ecn,
+            f.RESET_STREAM: self._on_reset_stream,
+            f.STOP_SENDING: self._on_stop_sending,
+            f.CRYPTO: self._on_crypto,
+            f.NEW_TOKEN: self._on_new_token,
+            f.MAX_DATA: self._on_max_data,
+            f.MAX_STREAM_DATA: self._on_max_stream_data,
+            f.MAX_STREAMS_BIDI: self._on_max_streams_bidi,
+            f.MAX_STREAMS_UNI: self._on_max_streams_uni,
+            f.DATA_BLOCKED: self._on_data_blocked,
+            f.STREAM_DATA_BLOCKED: self._on_stream_data_blocked,
+            f.STREAMS_BLOCKED_BIDI: self._on_streams_blocked,
+            f.STREAMS_BLOCKED_UNI: self._on_streams_blocked,
+            f.NEW_CONNECTION_ID: self._on_new_connection_id,
+            f.RETIRE_CONNECTION_ID: self._on_retire_connection_id,
+            f.PATH_CHALLENGE: self._on_path_challenge,
+            f.PATH_RESPONSE: self._on_path_response,
+            f.TRANSPORT_CLOSE: self._on_transport_close,
+            f.APPLICATION_CLOSE: self._on_application_close,
+            f.HANDSHAKE_DONE: self._on_handshake_done,
+            f.DATAGRAM: self._on_datagram,
+            f.DATAGRAM_LEN: self._on_datagram_with_length,
+        }
+
+    def _on_ack(self, payload: bytes, at: int) -> int:
+        ack, at = decode_ack(payload, at, with_ecn=False)
+        self._acks.append(ack)
+        return at
+
+    def _on_ack_ecn(self, payload: bytes, at: int) -> int:
+        ack, at = decode_ack(payload, at, with_ecn=True)
+        self._acks.append(ack)
+        return at
+
+    def _on_reset_stream(self, payload: bytes, at: int) -> int:
+        stream_id, at = decode_varint(payload, at)
+        code, at = decode_varint(payload, at)
+        final_size, at = decode_varint(payload, at)
+        self._streams.on_reset_stream(stream_id, code, final_size)
+        return at
+
+    def _on_stop_sending(self, payload: bytes, at: int) -> int:
+        stream_id, at = decode_varint(payload, at)
+        code, at = decode_varint(payload, at)
+        self._streams.on_stop_sending(stream_id, code)
+        return at
+
+    def _on_crypto(self, payload: bytes, at: int) -> int:
+        offset, at = decode_varint(payload, at)
+        data, at = _pull(payload, at, f.CRYPTO)
+        self._crypto.on_crypto(offset, data)
+        return at
+
+    def _on_new_token(self, payload: bytes, at: int) -> int:
+        token, at = _pull(payload, at, f.NEW_TOKEN)
+        if not self._state.is_client:
+            raise TransportError(f.PROTOCOL_VIOLATION, "NEW_TOKEN from a client", f.NEW_TOKEN)
+        if not token:
+            raise TransportError(f.FRAME_ENCODING_ERROR, "an empty token", f.NEW_TOKEN)
+        self._on_token(token)
+        return at
+
+    def _on_max_data(self, payload: bytes, at: int) -> int:
+        limit, at = decode_varint(payload, at)
+        self._streams.on_max_data(limit)
+        return at
+
+    def _on_max_stream_data(self, payload: bytes, at: int) -> int:
+        stream_id, at = decode_varint(payload, at)
+        limit, at = decode_varint(payload, at)
+        self._streams.on_max_stream_data(stream_id, limit)
+        return at
+
+    def _on_max_streams_bidi(self, payload: bytes, at: int) -> int:
+        limit, at = decode_varint(payload, at)
+        self._streams.on_max_streams(False, limit)
+        return at
+
+    def _on_max_streams_uni(self, payload: bytes, at: int) -> int:
+        limit, at = decode_varint(payload, at)
+        self._streams.on_max_streams(True, limit)
+        return at
+
+    def _on_data_blocked(self, payload: bytes, at: int) -> int:
+        # Credit follows consumption; that the peer waits for it changes nothing (§4.1).
+        _, at = decode_varint(payload, at)
+        return at
+
+    def _on_stream_data_blocked(self, payload: bytes, at: int) -> int:
+        stream_id, at = decode_varint(payload, at)
+        limit, at = decode_varint(payload, at)
+        self._streams.on_stream_data_blocked(stream_id, limit)
+        return at
+
+    def _on_streams_blocked(self, payload: bytes, at: int) -> int:
+        limit, at = decode_varint(payload, at)
+        if limit > 1 << 60:
+            raise TransportError(
+                f.FRAME_ENCODING_ERROR, "more streams than there can be", f.STREAMS_BLOCKED_BIDI
+            )
+        return at
+
+    def _on_new_connection_id(self, payload: bytes, at: int) -> int:
+        sequence, at = decode_varint(payload, at)
+        retire_prior_to, at = decode_varint(payload, at)
+        length = payload[at] if at < len(payload) else 0
+        cid = payload[at + 1 : at + 1 + length]
+        token = payload[at + 1 + length : at + 17 + length]
+        if not 1 <= length <= 20 or len(token) != 16:
+            raise TransportError(
+                f.FRAME_ENCODING_ERROR, "connection ID of a forbidden length", f.NEW_CONNECTION_ID
+            )
+        self._ids.on_new_connection_id(sequence, retire_prior_to, cid, token)
+        return at + 17 + length
+
+    def _on_retire_connection_id(self, payload: bytes, at: int) -> int:
+        sequence, at = decode_varint(payload, at)
+        self._ids.on_retire_connection_id(sequence, self._packet_dcid)
+        return at
+
+    def _on_path_challenge(self, payload: bytes, at: int) -> int:
+        self._paths.on_challenge(self._path, _pull_eight(payload, at, f.PATH_CHALLENGE))
+        return at + 8
+
+    def _on_path_response(self, payload: bytes, at: int) -> int:
+        self._paths.on_response(_pull_eight(payload, at, f.PATH_RESPONSE))
+        return at + 8
+
+    def _on_transport_close(self, payload: bytes, at: int) -> int:
+        error_code, at = decode_varint(payload, at)
+        frame_type, at = decode_varint(payload, at)
+        reason, at = _pull(payload, at, f.TRANSPORT_CLOSE)
+        self._end_by_peer(error_code, frame_type, reason.decode("utf8", "replace"), self._now_us)
+        return at
+
+    def _on_application_close(self, payload: bytes, at: int) -> int:
+        error_code, at = decode_varint(payload, at)
+        reason, at = _pull(payload, at, f.APPLICATION_CLOSE)
+        self._end_by_peer(error_code, NONE, reason.decode("utf8", "replace"), self._now_us)
+        return at
+
+    def _on_handshake_done(self, _payload: bytes, at: int) -> int:
+        if not self._state.is_client:
+            raise TransportError(
+                f.PROTOCOL_VIOLATION, "HANDSHAKE_DONE from a client", f.HANDSHAKE_DONE
+            )
+        return at
+
+    def _on_datagram(self, payload: bytes, at: int) -> int:
+        self._deliver_datagram(payload[at:], len(payload) - at + 1)
+        return len(payload)
+
+    def _on_datagram_with_length(self, payload: bytes, at: int) -> int:
+        begin = at
+        data, at = _pull(payload, at, f.DATAGRAM_LEN)
+        self._deliver_datagram(data, at - begin + 1)
+        return at
+
+    def _deliver_datagram(self, data: bytes, frame_bytes: int) -> None:
+        state = self._state
+        # RFC 9221 §3: larger than we said, or not announced at all.
+        if frame_bytes > state.local.max_datagram_frame_bytes:
+            raise TransportError(
+                f.PROTOCOL_VIOLATION, "DATAGRAM frame larger than announced", f.DATAGRAM
+            )
+        if len(state.events) < limits.MAX_QUEUED_EVENTS:
+            state.events.append(DatagramEvent(data))
+
+
+def _largest(ack: Ack) -> int:
+    return ack[0][0][1]
+
+
+def _pull(payload: bytes, at: int, kind: int) -> tuple[bytes, int]:
+    """Bytes behind a length."""
+    length, at = decode_varint(payload, at)
+    end = at + length
+    if end > len(payload):
+        raise TransportError(f.FRAME_ENCODING_ERROR, "a frame is longer than its packet", kind)
+    return payload[at:end], end
+
+
+def _pull_eight(payload: bytes, at: int, kind: int) -> bytes:
+    data = payload[at : at + 8]
+    if len(data) != 8:
+        raise TransportError(f.FRAME_ENCODING_ERROR, "a frame is longer than its packet", kind)
+    return data
+
+
+def _short_packet(datagram: bytes, version: int) -> bytes:
+    """The 1-RTT packet of a datagram: long-header packets before it are skipped by their Length.
+
+    They belong to the handshake, which is over (RFC 9001 §4.9.2). Empty when there is none.
+    """
+    at = 0
+    while at < len(datagram) and datagram[at] & 0x80:
+        try:
+            at = _end_of_long_packet(datagram, at, version)
+        except (IndexError, TransportError):
+            return b""
+    return datagram[at:] if at else datagram
+
+
+def _end_of_long_packet(datagram: bytes, at: int, version: int) -> int:
+    """Position behind the long-header packet at `at` (RFC 9000 §17.2)."""
+    if int.from_bytes(datagram[at + 1 : at + 5], "big") != version:
+        raise IndexError
+    # Initial is type 0 in version 1 and type 1 in version 2 (RFC 9369 §3.2); only it has a token.
+    kind = (datagram[at] >> 4) & 0x03
+    is_initial = kind == (0 if version == 1 else 1)
+    at += 5
+    at += 1 + datagram[at]
+    at += 1 + datagram[at]
+    if is_initial:
+        length, at = decode_varint(datagram, at)
+        at += length
+    length, at = decode_varint(datagram, at)
+    return at + length

@@ -1,0 +1,414 @@
+"""Loss detection: what was acknowledged, what was lost, when to probe (RFC 9002 §5, §6, §7.6).
+
+A train of equal packets is one record (`SentRun`), so an ACK that covers forty packets costs one
+step. Records are cut where an ACK or a loss ends inside one. What a packet carried goes back to
+its part of the transport through a `Delivery`.
+
+Two rules come from the handoff. A packet that an earlier owner sent gives no RTT sample, since
+its round trip includes the transit. And losses across a handoff are no persistent congestion:
+the silence was ours, not the network's.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Final, Protocol
+
+from quicbaton.errors import SecondSenderError, TransportError
+from quicbaton.transport import frames as f
+from quicbaton.transport.congestion import CongestionController
+from quicbaton.transport.mtu import MtuSearch
+from quicbaton.transport.state import (
+    NEVER,
+    NONE,
+    ConnectionState,
+    RecoveryState,
+    SentFrame,
+    SentRun,
+)
+
+#: RFC 9002 §6.1.1: packets acknowledged after a packet before it counts as lost.
+PACKET_THRESHOLD: Final = 3
+#: RFC 9002 §6.1.2: timer granularity.
+GRANULARITY_US: Final = 1_000
+#: RFC 9002 §6.2.2: the RTT assumed before the first sample.
+INITIAL_RTT_US: Final = 333_000
+#: RFC 9002 §7.6.1.
+PERSISTENT_CONGESTION_THRESHOLD: Final = 3
+#: Doublings of the PTO: beyond, the idle timeout ends the connection first.
+MAX_PTO_SHIFT: Final = 10
+
+
+class Delivery(Protocol):
+    """Who learns what became of the contents of packets."""
+
+    def on_run_acked(self, stream_id: int, offset: int, length: int) -> None: ...
+    def on_run_lost(self, stream_id: int, offset: int, length: int) -> None: ...
+    def on_frame_acked(self, frame: SentFrame) -> None: ...
+    def on_frame_lost(self, frame: SentFrame) -> None: ...
+
+
+def initial(now_us: int) -> RecoveryState:
+    """The state before the first packet."""
+    return RecoveryState(
+        sent=[],
+        latest_rtt_us=0,
+        smoothed_rtt_us=INITIAL_RTT_US,
+        rtt_variation_us=INITIAL_RTT_US // 2,
+        min_rtt_us=0,
+        has_rtt=False,
+        first_rtt_at_us=NEVER,
+        pto_count=0,
+        probes_due=0,
+        loss_at_us=NEVER,
+        last_eliciting_at_us=now_us,
+        eliciting_in_flight=0,
+        newest_acked_at_us=NEVER,
+    )
+
+
+class Recovery:
+    """Loss detection over `state.recovery`; tells congestion control and `delivery`."""
+
+    def __init__(
+        self, state: ConnectionState, congestion: CongestionController, delivery: Delivery
+    ) -> None:
+        self._connection = state
+        self._state = state.recovery
+        self._numbers = state.numbers
+        self._congestion = congestion
+        self._delivery = delivery
+
+    # --- getters --------------------------------------------------------------------------------
+
+    def pto_us(self) -> int:
+        """The probe timeout without backoff (RFC 9002 §6.2.1)."""
+        state = self._state
+        return (
+            state.smoothed_rtt_us
+            + max(4 * state.rtt_variation_us, GRANULARITY_US)
+            + self._connection.remote.max_ack_delay_ms * 1000
+        )
+
+    def deadline_us(self) -> int:
+        """When `on_timer` must be called: time-threshold loss, else PTO. NEVER: not at all."""
+        state = self._state
+        if state.loss_at_us != NEVER:
+            return state.loss_at_us
+        if not state.eliciting_in_flight or state.probes_due:
+            return NEVER
+        return state.last_eliciting_at_us + (self.pto_us() << min(state.pto_count, MAX_PTO_SHIFT))
+
+    # --- handle_* -------------------------------------------------------------------------------
+
+    def on_sent(self, run: SentRun) -> None:
+        """Record a run; `run.eliciting` says whether it counts as in flight."""
+        state = self._state
+        if run.eliciting:
+            state.sent.append(run)
+            state.eliciting_in_flight += run.count
+            state.last_eliciting_at_us = run.at_us
+            self._congestion.on_sent(run.count * run.size, self._numbers.next_number)
+
+    def on_ack(self, ranges: list[tuple[int, int]], ack_delay_us: int, now_us: int) -> bool:
+        """Process an ACK's ranges, half open, highest first; True when it brought news.
+
+        Raises TransportError for a number not sent yet (RFC 9000 §13.1), and SecondSenderError
+        for one skipped on purpose: somebody else sends with our keys, or the peer lies.
+        """
+        numbers = self._numbers
+        largest = ranges[0][1] - 1
+        if largest >= numbers.next_number:
+            raise TransportError(f.PROTOCOL_VIOLATION, "ACK for a packet that was not sent", f.ACK)
+        self._refuse_skipped(ranges)
+        state = self._state
+        sent = state.sent
+        numbers.largest_acked = max(numbers.largest_acked, largest)
+        if not sent or largest < sent[0].first:
+            return False
+        acked = self._take_acked(ranges)
+        if not acked:
+            return False
+
+        newest = acked[-1]
+        sample_us = 0
+        if newest.first + newest.count - 1 == largest and largest >= numbers.owner_first_number:
+            sample_us = max(1, now_us - newest.at_us)
+            self._sample_rtt(sample_us, ack_delay_us, now_us)
+        active = self._connection.paths[0].serial
+        acked_bytes = 0
+        for run in acked:
+            state.eliciting_in_flight -= run.count
+            if run.path == active:
+                acked_bytes += run.count * run.size
+            else:
+                self._congestion.on_discarded(run.count * run.size)
+        # RFC 9002 §6.2.1: progress resets the backoff.
+        state.pto_count = 0
+        state.probes_due = 0
+        # RFC 9002 §A.7: losses first, so that the window does not grow just before it is cut.
+        self._detect_lost(now_us, acked)
+        if acked_bytes:
+            self._congestion.on_acked(
+                acked_bytes,
+                newest.at_us,
+                largest,
+                numbers.next_number,
+                sample_us,
+                state.smoothed_rtt_us,
+                state.min_rtt_us,
+                now_us,
+            )
+            path = self._connection.paths[0]
+            if path.mtu_losses:
+                MtuSearch(path).on_packets_acked(max(run.size for run in acked))
+        self._deliver_acked(acked)
+        state.newest_acked_at_us = max(state.newest_acked_at_us, newest.at_us)
+        return True
+
+    def on_timer(self, now_us: int) -> None:
+        """The deadline passed: declare losses by time, or ask for probes (RFC 9002 §6.2.4)."""
+        state = self._state
+        if state.loss_at_us != NEVER:
+            if now_us >= state.loss_at_us:
+                self._detect_lost(now_us, [])
+            return
+        deadline = self.deadline_us()
+        if deadline != NEVER and now_us >= deadline:
+            state.pto_count += 1
+            state.probes_due = 2
+
+    def queue_probe_data(self) -> None:
+        """Queue the oldest outstanding contents again, for a probe that has nothing new to carry.
+
+        The packet stays in flight: a probe is no verdict on it (RFC 9002 §6.2.4).
+        """
+        for run in self._state.sent:
+            if run.stream_id != NONE:
+                self._delivery.on_run_lost(run.stream_id, run.offset, run.chunk * min(run.count, 2))
+                return
+            carried = [frame for frame in run.frames if frame[0] not in _NOT_REPEATED]
+            if carried:
+                for frame in carried:
+                    self._delivery.on_frame_lost(frame)
+                return
+
+    def on_resumed(self, now_us: int) -> None:
+        """A new owner took over: deadlines that passed in transit are armed again from now."""
+        state = self._state
+        state.pto_count = 0
+        state.probes_due = 0
+        if state.eliciting_in_flight:
+            state.last_eliciting_at_us = now_us
+        if state.loss_at_us != NEVER:
+            state.loss_at_us = max(state.loss_at_us, now_us + GRANULARITY_US)
+
+    def on_path_change(self, now_us: int) -> None:
+        """RFC 9000 §9.4: what we knew of the round trip belongs to the old path."""
+        state = self._state
+        state.latest_rtt_us = 0
+        state.smoothed_rtt_us = INITIAL_RTT_US
+        state.rtt_variation_us = INITIAL_RTT_US // 2
+        state.min_rtt_us = 0
+        state.has_rtt = False
+        state.first_rtt_at_us = NEVER
+        state.pto_count = 0
+        self._congestion.on_path_change(self._connection.paths[0].mtu_bytes, now_us)
+        # Packets of the old path give no sample for the new one.
+        self._numbers.owner_first_number = self._numbers.next_number
+
+    # --- helpers, in reading order --------------------------------------------------------------
+
+    def _refuse_skipped(self, ranges: list[tuple[int, int]]) -> None:
+        """RFC 9000 §21.4: nobody can have received what was never sent."""
+        skipped = self._numbers.skipped
+        if not skipped or ranges[0][1] <= skipped[0]:
+            return
+        for start, stop in ranges:
+            index = bisect_right(skipped, start)
+            if index & 1 or (index < len(skipped) and skipped[index] < stop):
+                raise SecondSenderError(
+                    "a packet number that this owner skipped was acknowledged: "
+                    "another process sends with the same keys, or the peer lies"
+                )
+            if stop <= skipped[0]:
+                return
+
+    def _take_acked(self, ranges: list[tuple[int, int]]) -> list[SentRun]:
+        """Cut what `ranges` covers out of the sent runs; ascending."""
+        sent = self._state.sent
+        oldest = sent[0].first
+        acked: list[SentRun] = []
+        kept: list[SentRun] = []
+        index = 0
+        count = len(sent)
+        for start, stop in reversed(ranges):
+            if stop <= oldest:
+                continue
+            while index < count and sent[index].first < stop:
+                run = sent[index]
+                first = run.first
+                end = first + run.count
+                if end <= start:  # before the range
+                    kept.append(run)
+                    index += 1
+                elif start <= first and end <= stop:  # inside
+                    acked.append(run)
+                    index += 1
+                else:
+                    if first < start:
+                        kept.append(cut(run, first, start))
+                    acked.append(cut(run, max(first, start), min(end, stop)))
+                    if stop >= end:
+                        index += 1
+                    else:
+                        sent[index] = cut(run, stop, end)
+                        break
+            if index == count:
+                break
+        if acked:
+            sent[:index] = kept
+        return acked
+
+    def _sample_rtt(self, latest_us: int, ack_delay_us: int, now_us: int) -> None:
+        """RFC 9002 §5.3."""
+        state = self._state
+        state.latest_rtt_us = latest_us
+        if not state.has_rtt:
+            state.has_rtt = True
+            state.first_rtt_at_us = now_us
+            state.min_rtt_us = state.smoothed_rtt_us = latest_us
+            state.rtt_variation_us = latest_us // 2
+            return
+        minimum = state.min_rtt_us
+        if latest_us < minimum:
+            state.min_rtt_us = minimum = latest_us
+        ack_delay_us = min(ack_delay_us, self._connection.remote.max_ack_delay_ms * 1000)
+        if latest_us >= minimum + ack_delay_us:
+            latest_us -= ack_delay_us
+        smoothed = state.smoothed_rtt_us
+        state.rtt_variation_us = (3 * state.rtt_variation_us + abs(smoothed - latest_us)) // 4
+        state.smoothed_rtt_us = (7 * smoothed + latest_us) // 8
+
+    def _deliver_acked(self, acked: list[SentRun]) -> None:
+        """Tell the parts; neighbouring runs of one stream become one call."""
+        delivery = self._delivery
+        stream_id = NONE
+        start = stop = 0
+        for run in acked:
+            if run.stream_id != NONE:
+                if run.stream_id == stream_id and run.offset == stop:
+                    stop += run.chunk * run.count
+                    continue
+                if stream_id != NONE:
+                    delivery.on_run_acked(stream_id, start, stop - start)
+                stream_id = run.stream_id
+                start = run.offset
+                stop = start + run.chunk * run.count
+            else:
+                for frame in run.frames:
+                    delivery.on_frame_acked(frame)
+        if stream_id != NONE:
+            delivery.on_run_acked(stream_id, start, stop - start)
+
+    def _detect_lost(self, now_us: int, acked: list[SentRun]) -> None:
+        """RFC 9002 §6.1: by packet threshold and by time threshold."""
+        state = self._state
+        sent = state.sent
+        state.loss_at_us = NEVER
+        largest = self._numbers.largest_acked
+        if not sent or sent[0].first > largest:
+            return
+        wait_us = max(9 * max(state.smoothed_rtt_us, state.latest_rtt_us) // 8, GRANULARITY_US)
+        lost_before = now_us - wait_us
+        threshold = largest - PACKET_THRESHOLD + 1  # numbers below are lost
+        lost: list[SentRun] = []
+        kept: list[SentRun] = []
+        index = 0
+        for run in sent:
+            if run.first > largest:
+                break
+            index += 1
+            end = run.first + run.count
+            if end <= threshold or run.at_us <= lost_before:
+                lost.append(run)
+                continue
+            if run.first < threshold:
+                lost.append(cut(run, run.first, threshold))
+                run = cut(run, threshold, end)  # noqa: PLW2901 - the rest is what we go on with
+            kept.append(run)
+            due = run.at_us + wait_us
+            if state.loss_at_us == NEVER or due < state.loss_at_us:
+                state.loss_at_us = due
+        if lost:
+            sent[:index] = kept
+            self._on_lost(lost, acked, now_us)
+
+    def _on_lost(self, lost: list[SentRun], acked: list[SentRun], now_us: int) -> None:
+        delivery = self._delivery
+        congestion = self._congestion
+        active = self._connection.paths[0].serial
+        lost_bytes = 0
+        newest_at_us = NEVER
+        for run in lost:
+            size = run.count * run.size
+            self._state.eliciting_in_flight -= run.count
+            probe = any(frame[0] == f.MTU_PROBE for frame in run.frames)
+            if probe or run.path != active:
+                # RFC 9000 §14.4: a lost MTU probe says nothing of congestion.
+                congestion.on_discarded(size)
+            else:
+                lost_bytes += size
+                newest_at_us = max(newest_at_us, run.at_us)
+            if run.stream_id != NONE:
+                delivery.on_run_lost(run.stream_id, run.offset, run.chunk * run.count)
+            for frame in run.frames:
+                delivery.on_frame_lost(frame)
+        if lost_bytes:
+            congestion.on_lost(lost_bytes, newest_at_us, now_us)
+            largest_size = max(run.size for run in lost)
+            MtuSearch(self._connection.paths[0]).on_packets_lost(largest_size, now_us)
+            if self._is_persistent(lost, acked):
+                congestion.on_persistent_congestion(now_us)
+
+    def _is_persistent(self, lost: list[SentRun], acked: list[SentRun]) -> bool:
+        """RFC 9002 §7.6.2: nothing acknowledged over three PTOs' worth of sending."""
+        state = self._state
+        if not state.has_rtt:
+            return False
+        # max_ack_delay is part of the period whatever the space (§7.6.1).
+        period_us = self.pto_us() * PERSISTENT_CONGESTION_THRESHOLD
+        since = max(state.first_rtt_at_us, state.newest_acked_at_us)
+        owner_first = self._numbers.owner_first_number
+        times = [(r.at_us, 0) for r in lost if r.at_us > since and r.first >= owner_first]
+        times += [(r.at_us, 1) for r in acked]
+        times.sort()
+        begin = NEVER
+        for at_us, was_acked in times:
+            if was_acked:
+                begin = NEVER
+            elif begin == NEVER:
+                begin = at_us
+            elif at_us - begin > period_us:
+                return True
+        return False
+
+
+#: Contents that no probe repeats: an ACK is made anew, a probe of the MTU is not data.
+_NOT_REPEATED: Final = frozenset({f.ACK, f.MTU_PROBE})
+
+
+def cut(run: SentRun, first: int, stop: int) -> SentRun:
+    """The part of `run` with packet numbers [first, stop)."""
+    return SentRun(
+        first=first,
+        count=stop - first,
+        at_us=run.at_us,
+        size=run.size,
+        eliciting=run.eliciting,
+        path=run.path,
+        stream_id=run.stream_id,
+        offset=run.offset + (first - run.first) * run.chunk,
+        chunk=run.chunk,
+        frames=run.frames,
+    )

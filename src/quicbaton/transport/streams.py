@@ -1,0 +1,461 @@
+"""Streams at work: commands, received frames, sending, and the fate of what was sent.
+
+RFC 9000 §2, §3 and §4 over the data in `ConnectionState`. Three things decide what happens to a
+stream: its `SendHalf`, its `ReceiveHalf` and the connection's `FlowState`; the rules of each stand
+in the module of its name. This one brings them together. It keeps two indexes, both derived: which
+streams have control frames due, and which are in the sending order.
+
+A stream is forgotten once both halves are terminal; then only its ordinal remains, in the ranges
+`ConnectionState.finished`, and frames that arrive late are ignored.
+"""
+
+from __future__ import annotations
+
+from quicbaton import limits
+from quicbaton.errors import StreamStateError
+from quicbaton.transport import flow as flow_rules
+from quicbaton.transport import frames as f
+from quicbaton.transport import receive_half, send_half
+from quicbaton.transport.frames import PacketPlan
+from quicbaton.transport.state import (
+    NONE,
+    ConnectionState,
+    ReceiveHalf,
+    SendHalf,
+    SentFrame,
+    StopSendingEvent,
+    Stream,
+    StreamDataEvent,
+    StreamResetEvent,
+    WritableEvent,
+)
+from quicbaton.transport.stream_frames import control_frames_due, write_control, write_data
+from quicbaton.transport.stream_table import StreamTable, wrong_direction
+from quicbaton.transport.turns import Turns
+
+#: RFC 9218 §4.1: urgency 0 is served first, 7 last.
+LOWEST_URGENCY = 7
+
+
+class Streams:
+    """All streams of a connection; see the module's head."""
+
+    __slots__ = ("_control", "_flow", "_state", "_streams", "_table", "_turns")
+
+    def __init__(self, state: ConnectionState) -> None:
+        self._state = state
+        self._flow = state.flow
+        self._streams = state.streams
+        self._table = StreamTable(state)
+        self._turns = Turns(state)
+        #: Streams with control frames due, in the order they fell due (a dict is an ordered set).
+        self._control: dict[int, None] = {
+            stream_id: None
+            for stream_id, stream in state.streams.items()
+            if control_frames_due(stream) and not self._table.is_waiting(stream_id)
+        }
+
+    # --- getters ------------------------------------------------------------------------------
+
+    def next_id(self, unidirectional: bool) -> int:
+        """The ID of the next stream that we open; the first write to it consumes it."""
+        return (
+            self._flow.own_streams_opened[unidirectional] << 2
+            | unidirectional << 1
+            | (not self._state.is_client)
+        )
+
+    def buffered_bytes(self, stream_id: int) -> int:
+        """Bytes written and never sent yet; 0 for a stream that cannot send (any more)."""
+        stream = self._streams.get(stream_id)
+        half = stream.send if stream is not None else None
+        if half is None or half.reset_code != NONE:
+            return 0
+        return half.end - half.next
+
+    # --- commands of the application ----------------------------------------------------------
+
+    def write(self, stream_id: int, data: bytes, fin: bool) -> None:
+        """Queue `data`, uncopied, and the stream's end if `fin`; opens a stream of our own.
+
+        Above the high water mark `WritableEvent` will follow when the buffer has drained.
+        StreamStateError when the stream cannot be written to (any more).
+        """
+        half = self._table.writable_half(stream_id)
+        if half is None or half.fin_written or half.reset_code != NONE:
+            raise StreamStateError(f"stream {stream_id} was ended or reset: nothing can be written")
+        send_half.write(half, data, fin)
+        if half.end - half.next >= limits.STREAM_BUFFER_HIGH_BYTES:
+            half.congested = True
+        self._settle(stream_id, half)
+        self._note_blocked()
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """Abandon sending (RESET_STREAM); no effect when everything was acknowledged or reset."""
+        half = self._table.writable_half(stream_id)
+        if half is not None:
+            self._reset(stream_id, half, code)
+
+    def stop(self, stream_id: int, code: int) -> None:
+        """Ask the peer to abandon sending (STOP_SENDING); what still arrives is discarded."""
+        half = self._table.readable_half(stream_id)
+        if half is None or receive_half.is_discarding(half):
+            return
+        half.stop_code = code
+        half.stop_due = True
+        half.limit_due = False
+        self._add_control(stream_id)
+        self._discard(stream_id, half, self._state.clock_us)
+
+    def pause_reading(self, stream_id: int) -> None:
+        """Withhold flow-control credit: bytes taken from now on do not count as consumed."""
+        half = self._table.readable_half(stream_id)
+        if half is not None and half.reset_code == NONE and half.stop_code == NONE:
+            half.paused = True
+
+    def resume_reading(self, stream_id: int, now_us: int) -> None:
+        """Give the credit that was withheld. Until then a stream read to its end counts as open."""
+        half = self._table.readable_half(stream_id)
+        if half is not None and half.paused:
+            self._consumed(stream_id, half, receive_half.resume(half), now_us)
+
+    def set_priority(self, stream_id: int, urgency: int) -> None:
+        """Serve streams of lower urgency numbers first (RFC 9218 §4.1: 0 to 7, 3 is normal)."""
+        half = self._table.writable_half(stream_id)
+        if half is None:
+            return
+        queued = stream_id in self._turns
+        self._turns.leave(stream_id)
+        half.priority = min(max(urgency, 0), LOWEST_URGENCY)
+        if queued:
+            self._turns.enter(stream_id)
+
+    def on_event_taken(self, stream_id: int, size: int, now_us: int) -> None:
+        """The application took a StreamDataEvent of `size` bytes from the queue."""
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.receive is not None:
+            half = stream.receive
+            self._consumed(stream_id, half, receive_half.take(half, size), now_us)
+
+    def compact(self) -> None:
+        """Release acknowledged bytes that share a chunk with others; call before a snapshot."""
+        for stream in self._streams.values():
+            if stream.send is not None:
+                send_half.trim(stream.send)
+
+    # --- frames received ----------------------------------------------------------------------
+
+    def on_stream(self, stream_id: int, offset: int, data: bytes, fin: bool, now_us: int) -> None:
+        """STREAM (RFC 9000 §19.8)."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            stream = self._table.receiving_stream(stream_id, f.STREAM)
+            if stream is None:
+                return
+        half = stream.receive
+        if half is None:
+            raise wrong_direction(stream_id, f.STREAM)
+        stop = offset + len(data)
+        if fin or half.final != NONE:
+            receive_half.check_final_size(half, stop, fin, f.STREAM)
+            self._review_control(stream_id, stream)
+        if stop > half.highest:
+            flow_rules.count_received(self._flow, receive_half.grow(half, stop, f.STREAM), f.STREAM)
+        if receive_half.is_discarding(half):
+            if not half.fin_delivered:
+                self._discard(stream_id, half, now_us)
+            return
+        fresh = receive_half.accept(half, offset, data)
+        ended = half.delivered == half.final
+        if fresh or ended:
+            self._deliver(stream_id, fresh, ended)
+        if ended:
+            half.fin_delivered = True
+            self._forget_if_finished(stream_id, stream)
+
+    def on_reset_stream(self, stream_id: int, code: int, final_size: int) -> None:
+        """RESET_STREAM (RFC 9000 §19.4): the rest will not come, but counts (§4.5)."""
+        stream = self._table.receiving_stream(stream_id, f.RESET_STREAM)
+        if stream is None:
+            return
+        half = stream.receive
+        assert half is not None  # by the direction
+        receive_half.check_final_size(half, final_size, True, f.RESET_STREAM)
+        if final_size > half.highest:
+            grown = receive_half.grow(half, final_size, f.RESET_STREAM)
+            flow_rules.count_received(self._flow, grown, f.RESET_STREAM)
+        # RFC 9000 §3.2: in "Data Recvd" a reset changes nothing.
+        if half.fin_delivered or half.reset_code != NONE:
+            return
+        half.reset_code = code
+        half.stop_due = False
+        self._review_control(stream_id, stream)
+        self._state.events.append(StreamResetEvent(stream_id, code))
+        self._discard(stream_id, half, self._state.clock_us)
+
+    def on_stop_sending(self, stream_id: int, code: int) -> None:
+        """STOP_SENDING (RFC 9000 §19.5)."""
+        stream = self._table.sending_stream(stream_id, f.STOP_SENDING)
+        if stream is None:
+            return
+        half = stream.send
+        assert half is not None  # by the direction
+        if half.reset_code == NONE and not send_half.is_done(half):
+            self._state.events.append(StopSendingEvent(stream_id, code))
+            # RFC 9000 §3.5: answer with RESET_STREAM and, preferably, the same code.
+            self._reset(stream_id, half, code)
+
+    def on_max_data(self, limit: int) -> None:
+        """MAX_DATA (RFC 9000 §19.9); limits never fall (§4.1)."""
+        if limit > self._flow.send_limit:
+            self._flow.send_limit = limit
+            self._flow.blocked_due = False
+
+    def on_max_stream_data(self, stream_id: int, limit: int) -> None:
+        """MAX_STREAM_DATA (RFC 9000 §19.10)."""
+        stream = self._table.sending_stream(stream_id, f.MAX_STREAM_DATA)
+        if stream is None:
+            return
+        half = stream.send
+        assert half is not None  # by the direction
+        if limit > half.limit:
+            half.limit = limit
+            half.blocked_due = False
+            self._review_control(stream_id, stream)
+            self._settle(stream_id, half)
+            self._note_blocked()
+
+    def on_max_streams(self, unidirectional: bool, limit: int) -> None:
+        """MAX_STREAMS (RFC 9000 §19.11): streams that waited for it may send now."""
+        kind = int(unidirectional)
+        flow_rules.check_streams_limit(limit, f.MAX_STREAMS_BIDI + kind)
+        flow = self._flow
+        previous = flow.own_streams_limit[kind]
+        if limit <= previous:
+            return
+        flow.own_streams_limit[kind] = limit
+        flow.own_streams_blocked_due[kind] = False
+        type_bits = kind << 1 | (not self._state.is_client)
+        for ordinal in range(previous, min(limit, flow.own_streams_opened[kind])):
+            stream_id = ordinal << 2 | type_bits
+            stream = self._streams.get(stream_id)
+            if stream is not None and stream.send is not None:
+                self._settle(stream_id, stream.send)
+                self._review_control(stream_id, stream)
+        flow_rules.note_waiting_stream(flow, kind)
+        self._note_blocked()
+
+    def on_stream_data_blocked(self, stream_id: int, _limit: int) -> None:
+        """STREAM_DATA_BLOCKED (RFC 9000 §19.13): credit follows consumption, not complaints."""
+        self._table.receiving_stream(stream_id, f.STREAM_DATA_BLOCKED)
+
+    # --- sending ------------------------------------------------------------------------------
+
+    def has_due(self) -> bool:
+        """True when `write_due` would write something now."""
+        return self._turns.first() != NONE or self.has_control_due()
+
+    def has_control_due(self) -> bool:
+        """True when a frame other than STREAM is due."""
+        return bool(self._control) or flow_rules.has_due(self._flow)
+
+    def write_due(self, plan: PacketPlan) -> None:
+        """Fill the plan with due control frames, then with data of the streams in turn."""
+        flow = self._flow
+        flow_rules.write_due(flow, plan)
+        for stream_id in tuple(self._control):
+            if not write_control(stream_id, self._streams[stream_id], plan):
+                return
+            del self._control[stream_id]
+        for _ in range(len(self._turns)):
+            stream_id = self._turns.first()
+            if stream_id == NONE:
+                break
+            half = self._streams[stream_id].send
+            assert half is not None  # only what can send is in the order
+            room = plan.room
+            flow.send_used += write_data(stream_id, half, plan, flow.send_limit - flow.send_used)
+            if plan.room == room:
+                break
+            self._end_turn(stream_id, half)
+        self._note_blocked()
+
+    def take_run(
+        self, payload_bytes: int, max_packets: int
+    ) -> tuple[int, int, int, list[bytes]] | None:
+        """Payloads of exactly `payload_bytes` for two packets or more of the stream in turn: lost
+        bytes if there are, else new ones. None when it has less: then `write_due` serves it.
+
+        Returns (stream ID, offset of the first byte, data bytes in each payload, payloads). No
+        payload carries FIN.
+        """
+        stream_id = self._turns.first()
+        if stream_id == NONE:
+            return None
+        half = self._streams[stream_id].send
+        assert half is not None  # only what can send is in the order
+        flow = self._flow
+        start, stop = send_half.region(half, flow.send_limit - flow.send_used)
+        wide, chunk = send_half.run_layout(stream_id, start, payload_bytes, max_packets)
+        count = min((stop - start) // chunk, max_packets)
+        if count < 2:
+            return None
+        payloads = send_half.cut_run(half, stream_id, start, chunk, count, wide=wide)
+        flow.send_used += send_half.mark_sent(half, start, start + count * chunk)
+        self._end_turn(stream_id, half)
+        self._note_blocked()
+        return stream_id, start, chunk, payloads
+
+    # --- what became of it --------------------------------------------------------------------
+
+    def on_run_acked(self, stream_id: int, offset: int, length: int) -> None:
+        """The peer acknowledged stream bytes of one or more packets, without FIN."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.send is None:
+            return
+        half = stream.send
+        had_lost = bool(half.lost)
+        send_half.on_acked(half, offset, offset + length)
+        if had_lost:
+            self._settle(stream_id, half)
+        if half.fin_acked:
+            self._forget_if_finished(stream_id, stream)
+
+    def on_run_lost(self, stream_id: int, offset: int, length: int) -> None:
+        """Stream bytes of one or more packets, without FIN, are lost."""
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.send is not None:
+            send_half.on_lost(stream.send, offset, offset + length)
+            self._settle(stream_id, stream.send)
+
+    def on_frame_acked(self, frame: SentFrame) -> None:
+        """A frame of ours arrived; only STREAM and RESET_STREAM change anything by that."""
+        frame_type, stream_id, offset, length, fin = frame
+        if frame_type not in (f.STREAM, f.RESET_STREAM):
+            return
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.send is None:
+            return
+        if frame_type == f.RESET_STREAM:
+            stream.send.reset_acked = True
+            self._forget_if_finished(stream_id, stream)
+            return
+        if fin:
+            stream.send.fin_acked = True
+            stream.send.fin_due = False
+            self._settle(stream_id, stream.send)
+        self.on_run_acked(stream_id, offset, length)
+
+    def on_frame_lost(self, frame: SentFrame) -> None:
+        """Make due again what is still useful (RFC 9000 §13.3)."""
+        frame_type, stream_id, value, length, fin = frame
+        if frame_type not in _OF_ONE_STREAM:
+            flow_rules.on_frame_lost(self._flow, frame)
+            return
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        send, receive = stream.send, stream.receive
+        if send is not None:
+            if frame_type == f.STREAM:
+                send.fin_due |= bool(fin) and not send.fin_acked and send.reset_code == NONE
+                self.on_run_lost(stream_id, value, length)
+                return
+            if frame_type == f.RESET_STREAM:
+                send.reset_due = not send.reset_acked
+            elif frame_type == f.STREAM_DATA_BLOCKED and value == send.limit:
+                send.blocked_due = send.reset_code == NONE
+        if receive is not None:
+            if frame_type == f.STOP_SENDING:
+                receive.stop_due = receive.final == NONE
+            elif frame_type == f.MAX_STREAM_DATA and value == receive.limit:
+                receive.limit_due = receive_half.wants_limit(receive)
+        self._review_control(stream_id, stream)
+
+    # --- consequences -------------------------------------------------------------------------
+
+    def _settle(self, stream_id: int, half: SendHalf) -> None:
+        """Bring the sending order in line with what the stream has to send."""
+        if self._table.is_waiting(stream_id):
+            return
+        if send_half.wants_to_send(half):
+            self._turns.enter(stream_id)
+            return
+        self._turns.leave(stream_id)
+        if send_half.note_blocked(half):
+            self._add_control(stream_id)
+
+    def _end_turn(self, stream_id: int, half: SendHalf) -> None:
+        self._turns.to_back(stream_id)
+        self._settle(stream_id, half)
+        if half.congested and half.end - half.next < limits.STREAM_BUFFER_LOW_BYTES:
+            half.congested = False
+            self._state.events.append(WritableEvent(stream_id))
+
+    def _note_blocked(self) -> None:
+        flow = self._flow
+        if flow.send_used >= flow.send_limit and self._turns.anyone_needs_credit():
+            flow_rules.note_blocked(flow)
+
+    def _add_control(self, stream_id: int) -> None:
+        if not self._table.is_waiting(stream_id):
+            self._control[stream_id] = None
+
+    def _review_control(self, stream_id: int, stream: Stream) -> None:
+        if control_frames_due(stream):
+            self._add_control(stream_id)
+        else:
+            self._control.pop(stream_id, None)
+
+    def _reset(self, stream_id: int, half: SendHalf, code: int) -> None:
+        if half.reset_code != NONE or send_half.is_done(half):
+            return
+        send_half.reset(half, code)
+        self._turns.leave(stream_id)
+        self._add_control(stream_id)
+
+    def _deliver(self, stream_id: int, data: bytes, ended: bool) -> None:
+        events = self._state.events
+        if events:
+            last = events[-1]
+            if (
+                type(last) is StreamDataEvent
+                and last.stream_id == stream_id
+                and len(last.data) + len(data) <= limits.MAX_JOINED_BYTES
+            ):
+                # Nobody has taken it yet: an upload's batch becomes a few events, not one a frame.
+                last.data += data
+                last.end_stream = ended
+                return
+        events.append(StreamDataEvent(stream_id, data, ended))
+
+    def _discard(self, stream_id: int, half: ReceiveHalf, now_us: int) -> None:
+        """Give credit for bytes that nobody will read."""
+        self._consumed(stream_id, half, receive_half.discard(half), now_us)
+
+    def _consumed(self, stream_id: int, half: ReceiveHalf, size: int, now_us: int) -> None:
+        flow = self._flow
+        recovery = self._state.recovery
+        rtt_us = recovery.smoothed_rtt_us if recovery.has_rtt else 0
+        flow_rules.consume(flow, size, now_us, rtt_us)
+        if receive_half.review_limit(half, now_us, rtt_us):
+            flow_rules.make_room_for(flow, half.window_bytes)
+        if half.consumed == half.final:
+            self._forget_if_finished(stream_id, self._streams[stream_id])
+        elif half.limit_due:
+            self._add_control(stream_id)
+
+    def _forget_if_finished(self, stream_id: int, stream: Stream) -> None:
+        """Reduce a stream whose halves are both terminal to its ordinal (RFC 9000 §3)."""
+        if (stream.send is not None and not send_half.is_done(stream.send)) or (
+            stream.receive is not None and not receive_half.is_done(stream.receive)
+        ):
+            return
+        self._turns.leave(stream_id)
+        self._control.pop(stream_id, None)
+        self._table.forget(stream_id)
+
+
+_OF_ONE_STREAM = frozenset(
+    (f.STREAM, f.RESET_STREAM, f.STOP_SENDING, f.MAX_STREAM_DATA, f.STREAM_DATA_BLOCKED)
+)

@@ -1,0 +1,107 @@
+"""A release of aioquic that adds, drops or renames state must fail here, loudly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+
+import pytest
+from aioquic.h3.connection import H3Connection, H3Stream
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet import QuicTransportParameters
+from aioquic_pair import SERVER_CID, Pair
+
+from quicbaton.handshake import ready, surface
+from quicbaton.http3 import surface as http3_surface
+
+REVIEW = (
+    "aioquic {version} differs from {known} in {name}: new {new}, gone {gone}. Review what these "
+    "attributes hold before you change the set in surface.py: whatever is state of a connection "
+    "must be carried by handshake.promote (or http3.export_state), and whatever comes from "
+    "os.urandom must be replaced by handshake.prepare."
+)
+
+
+def parts_of(quic: QuicConnection) -> Iterator[Any]:
+    """Every object that promotion reads."""
+    yield quic
+    yield quic._loss
+    yield from (quic._local_max_data, quic._peer_cid, *quic._network_paths, *quic._host_cids)
+    for space in quic._loss.spaces:
+        yield space
+        yield space.received_packets
+        yield from space.sent_packets.values()
+    for pair in quic._cryptos.values():
+        yield from (pair, pair.send, pair.recv)
+    for stream in (*quic._streams.values(), *quic._crypto_streams.values()):
+        yield from (stream, stream.sender, stream.receiver, stream.sender._pending)
+    if hasattr(quic, "tls"):
+        yield quic.tls
+
+
+@pytest.fixture(scope="module")
+def attributes() -> dict[str, set[str]]:
+    """Class name to all attributes seen, over the life of a client and a server."""
+    seen: dict[str, set[str]] = {}
+
+    def note(*objects: Any) -> None:
+        for each in objects:
+            seen.setdefault(type(each).__name__, set()).update(vars(each))
+
+    pair = Pair(tickets={}, prepared=False)
+
+    def look() -> None:
+        note(*parts_of(pair.client), *parts_of(pair.server))
+
+    def look_until_confirmed() -> bool:
+        look()
+        return ready(pair.client)
+
+    look()
+    pair.connect()
+    pair.until(look_until_confirmed)
+    h3 = H3Connection(pair.client)
+    h3.send_headers(
+        0, [(b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"a"), (b":path", b"/")]
+    )
+    for _ in range(3):
+        pair.to_server(pair.from_client())
+        look()
+        pair.to_client(pair.from_server())
+        look()
+    note(h3, *h3._stream.values(), QuicTransportParameters())
+    pair.client.close()
+    pair.to_server(pair.from_client())
+    look()
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [*surface.ATTRIBUTES.items(), *http3_surface.ATTRIBUTES.items()],
+)
+def test_aioquic_has_exactly_the_attributes_that_we_know(
+    name: str, known: frozenset[str], attributes: dict[str, set[str]]
+) -> None:
+    found = attributes[name]
+    assert found == known, REVIEW.format(
+        version=version("aioquic"),
+        known=surface.AIOQUIC_VERSION,
+        name=name,
+        new=sorted(found - known),
+        gone=sorted(known - found),
+    )
+
+
+def test_preparing_shadows_two_methods_that_aioquic_has() -> None:
+    pair = Pair()
+    shadowed = vars(pair.server).keys() - surface.ATTRIBUTES["QuicConnection"]
+    assert shadowed == {"_initialize", "_replenish_connection_ids"}
+    assert all(callable(getattr(QuicConnection, name)) for name in shadowed)
+    assert pair.server.host_cid == SERVER_CID
+
+
+def test_nothing_of_a_stream_is_hidden_from_the_transfer() -> None:
+    assert vars(H3Stream(0)).keys() == http3_surface.ATTRIBUTES["H3Stream"]
