@@ -1,14 +1,11 @@
 """How streams end: FIN, reset, stop, and every state on the way (RFC 9000 §3)."""
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from states import connection_state
 from wire import Node, Packet, exchange, pair
 
-from quicbaton.errors import TransportError
 from quicbaton.transport import frames as f
 from quicbaton.transport import rangeset, receive_half, send_half
 from quicbaton.transport.state import (
@@ -26,13 +23,6 @@ def body(length: int, seed: int = 0) -> bytes:
 
 def frame_types(packets: list[Packet]) -> list[int]:
     return [frame[0] for packet in packets for frame in packet.frames]
-
-
-@contextmanager
-def refuses(code: int) -> Iterator[None]:
-    with pytest.raises(TransportError) as caught:
-        yield
-    assert caught.value.error_code == code
 
 
 def test_a_reset_ends_the_stream_and_frees_what_was_buffered() -> None:

@@ -1,8 +1,6 @@
 """What travels on streams and how it is sent (RFC 9000 §2)."""
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +9,7 @@ from states import connection_state
 from wire import Node, Packet, exchange, pair
 
 from quicbaton import limits
-from quicbaton.errors import StreamStateError, TransportError
+from quicbaton.errors import StreamStateError
 from quicbaton.transport.frames import PacketPlan
 from quicbaton.transport.state import (
     WritableEvent,
@@ -22,17 +20,6 @@ CLIENT_BIDI, SERVER_BIDI, CLIENT_UNI, SERVER_UNI = range(4)
 
 def body(length: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(length)
-
-
-def frame_types(packets: list[Packet]) -> list[int]:
-    return [frame[0] for packet in packets for frame in packet.frames]
-
-
-@contextmanager
-def refuses(code: int) -> Iterator[None]:
-    with pytest.raises(TransportError) as caught:
-        yield
-    assert caught.value.error_code == code
 
 
 class Storm:

@@ -103,9 +103,9 @@ class Dispatcher:
     def _on_mtu_probe_acked(self, frame: SentFrame) -> None:
         for path in self._state.paths:
             if path.serial == frame[2]:
-                MtuSearch(path).on_probe_acked(frame[1])
+                MtuSearch(path).on_probe_acked(frame[1], frame[3])
 
     def _on_mtu_probe_lost(self, frame: SentFrame) -> None:
         for path in self._state.paths:
             if path.serial == frame[2]:
-                MtuSearch(path).on_probe_lost(frame[1], self._now_us())
+                MtuSearch(path).on_probe_lost(frame[1], self._now_us(), frame[3])

@@ -161,7 +161,8 @@ class Recovery:
             )
             path = self._connection.paths[0]
             if path.mtu_losses:
-                MtuSearch(path).on_packets_acked(max(run.size for run in acked))
+                sizes = (run.size for run in acked if run.path == active)
+                MtuSearch(path).on_packets_acked(max(sizes))
         self._deliver_acked(acked)
         state.newest_acked_at_us = max(state.newest_acked_at_us, newest.at_us)
         return True
@@ -349,6 +350,7 @@ class Recovery:
         congestion = self._congestion
         active = self._connection.paths[0].serial
         lost_bytes = 0
+        largest_size = 0
         newest_at_us = NEVER
         for run in lost:
             size = run.count * run.size
@@ -360,13 +362,13 @@ class Recovery:
             else:
                 lost_bytes += size
                 newest_at_us = max(newest_at_us, run.at_us)
+                largest_size = max(largest_size, run.size)
             if run.stream_id != NONE:
                 delivery.on_run_lost(run.stream_id, run.offset, run.chunk * run.count)
             for frame in run.frames:
                 delivery.on_frame_lost(frame)
         if lost_bytes:
             congestion.on_lost(lost_bytes, newest_at_us, now_us)
-            largest_size = max(run.size for run in lost)
             MtuSearch(self._connection.paths[0]).on_packets_lost(largest_size, now_us)
             if self._is_persistent(lost, acked):
                 congestion.on_persistent_congestion(now_us)

@@ -222,7 +222,8 @@ class Sender:
         if plan.eliciting and plan.room and self._streams.has_due():
             # What follows in this train must start a full segment later.
             plan.add(bytes(plan.room), eliciting=False)
-        return self._seal_plan(plan, path, peer, number_length, now_us)
+        first = self._take_numbers(1)
+        return self._seal_plan(plan, path, peer, number_length, first, now_us)
 
     def _fill(self, plan: f.PacketPlan) -> None:
         """Control frames first, then DATAGRAMs, then streams; a PING when a probe has nothing."""
@@ -250,9 +251,14 @@ class Sender:
             state.recovery.probes_due -= 1
 
     def _seal_plan(
-        self, plan: f.PacketPlan, path: PathState, peer: PeerId, number_length: int, now_us: int
+        self,
+        plan: f.PacketPlan,
+        path: PathState,
+        peer: PeerId,
+        number_length: int,
+        first: int,
+        now_us: int,
     ) -> bytes:
-        first = self._take_numbers(1)
         data = self._protection.seal(
             peer.cid, first, number_length, [b"".join(plan.parts)], _spin(peer)
         )[0]
@@ -289,7 +295,8 @@ class Sender:
                 continue
             if pad:
                 plan.add(bytes(plan.room), eliciting=False)
-            data = self._seal_plan(plan, path, peer, number_length, now_us)
+            first = self._take_numbers(1)
+            data = self._seal_plan(plan, path, peer, number_length, first, now_us)
             path.sent_bytes += len(data)
             trains.append(Train(data, len(data), path.remote, path.local))
 
@@ -301,10 +308,11 @@ class Sender:
             return
         number_length = self._number_length(1)
         plan = f.PacketPlan(size - 1 - len(peer.cid) - number_length - _TAG_BYTES)
-        plan.add(bytes([f.PING]), (f.MTU_PROBE, size, path.serial, 0, 0))
+        first = self._take_numbers(1)
+        plan.add(bytes([f.PING]), (f.MTU_PROBE, size, path.serial, first, 0))
         plan.add(bytes(plan.room), eliciting=False)
-        search.on_probe_sent(self._state.numbers.next_number, now_us)
-        data = self._seal_plan(plan, path, peer, number_length, now_us)
+        search.on_probe_sent(first, now_us)
+        data = self._seal_plan(plan, path, peer, number_length, first, now_us)
         path.sent_bytes += len(data)
         trains.append(Train(data, len(data), path.remote, path.local))
 

@@ -37,7 +37,7 @@ Address = tuple[str | int, ...]
 #:     (value, 0, 0, 0)
 #:   NEW_CONNECTION_ID 0x18, RETIRE_CONNECTION_ID 0x19 (sequence, 0, 0, 0)
 #:   NEW_TOKEN 0x07 (index, 0, 0, 0)   HANDSHAKE_DONE 0x1e (0, 0, 0, 0)
-#:   MTU_PROBE 0x100 (datagram bytes, path index, 0, 0)
+#:   MTU_PROBE 0x100 (datagram bytes, path serial, packet number, 0)
 SentFrame = tuple[int, int, int, int, int]
 
 
