@@ -134,3 +134,11 @@ NEW_TOKEN_LIFETIME_S: Final = 86_400
 #: Spent NEW_TOKENs remembered (RFC 9000 §8.1.4: replay MUST be limited); when full, tokens count
 #: for nothing until old ones expire, which costs the client a round trip and nobody safety.
 MAX_SPENT_TOKENS: Final = 1 << 16
+
+# --- control socket ---------------------------------------------------------------------------
+
+#: One command or answer: a list of 100,000 connections fits.
+MAX_COMMAND_BYTES: Final = 64 << 20
+#: Connections that a takeover has between offer and cutover at once: enough to keep both
+#: processes busy, few enough that none waits long while frozen.
+MAX_CONCURRENT_HANDOFFS: Final = 16

@@ -141,9 +141,9 @@ class World:
             if link.cut:
                 if "S" in link.unread_ends and not link.to_source and "S" not in self.crashed:
                     found.append(("eof", number, "S"))
-                if "D" in link.unread_ends and not link.to_destination:
-                    if link.destination not in self.crashed:
-                        found.append(("eof", number, "D"))
+                destination_lives = link.destination not in self.crashed
+                if "D" in link.unread_ends and not link.to_destination and destination_lives:
+                    found.append(("eof", number, "D"))
         for number, taker in self._living_takers():
             if taker.rebuilding:
                 found.append(("rebuild", number, 1))
@@ -152,44 +152,66 @@ class World:
         return found
 
     def misfortunes(self) -> list[Action]:
-        budget, found = self.budget, list[Action]()
-        source_free = self.source is None or self.source.ended
-        if self.awake == "S" and source_free:
-            if budget.starts:
+        """What operators, time, the machine and the network may do to us."""
+        return [
+            *self._operators_wishes(),
+            *self._breakdowns(),
+            *self._blows_to_the_source(),
+            *self._blows_to_the_takers(),
+        ]
+
+    def _operators_wishes(self) -> list[Action]:
+        found: list[Action] = []
+        if self.awake == "S" and (self.source is None or self.source.ended):
+            if self.budget.starts:
                 found += [("start", "D1"), ("start", "D2")]
-            if budget.saves:
+            if self.budget.saves:
                 found.append(("save",))
-        if self.file is not None and budget.resumes:
+        if self.file is not None and self.budget.resumes:
             found += [("resume", name) for name in ("D1", "D2") if name not in self.crashed]
-        if budget.cuts:
+        return found
+
+    def _breakdowns(self) -> list[Action]:
+        found: list[Action] = []
+        if self.budget.cuts:
             for number, link in enumerate(self.links):
                 if not link.cut:
                     found += [("cut", number, kept) for kept in ("", "S", "D")]
-        if budget.crashes:
+        if self.budget.crashes:
             found += [("crash", name) for name in ("S", "D1", "D2") if name not in self.crashed]
-        if budget.failures:
+        if self.budget.failures:
             if self.sealing and "S" not in self.crashed:
                 found.append(("seal", 0))
             found += [("rebuild", n, 0) for n, taker in self._living_takers() if taker.rebuilding]
-        if self.source is not None and not self.source.ended and "S" not in self.crashed:
-            if budget.cancels:
-                found.append(("cancel", -1))
-            if budget.timers and self.source.get_timer() is not None:
-                found.append(("timer", -1))
-            if budget.strays and self._routed_to_source_machine():
-                found.append(("stray",))
-            if self._given_to_the_dead() and not self.source_told_of_death:
-                found.append(("peer_dead", -1))
+        return found
+
+    def _blows_to_the_source(self) -> list[Action]:
+        found: list[Action] = []
+        if self.source is None or self.source.ended or "S" in self.crashed:
+            return found
+        if self.budget.cancels:
+            found.append(("cancel", -1))
+        if self.budget.timers and self.source.get_timer() is not None:
+            found.append(("timer", -1))
+        if self.budget.strays and self._routed_to_source_machine():
+            found.append(("stray",))
+        if self._given_to_the_dead() and not self.source_told_of_death:
+            found.append(("peer_dead", -1))
+        return found
+
+    def _blows_to_the_takers(self) -> list[Action]:
+        found: list[Action] = []
         for number, taker in self._living_takers():
-            if not taker.machine.ended:
-                if budget.cancels and taker.machine.state is not DestinationState.IDLE:
-                    found.append(("cancel", number))
-                if budget.timers and taker.machine.get_timer() is not None:
-                    found.append(("timer", number))
-                if "S" in self.crashed and not taker.told_of_death:
-                    found.append(("peer_dead", number))
             if taker.machine.state is DestinationState.FORWARDING:
                 found += [("cutover", number), ("close", number)]
+            if taker.machine.ended:
+                continue
+            if self.budget.cancels and taker.machine.state is not DestinationState.IDLE:
+                found.append(("cancel", number))
+            if self.budget.timers and taker.machine.get_timer() is not None:
+                found.append(("timer", number))
+            if "S" in self.crashed and not taker.told_of_death:
+                found.append(("peer_dead", number))
         return found
 
     def _living_takers(self) -> list[tuple[int, Taker]]:
@@ -392,7 +414,7 @@ class World:
     def _tell_taker(self, number: int, event: Event) -> None:
         self._run_taker(number, self.takers[number].machine.handle(event, self.now_us))
 
-    def _run_source(self, effects: list[Effect]) -> None:
+    def _run_source(self, effects: list[Effect]) -> None:  # noqa: PLR0912 - a case per effect
         for effect in effects:
             match effect:
                 case Send(link=link, message=message):
@@ -413,6 +435,7 @@ class World:
                 case ThawConnection(term=term):
                     assert self.snapshot is not None
                     assert term == self.terms[self.snapshot] + 1
+                    self._check_ledger("S", term)
                     self._activate("S", self.snapshot)
                     self.sealing = False
                 case DestroyKeys():
@@ -427,7 +450,9 @@ class World:
                 case _:
                     raise AssertionError(effect)
 
-    def _run_taker(self, number: int, effects: list[Effect]) -> None:
+    def _run_taker(  # noqa: PLR0912 - a case per effect
+        self, number: int, effects: list[Effect]
+    ) -> None:
         taker = self.takers[number]
         for effect in effects:
             match effect:
@@ -450,6 +475,7 @@ class World:
                         baton_id=baton_id(taker.baton),
                         digest=DIGEST,
                     )
+                    self._check_ledger(taker.process, claim.term)
                     self._activate(taker.process, taker.baton)
                 case Deliver():
                     assert self.awake == taker.process or self.was_closed
@@ -473,6 +499,11 @@ class World:
         assert not self.resets, "an owner woke after its client was told that there is none"
         self.activated.add(baton)
         self.awake = process
+
+    def _check_ledger(self, process: str, term: int) -> None:
+        """Who wakes has its right to do so on record, from before it wakes."""
+        record = self.ledgers[process].record(CID)
+        assert (record.state, record.term) == (Ownership.OWNED, term)
 
     def _reset(self) -> None:
         assert self.awake is None, f"reset while {self.awake} owns the connection"

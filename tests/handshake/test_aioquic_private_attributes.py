@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
-
 import pytest
 from aioquic.h3.connection import H3Connection, H3Stream
 from aioquic.quic.connection import QuicConnection

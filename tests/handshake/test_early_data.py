@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from aioquic.quic.events import StreamDataReceived
 from aioquic.tls import SessionTicket
 from aioquic_pair import Pair
 
@@ -50,6 +51,8 @@ def test_replayed_first_flight_never_reaches_the_application() -> None:
     victim = Pair(tickets=pair_store(pair))
     victim.to_server(captured)
     assert victim.server.tls.early_data_accepted
+    waiting = [e for e in victim.server._events if isinstance(e, StreamDataReceived)]
+    assert [event.data for event in waiting] == [b"GET early"]
     # Nobody answers the server's flight: its timers fire, and it is never ready.
     while (timer := victim.server.get_timer()) is not None:
         victim.from_server()

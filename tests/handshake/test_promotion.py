@@ -43,10 +43,8 @@ CIPHERS = [
 
 
 def assert_plain_data(state: ConnectionState) -> None:
-    """The state survives encoding, in exactly the declared types, and every time is >= -1."""
-    encoded = msgpack.encode(state)
-    decoded = msgpack.decode(encoded, type=ConnectionState)
-    assert decoded == state
+    """The state survives encoding, in exactly the declared types."""
+    assert msgpack.decode(msgpack.encode(state), type=ConnectionState) == state
     assert state.clock_us >= 0
 
 
@@ -229,11 +227,12 @@ def test_half_received_streams_and_datagrams_are_carried() -> None:
     pair = Pair(server={"max_datagram_frame_size": 65_535})
     pair.until_client_ready()
     client = pair.client
+    client.send_stream_data(0, b"a")
     client.send_stream_data(4, b"hello")
     client.send_stream_data(2, b"uni", end_stream=True)
     client.send_datagram_frame(b"unreliable")
     pair.to_server(pair.all_from_client())
-    client.send_stream_data(0, b"a" * 3000, end_stream=True)
+    client.send_stream_data(0, b"a" * 2999, end_stream=True)
     datagrams = pair.all_from_client()
     pair.to_server([datagrams[0], *datagrams[2:]])  # the second is lost
     state = pair.promote_server().state

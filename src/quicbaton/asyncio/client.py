@@ -112,7 +112,12 @@ class _Client:
         self.table = self
 
     async def connect(self, remote: Address) -> QuicConnectionProtocol:
-        quic = QuicConnection(configuration=self._configuration)
+        # What comes in the datagram that confirms the handshake is still aioquic's to handle.
+        quic = QuicConnection(
+            configuration=self._configuration,
+            session_ticket_handler=self._session_ticket_handler,
+            token_handler=self._token_handler,
+        )
         length = self._configuration.connection_id_length
         prepare(quic, os.urandom(length), b"", first_destination=os.urandom(max(8, length)))
         handshake = Handshaking(quic, self.udp, self._on_promoted, self._on_failed)
@@ -138,6 +143,9 @@ class _Client:
 
     def forget(self, session: object) -> None:
         """Nothing to forget."""
+
+    def on_retired(self, session: object) -> None:
+        """No handoff waits for it."""
 
     def wait_for_room(self, session: object) -> None:
         """`_on_room` knows whom to wake."""

@@ -13,14 +13,15 @@ from typing import Final, Protocol
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.packet import encode_quic_retry
+from aioquic.quic.packet import QuicErrorCode, encode_quic_retry
 from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
 
 from quicbaton.asyncio.handshaking import Handshaking
 from quicbaton.asyncio.protocol import QuicConnectionProtocol, StreamHandler
 from quicbaton.asyncio.session import Session
 from quicbaton.asyncio.udp import Datagram, UdpSocket
-from quicbaton.handshake import Promotion, prepare
+from quicbaton.errors import RefusedError
+from quicbaton.handshake import Promotion, prepare, refuse
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.routing import route as routes
 from quicbaton.routing.long_header import LongHeader, build_version_negotiation
@@ -28,6 +29,7 @@ from quicbaton.routing.quic_lb import IdFactory
 from quicbaton.routing.reset import ResetLimiter, build_reset
 from quicbaton.routing.retry import (
     AddressTokenError,
+    SpentTokens,
     TokenKind,
     ValidatedAddress,
     mint_new_token,
@@ -41,6 +43,16 @@ CreateProtocol = Callable[..., QuicConnectionProtocol]
 
 #: Seconds between looks at the routing table's expired entries.
 _HOUSEKEEPING_S: Final = 1.0
+
+#: Fates of datagrams that may belong to a connection which a predecessor has not handed over yet.
+_PREDECESSORS: Final = frozenset(
+    {
+        routes.DropReason.RESET_WITHHELD,
+        routes.DropReason.UNKNOWN_CONNECTION,
+        routes.DropReason.STALE_INITIAL,
+        routes.DropReason.TOO_SMALL_TO_RESET,
+    }
+)
 
 
 class Owner(Protocol):
@@ -79,7 +91,10 @@ class Endpoint:
         self._stream_handler = stream_handler
         self._loop = asyncio.get_running_loop()
         self._limiter = ResetLimiter(monotonic())
+        self._spent_tokens = SpentTokens()
+        self._versions = frozenset(configuration.supported_versions)
         self._waiting: set[Session] = set()
+        self._extra: list[UdpSocket] = []
         self._housekeeping: asyncio.TimerHandle | None = None
         self._id_length = ids.layout.length
         self.ids = ids
@@ -89,10 +104,13 @@ class Endpoint:
         self.handshakes: set[Handshaking] = set()
         #: False while another process accepts new connections.
         self.accepts = True
+        #: During a takeover: the process that answers for IDs of ours that we do not know.
+        self.predecessor: str | None = None
         #: Whether IDs of ours that nobody knows may be reset: nobody else can own them.
         self.may_reset = True
         self.on_foreign: Callable[[Target, Datagram], None] = lambda _to, _datagram: None
         self.on_session: Callable[[Session], None] = lambda _session: None
+        self.on_retired: Callable[[Session], None] = lambda _session: None
         self.on_session_over: Callable[[Session], None] = lambda _session: None
         #: Handshakes that were begun here.
         self.accepted = 0
@@ -114,12 +132,22 @@ class Endpoint:
         """Close all connections (their last datagram is sent), then the socket."""
         for session in list(self.sessions.values()):
             session.protocol.close()
+            session.protocol.process_events()
             session.detach()
+            self.forget(session)
         for handshake in list(self.handshakes):
-            handshake.abandon()
+            handshake.close()
         if self._housekeeping is not None:
             self._housekeeping.cancel()
+        for extra in self._extra:
+            extra.close()
         self.udp.close()
+
+    def read_also(self, sock: socket.socket) -> None:
+        """Read another socket of the same port, whose process is dead."""
+        extra = UdpSocket(sock, self._on_batch)
+        extra.start()
+        self._extra.append(extra)
 
     def deliver(self, batch: list[Datagram], *, forwarded: bool = False) -> None:
         """Route datagrams, from the socket or forwarded by another process, to their owners."""
@@ -188,7 +216,12 @@ class Endpoint:
         """Ask `routing` and do what it says; the owner to deliver to, if there is one."""
         now = monotonic()
         decision = routes.route(
-            datagram.data, self.table, now, forwarded=forwarded, may_reset=self.may_reset
+            datagram.data,
+            self.table,
+            now,
+            forwarded=forwarded,
+            may_reset=self.may_reset,
+            versions=self._versions,
         )
         match decision:
             case routes.Local():
@@ -216,7 +249,10 @@ class Endpoint:
                         datagram,
                     )
             case routes.Drop():
-                self.counters[decision.reason] += 1
+                if self.predecessor is not None and decision.reason in _PREDECESSORS:
+                    self.on_foreign(self.predecessor, datagram)
+                else:
+                    self.counters[decision.reason] += 1
         return None
 
     def _answer(self, data: bytes, datagram: Datagram) -> None:
@@ -227,9 +263,20 @@ class Endpoint:
         if not self.accepts:
             self.counters["not_accepting"] += 1
             return None
-        if header.version not in self._configuration.supported_versions:
+        try:
+            validated = self._validate(header, datagram)
+        except AddressTokenError:
+            self.counters["invalid_token"] += 1
+            self._answer(
+                refuse(
+                    version=header.version,
+                    destination_id=header.destination_id,
+                    source_id=header.source_id,
+                    error_code=QuicErrorCode.INVALID_TOKEN,
+                ),
+                datagram,
+            )
             return None
-        validated = self._validate(header, datagram)
         retried = validated is not None and validated.kind is TokenKind.RETRY
         if self._retry and validated is None:
             self._send_retry(header, datagram)
@@ -254,26 +301,39 @@ class Endpoint:
             on_promoted=lambda promotion, rest: self._on_promoted(handshake, cids, promotion, rest),
             on_failed=lambda _event: self._on_failed(handshake, cids),
         )
+        try:
+            for route_id in cids:
+                self.table.add(route_id, handshake)
+        except RefusedError as error:
+            # A full table: the client will try again, elsewhere or later.
+            self.counters[error.code] += 1
+            self._drop_handshake(handshake, cids)
+            return None
         self.accepted += 1
         self.handshakes.add(handshake)
-        for route_id in cids:
-            self.table.add(route_id, handshake)
         return handshake
 
     def _validate(self, header: LongHeader, datagram: Datagram) -> ValidatedAddress | None:
+        """What the token proves, if anything; raises AddressTokenError to refuse the client."""
         if not header.token:
             return None
+        now = time()
         try:
-            return validate_token(
+            validated = validate_token(
                 header.token,
                 self._ring,
-                time(),
+                now,
                 address=datagram.remote,
                 destination_id=header.destination_id,
             )
-        except AddressTokenError:
-            # RFC 9000 §8.1.3: as if there were no token.
+        except AddressTokenError as error:
+            # RFC 9000 §8.1.2: a Retry that was answered wrongly ends here, since a client accepts
+            # no second one. §8.1.3: any other token that is not good is as none; so is one whose
+            # seal does not hold, which may be another server's of whatever kind.
+            if error.kind is TokenKind.RETRY and error.code != "token_seal":
+                raise
             return None
+        return validated if self._spent_tokens.spend(validated, now) else None
 
     def _send_retry(self, header: LongHeader, datagram: Datagram) -> None:
         retry_id, _ = self.ids.issue()

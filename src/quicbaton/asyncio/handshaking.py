@@ -9,8 +9,10 @@ from typing import Any
 
 from aioquic.quic import events
 from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet import QuicErrorCode
 
 from quicbaton.asyncio.udp import Datagram, UdpSocket
+from quicbaton.errors import RefusedError
 from quicbaton.handshake import Promotion, promote, ready
 from quicbaton.transport.state import Address
 
@@ -37,9 +39,20 @@ class Handshaking:
         self._timer: asyncio.TimerHandle | None = None
         self._local: Address = ()
         self._over = False
+        self.since_s = monotonic()
 
     def __repr__(self) -> str:
         return f"<Handshaking {self.quic.original_destination_connection_id.hex()}>"
+
+    @property
+    def name(self) -> str:
+        """Our connection ID, hexadecimal: what the connection will be called."""
+        return self.quic.host_cid.hex()
+
+    @property
+    def peer(self) -> str:
+        address = self.quic.get_peer_address()
+        return "" if address is None else f"{address[0]}:{address[1]}"
 
     def connect(self, remote: Address) -> None:
         """Send a client's first flight."""
@@ -57,11 +70,16 @@ class Handshaking:
             now = monotonic()
             self.quic.receive_datagram(datagram.data, address, now)
             if ready(self.quic):
-                self._end()
-                promotion = promote(self.quic, now, local_address=datagram.local, algorithm="cubic")
-                self._on_promoted(promotion, batch[index + 1 :])
+                self._promote(now, batch[index + 1 :])
                 return
         self._transmit()
+
+    def close(self) -> None:
+        """Tell the peer that there will be no connection, and stop."""
+        if not self._over:
+            self.quic.close()
+            self._send()
+            self._end()
 
     def abandon(self) -> None:
         """Stop at once, without a word to the peer."""
@@ -69,9 +87,25 @@ class Handshaking:
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def _transmit(self) -> None:
+    def _promote(self, now: float, rest: list[Datagram]) -> None:
+        try:
+            promotion = promote(self.quic, now, local_address=self._local, algorithm="cubic")
+        except RefusedError as error:
+            reason = str(error)
+            self.quic.close(QuicErrorCode.INTERNAL_ERROR, reason_phrase=reason)
+            self._send()
+            self._end()
+            self._on_failed(events.ConnectionTerminated(QuicErrorCode.INTERNAL_ERROR, None, reason))
+            return
+        self._end()
+        self._on_promoted(promotion, rest)
+
+    def _send(self) -> None:
         for data, address in self.quic.datagrams_to_send(now=monotonic()):
             self._udp.send_datagram(data, address, self._local)
+
+    def _transmit(self) -> None:
+        self._send()
         if self._terminated():
             return
         at = self.quic.get_timer()

@@ -39,7 +39,7 @@ class QuicConnectionProtocol:
         self._http: H3Connection | None = None
         self._loop = asyncio.get_running_loop()
         self._stream_handler = stream_handler
-        self._streams: dict[int, tuple[asyncio.StreamReader, asyncio.StreamReaderProtocol]] = {}
+        self._streams: dict[int, StreamAdapter] = {}
         self._ping_waiters: dict[int, asyncio.Future[None]] = {}
         self._next_ping = 0
         self._closed = asyncio.Event()
@@ -61,6 +61,7 @@ class QuicConnectionProtocol:
         self, is_unidirectional: bool = False
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a stream; `await writer.drain()` waits while its buffer is full."""
+        self._check_open()
         stream_id = self._quic.get_next_available_stream_id(is_unidirectional=is_unidirectional)
         # The ID counts as used from the first write on; an empty one opens the stream.
         self._quic.send_stream_data(stream_id, b"")
@@ -72,7 +73,8 @@ class QuicConnectionProtocol:
         self.transmit()
 
     async def ping(self) -> None:
-        """Return when the peer has acknowledged a PING."""
+        """Return when the peer has acknowledged a PING; ConnectionError when there is no peer."""
+        self._check_open()
         self._next_ping += 1
         waiter = self._loop.create_future()
         self._ping_waiters[self._next_ping] = waiter
@@ -97,22 +99,21 @@ class QuicConnectionProtocol:
     def quic_event_received(self, event: events.QuicEvent) -> None:
         """Called with every event; the default feeds asyncio streams."""
         if isinstance(event, events.StreamDataReceived):
-            entry = self._streams.get(event.stream_id)
-            if entry is None:
+            stream = self._streams.get(event.stream_id)
+            if stream is None:
                 reader, writer = self._create_stream(event.stream_id)
+                stream = self._streams[event.stream_id]
                 if self._stream_handler is not None:
                     self._stream_handler(reader, writer)
-            else:
-                reader, _ = entry
-            reader.feed_data(event.data)
-            if event.end_stream:
-                reader.feed_eof()
+            stream.feed(event.data, event.end_stream)
         elif isinstance(event, events.StreamReset):
-            entry = self._streams.get(event.stream_id)
-            if entry is not None:
-                entry[0].set_exception(
-                    ConnectionResetError(f"the peer reset the stream ({event.error_code})")
-                )
+            stream = self._streams.get(event.stream_id)
+            if stream is not None:
+                stream.fail_reading(event.error_code)
+        elif isinstance(event, events.StopSendingReceived):
+            stream = self._streams.get(event.stream_id)
+            if stream is not None:
+                stream.fail_writing(event.error_code)
 
     def export_state(self) -> bytes:
         """What `import_state` needs to go on elsewhere. Raise RefusedError when it cannot be said.
@@ -151,14 +152,29 @@ class QuicConnectionProtocol:
                 if waiter is not None and not waiter.done():
                     waiter.set_result(None)
             elif isinstance(event, StreamWritable):
-                entry = self._streams.get(event.stream_id)
-                if entry is not None:
-                    entry[1].resume_writing()
+                stream = self._streams.get(event.stream_id)
+                if stream is not None:
+                    stream.resume_writing()
             elif isinstance(event, events.ConnectionTerminated):
                 self._on_terminated(event)
-            self.quic_event_received(event)
+            try:
+                self.quic_event_received(event)
+            except Exception as error:
+                # The boundary to the application: its mistake in one connection must not keep
+                # the same batch's other connections from their datagrams.
+                self._loop.call_exception_handler(
+                    {
+                        "message": f"{type(self).__name__}.quic_event_received failed",
+                        "exception": error,
+                        "protocol": self,
+                    }
+                )
 
     # --- helpers --------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise ConnectionError("the connection is closed")
 
     def _transmit_soon(self) -> None:
         if self._transmitter is not None:
@@ -167,11 +183,10 @@ class QuicConnectionProtocol:
     def _create_stream(self, stream_id: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader = asyncio.StreamReader()
         stream_protocol = asyncio.StreamReaderProtocol(reader)
-        adapter = StreamAdapter(self, stream_id, stream_protocol)
-        reader.set_transport(adapter)
-        writer = asyncio.StreamWriter(adapter, stream_protocol, reader, self._loop)
-        self._streams[stream_id] = (reader, stream_protocol)
-        return reader, writer
+        stream = StreamAdapter(self, stream_id, reader, stream_protocol)
+        reader.set_transport(stream)
+        self._streams[stream_id] = stream
+        return reader, asyncio.StreamWriter(stream, stream_protocol, reader, self._loop)
 
     def _on_terminated(self, event: events.ConnectionTerminated) -> None:
         reason = event.reason_phrase or f"error {event.error_code:#x}"
@@ -179,29 +194,44 @@ class QuicConnectionProtocol:
             if not waiter.done():
                 waiter.set_exception(ConnectionError(reason))
         self._ping_waiters.clear()
-        for reader, stream_protocol in self._streams.values():
-            reader.feed_eof()
-            # A writer that waits in drain() must not wait for ever.
-            stream_protocol.connection_lost(ConnectionResetError(reason))
+        for stream in list(self._streams.values()):
+            stream.end(event.error_code, reason)
         self._streams.clear()
         self._closed.set()
 
 
 class StreamAdapter(asyncio.Transport):
-    """The asyncio transport of one stream, with backpressure in both directions."""
+    """The asyncio transport of one stream, with backpressure in both directions.
+
+    Closing it ends the sending side only, as in aioquic: what the peer still sends can be read.
+    The stream is over, and `StreamWriter.wait_closed` returns, when both sides have ended.
+    """
 
     def __init__(
         self,
         protocol: QuicConnectionProtocol,
         stream_id: int,
+        reader: asyncio.StreamReader,
         stream_protocol: asyncio.StreamReaderProtocol,
     ) -> None:
         super().__init__()
         self._protocol = protocol
         self._stream_id = stream_id
+        self._reader = reader
         self._stream_protocol = stream_protocol
-        self._closing = False
-        self._paused = False
+        self._writable = protocol._quic.can_send(stream_id)
+        #: Nothing will be written any more.
+        self._closing = not self._writable
+        #: Nothing will be read any more.
+        self._ended = bool(stream_id & 2) and self._writable
+        #: `close` or `abort` was called.
+        self._closed = False
+        #: The peer's STOP_SENDING.
+        self._stopped: int | None = None
+        self._writing_paused = False
+        self._reading_paused = False
+
+    # --- of asyncio -----------------------------------------------------------------------------
 
     def can_write_eof(self) -> bool:
         return True
@@ -210,41 +240,97 @@ class StreamAdapter(asyncio.Transport):
         return self._stream_id if name == "stream_id" else default
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._stopped is not None:
+            raise ConnectionResetError(f"the peer stopped the stream ({self._stopped})")
         quic = self._protocol._quic
         quic.send_stream_data(self._stream_id, bytes(data))
-        if quic.is_congested(self._stream_id):
+        if not self._writing_paused and quic.is_congested(self._stream_id):
+            self._writing_paused = True
             self._stream_protocol.pause_writing()
         self._protocol._transmit_soon()
 
     def write_eof(self) -> None:
-        if not self._closing:
-            self._closing = True
+        if self._closing:
+            return
+        self._closing = True
+        if self._stopped is None:
             self._protocol._quic.send_stream_data(self._stream_id, b"", end_stream=True)
             self._protocol._transmit_soon()
+        self._forget_if_over()
 
     def close(self) -> None:
-        if self._protocol._quic.can_send(self._stream_id):
-            self.write_eof()
-        self._closing = True
-        self._protocol._streams.pop(self._stream_id, None)
+        self._closed = True
+        self.write_eof()
+        self._forget_if_over()
 
     def abort(self) -> None:
-        self._closing = True
-        self._protocol._streams.pop(self._stream_id, None)
-        self._protocol._quic.reset_stream(self._stream_id, 0)
+        """Reset the sending side and refuse what the peer still sends."""
+        quic = self._protocol._quic
+        if self._writable:
+            quic.reset_stream(self._stream_id, 0)
+        if not self._ended:
+            quic.stop_stream(self._stream_id, 0)
         self._protocol._transmit_soon()
+        self._closed = self._closing = self._ended = True
+        self.resume_writing()
+        self._forget_if_over()
 
     def is_closing(self) -> bool:
         return self._closing
 
     def pause_reading(self) -> None:
-        self._paused = True
+        self._reading_paused = True
         self._protocol._quic.pause_reading(self._stream_id)
 
     def resume_reading(self) -> None:
-        self._paused = False
+        self._reading_paused = False
         self._protocol._quic.resume_reading(self._stream_id)
         self._protocol._transmit_soon()
 
     def is_reading(self) -> bool:
-        return not self._paused
+        return not self._reading_paused
+
+    # --- of the protocol ------------------------------------------------------------------------
+
+    def feed(self, data: bytes, end_stream: bool) -> None:
+        """The peer's bytes, in order."""
+        if self._ended:
+            return
+        self._reader.feed_data(data)
+        if end_stream:
+            self._reader.feed_eof()
+            self._ended = True
+            self._forget_if_over()
+
+    def fail_reading(self, error_code: int) -> None:
+        """The peer reset its side."""
+        self._reader.set_exception(
+            ConnectionResetError(f"the peer reset the stream ({error_code})")
+        )
+        self._ended = True
+        self._forget_if_over()
+
+    def fail_writing(self, error_code: int) -> None:
+        """The peer wants no more of ours: later writes raise, and none waits any longer."""
+        self._stopped = error_code
+        self.resume_writing()
+
+    def resume_writing(self) -> None:
+        """The buffer has room again."""
+        if self._writing_paused:
+            self._writing_paused = False
+            self._stream_protocol.resume_writing()
+            self._forget_if_over()
+
+    def end(self, error_code: int, reason: str) -> None:
+        """The connection is over. A reader that was not at its end learns it, unless the peer
+        closed without an error; aioquic tells none."""
+        lost = None if self._ended or error_code == 0 else ConnectionResetError(reason)
+        self._stream_protocol.connection_lost(lost)
+
+    def _forget_if_over(self) -> None:
+        if self._closing and self._ended and not self._writing_paused:
+            self._protocol._streams.pop(self._stream_id, None)
+            if self._closed:
+                # Later, since this may be called from within the application.
+                self._protocol._loop.call_soon(self._stream_protocol.connection_lost, None)

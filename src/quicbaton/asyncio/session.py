@@ -26,6 +26,7 @@ class Host(Protocol):
     @property
     def table(self) -> Routes: ...
     def forget(self, session: Session) -> None: ...
+    def on_retired(self, session: Session) -> None: ...
     def wait_for_room(self, session: Session) -> None: ...
 
 
@@ -117,6 +118,7 @@ class Session:
         """The peer retired an ID: nobody answers to it any more."""
         self.cids.discard(cid)
         self._endpoint.table.remove(cid)
+        self._endpoint.on_retired(self)
 
     def detach(self) -> None:
         """Stop driving the connection: it was frozen, or it is over. Routes stay."""

@@ -299,13 +299,15 @@ class HandoffDestination:
         return state, effects
 
     def _fail(self, event: Event, now_us: int) -> _Step:
-        return self._give_up(*_reason(event))
+        code, text = _reason(event)
+        # The source's own ABORT or REFUSE needs no answer.
+        return self._give_up(code, text, say=not isinstance(event, Received))
 
-    def _give_up(self, code: str, text: str) -> _Step:
+    def _give_up(self, code: str, text: str, *, say: bool = True) -> _Step:
         self._strays.drain()
         return DestinationState.DISCARDED, [
             Discard(self.connection_id),
-            *self._say_abort(code, text),
+            *(self._say_abort(code, text) if say else []),
             Report(Outcome.DISCARDED, code, text),
         ]
 

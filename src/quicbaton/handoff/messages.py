@@ -142,8 +142,21 @@ class Closed(HandoffMessage, frozen=True, tag="closed"):
     """Destination, the owner: the connection is closed."""
 
 
+class Toss(msgspec.Struct, tag="toss", array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A datagram that is not the sender's, for whichever connection of the receiver it fits.
+
+    It goes one hop: who gets it does not toss it on.
+    """
+
+    datagram: Annotated[bytes, msgspec.Meta(max_length=65_535)]
+    remote: Annotated[Address, msgspec.Meta(max_length=4)]
+    local: Annotated[Address, msgspec.Meta(max_length=4)]
+    ecn: Annotated[int, msgspec.Meta(ge=0, le=3)]
+
+
 Message = (
     Hello
+    | Toss
     | Offer
     | Accept
     | Refuse

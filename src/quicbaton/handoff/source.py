@@ -261,10 +261,9 @@ class HandoffSource:
 
     def _not_begun(self, event: Event, now_us: int) -> _Step:
         code, text = _reason(event)
-        return SourceState.ABORTED, [
-            *self._say_abort(code, text),
-            Report(Outcome.KEPT, code, text),
-        ]
+        # The destination's own ABORT or REFUSE needs no answer.
+        answer = [] if isinstance(event, Received) else self._say_abort(code, text)
+        return SourceState.ABORTED, [*answer, Report(Outcome.KEPT, code, text)]
 
     # --- frozen ---------------------------------------------------------------------------
 
@@ -280,14 +279,15 @@ class HandoffSource:
         return SourceState.FROZEN, [Send(self._link, baton)]
 
     def _thaw(self, event: Event, now_us: int) -> _Step:
-        return self._take_back(*_reason(event))
+        code, text = _reason(event)
+        # The destination's own ABORT needs no answer.
+        return self._take_back(code, text, say=not isinstance(event, Received))
 
-    def _take_back(self, code: str, text: str) -> _Step:
-        # The term first: from here on the baton fits nothing. An ABORT that answers the
-        # destination's own, or that finds the link broken, does no harm.
+    def _take_back(self, code: str, text: str, *, say: bool = True) -> _Step:
+        # The term first: from here on the baton fits nothing.
         term = self._ledger.thaw(self.connection_id)
         return SourceState.ABORTED, [
-            *self._say_abort(code, text),
+            *(self._say_abort(code, text) if say else []),
             ThawConnection(self.connection_id, term, self._strays.drain()),
             Report(Outcome.KEPT, code, text),
         ]

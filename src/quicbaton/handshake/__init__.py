@@ -25,5 +25,6 @@ only ones that touch aioquic's private attributes; `surface` records which there
 from quicbaton.handshake.post_handshake import PostHandshakeTls
 from quicbaton.handshake.preparation import prepare, ready
 from quicbaton.handshake.promotion import Promotion, promote
+from quicbaton.handshake.refusal import refuse
 
-__all__ = ["PostHandshakeTls", "Promotion", "prepare", "promote", "ready"]
+__all__ = ["PostHandshakeTls", "Promotion", "prepare", "promote", "ready", "refuse"]

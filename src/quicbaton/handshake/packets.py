@@ -66,8 +66,7 @@ def import_protection(quic: QuicConnection, now_us: int) -> ProtectionState:
         send_acked=False,
         update_allowed_at_us=now_us,
         sent_with_key=sent_with_key,
-        # Not counted by aioquic, which gives up on a connection's handshake long before a
-        # number of forgeries that mattered.
+        # Not counted by aioquic; the limits are 2^36 and more (RFC 9001 §6.6).
         failed_decryptions=0,
     )
 

@@ -17,8 +17,7 @@ _FIRST_SWEEP: Final = 64
 class H3Connection(AioquicH3Connection):
     """Offers no QPACK dynamic table and uses none, so that its whole state is plain data.
 
-    Costs some header compression; a request from a browser grows by about 200 bytes from the
-    second on, to the size that the first one has anyway.
+    The price is header compression: every request of a client is as long as its first one.
 
     `quic` is a promoted `Connection`, or whatever else has `configuration.is_client`,
     `_quic_logger`, `_remote_max_datagram_frame_size`, `get_next_available_stream_id`,

@@ -1,7 +1,7 @@
 """What of an HTTP/3 connection must move, as plain data.
 
 The rules of `transport.state` hold here as well: no defaults, arrays instead of maps, NONE (-1)
-for a number that does not exist. An idle browser connection takes about 70 bytes.
+for a number that does not exist. An idle connection takes about 70 bytes, a browser's 100.
 """
 
 from __future__ import annotations

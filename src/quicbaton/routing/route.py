@@ -136,7 +136,7 @@ def route(  # noqa: PLR0911 - a list of decisions, one return each
     place = table.layout.decode(cid)
     if place is None:
         return Drop(DropReason.FOREIGN_ID)
-    if place != table.place:
+    if place not in table.places:
         if place not in table.peers:
             return Drop(DropReason.UNKNOWN_PLACE)
         return Drop(DropReason.HOP_LIMIT) if forwarded else Forward(place)
@@ -203,7 +203,7 @@ def _route_unknown_long(
         return Drop(DropReason.UNKNOWN_CONNECTION)
     if len(datagram) < MIN_DATAGRAM_BYTES:  # RFC 9000 §14.1: MUST discard
         return Drop(DropReason.SMALL_INITIAL)
-    if place == table.place and not header.token:
+    if place in table.places and not header.token:
         # It carries an ID that we issued and no Retry's token, so it belongs to a handshake that
         # is over: a late Initial must not raise a ghost. Its keys come from the client's first ID
         # (RFC 9001 §5.2) and are gone. A client's random ID looks like this once in 10^8 times.

@@ -55,6 +55,8 @@ class RoutingTable(Generic[OwnerT]):
         self.layout = layout
         self.place = place
         self.peers = set(peers) - {place}
+        #: Places whose unknown IDs are ours to answer for: our own, and those of dead workers.
+        self.places = {place}
         #: Read by the runtime for its fast path: one lookup of a short header's ID. Changed only
         #: through the methods.
         self.owners: dict[bytes, OwnerT] = {}
@@ -89,6 +91,12 @@ class RoutingTable(Generic[OwnerT]):
         self._forwards.pop(cid, None)
         self._tombstones.pop(cid, None)
         self.owners[cid] = owner
+
+    def inherit(self, place: Place) -> None:
+        """The worker at `place` is dead, and nobody else can own what it owned: unknown IDs of
+        its are now answered as our own are."""
+        self.peers.discard(place)
+        self.places.add(place)
 
     def remove(self, cid: bytes) -> None:
         """Forget `cid`: it was retired, or its connection is over for everybody."""

@@ -14,7 +14,7 @@ A connection that was frozen for a handoff is spent: every further call raises G
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from aioquic.quic import events as aioquic_events
 from aioquic.quic.logger import QuicLoggerTrace
@@ -28,12 +28,14 @@ from quicbaton.errors import (
     TransportError,
 )
 from quicbaton.transport import frames as f
+from quicbaton.transport import rangeset
 from quicbaton.transport.acks import ReceivedNumbers
 from quicbaton.transport.congestion import CongestionController
 from quicbaton.transport.crypto import CryptoStream
 from quicbaton.transport.delivery import Dispatcher
 from quicbaton.transport.events import to_aioquic
 from quicbaton.transport.ids import ConnectionIds, IdIssuer
+from quicbaton.transport.log import ConnectionLog
 from quicbaton.transport.mtu import MtuSearch
 from quicbaton.transport.paths import Paths
 from quicbaton.transport.protection import PacketProtection
@@ -50,6 +52,9 @@ from quicbaton.transport.state import (
     TerminatedEvent,
 )
 from quicbaton.transport.streams import Streams
+
+#: A PING whose acknowledgement nobody waits for: its record's uid + 1 is 0.
+_ANONYMOUS_PING: Final = -1
 
 
 class Connection:
@@ -177,6 +182,11 @@ class Connection:
         return self._configuration if self._configuration is not None else self._state
 
     @property
+    def _logger(self) -> ConnectionLog:
+        # Made when asked for: most programs never do, and it would cost each connection memory.
+        return ConnectionLog(self._state.original_id)
+
+    @property
     def is_client(self) -> bool:
         return self._state.is_client
 
@@ -216,6 +226,11 @@ class Connection:
         return self._state.recovery.smoothed_rtt_us / 1e6
 
     @property
+    def age_s(self) -> float:
+        """Seconds of connection time since the handshake began."""
+        return self._state.clock_us / 1e6
+
+    @property
     def stream_count(self) -> int:
         return len(self._state.streams)
 
@@ -231,6 +246,10 @@ class Connection:
     def get_peer_address(self) -> Address | None:
         return self._state.paths[0].remote
 
+    def stream_is_finished(self, stream_id: int) -> bool:
+        """True once both halves are over and the stream is forgotten; HTTP/3 forgets it then."""
+        return rangeset.contains(self._state.finished[stream_id & 3], stream_id >> 2)
+
     def send_buffer_bytes(self, stream_id: int) -> int:
         """Bytes written to a stream that its peer has not acknowledged yet."""
         return self._streams.buffered_bytes(stream_id)
@@ -245,6 +264,16 @@ class Connection:
         stream = self._state.streams.get(stream_id)
         half = stream.send if stream is not None else None
         return half is not None and not half.fin_written and half.reset_code == NONE
+
+    def buffered_bytes(self) -> int:
+        """Stream bytes that a snapshot would carry: unacknowledged, unsent and undelivered."""
+        total = 0
+        for stream in self._state.streams.values():
+            if stream.send is not None:
+                total += stream.send.end - stream.send.base
+            if stream.receive is not None:
+                total += sum(len(data) for _, data in stream.receive.segments)
+        return total
 
     def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
         self._check()
@@ -354,6 +383,13 @@ class Connection:
         self._check()
         self._state.pings_due.append(uid)
 
+    def speak_first(self) -> None:
+        """Have something to send even when nothing waits: a client with nothing outstanding sends
+        nothing, so a new owner must let it know that the connection lives."""
+        self._check()
+        if _ANONYMOUS_PING not in self._state.pings_due:
+            self._state.pings_due.append(_ANONYMOUS_PING)
+
     def send_new_token(self, token: bytes) -> None:
         """Give the client an address validation token for its next connection (§8.1.3)."""
         self._check()
@@ -407,6 +443,7 @@ class Connection:
                 "the connection is closing; there is nothing to move", code="closing"
             )
         self._advance(now)
+        self._streams.compact()
         self._spent = True
         return self._state
 

@@ -1,0 +1,264 @@
+"""A private Unix stream between two processes of one user: frames of bytes, and descriptors.
+
+The control socket is as powerful as the keys. Its directory is 0700, the socket 0600, and a peer
+whose uid is neither ours nor root's is turned away (SO_PEERCRED), whatever the file system says.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from quicbaton.errors import ConfigurationError, PeerError
+
+#: Bytes read at once.
+_READ_BYTES: Final = 1 << 20
+#: Descriptors that one frame may bring.
+_MAX_DESCRIPTORS: Final = 16
+#: Bytes waiting to be written before the peer counts as stuck: several of the largest batons.
+_MAX_OUTBOX_BYTES: Final = 512 << 20
+_BUFFER_BYTES: Final = 1 << 20
+
+
+class PeerCredentials(NamedTuple):
+    """Who is at the other end, as the kernel knows it."""
+
+    pid: int
+    uid: int
+
+
+class Channel:
+    """Writes bytes and hands on what it reads; knows nothing of what they mean.
+
+    `on_data(data)` is called with what arrived, `on_lost()` once, after everything that the peer
+    wrote was handed on.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._outbox: deque[bytes] = deque()
+        self._outbox_bytes = 0
+        self._descriptors: deque[int] = deque()
+        self._closed = False
+        self._closing = False
+        self.peer = peer_credentials(sock)
+        self.on_data: Callable[[bytes], None] = lambda _data: None
+        self.on_lost: Callable[[], None] = lambda: None
+
+    def __repr__(self) -> str:
+        return f"<Channel to pid {self.peer.pid}{' closed' if self._closed else ''}>"
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def start(self) -> None:
+        """Read from now on."""
+        self._loop.add_reader(self._sock.fileno(), self._on_readable)
+
+    def write(self, data: bytes) -> None:
+        """Send `data`, at once where the kernel takes it."""
+        if self._closed or self._closing:
+            return
+        if self._outbox_bytes > _MAX_OUTBOX_BYTES:
+            self.abort()
+            return
+        if not self._outbox:
+            try:
+                sent = self._sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                self._lose_soon()
+                return
+            if sent == len(data):
+                return
+            data = data[sent:]
+            self._loop.add_writer(self._sock.fileno(), self._on_writable)
+        self._outbox.append(data)
+        self._outbox_bytes += len(data)
+
+    def write_descriptors(self, data: bytes, descriptors: list[int]) -> None:
+        """Send `data` with descriptors; the kernel must take it at once, so keep it small."""
+        if self._outbox:
+            raise PeerError("the peer does not read: no descriptors were passed", code="stuck")
+        sent = socket.send_fds(self._sock, [data], descriptors)
+        if sent < len(data):
+            self._outbox.append(data[sent:])
+            self._outbox_bytes += len(data) - sent
+            self._loop.add_writer(self._sock.fileno(), self._on_writable)
+
+    def take_descriptors(self) -> list[int]:
+        """Descriptors that arrived so far; the caller owns them."""
+        taken = list(self._descriptors)
+        self._descriptors.clear()
+        return taken
+
+    def close(self) -> None:
+        """Write what waits, then close; `on_lost` is not called."""
+        self.on_lost = lambda: None
+        if self._outbox and not self._closed:
+            self._closing = True
+            self._loop.remove_reader(self._sock.fileno())
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._lose()
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _on_readable(self) -> None:
+        try:
+            data, ancillary, _, _ = self._sock.recvmsg(
+                _READ_BYTES, socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
+            )
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data, ancillary = b"", []
+        for level, kind, value in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors = array.array("i")
+                descriptors.frombytes(value[: len(value) - len(value) % descriptors.itemsize])
+                self._descriptors.extend(descriptors)
+        if data:
+            self.on_data(data)
+        else:
+            self._lose()
+
+    def _on_writable(self) -> None:
+        while self._outbox:
+            data = self._outbox[0]
+            try:
+                sent = self._sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                # What the peer wrote before is still to be read: the reader finds the end.
+                self._outbox.clear()
+                break
+            self._outbox_bytes -= sent
+            if sent < len(data):
+                self._outbox[0] = data[sent:]
+                return
+            self._outbox.popleft()
+        self._outbox_bytes = 0
+        self._loop.remove_writer(self._sock.fileno())
+        if self._closing:
+            self._lose()
+
+    def _lose_soon(self) -> None:
+        """A write failed: what the peer wrote before it went is read first."""
+        self._closing = True
+
+    def _lose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+        for descriptor in self.take_descriptors():
+            os.close(descriptor)
+        self.on_lost()
+
+
+def peer_credentials(sock: socket.socket) -> PeerCredentials:
+    """The peer's pid and uid; PeerError when it is another user's (root may always)."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, _ = struct.unpack("3i", raw)
+    if uid not in (os.getuid(), 0):
+        raise PeerError(f"uid {uid} may not use this socket", code="wrong_user")
+    return PeerCredentials(pid, uid)
+
+
+async def connect_channel(path: Path) -> Channel:
+    """Connect to the process that listens at `path`."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, str(path))
+        return Channel(sock)
+    except OSError as error:
+        sock.close()
+        raise PeerError(
+            f"nobody answers at {path}: {error.strerror or error}", code="unreachable"
+        ) from error
+    except PeerError:
+        sock.close()
+        raise
+
+
+class Listener:
+    """Accepts channels at a path that only this user can reach."""
+
+    def __init__(self, path: Path, on_channel: Callable[[Channel], None]) -> None:
+        self.path = path
+        self._on_channel = on_channel
+        self._loop = asyncio.get_running_loop()
+        self._sock = _bind_private(path)
+        self._inode = path.stat().st_ino
+        self._loop.add_reader(self._sock.fileno(), self._on_readable)
+
+    def close(self) -> None:
+        """Listen no more; the path goes, unless a successor has put its own there."""
+        self._loop.remove_reader(self._sock.fileno())
+        self._sock.close()
+        with contextlib.suppress(FileNotFoundError):
+            if self.path.stat().st_ino == self._inode:
+                self.path.unlink()
+
+    def _on_readable(self) -> None:
+        try:
+            sock, _ = self._sock.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        try:
+            channel = Channel(sock)
+        except PeerError:
+            sock.close()
+            return
+        self._on_channel(channel)
+        channel.start()
+
+
+def _bind_private(path: Path) -> socket.socket:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    # Bound under another name and moved into place: a successor replaces the path without a
+    # moment in which nobody listens.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    previous = os.umask(0o177)
+    try:
+        sock.bind(str(temporary))
+        sock.listen(64)
+        if path.exists() and not path.is_socket():
+            raise ConfigurationError(f"{path} exists and is not a socket: choose another path")
+        temporary.rename(path)
+    except OSError as error:
+        sock.close()
+        temporary.unlink(missing_ok=True)
+        raise ConfigurationError(f"cannot listen at {path}: {error.strerror or error}") from error
+    except ConfigurationError:
+        sock.close()
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.umask(previous)
+    return sock

@@ -1,0 +1,357 @@
+"""A server process that can be commanded: its port, its connections, its control socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+from quicbaton.asyncio import commands as c
+from quicbaton.asyncio.channel import Channel, Listener, connect_channel
+from quicbaton.asyncio.handoffs import Handoffs, Report
+from quicbaton.asyncio.link import Link
+from quicbaton.asyncio.server import make_endpoint
+from quicbaton.asyncio.session import Session
+from quicbaton.asyncio.steer import steer
+from quicbaton.asyncio.takeover import Departure
+from quicbaton.asyncio.udp import Datagram, open_udp
+from quicbaton.errors import CallerError, PeerError, QuicbatonError
+from quicbaton.handoff import Outcome
+from quicbaton.handoff.messages import Message, Toss
+from quicbaton.keys.key_ring import KeyRing
+from quicbaton.routing.quic_lb import Place
+from quicbaton.routing.table import Target
+
+_DIAL_TRIES: Final = 5
+_DIAL_PAUSE_S: Final = 0.1
+
+
+class Node:
+    """Drives an endpoint and its handoffs, and answers commands.
+
+    `name` is the path of its control socket: how other processes of the host call it. `options`
+    are those of `make_endpoint`. The socket is read from `start` on.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        control: Path,
+        *,
+        ring: KeyRing,
+        node: int = 0,
+        worker: int = 0,
+        workers: dict[int, str] | None = None,
+        **options: Any,
+    ) -> None:
+        self.name = str(control)
+        self.endpoint = make_endpoint(sock, ring=ring, node=node, worker=worker, **options)
+        self.handoffs = Handoffs(self.endpoint, ring, self.name, boot_id(), self._dial)
+        #: Who shares the UDP port: worker number -> name.
+        self.workers = {**(workers or {}), worker: self.name}
+        for number in self.workers:
+            self.endpoint.table.peers.add(Place(node, number))
+        self.endpoint.table.peers.discard(self.endpoint.table.place)
+        self.departure: Departure | None = None
+        #: Set when a successor has taken everything over.
+        self.succeeded = asyncio.Event()
+        self._links: dict[str, Link] = {}
+        self._next_link = 1
+        self._dialling: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._siblings: list[socket.socket] = []
+        self._siblings_of: dict[str, list[socket.socket]] = {}
+        self.endpoint.on_session = self._on_session
+        self.endpoint.on_session_over = self.handoffs.on_session_over
+        self.endpoint.on_retired = self.handoffs.on_retired
+        self.endpoint.on_foreign = self._toss
+        self._listener = Listener(control, self._on_channel)
+
+    # --- commands of this process ---------------------------------------------------------------
+
+    def start(self) -> None:
+        """Read the UDP socket from now on."""
+        self.endpoint.start()
+
+    def close(self) -> None:
+        """Close all connections and go."""
+        self.endpoint.close()
+        self._listener.close()
+        for link in list(self._links.values()):
+            link.close()
+        for task in list(self._tasks):
+            task.cancel()
+        for sibling in self._siblings:
+            sibling.close()
+
+    async def link_to(self, name: str) -> Link:
+        """The link to the process with this control socket, opened if need be."""
+        link = self._links.get(name)
+        if link is not None and link.is_up:
+            return link
+        if name == self.name:
+            raise CallerError("that is this very process", code="same_process")
+        channel = await connect_channel(Path(name))
+        channel.write(c.encode(c.OpenLink()))
+        link = self._open_link(channel)
+        channel.start()
+        await link.wait_up()
+        self._register(link)
+        return link
+
+    def spawn(self, work: Callable[[], Any]) -> None:
+        """Run a coroutine function to its end in the background; errors surface in the log."""
+        task = asyncio.get_running_loop().create_task(work())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def find(self, prefix: str) -> Session:
+        """The one connection whose name begins with `prefix` (hexadecimal)."""
+        found = [
+            session
+            for name, session in self.endpoint.sessions.items()
+            if name.hex().startswith(prefix.lower())
+        ]
+        if len(found) != 1:
+            text = "no connection" if not found else f"{len(found)} connections"
+            raise CallerError(
+                f"{text} here whose name begins with {prefix!r}: see `ps`",
+                code="no_such_connection",
+            )
+        return found[0]
+
+    # --- links ----------------------------------------------------------------------------------
+
+    def _open_link(self, channel: Channel) -> Link:
+        link = Link(
+            channel,
+            self._next_link,
+            self.name,
+            on_message=self._on_message,
+            on_lost=self._on_link_lost,
+            on_peer_dead=self._on_peer_dead,
+        )
+        self._next_link += 1
+        self.handoffs.link_up(link)
+        return link
+
+    def _register(self, link: Link) -> None:
+        self._links[link.peer_name] = link
+
+    def _on_message(self, link: Link, message: Message) -> None:
+        if link.peer_name not in self._links or not self._links[link.peer_name].is_up:
+            self._register(link)
+        self.handoffs.on_message(link, message)
+
+    def _on_link_lost(self, link: Link) -> None:
+        if self._links.get(link.peer_name) is link:
+            del self._links[link.peer_name]
+        self.handoffs.link_lost(link)
+        if self.departure is not None:
+            self.departure.on_link_lost(link)
+
+    def _on_peer_dead(self, link: Link) -> None:
+        name = link.peer_name
+        for worker, known in list(self.workers.items()):
+            if known == name:
+                # The group has one process less; if we are the last one, its IDs are ours to
+                # reset: whatever it owned died with it, and what it gave away is in our table.
+                del self.workers[worker]
+                if len(self.workers) == 1:
+                    place = Place(self.endpoint.table.place.node, worker)
+                    self.endpoint.table.inherit(place)
+        for sibling in self._siblings_of.pop(name, ()):
+            # Its socket must stay in the group, and what the kernel steers there be answered.
+            self.endpoint.read_also(sibling)
+        alone = not any(other.is_up for other in self._links.values())
+        self.handoffs.peer_dead(name, no_owner_lives=alone)
+
+    def _dial(self, name: str) -> None:
+        if name not in self._dialling:
+            self._dialling.add(name)
+            self.spawn(lambda: self._dial_until_up(name))
+
+    async def _dial_until_up(self, name: str) -> None:
+        try:
+            for _ in range(_DIAL_TRIES):
+                with contextlib.suppress(QuicbatonError):
+                    link = await self.link_to(name)
+                    self.handoffs.link_answers(link, self.handoffs.waiting_for(name))
+                    return
+                await asyncio.sleep(_DIAL_PAUSE_S)
+            self.handoffs.source_unreachable(self.handoffs.waiting_for(name))
+        finally:
+            self._dialling.discard(name)
+
+    def _toss(self, to: Target, datagram: Datagram) -> None:
+        """Pass a datagram on to the process that its ID names; lost if there is no link yet."""
+        name = self.workers.get(to.worker) if isinstance(to, Place) else to
+        if name is None or name == self.name:
+            return
+        link = self._links.get(name)
+        if link is None or not link.is_up:
+            self._dial(name)
+            return
+        link.send(Toss(datagram.data, datagram.remote, datagram.local, datagram.ecn))
+
+    def _on_session(self, session: Session) -> None:
+        self.handoffs.own(session)
+        if self.departure is not None:
+            self.departure.on_session(session)
+
+    # --- the control socket ---------------------------------------------------------------------
+
+    def _on_channel(self, channel: Channel) -> None:
+        reader = c.CommandReader()
+
+        def on_data(data: bytes) -> None:
+            try:
+                frame = reader.feed(data)
+            except PeerError:
+                channel.abort()
+                return
+            if frame is None:
+                return
+            if isinstance(frame, c.OpenLink):
+                link = self._open_link(channel)
+                if reader.rest:
+                    link.feed(reader.rest)
+                return
+            self.spawn(lambda: self._answer(channel, frame))
+
+        channel.on_data = on_data
+
+    async def _answer(self, channel: Channel, frame: c.Frame) -> None:
+        try:
+            await self._carry_out(channel, frame)
+        except QuicbatonError as error:
+            channel.write(c.encode(c.Answer(False, error.code, str(error))))
+        except OSError as error:
+            channel.write(c.encode(c.Answer(False, "os", str(error))))
+
+    async def _carry_out(self, channel: Channel, frame: c.Frame) -> None:
+        match frame:
+            case c.ListConnections():
+                channel.write(c.encode(self._connections()))
+            case c.HandOff():
+                session = self.find(frame.connection)
+                link = await self.link_to(frame.to)
+                report = await self.handoffs.hand_over(session, link)
+                channel.write(c.encode(_answer_of(report, Outcome.GIVEN)))
+            case c.Save():
+                session = self.find(frame.connection)
+                report = await self.handoffs.save(session, Path(frame.path))
+                ok = report.code == "saved"
+                channel.write(c.encode(c.Answer(ok, report.code, report.message)))
+            case c.Resume():
+                report = await self.handoffs.resume_file(Path(frame.path).read_bytes())
+                channel.write(c.encode(_answer_of(report, Outcome.RESUMED)))
+            case c.Join():
+                self._join(channel, frame.name)
+            case c.Introduce():
+                self._introduce(frame.worker, frame.name)
+                channel.write(c.encode(c.Answer(True, "ok", "known")))
+            case c.TakeOver():
+                await self._depart(channel, frame)
+            case _:
+                raise PeerError("that is an answer, not a command", code="unexpected_message")
+
+    def _connections(self) -> c.Connections:
+        udp = self.endpoint.udp
+        infos = [self._describe(session) for session in self.endpoint.sessions.values()]
+        infos += [
+            c.ConnectionInfo(
+                connection=handshake.name,
+                state="handshake",
+                peer=handshake.peer,
+                server_name="",
+                alpn="",
+                age_s=monotonic() - handshake.since_s,
+                rtt_ms=0.0,
+                streams=0,
+                buffered_bytes=0,
+                term=0,
+                cutover_pending=False,
+            )
+            for handshake in self.endpoint.handshakes
+        ]
+        return c.Connections(
+            pid=os.getpid(),
+            address=_spell(udp.address),
+            accepted=self.endpoint.accepted,
+            resumed=self.handoffs.resumed,
+            given=self.handoffs.given,
+            datagrams_sent=udp.datagrams_sent,
+            datagrams_received=udp.datagrams_received,
+            datagrams_forwarded=self.handoffs.forwarded,
+            connections=infos,
+        )
+
+    def _describe(self, session: Session) -> c.ConnectionInfo:
+        connection = session.connection
+        return c.ConnectionInfo(
+            connection=connection.name.hex(),
+            state="open",
+            peer=_spell(connection.peer_address),
+            server_name=connection.server_name,
+            alpn=connection.alpn,
+            age_s=connection.age_s,
+            rtt_ms=connection.smoothed_rtt_s * 1000,
+            streams=connection.stream_count,
+            buffered_bytes=connection.buffered_bytes(),
+            term=self.handoffs.ledger.record(connection.name).term,
+            cutover_pending=connection.cutover_pending,
+        )
+
+    # --- sharing the port -----------------------------------------------------------------------
+
+    def _join(self, channel: Channel, name: str) -> None:
+        """Give another process a socket of its own on our port, and steer to both."""
+        place = self.endpoint.table.place
+        worker = max(self.workers) + 1
+        address = self.endpoint.udp.address
+        sibling = open_udp(str(address[0]), int(address[1]), reuse_port=True)
+        self.workers[worker] = name
+        self.endpoint.table.peers.add(Place(place.node, worker))
+        # Kept open: the kernel numbers a group's sockets by age, and closing one renumbers them.
+        self._siblings.append(sibling)
+        self._siblings_of.setdefault(name, []).append(sibling)
+        steer(self.endpoint.udp.sock, self.endpoint.ids.layout, len(self._siblings) + 1)
+        joined = c.Joined(place.node, worker, dict(self.workers))
+        channel.write_descriptors(c.encode(joined), [sibling.fileno()])
+
+    def _introduce(self, worker: int, name: str) -> None:
+        self.workers[worker] = name
+        self.endpoint.table.peers.add(Place(self.endpoint.table.place.node, worker))
+
+    async def _depart(self, channel: Channel, frame: c.TakeOver) -> None:
+        if self.departure is not None:
+            raise CallerError("a takeover is under way already", code="busy")
+        self.departure = Departure(self, channel, frame.name, frame.deadline_s)
+        try:
+            await self.departure.run()
+        finally:
+            self.departure = None
+
+
+def _answer_of(report: Report, wanted: Outcome) -> c.Answer:
+    return c.Answer(report.outcome is wanted, report.code, report.message)
+
+
+def _spell(address: tuple[Any, ...]) -> str:
+    host = str(address[0]).removeprefix("::ffff:")
+    return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
+
+
+def boot_id() -> bytes:
+    """Names this boot of this host: monotonic clocks compare within it, and nowhere else."""
+    try:
+        text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    except OSError:
+        return socket.gethostname().encode()[:16].ljust(16, b"\0")
+    return bytes.fromhex(text.strip().replace("-", ""))

@@ -1,0 +1,20 @@
+"""Tells the kernel which socket of a port gets a datagram, where the kernel can be told."""
+
+from __future__ import annotations
+
+import socket
+
+from quicbaton.asyncio.udp import attach_steering
+from quicbaton.routing.quic_lb import IdLayout
+from quicbaton.routing.steering import pack_program, steering_program
+
+
+def steer(sock: socket.socket, layout: IdLayout, sockets: int) -> bool:
+    """Steer by worker number among `sockets` sockets. False where the kernel cannot: then it picks
+    by address, and processes toss what is not theirs."""
+    program = steering_program(layout, sockets)
+    try:
+        attach_steering(sock, pack_program(program), len(program))
+    except OSError:
+        return False
+    return True

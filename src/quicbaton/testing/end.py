@@ -1,0 +1,199 @@
+"""One end of a pair: aioquic until the handshake is confirmed, then a quicbaton `Connection`, or
+aioquic all along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import QuicEvent
+
+from quicbaton.errors import CallerError
+from quicbaton.handshake import PostHandshakeTls, promote, ready
+from quicbaton.http3 import H3Connection
+from quicbaton.testing.entropy import Entropy
+from quicbaton.testing.link import Direction
+from quicbaton.transport.connection import Connection
+from quicbaton.transport.ids import IdIssuer
+from quicbaton.transport.state import Address
+
+if TYPE_CHECKING:
+    from quicbaton.testing.pair import Pair
+
+#: Who speaks: our transport after an aioquic handshake, or aioquic for good.
+Kind = Literal["quicbaton", "aioquic"]
+
+
+class Application(Protocol):
+    """A program on a connection: what `quicbaton.asyncio.QuicConnectionProtocol` is, too.
+
+    If it has an attribute `_http` with an `H3Connection`, that moves along, and is set in the
+    next owner's object before `import_state` is called.
+    """
+
+    def quic_event_received(self, event: QuicEvent) -> None: ...
+    def export_state(self) -> bytes: ...
+    def import_state(self, data: bytes) -> None: ...
+
+
+#: Makes an application for a connection: aioquic's `create_protocol`.
+CreateApplication = Callable[[Any], Application]
+
+
+class End:
+    """A connection at its address. It is replaced by another `End` when the connection moves.
+
+    With an application, events go to it as they come. Without one they wait in the connection
+    for `next_event`, and move along.
+    """
+
+    def __init__(
+        self,
+        side: Direction,
+        kind: Kind,
+        address: Address,
+        *,
+        pair: Pair,
+        issuer: IdIssuer,
+        entropy: Entropy,
+        create: CreateApplication | None = None,
+        algorithm: str = "cubic",
+    ) -> None:
+        self.side: Direction = side
+        self.kind: Kind = kind
+        self.address = address
+        self.pair = pair
+        self.issuer = issuer
+        self.create = create
+        self.application: Application | None = None
+        self.http: H3Connection | None = None
+        #: Datagrams that came while nobody may process them: (data, source).
+        self.strays: list[tuple[bytes, Address]] = []
+        self.frozen = False
+        self.term = 0
+        self.peer_cid_bytes = 0
+        self.session_tickets: list[Any] = []
+        self.entropy = entropy
+        self.algorithm = algorithm
+        self._quic: QuicConnection | None = None
+        self._connection: Connection | None = None
+        self._tls: PostHandshakeTls | None = None
+        self._started = False
+
+    def __repr__(self) -> str:
+        phase = "frozen" if self.frozen else "up" if self.is_up else "handshaking"
+        return f"<End {self.side} {self.kind} {phase} {self.address} term={self.term}>"
+
+    # --- getters --------------------------------------------------------------------------------
+
+    @property
+    def connection(self) -> Any:
+        """The sans-IO object to talk to: `Connection`, or aioquic's until there is one."""
+        return self._quic if self._connection is None else self._connection
+
+    @property
+    def is_up(self) -> bool:
+        """The handshake is confirmed, and this end is what it shall be."""
+        if self._connection is not None:
+            return True
+        return self.kind == "aioquic" and self._quic is not None and ready(self._quic)
+
+    @property
+    def started(self) -> bool:
+        """There is a connection: a server has none before its first datagram."""
+        return self._started
+
+    def get_timer(self) -> float | None:
+        return None if self.frozen or not self.started else self.connection.get_timer()
+
+    # --- what happened --------------------------------------------------------------------------
+
+    def adopt(self, quic: QuicConnection) -> None:
+        """Begin with a handshake: a client's has been started."""
+        self._quic = quic
+        self._started = self.side == "client"
+        if self.kind == "aioquic":
+            self._make_application()
+
+    def resume(self, connection: Connection, http: H3Connection | None, application: bytes) -> None:
+        """Begin with a connection that another owner had."""
+        self._connection = connection
+        self._started = True
+        self.http = http
+        self._make_application()
+        if self.application is not None:
+            if hasattr(self.application, "_http"):
+                self.application._http = http
+            self.application.import_state(application)
+
+    def receive(self, data: bytes, source: Address, now: float) -> None:
+        if self.frozen:
+            self.strays.append((data, source))
+            return
+        self._started = True
+        self.connection.receive_datagram(data, source, now)
+        if self._connection is None and self.kind == "quicbaton":
+            self._promote_if_ready(now)
+        self.process()
+
+    def handle_timer(self, now: float) -> None:
+        self.connection.handle_timer(now)
+        self.process()
+
+    def process(self) -> None:
+        """Give events to the application, if there is one."""
+        if self.application is None or (self.kind == "quicbaton" and self._connection is None):
+            return
+        while (event := self.connection.next_event()) is not None:
+            self.application.quic_event_received(event)
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
+        if self.frozen or not self.started:
+            return []
+        datagrams: list[tuple[bytes, Address]] = self.connection.datagrams_to_send(now)
+        return datagrams
+
+    def take_events(self) -> list[QuicEvent]:
+        """All events that wait, for a test without an application."""
+        events: list[QuicEvent] = []
+        while (event := self.connection.next_event()) is not None:
+            events.append(event)
+        return events
+
+    def on_crypto(self, data: bytes) -> None:
+        """Post-handshake TLS: a client's session tickets. A moved client lets them go."""
+        if self._tls is not None:
+            self.session_tickets += self._tls.receive(data)
+
+    # --- helpers, in reading order --------------------------------------------------------------
+
+    def _make_application(self) -> None:
+        if self.create is not None:
+            self.application = self.create(self.connection)
+
+    def _promote_if_ready(self, now: float) -> None:
+        quic = self._quic
+        if quic is None or not ready(quic):
+            return
+        local: Address = ()
+        promotion = promote(quic, now, local_address=local, algorithm=self.algorithm)
+        self._tls = promotion.tls
+        self._connection = Connection(
+            promotion.state,
+            origin_s=promotion.origin_s,
+            issuer=self.issuer,
+            entropy=self.entropy,
+            configuration=quic.configuration,
+            on_crypto=self.on_crypto if self.side == "client" else None,
+        )
+        self._connection.start()
+        self.pair.nonces.learn(
+            promotion.state.protection,
+            is_client=self.side == "client",
+            own_cid_bytes=len(quic.host_cid),
+            cid_bytes=self.peer_cid_bytes,
+        )
+        if promotion.key_update_wanted:
+            raise CallerError("ask for a key update once the handshake is over")
+        self._make_application()

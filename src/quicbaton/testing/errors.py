@@ -1,0 +1,23 @@
+"""What the test kit itself complains about."""
+
+from __future__ import annotations
+
+from quicbaton.errors import CallerError, InternalError
+
+
+class StuckError(CallerError):
+    """A run did not get where it was told to go: nothing is left to happen, or time is up."""
+
+    code = "stuck"
+
+
+class SpinningError(InternalError):
+    """A connection's timer fires again and again without time passing."""
+
+    code = "spinning"
+
+
+class NonceReuseError(InternalError):
+    """Two different packets were protected with the same key and packet number."""
+
+    code = "nonce_reuse"

@@ -1,0 +1,151 @@
+"""A network in memory: datagrams that are delayed, reordered, lost, repeated and damaged.
+
+The link has no clock of its own: `send` is told the time, `next_at_s` says when the next datagram
+arrives. All chance comes from one seed, one generator per direction, so that the fate of a
+direction's n-th datagram depends on nothing but the seed and n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from random import Random
+from typing import Literal, NamedTuple
+
+from msgspec import Struct
+
+from quicbaton.errors import ConfigurationError
+from quicbaton.transport.state import Address
+
+#: Which way a datagram goes, by who sent it.
+Direction = Literal["client", "server"]
+
+
+class Conditions(Struct, frozen=True):
+    """What one direction of a link does to datagrams. The default is a perfect one of 10 ms."""
+
+    delay_s: float = 0.01
+    jitter_s: float = 0.0  # up to so much more delay for each datagram: reorders them
+    loss: float = 0.0  # probabilities, 0 to 1
+    duplication: float = 0.0
+    corruption: float = 0.0  # one bit is flipped
+    rate_bytes_per_s: float = 0.0  # 0: any
+    queue_bytes: int = 1 << 20  # what waits for its turn when there is a rate; the rest is lost
+    mtu_bytes: int = 65_507  # larger datagrams vanish
+
+    def __post_init__(self) -> None:
+        for name in ("loss", "duplication", "corruption"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigurationError(f"{name} is a probability, got {getattr(self, name)}")
+        if min(self.delay_s, self.jitter_s, self.rate_bytes_per_s) < 0:
+            raise ConfigurationError("delay, jitter and rate of a link are not negative")
+
+
+class Delivery(NamedTuple):
+    """A datagram that arrives. It sorts by time, then by the order of sending."""
+
+    at_s: float
+    order: int
+    direction: Direction
+    data: bytes
+    source: Address
+    destination: Address
+
+
+class _Way:
+    """One direction."""
+
+    def __init__(self, conditions: Conditions, seed: str) -> None:
+        self.conditions = conditions
+        self.random = Random(seed)
+        self.busy_until_s = 0.0
+
+
+class Link:
+    """Both directions between a client and a server.
+
+    `intercept(direction, data, now)`, if set, sees every datagram as it is sent, before chance
+    does, and returns what goes on: the datagram, another one, or None to lose it.
+    """
+
+    def __init__(
+        self, client: Conditions, server: Conditions | None = None, seed: int | str = 0
+    ) -> None:
+        """`client` are the conditions for what the client sends; `server`'s are the same
+        unless given."""
+        self._ways: dict[Direction, _Way] = {
+            "client": _Way(client, f"link {seed} client"),
+            "server": _Way(server or client, f"link {seed} server"),
+        }
+        self._queue: list[Delivery] = []
+        self._order = 0
+        self.intercept: Callable[[Direction, bytes, float], bytes | None] | None = None
+
+    def conditions(self, direction: Direction) -> Conditions:
+        return self._ways[direction].conditions
+
+    def change(self, client: Conditions, server: Conditions | None = None) -> None:
+        """Other conditions for what is sent from now on."""
+        self._ways["client"].conditions = client
+        self._ways["server"].conditions = server or client
+
+    @property
+    def in_flight(self) -> int:
+        """Datagrams that will arrive."""
+        return len(self._queue)
+
+    def send(
+        self, direction: Direction, data: bytes, source: Address, destination: Address, now: float
+    ) -> None:
+        """A datagram leaves."""
+        if self.intercept is not None:
+            passed = self.intercept(direction, data, now)
+            if passed is None:
+                return
+            data = passed
+        way = self._ways[direction]
+        conditions, random = way.conditions, way.random
+        # Always the same draws, so that one probability does not change the others' outcome.
+        lost, doubled, damaged, bit = (random.random() for _ in range(4))
+        delays = [random.random(), random.random()]
+        if lost < conditions.loss or len(data) > conditions.mtu_bytes:
+            return
+        leaves_s = self._leave(way, len(data), now)
+        if leaves_s is None:
+            return
+        if damaged < conditions.corruption and data:
+            data = _flip(data, int(bit * len(data) * 8))
+        for draw in delays[: 1 + (doubled < conditions.duplication)]:
+            at_s = leaves_s + conditions.delay_s + conditions.jitter_s * draw
+            self._order += 1
+            heappush(self._queue, Delivery(at_s, self._order, direction, data, source, destination))
+
+    def next_at_s(self) -> float | None:
+        """When the next datagram arrives; None: none is on its way."""
+        return self._queue[0].at_s if self._queue else None
+
+    def pop(self) -> Delivery:
+        """The datagram that arrives next."""
+        return heappop(self._queue)
+
+    def clear(self) -> None:
+        """Lose all that is on its way."""
+        self._queue.clear()
+
+    def _leave(self, way: _Way, size: int, now: float) -> float | None:
+        """When the last byte leaves; None when the queue is full."""
+        conditions = way.conditions
+        rate = conditions.rate_bytes_per_s
+        if not rate:
+            return now
+        begin_s = max(now, way.busy_until_s)
+        if (begin_s - now) * rate + size > conditions.queue_bytes:
+            return None
+        way.busy_until_s = begin_s + size / rate
+        return way.busy_until_s
+
+
+def _flip(data: bytes, bit: int) -> bytes:
+    damaged = bytearray(data)
+    damaged[bit >> 3] ^= 1 << (bit & 7)
+    return bytes(damaged)

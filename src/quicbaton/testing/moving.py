@@ -1,0 +1,75 @@
+"""Moving a connection through bytes, at any moment."""
+
+from __future__ import annotations
+
+from quicbaton.errors import CallerError, RefusedError
+from quicbaton.http3 import H3Connection
+from quicbaton.testing.end import End
+from quicbaton.transport.connection import Connection
+
+
+def move(end: End, *, transit_s: float = 0.0, begin_cutover: bool = False) -> End:
+    """Carry everything of `end` into a new owner and let its pair go on with that; returns it.
+
+    Transport, HTTP/3, undelivered events and the application's bytes are encoded, sealed, opened
+    and decoded; the new owner is a worker with an ID issuer and entropy of its own. The old end's
+    connection raises GivenAwayError from now on.
+
+        server = move(server)
+
+    For `transit_s` the pair runs on while nobody owns the connection: what arrives is processed
+    by the new owner before anything else. `begin_cutover` issues new connection IDs and asks the
+    peer to retire all earlier ones.
+
+    Raises RefusedError, with everything as it was, for an end that cannot be moved: its handshake
+    is not over (`not_ready`), it is closing (`closing`), its application refuses, or a cutover is
+    wanted while another is open (`cutover_pending`).
+    """
+    pair = end.pair
+    old = end.connection
+    if end.kind == "aioquic":
+        raise CallerError("an aioquic connection cannot be moved: make the end a quicbaton one")
+    if end.frozen:
+        raise CallerError("this end has been moved; move() returned the one to go on with")
+    if not isinstance(old, Connection):
+        raise RefusedError("the handshake is not over", code="not_ready")
+    if begin_cutover and old.cutover_pending:
+        raise RefusedError("the peer has not answered the last cutover", code="cutover_pending")
+    application, http = end.application, end.http
+    exported = b""
+    if application is not None:
+        exported = application.export_state()
+        http = http or getattr(application, "_http", None)
+    configuration = old.configuration
+    baton = pair.cluster.pack(old, now=pair.now, http=http, application=exported, term=end.term + 1)
+    end.frozen = True
+    if transit_s:
+        pair.run(seconds=transit_s)
+
+    new = End(
+        end.side,
+        end.kind,
+        end.address,
+        pair=pair,
+        issuer=end.issuer,
+        entropy=end.entropy,
+        create=end.create,
+        algorithm=end.algorithm,
+    )
+    unpacked = pair.cluster.unpack(
+        baton,
+        now=pair.now,
+        configuration=configuration,
+        http_class=type(http) if isinstance(http, H3Connection) else None,
+        on_crypto=new.on_crypto if end.side == "client" else None,
+    )
+    new.term = unpacked.term
+    new.peer_cid_bytes = end.peer_cid_bytes
+    new.resume(unpacked.connection, unpacked.http, unpacked.application)
+    if begin_cutover:
+        unpacked.connection.begin_cutover()
+    pair.replace(new)
+    for data, source in end.strays:
+        new.receive(data, source, pair.now)
+    new.process()
+    return new
