@@ -370,6 +370,7 @@ class Endpoint:
             issuer=self.ids,
             entropy=os.urandom,
             configuration=self._configuration,
+            trace=handshake.quic._quic_logger,
         )
         connection.start()
         if self._retry:

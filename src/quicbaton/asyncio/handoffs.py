@@ -562,6 +562,7 @@ class Handoffs:
             issuer=endpoint.ids,
             entropy=os.urandom,
             configuration=endpoint.configuration,
+            trace=endpoint.start_trace(snapshot.connection.original_id),
         )
         protocol: QuicConnectionProtocol = endpoint.create_protocol(connection)
         if snapshot.http3 is not None:

@@ -134,7 +134,17 @@ class Session:
 
     def _transmit_now(self) -> None:
         self._soon = None
-        self.transmit()
+        if self._over:
+            return
+        # A deadline that had passed when the timer was to be armed is handled here: a PTO, say,
+        # while the application kept the event loop busy.
+        now = monotonic()
+        at = self.connection.get_timer()
+        if at is not None and at <= now:
+            self.connection.handle_timer(now)
+            self.process()
+        else:
+            self.transmit()
 
     def _arm(self) -> None:
         connection = self.connection
@@ -148,9 +158,10 @@ class Session:
             return
         delay = at - monotonic()
         if delay <= 0:
-            # More to send: let the event loop read ACKs in between.
-            if not self._endpoint.udp.is_full:
-                self.transmit_soon()
+            # More to send, or late. As a timer, so that the event loop reads ACKs first: they may
+            # be what was late.
+            if self._soon is None and not self._endpoint.udp.is_full:
+                self._soon = self._loop.call_later(0, self._transmit_now)
             return
         if self._timer is None or at < self._timer_at:
             if self._timer is not None:

@@ -39,7 +39,8 @@ _PMTUDISC_PROBE: Final = 3  # set the don't-fragment bit, ignore the kernel's ow
 _READS_PER_TURN: Final = 32
 #: A coalesced burst is at most this long.
 _READ_BYTES: Final = 65_535
-_ANCILLARY_BYTES: Final = 128
+#: Type of service, two kinds of packet information and a segment size need 144 bytes.
+_ANCILLARY_BYTES: Final = 256
 #: Asked of the kernel for both socket buffers; it grants what its limits allow.
 _BUFFER_BYTES: Final = 4 << 20
 #: Trains kept while the socket's buffer is full; beyond, they are lost as on any full link.
@@ -113,7 +114,6 @@ class UdpSocket:
         self.address: Address = name
         self._port = name[1]
         self._wildcard = name[0] in ("0.0.0.0", "::")
-        self._gro = False
         self._gso = False
         self.datagrams_sent = 0
         self.datagrams_received = 0
@@ -142,6 +142,8 @@ class UdpSocket:
         """What waits in the socket's buffer, up to a turn's share."""
         batch: list[Datagram] = []
         for _ in range(_READS_PER_TURN):
+            # recvmsg_into and slices of its buffer are no faster (1.8 against 2.0 µs for one
+            # datagram, 12.5 against 13 to 16 µs for a burst of 40).
             try:
                 data, ancillary, _, remote = self.sock.recvmsg(_READ_BYTES, _ANCILLARY_BYTES)
             except (BlockingIOError, InterruptedError):
@@ -168,8 +170,9 @@ class UdpSocket:
             if len(self._outbox) < _MAX_OUTBOX:
                 self._outbox.append(train)
             return
-        if not self._try_send(train):
-            self._outbox.append(train)
+        rest = self._try_send(train)
+        if rest is not None:
+            self._outbox.append(rest)
             self._loop.add_writer(self.sock.fileno(), self._on_writable)
 
     def send_datagram(self, data: bytes, remote: Address, local: Address = ()) -> None:
@@ -209,7 +212,6 @@ class UdpSocket:
         if _IS_LINUX:
             with contextlib.suppress(OSError):
                 sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
-                self._gro = True
             with contextlib.suppress(OSError):
                 sock.setsockopt(_SOL_UDP, _UDP_SEGMENT, 0)
                 self._gso = True
@@ -238,58 +240,60 @@ class UdpSocket:
                         local = (host, self._port)
             elif level == socket.IPPROTO_IPV6:
                 if kind == _IPV6_TCLASS:
-                    ecn = value[0] & 3
+                    ecn = int.from_bytes(value, sys.byteorder) & 3
                 elif kind == _IPV6_PKTINFO:
                     local = (socket.inet_ntop(socket.AF_INET6, value[:16]), self._port, 0, 0)
         return local, ecn, segment_bytes
 
     def _on_writable(self) -> None:
         while self._outbox:
-            if not self._try_send(self._outbox[0]):
+            rest = self._try_send(self._outbox[0])
+            if rest is not None:
+                self._outbox[0] = rest
                 return
             self._outbox.popleft()
         self._loop.remove_writer(self.sock.fileno())
         self._on_room()
 
-    def _try_send(self, train: Train) -> bool:
-        """False when the socket's buffer is full."""
+    def _try_send(self, train: Train) -> Train | None:
+        """Send it; what is left of it when the socket's buffer is full, else None."""
         data = train.data
         segment_bytes = train.segment_bytes
         ancillary: list[tuple[int, int, bytes]] = []
         if train.local and self._wildcard:
             ancillary.append(self._source_ancillary(train.local))
+        if len(data) > segment_bytes and not self._gso:
+            return self._send_singly(train, ancillary)
         try:
-            if len(data) <= segment_bytes:
+            if len(data) > segment_bytes:
+                segmented = (_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", segment_bytes))
+                self.sock.sendmsg([data], [*ancillary, segmented], 0, train.remote)
+                self.datagrams_sent += -(-len(data) // segment_bytes)
+            else:
                 self.sock.sendmsg([data], ancillary, 0, train.remote)
                 self.datagrams_sent += 1
-                return True
-            if self._gso:
-                ancillary.append((_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", segment_bytes)))
-                self.sock.sendmsg([data], ancillary, 0, train.remote)
-                self.datagrams_sent += -(-len(data) // segment_bytes)
-                return True
         except (BlockingIOError, InterruptedError):
-            return False
+            return train
         except OSError as error:
-            if error.errno != errno.EIO or len(data) <= segment_bytes:
-                # Too big for the interface, or no route: lost, as the network could have it.
-                return True
-            # The interface cannot segment (udp(7)): one by one from now on.
-            self._gso = False
-            ancillary.pop()
-        return self._send_singly(train, ancillary)
+            if error.errno == errno.EIO and len(data) > segment_bytes:
+                # The interface cannot segment (udp(7)): one by one from now on.
+                self._gso = False
+                return self._send_singly(train, ancillary)
+            # Too big for the interface, or no route: lost, as the network could have it.
+        return None
 
-    def _send_singly(self, train: Train, ancillary: list[tuple[int, int, bytes]]) -> bool:
-        for data in train.datagrams():
+    def _send_singly(self, train: Train, ancillary: list[tuple[int, int, bytes]]) -> Train | None:
+        data = train.data
+        step = train.segment_bytes
+        for at in range(0, len(data), step):
             try:
-                self.sock.sendmsg([data], ancillary, 0, train.remote)
+                self.sock.sendmsg([data[at : at + step]], ancillary, 0, train.remote)
                 self.datagrams_sent += 1
             except (BlockingIOError, InterruptedError):
-                # The rest of the train is lost to a full buffer: congestion control will see it.
-                return True
+                return train._replace(data=data[at:])
             except OSError:
-                return True
-        return True
+                return None
+        return None
 
     def _source_ancillary(self, local: Address) -> tuple[int, int, bytes]:
         host = str(local[0])

@@ -28,7 +28,7 @@ from quicbaton.errors import (
     TransportError,
 )
 from quicbaton.transport import frames as f
-from quicbaton.transport import rangeset
+from quicbaton.transport import qlog, rangeset
 from quicbaton.transport.acks import ReceivedNumbers
 from quicbaton.transport.congestion import CongestionController
 from quicbaton.transport.crypto import CryptoStream
@@ -70,6 +70,7 @@ class Connection:
         configuration: Any = None,
         on_crypto: Callable[[bytes], None] | None = None,
         on_token: Callable[[bytes], None] = lambda _token: None,
+        trace: QuicLoggerTrace | None = None,
     ) -> None:
         self._state = state
         self._origin_s = origin_s
@@ -86,7 +87,7 @@ class Connection:
         dispatcher = Dispatcher(
             state, received, self._streams, self._ids, self._crypto, lambda: state.clock_us
         )
-        self._recovery = Recovery(state, self._congestion, dispatcher)
+        self._recovery = Recovery(state, self._congestion, dispatcher, trace)
         self._receiver = Receiver(
             state,
             self._protection,
@@ -97,6 +98,7 @@ class Connection:
             self._paths,
             self._crypto,
             on_token,
+            trace,
         )
         self._sender = Sender(
             state,
@@ -109,9 +111,10 @@ class Connection:
             self._paths,
             self._crypto,
             entropy,
+            trace,
         )
         # HTTP/3 of aioquic looks for these two names.
-        self._quic_logger: QuicLoggerTrace | None = None
+        self._quic_logger = trace
         self._remote_max_datagram_frame_size = state.remote.max_datagram_frame_bytes or None
 
     @classmethod
@@ -126,6 +129,7 @@ class Connection:
         configuration: Any = None,
         on_crypto: Callable[[bytes], None] | None = None,
         on_token: Callable[[bytes], None] = lambda _token: None,
+        trace: QuicLoggerTrace | None = None,
     ) -> Connection:
         """Take over a frozen connection; the caller has made sure that it is the only owner.
 
@@ -144,6 +148,7 @@ class Connection:
             configuration=configuration,
             on_crypto=on_crypto,
             on_token=on_token,
+            trace=trace,
         )
         state.clock_us = clock_us
         skip_numbers(state, 1 + entropy(1)[0] % limits.MAX_RESUME_SKIP, entropy)
@@ -151,6 +156,8 @@ class Connection:
         connection._recovery.on_resumed(clock_us)
         connection._congestion.on_resumed(clock_us)
         connection._paths.rearm(clock_us)
+        if trace is not None:
+            qlog.log_owner(trace, "resumed", state)
         return connection
 
     def start(self) -> None:
@@ -444,6 +451,8 @@ class Connection:
             )
         self._advance(now)
         self._streams.compact()
+        if self._quic_logger is not None:
+            qlog.log_owner(self._quic_logger, "frozen", self._state)
         self._spent = True
         return self._state
 

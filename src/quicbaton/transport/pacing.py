@@ -70,4 +70,4 @@ def ready_at_us(state: CongestionState, smoothed_rtt_us: int, want_bytes: int, n
 
 
 def _capacity_bytes(state: CongestionState, rate: float) -> float:
-    return max(initial_window_bytes(state.datagram_bytes), rate * BUCKET_US)
+    return float(max(initial_window_bytes(state.datagram_bytes), rate * BUCKET_US))

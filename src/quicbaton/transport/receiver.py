@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from aioquic.quic.logger import QuicLoggerTrace
+
 from quicbaton import limits
 from quicbaton.errors import TransportError
 from quicbaton.transport import frames as f
+from quicbaton.transport import qlog
 from quicbaton.transport.acks import Ack, ReceivedNumbers, decode_ack
 from quicbaton.transport.crypto import CryptoStream
 from quicbaton.transport.frames import decode_varint
@@ -54,7 +57,9 @@ class Receiver:
         paths: Paths,
         crypto: CryptoStream,
         on_token: Callable[[bytes], None],
+        trace: QuicLoggerTrace | None,
     ) -> None:
+        self._trace = trace
         self._state = state
         self._protection = protection
         self._received = received
@@ -69,6 +74,7 @@ class Receiver:
         self._path: PathState = state.paths[0]
         self._packet_dcid = b""
         self._acks: list[Ack] = []
+        self._kinds: list[int] = []  # frame types of the packet, for a trace
         self._handlers = self._frame_handlers()
 
     def receive(
@@ -125,6 +131,9 @@ class Receiver:
             raise TransportError(f.PROTOCOL_VIOLATION, "a packet without frames")
         newest = number > self._state.numbers.largest_received
         eliciting, probing = self._read_frames(payload, now_us)
+        if self._trace is not None:
+            qlog.log_received(self._trace, number, len(payload), self._kinds)
+            self._kinds.clear()
         self._received.on_packet(number, eliciting, now_us)
         moved = not probing and self._path is not self._state.paths[0]
         if moved and self._paths.on_non_probing(self._path, newest):
@@ -138,8 +147,11 @@ class Receiver:
         probing = True
         on_stream = self._streams.on_stream
         handlers = self._handlers
+        tracing = self._trace is not None
         while at < end:
             kind = payload[at]
+            if tracing:
+                self._kinds.append(kind)
             if 0x08 <= kind <= 0x0F:
                 stream_id, at = decode_varint(payload, at + 1)
                 offset = 0
@@ -187,6 +199,8 @@ class Receiver:
                 continue
             self._recovery.on_ack(ranges, delay << exponent, now_us)
             self._protection.on_acked(ranges[0][1] - 1)
+        if self._trace is not None:
+            qlog.log_metrics(self._trace, self._state)
 
     def _is_stateless_reset(self, datagram: bytes) -> bool:
         """RFC 9000 §10.3.1: the last 16 bytes are a token that the peer gave us."""

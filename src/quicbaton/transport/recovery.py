@@ -14,8 +14,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Final, Protocol
 
+from aioquic.quic.logger import QuicLoggerTrace
+
 from quicbaton.errors import SecondSenderError, TransportError
 from quicbaton.transport import frames as f
+from quicbaton.transport import qlog
 from quicbaton.transport.congestion import CongestionController
 from quicbaton.transport.mtu import MtuSearch
 from quicbaton.transport.state import (
@@ -71,8 +74,13 @@ class Recovery:
     """Loss detection over `state.recovery`; tells congestion control and `delivery`."""
 
     def __init__(
-        self, state: ConnectionState, congestion: CongestionController, delivery: Delivery
+        self,
+        state: ConnectionState,
+        congestion: CongestionController,
+        delivery: Delivery,
+        trace: QuicLoggerTrace | None = None,
     ) -> None:
+        self._trace = trace
         self._connection = state
         self._state = state.recovery
         self._numbers = state.numbers
@@ -348,6 +356,8 @@ class Recovery:
     def _on_lost(self, lost: list[SentRun], acked: list[SentRun], now_us: int) -> None:
         delivery = self._delivery
         congestion = self._congestion
+        if self._trace is not None:
+            qlog.log_lost(self._trace, lost)
         active = self._connection.paths[0].serial
         lost_bytes = 0
         largest_size = 0

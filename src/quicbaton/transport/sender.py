@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from aioquic.quic.logger import QuicLoggerTrace
+
 from quicbaton import limits
 from quicbaton.transport import frames as f
-from quicbaton.transport import rangeset
+from quicbaton.transport import qlog, rangeset
 from quicbaton.transport.acks import ReceivedNumbers
 from quicbaton.transport.congestion import CongestionController
 from quicbaton.transport.crypto import CryptoStream
@@ -69,7 +71,9 @@ class Sender:
         paths: Paths,
         crypto: CryptoStream,
         entropy: Callable[[int], bytes],
+        trace: QuicLoggerTrace | None,
     ) -> None:
+        self._trace = trace
         self._state = state
         self._protection = protection
         self._received = received
@@ -412,6 +416,8 @@ class Sender:
 
     def _on_sent(self, run: SentRun) -> None:
         self._recovery.on_sent(run)
+        if self._trace is not None:
+            qlog.log_sent(self._trace, run)
         if run.eliciting:
             state = self._state
             if not state.idle_sent_since:

@@ -1,0 +1,210 @@
+"""A process that owns connections and hands them over, with a record of what it sends.
+
+    GET /BYTES answers with that many bytes: a block of random ones, over and over.
+
+`first` opens the port, `join` shares the port of another process, `takeover` replaces it. Lines on
+stdin are requests: `sends` is answered with the moments at which datagrams went to the kernel
+since the last time. The record is made around `UdpSocket.send`: the product knows nothing of it.
+"""
+
+import argparse
+import asyncio
+import gc
+import os
+import socket
+import sys
+from pathlib import Path
+from time import monotonic, monotonic_ns
+from typing import Any
+
+import msgspec
+from aioquic.h3.connection import H3_ALPN
+from aioquic.h3.events import HeadersReceived
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import ProtocolNegotiated, QuicEvent
+
+from bench.servers.application import CHUNK_BYTES, MAX_DATA, MAX_STREAM_DATA, make_body
+from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
+from quicbaton.asyncio import commands as c
+from quicbaton.asyncio.node import Node
+from quicbaton.asyncio.takeover import Arrival, ask_for_socket
+from quicbaton.asyncio.udp import open_udp
+from quicbaton.http3 import H3Connection
+from quicbaton.keys.key_ring import KeyRing
+
+BLOCK_BYTES = 64 * CHUNK_BYTES
+#: More than one packet: neither a PING nor a probe of the path's size, but bytes of the body.
+DATA_TRAIN_BYTES = 1500
+#: Long enough that nothing idle ends while a benchmark looks elsewhere.
+IDLE_TIMEOUT_S = 600.0
+
+_TAKEOVER_DEADLINE_S = 60.0
+
+
+class Started(msgspec.Struct):
+    """The first line: where it listens; of a takeover also how it went."""
+
+    port: int
+    pid: int
+    takeover_s: float = 0.0
+    took_over: int = 0
+    message: str = ""
+
+
+class Sends(msgspec.Struct):
+    """Answer to `sends`: CLOCK_MONOTONIC in ns, after the kernel took it, and its bytes."""
+
+    sends: list[tuple[int, int]]
+
+
+class Content:
+    """What is served: one block, cut up once."""
+
+    def __init__(self) -> None:
+        block = make_body(BLOCK_BYTES)
+        self._chunks = [
+            block[start : start + CHUNK_BYTES] for start in range(0, BLOCK_BYTES, CHUNK_BYTES)
+        ]
+
+    def piece(self, offset: int, end: int) -> bytes:
+        """Return the bytes from `offset` to the next chunk's beginning, or to `end`."""
+        chunk = self._chunks[offset // CHUNK_BYTES % len(self._chunks)]
+        start = offset % CHUNK_BYTES
+        return chunk[start : start + min(CHUNK_BYTES - start, end - offset)]
+
+
+class _Protocol(QuicConnectionProtocol):
+    content: Content
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: Downloads: stream -> (next offset, bytes in all).
+        self._downloads: dict[int, tuple[int, int]] = {}
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        if isinstance(event, ProtocolNegotiated):
+            self._http = H3Connection(self._quic)
+        if self._http is None:
+            return
+        if isinstance(event, StreamWritable):
+            self._pump(event.stream_id)
+            return
+        for http_event in self._http.handle_event(event):
+            if isinstance(http_event, HeadersReceived):
+                self._answer(http_event.stream_id, dict(http_event.headers)[b":path"])
+
+    def export_state(self) -> bytes:
+        return msgspec.msgpack.encode(self._downloads)
+
+    def import_state(self, data: bytes) -> None:
+        self._downloads = msgspec.msgpack.decode(data, type=dict[int, tuple[int, int]])
+
+    def _answer(self, stream_id: int, path: bytes) -> None:
+        assert self._http is not None
+        total = int(path.removeprefix(b"/"))
+        headers = [(b":status", b"200"), (b"content-length", b"%d" % total)]
+        self._http.send_headers(stream_id, headers)
+        self._downloads[stream_id] = (0, total)
+        self._pump(stream_id)
+
+    def _pump(self, stream_id: int) -> None:
+        assert self._http is not None
+        while stream_id in self._downloads and not self._quic.is_congested(stream_id):
+            offset, total = self._downloads[stream_id]
+            piece = self.content.piece(offset, total)
+            offset += len(piece)
+            if offset == total:
+                del self._downloads[stream_id]
+            else:
+                self._downloads[stream_id] = (offset, total)
+            self._http.send_data(stream_id, piece, offset == total)
+
+
+def record_sends(node: Node) -> list[tuple[int, int]]:
+    """Have every train that goes to the kernel noted; the list grows."""
+    sends: list[tuple[int, int]] = []
+    udp = node.endpoint.udp
+    send = udp.send
+
+    def send_and_note(train: Any) -> None:
+        send(train)
+        sends.append((monotonic_ns(), len(train.data)))
+
+    udp.send = send_and_note  # type: ignore[method-assign]
+    return sends
+
+
+async def start(options: argparse.Namespace) -> tuple[Node, Started]:
+    """Begin to serve in the way that the mode says."""
+    configuration = QuicConfiguration(
+        is_client=False,
+        alpn_protocols=H3_ALPN,
+        max_data=MAX_DATA,
+        max_stream_data=MAX_STREAM_DATA,
+        idle_timeout=IDLE_TIMEOUT_S,
+    )
+    configuration.load_cert_chain(options.certificate, options.key)
+    _Protocol.content = Content()
+    shared: dict[str, Any] = {
+        "ring": KeyRing.parse(options.ring.read_text()),
+        "configuration": configuration,
+        "create_protocol": _Protocol,
+    }
+    if options.mode == "first":
+        node = Node(open_udp("127.0.0.1", 0, reuse_port=True), options.control, **shared)
+        node.start()
+    elif options.mode == "join":
+        channel, _, joined, descriptor = await ask_for_socket(
+            options.other, c.Join(str(options.control))
+        )
+        channel.close()
+        node = Node(
+            socket.socket(fileno=descriptor),
+            options.control,
+            node=joined.node,
+            worker=joined.worker,
+            workers=joined.workers,
+            **shared,
+        )
+        node.start()
+    return node, Started(int(node.endpoint.udp.address[1]), os.getpid())
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    # The collector would stop the process for tens of milliseconds when it looks at everything
+    # that was imported; what is there at the start stays.
+    gc.collect()
+    gc.freeze()
+    node, started = await start(options)
+    sends = record_sends(node)
+    print(msgspec.json.encode(started).decode(), flush=True)
+    over = asyncio.Event()
+
+    def on_line() -> None:
+        line = sys.stdin.readline().strip()
+        if line == "sends":
+            print(msgspec.json.encode(Sends(list(sends))).decode(), flush=True)
+            sends.clear()
+        elif not line:
+            over.set()
+
+    # The parent holds the other end of stdin: when it goes away, however it does, so do we.
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), on_line)
+    ends = [asyncio.ensure_future(over.wait()), asyncio.ensure_future(node.succeeded.wait())]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+
+
+def main() -> None:
+    """Serve until stdin ends or a successor has taken over."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mode", choices=["first", "join", "takeover"], required=True)
+    parser.add_argument("--control", type=Path, required=True, help="our control socket")
+    parser.add_argument("--other", type=Path, help="the control socket of the other process")
+    parser.add_argument("--ring", type=Path, required=True)
+    parser.add_argument("--certificate", type=Path, required=True)
+    parser.add_argument("--key", type=Path, required=True)
+    asyncio.run(_serve(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What `quicbaton` keeps for its user between runs: cluster keys, a certificate, control sockets.
+
+Everything lies in folders of mode 0700. A lock lets processes that start together agree on one
+key and one certificate.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+from quicbaton.cli.certificate import LOCAL_NAMES, CertificateFiles, write_self_signed
+from quicbaton.errors import ConfigurationError
+from quicbaton.keys.cluster_key import ClusterKey
+from quicbaton.keys.key_ring import KeyRing
+
+#: A certificate that expires sooner is replaced before it is served.
+_RENEW_BEFORE: Final = datetime.timedelta(days=2)
+
+
+def state_folder() -> Path:
+    """Where keys and the certificate stay: XDG_STATE_HOME, or ~/.local/state."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return _private(Path(base) / "quicbaton")
+
+
+def runtime_folder() -> Path:
+    """Where control sockets are: XDG_RUNTIME_DIR, or a folder of the user's own in /tmp."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    if base:
+        return _private(Path(base) / "quicbaton")
+    return _private(Path("/tmp") / f"quicbaton-{os.getuid()}")
+
+
+def load_keys(path: Path | None) -> KeyRing:
+    """The cluster keys in `path`; by default the user's own, made on first use."""
+    if path is not None:
+        return read_keys(path)
+    folder = state_folder()
+    default = folder / "cluster.keys"
+    with _locked(folder):
+        if not default.exists():
+            _write_private(default, KeyRing(ClusterKey.generate(os.urandom)).encode())
+    return read_keys(default)
+
+
+def read_keys(path: Path) -> KeyRing:
+    """The cluster keys in a file, which nobody else may be able to read."""
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"cannot read the keys in {path}: {error}") from error
+    if stat.S_IMODE(mode) & 0o077:
+        raise ConfigurationError(
+            f"{path} holds keys and others may read it: chmod 600 {path}, or, if somebody may have"
+            " read it, make new keys",
+            code="key_file_mode",
+        )
+    return KeyRing.parse(text)
+
+
+def local_certificate(host: str) -> CertificateFiles:
+    """A self-signed certificate for this machine: the one made before, while it is good."""
+    names = [*LOCAL_NAMES, socket.gethostname()]
+    if host not in ("", "::", "0.0.0.0", *names):
+        names.append(host)
+    folder = state_folder()
+    files = CertificateFiles(folder / "cert.pem", folder / "key.pem")
+    now = datetime.datetime.now(datetime.UTC)
+    with _locked(folder):
+        if not _is_good(files, names, now):
+            write_self_signed(folder, now, names)
+    return files
+
+
+def control_sockets(port: int) -> list[Path]:
+    """Control sockets of the user's servers at `port`, by name; they need not be alive."""
+    return sorted(path for path in runtime_folder().glob(f"{port}-*.sock") if path.is_socket())
+
+
+# --- helpers ----------------------------------------------------------------------------------
+
+
+def _private(folder: Path) -> Path:
+    """Make the folder, closed to others; refuse one that is somebody else's."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise ConfigurationError(f"cannot make {folder}: {error}") from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise ConfigurationError(f"{folder} is not a folder of yours: remove it or have it removed")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        folder.chmod(0o700)
+    return folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Create a file that others cannot read, complete from its first moment on."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
+def _is_good(files: CertificateFiles, names: list[str], now: datetime.datetime) -> bool:
+    """True while the stored certificate names everything wanted and does not expire soon."""
+    try:
+        certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (OSError, ValueError, x509.ExtensionNotFound):
+        return False
+    held = {str(name.value) for name in extension.value}
+    in_time = certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
+    lasts = now + _RENEW_BEFORE < certificate.not_valid_after_utc
+    return files.key.exists() and held >= set(names) and in_time and lasts

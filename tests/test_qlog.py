@@ -1,0 +1,26 @@
+"""A qlog file goes on where the previous owner stopped."""
+
+import msgspec
+
+from quicbaton.asyncio.qlog import QlogFolder
+
+
+def read(path):
+    records = path.read_bytes().split(b"\x1e")
+    assert records[0] == b""
+    return [msgspec.json.decode(record) for record in records[1:]]
+
+
+def test_two_owners_write_one_trace_with_one_header(tmp_path):
+    first_owner, second_owner = QlogFolder(tmp_path), QlogFolder(tmp_path)
+    trace = first_owner.start_trace(is_client=False, odcid=b"\x01\x02")
+    trace.log_event(category="transport", event="packet_sent", data={"n": 1})
+    first_owner.end_trace(trace)
+    trace = second_owner.start_trace(is_client=False, odcid=b"\x01\x02")
+    trace.log_event(category="transport", event="packet_sent", data={"n": 2})
+    second_owner.end_trace(trace)
+
+    header, *events = read(tmp_path / "0102.sqlog")
+    assert header["qlog_format"] == "JSON-SEQ"
+    assert [event["data"]["n"] for event in events] == [1, 2]
+    assert all(event["name"] == "transport:packet_sent" for event in events)
