@@ -24,6 +24,9 @@ _UDP_GRO = 104
 _READ_BYTES = 65_535
 _READS_PER_TURN = 64
 _BUFFER_BYTES = 8 << 20
+#: What one send with UDP_SEGMENT may carry: 64 segments and 65,507 bytes, less a burst's rest.
+_MAX_SEGMENTS = 20
+_MAX_BURST_BYTES = 65_000
 #: epoll counts in whole milliseconds: a due burst may leave so much early rather than late.
 _SLACK_S = 0.0005
 
@@ -141,7 +144,8 @@ def _take(bursts: deque[_Burst], now: float) -> list[tuple[bytes, int]]:
     size = segment = 0
     while bursts and bursts[0][0] <= now:
         _, data, next_segment = bursts.popleft()
-        if group and (next_segment != segment or size % segment or size + len(data) > 60_000):
+        full = size + len(data) > _MAX_BURST_BYTES or size >= _MAX_SEGMENTS * segment
+        if group and (next_segment != segment or size % segment or full):
             taken.append((b"".join(group), segment))
             group, size = [], 0
         group.append(data)

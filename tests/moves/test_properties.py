@@ -118,6 +118,8 @@ class Run:
 
     def _rebind(self, _end: End, _expected: Expected, _number: int) -> None:
         self.pair.rebind()
+        # Behind a NAT only the client can make the new address known: it must have a word to say.
+        self.act("ping", "client", 0)
 
     def _datagram(self, end: End, expected: Expected, number: int) -> None:
         data = content(number, end.side, 0, number % 1000)

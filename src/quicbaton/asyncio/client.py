@@ -176,6 +176,7 @@ class _Client:
             configuration=self._configuration,
             on_crypto=on_crypto,
             on_token=self._token_handler or (lambda _token: None),
+            trace=promotion.trace,
         )
         connection.start()
         protocol = self._create_protocol(connection, stream_handler=self._stream_handler)

@@ -62,8 +62,9 @@ class Introduce(_Frame, tag="introduce"):
 
 
 class TakeOver(_Frame, tag="takeover"):
-    """Replace this process: answered with `SocketPassed` and the descriptor, then by `Progress`
-    as connections move, and by `Answer` when none is left."""
+    """Replace this process: answered with `SocketPassed` and the descriptor, with `Stopped` once a
+    link to `name` is up, with `Progress` as connections move, and with `Answer` when none is left.
+    """
 
     name: str
     deadline_s: float
@@ -123,11 +124,17 @@ class Joined(_Frame, tag="joined"):
 
 
 class SocketPassed(_Frame, tag="socket"):
-    """The successor's place, and the IDs that its predecessor answers to until they move."""
+    """The successor's place, who else is on the port, and the predecessor's own name."""
 
     node: int
     worker: int
     workers: dict[int, str]
+    name: str
+
+
+class Stopped(_Frame, tag="stopped"):
+    """The socket is the successor's to read; these IDs are the predecessor's until they move."""
+
     connection_ids: list[bytes]
 
 
@@ -152,6 +159,7 @@ Frame = (
     | Answer
     | Joined
     | SocketPassed
+    | Stopped
     | Progress
 )
 

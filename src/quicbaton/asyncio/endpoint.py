@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
+from aioquic.quic.logger import QuicLoggerTrace
 from aioquic.quic.packet import QuicErrorCode, encode_quic_retry
 from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
 
@@ -187,6 +188,17 @@ class Endpoint:
     def configuration(self) -> QuicConfiguration:
         return self._configuration
 
+    def start_trace(self, original_id: bytes) -> QuicLoggerTrace | None:
+        """Begin, or go on with, a connection's qlog; None when the configuration asks for none."""
+        logger = self._configuration.quic_logger
+        return None if logger is None else logger.start_trace(is_client=False, odcid=original_id)
+
+    def end_trace(self, session: Session) -> None:
+        """This process writes no more about the connection."""
+        trace = session.connection.trace
+        if trace is not None and self._configuration.quic_logger is not None:
+            self._configuration.quic_logger.end_trace(trace)
+
     def release(self, session: Session, owner: Owner) -> None:
         """The session was frozen: `owner` gets what arrives for it."""
         session.detach()
@@ -202,6 +214,7 @@ class Endpoint:
         self.sessions.pop(session.connection.name, None)
         for cid in session.cids:
             self.table.remove(cid)
+        self.end_trace(session)
         self.on_session_over(session)
 
     def wait_for_room(self, session: Session) -> None:
@@ -370,7 +383,7 @@ class Endpoint:
             issuer=self.ids,
             entropy=os.urandom,
             configuration=self._configuration,
-            trace=handshake.quic._quic_logger,
+            trace=promotion.trace,
         )
         connection.start()
         if self._retry:

@@ -428,6 +428,7 @@ class Handoffs:
         http3 = None if protocol._http is None else export_state(protocol._http)
         now = monotonic()
         state = session.connection.freeze(now)
+        self._endpoint.end_trace(session)
         return encode_snapshot(
             Snapshot(
                 connection=state,

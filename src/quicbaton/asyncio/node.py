@@ -70,7 +70,7 @@ class Node:
         self.endpoint.on_session_over = self.handoffs.on_session_over
         self.endpoint.on_retired = self.handoffs.on_retired
         self.endpoint.on_foreign = self._toss
-        self._listener = Listener(control, self._on_channel)
+        self._listeners = [Listener(control, self._on_channel)]
 
     # --- commands of this process ---------------------------------------------------------------
 
@@ -81,13 +81,18 @@ class Node:
     def close(self) -> None:
         """Close all connections and go."""
         self.endpoint.close()
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         for link in list(self._links.values()):
             link.close()
         for task in list(self._tasks):
             task.cancel()
         for sibling in self._siblings:
             sibling.close()
+
+    def also_listen(self, control: Path) -> None:
+        """Answer at another control socket, too: that of the process which this one replaced."""
+        self._listeners.append(Listener(control, self._on_channel))
 
     async def link_to(self, name: str) -> Link:
         """The link to the process with this control socket, opened if need be."""

@@ -101,10 +101,11 @@ class QuicConnectionProtocol:
         if isinstance(event, events.StreamDataReceived):
             stream = self._streams.get(event.stream_id)
             if stream is None:
+                if self._stream_handler is None:
+                    return
                 reader, writer = self._create_stream(event.stream_id)
                 stream = self._streams[event.stream_id]
-                if self._stream_handler is not None:
-                    self._stream_handler(reader, writer)
+                self._stream_handler(reader, writer)
             stream.feed(event.data, event.end_stream)
         elif isinstance(event, events.StreamReset):
             stream = self._streams.get(event.stream_id)
@@ -325,6 +326,7 @@ class StreamAdapter(asyncio.Transport):
     def end(self, error_code: int, reason: str) -> None:
         """The connection is over. A reader that was not at its end learns it, unless the peer
         closed without an error; aioquic tells none."""
+        self._closing = True
         lost = None if self._ended or error_code == 0 else ConnectionResetError(reason)
         self._stream_protocol.connection_lost(lost)
 

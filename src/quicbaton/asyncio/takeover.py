@@ -1,8 +1,10 @@
 """Replacing a whole process: its socket first, then its connections one by one.
 
     old                                         new
-    reads the socket         ◄─ TakeOver ──     listens at a control socket of its own
-    stops reading            ── SocketPassed ►  (with the descriptor) reads it, accepts clients
+    reads the socket         ◄─ TakeOver ──
+                             ── SocketPassed ►  (with the descriptor) listens at a control socket
+                             ══ link ═════════
+    stops reading            ── Stopped ─────►  reads it, accepts clients
     what is not its own      ◄─ Toss ─────      does not know all IDs yet
     hands over, 16 at a time ══ handoffs ════►  resumes; the port and the IDs are the same, so no
                                                 client has anything to cut over to
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
 _RETRY_S: Final = 0.05
 #: How often the successor hears how far it is.
 _PROGRESS_S: Final = 0.1
+#: Upper bound on a takeover: so long the predecessor's IDs are sent on to it.
+_FORWARD_S: Final = 3600.0
+#: How long a successor may take to open its control socket.
+_LINK_S: Final = 5.0
 #: H3_NO_ERROR (RFC 9114 §8.1) is what a client learns that is cut off at the deadline.
 _H3_NO_ERROR: Final = 0x100
 
@@ -72,14 +78,16 @@ class Departure:
         node = self._node
         endpoint = node.endpoint
         reach("takeover_asked")
-        # Reached before the socket goes: a successor that cannot be linked to gets nothing.
-        self._link = await node.link_to(self._successor)
+        # This process reads on until it has a link: a successor that cannot be reached holds the
+        # socket and may not read it.
+        self._pass_socket()
+        reach("takeover_socket_passed")
+        self._link = await self._link_up()
         endpoint.stop()
         endpoint.accepts = False
         reach("takeover_stopped_reading")
         try:
-            self._pass_socket()
-            reach("takeover_socket_passed")
+            self._channel.write(c.encode(c.Stopped(list(endpoint.table.owners))))
             left = await self._move_all()
         except QuicbatonError:
             self._stay()
@@ -105,10 +113,20 @@ class Departure:
             node=table.place.node,
             worker=table.place.worker,
             workers={w: name for w, name in node.workers.items() if name != node.name},
-            connection_ids=list(table.owners),
+            name=node.name,
         )
-        # The descriptor rides on the first bytes; the rest follows as the peer reads.
         self._channel.write_descriptors(c.encode(frame), [node.endpoint.udp.sock.fileno()])
+
+    async def _link_up(self) -> Link:
+        """A link to the successor, which has yet to open its control socket."""
+        until = monotonic() + _LINK_S
+        while True:
+            try:
+                return await self._node.link_to(self._successor)
+            except PeerError:
+                if self._channel.closed or monotonic() >= until:
+                    raise
+            await asyncio.sleep(_RETRY_S)
 
     async def _move_all(self) -> dict[bytes, str]:
         """Hand over until nothing is left or the deadline passes; what is left, and why."""
@@ -181,35 +199,46 @@ class Arrival:
         self._channel = channel
         self._frames = frames
         self.passed = passed
+        #: Whether the socket was ours to read at any time.
+        self.reading = False
         self.sock = socket.socket(fileno=fd)
 
-    async def settle(
-        self, node: Node, predecessor: str, on_progress: Callable[[c.Progress], None]
-    ) -> c.Answer:
-        """Read the socket and take in connections until the predecessor is done or dead."""
+    async def settle(self, node: Node, on_progress: Callable[[c.Progress], None]) -> c.Answer:
+        """Read the socket and take in connections until the predecessor is done or dead.
+
+        An answer before the first read means that the predecessor keeps everything.
+        """
         endpoint = node.endpoint
-        endpoint.predecessor = predecessor
+        endpoint.predecessor = self.passed.name
         endpoint.may_reset = False
-        until = monotonic() + 3600
-        for cid in self.passed.connection_ids:
-            if endpoint.ids.decode(cid) is None or cid not in endpoint.table.owners:
-                endpoint.table.forward(cid, predecessor, until)
-        node.start()
-        reach("takeover_reading")
+        theirs: list[bytes] = []
         try:
             while True:
                 frame = await self._frames.get()
-                if isinstance(frame, c.Progress):
+                if isinstance(frame, c.Stopped):
+                    theirs = frame.connection_ids
+                    self._begin(node, theirs)
+                elif isinstance(frame, c.Progress):
                     on_progress(frame)
                 elif isinstance(frame, c.Answer):
                     return frame
         finally:
             endpoint.predecessor = None
             endpoint.may_reset = True
-            for cid in self.passed.connection_ids:
+            for cid in theirs:
                 if cid not in endpoint.table.owners:
                     endpoint.table.remove(cid)
             self._channel.close()
+
+    def _begin(self, node: Node, theirs: list[bytes]) -> None:
+        table = node.endpoint.table
+        until = monotonic() + _FORWARD_S
+        for cid in theirs:
+            if cid not in table.owners:
+                table.forward(cid, self.passed.name, until)
+        node.start()
+        self.reading = True
+        reach("takeover_reading")
 
 
 async def ask_for_socket(

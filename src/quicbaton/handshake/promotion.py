@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from aioquic.quic import events
 from aioquic.quic.connection import QuicConnection
+from aioquic.quic.logger import QuicLoggerTrace
 from aioquic.tls import Epoch
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -73,6 +74,8 @@ class Promotion(NamedTuple):
     tls: post_handshake.PostHandshakeTls | None
     #: The program asked for a key update before it was allowed: start one.
     key_update_wanted: bool
+    #: aioquic's trace of the handshake, to go on with; None without a logger.
+    trace: QuicLoggerTrace | None
 
 
 def promote(
@@ -107,7 +110,13 @@ def promote(
     key_update_wanted = (
         quic._key_update_pending or quic._cryptos[Epoch.ONE_RTT]._update_key_requested
     )
-    return Promotion(state, origin_s, post_handshake.of_client(quic), key_update_wanted)
+    return Promotion(
+        state=state,
+        origin_s=origin_s,
+        tls=post_handshake.of_client(quic),
+        key_update_wanted=key_update_wanted,
+        trace=quic._quic_logger,
+    )
 
 
 def _extract(

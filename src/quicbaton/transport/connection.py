@@ -208,6 +208,11 @@ class Connection:
         return self._state.name
 
     @property
+    def trace(self) -> QuicLoggerTrace | None:
+        """The qlog trace that this owner writes into."""
+        return self._quic_logger
+
+    @property
     def closed(self) -> bool:
         """True when nothing will be sent or accepted any more."""
         return self._state.closed

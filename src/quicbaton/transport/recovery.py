@@ -406,8 +406,9 @@ class Recovery:
         return False
 
 
-#: Contents that no probe repeats: an ACK is made anew, a probe of the MTU is not data.
-_NOT_REPEATED: Final = frozenset({f.ACK, f.MTU_PROBE})
+#: Contents that no probe repeats: an ACK is made anew, a probe of the MTU is not data, and a PING
+#: of the application's must be reported once, though both copies arrive.
+_NOT_REPEATED: Final = frozenset({f.ACK, f.MTU_PROBE, f.PING})
 
 
 def cut(run: SentRun, first: int, stop: int) -> SentRun:

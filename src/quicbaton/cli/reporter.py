@@ -1,0 +1,40 @@
+"""What commands say: lines for people, or one JSON object a line for programs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TextIO
+
+import msgspec
+
+
+class Reporter:
+    """Writes to standard output at once; errors go to standard error."""
+
+    def __init__(self, *, as_json: bool, out: TextIO | None = None) -> None:
+        self.as_json = as_json
+        self._out = out or sys.stdout
+
+    def event(self, name: str, text: str, **fields: Any) -> None:
+        """Say what happened: `text`, or an object of `event` and `fields`."""
+        if self.as_json:
+            self.value({"event": name, **fields})
+        else:
+            self.line(text)
+
+    def value(self, value: Any) -> None:
+        """Print one JSON value on a line."""
+        self.line(msgspec.json.encode(value).decode())
+
+    def line(self, text: str) -> None:
+        self._out.write(text + "\n")
+        self._out.flush()
+
+    def error(self, code: str, message: str) -> None:
+        """Say why the command ends."""
+        if self.as_json:
+            text = msgspec.json.encode({"error": code, "message": message}).decode()
+        else:
+            text = f"quicbaton: {message}"
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()

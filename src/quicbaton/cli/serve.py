@@ -1,0 +1,312 @@
+"""`quicbaton serve`: a folder over HTTP/3, in a process that can hand its connections over."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import os
+import signal
+import socket
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from aioquic.h3.connection import H3_ALPN
+from aioquic.quic.configuration import QuicConfiguration
+
+from quicbaton.asyncio import commands as c
+from quicbaton.asyncio.node import Node
+from quicbaton.asyncio.takeover import Arrival, ask_for_socket
+from quicbaton.asyncio.udp import open_udp
+from quicbaton.cli import user_state
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.cli.control import ask
+from quicbaton.cli.file_server import FileProtocol
+from quicbaton.cli.folder import Folder
+from quicbaton.cli.reporter import Reporter
+from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
+
+DEFAULT_PORT: Final = 4433
+ALL_ADDRESSES: Final = "::"
+#: How long a takeover waits for connections that cannot move yet.
+TAKEOVER_DEADLINE_S: Final = 60.0
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="serve a folder over HTTP/3",
+        description="Serve a folder over HTTP/3. Live connections can be handed to another "
+        "process with `quicbaton handoff`, or all at once by starting that with --takeover.",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder to serve")
+    parser.add_argument("--host", default="", help="address to listen on (default: all)")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="UDP port (default: 4433)")
+    parser.add_argument("--cert", type=Path, metavar="FILE", help="certificate chain (PEM)")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="its private key (PEM)")
+    parser.add_argument("--control", type=Path, metavar="SOCKET", help="path of our control socket")
+    parser.add_argument("--keys", type=Path, metavar="FILE", help="cluster keys (default: yours)")
+    parser.add_argument(
+        "--retry", action="store_true", help="validate clients' addresses before the handshake"
+    )
+    parser.add_argument(
+        "--keylog",
+        type=Path,
+        metavar="FILE",
+        help="append TLS secrets of new connections to FILE (NSS format): who reads it reads them",
+    )
+    others = parser.add_mutually_exclusive_group()
+    others.add_argument(
+        "--takeover", type=Path, metavar="SOCKET", help="replace the server with this socket"
+    )
+    others.add_argument(
+        "--join", type=Path, metavar="SOCKET", help="share the UDP port of the server there"
+    )
+    parser.add_argument(
+        "--deadline",
+        type=float,
+        default=TAKEOVER_DEADLINE_S,
+        metavar="SECONDS",
+        help="with --takeover: then cut what could not move (default: 60)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, reporter: Reporter) -> int:
+    if not options.folder.is_dir():
+        raise ConfigurationError(f"{options.folder} is not a folder: name one that exists")
+    if (options.cert is None) != (options.key is None):
+        raise ConfigurationError("--cert and --key go together: give both or neither")
+    asyncio.run(_Server(options, reporter).run())
+    return 0
+
+
+class _Server:
+    """One serving process from its options to its end."""
+
+    def __init__(self, options: argparse.Namespace, reporter: Reporter) -> None:
+        self._options = options
+        self._reporter = reporter
+        self._ring = user_state.load_keys(options.keys)
+        self._files = _certificate(options)
+        self._configuration = _configuration(self._files)
+        self._folder = Folder(options.folder)
+        self._stop = asyncio.Event()
+        self._keylog: TextIO | None = None
+
+    async def run(self) -> None:
+        """Serve until a signal comes or a successor has taken over."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop.set)
+        if self._options.keylog is not None:
+            self._keylog = _open_keylog(self._options.keylog)
+            self._configuration.secrets_log_file = self._keylog
+        if self._options.takeover is not None:
+            node = await self._take_over(self._options.takeover.absolute())
+        elif self._options.join is not None:
+            node = await self._join(self._options.join.absolute())
+        else:
+            node = self._start()
+        try:
+            await self._until_over(node)
+        finally:
+            node.close()
+            if self._keylog is not None:
+                self._keylog.close()
+
+    # --- three ways to begin --------------------------------------------------------------------
+
+    def _start(self) -> Node:
+        sock = _open_port(self._options.host, self._options.port)
+        port = sock.getsockname()[1]
+        node = self._node(sock, self._control_path(port), 0, 0, {})
+        node.start()
+        self._report_ready(node)
+        return node
+
+    async def _join(self, other: Path) -> Node:
+        control = self._control_path(await _port_of(other))
+        channel, _, joined, descriptor = await ask_for_socket(other, c.Join(str(control)))
+        channel.close()
+        sock = socket.socket(fileno=descriptor)
+        node = self._node(sock, control, joined.node, joined.worker, joined.workers)
+        node.start()
+        await self._introduce(node, joined.worker, joined.workers)
+        self._report_ready(node)
+        return node
+
+    async def _take_over(self, other: Path) -> Node:
+        control = self._control_path(await _port_of(other))
+        command = c.TakeOver(str(control), self._options.deadline)
+        channel, frames, passed, descriptor = await ask_for_socket(other, command)
+        arrival = Arrival(channel, frames, passed, descriptor)
+        node = self._node(arrival.sock, control, passed.node, passed.worker, passed.workers)
+        try:
+            await self._introduce(node, passed.worker, passed.workers)
+            answer = await arrival.settle(node, self._report_progress)
+            if not arrival.reading:
+                raise PeerError(f"{other} keeps its connections: {answer.message}", code="refused")
+            # Who knows the old socket finds the new process behind it.
+            node.also_listen(other)
+        except BaseException:
+            node.close()
+            raise
+        self._reporter.event(
+            "took_over", answer.message, ok=answer.ok, message=answer.message, inherited=str(other)
+        )
+        self._report_ready(node)
+        return node
+
+    # --- helpers, in reading order --------------------------------------------------------------
+
+    def _node(
+        self, sock: socket.socket, control: Path, node: int, worker: int, workers: dict[int, str]
+    ) -> Node:
+        made = Node(
+            sock,
+            control,
+            ring=self._ring,
+            node=node,
+            worker=worker,
+            workers=workers,
+            configuration=self._configuration,
+            create_protocol=partial(FileProtocol, folder=self._folder),
+            retry=self._options.retry,
+        )
+        made.handoffs.on_moved = self._report_moved
+        return made
+
+    def _control_path(self, port: int) -> Path:
+        if self._options.control is not None:
+            return Path(self._options.control).absolute()
+        return user_state.runtime_folder() / f"{port}-{os.getpid()}.sock"
+
+    async def _introduce(self, node: Node, worker: int, workers: dict[int, str]) -> None:
+        """Tell everybody on the port who we are, and hold a link to each: it carries strays, and
+        its end tells when a process is gone."""
+        for number, name in workers.items():
+            if number == worker:
+                continue
+            try:
+                await ask(Path(name), c.Introduce(worker, node.name), c.Answer)
+                await node.link_to(name)
+            except QuicbatonError as error:
+                self._reporter.event(
+                    "not_introduced",
+                    f"worker {number} cannot be reached: {error}",
+                    worker=number,
+                    message=str(error),
+                )
+
+    async def _until_over(self, node: Node) -> None:
+        stop = asyncio.ensure_future(self._stop.wait())
+        succeeded = asyncio.ensure_future(node.succeeded.wait())
+        await asyncio.wait((stop, succeeded), return_when=asyncio.FIRST_COMPLETED)
+        if succeeded.done():
+            self._reporter.event("succeeded", "a successor has taken over; this process ends")
+        else:
+            self._reporter.event("stopped", "stopped: connections are closed")
+        for waiter in (stop, succeeded):
+            waiter.cancel()
+
+    def _report_ready(self, node: Node) -> None:
+        address = node.endpoint.udp.address
+        port = int(address[1])
+        trust = self._files.certificate
+        lines = [f"serving {self._folder.root} at https://localhost:{port}/ over HTTP/3 (UDP)"]
+        if self._options.cert is None:
+            lines += [
+                f"  certificate  {trust} (made for this machine; trust it like this:)",
+                f"               quicbaton get --ca {trust} https://localhost:{port}/FILE -o FILE",
+                f"               curl --http3-only --cacert {trust} https://localhost:{port}/FILE",
+            ]
+        lines.append(f"  control      {node.name}")
+        if len(node.workers) > 1:
+            lines.append(f"  worker       {node.endpoint.table.place.worker} of several")
+        self._reporter.event(
+            "ready",
+            "\n".join(lines),
+            port=port,
+            control=node.name,
+            certificate=str(trust),
+            pid=os.getpid(),
+            worker=node.endpoint.table.place.worker,
+        )
+
+    def _report_moved(self, connection_id: bytes, resumed: bool) -> None:
+        name = connection_id.hex()
+        verb = "came here" if resumed else "went to another process"
+        self._reporter.event(
+            "resumed" if resumed else "given", f"connection {name} {verb}", connection=name
+        )
+
+    def _report_progress(self, progress: c.Progress) -> None:
+        waiting = "".join(f"\n  waits: {reason}" for reason in progress.waiting)
+        self._reporter.event(
+            "progress",
+            f"{progress.moved} connections moved, {progress.left} left{waiting}",
+            moved=progress.moved,
+            left=progress.left,
+            waiting=progress.waiting,
+        )
+
+
+def _certificate(options: argparse.Namespace) -> CertificateFiles:
+    if options.cert is not None:
+        return CertificateFiles(options.cert.absolute(), options.key.absolute())
+    return user_state.local_certificate(options.host)
+
+
+def _configuration(files: CertificateFiles) -> QuicConfiguration:
+    configuration = QuicConfiguration(is_client=False, alpn_protocols=H3_ALPN)
+    try:
+        configuration.load_cert_chain(files.certificate, files.key)
+    except (OSError, ValueError, IndexError) as error:
+        raise ConfigurationError(
+            f"cannot use {files.certificate} with {files.key}: {error}; both must be PEM files"
+        ) from error
+    return configuration
+
+
+def _open_keylog(path: Path) -> TextIO:
+    """Append to the file; one that is made is closed to others."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return os.fdopen(descriptor, "a", buffering=1, encoding="ascii")
+
+
+async def _port_of(other: Path) -> int:
+    listed = await ask(other, c.ListConnections(), c.Connections)
+    return int(listed.address.rpartition(":")[2])
+
+
+def _open_port(host: str, port: int) -> socket.socket:
+    """The UDP socket, in a group that others can join; refused while somebody has the port."""
+    try:
+        address = host or _any_address()
+        # A socket of our user's in the same group would be let in without a word, and the kernel
+        # would share the clients out between two strangers.
+        open_udp(address, port).close()
+        return open_udp(address, port, reuse_port=True)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise ConfigurationError(
+                f"cannot listen at {host or 'any address'} port {port}: {error.strerror or error}"
+            ) from error
+    running = user_state.control_sockets(port)
+    hint = f" Control sockets for it: {', '.join(map(str, running))}." if running else ""
+    raise ConfigurationError(
+        f"UDP port {port} is taken.{hint} Use --join SOCKET to share it, --takeover SOCKET to "
+        "replace the server there, or another --port.",
+        code="port_taken",
+    )
+
+
+def _any_address() -> str:
+    """All addresses, of both families where there are two."""
+    try:
+        open_udp(ALL_ADDRESSES, 0).close()
+    except OSError:
+        return "0.0.0.0"
+    return ALL_ADDRESSES
