@@ -314,10 +314,10 @@ def test_what_arrived_before_the_close_can_be_read_after_it(certificate: Certifi
             "ours-ours", certificate, client={"create_protocol": clients}, create_protocol=servers
         ) as client:
             server = await servers.instances.get()
-            whole, writer = await client.create_stream()
-            writer.write(b"whole")
-            part, writer = await client.create_stream()
-            writer.write(b"part")
+            whole, first = await client.create_stream()
+            first.write(b"whole")
+            part, second = await client.create_stream()
+            second.write(b"part")
             await server.seen(StreamDataReceived)
             await server.seen(StreamDataReceived)
             server._quic.send_stream_data(0, b"to the end", end_stream=True)
@@ -433,12 +433,13 @@ def test_the_mistake_of_one_connection_s_program_stays_its_own(
         async with client_of(
             "ours-ours", certificate, create_protocol=Faulty, stream_handler=echo
         ) as client:
-            _, writer = await client.create_stream()
-            writer.write(b"fail")
+            _, failing = await client.create_stream()
+            failing.write(b"fail")
             await client.ping()
             reader, writer = await client.create_stream()
             writer.write(b"go on")
             assert await reader.read(100) == b"go on"
-            writer.write_eof()
+            writer.close()
+            failing.close()
 
     run(main, expected_problems=1)

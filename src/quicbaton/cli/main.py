@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from quicbaton.cli import serve
+from quicbaton.cli import get, serve
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import QuicbatonError
 
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=version("quicbaton"))
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (serve,):
+    for module in (serve, get):
         module.add_parser(commands)
     for command in commands.choices.values():
         command.add_argument(

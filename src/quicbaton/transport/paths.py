@@ -357,6 +357,11 @@ class Paths:
             if active.validated or not path.validated:
                 self._forget(path)
             return False
+        if path.validated:
+            # The peer is there (§8.2.3), only the answer to a full-sized challenge is missing.
+            # Two losses are no reason to leave the one address that is proved: ask again.
+            self._start_validation(path)
+            return False
         fallback = self._fallback()
         if fallback is None:
             self._close_silently(now_us)
