@@ -12,7 +12,7 @@ from time import monotonic_ns
 import msgspec
 import pycurl
 
-_TIMEOUT_S = 300
+_TIMEOUT_S = 60
 
 
 class Order(msgspec.Struct):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from quicbaton.cli import get, serve
+from quicbaton.cli import connections, get, inspection, serve
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import QuicbatonError
 
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command: 0 when it succeeded, 1 when it failed, 2 when it was not understood."""
     options = _parser().parse_args(arguments)
     reporter = Reporter(as_json=options.as_json)
+    # aioquic warns of every handshake that fails; what matters of it is in our own messages.
+    logging.getLogger("quic").addHandler(logging.NullHandler())
     try:
         code: int = options.run(options, reporter)
     except QuicbatonError as error:
@@ -44,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=version("quicbaton"))
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (serve, get):
+    for module in (serve, get, connections, inspection):
         module.add_parser(commands)
     for command in commands.choices.values():
         command.add_argument(

@@ -53,6 +53,7 @@ from quicbaton.handoff.destination import DestinationState, HandoffDestination
 from quicbaton.handoff.events import Outcome
 from quicbaton.handoff.messages import FrameReader, Hello, decode, encode, shared_formats
 from quicbaton.handoff.source import HandoffSource, SourceState
+from quicbaton.handoff.waits import Waits
 
 __all__ = [
     "DestinationState",
@@ -62,6 +63,7 @@ __all__ = [
     "Hello",
     "Outcome",
     "SourceState",
+    "Waits",
     "answer_stale",
     "decode",
     "encode",

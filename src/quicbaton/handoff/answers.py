@@ -35,9 +35,11 @@ def answer_claim(ledger: Ledger, request: ClaimRequest | Ready) -> Committed | R
 
 
 def answer_stale(ledger: Ledger, link: int, message: Message) -> list[Effect]:
-    """Answer a message to a source whose machine has gone on to another attempt, or is forgotten.
+    """Answer a message to a machine that has gone on to another attempt, or is forgotten.
 
-    Anything but a READY or a ClaimRequest is the echo of something settled, and needs no answer.
+    A COMMITTED in a term that this process never held comes after its destination let go: only
+    that machine could have used the claim, so the source must learn that nobody will. Anything
+    else but a READY or a ClaimRequest is the echo of something settled, and needs no answer.
     """
     if isinstance(message, ClaimRequest):
         return [Send(link, answer_claim(ledger, message))]
@@ -46,6 +48,9 @@ def answer_stale(ledger: Ledger, link: int, message: Message) -> list[Effect]:
         if isinstance(answer, Refuse):
             return [Send(link, abort(*msgspec.structs.astuple(answer)))]
         return [Send(link, answer)]
+    if isinstance(message, Committed) and ledger.record(message.connection_id).term < message.term:
+        text = "the destination has let it go before"
+        return [Send(link, abort(message.connection_id, message.handoff_id, "discarded", text))]
     return []
 
 

@@ -79,13 +79,8 @@ from quicbaton.handoff.messages import (
     Stray,
 )
 from quicbaton.handoff.strays import StrayQueue
-from quicbaton.limits import (
-    HANDOFF_ASK_S,
-    HANDOFF_FORWARD_S,
-    HANDOFF_OFFER_S,
-    HANDOFF_READY_S,
-    MAX_BATON_BYTES,
-)
+from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
+from quicbaton.limits import MAX_BATON_BYTES
 from quicbaton.ownership import Ledger
 
 
@@ -106,14 +101,14 @@ class DestinationState(Enum):
 
 _Step = tuple[DestinationState, list[Effect]]
 
-#: Seconds that a state may last. LAST_WORDS goes on with the deadline of the state before.
-_WAIT_S: Final = {
-    DestinationState.ACCEPTED: HANDOFF_OFFER_S,
-    DestinationState.REBUILDING: HANDOFF_OFFER_S,
-    DestinationState.READY: HANDOFF_READY_S,
-    DestinationState.ASKING: HANDOFF_ASK_S,
-    DestinationState.FORWARDING: HANDOFF_FORWARD_S,
-    DestinationState.CUTTING: HANDOFF_OFFER_S,
+#: How long a state may last. LAST_WORDS goes on with the deadline of the state before.
+_WAIT_S: Final[dict[DestinationState, Callable[[Waits], float]]] = {
+    DestinationState.ACCEPTED: lambda waits: waits.offer_s,
+    DestinationState.REBUILDING: lambda waits: waits.offer_s,
+    DestinationState.READY: lambda waits: waits.ready_s,
+    DestinationState.ASKING: lambda waits: waits.ask_s,
+    DestinationState.FORWARDING: lambda waits: waits.forward_s,
+    DestinationState.CUTTING: lambda waits: waits.offer_s,
 }
 _ENDED: Final = (DestinationState.DONE, DestinationState.DISCARDED)
 
@@ -135,6 +130,7 @@ class HandoffDestination:
         name: str = "",
         formats: frozenset[int] = frozenset(),
         room_bytes: int = MAX_BATON_BYTES,
+        waits: Waits = DEFAULT_WAITS,
     ) -> None:
         self.connection_id = connection_id
         self._handoff_id = handoff_id
@@ -142,6 +138,7 @@ class HandoffDestination:
         self._name = name
         self._formats = formats
         self._room_bytes = room_bytes
+        self._waits = waits
         self._state = DestinationState.IDLE
         self._link: int | None = None
         self._offered_term = 0
@@ -218,7 +215,7 @@ class HandoffDestination:
         if self._state in _ENDED:
             self._deadline_us = None
         elif self._state in _WAIT_S:
-            self._deadline_us = now_us + _WAIT_S[self._state] * 1_000_000
+            self._deadline_us = now_us + round(_WAIT_S[self._state](self._waits) * 1e6)
 
     # --- up to READY ----------------------------------------------------------------------
 

@@ -86,13 +86,8 @@ from quicbaton.handoff.messages import (
     Stray,
 )
 from quicbaton.handoff.strays import StrayQueue
-from quicbaton.limits import (
-    BATON_LIFETIME_S,
-    HANDOFF_FORWARD_S,
-    HANDOFF_FROZEN_S,
-    HANDOFF_OFFER_S,
-    MAX_BATON_BYTES,
-)
+from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
+from quicbaton.limits import BATON_LIFETIME_S, MAX_BATON_BYTES
 from quicbaton.ownership import Claim, Ledger, Ownership
 
 
@@ -111,13 +106,13 @@ class SourceState(Enum):
 
 _Step = tuple[SourceState, list[Effect]]
 
-#: Seconds that a state may last. FROZEN goes on with the deadline of SEALING: the client's silence
+#: How long a state may last. FROZEN goes on with the deadline of SEALING: the client's silence
 #: began there.
-_WAIT_S: Final = {
-    SourceState.OFFERED: HANDOFF_OFFER_S,
-    SourceState.SEALING: HANDOFF_FROZEN_S,
-    SourceState.SAVED: BATON_LIFETIME_S,
-    SourceState.FORWARDING: HANDOFF_FORWARD_S,
+_WAIT_S: Final[dict[SourceState, Callable[[Waits], float]]] = {
+    SourceState.OFFERED: lambda waits: waits.offer_s,
+    SourceState.SEALING: lambda waits: waits.frozen_s,
+    SourceState.SAVED: lambda _waits: BATON_LIFETIME_S,
+    SourceState.FORWARDING: lambda waits: waits.forward_s,
 }
 _ENDED: Final = (SourceState.DONE, SourceState.ABORTED)
 
@@ -125,10 +120,18 @@ _ENDED: Final = (SourceState.DONE, SourceState.ABORTED)
 class HandoffSource:
     """One attempt to hand one connection over. `handoff_id`: 16 fresh random bytes."""
 
-    def __init__(self, connection_id: bytes, handoff_id: bytes, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        connection_id: bytes,
+        handoff_id: bytes,
+        ledger: Ledger,
+        *,
+        waits: Waits = DEFAULT_WAITS,
+    ) -> None:
         self.connection_id = connection_id
         self._handoff_id = handoff_id
         self._ledger = ledger
+        self._waits = waits
         self._state = SourceState.IDLE
         self._link: int | None = None
         self._audience = ""
@@ -199,7 +202,7 @@ class HandoffSource:
         if self._state in _ENDED:
             self._deadline_us = None
         elif self._state in _WAIT_S:
-            self._deadline_us = now_us + _WAIT_S[self._state] * 1_000_000
+            self._deadline_us = now_us + round(_WAIT_S[self._state](self._waits) * 1e6)
 
     # --- before the freeze ----------------------------------------------------------------
 

@@ -343,7 +343,7 @@ class Connection:
         if state.idle_timeout_us > 0 and now_us >= self._idle_at_us():
             self._end(f.INTERNAL_ERROR, f.PADDING, "Idle timeout")
             return
-        if state.keep_alive_us and now_us >= state.idle_from_us + state.keep_alive_us:
+        if self._keep_alive_at_us() != NEVER and now_us >= self._keep_alive_at_us():
             state.recovery.probes_due = max(1, state.recovery.probes_due)
         self._recovery.on_timer(now_us)
         if self._paths.on_timer(now_us):
@@ -401,6 +401,13 @@ class Connection:
         self._check()
         if _ANONYMOUS_PING not in self._state.pings_due:
             self._state.pings_due.append(_ANONYMOUS_PING)
+
+    def set_keep_alive(self, interval_s: float) -> None:
+        """Send a PING after so long without traffic (RFC 9000 §10.1.2); 0 ends that."""
+        self._check()
+        if interval_s < 0:
+            raise CallerError(f"a keep-alive interval is not negative, got {interval_s}")
+        self._state.keep_alive_us = round(interval_s * 1e6)
 
     def send_new_token(self, token: bytes) -> None:
         """Give the client an address validation token for its next connection (§8.1.3)."""
@@ -522,26 +529,36 @@ class Connection:
         state = self._state
         return state.idle_from_us + max(state.idle_timeout_us, 3 * self._recovery.pto_us())
 
+    def _keep_alive_at_us(self) -> int:
+        """When to send a PING for want of anything else. With something under way there is no
+        need: its ACK restarts the peer's idle timer too, and the PTO repeats it."""
+        state = self._state
+        if not state.keep_alive_us or state.idle_sent_since:
+            return NEVER
+        return state.idle_from_us + state.keep_alive_us
+
     def _timer_us(self) -> int:
         state = self._state
         if state.closed:
             return NEVER
         if state.closing is not None:
             return state.clock_us if state.close_due else state.close_at_us
-        if self._sender.has_more or state.recovery.probes_due:
-            return state.clock_us
         times = [
             self._recovery.deadline_us(),
-            state.numbers.ack_at_us,
-            self._sender.pacing_at_us,
             self._paths.next_timer_us(),
-            MtuSearch(state.paths[0]).next_timer_us(),
             state.ids.alias_until_us if state.ids.alias else NEVER,
         ]
+        if not self._sender.blocked:  # else these would fire in vain, again and again
+            if self._sender.has_more or state.recovery.probes_due:
+                return state.clock_us
+            times += [
+                state.numbers.ack_at_us,
+                self._sender.pacing_at_us,
+                MtuSearch(state.paths[0]).next_timer_us(),
+                self._keep_alive_at_us(),
+            ]
         if state.idle_timeout_us:
             times.append(self._idle_at_us())
-        if state.keep_alive_us:
-            times.append(state.idle_from_us + state.keep_alive_us)
         return min((at_us for at_us in times if at_us != NEVER), default=NEVER)
 
     def _close(self, error_code: int, frame_type: int, reason: str) -> None:

@@ -118,9 +118,10 @@ class MtuSearch:
         begin(self._path, ceiling_bytes, now_us)
 
     def next_timer_us(self) -> int:
-        """When a finished search begins again; NEVER while one runs: probes go along."""
+        """When a finished search begins again; NEVER while one runs: probes go along, and while
+        the path may not be probed."""
         at_us = self._path.mtu_at_us
-        return at_us if at_us > 0 else NEVER
+        return at_us if at_us > 0 and self._path.validated else NEVER
 
     # --- inside -------------------------------------------------------------------------------
 

@@ -357,14 +357,14 @@ class Paths:
             if active.validated or not path.validated:
                 self._forget(path)
             return False
-        if path.validated:
-            # The peer is there (§8.2.3), only the answer to a full-sized challenge is missing.
-            # Two losses are no reason to leave the one address that is proved: ask again.
-            self._start_validation(path)
-            return False
         fallback = self._fallback()
         if fallback is None:
-            self._close_silently(now_us)
+            if path.validated:
+                # The peer is there (§8.2.3), only no answer to a full-sized challenge came. Two
+                # losses are no reason to give up the one address that is proved: ask again.
+                self._start_validation(path)
+            else:
+                self._close_silently(now_us)
             return False
         paths = self._state.paths
         paths.remove(fallback)

@@ -1,8 +1,9 @@
 """From datagrams to frames to the parts that own them (RFC 9000 §12, §13.1, §19).
 
-A batch is unprotected at once. STREAM frames are handled in the loop, since uploads consist of
-them; all other frames go through a table. ACK frames are put aside until the batch is read, and
-then the newest comes first: one that it covers has nothing left to say.
+A batch is unprotected at once. STREAM frames are read in the loop, since uploads consist of them,
+and those that continue each other are handed on as one; all other frames go through a table. ACK
+frames are put aside until the batch is read, and then the newest comes first: one that it covers
+has nothing left to say.
 """
 
 from __future__ import annotations
@@ -74,6 +75,11 @@ class Receiver:
         self._path: PathState = state.paths[0]
         self._packet_dcid = b""
         self._acks: list[Ack] = []
+        # STREAM frames of the batch that continue each other.
+        self._pieces: list[bytes] = []
+        self._stream_id = NONE
+        self._stream_start = 0
+        self._stream_stop = 0
         self._kinds: list[int] = []  # frame types of the packet, for a trace
         self._handlers = self._frame_handlers()
 
@@ -97,12 +103,13 @@ class Receiver:
         )
         self._now_us = now_us
         self._acks.clear()
-        authentic = 0
+        self._pieces.clear()
+        authentic = False
         for index, result in enumerate(opened):
             if result is None:
                 if self._is_stateless_reset(datagrams[index]):
                     self._on_stateless_reset(now_us)
-                    return
+                    break
                 continue
             number, payload = result
             if self._received.is_duplicate(number):
@@ -110,7 +117,7 @@ class Receiver:
             path = self._paths.on_datagram(remote, local, len(datagrams[index]), now_us)
             if path is None:
                 continue
-            authentic += 1
+            authentic = True
             self._path = path
             self._packet_dcid = packets[index][1 : 1 + cid_length]
             if ecn:
@@ -120,6 +127,7 @@ class Receiver:
             if state.closing is not None:
                 break
         if authentic:
+            self._flush_stream()
             state.idle_from_us = now_us
             state.idle_sent_since = False
             self._process_acks(now_us)
@@ -130,7 +138,7 @@ class Receiver:
         if not payload:
             raise TransportError(f.PROTOCOL_VIOLATION, "a packet without frames")
         newest = number > self._state.numbers.largest_received
-        eliciting, probing = self._read_frames(payload, now_us)
+        eliciting, probing = self._read_frames(payload)
         if self._trace is not None:
             qlog.log_received(self._trace, number, len(payload), self._kinds)
             self._kinds.clear()
@@ -139,13 +147,12 @@ class Receiver:
         if moved and self._paths.on_non_probing(self._path, newest):
             self._recovery.on_path_change(now_us)
 
-    def _read_frames(self, payload: bytes, now_us: int) -> tuple[bool, bool]:
+    def _read_frames(self, payload: bytes) -> tuple[bool, bool]:
         """Handle all frames; (is ack-eliciting, holds probing frames only)."""
         at = 0
         end = len(payload)
         eliciting = False
         probing = True
-        on_stream = self._streams.on_stream
         handlers = self._handlers
         tracing = self._trace is not None
         while at < end:
@@ -165,7 +172,14 @@ class Receiver:
                         raise TransportError(
                             f.FRAME_ENCODING_ERROR, "STREAM is longer than its packet", kind
                         )
-                on_stream(stream_id, offset, payload[at:stop], bool(kind & f.STREAM_FIN), now_us)
+                if stream_id != self._stream_id or offset != self._stream_stop or not self._pieces:
+                    self._flush_stream()
+                    self._stream_id = stream_id
+                    self._stream_start = offset
+                self._pieces.append(payload[at:stop])
+                self._stream_stop = offset + stop - at
+                if kind & f.STREAM_FIN:
+                    self._flush_stream(fin=True)
                 at = stop
                 eliciting = True
                 probing = False
@@ -179,10 +193,19 @@ class Receiver:
                 raise TransportError(f.FRAME_ENCODING_ERROR, "unknown frame type", kind)
             if kind not in _NOT_ELICITING:
                 eliciting = True
+                self._flush_stream()
             if kind not in _PROBING:
                 probing = False
             at = handler(payload, at + 1)
         return eliciting, probing
+
+    def _flush_stream(self, fin: bool = False) -> None:
+        """Hand on the STREAM frames that continue each other: an upload's batch is one call."""
+        pieces = self._pieces
+        if pieces:
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            self._streams.on_stream(self._stream_id, self._stream_start, data, fin, self._now_us)
 
     def _process_acks(self, now_us: int) -> None:
         acks = self._acks

@@ -37,6 +37,8 @@ from quicbaton.transport.state import (
 from quicbaton.transport.streams import Streams
 
 _TAG_BYTES: Final = 16
+#: Less than this is not worth a packet; what anti-amplification leaves may be so little.
+_SMALLEST_PACKET_BYTES: Final = 64
 #: Below this many bytes a train waits for more pacing budget instead of going out in dribbles.
 _SMALLEST_PACED_BYTES: Final = 16 * limits.MIN_DATAGRAM_BYTES
 
@@ -86,6 +88,7 @@ class Sender:
         self._entropy = entropy
         self.pacing_at_us = NEVER  # derived: when the pacer lets us go on
         self.has_more = False  # derived: the turn's share of trains is used up
+        self.blocked = False  # derived: nothing may be sent until the peer sends something
 
     # --- poll -----------------------------------------------------------------------------------
 
@@ -99,8 +102,10 @@ class Sender:
             self._probe_paths(trains, now_us)
         path = state.paths[0]
         peer = self._ids.id_for_path(path.serial)
+        # RFC 9000 §5.1.2: no ID to send to, the peer must issue one first; §8.1: no allowance.
+        self.blocked = peer is None or self._allowed_bytes(path) < _SMALLEST_PACKET_BYTES
         if peer is None:
-            return trains  # RFC 9000 §5.1.2: no ID to send to; the peer must issue one first
+            return trains
         if path.mtu_bytes != state.congestion.datagram_bytes:
             self._congestion.set_datagram_bytes(path.mtu_bytes)
         self._probe_mtu(trains, path, peer, now_us)
@@ -144,10 +149,11 @@ class Sender:
     def _train(self, path: PathState, peer: PeerId, now_us: int) -> Train | None:
         """One train: mixed packets for what is small or due, then a run of bulk data, its tail."""
         budget = self._budget_bytes(path, now_us)
+        allowed = self._allowed_bytes(path)
         mtu = path.mtu_bytes
         segments: list[bytes] = []
         room = limits.MAX_TRAIN_PACKETS
-        while room:
+        while room and allowed >= _SMALLEST_PACKET_BYTES:
             may_elicit = budget >= mtu or self._recovery_probes() > 0
             control = self._control_due(now_us)
             if may_elicit and not control:
@@ -158,11 +164,12 @@ class Sender:
                     segments.append(data)
                     room -= count
                     budget -= len(data)
+                    allowed -= len(data)
                     continue
                 control = self._streams.has_due()
             if not control and not (may_elicit and self._recovery_probes()):
                 break
-            data = self._mixed(path, peer, may_elicit, now_us)
+            data = self._mixed(path, peer, may_elicit, min(mtu, allowed), now_us)
             if not data:
                 break
             segments.append(data)
@@ -208,11 +215,14 @@ class Sender:
             state.recovery.probes_due = max(0, state.recovery.probes_due - count)
         return data, count
 
-    def _mixed(self, path: PathState, peer: PeerId, may_elicit: bool, now_us: int) -> bytes:
-        """One packet of everything that is due, filled with stream data; empty if nothing is."""
+    def _mixed(
+        self, path: PathState, peer: PeerId, may_elicit: bool, size: int, now_us: int
+    ) -> bytes:
+        """One packet, of `size` bytes at most, of everything that is due, filled with stream
+        data; empty if nothing is."""
         number_length = self._number_length(1)
         overhead = 1 + len(peer.cid) + number_length + _TAG_BYTES
-        plan = f.PacketPlan(path.mtu_bytes - overhead)
+        plan = f.PacketPlan(size - overhead)
         if self._state.numbers.ack_at_us != NEVER:
             ack = self._received.encode(now_us)
             if ack and plan.add(
@@ -322,6 +332,12 @@ class Sender:
 
     # --- what may go, and what is due -----------------------------------------------------------
 
+    def _allowed_bytes(self, path: PathState) -> int:
+        """What anti-amplification leaves, probes and ACKs included (RFC 9000 §8.1, §9.3). While
+        the address is being asked, enough is kept for asking again."""
+        allowance = self._paths.allowance_bytes(path)
+        return allowance if path.validated else allowance - _SMALLEST_PACKET_BYTES
+
     def _recovery_probes(self) -> int:
         return self._state.recovery.probes_due
 
@@ -329,7 +345,7 @@ class Sender:
         """Bytes that congestion control, pacing and anti-amplification let out now."""
         budget = min(self._congestion.room_bytes(), limits.MAX_TRAIN_BYTES)
         if not path.validated:
-            budget = min(budget, self._paths.allowance_bytes(path))
+            budget = min(budget, self._allowed_bytes(path))
         if budget < path.mtu_bytes or not self._has_due():
             return budget
         srtt_us = self._state.recovery.smoothed_rtt_us

@@ -1,0 +1,36 @@
+"""How long the two sides of a handoff wait for each other."""
+
+from __future__ import annotations
+
+import msgspec
+
+from quicbaton.errors import ConfigurationError
+from quicbaton.limits import (
+    HANDOFF_ASK_S,
+    HANDOFF_FORWARD_S,
+    HANDOFF_FROZEN_S,
+    HANDOFF_OFFER_S,
+    HANDOFF_READY_S,
+)
+
+
+class Waits(msgspec.Struct, frozen=True):
+    """Seconds; the reasons of the defaults stand in `limits`."""
+
+    offer_s: float = HANDOFF_OFFER_S
+    frozen_s: float = HANDOFF_FROZEN_S
+    ready_s: float = HANDOFF_READY_S
+    ask_s: float = HANDOFF_ASK_S
+    forward_s: float = HANDOFF_FORWARD_S
+
+    def __post_init__(self) -> None:
+        if min(msgspec.structs.astuple(self)) <= 0 or self.ready_s <= self.frozen_s:
+            raise ConfigurationError(
+                "handoff waits are positive, and a destination waits longer than its source: "
+                f"got ready_s={self.ready_s}, frozen_s={self.frozen_s}",
+                code="handoff_waits",
+            )
+
+
+#: What `limits` says.
+DEFAULT_WAITS = Waits()

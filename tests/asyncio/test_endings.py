@@ -1,0 +1,267 @@
+"""How connections end: closes from either side, silence, and what must not be left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import aioquic.asyncio
+import pytest
+from aioquic.quic.events import ConnectionTerminated, StreamDataReceived
+from loopback import (
+    MB,
+    HttpClient,
+    Watcher,
+    body_of,
+    client_configuration,
+    run,
+    server_configuration,
+    watcher,
+)
+
+from quicbaton.asyncio import QuicServer, connect, serve
+from quicbaton.cli.certificate import CertificateFiles
+
+CLIENTS = {"aioquic": aioquic.asyncio.connect, "quicbaton": connect}
+each_client = pytest.mark.parametrize("kind", CLIENTS)
+
+
+async def start(certificate: CertificateFiles, protocol: Any, **options: Any) -> QuicServer:
+    configuration = server_configuration(certificate, **options)
+    return await serve("127.0.0.1", 0, configuration=configuration, create_protocol=protocol)
+
+
+def over(server: QuicServer) -> asyncio.Event:
+    """Set when a session of the server is forgotten."""
+    event = asyncio.Event()
+    server.endpoint.on_session_over = lambda _session: event.set()
+    return event
+
+
+def assert_nothing_left(server: QuicServer) -> None:
+    endpoint = server.endpoint
+    assert not endpoint.sessions
+    assert not endpoint.handshakes
+    assert not endpoint.table.owners
+    assert not endpoint._waiting
+
+
+@each_client
+def test_the_server_s_program_learns_why_the_client_closed(
+    kind: str, certificate: CertificateFiles
+) -> None:
+    async def main() -> None:
+        protocols = watcher()
+        server = await start(certificate, protocols)
+        forgotten = over(server)
+        async with CLIENTS[kind](
+            "127.0.0.1", server.port, configuration=client_configuration(certificate)
+        ) as client:
+            client.close(error_code=123, reason_phrase="had enough")
+        protocol = await protocols.instances.get()
+        ended = await protocol.seen(ConnectionTerminated)
+        assert (ended.error_code, ended.reason_phrase) == (123, "had enough")
+        assert ended.frame_type is None
+        await protocol.wait_closed()
+        await forgotten.wait()
+        assert_nothing_left(server)
+        server.close()
+
+    run(main)
+
+
+@each_client
+def test_the_client_learns_why_the_server_closed(kind: str, certificate: CertificateFiles) -> None:
+    class Closing(Watcher):
+        def quic_event_received(self, event: Any) -> None:
+            if isinstance(event, StreamDataReceived):
+                self.close(error_code=321, reason_phrase="no such thing")
+
+    async def main() -> None:
+        server = await start(certificate, Closing)
+        forgotten = over(server)
+        ended: asyncio.Future[ConnectionTerminated] = asyncio.get_running_loop().create_future()
+        open_client = CLIENTS[kind]
+        base: Any = Watcher if open_client is connect else aioquic.asyncio.QuicConnectionProtocol
+
+        class Client(base):  # type: ignore[misc]
+            def quic_event_received(self, event: Any) -> None:
+                if isinstance(event, ConnectionTerminated):
+                    ended.set_result(event)
+
+        async with open_client(
+            "127.0.0.1",
+            server.port,
+            configuration=client_configuration(certificate),
+            create_protocol=Client,
+        ) as client:
+            client._quic.send_stream_data(0, b"question")
+            client.transmit()
+            event = await ended
+            assert (event.error_code, event.reason_phrase) == (321, "no such thing")
+            await client.wait_closed()
+        await forgotten.wait()
+        assert_nothing_left(server)
+        server.close()
+
+    run(main)
+
+
+@each_client
+def test_closing_the_server_tells_all_clients_at_once(
+    kind: str, certificate: CertificateFiles
+) -> None:
+    async def main() -> None:
+        protocols = watcher()
+        server = await start(certificate, protocols)
+        ready: list[asyncio.Event] = [asyncio.Event() for _ in range(5)]
+
+        async def stay(here: asyncio.Event) -> None:
+            async with CLIENTS[kind](
+                "127.0.0.1", server.port, configuration=client_configuration(certificate)
+            ) as client:
+                await client.ping()
+                here.set()
+                await client.wait_closed()
+
+        staying = [asyncio.ensure_future(stay(here)) for here in ready]
+        for here in ready:
+            await here.wait()
+        server.close()
+        for _ in ready:
+            await (await protocols.instances.get()).wait_closed()
+        await asyncio.gather(*staying)
+        assert_nothing_left(server)
+
+    run(main)
+
+
+def test_closing_the_server_refuses_clients_in_their_handshake(
+    certificate: CertificateFiles,
+) -> None:
+    async def main() -> None:
+        server = await start(certificate, Watcher)
+        endpoint = server.endpoint
+        real_receive = type(endpoint).deliver
+
+        def close_then(batch: Any) -> None:
+            real_receive(endpoint, batch)
+            assert len(endpoint.handshakes) == 1
+            server.close()
+
+        endpoint.deliver = close_then  # type: ignore[method-assign]
+        with pytest.raises(ConnectionError):
+            async with connect(
+                "127.0.0.1", server.port, configuration=client_configuration(certificate)
+            ):
+                pass
+        assert_nothing_left(server)
+
+    run(main)
+
+
+def test_a_client_that_vanished_is_forgotten_when_idle(certificate: CertificateFiles) -> None:
+    async def main() -> None:
+        protocols = watcher()
+        server = await start(certificate, protocols, idle_timeout=0.3)
+        forgotten = over(server)
+        async with connect(
+            "127.0.0.1", server.port, configuration=client_configuration(certificate)
+        ) as client:
+            await client.ping()
+            protocol = await protocols.instances.get()
+            ours: Any = client._transmitter
+            ours._endpoint.udp.sock.close()  # without a word, as when the power fails
+            ours._endpoint.udp._reading = False
+            asyncio.get_running_loop().remove_reader(ours._endpoint.udp._fileno)
+            # What is sent into the void draws ICMP errors, which change nothing.
+            protocol._quic.send_stream_data(1, body_of(100_000))
+            protocol.transmit()
+            ended = await protocol.seen(ConnectionTerminated)
+            assert ended.reason_phrase == "Idle timeout"
+            await forgotten.wait()
+            assert_nothing_left(server)
+        server.close()
+
+    run(main)
+
+
+@each_client
+def test_both_ends_idle_out_alike(kind: str, certificate: CertificateFiles) -> None:
+    async def main() -> None:
+        protocols = watcher()
+        server = await start(certificate, protocols, idle_timeout=0.3)
+        async with CLIENTS[kind](
+            "127.0.0.1", server.port, configuration=client_configuration(certificate)
+        ) as client:
+            await (await protocols.instances.get()).wait_closed()
+            await client.wait_closed()
+        server.close()
+
+    run(main)
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_download(certificate: CertificateFiles) -> None:
+    class Flood(Watcher):
+        def quic_event_received(self, event: Any) -> None:
+            if isinstance(event, StreamDataReceived):
+                self._quic.send_stream_data(event.stream_id, bytes(20 * MB), end_stream=True)
+
+    async def main() -> None:
+        server = await start(certificate, Flood)
+        forgotten = over(server)
+        clients = watcher()
+        async with connect(
+            "127.0.0.1",
+            server.port,
+            configuration=client_configuration(certificate),
+            create_protocol=clients,
+        ) as client:
+            client._quic.send_stream_data(0, b"all of it", end_stream=True)
+            client.transmit()
+            await (await clients.instances.get()).seen(StreamDataReceived)
+        await forgotten.wait()
+        assert_nothing_left(server)
+        server.close()
+
+    run(main)
+
+
+def test_the_program_may_use_a_connection_that_is_over(certificate: CertificateFiles) -> None:
+    async def main() -> None:
+        protocols = watcher()
+        server = await start(certificate, protocols)
+        async with connect(
+            "127.0.0.1",
+            server.port,
+            configuration=client_configuration(certificate),
+            create_protocol=HttpClient,
+        ) as client:
+            await client.wait_connected()
+        protocol = await protocols.instances.get()
+        await protocol.wait_closed()
+        for late in (client, protocol):
+            late._quic.send_stream_data(late._quic.get_next_available_stream_id(), b"too late")
+            late.transmit()
+            late.change_connection_id()
+            late.close()
+            await late.wait_closed()
+        server.close()
+        protocol.close()
+        protocol.transmit()
+
+    run(main)
+
+
+def test_a_port_is_free_again_after_close(certificate: CertificateFiles) -> None:
+    async def main() -> None:
+        server = await start(certificate, Watcher)
+        port = server.port
+        server.close()
+        again = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        again.bind(("127.0.0.1", port))
+        again.close()
+        server.close()  # twice does no harm
+
+    run(main)

@@ -1,0 +1,337 @@
+"""The socket: batches both ways, and what remains when the kernel offers less."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import struct
+from typing import Any
+
+import pytest
+from loopback import (
+    MB,
+    FileServer,
+    HttpClient,
+    body_of,
+    client_configuration,
+    digest,
+    run,
+    server_configuration,
+)
+
+from quicbaton.asyncio import connect, serve
+from quicbaton.asyncio import udp as udp_module
+from quicbaton.asyncio.udp import Datagram, UdpSocket, open_udp
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.transport.sender import Train
+
+
+class Inbox:
+    """Collects what a socket's `on_batch` gets."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Datagram]] = []
+        self._fresh = asyncio.Event()
+
+    def __call__(self, batch: list[Datagram]) -> None:
+        self.batches.append(batch)
+        self._fresh.set()
+
+    @property
+    def datagrams(self) -> list[Datagram]:
+        return [datagram for batch in self.batches for datagram in batch]
+
+    async def holds(self, count: int) -> list[Datagram]:
+        while len(self.datagrams) < count:
+            self._fresh.clear()
+            await self._fresh.wait()
+        return self.datagrams
+
+
+def opened(host: str = "127.0.0.1", **options: Any) -> tuple[UdpSocket, Inbox]:
+    inbox = Inbox()
+    udp = UdpSocket(open_udp(host, 0), inbox, **options)
+    udp.start()
+    return udp, inbox
+
+
+class Limited:
+    """A real socket, except for what a kernel or an interface might refuse."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.sent: list[int] = []
+        self.refuse_segments: int | None = None
+        self.refuse_from: int | None = None
+        self.refuse_with = errno.EAGAIN
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def sendmsg(self, buffers: Any, ancillary: Any, flags: int, address: Any) -> int:
+        segmented = any(level == socket.IPPROTO_UDP for level, _, _ in ancillary)
+        if segmented and self.refuse_segments is not None:
+            raise OSError(self.refuse_segments, "no segmentation here")
+        if self.refuse_from is not None and len(self.sent) >= self.refuse_from:
+            raise OSError(self.refuse_with, "refused")
+        self.sent.append(sum(len(buffer) for buffer in buffers))
+        return self._sock.sendmsg(buffers, ancillary, flags, address)
+
+
+def train_of(count: int, last: int, remote: Any, segment_bytes: int = 1200) -> Train:
+    sizes = [segment_bytes] * (count - 1) + [last]
+    data = b"".join(bytes([index % 256]) * size for index, size in enumerate(sizes))
+    return Train(data, segment_bytes, remote, ())
+
+
+def limit(udp: UdpSocket) -> Limited:
+    limited = Limited(udp.sock)
+    udp.sock = limited  # type: ignore[assignment]
+    return limited
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_train_arrives_as_its_datagrams(host: str) -> None:
+    async def main() -> None:
+        sender, _ = opened(host)
+        receiver, inbox = opened(host)
+        train = train_of(40, 77, receiver.address)
+        sender.send(train)
+        datagrams = await inbox.holds(40)
+        assert [datagram.data for datagram in datagrams] == train.datagrams()
+        assert {datagram.remote for datagram in datagrams} == {sender.address}
+        assert {datagram.local for datagram in datagrams} == {()}
+        assert sender.datagrams_sent == receiver.datagrams_received == 40
+        sender.close()
+        receiver.close()
+
+    run(main)
+
+
+def test_an_interface_that_cannot_segment_is_noticed_once() -> None:
+    async def main() -> None:
+        sender, _ = opened()
+        receiver, inbox = opened()
+        limited = limit(sender)
+        limited.refuse_segments = errno.EIO
+        for _ in range(2):
+            sender.send(train_of(10, 300, receiver.address))
+        datagrams = await inbox.holds(20)
+        assert [datagram.data for datagram in datagrams] == 2 * train_of(10, 300, ()).datagrams()
+        assert limited.sent == 2 * ([1200] * 9 + [300])
+        assert not sender._gso
+        sender.close()
+        receiver.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("segmentation", [True, False])
+def test_what_a_full_buffer_refuses_waits_for_room(segmentation: bool) -> None:
+    async def main() -> None:
+        room = asyncio.Event()
+        sender, _ = opened(on_room=room.set)
+        sender._gso = sender._gso and segmentation
+        receiver, inbox = opened()
+        limited = limit(sender)
+        limited.refuse_from = 0 if segmentation else 4
+        train = train_of(10, 300, receiver.address)
+        sender.send(train)
+        assert sender.is_full
+        sender.send_datagram(b"behind it", receiver.address)
+        limited.refuse_from = None
+        await room.wait()
+        assert not sender.is_full
+        datagrams = await inbox.holds(11)
+        assert [datagram.data for datagram in datagrams] == [*train.datagrams(), b"behind it"]
+        sender.close()
+        receiver.close()
+
+    run(main)
+
+
+def test_the_outbox_is_bounded_and_closing_drops_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp_module, "_MAX_OUTBOX", 5)
+
+    async def main() -> None:
+        sender, _ = opened()
+        limit(sender).refuse_from = 0
+        for _ in range(10):
+            sender.send_datagram(b"x", ("127.0.0.1", 9))
+        assert len(sender._outbox) == 5
+        sender.close()
+        assert not sender.is_full
+
+    run(main)
+
+
+@pytest.mark.parametrize("error", [errno.EMSGSIZE, errno.EINVAL, errno.EPERM, errno.ENETUNREACH])
+@pytest.mark.parametrize("segmentation", [True, False])
+def test_what_cannot_be_sent_is_lost_and_nothing_else(error: int, segmentation: bool) -> None:
+    async def main() -> None:
+        sender, _ = opened()
+        sender._gso = sender._gso and segmentation
+        receiver, inbox = opened()
+        limited = limit(sender)
+        limited.refuse_from, limited.refuse_with = 0, error
+        sender.send(train_of(3, 3, receiver.address))
+        sender.send_datagram(b"lost", receiver.address)
+        assert not sender.is_full
+        limited.refuse_from = None
+        sender.send_datagram(b"sent", receiver.address)
+        assert [datagram.data for datagram in await inbox.holds(1)] == [b"sent"]
+        sender.close()
+        receiver.close()
+
+    run(main)
+
+
+def test_a_datagram_larger_than_udp_carries_is_lost() -> None:
+    async def main() -> None:
+        sender, _ = opened()
+        sender.send_datagram(bytes(65_536), ("127.0.0.1", 9))
+        assert not sender.is_full
+        assert sender.datagrams_sent == 0
+        sender.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("bind", "send_from", "level", "option"),
+    [
+        ("127.0.0.1", "127.0.0.1", socket.IPPROTO_IP, socket.IP_TOS),
+        ("0.0.0.0", "127.0.0.1", socket.IPPROTO_IP, socket.IP_TOS),
+        ("::1", "::1", socket.IPPROTO_IPV6, socket.IPV6_TCLASS),
+        ("::", "::1", socket.IPPROTO_IPV6, socket.IPV6_TCLASS),
+        ("::", "127.0.0.1", socket.IPPROTO_IP, socket.IP_TOS),
+    ],
+)
+def test_ecn_bits_and_our_address_are_reported(
+    bind: str, send_from: str, level: int, option: int
+) -> None:
+    async def main() -> None:
+        receiver, inbox = opened(bind)
+        family = socket.AF_INET6 if ":" in send_from else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as sender:
+            for bits in range(4):
+                sender.setsockopt(level, option, 0xB8 | bits)  # beside the bits: a DSCP
+                sender.sendto(bytes([bits]), (send_from, receiver.address[1]))
+        datagrams = await inbox.holds(4)
+        assert [datagram.ecn for datagram in datagrams] == [0, 1, 2, 3]
+        for datagram in datagrams:
+            if bind in ("0.0.0.0", "::"):
+                assert str(datagram.local[0]).removeprefix("::ffff:") == send_from
+                assert datagram.local[1] == receiver.address[1]
+            else:
+                assert datagram.local == ()
+        receiver.close()
+
+    run(main)
+
+
+def test_a_coalesced_burst_keeps_ecn_bits_and_addresses() -> None:
+    async def main() -> None:
+        receiver, inbox = opened("::")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 1)
+            segment = (socket.IPPROTO_UDP, 103, struct.pack("=H", 500))
+            address = ("127.0.0.1", receiver.address[1])
+            sender.sendmsg([body_of(2100)], [segment], 0, address)
+        datagrams = await inbox.holds(5)
+        assert b"".join(datagram.data for datagram in datagrams) == body_of(2100)
+        assert [len(datagram.data) for datagram in datagrams] == [500] * 4 + [100]
+        assert {datagram.ecn for datagram in datagrams} == {1}
+        assert {datagram.local[0] for datagram in datagrams} == {"::ffff:127.0.0.1"}
+        receiver.close()
+
+    run(main)
+
+
+def test_one_turn_of_the_event_loop_reads_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        receiver, inbox = opened()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for index in range(100):
+                sender.sendto(bytes([index]), receiver.address)
+        datagrams = await inbox.holds(100)
+        assert [datagram.data[0] for datagram in datagrams] == list(range(100))
+        assert max(len(batch) for batch in inbox.batches) <= udp_module._READS_PER_TURN
+        receiver.close()
+
+    run(main)
+
+
+def test_reading_stops_and_starts_again_without_loss() -> None:
+    async def main() -> None:
+        receiver, inbox = opened()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            receiver.stop()
+            receiver.stop()
+            sender.sendto(b"while nobody reads", receiver.address)
+            await asyncio.sleep(0)
+            assert not inbox.batches
+            receiver.start()
+            receiver.start()
+            assert [datagram.data for datagram in await inbox.holds(1)] == [b"while nobody reads"]
+        receiver.close()
+
+    run(main)
+
+
+def test_icmp_errors_of_a_connected_socket_are_ignored() -> None:
+    async def main() -> None:
+        receiver, inbox = opened()
+        gone = open_udp("127.0.0.1", 0)
+        address = gone.getsockname()
+        gone.close()
+        # Only a connected socket is told of them.
+        receiver.sock.connect(address)
+        receiver.sock.send(b"to nobody")
+        back = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        back.bind(address)
+        back.sendto(b"now here", receiver.address)
+        assert [datagram.data for datagram in await inbox.holds(1)] == [b"now here"]
+        back.close()
+        receiver.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("case", ["no_offload", "small_buffers", "small_buffers_no_offload"])
+def test_downloads_and_uploads_survive_a_poorer_kernel(
+    case: str, certificate: CertificateFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "small_buffers" in case:
+        monkeypatch.setattr(udp_module, "_BUFFER_BYTES", 1)  # the kernel has a floor
+    if "no_offload" in case:
+        # Options that do not exist, as with Linux 4.17 and older.
+        monkeypatch.setattr(udp_module, "_UDP_GRO", 250)
+        monkeypatch.setattr(udp_module, "_UDP_SEGMENT", 251)
+
+    async def main() -> None:
+        configuration = server_configuration(certificate)
+        server = await serve(
+            "127.0.0.1", 0, configuration=configuration, create_protocol=FileServer
+        )
+        assert server.endpoint.udp._gso == ("no_offload" not in case)
+        async with connect(
+            "127.0.0.1",
+            server.port,
+            configuration=client_configuration(certificate),
+            create_protocol=HttpClient,
+        ) as client:
+            assert digest(await client.get(MB)) == digest(body_of(MB))
+            body = body_of(MB)
+            assert await client.request("POST", "/", body) == digest(body).encode()
+        server.close()
+
+    run(main)
+
+
+def test_a_bad_address_to_bind_leaves_no_socket_open() -> None:
+    taken = open_udp("127.0.0.1", 0)
+    with pytest.raises(OSError, match="in use"):
+        open_udp("127.0.0.1", taken.getsockname()[1])
+    taken.close()
