@@ -135,6 +135,15 @@ NEW_TOKEN_LIFETIME_S: Final = 86_400
 #: for nothing until old ones expire, which costs the client a round trip and nobody safety.
 MAX_SPENT_TOKENS: Final = 1 << 16
 
+# --- handshakes -------------------------------------------------------------------------------
+
+#: Handshakes in progress at once: each costs an aioquic connection (45 KB) and up to the flow
+#: control limit of early data. Beyond, Initials are dropped and clients try again.
+MAX_HANDSHAKES: Final = 4096
+#: From here on a client must prove its address by a Retry first (RFC 9000 §8.1.2): who spoofs
+#: addresses then costs us no state.
+RETRY_FROM_HANDSHAKES: Final = 1024
+
 # --- control socket ---------------------------------------------------------------------------
 
 #: One command or answer: a list of 100,000 connections fits.

@@ -172,9 +172,7 @@ def test_a_client_that_vanished_is_forgotten_when_idle(certificate: CertificateF
             await client.ping()
             protocol = await protocols.instances.get()
             ours: Any = client._transmitter
-            ours._endpoint.udp.sock.close()  # without a word, as when the power fails
-            ours._endpoint.udp._reading = False
-            asyncio.get_running_loop().remove_reader(ours._endpoint.udp._fileno)
+            ours._endpoint.udp.close()  # without a word, as when the power fails
             # What is sent into the void draws ICMP errors, which change nothing.
             protocol._quic.send_stream_data(1, body_of(100_000))
             protocol.transmit()

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -299,35 +300,56 @@ def test_icmp_errors_of_a_connected_socket_are_ignored() -> None:
     run(main)
 
 
-@pytest.mark.parametrize("case", ["no_offload", "small_buffers", "small_buffers_no_offload"])
-def test_downloads_and_uploads_survive_a_poorer_kernel(
-    case: str, certificate: CertificateFiles, monkeypatch: pytest.MonkeyPatch
+async def exchange(certificate: CertificateFiles, poorer: Callable[[UdpSocket], None]) -> None:
+    """A download and an upload, with both ends' sockets made `poorer` after the handshake."""
+    configuration = server_configuration(certificate)
+    server = await serve("127.0.0.1", 0, configuration=configuration, create_protocol=FileServer)
+    async with connect(
+        "127.0.0.1",
+        server.port,
+        configuration=client_configuration(certificate),
+        create_protocol=HttpClient,
+    ) as client:
+        poorer(server.endpoint.udp)
+        transmitter: Any = client._transmitter
+        poorer(transmitter._endpoint.udp)
+        assert digest(await client.get(2 * MB)) == digest(body_of(2 * MB))
+        body = body_of(2 * MB)
+        assert await client.request("POST", "/", body) == digest(body).encode()
+    server.close()
+
+
+def test_transfers_without_offload(
+    certificate: CertificateFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "small_buffers" in case:
-        monkeypatch.setattr(udp_module, "_BUFFER_BYTES", 1)  # the kernel has a floor
-    if "no_offload" in case:
-        # Options that do not exist, as with Linux 4.17 and older.
-        monkeypatch.setattr(udp_module, "_UDP_GRO", 250)
-        monkeypatch.setattr(udp_module, "_UDP_SEGMENT", 251)
+    # Options that do not exist, as with Linux 4.17 and older.
+    monkeypatch.setattr(udp_module, "_UDP_GRO", 250)
+    monkeypatch.setattr(udp_module, "_UDP_SEGMENT", 251)
 
-    async def main() -> None:
-        configuration = server_configuration(certificate)
-        server = await serve(
-            "127.0.0.1", 0, configuration=configuration, create_protocol=FileServer
-        )
-        assert server.endpoint.udp._gso == ("no_offload" not in case)
-        async with connect(
-            "127.0.0.1",
-            server.port,
-            configuration=client_configuration(certificate),
-            create_protocol=HttpClient,
-        ) as client:
-            assert digest(await client.get(MB)) == digest(body_of(MB))
-            body = body_of(MB)
-            assert await client.request("POST", "/", body) == digest(body).encode()
-        server.close()
+    def check(udp: UdpSocket) -> None:
+        assert not udp._gso
 
-    run(main)
+    run(lambda: exchange(certificate, check))
+
+
+@pytest.mark.parametrize("segmentation", [True, False])
+def test_transfers_while_the_socket_is_full_again_and_again(
+    segmentation: bool, certificate: CertificateFiles
+) -> None:
+    class OftenFull(Limited):
+        calls = 0
+
+        def sendmsg(self, *arguments: Any) -> int:
+            self.calls += 1
+            if self.calls % 3 == 0:
+                raise BlockingIOError(errno.EAGAIN, "full")
+            return super().sendmsg(*arguments)
+
+    def poorer(udp: UdpSocket) -> None:
+        udp._gso = udp._gso and segmentation
+        udp.sock = OftenFull(udp.sock)  # type: ignore[assignment]
+
+    run(lambda: exchange(certificate, poorer))
 
 
 def test_a_bad_address_to_bind_leaves_no_socket_open() -> None:

@@ -11,21 +11,27 @@ import asyncio
 import contextlib
 import os
 import socket
+import stat
 import struct
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from quicbaton.asyncio.process_watch import ProcessWatch
 from quicbaton.errors import ConfigurationError, PeerError
 
 #: Bytes read at once.
 _READ_BYTES: Final = 1 << 20
-#: Descriptors that one frame may bring.
+#: Descriptors that one frame may bring, and that may wait to be taken.
 _MAX_DESCRIPTORS: Final = 16
+#: What a child process inherits it keeps alive.
+_CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 #: Bytes waiting to be written before the peer counts as stuck: several of the largest batons.
 _MAX_OUTBOX_BYTES: Final = 512 << 20
 _BUFFER_BYTES: Final = 1 << 20
+#: Pause after the process ran out of descriptors, which are freed as channels end.
+_ACCEPT_PAUSE_S: Final = 0.5
 
 
 class PeerCredentials(NamedTuple):
@@ -39,7 +45,8 @@ class Channel:
     """Writes bytes and hands on what it reads; knows nothing of what they mean.
 
     `on_data(data)` is called with what arrived, `on_lost()` once, after everything that the peer
-    wrote was handed on.
+    wrote was handed on. A write that fails is the channel's end, too, but what the peer wrote before
+    it went is read first.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -53,7 +60,8 @@ class Channel:
         self._outbox_bytes = 0
         self._descriptors: deque[int] = deque()
         self._closed = False
-        self._closing = False
+        self._closing = False  # after what waits is written
+        self._broken = False  # nobody takes what we write any more
         self.peer = peer_credentials(sock)
         self.on_data: Callable[[bytes], None] = lambda _data: None
         self.on_lost: Callable[[], None] = lambda: None
@@ -71,7 +79,7 @@ class Channel:
 
     def write(self, data: bytes) -> None:
         """Send `data`, at once where the kernel takes it."""
-        if self._closed or self._closing:
+        if self._closed or self._closing or self._broken:
             return
         if self._outbox_bytes > _MAX_OUTBOX_BYTES:
             self.abort()
@@ -82,7 +90,8 @@ class Channel:
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError:
-                self._lose_soon()
+                # The reader finds the end, behind what the peer wrote before it went.
+                self._broken = True
                 return
             if sent == len(data):
                 return
@@ -92,10 +101,24 @@ class Channel:
         self._outbox_bytes += len(data)
 
     def write_descriptors(self, data: bytes, descriptors: list[int]) -> None:
-        """Send `data` with descriptors; the kernel must take it at once, so keep it small."""
+        """Send `data` with descriptors, which ride on its first byte.
+
+        Raises PeerError, with nothing passed, when the peer does not read or is gone.
+        """
+        if self._closed or self._broken:
+            raise PeerError("the peer hung up: no descriptors were passed", code="link_lost")
         if self._outbox:
             raise PeerError("the peer does not read: no descriptors were passed", code="stuck")
-        sent = socket.send_fds(self._sock, [data], descriptors)
+        try:
+            sent = socket.send_fds(self._sock, [data], descriptors)
+        except (BlockingIOError, InterruptedError):
+            raise PeerError(
+                "the peer does not read: no descriptors were passed", code="stuck"
+            ) from None
+        except OSError as error:
+            raise PeerError(
+                f"no descriptors were passed: {error.strerror or error}", code="link_lost"
+            ) from error
         if sent < len(data):
             self._outbox.append(data[sent:])
             self._outbox_bytes += len(data) - sent
@@ -106,6 +129,16 @@ class Channel:
         taken = list(self._descriptors)
         self._descriptors.clear()
         return taken
+
+    def watch(self, on_exit: Callable[[], None]) -> ProcessWatch:
+        """Have `on_exit` called when the process at the other end has exited."""
+        return ProcessWatch(self._sock, self.peer.pid, on_exit)
+
+    def read_to_the_end(self) -> None:
+        """The peer is dead: read what it wrote, then lose the channel, whoever else may have
+        inherited the other end."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
         """Write what waits, then close; `on_lost` is not called."""
@@ -125,7 +158,9 @@ class Channel:
     def _on_readable(self) -> None:
         try:
             data, ancillary, _, _ = self._sock.recvmsg(
-                _READ_BYTES, socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
+                _READ_BYTES,
+                socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize),
+                _CLOSE_ON_EXEC,
             )
         except (BlockingIOError, InterruptedError):
             return
@@ -136,6 +171,9 @@ class Channel:
                 descriptors = array.array("i")
                 descriptors.frombytes(value[: len(value) - len(value) % descriptors.itemsize])
                 self._descriptors.extend(descriptors)
+        while len(self._descriptors) > _MAX_DESCRIPTORS:
+            # Nobody asked for so many.
+            os.close(self._descriptors.popleft())
         if data:
             self.on_data(data)
         else:
@@ -149,7 +187,8 @@ class Channel:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
-                # What the peer wrote before is still to be read: the reader finds the end.
+                # As in `write`.
+                self._broken = True
                 self._outbox.clear()
                 break
             self._outbox_bytes -= sent
@@ -161,10 +200,6 @@ class Channel:
         self._loop.remove_writer(self._sock.fileno())
         if self._closing:
             self._lose()
-
-    def _lose_soon(self) -> None:
-        """A write failed: what the peer wrote before it went is read first."""
-        self._closing = True
 
     def _lose(self) -> None:
         if self._closed:
@@ -213,20 +248,30 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._sock = _bind_private(path)
         self._inode = path.stat().st_ino
-        self._loop.add_reader(self._sock.fileno(), self._on_readable)
+        self._closed = False
+        self._listen()
 
     def close(self) -> None:
         """Listen no more; the path goes, unless a successor has put its own there."""
+        self._closed = True
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
         with contextlib.suppress(FileNotFoundError):
             if self.path.stat().st_ino == self._inode:
                 self.path.unlink()
 
+    def _listen(self) -> None:
+        if not self._closed:
+            self._loop.add_reader(self._sock.fileno(), self._on_readable)
+
     def _on_readable(self) -> None:
         try:
             sock, _ = self._sock.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError:
+            self._loop.remove_reader(self._sock.fileno())
+            self._loop.call_later(_ACCEPT_PAUSE_S, self._listen)
             return
         try:
             channel = Channel(sock)
@@ -237,8 +282,25 @@ class Listener:
         channel.start()
 
 
+def _make_private_folder(folder: Path) -> None:
+    """Make it, or see that only this user can reach what is in it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot use {folder} for a control socket: {error.strerror or error}"
+        ) from error
+    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        raise ConfigurationError(
+            f"{folder} is open to other users, and a control socket is as powerful as the keys: "
+            "use a folder of your own with mode 0700",
+            code="not_private",
+        )
+
+
 def _bind_private(path: Path) -> socket.socket:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_private_folder(path.parent)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)
     # Bound under another name and moved into place: a successor replaces the path without a

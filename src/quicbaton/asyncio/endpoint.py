@@ -24,6 +24,7 @@ from quicbaton.asyncio.udp import Datagram, UdpSocket
 from quicbaton.errors import RefusedError
 from quicbaton.handshake import Promotion, prepare, refuse
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.limits import MAX_HANDSHAKES, RETRY_FROM_HANDSHAKES
 from quicbaton.routing import route as routes
 from quicbaton.routing.long_header import LongHeader, build_version_negotiation
 from quicbaton.routing.quic_lb import IdFactory
@@ -79,6 +80,7 @@ class Endpoint:
         session_ticket_fetcher: SessionTicketFetcher | None = None,
         session_ticket_handler: SessionTicketHandler | None = None,
         stream_handler: StreamHandler | None = None,
+        congestion_control: str = "cubic",
     ) -> None:
         # aioquic parses short headers by the configured length; ours follow the cluster's layout.
         self._configuration = dataclasses.replace(
@@ -90,6 +92,7 @@ class Endpoint:
         self._session_ticket_fetcher = session_ticket_fetcher
         self._session_ticket_handler = session_ticket_handler
         self._stream_handler = stream_handler
+        self._congestion_control = congestion_control
         self._loop = asyncio.get_running_loop()
         self._limiter = ResetLimiter(monotonic())
         self._spent_tokens = SpentTokens()
@@ -291,7 +294,11 @@ class Endpoint:
             )
             return None
         retried = validated is not None and validated.kind is TokenKind.RETRY
-        if self._retry and validated is None:
+        if len(self.handshakes) >= MAX_HANDSHAKES:
+            self.counters["too_many_handshakes"] += 1
+            return None
+        pressed = len(self.handshakes) >= RETRY_FROM_HANDSHAKES
+        if validated is None and (self._retry or pressed):
             self._send_retry(header, datagram)
             return None
         cid, token = self.ids.issue()
@@ -313,6 +320,7 @@ class Endpoint:
             self.udp,
             on_promoted=lambda promotion, rest: self._on_promoted(handshake, cids, promotion, rest),
             on_failed=lambda _event: self._on_failed(handshake, cids),
+            congestion_control=self._congestion_control,
         )
         try:
             for route_id in cids:

@@ -30,11 +30,13 @@ class Handshaking:
         udp: UdpSocket,
         on_promoted: Callable[[Promotion, list[Datagram]], None],
         on_failed: Callable[[events.ConnectionTerminated], None],
+        congestion_control: str = "cubic",
     ) -> None:
         self.quic = quic
         self._udp = udp
         self._on_promoted = on_promoted
         self._on_failed = on_failed
+        self._congestion_control = congestion_control
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._local: Address = ()
@@ -77,9 +79,7 @@ class Handshaking:
     def close(self) -> None:
         """Tell the peer that there will be no connection, and stop."""
         if not self._over:
-            self.quic.close()
-            self._send()
-            self._end()
+            self._fail(QuicErrorCode.NO_ERROR, "")
 
     def abandon(self) -> None:
         """Stop at once, without a word to the peer."""
@@ -89,16 +89,21 @@ class Handshaking:
 
     def _promote(self, now: float, rest: list[Datagram]) -> None:
         try:
-            promotion = promote(self.quic, now, local_address=self._local, algorithm="cubic")
+            promotion = promote(
+                self.quic, now, local_address=self._local, algorithm=self._congestion_control
+            )
         except RefusedError as error:
-            reason = str(error)
-            self.quic.close(QuicErrorCode.INTERNAL_ERROR, reason_phrase=reason)
-            self._send()
-            self._end()
-            self._on_failed(events.ConnectionTerminated(QuicErrorCode.INTERNAL_ERROR, None, reason))
+            self._fail(QuicErrorCode.INTERNAL_ERROR, str(error))
             return
         self._end()
         self._on_promoted(promotion, rest)
+
+    def _fail(self, error_code: int, reason: str) -> None:
+        """Close at once: what the peer still sends finds nobody."""
+        self.quic.close(error_code, reason_phrase=reason)
+        self._send()
+        self._end()
+        self._on_failed(events.ConnectionTerminated(error_code, None, reason))
 
     def _send(self) -> None:
         for data, address in self.quic.datagrams_to_send(now=monotonic()):

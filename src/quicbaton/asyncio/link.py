@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable
 
 from quicbaton.asyncio.channel import Channel
+from quicbaton.asyncio.process_watch import ProcessWatch
 from quicbaton.baton.versions import readable_versions
 from quicbaton.errors import PeerError
 from quicbaton.handoff import FrameReader, Hello, encode, shared_formats
@@ -17,9 +17,9 @@ from quicbaton.handoff.messages import PROTOCOL_VERSION, Message
 class Link:
     """One link to another process. `number` is never used twice in this process.
 
-    `on_message(link, message)` gets everything after the Hello; `on_lost(link)` comes once, after
-    the last message. `on_peer_dead(link)` comes when the kernel says that the process has exited:
-    a silent peer may only be stopped, so nothing else proves it.
+    `on_up(link)` is called when the peer has greeted, `on_message(link, message)` with everything
+    after that, `on_lost(link)` once, after the last message. A PeerError out of `on_message`
+    closes the link, which then is lost.
     """
 
     def __init__(
@@ -28,29 +28,25 @@ class Link:
         number: int,
         name: str,
         *,
+        on_up: Callable[[Link], None],
         on_message: Callable[[Link, Message], None],
         on_lost: Callable[[Link], None],
-        on_peer_dead: Callable[[Link], None],
     ) -> None:
         self.number = number
         self.peer_name = ""
         self.peer_formats: frozenset[int] = frozenset()
         self._channel = channel
         self._reader = FrameReader()
+        self._on_up = on_up
         self._on_message = on_message
         self._on_lost = on_lost
-        self._on_peer_dead = on_peer_dead
-        self._loop = asyncio.get_running_loop()
-        self._up: asyncio.Future[None] = self._loop.create_future()
+        self._up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._hello = Hello(
             version=PROTOCOL_VERSION,
             node=name,
             pid=os.getpid(),
             formats=tuple(sorted(readable_versions())),
         )
-        self._pidfd = _open_pidfd(channel.peer.pid)
-        if self._pidfd is not None:
-            self._loop.add_reader(self._pidfd, self._on_exit)
         channel.on_data = self.feed
         channel.on_lost = self._on_channel_lost
         channel.write(encode(self._hello))
@@ -64,13 +60,27 @@ class Link:
 
     @property
     def is_up(self) -> bool:
-        return not self._channel.closed
+        """True from the peer's Hello to the link's end."""
+        return bool(self.peer_formats) and not self._channel.closed
 
-    async def wait_up(self) -> None:
-        """Return when the peer's Hello has come; PeerError when it never does."""
-        await self._up
+    def watch(self, on_exit: Callable[[], None]) -> ProcessWatch:
+        """Have `on_exit` called when the process at the other end has exited."""
+        return self._channel.watch(on_exit)
+
+    async def wait_up(self, timeout_s: float) -> None:
+        """Return when the peer's Hello has come. PeerError, and the link is closed, when it does
+        not come or is not acceptable."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(self._up)
+        except TimeoutError:
+            self.abort()
+            raise PeerError(
+                f"{self!r}: the process does not greet back within {timeout_s:g} s", code="deadline"
+            ) from None
 
     def send(self, message: Message) -> None:
+        """Send a message, or lose it with the link."""
         self._channel.write(encode(message))
 
     def send_encoded(self, data: bytes) -> None:
@@ -80,18 +90,28 @@ class Link:
         """Bytes from the channel."""
         try:
             for message in self._reader.feed(data):
+                if self._channel.closed:
+                    # Cut by what an earlier message brought about: nothing comes after the loss.
+                    return
                 if not self.peer_formats:
                     self._greet(message)
                 else:
                     self._on_message(self, message)
         except PeerError as error:
-            if not self._up.done():
-                self._up.set_exception(error)
+            self._fail(error)
             self._channel.abort()
 
+    def read_to_the_end(self) -> None:
+        """The other process is dead: what it wrote is still read, then the link is lost."""
+        self._channel.read_to_the_end()
+
+    def abort(self) -> None:
+        """Cut it: both sides lose it."""
+        self._channel.abort()
+
     def close(self) -> None:
-        """Close without telling `on_lost`."""
-        self._forget_process()
+        """Close it; `on_lost` is not called here."""
+        self._fail(PeerError("the link was closed", code="link_lost"))
         self._channel.close()
 
     # --- helpers --------------------------------------------------------------------------------
@@ -103,37 +123,14 @@ class Link:
         self.peer_name = message.node
         if not self._up.done():
             self._up.set_result(None)
+        self._on_up(self)
 
-    def _on_channel_lost(self) -> None:
+    def _fail(self, error: PeerError) -> None:
         if not self._up.done():
-            self._up.set_exception(PeerError("the peer hung up", code="link_lost"))
+            self._up.set_exception(error)
             # Whoever waits takes the exception; nobody has to.
             self._up.exception()
+
+    def _on_channel_lost(self) -> None:
+        self._fail(PeerError("the peer hung up", code="link_lost"))
         self._on_lost(self)
-
-    def _on_exit(self) -> None:
-        self._forget_process()
-        if not self._channel.closed:
-            # Its last words first: the channel's end comes to the reader by itself.
-            self._loop.call_later(0, self._after_exit)
-        else:
-            self._on_peer_dead(self)
-
-    def _after_exit(self) -> None:
-        if self._channel.closed:
-            self._on_peer_dead(self)
-        else:
-            self._loop.call_soon(self._after_exit)
-
-    def _forget_process(self) -> None:
-        if self._pidfd is not None:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = None
-
-
-def _open_pidfd(pid: int) -> int | None:
-    """A descriptor that becomes readable when the process exits (Linux 5.3)."""
-    with contextlib.suppress(OSError, AttributeError):
-        return os.pidfd_open(pid)
-    return None

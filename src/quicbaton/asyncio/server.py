@@ -43,12 +43,13 @@ async def serve(
     retry: bool = False,
     stream_handler: StreamHandler | None = None,
     ring: KeyRing | None = None,
+    congestion_control: str = "cubic",
 ) -> QuicServer:
     """Serve QUIC at `host` and `port`; arguments as `aioquic.asyncio.serve` has them.
 
     Different from there: `configuration.connection_id_length` is set by us, the protocol is
-    created when the handshake is confirmed, and `congestion_control_algorithm` is CUBIC whatever
-    the configuration says. `ring` holds the cluster keys; without it a fresh key is made, which
+    created when the handshake is confirmed, and `congestion_control` ("cubic" or "reno") stands
+    here: the configuration's own setting is aioquic's, whose default is Reno. `ring` holds the cluster keys; without it a fresh key is made, which
     is enough for one process that nobody takes over from.
     """
     ring = ring or KeyRing(ClusterKey.generate(os.urandom))
@@ -61,6 +62,7 @@ async def serve(
         session_ticket_fetcher=session_ticket_fetcher,
         session_ticket_handler=session_ticket_handler,
         stream_handler=stream_handler,
+        congestion_control=congestion_control,
     )
     endpoint.start()
     return QuicServer(endpoint)

@@ -436,6 +436,11 @@ class Connection:
         self._check()
         self._ids.change_peer_id(self._state.paths[0].serial)
 
+    def set_keep_alive(self, interval_s: float) -> None:
+        """Send a PING after `interval_s` seconds of silence (RFC 9000 §10.1.2); 0: never."""
+        self._check()
+        self._state.keep_alive_us = round(interval_s * 1e6)
+
     def begin_cutover(self) -> None:
         """Issue fresh IDs and ask the peer to retire all earlier ones (RFC 9000 §5.1.2).
 

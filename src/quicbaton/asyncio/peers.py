@@ -1,0 +1,92 @@
+"""The processes that we have links with: their links, and whether they live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from quicbaton.asyncio.link import Link
+from quicbaton.asyncio.process_watch import ProcessWatch
+
+
+class Peer:
+    """A process that we have, or had, a link with, and that is not known to be dead."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.links: set[Link] = set()
+        self.watch: ProcessWatch | None = None
+        self.exited = False
+
+
+class Peers:
+    """The processes that we have links with, and the links, by name.
+
+    `on_dead(pid, names)` is called once for each process that has exited, and only after all its
+    links are lost: whatever it wrote was handled before.
+    """
+
+    def __init__(self, on_dead: Callable[[int, frozenset[str]], None]) -> None:
+        self._on_dead = on_dead
+        self._peers: dict[int, Peer] = {}
+        self._by_name: dict[str, Link] = {}
+
+    def __len__(self) -> int:
+        """Processes that may live, linked or not."""
+        return len(self._peers)
+
+    @property
+    def links(self) -> list[Link]:
+        """Links that are open, greeted or not."""
+        return [link for peer in self._peers.values() for link in peer.links]
+
+    def find(self, name: str) -> Link | None:
+        """A link to the process with this name that is up."""
+        link = self._by_name.get(name)
+        return link if link is not None and link.is_up else None
+
+    def add(self, link: Link) -> None:
+        """A link was opened."""
+        pid = link.peer_pid
+        peer = self._peers.get(pid)
+        if peer is None:
+            peer = self._peers[pid] = Peer()
+            peer.watch = link.watch(lambda: self._on_exit(pid))
+        peer.links.add(link)
+
+    def greeted(self, link: Link) -> None:
+        """A link's other end has said who it is."""
+        self._by_name[link.peer_name] = link
+        peer = self._peers.get(link.peer_pid)
+        if peer is not None:
+            peer.names.add(link.peer_name)
+
+    def lost(self, link: Link) -> None:
+        """A link is at its end, and everything that it brought was handled."""
+        if self._by_name.get(link.peer_name) is link:
+            del self._by_name[link.peer_name]
+        peer = self._peers.get(link.peer_pid)
+        if peer is not None:
+            peer.links.discard(link)
+            self._bury_if_over(link.peer_pid, peer)
+
+    def close(self) -> None:
+        """Close all links, watch nobody."""
+        for link in self.links:
+            link.close()
+        for peer in self._peers.values():
+            if peer.watch is not None:
+                peer.watch.close()
+        self._peers.clear()
+        self._by_name.clear()
+
+    def _on_exit(self, pid: int) -> None:
+        peer = self._peers[pid]
+        peer.exited = True
+        for link in list(peer.links):
+            link.read_to_the_end()
+        self._bury_if_over(pid, peer)
+
+    def _bury_if_over(self, pid: int, peer: Peer) -> None:
+        if peer.exited and not peer.links and self._peers.get(pid) is peer:
+            del self._peers[pid]
+            self._on_dead(pid, frozenset(peer.names))
