@@ -49,8 +49,9 @@ async def serve(
 
     Different from there: `configuration.connection_id_length` is set by us, the protocol is
     created when the handshake is confirmed, and `congestion_control` ("cubic" or "reno") stands
-    here: the configuration's own setting is aioquic's, whose default is Reno. `ring` holds the cluster keys; without it a fresh key is made, which
-    is enough for one process that nobody takes over from.
+    here, since the configuration's own setting is aioquic's, whose default is Reno. `ring` holds
+    the cluster keys; without it a fresh key is made, which is enough for one process that nobody
+    takes over from.
     """
     ring = ring or KeyRing(ClusterKey.generate(os.urandom))
     endpoint = make_endpoint(

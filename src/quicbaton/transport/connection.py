@@ -253,32 +253,39 @@ class Connection:
 
     def connection_ids(self) -> list[bytes]:
         """All IDs by which packets find this connection."""
+        self._check()
         return self._ids.local_cids()
 
     def get_peer_address(self) -> Address | None:
+        self._check()
         return self._state.paths[0].remote
 
     def stream_is_finished(self, stream_id: int) -> bool:
         """True once both halves are over and the stream is forgotten; HTTP/3 forgets it then."""
+        self._check()
         return rangeset.contains(self._state.finished[stream_id & 3], stream_id >> 2)
 
     def send_buffer_bytes(self, stream_id: int) -> int:
         """Bytes written to a stream that its peer has not acknowledged yet."""
+        self._check()
         return self._streams.buffered_bytes(stream_id)
 
     def is_congested(self, stream_id: int) -> bool:
         """True while a stream's buffer is full; StreamWritable comes when there is room again."""
+        self._check()
         stream = self._state.streams.get(stream_id)
         return stream is not None and stream.send is not None and stream.send.congested
 
     def can_send(self, stream_id: int) -> bool:
         """True when the application may still write to the stream."""
+        self._check()
         stream = self._state.streams.get(stream_id)
         half = stream.send if stream is not None else None
         return half is not None and not half.fin_written and half.reset_code == NONE
 
     def buffered_bytes(self) -> int:
         """Stream bytes that a snapshot would carry: unacknowledged, unsent and undelivered."""
+        self._check()
         total = 0
         for stream in self._state.streams.values():
             if stream.send is not None:
@@ -402,13 +409,6 @@ class Connection:
         if _ANONYMOUS_PING not in self._state.pings_due:
             self._state.pings_due.append(_ANONYMOUS_PING)
 
-    def set_keep_alive(self, interval_s: float) -> None:
-        """Send a PING after so long without traffic (RFC 9000 §10.1.2); 0 ends that."""
-        self._check()
-        if interval_s < 0:
-            raise CallerError(f"a keep-alive interval is not negative, got {interval_s}")
-        self._state.keep_alive_us = round(interval_s * 1e6)
-
     def send_new_token(self, token: bytes) -> None:
         """Give the client an address validation token for its next connection (§8.1.3)."""
         self._check()
@@ -435,11 +435,6 @@ class Connection:
         """Use another of the peer's connection IDs on the active path, if there is one."""
         self._check()
         self._ids.change_peer_id(self._state.paths[0].serial)
-
-    def set_keep_alive(self, interval_s: float) -> None:
-        """Send a PING after `interval_s` seconds of silence (RFC 9000 §10.1.2); 0: never."""
-        self._check()
-        self._state.keep_alive_us = round(interval_s * 1e6)
 
     def begin_cutover(self) -> None:
         """Issue fresh IDs and ask the peer to retire all earlier ones (RFC 9000 §5.1.2).
