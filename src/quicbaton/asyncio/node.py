@@ -13,16 +13,19 @@ from typing import Any, Final
 
 from quicbaton.asyncio import commands as c
 from quicbaton.asyncio.channel import Channel, Listener, connect_channel
+from quicbaton.asyncio.failpoints import on_cut
 from quicbaton.asyncio.handoffs import Handoffs, Report
 from quicbaton.asyncio.link import Link
+from quicbaton.asyncio.peers import Peers
 from quicbaton.asyncio.server import make_endpoint
 from quicbaton.asyncio.session import Session
 from quicbaton.asyncio.steer import steer
 from quicbaton.asyncio.takeover import Departure
 from quicbaton.asyncio.udp import Datagram, open_udp
 from quicbaton.errors import CallerError, PeerError, QuicbatonError
-from quicbaton.handoff import Outcome
+from quicbaton.handoff import Outcome, Waits
 from quicbaton.handoff.messages import Message, Toss
+from quicbaton.handoff.waits import DEFAULT_WAITS
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.routing.quic_lb import Place
 from quicbaton.routing.table import Target
@@ -47,11 +50,14 @@ class Node:
         node: int = 0,
         worker: int = 0,
         workers: dict[int, str] | None = None,
+        waits: Waits = DEFAULT_WAITS,
         **options: Any,
     ) -> None:
         self.name = str(control)
         self.endpoint = make_endpoint(sock, ring=ring, node=node, worker=worker, **options)
-        self.handoffs = Handoffs(self.endpoint, ring, self.name, boot_id(), self._dial)
+        self.handoffs = Handoffs(
+            self.endpoint, ring, self.name, boot_id(), self._dial, waits=waits
+        )
         #: Who shares the UDP port: worker number -> name.
         self.workers = {**(workers or {}), worker: self.name}
         for number in self.workers:
@@ -60,7 +66,8 @@ class Node:
         self.departure: Departure | None = None
         #: Set when a successor has taken everything over.
         self.succeeded = asyncio.Event()
-        self._links: dict[str, Link] = {}
+        self._waits = waits
+        self._peers = Peers(self._on_peer_dead)
         self._next_link = 1
         self._dialling: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -71,20 +78,23 @@ class Node:
         self.endpoint.on_retired = self.handoffs.on_retired
         self.endpoint.on_foreign = self._toss
         self._listeners = [Listener(control, self._on_channel)]
+        on_cut(self._cut_links)
 
     # --- commands of this process ---------------------------------------------------------------
 
     def start(self) -> None:
-        """Read the UDP socket from now on."""
+        """Read the UDP socket from now on, and get to know the others on the port."""
         self.endpoint.start()
+        for name in self.workers.values():
+            if name != self.name:
+                self._dial(name)
 
     def close(self) -> None:
         """Close all connections and go."""
         self.endpoint.close()
         for listener in self._listeners:
             listener.close()
-        for link in list(self._links.values()):
-            link.close()
+        self._peers.close()
         for task in list(self._tasks):
             task.cancel()
         for sibling in self._siblings:
@@ -96,8 +106,8 @@ class Node:
 
     async def link_to(self, name: str) -> Link:
         """The link to the process with this control socket, opened if need be."""
-        link = self._links.get(name)
-        if link is not None and link.is_up:
+        link = self._peers.find(name)
+        if link is not None:
             return link
         if name == self.name:
             raise CallerError("that is this very process", code="same_process")
@@ -105,8 +115,7 @@ class Node:
         channel.write(c.encode(c.OpenLink()))
         link = self._open_link(channel)
         channel.start()
-        await link.wait_up()
-        self._register(link)
+        await link.wait_up(self._waits.offer_s)
         return link
 
     def spawn(self, work: Callable[[], Any]) -> None:
@@ -137,44 +146,47 @@ class Node:
             channel,
             self._next_link,
             self.name,
-            on_message=self._on_message,
+            on_up=self._on_link_up,
+            on_message=self.handoffs.on_message,
             on_lost=self._on_link_lost,
-            on_peer_dead=self._on_peer_dead,
         )
         self._next_link += 1
+        self._peers.add(link)
         self.handoffs.link_up(link)
         return link
 
-    def _register(self, link: Link) -> None:
-        self._links[link.peer_name] = link
-
-    def _on_message(self, link: Link, message: Message) -> None:
-        if link.peer_name not in self._links or not self._links[link.peer_name].is_up:
-            self._register(link)
-        self.handoffs.on_message(link, message)
+    def _on_link_up(self, link: Link) -> None:
+        self._peers.greeted(link)
+        self.handoffs.link_answers(link)
 
     def _on_link_lost(self, link: Link) -> None:
-        if self._links.get(link.peer_name) is link:
-            del self._links[link.peer_name]
         self.handoffs.link_lost(link)
         if self.departure is not None:
             self.departure.on_link_lost(link)
+        self._peers.lost(link)
 
-    def _on_peer_dead(self, link: Link) -> None:
-        name = link.peer_name
-        for worker, known in list(self.workers.items()):
-            if known == name:
-                # The group has one process less; if we are the last one, its IDs are ours to
-                # reset: whatever it owned died with it, and what it gave away is in our table.
-                del self.workers[worker]
-                if len(self.workers) == 1:
-                    place = Place(self.endpoint.table.place.node, worker)
-                    self.endpoint.table.inherit(place)
-        for sibling in self._siblings_of.pop(name, ()):
-            # Its socket must stay in the group, and what the kernel steers there be answered.
-            self.endpoint.read_also(sibling)
-        alone = not any(other.is_up for other in self._links.values())
-        self.handoffs.peer_dead(name, no_owner_lives=alone)
+    def _on_peer_dead(self, pid: int, names: frozenset[str]) -> None:
+        """A process has exited, and everything that it wrote to us was handled."""
+        place = self.endpoint.table.place
+        dead = [worker for worker, name in self.workers.items() if name in names]
+        for worker in dead:
+            del self.workers[worker]
+        for name in names:
+            for sibling in self._siblings_of.pop(name, ()):
+                # It must stay in the group, and what the kernel steers there be answered.
+                self.endpoint.read_also(sibling)
+        # Nobody else is on the port, and no process that we ever met lives: what is not ours
+        # is nobody's, and its clients may be told so.
+        alone = len(self.workers) == 1 and not self._peers
+        if alone:
+            self.endpoint.table.inherit_all(Place(place.node, worker) for worker in dead)
+        self.handoffs.peer_dead(pid, no_owner_lives=alone)
+        if self.departure is not None:
+            self.departure.on_peer_dead(pid)
+
+    def _cut_links(self) -> None:
+        for link in self._peers.links:
+            link.abort()
 
     def _dial(self, name: str) -> None:
         if name not in self._dialling:
@@ -182,14 +194,14 @@ class Node:
             self.spawn(lambda: self._dial_until_up(name))
 
     async def _dial_until_up(self, name: str) -> None:
+        """Whoever waits for the link learns of it as it comes up."""
         try:
             for _ in range(_DIAL_TRIES):
                 with contextlib.suppress(QuicbatonError):
-                    link = await self.link_to(name)
-                    self.handoffs.link_answers(link, self.handoffs.waiting_for(name))
+                    self.handoffs.link_answers(await self.link_to(name))
                     return
                 await asyncio.sleep(_DIAL_PAUSE_S)
-            self.handoffs.source_unreachable(self.handoffs.waiting_for(name))
+            self.handoffs.source_unreachable(name)
         finally:
             self._dialling.discard(name)
 
@@ -198,8 +210,8 @@ class Node:
         name = self.workers.get(to.worker) if isinstance(to, Place) else to
         if name is None or name == self.name:
             return
-        link = self._links.get(name)
-        if link is None or not link.is_up:
+        link = self._peers.find(name)
+        if link is None:
             self._dial(name)
             return
         link.send(Toss(datagram.data, datagram.remote, datagram.local, datagram.ecn))
