@@ -16,7 +16,9 @@ _TIMEOUT_S = 60
 
 
 class Order(msgspec.Struct):
-    """`download` these bytes, or `reconnect` that often: each a new connection and a request."""
+    """`download` these bytes, or `reconnect` that often: each a new connection and a request.
+
+    `hold` downloads and leaves the connection open."""
 
     operation: str
     port: int
@@ -78,6 +80,18 @@ def _download(ca_file: Path, order: Order) -> Account:
     return account
 
 
+_held: list[pycurl.Curl] = []
+
+
+def _hold(ca_file: Path, order: Order) -> Account:
+    watch = _Download()
+    curl = _handle(ca_file, order.port, order.size)
+    curl.setopt(pycurl.WRITEFUNCTION, watch.write)
+    curl.perform()
+    _held.append(curl)
+    return Account(samples=watch.samples)
+
+
 def _reconnect(ca_file: Path, order: Order) -> Account:
     """From the decision to connect anew to the first byte of the body, `count` times."""
     account = Account()
@@ -92,14 +106,16 @@ def _reconnect(ca_file: Path, order: Order) -> Account:
     return account
 
 
+_OPERATIONS = {"download": _download, "hold": _hold, "reconnect": _reconnect}
+
+
 def main() -> None:
     """Answer every line of stdin with a line on stdout."""
     ca_file = Path(sys.argv[1])
     for line in sys.stdin:
         order = msgspec.json.decode(line, type=Order)
-        perform = _download if order.operation == "download" else _reconnect
         try:
-            account = perform(ca_file, order)
+            account = _OPERATIONS[order.operation](ca_file, order)
         except pycurl.error as failure:
             account = Account(error=str(failure))
         print(msgspec.json.encode(account).decode(), flush=True)

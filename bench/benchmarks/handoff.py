@@ -15,10 +15,8 @@ handed to and fro every 200 ms, each time to the process that was not reading it
 
 import argparse
 import asyncio
-import datetime
 import hashlib
 import itertools
-import os
 import statistics
 import tempfile
 from bisect import bisect_left, bisect_right
@@ -29,18 +27,14 @@ from pathlib import Path
 from time import monotonic, monotonic_ns
 from typing import Any
 
-import msgspec
-
 from bench.benchmark import Benchmark
+from bench.owners import Owner, Watcher, make_folder
 from bench.processes import Program
-from bench.servers.handoff_server import DATA_TRAIN_BYTES, Content, Sends, Started
+from bench.servers.handoff_server import DATA_TRAIN_BYTES, Content
 from bench.watcher import Account, Order
 from quicbaton.asyncio import commands as c
 from quicbaton.asyncio.channel import connect_channel
 from quicbaton.asyncio.takeover import read_frames
-from quicbaton.cli.certificate import CertificateFiles, write_self_signed
-from quicbaton.keys.cluster_key import ClusterKey
-from quicbaton.keys.key_ring import KeyRing
 
 _MB = 1_000_000
 _NS = 1_000_000_000
@@ -90,45 +84,6 @@ class _Run:
         return self.size / _MB / ((samples[-1][0] - samples[0][0]) / _NS)
 
 
-class _Watcher(Program):
-    def __init__(self, ca_file: Path) -> None:
-        super().__init__("bench.watcher", str(ca_file))
-
-    async def ask(self, order: Order) -> Account:
-        """Have the client do something; the event loop goes on meanwhile."""
-        self.write_line(msgspec.json.encode(order).decode())
-        line = await asyncio.to_thread(self.read_line)
-        account = msgspec.json.decode(line, type=Account)
-        if account.error:
-            raise RuntimeError(f"{order.operation}: {account.error}")
-        return account
-
-
-class _Owner(Program):
-    """A server process of ours."""
-
-    def __init__(self, folder: Path, files: CertificateFiles, mode: str, other: str = "") -> None:
-        self.control = str(folder / f"{os.urandom(4).hex()}.sock")
-        options = {
-            "mode": mode,
-            "control": self.control,
-            "ring": folder / "ring",
-            "certificate": files.certificate,
-            "key": files.key,
-            **({"other": other} if other else {}),
-        }
-        super().__init__(
-            "bench.servers.handoff_server",
-            *(f"--{option}={value}" for option, value in options.items()),
-        )
-        self.started = msgspec.json.decode(self.read_line(), type=Started)
-
-    def take_sends(self) -> list[tuple[int, int]]:
-        """What it sent since it was asked before."""
-        self.write_line("sends")
-        return msgspec.json.decode(self.read_line(), type=Sends).sends
-
-
 async def _command(control: str, command: c.Frame) -> c.Frame:
     channel = await connect_channel(Path(control))
     frames = read_frames(channel)
@@ -142,7 +97,7 @@ async def _command(control: str, command: c.Frame) -> c.Frame:
 class _Pair:
     """Two processes behind one port, and the client."""
 
-    def __init__(self, owners: Sequence[_Owner], watcher: _Watcher) -> None:
+    def __init__(self, owners: Sequence[Owner], watcher: Watcher) -> None:
         self._owners = owners
         self._watcher = watcher
 
@@ -215,7 +170,7 @@ class _Pair:
             await asyncio.sleep(_LOOK_S)
         raise RuntimeError("the connection did not come" if not idle else f"left over: {found}")
 
-    async def _list(self, owner: _Owner) -> c.Connections:
+    async def _list(self, owner: Owner) -> c.Connections:
         answer = await _command(owner.control, c.ListConnections())
         if not isinstance(answer, c.Connections):
             raise RuntimeError(f"unexpected {answer!r}")
@@ -302,12 +257,10 @@ async def _run(
 ) -> dict[str, Any]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.chmod(0o700)
-        files = write_self_signed(folder, datetime.datetime.now(datetime.UTC))
-        (folder / "ring").write_text(KeyRing(ClusterKey.generate(os.urandom)).encode())
-        first = stack.enter_context(_Owner(folder, files, "first"))
-        second = stack.enter_context(_Owner(folder, files, "join", first.control))
-        watcher = stack.enter_context(_Watcher(files.certificate))
+        files = make_folder(folder)
+        first = stack.enter_context(Owner(folder, files, "first"))
+        second = stack.enter_context(Owner(folder, files, "join", first.control))
+        watcher = stack.enter_context(Watcher(files.certificate))
         pair = _Pair((first, second), watcher)
         port = first.started.port
         figures: dict[str, Any] = {}

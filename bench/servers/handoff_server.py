@@ -4,7 +4,7 @@
 
 `first` opens the port, `join` shares the port of another process, `takeover` replaces it. Lines on
 stdin are requests: `sends` is answered with the moments at which datagrams went to the kernel
-since the last time. The record is made around `UdpSocket.send`: the product knows nothing of it.
+since the last time, `memory` with what the process holds. The record is made around `UdpSocket.send`: the product knows nothing of it.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 from pathlib import Path
-from time import monotonic, monotonic_ns
+from time import monotonic_ns
 from typing import Any
 
 import msgspec
@@ -27,8 +27,9 @@ from bench.servers.application import CHUNK_BYTES, MAX_DATA, MAX_STREAM_DATA, ma
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
 from quicbaton.asyncio import commands as c
 from quicbaton.asyncio.node import Node
-from quicbaton.asyncio.takeover import Arrival, ask_for_socket
+from quicbaton.asyncio.takeover import ask_for_socket
 from quicbaton.asyncio.udp import open_udp
+from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.http3 import H3Connection
 from quicbaton.keys.key_ring import KeyRing
 
@@ -49,6 +50,12 @@ class Started(msgspec.Struct):
     takeover_s: float = 0.0
     took_over: int = 0
     message: str = ""
+
+
+class Memory(msgspec.Struct):
+    """Answer to `memory`: bytes of the process that are resident."""
+
+    resident_bytes: int
 
 
 class Sends(msgspec.Struct):
@@ -73,7 +80,7 @@ class Content:
         return chunk[start : start + min(CHUNK_BYTES - start, end - offset)]
 
 
-class _Protocol(QuicConnectionProtocol):
+class Protocol(QuicConnectionProtocol):
     content: Content
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -120,6 +127,19 @@ class _Protocol(QuicConnectionProtocol):
             self._http.send_data(stream_id, piece, offset == total)
 
 
+def server_configuration(files: CertificateFiles) -> QuicConfiguration:
+    """What all of our server processes are configured with."""
+    configuration = QuicConfiguration(
+        is_client=False,
+        alpn_protocols=H3_ALPN,
+        max_data=MAX_DATA,
+        max_stream_data=MAX_STREAM_DATA,
+        idle_timeout=IDLE_TIMEOUT_S,
+    )
+    configuration.load_cert_chain(files.certificate, files.key)
+    return configuration
+
+
 def record_sends(node: Node) -> list[tuple[int, int]]:
     """Have every train that goes to the kernel noted; the list grows."""
     sends: list[tuple[int, int]] = []
@@ -136,19 +156,12 @@ def record_sends(node: Node) -> list[tuple[int, int]]:
 
 async def start(options: argparse.Namespace) -> tuple[Node, Started]:
     """Begin to serve in the way that the mode says."""
-    configuration = QuicConfiguration(
-        is_client=False,
-        alpn_protocols=H3_ALPN,
-        max_data=MAX_DATA,
-        max_stream_data=MAX_STREAM_DATA,
-        idle_timeout=IDLE_TIMEOUT_S,
-    )
-    configuration.load_cert_chain(options.certificate, options.key)
-    _Protocol.content = Content()
+    configuration = server_configuration(CertificateFiles(options.certificate, options.key))
+    Protocol.content = Content()
     shared: dict[str, Any] = {
         "ring": KeyRing.parse(options.ring.read_text()),
         "configuration": configuration,
-        "create_protocol": _Protocol,
+        "create_protocol": Protocol,
     }
     if options.mode == "first":
         node = Node(open_udp("127.0.0.1", 0, reuse_port=True), options.control, **shared)
@@ -185,6 +198,11 @@ async def _serve(options: argparse.Namespace) -> None:
         if line == "sends":
             print(msgspec.json.encode(Sends(list(sends))).decode(), flush=True)
             sends.clear()
+        elif line == "memory":
+            gc.collect()
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            answer = Memory(pages * os.sysconf("SC_PAGE_SIZE"))
+            print(msgspec.json.encode(answer).decode(), flush=True)
         elif not line:
             over.set()
 

@@ -48,8 +48,10 @@ MAX_QUEUED_DATAGRAMS: Final = 1024
 #: Undelivered events before a connection is closed as overwhelmed.
 MAX_QUEUED_EVENTS: Final = 65_536
 
-#: Connection IDs that we offer to keep for the peer (active_connection_id_limit we send).
-MAX_PEER_IDS: Final = 8
+#: Connection IDs that we offer to keep for the peer (active_connection_id_limit we send): one in
+#: use, one each for a new path and for a second that is tried meanwhile. A spare one takes up to
+#: 39 bytes of every baton.
+MAX_PEER_IDS: Final = 3
 #: Connection IDs that we issue at most, whatever the peer's limit.
 MAX_LOCAL_IDS: Final = 8
 #: RFC 9000 §5.1.2: retirements outstanding before we close, "at least twice the limit".

@@ -121,13 +121,22 @@ def program(runtime: ModuleType) -> SimpleNamespace:
                 headers=[(b":status", b"200"), (b"sec-webtransport-http3-draft", b"draft02")],
             )
             self.transmit()
+            # aioquic's HTTP/3 reads no answer on a stream that it opened itself: an echo comes on
+            # a stream of its own.
+            echoes: dict[int, int] = {}
             while True:
                 event = await self._queues[session_id].get()
                 if isinstance(event, DatagramReceived):
                     self._http.send_datagram(stream_id=session_id, data=event.data)
                 elif isinstance(event, WebTransportStreamDataReceived):
+                    if event.stream_id not in echoes:
+                        echoes[event.stream_id] = self._http.create_webtransport_stream(
+                            session_id, is_unidirectional=True
+                        )
                     self._http._quic.send_stream_data(
-                        stream_id=event.stream_id, data=event.data, end_stream=event.stream_ended
+                        stream_id=echoes[event.stream_id],
+                        data=event.data,
+                        end_stream=event.stream_ended,
                     )
                 elif isinstance(event, DataReceived) and event.stream_ended:
                     break
@@ -172,13 +181,6 @@ def program(runtime: ModuleType) -> SimpleNamespace:
             assert dict(accepted.headers)[b":status"] == b"200"
             return int(session_id)
 
-        def open_in(self, session_id: int, *, is_unidirectional: bool = False) -> int:
-            stream_id = self._http.create_webtransport_stream(
-                session_id, is_unidirectional=is_unidirectional
-            )
-            self.streams[stream_id] = asyncio.Queue()
-            return int(stream_id)
-
         def headers(self, method: str, path: str) -> list[tuple[bytes, bytes]]:
             return [
                 (b":method", method.encode()),
@@ -198,7 +200,9 @@ def program(runtime: ModuleType) -> SimpleNamespace:
 
         def http_event_received(self, event: Any) -> None:
             stream_id = getattr(event, "stream_id", None)
-            if stream_id in self.streams:
+            if isinstance(event, WebTransportStreamDataReceived):
+                self.streams[event.session_id].put_nowait(event)
+            elif stream_id in self.streams:
                 self.streams[stream_id].put_nowait(event)
             elif isinstance(event, PushPromiseReceived):
                 self.pushes[event.push_id] = deque([event])

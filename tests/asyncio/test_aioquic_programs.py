@@ -44,16 +44,18 @@ async def with_client(
         create_protocol=ours.Server,
     )
     port = getattr(server, "port", None) or server._transport.get_extra_info("sockname")[1]
-    async with theirs.connect(
-        "127.0.0.1",
-        port,
-        configuration=client_configuration(certificate, alpn_protocols=alpn),
-        create_protocol=theirs.Client,
-        **client_options,
-    ) as client:
-        await use(client)
-        client.finish()
-    server.close()
+    try:
+        async with theirs.connect(
+            "127.0.0.1",
+            port,
+            configuration=client_configuration(certificate, alpn_protocols=alpn),
+            create_protocol=theirs.Client,
+            **client_options,
+        ) as client:
+            await use(client)
+            client.finish()
+    finally:
+        server.close()
 
 
 @every_pair
@@ -103,16 +105,17 @@ def test_webtransport_streams_and_datagrams(pair: str, certificate: CertificateF
             client.transmit()
             event = await client.streams[session].get()
             assert event.data == b"datagram %d" % index
-        stream_id = client.open_in(session)
-        sent, received = body_of(100_000), b""
-        client._quic.send_stream_data(stream_id, sent, end_stream=True)
-        client.transmit()
-        while True:
-            event = await client.streams[stream_id].get()
-            received += event.data
-            if event.stream_ended:
-                break
-        assert received == sent
+        for is_unidirectional in (False, True):
+            stream_id = client._http.create_webtransport_stream(session, is_unidirectional)
+            sent, received = body_of(100_000), b""
+            client._quic.send_stream_data(stream_id, sent, end_stream=True)
+            client.transmit()
+            while True:
+                event = await client.streams[session].get()
+                received += event.data
+                if event.stream_ended:
+                    break
+            assert received == sent
         client._http.send_data(session, b"", end_stream=True)
         client.transmit()
         assert (await client.streams[session].get()).stream_ended

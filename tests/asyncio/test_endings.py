@@ -1,4 +1,4 @@
-"""How connections end: closes from either side, silence, and what must not be left behind."""
+"""Deadlines and ends: closes from either side, silence, and what must not be left behind."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from loopback import (
 )
 
 from quicbaton.asyncio import QuicServer, connect, serve
+from quicbaton.asyncio.udp import Datagram
 from quicbaton.cli.certificate import CertificateFiles
 
 CLIENTS = {"aioquic": aioquic.asyncio.connect, "quicbaton": connect}
@@ -45,6 +46,42 @@ def assert_nothing_left(server: QuicServer) -> None:
     assert not endpoint.handshakes
     assert not endpoint.table.owners
     assert not endpoint._waiting
+
+
+def test_a_deadline_that_passed_while_the_program_was_busy_is_not_forgotten(
+    certificate: CertificateFiles,
+) -> None:
+    # Regression: a PTO that was over when the timer should have been armed was waited for for ever,
+    # in a loop that did nothing.
+    async def main() -> None:
+        protocols, clients = watcher(), watcher()
+        server = await start(certificate, protocols)
+        async with connect(
+            "127.0.0.1",
+            server.port,
+            configuration=client_configuration(certificate),
+            create_protocol=clients,
+        ) as client:
+            protocol = await protocols.instances.get()
+            await client.ping()
+            await protocol.ping()  # now neither side waits for anything
+            udp = server.endpoint.udp
+            real_send, lost = udp.send, []
+            udp.send = lost.append  # type: ignore[method-assign]
+            protocol._quic.send_stream_data(3, b"lost", end_stream=True)
+            protocol.transmit()
+            assert lost
+            udp.send = real_send  # type: ignore[method-assign]
+            # The event loop was busy until after the deadline, and then the program sent.
+            (session,) = server.endpoint.sessions.values()
+            session._timer.cancel()
+            session._timer = None
+            session.connection._origin_s -= 1.0
+            protocol.transmit()
+            assert (await client.seen(StreamDataReceived)).data == b"lost"
+        server.close()
+
+    run(main)
 
 
 @each_client
@@ -198,6 +235,37 @@ def test_both_ends_idle_out_alike(kind: str, certificate: CertificateFiles) -> N
         server.close()
 
     run(main)
+
+
+def test_one_connection_s_fault_does_not_reach_the_next(certificate: CertificateFiles) -> None:
+    async def main() -> None:
+        server = await start(certificate, Watcher)
+        configuration = client_configuration(certificate)
+        async with (
+            connect("127.0.0.1", server.port, configuration=configuration) as first,
+            connect("127.0.0.1", server.port, configuration=configuration) as second,
+        ):
+            await first.ping()
+            await second.ping()
+            faulty, sound = server.endpoint.sessions.values()
+            received: list[list[Datagram]] = []
+
+            def fail(_batch: list[Datagram]) -> None:
+                raise LookupError("a fault of ours")
+
+            real_receive = faulty.receive
+            faulty.receive, sound.receive = fail, received.append  # type: ignore[method-assign]
+            batch = [
+                Datagram(b"\x40" + min(session.cids) + bytes(30), ("127.0.0.1", 9), (), 0)
+                for session in (faulty, sound)
+            ]
+            server.endpoint.deliver(batch)
+            assert received == [batch[1:]]
+            faulty.receive = real_receive  # type: ignore[method-assign]
+            del sound.receive  # type: ignore[attr-defined]
+        server.close()
+
+    run(main, expected_problems=1)
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_download(certificate: CertificateFiles) -> None:

@@ -247,35 +247,3 @@ def test_runs_on_uvloop(certificate: CertificateFiles) -> None:
         server.close()
 
     run(main, loop_factory=uvloop.new_event_loop)
-
-
-def test_a_deadline_that_passed_while_the_program_was_busy_is_not_forgotten(
-    certificate: CertificateFiles,
-) -> None:
-    # Regression: a PTO that was over when the timer should have been armed was waited for for ever,
-    # in a loop that did nothing.
-    async def main() -> None:
-        server = await start(certificate)
-        async with connect(
-            "127.0.0.1",
-            server.port,
-            configuration=client_configuration(certificate),
-            create_protocol=HttpClient,
-        ) as client:
-            (session,) = server.endpoint.sessions.values()
-            udp = server.endpoint.udp
-            real_send, lost = udp.send, []
-            udp.send = lost.append  # type: ignore[method-assign]
-            answer = asyncio.ensure_future(client.get(20_000))
-            while not lost:
-                await asyncio.sleep(0)
-            udp.send = real_send  # type: ignore[method-assign]
-            # The event loop was busy beyond the deadline, and then the program sent.
-            session._timer.cancel()
-            session._timer = None
-            session.connection._origin_s -= 1.0
-            session.transmit()
-            assert await answer == body_of(20_000)
-        server.close()
-
-    run(main)

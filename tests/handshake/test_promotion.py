@@ -22,8 +22,10 @@ from msgspec import msgpack
 
 from quicbaton.errors import ConfigurationError, RefusedError
 from quicbaton.handshake import ready
+from quicbaton.limits import MAX_PEER_IDS
 from quicbaton.transport import frames as f
 from quicbaton.transport import rangeset
+from quicbaton.transport.cipher import key_and_iv
 from quicbaton.transport.protection import PacketProtection
 from quicbaton.transport.state import (
     NEVER,
@@ -68,7 +70,8 @@ def test_keys_of_both_ends_fit_each_other(version: int, cipher: CipherSuite) -> 
     crypto = pair.server._cryptos[Epoch.ONE_RTT].send
     assert crypto.secret is not None
     key, iv, hp = derive_key_iv_hp(cipher_suite=cipher, secret=crypto.secret, version=version)
-    assert (server.send.secret, server.send.key, server.send.iv) == (crypto.secret, key, iv)
+    assert server.send.secret == crypto.secret
+    assert key_and_iv(version, cipher, server.send) == (key, iv)
     assert server.send_hp == hp
 
 
@@ -132,7 +135,7 @@ def test_server_ids_path_and_alias() -> None:
         False,
         True,
     )
-    assert (ids.local_next_sequence, ids.local_sent, ids.local_limit) == (1, 1, 8)
+    assert (ids.local_next_sequence, ids.local_sent, ids.local_limit) == (1, 1, MAX_PEER_IDS)
     (peer,) = ids.peer
     assert (peer.sequence, peer.cid, peer.path) == (0, CLIENT_CID, 0)
     assert ids.peer_seen == [0, 1]
@@ -201,7 +204,7 @@ def test_parameters_are_read_from_the_wire() -> None:
     assert state.remote.max_datagram_frame_bytes == 1200
     assert state.remote.stream_data_bidi_local == 4242
     assert state.local.max_datagram_frame_bytes == 0
-    assert state.local.active_connection_id_limit == 8
+    assert state.local.active_connection_id_limit == MAX_PEER_IDS
     assert state.idle_timeout_us == 7_000_000
     assert state.flow.receive_limit == state.flow.window_bytes == 777_777
 

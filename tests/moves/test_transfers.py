@@ -6,35 +6,16 @@ import itertools
 
 import pytest
 from aioquic.tls import CipherSuite
-from traffic import Traffic, alive, log, reply_bytes, traffic
+from traffic import alive, arrived, reply_bytes, traffic, traffic_pair
 
-from quicbaton.testing import Conditions, EndOptions, Kind, Pair, move
+from quicbaton.testing import Conditions, Kind, Pair, move
 from quicbaton.transport.cipher import VERSION_1, VERSION_2
 
 BAD = Conditions(delay_s=0.02, jitter_s=0.02, loss=0.05, duplication=0.05, corruption=0.02)
 
 
-def new_pair(
-    client: Kind, server: Kind, conditions: Conditions = Conditions(), **options: object
-) -> Pair:
-    pair = Pair(
-        conditions,
-        client=EndOptions(client, create=Traffic),
-        server=EndOptions(server, create=Traffic),
-        **options,  # type: ignore[arg-type]
-    )
-    pair.connect()
-    return pair
-
-
 def done(pair: Pair, uploads: dict[int, int], downloads: dict[int, int]) -> bool:
-    return all(
-        (seen := log(end).streams.get(stream_id)) is not None
-        and seen.ended
-        and seen.received == size
-        for end, sizes in ((pair.server, uploads), (pair.client, downloads))
-        for stream_id, size in sizes.items()
-    )
+    return arrived(pair.server, uploads) and arrived(pair.client, downloads)
 
 
 PAIRS = [("quicbaton", "aioquic"), ("aioquic", "quicbaton"), ("quicbaton", "quicbaton")]
@@ -45,7 +26,7 @@ PAIRS = [("quicbaton", "aioquic"), ("aioquic", "quicbaton"), ("quicbaton", "quic
 def test_streams_of_both_ends_arrive_whole_across_a_move_after_every_event(
     client: Kind, server: Kind, conditions: Conditions
 ) -> None:
-    pair = new_pair(client, server, conditions, seed=5)
+    pair = traffic_pair(client, server, conditions, seed=5)
     up = {traffic(pair.client).open(size): size for size in (0, 1, 3000, 40_000)}
     up_uni = traffic(pair.client).open(20_000, unidirectional=True)
     down = {traffic(pair.server).open(size): size for size in (5, 30_000)}
@@ -72,14 +53,12 @@ def test_streams_of_both_ends_arrive_whole_across_a_move_after_every_event(
 def test_every_cipher_and_version_moves(
     client: Kind, server: Kind, cipher: CipherSuite, version: int
 ) -> None:
-    pair = new_pair(client, server, cipher=cipher, version=version)
+    pair = traffic_pair(client, server, cipher=cipher, version=version)
     upload = traffic(pair.client).open(150_000)
     for _ in range(4):
         pair.run(seconds=0.015)
         for end in (pair.client, pair.server):
             if end.kind == "quicbaton":
                 move(end, transit_s=0.001)
-    pair.run(
-        lambda: done(pair, {upload: 150_000}, {upload: reply_bytes(upload)}), seconds=10
-    )
+    pair.run(lambda: done(pair, {upload: 150_000}, {upload: reply_bytes(upload)}), seconds=10)
     assert alive(pair)

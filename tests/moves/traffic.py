@@ -9,10 +9,11 @@ import msgspec
 from aioquic.quic import events
 from aioquic.quic.connection import QuicConnection
 
-from quicbaton.testing import End, Pair
+from quicbaton.testing import Conditions, End, EndOptions, Kind, Pair
 
 _BLOCK = Random("traffic").randbytes(1 << 21)
 _MAX_OFFSET = 1 << 20
+PERFECT = Conditions()
 
 
 def content(stream_id: int, writer: str, start: int, stop: int) -> bytes:
@@ -138,3 +139,32 @@ def log(end: End) -> Log:
 
 def alive(pair: Pair) -> bool:
     return not log(pair.client).terminated and not log(pair.server).terminated
+
+
+def traffic_pair(
+    client: Kind = "quicbaton",
+    server: Kind = "quicbaton",
+    conditions: Conditions = PERFECT,
+    *,
+    client_options: dict[str, Any] | None = None,
+    server_options: dict[str, Any] | None = None,
+    **options: Any,
+) -> Pair:
+    """A pair whose ends both run `Traffic`, connected."""
+    pair = Pair(
+        conditions,
+        client=EndOptions(client, create=Traffic, **(client_options or {})),
+        server=EndOptions(server, create=Traffic, **(server_options or {})),
+        **options,
+    )
+    pair.connect()
+    return pair
+
+
+def arrived(end: End, sizes: dict[int, int]) -> bool:
+    """All of these streams have ended at `end`, with so many bytes."""
+    streams = log(end).streams
+    return all(
+        stream_id in streams and streams[stream_id].ended and streams[stream_id].received == size
+        for stream_id, size in sizes.items()
+    )

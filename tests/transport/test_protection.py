@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quicbaton.errors import InternalError, PeerError, TransportError
+from quicbaton.transport.cipher import key_and_iv
 from quicbaton.transport.frames import AEAD_LIMIT_REACHED, KEY_UPDATE_ERROR, PROTOCOL_VIOLATION
 from quicbaton.transport.protection import PacketProtection, derive_keys, next_keys
 from quicbaton.transport.state import NEVER, NONE, Keys, ProtectionState
@@ -114,10 +115,10 @@ A5_NUMBER = 654360564
 
 def test_keys_are_those_of_rfc_9001_appendix_a5() -> None:
     keys, hp = derive_keys(1, 0x1303, A5_SECRET)
-    assert keys == Keys(
-        secret=A5_SECRET,
-        key=bytes.fromhex("c6d98ff3441c3fe1b2182094f69caa2ed4b716b65488960a7a984979fb23e1c8"),
-        iv=bytes.fromhex("e0459b3474bdd0e44a41c144"),
+    assert keys == Keys(A5_SECRET)
+    assert key_and_iv(1, 0x1303, keys) == (
+        bytes.fromhex("c6d98ff3441c3fe1b2182094f69caa2ed4b716b65488960a7a984979fb23e1c8"),
+        bytes.fromhex("e0459b3474bdd0e44a41c144"),
     )
     assert hp.hex() == "25a282b9e82f06f21f488917a4fc8f1b73573685608597d0efcb076b0ab7a7a4"
     updated = next_keys(1, 0x1303, keys)
@@ -130,8 +131,10 @@ def test_keys_are_those_of_rfc_9001_appendix_a1() -> None:
     # The server's Initial secret serves as any other secret of AES-128-GCM and SHA-256.
     secret = bytes.fromhex("3c199828fd139efd216c155ad844cc81fb82fa8d7446fa7d78be803acdda951b")
     keys, hp = derive_keys(1, 0x1301, secret)
-    assert keys.key.hex() == "cf3a5331653c364c88f0f379b6067e37"
-    assert keys.iv.hex() == "0ac1493ca1905853b0bba03e"
+    assert [part.hex() for part in key_and_iv(1, 0x1301, keys)] == [
+        "cf3a5331653c364c88f0f379b6067e37",
+        "0ac1493ca1905853b0bba03e",
+    ]
     assert hp.hex() == "c206b8d9b9f0f37644430b490eeaa314"
 
 

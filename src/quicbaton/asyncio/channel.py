@@ -45,8 +45,8 @@ class Channel:
     """Writes bytes and hands on what it reads; knows nothing of what they mean.
 
     `on_data(data)` is called with what arrived, `on_lost()` once, after everything that the peer
-    wrote was handed on. A write that fails is the channel's end, too, but what the peer wrote before
-    it went is read first.
+    wrote was handed on. A write that fails is the channel's end, too, but what the peer wrote
+    before it went is read first.
     """
 
     def __init__(self, sock: socket.socket) -> None:

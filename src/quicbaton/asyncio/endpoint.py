@@ -126,7 +126,8 @@ class Endpoint:
     def start(self) -> None:
         """Read the socket from now on."""
         self.udp.start()
-        self._keep_house()
+        if self._housekeeping is None:
+            self._keep_house()
 
     def stop(self) -> None:
         """Read no more; connections live on."""
@@ -171,7 +172,14 @@ class Endpoint:
             else:
                 group.append(datagram)
         for owner, group in groups.items():
-            owner.receive(group)
+            try:
+                owner.receive(group)
+            except Exception as error:
+                # The boundary between connections: what one stumbles over must not keep the
+                # others from their datagrams.
+                self._loop.call_exception_handler(
+                    {"message": f"{owner!r} failed to process a datagram", "exception": error}
+                )
 
     def adopt(
         self, connection: Connection, protocol: QuicConnectionProtocol | None = None
@@ -196,9 +204,9 @@ class Endpoint:
         logger = self._configuration.quic_logger
         return None if logger is None else logger.start_trace(is_client=False, odcid=original_id)
 
-    def end_trace(self, session: Session) -> None:
+    def end_trace(self, connection: Connection) -> None:
         """This process writes no more about the connection."""
-        trace = session.connection.trace
+        trace = connection.trace
         if trace is not None and self._configuration.quic_logger is not None:
             self._configuration.quic_logger.end_trace(trace)
 
@@ -217,7 +225,7 @@ class Endpoint:
         self.sessions.pop(session.connection.name, None)
         for cid in session.cids:
             self.table.remove(cid)
-        self.end_trace(session)
+        self.end_trace(session.connection)
         self.on_session_over(session)
 
     def wait_for_room(self, session: Session) -> None:

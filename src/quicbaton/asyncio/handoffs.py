@@ -1,7 +1,10 @@
-"""Performs what the handoff machines decide: freezing, sealing, rebuilding, resuming, strays.
+"""Drives the handoff machines of one process: events in, effects performed.
 
-The machines' contract is in `quicbaton.handoff`. Everything here is synchronous: between a freeze
-and COMMITTED the only waiting is for the other process.
+The contract is in `quicbaton.handoff`; what effects do to connections is `mover`'s. Everything here
+is synchronous: between a freeze and COMMITTED the only waiting is for the other process.
+
+Machines are kept apart. What one of them refuses, or what fails while its effects are performed,
+closes at most the link that brought it or the one connection that it is about.
 """
 
 from __future__ import annotations
@@ -11,18 +14,15 @@ import os
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic
 from typing import Final, NamedTuple
 
 from quicbaton.asyncio.endpoint import Endpoint
 from quicbaton.asyncio.failpoints import reach
 from quicbaton.asyncio.link import Link
-from quicbaton.asyncio.protocol import QuicConnectionProtocol
+from quicbaton.asyncio.mover import Client, Frozen, Mover, Opened
 from quicbaton.asyncio.session import Session
 from quicbaton.asyncio.udp import Datagram
-from quicbaton.baton.header import BatonHeader, peek
-from quicbaton.baton.seal import BatonFields, baton_digest, open_baton, seal
-from quicbaton.baton.snapshot import Snapshot, decode_snapshot, encode_snapshot
 from quicbaton.baton.versions import FORMAT_VERSION, readable_versions
 from quicbaton.errors import PeerError, QuicbatonError, RefusedError
 from quicbaton.handoff import (
@@ -30,21 +30,24 @@ from quicbaton.handoff import (
     HandoffSource,
     Outcome,
     SourceState,
+    Waits,
     answer_stale,
 )
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
 from quicbaton.handoff.messages import HandoffMessage, Message, Offer, Stray, Toss
-from quicbaton.http3 import export_state, restore
+from quicbaton.handoff.waits import DEFAULT_WAITS
 from quicbaton.keys.key_ring import KeyRing
-from quicbaton.ownership import Claim, Ledger, Ownership
-from quicbaton.routing.reset import build_reset
-from quicbaton.transport.connection import Connection
+from quicbaton.ownership import Ledger, Ownership
 
 #: How often deadlines of handoffs are looked at.
 _TICK_S: Final = 0.05
+#: H3_INTERNAL_ERROR (RFC 9114 §8.1), for a connection that its new owner cannot go on with.
+_INTERNAL_ERROR: Final = 0x102
 #: How long a forwarder that was told to stop protects the IDs from resets.
 _TOMBSTONE_S: Final = 600.0
+
+Machine = HandoffSource | HandoffDestination
 
 
 class Report(NamedTuple):
@@ -55,20 +58,11 @@ class Report(NamedTuple):
     message: str
 
 
-class _Frozen(NamedTuple):
-    """A connection between freeze and commit: what a thaw needs."""
+class _Given(NamedTuple):
+    """What a forwarder remembers of a connection that it gave away."""
 
-    session: Session
-    snapshot: bytes  # empty until sealed
     cids: tuple[bytes, ...]
-
-
-class _Opened(NamedTuple):
-    """A rebuilt connection that is not ours yet."""
-
-    header: BatonHeader
-    snapshot: Snapshot
-    digest: bytes
+    client: Client
 
 
 class _Sink:
@@ -82,21 +76,6 @@ class _Sink:
         self._handoffs.on_strays(self._connection_id, batch)
 
 
-class _Resetter:
-    """Answers for a connection that nobody owns any more (RFC 9000 §10.3)."""
-
-    def __init__(self, endpoint: Endpoint, ring: KeyRing) -> None:
-        self._endpoint = endpoint
-        self._ring = ring
-
-    def receive(self, batch: list[Datagram]) -> None:
-        for datagram in batch:
-            cid = datagram.data[1 : 1 + self._endpoint.ids.layout.length]
-            if len(datagram.data) > 22 and not datagram.data[0] & 0x80:
-                data = build_reset(len(datagram.data), cid, self._ring, os.urandom)
-                self._endpoint.udp.send_datagram(data, datagram.remote, datagram.local)
-
-
 class Handoffs:
     """All handoffs of one process, in both directions."""
 
@@ -107,26 +86,33 @@ class Handoffs:
         name: str,
         host: bytes,
         connect: Callable[[str], None],
+        *,
+        waits: Waits = DEFAULT_WAITS,
     ) -> None:
         self._endpoint = endpoint
-        self._ring = ring
+        self._mover = Mover(endpoint, ring, name, host)
         self._name = name
-        self._host = host
         self._connect = connect
+        self._waits = waits
         self._loop = asyncio.get_running_loop()
         self.ledger = Ledger()
         self._sources: dict[bytes, HandoffSource] = {}
         self._destinations: dict[bytes, HandoffDestination] = {}
-        self._frozen: dict[bytes, _Frozen] = {}
-        self._given: dict[bytes, tuple[bytes, ...]] = {}
-        self._opened: dict[bytes, _Opened] = {}
+        self._frozen: dict[bytes, Frozen] = {}
+        self._given: dict[bytes, _Given] = {}
+        self._opened: dict[bytes, Opened] = {}
         self._resumed: dict[bytes, HandoffDestination] = {}
-        self._waiters: dict[object, asyncio.Future[Report]] = {}
+        self._waiters: dict[Machine, asyncio.Future[Report]] = {}
         self._files: dict[bytes, Path] = {}
-        self._dialled: dict[bytes, str] = {}
+        #: Where a destination's source is to be found, by handoff id.
+        self._source_of: dict[bytes, str] = {}
+        #: Destinations that wait for a link to their source: handoff id -> its name.
+        self._seeking: dict[bytes, str] = {}
+        #: The process at a machine's other end, where there is one.
+        self._pids: dict[Machine, int] = {}
         self._links: dict[int, Link] = {}
         self._tick: asyncio.TimerHandle | None = None
-        self._inbox: deque[tuple[HandoffSource | HandoffDestination, ev.Event]] = deque()
+        self._inbox: deque[tuple[Machine, ev.Event]] = deque()
         self._busy = False
         #: Called with (connection id, resumed?) when a connection came or went by handoff.
         self.on_moved: Callable[[bytes, bool], None] = lambda _name, _resumed: None
@@ -145,9 +131,6 @@ class Handoffs:
     def hand_over(self, session: Session, link: Link) -> asyncio.Future[Report]:
         """Hand a connection to the process at the other end of `link`."""
         connection = session.connection
-        machine = self._new_source(connection.name)
-        self._dialled[connection.name] = link.peer_name
-        waiter = self._wait_for(machine)
         start = ev.Start(
             link=link.number,
             source=self._name,
@@ -157,56 +140,51 @@ class Handoffs:
             stray_ids=tuple(sorted(session.cids))[:64],
             cutover_pending=connection.cutover_pending,
         )
+        machine = self._new_source(connection.name)
+        self._pids[machine] = link.peer_pid
+        waiter = self._wait_for(machine)
         self._feed(machine, start)
         return waiter
 
     def save(self, session: Session, path: Path) -> asyncio.Future[Report]:
         """Freeze a connection into a baton in a file; done when the file is written."""
+        pending = session.connection.cutover_pending
         machine = self._new_source(session.connection.name)
         self._files[session.connection.name] = path
         waiter = self._wait_for(machine)
-        self._feed(machine, ev.Save(cutover_pending=session.connection.cutover_pending))
-        if machine.state is SourceState.SAVED and not waiter.done():
+        self._feed(machine, ev.Save(cutover_pending=pending))
+        if machine.state is SourceState.SAVED:
             self._finish(machine, Report(Outcome.KEPT, "saved", f"frozen into {path}"))
         return waiter
 
     def resume_file(self, sealed: bytes) -> asyncio.Future[Report]:
         """Bring a saved baton back to life here, if its source gives it to us."""
-        opened = self._open(sealed)
+        opened = self._mover.open(sealed)
         header = opened.header
-        machine = HandoffDestination(
-            header.connection_id,
-            os.urandom(16),
-            self.ledger,
-            name=self._name,
-            formats=frozenset(readable_versions()),
-        )
-        self._destinations[machine.handoff_id] = machine
+        if header.source == self._name:
+            self._mover.discard(opened)
+            raise RefusedError(
+                "this very process froze the connection: resume it in another", code="same_process"
+            )
+        machine = self._new_destination(header.connection_id, os.urandom(16), header.source)
         self._opened[machine.handoff_id] = opened
-        self._dialled[machine.handoff_id] = header.source
         waiter = self._wait_for(machine)
         self._feed(
             machine,
             ev.Rebuilt(header.connection_id, header.term, header.baton_id, opened.digest),
         )
-        self._keep_ticking()
         return waiter
 
-    def source_unreachable(self, handoff_ids: list[bytes]) -> None:
-        """The source of saved batons cannot be reached: their resumes end."""
-        for handoff_id in handoff_ids:
-            machine = self._destinations.get(handoff_id)
-            if machine is not None and not machine.ended:
-                text = "the process that froze this baton cannot be reached; it is its arbiter"
-                self._feed(machine, ev.Cancel("source_gone", text))
+    def cancel_saves(self, code: str, text: str) -> None:
+        """Thaw what is saved in files: the files are worth nothing from here on."""
+        for machine in list(self._sources.values()):
+            if machine.state is SourceState.SAVED:
+                self._feed(machine, ev.Cancel(code, text))
 
-    def waiting_for(self, address: str) -> list[bytes]:
-        """Handoff ids that want a link to `address`."""
-        return [
-            handoff_id
-            for handoff_id, dialled in self._dialled.items()
-            if dialled == address and handoff_id in self._destinations
-        ]
+    @property
+    def frozen(self) -> int:
+        """Connections that are frozen here, and neither given away nor thawed yet."""
+        return len(self._frozen)
 
     def unfinished_departures(self) -> int:
         """Connections between their freeze here and the end of forwarding."""
@@ -218,15 +196,21 @@ class Handoffs:
     # --- what links bring -----------------------------------------------------------------------
 
     def link_up(self, link: Link) -> None:
-        """A link is open and greeted."""
+        """A link is open; messages may be sent, and will come once it is greeted."""
         self._links[link.number] = link
 
-    def link_answers(self, link: Link, handoff_ids: list[bytes]) -> None:
-        """A link that `connect` was asked for is up."""
-        for handoff_id in handoff_ids:
-            machine = self._destinations.get(handoff_id)
-            if machine is not None and not machine.ended:
-                self._feed(machine, ev.LinkUp(link.number))
+    def link_answers(self, link: Link) -> None:
+        """A link is greeted: whoever waits for one to that process has it."""
+        for handoff_id in self._seekers(link.peer_name):
+            machine = self._destinations[handoff_id]
+            self._pids[machine] = link.peer_pid
+            self._feed(machine, ev.LinkUp(link.number))
+
+    def source_unreachable(self, name: str) -> None:
+        """No link to that process comes up: who waits for one gives up, if it may."""
+        for handoff_id in self._seekers(name):
+            text = "the process that froze this connection cannot be reached; it is its arbiter"
+            self._feed(self._destinations[handoff_id], ev.Cancel("source_gone", text))
 
     def on_message(self, link: Link, message: Message) -> None:
         """Dispatch by the rules of `quicbaton.handoff`. PeerError: close the link."""
@@ -236,20 +220,12 @@ class Handoffs:
             return
         if not isinstance(message, HandoffMessage):
             raise PeerError("a second Hello on a link", code="unexpected_message")
-        received = ev.Received(link.number, message)
-        machine: HandoffSource | HandoffDestination | None
-        machine = self._destinations.get(message.handoff_id)
+        machine: Machine | None = self._destinations.get(message.handoff_id)
         if machine is None and isinstance(message, Offer):
-            machine = HandoffDestination(
-                message.connection_id,
-                message.handoff_id,
-                self.ledger,
-                name=self._name,
-                formats=frozenset(readable_versions()),
+            machine = self._new_destination(
+                message.connection_id, message.handoff_id, message.source
             )
-            self._destinations[message.handoff_id] = machine
-            self._dialled[message.handoff_id] = message.source
-            self._keep_ticking()
+            self._pids[machine] = link.peer_pid
         if machine is None and isinstance(message, Stray):
             session = self._endpoint.sessions.get(message.connection_id)
             if session is not None:
@@ -259,8 +235,8 @@ class Handoffs:
             machine = self._sources.get(message.connection_id)
         if machine is None:
             self._perform(None, answer_stale(self.ledger, link.number, message))
-            return
-        self._feed(machine, received)
+        else:
+            self._feed(machine, ev.Received(link.number, message))
 
     def link_lost(self, link: Link) -> None:
         """A link ended; everything that it brought was handled."""
@@ -268,15 +244,11 @@ class Handoffs:
         for machine in self._machines():
             self._feed(machine, ev.LinkLost(link.number))
 
-    def peer_dead(self, name: str, *, no_owner_lives: bool) -> None:
-        """The process `name` has exited, as the kernel says."""
+    def peer_dead(self, pid: int, *, no_owner_lives: bool) -> None:
+        """A process has exited, as the kernel says, and all its links are lost."""
         for machine in self._machines():
-            peer = (
-                self._dialled.get(machine.handoff_id)
-                if isinstance(machine, HandoffDestination)
-                else self._dialled.get(machine.connection_id)
-            )
-            if peer == name:
+            if self._pids.get(machine) == pid:
+                del self._pids[machine]
                 self._feed(machine, ev.PeerDead(no_owner_lives=no_owner_lives))
 
     # --- what the endpoint brings ---------------------------------------------------------------
@@ -306,28 +278,48 @@ class Handoffs:
 
     def on_session_over(self, session: Session) -> None:
         """A connection of ours is closed and drained."""
-        name = session.connection.name
-        if self.ledger.record(name).state is Ownership.OWNED:
-            self.ledger.close(name, round(monotonic() * 1e6))
-        machine = self._resumed.pop(name, None)
-        if machine is not None and not machine.ended:
-            self._feed(machine, ev.ConnectionClosed())
+        self._close(session.connection.name)
 
     # --- driving the machines -------------------------------------------------------------------
 
     def _new_source(self, connection_id: bytes) -> HandoffSource:
         known = self._sources.get(connection_id)
-        if known is not None and not known.ended:
-            raise RefusedError("a handoff of this connection is under way already", code="busy")
-        machine = HandoffSource(connection_id, os.urandom(16), self.ledger)
+        if known is not None:
+            if not known.ended:
+                raise RefusedError("a handoff of this connection is under way already", code="busy")
+            self._forget_source(connection_id)
+        machine = HandoffSource(connection_id, os.urandom(16), self.ledger, waits=self._waits)
         self._sources[connection_id] = machine
         self._keep_ticking()
         return machine
 
-    def _machines(self) -> list[HandoffSource | HandoffDestination]:
+    def _new_destination(
+        self, connection_id: bytes, handoff_id: bytes, source: str
+    ) -> HandoffDestination:
+        machine = HandoffDestination(
+            connection_id,
+            handoff_id,
+            self.ledger,
+            name=self._name,
+            formats=frozenset(readable_versions()),
+            waits=self._waits,
+        )
+        self._destinations[handoff_id] = machine
+        self._source_of[handoff_id] = source
+        self._keep_ticking()
+        return machine
+
+    def _machines(self) -> list[Machine]:
         return [*self._sources.values(), *self._destinations.values()]
 
-    def _feed(self, machine: HandoffSource | HandoffDestination, event: ev.Event) -> None:
+    def _seekers(self, name: str) -> list[bytes]:
+        """Take those that wait for a link to that process off the list."""
+        found = [handoff_id for handoff_id, sought in self._seeking.items() if sought == name]
+        for handoff_id in found:
+            del self._seeking[handoff_id]
+        return [handoff_id for handoff_id in found if handoff_id in self._destinations]
+
+    def _feed(self, machine: Machine, event: ev.Event) -> None:
         """Give a machine an event; what its effects bring about waits until they are done."""
         self._inbox.append((machine, event))
         if self._busy:
@@ -335,34 +327,55 @@ class Handoffs:
         self._busy = True
         try:
             while self._inbox:
-                machine, event = self._inbox.popleft()
-                self._perform(machine, machine.handle(event, round(monotonic() * 1e6)))
+                self._handle(*self._inbox.popleft())
         finally:
             self._busy = False
 
-    def _perform(
-        self, machine: HandoffSource | HandoffDestination | None, effects: list[fx.Effect]
-    ) -> None:
-        for effect in effects:
-            kind = type(effect)
-            if kind is fx.Send:
-                self._send(effect)  # type: ignore[arg-type]
+    def _handle(self, machine: Machine, event: ev.Event) -> None:
+        try:
+            effects = machine.handle(event, round(monotonic() * 1e6))
+        except QuicbatonError as error:
+            # Nothing has changed. A peer's violation closes its link; anything else is ours.
+            link = self._links.get(event.link) if isinstance(event, ev.Received) else None
+            if link is not None and isinstance(error, PeerError):
+                link.abort()
             else:
-                _PERFORMERS[kind](self, machine, effect)
+                self._log(f"{machine!r} refused {type(event).__name__}", error)
+            return
+        self._perform(machine, effects)
 
-    def _send(self, effect: fx.Send) -> None:
+    def _perform(self, machine: Machine | None, effects: list[fx.Effect]) -> None:
+        for effect in effects:
+            try:
+                if type(effect) is fx.Send:
+                    self._send(machine, effect)
+                else:
+                    _PERFORMERS[type(effect)](self, machine, effect)
+            except Exception as error:
+                # The boundary between machines: one connection's failure is not another's.
+                self._log(f"{type(effect).__name__} of {machine!r} failed", error)
+                if isinstance(effect, fx.DestroyKeys):
+                    os.abort()  # A process that might still send after the commit must not live.
+                if machine is not None and isinstance(effect, (fx.Resume, fx.ThawConnection)):
+                    self._lose(machine)
+
+    def _send(self, machine: Machine | None, effect: fx.Send) -> None:
+        """A link that is gone, or that does not take the message, is lost to the machine."""
         link = self._links.get(effect.link)
         if link is not None:
-            reach(f"before_{type(effect.message).__name__.lower()}")
+            before, after = _SEND_POINTS[type(effect.message)]
+            reach(before)
             link.send(effect.message)
-            reach(f"after_{type(effect.message).__name__.lower()}")
+            reach(after)
+        elif machine is not None:
+            self._feed(machine, ev.LinkLost(effect.link))
 
-    def _wait_for(self, machine: object) -> asyncio.Future[Report]:
+    def _wait_for(self, machine: Machine) -> asyncio.Future[Report]:
         waiter: asyncio.Future[Report] = self._loop.create_future()
         self._waiters[machine] = waiter
         return waiter
 
-    def _finish(self, machine: object, report: Report) -> None:
+    def _finish(self, machine: Machine, report: Report) -> None:
         waiter = self._waiters.pop(machine, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(report)
@@ -378,125 +391,125 @@ class Handoffs:
             deadline_us = machine.get_timer()
             if deadline_us is not None and now_us >= deadline_us:
                 self._feed(machine, ev.DeadlinePassed())
-        self._forget_ended()
+        for connection_id in [key for key, machine in self._sources.items() if machine.ended]:
+            self._forget_source(connection_id)
+        for handoff_id in [key for key, machine in self._destinations.items() if machine.ended]:
+            self._forget_destination(handoff_id)
         self.ledger.expire(now_us)
         if self._sources or self._destinations:
             self._keep_ticking()
 
-    def _forget_ended(self) -> None:
-        for connection_id in [key for key, machine in self._sources.items() if machine.ended]:
-            del self._sources[connection_id]
-            self._dialled.pop(connection_id, None)
-            self._files.pop(connection_id, None)
-        for handoff_id in [key for key, machine in self._destinations.items() if machine.ended]:
-            del self._destinations[handoff_id]
-            self._dialled.pop(handoff_id, None)
-            self._opened.pop(handoff_id, None)
+    def _forget_source(self, connection_id: bytes) -> None:
+        machine = self._sources.pop(connection_id)
+        self._pids.pop(machine, None)
+        self._files.pop(connection_id, None)
+        self._given.pop(connection_id, None)
+
+    def _forget_destination(self, handoff_id: bytes) -> None:
+        machine = self._destinations.pop(handoff_id)
+        self._pids.pop(machine, None)
+        self._seeking.pop(handoff_id, None)
+        self._source_of.pop(handoff_id, None)
+
+    def _close(self, connection_id: bytes) -> None:
+        """An owned connection is over."""
+        if self.ledger.record(connection_id).state is Ownership.OWNED:
+            self.ledger.close(connection_id, round(monotonic() * 1e6))
+        machine = self._resumed.pop(connection_id, None)
+        if machine is not None and not machine.ended:
+            self._feed(machine, ev.ConnectionClosed())
+
+    def _lose(self, machine: Machine) -> None:
+        """A connection is ours and cannot be brought back to life: its client is told."""
+        name = machine.connection_id
+        session = self._endpoint.sessions.get(name)
+        if session is not None:
+            # It lives, but not as it should.
+            session.protocol.close(_INTERNAL_ERROR, "the connection could not be moved")
+            return
+        if isinstance(machine, HandoffDestination):
+            self._resumed.setdefault(name, machine)
+            opened = self._opened.pop(machine.handoff_id, None)
+            if opened is not None:
+                self._mover.reset(opened.client)
+        else:
+            frozen = self._frozen.pop(name, None)
+            if frozen is not None and frozen.client is not None:
+                self._mover.reset(frozen.client, frozen.cids)
+        self._close(name)
+
+    def _log(self, what: str, error: Exception) -> None:
+        self._loop.call_exception_handler({"message": what, "exception": error})
 
     # --- effects of the source ------------------------------------------------------------------
 
     def _freeze(self, _machine: HandoffSource, effect: fx.FreezeConnection) -> None:
         reach("before_freeze")
         name = effect.connection_id
-        session = self._endpoint.sessions[name]
-        cids = tuple(session.cids)
-        self._endpoint.release(session, _Sink(self, name))
-        self._frozen[name] = _Frozen(session, b"", cids)
+        self._frozen[name] = self._mover.freeze(name, _Sink(self, name))
         reach("after_freeze")
 
     def _seal(self, machine: HandoffSource, effect: fx.SealBaton) -> None:
-        frozen = self._frozen[effect.connection_id]
+        name = effect.connection_id
         try:
-            payload = self._snapshot(frozen.session)
-            fields = BatonFields(
-                connection_id=effect.connection_id,
-                term=effect.term,
-                source=self._name,
-                audience=effect.audience,
-            )
-            self._frozen[effect.connection_id] = frozen._replace(snapshot=payload)
-            sealed = seal(payload, fields, self._ring, os.urandom, time())
+            frozen = self._frozen[name] = self._mover.snapshot(self._frozen[name])
+            sealed = self._mover.seal(frozen, name, effect.term, effect.audience)
         except QuicbatonError as error:
             self._feed(machine, ev.SealFailed(error.code, str(error)))
-            return
-        self._feed(machine, ev.Sealed(peek(sealed).baton_id, baton_digest(sealed), sealed))
-
-    def _snapshot(self, session: Session) -> bytes:
-        """Export what can refuse first; then the transport, which spends the connection."""
-        protocol = session.protocol
-        application = protocol.export_state()
-        http3 = None if protocol._http is None else export_state(protocol._http)
-        now = monotonic()
-        state = session.connection.freeze(now)
-        self._endpoint.end_trace(session)
-        return encode_snapshot(
-            Snapshot(
-                connection=state,
-                http3=http3,
-                application=application,
-                frozen_at_us=round(now * 1e6),
-                host=self._host,
-            )
-        )
+        else:
+            self._feed(machine, sealed)
 
     def _write_file(self, machine: HandoffSource, effect: fx.WriteBaton) -> None:
         path = self._files[machine.connection_id]
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(effect.sealed)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(effect.sealed)
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
         except OSError as error:
             text = f"cannot write {path}: {error.strerror or error}"
             self._feed(machine, ev.Cancel("file", text))
 
     def _thaw(self, _machine: HandoffSource, effect: fx.ThawConnection) -> None:
         reach("before_thaw")
-        frozen = self._frozen.pop(effect.connection_id)
-        for cid in frozen.cids:
-            self._endpoint.table.remove(cid)
-        if frozen.snapshot:
-            session = self._revive(decode_snapshot(frozen.snapshot))
-        else:
-            session = self._endpoint.adopt(frozen.session.connection, frozen.session.protocol)
-        self._deliver_strays(session, effect.strays)
+        name = effect.connection_id
+        session = self._mover.thaw(self._frozen[name])
+        del self._frozen[name]
+        _deliver_strays(session, effect.strays)
         session.process()
         reach("after_thaw")
 
     def _destroy(self, _machine: HandoffSource, effect: fx.DestroyKeys) -> None:
         reach("before_destroy")
         frozen = self._frozen.pop(effect.connection_id)
-        self._given[effect.connection_id] = frozen.cids
+        assert frozen.client is not None, "sealed before it was committed"
+        self._given[effect.connection_id] = _Given(frozen.cids, frozen.client)
         self.given += 1
         self.on_moved(effect.connection_id, False)
         reach("after_destroy")
 
     def _stop_forwarding(self, _machine: HandoffSource, effect: fx.StopForwarding) -> None:
-        for cid in self._given.pop(effect.connection_id, ()):
-            owner = self._endpoint.table.owners.get(cid)
-            if isinstance(owner, _Sink):
+        for cid in self._given[effect.connection_id].cids:
+            if isinstance(self._endpoint.table.owners.get(cid), _Sink):
                 self._endpoint.table.bury(cid, monotonic() + _TOMBSTONE_S)
 
-    def _answer_with_resets(
-        self, _machine: HandoffSource | HandoffDestination, effect: fx.AnswerWithResets
-    ) -> None:
-        opened = next(
-            (o for o in self._opened.values() if o.header.connection_id == effect.connection_id),
-            None,
-        )
-        cids = self._given.pop(effect.connection_id, ())
-        if opened is not None:
-            cids = tuple(local.cid for local in opened.snapshot.connection.ids.local)
-        resetter = _Resetter(self._endpoint, self._ring)
-        for cid in cids:
-            self._endpoint.table.remove(cid)
-            self._endpoint.table.add(cid, resetter)
+    def _answer_with_resets(self, machine: Machine, effect: fx.AnswerWithResets) -> None:
+        given = self._given.get(effect.connection_id)
+        if isinstance(machine, HandoffDestination):
+            self._mover.reset(self._opened[machine.handoff_id].client)
+        elif given is not None:
+            self._mover.reset(given.client, given.cids)
 
     # --- effects of the destination -------------------------------------------------------------
 
     def _rebuild(self, machine: HandoffDestination, effect: fx.Rebuild) -> None:
         try:
-            opened = self._open(effect.sealed)
+            opened = self._mover.open(effect.sealed)
             if opened.header.connection_id != machine.connection_id:
+                self._mover.discard(opened)
                 raise PeerError("the baton is another connection's", code="wrong_connection")
         except QuicbatonError as error:
             self._feed(machine, ev.RebuildFailed(error.code, str(error)))
@@ -509,71 +522,25 @@ class Handoffs:
             ev.Rebuilt(header.connection_id, header.term, header.baton_id, opened.digest),
         )
 
-    def _open(self, sealed: bytes) -> _Opened:
-        opened = open_baton(sealed, self._ring, time(), self._name)
-        snapshot = decode_snapshot(opened.payload)
-        if snapshot.host != self._host:
-            raise RefusedError(
-                "the baton was frozen on another host or before a reboot: its clock says nothing "
-                "here, so it cannot be resumed",
-                code="other_host",
-            )
-        return _Opened(opened.header, snapshot, opened.digest)
-
     def _dial(self, machine: HandoffDestination, _effect: fx.Connect) -> None:
-        self._connect(self._dialled[machine.handoff_id])
+        name = self._source_of[machine.handoff_id]
+        self._seeking[machine.handoff_id] = name
+        self._connect(name)
 
     def _resume(self, machine: HandoffDestination, effect: fx.Resume) -> None:
         reach("before_resume")
-        opened = self._opened.pop(machine.handoff_id)
-        self._check_claim(effect.claim, opened)
-        session = self._revive(opened.snapshot)
-        connection = session.connection
-        if any(
-            self._endpoint.ids.decode(cid) not in (None, self._endpoint.ids.place)
-            for cid in session.cids
-        ):
-            connection.begin_cutover()
-        connection.speak_first()
+        opened = self._opened[machine.handoff_id]
+        opened.check(effect.claim)
+        # Known from here on: the connection may be over before this returns.
+        self._resumed[machine.connection_id] = machine
+        session = self._mover.resume(opened, _Sink)
+        del self._opened[machine.handoff_id]
         self.resumed += 1
-        self._deliver_strays(session, effect.strays)
+        _deliver_strays(session, effect.strays)
         session.process()
-        self._resumed[connection.name] = machine
-        self.on_moved(connection.name, True)
+        self.on_moved(machine.connection_id, True)
         reach("after_resume")
         self.on_retired(session)
-
-    def _check_claim(self, claim: Claim, opened: _Opened) -> None:
-        header = opened.header
-        claim.check(
-            connection_id=header.connection_id,
-            baton_term=header.term,
-            baton_id=header.baton_id,
-            digest=opened.digest,
-        )
-
-    def _revive(self, snapshot: Snapshot) -> Session:
-        """A connection of this process out of a snapshot that is ours beyond doubt."""
-        now = monotonic()
-        endpoint = self._endpoint
-        connection = Connection.resume(
-            snapshot.connection,
-            now=now,
-            transit_us=max(0, round(now * 1e6) - snapshot.frozen_at_us),
-            issuer=endpoint.ids,
-            entropy=os.urandom,
-            configuration=endpoint.configuration,
-            trace=endpoint.start_trace(snapshot.connection.original_id),
-        )
-        protocol: QuicConnectionProtocol = endpoint.create_protocol(connection)
-        if snapshot.http3 is not None:
-            protocol._http = restore(connection, snapshot.http3)
-        protocol.import_state(snapshot.application)
-        return endpoint.adopt(connection, protocol)
-
-    def _deliver_strays(self, session: Session, strays: tuple[Stray, ...]) -> None:
-        if strays:
-            session.receive([_datagram(stray) for stray in strays])
 
     def _deliver(self, machine: HandoffDestination, effect: fx.Deliver) -> None:
         session = self._endpoint.sessions.get(machine.connection_id)
@@ -581,10 +548,11 @@ class Handoffs:
             session.receive([_datagram(effect.stray)])
 
     def _discard(self, machine: HandoffDestination, _effect: fx.Discard) -> None:
-        # What it takes to answer with resets stays until the machine is forgotten.
-        reach("discarded")
+        opened = self._opened.pop(machine.handoff_id, None)
+        if opened is not None:
+            self._mover.discard(opened)
 
-    def _report(self, machine: HandoffSource | HandoffDestination, effect: fx.Report) -> None:
+    def _report(self, machine: Machine, effect: fx.Report) -> None:
         self._finish(machine, Report(effect.outcome, effect.code, effect.message))
 
 
@@ -603,6 +571,16 @@ _PERFORMERS: Final[dict[type, Callable[..., None]]] = {
     fx.Discard: Handoffs._discard,
     fx.Report: Handoffs._report,
 }
+#: The failpoints around a message, made once: strays are many.
+_SEND_POINTS: Final[dict[type, tuple[str, str]]] = {
+    kind: (f"before_{kind.__struct_config__.tag}", f"after_{kind.__struct_config__.tag}")
+    for kind in HandoffMessage.__subclasses__()
+}
+
+
+def _deliver_strays(session: Session, strays: tuple[Stray, ...]) -> None:
+    if strays:
+        session.receive([_datagram(stray) for stray in strays])
 
 
 def _datagram(stray: Stray) -> Datagram:

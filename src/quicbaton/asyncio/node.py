@@ -24,9 +24,10 @@ from quicbaton.asyncio.takeover import Departure
 from quicbaton.asyncio.udp import Datagram, open_udp
 from quicbaton.errors import CallerError, PeerError, QuicbatonError
 from quicbaton.handoff import Outcome, Waits
-from quicbaton.handoff.messages import Message, Toss
+from quicbaton.handoff.messages import Toss
 from quicbaton.handoff.waits import DEFAULT_WAITS
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.limits import MAX_HANDOFF_MESSAGE_BYTES
 from quicbaton.routing.quic_lb import Place
 from quicbaton.routing.table import Target
 
@@ -55,14 +56,14 @@ class Node:
     ) -> None:
         self.name = str(control)
         self.endpoint = make_endpoint(sock, ring=ring, node=node, worker=worker, **options)
-        self.handoffs = Handoffs(
-            self.endpoint, ring, self.name, boot_id(), self._dial, waits=waits
-        )
+        self.handoffs = Handoffs(self.endpoint, ring, self.name, boot_id(), self._dial, waits=waits)
         #: Who shares the UDP port: worker number -> name.
         self.workers = {**(workers or {}), worker: self.name}
         for number in self.workers:
             self.endpoint.table.peers.add(Place(node, number))
         self.endpoint.table.peers.discard(self.endpoint.table.place)
+        #: Places of workers that have died.
+        self._vacant: set[Place] = set()
         self.departure: Departure | None = None
         #: Set when a successor has taken everything over.
         self.succeeded = asyncio.Event()
@@ -112,6 +113,10 @@ class Node:
         if name == self.name:
             raise CallerError("that is this very process", code="same_process")
         channel = await connect_channel(Path(name))
+        if channel.peer.pid == os.getpid():
+            # By the path of a process that this one replaced.
+            channel.close()
+            raise CallerError("that is this very process", code="same_process")
         channel.write(c.encode(c.OpenLink()))
         link = self._open_link(channel)
         channel.start()
@@ -161,16 +166,14 @@ class Node:
 
     def _on_link_lost(self, link: Link) -> None:
         self.handoffs.link_lost(link)
-        if self.departure is not None:
-            self.departure.on_link_lost(link)
         self._peers.lost(link)
 
     def _on_peer_dead(self, pid: int, names: frozenset[str]) -> None:
         """A process has exited, and everything that it wrote to us was handled."""
-        place = self.endpoint.table.place
-        dead = [worker for worker, name in self.workers.items() if name in names]
-        for worker in dead:
+        node = self.endpoint.table.place.node
+        for worker in [worker for worker, name in self.workers.items() if name in names]:
             del self.workers[worker]
+            self._vacant.add(Place(node, worker))
         for name in names:
             for sibling in self._siblings_of.pop(name, ()):
                 # It must stay in the group, and what the kernel steers there be answered.
@@ -179,7 +182,7 @@ class Node:
         # is nobody's, and its clients may be told so.
         alone = len(self.workers) == 1 and not self._peers
         if alone:
-            self.endpoint.table.inherit_all(Place(place.node, worker) for worker in dead)
+            self.endpoint.table.inherit_all(self._vacant)
         self.handoffs.peer_dead(pid, no_owner_lives=alone)
         if self.departure is not None:
             self.departure.on_peer_dead(pid)
@@ -250,6 +253,11 @@ class Node:
             channel.write(c.encode(c.Answer(False, error.code, str(error))))
         except OSError as error:
             channel.write(c.encode(c.Answer(False, "os", str(error))))
+        except Exception as error:
+            # The task's outermost boundary: whoever asked must not wait for ever.
+            text = f"{type(error).__name__}: see the server's log"
+            channel.write(c.encode(c.Answer(False, "internal", text)))
+            raise
 
     async def _carry_out(self, channel: Channel, frame: c.Frame) -> None:
         match frame:
@@ -266,7 +274,7 @@ class Node:
                 ok = report.code == "saved"
                 channel.write(c.encode(c.Answer(ok, report.code, report.message)))
             case c.Resume():
-                report = await self.handoffs.resume_file(Path(frame.path).read_bytes())
+                report = await self.handoffs.resume_file(_read_baton(Path(frame.path)))
                 channel.write(c.encode(_answer_of(report, Outcome.RESUMED)))
             case c.Join():
                 self._join(channel, frame.name)
@@ -354,6 +362,14 @@ class Node:
             await self.departure.run()
         finally:
             self.departure = None
+
+
+def _read_baton(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(MAX_HANDOFF_MESSAGE_BYTES + 1)
+    if len(data) > MAX_HANDOFF_MESSAGE_BYTES:
+        raise PeerError(f"{path} is too big for a baton", code="baton_too_big")
+    return data
 
 
 def _answer_of(report: Report, wanted: Outcome) -> c.Answer:

@@ -13,7 +13,10 @@
     exits                    ── Answer ───►     forgets its predecessor
 
 A passed descriptor is the same open socket, so only one of the two reads it at any time. If the
-new process dies before the end, the old one reads again and keeps what it still has.
+new process dies before the end, the old one reads again and keeps what it still has; so it does if
+the new one has stopped answering when the deadline comes, and the new one then closes what it got.
+A link or a channel that breaks proves nothing: the link is opened again, and only a process that
+has exited counts as dead.
 """
 
 from __future__ import annotations
@@ -30,9 +33,8 @@ from quicbaton.asyncio import commands as c
 from quicbaton.asyncio.channel import Channel, connect_channel
 from quicbaton.asyncio.failpoints import reach
 from quicbaton.asyncio.handoffs import Report
-from quicbaton.asyncio.link import Link
 from quicbaton.asyncio.session import Session
-from quicbaton.errors import PeerError, QuicbatonError, RefusedError
+from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.handoff import Outcome
 from quicbaton.limits import MAX_CONCURRENT_HANDOFFS
 
@@ -47,6 +49,10 @@ _PROGRESS_S: Final = 0.1
 _FORWARD_S: Final = 3600.0
 #: How long a successor may take to open its control socket.
 _LINK_S: Final = 5.0
+#: How often the old process looks whether all is done.
+_LOOK_S: Final = 0.005
+#: Reasons for keeping a connection that lie with the successor.
+_STUCK: Final = ("deadline", "link_lost", "unreachable", "peer_dead")
 #: H3_NO_ERROR (RFC 9114 §8.1) is what a client learns that is cut off at the deadline.
 _H3_NO_ERROR: Final = 0x100
 
@@ -59,19 +65,24 @@ class Departure:
         self._channel = channel
         self._successor = successor
         self._deadline_s = deadline_s
-        self._link: Link | None = None
-        self._queue: asyncio.Queue[Session] = asyncio.Queue()
-        self._waiting: dict[bytes, str] = {}
+        #: Connections that are to move, by name.
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue()
+        #: Connections of which a worker or a retry takes care.
+        self._taken: set[bytes] = set()
+        self._kept: dict[bytes, Report] = {}
         self._moved = 0
-        self._broken = asyncio.Event()
+        self._over = False
+        self._successor_died = asyncio.Event()
 
     def on_session(self, session: Session) -> None:
         """A handshake was confirmed, or a connection came back: it is to move."""
-        self._queue.put_nowait(session)
+        name = session.connection.name
+        if name not in self._taken:
+            self._queue.put_nowait(name)
 
-    def on_link_lost(self, link: Link) -> None:
-        if link is self._link:
-            self._broken.set()
+    def on_peer_dead(self, pid: int) -> None:
+        if pid == self._channel.peer.pid:
+            self._successor_died.set()
 
     async def run(self) -> None:
         """Pass the socket, move everything, let the node end; or keep all if that fails."""
@@ -82,21 +93,24 @@ class Departure:
         # socket and may not read it.
         self._pass_socket()
         reach("takeover_socket_passed")
-        self._link = await self._link_up()
+        await self._link_up()
+        reach("takeover_linked")
         endpoint.stop()
         endpoint.accepts = False
         reach("takeover_stopped_reading")
+        self._channel.write(c.encode(c.Stopped(self._foreign_ids())))
+        # Their files would be worth nothing without this process: they come along alive.
+        node.handoffs.cancel_saves("takeover", "a successor takes this process over")
         try:
-            self._channel.write(c.encode(c.Stopped(list(endpoint.table.owners))))
-            left = await self._move_all()
+            await self._move_all()
+            reach("takeover_handed_over")
+            self._check_successor()
         except QuicbatonError:
-            self._stay()
+            # Serve on with what is left.
+            endpoint.accepts = True
+            endpoint.start()
             raise
-        if self._broken.is_set():
-            self._stay()
-            raise PeerError("the successor went away: this process serves on", code="link_lost")
-        cut = [f"{name.hex()}: {reason}" for name, reason in left.items()]
-        self._cut(left)
+        cut = self._cut()
         text = f"{self._moved} connections moved"
         if cut:
             text += f", {len(cut)} cut at the deadline: " + "; ".join(cut)
@@ -117,77 +131,113 @@ class Departure:
         )
         self._channel.write_descriptors(c.encode(frame), [node.endpoint.udp.sock.fileno()])
 
-    async def _link_up(self) -> Link:
-        """A link to the successor, which has yet to open its control socket."""
+    async def _link_up(self) -> None:
+        """Have a link to the successor, which has yet to open its control socket."""
         until = monotonic() + _LINK_S
         while True:
             try:
-                return await self._node.link_to(self._successor)
+                await self._node.link_to(self._successor)
+                return
             except PeerError:
                 if self._channel.closed or monotonic() >= until:
                     raise
             await asyncio.sleep(_RETRY_S)
 
-    async def _move_all(self) -> dict[bytes, str]:
-        """Hand over until nothing is left or the deadline passes; what is left, and why."""
-        node = self._node
-        for session in list(node.endpoint.sessions.values()):
-            self._queue.put_nowait(session)
+    def _foreign_ids(self) -> list[bytes]:
+        """IDs that clients chose: that the others are ours the successor sees by itself."""
+        endpoint = self._node.endpoint
+        return [
+            cid for cid in endpoint.table.owners if endpoint.ids.decode(cid) != endpoint.ids.place
+        ]
+
+    async def _move_all(self) -> None:
+        """Hand over until nothing is left, the deadline passes or the successor dies."""
+        handoffs = self._node.handoffs
+        for name in list(self._node.endpoint.sessions):
+            self._queue.put_nowait(name)
         deadline = monotonic() + self._deadline_s
         workers = [
             asyncio.create_task(self._move_from_queue()) for _ in range(MAX_CONCURRENT_HANDOFFS)
         ]
         try:
             next_progress = 0.0
-            while not self._broken.is_set():
-                now = monotonic()
-                left = len(node.endpoint.sessions) + len(node.endpoint.handshakes)
-                left += node.handoffs.unfinished_departures()
-                if not left or now >= deadline:
+            while (left := self._left()) and monotonic() < deadline:
+                if self._successor_died.is_set():
                     break
-                if now >= next_progress:
-                    next_progress = now + _PROGRESS_S
-                    waiting = [f"{n.hex()}: {why}" for n, why in self._waiting.items()]
+                if monotonic() >= next_progress:
+                    next_progress = monotonic() + _PROGRESS_S
+                    waiting = [f"{name.hex()}: {why.message}" for name, why in self._kept.items()]
                     self._channel.write(c.encode(c.Progress(self._moved, left, waiting[:20])))
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(_LOOK_S)
+            self._over = True
+            # What is frozen now is given away or thaws, by its own deadline.
+            while handoffs.frozen:
+                await asyncio.sleep(_LOOK_S)
         finally:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-        return {
-            name: self._waiting.get(name, "it did not move in time")
-            for name in node.endpoint.sessions
-        }
+
+    def _left(self) -> int:
+        endpoint = self._node.endpoint
+        unfinished = self._node.handoffs.unfinished_departures()
+        return len(endpoint.sessions) + len(endpoint.handshakes) + unfinished
 
     async def _move_from_queue(self) -> None:
         while True:
-            session = await self._queue.get()
-            name = session.connection.name
-            if self._node.endpoint.sessions.get(name) is not session or self._link is None:
+            name = await self._queue.get()
+            if self._over or name in self._taken or name not in self._node.endpoint.sessions:
                 continue
-            try:
-                report = await self._node.handoffs.hand_over(session, self._link)
-            except RefusedError as error:
-                report = Report(Outcome.KEPT, error.code, str(error))
+            self._taken.add(name)
+            report = await self._move(name)
             if report.outcome is Outcome.GIVEN:
                 self._moved += 1
-                self._waiting.pop(name, None)
-            elif not self._broken.is_set():
-                self._waiting[name] = report.message
-                current = self._node.endpoint.sessions.get(name)
-                if current is not None:
-                    asyncio.get_running_loop().call_later(_RETRY_S, self._queue.put_nowait, current)
+                self._kept.pop(name, None)
+                self._taken.discard(name)
+            else:
+                self._kept[name] = report
+                asyncio.get_running_loop().call_later(_RETRY_S, self._try_again, name)
 
-    def _cut(self, left: dict[bytes, str]) -> None:
-        for name in left:
-            session = self._node.endpoint.sessions.get(name)
-            if session is not None:
-                session.protocol.close(_H3_NO_ERROR, "the server restarted")
+    async def _move(self, name: bytes) -> Report:
+        try:
+            link = await self._node.link_to(self._successor)
+            session = self._node.endpoint.sessions[name]
+            return await self._node.handoffs.hand_over(session, link)
+        except KeyError:
+            return Report(Outcome.KEPT, "closed", "it was closed")
+        except QuicbatonError as error:
+            return Report(Outcome.KEPT, error.code, str(error))
 
-    def _stay(self) -> None:
-        """Serve on: the successor is gone, or never came."""
-        self._node.endpoint.accepts = True
-        self._node.endpoint.start()
+    def _try_again(self, name: bytes) -> None:
+        self._taken.discard(name)
+        if name in self._node.endpoint.sessions:
+            self._queue.put_nowait(name)
+        else:
+            self._kept.pop(name, None)
+
+    def _check_successor(self) -> None:
+        """PeerError when it is dead, or has not taken what could have moved."""
+        sessions = self._node.endpoint.sessions
+        if self._successor_died.is_set():
+            raise PeerError("the successor died: this process serves on", code="successor_died")
+        stuck = [
+            name for name, why in self._kept.items() if name in sessions and why.code in _STUCK
+        ]
+        if stuck:
+            raise PeerError(
+                f"the successor does not answer, {len(stuck)} connections wait for it: "
+                "this process serves on",
+                code="successor_stuck",
+            )
+
+    def _cut(self) -> list[str]:
+        """Close what could not move; which, and why."""
+        cut = []
+        for name, session in list(self._node.endpoint.sessions.items()):
+            why = self._kept.get(name)
+            cut.append(f"{name.hex()}: {'it did not move in time' if why is None else why.message}")
+            session.protocol.close(_H3_NO_ERROR, "the server restarted")
+        return cut
 
 
 class Arrival:
@@ -199,36 +249,65 @@ class Arrival:
         self._channel = channel
         self._frames = frames
         self.passed = passed
-        #: Whether the socket was ours to read at any time.
+        #: Whether the socket is ours to read.
         self.reading = False
         self.sock = socket.socket(fileno=fd)
+        self._theirs: list[bytes] = []
+        self._predecessor_died = asyncio.Event()
+        self._watch = channel.watch(self._predecessor_died.set)
 
     async def settle(self, node: Node, on_progress: Callable[[c.Progress], None]) -> c.Answer:
         """Read the socket and take in connections until the predecessor is done or dead.
 
-        An answer before the first read means that the predecessor keeps everything.
+        An answer that is not ok names what was cut, or says that the predecessor died.
+
+        Raises PeerError when the predecessor keeps the port and serves on. `node` reads it no more
+        then; closing it closes the connections that it got.
         """
         endpoint = node.endpoint
         endpoint.predecessor = self.passed.name
+        # The predecessor may own any ID of ours that we do not know.
         endpoint.may_reset = False
-        theirs: list[bytes] = []
+        reach("takeover_listening")
         try:
-            while True:
-                frame = await self._frames.get()
-                if isinstance(frame, c.Stopped):
-                    theirs = frame.connection_ids
-                    self._begin(node, theirs)
-                elif isinstance(frame, c.Progress):
-                    on_progress(frame)
-                elif isinstance(frame, c.Answer):
-                    return frame
+            answer = await self._follow(node, on_progress)
         finally:
-            endpoint.predecessor = None
-            endpoint.may_reset = True
-            for cid in theirs:
-                if cid not in endpoint.table.owners:
-                    endpoint.table.remove(cid)
+            self._watch.close()
             self._channel.close()
+        if not answer.ok and answer.code not in ("cut", "predecessor_died"):
+            endpoint.stop()
+            self.reading = False
+            raise PeerError(answer.message, code=answer.code)
+        endpoint.predecessor = None
+        endpoint.may_reset = True
+        for cid in self._theirs:
+            if cid not in endpoint.table.owners:
+                endpoint.table.remove(cid)
+        reach("takeover_settled")
+        return answer
+
+    async def _follow(self, node: Node, on_progress: Callable[[c.Progress], None]) -> c.Answer:
+        while True:
+            frame = await self._frames.get()
+            if isinstance(frame, c.Stopped):
+                self._begin(node, frame.connection_ids)
+            elif isinstance(frame, c.Progress):
+                on_progress(frame)
+            elif isinstance(frame, c.Answer):
+                break
+        if frame.code != "link_lost":
+            return frame
+        # Hanging up is no proof: as long as it lives, it may own connections. What it still does
+        # comes over the link.
+        await self._predecessor_died.wait()
+        if not self.reading:
+            self._begin(node, [])
+        return c.Answer(
+            False,
+            "predecessor_died",
+            "the other process died before it was done: what it still "
+            "had is lost, and its clients are told",
+        )
 
     def _begin(self, node: Node, theirs: list[bytes]) -> None:
         table = node.endpoint.table
@@ -236,6 +315,7 @@ class Arrival:
         for cid in theirs:
             if cid not in table.owners:
                 table.forward(cid, self.passed.name, until)
+        self._theirs = theirs
         node.start()
         self.reading = True
         reach("takeover_reading")

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from quicbaton.asyncio import commands as c
 from quicbaton.cli.control import ask_now
-from quicbaton.cli.reporter import Reporter
+from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import ConfigurationError
 
 _PIPE_COLUMNS: Final = 240
@@ -55,6 +55,9 @@ def add_parser(commands: Any) -> None:
     resume.add_argument("file", type=Path, metavar="FILE", help="what `quicbaton save` made")
     _add_destination(resume)
     resume.set_defaults(run=_resume)
+
+    for parser in (ps, handoff, save, resume):
+        add_json_option(parser)
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:

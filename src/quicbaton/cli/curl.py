@@ -20,16 +20,18 @@ import pycurl
 DEFAULT_TIMEOUT_S = 120.0
 
 _PROGRESS_INTERVAL_NS = 50_000_000
-_PAUSE_S = 0.002
+_PAUSE_S = 0.0005
 _IDLE_S = 1.0
 _HTTP_VERSION_3 = 30  # what CURLINFO_HTTP_VERSION says for any kind of HTTP/3
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """Body bytes received up to a moment."""
+    """Body bytes received up to a moment, and the longest pause between two pieces of the body
+    since the last report."""
 
     at_ns: int
     received_bytes: int
+    pause_ns: int
 
 
 class Outcome(msgspec.Struct, frozen=True, tag="outcome"):
@@ -146,6 +148,7 @@ class _Recorder:
         self._max_bytes_per_s = max_bytes_per_s
         self._on_progress = on_progress
         self._reported_ns = 0
+        self._pause_ns = 0
 
     def write(self, piece: bytes) -> int:
         now_ns = time.monotonic_ns()
@@ -153,11 +156,14 @@ class _Recorder:
             self.paused = True
             return pycurl.WRITEFUNC_PAUSE  # type: ignore[no-any-return]  # pycurl has no types
         self.received_bytes += len(piece)
+        if self.samples:
+            self._pause_ns = max(self._pause_ns, now_ns - self.samples[-1][0])
         self.samples.append((now_ns, self.received_bytes))
         self.sha256.update(piece)
         if self._on_progress and now_ns - self._reported_ns >= _PROGRESS_INTERVAL_NS:
             self._reported_ns = now_ns
-            self._on_progress(Progress(now_ns, self.received_bytes))
+            self._on_progress(Progress(now_ns, self.received_bytes, self._pause_ns))
+            self._pause_ns = 0
         return len(piece)
 
     def _is_early(self, now_ns: int) -> bool:

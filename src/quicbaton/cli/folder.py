@@ -64,13 +64,15 @@ class Folder:
         # here like a link, and stays inside for the same reason.
         wanted = self.root / os.fsdecode(decoded).lstrip("/")
         try:
-            found = wanted.resolve(strict=True)
+            found = wanted.resolve()
+            if not found.is_relative_to(self.root):
+                # Before anything else: the answer says nothing about what is out there.
+                raise FolderError(403)
+            found.lstat()
         except OSError as error:
             raise FolderError(_status_of(error)) from error
         except RuntimeError as error:  # a loop of links
             raise FolderError(404) from error
-        if not found.is_relative_to(self.root):
-            raise FolderError(403)
         return found
 
     def describe(self, found: Path) -> File:

@@ -32,7 +32,7 @@ from rich.progress import (
 )
 
 from quicbaton.asyncio import QuicConnectionProtocol, connect
-from quicbaton.cli.reporter import Reporter
+from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import CallerError, ConfigurationError, PeerError
 from quicbaton.http3 import H3Connection
 from quicbaton.transport.connection import Connection
@@ -62,6 +62,7 @@ def add_parser(commands: Any) -> None:
         metavar="SECONDS",
         help="how long to try to connect to each address (default: 10)",
     )
+    add_json_option(parser)
     parser.set_defaults(run=run)
 
 

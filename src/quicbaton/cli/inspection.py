@@ -20,7 +20,7 @@ from rich.tree import Tree
 from quicbaton.baton.header import BatonHeader, peek
 from quicbaton.baton.seal import open_baton
 from quicbaton.baton.snapshot import decode_snapshot
-from quicbaton.cli.reporter import Reporter
+from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.cli.user_state import read_keys
 from quicbaton.transport.state import (
     ConnectionState,
@@ -56,6 +56,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="what `quicbaton save` made")
     parser.add_argument("--keys", type=Path, metavar="FILE", help="the cluster keys that sealed it")
+    add_json_option(parser)
     parser.set_defaults(run=run)
 
 

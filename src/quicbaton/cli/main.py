@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from quicbaton.cli import connections, get, inspection, serve
+from quicbaton.cli.demo import command as demo
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import QuicbatonError
 
@@ -47,12 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=version("quicbaton"))
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (serve, get, connections, inspection):
+    for module in (serve, get, connections, inspection, demo):
         module.add_parser(commands)
-    for command in commands.choices.values():
-        command.add_argument(
-            "--json", action="store_true", dest="as_json", help="print JSON, one object a line"
-        )
     return parser
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import gc
 import os
 import signal
 import socket
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -17,6 +19,7 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from quicbaton.asyncio import commands as c
 from quicbaton.asyncio.node import Node
+from quicbaton.asyncio.qlog import QlogFolder
 from quicbaton.asyncio.takeover import Arrival, ask_for_socket
 from quicbaton.asyncio.udp import open_udp
 from quicbaton.cli import user_state
@@ -24,7 +27,7 @@ from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.control import ask
 from quicbaton.cli.file_server import FileProtocol
 from quicbaton.cli.folder import Folder
-from quicbaton.cli.reporter import Reporter
+from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
 
 DEFAULT_PORT: Final = 4433
@@ -56,6 +59,12 @@ def add_parser(commands: Any) -> None:
         metavar="FILE",
         help="append TLS secrets of new connections to FILE (NSS format): who reads it reads them",
     )
+    parser.add_argument(
+        "--qlog",
+        type=Path,
+        metavar="DIR",
+        help="write a qlog file for each connection; owners that share DIR continue one file",
+    )
     others = parser.add_mutually_exclusive_group()
     others.add_argument(
         "--takeover", type=Path, metavar="SOCKET", help="replace the server with this socket"
@@ -70,6 +79,7 @@ def add_parser(commands: Any) -> None:
         metavar="SECONDS",
         help="with --takeover: then cut what could not move (default: 60)",
     )
+    add_json_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -100,6 +110,8 @@ class _Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
+        if self._options.qlog is not None:
+            self._configuration.quic_logger = QlogFolder(self._options.qlog)
         if self._options.keylog is not None:
             self._keylog = _open_keylog(self._options.keylog)
             self._configuration.secrets_log_file = self._keylog
@@ -109,6 +121,10 @@ class _Server:
             node = await self._join(self._options.join.absolute())
         else:
             node = self._start()
+        # What was imported stays: the collector need not look at it, for tens of milliseconds,
+        # again and again.
+        gc.collect()
+        gc.freeze()
         try:
             await self._until_over(node)
         finally:
@@ -148,8 +164,9 @@ class _Server:
             answer = await arrival.settle(node, self._report_progress)
             if not arrival.reading:
                 raise PeerError(f"{other} keeps its connections: {answer.message}", code="refused")
-            # Who knows the old socket finds the new process behind it.
-            node.also_listen(other)
+            # Who knows an old socket finds the new process behind it.
+            for path in {other, Path(passed.name)}:
+                node.also_listen(path)
         except BaseException:
             node.close()
             raise
@@ -239,7 +256,10 @@ class _Server:
         name = connection_id.hex()
         verb = "came here" if resumed else "went to another process"
         self._reporter.event(
-            "resumed" if resumed else "given", f"connection {name} {verb}", connection=name
+            "resumed" if resumed else "given",
+            f"connection {name} {verb}",
+            connection=name,
+            at_ns=time.monotonic_ns(),
         )
 
     def _report_progress(self, progress: c.Progress) -> None:

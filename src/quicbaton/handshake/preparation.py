@@ -7,6 +7,7 @@ from aioquic.quic.connection import END_STATES, QuicConnection
 from aioquic.tls import pull_client_hello
 
 from quicbaton.errors import ConfigurationError
+from quicbaton.limits import MAX_PEER_IDS
 
 #: RFC 9000 §10.3: bytes of a stateless reset token.
 _RESET_TOKEN_BYTES = 16
@@ -36,9 +37,9 @@ def prepare(
     * from the configuration: max_idle_timeout, initial_max_data, the three
       initial_max_stream_data (one value), max_datagram_frame_size, version_information;
     * from private attributes that may be set here before the first datagram:
-      ack_delay_exponent (3), active_connection_id_limit (8), initial_max_streams_bidi and _uni
-      (128 each, `_local_max_streams_*`);
-    * by this function: initial_source_connection_id, stateless_reset_token;
+      ack_delay_exponent (3), initial_max_streams_bidi and _uni (128 each, `_local_max_streams_*`);
+    * by this function: initial_source_connection_id, stateless_reset_token,
+      active_connection_id_limit (`limits.MAX_PEER_IDS`);
     * fixed: max_ack_delay (25 ms); original_destination_connection_id and
       retry_source_connection_id as constructed;
     * never sent: max_udp_payload_size (so 65,527), disable_active_migration, preferred_address.
@@ -65,6 +66,7 @@ def prepare(
         _remember_server_name(quic)
     quic.host_cid = cid
     quic._local_initial_source_connection_id = cid
+    quic._local_active_connection_id_limit = MAX_PEER_IDS
     # An attribute of the object shadows the method of its class: aioquic calls this instead.
     quic._replenish_connection_ids = _issue_none  # type: ignore[method-assign]
 

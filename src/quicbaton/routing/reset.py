@@ -56,10 +56,23 @@ def build_reset(
     if trigger_bytes > _ONE_LESS_UP_TO:
         size = min(size, _USUAL_SIZE + draw[0] % _SIZE_SPREAD)
     key = list(ring)[draw[1] % len(ring)]
+    return _datagram(size, reset_token(key, cid), entropy)
+
+
+def announce_reset(token: bytes, entropy: Callable[[int], bytes]) -> bytes:
+    """Return a datagram that resets the connection with this token and answers nothing.
+
+    For the one who knows that a connection is over, and its client's validated address: a client
+    that waits for us sends nothing that could be answered. Send it once; it starts no loop.
+    """
+    return _datagram(_USUAL_SIZE + entropy(1)[0] % _SIZE_SPREAD, token, entropy)
+
+
+def _datagram(size: int, token: bytes, entropy: Callable[[int], bytes]) -> bytes:
     noise = entropy(size - RESET_TOKEN_BYTES)
     # A short header's first two bits are 01.
     first = bytes((0x40 | noise[0] & 0x3F,))
-    return first + noise[1:] + reset_token(key, cid)
+    return first + noise[1:] + token
 
 
 class TokenBucket(Struct):

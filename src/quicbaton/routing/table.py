@@ -98,6 +98,16 @@ class RoutingTable(Generic[OwnerT]):
         self.peers.discard(place)
         self.places.add(place)
 
+    def inherit_all(self, places: Iterable[Place]) -> None:
+        """Nobody but us lives: the IDs of these places, and whatever was given away, belong to
+        nobody, and are answered as our own unknown IDs are."""
+        for place in places:
+            self.inherit(place)
+        self._forwards.clear()
+        self._tombstones.clear()
+        self._heap.clear()
+        self.no_reset_until = float("-inf")
+
     def remove(self, cid: bytes) -> None:
         """Forget `cid`: it was retired, or its connection is over for everybody."""
         self.owners.pop(cid, None)

@@ -43,12 +43,11 @@ class _Sender:
     def __init__(
         self, version: int, cipher: int, hp: bytes, keys: Keys, generation: int, cid_bytes: int
     ) -> None:
-        suite = suite_of(cipher)
         self._version = version
         self._cipher = cipher
-        self._masks: Masks = suite.masks(hp)
+        self._masks: Masks = suite_of(cipher).masks(hp)
         self._keys = {generation: keys}
-        self._contexts = {generation: KeyContext(suite, keys)}
+        self._contexts = {generation: KeyContext(version, cipher, keys)}
         self.newest = generation
         self.cid_bytes = cid_bytes
         self.largest = -1
@@ -87,7 +86,7 @@ class _Sender:
         if context is None:
             keys = next_keys(self._version, self._cipher, self._keys[generation - 1])
             self._keys[generation] = keys
-            context = self._contexts[generation] = KeyContext(suite_of(self._cipher), keys)
+            context = self._contexts[generation] = KeyContext(self._version, self._cipher, keys)
         return context
 
 

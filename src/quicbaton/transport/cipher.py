@@ -50,11 +50,12 @@ class KeyContext:
 
     __slots__ = ("decrypt", "encrypt", "iv")
 
-    def __init__(self, suite: CipherSuite, keys: Keys) -> None:
-        aead = suite.aead(keys.key)
+    def __init__(self, version: int, cipher: int, keys: Keys) -> None:
+        key, iv = key_and_iv(version, cipher, keys)
+        aead = suite_of(cipher).aead(key)
         self.encrypt = aead.encrypt
         self.decrypt = aead.decrypt
-        self.iv = int.from_bytes(keys.iv)
+        self.iv = int.from_bytes(iv)
 
 
 def suite_of(cipher: int) -> CipherSuite:
@@ -73,22 +74,23 @@ def derive_keys(version: int, cipher: int, secret: bytes) -> tuple[Keys, bytes]:
     suite = suite_of(cipher)
     prefix = _label_prefix(version)
     hp = _expand_label(suite.hash, secret, prefix + b" hp", suite.key_bytes)
-    return _keys(suite, prefix, secret), hp
+    return Keys(secret), hp
 
 
 def next_keys(version: int, cipher: int, keys: Keys) -> Keys:
     """The next generation's keys (RFC 9001 §6.1). Header protection keys stay as they are."""
     suite = suite_of(cipher)
     prefix = _label_prefix(version)
-    secret = _expand_label(suite.hash, keys.secret, prefix + b" ku", suite.hash.digest_size)
-    return _keys(suite, prefix, secret)
+    return Keys(_expand_label(suite.hash, keys.secret, prefix + b" ku", suite.hash.digest_size))
 
 
-def _keys(suite: CipherSuite, prefix: bytes, secret: bytes) -> Keys:
-    return Keys(
-        secret=secret,
-        key=_expand_label(suite.hash, secret, prefix + b" key", suite.key_bytes),
-        iv=_expand_label(suite.hash, secret, prefix + b" iv", NONCE_BYTES),
+def key_and_iv(version: int, cipher: int, keys: Keys) -> tuple[bytes, bytes]:
+    """What the AEAD takes (RFC 9001 §5.1)."""
+    suite = suite_of(cipher)
+    prefix = _label_prefix(version)
+    return (
+        _expand_label(suite.hash, keys.secret, prefix + b" key", suite.key_bytes),
+        _expand_label(suite.hash, keys.secret, prefix + b" iv", NONCE_BYTES),
     )
 
 

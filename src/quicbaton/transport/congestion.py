@@ -76,13 +76,13 @@ def initial(algorithm: str, datagram_bytes: int, now_us: int) -> CongestionState
         recovery_started_us=NEVER,
         recovery_flight_bytes=0,
         acked_bytes=0,
-        cubic_window_max=0.0,
+        cubic_window_max=0,
         cubic_prior_window=0,
-        cubic_k_s=0.0,
+        cubic_k_s=0,
         cubic_elapsed_us=0,
         cubic_updated_us=NEVER,
-        cubic_reno_window=0.0,
-        cubic_carry=0.0,
+        cubic_reno_window=0,
+        cubic_carry=0,
         hystart_round_end=NONE,
         hystart_last_min_rtt_us=NONE,
         hystart_round_min_rtt_us=NONE,
@@ -227,9 +227,9 @@ class CongestionController:
         state.recovery_flight_bytes = 0
         state.acked_bytes = 0
         # RFC 9438 §4.8: the next congestion avoidance starts with K = 0 where it stands.
-        state.cubic_window_max = 0.0
+        state.cubic_window_max = 0
         state.cubic_updated_us = NEVER
-        state.cubic_carry = 0.0
+        state.cubic_carry = 0
         # A bucket filled for the old window would burst into a path that just failed.
         state.pacing_tokens_bytes = min(state.pacing_tokens_bytes, float(state.window_bytes))
         state.pacing_updated_us = now_us
@@ -370,7 +370,7 @@ def _begin_epoch(state: CongestionState) -> None:
         state.cubic_k_s = cbrt(gap / (CUBIC_C * state.datagram_bytes))
     else:
         # §4.8, §4.10: no loss told us where the limit is, or the window is beyond it already.
-        state.cubic_k_s = 0.0
+        state.cubic_k_s = 0
         state.cubic_window_max = float(window)
     state.cubic_reno_window = float(window)
 
@@ -384,7 +384,7 @@ def _cut_window(state: CongestionState) -> None:
         state.cubic_window_max = window * (1 + CUBIC_BETA) / 2 if shrinking else float(window)
         state.cubic_prior_window = window
         state.cubic_updated_us = NEVER  # the next epoch begins with the first ACK after recovery
-        state.cubic_carry = 0.0
+        state.cubic_carry = 0
         window = int(window * CUBIC_BETA)
     else:
         state.acked_bytes = 0

@@ -153,15 +153,14 @@ class Connection:
         state.clock_us = clock_us
         skip_numbers(state, 1 + entropy(1)[0] % limits.MAX_RESUME_SKIP, entropy)
         state.numbers.owner_first_number = state.numbers.next_number
-        connection._recovery.on_resumed(clock_us)
-        connection._congestion.on_resumed(clock_us)
-        connection._paths.rearm(clock_us)
+        connection._rearm(clock_us)
         if trace is not None:
             qlog.log_owner(trace, "resumed", state)
         return connection
 
     def start(self) -> None:
         """Right after promotion: issue connection IDs to the peer."""
+        self._check()
         self._ids.replenish()
 
     # --- getters --------------------------------------------------------------------------------
@@ -436,6 +435,19 @@ class Connection:
         self._check()
         self._ids.change_peer_id(self._state.paths[0].serial)
 
+    def set_keep_alive(self, interval_s: float) -> None:
+        """Send a PING after so long without traffic (RFC 9000 §10.1.2); 0 ends that."""
+        self._check()
+        if interval_s < 0:
+            raise CallerError(f"a keep-alive interval is not negative, got {interval_s}")
+        self._state.keep_alive_us = round(interval_s * 1e6)
+
+    def rearm(self, now: float) -> None:
+        """The wait between `resume` and ownership was transit, too: what fell due in it is armed
+        again. Nothing may have been sent or received since `resume`."""
+        self._check()
+        self._rearm(self._advance(now))
+
     def begin_cutover(self) -> None:
         """Issue fresh IDs and ask the peer to retire all earlier ones (RFC 9000 §5.1.2).
 
@@ -523,6 +535,11 @@ class Connection:
             return state.clock_us
         state.clock_us = now_us
         return now_us
+
+    def _rearm(self, now_us: int) -> None:
+        self._recovery.on_resumed(now_us)
+        self._congestion.on_resumed(now_us)
+        self._paths.rearm(now_us)
 
     def _idle_at_us(self) -> int:
         """RFC 9000 §10.1: at least three PTOs."""

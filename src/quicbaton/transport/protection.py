@@ -85,11 +85,11 @@ class PacketProtection:
         suite = suite_of(state.cipher)
         self._state = state
         self._suite = suite
-        self._send = KeyContext(suite, state.send)
-        self._receive = KeyContext(suite, state.recv)
+        self._send = KeyContext(state.version, state.cipher, state.send)
+        self._receive = KeyContext(state.version, state.cipher, state.recv)
         self._previous: KeyContext | None = None
         if state.previous_recv is not None:
-            self._previous = KeyContext(suite, state.previous_recv)
+            self._previous = KeyContext(state.version, state.cipher, state.previous_recv)
         self._send_masks: Masks = suite.masks(state.send_hp)
         self._receive_masks: Masks = suite.masks(state.recv_hp)
         # The next receive keys, made by the first `open`: a resumed connection may stay idle.
@@ -409,7 +409,7 @@ class PacketProtection:
         state.send_first_number = self._floor  # the first packet sealed sets it exactly
         state.send_acked = False
         state.sent_with_key = 0
-        self._send = KeyContext(self._suite, state.send)
+        self._send = KeyContext(state.version, state.cipher, state.send)
 
     def _advance_receive(self, number: int, largest: int) -> None:
         """An authentic packet with the next keys came: they are the present ones now."""
@@ -435,7 +435,7 @@ class PacketProtection:
     def _derive_next(self) -> None:
         state = self._state
         self._next_keys = next_keys(state.version, state.cipher, state.recv)
-        self._next = KeyContext(self._suite, self._next_keys)
+        self._next = KeyContext(state.version, state.cipher, self._next_keys)
 
 
 def _padded(payloads: list[bytes], number_length: int) -> list[bytes]:

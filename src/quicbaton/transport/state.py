@@ -25,6 +25,9 @@ from msgspec import Struct
 NEVER: Final = -1
 NONE: Final = -1
 
+#: A float that is often nothing at all: written as the integer 0 it takes one byte, not nine.
+MostlyZero = int | float
+
 #: A socket address as the socket module gives it: (host, port) or (host, port, flow, scope).
 Address = tuple[str | int, ...]
 
@@ -46,11 +49,10 @@ class _State(Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class Keys(_State):
-    """One direction's 1-RTT keys of one generation (RFC 9001 §5.1)."""
+    """One direction's 1-RTT keys of one generation: key and IV follow from the traffic secret
+    (RFC 9001 §5.1)."""
 
     secret: bytes
-    key: bytes
-    iv: bytes
 
     def __repr__(self) -> str:
         return "Keys(<redacted>)"
@@ -150,13 +152,13 @@ class CongestionState(_State):
     # Reno: bytes acknowledged since the window last grew in congestion avoidance
     acked_bytes: int
     # CUBIC (RFC 9438)
-    cubic_window_max: float  # W_max, bytes; 0: none
+    cubic_window_max: MostlyZero  # W_max, bytes; 0: none
     cubic_prior_window: int  # cwnd_prior, bytes: the window before the last reduction; 0: none
-    cubic_k_s: float
+    cubic_k_s: MostlyZero
     cubic_elapsed_us: int  # t: time in this congestion avoidance, less pauses
     cubic_updated_us: int  # when t was last brought up to date; NEVER outside an epoch
-    cubic_reno_window: float  # W_est, bytes
-    cubic_carry: float  # the fraction of a byte by which the window is larger
+    cubic_reno_window: MostlyZero  # W_est, bytes
+    cubic_carry: MostlyZero  # the fraction of a byte by which the window is larger
     # HyStart++ (RFC 9406), until the threshold is known
     hystart_round_end: int  # an ACK for this packet number or a later one begins a new round
     hystart_last_min_rtt_us: int  # NONE is infinity, here and below

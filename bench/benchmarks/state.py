@@ -1,0 +1,352 @@
+"""An idle HTTP/3 connection as a value: its size, and what it costs to move beside a handshake.
+
+Real clients (libcurl, aioquic, qh3) connect over the loopback to a server in this process and
+make one request each. When nothing has moved for a second, their connections are frozen and
+sealed, everything included: transport, HTTP/3 and the application's state. The size published is
+the largest; a table says which part of the state takes how much.
+
+Times are medians of the thread's CPU over repetitions of the very steps of a handoff:
+
+* snapshot: export of application and HTTP/3, freeze, encoding; seal: header, HKDF, AES-GCM;
+  open: the same backwards, digest and decoding; resume: the transport's objects, HTTP/3, protocol,
+  timer and routes. Ours is the connection of the client with the largest state;
+* handshake, in the same run: a server's part of full handshakes with aioquic's client, from the
+  client's first datagram to the promoted connection with its protocol and routes; the certificate
+  is an EC P-256 one.
+
+Memory is what a server process grows by, over many connections from one client process.
+"""
+
+import argparse
+import asyncio
+import datetime
+import os
+import statistics
+import tempfile
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from itertools import pairwise
+from pathlib import Path
+from time import CLOCK_THREAD_CPUTIME_ID, clock_gettime_ns, monotonic
+from typing import Any
+
+import msgspec
+from aioquic.asyncio import connect
+from aioquic.quic.connection import QuicConnection
+
+from bench import qh3_client
+from bench.benchmark import Benchmark
+from bench.crowd import BODY_BYTES, Http3Client, Tally, configuration
+from bench.owners import Owner, Watcher, make_folder
+from bench.processes import Program
+from bench.servers.handoff_server import Content, Memory, Protocol, server_configuration
+from bench.watcher import Order
+from quicbaton.asyncio.endpoint import Endpoint
+from quicbaton.asyncio.node import boot_id
+from quicbaton.asyncio.server import make_endpoint
+from quicbaton.asyncio.session import Session
+from quicbaton.asyncio.udp import open_udp
+from quicbaton.baton.seal import BatonFields, open_baton, seal
+from quicbaton.baton.snapshot import Snapshot, decode_snapshot, encode_snapshot
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.handshake import prepare, promote, ready
+from quicbaton.http3 import export_state, restore
+from quicbaton.keys.cluster_key import ClusterKey
+from quicbaton.keys.key_ring import KeyRing
+from quicbaton.transport.connection import Connection
+from quicbaton.transport.state import ConnectionState
+
+#: Names as long as they are in an installation.
+SOURCE = "/run/quicbaton/worker-1.sock"
+AUDIENCE = "/run/quicbaton/worker-2.sock"
+
+_QUIET_S = 1.0
+_ADDRESS: Any = ("127.0.0.1", 50_000)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's own options."""
+    parser.add_argument("--moves", type=int, default=0, help="repetitions (2000; quick: 200)")
+    parser.add_argument("--handshakes", type=int, default=0, help="likewise (200; quick: 30)")
+    parser.add_argument("--connections", type=int, default=0, help="for memory (2000; quick: 200)")
+
+
+def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> dict[str, Any]:
+    """Measure everything."""
+    return asyncio.run(_run(options, step))
+
+
+async def _run(
+    options: argparse.Namespace, step: Callable[[int, int, str], None]
+) -> dict[str, Any]:
+    quick = options.quick
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = make_folder(folder)
+        ring = KeyRing(ClusterKey.generate(os.urandom))
+        endpoint = make_endpoint(
+            open_udp("127.0.0.1", 0),
+            ring=ring,
+            configuration=server_configuration(files),
+            create_protocol=Protocol,
+        )
+        Protocol.content = Content()
+        endpoint.start()
+        step(0, 4, "idle connections")
+        payloads = await _idle_connections(endpoint, files)
+        sealed = {name: len(_seal(payload, ring)) for name, payload in payloads.items()}
+        largest = max(sealed, key=lambda name: sealed[name])
+        step(1, 4, "handshakes")
+        handshake_us = _handshakes_us(endpoint, options.handshakes or (30 if quick else 200))
+        step(2, 4, "moves")
+        moves = options.moves or (200 if quick else 2000)
+        steps_us = _moves_us(payloads[largest], endpoint, ring, moves)
+        endpoint.close()
+        step(3, 4, "memory")
+        count = options.connections or (200 if quick else 2000)
+        memory_bytes = _memory_bytes(folder, files, count)
+        step(4, 4, "done")
+    return {
+        "sealed_bytes_idle": sealed[largest],
+        **{name: round(value, 1) for name, value in steps_us.items()},
+        "handshake_cpu_us": round(handshake_us, 1),
+        "move_per_handshake": round(sum(steps_us.values()) / handshake_us, 4),
+        "memory_bytes_per_idle_connection": round(memory_bytes),
+        "sealed_bytes_by_client": sealed,
+        "payload_bytes_by_client": {name: len(payload) for name, payload in payloads.items()},
+        "bytes_by_part": {name: _parts(payload) for name, payload in payloads.items()},
+        "method": {"moves": moves, "connections_for_memory": count},
+    }
+
+
+# --- size -------------------------------------------------------------------------------------
+
+
+async def _idle_connections(endpoint: Endpoint, files: CertificateFiles) -> dict[str, bytes]:
+    """Snapshots of one idle connection of every client."""
+    port = int(endpoint.udp.address[1])
+    payloads: dict[str, bytes] = {}
+    async with AsyncExitStack() as stack:
+        watcher = stack.enter_context(Watcher(files.certificate))
+        await watcher.ask(Order("hold", port, BODY_BYTES))
+        payloads["libcurl"] = await _snapshot_when_idle(endpoint)
+        aioquic = await stack.enter_async_context(
+            connect(
+                "127.0.0.1", port, configuration=configuration(), create_protocol=Http3Client
+            )
+        )
+        await aioquic.get()  # type: ignore[attr-defined]
+        payloads["aioquic"] = await _snapshot_when_idle(endpoint)
+        await stack.enter_async_context(qh3_client.connected(port, BODY_BYTES))
+        payloads["qh3"] = await _snapshot_when_idle(endpoint)
+    return payloads
+
+
+async def _snapshot_when_idle(endpoint: Endpoint) -> bytes:
+    """Freeze the only connection there is; its client is left alone."""
+    (session,) = endpoint.sessions.values()
+    await asyncio.sleep(_QUIET_S)
+    payload = _snapshot(session)
+    session.detach()
+    endpoint.forget(session)
+    return payload
+
+
+def _snapshot(session: Session) -> bytes:
+    """What `quicbaton.asyncio.handoffs` does between a freeze and a seal."""
+    protocol = session.protocol
+    application = protocol.export_state()
+    http3 = None if protocol._http is None else export_state(protocol._http)
+    now = monotonic()
+    return encode_snapshot(
+        Snapshot(
+            connection=session.connection.freeze(now),
+            http3=http3,
+            application=application,
+            frozen_at_us=round(now * 1e6),
+            host=boot_id(),
+        )
+    )
+
+
+def _seal(payload: bytes, ring: KeyRing) -> bytes:
+    name = decode_snapshot(payload).connection.name
+    return seal(payload, BatonFields(name, 1, SOURCE, AUDIENCE), ring, os.urandom, _NOW)
+
+
+_NOW = datetime.datetime.now(datetime.UTC).timestamp()
+
+
+def _parts(payload: bytes) -> dict[str, int]:
+    """Encoded bytes of every part of the state, the largest first."""
+    snapshot = decode_snapshot(payload)
+    encode = msgspec.msgpack.encode
+    parts = {
+        field: len(encode(getattr(snapshot.connection, field)))
+        for field in ConnectionState.__struct_fields__
+    }
+    small = {name: size for name, size in parts.items() if size < 10}
+    table = {name: size for name, size in parts.items() if size >= 10}
+    table[f"{len(small)} others"] = sum(small.values())
+    table["http3"] = len(encode(snapshot.http3))
+    table["application, host, time"] = len(payload) - sum(table.values())
+    return dict(sorted(table.items(), key=lambda item: -item[1]))
+
+
+# --- time -------------------------------------------------------------------------------------
+
+
+def _handshakes_us(endpoint: Endpoint, count: int) -> float:
+    """Median CPU of a server's part of a full handshake, promotion included."""
+    return statistics.median(_handshake_us(endpoint) for _ in range(count))
+
+
+def _handshake_us(endpoint: Endpoint) -> float:
+    client = QuicConnection(configuration=configuration())
+    client.connect(_ADDRESS, now=monotonic())
+    spent_ns = 0
+    server: QuicConnection | None = None
+    session: Session | None = None
+    while session is None:
+        datagrams = [data for data, _ in client.datagrams_to_send(monotonic())]
+        begun_ns = _cpu_ns()
+        if server is None:
+            cid, token = endpoint.ids.issue()
+            server = QuicConnection(
+                configuration=endpoint.configuration,
+                original_destination_connection_id=client.original_destination_connection_id,
+            )
+            prepare(server, cid, token)
+        for data in datagrams:
+            server.receive_datagram(data, _ADDRESS, monotonic())
+        answers = []
+        if ready(server):
+            session = _promote(server, endpoint)
+        else:
+            answers = [data for data, _ in server.datagrams_to_send(monotonic())]
+        spent_ns += _cpu_ns() - begun_ns
+        for data in answers:
+            client.receive_datagram(data, _ADDRESS, monotonic())
+    session.detach()
+    endpoint.forget(session)
+    return spent_ns / 1000
+
+
+def _promote(server: QuicConnection, endpoint: Endpoint) -> Session:
+    promotion = promote(server, monotonic(), local_address=(), algorithm="cubic")
+    connection = Connection(
+        promotion.state,
+        origin_s=promotion.origin_s,
+        issuer=endpoint.ids,
+        entropy=os.urandom,
+        configuration=endpoint.configuration,
+    )
+    connection.start()
+    session = endpoint.adopt(connection)
+    session.protocol.process_events()
+    return session
+
+
+def _moves_us(payload: bytes, endpoint: Endpoint, ring: KeyRing, count: int) -> dict[str, float]:
+    """Median CPU of every step of a move; the connection goes from hand to hand in memory."""
+    rounds: list[tuple[int, int, int, int]] = []
+    for _ in range(count):
+        # Every time from the same bytes: an owner that sends nothing leaves only its mark.
+        snapshot = decode_snapshot(payload)
+        marks = [_cpu_ns()]
+        session = _resume(snapshot, endpoint)
+        marks.append(_cpu_ns())
+        taken = _snapshot(session)
+        marks.append(_cpu_ns())
+        fields = BatonFields(session.connection.name, 1, SOURCE, AUDIENCE)
+        sealed = seal(taken, fields, ring, os.urandom, _NOW)
+        marks.append(_cpu_ns())
+        decode_snapshot(open_baton(sealed, ring, _NOW, AUDIENCE).payload)
+        marks.append(_cpu_ns())
+        session.detach()
+        endpoint.forget(session)
+        resume, take, close, open_ = (after - before for before, after in pairwise(marks))
+        rounds.append((take, close, open_, resume))
+    names = ("snapshot_us", "seal_us", "open_us", "resume_us")
+    columns = zip(*rounds, strict=True)
+    return {
+        name: statistics.median(column) / 1000
+        for name, column in zip(names, columns, strict=True)
+    }
+
+
+def _cpu_ns() -> int:
+    return clock_gettime_ns(CLOCK_THREAD_CPUTIME_ID)
+
+
+def _resume(snapshot: Snapshot, endpoint: Endpoint) -> Session:
+    """What `quicbaton.asyncio.handoffs` does once the connection is its own."""
+    now = monotonic()
+    connection = Connection.resume(
+        snapshot.connection,
+        now=now,
+        transit_us=max(0, round(now * 1e6) - snapshot.frozen_at_us),
+        issuer=endpoint.ids,
+        entropy=os.urandom,
+        configuration=endpoint.configuration,
+    )
+    protocol = endpoint.create_protocol(connection)
+    if snapshot.http3 is not None:
+        protocol._http = restore(connection, snapshot.http3)
+    protocol.import_state(snapshot.application)
+    return endpoint.adopt(connection, protocol)
+
+
+# --- memory -----------------------------------------------------------------------------------
+
+
+def _memory_bytes(folder: Path, files: CertificateFiles, count: int) -> float:
+    """Growth of a server process per connection. A first tenth of them warms it up."""
+    with Owner(folder, files, "first") as owner:
+        with Program("bench.crowd", str(owner.started.port)) as crowd:
+            _open(crowd, max(10, count // 10))
+            before = _resident_bytes(owner)
+            _open(crowd, count)
+            return (_resident_bytes(owner) - before) / count
+
+
+def _open(crowd: Program, count: int) -> None:
+    crowd.write_line(f"open {count}")
+    tally = msgspec.json.decode(crowd.read_line(), type=Tally)
+    if tally.failed:
+        raise RuntimeError(f"{tally.failed} of {count} failed: {tally.first_failure}")
+
+
+def _resident_bytes(owner: Owner) -> int:
+    owner.write_line("memory")
+    return msgspec.json.decode(owner.read_line(), type=Memory).resident_bytes
+
+
+def plot(figures: dict[str, Any], axes: Any) -> None:
+    """Draw the parts of a move beside the handshake that they replace."""
+    names = ("snapshot_us", "seal_us", "open_us", "resume_us")
+    colours = ("#c2410c", "#ea580c", "#fb923c", "#fdba74")
+    left = 0.0
+    for name, colour in zip(names, colours, strict=True):
+        label = f"{name.removesuffix('_us')} {figures[name]:.0f} µs"
+        axes.barh(1, figures[name], left=left, label=label, color=colour)
+        left += figures[name]
+    axes.barh(0, figures["handshake_cpu_us"], color="#94a3b8")
+    axes.set_yticks([1, 0], ["move", "handshake"])
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("CPU, µs")
+    axes.set_title(
+        f"An idle connection: {figures['sealed_bytes_idle']} bytes sealed; moving it takes "
+        f"1/{1 / figures['move_per_handshake']:.0f} of a server's full handshake",
+        loc="left",
+        fontsize=10,
+    )
+    axes.legend(frameon=False, loc="lower right")
+
+
+BENCHMARK = Benchmark(
+    summary="an idle connection: its sealed size, its move's CPU beside a handshake's, its memory",
+    configure=configure,
+    run=run,
+    plot=plot,
+)

@@ -1,0 +1,140 @@
+"""Many HTTP/3 connections from one process, by aioquic: who is idle, and still there afterwards.
+
+Lines on stdin: `open COUNT` makes connections with one small request each, `ask` has every one of
+them make another request. The answer says how many succeeded.
+"""
+
+import asyncio
+import resource
+import ssl
+import sys
+from contextlib import AsyncExitStack
+from typing import Any
+
+import msgspec
+from aioquic.asyncio import QuicConnectionProtocol, connect
+from aioquic.h3.connection import H3_ALPN, H3Connection
+from aioquic.h3.events import DataReceived, H3Event
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import QuicEvent
+
+BODY_BYTES = 1024
+IDLE_TIMEOUT_S = 600.0
+
+_AT_ONCE = 16
+_ANSWER_TIMEOUT_S = 20.0
+
+
+class Tally(msgspec.Struct):
+    """The answer to a line."""
+
+    succeeded: int
+    failed: int
+    first_failure: str = ""
+
+
+class Http3Client(QuicConnectionProtocol):
+    """One connection, one request at a time."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._http = H3Connection(self._quic)
+        self._received = 0
+        self._answer: asyncio.Future[int] | None = None
+
+    async def get(self, size: int = BODY_BYTES) -> None:
+        """Ask for `size` bytes; raises when they do not come."""
+        stream_id = self._quic.get_next_available_stream_id()
+        self._http.send_headers(
+            stream_id,
+            [
+                (b":method", b"GET"),
+                (b":scheme", b"https"),
+                (b":authority", b"localhost"),
+                (b":path", b"/%d" % size),
+            ],
+            end_stream=True,
+        )
+        self._received = 0
+        self._answer = asyncio.get_running_loop().create_future()
+        self.transmit()
+        received = await asyncio.wait_for(self._answer, _ANSWER_TIMEOUT_S)
+        if received != size:
+            raise RuntimeError(f"{received} bytes instead of {size}")
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        for http_event in self._http.handle_event(event):
+            self._on_http(http_event)
+
+    def _on_http(self, event: H3Event) -> None:
+        if isinstance(event, DataReceived):
+            self._received += len(event.data)
+            if event.stream_ended and self._answer is not None and not self._answer.done():
+                self._answer.set_result(self._received)
+
+
+def configuration() -> QuicConfiguration:
+    """A client's; certificates are not what is measured here."""
+    return QuicConfiguration(
+        is_client=True,
+        alpn_protocols=H3_ALPN,
+        server_name="localhost",
+        verify_mode=ssl.CERT_NONE,
+        idle_timeout=IDLE_TIMEOUT_S,
+    )
+
+
+class _Crowd:
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._clients: list[Http3Client] = []
+        self._stack = AsyncExitStack()
+
+    async def perform(self, line: str) -> Tally:
+        operation, *arguments = line.split()
+        if operation == "open":
+            return await _tally([self._open] * int(arguments[0]))
+        return await _tally([client.get for client in self._clients])
+
+    async def _open(self) -> None:
+        client = await self._stack.enter_async_context(
+            connect(
+                "127.0.0.1",
+                self._port,
+                configuration=configuration(),
+                create_protocol=Http3Client,
+            )
+        )
+        assert isinstance(client, Http3Client)
+        await client.get()
+        self._clients.append(client)
+
+
+async def _tally(works: list[Any]) -> Tally:
+    tally = Tally(0, 0)
+    waiting = iter(works)
+
+    async def run() -> None:
+        for work in waiting:
+            try:
+                await work()
+                tally.succeeded += 1
+            except (TimeoutError, ConnectionError, RuntimeError, AssertionError) as failure:
+                tally.failed += 1
+                tally.first_failure = tally.first_failure or repr(failure)
+
+    await asyncio.gather(*(run() for _ in range(_AT_ONCE)))
+    return tally
+
+
+async def _main() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 16)), hard))
+    crowd = _Crowd(int(sys.argv[1]))
+    while line := (await asyncio.to_thread(sys.stdin.readline)).strip():
+        tally = await crowd.perform(line)
+        print(msgspec.json.encode(tally).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

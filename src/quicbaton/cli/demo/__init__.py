@@ -1,0 +1,1 @@
+"""`quicbaton demo`: a live download handed from process to process, and what it looked like."""

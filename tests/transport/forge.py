@@ -1,0 +1,48 @@
+"""Packets made by hand, sealed with the keys of a connection's peer."""
+
+from __future__ import annotations
+
+from quicbaton.testing import End
+from quicbaton.transport.cipher import NONCE_BYTES, KeyContext, suite_of
+from quicbaton.transport.connection import Connection
+from quicbaton.transport.state import Address, ConnectionState
+
+
+def state_of(end: End) -> ConnectionState:
+    connection = end.connection
+    assert isinstance(connection, Connection)
+    return connection._state
+
+
+class Forger:
+    """Speaks to `victim` as its peer would, in packet numbers far ahead of the peer's."""
+
+    def __init__(self, victim: End, source: Address) -> None:
+        self.victim = victim
+        self.source = source
+        state = state_of(victim)
+        self.number = state.numbers.largest_received + 100
+
+    def packet(self, payload: bytes, *, first_byte: int = 0x43, number: int | None = None) -> bytes:
+        """A short-header packet; its number has four bytes and is the next one unless given."""
+        state = state_of(self.victim)
+        protection = state.protection
+        suite = suite_of(protection.cipher)
+        if number is None:
+            number = self.number = self.number + 1
+        first_byte |= (protection.recv_generation & 1) << 2
+        head = bytes([first_byte]) + state.ids.local[0].cid
+        context = KeyContext(protection.version, protection.cipher, protection.recv)
+        nonce = (context.iv ^ number).to_bytes(NONCE_BYTES)
+        low = (number & 0xFFFFFFFF).to_bytes(4)
+        body = context.encrypt(nonce, payload, head + low)
+        mask = suite.masks(protection.recv_hp)(body[:16])
+        hidden = bytes(a ^ b for a, b in zip(low, mask[1:5], strict=True))
+        return bytes([head[0] ^ mask[0] & 0x1F]) + head[1:] + hidden + body
+
+    def send(self, payload: bytes, *, first_byte: int = 0x43, number: int | None = None) -> None:
+        self.victim.receive(
+            self.packet(payload, first_byte=first_byte, number=number),
+            self.source,
+            self.victim.pair.now,
+        )
