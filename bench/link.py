@@ -10,6 +10,7 @@ whose overflow is dropped, as at a bottleneck router.
 """
 
 import argparse
+import contextlib
 import selectors
 import socket
 import struct
@@ -169,10 +170,9 @@ def _send(sock: socket.socket, data: bytes, segment: int, to: Any) -> None:
     ancillary = []
     if len(data) > segment:
         ancillary = [(_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", segment))]
-    try:
+    # A full buffer or a client that is gone: lost, as on any link.
+    with contextlib.suppress(OSError):
         sock.sendmsg([data], ancillary, 0, to)
-    except OSError:
-        pass  # a full buffer or a client that is gone: lost, as on any link
 
 
 def main() -> None:
@@ -183,9 +183,7 @@ def main() -> None:
     parser.add_argument("--mbit", type=float, default=0.0, help="towards the client; 0: no limit")
     parser.add_argument("--queue-ms", type=float, default=50.0)
     options = parser.parse_args()
-    relay = Relay(
-        options.server_port, options.delay_ms / 1e3, options.mbit, options.queue_ms / 1e3
-    )
+    relay = Relay(options.server_port, options.delay_ms / 1e3, options.mbit, options.queue_ms / 1e3)
     print(relay.port, flush=True)
     relay.run()
 

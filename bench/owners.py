@@ -1,4 +1,4 @@
-"""The processes of a handoff, as a benchmark commands them: owners of connections, and a witness."""
+"""The processes of a handoff, as a benchmark commands them."""
 
 import asyncio
 import datetime

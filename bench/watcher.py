@@ -18,7 +18,7 @@ _TIMEOUT_S = 60
 class Order(msgspec.Struct):
     """`download` these bytes, or `reconnect` that often: each a new connection and a request.
 
-    `hold` downloads and leaves the connection open."""
+    `hold` downloads over a connection that stays open, the one of the `hold` before if any."""
 
     operation: str
     port: int
@@ -85,11 +85,11 @@ _held: list[pycurl.Curl] = []
 
 def _hold(ca_file: Path, order: Order) -> Account:
     watch = _Download()
-    curl = _handle(ca_file, order.port, order.size)
-    curl.setopt(pycurl.WRITEFUNCTION, watch.write)
-    curl.perform()
-    _held.append(curl)
-    return Account(samples=watch.samples)
+    if not _held:
+        _held.append(_handle(ca_file, order.port, order.size))
+    _held[0].setopt(pycurl.WRITEFUNCTION, watch.write)
+    _held[0].perform()
+    return Account(samples=watch.samples, connections=_held[0].getinfo(pycurl.NUM_CONNECTS))
 
 
 def _reconnect(ca_file: Path, order: Order) -> Account:

@@ -107,9 +107,7 @@ class _Pair:
         for owner in self._owners:
             owner.take_sends()
         before = await self._forwarded()
-        watching = asyncio.ensure_future(
-            self._watcher.ask(Order("download", port, size))
-        )
+        watching = asyncio.ensure_future(self._watcher.ask(Order("download", port, size)))
         handoffs = []
         if every_s is not None:
             handoffs = await self._hand_to_and_fro(watching, every_s)
@@ -357,9 +355,7 @@ def _percentile(values: Sequence[float], percent: int, digits: int = 1) -> float
 
 def plot(figures: dict[str, Any], axes: Any) -> None:
     """Draw the blackouts' distribution."""
-    blackouts = sorted(
-        one / 1000 for number in figures["rounds"] for one in number["blackouts_us"]
-    )
+    blackouts = sorted(one / 1000 for number in figures["rounds"] for one in number["blackouts_us"])
     shares = [100 * (index + 1) / len(blackouts) for index in range(len(blackouts))]
     axes.step(blackouts, shares, where="post", color="#c2410c")
     axes.axvline(figures["blackout_us"]["p50"] / 1000, color="#94a3b8", linestyle=":")

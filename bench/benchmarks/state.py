@@ -25,7 +25,6 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from itertools import pairwise
 from pathlib import Path
 from time import CLOCK_THREAD_CPUTIME_ID, clock_gettime_ns, monotonic
 from typing import Any
@@ -60,14 +59,23 @@ from quicbaton.transport.state import ConnectionState
 SOURCE = "/run/quicbaton/worker-1.sock"
 AUDIENCE = "/run/quicbaton/worker-2.sock"
 
+_HOST = boot_id()
 _QUIET_S = 1.0
+_TRIES = 50
+_HANDSHAKES = 10
+_MOVES = 100
+_STEPS = ("snapshot_us", "seal_us", "open_us", "resume_us")
 _ADDRESS: Any = ("127.0.0.1", 50_000)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this benchmark's own options."""
-    parser.add_argument("--moves", type=int, default=0, help="repetitions (2000; quick: 200)")
-    parser.add_argument("--handshakes", type=int, default=0, help="likewise (200; quick: 30)")
+    parser.add_argument(
+        "--blocks",
+        type=int,
+        default=0,
+        help=f"of {_HANDSHAKES} handshakes and {_MOVES} moves each (20; quick: 5)",
+    )
     parser.add_argument("--connections", type=int, default=0, help="for memory (2000; quick: 200)")
 
 
@@ -92,20 +100,26 @@ async def _run(
         )
         Protocol.content = Content()
         endpoint.start()
-        step(0, 4, "idle connections")
+        step(0, 1, "idle connections")
         payloads = await _idle_connections(endpoint, files)
         sealed = {name: len(_seal(payload, ring)) for name, payload in payloads.items()}
         largest = max(sealed, key=lambda name: sealed[name])
-        step(1, 4, "handshakes")
-        handshake_us = _handshakes_us(endpoint, options.handshakes or (30 if quick else 200))
-        step(2, 4, "moves")
-        moves = options.moves or (200 if quick else 2000)
-        steps_us = _moves_us(payloads[largest], endpoint, ring, moves)
+        blocks = options.blocks or (5 if quick else 20)
+        handshakes: list[float] = []
+        moves: list[tuple[float, ...]] = []
+        for block in range(blocks):
+            # By turns, so that what else the machine does falls upon both.
+            step(1 + block, blocks + 2, "handshakes and moves")
+            handshakes += [_handshake_us(endpoint) for _ in range(_HANDSHAKES)]
+            moves += [_move_us(payloads[largest], endpoint, ring) for _ in range(_MOVES)]
         endpoint.close()
-        step(3, 4, "memory")
+        handshake_us = statistics.median(handshakes)
+        columns = map(statistics.median, zip(*moves, strict=True))
+        steps_us = dict(zip(_STEPS, columns, strict=True))
+        step(blocks + 1, blocks + 2, "memory")
         count = options.connections or (200 if quick else 2000)
         memory_bytes = _memory_bytes(folder, files, count)
-        step(4, 4, "done")
+        step(1, 1, "done")
     return {
         "sealed_bytes_idle": sealed[largest],
         **{name: round(value, 1) for name, value in steps_us.items()},
@@ -115,7 +129,11 @@ async def _run(
         "sealed_bytes_by_client": sealed,
         "payload_bytes_by_client": {name: len(payload) for name, payload in payloads.items()},
         "bytes_by_part": {name: _parts(payload) for name, payload in payloads.items()},
-        "method": {"moves": moves, "connections_for_memory": count},
+        "method": {
+            "moves": len(moves),
+            "handshakes": len(handshakes),
+            "connections_for_memory": count,
+        },
     }
 
 
@@ -128,12 +146,16 @@ async def _idle_connections(endpoint: Endpoint, files: CertificateFiles) -> dict
     payloads: dict[str, bytes] = {}
     async with AsyncExitStack() as stack:
         watcher = stack.enter_context(Watcher(files.certificate))
-        await watcher.ask(Order("hold", port, BODY_BYTES))
+        for _ in range(_TRIES):
+            # curl reads its sockets only while it transfers, so whether the last packet is
+            # acknowledged is a matter of luck; of a connection that waits for it, ask again.
+            await watcher.ask(Order("hold", port, BODY_BYTES))
+            await asyncio.sleep(_QUIET_S / 10)
+            if not any(s.connection.bytes_in_flight for s in endpoint.sessions.values()):
+                break
         payloads["libcurl"] = await _snapshot_when_idle(endpoint)
         aioquic = await stack.enter_async_context(
-            connect(
-                "127.0.0.1", port, configuration=configuration(), create_protocol=Http3Client
-            )
+            connect("127.0.0.1", port, configuration=configuration(), create_protocol=Http3Client)
         )
         await aioquic.get()  # type: ignore[attr-defined]
         payloads["aioquic"] = await _snapshot_when_idle(endpoint)
@@ -164,7 +186,7 @@ def _snapshot(session: Session) -> bytes:
             http3=http3,
             application=application,
             frozen_at_us=round(now * 1e6),
-            host=boot_id(),
+            host=_HOST,
         )
     )
 
@@ -196,12 +218,8 @@ def _parts(payload: bytes) -> dict[str, int]:
 # --- time -------------------------------------------------------------------------------------
 
 
-def _handshakes_us(endpoint: Endpoint, count: int) -> float:
-    """Median CPU of a server's part of a full handshake, promotion included."""
-    return statistics.median(_handshake_us(endpoint) for _ in range(count))
-
-
 def _handshake_us(endpoint: Endpoint) -> float:
+    """CPU of a server's part of a full handshake, promotion included."""
     client = QuicConnection(configuration=configuration())
     client.connect(_ADDRESS, now=monotonic())
     spent_ns = 0
@@ -247,32 +265,24 @@ def _promote(server: QuicConnection, endpoint: Endpoint) -> Session:
     return session
 
 
-def _moves_us(payload: bytes, endpoint: Endpoint, ring: KeyRing, count: int) -> dict[str, float]:
-    """Median CPU of every step of a move; the connection goes from hand to hand in memory."""
-    rounds: list[tuple[int, int, int, int]] = []
-    for _ in range(count):
-        # Every time from the same bytes: an owner that sends nothing leaves only its mark.
-        snapshot = decode_snapshot(payload)
-        marks = [_cpu_ns()]
-        session = _resume(snapshot, endpoint)
-        marks.append(_cpu_ns())
-        taken = _snapshot(session)
-        marks.append(_cpu_ns())
-        fields = BatonFields(session.connection.name, 1, SOURCE, AUDIENCE)
-        sealed = seal(taken, fields, ring, os.urandom, _NOW)
-        marks.append(_cpu_ns())
-        decode_snapshot(open_baton(sealed, ring, _NOW, AUDIENCE).payload)
-        marks.append(_cpu_ns())
-        session.detach()
-        endpoint.forget(session)
-        resume, take, close, open_ = (after - before for before, after in pairwise(marks))
-        rounds.append((take, close, open_, resume))
-    names = ("snapshot_us", "seal_us", "open_us", "resume_us")
-    columns = zip(*rounds, strict=True)
-    return {
-        name: statistics.median(column) / 1000
-        for name, column in zip(names, columns, strict=True)
-    }
+def _move_us(payload: bytes, endpoint: Endpoint, ring: KeyRing) -> tuple[float, ...]:
+    """CPU of every step of one move, in the order of `_STEPS`."""
+    # Every time from the same bytes: an owner that sends nothing leaves only its mark.
+    snapshot = decode_snapshot(payload)
+    begun = _cpu_ns()
+    session = _resume(snapshot, endpoint)
+    resumed = _cpu_ns()
+    taken = _snapshot(session)
+    snapped = _cpu_ns()
+    fields = BatonFields(session.connection.name, 1, SOURCE, AUDIENCE)
+    sealed = seal(taken, fields, ring, os.urandom, _NOW)
+    closed = _cpu_ns()
+    decode_snapshot(open_baton(sealed, ring, _NOW, AUDIENCE).payload)
+    opened = _cpu_ns()
+    session.detach()
+    endpoint.forget(session)
+    spent_ns = (snapped - resumed, closed - snapped, opened - closed, resumed - begun)
+    return tuple(one / 1000 for one in spent_ns)
 
 
 def _cpu_ns() -> int:
@@ -302,12 +312,14 @@ def _resume(snapshot: Snapshot, endpoint: Endpoint) -> Session:
 
 def _memory_bytes(folder: Path, files: CertificateFiles, count: int) -> float:
     """Growth of a server process per connection. A first tenth of them warms it up."""
-    with Owner(folder, files, "first") as owner:
-        with Program("bench.crowd", str(owner.started.port)) as crowd:
-            _open(crowd, max(10, count // 10))
-            before = _resident_bytes(owner)
-            _open(crowd, count)
-            return (_resident_bytes(owner) - before) / count
+    with (
+        Owner(folder, files, "first") as owner,
+        Program("bench.crowd", str(owner.started.port)) as crowd,
+    ):
+        _open(crowd, max(10, count // 10))
+        before = _resident_bytes(owner)
+        _open(crowd, count)
+        return (_resident_bytes(owner) - before) / count
 
 
 def _open(crowd: Program, count: int) -> None:
@@ -324,10 +336,9 @@ def _resident_bytes(owner: Owner) -> int:
 
 def plot(figures: dict[str, Any], axes: Any) -> None:
     """Draw the parts of a move beside the handshake that they replace."""
-    names = ("snapshot_us", "seal_us", "open_us", "resume_us")
     colours = ("#c2410c", "#ea580c", "#fb923c", "#fdba74")
     left = 0.0
-    for name, colour in zip(names, colours, strict=True):
+    for name, colour in zip(_STEPS, colours, strict=True):
         label = f"{name.removesuffix('_us')} {figures[name]:.0f} µs"
         axes.barh(1, figures[name], left=left, label=label, color=colour)
         left += figures[name]

@@ -4,7 +4,8 @@
 
 `first` opens the port, `join` shares the port of another process, `takeover` replaces it. Lines on
 stdin are requests: `sends` is answered with the moments at which datagrams went to the kernel
-since the last time, `memory` with what the process holds. The record is made around `UdpSocket.send`: the product knows nothing of it.
+since the last time, `memory` with what the process holds. The record is made around
+`UdpSocket.send`: the product knows nothing of it.
 """
 
 import argparse

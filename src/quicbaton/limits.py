@@ -43,6 +43,13 @@ STREAM_BUFFER_HIGH_BYTES: Final = 512 << 10
 STREAM_BUFFER_LOW_BYTES: Final = 256 << 10
 #: Buffered post-handshake CRYPTO bytes (RFC 9000 §7.5 requires 4096 at least).
 MAX_CRYPTO_BUFFER_BYTES: Final = 65_536
+#: CRYPTO frames kept until the gap below them is filled. Copies are kept as they come, so this and
+#: not the buffer's size bounds what a peer that repeats itself can make us hold.
+MAX_CRYPTO_SEGMENTS: Final = 64
+#: Records of unacknowledged packets before a connection is closed. Congestion control keeps an
+#: honest peer's far below; one that changes its address again and again gets a new window each
+#: time and need acknowledge nothing.
+MAX_SENT_RUNS: Final = 65_536
 #: Unsent DATAGRAM frames; the oldest goes first when full (RFC 9221 §5: they are unreliable).
 MAX_QUEUED_DATAGRAMS: Final = 1024
 #: Undelivered events before a connection is closed as overwhelmed.
@@ -52,8 +59,9 @@ MAX_QUEUED_EVENTS: Final = 65_536
 #: use, one each for a new path and for a second that is tried meanwhile. A spare one takes up to
 #: 39 bytes of every baton.
 MAX_PEER_IDS: Final = 3
-#: Connection IDs that we issue at most, whatever the peer's limit.
-MAX_LOCAL_IDS: Final = 8
+#: Connection IDs that we issue at most, whatever the peer's limit: again one in use, two spare.
+#: Each takes 34 bytes of a baton and an entry in the routing table.
+MAX_LOCAL_IDS: Final = 3
 #: RFC 9000 §5.1.2: retirements outstanding before we close, "at least twice the limit".
 MAX_PENDING_RETIREMENTS: Final = 4 * MAX_PEER_IDS
 #: Paths with state at once: the active one, the previous one and probes.

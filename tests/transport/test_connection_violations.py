@@ -90,25 +90,25 @@ FROM_CLIENT: dict[str, tuple[list[bytes], int]] = {
     "STREAMS_BLOCKED beyond 2^60 (19.14)": ([frame(0x16, TOO_MANY)], f.FRAME_ENCODING_ERROR),
     "an empty connection ID (19.15)": ([new_id(20, 0, b"")], f.FRAME_ENCODING_ERROR),
     "a connection ID of 21 bytes (19.15)": ([new_id(20, 0, bytes(21))], f.FRAME_ENCODING_ERROR),
-    "a connection ID without its token": ([new_id(20, 0, bytes(8), b"x")], f.FRAME_ENCODING_ERROR),
+    "a connection ID without its token": ([new_id(20, 0, bytes(12), b"x")], f.FRAME_ENCODING_ERROR),
     "Retire Prior To above its ID (19.15)": (
-        [new_id(20, 21, bytes(8))],
+        [new_id(20, 21, bytes(12))],
         f.FRAME_ENCODING_ERROR,
     ),
     "two IDs under one number (19.15)": (
-        [new_id(20, 20, bytes(8)), new_id(20, 20, bytes(7))],
+        [new_id(20, 20, bytes(12)), new_id(20, 20, b"\1" * 12)],
         f.PROTOCOL_VIOLATION,
     ),
     "one ID under two numbers (19.15)": (
-        [new_id(20, 20, bytes(8)), new_id(21, 20, bytes(8))],
+        [new_id(20, 20, bytes(12)), new_id(21, 20, bytes(12))],
         f.PROTOCOL_VIOLATION,
     ),
     "more IDs than allowed (5.1.1)": (
-        [new_id(index, 0, bytes([index]) * 8) for index in range(20, 29)],
+        [new_id(index, 0, bytes([index]) * 12) for index in range(20, 29)],
         f.CONNECTION_ID_LIMIT_ERROR,
     ),
     "retirements without end (5.1.2)": (
-        [new_id(index, index, bytes([index]) * 8) for index in range(20, 120)],
+        [new_id(index, index, bytes([index]) * 12) for index in range(20, 120)],
         f.CONNECTION_ID_LIMIT_ERROR,
     ),
     "RETIRE_CONNECTION_ID of none of ours (19.16)": ([frame(0x19, 99)], f.PROTOCOL_VIOLATION),

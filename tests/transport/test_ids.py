@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quicbaton.errors import RefusedError, TransportError
-from quicbaton.limits import MAX_LOCAL_IDS, MAX_PEER_IDS, MAX_PENDING_RETIREMENTS
+from quicbaton.limits import MAX_PEER_IDS, MAX_PENDING_RETIREMENTS
 from quicbaton.transport import frames as f
 from quicbaton.transport.frames import PacketPlan, decode_varint
 from quicbaton.transport.ids import ConnectionIds
@@ -35,6 +35,15 @@ class CountingIssuer:
     def issue(self) -> tuple[bytes, bytes]:
         self.count += 1
         return self.prefix + self.count.to_bytes(5, "big"), self.count.to_bytes(16, "big")
+
+
+#: More than the real limit, so that what a frame's room and a peer's limit do can be seen.
+MAX_LOCAL_IDS = 8
+
+
+@pytest.fixture(autouse=True)
+def _room_for_many_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quicbaton.transport.ids.MAX_LOCAL_IDS", MAX_LOCAL_IDS)
 
 
 def ids_state(limit: int = 8, local: bytes = b"initial0", peer: bytes = b"peers-00") -> IdsState:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 from states import connection_state
-from wire import Node, Packet, exchange, pair
+from stream_wire import Node, Packet, exchange, pair
 
 from quicbaton.transport import frames as f
 from quicbaton.transport import rangeset, receive_half, send_half

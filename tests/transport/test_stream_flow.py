@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 from states import connection_state
-from wire import Node, Packet, exchange, pair
+from stream_wire import Node, Packet, exchange, pair
 
 from quicbaton import limits
 from quicbaton.errors import TransportError

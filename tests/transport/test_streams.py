@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from states import connection_state
-from wire import Node, Packet, exchange, pair
+from stream_wire import Node, Packet, exchange, pair
 
 from quicbaton import limits
 from quicbaton.errors import StreamStateError

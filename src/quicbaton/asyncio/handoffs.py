@@ -332,8 +332,19 @@ class Handoffs:
             self._busy = False
 
     def _handle(self, machine: Machine, event: ev.Event) -> None:
+        now_us = round(monotonic() * 1e6)
+        deadline_us = machine.get_timer()
+        if (
+            machine.state is SourceState.FROZEN
+            and deadline_us is not None
+            and now_us >= deadline_us
+            and not isinstance(event, ev.DeadlinePassed)
+        ):
+            # This process was held up: the destination is discarding, or about to. To commit now
+            # would give the connection to nobody.
+            self._handle(machine, ev.DeadlinePassed())
         try:
-            effects = machine.handle(event, round(monotonic() * 1e6))
+            effects = machine.handle(event, now_us)
         except QuicbatonError as error:
             # Nothing has changed. A peer's violation closes its link; anything else is ours.
             link = self._links.get(event.link) if isinstance(event, ev.Received) else None

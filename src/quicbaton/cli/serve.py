@@ -28,7 +28,7 @@ from quicbaton.cli.control import ask
 from quicbaton.cli.file_server import FileProtocol
 from quicbaton.cli.folder import Folder
 from quicbaton.cli.reporter import Reporter, add_json_option
-from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
+from quicbaton.errors import ConfigurationError, QuicbatonError
 
 DEFAULT_PORT: Final = 4433
 ALL_ADDRESSES: Final = "::"
@@ -162,8 +162,6 @@ class _Server:
         try:
             await self._introduce(node, passed.worker, passed.workers)
             answer = await arrival.settle(node, self._report_progress)
-            if not arrival.reading:
-                raise PeerError(f"{other} keeps its connections: {answer.message}", code="refused")
             # Who knows an old socket finds the new process behind it.
             for path in {other, Path(passed.name)}:
                 node.also_listen(path)
@@ -171,7 +169,12 @@ class _Server:
             node.close()
             raise
         self._reporter.event(
-            "took_over", answer.message, ok=answer.ok, message=answer.message, inherited=str(other)
+            "took_over",
+            answer.message,
+            ok=answer.ok,
+            code=answer.code,
+            message=answer.message,
+            inherited=str(other),
         )
         self._report_ready(node)
         return node

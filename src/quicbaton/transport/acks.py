@@ -54,8 +54,9 @@ class ReceivedNumbers:
             state.received_floor = received[1]
             del received[:2]
 
-    def encode(self, now_us: int) -> bytes:
-        """An ACK frame of everything received (§19.3); empty when nothing was."""
+    def encode(self, now_us: int, max_ranges: int = limits.MAX_ACK_RANGES_SENT) -> bytes:
+        """An ACK frame of everything received (§19.3), its newest ranges if there are too many;
+        empty when nothing was."""
         state = self._state
         received = state.received
         if not received:
@@ -65,7 +66,7 @@ class ReceivedNumbers:
         start = received[-2]
         ecn = state.ecn_received
         with_ecn = any(ecn)
-        count = min(len(received) // 2, limits.MAX_ACK_RANGES_SENT)
+        count = min(len(received) // 2, max_ranges)
         varint = f.encode_varint
         parts = [
             b"\x03" if with_ecn else b"\x02",

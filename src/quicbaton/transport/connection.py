@@ -82,7 +82,9 @@ class Connection:
         self._streams = Streams(state)
         self._ids = ConnectionIds(state.ids, issuer, state.events)
         self._paths = Paths(state, self._ids, entropy)
-        self._crypto = CryptoStream(state.crypto, on_crypto or _refuse_crypto)
+        self._crypto = CryptoStream(
+            state.crypto, on_crypto or (_drop_crypto if state.is_client else _refuse_crypto)
+        )
         received = ReceivedNumbers(state.numbers, state.local)
         dispatcher = Dispatcher(
             state, received, self._streams, self._ids, self._crypto, lambda: state.clock_us
@@ -332,6 +334,8 @@ class Connection:
             self._end(f.INTERNAL_ERROR, NONE, str(error))
         if len(state.events) > limits.MAX_QUEUED_EVENTS:
             self._close(f.INTERNAL_ERROR, 0, "the application does not take its events")
+        if len(state.recovery.sent) > limits.MAX_SENT_RUNS:
+            self._close(f.INTERNAL_ERROR, 0, "too many packets are not acknowledged")
         self._report_close_by_peer()
 
     def handle_timer(self, now: float) -> None:
@@ -493,7 +497,12 @@ class Connection:
             return self._trains_while_closing(now_us)
         if self._protection.must_update and self._protection.can_update(now_us):
             self._protection.update(now_us, self._recovery.pto_us())
-        return self._sender.build(now_us)
+        try:
+            return self._sender.build(now_us)
+        except TransportError as error:
+            # RFC 9001 §6.6: the key is worn out and could not be updated.
+            self._close(error.error_code, error.frame_type, error.reason)
+            return self._trains_while_closing(now_us)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         """All that may be sent now, one datagram after another, with its destination."""
@@ -631,6 +640,10 @@ class Connection:
         trains = self._sender.close_datagram(now_us)
         self._report_close()
         return trains
+
+
+def _drop_crypto(_data: bytes) -> None:
+    """A client whose TLS stayed with an earlier owner has no use for session tickets."""
 
 
 def _refuse_crypto(_data: bytes) -> None:

@@ -68,7 +68,7 @@ class CryptoStream:
             raise TransportError(
                 f.CRYPTO_BUFFER_EXCEEDED, "CRYPTO data far ahead of what was read", f.CRYPTO
             )
-        if len(state.segments) >= limits.MAX_STREAM_SEGMENTS:
+        if len(state.segments) >= limits.MAX_CRYPTO_SEGMENTS:
             raise TransportError(f.CRYPTO_BUFFER_EXCEEDED, "too many CRYPTO gaps", f.CRYPTO)
         state.segments.append((offset, data))
         state.segments.sort()

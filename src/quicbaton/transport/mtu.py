@@ -109,6 +109,18 @@ class MtuSearch:
         self.on_black_hole(now_us)
         return True
 
+    def on_timeouts(self, in_a_row: int, largest_size: int, now_us: int) -> bool:
+        """So many PTOs passed without an ACK, with packets up to that size outstanding (probes
+        excluded). Returns True when that counts as a black hole.
+
+        Where only full-sized packets are outstanding and none gets through, nothing is
+        acknowledged and so nothing ever counts as lost: the timeouts are all there is to see.
+        """
+        if in_a_row < MAX_FAILURES or not self._is_full(largest_size):
+            return False
+        self.on_black_hole(now_us)
+        return True
+
     def on_black_hole(self, now_us: int) -> None:
         """The path no longer carries its size: back to 1200, and search again in a while."""
         begin(self._path, self._path.mtu_ceiling_bytes, now_us + SETTLE_US)

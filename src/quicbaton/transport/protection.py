@@ -86,13 +86,12 @@ class PacketProtection:
         self._state = state
         self._suite = suite
         self._send = KeyContext(state.version, state.cipher, state.send)
-        self._receive = KeyContext(state.version, state.cipher, state.recv)
-        self._previous: KeyContext | None = None
-        if state.previous_recv is not None:
-            self._previous = KeyContext(state.version, state.cipher, state.previous_recv)
         self._send_masks: Masks = suite.masks(state.send_hp)
-        self._receive_masks: Masks = suite.masks(state.recv_hp)
-        # The next receive keys, made by the first `open`: a resumed connection may stay idle.
+        # What it takes to open is made by the first `open`: a resumed connection may stay idle, or
+        # has something to send first, while its client waits.
+        self._receive: KeyContext
+        self._receive_masks: Masks
+        self._previous: KeyContext | None = None
         self._next_keys: Keys | None = None
         self._next: KeyContext | None = None
         # Invariant 1, no number twice under one key. Every number that this key protected is
@@ -236,7 +235,7 @@ class PacketProtection:
         self._opened_at_us = now_us
         self._opened_pto_us = pto_us
         if self._next is None:
-            self._derive_next()
+            self._begin_to_open()
         if NEVER < state.previous_recv_until_us <= now_us:
             # §6.5: keep old keys no longer than 3 PTO.
             state.previous_recv = self._previous = None
@@ -430,6 +429,14 @@ class PacketProtection:
         state.previous_recv_until_us = self._opened_at_us + 3 * self._opened_pto_us
         state.recv_generation += 1
         state.recv_first_number = number
+        self._derive_next()
+
+    def _begin_to_open(self) -> None:
+        state = self._state
+        self._receive_masks = self._suite.masks(state.recv_hp)
+        self._receive = KeyContext(state.version, state.cipher, state.recv)
+        if state.previous_recv is not None:
+            self._previous = KeyContext(state.version, state.cipher, state.previous_recv)
         self._derive_next()
 
     def _derive_next(self) -> None:

@@ -25,6 +25,7 @@ from quicbaton.transport.paths import Paths
 from quicbaton.transport.protection import PacketProtection
 from quicbaton.transport.recovery import Recovery
 from quicbaton.transport.state import (
+    NEVER,
     NONE,
     Address,
     CloseState,
@@ -40,6 +41,9 @@ _NOT_ELICITING: Final = frozenset(
 )
 #: Frames that do not make the peer's new address the active path (§9.1).
 _PROBING: Final = frozenset({f.PADDING, f.PATH_CHALLENGE, f.PATH_RESPONSE, f.NEW_CONNECTION_ID})
+
+#: The ECN bits of a packet that met congestion (RFC 3168 §5).
+_CONGESTION_EXPERIENCED: Final = 3
 
 _Handler = Callable[[bytes, int], int]
 
@@ -124,6 +128,8 @@ class Receiver:
                 # §19.3.2: ECT(1), ECT(0), CE are 1, 2, 3 in the IP header.
                 state.numbers.ecn_received[(1, 0, 2)[ecn - 1]] += 1
             self._read_packet(number, payload, now_us)
+            if ecn == _CONGESTION_EXPERIENCED and state.numbers.ack_at_us != NEVER:
+                state.numbers.ack_at_us = now_us  # §13.2.1: the sender should know at once
             if state.closing is not None:
                 break
         if authentic:

@@ -186,6 +186,13 @@ class Recovery:
         if deadline != NEVER and now_us >= deadline:
             state.pto_count += 1
             state.probes_due = 2
+            path = self._connection.paths[0]
+            sizes = (
+                run.size
+                for run in state.sent
+                if run.path == path.serial and not _is_mtu_probe(run)
+            )
+            MtuSearch(path).on_timeouts(state.pto_count, max(sizes, default=0), now_us)
 
     def queue_probe_data(self) -> None:
         """Queue the oldest outstanding contents again, for a probe that has nothing new to carry.
@@ -365,8 +372,7 @@ class Recovery:
         for run in lost:
             size = run.count * run.size
             self._state.eliciting_in_flight -= run.count
-            probe = any(frame[0] == f.MTU_PROBE for frame in run.frames)
-            if probe or run.path != active:
+            if run.path != active or _is_mtu_probe(run):
                 # RFC 9000 §14.4: a lost MTU probe says nothing of congestion.
                 congestion.on_discarded(size)
             else:
@@ -409,6 +415,10 @@ class Recovery:
 #: Contents that no probe repeats: an ACK is made anew, a probe of the MTU is not data, and a PING
 #: of the application's must be reported once, though both copies arrive.
 _NOT_REPEATED: Final = frozenset({f.ACK, f.MTU_PROBE, f.PING})
+
+
+def _is_mtu_probe(run: SentRun) -> bool:
+    return any(frame[0] == f.MTU_PROBE for frame in run.frames)
 
 
 def cut(run: SentRun, first: int, stop: int) -> SentRun:

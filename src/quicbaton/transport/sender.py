@@ -37,8 +37,9 @@ from quicbaton.transport.state import (
 from quicbaton.transport.streams import Streams
 
 _TAG_BYTES: Final = 16
-#: Less than this is not worth a packet; what anti-amplification leaves may be so little.
-_SMALLEST_PACKET_BYTES: Final = 64
+#: Less than this is not worth a packet; what anti-amplification leaves may be so little. An ACK of
+#: one range fits, so an ACK that is due can be sent whenever anything can.
+_SMALLEST_PACKET_BYTES: Final = 96
 #: Below this many bytes a train waits for more pacing budget instead of going out in dribbles.
 _SMALLEST_PACED_BYTES: Final = 16 * limits.MIN_DATAGRAM_BYTES
 
@@ -140,8 +141,11 @@ class Sender:
         frame = head + f.encode_varint(len(reason)) + reason
         ack = self._received.encode(now_us)
         payload = ack + frame if len(ack) + len(frame) < 1100 else frame
+        if self._paths.allowance_bytes(path) < 5 + len(peer.cid) + len(payload) + _TAG_BYTES:
+            return []  # RFC 9000 §8.1 holds for the last packet, too
         first = self._take_numbers(1)
         data = self._protection.seal(peer.cid, first, 4, [payload], _spin(peer))[0]
+        path.sent_bytes += len(data)
         return [Train(data, len(data), path.remote, path.local)]
 
     # --- one train ------------------------------------------------------------------------------
@@ -175,6 +179,7 @@ class Sender:
             segments.append(data)
             room -= 1
             budget -= len(data)
+            allowed -= len(data)
             if len(data) != mtu:
                 break  # only the last segment of a train may be shorter
         if not segments:
@@ -225,6 +230,9 @@ class Sender:
         plan = f.PacketPlan(size - overhead)
         if self._state.numbers.ack_at_us != NEVER:
             ack = self._received.encode(now_us)
+            if len(ack) > plan.room:
+                # Anti-amplification leaves no more: the newest range is what the peer waits for.
+                ack = self._received.encode(now_us, max_ranges=1)
             if ack and plan.add(
                 ack, (f.ACK, self._state.numbers.largest_received, 0, 0, 0), eliciting=False
             ):
@@ -299,6 +307,10 @@ class Sender:
         for path in self._paths.probes_due():
             peer = self._ids.id_for_path(path.serial)
             if peer is None:
+                continue
+            if not path.challenge_due and not self._congestion.room_bytes():
+                # §8.2.2: congestion control may delay an answer. A peer that asks and asks and
+                # acknowledges nothing must not have us record an answer each time.
                 continue
             number_length = self._number_length(1)
             overhead = 1 + len(peer.cid) + number_length + _TAG_BYTES

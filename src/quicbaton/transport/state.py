@@ -44,8 +44,12 @@ Address = tuple[str | int, ...]
 SentFrame = tuple[int, int, int, int, int]
 
 
-class _State(Struct, array_like=True, forbid_unknown_fields=True):
-    """Base of all state: encoded as an array, one element per field, none optional."""
+class _State(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """Base of all state: encoded as an array, one element per field, none optional.
+
+    State is a tree, so the garbage collector need not look for cycles in it: 16 bytes less for
+    each of some 30 objects, and fewer collections where thousands of connections arrive.
+    """
 
 
 class Keys(_State):

@@ -93,12 +93,14 @@ class StreamTable:
             return None
         if stream_id & 1 == self._own_bit:
             # RFC 9000 §19.4, §19.5, §19.8, §19.10: the peer cannot know a stream of ours that
-            # we have not opened.
-            if stream is None or self.is_waiting(stream_id):
+            # we have not opened. One that we skipped was opened by the next (§2.1).
+            kind = stream_id >> 1 & 1
+            unopened = stream is None and stream_id >> 2 >= self._flow.own_streams_opened[kind]
+            if unopened or self.is_waiting(stream_id):
                 raise TransportError(
                     f.STREAM_STATE_ERROR, f"stream {stream_id} is ours and not open", frame_type
                 )
-            return stream
+            return stream or self._create(stream_id)
         if stream is None:
             flow_rules.open_peer_stream(self._flow, stream_id, frame_type)
             return self._create(stream_id)

@@ -30,9 +30,8 @@ class Display:
     def __init__(self) -> None:
         self._console = Console(highlight=False)
         self._live: Live | None = None
-        self._bar = Progress(
-            TextColumn("{task.percentage:>3.0f}%"), BarColumn(bar_width=None), DownloadColumn()
-        )
+        self._column = BarColumn(bar_width=None, complete_style=COLOURS[0])
+        self._bar = Progress(TextColumn("{task.percentage:>3.0f}%"), self._column, DownloadColumn())
         self._task: TaskID | None = None
         self._started_s = time.monotonic()
         self._owners: list[int] = []  # pids, the accepting one first
@@ -86,6 +85,7 @@ class Display:
         self._last_gap_ns = 0
         if handoff.destination not in self._owners:
             self._owners.append(handoff.destination)
+        self._column.complete_style = COLOURS[self._owners.index(self._owner)]
         took_ms = (handoff.resumed_ns - handoff.asked_ns) / 1e6
         if self._live is None:
             self._say(

@@ -41,24 +41,21 @@ class Server:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "quicbaton", "serve", str(folder), "--json", *options),
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
         )
         assert process.stdout is not None
-        assert process.stderr is not None
         try:
             async with asyncio.timeout(_START_S):
                 while line := await process.stdout.readline():
                     event = msgspec.json.decode(line, type=dict[str, Any])
                     if event["event"] == "ready":
                         return cls(process, event)
-                reason = (await process.stderr.read()).decode().strip()
                 await process.wait()
         except BaseException:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
             raise
-        raise PeerError(f"a server did not start: {reason}", code="server")
+        raise PeerError("a server did not start; it has said why above", code="server")
 
     async def look(self) -> c.Connections:
         """What `quicbaton ps` says."""

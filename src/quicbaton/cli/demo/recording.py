@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import median
 from typing import Final
 
@@ -68,7 +69,7 @@ class Recording(Struct):
     def quiet_gap_ms(self) -> float:
         """The same where nothing was handed over, half-way between two handoffs: the median."""
         pauses = []
-        for earlier, later in zip(self.handoffs, self.handoffs[1:], strict=False):
+        for earlier, later in pairwise(self.handoffs):
             middle = (earlier.resumed_ns + later.asked_ns) // 2
             pause = longest_pause_ns(
                 self.outcome.samples, around_ns=middle, within_ns=GAP_WINDOW_NS

@@ -1,0 +1,209 @@
+"""Moving connections by hand: `ps`, `handoff`, `save`, `resume`, `inspect`, `--takeover`."""
+
+import base64
+import hashlib
+from pathlib import Path
+from time import time
+from typing import Any
+
+import msgspec
+import pytest
+from command_line import Download, Home, Server, until
+
+from quicbaton.baton.seal import open_baton
+from quicbaton.baton.snapshot import Snapshot, decode_snapshot
+from quicbaton.cli.user_state import read_keys
+
+pytestmark = pytest.mark.process
+
+SIZE = 12_000_000
+RATE = 4_000_000
+
+
+def ps(home: Home, server: Server) -> dict[str, Any]:
+    return home.json("ps", server.control)  # type: ignore[no-any-return]
+
+
+def pair(home: Home) -> tuple[Server, Server]:
+    first = home.serve()
+    return first, home.serve("--join", first.control)
+
+
+def begin(home: Home, *servers: Server) -> tuple[bytes, Download, str, list[Server]]:
+    """A download that is under way: content, client, connection, its owner before the others."""
+    content = home.write("file.bin", SIZE)
+    client = home.download(servers[0], "file.bin", RATE)
+    client.wait_for_bytes(1)
+    for server in servers:
+        for info in ps(home, server)["connections"]:
+            others = [other for other in servers if other is not server]
+            return content, client, info["connection"], [server, *others]
+    raise AssertionError("no server has the connection")
+
+
+def finish(client: Download, content: bytes) -> None:
+    outcome = client.outcome()
+    assert not outcome["error"]
+    assert outcome["connections"] == 1
+    assert outcome["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def cut_over(home: Home, server: Server) -> dict[str, Any]:
+    """The one connection of this server, once its client uses this server's IDs alone."""
+    listed = until(
+        lambda: ps(home, server), lambda found: not found["connections"][0]["cutover_pending"]
+    )
+    return listed["connections"][0]  # type: ignore[no-any-return]
+
+
+def test_a_connection_goes_there_and_back_under_a_download(home: Home) -> None:
+    content, client, connection, (owner, other) = begin(home, *pair(home))
+    moved = home.json("handoff", owner.control, connection[:6], "--to", other.control)
+    assert moved["event"] == "handed_over"
+    assert owner.wait_for("given")["connection"] == connection
+    assert other.wait_for("resumed")["connection"] == connection
+    assert cut_over(home, other)["term"] == 2
+    home.json("handoff", other.control, connection, "--to", owner.control)
+    assert cut_over(home, owner)["term"] == 3
+    finish(client, content)
+    assert [ps(home, server)["accepted"] for server in (owner, other)] == [1, 0]
+
+
+def test_ps_shows_people_a_table(home: Home) -> None:
+    server = home.serve()
+    assert "no connections" in home.run("ps", server.control).stdout
+    _, _, connection, _ = begin(home, server)
+    lines = home.run("ps", server.control).stdout.splitlines()
+    assert lines[1].split()[:3] == ["CONN", "STATE", "PEER"]
+    assert lines[2].split()[:2] == [connection, "open"]
+
+
+def test_a_handoff_to_nobody_or_of_nothing_changes_nothing(home: Home) -> None:
+    content, client, connection, (owner, other) = begin(home, *pair(home))
+    for arguments, text in (
+        ((owner.control, connection, "--to", home.path / "nowhere.sock"), "nobody answers"),
+        ((owner.control, "ffffff", "--to", other.control), "no connection here"),
+        ((owner.control, connection, "--to", owner.control), "this very process"),
+    ):
+        failed = home.run("handoff", *arguments)
+        assert failed.returncode == 1
+        assert text in failed.stderr
+    finish(client, content)
+
+
+def test_a_saved_connection_is_resumed_once(home: Home) -> None:
+    content, client, connection, (owner, other) = begin(home, *pair(home))
+    baton = home.path / "connection.baton"
+    home.json("save", owner.control, connection, baton)
+    assert ps(home, owner)["connections"] == []
+    assert home.run("save", owner.control, connection, baton).returncode == 1
+    home.json("resume", baton, "--to", other.control)
+    again = home.run("resume", baton, "--to", other.control)
+    assert again.returncode == 1
+    assert "once" in again.stderr
+    finish(client, content)
+
+
+def test_a_saved_connection_whose_server_died_is_refused(home: Home) -> None:
+    _, _, connection, (owner, other) = begin(home, *pair(home))
+    baton = home.path / "connection.baton"
+    home.json("save", owner.control, connection, baton)
+    owner.process.kill()
+    owner.process.wait()
+    refused = home.run("resume", baton, "--to", other.control)
+    assert refused.returncode == 1
+    assert "cannot be reached" in refused.stderr
+
+
+def secrets(snapshot: Snapshot) -> list[bytes]:
+    """Byte strings of a snapshot that nobody may see: all but connection IDs."""
+    state = snapshot.connection
+    ids = {state.name, state.original_id, state.ids.alias}
+    ids |= {local.cid for local in state.ids.local} | {peer.cid for peer in state.ids.peer}
+    return [found for found in _byte_strings(snapshot) if len(found) >= 4 and found not in ids]
+
+
+def _byte_strings(value: Any) -> list[bytes]:
+    if isinstance(value, bytes):
+        return [value]
+    if isinstance(value, msgspec.Struct):
+        value = [getattr(value, name) for name in value.__struct_fields__]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [found for entry in value for found in _byte_strings(entry)]
+    return []
+
+
+def test_inspect_shows_a_saved_connection_and_none_of_its_secrets(home: Home) -> None:
+    _, _, connection, (server,) = begin(home, home.serve())
+    baton = home.path / "connection.baton"
+    home.json("save", server.control, connection, baton)
+    header = home.json("inspect", baton)
+    assert header["header"]["connection_id"] == connection
+    assert header["header"]["source"] == str(server.control)
+    assert "content" not in header
+
+    shown = home.json("inspect", baton, "--keys", home.keys)["content"]
+    assert shown["connection"]["name"] == connection
+    assert shown["connection"]["protection"]["send_hp"].startswith("<")
+    opened = open_baton(baton.read_bytes(), read_keys(home.keys), time(), "")
+    hidden = secrets(decode_snapshot(opened.payload))
+    # Traffic secrets, keys and IVs both ways, header protection, reset tokens, file content.
+    assert len(hidden) > 12
+    for arguments in (("--json",), ()):
+        output = home.run("inspect", baton, "--keys", home.keys, *arguments).stdout
+        assert connection in output
+        for secret in hidden:
+            sample = secret[:64]
+            assert sample.hex() not in output.lower()
+            assert base64.b64encode(sample).decode().rstrip("=")[:-1] not in output
+            assert sample.decode("latin-1") not in output
+            assert repr(sample)[2:-1] not in output
+
+
+def test_inspect_names_what_is_wrong_with_a_file(home: Home) -> None:
+    server = home.serve()
+    (home.path / "junk").write_bytes(b"not a baton")
+    assert "begins with" in home.run("inspect", "junk").stderr
+    _, _, connection, _ = begin(home, server)
+    baton = home.path / "connection.baton"
+    home.json("save", server.control, connection, baton)
+    damaged = bytearray(baton.read_bytes())
+    damaged[-1] ^= 1
+    (home.path / "damaged").write_bytes(damaged)
+    refused = home.run("inspect", "damaged", "--keys", home.keys)
+    assert refused.returncode == 1
+    assert "seal does not hold" in refused.stderr
+
+
+def test_a_takeover_leaves_no_client_behind_and_keeps_the_socket(home: Home) -> None:
+    content, client, connection, (old,) = begin(home, home.serve())
+    new = home.serve("--takeover", old.control)
+    assert old.process.wait(30) == 0
+    assert old.wait_for("succeeded")
+    listed = home.json("ps", old.control)
+    assert listed["pid"] == new.pid
+    assert [info["connection"] for info in listed["connections"]] == [connection]
+    # The first successor has one in turn, by the name of the process before both.
+    newest = home.serve("--takeover", old.control)
+    assert new.process.wait(30) == 0
+    assert [ps(home, newest)["pid"], home.json("ps", old.control)["pid"]] == [newest.pid] * 2
+    assert home.json("ps", new.control)["pid"] == newest.pid
+    same = home.run("handoff", newest.control, connection, "--to", old.control)
+    assert "this very process" in same.stderr
+    finish(client, content)
+    copy: Path = home.path / "copy.bin"
+    url = f"https://localhost:{newest.port}/file.bin"
+    home.json("get", url, "--ca", home.ca, "-o", copy)
+    assert copy.read_bytes() == content
+    assert newest.stop() == 0
+
+
+def test_a_takeover_in_a_group_is_known_to_the_others(home: Home) -> None:
+    content, client, connection, (owner, other) = begin(home, *pair(home))
+    new = home.serve("--takeover", owner.control)
+    assert owner.process.wait(30) == 0
+    home.json("handoff", new.control, connection, "--to", other.control)
+    assert cut_over(home, other)["connection"] == connection
+    finish(client, content)

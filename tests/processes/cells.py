@@ -1,0 +1,191 @@
+"""One handoff under a running download, with one fault at one point: what a cell of the matrix is.
+
+    source, destination: KILL, or STOP and go on, before or after the other side's deadline
+    link: CUT
+
+The fault strikes when the handoff passes the point, whichever side it strikes: the process that
+passes it raises the signal, on itself or on the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Literal
+
+from harness import SHORT_WAITS, Curl, Server, World, until
+from wire import Relay, Verdict, check
+
+from quicbaton.asyncio.failpoints import SOURCE_POINTS
+
+#: Every step of a handoff, in the order in which it is passed.
+STEPS = (
+    "before_offer",
+    "after_offer",
+    "before_accept",
+    "after_accept",
+    "before_freeze",
+    "after_freeze",
+    "before_baton",
+    "after_baton",
+    "rebuilt",
+    "before_ready",
+    "after_ready",
+    "before_destroy",
+    "after_destroy",
+    "before_committed",
+    "after_committed",
+    "before_resume",
+    "after_resume",
+    "before_cutover",
+    "after_cutover",
+    "before_cutover_ack",
+    "after_cutover_ack",
+)
+Victim = Literal["source", "destination", "link"]
+Fault = Literal["KILL", "STOP", "STOP long", "CUT"]
+FAULTS: tuple[tuple[Victim, Fault], ...] = (
+    ("source", "KILL"),
+    ("source", "STOP"),
+    ("source", "STOP long"),
+    ("destination", "KILL"),
+    ("destination", "STOP"),
+    ("destination", "STOP long"),
+    ("link", "CUT"),
+)
+
+SIZE = 800_000
+RATE = 500_000
+#: The client of a long stop is to be there when it is over.
+_SLOW_RATE = 280_000
+_BEGIN_AT = 40_000
+_SHORT_STOP_S = 0.03
+#: Above every wait for the other side but the one for strays.
+_LONG_STOP_S = 1.3
+#: A short stop that a busy machine made longer proves nothing of deadlines.
+_STILL_SHORT_S = 0.2
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A point, a victim and a fault."""
+
+    step: str
+    victim: Victim
+    fault: Fault
+
+    def __str__(self) -> str:
+        return f"{self.step}-{self.victim}-{self.fault.replace(' ', '_')}"
+
+    @property
+    def survives(self) -> bool:
+        """Whether the connection must outlive the fault, rather than be closed properly."""
+        at = STEPS.index(self.step)
+        if self.fault == "KILL":
+            # The source has it until it commits; once COMMITTED is out the destination does.
+            if self.victim == "source":
+                return at >= STEPS.index("after_committed")
+            return at < STEPS.index("after_ready")
+        return self.fault != "STOP long"
+
+
+@dataclass
+class Outcome:
+    """How a cell's client ended, and what the wire showed."""
+
+    client: str  # whole, reset, closed; or what must not be
+    error: str
+    verdict: Verdict
+    stopped_s: float
+    handed_on: bool  # after the fault the owner handed the connection on once more
+
+    @property
+    def told(self) -> bool:
+        return self.client in ("reset", "closed")
+
+
+CELLS = [Cell(step, victim, fault) for step in STEPS for victim, fault in FAULTS]
+
+
+async def run_cell(world: World, cell: Cell) -> Outcome:
+    """Download, hand over, fail; see how the client ends."""
+    victims = world.folder / f"{cell}.victim"
+    spec = f"{cell.step}:{cell.fault.partition(' ')[0]}"
+    at_source = cell.step in SOURCE_POINTS
+    if cell.victim == ("destination" if at_source else "source"):
+        spec += f":{victims}"
+    source = await world.start(waits=SHORT_WAITS, failpoint=spec if at_source else "")
+    rate = _SLOW_RATE if cell.fault == "STOP long" else RATE
+    port = int((await source.list()).address.rpartition(":")[2])
+    async with Relay(port) as relay, world.curl(relay.port, SIZE, rate=rate) as curl:
+        await curl.received(_BEGIN_AT)
+        destination = await world.start(
+            "join", source, waits=SHORT_WAITS, failpoint="" if at_source else spec
+        )
+        connection = await source.the_connection()
+        victim = destination if cell.victim == "destination" else source
+        victims.write_text(str(victim.pid))
+        command = asyncio.create_task(source.hand_over(connection, destination))
+        stopped_s = await _strike(cell, victim)
+        await command
+        handed_on = await _hand_on(source, destination, curl)
+        ended = await curl.end()
+        verdict = check(relay.sent, relay.client_id_bytes, [Path(source.options.keylog)])
+        for server in (source, destination):
+            if server.alive:
+                await server.list()
+                server.signal(signal.SIGKILL)
+    return Outcome(_ending(curl, verdict), ended.error, verdict, stopped_s, handed_on)
+
+
+async def _strike(cell: Cell, victim: Server) -> float:
+    """Wait for the fault; let a stopped process go on. For how long it stood still."""
+    if cell.fault == "CUT":
+        return 0.0
+    if cell.fault == "KILL":
+        await victim.gone()
+        return 0.0
+    await until(lambda: victim.stopped, f"{victim!r} to stop")
+    since = monotonic()
+    await asyncio.sleep(_LONG_STOP_S if cell.fault == "STOP long" else _SHORT_STOP_S)
+    victim.signal(signal.SIGCONT)
+    return monotonic() - since
+
+
+async def _hand_on(source: Server, destination: Server, curl: Curl) -> bool:
+    """Hand the connection on, from whoever owns it to the other: it can go on living."""
+    while source.alive and destination.alive and curl.outcome is None:
+        for owner, other in ((source, destination), (destination, source)):
+            infos = (await owner.list()).connections
+            if infos and (await owner.hand_over(infos[0].connection, other)).ok:
+                return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+def _ending(curl: Curl, verdict: Verdict) -> str:
+    if curl.whole:
+        return "whole"
+    assert curl.outcome is not None
+    if "curl error 28" in curl.outcome.error:
+        return "TIMEOUT"
+    if verdict.was_reset:
+        return "reset"
+    return "closed" if verdict.closed else "BROKEN"
+
+
+def table(outcomes: dict[Cell, Outcome]) -> str:
+    """The outcome of every cell that ran."""
+    heads = [f"{victim} {fault}" for victim, fault in FAULTS]
+    widths = [len(head) for head in heads]
+    lines = [" " * 20 + "  ".join(heads)]
+    for step in STEPS:
+        cells = [outcomes.get(Cell(step, *fault)) for fault in FAULTS]
+        if any(cells):
+            texts = ["-" if outcome is None else outcome.client for outcome in cells]
+            padded = [text.ljust(width) for text, width in zip(texts, widths, strict=True)]
+            lines.append((step.ljust(20) + "  ".join(padded)).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,248 @@
+"""Starts real server processes and clients, asks them things, stops and kills them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+from moving_server import Options, content
+
+from quicbaton.asyncio import commands as c
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.cli.control import CommandFailedError, ask
+from quicbaton.cli.curl import Outcome, Progress
+from quicbaton.errors import PeerError
+from quicbaton.handoff import Waits
+from quicbaton.keys.cluster_key import ClusterKey
+from quicbaton.keys.key_ring import KeyRing
+
+#: A hang guard: nothing waits so long unless it is broken.
+GUARD_S = 30.0
+_LOOK_S = 0.005
+#: Short, so that a test of what happens after a deadline ends soon.
+SHORT_WAITS = Waits(offer_s=1.0, frozen_s=0.4, ready_s=0.8, ask_s=0.8, forward_s=10.0)
+
+
+async def until(condition: Callable[[], Any], what: str, guard_s: float = GUARD_S) -> Any:
+    """Look again and again until `condition()`, which may be a coroutine function, is true."""
+    try:
+        async with asyncio.timeout(guard_s):
+            while True:
+                found = condition()
+                if isinstance(found, Awaitable):
+                    found = await found
+                if found:
+                    return found
+                await asyncio.sleep(_LOOK_S)
+    except TimeoutError:
+        raise AssertionError(f"waited {guard_s:g} s for {what}") from None
+
+
+class Server:
+    """A server process."""
+
+    def __init__(self, pid: int, options: Options) -> None:
+        self.pid = pid
+        self.options = options
+        self.control = Path(options.control)
+
+    def __repr__(self) -> str:
+        return f"<Server {self.control.name} pid {self.pid} {self.process_state()}>"
+
+    async def ready(self) -> c.Connections:
+        """Wait until it answers."""
+        return await until(self._answers, f"{self!r} to answer\n{self.log()}")
+
+    async def _answers(self) -> c.Connections | None:
+        if not self.alive:
+            raise AssertionError(f"{self!r} is gone\n{self.log()}")
+        with contextlib.suppress(PeerError):
+            return await self.list()
+        return None
+
+    async def list(self) -> c.Connections:
+        """Its connections and counters."""
+        return await ask(self.control, c.ListConnections(), c.Connections, GUARD_S)
+
+    async def the_connection(self) -> str:
+        """Its only connection's name, once it is open."""
+        return await until(self._open_name, f"a connection at {self!r}\n{self.log()}")
+
+    async def _open_name(self) -> str:
+        open_ones = [info for info in (await self.list()).connections if info.state == "open"]
+        return open_ones[0].connection if open_ones else ""
+
+    async def command(self, frame: c.Frame) -> c.Answer:
+        """Its answer, whether it is a yes or a no; `link_lost` when it dies over it."""
+        try:
+            return await ask(self.control, frame, c.Answer, GUARD_S)
+        except (CommandFailedError, PeerError) as error:
+            return c.Answer(False, error.code, str(error))
+
+    async def hand_over(self, connection: str, to: Server) -> c.Answer:
+        return await self.command(c.HandOff(connection, str(to.control)))
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def process_state(self) -> str:
+        """The kernel's letter for it: T is stopped; empty when it is gone."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii")
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+        return stat.rpartition(")")[2].split()[0]
+
+    @property
+    def alive(self) -> bool:
+        return self.process_state() not in ("", "Z", "X")
+
+    @property
+    def stopped(self) -> bool:
+        return self.process_state() == "T"
+
+    async def gone(self) -> None:
+        await until(lambda: not self.alive, f"the end of {self!r}\n{self.log()}")
+
+    def log(self) -> str:
+        path = Path(self.options.log)
+        return path.read_text() if path.exists() else ""
+
+
+class World:
+    """A folder, a ring of cluster keys, and the processes of one test."""
+
+    def __init__(self, folder: Path, certificate: CertificateFiles) -> None:
+        folder.chmod(0o700)
+        self.folder = folder
+        self.certificate = certificate
+        self.ring = folder / "ring"
+        self.ring.write_text(KeyRing(ClusterKey.generate(os.urandom)).encode())
+        self.servers: list[Server] = []
+        self._numbers = itertools.count()
+        self._forker: asyncio.subprocess.Process
+        self._turn = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        self._forker = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(Path(__file__).with_name("moving_server.py")),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for server in self.servers:
+            if server.alive:
+                server.signal(signal.SIGKILL)
+        assert self._forker.stdin is not None
+        self._forker.stdin.close()
+        await self._forker.wait()
+
+    async def start(self, mode: str = "first", other: Server | None = None, **more: Any) -> Server:
+        """Fork a server, and wait until it answers if it is not to take over."""
+        server = await self.fork(mode, other, **more)
+        if mode != "takeover":
+            await server.ready()
+        return server
+
+    async def fork(self, mode: str, other: Server | None = None, **more: Any) -> Server:
+        name = f"{next(self._numbers)}"
+        options = Options(
+            mode=mode,
+            control=str(self.folder / f"{name}.sock"),
+            other="" if other is None else str(other.control),
+            ring=str(self.ring),
+            certificate=str(self.certificate.certificate),
+            key=str(self.certificate.key),
+            log=str(self.folder / f"{name}.log"),
+            keylog=str(self.folder / f"{name}.keys"),
+            **more,
+        )
+        assert self._forker.stdin is not None
+        assert self._forker.stdout is not None
+        async with self._turn:
+            self._forker.stdin.write(msgspec.json.encode(options) + b"\n")
+            pid = int(await self._forker.stdout.readline())
+        server = Server(pid, options)
+        self.servers.append(server)
+        return server
+
+    @property
+    def keylogs(self) -> list[Path]:
+        return [Path(server.options.keylog) for server in self.servers]
+
+    def curl(self, port: int, size: int, *, rate: int = 0) -> Curl:
+        """A libcurl process that downloads `size` bytes, `rate` of them per second."""
+        return Curl(self.certificate, port, size, rate)
+
+
+class Curl:
+    """libcurl in a process of its own, downloading."""
+
+    def __init__(self, certificate: CertificateFiles, port: int, size: int, rate: int) -> None:
+        self._arguments = [
+            *(sys.executable, "-m", "quicbaton.cli.curl", f"https://127.0.0.1:{port}/{size}"),
+            *("--ca", str(certificate.certificate), "--timeout", f"{GUARD_S:g}"),
+            *("--rate", str(rate)),
+        ]
+        self._sha256 = hashlib.sha256(content(0, size)).hexdigest()
+        self._process: asyncio.subprocess.Process | None = None
+        self._lines: asyncio.Task[None]
+        self._moved_on = asyncio.Event()
+        self.received_bytes = 0
+        self.outcome: Outcome | None = None
+
+    async def __aenter__(self) -> Self:
+        self._process = await asyncio.create_subprocess_exec(
+            *self._arguments, stdout=asyncio.subprocess.PIPE, limit=1 << 26
+        )
+        self._lines = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+        await self._lines
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def received(self, size: int) -> None:
+        """Wait until so much of the body has arrived."""
+        await until(
+            lambda: self.received_bytes >= size or self.outcome, f"{size} bytes at the client"
+        )
+
+    async def end(self) -> Outcome:
+        """Wait for the end of the download."""
+        return await until(lambda: self.outcome, "the client to end", GUARD_S + 5)
+
+    @property
+    def whole(self) -> bool:
+        """The body arrived, and its hash is right."""
+        outcome = self.outcome
+        return outcome is not None and outcome.ok and outcome.sha256 == self._sha256
+
+    async def _read(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            message = msgspec.json.decode(line, type=Progress | Outcome)
+            if isinstance(message, Outcome):
+                self.outcome = message
+            self.received_bytes = message.received_bytes

@@ -1,0 +1,247 @@
+"""The server process of these tests, and the process that forks it.
+
+    GET /N        N bytes of `content`, exported at their offset
+    GET /busy/MS  answered after MS milliseconds, in which its connection refuses to be exported
+    POST /...     answered with the number of bytes that came
+
+`python moving_server.py` reads one JSON object a line from stdin (`Options`), forks a server for
+each and answers with its pid. Forking saves the half second in which Python imports aioquic, and
+makes processes as real as any. When stdin ends all of them are killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+from aioquic.h3.connection import H3_ALPN
+from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEvent
+
+from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
+from quicbaton.asyncio import commands as c
+from quicbaton.asyncio import failpoints
+from quicbaton.asyncio.node import Node
+from quicbaton.asyncio.takeover import Arrival, ask_for_socket
+from quicbaton.asyncio.udp import open_udp
+from quicbaton.errors import PeerError, QuicbatonError, RefusedError
+from quicbaton.handoff import Waits
+from quicbaton.http3 import H3Connection
+from quicbaton.keys.key_ring import KeyRing
+
+_BLOCK = Random("content").randbytes(1 << 20)
+_CHUNK_BYTES = 65_536
+
+
+class Options(msgspec.Struct):
+    """What to serve with, and how to begin: `first`, `join` or `takeover`."""
+
+    mode: str
+    control: str
+    ring: str
+    certificate: str
+    key: str
+    log: str
+    other: str = ""
+    failpoint: str = ""
+    keylog: str = ""
+    waits: Waits = Waits()
+    deadline_s: float = 20.0
+    #: For `takeover`: import_state raises, as that of a new program version might.
+    forgetful: bool = False
+
+
+def content(start: int, end: int) -> bytes:
+    """Bytes [start, end) of the endless body that every download is the beginning of."""
+    size = len(_BLOCK)
+    pieces = []
+    while start < end:
+        at = start % size
+        piece = _BLOCK[at : at + end - start]
+        pieces.append(piece)
+        start += len(piece)
+    return b"".join(pieces)
+
+
+class _State(msgspec.Struct):
+    downloads: dict[int, tuple[int, int]] = {}  # stream -> (next offset, bytes in all)
+    uploads: dict[int, int] = {}  # stream -> bytes so far
+
+
+class MovingProtocol(QuicConnectionProtocol):
+    """Serves downloads, uploads, and requests that cannot be moved while they run."""
+
+    forgetful = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._state = _State()
+        self._busy: dict[int, asyncio.TimerHandle] = {}
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        if isinstance(event, ProtocolNegotiated):
+            self._http = H3Connection(self._quic)
+        elif isinstance(event, StreamWritable):
+            self._write(event.stream_id)
+        elif isinstance(event, ConnectionTerminated):
+            for timer in self._busy.values():
+                timer.cancel()
+            self._state = _State()
+        if self._http is not None:
+            for http_event in self._http.handle_event(event):
+                self._http_event_received(http_event)
+
+    def export_state(self) -> bytes:
+        if self._busy:
+            raise RefusedError("a request is being worked on", code="not_exportable")
+        return msgspec.msgpack.encode(self._state)
+
+    def import_state(self, data: bytes) -> None:
+        if self.forgetful:
+            raise KeyError("what was this again?")
+        self._state = msgspec.msgpack.decode(data, type=_State)
+
+    def _http_event_received(self, event: H3Event) -> None:
+        if isinstance(event, HeadersReceived):
+            headers = dict(event.headers)
+            path = headers[b":path"].decode()
+            if headers[b":method"] == b"POST":
+                self._state.uploads[event.stream_id] = 0
+            elif path.startswith("/busy/"):
+                delay_s = int(path.removeprefix("/busy/")) / 1000
+                self._busy[event.stream_id] = asyncio.get_running_loop().call_later(
+                    delay_s, self._finish, event.stream_id
+                )
+            else:
+                self._begin(event.stream_id, int(path.removeprefix("/")))
+        elif isinstance(event, DataReceived) and event.stream_id in self._state.uploads:
+            self._state.uploads[event.stream_id] += len(event.data)
+            if event.stream_ended:
+                self._answer(event.stream_id, b"%d" % self._state.uploads.pop(event.stream_id))
+
+    def _begin(self, stream_id: int, total: int) -> None:
+        assert self._http is not None
+        headers = [(b":status", b"200"), (b"content-length", b"%d" % total)]
+        self._http.send_headers(stream_id, headers, end_stream=not total)
+        if total:
+            self._state.downloads[stream_id] = (0, total)
+            self._write(stream_id)
+
+    def _write(self, stream_id: int) -> None:
+        assert self._http is not None
+        while stream_id in self._state.downloads and not self._quic.is_congested(stream_id):
+            offset, total = self._state.downloads[stream_id]
+            piece = content(offset, min(total, offset + _CHUNK_BYTES))
+            offset += len(piece)
+            if offset == total:
+                del self._state.downloads[stream_id]
+            else:
+                self._state.downloads[stream_id] = (offset, total)
+            self._http.send_data(stream_id, piece, end_stream=offset == total)
+
+    def _finish(self, stream_id: int) -> None:
+        del self._busy[stream_id]
+        self._answer(stream_id, b"done")
+        self.transmit()
+
+    def _answer(self, stream_id: int, text: bytes) -> None:
+        assert self._http is not None
+        self._http.send_headers(stream_id, [(b":status", b"200")])
+        self._http.send_data(stream_id, text, end_stream=True)
+
+
+async def _start(options: Options) -> tuple[Node, Arrival | None]:
+    configuration = QuicConfiguration(
+        is_client=False, alpn_protocols=H3_ALPN, max_datagram_frame_size=65_536
+    )
+    configuration.load_cert_chain(options.certificate, options.key)
+    if options.keylog:
+        # Closed with the process.
+        configuration.secrets_log_file = open(options.keylog, "a")  # noqa: SIM115
+    shared: dict[str, Any] = {
+        "ring": KeyRing.parse(Path(options.ring).read_text()),
+        "configuration": configuration,
+        "create_protocol": MovingProtocol,
+        "waits": options.waits,
+    }
+    control = Path(options.control)
+    if options.mode == "first":
+        return Node(open_udp("127.0.0.1", 0, reuse_port=True), control, **shared), None
+    other = Path(options.other)
+    if options.mode == "join":
+        channel, _, joined, descriptor = await ask_for_socket(other, c.Join(str(control)))
+        channel.close()
+        place = (joined.node, joined.worker, joined.workers)
+        sock, arrival = socket.socket(fileno=descriptor), None
+    else:
+        command = c.TakeOver(str(control), options.deadline_s)
+        channel, frames, passed, descriptor = await ask_for_socket(other, command)
+        arrival = Arrival(channel, frames, passed, descriptor)
+        place = (passed.node, passed.worker, passed.workers)
+        sock = arrival.sock
+    node = Node(sock, control, node=place[0], worker=place[1], workers=place[2], **shared)
+    return node, arrival
+
+
+async def _serve(options: Options) -> None:
+    MovingProtocol.forgetful = options.forgetful
+    node, arrival = await _start(options)
+    try:
+        if arrival is None:
+            node.start()
+        else:
+            answer = await arrival.settle(node, lambda _progress: None)
+            print("settled", answer.code, answer.message, flush=True)
+        await node.succeeded.wait()
+    except PeerError as error:
+        print("gave up", error.code, error, flush=True)
+    finally:
+        node.close()
+        # Closing takes what was written before with it; the last datagrams are in the kernel.
+        print("over", flush=True)
+
+
+def _run_forked(options: Options) -> None:
+    log = os.open(options.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for descriptor, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(descriptor, target)
+    failpoints.arm(options.failpoint)
+    try:
+        asyncio.run(_serve(options))
+        status = 0
+    except QuicbatonError as error:
+        print(f"{type(error).__name__} {error.code}: {error}", file=sys.stderr)
+        status = 1
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def main() -> None:
+    """Fork a server for every line of stdin."""
+    children: list[int] = []
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _run_forked(msgspec.json.decode(line, type=Options))
+        children.append(pid)
+        print(pid, flush=True)
+    for pid in children:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+if __name__ == "__main__":
+    main()
