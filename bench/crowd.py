@@ -1,7 +1,8 @@
 """Many HTTP/3 connections from one process, by aioquic: who is idle, and still there afterwards.
 
-Lines on stdin: `open COUNT` makes connections with one small request each, `ask` has every one of
-them make another request. The answer says how many succeeded.
+Lines on stdin: `open COUNT` makes connections with one small request each, `shake COUNT` makes
+connections and no request, `ask` has every one of them make a request. The answer says how many
+succeeded.
 """
 
 import asyncio
@@ -94,9 +95,15 @@ class _Crowd:
         operation, *arguments = line.split()
         if operation == "open":
             return await _tally([self._open] * int(arguments[0]))
+        if operation == "shake":
+            return await _tally([self._connect] * int(arguments[0]))
         return await _tally([client.get for client in self._clients])
 
     async def _open(self) -> None:
+        client = await self._connect()
+        await client.get()
+
+    async def _connect(self) -> Http3Client:
         client = await self._stack.enter_async_context(
             connect(
                 "127.0.0.1",
@@ -106,8 +113,8 @@ class _Crowd:
             )
         )
         assert isinstance(client, Http3Client)
-        await client.get()
         self._clients.append(client)
+        return client
 
 
 async def _tally(works: list[Any]) -> Tally:

@@ -8,18 +8,18 @@ the largest; a table says which part of the state takes how much.
 Times are medians of the thread's CPU over repetitions of the very steps of a handoff:
 
 * snapshot: export of application and HTTP/3, freeze, encoding; seal: header, HKDF, AES-GCM;
-  open: the same backwards, digest and decoding; resume: the transport's objects, HTTP/3, protocol,
-  timer and routes. Ours is the connection of the client with the largest state;
-* handshake, in the same run: a server's part of full handshakes with aioquic's client, from the
-  client's first datagram to the promoted connection with its protocol and routes; the certificate
-  is an EC P-256 one.
+  open: the same backwards, digest and decoding; resume: the transport's objects, HTTP/3, protocol
+  and routes. The connection is that of the client with the largest state;
+* handshake, by turns with the moves: CPU of a server process for full handshakes that aioquic's
+  client begins, aioquic conducts and our transport takes over; the certificate is an EC P-256 one.
 
-Memory is what a server process grows by, over many connections from one client process.
+Memory is what that server process grows by, per connection that has made one request.
 """
 
 import argparse
 import asyncio
 import datetime
+import gc
 import os
 import statistics
 import tempfile
@@ -31,7 +31,6 @@ from typing import Any
 
 import msgspec
 from aioquic.asyncio import connect
-from aioquic.quic.connection import QuicConnection
 
 from bench import qh3_client
 from bench.benchmark import Benchmark
@@ -48,7 +47,6 @@ from quicbaton.asyncio.udp import open_udp
 from quicbaton.baton.seal import BatonFields, open_baton, seal
 from quicbaton.baton.snapshot import Snapshot, decode_snapshot, encode_snapshot
 from quicbaton.cli.certificate import CertificateFiles
-from quicbaton.handshake import prepare, promote, ready
 from quicbaton.http3 import export_state, restore
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
@@ -62,10 +60,9 @@ AUDIENCE = "/run/quicbaton/worker-2.sock"
 _HOST = boot_id()
 _QUIET_S = 1.0
 _TRIES = 50
-_HANDSHAKES = 10
+_HANDSHAKES = 50
 _MOVES = 100
 _STEPS = ("snapshot_us", "seal_us", "open_us", "resume_us")
-_ADDRESS: Any = ("127.0.0.1", 50_000)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -74,9 +71,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--blocks",
         type=int,
         default=0,
-        help=f"of {_HANDSHAKES} handshakes and {_MOVES} moves each (20; quick: 5)",
+        help=f"of {_HANDSHAKES} handshakes and {_MOVES} moves each (40; quick: 5)",
     )
-    parser.add_argument("--connections", type=int, default=0, help="for memory (2000; quick: 200)")
 
 
 def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> dict[str, Any]:
@@ -87,7 +83,6 @@ def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> d
 async def _run(
     options: argparse.Namespace, step: Callable[[int, int, str], None]
 ) -> dict[str, Any]:
-    quick = options.quick
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = make_folder(folder)
@@ -104,21 +99,13 @@ async def _run(
         payloads = await _idle_connections(endpoint, files)
         sealed = {name: len(_seal(payload, ring)) for name, payload in payloads.items()}
         largest = max(sealed, key=lambda name: sealed[name])
-        blocks = options.blocks or (5 if quick else 20)
-        handshakes: list[float] = []
-        moves: list[tuple[float, ...]] = []
-        for block in range(blocks):
-            # By turns, so that what else the machine does falls upon both.
-            step(1 + block, blocks + 2, "handshakes and moves")
-            handshakes += [_handshake_us(endpoint) for _ in range(_HANDSHAKES)]
-            moves += [_move_us(payloads[largest], endpoint, ring) for _ in range(_MOVES)]
+        handshakes, moves, memory_bytes = _by_turns(
+            endpoint, ring, payloads[largest], (folder, files), options, step
+        )
         endpoint.close()
         handshake_us = statistics.median(handshakes)
         columns = map(statistics.median, zip(*moves, strict=True))
         steps_us = dict(zip(_STEPS, columns, strict=True))
-        step(blocks + 1, blocks + 2, "memory")
-        count = options.connections or (200 if quick else 2000)
-        memory_bytes = _memory_bytes(folder, files, count)
         step(1, 1, "done")
     return {
         "sealed_bytes_idle": sealed[largest],
@@ -131,8 +118,7 @@ async def _run(
         "bytes_by_part": {name: _parts(payload) for name, payload in payloads.items()},
         "method": {
             "moves": len(moves),
-            "handshakes": len(handshakes),
-            "connections_for_memory": count,
+            "handshakes": len(handshakes) * _HANDSHAKES,
         },
     }
 
@@ -151,7 +137,7 @@ async def _idle_connections(endpoint: Endpoint, files: CertificateFiles) -> dict
             # acknowledged is a matter of luck; of a connection that waits for it, ask again.
             await watcher.ask(Order("hold", port, BODY_BYTES))
             await asyncio.sleep(_QUIET_S / 10)
-            if not any(s.connection.bytes_in_flight for s in endpoint.sessions.values()):
+            if not any(s.connection.buffered_bytes() for s in endpoint.sessions.values()):
                 break
         payloads["libcurl"] = await _snapshot_when_idle(endpoint)
         aioquic = await stack.enter_async_context(
@@ -187,6 +173,7 @@ def _snapshot(session: Session) -> bytes:
             application=application,
             frozen_at_us=round(now * 1e6),
             host=_HOST,
+            precopied=None,
         )
     )
 
@@ -218,51 +205,59 @@ def _parts(payload: bytes) -> dict[str, int]:
 # --- time -------------------------------------------------------------------------------------
 
 
-def _handshake_us(endpoint: Endpoint) -> float:
-    """CPU of a server's part of a full handshake, promotion included."""
-    client = QuicConnection(configuration=configuration())
-    client.connect(_ADDRESS, now=monotonic())
-    spent_ns = 0
-    server: QuicConnection | None = None
-    session: Session | None = None
-    while session is None:
-        datagrams = [data for data, _ in client.datagrams_to_send(monotonic())]
-        begun_ns = _cpu_ns()
-        if server is None:
-            cid, token = endpoint.ids.issue()
-            server = QuicConnection(
-                configuration=endpoint.configuration,
-                original_destination_connection_id=client.original_destination_connection_id,
-            )
-            prepare(server, cid, token)
-        for data in datagrams:
-            server.receive_datagram(data, _ADDRESS, monotonic())
-        answers = []
-        if ready(server):
-            session = _promote(server, endpoint)
-        else:
-            answers = [data for data, _ in server.datagrams_to_send(monotonic())]
-        spent_ns += _cpu_ns() - begun_ns
-        for data in answers:
-            client.receive_datagram(data, _ADDRESS, monotonic())
-    session.detach()
-    endpoint.forget(session)
-    return spent_ns / 1000
+def _handshakes_us(owner: Owner, crowd: Program) -> float:
+    """CPU of the server process for a full handshake: mean over a batch."""
+    before_s = owner.cpu_s()
+    _tell(crowd, "shake", _HANDSHAKES)
+    return (owner.cpu_s() - before_s) / _HANDSHAKES * 1e6
 
 
-def _promote(server: QuicConnection, endpoint: Endpoint) -> Session:
-    promotion = promote(server, monotonic(), local_address=(), algorithm="cubic")
-    connection = Connection(
-        promotion.state,
-        origin_s=promotion.origin_s,
-        issuer=endpoint.ids,
-        entropy=os.urandom,
-        configuration=endpoint.configuration,
-    )
-    connection.start()
-    session = endpoint.adopt(connection)
-    session.protocol.process_events()
-    return session
+def _by_turns(
+    endpoint: Endpoint,
+    ring: KeyRing,
+    payload: bytes,
+    setting: tuple[Path, CertificateFiles],
+    options: argparse.Namespace,
+    step: Callable[[int, int, str], None],
+) -> tuple[list[float], list[tuple[float, ...]], float]:
+    """Handshakes and moves in turns, so that what else the machine does falls upon both; and what
+    the server process has grown by per connection."""
+    handshakes: list[float] = []
+    moves: list[tuple[float, ...]] = []
+    folder, files = setting
+    blocks = options.blocks or (5 if options.quick else 40)
+    # In between the collector looks at what the measurements left, and at nothing else.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    with (
+        Owner(folder, files, "first") as owner,
+        Program("bench.crowd", str(owner.started.port)) as crowd,
+    ):
+        _tell(crowd, "open", _HANDSHAKES)
+        before = _resident_bytes(owner)
+        for block in range(blocks):
+            step(1 + block, blocks + 1, "handshakes and moves")
+            handshakes.append(_handshakes_us(owner, crowd))
+            for _ in range(_MOVES):
+                moves.append(_move_us(payload, endpoint, ring))
+                gc.collect()
+        _tell(crowd, "ask")
+        grown = _resident_bytes(owner) - before
+    gc.enable()
+    return handshakes, moves, grown / (blocks * _HANDSHAKES)
+
+
+def _tell(crowd: Program, operation: str, count: int = 0) -> None:
+    crowd.write_line(f"{operation} {count}" if count else operation)
+    tally = msgspec.json.decode(crowd.read_line(), type=Tally)
+    if tally.failed:
+        raise RuntimeError(f"{operation}: {tally.failed} failed: {tally.first_failure}")
+
+
+def _resident_bytes(owner: Owner) -> int:
+    owner.write_line("memory")
+    return msgspec.json.decode(owner.read_line(), type=Memory).resident_bytes
 
 
 def _move_us(payload: bytes, endpoint: Endpoint, ring: KeyRing) -> tuple[float, ...]:
@@ -305,33 +300,6 @@ def _resume(snapshot: Snapshot, endpoint: Endpoint) -> Session:
         protocol._http = restore(connection, snapshot.http3)
     protocol.import_state(snapshot.application)
     return endpoint.adopt(connection, protocol)
-
-
-# --- memory -----------------------------------------------------------------------------------
-
-
-def _memory_bytes(folder: Path, files: CertificateFiles, count: int) -> float:
-    """Growth of a server process per connection. A first tenth of them warms it up."""
-    with (
-        Owner(folder, files, "first") as owner,
-        Program("bench.crowd", str(owner.started.port)) as crowd,
-    ):
-        _open(crowd, max(10, count // 10))
-        before = _resident_bytes(owner)
-        _open(crowd, count)
-        return (_resident_bytes(owner) - before) / count
-
-
-def _open(crowd: Program, count: int) -> None:
-    crowd.write_line(f"open {count}")
-    tally = msgspec.json.decode(crowd.read_line(), type=Tally)
-    if tally.failed:
-        raise RuntimeError(f"{tally.failed} of {count} failed: {tally.first_failure}")
-
-
-def _resident_bytes(owner: Owner) -> int:
-    owner.write_line("memory")
-    return msgspec.json.decode(owner.read_line(), type=Memory).resident_bytes
 
 
 def plot(figures: dict[str, Any], axes: Any) -> None:

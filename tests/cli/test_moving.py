@@ -16,8 +16,9 @@ from quicbaton.cli.user_state import read_keys
 
 pytestmark = pytest.mark.process
 
-SIZE = 12_000_000
-RATE = 4_000_000
+#: Minutes of work for the client, until `finish` lets it go.
+SIZE = 30_000_000
+RATE = 300_000
 
 
 def ps(home: Home, server: Server) -> dict[str, Any]:
@@ -148,9 +149,12 @@ def test_inspect_shows_a_saved_connection_and_none_of_its_secrets(home: Home) ->
     assert shown["connection"]["name"] == connection
     assert shown["connection"]["protection"]["send_hp"].startswith("<")
     opened = open_baton(baton.read_bytes(), read_keys(home.keys), time(), "")
-    hidden = secrets(decode_snapshot(opened.payload))
-    # Traffic secrets, keys and IVs both ways, header protection, reset tokens, file content.
-    assert len(hidden) > 12
+    snapshot = decode_snapshot(opened.payload)
+    hidden = secrets(snapshot)
+    keys = snapshot.connection.protection
+    tokens = [local.token for local in snapshot.connection.ids.local]
+    assert {keys.send_hp, keys.recv_hp, keys.send.secret, keys.recv.secret, *tokens} <= set(hidden)
+    assert sum(map(len, hidden)) > 100_000  # what of the file waits to be sent
     for arguments in (("--json",), ()):
         output = home.run("inspect", baton, "--keys", home.keys, *arguments).stdout
         assert connection in output

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
+from typing import Any
 
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from traffic import Traffic, alive, content, log, reply_bytes, traffic
 
 from quicbaton.errors import CallerError
-from quicbaton.testing import Conditions, End, EndOptions, Pair, StuckError, move
+from quicbaton.testing import Conditions, End, EndOptions, Kind, Pair, StuckError, move
 
 Action = tuple[str, str, int, int]  # what, which side, a number, events that follow
 
@@ -209,33 +210,90 @@ profile = settings(
     # A failing plan is printed whole; to shrink one takes minutes.
     phases=[Phase.explicit, Phase.generate],
 )
-plans = given(conditions, conditions, st.integers(0, 1 << 16), actions, st.booleans())
-OURS = EndOptions("quicbaton", create=Traffic)
-AIOQUIC = EndOptions("aioquic", create=Traffic)
+
+
+def few_ids(quic: Any) -> None:
+    quic._local_active_connection_id_limit = 2
+
+
+def options(kind: Kind, *, tight: bool, algorithm: str = "cubic") -> EndOptions:
+    """`tight`: small flow control windows, and room for two connection IDs."""
+    windows = {"max_data": 30_000, "max_stream_data": 20_000} if tight else {}
+    configure = few_ids if tight and kind == "aioquic" else None
+    return EndOptions(
+        kind, create=Traffic, configuration=windows, configure=configure, algorithm=algorithm
+    )
+
+
+plans = given(
+    conditions,
+    conditions,
+    st.integers(0, 1 << 16),
+    actions,
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(["cubic", "reno"]),
+)
 
 
 @settings(profile, max_examples=100)
 @plans
 def test_moves_change_nothing_between_two_quicbatons(
-    there: Conditions, back: Conditions, seed: int, plan: list[Action], always: bool
+    there: Conditions,
+    back: Conditions,
+    seed: int,
+    plan: list[Action],
+    always: bool,
+    tight: bool,
+    algorithm: str,
 ) -> None:
-    pair = Pair(there, towards_client=back, client=OURS, server=OURS, seed=seed)
+    pair = Pair(
+        there,
+        towards_client=back,
+        client=options("quicbaton", tight=tight, algorithm=algorithm),
+        server=options("quicbaton", tight=tight, algorithm=algorithm),
+        seed=seed,
+    )
     play(pair, plan, always=always)
 
 
 @settings(profile, max_examples=80)
 @plans
 def test_moves_of_a_server_change_nothing_for_an_aioquic_client(
-    there: Conditions, back: Conditions, seed: int, plan: list[Action], always: bool
+    there: Conditions,
+    back: Conditions,
+    seed: int,
+    plan: list[Action],
+    always: bool,
+    tight: bool,
+    algorithm: str,
 ) -> None:
-    pair = Pair(there, towards_client=back, client=AIOQUIC, server=OURS, seed=seed)
+    pair = Pair(
+        there,
+        towards_client=back,
+        client=options("aioquic", tight=tight, algorithm=algorithm),
+        server=options("quicbaton", tight=tight, algorithm=algorithm),
+        seed=seed,
+    )
     play(pair, plan, always=always)
 
 
 @settings(profile, max_examples=80)
 @plans
 def test_moves_of_a_client_change_nothing_for_an_aioquic_server(
-    there: Conditions, back: Conditions, seed: int, plan: list[Action], always: bool
+    there: Conditions,
+    back: Conditions,
+    seed: int,
+    plan: list[Action],
+    always: bool,
+    tight: bool,
+    algorithm: str,
 ) -> None:
-    pair = Pair(there, towards_client=back, client=OURS, server=AIOQUIC, seed=seed)
+    pair = Pair(
+        there,
+        towards_client=back,
+        client=options("quicbaton", tight=tight, algorithm=algorithm),
+        server=options("aioquic", tight=tight, algorithm=algorithm),
+        seed=seed,
+    )
     play(pair, plan, always=always)

@@ -66,7 +66,7 @@ _SHORT_STOP_S = 0.03
 #: Above every wait for the other side but the one for strays.
 _LONG_STOP_S = 1.3
 #: A short stop that a busy machine made longer proves nothing of deadlines.
-_STILL_SHORT_S = 0.2
+STILL_SHORT_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,6 @@ class Outcome:
     stopped_s: float
     handed_on: bool  # after the fault the owner handed the connection on once more
 
-    @property
-    def told(self) -> bool:
-        return self.client in ("reset", "closed")
-
 
 CELLS = [Cell(step, victim, fault) for step in STEPS for victim, fault in FAULTS]
 
@@ -129,7 +125,7 @@ async def run_cell(world: World, cell: Cell) -> Outcome:
         victim = destination if cell.victim == "destination" else source
         victims.write_text(str(victim.pid))
         command = asyncio.create_task(source.hand_over(connection, destination))
-        stopped_s = await _strike(cell, victim)
+        stopped_s = await strike(cell.fault, victim)
         await command
         handed_on = await _hand_on(source, destination, curl)
         ended = await curl.end()
@@ -138,19 +134,19 @@ async def run_cell(world: World, cell: Cell) -> Outcome:
             if server.alive:
                 await server.list()
                 server.signal(signal.SIGKILL)
-    return Outcome(_ending(curl, verdict), ended.error, verdict, stopped_s, handed_on)
+    return Outcome(ending(curl, verdict), ended.error, verdict, stopped_s, handed_on)
 
 
-async def _strike(cell: Cell, victim: Server) -> float:
+async def strike(fault: Fault, victim: Server) -> float:
     """Wait for the fault; let a stopped process go on. For how long it stood still."""
-    if cell.fault == "CUT":
+    if fault == "CUT":
         return 0.0
-    if cell.fault == "KILL":
+    if fault == "KILL":
         await victim.gone()
         return 0.0
     await until(lambda: victim.stopped, f"{victim!r} to stop")
     since = monotonic()
-    await asyncio.sleep(_LONG_STOP_S if cell.fault == "STOP long" else _SHORT_STOP_S)
+    await asyncio.sleep(_LONG_STOP_S if fault == "STOP long" else _SHORT_STOP_S)
     victim.signal(signal.SIGCONT)
     return monotonic() - since
 
@@ -166,7 +162,8 @@ async def _hand_on(source: Server, destination: Server, curl: Curl) -> bool:
     return False
 
 
-def _ending(curl: Curl, verdict: Verdict) -> str:
+def ending(curl: Curl, verdict: Verdict) -> str:
+    """How a client ended: whole, reset, closed; or what must not be."""
     if curl.whole:
         return "whole"
     assert curl.outcome is not None
@@ -175,17 +172,3 @@ def _ending(curl: Curl, verdict: Verdict) -> str:
     if verdict.was_reset:
         return "reset"
     return "closed" if verdict.closed else "BROKEN"
-
-
-def table(outcomes: dict[Cell, Outcome]) -> str:
-    """The outcome of every cell that ran."""
-    heads = [f"{victim} {fault}" for victim, fault in FAULTS]
-    widths = [len(head) for head in heads]
-    lines = [" " * 20 + "  ".join(heads)]
-    for step in STEPS:
-        cells = [outcomes.get(Cell(step, *fault)) for fault in FAULTS]
-        if any(cells):
-            texts = ["-" if outcome is None else outcome.client for outcome in cells]
-            padded = [text.ljust(width) for text, width in zip(texts, widths, strict=True)]
-            lines.append((step.ljust(20) + "  ".join(padded)).rstrip())
-    return "\n".join(lines)

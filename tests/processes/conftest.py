@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tables import TABLES
+from matrix import TABLES
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -26,9 +26,8 @@ from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEvent
 
-from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
+from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable, failpoints
 from quicbaton.asyncio import commands as c
-from quicbaton.asyncio import failpoints
 from quicbaton.asyncio.node import Node
 from quicbaton.asyncio.takeover import Arrival, ask_for_socket
 from quicbaton.asyncio.udp import open_udp
@@ -55,6 +54,8 @@ class Options(msgspec.Struct):
     keylog: str = ""
     waits: Waits = Waits()
     deadline_s: float = 20.0
+    #: A file to wait for before anything else.
+    hold: str = ""
     #: For `takeover`: import_state raises, as that of a new program version might.
     forgetful: bool = False
 
@@ -192,6 +193,8 @@ async def _start(options: Options) -> tuple[Node, Arrival | None]:
 
 
 async def _serve(options: Options) -> None:
+    while options.hold and not Path(options.hold).exists():
+        await asyncio.sleep(0.001)
     MovingProtocol.forgetful = options.forgetful
     node, arrival = await _start(options)
     try:

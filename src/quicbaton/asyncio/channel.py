@@ -251,11 +251,17 @@ class Listener:
         self._closed = False
         self._listen()
 
-    def close(self) -> None:
-        """Listen no more; the path goes, unless a successor has put its own there."""
+    def close(self, *, leave_path: bool = False) -> None:
+        """Listen no more; the path goes, unless another process has put its own there.
+
+        `leave_path`: a successor is about to do that, and to look whose the path is and then remove
+        it could remove the successor's.
+        """
         self._closed = True
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
+        if leave_path:
+            return
         with contextlib.suppress(FileNotFoundError):
             if self.path.stat().st_ino == self._inode:
                 self.path.unlink()

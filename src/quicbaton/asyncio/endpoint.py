@@ -177,9 +177,7 @@ class Endpoint:
             except Exception as error:
                 # The boundary between connections: what one stumbles over must not keep the
                 # others from their datagrams.
-                self._loop.call_exception_handler(
-                    {"message": f"{owner!r} failed to process a datagram", "exception": error}
-                )
+                self._report(f"{owner!r} failed to process a datagram", error)
 
     def adopt(
         self, connection: Connection, protocol: QuicConnectionProtocol | None = None
@@ -202,13 +200,23 @@ class Endpoint:
     def start_trace(self, original_id: bytes) -> QuicLoggerTrace | None:
         """Begin, or go on with, a connection's qlog; None when the configuration asks for none."""
         logger = self._configuration.quic_logger
-        return None if logger is None else logger.start_trace(is_client=False, odcid=original_id)
+        if logger is None:
+            return None
+        try:
+            return logger.start_trace(is_client=False, odcid=original_id)
+        except OSError as error:
+            self._report("a qlog cannot be written", error)
+            return None
 
     def end_trace(self, connection: Connection) -> None:
         """This process writes no more about the connection."""
         trace = connection.trace
         if trace is not None and self._configuration.quic_logger is not None:
-            self._configuration.quic_logger.end_trace(trace)
+            try:
+                self._configuration.quic_logger.end_trace(trace)
+            except OSError as error:
+                # A full disk costs the log, never the connection.
+                self._report("a qlog cannot be written", error)
 
     def release(self, session: Session, owner: Owner) -> None:
         """The session was frozen: `owner` gets what arrives for it."""
@@ -232,6 +240,9 @@ class Endpoint:
         self._waiting.add(session)
 
     # --- helpers, in reading order --------------------------------------------------------------
+
+    def _report(self, what: str, error: Exception) -> None:
+        self._loop.call_exception_handler({"message": what, "exception": error})
 
     def _on_batch(self, batch: list[Datagram]) -> None:
         self.deliver(batch)

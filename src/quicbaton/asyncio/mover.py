@@ -92,10 +92,15 @@ class Mover:
             raise
         except Exception as error:
             raise _blame(protocol, "export_state", error) from error
+        if not isinstance(application, bytes):
+            raise RefusedError(
+                f"{type(protocol).__name__}.export_state must return bytes, not "
+                f"{type(application).__name__}",
+                code="export_failed",
+            )
         http3 = None if protocol._http is None else export_state(protocol._http)
         now = monotonic()
         state = session.connection.freeze(now)
-        self._endpoint.end_trace(session.connection)
         snapshot = Snapshot(
             connection=state,
             http3=http3,
@@ -103,7 +108,10 @@ class Mover:
             frozen_at_us=round(now * 1e6),
             host=self._host,
         )
-        return frozen._replace(client=_client(state), snapshot=encode_snapshot(snapshot))
+        frozen = frozen._replace(client=_client(state), snapshot=encode_snapshot(snapshot))
+        # Last: a full disk may fail it, and from here on the snapshot is what a thaw needs.
+        self._endpoint.end_trace(session.connection)
+        return frozen
 
     def seal(self, frozen: Frozen, connection_id: bytes, term: int, audience: str) -> Sealed:
         """A baton of the snapshot."""

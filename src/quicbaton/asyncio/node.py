@@ -94,7 +94,7 @@ class Node:
         """Close all connections and go."""
         self.endpoint.close()
         for listener in self._listeners:
-            listener.close()
+            listener.close(leave_path=self.succeeded.is_set())
         self._peers.close()
         for task in list(self._tasks):
             task.cancel()

@@ -14,7 +14,8 @@
 
 A passed descriptor is the same open socket, so only one of the two reads it at any time. If the
 new process dies before the end, the old one reads again and keeps what it still has; so it does if
-the new one has stopped answering when the deadline comes, and the new one then closes what it got.
+the new one has failed with more connections than it took when the deadline comes, because it does
+not answer or cannot read what the old one exports. The new one then closes what it got.
 A link or a channel that breaks proves nothing: the link is opened again, and only a process that
 has exited counts as dead.
 """
@@ -52,7 +53,9 @@ _LINK_S: Final = 5.0
 #: How often the old process looks whether all is done.
 _LOOK_S: Final = 0.005
 #: Reasons for keeping a connection that lie with the successor.
-_STUCK: Final = ("deadline", "link_lost", "unreachable", "peer_dead")
+_SUCCESSORS_FAULT: Final = frozenset(
+    {"deadline", "link_lost", "unreachable", "peer_dead", "import_failed", "format_unknown"}
+)
 #: H3_NO_ERROR (RFC 9114 §8.1) is what a client learns that is cut off at the deadline.
 _H3_NO_ERROR: Final = 0x100
 
@@ -216,18 +219,21 @@ class Departure:
             self._kept.pop(name, None)
 
     def _check_successor(self) -> None:
-        """PeerError when it is dead, or has not taken what could have moved."""
-        sessions = self._node.endpoint.sessions
+        """PeerError when it is dead, or has failed to take more than it took."""
         if self._successor_died.is_set():
             raise PeerError("the successor died: this process serves on", code="successor_died")
-        stuck = [
-            name for name, why in self._kept.items() if name in sessions and why.code in _STUCK
+        sessions = self._node.endpoint.sessions
+        failures = [
+            why
+            for name, why in self._kept.items()
+            if name in sessions and why.code in _SUCCESSORS_FAULT
         ]
-        if stuck:
+        # One of the two goes on, and what the other has is closed.
+        if len(failures) > self._moved:
             raise PeerError(
-                f"the successor does not answer, {len(stuck)} connections wait for it: "
-                "this process serves on",
-                code="successor_stuck",
+                f"the successor took {self._moved} connections and failed with {len(failures)} "
+                f"({failures[0].message}): this process serves on",
+                code="successor_failed",
             )
 
     def _cut(self) -> list[str]:

@@ -32,6 +32,12 @@ class BatonSealError(BatonError):
     code = "baton_seal"
 
 
+class BatonPrecopyError(BatonError):
+    """The baton leaves out what should have come ahead of it, and has not."""
+
+    code = "baton_precopy"
+
+
 class BatonExpiredError(BatonError):
     """The baton is past its expiry, or from the future."""
 

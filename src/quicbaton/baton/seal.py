@@ -5,9 +5,11 @@ baton id). So one key seals one text, and the nonce may be zero: nonce reuse wou
 baton ids, which is less likely than guessing the key of a lesser cipher. The header is the
 associated data.
 
-A baton's digest is SHA-256 over all its sealed bytes. Source and destination compute the same
-without opening it, it names header and content at once, and it tells whoever stores it nothing
-about the content.
+A baton's digest is SHA-256 over its header and its tag. The tag names the content as surely as the
+seal holds: who could find another content for it could forge batons, and then needs no claim. A
+hash over everything would take 0.6 µs per KB twice while the client waits, 1 ms and more of a busy
+connection's handoff. Source and destination compute the same without opening it, and it tells
+whoever stores it nothing about the content.
 """
 
 from __future__ import annotations
@@ -131,12 +133,19 @@ def open_baton(data: bytes, ring: KeyRing, now: float, audience: str) -> OpenedB
         raise BatonAudienceError(
             f"the baton is for {header.audience!r}; this is {audience!r}. Offer it there"
         )
-    return OpenedBaton(header, upgrade_payload(payload, header.version), baton_digest(data))
+    return OpenedBaton(header, upgrade_payload(payload, header.version), _digest(data, raw.size))
 
 
 def baton_digest(data: bytes) -> bytes:
-    """Return SHA-256 over the sealed bytes: the digest that READY and claims carry."""
-    return hashlib.sha256(data).digest()
+    """Return SHA-256 over header and tag: the digest that READY and claims carry.
+
+    It says which baton is meant; that the seal holds is for `open_baton` to find out.
+    """
+    return _digest(data, split_header(data).size)
+
+
+def _digest(data: bytes, header_size: int) -> bytes:
+    return hashlib.sha256(data[:header_size] + data[-TAG_BYTES:]).digest()
 
 
 def _broken_seal() -> BatonSealError:

@@ -6,11 +6,14 @@ field: nothing is optional, nothing has a default, so what decodes is complete.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
 from quicbaton.baton.errors import BatonMalformedError
+from quicbaton.baton.precopy import Pieces, Precopied, put_back
 from quicbaton.http3.state import Http3State
 from quicbaton.transport.state import ConnectionState
 
@@ -25,10 +28,13 @@ class Snapshot(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     #: owner measures the transit with it.
     frozen_at_us: int
     host: bytes
+    #: What of the streams went ahead; None where nothing did, as in every file.
+    precopied: Precopied | None
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(Snapshot)
+_NONE: Final[Mapping[bytes, Pieces]] = MappingProxyType({})
 
 
 def encode_snapshot(snapshot: Snapshot) -> bytes:
@@ -37,12 +43,21 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
     return _ENCODER.encode(snapshot)
 
 
-def decode_snapshot(payload: bytes) -> Snapshot:
-    """The snapshot of `payload`; BatonMalformedError unless every field is there and typed."""
+def decode_snapshot(payload: bytes, precopies: Mapping[bytes, Pieces] = _NONE) -> Snapshot:
+    """The snapshot of `payload`, whole: what went ahead is taken from `precopies`, by copy.
+
+    Raises:
+        BatonMalformedError: not every field is there and typed.
+        BatonPrecopyError: not all that went ahead is there.
+    """
     try:
-        return _DECODER.decode(payload)
+        snapshot = _DECODER.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # The decoder's message could quote a value: it is not passed on.
         raise BatonMalformedError(
             "the baton's content is not a connection of this format version"
         ) from None
+    if snapshot.precopied is not None:
+        pieces = precopies.get(snapshot.precopied.precopy_id) or Pieces()
+        put_back(snapshot.connection, snapshot.precopied, pieces)
+    return snapshot

@@ -8,10 +8,12 @@ they compare with those that the server processes of the same machine report.
 import argparse
 import hashlib
 import itertools
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Event
 
 import msgspec
 import pycurl
@@ -63,14 +65,15 @@ def download(
     max_bytes_per_s: int = 0,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     on_progress: Callable[[Progress], None] | None = None,
+    unlimited: Event | None = None,
 ) -> Outcome:
     """Fetch `url` over HTTP/3 and nothing else, on a new connection, verifying the certificate.
 
     Keeps a hash of the body, not the body. `max_bytes_per_s` of 0 means as fast as it comes; with
     a limit it is the client that waits, so what its stream window holds hides short pauses of the
-    server. `on_progress` is called every 50 ms at most.
+    server; the limit ends when `unlimited` is set. `on_progress` is called every 50 ms at most.
     """
-    recorder = _Recorder(on_progress, max_bytes_per_s)
+    recorder = _Recorder(on_progress, max_bytes_per_s, unlimited or Event())
     curl = _handle(url, ca_file, timeout_s)
     curl.setopt(pycurl.WRITEFUNCTION, recorder.write)
     started_ns = time.monotonic_ns()
@@ -112,19 +115,24 @@ def longest_pause_ns(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Download and print JSON lines; exit status 0 when the body arrived whole."""
     parser = argparse.ArgumentParser(
-        prog="python -m quicbaton.cli.curl", description="Download over HTTP/3 with libcurl."
+        prog="python -m quicbaton.cli.curl",
+        description="Download over HTTP/3 with libcurl. SIGUSR1 ends the limit on its rate.",
     )
     parser.add_argument("url")
     parser.add_argument("--ca", type=Path, required=True, help="certificate to trust (PEM)")
     parser.add_argument("--rate", type=int, default=0, metavar="BYTES_PER_S")
     parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="SECONDS")
     options = parser.parse_args(arguments)
+    # For tests, which limit the rate only until they have done their work in the middle.
+    unlimited = Event()
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: unlimited.set())
     outcome = download(
         options.url,
         ca_file=options.ca,
         max_bytes_per_s=options.rate,
         timeout_s=options.timeout,
         on_progress=_print_line,
+        unlimited=unlimited,
     )
     _print_line(outcome)
     return 0 if outcome.ok else 1
@@ -139,13 +147,17 @@ class _Recorder:
     """
 
     def __init__(
-        self, on_progress: Callable[[Progress], None] | None, max_bytes_per_s: int
+        self,
+        on_progress: Callable[[Progress], None] | None,
+        max_bytes_per_s: int,
+        unlimited: Event,
     ) -> None:
         self.sha256 = hashlib.sha256()
         self.received_bytes = 0
         self.samples: list[tuple[int, int]] = []
         self.paused = False
         self._max_bytes_per_s = max_bytes_per_s
+        self._unlimited = unlimited
         self._on_progress = on_progress
         self._reported_ns = 0
         self._pause_ns = 0
@@ -167,7 +179,7 @@ class _Recorder:
         return len(piece)
 
     def _is_early(self, now_ns: int) -> bool:
-        if not self._max_bytes_per_s or not self.samples:
+        if not self._max_bytes_per_s or not self.samples or self._unlimited.is_set():
             return False
         elapsed_ns = now_ns - self.samples[0][0]
         return self.received_bytes * 1_000_000_000 > self._max_bytes_per_s * elapsed_ns

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -88,7 +89,8 @@ def run(options: argparse.Namespace, reporter: Reporter) -> int:
         raise ConfigurationError(f"{options.folder} is not a folder: name one that exists")
     if (options.cert is None) != (options.key is None):
         raise ConfigurationError("--cert and --key go together: give both or neither")
-    asyncio.run(_Server(options, reporter).run())
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_Server(options, reporter).run())
     return 0
 
 
@@ -274,6 +276,16 @@ class _Server:
             left=progress.left,
             waiting=progress.waiting,
         )
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, if it is installed."""
+    try:
+        import uvloop  # noqa: PLC0415 - an extra
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 def _certificate(options: argparse.Namespace) -> CertificateFiles:

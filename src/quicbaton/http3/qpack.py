@@ -31,10 +31,13 @@ class StaticDecoder:
     """Decodes header blocks that refer to the static table only."""
 
     def __init__(self) -> None:
-        self._decoder = pylsqpack.Decoder(0, 0)
+        # Made for the first header block: a resumed connection may be idle.
+        self._decoder: pylsqpack.Decoder | None = None
 
     def feed_header(self, stream_id: int, data: bytes) -> tuple[bytes, Headers]:
         """The header list. Raises DecompressionFailed, also for any use of a dynamic table."""
+        if self._decoder is None:
+            self._decoder = pylsqpack.Decoder(0, 0)
         control, headers = self._decoder.feed_header(stream_id, data)
         return control, headers
 
@@ -60,7 +63,7 @@ class StaticEncoder:
     """Encodes header blocks with the static table and literals."""
 
     def __init__(self, partial: bytes = b"") -> None:
-        self._encoder = pylsqpack.Encoder()
+        self._encoder: pylsqpack.Encoder | None = None  # likewise
         #: The begun instruction on the peer's decoder stream.
         self.partial = partial
 
@@ -70,6 +73,8 @@ class StaticEncoder:
 
     def encode(self, stream_id: int, headers: Headers) -> tuple[bytes, bytes]:
         """(nothing for the encoder stream, header block)."""
+        if self._encoder is None:
+            self._encoder = pylsqpack.Encoder()
         control, block = self._encoder.encode(stream_id, headers)
         assert not control, "lsqpack inserts only once it has been told a capacity"
         return control, block

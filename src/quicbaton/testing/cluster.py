@@ -69,6 +69,7 @@ class Cluster:
             application=application,
             frozen_at_us=round(now * 1e6),
             host=_HOST,
+            precopied=None,
         )
         fields = BatonFields(
             connection_id=state.original_id, term=term, source="testing", audience="testing"

@@ -79,7 +79,6 @@ class End:
         self._quic: QuicConnection | None = None
         self._connection: Connection | None = None
         self._tls: PostHandshakeTls | None = None
-        self._started = False
 
     def __repr__(self) -> str:
         phase = "frozen" if self.frozen else "up" if self.is_up else "handshaking"
@@ -101,8 +100,10 @@ class End:
 
     @property
     def started(self) -> bool:
-        """There is a connection: a server has none before its first datagram."""
-        return self._started
+        """There is somebody to talk to: a server has nobody before its first datagram."""
+        if self._connection is not None:
+            return True
+        return self._quic is not None and self._quic.get_peer_address() is not None
 
     def get_timer(self) -> float | None:
         return None if self.frozen or not self.started else self.connection.get_timer()
@@ -110,16 +111,14 @@ class End:
     # --- what happened --------------------------------------------------------------------------
 
     def adopt(self, quic: QuicConnection) -> None:
-        """Begin with a handshake: a client's has been started."""
+        """Begin with a handshake."""
         self._quic = quic
-        self._started = self.side == "client"
         if self.kind == "aioquic":
             self._make_application()
 
     def resume(self, connection: Connection, http: H3Connection | None, application: bytes) -> None:
         """Begin with a connection that another owner had."""
         self._connection = connection
-        self._started = True
         self.http = http
         self._make_application()
         if self.application is not None:
@@ -131,7 +130,6 @@ class End:
         if self.frozen:
             self.strays.append((data, source))
             return
-        self._started = True
         self.connection.receive_datagram(data, source, now)
         if self._connection is None and self.kind == "quicbaton":
             self._promote_if_ready(now)

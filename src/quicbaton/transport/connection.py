@@ -80,7 +80,9 @@ class Connection:
         self._protection = PacketProtection(state.protection)
         self._congestion = CongestionController(state.congestion)
         self._streams = Streams(state)
-        self._ids = ConnectionIds(state.ids, issuer, state.events)
+        self._ids = ConnectionIds(
+            state.ids, issuer, state.events, state.local.active_connection_id_limit
+        )
         self._paths = Paths(state, self._ids, entropy)
         self._crypto = CryptoStream(
             state.crypto, on_crypto or (_drop_crypto if state.is_client else _refuse_crypto)
@@ -423,6 +425,26 @@ class Connection:
         self._check()
         self._crypto.write(data)
 
+    def hold_writers(self) -> None:
+        """Have no StreamWritable said until `release_writers` or `freeze`: the buffers of streams
+        then hold nothing but what they hold now, which is being copied to the next owner."""
+        self._check()
+        self._streams.hold_writers()
+
+    def release_writers(self) -> None:
+        self._check()
+        self._streams.release_writers()
+
+    def stream_chunks(self) -> list[tuple[int, int, bytes]]:
+        """(stream ID, offset, bytes) of all that streams keep: unacknowledged and unsent."""
+        self._check()
+        return [
+            (stream_id, start, chunk)
+            for stream_id, stream in self._state.streams.items()
+            if stream.send is not None
+            for start, chunk in zip(stream.send.starts, stream.send.chunks, strict=True)
+        ]
+
     def request_key_update(self) -> None:
         """Start a key update (RFC 9001 §6); raises CallerError where §6.1 forbids it as yet."""
         self._check()
@@ -478,6 +500,7 @@ class Connection:
                 "the connection is closing; there is nothing to move", code="closing"
             )
         self._advance(now)
+        self._streams.release_writers()
         self._streams.compact()
         if self._quic_logger is not None:
             qlog.log_owner(self._quic_logger, "frozen", self._state)
@@ -493,15 +516,16 @@ class Connection:
         state = self._state
         if state.closed:
             return []
-        if state.closing is not None:
-            return self._trains_while_closing(now_us)
-        if self._protection.must_update and self._protection.can_update(now_us):
-            self._protection.update(now_us, self._recovery.pto_us())
         try:
+            if state.closing is not None:
+                return self._trains_while_closing(now_us)
+            if self._protection.must_update and self._protection.can_update(now_us):
+                self._protection.update(now_us, self._recovery.pto_us())
             return self._sender.build(now_us)
         except TransportError as error:
             # RFC 9001 §6.6: the key is worn out and could not be updated.
             self._close(error.error_code, error.frame_type, error.reason)
+            state.close_due = True  # when it was the close that found out
             return self._trains_while_closing(now_us)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:

@@ -14,6 +14,7 @@ from quicbaton.transport.mtu import MtuSearch
 from quicbaton.transport.state import ConnectionState, PingAckedEvent, SentFrame
 from quicbaton.transport.streams import Streams
 
+
 class Dispatcher:
     """The `recovery.Delivery` of a connection: a table from frame type to its owner."""
 
@@ -83,9 +84,19 @@ class Dispatcher:
         if not self._state.handshake_done_acked:
             self._state.handshake_done_due = True
 
+    def _on_token_acked(self, frame: SentFrame) -> None:
+        state = self._state
+        if frame[1] < len(state.tokens):
+            state.tokens[frame[1]] = b""
+        if not any(state.tokens):  # nothing left that a handoff would have to carry
+            state.tokens.clear()
+            state.tokens_due.clear()
+
     def _on_token_lost(self, frame: SentFrame) -> None:
-        if frame[1] not in self._state.tokens_due:
-            self._state.tokens_due.append(frame[1])
+        state = self._state
+        known = frame[1] < len(state.tokens) and state.tokens[frame[1]]
+        if known and frame[1] not in state.tokens_due:
+            state.tokens_due.append(frame[1])
 
     def _on_mtu_probe_acked(self, frame: SentFrame) -> None:
         for path in self._state.paths:
@@ -122,7 +133,7 @@ _ACKED: Final[dict[int, _Fate]] = {
     f.ACK: Dispatcher._on_ack_acked,
     f.PING: Dispatcher._on_ping_acked,
     f.HANDSHAKE_DONE: Dispatcher._on_handshake_done_acked,
-    f.NEW_TOKEN: Dispatcher._ignore,
+    f.NEW_TOKEN: Dispatcher._on_token_acked,
     f.MTU_PROBE: Dispatcher._on_mtu_probe_acked,
 }
 _LOST: Final[dict[int, _Fate]] = {

@@ -50,10 +50,19 @@ class IdIssuer(Protocol):
 class ConnectionIds:
     """Issues, consumes and retires connection IDs; all that lasts is in the state."""
 
-    __slots__ = ("_events", "_issuer", "_new_due", "_state")
+    __slots__ = ("_events", "_issuer", "_new_due", "_peer_limit", "_state")
 
-    def __init__(self, state: IdsState, issuer: IdIssuer, events: list[Event]) -> None:
+    def __init__(
+        self,
+        state: IdsState,
+        issuer: IdIssuer,
+        events: list[Event],
+        peer_limit: int = MAX_PEER_IDS,
+    ) -> None:
+        """`peer_limit` is the active_connection_id_limit of our transport parameters: what the
+        handshake promised holds, though a later owner may promise new peers something else."""
         self._state = state
+        self._peer_limit = peer_limit
         self._issuer = issuer
         self._events = events
         self._new_due = any(local.due for local in state.local)  # derived
@@ -339,19 +348,21 @@ class ConnectionIds:
 
     def _check_peer_limits(self) -> None:
         state = self._state
-        if len(state.peer) > MAX_PEER_IDS:
+        limit = self._peer_limit
+        if len(state.peer) > limit:
             raise TransportError(
                 CONNECTION_ID_LIMIT_ERROR,
-                f"{len(state.peer)} connection IDs are active, {MAX_PEER_IDS} allowed",
+                f"{len(state.peer)} connection IDs are active, {limit} allowed",
                 NEW_CONNECTION_ID,
             )
         # §5.1.2. A gap in the numbers seen is an ID that we shall have to retire when it comes,
         # so gaps count as well: a peer that skips numbers must not grow our memory.
         gaps = len(state.peer_seen) // 2 - 1
         pending = len(state.peer_retire_due) + len(state.peer_retire_unacked) + gaps
-        if pending > MAX_PENDING_RETIREMENTS:
+        allowed = max(MAX_PENDING_RETIREMENTS, 2 * limit)
+        if pending > allowed:
             raise TransportError(
                 CONNECTION_ID_LIMIT_ERROR,
-                f"{pending} retirements are pending, {MAX_PENDING_RETIREMENTS} allowed",
+                f"{pending} retirements are pending, {allowed} allowed",
                 NEW_CONNECTION_ID,
             )

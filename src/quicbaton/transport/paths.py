@@ -241,9 +241,10 @@ class Paths:
         return other_host
 
     def rearm(self, now_us: int) -> None:
-        """Grant the try that is running its full time again: a handoff stood in its way."""
+        """Grant a try whose time passed in a handoff its full time again. One that lies ahead
+        stays: frequent handoffs must not put it off for ever."""
         for path in self._state.paths:
-            if path.challenge_at_us != NEVER:
+            if NEVER < path.challenge_at_us <= now_us:
                 path.challenge_at_us = now_us + self._try_us(path.challenge_tries)
 
     # --- inside -------------------------------------------------------------------------------

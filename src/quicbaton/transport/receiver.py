@@ -45,8 +45,6 @@ _PROBING: Final = frozenset({f.PADDING, f.PATH_CHALLENGE, f.PATH_RESPONSE, f.NEW
 #: The ECN bits of a packet that met congestion (RFC 3168 §5).
 _CONGESTION_EXPERIENCED: Final = 3
 
-_Handler = Callable[[bytes, int], int]
-
 
 class Receiver:
     """Reads datagrams for one connection and hands what they carry to its parts."""
@@ -85,7 +83,6 @@ class Receiver:
         self._stream_start = 0
         self._stream_stop = 0
         self._kinds: list[int] = []  # frame types of the packet, for a trace
-        self._handlers = self._frame_handlers()
 
     def receive(
         self,
@@ -159,7 +156,6 @@ class Receiver:
         end = len(payload)
         eliciting = False
         probing = True
-        handlers = self._handlers
         tracing = self._trace is not None
         while at < end:
             kind = payload[at]
@@ -194,7 +190,7 @@ class Receiver:
                 # In one step: padding comes by the hundred.
                 at = end - len(payload[at:].lstrip(b"\0"))
                 continue
-            handler = handlers.get(kind)
+            handler = _HANDLERS.get(kind)
             if handler is None:
                 raise TransportError(f.FRAME_ENCODING_ERROR, "unknown frame type", kind)
             if kind not in _NOT_ELICITING:
@@ -202,7 +198,7 @@ class Receiver:
                 self._flush_stream()
             if kind not in _PROBING:
                 probing = False
-            at = handler(payload, at + 1)
+            at = handler(self, payload, at + 1)
         return eliciting, probing
 
     def _flush_stream(self, fin: bool = False) -> None:
@@ -254,33 +250,8 @@ class Receiver:
 
     # --- one handler per frame type: (payload, position behind the type) -> position behind -----
 
-    def _frame_handlers(self) -> dict[int, _Handler]:
-        return {
-            f.PING: lambda _payload, at: at,
-            f.ACK: self._on_ack,
-            f.ACK_ECN: self._on_ack_ecn,
-            f.RESET_STREAM: self._on_reset_stream,
-            f.STOP_SENDING: self._on_stop_sending,
-            f.CRYPTO: self._on_crypto,
-            f.NEW_TOKEN: self._on_new_token,
-            f.MAX_DATA: self._on_max_data,
-            f.MAX_STREAM_DATA: self._on_max_stream_data,
-            f.MAX_STREAMS_BIDI: self._on_max_streams_bidi,
-            f.MAX_STREAMS_UNI: self._on_max_streams_uni,
-            f.DATA_BLOCKED: self._on_data_blocked,
-            f.STREAM_DATA_BLOCKED: self._on_stream_data_blocked,
-            f.STREAMS_BLOCKED_BIDI: self._on_streams_blocked,
-            f.STREAMS_BLOCKED_UNI: self._on_streams_blocked,
-            f.NEW_CONNECTION_ID: self._on_new_connection_id,
-            f.RETIRE_CONNECTION_ID: self._on_retire_connection_id,
-            f.PATH_CHALLENGE: self._on_path_challenge,
-            f.PATH_RESPONSE: self._on_path_response,
-            f.TRANSPORT_CLOSE: self._on_transport_close,
-            f.APPLICATION_CLOSE: self._on_application_close,
-            f.HANDSHAKE_DONE: self._on_handshake_done,
-            f.DATAGRAM: self._on_datagram,
-            f.DATAGRAM_LEN: self._on_datagram_with_length,
-        }
+    def _on_ping(self, payload: bytes, at: int) -> int:
+        return at
 
     def _on_ack(self, payload: bytes, at: int) -> int:
         ack, at = decode_ack(payload, at, with_ecn=False)
@@ -425,6 +396,35 @@ class Receiver:
             )
         if len(state.events) < limits.MAX_QUEUED_EVENTS:
             state.events.append(DatagramEvent(data))
+
+
+# One table for all connections: to build one for each takes a tenth of resuming it.
+_HANDLERS: Final[dict[int, Callable[[Receiver, bytes, int], int]]] = {
+    f.PING: Receiver._on_ping,
+    f.ACK: Receiver._on_ack,
+    f.ACK_ECN: Receiver._on_ack_ecn,
+    f.RESET_STREAM: Receiver._on_reset_stream,
+    f.STOP_SENDING: Receiver._on_stop_sending,
+    f.CRYPTO: Receiver._on_crypto,
+    f.NEW_TOKEN: Receiver._on_new_token,
+    f.MAX_DATA: Receiver._on_max_data,
+    f.MAX_STREAM_DATA: Receiver._on_max_stream_data,
+    f.MAX_STREAMS_BIDI: Receiver._on_max_streams_bidi,
+    f.MAX_STREAMS_UNI: Receiver._on_max_streams_uni,
+    f.DATA_BLOCKED: Receiver._on_data_blocked,
+    f.STREAM_DATA_BLOCKED: Receiver._on_stream_data_blocked,
+    f.STREAMS_BLOCKED_BIDI: Receiver._on_streams_blocked,
+    f.STREAMS_BLOCKED_UNI: Receiver._on_streams_blocked,
+    f.NEW_CONNECTION_ID: Receiver._on_new_connection_id,
+    f.RETIRE_CONNECTION_ID: Receiver._on_retire_connection_id,
+    f.PATH_CHALLENGE: Receiver._on_path_challenge,
+    f.PATH_RESPONSE: Receiver._on_path_response,
+    f.TRANSPORT_CLOSE: Receiver._on_transport_close,
+    f.APPLICATION_CLOSE: Receiver._on_application_close,
+    f.HANDSHAKE_DONE: Receiver._on_handshake_done,
+    f.DATAGRAM: Receiver._on_datagram,
+    f.DATAGRAM_LEN: Receiver._on_datagram_with_length,
+}
 
 
 def _largest(ack: Ack) -> int:

@@ -188,9 +188,7 @@ class Recovery:
             state.probes_due = 2
             path = self._connection.paths[0]
             sizes = (
-                run.size
-                for run in state.sent
-                if run.path == path.serial and not _is_mtu_probe(run)
+                run.size for run in state.sent if run.path == path.serial and not _is_mtu_probe(run)
             )
             MtuSearch(path).on_timeouts(state.pto_count, max(sizes, default=0), now_us)
 
@@ -210,14 +208,16 @@ class Recovery:
                 return
 
     def on_resumed(self, now_us: int) -> None:
-        """A new owner took over: deadlines that passed in transit are armed again from now."""
+        """A new owner took over: a deadline that passed in transit is armed again from now.
+
+        One that lies ahead stays: handoffs more frequent than the PTO must not put it off for
+        ever. So does the backoff, which is about the network.
+        """
         state = self._state
-        state.pto_count = 0
-        state.probes_due = 0
-        if state.eliciting_in_flight:
-            state.last_eliciting_at_us = now_us
         if state.loss_at_us != NEVER:
             state.loss_at_us = max(state.loss_at_us, now_us + GRANULARITY_US)
+        elif NEVER < self.deadline_us() <= now_us:
+            state.last_eliciting_at_us = now_us
 
     def on_path_change(self, now_us: int) -> None:
         """RFC 9000 §9.4: what we knew of the round trip belongs to the old path."""

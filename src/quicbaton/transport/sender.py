@@ -133,7 +133,7 @@ class Sender:
         peer = self._ids.id_for_path(path.serial)
         if closing is None or peer is None:
             return []
-        reason = closing.reason.encode()[:256]
+        reason = closing.reason.encode()[:256].decode(errors="ignore").encode()
         head = bytes([f.APPLICATION_CLOSE if closing.frame_type == NONE else f.TRANSPORT_CLOSE])
         head += f.encode_varint(closing.error_code)
         if closing.frame_type != NONE:

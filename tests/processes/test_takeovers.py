@@ -1,0 +1,223 @@
+"""A process replaced by another under load, with processes that refuse, fail, stop and die."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+from harness import SHORT_WAITS, Server, World, until
+from matrix import TABLES
+from moving_server import content
+
+from crowd import Getter, Handshaker, crowd
+from quicbaton.cli.certificate import CertificateFiles
+
+pytestmark = pytest.mark.process
+
+_GUARD_S = 90.0
+
+
+@pytest.fixture
+def in_world(
+    tmp_path: Path, certificate: CertificateFiles
+) -> Callable[[Callable[[World], Coroutine[Any, Any, None]]], None]:
+    """Runs a coroutine function in a world of processes of its own."""
+
+    async def guarded(test: Callable[[World], Coroutine[Any, Any, None]]) -> None:
+        async with asyncio.timeout(_GUARD_S), World(tmp_path, certificate) as world:
+            await test(world)
+
+    return lambda test: asyncio.run(guarded(test))
+
+
+async def port_of(server: Server) -> int:
+    return int((await server.list()).address.rpartition(":")[2])
+
+
+async def settled(server: Server) -> str:
+    """How its takeover went, as its log says."""
+
+    def line() -> str:
+        lines = server.log().splitlines()
+        return next((text for text in lines if text.startswith(("settled", "gave up"))), "")
+
+    return await until(line, "the takeover's end")
+
+
+def test_a_thousand_connections_and_fifty_handshakes_survive_a_takeover(in_world: Any) -> None:
+    connections, handshakes, downloads = 1000, 50, 3
+
+    async def test(world: World) -> None:
+        old = await world.start()
+        port = await port_of(old)
+        async with (
+            crowd(world.certificate, port, connections) as clients,
+            AsyncExitStack() as stack,
+            asyncio.TaskGroup() as group,
+        ):
+            # A few at any moment: each asks every other second.
+            talk = [group.create_task(client.keep_getting(2000, 2.0)) for client in clients]
+            curls = [
+                await stack.enter_async_context(world.curl(port, 6_000_000, rate=1_000_000))
+                for _ in range(downloads)
+            ]
+            handshakers = [Handshaker(world.certificate, port) for _ in range(handshakes)]
+            for handshaker in handshakers:
+                stack.callback(handshaker.close)
+                await handshaker.flight_came.wait()
+            await until(lambda: all(client.rounds for client in clients), "traffic everywhere")
+            for curl in curls:
+                await curl.received(100_000)
+
+            began = monotonic()
+            new = await world.fork("takeover", old, deadline_s=60.0)
+            await until(lambda: _moved(new, connections + downloads), "the connections to move")
+            moving_s = monotonic() - began
+            for handshaker in handshakers:
+                handshaker.go_on()
+            bodies = await asyncio.gather(*(handshaker.done for handshaker in handshakers))
+            assert all(body == content(0, 1000) for body in bodies)
+            assert (await settled(new)).startswith("settled ok")
+            await old.gone()
+
+            rounds = [client.rounds for client in clients]
+            await until(
+                lambda: all(
+                    client.rounds >= before + 2
+                    for client, before in zip(clients, rounds, strict=True)
+                ),
+                "answers from the new process",
+            )
+            assert all(client.terminated is None for client in clients)
+            for curl in curls:
+                await curl.end()
+                assert curl.whole
+            for task in talk:
+                task.cancel()
+        TABLES["takeover"] = (
+            f"{connections} connections with traffic, {handshakes} handshakes, {downloads} "
+            f"downloads: moved in {moving_s:.2f} s, start of the new process included, "
+            f"{(connections + downloads) / moving_s:.0f} connections/s; none lost"
+        )
+
+    in_world(test)
+
+
+async def _moved(server: Server, count: int) -> bool:
+    with contextlib.suppress(Exception):
+        return (await server.list()).resumed >= count
+    return False
+
+
+def test_a_connection_that_cannot_be_exported_is_waited_for(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        old = await world.start()
+        async with crowd(world.certificate, await port_of(old), 1) as (client,):
+            answer = asyncio.create_task(client.get("/busy/700"))
+            await until(lambda: _has_streams(old), "the request to arrive")
+            new = await world.fork("takeover", old)
+            assert await answer == b"done"
+            assert await settled(new) == "settled ok 1 connections moved"
+            assert await client.get("/10") == content(0, 10)
+            await old.gone()
+
+    in_world(test)
+
+
+async def _has_streams(server: Server) -> bool:
+    return any(info.streams > 6 for info in (await server.list()).connections)
+
+
+def test_what_still_cannot_move_at_the_deadline_is_reported_and_closed(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        old = await world.start()
+        async with crowd(world.certificate, await port_of(old), 2) as (busy, idle):
+            answer = asyncio.create_task(busy.get("/busy/60000"))
+            await until(lambda: _has_streams(old), "the request to arrive")
+            new = await world.fork("takeover", old, deadline_s=0.5)
+            report = await settled(new)
+            assert report.startswith("settled cut 1 connections moved, 1 cut at the deadline: ")
+            assert report.endswith("a request is being worked on")
+            with pytest.raises(ConnectionError, match="the server restarted"):
+                await answer
+            assert await idle.get("/10") == content(0, 10)
+            assert idle.terminated is None
+            await old.gone()
+
+    in_world(test)
+
+
+def test_a_successor_that_cannot_read_the_state_gets_nothing(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        old = await world.start()
+        async with crowd(world.certificate, await port_of(old), 3) as clients:
+            new = await world.fork("takeover", old, deadline_s=0.5, forgetful=True)
+            assert "import_state raised KeyError" in await settled(new)
+            await new.gone()
+            await _all_live_at(old, clients)
+
+    in_world(test)
+
+
+def test_a_successor_that_has_stopped_at_the_deadline_gets_nothing(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        old = await world.start(waits=SHORT_WAITS)
+        async with crowd(world.certificate, await port_of(old), 3) as clients:
+            new = await world.fork(
+                "takeover", old, deadline_s=0.5, waits=SHORT_WAITS, failpoint="rebuilt:STOP"
+            )
+            await until(lambda: new.stopped, "the successor to stop")
+            await _all_live_at(old, clients)
+            new.signal(signal.SIGCONT)
+            assert (await settled(new)).startswith("gave up successor_failed")
+            await new.gone()
+            await _all_live_at(old, clients)
+
+    in_world(test)
+
+
+def test_a_second_takeover_at_a_time_is_refused(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        old = await world.start()
+        async with crowd(world.certificate, await port_of(old), 1) as (client,):
+            answer = asyncio.create_task(client.get("/busy/500"))
+            await until(lambda: _has_streams(old), "the request to arrive")
+            first = await world.fork("takeover", old)
+            await first.ready()
+            second = await world.fork("takeover", old)
+            await second.gone()
+            assert "a takeover is under way" in second.log()
+            assert await answer == b"done"
+            assert (await settled(first)).startswith("settled ok")
+
+    in_world(test)
+
+
+def test_ten_takeovers_in_a_row_keep_one_download_whole(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        server = await world.start()
+        async with world.curl(await port_of(server), 2_000_000, rate=600_000) as curl:
+            for number in range(10):
+                await curl.received(100_000 + 100_000 * number)
+                successor = await world.fork("takeover", server)
+                assert (await settled(successor)).startswith("settled ok 1 ")
+                await server.gone()
+                server = successor
+            await curl.end()
+            assert curl.whole
+
+    in_world(test)
+
+
+async def _all_live_at(server: Server, clients: list[Getter]) -> None:
+    for client in clients:
+        assert await asyncio.wait_for(client.get("/3000"), 20) == content(0, 3000)
+        assert client.terminated is None
+    assert len((await server.list()).connections) == len(clients)
