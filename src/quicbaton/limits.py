@@ -100,6 +100,9 @@ MAX_HANDOFF_MESSAGE_BYTES: Final = MAX_BATON_BYTES + 4096
 #: receive queue that overflows. The bytes are a client's flight of 1 MiB and some.
 MAX_QUEUED_STRAYS: Final = 1024
 MAX_QUEUED_STRAY_BYTES: Final = 2 << 20
+#: Bytes of streams that all connections on their way to us have sent ahead of their batons; what
+#: goes beyond is not kept, and those connections' batons are as big as ever.
+MAX_PRECOPIES_BYTES: Final = 4 * MAX_BATON_BYTES
 #: Seconds one side waits for the other: for an answer while the connection is still served, ...
 HANDOFF_OFFER_S: Final = 5
 #: ... while it is frozen (Chromium gives up after 6.5 s of silence; this leaves room to thaw), ...

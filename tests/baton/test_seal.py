@@ -147,9 +147,11 @@ def test_two_seals_of_one_payload_share_neither_id_nor_text() -> None:
     assert first[size:] != second[size:]
 
 
-def test_digest_is_sha256_of_the_sealed_bytes_at_every_open() -> None:
+def test_digest_is_sha256_of_header_and_tag_at_every_open() -> None:
     data = sealed()
-    assert opened(data).digest == opened(data).digest == hashlib.sha256(data).digest()
+    size = header.split_header(data).size
+    expected = hashlib.sha256(data[:size] + data[-header.TAG_BYTES :]).digest()
+    assert opened(data).digest == opened(data).digest == expected
     assert baton_digest(data) == opened(data).digest
     assert baton_digest(sealed(seed=2)) != opened(data).digest
 

@@ -1,5 +1,6 @@
 """`quicbaton serve` and `quicbaton get`, as processes."""
 
+import contextlib
 import hashlib
 import json
 import signal
@@ -30,6 +31,13 @@ def head(url: str, ca: Path) -> tuple[int, bytes]:
     status: int = curl.getinfo(pycurl.RESPONSE_CODE)
     curl.close()
     return status, fields.getvalue()
+
+
+def has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.bind(("::1", 0))
+        return True
+    return False
 
 
 def test_a_file_is_served_and_fetched_whole(home: Home) -> None:
@@ -78,6 +86,17 @@ def test_certificates_are_verified_unless_told_not_to(home: Home) -> None:
     assert len(refused.stderr.splitlines()) == 1
     assert not (home.path / "copy.bin").exists()
     assert home.run("get", url, "-o", "copy.bin", "--insecure").returncode == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
+def test_hosts_are_named_in_every_form_and_paths_in_any_letters(home: Home, host: str) -> None:
+    if host == "[::1]" and not has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback")
+    content = home.write("grüße mit raum.bin", 1000)
+    server = home.serve("--host", "", "--port", "0")
+    url = f"https://{host}:{server.port}/grüße mit raum.bin?x=1"
+    home.json("get", url, "--ca", home.ca, "-o", "copy.bin")
+    assert (home.path / "copy.bin").read_bytes() == content
 
 
 def test_an_answer_that_is_not_200_leaves_no_file(home: Home) -> None:

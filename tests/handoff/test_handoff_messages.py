@@ -23,6 +23,9 @@ from quicbaton.handoff.messages import (
     Hello,
     Message,
     Offer,
+    Precopied,
+    Precopy,
+    PrecopyEnd,
     Ready,
     Refuse,
     Stray,
@@ -49,6 +52,9 @@ EXAMPLES: list[Message] = [
     Cutover(CID, HANDOFF),
     CutoverAck(CID, HANDOFF),
     Closed(CID, HANDOFF),
+    Precopy(b"p" * 16, 4, 65_536, b"body"),
+    PrecopyEnd(b"p" * 16),
+    Precopied(b"p" * 16, True),
     Toss(b"\x40" * 1200, ("::1", 4433, 0, 0), (), 1),
 ]
 

@@ -57,10 +57,10 @@ FAULTS: tuple[tuple[Victim, Fault], ...] = (
     ("link", "CUT"),
 )
 
-SIZE = 800_000
+SIZE = 600_000
 RATE = 500_000
 #: The client of a long stop is to be there when it is over.
-_SLOW_RATE = 280_000
+_SLOW_RATE = 190_000
 _BEGIN_AT = 40_000
 _SHORT_STOP_S = 0.03
 #: Above every wait for the other side but the one for strays.
@@ -115,13 +115,16 @@ async def run_cell(world: World, cell: Cell) -> Outcome:
         spec += f":{victims}"
     source = await world.start(waits=SHORT_WAITS, failpoint=spec if at_source else "")
     rate = _SLOW_RATE if cell.fault == "STOP long" else RATE
-    port = int((await source.list()).address.rpartition(":")[2])
+    port = await source.port()
     async with Relay(port) as relay, world.curl(relay.port, SIZE, rate=rate) as curl:
-        await curl.received(_BEGIN_AT)
+        try:
+            connection = await source.the_connection()
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {curl.outcome}; {await source.list()}; sent {[len(d) for d in relay.sent]}") from None
         destination = await world.start(
             "join", source, waits=SHORT_WAITS, failpoint="" if at_source else spec
         )
-        connection = await source.the_connection()
+        await curl.received(_BEGIN_AT)
         victim = destination if cell.victim == "destination" else source
         victims.write_text(str(victim.pid))
         command = asyncio.create_task(source.hand_over(connection, destination))

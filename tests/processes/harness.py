@@ -73,6 +73,10 @@ class Server:
         """Its connections and counters."""
         return await ask(self.control, c.ListConnections(), c.Connections, GUARD_S)
 
+    async def port(self) -> int:
+        """Its UDP port."""
+        return int((await self.list()).address.rpartition(":")[2])
+
     async def the_connection(self) -> str:
         """Its only connection's name, once it is open."""
         return await until(self._open_name, f"a connection at {self!r}\n{self.log()}")
@@ -156,7 +160,7 @@ class World:
             await server.ready()
         return server
 
-    async def fork(self, mode: str, other: Server | None = None, **more: Any) -> Server:
+    async def fork(self, mode: str = "first", other: Server | None = None, **more: Any) -> Server:
         name = f"{next(self._numbers)}"
         options = Options(
             mode=mode,

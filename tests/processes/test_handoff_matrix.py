@@ -15,7 +15,7 @@ from quicbaton.cli.certificate import CertificateFiles
 
 pytestmark = pytest.mark.process
 
-_AT_ONCE = 8
+_AT_ONCE = 10
 _Outcomes = dict[Cell, Outcome | AssertionError]
 
 

@@ -37,10 +37,6 @@ def in_world(
     return lambda test: asyncio.run(guarded(test))
 
 
-async def port_of(server: Server) -> int:
-    return int((await server.list()).address.rpartition(":")[2])
-
-
 async def settled(server: Server) -> str:
     """How its takeover went, as its log says."""
 
@@ -56,7 +52,7 @@ def test_a_thousand_connections_and_fifty_handshakes_survive_a_takeover(in_world
 
     async def test(world: World) -> None:
         old = await world.start()
-        port = await port_of(old)
+        port = await old.port()
         async with (
             crowd(world.certificate, port, connections) as clients,
             AsyncExitStack() as stack,
@@ -119,7 +115,7 @@ async def _moved(server: Server, count: int) -> bool:
 def test_a_connection_that_cannot_be_exported_is_waited_for(in_world: Any) -> None:
     async def test(world: World) -> None:
         old = await world.start()
-        async with crowd(world.certificate, await port_of(old), 1) as (client,):
+        async with crowd(world.certificate, await old.port(), 1) as (client,):
             answer = asyncio.create_task(client.get("/busy/700"))
             await until(lambda: _has_streams(old), "the request to arrive")
             new = await world.fork("takeover", old)
@@ -138,7 +134,7 @@ async def _has_streams(server: Server) -> bool:
 def test_what_still_cannot_move_at_the_deadline_is_reported_and_closed(in_world: Any) -> None:
     async def test(world: World) -> None:
         old = await world.start()
-        async with crowd(world.certificate, await port_of(old), 2) as (busy, idle):
+        async with crowd(world.certificate, await old.port(), 2) as (busy, idle):
             answer = asyncio.create_task(busy.get("/busy/60000"))
             await until(lambda: _has_streams(old), "the request to arrive")
             new = await world.fork("takeover", old, deadline_s=0.5)
@@ -157,7 +153,7 @@ def test_what_still_cannot_move_at_the_deadline_is_reported_and_closed(in_world:
 def test_a_successor_that_cannot_read_the_state_gets_nothing(in_world: Any) -> None:
     async def test(world: World) -> None:
         old = await world.start()
-        async with crowd(world.certificate, await port_of(old), 3) as clients:
+        async with crowd(world.certificate, await old.port(), 3) as clients:
             new = await world.fork("takeover", old, deadline_s=0.5, forgetful=True)
             assert "import_state raised KeyError" in await settled(new)
             await new.gone()
@@ -169,7 +165,7 @@ def test_a_successor_that_cannot_read_the_state_gets_nothing(in_world: Any) -> N
 def test_a_successor_that_has_stopped_at_the_deadline_gets_nothing(in_world: Any) -> None:
     async def test(world: World) -> None:
         old = await world.start(waits=SHORT_WAITS)
-        async with crowd(world.certificate, await port_of(old), 3) as clients:
+        async with crowd(world.certificate, await old.port(), 3) as clients:
             new = await world.fork(
                 "takeover", old, deadline_s=0.5, waits=SHORT_WAITS, failpoint="rebuilt:STOP"
             )
@@ -186,7 +182,7 @@ def test_a_successor_that_has_stopped_at_the_deadline_gets_nothing(in_world: Any
 def test_a_second_takeover_at_a_time_is_refused(in_world: Any) -> None:
     async def test(world: World) -> None:
         old = await world.start()
-        async with crowd(world.certificate, await port_of(old), 1) as (client,):
+        async with crowd(world.certificate, await old.port(), 1) as (client,):
             answer = asyncio.create_task(client.get("/busy/500"))
             await until(lambda: _has_streams(old), "the request to arrive")
             first = await world.fork("takeover", old)
@@ -203,7 +199,7 @@ def test_a_second_takeover_at_a_time_is_refused(in_world: Any) -> None:
 def test_ten_takeovers_in_a_row_keep_one_download_whole(in_world: Any) -> None:
     async def test(world: World) -> None:
         server = await world.start()
-        async with world.curl(await port_of(server), 2_000_000, rate=600_000) as curl:
+        async with world.curl(await server.port(), 2_000_000, rate=600_000) as curl:
             for number in range(10):
                 await curl.received(100_000 + 100_000 * number)
                 successor = await world.fork("takeover", server)

@@ -38,6 +38,8 @@ class Relay:
         #: What came from the servers, in order.
         self.sent: list[bytes] = []
         self.client_id_bytes = -1
+        #: While true, the client is not heard.
+        self.mutes_client = False
 
     async def __aenter__(self) -> Self:
         self._down = await _open(self._from_client)
@@ -54,7 +56,8 @@ class Relay:
         if self.client_id_bytes < 0 and data[0] & 0x80:
             # RFC 9000 §17.2: flags, version, then both IDs with their lengths before them.
             self.client_id_bytes = data[6 + data[5]]
-        self._up.sendto(data, self._server)
+        if not self.mutes_client:
+            self._up.sendto(data, self._server)
 
     def _from_server(self, data: bytes, _address: Any) -> None:
         self.sent.append(data)

@@ -21,6 +21,7 @@ from quicbaton.asyncio.endpoint import Endpoint
 from quicbaton.asyncio.failpoints import reach
 from quicbaton.asyncio.link import Link
 from quicbaton.asyncio.mover import Client, Frozen, Mover, Opened
+from quicbaton.asyncio.precopy import Copying, is_worth_it
 from quicbaton.asyncio.session import Session
 from quicbaton.asyncio.udp import Datagram
 from quicbaton.baton.versions import FORMAT_VERSION, readable_versions
@@ -35,7 +36,16 @@ from quicbaton.handoff import (
 )
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
-from quicbaton.handoff.messages import HandoffMessage, Message, Offer, Stray, Toss
+from quicbaton.handoff.messages import (
+    HandoffMessage,
+    Message,
+    Offer,
+    Precopied,
+    Precopy,
+    PrecopyEnd,
+    Stray,
+    Toss,
+)
 from quicbaton.handoff.waits import DEFAULT_WAITS
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.ownership import Ledger, Ownership
@@ -104,6 +114,8 @@ class Handoffs:
         self._resumed: dict[bytes, HandoffDestination] = {}
         self._waiters: dict[Machine, asyncio.Future[Report]] = {}
         self._files: dict[bytes, Path] = {}
+        #: What goes to the destination ahead of the baton.
+        self._copying: dict[Machine, Copying] = {}
         #: Where a destination's source is to be found, by handoff id.
         self._source_of: dict[bytes, str] = {}
         #: Destinations that wait for a link to their source: handoff id -> its name.
@@ -130,6 +142,17 @@ class Handoffs:
 
     def hand_over(self, session: Session, link: Link) -> asyncio.Future[Report]:
         """Hand a connection to the process at the other end of `link`."""
+        machine = self._new_source(session.connection.name)
+        self._pids[machine] = link.peer_pid
+        waiter = self._wait_for(machine)
+        if session.connection.cutover_pending or not is_worth_it(session):
+            self._offer(machine, session, link)
+        else:
+            copying = Copying(session, link, lambda: self._offer(machine, session, link))
+            self._copying[machine] = copying
+        return waiter
+
+    def _offer(self, machine: HandoffSource, session: Session, link: Link) -> None:
         connection = session.connection
         start = ev.Start(
             link=link.number,
@@ -140,11 +163,7 @@ class Handoffs:
             stray_ids=tuple(sorted(session.cids))[:64],
             cutover_pending=connection.cutover_pending,
         )
-        machine = self._new_source(connection.name)
-        self._pids[machine] = link.peer_pid
-        waiter = self._wait_for(machine)
         self._feed(machine, start)
-        return waiter
 
     def save(self, session: Session, path: Path) -> asyncio.Future[Report]:
         """Freeze a connection into a baton in a file; done when the file is written."""
@@ -218,6 +237,14 @@ class Handoffs:
             datagram = Datagram(message.datagram, message.remote, message.local, message.ecn)
             self._endpoint.deliver([datagram], forwarded=True)
             return
+        if isinstance(message, (Precopy, PrecopyEnd)):
+            self._mover.copies.on_message(link, message)
+            return
+        if isinstance(message, Precopied):
+            for copying in list(self._copying.values()):
+                if copying.copy_id == message.precopy_id:
+                    copying.on_copied(message.kept)
+            return
         if not isinstance(message, HandoffMessage):
             raise PeerError("a second Hello on a link", code="unexpected_message")
         machine: Machine | None = self._destinations.get(message.handoff_id)
@@ -241,6 +268,10 @@ class Handoffs:
     def link_lost(self, link: Link) -> None:
         """A link ended; everything that it brought was handled."""
         self._links.pop(link.number, None)
+        self._mover.copies.link_lost(link)
+        for copying in list(self._copying.values()):
+            if copying.link is link:
+                copying.fail()
         for machine in self._machines():
             self._feed(machine, ev.LinkLost(link.number))
 
@@ -463,7 +494,9 @@ class Handoffs:
     def _seal(self, machine: HandoffSource, effect: fx.SealBaton) -> None:
         name = effect.connection_id
         try:
-            frozen = self._frozen[name] = self._mover.snapshot(self._frozen[name])
+            frozen = self._frozen[name] = self._mover.snapshot(
+                self._frozen[name], self._copying.get(machine)
+            )
             sealed = self._mover.seal(frozen, name, effect.term, effect.audience)
         except QuicbatonError as error:
             self._feed(machine, ev.SealFailed(error.code, str(error)))
@@ -544,10 +577,10 @@ class Handoffs:
         opened.check(effect.claim)
         # Known from here on: the connection may be over before this returns.
         self._resumed[machine.connection_id] = machine
-        session = self._mover.resume(opened, _Sink)
+        strays = [_datagram(stray) for stray in effect.strays]
+        session = self._mover.resume(opened, strays, _Sink)
         del self._opened[machine.handoff_id]
         self.resumed += 1
-        _deliver_strays(session, effect.strays)
         session.process()
         self.on_moved(machine.connection_id, True)
         reach("after_resume")
@@ -564,6 +597,9 @@ class Handoffs:
             self._mover.discard(opened)
 
     def _report(self, machine: Machine, effect: fx.Report) -> None:
+        copying = self._copying.pop(machine, None)
+        if copying is not None:
+            copying.release()
         self._finish(machine, Report(effect.outcome, effect.code, effect.message))
 
 

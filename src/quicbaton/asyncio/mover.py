@@ -8,13 +8,17 @@ moving, it does not end it.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from time import monotonic, time
 from typing import NamedTuple
 
 from quicbaton.asyncio.endpoint import Endpoint, Owner
+from quicbaton.asyncio.precopy import Copies, Copying
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
 from quicbaton.asyncio.session import Session
+from quicbaton.asyncio.udp import Datagram
 from quicbaton.baton.header import BatonHeader, peek
+from quicbaton.baton.precopy import Pieces, leave_out
 from quicbaton.baton.seal import BatonFields, baton_digest, open_baton, seal
 from quicbaton.baton.snapshot import Snapshot, decode_snapshot, encode_snapshot
 from quicbaton.errors import QuicbatonError, RefusedError
@@ -42,6 +46,7 @@ class Frozen(NamedTuple):
     cids: tuple[bytes, ...]
     client: Client | None  # None until the snapshot was taken
     snapshot: bytes
+    precopies: Mapping[bytes, Pieces]  # what of the streams is not in the snapshot
 
 
 class Opened(NamedTuple):
@@ -72,17 +77,21 @@ class Mover:
         self._name = name
         self._host = host
 
+        #: What sources have sent ahead of their batons.
+        self.copies = Copies()
+
     def freeze(self, connection_id: bytes, strays: Owner) -> Frozen:
         """Stop driving the connection; `strays` gets its datagrams."""
         session = self._endpoint.sessions[connection_id]
-        frozen = Frozen(session, tuple(session.cids), None, b"")
+        frozen = Frozen(session, tuple(session.cids), None, b"", {})
         self._endpoint.release(session, strays)
         return frozen
 
-    def snapshot(self, frozen: Frozen) -> Frozen:
-        """With the snapshot. Raises RefusedError, the connection unharmed, when it cannot move.
+    def snapshot(self, frozen: Frozen, copying: Copying | None) -> Frozen:
+        """With the snapshot, less what has been copied ahead of it.
 
-        What can refuse is exported first; then the transport, which spends the connection.
+        Raises RefusedError, the connection unharmed, when it cannot move. What can refuse is
+        exported first; then the transport, which spends the connection.
         """
         session = frozen.session
         protocol = session.protocol
@@ -107,7 +116,11 @@ class Mover:
             application=application,
             frozen_at_us=round(now * 1e6),
             host=self._host,
+            precopied=None,
         )
+        if copying is not None:
+            snapshot.precopied = leave_out(state, copying.copy_id, copying.pieces)
+            frozen = frozen._replace(precopies={copying.copy_id: copying.pieces})
         frozen = frozen._replace(client=_client(state), snapshot=encode_snapshot(snapshot))
         # Last: a full disk may fail it, and from here on the snapshot is what a thaw needs.
         self._endpoint.end_trace(session.connection)
@@ -127,12 +140,16 @@ class Mover:
             self._endpoint.table.remove(cid)
         if not frozen.snapshot:
             return self._endpoint.adopt(frozen.session.connection, frozen.session.protocol)
-        return self._endpoint.adopt(*self._rebuild(decode_snapshot(frozen.snapshot)))
+        return self._endpoint.adopt(
+            *self._rebuild(decode_snapshot(frozen.snapshot, frozen.precopies))
+        )
 
     def open(self, sealed: bytes) -> Opened:
         """Open, check and rebuild a baton, silently."""
         opened = open_baton(sealed, self._ring, time(), self._name)
-        snapshot = decode_snapshot(opened.payload)
+        snapshot = decode_snapshot(opened.payload, self.copies.kept)
+        if snapshot.precopied is not None:
+            self.copies.drop(snapshot.precopied.precopy_id)
         if snapshot.host != self._host:
             raise RefusedError(
                 "the baton was frozen on another host or before a reboot: its clock says nothing "
@@ -143,16 +160,17 @@ class Mover:
         connection, protocol = self._rebuild(snapshot)
         return Opened(opened.header, opened.digest, client, connection, protocol)
 
-    def resume(self, opened: Opened, strays: type[Owner]) -> Session:
-        """Drive a rebuilt connection, which is ours now. What an owner of the class `strays` got
+    def resume(self, opened: Opened, strays: list[Datagram], sink: type[Owner]) -> Session:
+        """Drive a rebuilt connection, which is ours now. What an owner of the class `sink` got
         of its datagrams, from an earlier time here, is its own again."""
         endpoint = self._endpoint
         connection = opened.connection
         connection.rearm(monotonic())
         for cid in connection.connection_ids():
-            if isinstance(endpoint.table.owners.get(cid), strays):
+            if isinstance(endpoint.table.owners.get(cid), sink):
                 endpoint.table.remove(cid)
         session = endpoint.adopt(connection, opened.protocol)
+        session.resume(strays)
         if any(endpoint.ids.decode(cid) not in (None, endpoint.ids.place) for cid in session.cids):
             connection.begin_cutover()
         connection.speak_first()

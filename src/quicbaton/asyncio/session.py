@@ -57,10 +57,27 @@ class Session:
     def __repr__(self) -> str:
         return f"<Session {self.connection!r}>"
 
+    @property
+    def is_over(self) -> bool:
+        """True when nobody drives the connection here any more."""
+        return self._over
+
     # --- from the endpoint ----------------------------------------------------------------------
 
     def receive(self, batch: list[Datagram]) -> None:
         """Process datagrams of this connection, in order."""
+        self._receive(batch)
+        self.process()
+
+    def resume(self, strays: list[Datagram]) -> None:
+        """Go on after a handoff: the client has been waiting, so one train goes before all else,
+        as soon as there is window for it; that is mostly what the strays bring."""
+        self._send_first()
+        if strays:
+            self._receive(strays)
+            self._send_first()
+
+    def _receive(self, batch: list[Datagram]) -> None:
         now = monotonic()
         connection = self.connection
         first = batch[0]
@@ -82,7 +99,6 @@ class Session:
                     if index < len(batch):
                         start = index
                         first = batch[index]
-        self.process()
 
     def process(self) -> None:
         """Deliver events, then send."""
@@ -104,6 +120,12 @@ class Session:
             for train in connection.trains_to_send(monotonic()):
                 udp.send(train)
         self._arm()
+
+    def _send_first(self) -> None:
+        udp = self._endpoint.udp
+        if not udp.is_full:
+            for train in self.connection.trains_to_send(monotonic(), at_most=1):
+                udp.send(train)
 
     def transmit_soon(self) -> None:
         if self._soon is None and not self._over:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import IO, Any, Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from aioquic.h3.connection import H3_ALPN
 from aioquic.h3.events import DataReceived, HeadersReceived
@@ -121,14 +121,16 @@ class _Download(QuicConnectionProtocol):
     def request(self) -> None:
         self._http = H3Connection(self._quic)
         self._stream_id = self._quic.get_next_available_stream_id()
-        target = (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
+        query = f"?{self._url.query}" if self._url.query else ""
+        # What a URL may not contain as it is becomes percent-encoded; what is so already stays.
+        target = quote((self._url.path or "/") + query, safe="/?%:@!$&'()*+,;=~")
         self._http.send_headers(
             self._stream_id,
             [
                 (b":method", b"GET"),
                 (b":scheme", b"https"),
                 (b":authority", self._url.netloc.rpartition("@")[2].encode("idna")),
-                (b":path", target.encode("ascii", "replace")),
+                (b":path", target.encode()),
                 (b"user-agent", b"quicbaton"),
             ],
             end_stream=True,

@@ -154,9 +154,40 @@ class Toss(msgspec.Struct, tag="toss", array_like=True, frozen=True, forbid_unkn
     ecn: Annotated[int, msgspec.Meta(ge=0, le=3)]
 
 
+class Precopy(
+    msgspec.Struct, tag="precopy", array_like=True, frozen=True, forbid_unknown_fields=True
+):
+    """Source: bytes of a stream that its baton will leave out, if you keep them."""
+
+    precopy_id: _Id
+    stream_id: _Natural
+    offset: _Natural
+    data: bytes
+
+
+class PrecopyEnd(
+    msgspec.Struct, tag="precopy_end", array_like=True, frozen=True, forbid_unknown_fields=True
+):
+    """Source: tell me when you have got so far."""
+
+    precopy_id: _Id
+
+
+class Precopied(
+    msgspec.Struct, tag="precopied", array_like=True, frozen=True, forbid_unknown_fields=True
+):
+    """Destination: got so far; `kept` is whether I have all of it."""
+
+    precopy_id: _Id
+    kept: bool
+
+
 Message = (
     Hello
     | Toss
+    | Precopy
+    | PrecopyEnd
+    | Precopied
     | Offer
     | Accept
     | Refuse

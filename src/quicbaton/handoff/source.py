@@ -87,7 +87,7 @@ from quicbaton.handoff.messages import (
 )
 from quicbaton.handoff.strays import StrayQueue
 from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
-from quicbaton.limits import BATON_LIFETIME_S, MAX_BATON_BYTES
+from quicbaton.limits import MAX_BATON_BYTES
 from quicbaton.ownership import Claim, Ledger, Ownership
 
 
@@ -111,7 +111,7 @@ _Step = tuple[SourceState, list[Effect]]
 _WAIT_S: Final[dict[SourceState, Callable[[Waits], float]]] = {
     SourceState.OFFERED: lambda waits: waits.offer_s,
     SourceState.SEALING: lambda waits: waits.frozen_s,
-    SourceState.SAVED: lambda _waits: BATON_LIFETIME_S,
+    SourceState.SAVED: lambda waits: waits.saved_s,
     SourceState.FORWARDING: lambda waits: waits.forward_s,
 }
 _ENDED: Final = (SourceState.DONE, SourceState.ABORTED)

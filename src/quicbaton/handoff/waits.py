@@ -6,6 +6,7 @@ import msgspec
 
 from quicbaton.errors import ConfigurationError
 from quicbaton.limits import (
+    BATON_LIFETIME_S,
     HANDOFF_ASK_S,
     HANDOFF_FORWARD_S,
     HANDOFF_FROZEN_S,
@@ -22,6 +23,8 @@ class Waits(msgspec.Struct, frozen=True):
     ready_s: float = HANDOFF_READY_S
     ask_s: float = HANDOFF_ASK_S
     forward_s: float = HANDOFF_FORWARD_S
+    #: How long a connection stays frozen for a baton in a file.
+    saved_s: float = BATON_LIFETIME_S
 
     def __post_init__(self) -> None:
         if min(msgspec.structs.astuple(self)) <= 0 or self.ready_s <= self.frozen_s:

@@ -278,9 +278,12 @@ class CongestionController:
         state.cubic_updated_us = NEVER
 
     def on_resumed(self, now_us: int) -> None:
-        """Another process took over: the time in transit fills no bucket and moves no curve."""
+        """Another process took over: the time in transit moves no curve.
+
+        It does fill the pacer's bucket, as any pause does, to two milliseconds' worth at most: the
+        client has been waiting.
+        """
         state = self._state
-        state.pacing_updated_us = now_us
         if state.cubic_updated_us != NEVER:
             state.cubic_updated_us = now_us
 

@@ -1,9 +1,9 @@
 """A confirmed QUIC connection as a sans-IO object over a `ConnectionState`.
 
 Theory of operation: the state is data, and everything else here is derived from it in the
-constructor. Methods come in four groups, by who calls them: getters; handle_* and receive_* (the
-runtime, when something happened); commands (the application); poll_* style calls that ask what to
-do next (`trains_to_send`, `get_timer`, `next_event`). Names and event classes are those of
+constructor. Methods come in groups by who calls them: getters (in `view`); handle_* and receive_*
+(the runtime, when something happened); commands (the application); poll_* style calls that ask
+what to do next (`trains_to_send`, `get_timer`, `next_event`). Names and event classes are those of
 aioquic's `QuicConnection`, so aioquic's HTTP/3 and programs written for aioquic run on it.
 
 `now` is the caller's monotonic clock in seconds. Inside, time is connection time; see `state`.
@@ -22,21 +22,18 @@ from aioquic.quic.logger import QuicLoggerTrace
 from quicbaton import limits
 from quicbaton.errors import (
     CallerError,
-    GivenAwayError,
     RefusedError,
     SecondSenderError,
     TransportError,
 )
+from quicbaton.transport import closing, qlog
 from quicbaton.transport import frames as f
-from quicbaton.transport import qlog, rangeset
 from quicbaton.transport.acks import ReceivedNumbers
 from quicbaton.transport.congestion import CongestionController
 from quicbaton.transport.crypto import CryptoStream
 from quicbaton.transport.delivery import Dispatcher
 from quicbaton.transport.events import to_aioquic
 from quicbaton.transport.ids import ConnectionIds, IdIssuer
-from quicbaton.transport.log import ConnectionLog
-from quicbaton.transport.mtu import MtuSearch
 from quicbaton.transport.paths import Paths
 from quicbaton.transport.protection import PacketProtection
 from quicbaton.transport.receiver import Receiver
@@ -46,18 +43,18 @@ from quicbaton.transport.state import (
     NEVER,
     NONE,
     Address,
-    CloseState,
     ConnectionState,
     StreamDataEvent,
-    TerminatedEvent,
 )
 from quicbaton.transport.streams import Streams
+from quicbaton.transport.timers import Timers
+from quicbaton.transport.view import ConnectionView
 
 #: A PING whose acknowledgement nobody waits for: its record's uid + 1 is 0.
 _ANONYMOUS_PING: Final = -1
 
 
-class Connection:
+class Connection(ConnectionView):
     """Drives `state`. `origin_s` is the caller's clock at connection time zero."""
 
     def __init__(
@@ -72,11 +69,8 @@ class Connection:
         on_token: Callable[[bytes], None] = lambda _token: None,
         trace: QuicLoggerTrace | None = None,
     ) -> None:
-        self._state = state
+        super().__init__(state, configuration, trace)
         self._origin_s = origin_s
-        self._entropy = entropy
-        self._configuration = configuration
-        self._spent = False
         self._protection = PacketProtection(state.protection)
         self._congestion = CongestionController(state.congestion)
         self._streams = Streams(state)
@@ -117,9 +111,7 @@ class Connection:
             entropy,
             trace,
         )
-        # HTTP/3 of aioquic looks for these two names.
-        self._quic_logger = trace
-        self._remote_max_datagram_frame_size = state.remote.max_datagram_frame_bytes or None
+        self._timers = Timers(state, self._recovery, self._paths, self._sender)
 
     @classmethod
     def resume(
@@ -167,87 +159,7 @@ class Connection:
         self._check()
         self._ids.replenish()
 
-    # --- getters --------------------------------------------------------------------------------
-
-    def __repr__(self) -> str:
-        state = self._state
-        phase = (
-            "spent"
-            if self._spent
-            else "closed"
-            if state.closed
-            else "closing"
-            if state.closing
-            else "open"
-        )
-        return (
-            f"<Connection {state.name.hex()} {phase} "
-            f"{'client' if state.is_client else 'server'} peer={state.paths[0].remote} "
-            f"streams={len(state.streams)} in_flight={state.congestion.in_flight_bytes}>"
-        )
-
-    @property
-    def configuration(self) -> Any:
-        """The configuration object given by the runtime; aioquic's HTTP/3 reads `is_client`."""
-        return self._configuration if self._configuration is not None else self._state
-
-    @property
-    def _logger(self) -> ConnectionLog:
-        # Made when asked for: most programs never do, and it would cost each connection memory.
-        return ConnectionLog(self._state.original_id)
-
-    @property
-    def is_client(self) -> bool:
-        return self._state.is_client
-
-    @property
-    def original_destination_connection_id(self) -> bytes:
-        """The client's first destination ID: the connection's name, whoever owns it."""
-        return self._state.original_id
-
-    @property
-    def name(self) -> bytes:
-        """Our first connection ID: what commands and handoffs call this connection."""
-        return self._state.name
-
-    @property
-    def trace(self) -> QuicLoggerTrace | None:
-        """The qlog trace that this owner writes into."""
-        return self._quic_logger
-
-    @property
-    def closed(self) -> bool:
-        """True when nothing will be sent or accepted any more."""
-        return self._state.closed
-
-    @property
-    def alpn(self) -> str:
-        return self._state.alpn
-
-    @property
-    def server_name(self) -> str:
-        return self._state.server_name
-
-    @property
-    def peer_address(self) -> Address:
-        return self._state.paths[0].remote
-
-    @property
-    def bytes_in_flight(self) -> int:
-        return self._state.congestion.in_flight_bytes
-
-    @property
-    def smoothed_rtt_s(self) -> float:
-        return self._state.recovery.smoothed_rtt_us / 1e6
-
-    @property
-    def age_s(self) -> float:
-        """Seconds of connection time since the handshake began."""
-        return self._state.clock_us / 1e6
-
-    @property
-    def stream_count(self) -> int:
-        return len(self._state.streams)
+    # --- getters that need a part; the others are in `view` ------------------------------------
 
     @property
     def cutover_pending(self) -> bool:
@@ -259,43 +171,10 @@ class Connection:
         self._check()
         return self._ids.local_cids()
 
-    def get_peer_address(self) -> Address | None:
-        self._check()
-        return self._state.paths[0].remote
-
-    def stream_is_finished(self, stream_id: int) -> bool:
-        """True once both halves are over and the stream is forgotten; HTTP/3 forgets it then."""
-        self._check()
-        return rangeset.contains(self._state.finished[stream_id & 3], stream_id >> 2)
-
     def send_buffer_bytes(self, stream_id: int) -> int:
         """Bytes written to a stream that its peer has not acknowledged yet."""
         self._check()
         return self._streams.buffered_bytes(stream_id)
-
-    def is_congested(self, stream_id: int) -> bool:
-        """True while a stream's buffer is full; StreamWritable comes when there is room again."""
-        self._check()
-        stream = self._state.streams.get(stream_id)
-        return stream is not None and stream.send is not None and stream.send.congested
-
-    def can_send(self, stream_id: int) -> bool:
-        """True when the application may still write to the stream."""
-        self._check()
-        stream = self._state.streams.get(stream_id)
-        half = stream.send if stream is not None else None
-        return half is not None and not half.fin_written and half.reset_code == NONE
-
-    def buffered_bytes(self) -> int:
-        """Stream bytes that a snapshot would carry: unacknowledged, unsent and undelivered."""
-        self._check()
-        total = 0
-        for stream in self._state.streams.values():
-            if stream.send is not None:
-                total += stream.send.end - stream.send.base
-            if stream.receive is not None:
-                total += sum(len(data) for _, data in stream.receive.segments)
-        return total
 
     def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
         self._check()
@@ -325,20 +204,19 @@ class Connection:
         if state.closed:
             return
         if state.closing is not None:
-            self._receive_while_closing(len(datagrams))
+            closing.on_packets(state, len(datagrams))
             return
         try:
             self._receiver.receive(datagrams, addr, local, ecn, now_us)
         except TransportError as error:
-            self._close(error.error_code, error.frame_type, error.reason)
+            closing.close(state, error.error_code, error.frame_type, error.reason)
         except SecondSenderError as error:
             # On doubt about ownership stay silent: a CONNECTION_CLOSE would use a number, too.
-            self._end(f.INTERNAL_ERROR, NONE, str(error))
+            closing.end(state, f.INTERNAL_ERROR, NONE, str(error))
         if len(state.events) > limits.MAX_QUEUED_EVENTS:
-            self._close(f.INTERNAL_ERROR, 0, "the application does not take its events")
+            closing.close(state, f.INTERNAL_ERROR, 0, "the application does not take its events")
         if len(state.recovery.sent) > limits.MAX_SENT_RUNS:
-            self._close(f.INTERNAL_ERROR, 0, "too many packets are not acknowledged")
-        self._report_close_by_peer()
+            closing.close(state, f.INTERNAL_ERROR, 0, "too many packets are not acknowledged")
 
     def handle_timer(self, now: float) -> None:
         """Call when `get_timer`'s time has come; earlier or later does no harm."""
@@ -348,14 +226,12 @@ class Connection:
         if state.closed:
             return
         if state.closing is not None:
-            if state.close_at_us != NEVER and now_us >= state.close_at_us:
-                self._report_close()
-                state.closed = True
+            closing.on_timer(state, now_us)
             return
-        if state.idle_timeout_us > 0 and now_us >= self._idle_at_us():
-            self._end(f.INTERNAL_ERROR, f.PADDING, "Idle timeout")
+        if self._timers.is_idle(now_us):
+            closing.end(state, f.INTERNAL_ERROR, f.PADDING, "Idle timeout")
             return
-        if self._keep_alive_at_us() != NEVER and now_us >= self._keep_alive_at_us():
+        if self._timers.wants_keep_alive(now_us):
             state.recovery.probes_due = max(1, state.recovery.probes_due)
         self._recovery.on_timer(now_us)
         if self._paths.on_timer(now_us):
@@ -487,7 +363,9 @@ class Connection:
     ) -> None:
         """Close at once (RFC 9000 §10.2): `frame_type` None means that the application closes."""
         self._check()
-        self._close(error_code, NONE if frame_type is None else frame_type, reason_phrase)
+        closing.close(
+            self._state, error_code, NONE if frame_type is None else frame_type, reason_phrase
+        )
 
     def freeze(self, now: float) -> ConnectionState:
         """Give up the connection: its state, for a snapshot; this object is spent.
@@ -509,8 +387,9 @@ class Connection:
 
     # --- what to do next ------------------------------------------------------------------------
 
-    def trains_to_send(self, now: float) -> list[Train]:
-        """What to send now, in trains for segmentation offload. Call `get_timer` afterwards."""
+    def trains_to_send(self, now: float, at_most: int = limits.MAX_TRAINS_PER_TURN) -> list[Train]:
+        """What to send now, in trains for segmentation offload, `at_most` so many of bulk data.
+        Call `get_timer` afterwards."""
         self._check()
         now_us = self._advance(now)
         state = self._state
@@ -518,15 +397,15 @@ class Connection:
             return []
         try:
             if state.closing is not None:
-                return self._trains_while_closing(now_us)
+                return self._send_close(now_us)
             if self._protection.must_update and self._protection.can_update(now_us):
                 self._protection.update(now_us, self._recovery.pto_us())
-            return self._sender.build(now_us)
+            return self._sender.build(now_us, at_most)
         except TransportError as error:
             # RFC 9001 §6.6: the key is worn out and could not be updated.
-            self._close(error.error_code, error.frame_type, error.reason)
+            closing.close(state, error.error_code, error.frame_type, error.reason)
             state.close_due = True  # when it was the close that found out
-            return self._trains_while_closing(now_us)
+            return self._send_close(now_us)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         """All that may be sent now, one datagram after another, with its destination."""
@@ -540,7 +419,7 @@ class Connection:
     def get_timer(self) -> float | None:
         """When to call `handle_timer` and then send; None: never. At or before now: at once."""
         self._check()
-        at_us = self._timer_us()
+        at_us = self._timers.next_us()
         return None if at_us == NEVER else self._origin_s + at_us / 1e6
 
     def next_event(self) -> aioquic_events.QuicEvent | None:
@@ -556,10 +435,6 @@ class Connection:
 
     # --- helpers, in reading order --------------------------------------------------------------
 
-    def _check(self) -> None:
-        if self._spent:
-            raise GivenAwayError("this connection was frozen for a handoff; its state moved on")
-
     def _advance(self, now: float) -> int:
         """Connection time of `now`; it never goes backwards."""
         state = self._state
@@ -574,87 +449,8 @@ class Connection:
         self._congestion.on_resumed(now_us)
         self._paths.rearm(now_us)
 
-    def _idle_at_us(self) -> int:
-        """RFC 9000 §10.1: at least three PTOs."""
-        state = self._state
-        return state.idle_from_us + max(state.idle_timeout_us, 3 * self._recovery.pto_us())
-
-    def _keep_alive_at_us(self) -> int:
-        """When to send a PING for want of anything else. With something under way there is no
-        need: its ACK restarts the peer's idle timer too, and the PTO repeats it."""
-        state = self._state
-        if not state.keep_alive_us or state.idle_sent_since:
-            return NEVER
-        return state.idle_from_us + state.keep_alive_us
-
-    def _timer_us(self) -> int:
-        state = self._state
-        if state.closed:
-            return NEVER
-        if state.closing is not None:
-            return state.clock_us if state.close_due else state.close_at_us
-        times = [
-            self._recovery.deadline_us(),
-            self._paths.next_timer_us(),
-            state.ids.alias_until_us if state.ids.alias else NEVER,
-        ]
-        if not self._sender.blocked:  # else these would fire in vain, again and again
-            if self._sender.has_more or state.recovery.probes_due:
-                return state.clock_us
-            times += [
-                state.numbers.ack_at_us,
-                self._sender.pacing_at_us,
-                MtuSearch(state.paths[0]).next_timer_us(),
-                self._keep_alive_at_us(),
-            ]
-        if state.idle_timeout_us:
-            times.append(self._idle_at_us())
-        return min((at_us for at_us in times if at_us != NEVER), default=NEVER)
-
-    def _close(self, error_code: int, frame_type: int, reason: str) -> None:
-        state = self._state
-        if state.closing is None and not state.closed:
-            state.closing = CloseState(
-                error_code=error_code,
-                frame_type=frame_type,
-                reason=reason,
-                by_peer=False,
-                reported=False,
-            )
-            state.close_due = True
-            state.close_at_us = NEVER
-
-    def _end(self, error_code: int, frame_type: int, reason: str) -> None:
-        """Over, without a word to the peer."""
-        self._close(error_code, frame_type, reason)
-        self._state.close_due = False
-        self._report_close()
-        self._state.closed = True
-
-    def _report_close(self) -> None:
-        state = self._state
-        closing = state.closing
-        if closing is not None and not closing.reported:
-            closing.reported = True
-            state.events.append(
-                TerminatedEvent(closing.error_code, closing.frame_type, closing.reason)
-            )
-
-    def _report_close_by_peer(self) -> None:
-        closing = self._state.closing
-        if closing is not None and closing.by_peer:
-            self._report_close()
-
-    def _receive_while_closing(self, count: int) -> None:
-        """RFC 9000 §10.2.1: answer ever more rarely; §10.2.2: draining answers nothing."""
-        state = self._state
-        if state.closing is not None and not state.closing.by_peer:
-            before = state.close_packets
-            state.close_packets = before + count
-            if state.close_packets.bit_length() > before.bit_length():
-                state.close_due = True
-
-    def _trains_while_closing(self, now_us: int) -> list[Train]:
+    def _send_close(self, now_us: int) -> list[Train]:
+        """CONNECTION_CLOSE, if it is due; the closing period begins with the first one."""
         state = self._state
         if not state.close_due:
             return []
@@ -662,7 +458,7 @@ class Connection:
         if state.close_at_us == NEVER:
             state.close_at_us = now_us + 3 * self._recovery.pto_us()
         trains = self._sender.close_datagram(now_us)
-        self._report_close()
+        closing.report(state)
         return trains
 
 

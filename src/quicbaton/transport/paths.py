@@ -27,6 +27,7 @@ from quicbaton.limits import (
     MAX_PENDING_PATH_RESPONSES,
     MIN_DATAGRAM_BYTES,
 )
+from quicbaton.transport import closing
 from quicbaton.transport.frames import (
     NO_VIABLE_PATH,
     PATH_CHALLENGE,
@@ -40,10 +41,8 @@ from quicbaton.transport.state import (
     NEVER,
     NONE,
     Address,
-    CloseState,
     ConnectionState,
     PathState,
-    TerminatedEvent,
 )
 
 #: What `allowance_bytes` says of a validated path.
@@ -365,7 +364,9 @@ class Paths:
                 # losses are no reason to give up the one address that is proved: ask again.
                 self._start_validation(path)
             else:
-                self._close_silently(now_us)
+                closing.end(
+                    self._state, NO_VIABLE_PATH, NONE, "no validated path to the peer is left"
+                )
             return False
         paths = self._state.paths
         paths.remove(fallback)
@@ -380,15 +381,6 @@ class Paths:
     def _forget(self, path: PathState) -> None:
         self._state.paths.remove(path)
         self._ids.release_path(path.serial)
-
-    def _close_silently(self, now_us: int) -> None:
-        state = self._state
-        reason = "no validated path to the peer is left"
-        state.closing = CloseState(NO_VIABLE_PATH, NONE, reason, by_peer=False, reported=True)
-        state.close_due = False
-        state.close_at_us = now_us
-        state.closed = True
-        state.events.append(TerminatedEvent(NO_VIABLE_PATH, NONE, reason))
 
     def _try_us(self, tries: int) -> int:
         """How long the given try may take: the PTO, doubled with each (§9.4, RFC 9002 §6.2.1);

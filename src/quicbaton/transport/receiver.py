@@ -15,8 +15,8 @@ from aioquic.quic.logger import QuicLoggerTrace
 
 from quicbaton import limits
 from quicbaton.errors import TransportError
+from quicbaton.transport import closing, qlog
 from quicbaton.transport import frames as f
-from quicbaton.transport import qlog
 from quicbaton.transport.acks import Ack, ReceivedNumbers, decode_ack
 from quicbaton.transport.crypto import CryptoStream
 from quicbaton.transport.frames import decode_varint
@@ -28,7 +28,6 @@ from quicbaton.transport.state import (
     NEVER,
     NONE,
     Address,
-    CloseState,
     ConnectionState,
     DatagramEvent,
     PathState,
@@ -109,7 +108,7 @@ class Receiver:
         for index, result in enumerate(opened):
             if result is None:
                 if self._is_stateless_reset(datagrams[index]):
-                    self._on_stateless_reset(now_us)
+                    self._drain(f.NO_ERROR, NONE, "stateless reset received")  # §10.3.1
                     break
                 continue
             number, payload = result
@@ -231,22 +230,9 @@ class Receiver:
         """RFC 9000 §10.3.1: the last 16 bytes are a token that the peer gave us."""
         return len(datagram) >= 21 and datagram[-16:] in self._ids.reset_tokens()
 
-    def _on_stateless_reset(self, now_us: int) -> None:
-        """The peer lost its state: drain (§10.3.1)."""
-        self._end_by_peer(f.NO_ERROR, NONE, "stateless reset received", now_us)
-
-    def _end_by_peer(self, error_code: int, frame_type: int, reason: str, now_us: int) -> None:
-        state = self._state
-        if state.closing is None:
-            state.closing = CloseState(
-                error_code=error_code,
-                frame_type=frame_type,
-                reason=reason,
-                by_peer=True,
-                reported=False,
-            )
-            state.close_due = False
-            state.close_at_us = now_us + 3 * self._recovery.pto_us()
+    def _drain(self, error_code: int, frame_type: int, reason: str) -> None:
+        until_us = self._now_us + 3 * self._recovery.pto_us()
+        closing.drain(self._state, error_code, frame_type, reason, until_us)
 
     # --- one handler per frame type: (payload, position behind the type) -> position behind -----
 
@@ -361,13 +347,13 @@ class Receiver:
         error_code, at = decode_varint(payload, at)
         frame_type, at = decode_varint(payload, at)
         reason, at = _pull(payload, at, f.TRANSPORT_CLOSE)
-        self._end_by_peer(error_code, frame_type, reason.decode("utf8", "replace"), self._now_us)
+        self._drain(error_code, frame_type, reason.decode("utf8", "replace"))
         return at
 
     def _on_application_close(self, payload: bytes, at: int) -> int:
         error_code, at = decode_varint(payload, at)
         reason, at = _pull(payload, at, f.APPLICATION_CLOSE)
-        self._end_by_peer(error_code, NONE, reason.decode("utf8", "replace"), self._now_us)
+        self._drain(error_code, NONE, reason.decode("utf8", "replace"))
         return at
 
     def _on_handshake_done(self, _payload: bytes, at: int) -> int:

@@ -93,8 +93,8 @@ class Sender:
 
     # --- poll -----------------------------------------------------------------------------------
 
-    def build(self, now_us: int) -> list[Train]:
-        """The trains to send now, `limits.MAX_TRAINS_PER_TURN` of bulk data at most."""
+    def build(self, now_us: int, at_most: int) -> list[Train]:
+        """The trains to send now, `at_most` so many of bulk data."""
         state = self._state
         self.pacing_at_us = NEVER
         self.has_more = False
@@ -110,7 +110,7 @@ class Sender:
         if path.mtu_bytes != state.congestion.datagram_bytes:
             self._congestion.set_datagram_bytes(path.mtu_bytes)
         self._probe_mtu(trains, path, peer, now_us)
-        for _ in range(limits.MAX_TRAINS_PER_TURN):
+        for _ in range(at_most):
             train = self._train(path, peer, now_us)
             if train is None:
                 break

@@ -141,6 +141,13 @@ class Streams:
     def hold_writers(self) -> None:
         """Let no application know that it may write (again), until `release_writers`."""
         self._held = True
+        events = self._state.events
+        for event in [event for event in events if type(event) is WritableEvent]:
+            # Not delivered yet: it will be said again.
+            events.remove(event)
+            stream = self._streams.get(event.stream_id)
+            if stream is not None and stream.send is not None:
+                stream.send.congested = True
 
     def release_writers(self) -> None:
         """Let those know whom a hold kept waiting."""

@@ -1,0 +1,68 @@
+"""When a connection wants to be called next: the earliest of its deadlines."""
+
+from __future__ import annotations
+
+from quicbaton.transport.mtu import MtuSearch
+from quicbaton.transport.paths import Paths
+from quicbaton.transport.recovery import Recovery
+from quicbaton.transport.sender import Sender
+from quicbaton.transport.state import NEVER, ConnectionState
+
+
+class Timers:
+    """Reads deadlines out of the state and the parts; arms nothing itself."""
+
+    def __init__(
+        self, state: ConnectionState, recovery: Recovery, paths: Paths, sender: Sender
+    ) -> None:
+        self._state = state
+        self._recovery = recovery
+        self._paths = paths
+        self._sender = sender
+
+    def next_us(self) -> int:
+        """The earliest deadline; NEVER when there is none."""
+        state = self._state
+        if state.closed:
+            return NEVER
+        if state.closing is not None:
+            return state.clock_us if state.close_due else state.close_at_us
+        times = [
+            self._recovery.deadline_us(),
+            self._paths.next_timer_us(),
+            state.ids.alias_until_us if state.ids.alias else NEVER,
+            self._idle_us(),
+        ]
+        if not self._sender.blocked:  # else these would fire in vain, again and again
+            if self._sender.has_more or state.recovery.probes_due:
+                return state.clock_us
+            times += [
+                state.numbers.ack_at_us,
+                self._sender.pacing_at_us,
+                MtuSearch(state.paths[0]).next_timer_us(),
+                self._keep_alive_us(),
+            ]
+        return min((at_us for at_us in times if at_us != NEVER), default=NEVER)
+
+    def is_idle(self, now_us: int) -> bool:
+        """Whether silence has ended the connection."""
+        return NEVER < self._idle_us() <= now_us
+
+    def wants_keep_alive(self, now_us: int) -> bool:
+        """Whether a PING is to be sent for want of anything else."""
+        return NEVER < self._keep_alive_us() <= now_us
+
+    def _idle_us(self) -> int:
+        """When silence ends the connection: three PTOs at least (RFC 9000 §10.1)."""
+        state = self._state
+        if not state.idle_timeout_us:
+            return NEVER
+        return state.idle_from_us + max(state.idle_timeout_us, 3 * self._recovery.pto_us())
+
+    def _keep_alive_us(self) -> int:
+        """When to send a PING for want of anything else. With something under way there is no
+        need: its ACK restarts the peer's idle timer too, and the PTO repeats it."""
+        state = self._state
+        if not state.keep_alive_us or state.idle_sent_since:
+            return NEVER
+        return state.idle_from_us + state.keep_alive_us

@@ -1,0 +1,142 @@
+"""What can be read of a connection without changing it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aioquic.quic.logger import QuicLoggerTrace
+
+from quicbaton.errors import GivenAwayError
+from quicbaton.transport import rangeset
+from quicbaton.transport.log import ConnectionLog
+from quicbaton.transport.state import NONE, Address, ConnectionState
+
+
+class ConnectionView:
+    """The getters of a `Connection`. After a freeze the methods raise GivenAwayError; what names
+    the connection can still be read."""
+
+    def __init__(
+        self, state: ConnectionState, configuration: Any, trace: QuicLoggerTrace | None
+    ) -> None:
+        self._state = state
+        self._configuration = configuration
+        self._spent = False
+        # HTTP/3 of aioquic looks for these two names.
+        self._quic_logger = trace
+        self._remote_max_datagram_frame_size = state.remote.max_datagram_frame_bytes or None
+
+    def __repr__(self) -> str:
+        state = self._state
+        role = "client" if state.is_client else "server"
+        return (
+            f"<Connection {state.name.hex()} {self._phase()} {role} peer={state.paths[0].remote} "
+            f"streams={len(state.streams)} in_flight={state.congestion.in_flight_bytes}>"
+        )
+
+    @property
+    def configuration(self) -> Any:
+        """The configuration object given by the runtime; aioquic's HTTP/3 reads `is_client`."""
+        return self._configuration if self._configuration is not None else self._state
+
+    @property
+    def _logger(self) -> ConnectionLog:
+        # Made when asked for: most programs never do, and it would cost each connection memory.
+        return ConnectionLog(self._state.original_id)
+
+    @property
+    def is_client(self) -> bool:
+        return self._state.is_client
+
+    @property
+    def original_destination_connection_id(self) -> bytes:
+        """The client's first destination ID: the connection's name, whoever owns it."""
+        return self._state.original_id
+
+    @property
+    def name(self) -> bytes:
+        """Our first connection ID: what commands and handoffs call this connection."""
+        return self._state.name
+
+    @property
+    def trace(self) -> QuicLoggerTrace | None:
+        """The qlog trace that this owner writes into."""
+        return self._quic_logger
+
+    @property
+    def closed(self) -> bool:
+        """True when nothing will be sent or accepted any more."""
+        return self._state.closed
+
+    @property
+    def alpn(self) -> str:
+        return self._state.alpn
+
+    @property
+    def server_name(self) -> str:
+        return self._state.server_name
+
+    @property
+    def peer_address(self) -> Address:
+        return self._state.paths[0].remote
+
+    @property
+    def bytes_in_flight(self) -> int:
+        return self._state.congestion.in_flight_bytes
+
+    @property
+    def smoothed_rtt_s(self) -> float:
+        return self._state.recovery.smoothed_rtt_us / 1e6
+
+    @property
+    def age_s(self) -> float:
+        """Seconds of connection time since the handshake began."""
+        return self._state.clock_us / 1e6
+
+    @property
+    def stream_count(self) -> int:
+        return len(self._state.streams)
+
+    def get_peer_address(self) -> Address | None:
+        self._check()
+        return self._state.paths[0].remote
+
+    def stream_is_finished(self, stream_id: int) -> bool:
+        """True once both halves are over and the stream is forgotten; HTTP/3 forgets it then."""
+        self._check()
+        return rangeset.contains(self._state.finished[stream_id & 3], stream_id >> 2)
+
+    def is_congested(self, stream_id: int) -> bool:
+        """True while a stream's buffer is full; StreamWritable comes when there is room again."""
+        self._check()
+        stream = self._state.streams.get(stream_id)
+        return stream is not None and stream.send is not None and stream.send.congested
+
+    def can_send(self, stream_id: int) -> bool:
+        """True when the application may still write to the stream."""
+        self._check()
+        stream = self._state.streams.get(stream_id)
+        half = stream.send if stream is not None else None
+        return half is not None and not half.fin_written and half.reset_code == NONE
+
+    def buffered_bytes(self) -> int:
+        """Stream bytes that a snapshot would carry: unacknowledged, unsent and undelivered."""
+        self._check()
+        total = 0
+        for stream in self._state.streams.values():
+            if stream.send is not None:
+                total += stream.send.end - stream.send.base
+            if stream.receive is not None:
+                total += sum(len(data) for _, data in stream.receive.segments)
+        return total
+
+    def _phase(self) -> str:
+        if self._spent:
+            return "spent"
+        if self._state.closed:
+            return "closed"
+        return "open" if self._state.closing is None else "closing"
+
+    def _check(self) -> None:
+        if self._spent:
+            raise GivenAwayError("this connection was frozen for a handoff; its state moved on")

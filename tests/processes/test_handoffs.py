@@ -1,0 +1,515 @@
+"""Handoffs and saved batons between real processes, under downloads of clients that we did not
+write."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import SHORT_WAITS, Server, World, until
+from moving_server import content
+from wire import Relay, check
+
+from crowd import crowd
+from quicbaton.asyncio import commands as c
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.handoff import Waits
+from quicbaton.keys.cluster_key import ClusterKey
+from quicbaton.keys.key_ring import KeyRing
+
+pytestmark = pytest.mark.process
+
+_GUARD_S = 60.0
+_NOBODY = 65_534
+
+
+@pytest.fixture
+def in_world(
+    tmp_path: Path, certificate: CertificateFiles
+) -> Callable[[Callable[[World], Coroutine[Any, Any, None]]], None]:
+    """Runs a coroutine function in a world of processes of its own."""
+
+    async def guarded(test: Callable[[World], Coroutine[Any, Any, None]]) -> None:
+        async with asyncio.timeout(_GUARD_S), World(tmp_path, certificate) as world:
+            await test(world)
+
+    return lambda test: asyncio.run(guarded(test))
+
+
+async def hand_over(connection: str, source: Server, destination: Server) -> None:
+    """Hand over as soon as the client has cut over from the last time."""
+
+    async def given() -> bool:
+        answer = await source.hand_over(connection, destination)
+        assert answer.ok or answer.code == "cutover_pending", answer
+        return answer.ok
+
+    await until(given, "a handoff")
+
+
+async def save(server: Server, connection: str, path: Path) -> c.Answer:
+    return await server.command(c.Save(connection, str(path)))
+
+
+async def resume(server: Server, path: Path) -> c.Answer:
+    return await server.command(c.Resume(str(path)))
+
+
+# --- downloads that change hands --------------------------------------------------------------
+
+
+def test_a_download_changes_hands_many_times_among_three_processes(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        async with (
+            Relay(await first.port()) as relay,
+            world.curl(relay.port, 2_000_000, rate=800_000) as curl,
+        ):
+            await curl.received(50_000)
+            connection = await first.the_connection()
+            ring = [first, await world.start("join", first), await world.start("join", first)]
+            for number in range(12):
+                await curl.received(100_000 + 100_000 * number)
+                await hand_over(connection, ring[number % 3], ring[(number + 1) % 3])
+            await curl.end()
+            assert curl.whole
+        verdict = check(relay.sent, relay.client_id_bytes, world.keylogs)
+        assert not verdict.reused
+        assert not verdict.unopened
+        assert sum([(await server.list()).accepted for server in ring]) == 1
+
+    in_world(test)
+
+
+def test_the_process_that_accepted_is_killed_after_the_cutover(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        async with world.curl(await first.port(), 800_000, rate=500_000) as curl:
+            await curl.received(50_000)
+            connection = await first.the_connection()
+            second = await world.start("join", first)
+            await hand_over(connection, first, second)
+            await until(lambda: _has_cut_over(second), "the client's cutover")
+            first.signal(signal.SIGKILL)
+            await curl.end()
+            assert curl.whole
+            async with world.curl(await second.port(), 1000) as late:
+                await late.end()
+                assert late.whole
+
+    in_world(test)
+
+
+async def _has_cut_over(server: Server) -> bool:
+    return not (await server.list()).connections[0].cutover_pending
+
+
+def test_a_download_of_qh3_changes_hands(in_world: Any) -> None:
+    size = 12_000_000
+
+    async def test(world: World) -> None:
+        first = await world.start()
+        second = await world.start("join", first)
+        client = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.clients.qh3_download", "127.0.0.1"),
+            *(str(await first.port()), f"/{size}", str(world.certificate.certificate)),
+            stdout=asyncio.subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
+        # The kernel steers a new client to either.
+        servers = [first, second]
+        await until(lambda: _accepted(servers), "the client")
+        if not (await first.list()).accepted:
+            servers.reverse()
+        connection = await servers[0].the_connection()
+        moves = 0
+        while moves < 5:
+            source, destination = servers[moves % 2], servers[(moves + 1) % 2]
+            await hand_over(connection, source, destination)
+            moves += 1
+        output, _ = await client.communicate()
+        assert json.loads(output)["sha256"] == hashlib.sha256(content(0, size)).hexdigest()
+
+    in_world(test)
+
+
+async def _accepted(servers: list[Server]) -> bool:
+    return any([(await server.list()).accepted for server in servers])
+
+
+def test_handing_one_connection_over_leaves_the_other_where_it_is(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        port = await first.port()
+        async with (
+            world.curl(port, 800_000, rate=500_000) as one,
+            world.curl(port, 800_000, rate=500_000) as two,
+        ):
+            await one.received(50_000)
+            await two.received(50_000)
+            second = await world.start("join", first)
+            names = [info.connection for info in (await first.list()).connections]
+            await hand_over(names[0], first, second)
+            assert [info.connection for info in (await first.list()).connections] == names[1:]
+            assert [info.connection for info in (await second.list()).connections] == names[:1]
+            await one.end()
+            await two.end()
+            assert one.whole
+            assert two.whole
+
+    in_world(test)
+
+
+def test_a_client_that_dies_in_the_middle_of_a_handoff_harms_nobody(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start(failpoint="after_destroy:STOP", waits=SHORT_WAITS)
+        port = await first.port()
+        async with world.curl(port, 800_000, rate=500_000) as other:
+            async with world.curl(port, 800_000, rate=500_000) as dying:
+                await other.received(50_000)
+                await dying.received(50_000)
+                second = await world.start("join", first, waits=SHORT_WAITS)
+                infos = (await first.list()).connections
+                command = asyncio.create_task(first.hand_over(infos[0].connection, second))
+                await until(lambda: first.stopped, "the source to stop")
+                victim = dying
+                os.kill(victim.pid, signal.SIGKILL)
+                first.signal(signal.SIGCONT)
+                assert (await command).ok
+            await other.end()
+            assert other.whole
+            assert len((await second.list()).connections) <= 1
+
+    in_world(test)
+
+
+def test_handoffs_and_broken_links_leave_no_descriptors_behind(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start(failpoint="after_baton:CUT", waits=SHORT_WAITS)
+        second = await world.start("join", first, waits=SHORT_WAITS)
+        # The kernel steers a new client to either.
+        async with crowd(world.certificate, await first.port(), 4) as clients:
+            everything: dict[str, Server] = {}
+            for server in (first, second):
+                for info in (await server.list()).connections:
+                    everything[info.connection] = server
+            other = {first: second, second: first}
+            counts: list[list[int]] = []
+            for _ in range(6):
+                for connection, owner in everything.items():
+                    answer = await owner.hand_over(connection, other[owner])
+                    while answer.code in ("cutover_pending", "link_lost"):
+                        await asyncio.gather(*(client.get("/10") for client in clients))
+                        answer = await owner.hand_over(connection, other[owner])
+                    assert answer.ok, answer
+                    everything[connection] = other[owner]
+                counts.append([_descriptors(first), _descriptors(second)])
+            # Those of commands go as soon as the servers have read that we hung up.
+            await until(
+                lambda: [_descriptors(first), _descriptors(second)] <= counts[1],
+                f"the descriptors to go: {counts}",
+            )
+            bodies = await asyncio.gather(*(client.get("/5000") for client in clients))
+            assert bodies == [content(0, 5000)] * 4
+
+    in_world(test)
+
+
+def _descriptors(server: Server) -> int:
+    return len(os.listdir(f"/proc/{server.pid}/fd"))
+
+
+def test_a_destination_with_other_keys_gets_nothing(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        async with world.curl(await first.port(), 500_000, rate=500_000) as curl:
+            await curl.received(50_000)
+            connection = await first.the_connection()
+            world.ring.write_text(KeyRing(ClusterKey.generate(os.urandom)).encode())
+            stranger = await world.start("join", first)
+            answer = await first.hand_over(connection, stranger)
+            assert not answer.ok
+            assert [info.connection for info in (await first.list()).connections] == [connection]
+            assert not (await stranger.list()).connections
+            await curl.end()
+            assert curl.whole
+
+    in_world(test)
+
+
+# --- who may have it --------------------------------------------------------------------------
+
+
+def test_a_handoff_is_refused_until_the_client_has_cut_over(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        async with (
+            Relay(await first.port()) as relay,
+            world.curl(relay.port, 800_000, rate=500_000) as curl,
+        ):
+            await curl.received(50_000)
+            connection = await first.the_connection()
+            second = await world.start("join", first)
+            relay.mutes_client = True
+            await hand_over(connection, first, second)
+            answer = await second.hand_over(connection, first)
+            assert (answer.ok, answer.code) == (False, "cutover_pending")
+            answer = await save(second, connection, world.folder / "baton")
+            assert (answer.ok, answer.code) == (False, "cutover_pending")
+            relay.mutes_client = False
+            await hand_over(connection, second, first)
+            await curl.end()
+            assert curl.whole
+
+    in_world(test)
+
+
+def test_a_source_that_thawed_and_handed_over_again_defeats_the_first_baton(
+    in_world: Any,
+) -> None:
+    async def test(world: World) -> None:
+        first = await world.start(waits=SHORT_WAITS)
+        async with (
+            Relay(await first.port()) as relay,
+            world.curl(relay.port, 800_000, rate=400_000) as curl,
+        ):
+            await curl.received(50_000)
+            connection = await first.the_connection()
+            stuck = await world.start(
+                "join", first, waits=SHORT_WAITS, failpoint="after_ready:STOP"
+            )
+            third = await world.start("join", first, waits=SHORT_WAITS)
+            # READY is on its way; whether the source sees it in time or not, one outcome.
+            stuck_answer = await first.hand_over(connection, stuck)
+            await until(lambda: stuck.stopped, "the first destination to stop")
+            if stuck_answer.ok:
+                pytest.skip("READY was read before the source's deadline")
+            await hand_over(connection, first, third)
+            stuck.signal(signal.SIGCONT)
+            await curl.end()
+            assert curl.whole
+            assert (await stuck.list()).resumed == 0
+        verdict = check(relay.sent, relay.client_id_bytes, world.keylogs)
+        assert not verdict.reused
+        assert not verdict.unopened
+
+    in_world(test)
+
+
+def test_a_saved_connection_goes_on_in_another_process(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        second = await world.start("join", first)
+        async with (
+            Relay(await first.port()) as relay,
+            world.curl(relay.port, 800_000, rate=500_000) as curl,
+        ):
+            await curl.received(50_000)
+            source = first if (await first.list()).accepted else second
+            destination = second if source is first else first
+            path = world.folder / "baton"
+            answer = await save(source, await source.the_connection(), path)
+            assert answer.ok, answer
+            assert path.stat().st_mode & 0o777 == 0o600
+            assert not (await source.list()).connections
+            answer = await resume(destination, path)
+            assert answer.ok, answer
+            await curl.end()
+            assert curl.whole
+            answer = await resume(destination, path)
+            assert (answer.ok, answer.code) == (False, "already_used")
+        verdict = check(relay.sent, relay.client_id_bytes, world.keylogs)
+        assert not verdict.reused
+
+    in_world(test)
+
+
+def test_of_parallel_resumes_of_one_file_one_wins(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        async with (
+            Relay(await first.port()) as relay,
+            world.curl(relay.port, 800_000, rate=500_000) as curl,
+        ):
+            await curl.received(50_000)
+            others = [await world.start("join", first) for _ in range(2)]
+            path = world.folder / "baton"
+            assert (await save(first, await first.the_connection(), path)).ok
+            answers = await asyncio.gather(*(resume(other, path) for other in others * 2))
+            assert sorted(answer.code for answer in answers) == ["already_used"] * 3 + ["ok"]
+            assert sum([(await other.list()).resumed for other in others]) == 1
+            await curl.end()
+            assert curl.whole
+        verdict = check(relay.sent, relay.client_id_bytes, world.keylogs)
+        assert not verdict.reused
+
+    in_world(test)
+
+
+def test_a_baton_whose_source_has_thawed_is_refused(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start(waits=Waits(saved_s=0.3))
+        async with (
+            Relay(await first.port()) as relay,
+            world.curl(relay.port, 800_000, rate=400_000) as curl,
+        ):
+            await curl.received(50_000)
+            connection = await first.the_connection()
+            second = await world.start("join", first)
+            third = await world.start("join", first)
+            path = world.folder / "baton"
+            assert (await save(first, connection, path)).ok
+            await until(lambda: _owns_one(first), "the source to thaw")
+            answer = await resume(second, path)
+            assert (answer.ok, answer.code) == (False, "superseded")
+            # The thawed source sends, and hands over again: the old baton is still worth nothing.
+            await curl.received(curl.received_bytes + 50_000)
+            await hand_over(connection, first, third)
+            answer = await resume(second, path)
+            assert (answer.ok, answer.code) == (False, "superseded")
+            await curl.end()
+            assert curl.whole
+        verdict = check(relay.sent, relay.client_id_bytes, world.keylogs)
+        assert not verdict.reused
+
+    in_world(test)
+
+
+async def _owns_one(server: Server) -> bool:
+    return len((await server.list()).connections) == 1
+
+
+def test_a_baton_whose_source_is_dead_is_refused_and_its_client_told(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        async with (
+            Relay(await first.port()) as relay,
+            world.curl(relay.port, 800_000, rate=400_000) as curl,
+        ):
+            await curl.received(50_000)
+            second = await world.start("join", first)
+            path = world.folder / "baton"
+            assert (await save(first, await first.the_connection(), path)).ok
+            first.signal(signal.SIGKILL)
+            await first.gone()
+            answer = await resume(second, path)
+            assert (answer.ok, answer.code) == (False, "source_gone")
+            outcome = await curl.end()
+            assert "curl error 28" not in outcome.error
+        assert check(relay.sent, relay.client_id_bytes, world.keylogs).was_reset
+
+    in_world(test)
+
+
+def test_the_process_that_saved_a_connection_does_not_resume_it(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start(waits=Waits(saved_s=0.5))
+        async with world.curl(await first.port(), 500_000, rate=400_000) as curl:
+            await curl.received(50_000)
+            path = world.folder / "baton"
+            assert (await save(first, await first.the_connection(), path)).ok
+            answer = await resume(first, path)
+            assert (answer.ok, answer.code) == (False, "same_process")
+            await curl.end()
+            assert curl.whole
+
+    in_world(test)
+
+
+def test_a_baton_that_cannot_be_written_leaves_the_connection_alive(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        async with world.curl(await first.port(), 500_000, rate=500_000) as curl:
+            await curl.received(50_000)
+            connection = await first.the_connection()
+            path = world.folder / "taken"
+            path.write_text("something else")
+            answer = await save(first, connection, path)
+            assert (answer.ok, answer.code) == (False, "file")
+            assert path.read_text() == "something else"
+            await curl.end()
+            assert curl.whole
+
+    in_world(test)
+
+
+# --- the control socket -----------------------------------------------------------------------
+
+
+_ASK_AS_ANOTHER_USER = """
+import socket, sys
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(sys.argv[1])
+sock.sendall(bytes.fromhex(sys.argv[2]))
+sys.exit(len(sock.recv(1)))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_is_turned_away_by_uid_wherever_the_file_system_lets_it_in(
+    in_world: Any,
+) -> None:
+    async def test(world: World) -> None:
+        server = await world.start()
+        reachable = Path(f"/tmp/quicbaton-{os.getpid()}.sock")
+        os.link(server.control, reachable)
+        try:
+            reachable.chmod(0o666)
+            asker = await asyncio.create_subprocess_exec(
+                *("/usr/bin/env", "python3", "-c", _ASK_AS_ANOTHER_USER),
+                *(str(reachable), c.encode(c.ListConnections()).hex()),
+                user=_NOBODY,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            _, errors = await asker.communicate()
+            # Nothing but the end of the stream, or an error for what it wrote.
+            assert asker.returncode == 0 or b"reset" in errors or b"Broken pipe" in errors, errors
+        finally:
+            reachable.unlink()
+        await server.list()
+
+    in_world(test)
+
+
+def test_a_control_socket_in_a_folder_open_to_others_is_refused(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        world.folder.chmod(0o755)
+        server = await world.fork()
+        await server.gone()
+        assert "is open to other users" in server.log()
+
+    in_world(test)
+
+
+def test_what_is_no_command_ends_its_connection_and_nothing_else(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        server = await world.start()
+        for garbage in (b"\xff" * 100, b"\x00\x00\x00\x01\xc1", b"\x00\x00\x00\x05hello"):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(str(server.control))
+                sock.sendall(garbage)
+                sock.settimeout(10)
+                try:
+                    assert sock.recv(100) == b""
+                except ConnectionResetError:
+                    continue
+        await server.list()
+
+    in_world(test)
+
+
+def test_the_environment_sets_a_failpoint(in_world: Any) -> None:
+    environment = {**os.environ, "QUICBATON_FAILPOINT": "before_offer:KILL"}
+    script = "from quicbaton.asyncio.failpoints import reach; reach('before_offer')"
+    done = subprocess.run([sys.executable, "-c", script], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
