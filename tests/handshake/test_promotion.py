@@ -25,8 +25,8 @@ from quicbaton.handshake import ready
 from quicbaton.limits import MAX_PEER_IDS
 from quicbaton.transport import frames as f
 from quicbaton.transport import rangeset
-from quicbaton.transport.cipher import key_and_iv
-from quicbaton.transport.protection import PacketProtection
+from quicbaton.transport.packets.cipher import key_and_iv
+from quicbaton.transport.packets.protection import PacketProtection
 from quicbaton.transport.state import (
     NEVER,
     NONE,

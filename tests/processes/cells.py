@@ -117,10 +117,7 @@ async def run_cell(world: World, cell: Cell) -> Outcome:
     rate = _SLOW_RATE if cell.fault == "STOP long" else RATE
     port = await source.port()
     async with Relay(port) as relay, world.curl(relay.port, SIZE, rate=rate) as curl:
-        try:
-            connection = await source.the_connection()
-        except AssertionError as error:
-            raise AssertionError(f"{error}; {curl.outcome}; {await source.list()}; sent {[len(d) for d in relay.sent]}") from None
+        connection = await source.the_connection()
         destination = await world.start(
             "join", source, waits=SHORT_WAITS, failpoint="" if at_source else spec
         )

@@ -228,13 +228,16 @@ class Curl:
 
     async def received(self, size: int) -> None:
         """Wait until so much of the body has arrived."""
-        await until(
-            lambda: self.received_bytes >= size or self.outcome, f"{size} bytes at the client"
-        )
+        await until(lambda: self.received_bytes >= size or self._ended(), f"{size} bytes")
 
     async def end(self) -> Outcome:
         """Wait for the end of the download."""
-        return await until(lambda: self.outcome, "the client to end", GUARD_S + 5)
+        return await until(self._ended, "the client to end", GUARD_S + 5)
+
+    def _ended(self) -> Outcome | None:
+        if self._lines.done() and self.outcome is None:
+            raise AssertionError("the client's program broke off")
+        return self.outcome
 
     @property
     def whole(self) -> bool:

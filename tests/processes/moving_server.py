@@ -1,6 +1,7 @@
 """The server process of these tests, and the process that forks it.
 
     GET /N        N bytes of `content`, exported at their offset
+    GET /bug      answered, and from then on export_state raises
     GET /busy/MS  answered after MS milliseconds, in which its connection refuses to be exported
     POST /...     answered with the number of bytes that came
 
@@ -56,7 +57,7 @@ class Options(msgspec.Struct):
     deadline_s: float = 20.0
     #: A file to wait for before anything else.
     hold: str = ""
-    #: For `takeover`: import_state raises, as that of a new program version might.
+    #: import_state raises, as that of another program version might.
     forgetful: bool = False
 
 
@@ -86,6 +87,7 @@ class MovingProtocol(QuicConnectionProtocol):
         super().__init__(*args, **kwargs)
         self._state = _State()
         self._busy: dict[int, asyncio.TimerHandle] = {}
+        self._has_bug = False
 
     def quic_event_received(self, event: QuicEvent) -> None:
         if isinstance(event, ProtocolNegotiated):
@@ -101,6 +103,8 @@ class MovingProtocol(QuicConnectionProtocol):
                 self._http_event_received(http_event)
 
     def export_state(self) -> bytes:
+        if self._has_bug:
+            raise ZeroDivisionError("an application's bug")
         if self._busy:
             raise RefusedError("a request is being worked on", code="not_exportable")
         return msgspec.msgpack.encode(self._state)
@@ -121,6 +125,9 @@ class MovingProtocol(QuicConnectionProtocol):
                 self._busy[event.stream_id] = asyncio.get_running_loop().call_later(
                     delay_s, self._finish, event.stream_id
                 )
+            elif path == "/bug":
+                self._has_bug = True
+                self._answer(event.stream_id, b"bug")
             else:
                 self._begin(event.stream_id, int(path.removeprefix("/")))
         elif isinstance(event, DataReceived) and event.stream_id in self._state.uploads:

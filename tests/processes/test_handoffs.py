@@ -247,6 +247,36 @@ def test_a_destination_with_other_keys_gets_nothing(in_world: Any) -> None:
     in_world(test)
 
 
+def test_an_application_that_fails_to_export_keeps_its_connection(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        async with crowd(world.certificate, await first.port(), 1) as (client,):
+            assert await client.get("/bug") == b"bug"
+            connection = await first.the_connection()
+            second = await world.start("join", first)
+            answer = await first.hand_over(connection, second)
+            assert (answer.ok, answer.code) == (False, "export_failed")
+            assert await client.get("/100") == content(0, 100)
+
+    in_world(test)
+
+
+def test_an_application_that_fails_to_import_leaves_the_connection_to_its_source(
+    in_world: Any,
+) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        async with crowd(world.certificate, await first.port(), 1) as (client,):
+            connection = await first.the_connection()
+            second = await world.start("join", first, forgetful=True)
+            answer = await first.hand_over(connection, second)
+            assert (answer.ok, answer.code) == (False, "import_failed")
+            assert await client.get("/100") == content(0, 100)
+            assert await first.the_connection() == connection
+
+    in_world(test)
+
+
 # --- who may have it --------------------------------------------------------------------------
 
 
@@ -286,16 +316,17 @@ def test_a_source_that_thawed_and_handed_over_again_defeats_the_first_baton(
             await curl.received(50_000)
             connection = await first.the_connection()
             stuck = await world.start(
-                "join", first, waits=SHORT_WAITS, failpoint="after_ready:STOP"
+                "join", first, waits=SHORT_WAITS, failpoint="before_ready:STOP"
             )
             third = await world.start("join", first, waits=SHORT_WAITS)
-            # READY is on its way; whether the source sees it in time or not, one outcome.
-            stuck_answer = await first.hand_over(connection, stuck)
-            await until(lambda: stuck.stopped, "the first destination to stop")
-            if stuck_answer.ok:
-                pytest.skip("READY was read before the source's deadline")
+            answer = await first.hand_over(connection, stuck)
+            assert (answer.ok, answer.code) == (False, "deadline")
+            assert stuck.stopped
+            await curl.received(curl.received_bytes + 50_000)
             await hand_over(connection, first, third)
+            # Now its READY comes, and is answered ABORT.
             stuck.signal(signal.SIGCONT)
+            assert (await stuck.list()).resumed == 0
             await curl.end()
             assert curl.whole
             assert (await stuck.list()).resumed == 0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from quicbaton.testing import End
-from quicbaton.transport.cipher import NONCE_BYTES, KeyContext, suite_of
 from quicbaton.transport.connection import Connection
+from quicbaton.transport.packets.cipher import NONCE_BYTES, KeyContext, suite_of
 from quicbaton.transport.state import Address, ConnectionState
 
 

@@ -12,7 +12,7 @@ from quicbaton.transport.state import (
     SentFrame,
     StreamDataEvent,
 )
-from quicbaton.transport.streams import Streams
+from quicbaton.transport.streams.streams import Streams
 
 
 @dataclass

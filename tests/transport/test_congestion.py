@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quicbaton.errors import ConfigurationError, InternalError
-from quicbaton.transport import congestion, pacing
-from quicbaton.transport.congestion import CongestionController
+from quicbaton.transport.loss import congestion, pacing
+from quicbaton.transport.loss.congestion import CongestionController
 from quicbaton.transport.state import NEVER, NONE, CongestionState
 
 DATAGRAM = 1_200

@@ -11,7 +11,7 @@ from quicbaton.errors import RefusedError, TransportError
 from quicbaton.limits import MAX_PEER_IDS, MAX_PENDING_RETIREMENTS
 from quicbaton.transport import frames as f
 from quicbaton.transport.frames import PacketPlan, decode_varint
-from quicbaton.transport.ids import ConnectionIds
+from quicbaton.transport.paths.ids import ConnectionIds
 from quicbaton.transport.state import (
     NEVER,
     NONE,
@@ -43,7 +43,7 @@ MAX_LOCAL_IDS = 8
 
 @pytest.fixture(autouse=True)
 def _room_for_many_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quicbaton.transport.ids.MAX_LOCAL_IDS", MAX_LOCAL_IDS)
+    monkeypatch.setattr("quicbaton.transport.paths.ids.MAX_LOCAL_IDS", MAX_LOCAL_IDS)
 
 
 def ids_state(limit: int = 8, local: bytes = b"initial0", peer: bytes = b"peers-00") -> IdsState:

@@ -11,8 +11,8 @@ from states import connection_state, through_bytes
 from quicbaton.limits import MAX_PATHS, MAX_PENDING_PATH_RESPONSES, MIN_DATAGRAM_BYTES
 from quicbaton.transport import frames as f
 from quicbaton.transport.frames import PacketPlan
-from quicbaton.transport.ids import ConnectionIds
-from quicbaton.transport.paths import INITIAL_PTO_US, UNLIMITED, Paths, new_path
+from quicbaton.transport.paths.ids import ConnectionIds
+from quicbaton.transport.paths.paths import INITIAL_PTO_US, UNLIMITED, Paths, new_path
 from quicbaton.transport.state import (
     NEVER,
     NONE,

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quicbaton.errors import InternalError, PeerError, TransportError
-from quicbaton.transport.cipher import key_and_iv
 from quicbaton.transport.frames import AEAD_LIMIT_REACHED, KEY_UPDATE_ERROR, PROTOCOL_VIOLATION
-from quicbaton.transport.protection import PacketProtection, derive_keys, next_keys
+from quicbaton.transport.packets.cipher import key_and_iv
+from quicbaton.transport.packets.protection import PacketProtection, derive_keys, next_keys
 from quicbaton.transport.state import NEVER, NONE, Keys, ProtectionState
 
 SUITES = [0x1301, 0x1302, 0x1303]
@@ -495,7 +495,7 @@ def test_forged_key_phase_is_not_an_update_and_costs_no_derivation(
     def no_derivation(*_: object) -> Keys:
         raise AssertionError("a forged packet cost a key derivation")
 
-    monkeypatch.setattr("quicbaton.transport.protection.next_keys", no_derivation)
+    monkeypatch.setattr("quicbaton.transport.packets.protection.next_keys", no_derivation)
     for _ in range(20):
         (packet,) = ours.seal(b"payload")
         assert peer.open(bytes([packet[0] ^ 0x04]) + packet[1:]) == [None]

@@ -7,12 +7,13 @@ from states import connection_state
 from stream_wire import Node, Packet, exchange, pair
 
 from quicbaton.transport import frames as f
-from quicbaton.transport import rangeset, receive_half, send_half
+from quicbaton.transport import rangeset
 from quicbaton.transport.state import (
     StopSendingEvent,
     StreamDataEvent,
     StreamResetEvent,
 )
+from quicbaton.transport.streams import receive_half, send_half
 
 CLIENT_BIDI, SERVER_BIDI, CLIENT_UNI, SERVER_UNI = range(4)
 

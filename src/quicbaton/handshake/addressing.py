@@ -8,7 +8,7 @@ from quicbaton import limits
 from quicbaton.handshake import inflight
 from quicbaton.transport import frames as f
 from quicbaton.transport import rangeset
-from quicbaton.transport.paths import new_path
+from quicbaton.transport.paths.paths import new_path
 from quicbaton.transport.state import (
     NEVER,
     NONE,

@@ -11,8 +11,9 @@ from aioquic.tls import Epoch
 
 from quicbaton.errors import RefusedError
 from quicbaton.handshake import inflight
-from quicbaton.transport import congestion, rangeset, recovery
-from quicbaton.transport.cipher import derive_keys, next_keys
+from quicbaton.transport import rangeset
+from quicbaton.transport.loss import congestion, recovery
+from quicbaton.transport.packets.cipher import derive_keys, next_keys
 from quicbaton.transport.state import (
     NEVER,
     NONE,

@@ -8,7 +8,7 @@ from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.stream import QuicStream, QuicStreamReceiver, QuicStreamSender
 from aioquic.tls import Epoch
 
-from quicbaton.transport import rangeset, receive_half, send_half
+from quicbaton.transport import rangeset
 from quicbaton.transport.state import (
     NONE,
     CryptoState,
@@ -18,6 +18,7 @@ from quicbaton.transport.state import (
     SendHalf,
     Stream,
 )
+from quicbaton.transport.streams import receive_half, send_half
 
 Ranges = list[int]
 

@@ -15,7 +15,7 @@ from quicbaton.http3 import H3Connection
 from quicbaton.testing.entropy import Entropy
 from quicbaton.testing.link import Direction
 from quicbaton.transport.connection import Connection
-from quicbaton.transport.ids import IdIssuer
+from quicbaton.transport.paths.ids import IdIssuer
 from quicbaton.transport.state import Address
 
 if TYPE_CHECKING:

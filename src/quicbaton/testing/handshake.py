@@ -14,7 +14,7 @@ from quicbaton.handshake import prepare
 from quicbaton.routing.quic_lb import IdLayout
 from quicbaton.testing.certificate import SERVER_NAME, self_signed
 from quicbaton.testing.end import CreateApplication, Kind
-from quicbaton.transport.ids import IdIssuer
+from quicbaton.transport.paths.ids import IdIssuer
 
 _NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag
 from quicbaton.errors import InternalError
 from quicbaton.testing.errors import NonceReuseError
 from quicbaton.testing.link import Direction
-from quicbaton.transport.cipher import (
+from quicbaton.transport.packets.cipher import (
     NONCE_BYTES,
     SAMPLE_BYTES,
     KeyContext,

@@ -27,7 +27,7 @@ from quicbaton.testing.errors import SpinningError, StuckError
 from quicbaton.testing.handshake import EndOptions, new_client, new_server
 from quicbaton.testing.link import Conditions, Delivery, Direction, Link
 from quicbaton.testing.nonces import NonceChecker
-from quicbaton.transport.cipher import VERSION_1
+from quicbaton.transport.packets.cipher import VERSION_1
 from quicbaton.transport.state import Address
 
 CLIENT_ADDRESS: Final[Address] = ("192.0.2.1", 50_000)

@@ -28,16 +28,15 @@ from quicbaton.errors import (
 )
 from quicbaton.transport import closing, qlog
 from quicbaton.transport import frames as f
-from quicbaton.transport.acks import ReceivedNumbers
-from quicbaton.transport.congestion import CongestionController
-from quicbaton.transport.crypto import CryptoStream
 from quicbaton.transport.delivery import Dispatcher
 from quicbaton.transport.events import to_aioquic
-from quicbaton.transport.ids import ConnectionIds, IdIssuer
-from quicbaton.transport.paths import Paths
-from quicbaton.transport.protection import PacketProtection
+from quicbaton.transport.loss.congestion import CongestionController
+from quicbaton.transport.loss.recovery import Recovery
+from quicbaton.transport.packets.acks import ReceivedNumbers
+from quicbaton.transport.packets.protection import PacketProtection
+from quicbaton.transport.paths.ids import ConnectionIds, IdIssuer
+from quicbaton.transport.paths.paths import Paths
 from quicbaton.transport.receiver import Receiver
-from quicbaton.transport.recovery import Recovery
 from quicbaton.transport.sender import Sender, Train, skip_numbers
 from quicbaton.transport.state import (
     NEVER,
@@ -46,7 +45,8 @@ from quicbaton.transport.state import (
     ConnectionState,
     StreamDataEvent,
 )
-from quicbaton.transport.streams import Streams
+from quicbaton.transport.streams.crypto import CryptoStream
+from quicbaton.transport.streams.streams import Streams
 from quicbaton.transport.timers import Timers
 from quicbaton.transport.view import ConnectionView
 

@@ -7,12 +7,12 @@ from typing import Final
 
 from quicbaton import limits
 from quicbaton.transport import frames as f
-from quicbaton.transport.acks import ReceivedNumbers
-from quicbaton.transport.crypto import CryptoStream
-from quicbaton.transport.ids import ConnectionIds
-from quicbaton.transport.mtu import MtuSearch
+from quicbaton.transport.packets.acks import ReceivedNumbers
+from quicbaton.transport.paths.ids import ConnectionIds
+from quicbaton.transport.paths.mtu import MtuSearch
 from quicbaton.transport.state import ConnectionState, PingAckedEvent, SentFrame
-from quicbaton.transport.streams import Streams
+from quicbaton.transport.streams.crypto import CryptoStream
+from quicbaton.transport.streams.streams import Streams
 
 
 class Dispatcher:

@@ -17,13 +17,12 @@ from quicbaton import limits
 from quicbaton.errors import TransportError
 from quicbaton.transport import closing, qlog
 from quicbaton.transport import frames as f
-from quicbaton.transport.acks import Ack, ReceivedNumbers, decode_ack
-from quicbaton.transport.crypto import CryptoStream
 from quicbaton.transport.frames import decode_varint
-from quicbaton.transport.ids import ConnectionIds
-from quicbaton.transport.paths import Paths
-from quicbaton.transport.protection import PacketProtection
-from quicbaton.transport.recovery import Recovery
+from quicbaton.transport.loss.recovery import Recovery
+from quicbaton.transport.packets.acks import Ack, ReceivedNumbers, decode_ack
+from quicbaton.transport.packets.protection import PacketProtection
+from quicbaton.transport.paths.ids import ConnectionIds
+from quicbaton.transport.paths.paths import Paths
 from quicbaton.transport.state import (
     NEVER,
     NONE,
@@ -32,7 +31,8 @@ from quicbaton.transport.state import (
     DatagramEvent,
     PathState,
 )
-from quicbaton.transport.streams import Streams
+from quicbaton.transport.streams.crypto import CryptoStream
+from quicbaton.transport.streams.streams import Streams
 
 #: Frames that do not ask for an ACK (§13.2.1).
 _NOT_ELICITING: Final = frozenset(

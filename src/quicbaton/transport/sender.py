@@ -17,14 +17,13 @@ from aioquic.quic.logger import QuicLoggerTrace
 from quicbaton import limits
 from quicbaton.transport import frames as f
 from quicbaton.transport import qlog, rangeset
-from quicbaton.transport.acks import ReceivedNumbers
-from quicbaton.transport.congestion import CongestionController
-from quicbaton.transport.crypto import CryptoStream
-from quicbaton.transport.ids import ConnectionIds
-from quicbaton.transport.mtu import MtuSearch
-from quicbaton.transport.paths import Paths
-from quicbaton.transport.protection import PacketProtection
-from quicbaton.transport.recovery import Recovery
+from quicbaton.transport.loss.congestion import CongestionController
+from quicbaton.transport.loss.recovery import Recovery
+from quicbaton.transport.packets.acks import ReceivedNumbers
+from quicbaton.transport.packets.protection import PacketProtection
+from quicbaton.transport.paths.ids import ConnectionIds
+from quicbaton.transport.paths.mtu import MtuSearch
+from quicbaton.transport.paths.paths import Paths
 from quicbaton.transport.state import (
     NEVER,
     NONE,
@@ -34,7 +33,8 @@ from quicbaton.transport.state import (
     PeerId,
     SentRun,
 )
-from quicbaton.transport.streams import Streams
+from quicbaton.transport.streams.crypto import CryptoStream
+from quicbaton.transport.streams.streams import Streams
 
 _TAG_BYTES: Final = 16
 #: Less than this is not worth a packet; what anti-amplification leaves may be so little. An ACK of

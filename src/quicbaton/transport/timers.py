@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from quicbaton.transport.mtu import MtuSearch
-from quicbaton.transport.paths import Paths
-from quicbaton.transport.recovery import Recovery
+from quicbaton.transport.loss.recovery import Recovery
+from quicbaton.transport.paths.mtu import MtuSearch
+from quicbaton.transport.paths.paths import Paths
 from quicbaton.transport.sender import Sender
 from quicbaton.transport.state import NEVER, ConnectionState
 

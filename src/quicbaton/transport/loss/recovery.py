@@ -19,8 +19,8 @@ from aioquic.quic.logger import QuicLoggerTrace
 from quicbaton.errors import SecondSenderError, TransportError
 from quicbaton.transport import frames as f
 from quicbaton.transport import qlog
-from quicbaton.transport.congestion import CongestionController
-from quicbaton.transport.mtu import MtuSearch
+from quicbaton.transport.loss.congestion import CongestionController
+from quicbaton.transport.paths.mtu import MtuSearch
 from quicbaton.transport.state import (
     NEVER,
     NONE,

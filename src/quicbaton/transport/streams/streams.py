@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from quicbaton import limits
 from quicbaton.errors import StreamStateError
-from quicbaton.transport import flow as flow_rules
 from quicbaton.transport import frames as f
-from quicbaton.transport import receive_half, send_half
 from quicbaton.transport.frames import PacketPlan
 from quicbaton.transport.state import (
     NONE,
@@ -29,9 +27,11 @@ from quicbaton.transport.state import (
     StreamResetEvent,
     WritableEvent,
 )
-from quicbaton.transport.stream_frames import control_frames_due, write_control, write_data
-from quicbaton.transport.stream_table import StreamTable, wrong_direction
-from quicbaton.transport.turns import Turns
+from quicbaton.transport.streams import flow as flow_rules
+from quicbaton.transport.streams import receive_half, send_half
+from quicbaton.transport.streams.frames import control_frames_due, write_control, write_data
+from quicbaton.transport.streams.table import StreamTable, wrong_direction
+from quicbaton.transport.streams.turns import Turns
 
 #: RFC 9218 §4.1: urgency 0 is served first, 7 last.
 LOWEST_URGENCY = 7

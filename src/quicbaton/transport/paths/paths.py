@@ -36,7 +36,7 @@ from quicbaton.transport.frames import (
     PacketPlan,
     encode_varint,
 )
-from quicbaton.transport.ids import ConnectionIds
+from quicbaton.transport.paths.ids import ConnectionIds
 from quicbaton.transport.state import (
     NEVER,
     NONE,

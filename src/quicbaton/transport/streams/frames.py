@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from quicbaton.transport import frames as f
-from quicbaton.transport import receive_half, send_half
 from quicbaton.transport.frames import PacketPlan, encode_varint
 from quicbaton.transport.state import SendHalf, Stream
+from quicbaton.transport.streams import receive_half, send_half
 
 
 def control_frames_due(stream: Stream) -> bool:

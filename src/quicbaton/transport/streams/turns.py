@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from quicbaton.transport import send_half
 from quicbaton.transport.state import NONE, ConnectionState, SendHalf
+from quicbaton.transport.streams import send_half
 
 
 class Turns:

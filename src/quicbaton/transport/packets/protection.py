@@ -31,7 +31,8 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 
 from quicbaton.errors import InternalError, TransportError
-from quicbaton.transport.cipher import (
+from quicbaton.transport.frames import AEAD_LIMIT_REACHED, KEY_UPDATE_ERROR, PROTOCOL_VIOLATION
+from quicbaton.transport.packets.cipher import (
     NONCE_BYTES,
     SAMPLE_BYTES,
     KeyContext,
@@ -40,7 +41,6 @@ from quicbaton.transport.cipher import (
     next_keys,
     suite_of,
 )
-from quicbaton.transport.frames import AEAD_LIMIT_REACHED, KEY_UPDATE_ERROR, PROTOCOL_VIOLATION
 from quicbaton.transport.state import NEVER, Keys, ProtectionState
 
 __all__ = ["PacketProtection", "derive_keys", "next_keys"]

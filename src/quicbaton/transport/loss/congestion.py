@@ -16,8 +16,8 @@ Bytes sent before a recovery period neither grow nor cut the window (RFC 9002 §
 reports old and new bytes as one sum, so the old ones still in flight are counted when the period
 begins (`recovery_flight_bytes`) and taken off first.
 
-After a handoff nothing here needs to be told but the time (`on_resumed`): CUBIC's clock and the
-bucket of the pacer do not run while nobody may send.
+After a handoff nothing here needs to be told but the time (`on_resumed`): CUBIC's clock does not
+run while nobody may send.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from math import cbrt, expm1
 from typing import Final, Literal
 
 from quicbaton.errors import ConfigurationError, InternalError
-from quicbaton.transport import pacing
+from quicbaton.transport.loss import pacing
 from quicbaton.transport.state import NEVER, NONE, CongestionState
 
 #: RFC 9002 §7.2: the smallest window, in datagrams.

@@ -7,12 +7,12 @@ used: a peer that skips IDs costs a counter.
 from __future__ import annotations
 
 from quicbaton.errors import StreamStateError, TransportError
-from quicbaton.transport import flow as flow_rules
 from quicbaton.transport import frames as f
 from quicbaton.transport import rangeset
-from quicbaton.transport.receive_half import new_receive_half
-from quicbaton.transport.send_half import new_send_half
 from quicbaton.transport.state import ConnectionState, ReceiveHalf, SendHalf, Stream
+from quicbaton.transport.streams import flow as flow_rules
+from quicbaton.transport.streams.receive_half import new_receive_half
+from quicbaton.transport.streams.send_half import new_send_half
 
 
 def wrong_direction(stream_id: int, frame_type: int) -> TransportError:

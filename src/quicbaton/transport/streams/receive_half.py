@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from quicbaton import limits
 from quicbaton.errors import TransportError
 from quicbaton.transport import frames as f
-from quicbaton.transport.flow import tuned_window
 from quicbaton.transport.state import NONE, ReceiveHalf
+from quicbaton.transport.streams.flow import tuned_window
 
 Segment = tuple[int, bytes]
 

@@ -1,0 +1,1 @@
+"""Loss detection, congestion control and pacing (RFC 9002)."""

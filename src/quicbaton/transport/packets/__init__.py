@@ -1,0 +1,1 @@
+"""Packets: protection, and which numbers came."""

@@ -1,0 +1,1 @@
+"""Network paths, their MTU, and connection IDs."""

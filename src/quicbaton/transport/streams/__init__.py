@@ -1,0 +1,1 @@
+"""Streams, flow control and the post-handshake CRYPTO stream."""

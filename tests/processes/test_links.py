@@ -1,0 +1,283 @@
+"""Channels, links and peers: what comes before what, and what is proof of death."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from harness import until
+
+from quicbaton.asyncio.channel import Channel, Listener, connect_channel
+from quicbaton.asyncio.link import Link
+from quicbaton.asyncio.peers import Peers
+from quicbaton.errors import PeerError
+from quicbaton.handoff import Hello, encode
+from quicbaton.handoff.messages import PROTOCOL_VERSION, Cutover, Message
+
+CUTOVER = Cutover(b"connection", b"h" * 16)
+HELLO = Hello(version=PROTOCOL_VERSION, node="other", pid=1, formats=(1, 2, 3))
+
+#: Connects twice, greets, says something on both links, and lives on in a child that holds them.
+_TALKER = """
+import os, signal, socket, sys
+links = []
+for _ in range(2):
+    link = socket.socket(socket.AF_UNIX)
+    link.connect(sys.argv[1])
+    link.sendall(bytes.fromhex(sys.argv[2]))
+    links.append(link)
+child = os.fork()
+if child:
+    print(child, flush=True)
+    sys.stdin.read()
+else:
+    signal.pause()
+"""
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def guarded() -> None:
+        async with asyncio.timeout(30):
+            await test()
+
+    asyncio.run(guarded())
+
+
+class Record:
+    """What a link told its owner, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def make(self, channel: Channel, number: int = 1, fail: bool = False) -> Link:
+        def on_message(_link: Link, message: Message) -> None:
+            self.told.append(type(message).__name__)
+            if fail:
+                raise PeerError("no such thing")
+
+        return Link(
+            channel,
+            number,
+            "we",
+            on_up=lambda _link: self.told.append("up"),
+            on_message=on_message,
+            on_lost=lambda _link: self.told.append("lost"),
+        )
+
+
+def pair() -> tuple[Channel, socket.socket]:
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    return Channel(ours), theirs
+
+
+def test_a_link_is_lost_after_all_that_it_brought() -> None:
+    async def test() -> None:
+        channel, other = pair()
+        record = Record()
+        record.make(channel)
+        channel.start()
+        other.sendall(encode(HELLO) + encode(CUTOVER) * 3)
+        other.close()
+        await until(lambda: channel.closed, "the end")
+        assert record.told == ["up", "Cutover", "Cutover", "Cutover", "lost"]
+
+    run(test)
+
+
+def test_what_was_written_before_our_write_failed_is_still_read() -> None:
+    async def test() -> None:
+        channel, other = pair()
+        record = Record()
+        link = record.make(channel)
+        other.sendall(encode(HELLO) + encode(CUTOVER))
+        other.close()
+        link.send(CUTOVER)
+        link.send(CUTOVER)
+        assert record.told == []
+        channel.start()
+        await until(lambda: channel.closed, "the end")
+        assert record.told == ["up", "Cutover", "lost"]
+
+    run(test)
+
+
+def test_nothing_comes_after_a_message_that_broke_the_rules() -> None:
+    async def test() -> None:
+        channel, other = pair()
+        record = Record()
+        record.make(channel, fail=True)
+        channel.start()
+        with other:
+            other.sendall(encode(HELLO) + encode(CUTOVER) * 3)
+            await until(lambda: channel.closed, "the end")
+        assert record.told == ["up", "Cutover", "lost"]
+
+    run(test)
+
+
+def test_a_link_cut_from_within_a_message_brings_nothing_more() -> None:
+    async def test() -> None:
+        channel, other = pair()
+        told: list[str] = []
+
+        def on_message(link: Link, _message: Message) -> None:
+            told.append("message")
+            link.abort()
+
+        Link(
+            channel,
+            1,
+            "we",
+            on_up=lambda _link: None,
+            on_message=on_message,
+            on_lost=lambda _link: told.append("lost"),
+        )
+        channel.start()
+        with other:
+            other.sendall(encode(HELLO) + encode(CUTOVER) * 2)
+            await until(lambda: channel.closed, "the end")
+        assert told == ["message", "lost"]
+
+    run(test)
+
+
+def test_a_peer_of_another_version_is_hung_up_on() -> None:
+    async def test() -> None:
+        channel, other = pair()
+        record = Record()
+        link = record.make(channel)
+        channel.start()
+        with other:
+            strange = Hello(version=PROTOCOL_VERSION + 1, node="other", pid=1, formats=(1,))
+            other.sendall(encode(strange) + encode(CUTOVER))
+            with pytest.raises(PeerError, match="upgrade one of them"):
+                await link.wait_up(10)
+        assert record.told == ["lost"]
+
+    run(test)
+
+
+def test_a_process_that_does_not_greet_is_not_waited_for() -> None:
+    async def test() -> None:
+        channel, other = pair()
+        record = Record()
+        link = record.make(channel)
+        channel.start()
+        with other, pytest.raises(PeerError, match="does not greet back"):
+            await link.wait_up(0.01)
+        assert channel.closed
+        assert not link.is_up
+
+    run(test)
+
+
+def test_descriptors_that_nobody_asked_for_are_closed() -> None:
+    async def test() -> None:
+        channel, other = pair()
+        channel.start()
+        before = len(os.listdir("/proc/self/fd"))
+        with other:
+            for _ in range(40):
+                socket.send_fds(other, [b"x"], [0])
+            await until(lambda: len(os.listdir("/proc/self/fd")) > before, "descriptors")
+            await asyncio.sleep(0.05)
+            assert len(os.listdir("/proc/self/fd")) <= before + 16
+            channel.abort()
+            assert len(os.listdir("/proc/self/fd")) < before
+
+    run(test)
+
+
+def test_descriptors_are_refused_to_a_peer_that_is_gone() -> None:
+    async def test() -> None:
+        channel, other = pair()
+        other.close()
+        with pytest.raises(PeerError) as caught:
+            channel.write_descriptors(b"here", [0])
+        assert caught.value.code == "link_lost"
+        channel.abort()
+
+    run(test)
+
+
+def test_a_dead_process_is_reported_once_after_its_last_words(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+
+    async def test() -> None:
+        told: list[str] = []
+        peers = Peers(lambda pid, names: told.append(f"dead {pid} {sorted(names)}"))
+        numbers = iter(range(1, 10))
+
+        def on_channel(channel: Channel) -> None:
+            def on_up(link: Link) -> None:
+                peers.greeted(link)
+
+            def on_lost(link: Link) -> None:
+                told.append("lost")
+                peers.lost(link)
+
+            link = Link(
+                channel,
+                next(numbers),
+                "we",
+                on_up=on_up,
+                on_message=lambda _link, message: told.append(type(message).__name__),
+                on_lost=on_lost,
+            )
+            peers.add(link)
+
+        listener = Listener(tmp_path / "socket", on_channel)
+        words = encode(HELLO) + encode(CUTOVER)
+        talker = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _TALKER, str(listener.path), words.hex()),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert talker.stdin is not None
+        assert talker.stdout is not None
+        child = int(await talker.stdout.readline())
+        try:
+            await until(lambda: told.count("Cutover") == 2, "its words")
+            assert len(peers) == 1
+            assert peers.find("other") is not None
+            # Stopped is not dead.
+            talker.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(0.05)
+            assert "lost" not in told
+            # Its child keeps both links open, and is not the process that they were opened by.
+            talker.kill()
+            await until(lambda: told[-1].startswith("dead"), "the news")
+        finally:
+            os.kill(child, signal.SIGKILL)
+            await talker.wait()
+        assert told == ["Cutover", "Cutover", "lost", "lost", f"dead {talker.pid} ['other']"]
+        assert not peers
+        listener.close()
+
+    run(test)
+
+
+def test_a_socket_that_a_successor_replaced_is_left_alone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+
+    async def test() -> None:
+        path = tmp_path / "socket"
+        accepted: list[Channel] = []
+        first = Listener(path, accepted.append)
+        second = Listener(path, accepted.append)
+        first.close()
+        channel = await connect_channel(path)
+        await until(lambda: accepted, "the second to accept")
+        second.close()
+        assert not path.exists()
+        for one in (channel, *accepted):
+            one.abort()
+
+    run(test)
