@@ -1,8 +1,8 @@
 """Many HTTP/3 connections from one process, by aioquic: who is idle, and still there afterwards.
 
 Lines on stdin: `open COUNT` makes connections with one small request each, `shake COUNT` makes
-connections and no request, `ask` has every one of them make a request. The answer says how many
-succeeded.
+connections and no request, `ask` has every one of them make a request. `hum COUNT` has so many of
+them make one request after the other until `hush`. The answers say how many succeeded.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ BODY_BYTES = 1024
 IDLE_TIMEOUT_S = 600.0
 
 _AT_ONCE = 16
+_HUM_PAUSE_S = 0.05
 _ANSWER_TIMEOUT_S = 20.0
 
 
@@ -90,6 +91,8 @@ class _Crowd:
         self._port = port
         self._clients: list[Http3Client] = []
         self._stack = AsyncExitStack()
+        self._hums: list[asyncio.Task[Tally]] = []
+        self._hushed = asyncio.Event()
 
     async def perform(self, line: str) -> Tally:
         operation, *arguments = line.split()
@@ -97,7 +100,21 @@ class _Crowd:
             return await _tally([self._open] * int(arguments[0]))
         if operation == "shake":
             return await _tally([self._connect] * int(arguments[0]))
+        if operation == "hum":
+            humming = self._clients[: int(arguments[0])]
+            self._hums = [asyncio.create_task(self._hum(client)) for client in humming]
+            return Tally(len(humming), 0)
+        if operation == "hush":
+            self._hushed.set()
+            return _sum(await asyncio.gather(*self._hums))
         return await _tally([client.get for client in self._clients])
+
+    async def _hum(self, client: Http3Client) -> Tally:
+        tally = Tally(0, 0)
+        while not self._hushed.is_set():
+            await _count(client.get, tally)
+            await asyncio.sleep(_HUM_PAUSE_S)
+        return tally
 
     async def _open(self) -> None:
         client = await self._connect()
@@ -123,15 +140,27 @@ async def _tally(works: list[Any]) -> Tally:
 
     async def run() -> None:
         for work in waiting:
-            try:
-                await work()
-                tally.succeeded += 1
-            except (TimeoutError, ConnectionError, RuntimeError, AssertionError) as failure:
-                tally.failed += 1
-                tally.first_failure = tally.first_failure or repr(failure)
+            await _count(work, tally)
 
     await asyncio.gather(*(run() for _ in range(_AT_ONCE)))
     return tally
+
+
+async def _count(work: Any, tally: Tally) -> None:
+    try:
+        await work()
+        tally.succeeded += 1
+    except (TimeoutError, ConnectionError, RuntimeError, AssertionError) as failure:
+        tally.failed += 1
+        tally.first_failure = tally.first_failure or repr(failure)
+
+
+def _sum(tallies: list[Tally]) -> Tally:
+    return Tally(
+        sum(one.succeeded for one in tallies),
+        sum(one.failed for one in tallies),
+        next((one.first_failure for one in tallies if one.first_failure), ""),
+    )
 
 
 async def _main() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from bench.crowd import Tally
 from bench.processes import Program
 from bench.servers.handoff_server import Sends, Started
 from bench.watcher import Account, Order
@@ -59,3 +60,12 @@ class Owner(Program):
         """What it sent since it was asked before."""
         self.write_line("sends")
         return msgspec.json.decode(self.read_line(), type=Sends).sends
+
+
+def tell(crowd: Program, operation: str, count: int = 0) -> Tally:
+    """Have a crowd do something; RuntimeError unless all of it succeeded."""
+    crowd.write_line(f"{operation} {count}" if count else operation)
+    tally = msgspec.json.decode(crowd.read_line(), type=Tally)
+    if tally.failed:
+        raise RuntimeError(f"{operation}: {tally.failed} failed: {tally.first_failure}")
+    return tally

@@ -4,13 +4,14 @@ Two server processes share a UDP port. A connection that libcurl downloads over,
 handed to and fro every 200 ms, each time to the process that was not reading it. Measured are:
 
 * the blackout: from the last datagram that the source gave the kernel to the destination's first
-  with bytes of the body, both stamped (CLOCK_MONOTONIC) in the server processes after the system
+  with bytes of the body, both stamped (CLOCK_MONOTONIC) in the server processes before the system
   call. The controlling process only says when;
 * goodput, of a download with handoffs over that of one without, in alternating rounds;
 * through a link with 10 ms each way (`bench.link`): the longest pause between body bytes within
   100 ms of a handoff, less the median of the same in a download without handoffs, beside what
   closing and connecting anew costs until the next byte of a body;
-* connections per second when a new process takes over all of another one's.
+* connections per second when a new process takes over all of another one's, most of them idle and
+  some making requests all the time; afterwards every one of them makes a request.
 """
 
 import argparse
@@ -28,13 +29,14 @@ from time import monotonic, monotonic_ns
 from typing import Any
 
 from bench.benchmark import Benchmark
-from bench.owners import Owner, Watcher, make_folder
+from bench.owners import Owner, Watcher, make_folder, tell
 from bench.processes import Program
 from bench.servers.handoff_server import DATA_TRAIN_BYTES, Content
 from bench.watcher import Account, Order
 from quicbaton.asyncio import commands as c
 from quicbaton.asyncio.channel import connect_channel
 from quicbaton.asyncio.takeover import read_frames
+from quicbaton.cli.certificate import CertificateFiles
 
 _MB = 1_000_000
 _NS = 1_000_000_000
@@ -44,6 +46,8 @@ _LOOK_S = 0.005
 _LOOKS = 1000
 #: Pauses are looked for within this much of a handoff.
 _AROUND_NS = 100_000_000
+#: One in so many connections is busy during a takeover.
+_HUMMING_SHARE = 20
 #: The beginning of a download, in which the window still grows.
 _WARM_UP_S = 0.3
 
@@ -55,7 +59,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delay-ms", type=float, default=10.0, help="the link's, each way (10)")
     parser.add_argument("--mbit", type=float, default=100.0, help="the link's rate, 0: none (100)")
     parser.add_argument("--link-mb", type=int, default=0, help="over the link (60; quick: 20)")
-    parser.add_argument("--only", choices=["local", "link"], help="one part, for trials")
+    parser.add_argument("--connections", type=int, default=0, help="taken over (1000; quick: 200)")
+    parser.add_argument(
+        "--only", choices=["local", "link", "takeover"], help="one part, for trials"
+    )
 
 
 @dataclass(frozen=True)
@@ -256,12 +263,14 @@ async def _run(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         files = make_folder(folder)
+        figures: dict[str, Any] = {}
+        if options.only in (None, "takeover"):
+            figures |= _takeovers(folder, files, options, step)
         first = stack.enter_context(Owner(folder, files, "first"))
         second = stack.enter_context(Owner(folder, files, "join", first.control))
         watcher = stack.enter_context(Watcher(files.certificate))
         pair = _Pair((first, second), watcher)
         port = first.started.port
-        figures: dict[str, Any] = {}
         if options.only in (None, "local"):
             figures |= await _local(pair, port, options, step)
         if options.only in (None, "link"):
@@ -344,6 +353,43 @@ async def _over_link(
             },
             "client_gap_ms": [round(one, 3) for one in gaps],
             "blackout_us": {"p50": _percentile(blackouts, 50), "p99": _percentile(blackouts, 99)},
+        },
+    }
+
+
+def _takeovers(
+    folder: Path,
+    files: CertificateFiles,
+    options: argparse.Namespace,
+    step: Callable[[int, int, str], None],
+) -> dict[str, Any]:
+    """One process after the other replaces its predecessor, under the same clients."""
+    count = options.connections or (200 if options.quick else 1000)
+    rounds: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        step(0, options.rounds, f"{count} connections")
+        owner = stack.enter_context(Owner(folder, files, "first"))
+        crowd = stack.enter_context(Program("bench.crowd", str(owner.started.port)))
+        tell(crowd, "open", count)
+        tell(crowd, "hum", count // _HUMMING_SHARE)
+        for number in range(options.rounds):
+            step(number, options.rounds, "takeover")
+            owner = stack.enter_context(Owner(folder, files, "takeover", owner.control))
+            started = owner.started
+            if started.message or started.took_over != count:
+                raise RuntimeError(f"{started.took_over} of {count} moved: {started.message}")
+            rounds.append({"seconds": round(started.takeover_s, 3), "moved": started.took_over})
+        requests = tell(crowd, "hush").succeeded
+        tell(crowd, "ask")
+    return {
+        "takeover_connections_per_s": round(
+            count / statistics.median(one["seconds"] for one in rounds), 1
+        ),
+        "takeover": {
+            "connections": count,
+            "with_requests": count // _HUMMING_SHARE,
+            "requests_meanwhile": requests,
+            "rounds": rounds,
         },
     }
 

@@ -34,8 +34,8 @@ from aioquic.asyncio import connect
 
 from bench import qh3_client
 from bench.benchmark import Benchmark
-from bench.crowd import BODY_BYTES, Http3Client, Tally, configuration
-from bench.owners import Owner, Watcher, make_folder
+from bench.crowd import BODY_BYTES, Http3Client, configuration
+from bench.owners import Owner, Watcher, make_folder, tell
 from bench.processes import Program
 from bench.servers.handoff_server import Content, Memory, Protocol, server_configuration
 from bench.watcher import Order
@@ -208,7 +208,7 @@ def _parts(payload: bytes) -> dict[str, int]:
 def _handshakes_us(owner: Owner, crowd: Program) -> float:
     """CPU of the server process for a full handshake: mean over a batch."""
     before_s = owner.cpu_s()
-    _tell(crowd, "shake", _HANDSHAKES)
+    tell(crowd, "shake", _HANDSHAKES)
     return (owner.cpu_s() - before_s) / _HANDSHAKES * 1e6
 
 
@@ -234,7 +234,7 @@ def _by_turns(
         Owner(folder, files, "first") as owner,
         Program("bench.crowd", str(owner.started.port)) as crowd,
     ):
-        _tell(crowd, "open", _HANDSHAKES)
+        tell(crowd, "open", _HANDSHAKES)
         before = _resident_bytes(owner)
         for block in range(blocks):
             step(1 + block, blocks + 1, "handshakes and moves")
@@ -242,17 +242,10 @@ def _by_turns(
             for _ in range(_MOVES):
                 moves.append(_move_us(payload, endpoint, ring))
                 gc.collect()
-        _tell(crowd, "ask")
+        tell(crowd, "ask")
         grown = _resident_bytes(owner) - before
     gc.enable()
     return handshakes, moves, grown / (blocks * _HANDSHAKES)
-
-
-def _tell(crowd: Program, operation: str, count: int = 0) -> None:
-    crowd.write_line(f"{operation} {count}" if count else operation)
-    tally = msgspec.json.decode(crowd.read_line(), type=Tally)
-    if tally.failed:
-        raise RuntimeError(f"{operation}: {tally.failed} failed: {tally.first_failure}")
 
 
 def _resident_bytes(owner: Owner) -> int:

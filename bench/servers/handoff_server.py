@@ -15,7 +15,7 @@ import os
 import socket
 import sys
 from pathlib import Path
-from time import monotonic_ns
+from time import monotonic, monotonic_ns
 from typing import Any
 
 import msgspec
@@ -28,7 +28,7 @@ from bench.servers.application import CHUNK_BYTES, MAX_DATA, MAX_STREAM_DATA, ma
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
 from quicbaton.asyncio import commands as c
 from quicbaton.asyncio.node import Node
-from quicbaton.asyncio.takeover import ask_for_socket
+from quicbaton.asyncio.takeover import Arrival, ask_for_socket
 from quicbaton.asyncio.udp import open_udp
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.http3 import H3Connection
@@ -44,7 +44,7 @@ _TAKEOVER_DEADLINE_S = 60.0
 
 
 class Started(msgspec.Struct):
-    """The first line: where it listens; of a takeover also how it went."""
+    """The first line: where it listens; of a takeover also how it went (`message`: what failed)."""
 
     port: int
     pid: int
@@ -60,7 +60,7 @@ class Memory(msgspec.Struct):
 
 
 class Sends(msgspec.Struct):
-    """Answer to `sends`: CLOCK_MONOTONIC in ns, after the kernel took it, and its bytes."""
+    """Answer to `sends`: CLOCK_MONOTONIC in ns, when the kernel was given it, and its bytes."""
 
     sends: list[tuple[int, int]]
 
@@ -148,8 +148,8 @@ def record_sends(node: Node) -> list[tuple[int, int]]:
     send = udp.send
 
     def send_and_note(train: Any) -> None:
-        send(train)
         sends.append((monotonic_ns(), len(train.data)))
+        send(train)
 
     udp.send = send_and_note  # type: ignore[method-assign]
     return sends
@@ -164,6 +164,8 @@ async def start(options: argparse.Namespace) -> tuple[Node, Started]:
         "configuration": configuration,
         "create_protocol": Protocol,
     }
+    if options.mode == "takeover":
+        return await _take_over(options, shared)
     if options.mode == "first":
         node = Node(open_udp("127.0.0.1", 0, reuse_port=True), options.control, **shared)
         node.start()
@@ -182,6 +184,30 @@ async def start(options: argparse.Namespace) -> tuple[Node, Started]:
         )
         node.start()
     return node, Started(int(node.endpoint.udp.address[1]), os.getpid())
+
+
+async def _take_over(options: argparse.Namespace, shared: dict[str, Any]) -> tuple[Node, Started]:
+    """Replace the process at `other`; returns when that has nothing left."""
+    begun = monotonic()
+    command = c.TakeOver(str(options.control), _TAKEOVER_DEADLINE_S)
+    channel, frames, passed, descriptor = await ask_for_socket(options.other, command)
+    arrival = Arrival(channel, frames, passed, descriptor)
+    node = Node(
+        arrival.sock,
+        options.control,
+        node=passed.node,
+        worker=passed.worker,
+        workers=passed.workers,
+        **shared,
+    )
+    answer = await arrival.settle(node, lambda _: None)
+    return node, Started(
+        port=int(node.endpoint.udp.address[1]),
+        pid=os.getpid(),
+        takeover_s=monotonic() - begun,
+        took_over=node.handoffs.resumed,
+        message="" if answer.ok else answer.message,
+    )
 
 
 async def _serve(options: argparse.Namespace) -> None:

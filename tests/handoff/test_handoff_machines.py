@@ -6,13 +6,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from quicbaton.errors import InternalError, PeerError
+from quicbaton.errors import ConfigurationError, InternalError, PeerError
 from quicbaton.handoff import (
     DestinationState,
     HandoffDestination,
     HandoffSource,
     Outcome,
     SourceState,
+    Waits,
     answer_stale,
     destination,
     source,
@@ -350,6 +351,27 @@ def test_process_that_forgot_the_machine_answers_from_its_ledger() -> None:
     (answer,) = sent(answer_stale(ledger, LINK, other))
     assert isinstance(answer, Abort)
     assert answer_stale(ledger, LINK, Cutover(CID, HANDOFF)) == []
+
+
+def test_commit_to_a_destination_that_let_go_and_is_forgotten_is_answered_abort() -> None:
+    (answer,) = sent(answer_stale(Ledger(), LINK, COMMITTED))
+    assert isinstance(answer, Abort)
+    assert (answer.code, answer.handoff_id) == ("discarded", HANDOFF)
+
+
+def test_commit_to_a_destination_that_resumed_and_is_forgotten_needs_no_answer() -> None:
+    ledger = Ledger()
+    ledger.adopt(CID, COMMITTED.term, BATON_ID, DIGEST)
+    assert answer_stale(ledger, LINK, COMMITTED) == []
+    ledger.close(CID, 0)
+    assert answer_stale(ledger, LINK, COMMITTED) == []
+
+
+def test_waits_in_which_a_destination_gives_up_before_its_source_are_refused() -> None:
+    with pytest.raises(ConfigurationError):
+        Waits(frozen_s=2.0, ready_s=1.0)
+    with pytest.raises(ConfigurationError):
+        Waits(offer_s=0.0)
 
 
 def test_frozen_time_is_counted_from_the_freeze() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal
 
-from harness import SHORT_WAITS, Curl, Server, World, until
+from harness import SHORT_WAITS, Curl, Server, World
 from wire import Relay, Verdict, check
 
 from quicbaton.asyncio.failpoints import SOURCE_POINTS
@@ -144,7 +144,7 @@ async def strike(fault: Fault, victim: Server) -> float:
     if fault == "KILL":
         await victim.gone()
         return 0.0
-    await until(lambda: victim.stopped, f"{victim!r} to stop")
+    await victim.comes_to_a_stop()
     since = monotonic()
     await asyncio.sleep(_LONG_STOP_S if fault == "STOP long" else _SHORT_STOP_S)
     victim.signal(signal.SIGCONT)

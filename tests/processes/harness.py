@@ -60,7 +60,7 @@ class Server:
 
     async def ready(self) -> c.Connections:
         """Wait until it answers."""
-        return await until(self._answers, f"{self!r} to answer\n{self.log()}")
+        return await self._until(self._answers, "it to answer")
 
     async def _answers(self) -> c.Connections | None:
         if not self.alive:
@@ -79,7 +79,7 @@ class Server:
 
     async def the_connection(self) -> str:
         """Its only connection's name, once it is open."""
-        return await until(self._open_name, f"a connection at {self!r}\n{self.log()}")
+        return await self._until(self._open_name, "a connection")
 
     async def _open_name(self) -> str:
         open_ones = [info for info in (await self.list()).connections if info.state == "open"]
@@ -115,7 +115,19 @@ class Server:
         return self.process_state() == "T"
 
     async def gone(self) -> None:
-        await until(lambda: not self.alive, f"the end of {self!r}\n{self.log()}")
+        await self._until(lambda: not self.alive, "its end")
+
+    async def comes_to_a_stop(self) -> None:
+        await self._until(lambda: self.stopped, "it to stop")
+
+    async def _until(self, condition: Callable[[], Any], what: str) -> Any:
+        try:
+            return await until(condition, what)
+        except AssertionError as error:
+            if self.alive and not self.stopped:
+                self.signal(signal.SIGUSR1)
+                await asyncio.sleep(0.2)
+            raise AssertionError(f"{self!r}: {error}\n{self.log()}") from None
 
     def log(self) -> str:
         path = Path(self.options.log)

@@ -13,6 +13,7 @@ makes processes as real as any. When stdin ends all of them are killed.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import signal
 import socket
@@ -225,6 +226,8 @@ def _run_forked(options: Options) -> None:
     for descriptor, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(descriptor, target)
     failpoints.arm(options.failpoint)
+    # A test that waits in vain asks where it is.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     try:
         asyncio.run(_serve(options))
         status = 0

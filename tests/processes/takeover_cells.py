@@ -140,7 +140,10 @@ async def run_takeover_cell(world: World, cell: TakeoverCell) -> TakeoverOutcome
         victim = new if cell.victim == "new" else old
         victims.with_suffix(".new").write_text(str(victim.pid))
         victims.with_suffix(".new").rename(victims)
-        await strike(cell.fault, victim)
+        try:
+            await strike(cell.fault, victim)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\nold: {await old.list()}") from None
         for curl in curls:
             await curl.end()
         verdicts = [

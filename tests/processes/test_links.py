@@ -256,7 +256,7 @@ def test_a_dead_process_is_reported_once_after_its_last_words(tmp_path: Path) ->
             await until(lambda: told[-1].startswith("dead"), "the news")
         finally:
             os.kill(child, signal.SIGKILL)
-            await talker.wait()
+            await talker.communicate()
         assert told == ["Cutover", "Cutover", "lost", "lost", f"dead {talker.pid} ['other']"]
         assert not peers
         listener.close()

@@ -14,7 +14,7 @@ from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.keys.reset_token import reset_token
 from quicbaton.routing.quic_lb import IdLayout, Place
-from quicbaton.routing.reset import ResetLimiter, TokenBucket, build_reset
+from quicbaton.routing.reset import ResetLimiter, TokenBucket, announce_reset, build_reset
 from quicbaton.routing.route import Drop, route
 from quicbaton.routing.table import RoutingTable
 
@@ -66,6 +66,15 @@ def test_around_a_rotation_each_key_of_the_ring_gets_its_turn() -> None:
     ring = KeyRing(NEW, [OLD])
     tokens = {build_reset(100, CID, ring, os.urandom)[-16:] for _ in range(100)}
     assert tokens == {reset_token(NEW, CID), reset_token(OLD, CID)}
+
+
+def test_reset_that_answers_nothing_looks_like_any_other_packet() -> None:
+    token = bytes(range(16))
+    for _ in range(100):
+        data = announce_reset(token, os.urandom)
+        assert data[0] & 0xC0 == 0x40
+        assert data.endswith(token)
+        assert 41 <= len(data) < 100  # RFC 9000 §10.3.3
 
 
 def test_bucket_allows_a_burst_and_then_a_rate() -> None:

@@ -27,6 +27,22 @@ def test_an_id_never_leads_to_two_connections() -> None:
     assert table.owners == {b"id": "a"}
 
 
+def test_the_last_one_alive_guards_nothing_any_more() -> None:
+    table = new_table()
+    there = Place(1, 3)
+    table.peers.add(there)
+    table.add(b"ours", "a")
+    table.forward(b"given", there, 10.0)
+    table.bury(b"buried", 10.0)
+    table.inherit_all([there])
+    assert table.places == {HERE, there}
+    assert not table.peers
+    assert not table.may_live_elsewhere(b"given")
+    assert not table.may_live_elsewhere(b"buried")
+    assert table.owners == {b"ours": "a"}
+    table.expire(20.0)
+
+
 def test_removed_id_is_forgotten() -> None:
     table = new_table()
     table.add(b"id", "a")

@@ -8,8 +8,10 @@ of a handoff. Without the variable a point costs one comparison.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -73,7 +75,7 @@ class _Failpoint(NamedTuple):
 
 
 _armed: dict[str, _Failpoint] = {}
-_cutters: list[Callable[[], None]] = []
+_cutters: list[weakref.WeakMethod[Callable[[], None]]] = []
 
 
 def arm(text: str) -> None:
@@ -92,8 +94,8 @@ def arm(text: str) -> None:
 
 
 def on_cut(cut: Callable[[], None]) -> None:
-    """Have `cut` called where a failpoint says CUT."""
-    _cutters.append(cut)
+    """Have `cut`, a method, called where a failpoint says CUT, as long as its object lives."""
+    _cutters.append(weakref.WeakMethod(cut))
 
 
 def reach(point: str) -> None:
@@ -102,11 +104,14 @@ def reach(point: str) -> None:
         return
     action, victim = _armed.pop(point)
     if action == "CUT":
-        for cut in _cutters:
-            cut()
+        for reference in _cutters:
+            cut = reference()
+            if cut is not None:
+                cut()
         return
     pid = os.getpid() if victim is None else int(victim.read_text(encoding="ascii"))
-    os.kill(pid, signal.SIGKILL if action == "KILL" else signal.SIGSTOP)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL if action == "KILL" else signal.SIGSTOP)
 
 
 arm(os.environ.get("QUICBATON_FAILPOINT", ""))

@@ -1,30 +1,30 @@
-"""Drives the handoff machines of one process: events in, effects performed.
+"""All handoffs of one process: what links and the endpoint bring goes to the machines, and what
+these decide is performed.
 
-The contract is in `quicbaton.handoff`; what effects do to connections is `mover`'s. Everything here
-is synchronous: between a freeze and COMMITTED the only waiting is for the other process.
-
-Machines are kept apart. What one of them refuses, or what fails while its effects are performed,
-closes at most the link that brought it or the one connection that it is about.
+The contract is in `quicbaton.handoff`; `machines` keeps and drives them, what effects do to
+connections is `mover`'s. Everything here is synchronous: between a freeze and COMMITTED the only
+waiting is for the other process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Final
 
 from quicbaton.asyncio.endpoint import Endpoint
 from quicbaton.asyncio.failpoints import reach
 from quicbaton.asyncio.link import Link
-from quicbaton.asyncio.mover import Client, Frozen, Mover, Opened
+from quicbaton.asyncio.machines import Machine, Machines, Report
+from quicbaton.asyncio.mover import Frozen, Given, Mover, Opened
 from quicbaton.asyncio.precopy import Copying, is_worth_it
 from quicbaton.asyncio.session import Session
+from quicbaton.asyncio.strays import Sink, datagrams, deliver
 from quicbaton.asyncio.udp import Datagram
-from quicbaton.baton.versions import FORMAT_VERSION, readable_versions
+from quicbaton.baton.versions import FORMAT_VERSION
 from quicbaton.errors import PeerError, QuicbatonError, RefusedError
 from quicbaton.handoff import (
     HandoffDestination,
@@ -37,6 +37,7 @@ from quicbaton.handoff import (
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
 from quicbaton.handoff.messages import (
+    Baton,
     HandoffMessage,
     Message,
     Offer,
@@ -50,40 +51,10 @@ from quicbaton.handoff.waits import DEFAULT_WAITS
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.ownership import Ledger, Ownership
 
-#: How often deadlines of handoffs are looked at.
-_TICK_S: Final = 0.05
 #: H3_INTERNAL_ERROR (RFC 9114 §8.1), for a connection that its new owner cannot go on with.
 _INTERNAL_ERROR: Final = 0x102
 #: How long a forwarder that was told to stop protects the IDs from resets.
 _TOMBSTONE_S: Final = 600.0
-
-Machine = HandoffSource | HandoffDestination
-
-
-class Report(NamedTuple):
-    """How a handoff ended, for whoever asked for it."""
-
-    outcome: Outcome
-    code: str
-    message: str
-
-
-class _Given(NamedTuple):
-    """What a forwarder remembers of a connection that it gave away."""
-
-    cids: tuple[bytes, ...]
-    client: Client
-
-
-class _Sink:
-    """Takes the datagrams of a connection that is frozen or given away."""
-
-    def __init__(self, handoffs: Handoffs, connection_id: bytes) -> None:
-        self._handoffs = handoffs
-        self._connection_id = connection_id
-
-    def receive(self, batch: list[Datagram]) -> None:
-        self._handoffs.on_strays(self._connection_id, batch)
 
 
 class Handoffs:
@@ -103,16 +74,19 @@ class Handoffs:
         self._mover = Mover(endpoint, ring, name, host)
         self._name = name
         self._connect = connect
-        self._waits = waits
-        self._loop = asyncio.get_running_loop()
         self.ledger = Ledger()
-        self._sources: dict[bytes, HandoffSource] = {}
-        self._destinations: dict[bytes, HandoffDestination] = {}
+        self._machines = Machines(
+            self.ledger,
+            name,
+            waits,
+            perform=self._perform,
+            on_refused=self._refused,
+            on_forgotten=self._forget,
+        )
         self._frozen: dict[bytes, Frozen] = {}
-        self._given: dict[bytes, _Given] = {}
+        self._given: dict[bytes, Given] = {}
         self._opened: dict[bytes, Opened] = {}
         self._resumed: dict[bytes, HandoffDestination] = {}
-        self._waiters: dict[Machine, asyncio.Future[Report]] = {}
         self._files: dict[bytes, Path] = {}
         #: What goes to the destination ahead of the baton.
         self._copying: dict[Machine, Copying] = {}
@@ -120,12 +94,7 @@ class Handoffs:
         self._source_of: dict[bytes, str] = {}
         #: Destinations that wait for a link to their source: handoff id -> its name.
         self._seeking: dict[bytes, str] = {}
-        #: The process at a machine's other end, where there is one.
-        self._pids: dict[Machine, int] = {}
         self._links: dict[int, Link] = {}
-        self._tick: asyncio.TimerHandle | None = None
-        self._inbox: deque[tuple[Machine, ev.Event]] = deque()
-        self._busy = False
         #: Called with (connection id, resumed?) when a connection came or went by handoff.
         self.on_moved: Callable[[bytes, bool], None] = lambda _name, _resumed: None
         self.given = 0
@@ -142,13 +111,17 @@ class Handoffs:
 
     def hand_over(self, session: Session, link: Link) -> asyncio.Future[Report]:
         """Hand a connection to the process at the other end of `link`."""
-        machine = self._new_source(session.connection.name)
-        self._pids[machine] = link.peer_pid
-        waiter = self._wait_for(machine)
+        machine = self._machines.new_source(session.connection.name, link.peer_pid)
+        waiter = self._machines.wait_for(machine)
         if session.connection.cutover_pending or not is_worth_it(session):
             self._offer(machine, session, link)
         else:
-            copying = Copying(session, link, lambda: self._offer(machine, session, link))
+            copying = Copying(
+                session,
+                link,
+                self._mover.rehearse,
+                lambda: self._offer(machine, session, link),
+            )
             self._copying[machine] = copying
         return waiter
 
@@ -163,17 +136,17 @@ class Handoffs:
             stray_ids=tuple(sorted(session.cids))[:64],
             cutover_pending=connection.cutover_pending,
         )
-        self._feed(machine, start)
+        self._machines.feed(machine, start)
 
     def save(self, session: Session, path: Path) -> asyncio.Future[Report]:
         """Freeze a connection into a baton in a file; done when the file is written."""
         pending = session.connection.cutover_pending
-        machine = self._new_source(session.connection.name)
+        machine = self._machines.new_source(session.connection.name)
         self._files[session.connection.name] = path
-        waiter = self._wait_for(machine)
-        self._feed(machine, ev.Save(cutover_pending=pending))
+        waiter = self._machines.wait_for(machine)
+        self._machines.feed(machine, ev.Save(cutover_pending=pending))
         if machine.state is SourceState.SAVED:
-            self._finish(machine, Report(Outcome.KEPT, "saved", f"frozen into {path}"))
+            self._machines.finish(machine, Report(Outcome.KEPT, "saved", f"frozen into {path}"))
         return waiter
 
     def resume_file(self, sealed: bytes) -> asyncio.Future[Report]:
@@ -185,10 +158,11 @@ class Handoffs:
             raise RefusedError(
                 "this very process froze the connection: resume it in another", code="same_process"
             )
-        machine = self._new_destination(header.connection_id, os.urandom(16), header.source)
+        machine = self._machines.new_destination(header.connection_id, os.urandom(16))
+        self._source_of[machine.handoff_id] = header.source
         self._opened[machine.handoff_id] = opened
-        waiter = self._wait_for(machine)
-        self._feed(
+        waiter = self._machines.wait_for(machine)
+        self._machines.feed(
             machine,
             ev.Rebuilt(header.connection_id, header.term, header.baton_id, opened.digest),
         )
@@ -196,9 +170,9 @@ class Handoffs:
 
     def cancel_saves(self, code: str, text: str) -> None:
         """Thaw what is saved in files: the files are worth nothing from here on."""
-        for machine in list(self._sources.values()):
+        for machine in list(self._machines.sources.values()):
             if machine.state is SourceState.SAVED:
-                self._feed(machine, ev.Cancel(code, text))
+                self._machines.feed(machine, ev.Cancel(code, text))
 
     @property
     def frozen(self) -> int:
@@ -209,8 +183,12 @@ class Handoffs:
         """Connections between their freeze here and the end of forwarding."""
         return sum(
             machine.state in (SourceState.SEALING, SourceState.FROZEN, SourceState.FORWARDING)
-            for machine in self._sources.values()
+            for machine in self._machines.sources.values()
         )
+
+    def close(self) -> None:
+        """The process ends: nothing that is under way goes on."""
+        self._machines.close()
 
     # --- what links bring -----------------------------------------------------------------------
 
@@ -220,16 +198,15 @@ class Handoffs:
 
     def link_answers(self, link: Link) -> None:
         """A link is greeted: whoever waits for one to that process has it."""
-        for handoff_id in self._seekers(link.peer_name):
-            machine = self._destinations[handoff_id]
-            self._pids[machine] = link.peer_pid
-            self._feed(machine, ev.LinkUp(link.number))
+        for machine in self._seekers(link.peer_name):
+            self._machines.pids[machine] = link.peer_pid
+            self._machines.feed(machine, ev.LinkUp(link.number))
 
     def source_unreachable(self, name: str) -> None:
         """No link to that process comes up: who waits for one gives up, if it may."""
-        for handoff_id in self._seekers(name):
+        for machine in self._seekers(name):
             text = "the process that froze this connection cannot be reached; it is its arbiter"
-            self._feed(self._destinations[handoff_id], ev.Cancel("source_gone", text))
+            self._machines.feed(machine, ev.Cancel("source_gone", text))
 
     def on_message(self, link: Link, message: Message) -> None:
         """Dispatch by the rules of `quicbaton.handoff`. PeerError: close the link."""
@@ -237,33 +214,31 @@ class Handoffs:
             datagram = Datagram(message.datagram, message.remote, message.local, message.ecn)
             self._endpoint.deliver([datagram], forwarded=True)
             return
-        if isinstance(message, (Precopy, PrecopyEnd)):
-            self._mover.copies.on_message(link, message)
-            return
-        if isinstance(message, Precopied):
-            for copying in list(self._copying.values()):
-                if copying.copy_id == message.precopy_id:
-                    copying.on_copied(message.kept)
+        if isinstance(message, (Precopy, PrecopyEnd, Precopied)):
+            self._on_precopy(link, message)
             return
         if not isinstance(message, HandoffMessage):
             raise PeerError("a second Hello on a link", code="unexpected_message")
-        machine: Machine | None = self._destinations.get(message.handoff_id)
+        machine: Machine | None = self._machines.destinations.get(message.handoff_id)
         if machine is None and isinstance(message, Offer):
-            machine = self._new_destination(
-                message.connection_id, message.handoff_id, message.source
+            machine = self._machines.new_destination(
+                message.connection_id, message.handoff_id, link.peer_pid
             )
-            self._pids[machine] = link.peer_pid
+            self._source_of[message.handoff_id] = message.source
         if machine is None and isinstance(message, Stray):
             session = self._endpoint.sessions.get(message.connection_id)
             if session is not None:
-                session.receive([_datagram(message)])
+                deliver(session, [message])
                 return
         if machine is None:
-            machine = self._sources.get(message.connection_id)
+            machine = self._machines.sources.get(message.connection_id)
         if machine is None:
-            self._perform(None, answer_stale(self.ledger, link.number, message))
+            for effect in answer_stale(self.ledger, link.number, message):
+                self._perform(None, effect)
         else:
-            self._feed(machine, ev.Received(link.number, message))
+            self._machines.feed(machine, ev.Received(link.number, message))
+            if isinstance(message, Offer):
+                self._mover.copies.rehearse()
 
     def link_lost(self, link: Link) -> None:
         """A link ended; everything that it brought was handled."""
@@ -272,27 +247,25 @@ class Handoffs:
         for copying in list(self._copying.values()):
             if copying.link is link:
                 copying.fail()
-        for machine in self._machines():
-            self._feed(machine, ev.LinkLost(link.number))
+        for machine in self._machines.all():
+            self._machines.feed(machine, ev.LinkLost(link.number))
 
     def peer_dead(self, pid: int, *, no_owner_lives: bool) -> None:
         """A process has exited, as the kernel says, and all its links are lost."""
-        for machine in self._machines():
-            if self._pids.get(machine) == pid:
-                del self._pids[machine]
-                self._feed(machine, ev.PeerDead(no_owner_lives=no_owner_lives))
+        for machine in self._machines.of_process(pid):
+            self._machines.feed(machine, ev.PeerDead(no_owner_lives=no_owner_lives))
 
     # --- what the endpoint brings ---------------------------------------------------------------
 
     def on_strays(self, connection_id: bytes, batch: list[Datagram]) -> None:
         """Datagrams for a connection that is frozen or given away."""
-        machine = self._sources.get(connection_id)
+        machine = self._machines.sources.get(connection_id)
         if machine is None or machine.ended:
             return
         now_us = round(monotonic() * 1e6)
         self.forwarded += len(batch)
         for datagram in batch:
-            self._feed(
+            self._machines.feed(
                 machine,
                 ev.StrayArrived(
                     datagram.data, datagram.remote, datagram.local, datagram.ecn, now_us
@@ -305,101 +278,52 @@ class Handoffs:
         if machine is not None and not session.connection.cutover_pending:
             del self._resumed[session.connection.name]
             if not machine.ended:
-                self._feed(machine, ev.CutoverSeen())
+                self._machines.feed(machine, ev.CutoverSeen())
 
     def on_session_over(self, session: Session) -> None:
         """A connection of ours is closed and drained."""
         self._close(session.connection.name)
 
-    # --- driving the machines -------------------------------------------------------------------
+    # --- helpers --------------------------------------------------------------------------------
 
-    def _new_source(self, connection_id: bytes) -> HandoffSource:
-        known = self._sources.get(connection_id)
-        if known is not None:
-            if not known.ended:
-                raise RefusedError("a handoff of this connection is under way already", code="busy")
-            self._forget_source(connection_id)
-        machine = HandoffSource(connection_id, os.urandom(16), self.ledger, waits=self._waits)
-        self._sources[connection_id] = machine
-        self._keep_ticking()
-        return machine
+    def _on_precopy(self, link: Link, message: Precopy | PrecopyEnd | Precopied) -> None:
+        if not isinstance(message, Precopied):
+            self._mover.copies.on_message(link, message)
+            return
+        for copying in list(self._copying.values()):
+            if copying.copy_id == message.precopy_id:
+                copying.on_copied(message.kept)
 
-    def _new_destination(
-        self, connection_id: bytes, handoff_id: bytes, source: str
-    ) -> HandoffDestination:
-        machine = HandoffDestination(
-            connection_id,
-            handoff_id,
-            self.ledger,
-            name=self._name,
-            formats=frozenset(readable_versions()),
-            waits=self._waits,
-        )
-        self._destinations[handoff_id] = machine
-        self._source_of[handoff_id] = source
-        self._keep_ticking()
-        return machine
-
-    def _machines(self) -> list[Machine]:
-        return [*self._sources.values(), *self._destinations.values()]
-
-    def _seekers(self, name: str) -> list[bytes]:
+    def _seekers(self, name: str) -> list[HandoffDestination]:
         """Take those that wait for a link to that process off the list."""
         found = [handoff_id for handoff_id, sought in self._seeking.items() if sought == name]
         for handoff_id in found:
             del self._seeking[handoff_id]
-        return [handoff_id for handoff_id in found if handoff_id in self._destinations]
+        known = self._machines.destinations
+        return [known[handoff_id] for handoff_id in found if handoff_id in known]
 
-    def _feed(self, machine: Machine, event: ev.Event) -> None:
-        """Give a machine an event; what its effects bring about waits until they are done."""
-        self._inbox.append((machine, event))
-        if self._busy:
-            return
-        self._busy = True
-        try:
-            while self._inbox:
-                self._handle(*self._inbox.popleft())
-        finally:
-            self._busy = False
+    def _forget(self, machine: Machine) -> None:
+        """Nothing more comes of the machine."""
+        if isinstance(machine, HandoffSource):
+            self._files.pop(machine.connection_id, None)
+            self._given.pop(machine.connection_id, None)
+        else:
+            self._seeking.pop(machine.handoff_id, None)
+            self._source_of.pop(machine.handoff_id, None)
 
-    def _handle(self, machine: Machine, event: ev.Event) -> None:
-        now_us = round(monotonic() * 1e6)
-        deadline_us = machine.get_timer()
-        if (
-            machine.state is SourceState.FROZEN
-            and deadline_us is not None
-            and now_us >= deadline_us
-            and not isinstance(event, ev.DeadlinePassed)
-        ):
-            # This process was held up: the destination is discarding, or about to. To commit now
-            # would give the connection to nobody.
-            self._handle(machine, ev.DeadlinePassed())
+    def _perform(self, machine: Machine | None, effect: fx.Effect) -> None:
         try:
-            effects = machine.handle(event, now_us)
-        except QuicbatonError as error:
-            # Nothing has changed. A peer's violation closes its link; anything else is ours.
-            link = self._links.get(event.link) if isinstance(event, ev.Received) else None
-            if link is not None and isinstance(error, PeerError):
-                link.abort()
+            if type(effect) is fx.Send:
+                self._send(machine, effect)
             else:
-                self._log(f"{machine!r} refused {type(event).__name__}", error)
-            return
-        self._perform(machine, effects)
-
-    def _perform(self, machine: Machine | None, effects: list[fx.Effect]) -> None:
-        for effect in effects:
-            try:
-                if type(effect) is fx.Send:
-                    self._send(machine, effect)
-                else:
-                    _PERFORMERS[type(effect)](self, machine, effect)
-            except Exception as error:
-                # The boundary between machines: one connection's failure is not another's.
-                self._log(f"{type(effect).__name__} of {machine!r} failed", error)
-                if isinstance(effect, fx.DestroyKeys):
-                    os.abort()  # A process that might still send after the commit must not live.
-                if machine is not None and isinstance(effect, (fx.Resume, fx.ThawConnection)):
-                    self._lose(machine)
+                _PERFORMERS[type(effect)](self, machine, effect)
+        except Exception as error:
+            # The boundary between machines: one connection's failure is not another's.
+            self._log(f"{type(effect).__name__} of {machine!r} failed", error)
+            if isinstance(effect, fx.DestroyKeys):
+                os.abort()  # A process that might still send after the commit must not live.
+            if machine is not None and isinstance(effect, (fx.Resume, fx.ThawConnection)):
+                self._lose(machine)
 
     def _send(self, machine: Machine | None, effect: fx.Send) -> None:
         """A link that is gone, or that does not take the message, is lost to the machine."""
@@ -408,58 +332,29 @@ class Handoffs:
             before, after = _SEND_POINTS[type(effect.message)]
             reach(before)
             link.send(effect.message)
+            if isinstance(effect.message, Baton):
+                self._mover.part(self._frozen[effect.message.connection_id])
             reach(after)
         elif machine is not None:
-            self._feed(machine, ev.LinkLost(effect.link))
+            self._machines.feed(machine, ev.LinkLost(effect.link))
 
-    def _wait_for(self, machine: Machine) -> asyncio.Future[Report]:
-        waiter: asyncio.Future[Report] = self._loop.create_future()
-        self._waiters[machine] = waiter
-        return waiter
-
-    def _finish(self, machine: Machine, report: Report) -> None:
-        waiter = self._waiters.pop(machine, None)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(report)
-
-    def _keep_ticking(self) -> None:
-        if self._tick is None:
-            self._tick = self._loop.call_later(_TICK_S, self._on_tick)
-
-    def _on_tick(self) -> None:
-        self._tick = None
-        now_us = round(monotonic() * 1e6)
-        for machine in self._machines():
-            deadline_us = machine.get_timer()
-            if deadline_us is not None and now_us >= deadline_us:
-                self._feed(machine, ev.DeadlinePassed())
-        for connection_id in [key for key, machine in self._sources.items() if machine.ended]:
-            self._forget_source(connection_id)
-        for handoff_id in [key for key, machine in self._destinations.items() if machine.ended]:
-            self._forget_destination(handoff_id)
-        self.ledger.expire(now_us)
-        if self._sources or self._destinations:
-            self._keep_ticking()
-
-    def _forget_source(self, connection_id: bytes) -> None:
-        machine = self._sources.pop(connection_id)
-        self._pids.pop(machine, None)
-        self._files.pop(connection_id, None)
-        self._given.pop(connection_id, None)
-
-    def _forget_destination(self, handoff_id: bytes) -> None:
-        machine = self._destinations.pop(handoff_id)
-        self._pids.pop(machine, None)
-        self._seeking.pop(handoff_id, None)
-        self._source_of.pop(handoff_id, None)
+    def _refused(self, machine: Machine, event: ev.Event, error: QuicbatonError) -> None:
+        """A peer's violation closes its link; anything else is our own mistake."""
+        link = self._links.get(event.link) if isinstance(event, ev.Received) else None
+        if link is not None and isinstance(error, PeerError):
+            link.abort()
+        else:
+            self._log(f"{machine!r} refused {type(event).__name__}", error)
 
     def _close(self, connection_id: bytes) -> None:
         """An owned connection is over."""
+        now_us = round(monotonic() * 1e6)
         if self.ledger.record(connection_id).state is Ownership.OWNED:
-            self.ledger.close(connection_id, round(monotonic() * 1e6))
+            self.ledger.close(connection_id, now_us)
+        self.ledger.expire(now_us)
         machine = self._resumed.pop(connection_id, None)
         if machine is not None and not machine.ended:
-            self._feed(machine, ev.ConnectionClosed())
+            self._machines.feed(machine, ev.ConnectionClosed())
 
     def _lose(self, machine: Machine) -> None:
         """A connection is ours and cannot be brought back to life: its client is told."""
@@ -481,14 +376,14 @@ class Handoffs:
         self._close(name)
 
     def _log(self, what: str, error: Exception) -> None:
-        self._loop.call_exception_handler({"message": what, "exception": error})
+        asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error})
 
     # --- effects of the source ------------------------------------------------------------------
 
     def _freeze(self, _machine: HandoffSource, effect: fx.FreezeConnection) -> None:
         reach("before_freeze")
         name = effect.connection_id
-        self._frozen[name] = self._mover.freeze(name, _Sink(self, name))
+        self._frozen[name] = self._mover.freeze(name, Sink(name, self.on_strays))
         reach("after_freeze")
 
     def _seal(self, machine: HandoffSource, effect: fx.SealBaton) -> None:
@@ -499,12 +394,13 @@ class Handoffs:
             )
             sealed = self._mover.seal(frozen, name, effect.term, effect.audience)
         except QuicbatonError as error:
-            self._feed(machine, ev.SealFailed(error.code, str(error)))
+            self._machines.feed(machine, ev.SealFailed(error.code, str(error)))
         else:
-            self._feed(machine, sealed)
+            self._machines.feed(machine, sealed)
 
     def _write_file(self, machine: HandoffSource, effect: fx.WriteBaton) -> None:
         path = self._files[machine.connection_id]
+        self._mover.part(self._frozen[machine.connection_id])
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
@@ -515,14 +411,14 @@ class Handoffs:
                 raise
         except OSError as error:
             text = f"cannot write {path}: {error.strerror or error}"
-            self._feed(machine, ev.Cancel("file", text))
+            self._machines.feed(machine, ev.Cancel("file", text))
 
     def _thaw(self, _machine: HandoffSource, effect: fx.ThawConnection) -> None:
         reach("before_thaw")
         name = effect.connection_id
         session = self._mover.thaw(self._frozen[name])
         del self._frozen[name]
-        _deliver_strays(session, effect.strays)
+        deliver(session, effect.strays)
         session.process()
         reach("after_thaw")
 
@@ -530,14 +426,14 @@ class Handoffs:
         reach("before_destroy")
         frozen = self._frozen.pop(effect.connection_id)
         assert frozen.client is not None, "sealed before it was committed"
-        self._given[effect.connection_id] = _Given(frozen.cids, frozen.client)
+        self._given[effect.connection_id] = Given(frozen.cids, frozen.client)
         self.given += 1
         self.on_moved(effect.connection_id, False)
         reach("after_destroy")
 
     def _stop_forwarding(self, _machine: HandoffSource, effect: fx.StopForwarding) -> None:
         for cid in self._given[effect.connection_id].cids:
-            if isinstance(self._endpoint.table.owners.get(cid), _Sink):
+            if isinstance(self._endpoint.table.owners.get(cid), Sink):
                 self._endpoint.table.bury(cid, monotonic() + _TOMBSTONE_S)
 
     def _answer_with_resets(self, machine: Machine, effect: fx.AnswerWithResets) -> None:
@@ -556,15 +452,17 @@ class Handoffs:
                 self._mover.discard(opened)
                 raise PeerError("the baton is another connection's", code="wrong_connection")
         except QuicbatonError as error:
-            self._feed(machine, ev.RebuildFailed(error.code, str(error)))
+            self._machines.feed(machine, ev.RebuildFailed(error.code, str(error)))
             return
         self._opened[machine.handoff_id] = opened
         reach("rebuilt")
         header = opened.header
-        self._feed(
+        self._machines.feed(
             machine,
             ev.Rebuilt(header.connection_id, header.term, header.baton_id, opened.digest),
         )
+        # READY goes first; the source then takes as long as this does.
+        asyncio.get_running_loop().call_soon(opened.connection.prepare)
 
     def _dial(self, machine: HandoffDestination, _effect: fx.Connect) -> None:
         name = self._source_of[machine.handoff_id]
@@ -577,8 +475,7 @@ class Handoffs:
         opened.check(effect.claim)
         # Known from here on: the connection may be over before this returns.
         self._resumed[machine.connection_id] = machine
-        strays = [_datagram(stray) for stray in effect.strays]
-        session = self._mover.resume(opened, strays, _Sink)
+        session = self._mover.resume(opened, datagrams(effect.strays), Sink)
         del self._opened[machine.handoff_id]
         self.resumed += 1
         session.process()
@@ -589,7 +486,7 @@ class Handoffs:
     def _deliver(self, machine: HandoffDestination, effect: fx.Deliver) -> None:
         session = self._endpoint.sessions.get(machine.connection_id)
         if session is not None:
-            session.receive([_datagram(effect.stray)])
+            deliver(session, [effect.stray])
 
     def _discard(self, machine: HandoffDestination, _effect: fx.Discard) -> None:
         opened = self._opened.pop(machine.handoff_id, None)
@@ -600,7 +497,7 @@ class Handoffs:
         copying = self._copying.pop(machine, None)
         if copying is not None:
             copying.release()
-        self._finish(machine, Report(effect.outcome, effect.code, effect.message))
+        self._machines.finish(machine, Report(effect.outcome, effect.code, effect.message))
 
 
 _PERFORMERS: Final[dict[type, Callable[..., None]]] = {
@@ -623,12 +520,3 @@ _SEND_POINTS: Final[dict[type, tuple[str, str]]] = {
     kind: (f"before_{kind.__struct_config__.tag}", f"after_{kind.__struct_config__.tag}")
     for kind in HandoffMessage.__subclasses__()
 }
-
-
-def _deliver_strays(session: Session, strays: tuple[Stray, ...]) -> None:
-    if strays:
-        session.receive([_datagram(stray) for stray in strays])
-
-
-def _datagram(stray: Stray) -> Datagram:
-    return Datagram(stray.datagram, stray.remote, stray.local, stray.ecn)

@@ -7,15 +7,18 @@ moving, it does not end it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from time import monotonic, time
 from typing import NamedTuple
 
+from aioquic.quic.logger import QuicLoggerTrace
+
 from quicbaton.asyncio.endpoint import Endpoint, Owner
 from quicbaton.asyncio.precopy import Copies, Copying
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
-from quicbaton.asyncio.session import Session
+from quicbaton.asyncio.session import Session, send_first
 from quicbaton.asyncio.udp import Datagram
 from quicbaton.baton.header import BatonHeader, peek
 from quicbaton.baton.precopy import Pieces, leave_out
@@ -28,6 +31,7 @@ from quicbaton.keys.key_ring import KeyRing
 from quicbaton.ownership import Claim
 from quicbaton.routing.reset import announce_reset
 from quicbaton.transport.connection import Connection
+from quicbaton.transport.sender import Train
 from quicbaton.transport.state import Address, ConnectionState
 
 
@@ -47,6 +51,14 @@ class Frozen(NamedTuple):
     client: Client | None  # None until the snapshot was taken
     snapshot: bytes
     precopies: Mapping[bytes, Pieces]  # what of the streams is not in the snapshot
+    parting: list[Train]  # sent already, as far as the connection knows
+
+
+class Given(NamedTuple):
+    """What a forwarder remembers of a connection that it gave away."""
+
+    cids: tuple[bytes, ...]
+    client: Client
 
 
 class Opened(NamedTuple):
@@ -78,14 +90,25 @@ class Mover:
         self._host = host
 
         #: What sources have sent ahead of their batons.
-        self.copies = Copies()
+        self.copies = Copies(self.rehearse_resume)
 
     def freeze(self, connection_id: bytes, strays: Owner) -> Frozen:
-        """Stop driving the connection; `strays` gets its datagrams."""
+        """Stop driving the connection; `strays` gets its datagrams.
+
+        Its last train is made, but not sent: `part` does that when the baton has gone, so that the
+        client's wait begins then. Nothing else is protected with the connection's keys.
+        """
         session = self._endpoint.sessions[connection_id]
-        frozen = Frozen(session, tuple(session.cids), None, b"", {})
+        parting = session.connection.parting_trains(monotonic())
+        frozen = Frozen(session, tuple(session.cids), None, b"", {}, parting)
         self._endpoint.release(session, strays)
         return frozen
+
+    def part(self, frozen: Frozen) -> None:
+        """Send what `freeze` has made, once. It comes before the commit or not at all."""
+        for train in frozen.parting:
+            self._endpoint.udp.send(train)
+        frozen.parting.clear()
 
     def snapshot(self, frozen: Frozen, copying: Copying | None) -> Frozen:
         """With the snapshot, less what has been copied ahead of it.
@@ -134,8 +157,34 @@ class Mover:
         sealed = seal(frozen.snapshot, fields, self._ring, os.urandom, time())
         return Sealed(peek(sealed).baton_id, baton_digest(sealed), sealed)
 
+    def rehearse(self, session: Session) -> bytes:
+        """What `snapshot` and `seal` do, without the application, and leaving all as it is."""
+        connection = session.connection
+        http = session.protocol._http
+        snapshot = Snapshot(
+            connection=connection.rehearsal(),
+            http3=None if http is None else export_state(http),
+            application=b"",
+            frozen_at_us=round(monotonic() * 1e6),
+            host=self._host,
+            precopied=None,
+        )
+        fields = BatonFields(connection_id=connection.name, term=0, source=self._name)
+        return seal(encode_snapshot(snapshot), fields, self._ring, os.urandom, time())
+
+    def rehearse_resume(self, sealed: bytes) -> None:
+        """What `open` does, without the application; what comes of it goes."""
+        with contextlib.suppress(QuicbatonError):  # The real one will say it.
+            opened = open_baton(sealed, self._ring, time(), self._name)
+            snapshot = decode_snapshot(opened.payload)
+            connection = self._make_connection(snapshot, None)
+            connection.prepare()
+            if snapshot.http3 is not None:
+                restore(connection, snapshot.http3)
+
     def thaw(self, frozen: Frozen) -> Session:
         """Bring it back here, as it was when it was frozen."""
+        self.part(frozen)
         for cid in frozen.cids:
             self._endpoint.table.remove(cid)
         if not frozen.snapshot:
@@ -166,6 +215,8 @@ class Mover:
         endpoint = self._endpoint
         connection = opened.connection
         connection.rearm(monotonic())
+        # Before all that the client does not wait for.
+        send_first(connection, endpoint.udp)
         for cid in connection.connection_ids():
             if isinstance(endpoint.table.owners.get(cid), sink):
                 endpoint.table.remove(cid)
@@ -195,17 +246,9 @@ class Mover:
             endpoint.udp.send_datagram(data, client.remote, client.local)
 
     def _rebuild(self, snapshot: Snapshot) -> tuple[Connection, QuicConnectionProtocol]:
-        now = monotonic()
         endpoint = self._endpoint
-        connection = Connection.resume(
-            snapshot.connection,
-            now=now,
-            transit_us=max(0, round(now * 1e6) - snapshot.frozen_at_us),
-            issuer=endpoint.ids,
-            entropy=os.urandom,
-            configuration=endpoint.configuration,
-            trace=endpoint.start_trace(snapshot.connection.original_id),
-        )
+        trace = endpoint.start_trace(snapshot.connection.original_id)
+        connection = self._make_connection(snapshot, trace)
         protocol = endpoint.create_protocol(connection)
         if snapshot.http3 is not None:
             protocol._http = restore(connection, snapshot.http3)
@@ -217,6 +260,18 @@ class Mover:
                 raise
             raise _blame(protocol, "import_state", error) from error
         return connection, protocol
+
+    def _make_connection(self, snapshot: Snapshot, trace: QuicLoggerTrace | None) -> Connection:
+        now = monotonic()
+        return Connection.resume(
+            snapshot.connection,
+            now=now,
+            transit_us=max(0, round(now * 1e6) - snapshot.frozen_at_us),
+            issuer=self._endpoint.ids,
+            entropy=os.urandom,
+            configuration=self._endpoint.configuration,
+            trace=trace,
+        )
 
 
 def _client(state: ConnectionState) -> Client:

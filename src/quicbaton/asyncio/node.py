@@ -14,8 +14,9 @@ from typing import Any, Final
 from quicbaton.asyncio import commands as c
 from quicbaton.asyncio.channel import Channel, Listener, connect_channel
 from quicbaton.asyncio.failpoints import on_cut
-from quicbaton.asyncio.handoffs import Handoffs, Report
+from quicbaton.asyncio.handoffs import Handoffs
 from quicbaton.asyncio.link import Link
+from quicbaton.asyncio.machines import Report
 from quicbaton.asyncio.peers import Peers
 from quicbaton.asyncio.server import make_endpoint
 from quicbaton.asyncio.session import Session
@@ -92,6 +93,7 @@ class Node:
 
     def close(self) -> None:
         """Close all connections and go."""
+        self.handoffs.close()
         self.endpoint.close()
         for listener in self._listeners:
             listener.close(leave_path=self.succeeded.is_set())

@@ -131,7 +131,11 @@ class QuicConnectionProtocol:
         return b""
 
     def import_state(self, data: bytes) -> None:
-        """Go on from what `export_state` said; called before any event, after `_http` is set."""
+        """Go on from what `export_state` said; called before any event, after `_http` is set.
+
+        The connection is not this process's yet, and what is built may be dropped again: begin
+        nothing here that would outlive it. What this raises leaves the connection to its source.
+        """
 
     # --- for the runtime ------------------------------------------------------------------------
 

@@ -70,12 +70,11 @@ class Session:
         self.process()
 
     def resume(self, strays: list[Datagram]) -> None:
-        """Go on after a handoff: the client has been waiting, so one train goes before all else,
-        as soon as there is window for it; that is mostly what the strays bring."""
-        self._send_first()
+        """Process what arrived during a handoff. It may open the window, and the client has been
+        waiting: then one train goes before the application gets its turn."""
         if strays:
             self._receive(strays)
-            self._send_first()
+            send_first(self.connection, self._endpoint.udp)
 
     def _receive(self, batch: list[Datagram]) -> None:
         now = monotonic()
@@ -120,12 +119,6 @@ class Session:
             for train in connection.trains_to_send(monotonic()):
                 udp.send(train)
         self._arm()
-
-    def _send_first(self) -> None:
-        udp = self._endpoint.udp
-        if not udp.is_full:
-            for train in self.connection.trains_to_send(monotonic(), at_most=1):
-                udp.send(train)
 
     def transmit_soon(self) -> None:
         if self._soon is None and not self._over:
@@ -202,3 +195,10 @@ class Session:
             self.process()
         else:
             self._arm()
+
+
+def send_first(connection: Connection, udp: UdpSocket) -> None:
+    """Send one short train of a connection that has been silent for a handoff."""
+    if not udp.is_full:
+        for train in connection.trains_to_send(monotonic(), quick=True):
+            udp.send(train)

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Final
 from quicbaton.asyncio import commands as c
 from quicbaton.asyncio.channel import Channel, connect_channel
 from quicbaton.asyncio.failpoints import reach
-from quicbaton.asyncio.handoffs import Report
+from quicbaton.asyncio.machines import Report
 from quicbaton.asyncio.session import Session
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.handoff import Outcome

@@ -31,8 +31,12 @@ the link, which then is lost. One machine's refusal never closes anything else.
 Effects are performed in the order given, each before the next, and without another event in
 between for the same machine; what an effect brings about comes back as a later event. An effect
 that fails does not stop the rest: a failed `Send` is a lost link, a failed `WriteBaton` a `Cancel`,
-a failed `DestroyKeys` ends the process. Deadlines: call `handle_timer(now_us)` at `get_timer()`,
-both in microseconds of one monotonic clock, and look at `get_timer()` again after every call.
+a failed `DestroyKeys` ends the process, and a connection whose `ThawConnection` or `Resume` fails
+is closed and its client told. Deadlines: call `handle_timer(now_us)` at `get_timer()`, both in
+microseconds of one monotonic clock, and look at `get_timer()` again after every call. A process
+that was stopped reads its links before it lets deadlines pass, since COMMITTED may lie there; but
+a source that is late itself thaws before it looks at READY, since its destination gives up about
+then.
 
     effect            | performed as
     FreezeConnection  | route the connection's datagrams into StrayArrived; send nothing more

@@ -168,9 +168,10 @@ class Precopy(
 class PrecopyEnd(
     msgspec.Struct, tag="precopy_end", array_like=True, frozen=True, forbid_unknown_fields=True
 ):
-    """Source: tell me when you have got so far."""
+    """Source: tell me when you have got so far. `rehearsal` is a baton that nobody will claim."""
 
     precopy_id: _Id
+    rehearsal: bytes
 
 
 class Precopied(

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from aioquic.quic import events as aioquic_events
 from aioquic.quic.logger import QuicLoggerTrace
+from msgspec import structs
 
 from quicbaton import limits
 from quicbaton.errors import (
@@ -301,15 +302,46 @@ class Connection(ConnectionView):
         self._check()
         self._crypto.write(data)
 
+    def prepare(self) -> None:
+        """Make what the first packet would have to wait for, while there is time."""
+        self._check()
+        self._protection.prepare()
+
+    def rehearsal(self) -> ConnectionState:
+        """The state without what streams and queues hold, as it is: to be encoded, not kept."""
+        self._check()
+        return structs.replace(
+            self._state,
+            streams={},
+            order=[],
+            events=[],
+            datagrams=[],
+            tokens=[],
+            tokens_due=[],
+        )
+
+    def prepare_to_part(self) -> None:
+        """A handoff is near: until `stay`, keep room for two short trains in the window, one to
+        part with and one for the next owner to begin with."""
+        self._check()
+        self._sender.keep_for_quick_trains = 2
+
     def hold_writers(self) -> None:
-        """Have no StreamWritable said until `release_writers` or `freeze`: the buffers of streams
-        then hold nothing but what they hold now, which is being copied to the next owner."""
+        """Until `stay` or `freeze` say no StreamWritable, so that streams keep nothing but what is
+        being copied to the next owner."""
         self._check()
         self._streams.hold_writers()
 
-    def release_writers(self) -> None:
+    def parting_trains(self, now: float) -> list[Train]:
+        """What to send after the snapshot has gone, for the client to live on meanwhile."""
+        self._sender.keep_for_quick_trains = min(1, self._sender.keep_for_quick_trains)
+        return self.trains_to_send(now, quick=True)
+
+    def stay(self) -> None:
+        """There is no handoff after all."""
         self._check()
         self._streams.release_writers()
+        self._sender.keep_for_quick_trains = 0
 
     def stream_chunks(self) -> list[tuple[int, int, bytes]]:
         """(stream ID, offset, bytes) of all that streams keep: unacknowledged and unsent."""
@@ -387,9 +419,9 @@ class Connection(ConnectionView):
 
     # --- what to do next ------------------------------------------------------------------------
 
-    def trains_to_send(self, now: float, at_most: int = limits.MAX_TRAINS_PER_TURN) -> list[Train]:
-        """What to send now, in trains for segmentation offload, `at_most` so many of bulk data.
-        Call `get_timer` afterwards."""
+    def trains_to_send(self, now: float, *, quick: bool = False) -> list[Train]:
+        """What to send now, in trains for segmentation offload; if it must be `quick`, one short
+        train at most. Call `get_timer` afterwards."""
         self._check()
         now_us = self._advance(now)
         state = self._state
@@ -400,7 +432,7 @@ class Connection(ConnectionView):
                 return self._send_close(now_us)
             if self._protection.must_update and self._protection.can_update(now_us):
                 self._protection.update(now_us, self._recovery.pto_us())
-            return self._sender.build(now_us, at_most)
+            return self._sender.build(now_us, quick=quick)
         except TransportError as error:
             # RFC 9001 §6.6: the key is worn out and could not be updated.
             closing.close(state, error.error_code, error.frame_type, error.reason)

@@ -89,12 +89,14 @@ class Sender:
         self._entropy = entropy
         self.pacing_at_us = NEVER  # derived: when the pacer lets us go on
         self.has_more = False  # derived: the turn's share of trains is used up
+        self.keep_for_quick_trains = 0  # derived: so many must still find room in the window
         self.blocked = False  # derived: nothing may be sent until the peer sends something
 
     # --- poll -----------------------------------------------------------------------------------
 
-    def build(self, now_us: int, at_most: int) -> list[Train]:
-        """The trains to send now, `at_most` so many of bulk data."""
+    def build(self, now_us: int, *, quick: bool = False) -> list[Train]:
+        """The trains to send now, `limits.MAX_TRAINS_PER_TURN` of bulk data at most, or a short
+        one if it must be `quick`."""
         state = self._state
         self.pacing_at_us = NEVER
         self.has_more = False
@@ -110,8 +112,9 @@ class Sender:
         if path.mtu_bytes != state.congestion.datagram_bytes:
             self._congestion.set_datagram_bytes(path.mtu_bytes)
         self._probe_mtu(trains, path, peer, now_us)
-        for _ in range(at_most):
-            train = self._train(path, peer, now_us)
+        packets = limits.QUICK_TRAIN_PACKETS if quick else limits.MAX_TRAIN_PACKETS
+        for _ in range(1 if quick else limits.MAX_TRAINS_PER_TURN):
+            train = self._train(path, peer, packets, now_us)
             if train is None:
                 break
             trains.append(train)
@@ -121,7 +124,7 @@ class Sender:
         self._congestion.app_limited = (
             not self.has_more
             and self.pacing_at_us == NEVER
-            and self._congestion.room_bytes() >= path.mtu_bytes
+            and self._room_bytes(path) >= path.mtu_bytes
         )
         return trains
 
@@ -150,13 +153,12 @@ class Sender:
 
     # --- one train ------------------------------------------------------------------------------
 
-    def _train(self, path: PathState, peer: PeerId, now_us: int) -> Train | None:
+    def _train(self, path: PathState, peer: PeerId, room: int, now_us: int) -> Train | None:
         """One train: mixed packets for what is small or due, then a run of bulk data, its tail."""
         budget = self._budget_bytes(path, now_us)
         allowed = self._allowed_bytes(path)
         mtu = path.mtu_bytes
         segments: list[bytes] = []
-        room = limits.MAX_TRAIN_PACKETS
         while room and allowed >= _SMALLEST_PACKET_BYTES:
             may_elicit = budget >= mtu or self._recovery_probes() > 0
             control = self._control_due(now_us)
@@ -353,9 +355,17 @@ class Sender:
     def _recovery_probes(self) -> int:
         return self._state.recovery.probes_due
 
+    def _room_bytes(self, path: PathState) -> int:
+        """Of the window, less what is kept; a small one is not kept from those who need it now."""
+        room = self._congestion.room_bytes()
+        if self.keep_for_quick_trains:
+            kept = self.keep_for_quick_trains * limits.QUICK_TRAIN_PACKETS * path.mtu_bytes
+            room -= min(kept, self._state.congestion.window_bytes // 4)
+        return max(0, room)
+
     def _budget_bytes(self, path: PathState, now_us: int) -> int:
         """Bytes that congestion control, pacing and anti-amplification let out now."""
-        budget = min(self._congestion.room_bytes(), limits.MAX_TRAIN_BYTES)
+        budget = min(self._room_bytes(path), limits.MAX_TRAIN_BYTES)
         if not path.validated:
             budget = min(budget, self._allowed_bytes(path))
         if budget < path.mtu_bytes or not self._has_due():

@@ -69,6 +69,11 @@ def suite_of(cipher: int) -> CipherSuite:
         ) from None
 
 
+def check_version(version: int) -> None:
+    """Raise PeerError for a QUIC version whose keys we cannot derive."""
+    _label_prefix(version)
+
+
 def derive_keys(version: int, cipher: int, secret: bytes) -> tuple[Keys, bytes]:
     """Keys and header protection key from a 1-RTT traffic secret (RFC 9001 §5.1)."""
     suite = suite_of(cipher)

@@ -37,6 +37,7 @@ from quicbaton.transport.packets.cipher import (
     SAMPLE_BYTES,
     KeyContext,
     Masks,
+    check_version,
     derive_keys,
     next_keys,
     suite_of,
@@ -82,13 +83,13 @@ class PacketProtection:
     """
 
     def __init__(self, state: ProtectionState) -> None:
-        suite = suite_of(state.cipher)
+        check_version(state.version)
         self._state = state
-        self._suite = suite
-        self._send = KeyContext(state.version, state.cipher, state.send)
-        self._send_masks: Masks = suite.masks(state.send_hp)
-        # What it takes to open is made by the first `open`: a resumed connection may stay idle, or
-        # has something to send first, while its client waits.
+        self._suite = suite_of(state.cipher)
+        # The ciphers' contexts are made by `prepare`, or else by the first packet: a resumed
+        # connection may stay idle, and one that does not is prepared while its owner waits.
+        self._send: KeyContext | None = None
+        self._send_masks: Masks
         self._receive: KeyContext
         self._receive_masks: Masks
         self._previous: KeyContext | None = None
@@ -101,6 +102,11 @@ class PacketProtection:
         # When the packets now being processed came; an ACK among them carries no time of its own.
         self._opened_at_us = 0
         self._opened_pto_us = 0
+
+    def prepare(self) -> None:
+        """Make what the first packets in both directions would have to wait for."""
+        self._sealing()
+        self._prepare_to_open()
 
     # --- sending ------------------------------------------------------------------------------
 
@@ -174,7 +180,8 @@ class PacketProtection:
     def _seal_each(
         self, dcid: bytes, first_number: int, number_length: int, payloads: list[bytes], spin: int
     ) -> list[bytes]:
-        encrypt, iv, masks = self._send.encrypt, self._send.iv, self._send_masks
+        keys = self._sealing()
+        encrypt, iv, masks = keys.encrypt, keys.iv, self._send_masks
         from_bytes = int.from_bytes
         first_byte = self._first_byte(number_length, spin)
         prefix = bytes((first_byte,)) + dcid
@@ -201,7 +208,8 @@ class PacketProtection:
         Comprehensions and `map` instead of a loop, masks applied to all headers by one XOR:
         1.3 µs per packet instead of 2.2.
         """
-        iv = self._send.iv
+        keys = self._sealing()
+        iv = keys.iv
         prefix = bytes((self._first_byte(number_length, spin),)) + dcid
         sample = _SAMPLE_OFFSET - number_length
         sample_end = sample + SAMPLE_BYTES
@@ -210,7 +218,7 @@ class PacketProtection:
         nonces = [(iv ^ number).to_bytes(NONCE_BYTES) for number in numbers]
         heads = [prefix + (number & low_bits).to_bytes(number_length) for number in numbers]
         payloads = _padded(payloads, number_length)
-        bodies = list(map(self._send.encrypt, nonces, payloads, heads))
+        bodies = list(map(keys.encrypt, nonces, payloads, heads))
         masks = self._send_masks(b"".join([body[sample:sample_end] for body in bodies]))
         return _flip_heads(heads, masks, len(prefix)), bodies
 
@@ -234,8 +242,7 @@ class PacketProtection:
         state = self._state
         self._opened_at_us = now_us
         self._opened_pto_us = pto_us
-        if self._next is None:
-            self._begin_to_open()
+        self._prepare_to_open()
         if NEVER < state.previous_recv_until_us <= now_us:
             # §6.5: keep old keys no longer than 3 PTO.
             state.previous_recv = self._previous = None
@@ -408,7 +415,7 @@ class PacketProtection:
         state.send_first_number = self._floor  # the first packet sealed sets it exactly
         state.send_acked = False
         state.sent_with_key = 0
-        self._send = KeyContext(state.version, state.cipher, state.send)
+        self._send = None
 
     def _advance_receive(self, number: int, largest: int) -> None:
         """An authentic packet with the next keys came: they are the present ones now."""
@@ -431,7 +438,17 @@ class PacketProtection:
         state.recv_first_number = number
         self._derive_next()
 
-    def _begin_to_open(self) -> None:
+    def _sealing(self) -> KeyContext:
+        """The present send keys."""
+        if self._send is None:
+            state = self._state
+            self._send = KeyContext(state.version, state.cipher, state.send)
+            self._send_masks = self._suite.masks(state.send_hp)
+        return self._send
+
+    def _prepare_to_open(self) -> None:
+        if self._next is not None:
+            return
         state = self._state
         self._receive_masks = self._suite.masks(state.recv_hp)
         self._receive = KeyContext(state.version, state.cipher, state.recv)
