@@ -190,7 +190,7 @@ def outcomes(effects: list[Effect]) -> list[tuple[Outcome, str]]:
 def row(machine: HandoffSource | HandoffDestination, event: Event) -> str | None:
     """The cell as a line of the written table, or None when it is a typed error."""
     before = machine.state
-    cells = (source if isinstance(machine, HandoffSource) else destination)._TABLE
+    cells = machine.TABLE
     kind = type(event.message if isinstance(event, Received) else event)
     of_another_link = isinstance(event, LinkLost) and machine._link is None
     if (before, kind) not in cells and not of_another_link:

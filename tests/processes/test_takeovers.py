@@ -60,15 +60,15 @@ def test_a_thousand_connections_and_fifty_handshakes_survive_a_takeover(in_world
         ):
             # A few at any moment: each asks every other second.
             talk = [group.create_task(client.keep_getting(2000, 2.0)) for client in clients]
-            curls = [
-                await stack.enter_async_context(world.curl(port, 6_000_000, rate=1_000_000))
-                for _ in range(downloads)
-            ]
             handshakers = [Handshaker(world.certificate, port) for _ in range(handshakes)]
             for handshaker in handshakers:
                 stack.callback(handshaker.close)
                 await handshaker.flight_came.wait()
             await until(lambda: all(client.rounds for client in clients), "traffic everywhere")
+            curls = [
+                await stack.enter_async_context(world.curl(port, 9_000_000, rate=1_000_000))
+                for _ in range(downloads)
+            ]
             for curl in curls:
                 await curl.received(100_000)
 

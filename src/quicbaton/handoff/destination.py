@@ -34,9 +34,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Final
+from typing import ClassVar, Final
 
-from quicbaton.errors import FencedError, InternalError, PeerError
+from quicbaton.errors import FencedError, PeerError
 from quicbaton.handoff.answers import abort
 from quicbaton.handoff.effects import (
     AnswerWithResets,
@@ -63,6 +63,7 @@ from quicbaton.handoff.events import (
     Rebuilt,
     Received,
 )
+from quicbaton.handoff.machine import Machine, Row, table
 from quicbaton.handoff.messages import (
     Abort,
     Accept,
@@ -101,25 +102,26 @@ class DestinationState(Enum):
 
 _Step = tuple[DestinationState, list[Effect]]
 
-#: How long a state may last. LAST_WORDS goes on with the deadline of the state before.
-_WAIT_S: Final[dict[DestinationState, Callable[[Waits], float]]] = {
-    DestinationState.ACCEPTED: lambda waits: waits.offer_s,
-    DestinationState.REBUILDING: lambda waits: waits.offer_s,
-    DestinationState.READY: lambda waits: waits.ready_s,
-    DestinationState.ASKING: lambda waits: waits.ask_s,
-    DestinationState.FORWARDING: lambda waits: waits.forward_s,
-    DestinationState.CUTTING: lambda waits: waits.offer_s,
-}
-_ENDED: Final = (DestinationState.DONE, DestinationState.DISCARDED)
 
-
-class HandoffDestination:
+class HandoffDestination(Machine[DestinationState]):
     """One attempt to take one connection over, from an `Offer` or from a saved baton.
 
     `handoff_id`: the offer's, or 16 fresh random bytes for a saved baton. `name`: what an offer's
     audience must be, unless that is empty. `formats`: baton formats that can be read.
     `room_bytes`: how big a connection may be to be welcome.
     """
+
+    ROLE = "destination"
+    ENDED = (DestinationState.DONE, DestinationState.DISCARDED)
+    # How long a state may last. LAST_WORDS goes on with the deadline of the state before.
+    WAITS: ClassVar[dict[DestinationState, Callable[[Waits], float]]] = {
+        DestinationState.ACCEPTED: lambda waits: waits.offer_s,
+        DestinationState.REBUILDING: lambda waits: waits.offer_s,
+        DestinationState.READY: lambda waits: waits.ready_s,
+        DestinationState.ASKING: lambda waits: waits.ask_s,
+        DestinationState.FORWARDING: lambda waits: waits.forward_s,
+        DestinationState.CUTTING: lambda waits: waits.offer_s,
+    }
 
     def __init__(
         self,
@@ -132,77 +134,22 @@ class HandoffDestination:
         room_bytes: int = MAX_BATON_BYTES,
         waits: Waits = DEFAULT_WAITS,
     ) -> None:
-        self.connection_id = connection_id
-        self._handoff_id = handoff_id
+        super().__init__(connection_id, handoff_id, DestinationState.IDLE, waits)
         self._ledger = ledger
         self._name = name
         self._formats = formats
         self._room_bytes = room_bytes
-        self._waits = waits
-        self._state = DestinationState.IDLE
-        self._link: int | None = None
         self._offered_term = 0
         self._rebuilt: Rebuilt | None = None
         self._no_owner_lives = False
-        self._deadline_us: int | None = None
         self._strays = StrayQueue()
-
-    def __repr__(self) -> str:
-        return (
-            f"HandoffDestination({self.connection_id.hex()}, {self._state.value}, "
-            f"link={self._link}, strays={len(self._strays)})"
-        )
-
-    @property
-    def state(self) -> DestinationState:
-        return self._state
 
     @property
     def handoff_id(self) -> bytes:
         """What messages to this machine bear."""
         return self._handoff_id
 
-    @property
-    def ended(self) -> bool:
-        """Nothing more comes of this machine; the runtime may forget it."""
-        return self._state in _ENDED
-
-    def get_timer(self) -> int | None:
-        """When to call `handle_timer`, or None."""
-        return self._deadline_us
-
-    def handle_timer(self, now_us: int) -> list[Effect]:
-        """Let time have passed; does nothing before `get_timer()`."""
-        if self._deadline_us is None or now_us < self._deadline_us:
-            return []
-        return self.handle(DeadlinePassed(), now_us)
-
-    def handle(self, event: Event, now_us: int) -> list[Effect]:
-        """Take one event; return what is to be done, in order.
-
-        Raises `PeerError` for a message that does not belong here (close that link) and
-        `InternalError` for an event that the runtime should not have sent. Either way nothing has
-        changed.
-        """
-        if isinstance(event, LinkLost) and event.link != self._link:
-            return []
-        if isinstance(event, Received):
-            self._check_address(event)
-        kind = type(event.message if isinstance(event, Received) else event)
-        cell = _TABLE.get((self._state, kind))
-        if cell is None:
-            raise _missing_cell(self._state.value, event)
-        rule, targets = cell
-        before = self._state
-        if isinstance(event, LinkLost):
-            self._link = None
-        self._state, effects = rule(self, event, now_us)
-        assert self._state in targets, (before, event, self._state)
-        if self._state is not before:
-            self._arm(now_us)
-        return effects
-
-    def _check_address(self, event: Received) -> None:
+    def _check_address(self, event: Received) -> list[Effect] | None:
         message = event.message
         if (
             not isinstance(message, HandoffMessage)
@@ -210,12 +157,7 @@ class HandoffDestination:
             or message.handoff_id != self._handoff_id
         ):
             raise PeerError(f"{message!r} is not about this handoff", code="wrong_handoff")
-
-    def _arm(self, now_us: int) -> None:
-        if self._state in _ENDED:
-            self._deadline_us = None
-        elif self._state in _WAIT_S:
-            self._deadline_us = now_us + round(_WAIT_S[self._state](self._waits) * 1e6)
+        return None
 
     # --- up to READY ----------------------------------------------------------------------
 
@@ -397,25 +339,12 @@ def _reason(event: Event) -> tuple[str, str]:
     return "link_lost", "the link to the source broke"
 
 
-def _missing_cell(state: str, event: Event) -> PeerError | InternalError:
-    if isinstance(event, Received):
-        return PeerError(
-            f"{event.message!r} does not fit a destination that is {state}: close the link",
-            code="unexpected_message",
-        )
-    return InternalError(
-        f"{type(event).__name__} does not fit a destination that is {state}",
-        code="unexpected_event",
-    )
-
-
 _S = DestinationState
 _M = HandoffDestination
 _FAILURES: Final = (Abort, LinkLost, PeerDead, DeadlinePassed, Cancel)
 
-_Row = tuple[DestinationState, tuple[type, ...], Callable[..., _Step], tuple[DestinationState, ...]]
 #: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
-_ROWS: Final[tuple[_Row, ...]] = (
+_ROWS: Final[tuple[Row[DestinationState], ...]] = (
     (_S.IDLE, (Offer,), _M._consider, (_S.ACCEPTED, _S.DISCARDED)),
     (_S.IDLE, (Rebuilt,), _M._from_file, (_S.ASKING, _S.DISCARDED)),
     (_S.ACCEPTED, (Baton,), _M._rebuild, (_S.REBUILDING,)),
@@ -461,6 +390,4 @@ _ROWS: Final[tuple[_Row, ...]] = (
     (_S.DISCARDED, (Baton, Stray, Abort, Refuse), _M._stay, (_S.DISCARDED,)),
     (_S.DISCARDED, (RebuildFailed, LinkLost, LinkUp, PeerDead, Cancel), _M._stay, (_S.DISCARDED,)),
 )
-_TABLE: Final = {
-    (state, kind): (rule, targets) for state, kinds, rule, targets in _ROWS for kind in kinds
-}
+_M.TABLE = table(_ROWS)

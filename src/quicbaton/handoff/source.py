@@ -32,11 +32,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 
-from quicbaton.errors import FencedError, InternalError, PeerError
+from quicbaton.errors import FencedError, PeerError
 from quicbaton.handoff.answers import (
     abort,
     answer_claim,
@@ -70,6 +70,7 @@ from quicbaton.handoff.events import (
     Start,
     StrayArrived,
 )
+from quicbaton.handoff.machine import Machine, Row, table
 from quicbaton.handoff.messages import (
     Abort,
     Accept,
@@ -106,19 +107,20 @@ class SourceState(Enum):
 
 _Step = tuple[SourceState, list[Effect]]
 
-#: How long a state may last. FROZEN goes on with the deadline of SEALING: the client's silence
-#: began there.
-_WAIT_S: Final[dict[SourceState, Callable[[Waits], float]]] = {
-    SourceState.OFFERED: lambda waits: waits.offer_s,
-    SourceState.SEALING: lambda waits: waits.frozen_s,
-    SourceState.SAVED: lambda waits: waits.saved_s,
-    SourceState.FORWARDING: lambda waits: waits.forward_s,
-}
-_ENDED: Final = (SourceState.DONE, SourceState.ABORTED)
 
-
-class HandoffSource:
+class HandoffSource(Machine[SourceState]):
     """One attempt to hand one connection over. `handoff_id`: 16 fresh random bytes."""
+
+    ROLE = "source"
+    ENDED = (SourceState.DONE, SourceState.ABORTED)
+    # How long a state may last. FROZEN goes on with the deadline of SEALING: the client's silence
+    # began there.
+    WAITS: ClassVar[dict[SourceState, Callable[[Waits], float]]] = {
+        SourceState.OFFERED: lambda waits: waits.offer_s,
+        SourceState.SEALING: lambda waits: waits.frozen_s,
+        SourceState.SAVED: lambda waits: waits.saved_s,
+        SourceState.FORWARDING: lambda waits: waits.forward_s,
+    }
 
     def __init__(
         self,
@@ -128,66 +130,11 @@ class HandoffSource:
         *,
         waits: Waits = DEFAULT_WAITS,
     ) -> None:
-        self.connection_id = connection_id
-        self._handoff_id = handoff_id
+        super().__init__(connection_id, handoff_id, SourceState.IDLE, waits)
         self._ledger = ledger
-        self._waits = waits
-        self._state = SourceState.IDLE
-        self._link: int | None = None
         self._audience = ""
         self._saving = False
-        self._deadline_us: int | None = None
         self._strays = StrayQueue()
-
-    def __repr__(self) -> str:
-        return f"HandoffSource({self.connection_id.hex()}, {self._state.value}, link={self._link})"
-
-    @property
-    def state(self) -> SourceState:
-        return self._state
-
-    @property
-    def ended(self) -> bool:
-        """Nothing more comes of this machine; the runtime may forget it."""
-        return self._state in _ENDED
-
-    def get_timer(self) -> int | None:
-        """When to call `handle_timer`, or None."""
-        return self._deadline_us
-
-    def handle_timer(self, now_us: int) -> list[Effect]:
-        """Let time have passed; does nothing before `get_timer()`."""
-        if self._deadline_us is None or now_us < self._deadline_us:
-            return []
-        return self.handle(DeadlinePassed(), now_us)
-
-    def handle(self, event: Event, now_us: int) -> list[Effect]:
-        """Take one event; return what is to be done, in order.
-
-        Raises `PeerError` for a message that does not belong here (close that link) and
-        `InternalError` for an event that the runtime should not have sent. Either way nothing has
-        changed. From the freeze on the ledger's record is this machine's: a `FencedError` means
-        that somebody else changed it.
-        """
-        if isinstance(event, LinkLost) and event.link != self._link:
-            return []
-        if isinstance(event, Received):
-            stale = self._check_address(event)
-            if stale is not None:
-                return stale
-        kind = type(event.message if isinstance(event, Received) else event)
-        cell = _TABLE.get((self._state, kind))
-        if cell is None:
-            raise _missing_cell(self._state.value, event)
-        rule, targets = cell
-        before = self._state
-        if isinstance(event, LinkLost):
-            self._link = None
-        self._state, effects = rule(self, event, now_us)
-        assert self._state in targets, (before, event, self._state)
-        if self._state is not before:
-            self._arm(now_us)
-        return effects
 
     def _check_address(self, event: Received) -> list[Effect] | None:
         """Effects for a message of another attempt, None for one of this attempt."""
@@ -197,12 +144,6 @@ class HandoffSource:
         if isinstance(message, ClaimRequest) or message.handoff_id == self._handoff_id:
             return None
         return answer_stale(self._ledger, event.link, message)
-
-    def _arm(self, now_us: int) -> None:
-        if self._state in _ENDED:
-            self._deadline_us = None
-        elif self._state in _WAIT_S:
-            self._deadline_us = now_us + round(_WAIT_S[self._state](self._waits) * 1e6)
 
     # --- before the freeze ----------------------------------------------------------------
 
@@ -434,25 +375,13 @@ def _reason(event: Event) -> tuple[str, str]:
     return "link_lost", "the link to the destination broke"
 
 
-def _missing_cell(state: str, event: Event) -> PeerError | InternalError:
-    if isinstance(event, Received):
-        return PeerError(
-            f"{event.message!r} does not fit a source that is {state}: close the link",
-            code="unexpected_message",
-        )
-    return InternalError(
-        f"{type(event).__name__} does not fit a source that is {state}", code="unexpected_event"
-    )
-
-
 _S = SourceState
 _M = HandoffSource
 #: The ways in which a destination's part can end before the commit.
 _FAILURES: Final = (Abort, LinkLost, PeerDead, DeadlinePassed, Cancel)
 
-_Row = tuple[SourceState, tuple[type, ...], Callable[..., _Step], tuple[SourceState, ...]]
 #: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
-_ROWS: Final[tuple[_Row, ...]] = (
+_ROWS: Final[tuple[Row[SourceState], ...]] = (
     (_S.IDLE, (Start,), _M._offer, (_S.OFFERED, _S.ABORTED)),
     (_S.IDLE, (Save,), _M._save, (_S.SEALING, _S.ABORTED)),
     (_S.IDLE, (ClaimRequest,), _M._answer_claim, (_S.IDLE,)),
@@ -486,6 +415,4 @@ _ROWS: Final[tuple[_Row, ...]] = (
     (_S.ABORTED, (Accept, Refuse, Abort), _M._stay, (_S.ABORTED,)),
     (_S.ABORTED, (Sealed, SealFailed, LinkLost, PeerDead, Cancel), _M._stay, (_S.ABORTED,)),
 )
-_TABLE: Final = {
-    (state, kind): (rule, targets) for state, kinds, rule, targets in _ROWS for kind in kinds
-}
+_M.TABLE = table(_ROWS)

@@ -155,7 +155,7 @@ class Sender:
 
     def _train(self, path: PathState, peer: PeerId, room: int, now_us: int) -> Train | None:
         """One train: mixed packets for what is small or due, then a run of bulk data, its tail."""
-        budget = self._budget_bytes(path, now_us)
+        budget = self._budget_bytes(path, room, now_us)
         allowed = self._allowed_bytes(path)
         mtu = path.mtu_bytes
         segments: list[bytes] = []
@@ -363,8 +363,9 @@ class Sender:
             room -= min(kept, self._state.congestion.window_bytes // 4)
         return max(0, room)
 
-    def _budget_bytes(self, path: PathState, now_us: int) -> int:
-        """Bytes that congestion control, pacing and anti-amplification let out now."""
+    def _budget_bytes(self, path: PathState, packets: int, now_us: int) -> int:
+        """Bytes that congestion control, pacing and anti-amplification let out now, for a train of
+        so many packets at most."""
         budget = min(self._room_bytes(path), limits.MAX_TRAIN_BYTES)
         if not path.validated:
             budget = min(budget, self._allowed_bytes(path))
@@ -373,8 +374,10 @@ class Sender:
         srtt_us = self._state.recovery.smoothed_rtt_us
         paced = self._congestion.pacing_budget_bytes(srtt_us, now_us)
         if paced < budget:
-            # Wait for a train worth its cost instead of sending packet by packet.
-            want = min(budget, _SMALLEST_PACED_BYTES)
+            # Wait for a train worth its cost instead of sending packet by packet. A quick one is
+            # not to wait.
+            quick = packets <= limits.QUICK_TRAIN_PACKETS
+            want = min(budget, path.mtu_bytes if quick else _SMALLEST_PACED_BYTES)
             ready_at_us = self._congestion.pacing_ready_at_us(srtt_us, want, now_us)
             if ready_at_us > now_us:
                 self.pacing_at_us = ready_at_us

@@ -1,0 +1,126 @@
+"""What the two handoff machines have in common: a state, a table, a deadline, a link."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Any, ClassVar, Generic, TypeVar
+
+from quicbaton.errors import InternalError, PeerError
+from quicbaton.handoff.effects import Effect
+from quicbaton.handoff.events import DeadlinePassed, Event, LinkLost, Received
+from quicbaton.handoff.waits import Waits
+
+StateT = TypeVar("StateT", bound=Enum)
+
+#: A row: state, events or messages, the rule, the states that it may lead to.
+Row = tuple[
+    StateT, tuple[type, ...], Callable[..., tuple[StateT, list[Effect]]], tuple[StateT, ...]
+]
+#: By (state, event or message type): the rule and its targets. What is missing is an error.
+Table = dict[tuple[StateT, type], tuple[Rule, tuple[StateT, ...]]]
+
+
+def table(rows: Iterable[Row[StateT]]) -> Table[StateT]:
+    """The rows by their cells."""
+    return {
+        (state, kind): (rule, targets) for state, kinds, rule, targets in rows for kind in kinds
+    }
+
+
+class Machine(ABC, Generic[StateT]):
+    """One side of one attempt to hand one connection over.
+
+    A subclass sets `ROLE`, `TABLE`, `ENDED`, and `WAITS`: how long a state may last. A state that
+    is not in `WAITS` goes on with the deadline of the one before.
+    """
+
+    ROLE: ClassVar[str]
+    TABLE: ClassVar[Table[Any]]
+    ENDED: ClassVar[tuple[Enum, ...]]
+    WAITS: ClassVar[dict[Any, Callable[[Waits], float]]]
+
+    def __init__(
+        self, connection_id: bytes, handoff_id: bytes, state: StateT, waits: Waits
+    ) -> None:
+        self.connection_id = connection_id
+        self._handoff_id = handoff_id
+        self._state = state
+        self._waits = waits
+        self._link: int | None = None
+        self._deadline_us: int | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.connection_id.hex()}, {self._state.value}, "
+            f"link={self._link})"
+        )
+
+    @property
+    def state(self) -> StateT:
+        return self._state
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more comes of this machine; the runtime may forget it."""
+        return self._state in self.ENDED
+
+    def get_timer(self) -> int | None:
+        """When to call `handle_timer`, or None."""
+        return self._deadline_us
+
+    def handle_timer(self, now_us: int) -> list[Effect]:
+        """Let time have passed; does nothing before `get_timer()`."""
+        if self._deadline_us is None or now_us < self._deadline_us:
+            return []
+        return self.handle(DeadlinePassed(), now_us)
+
+    def handle(self, event: Event, now_us: int) -> list[Effect]:
+        """Take one event; return what is to be done, in order.
+
+        Raises `PeerError` for a message that does not belong here (close that link) and
+        `InternalError` for an event that the runtime should not have sent. Either way nothing has
+        changed. From a source's freeze on the ledger's record is its machine's: a `FencedError`
+        means that somebody else changed it.
+        """
+        if isinstance(event, LinkLost) and event.link != self._link:
+            return []
+        if isinstance(event, Received):
+            stale = self._check_address(event)
+            if stale is not None:
+                return stale
+        kind = type(event.message if isinstance(event, Received) else event)
+        cell = self.TABLE.get((self._state, kind))
+        if cell is None:
+            raise self._missing_cell(event)
+        rule, targets = cell
+        before = self._state
+        if isinstance(event, LinkLost):
+            self._link = None
+        self._state, effects = rule(self, event, now_us)
+        assert self._state in targets, (before, event, self._state)
+        if self._state is not before:
+            self._arm(now_us)
+        return effects
+
+    @abstractmethod
+    def _check_address(self, event: Received) -> list[Effect] | None:
+        """None for a message to this attempt; the effects of one to another that is settled.
+
+        Raises `PeerError` for one that is neither.
+        """
+
+    def _arm(self, now_us: int) -> None:
+        if self.ended:
+            self._deadline_us = None
+        elif self._state in self.WAITS:
+            self._deadline_us = now_us + round(self.WAITS[self._state](self._waits) * 1e6)
+
+    def _missing_cell(self, event: Event) -> PeerError | InternalError:
+        where = f"does not fit a {self.ROLE} that is {self._state.value}"
+        if isinstance(event, Received):
+            return PeerError(
+                f"{event.message!r} {where}: close the link", code="unexpected_message"
+            )
+        return InternalError(f"{type(event).__name__} {where}", code="unexpected_event")
