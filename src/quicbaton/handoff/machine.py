@@ -14,10 +14,10 @@ from quicbaton.handoff.waits import Waits
 
 StateT = TypeVar("StateT", bound=Enum)
 
-#: A row: state, events or messages, the rule, the states that it may lead to.
-Row = tuple[
-    StateT, tuple[type, ...], Callable[..., tuple[StateT, list[Effect]]], tuple[StateT, ...]
-]
+#: Takes the machine, the event and the time; gives the next state and the effects.
+Rule = Callable[..., tuple[Any, list[Effect]]]
+#: State, events or messages, the rule, the states that it may lead to.
+Row = tuple[StateT, tuple[type, ...], Rule, tuple[StateT, ...]]
 #: By (state, event or message type): the rule and its targets. What is missing is an error.
 Table = dict[tuple[StateT, type], tuple[Rule, tuple[StateT, ...]]]
 
@@ -98,6 +98,7 @@ class Machine(ABC, Generic[StateT]):
         before = self._state
         if isinstance(event, LinkLost):
             self._link = None
+        effects: list[Effect]
         self._state, effects = rule(self, event, now_us)
         assert self._state in targets, (before, event, self._state)
         if self._state is not before:
