@@ -48,8 +48,10 @@ _LOOKS = 1000
 _AROUND_NS = 100_000_000
 #: One in so many connections is busy during a takeover.
 _HUMMING_SHARE = 20
-#: The beginning of a download, in which the window still grows.
+#: The beginning of a download, in which the window still grows; over the link it grows until the
+#: queue overflows, and the client then waits for what was lost, handoff or not.
 _WARM_UP_S = 0.3
+_WARM_UP_LINK_S = 1.5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every-ms", type=int, default=200, help="time between handoffs (200)")
     parser.add_argument("--delay-ms", type=float, default=10.0, help="the link's, each way (10)")
     parser.add_argument("--mbit", type=float, default=100.0, help="the link's rate, 0: none (100)")
-    parser.add_argument("--link-mb", type=int, default=0, help="over the link (60; quick: 20)")
+    parser.add_argument("--link-mb", type=int, default=0, help="over the link (100; quick: 40)")
     parser.add_argument("--connections", type=int, default=0, help="taken over (1000; quick: 200)")
     parser.add_argument(
         "--only", choices=["local", "link", "takeover"], help="one part, for trials"
@@ -108,7 +110,9 @@ class _Pair:
         self._owners = owners
         self._watcher = watcher
 
-    async def download(self, port: int, size: int, every_s: float | None) -> _Run:
+    async def download(
+        self, port: int, size: int, every_s: float | None, warm_up_s: float = _WARM_UP_S
+    ) -> _Run:
         """One download; with `every_s` its connection is handed over so often."""
         await self._wait_until(idle=True)
         for owner in self._owners:
@@ -117,7 +121,7 @@ class _Pair:
         watching = asyncio.ensure_future(self._watcher.ask(Order("download", port, size)))
         handoffs = []
         if every_s is not None:
-            handoffs = await self._hand_to_and_fro(watching, every_s)
+            handoffs = await self._hand_to_and_fro(watching, every_s, warm_up_s)
         account = await watching
         if account.sha256 != _expected_sha256(size):
             raise RuntimeError("the body arrived altered")
@@ -134,10 +138,10 @@ class _Pair:
         return account.first_byte_ns
 
     async def _hand_to_and_fro(
-        self, watching: "asyncio.Future[Account]", every_s: float
+        self, watching: "asyncio.Future[Account]", every_s: float, warm_up_s: float
     ) -> list[_Handoff]:
         source, name = await self._wait_until(idle=False)
-        await asyncio.sleep(_WARM_UP_S)
+        await asyncio.sleep(warm_up_s)
         handoffs: list[_Handoff] = []
         next_at = monotonic()
         while not watching.done():
@@ -248,7 +252,7 @@ def _pauses_ns(run: _Run, moments_ns: Sequence[int]) -> list[int]:
 def _quiet_moments(run: _Run) -> list[int]:
     """Moments of a download without handoffs, where they would have been."""
     samples = run.account.samples
-    first = samples[0][0] + int(_WARM_UP_S * _NS)
+    first = samples[0][0] + int(_WARM_UP_LINK_S * _NS)
     return list(range(first, samples[-1][0], 2 * _AROUND_NS))
 
 
@@ -323,7 +327,7 @@ async def _local(
 async def _over_link(
     pair: _Pair, port: int, options: argparse.Namespace, step: Callable[[int, int, str], None]
 ) -> dict[str, Any]:
-    size = (options.link_mb or (20 if options.quick else 60)) * _MB
+    size = (options.link_mb or (40 if options.quick else 100)) * _MB
     quiet: list[int] = []
     pauses: list[int] = []
     blackouts: list[float] = []
@@ -332,7 +336,7 @@ async def _over_link(
         step(number, options.rounds, "20 ms round trip")
         plain = await pair.download(port, size, None)
         quiet += _pauses_ns(plain, _quiet_moments(plain))
-        moved = await pair.download(port, size, options.every_ms / 1000)
+        moved = await pair.download(port, size, options.every_ms / 1000, _WARM_UP_LINK_S)
         blackouts += moved.blackouts_us
         pauses += _pauses_ns(moved, [one.answered_ns for one in moved.handoffs])
         reconnects += await pair.reconnect(port, 100_000, 10)
@@ -401,6 +405,8 @@ def _percentile(values: Sequence[float], percent: int, digits: int = 1) -> float
 
 def plot(figures: dict[str, Any], axes: Any) -> None:
     """Draw the blackouts' distribution."""
+    if "blackout_us" not in figures:
+        return  # a trial of another part
     blackouts = sorted(one / 1000 for number in figures["rounds"] for one in number["blackouts_us"])
     shares = [100 * (index + 1) / len(blackouts) for index in range(len(blackouts))]
     axes.step(blackouts, shares, where="post", color="#c2410c")

@@ -189,8 +189,9 @@ class World:
         assert self._forker.stdout is not None
         async with self._turn:
             self._forker.stdin.write(msgspec.json.encode(options) + b"\n")
-            pid = int(await self._forker.stdout.readline())
-        server = Server(pid, options)
+            answer = await self._forker.stdout.readline()
+        assert answer, "the forking process broke off: its stderr says why"
+        server = Server(int(answer), options)
         self.servers.append(server)
         return server
 
