@@ -5,7 +5,9 @@ handed to and fro every 200 ms, each time to the process that was not reading it
 
 * the blackout: from the last datagram that the source gave the kernel to the destination's first
   with bytes of the body, both stamped (CLOCK_MONOTONIC) in the server processes before the system
-  call. The controlling process only says when;
+  call. The controlling process only says when. As a source parts with two short trains in the
+  course of a handoff, the longest silence around it is published, too: the longest time in which
+  neither process gave the kernel bytes of the body, within 10 ms of the change;
 * goodput, of a download with handoffs over that of one without, in alternating rounds;
 * through a link with 10 ms each way (`bench.link`): the longest pause between body bytes within
   100 ms of a handoff, less the median of the same in a download without handoffs, beside what
@@ -46,6 +48,8 @@ _LOOK_S = 0.005
 _LOOKS = 1000
 #: Pauses are looked for within this much of a handoff.
 _AROUND_NS = 100_000_000
+#: Silences are looked for within this much of a handoff.
+_SILENCE_NS = 10_000_000
 #: One in so many connections is busy during a takeover.
 _HUMMING_SHARE = 20
 #: The beginning of a download, in which the window still grows; over the link it grows until the
@@ -85,6 +89,7 @@ class _Run:
     handoffs: list[_Handoff] = field(default_factory=list)
     forwarded: int = 0
     blackouts_us: list[float] = field(default_factory=list)
+    silences_us: list[float] = field(default_factory=list)
     size: int = 0
 
     @property
@@ -128,7 +133,12 @@ class _Pair:
         run = _Run(account, handoffs, size=size)
         run.forwarded = await self._forwarded() - before
         sends = [owner.take_sends() for owner in self._owners]
-        run.blackouts_us = _blackouts_us(handoffs, sends)
+        changes = _changes(handoffs, sends)
+        if every_s is None:
+            # Where handoffs might have been: what silence is usual.
+            changes = [(at_ns, at_ns) for at_ns in _quiet_moments(run, warm_up_s)]
+        run.blackouts_us = [(first - last) / 1000 for last, first in changes if handoffs]
+        run.silences_us = [_silence_us(sends, last, first) for last, first in changes]
         return run
 
     async def reconnect(self, port: int, size: int, count: int) -> list[int]:
@@ -203,30 +213,35 @@ def _expected_sha256(size: int) -> str:
     return _sha256_of[size]
 
 
-def _blackouts_us(
+def _changes(
     handoffs: Sequence[_Handoff], sends: Sequence[Sequence[tuple[int, int]]]
-) -> list[float]:
-    """Source's last to destination's first with bytes of the body."""
-    blackouts = []
+) -> list[tuple[int, int]]:
+    """Per handoff: when the source sent its last, and the destination its first of the body."""
+    changes = []
     times = [[at_ns for at_ns, _ in one] for one in sends]
     for handoff in handoffs:
         # A source that gave the connection away sends nothing more for it until it gets it back.
         last = times[handoff.source][bisect_right(times[handoff.source], handoff.answered_ns) - 1]
-        first = next(
-            (
-                at_ns
-                for at_ns, size in itertools.islice(
-                    sends[handoff.destination],
-                    bisect_left(times[handoff.destination], last),
-                    None,
-                )
-                if size > DATA_TRAIN_BYTES
-            ),
-            None,
-        )
-        if first is not None:
-            blackouts.append((first - last) / 1000)
-    return blackouts
+        following = sends[handoff.destination]
+        for index in range(bisect_left(times[handoff.destination], last), len(following)):
+            at_ns, size = following[index]
+            if size > DATA_TRAIN_BYTES:
+                changes.append((last, at_ns))
+                break
+    return changes
+
+
+def _silence_us(sends: Sequence[Sequence[tuple[int, int]]], last: int, first: int) -> float:
+    """The longest time without bytes of the body from either process, around one handoff."""
+    times = sorted(
+        at_ns
+        for one in sends
+        for at_ns, size in one[
+            bisect_left(one, (last - _SILENCE_NS, 0)) : bisect_left(one, (first + _SILENCE_NS, 0))
+        ]
+        if size > DATA_TRAIN_BYTES
+    )
+    return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0) / 1000
 
 
 def _pause_ns(samples: Sequence[tuple[int, int]], times: Sequence[int], around_ns: int) -> int:
@@ -249,10 +264,10 @@ def _pauses_ns(run: _Run, moments_ns: Sequence[int]) -> list[int]:
     ]
 
 
-def _quiet_moments(run: _Run) -> list[int]:
+def _quiet_moments(run: _Run, warm_up_s: float) -> list[int]:
     """Moments of a download without handoffs, where they would have been."""
     samples = run.account.samples
-    first = samples[0][0] + int(_WARM_UP_LINK_S * _NS)
+    first = samples[0][0] + int(warm_up_s * _NS)
     return list(range(first, samples[-1][0], 2 * _AROUND_NS))
 
 
@@ -296,11 +311,13 @@ async def _local(
     size = (options.mb or (100 if options.quick else 400)) * _MB
     runs: list[_Run] = []
     ratios, rounds = [], []
+    usual: list[float] = []
     for number in range(options.rounds):
         step(number, options.rounds, "unthrottled")
         plain = await pair.download(port, size, None)
         moved = await pair.download(port, size, options.every_ms / 1000)
         runs.append(moved)
+        usual += plain.silences_us
         ratios.append(moved.goodput_mb_s / plain.goodput_mb_s)
         rounds.append(
             {
@@ -311,12 +328,20 @@ async def _local(
                 "handoffs": len(moved.handoffs),
                 "forwarded": moved.forwarded,
                 "blackouts_us": [round(one) for one in moved.blackouts_us],
+                "silences_us": [round(one) for one in moved.silences_us],
             }
         )
     blackouts = [one for moved in runs for one in moved.blackouts_us]
+    silences = [one for moved in runs for one in moved.silences_us]
     handoffs = sum(len(moved.handoffs) for moved in runs)
     return {
         "blackout_us": {"p50": _percentile(blackouts, 50), "p99": _percentile(blackouts, 99)},
+        "longest_silence_us": {
+            "p50": _percentile(silences, 50),
+            "p99": _percentile(silences, 99),
+            "p50_without": _percentile(usual, 50),
+            "p99_without": _percentile(usual, 99),
+        },
         "goodput_ratio": round(statistics.median(ratios), 3),
         "datagrams_forwarded_per_handoff": round(sum(one.forwarded for one in runs) / handoffs, 2),
         "handoffs": handoffs,
@@ -335,7 +360,7 @@ async def _over_link(
     for number in range(options.rounds):
         step(number, options.rounds, "20 ms round trip")
         plain = await pair.download(port, size, None)
-        quiet += _pauses_ns(plain, _quiet_moments(plain))
+        quiet += _pauses_ns(plain, _quiet_moments(plain, _WARM_UP_LINK_S))
         moved = await pair.download(port, size, options.every_ms / 1000, _WARM_UP_LINK_S)
         blackouts += moved.blackouts_us
         pauses += _pauses_ns(moved, [one.answered_ns for one in moved.handoffs])

@@ -168,7 +168,6 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "get_peer_address": (),
     "get_timer": (),
     "handle_timer": (0.0,),
-    "hold_writers": (),
     "is_congested": (0,),
     "next_event": (),
     "parting_trains": (0.0,),

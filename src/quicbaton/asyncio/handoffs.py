@@ -44,6 +44,7 @@ from quicbaton.handoff.messages import (
     Precopied,
     Precopy,
     PrecopyEnd,
+    Ready,
     Stray,
     Toss,
 )
@@ -88,6 +89,7 @@ class Handoffs:
         self._opened: dict[bytes, Opened] = {}
         self._resumed: dict[bytes, HandoffDestination] = {}
         self._files: dict[bytes, Path] = {}
+        self._waits = waits
         #: What goes to the destination ahead of the baton.
         self._copying: dict[Machine, Copying] = {}
         #: Where a destination's source is to be found, by handoff id.
@@ -121,6 +123,7 @@ class Handoffs:
                 link,
                 self._mover.rehearse,
                 lambda: self._offer(machine, session, link),
+                self._waits.offer_s,
             )
             self._copying[machine] = copying
         return waiter
@@ -236,9 +239,14 @@ class Handoffs:
             for effect in answer_stale(self.ledger, link.number, message):
                 self._perform(None, effect)
         else:
-            self._machines.feed(machine, ev.Received(link.number, message))
+            frozen = self._frozen.get(message.connection_id)
+            if isinstance(message, Ready) and frozen is not None:
+                # The last moment at which we may.
+                self._mover.part(frozen)
             if isinstance(message, Offer):
+                # Before it is accepted: the source serves on meanwhile.
                 self._mover.copies.rehearse()
+            self._machines.feed(machine, ev.Received(link.number, message))
 
     def link_lost(self, link: Link) -> None:
         """A link ended; everything that it brought was handled."""
@@ -400,7 +408,9 @@ class Handoffs:
 
     def _write_file(self, machine: HandoffSource, effect: fx.WriteBaton) -> None:
         path = self._files[machine.connection_id]
-        self._mover.part(self._frozen[machine.connection_id])
+        frozen = self._frozen[machine.connection_id]
+        while frozen.parting:
+            self._mover.part(frozen)
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:

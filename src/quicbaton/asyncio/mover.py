@@ -33,6 +33,7 @@ from quicbaton.routing.reset import announce_reset
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.sender import Train
 from quicbaton.transport.state import Address, ConnectionState
+from quicbaton.transport.view import stream_chunks
 
 
 class Client(NamedTuple):
@@ -51,7 +52,7 @@ class Frozen(NamedTuple):
     client: Client | None  # None until the snapshot was taken
     snapshot: bytes
     precopies: Mapping[bytes, Pieces]  # what of the streams is not in the snapshot
-    parting: list[Train]  # sent already, as far as the connection knows
+    parting: list[list[Train]]  # sent already, as far as the connection knows
 
 
 class Given(NamedTuple):
@@ -95,8 +96,9 @@ class Mover:
     def freeze(self, connection_id: bytes, strays: Owner) -> Frozen:
         """Stop driving the connection; `strays` gets its datagrams.
 
-        Its last train is made, but not sent: `part` does that when the baton has gone, so that the
-        client's wait begins then. Nothing else is protected with the connection's keys.
+        Its last trains are made, but not sent: `part` does that by and by, so that the client does
+        not wait for all of the handoff at once. Nothing else is protected with the connection's
+        keys, and the snapshot knows of them.
         """
         session = self._endpoint.sessions[connection_id]
         parting = session.connection.parting_trains(monotonic())
@@ -105,10 +107,10 @@ class Mover:
         return frozen
 
     def part(self, frozen: Frozen) -> None:
-        """Send what `freeze` has made, once. It comes before the commit or not at all."""
-        for train in frozen.parting:
-            self._endpoint.udp.send(train)
-        frozen.parting.clear()
+        """Send the next of what `freeze` has made. It comes before the commit or not at all."""
+        if frozen.parting:
+            for train in frozen.parting.pop(0):
+                self._endpoint.udp.send(train)
 
     def snapshot(self, frozen: Frozen, copying: Copying | None) -> Frozen:
         """With the snapshot, less what has been copied ahead of it.
@@ -141,7 +143,8 @@ class Mover:
             host=self._host,
             precopied=None,
         )
-        if copying is not None:
+        if copying is not None and copying.copied:
+            copying.send(stream_chunks(state))
             snapshot.precopied = leave_out(state, copying.copy_id, copying.pieces)
             frozen = frozen._replace(precopies={copying.copy_id: copying.pieces})
         frozen = frozen._replace(client=_client(state), snapshot=encode_snapshot(snapshot))
@@ -184,7 +187,8 @@ class Mover:
 
     def thaw(self, frozen: Frozen) -> Session:
         """Bring it back here, as it was when it was frozen."""
-        self.part(frozen)
+        while frozen.parting:
+            self.part(frozen)
         for cid in frozen.cids:
             self._endpoint.table.remove(cid)
         if not frozen.snapshot:

@@ -388,5 +388,5 @@ def boot_id() -> bytes:
     try:
         text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
     except OSError:
-        return socket.gethostname().encode()[:16].ljust(16, b"\0")
-    return bytes.fromhex(text.strip().replace("-", ""))
+        return socket.gethostname().encode()[:_BOOT_ID_BYTES].ljust(_BOOT_ID_BYTES, b"\0")
+    return bytes.fromhex(text.strip().replace("-", ""))[:_BOOT_ID_BYTES]

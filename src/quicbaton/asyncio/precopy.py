@@ -3,11 +3,12 @@
     source                                     destination
     ── Precopy, Precopy, …, PrecopyEnd ──────►   keeps them, by the copy's id
     ◄─ Precopied ────────────────────────────
-    the application is not asked for more
-    ── Precopy (what it wrote meanwhile) ────►
-    ── OFFER ────────────────────────────────►
-    rehearses                                    ACCEPT, and rehearses
-    ... and on with the handoff; the baton leaves out what went ahead
+    ── Precopy (what was written meanwhile) ─►
+    ── OFFER ────────────────────────────────►   rehearses
+    ◄─ ACCEPT ───────────────────────────────
+    freezes
+    ── Precopy (the same again) ─────────────►   reads, while the source seals
+    ── BATON ────────────────────────────────►   it leaves out what went ahead
 
 Without it a connection of 1 MB in flight stands still for as long as that takes to be encoded,
 sealed, passed, opened and decoded: 4 ms, with it 1. Nothing depends on it: a copy that fails, or
@@ -15,7 +16,8 @@ of which the destination keeps nothing, costs the handoff its speed and no more.
 
 A rehearsal does what comes next with a baton that is not meant: code and tables that a handoff
 needs are not in the processor's caches after megabytes went through them, and a step takes two to
-five times as long as the same step soon after. It has the connection's keys, sealed as ever, and is
+five times as long as the same step soon after. (The source needs none: the client's wait begins
+when it has sealed, see `Mover.part`.) The baton has the connection's keys, sealed as ever, and is
 worth nothing: no term is 0, and the ledger never hears of it.
 """
 
@@ -23,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from quicbaton.asyncio.link import Link
@@ -44,7 +46,8 @@ def is_worth_it(session: Session) -> bool:
 
 
 class Copying:
-    """The source's side, for one handoff. `go_on` is called once, to offer the connection."""
+    """The source's side, for one handoff. `go_on` is called once, to offer the connection: after
+    `wait_s` at the latest."""
 
     def __init__(
         self,
@@ -52,17 +55,19 @@ class Copying:
         link: Link,
         rehearse: Callable[[Session], bytes],
         go_on: Callable[[], None],
+        wait_s: float,
     ) -> None:
         self.copy_id = os.urandom(16)
         self.link = link
         self.pieces = Pieces()
+        #: Whether the baton may leave out what `pieces` has.
+        self.copied = True
         self._session = session
-        self._rehearse = rehearse
         self._go_on = go_on
         self._going_on = False
-        self._deadline = asyncio.get_running_loop().call_later(HANDOFF_OFFER_S, self.fail)
+        self._deadline = asyncio.get_running_loop().call_later(wait_s, self.fail)
         session.connection.prepare_to_part()
-        self._send()
+        self.send(session.connection.stream_chunks())
         link.send(PrecopyEnd(self.copy_id, rehearse(session)))
 
     def on_copied(self, kept: bool) -> None:
@@ -72,20 +77,26 @@ class Copying:
         if not kept or self._session.is_over:
             self.fail()
             return
-        self._session.connection.hold_writers()
-        self._send()
+        self.send(self._session.connection.stream_chunks())
         self._end()
-        if not self._session.is_over:
-            self._rehearse(self._session)
+
+    def send(self, chunks: Iterable[tuple[int, int, bytes]]) -> None:
+        """Send what is not there yet of (stream ID, offset, bytes)."""
+        for stream_id, start, chunk in chunks:
+            stop = start + len(chunk)
+            if len(chunk) >= _SMALLEST_CHUNK_BYTES and not self.pieces.find(stream_id, start, stop):
+                self.pieces.add(stream_id, start, chunk)
+                self.link.send(Precopy(self.copy_id, stream_id, start, chunk))
 
     def fail(self) -> None:
         """Offer without: nothing is known to have been kept."""
         if not self._going_on:
+            self.copied = False
             self.pieces = Pieces()
             self._end()
 
     def release(self) -> None:
-        """The connection stays: its application may write again."""
+        """The connection stays after all."""
         self._deadline.cancel()
         if not self._session.is_over:
             self._session.connection.stay()
@@ -95,15 +106,6 @@ class Copying:
         self._going_on = True
         self._deadline.cancel()
         self._go_on()
-
-    def _send(self) -> None:
-        pieces = self.pieces
-        for stream_id, start, chunk in self._session.connection.stream_chunks():
-            stop = start + len(chunk)
-            if len(chunk) < _SMALLEST_CHUNK_BYTES or pieces.find(stream_id, start, stop):
-                continue
-            pieces.add(stream_id, start, chunk)
-            self.link.send(Precopy(self.copy_id, stream_id, start, chunk))
 
 
 class Copies:
@@ -135,7 +137,7 @@ class Copies:
             self.drop(copy_id)
 
     def rehearse(self) -> None:
-        """An offer was accepted, and its baton is being made: this is the time."""
+        """An offer is being accepted, and its baton comes next: this is the time."""
         rehearsals, self._rehearsals = self._rehearsals, []
         for rehearsal in rehearsals:
             self._rehearse(rehearsal)

@@ -53,6 +53,8 @@ from quicbaton.transport.view import ConnectionView
 
 #: A PING whose acknowledgement nobody waits for: its record's uid + 1 is 0.
 _ANONYMOUS_PING: Final = -1
+#: One when the baton goes, one when READY has come.
+_PARTING_TRAINS: Final = 2
 
 
 class Connection(ConnectionView):
@@ -321,37 +323,23 @@ class Connection(ConnectionView):
         )
 
     def prepare_to_part(self) -> None:
-        """A handoff is near: until `stay`, keep room for two short trains in the window, one to
+        """A handoff is near: until `stay`, keep room for three short trains in the window, two to
         part with and one for the next owner to begin with."""
         self._check()
-        self._sender.keep_for_quick_trains = 2
+        self._sender.keep_for_quick_trains = _PARTING_TRAINS + 1
 
-    def hold_writers(self) -> None:
-        """Until `stay` or `freeze` say no StreamWritable, so that streams keep nothing but what is
-        being copied to the next owner."""
-        self._check()
-        self._streams.hold_writers()
-
-    def parting_trains(self, now: float) -> list[Train]:
-        """What to send after the snapshot has gone, for the client to live on meanwhile."""
-        self._sender.keep_for_quick_trains = min(1, self._sender.keep_for_quick_trains)
-        return self.trains_to_send(now, quick=True)
+    def parting_trains(self, now: float) -> list[list[Train]]:
+        """What to send while the connection changes hands, by and by: the client lives on it."""
+        parting: list[list[Train]] = []
+        for kept in range(_PARTING_TRAINS, 0, -1):
+            self._sender.keep_for_quick_trains = min(kept, self._sender.keep_for_quick_trains)
+            parting.append(self.trains_to_send(now, quick=True))
+        return [trains for trains in parting if trains]
 
     def stay(self) -> None:
         """There is no handoff after all."""
         self._check()
-        self._streams.release_writers()
         self._sender.keep_for_quick_trains = 0
-
-    def stream_chunks(self) -> list[tuple[int, int, bytes]]:
-        """(stream ID, offset, bytes) of all that streams keep: unacknowledged and unsent."""
-        self._check()
-        return [
-            (stream_id, start, chunk)
-            for stream_id, stream in self._state.streams.items()
-            if stream.send is not None
-            for start, chunk in zip(stream.send.starts, stream.send.chunks, strict=True)
-        ]
 
     def request_key_update(self) -> None:
         """Start a key update (RFC 9001 §6); raises CallerError where §6.1 forbids it as yet."""
@@ -410,7 +398,6 @@ class Connection(ConnectionView):
                 "the connection is closing; there is nothing to move", code="closing"
             )
         self._advance(now)
-        self._streams.release_writers()
         self._streams.compact()
         if self._quic_logger is not None:
             qlog.log_owner(self._quic_logger, "frozen", self._state)

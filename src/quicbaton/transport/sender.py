@@ -360,7 +360,7 @@ class Sender:
         room = self._congestion.room_bytes()
         if self.keep_for_quick_trains:
             kept = self.keep_for_quick_trains * limits.QUICK_TRAIN_PACKETS * path.mtu_bytes
-            room -= min(kept, self._state.congestion.window_bytes // 4)
+            room -= min(kept, self._state.congestion.window_bytes // 3)
         return max(0, room)
 
     def _budget_bytes(self, path: PathState, packets: int, now_us: int) -> int:

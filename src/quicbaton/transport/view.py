@@ -130,6 +130,11 @@ class ConnectionView:
                 total += sum(len(data) for _, data in stream.receive.segments)
         return total
 
+    def stream_chunks(self) -> list[tuple[int, int, bytes]]:
+        """(stream ID, offset, bytes) of all that streams keep: unacknowledged and unsent."""
+        self._check()
+        return stream_chunks(self._state)
+
     def _phase(self) -> str:
         if self._spent:
             return "spent"
@@ -140,3 +145,13 @@ class ConnectionView:
     def _check(self) -> None:
         if self._spent:
             raise GivenAwayError("this connection was frozen for a handoff; its state moved on")
+
+
+def stream_chunks(state: ConnectionState) -> list[tuple[int, int, bytes]]:
+    """(stream ID, offset, bytes) of all that streams keep: unacknowledged and unsent."""
+    return [
+        (stream_id, start, chunk)
+        for stream_id, stream in state.streams.items()
+        if stream.send is not None
+        for start, chunk in zip(stream.send.starts, stream.send.chunks, strict=True)
+    ]

@@ -88,6 +88,7 @@ class ConnectionIds:
         if state.alias and 0 <= state.alias_until_us <= now_us:
             self._events.append(IdRetiredEvent(state.alias))
             state.alias = b""
+            state.alias_until_us = NEVER
 
     def replenish(self) -> None:
         """Issue IDs until the peer has as many as it will hold, or `MAX_LOCAL_IDS`."""

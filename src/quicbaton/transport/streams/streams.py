@@ -40,7 +40,7 @@ LOWEST_URGENCY = 7
 class Streams:
     """All streams of a connection; see the module's head."""
 
-    __slots__ = ("_control", "_flow", "_held", "_state", "_streams", "_table", "_turns")
+    __slots__ = ("_control", "_flow", "_state", "_streams", "_table", "_turns")
 
     def __init__(self, state: ConnectionState) -> None:
         self._state = state
@@ -48,7 +48,6 @@ class Streams:
         self._streams = state.streams
         self._table = StreamTable(state)
         self._turns = Turns(state)
-        self._held = False  # the application is not told that it may write
         #: Streams with control frames due, in the order they fell due (a dict is an ordered set).
         self._control: dict[int, None] = {
             stream_id: None
@@ -137,24 +136,6 @@ class Streams:
         if stream is not None and stream.receive is not None:
             half = stream.receive
             self._consumed(stream_id, half, receive_half.take(half, size), now_us)
-
-    def hold_writers(self) -> None:
-        """Let no application know that it may write (again), until `release_writers`."""
-        self._held = True
-        events = self._state.events
-        for event in [event for event in events if type(event) is WritableEvent]:
-            # Not delivered yet: it will be said again.
-            events.remove(event)
-            stream = self._streams.get(event.stream_id)
-            if stream is not None and stream.send is not None:
-                stream.send.congested = True
-
-    def release_writers(self) -> None:
-        """Let those know whom a hold kept waiting."""
-        self._held = False
-        for stream_id, stream in self._streams.items():
-            if stream.send is not None:
-                self._tell_writer(stream_id, stream.send)
 
     def compact(self) -> None:
         """Release acknowledged bytes that share a chunk with others; call before a snapshot."""
@@ -407,12 +388,7 @@ class Streams:
     def _end_turn(self, stream_id: int, half: SendHalf) -> None:
         self._turns.to_back(stream_id)
         self._settle(stream_id, half)
-        self._tell_writer(stream_id, half)
-
-    def _tell_writer(self, stream_id: int, half: SendHalf) -> None:
-        if self._held or not half.congested:
-            return
-        if half.end - half.next < limits.STREAM_BUFFER_LOW_BYTES:
+        if half.congested and half.end - half.next < limits.STREAM_BUFFER_LOW_BYTES:
             half.congested = False
             self._state.events.append(WritableEvent(stream_id))
 
