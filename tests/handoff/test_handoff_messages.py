@@ -53,7 +53,7 @@ EXAMPLES: list[Message] = [
     CutoverAck(CID, HANDOFF),
     Closed(CID, HANDOFF),
     Precopy(b"p" * 16, 4, 65_536, b"body"),
-    PrecopyEnd(b"p" * 16, b"sealed"),
+    PrecopyEnd(b"p" * 16),
     Precopied(b"p" * 16, True),
     Toss(b"\x40" * 1200, ("::1", 4433, 0, 0), (), 1),
 ]

@@ -177,7 +177,6 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "rearm": (0.0,),
     "receive_datagram": (b"", CLIENT, 0.0),
     "receive_datagrams": ([b""], CLIENT, 0.0),
-    "rehearsal": (),
     "request_key_update": (),
     "reset_stream": (0, 0),
     "resume_reading": (0,),

@@ -51,16 +51,3 @@ def test_a_quick_train_is_short_and_alone() -> None:
     connection.stay()
     (quick,) = connection.trains_to_send(pair.now, quick=True)
     assert len(quick.datagrams()) <= limits.QUICK_TRAIN_PACKETS
-
-
-def test_a_rehearsal_leaves_the_connection_as_it_was() -> None:
-    pair = busy_pair()
-    connection = pair.server.connection
-    before = connection.buffered_bytes()
-    state = connection.rehearsal()
-    assert not state.streams
-    assert state.name == connection.name
-    assert connection.buffered_bytes() == before
-    drain(pair)
-    pair.client.take_events()
-    assert connection.buffered_bytes() == 0

@@ -121,7 +121,6 @@ class Handoffs:
             copying = Copying(
                 session,
                 link,
-                self._mover.rehearse,
                 lambda: self._offer(machine, session, link),
                 self._waits.offer_s,
             )
@@ -243,9 +242,6 @@ class Handoffs:
             if isinstance(message, Ready) and frozen is not None:
                 # The last moment at which we may.
                 self._mover.part(frozen)
-            if isinstance(message, Offer):
-                # Before it is accepted: the source serves on meanwhile.
-                self._mover.copies.rehearse()
             self._machines.feed(machine, ev.Received(link.number, message))
 
     def link_lost(self, link: Link) -> None:

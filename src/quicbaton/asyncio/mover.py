@@ -7,7 +7,6 @@ moving, it does not end it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
 from time import monotonic, time
@@ -91,7 +90,7 @@ class Mover:
         self._host = host
 
         #: What sources have sent ahead of their batons.
-        self.copies = Copies(self.rehearse_resume)
+        self.copies = Copies()
 
     def freeze(self, connection_id: bytes, strays: Owner) -> Frozen:
         """Stop driving the connection; `strays` gets its datagrams.
@@ -159,31 +158,6 @@ class Mover:
         )
         sealed = seal(frozen.snapshot, fields, self._ring, os.urandom, time())
         return Sealed(peek(sealed).baton_id, baton_digest(sealed), sealed)
-
-    def rehearse(self, session: Session) -> bytes:
-        """What `snapshot` and `seal` do, without the application, and leaving all as it is."""
-        connection = session.connection
-        http = session.protocol._http
-        snapshot = Snapshot(
-            connection=connection.rehearsal(),
-            http3=None if http is None else export_state(http),
-            application=b"",
-            frozen_at_us=round(monotonic() * 1e6),
-            host=self._host,
-            precopied=None,
-        )
-        fields = BatonFields(connection_id=connection.name, term=0, source=self._name)
-        return seal(encode_snapshot(snapshot), fields, self._ring, os.urandom, time())
-
-    def rehearse_resume(self, sealed: bytes) -> None:
-        """What `open` does, without the application; what comes of it goes."""
-        with contextlib.suppress(QuicbatonError):  # The real one will say it.
-            opened = open_baton(sealed, self._ring, time(), self._name)
-            snapshot = decode_snapshot(opened.payload)
-            connection = self._make_connection(snapshot, None)
-            connection.prepare()
-            if snapshot.http3 is not None:
-                restore(connection, snapshot.http3)
 
     def thaw(self, frozen: Frozen) -> Session:
         """Bring it back here, as it was when it was frozen."""

@@ -34,6 +34,8 @@ from quicbaton.routing.table import Target
 
 _DIAL_TRIES: Final = 5
 _DIAL_PAUSE_S: Final = 0.1
+#: Of the 16 that the kernel draws at random: enough to tell boots apart, and in every baton.
+_BOOT_ID_BYTES: Final = 8
 
 
 class Node:

@@ -4,7 +4,7 @@
     ── Precopy, Precopy, …, PrecopyEnd ──────►   keeps them, by the copy's id
     ◄─ Precopied ────────────────────────────
     ── Precopy (what was written meanwhile) ─►
-    ── OFFER ────────────────────────────────►   rehearses
+    ── OFFER ────────────────────────────────►
     ◄─ ACCEPT ───────────────────────────────
     freezes
     ── Precopy (the same again) ─────────────►   reads, while the source seals
@@ -13,12 +13,6 @@
 Without it a connection of 1 MB in flight stands still for as long as that takes to be encoded,
 sealed, passed, opened and decoded: 4 ms, with it 1. Nothing depends on it: a copy that fails, or
 of which the destination keeps nothing, costs the handoff its speed and no more.
-
-A rehearsal does what comes next with a baton that is not meant: code and tables that a handoff
-needs are not in the processor's caches after megabytes went through them, and a step takes two to
-five times as long as the same step soon after. (The source needs none: the client's wait begins
-when it has sealed, see `Mover.part`.) The baton has the connection's keys, sealed as ever, and is
-worth nothing: no term is 0, and the ledger never hears of it.
 """
 
 from __future__ import annotations
@@ -53,7 +47,6 @@ class Copying:
         self,
         session: Session,
         link: Link,
-        rehearse: Callable[[Session], bytes],
         go_on: Callable[[], None],
         wait_s: float,
     ) -> None:
@@ -68,7 +61,7 @@ class Copying:
         self._deadline = asyncio.get_running_loop().call_later(wait_s, self.fail)
         session.connection.prepare_to_part()
         self.send(session.connection.stream_chunks())
-        link.send(PrecopyEnd(self.copy_id, rehearse(session)))
+        link.send(PrecopyEnd(self.copy_id))
 
     def on_copied(self, kept: bool) -> None:
         """The destination has what was sent, or says that it keeps nothing."""
@@ -111,9 +104,7 @@ class Copying:
 class Copies:
     """The destination's side: what sources have sent ahead. `kept` is by the copies' ids."""
 
-    def __init__(self, rehearse: Callable[[bytes], None]) -> None:
-        self._rehearse = rehearse
-        self._rehearsals: list[bytes] = []
+    def __init__(self) -> None:
         self.kept: dict[bytes, Pieces] = {}
         self._links: dict[bytes, int] = {}
         self._expiries: dict[bytes, asyncio.TimerHandle] = {}
@@ -122,7 +113,6 @@ class Copies:
         copy_id = message.precopy_id
         if isinstance(message, PrecopyEnd):
             link.send(Precopied(copy_id, copy_id in self.kept))
-            self._rehearsals.append(message.rehearsal)
             return
         pieces = self.kept.get(copy_id)
         if pieces is None:
@@ -135,12 +125,6 @@ class Copies:
         pieces.add(message.stream_id, message.offset, message.data)
         if self._is_too_much(pieces):
             self.drop(copy_id)
-
-    def rehearse(self) -> None:
-        """An offer is being accepted, and its baton comes next: this is the time."""
-        rehearsals, self._rehearsals = self._rehearsals, []
-        for rehearsal in rehearsals:
-            self._rehearse(rehearsal)
 
     def drop(self, copy_id: bytes) -> None:
         """Forget a copy: it was used, or will not be."""

@@ -168,10 +168,9 @@ class Precopy(
 class PrecopyEnd(
     msgspec.Struct, tag="precopy_end", array_like=True, frozen=True, forbid_unknown_fields=True
 ):
-    """Source: tell me when you have got so far. `rehearsal` is a baton that nobody will claim."""
+    """Source: tell me when you have got so far."""
 
     precopy_id: _Id
-    rehearsal: bytes
 
 
 class Precopied(

@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from aioquic.quic import events as aioquic_events
 from aioquic.quic.logger import QuicLoggerTrace
-from msgspec import structs
 
 from quicbaton import limits
 from quicbaton.errors import (
@@ -308,19 +307,6 @@ class Connection(ConnectionView):
         """Make what the first packet would have to wait for, while there is time."""
         self._check()
         self._protection.prepare()
-
-    def rehearsal(self) -> ConnectionState:
-        """The state without what streams and queues hold, as it is: to be encoded, not kept."""
-        self._check()
-        return structs.replace(
-            self._state,
-            streams={},
-            order=[],
-            events=[],
-            datagrams=[],
-            tokens=[],
-            tokens_due=[],
-        )
 
     def prepare_to_part(self) -> None:
         """A handoff is near: until `stay`, keep room for three short trains in the window, two to

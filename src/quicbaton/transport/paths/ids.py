@@ -27,6 +27,7 @@ from quicbaton.transport.frames import (
     encode_varint,
 )
 from quicbaton.transport.state import (
+    NEVER,
     NONE,
     Event,
     IdIssuedEvent,
