@@ -60,7 +60,7 @@ _WARM_UP_LINK_S = 1.5
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this benchmark's own options."""
-    parser.add_argument("--mb", type=int, default=0, help="unthrottled download (400; quick: 100)")
+    parser.add_argument("--mb", type=int, default=0, help="unthrottled download (600; quick: 300)")
     parser.add_argument("--every-ms", type=int, default=200, help="time between handoffs (200)")
     parser.add_argument("--delay-ms", type=float, default=10.0, help="the link's, each way (10)")
     parser.add_argument("--mbit", type=float, default=100.0, help="the link's rate, 0: none (100)")
@@ -308,7 +308,7 @@ async def _run(
 async def _local(
     pair: _Pair, port: int, options: argparse.Namespace, step: Callable[[int, int, str], None]
 ) -> dict[str, Any]:
-    size = (options.mb or (100 if options.quick else 400)) * _MB
+    size = (options.mb or (300 if options.quick else 600)) * _MB
     runs: list[_Run] = []
     ratios, rounds = [], []
     usual: list[float] = []
