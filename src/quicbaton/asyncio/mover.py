@@ -109,7 +109,7 @@ class Mover:
         """Send the next of what `freeze` has made. It comes before the commit or not at all."""
         if frozen.parting:
             for train in frozen.parting.pop(0):
-                self._endpoint.udp.send_or_drop(train)
+                self._endpoint.udp.send(train)
 
     def snapshot(self, frozen: Frozen, copying: Copying | None) -> Frozen:
         """With the snapshot, less what has been copied ahead of it.

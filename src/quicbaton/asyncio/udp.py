@@ -175,11 +175,6 @@ class UdpSocket:
             self._outbox.append(rest)
             self._loop.add_writer(self.sock.fileno(), self._on_writable)
 
-    def send_or_drop(self, train: Train) -> None:
-        """Send a train now, as far as the socket takes it; nothing of it goes out later."""
-        if not self._outbox:
-            self._try_send(train)
-
     def send_datagram(self, data: bytes, remote: Address, local: Address = ()) -> None:
         self.send(Train(data, len(data), remote, local))
 
