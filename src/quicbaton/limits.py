@@ -27,9 +27,8 @@ MAX_ACK_RANGES_SENT: Final = 64
 #: longer inside one read of the socket.
 ACK_EVERY_PACKETS: Final = 2
 
-#: Streams of one type a peer may have open at once, and bytes per stream and connection. The
-#: windows grow by auto-tuning up to the maxima.
-INITIAL_STREAM_WINDOW_BYTES: Final = 1 << 20
+#: Bytes a peer may send ahead, per stream and connection: windows begin as the handshake promised
+#: and grow by auto-tuning up to these.
 MAX_STREAM_WINDOW_BYTES: Final = 16 << 20
 MAX_CONNECTION_WINDOW_BYTES: Final = 24 << 20
 #: Disjoint segments kept per stream before the gap below them is filled: a peer that sends every
@@ -38,8 +37,6 @@ MAX_STREAM_SEGMENTS: Final = 4096
 #: Adjoining pieces of a stream are joined up to this size: fewer objects, and no byte is copied
 #: more often than the size over that of a piece.
 MAX_JOINED_BYTES: Final = 16_384
-#: Streams of one type that the peer may have open at once, unless configured otherwise.
-PEER_STREAMS_WINDOW: Final = 128
 #: Unsent bytes of a stream at which the application is told to wait, and below which it is told
 #: to go on: two trains are ready while it produces more.
 STREAM_BUFFER_HIGH_BYTES: Final = 512 << 10

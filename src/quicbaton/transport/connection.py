@@ -174,7 +174,7 @@ class Connection(ConnectionView):
         return self._ids.local_cids()
 
     def send_buffer_bytes(self, stream_id: int) -> int:
-        """Bytes written to a stream that its peer has not acknowledged yet."""
+        """Bytes written to a stream that were never sent yet."""
         self._check()
         return self._streams.buffered_bytes(stream_id)
 
