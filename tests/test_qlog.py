@@ -2,7 +2,7 @@
 
 import msgspec
 
-from quicbaton.asyncio.qlog import QlogFolder
+from quicbaton.asyncio.qlog_folder import QlogFolder
 
 
 def read(path):

@@ -39,11 +39,11 @@ from bench.owners import Owner, Watcher, make_folder, tell
 from bench.processes import Program
 from bench.servers.handoff_server import Content, Memory, Protocol, server_configuration
 from bench.watcher import Order
-from quicbaton.asyncio.endpoint import Endpoint
-from quicbaton.asyncio.node import boot_id
+from quicbaton.asyncio.endpoint.endpoint import Endpoint
+from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.endpoint.udp import open_udp
+from quicbaton.asyncio.node.node import boot_id
 from quicbaton.asyncio.server import make_endpoint
-from quicbaton.asyncio.session import Session
-from quicbaton.asyncio.udp import open_udp
 from quicbaton.baton.seal import BatonFields, open_baton, seal
 from quicbaton.baton.snapshot import Snapshot, decode_snapshot, encode_snapshot
 from quicbaton.cli.certificate import CertificateFiles
@@ -161,7 +161,7 @@ async def _snapshot_when_idle(endpoint: Endpoint) -> bytes:
 
 
 def _snapshot(session: Session) -> bytes:
-    """What `quicbaton.asyncio.handoffs` does between a freeze and a seal."""
+    """What `quicbaton.asyncio.moving.handoffs` does between a freeze and a seal."""
     protocol = session.protocol
     application = protocol.export_state()
     http3 = None if protocol._http is None else export_state(protocol._http)
@@ -278,7 +278,7 @@ def _cpu_ns() -> int:
 
 
 def _resume(snapshot: Snapshot, endpoint: Endpoint) -> Session:
-    """What `quicbaton.asyncio.handoffs` does once the connection is its own."""
+    """What `quicbaton.asyncio.moving.handoffs` does once the connection is its own."""
     now = monotonic()
     connection = Connection.resume(
         snapshot.connection,

@@ -26,10 +26,10 @@ from aioquic.quic.events import ProtocolNegotiated, QuicEvent
 
 from bench.servers.application import CHUNK_BYTES, MAX_DATA, MAX_STREAM_DATA, make_body
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
-from quicbaton.asyncio import commands as c
-from quicbaton.asyncio.node import Node
-from quicbaton.asyncio.takeover import Arrival, ask_for_socket
-from quicbaton.asyncio.udp import open_udp
+from quicbaton.asyncio.endpoint.udp import open_udp
+from quicbaton.asyncio.node.node import Node
+from quicbaton.asyncio.node.takeover import Arrival, ask_for_socket
+from quicbaton.asyncio.peers import commands as c
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.http3 import H3Connection
 from quicbaton.keys.key_ring import KeyRing

@@ -21,7 +21,7 @@ from loopback import (
 )
 
 from quicbaton.asyncio import QuicServer, connect, serve
-from quicbaton.asyncio.udp import Datagram
+from quicbaton.asyncio.endpoint.udp import Datagram
 from quicbaton.cli.certificate import CertificateFiles
 
 CLIENTS = {"aioquic": aioquic.asyncio.connect, "quicbaton": connect}

@@ -22,8 +22,8 @@ from loopback import (
 )
 
 from quicbaton.asyncio import connect, serve
-from quicbaton.asyncio import udp as udp_module
-from quicbaton.asyncio.udp import Datagram, UdpSocket, open_udp
+from quicbaton.asyncio.endpoint import udp as udp_module
+from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket, open_udp
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.transport.sender import Train
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 import msgspec
 from moving_server import Options, content
 
-from quicbaton.asyncio import commands as c
+from quicbaton.asyncio.peers import commands as c
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.control import CommandFailedError, ask
 from quicbaton.cli.curl import Outcome, Progress

@@ -29,10 +29,10 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEvent
 
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable, failpoints
-from quicbaton.asyncio import commands as c
-from quicbaton.asyncio.node import Node
-from quicbaton.asyncio.takeover import Arrival, ask_for_socket
-from quicbaton.asyncio.udp import open_udp
+from quicbaton.asyncio.endpoint.udp import open_udp
+from quicbaton.asyncio.node.node import Node
+from quicbaton.asyncio.node.takeover import Arrival, ask_for_socket
+from quicbaton.asyncio.peers import commands as c
 from quicbaton.errors import PeerError, QuicbatonError, RefusedError
 from quicbaton.handoff import Waits
 from quicbaton.http3 import H3Connection

@@ -21,7 +21,7 @@ from moving_server import content
 from wire import Relay, check
 
 from crowd import crowd
-from quicbaton.asyncio import commands as c
+from quicbaton.asyncio.peers import commands as c
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.handoff import Waits
 from quicbaton.keys.cluster_key import ClusterKey

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from harness import until
 
-from quicbaton.asyncio.channel import Channel, Listener, connect_channel
-from quicbaton.asyncio.link import Link
-from quicbaton.asyncio.peers import Peers
+from quicbaton.asyncio.peers.channel import Channel, Listener, connect_channel
+from quicbaton.asyncio.peers.link import Link
+from quicbaton.asyncio.peers.peers import Peers
 from quicbaton.errors import PeerError
 from quicbaton.handoff import Hello, encode
 from quicbaton.handoff.messages import PROTOCOL_VERSION, Cutover, Message

@@ -14,11 +14,11 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.tls import SessionTicketHandler
 
-from quicbaton.asyncio.endpoint import CreateProtocol
-from quicbaton.asyncio.handshaking import Handshaking
+from quicbaton.asyncio.endpoint.endpoint import CreateProtocol
+from quicbaton.asyncio.endpoint.handshaking import Handshaking
+from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.asyncio.protocol import QuicConnectionProtocol, StreamHandler
-from quicbaton.asyncio.session import Session
-from quicbaton.asyncio.udp import Datagram, UdpSocket
 from quicbaton.handshake import Promotion, prepare
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.state import Address

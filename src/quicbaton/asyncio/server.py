@@ -8,9 +8,9 @@ from typing import Any
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
 
-from quicbaton.asyncio.endpoint import CreateProtocol, Endpoint, Owner
+from quicbaton.asyncio.endpoint.endpoint import CreateProtocol, Endpoint, Owner
+from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.protocol import QuicConnectionProtocol, StreamHandler
-from quicbaton.asyncio.udp import open_udp
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.routing.quic_lb import IdFactory, IdLayout, Place

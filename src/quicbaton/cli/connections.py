@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from quicbaton.asyncio import commands as c
+from quicbaton.asyncio.peers import commands as c
 from quicbaton.cli.control import ask_now
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import ConfigurationError

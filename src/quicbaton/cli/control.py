@@ -6,9 +6,9 @@ import asyncio
 from pathlib import Path
 from typing import TypeVar
 
-from quicbaton.asyncio import commands as c
-from quicbaton.asyncio.channel import connect_channel
-from quicbaton.asyncio.takeover import read_frames
+from quicbaton.asyncio.node.takeover import read_frames
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.channel import connect_channel
 from quicbaton.errors import PeerError, QuicbatonError
 
 _Frame = TypeVar("_Frame", bound=c.Frame)

@@ -18,11 +18,11 @@ from typing import Any, Final, TextIO
 from aioquic.h3.connection import H3_ALPN
 from aioquic.quic.configuration import QuicConfiguration
 
-from quicbaton.asyncio import commands as c
-from quicbaton.asyncio.node import Node
-from quicbaton.asyncio.qlog import QlogFolder
-from quicbaton.asyncio.takeover import Arrival, ask_for_socket
-from quicbaton.asyncio.udp import open_udp
+from quicbaton.asyncio.endpoint.udp import open_udp
+from quicbaton.asyncio.node.node import Node
+from quicbaton.asyncio.node.takeover import Arrival, ask_for_socket
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.qlog_folder import QlogFolder
 from quicbaton.cli import user_state
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.control import ask

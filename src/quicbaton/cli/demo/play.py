@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from quicbaton.asyncio import commands as c
+from quicbaton.asyncio.peers import commands as c
 from quicbaton.cli.certificate import write_self_signed
 from quicbaton.cli.curl import Progress
 from quicbaton.cli.demo.processes import Client, Server

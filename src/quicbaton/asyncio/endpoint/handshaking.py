@@ -11,7 +11,7 @@ from aioquic.quic import events
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicErrorCode
 
-from quicbaton.asyncio.udp import Datagram, UdpSocket
+from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.errors import RefusedError
 from quicbaton.handshake import Promotion, promote, ready
 from quicbaton.transport.state import Address

@@ -30,17 +30,17 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from quicbaton.asyncio import commands as c
-from quicbaton.asyncio.channel import Channel, connect_channel
+from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.failpoints import reach
-from quicbaton.asyncio.machines import Report
-from quicbaton.asyncio.session import Session
+from quicbaton.asyncio.moving.machines import Report
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.channel import Channel, connect_channel
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.handoff import Outcome
 from quicbaton.limits import MAX_CONCURRENT_HANDOFFS
 
 if TYPE_CHECKING:
-    from quicbaton.asyncio.node import Node
+    from quicbaton.asyncio.node.node import Node
 
 #: How often connections that could not move are tried again.
 _RETRY_S: Final = 0.05

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from quicbaton.asyncio.udp import attach_steering
+from quicbaton.asyncio.endpoint.udp import attach_steering
 from quicbaton.routing.quic_lb import IdLayout
 from quicbaton.routing.steering import pack_program, steering_program
 

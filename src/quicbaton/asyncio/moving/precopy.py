@@ -22,8 +22,8 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from quicbaton.asyncio.link import Link
-from quicbaton.asyncio.session import Session
+from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.peers.link import Link
 from quicbaton.baton.precopy import Pieces
 from quicbaton.handoff.messages import Precopied, Precopy, PrecopyEnd
 from quicbaton.limits import HANDOFF_OFFER_S, MAX_BATON_BYTES, MAX_PRECOPIES_BYTES

@@ -11,18 +11,18 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
-from quicbaton.asyncio import commands as c
-from quicbaton.asyncio.channel import Channel, Listener, connect_channel
+from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.endpoint.steer import steer
+from quicbaton.asyncio.endpoint.udp import Datagram, open_udp
 from quicbaton.asyncio.failpoints import on_cut
-from quicbaton.asyncio.handoffs import Handoffs
-from quicbaton.asyncio.link import Link
-from quicbaton.asyncio.machines import Report
-from quicbaton.asyncio.peers import Peers
+from quicbaton.asyncio.moving.handoffs import Handoffs
+from quicbaton.asyncio.moving.machines import Report
+from quicbaton.asyncio.node.takeover import Departure
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.channel import Channel, Listener, connect_channel
+from quicbaton.asyncio.peers.link import Link
+from quicbaton.asyncio.peers.peers import Peers
 from quicbaton.asyncio.server import make_endpoint
-from quicbaton.asyncio.session import Session
-from quicbaton.asyncio.steer import steer
-from quicbaton.asyncio.takeover import Departure
-from quicbaton.asyncio.udp import Datagram, open_udp
 from quicbaton.errors import CallerError, PeerError, QuicbatonError
 from quicbaton.handoff import Outcome, Waits
 from quicbaton.handoff.messages import Toss

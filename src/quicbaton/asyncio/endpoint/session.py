@@ -6,8 +6,8 @@ import asyncio
 from time import monotonic
 from typing import Protocol
 
+from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
-from quicbaton.asyncio.udp import Datagram, UdpSocket
 from quicbaton.transport.connection import Connection
 
 

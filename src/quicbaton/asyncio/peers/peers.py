@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from quicbaton.asyncio.link import Link
-from quicbaton.asyncio.process_watch import ProcessWatch
+from quicbaton.asyncio.peers.link import Link
+from quicbaton.asyncio.peers.process_watch import ProcessWatch
 
 
 class Peer:

@@ -17,10 +17,10 @@ from aioquic.quic.logger import QuicLoggerTrace
 from aioquic.quic.packet import QuicErrorCode, encode_quic_retry
 from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
 
-from quicbaton.asyncio.handshaking import Handshaking
+from quicbaton.asyncio.endpoint.handshaking import Handshaking
+from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.asyncio.protocol import QuicConnectionProtocol, StreamHandler
-from quicbaton.asyncio.session import Session
-from quicbaton.asyncio.udp import Datagram, UdpSocket
 from quicbaton.errors import RefusedError
 from quicbaton.handshake import Promotion, prepare, refuse
 from quicbaton.keys.key_ring import KeyRing

@@ -15,15 +15,15 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from quicbaton.asyncio.endpoint import Endpoint
+from quicbaton.asyncio.endpoint.endpoint import Endpoint
+from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.endpoint.udp import Datagram
 from quicbaton.asyncio.failpoints import reach
-from quicbaton.asyncio.link import Link
-from quicbaton.asyncio.machines import Machine, Machines, Report
-from quicbaton.asyncio.mover import Frozen, Given, Mover, Opened
-from quicbaton.asyncio.precopy import Copying, is_worth_it
-from quicbaton.asyncio.session import Session
-from quicbaton.asyncio.strays import Sink, datagrams, deliver
-from quicbaton.asyncio.udp import Datagram
+from quicbaton.asyncio.moving.machines import Machine, Machines, Report
+from quicbaton.asyncio.moving.mover import Frozen, Given, Mover, Opened
+from quicbaton.asyncio.moving.precopy import Copying, is_worth_it
+from quicbaton.asyncio.moving.strays import Sink, datagrams, deliver
+from quicbaton.asyncio.peers.link import Link
 from quicbaton.baton.versions import FORMAT_VERSION
 from quicbaton.errors import PeerError, QuicbatonError, RefusedError
 from quicbaton.handoff import (

@@ -6,8 +6,8 @@ import asyncio
 import os
 from collections.abc import Callable
 
-from quicbaton.asyncio.channel import Channel
-from quicbaton.asyncio.process_watch import ProcessWatch
+from quicbaton.asyncio.peers.channel import Channel
+from quicbaton.asyncio.peers.process_watch import ProcessWatch
 from quicbaton.baton.versions import readable_versions
 from quicbaton.errors import PeerError
 from quicbaton.handoff import FrameReader, Hello, encode, shared_formats

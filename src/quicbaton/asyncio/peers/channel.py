@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from quicbaton.asyncio.process_watch import ProcessWatch
+from quicbaton.asyncio.peers.process_watch import ProcessWatch
 from quicbaton.errors import ConfigurationError, PeerError
 
 #: Bytes read at once.

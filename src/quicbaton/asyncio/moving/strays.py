@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from quicbaton.asyncio.session import Session
-from quicbaton.asyncio.udp import Datagram
+from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.endpoint.udp import Datagram
 from quicbaton.handoff.messages import Stray
 
 

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from aioquic.quic.logger import QuicLoggerTrace
 
-from quicbaton.asyncio.endpoint import Endpoint, Owner
-from quicbaton.asyncio.precopy import Copies, Copying
+from quicbaton.asyncio.endpoint.endpoint import Endpoint, Owner
+from quicbaton.asyncio.endpoint.session import Session, send_first
+from quicbaton.asyncio.endpoint.udp import Datagram
+from quicbaton.asyncio.moving.precopy import Copies, Copying
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
-from quicbaton.asyncio.session import Session, send_first
-from quicbaton.asyncio.udp import Datagram
 from quicbaton.baton.header import BatonHeader, peek
 from quicbaton.baton.precopy import Pieces, leave_out
 from quicbaton.baton.seal import BatonFields, baton_digest, open_baton, seal

@@ -1,0 +1,1 @@
+"""What takes a connection off this process and puts it on: performs what `handoff` decides."""
