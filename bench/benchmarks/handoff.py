@@ -35,8 +35,8 @@ from bench.owners import Owner, Watcher, make_folder, tell
 from bench.processes import Program
 from bench.servers.handoff_server import DATA_TRAIN_BYTES, Content
 from bench.watcher import Account, Order
-from quicbaton.asyncio.node.takeover import read_frames
 from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import read_frames
 from quicbaton.asyncio.peers.channel import connect_channel
 from quicbaton.cli.certificate import CertificateFiles
 

@@ -42,7 +42,7 @@ from bench.watcher import Order
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.udp import open_udp
-from quicbaton.asyncio.node.node import boot_id
+from quicbaton.asyncio.host import boot_id
 from quicbaton.asyncio.server import make_endpoint
 from quicbaton.baton.seal import BatonFields, open_baton, seal
 from quicbaton.baton.snapshot import Snapshot, decode_snapshot, encode_snapshot

@@ -28,8 +28,9 @@ from bench.servers.application import CHUNK_BYTES, MAX_DATA, MAX_STREAM_DATA, ma
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.node.node import Node
-from quicbaton.asyncio.node.takeover import Arrival, ask_for_socket
+from quicbaton.asyncio.node.takeover import Arrival
 from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import ask_for_socket
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.http3 import H3Connection
 from quicbaton.keys.key_ring import KeyRing

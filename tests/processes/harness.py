@@ -17,8 +17,8 @@ import msgspec
 from moving_server import Options, content
 
 from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import CommandFailedError, ask
 from quicbaton.cli.certificate import CertificateFiles
-from quicbaton.cli.control import CommandFailedError, ask
 from quicbaton.cli.curl import Outcome, Progress
 from quicbaton.errors import PeerError
 from quicbaton.handoff import Waits

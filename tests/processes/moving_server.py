@@ -31,8 +31,9 @@ from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEv
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable, failpoints
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.node.node import Node
-from quicbaton.asyncio.node.takeover import Arrival, ask_for_socket
+from quicbaton.asyncio.node.takeover import Arrival
 from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import ask_for_socket
 from quicbaton.errors import PeerError, QuicbatonError, RefusedError
 from quicbaton.handoff import Waits
 from quicbaton.http3 import H3Connection

@@ -20,12 +20,12 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.node.node import Node
-from quicbaton.asyncio.node.takeover import Arrival, ask_for_socket
+from quicbaton.asyncio.node.takeover import Arrival
 from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import ask, ask_for_socket
 from quicbaton.asyncio.qlog_folder import QlogFolder
 from quicbaton.cli import user_state
 from quicbaton.cli.certificate import CertificateFiles
-from quicbaton.cli.control import ask
 from quicbaton.cli.file_server import FileProtocol
 from quicbaton.cli.folder import Folder
 from quicbaton.cli.reporter import Reporter, add_json_option

@@ -8,34 +8,32 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
 from typing import Any, Final
 
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.steer import steer
 from quicbaton.asyncio.endpoint.udp import Datagram, open_udp
 from quicbaton.asyncio.failpoints import on_cut
+from quicbaton.asyncio.host import boot_id
 from quicbaton.asyncio.moving.handoffs import Handoffs
-from quicbaton.asyncio.moving.machines import Report
+from quicbaton.asyncio.node.connections import ConnectionCommands
+from quicbaton.asyncio.node.control import Control
 from quicbaton.asyncio.node.takeover import Departure
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.channel import Channel, Listener, connect_channel
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.asyncio.peers.peers import Peers
 from quicbaton.asyncio.server import make_endpoint
-from quicbaton.errors import CallerError, PeerError, QuicbatonError
-from quicbaton.handoff import Outcome, Waits
+from quicbaton.errors import CallerError, QuicbatonError
+from quicbaton.handoff import Waits
 from quicbaton.handoff.messages import Toss
 from quicbaton.handoff.waits import DEFAULT_WAITS
 from quicbaton.keys.key_ring import KeyRing
-from quicbaton.limits import MAX_HANDOFF_MESSAGE_BYTES
 from quicbaton.routing.quic_lb import Place
 from quicbaton.routing.table import Target
 
 _DIAL_TRIES: Final = 5
 _DIAL_PAUSE_S: Final = 0.1
-#: Of the 16 that the kernel draws at random: enough to tell boots apart, and in every baton.
-_BOOT_ID_BYTES: Final = 8
 
 
 class Node:
@@ -81,7 +79,18 @@ class Node:
         self.endpoint.on_session_over = self.handoffs.on_session_over
         self.endpoint.on_retired = self.handoffs.on_retired
         self.endpoint.on_foreign = self._toss
-        self._listeners = [Listener(control, self._on_channel)]
+        connections = ConnectionCommands(self.endpoint, self.handoffs, self.link_to)
+        self._control = Control(
+            {
+                **connections.handlers(),
+                c.Join: self._join,
+                c.Introduce: self._introduce,
+                c.TakeOver: self._depart,
+            },
+            open_link=self._on_open_link,
+            spawn=self.spawn,
+        )
+        self._listeners = [Listener(control, self._control.on_channel)]
         on_cut(self._cut_links)
 
     # --- commands of this process ---------------------------------------------------------------
@@ -107,7 +116,7 @@ class Node:
 
     def also_listen(self, control: Path) -> None:
         """Answer at another control socket, too: that of the process which this one replaced."""
-        self._listeners.append(Listener(control, self._on_channel))
+        self._listeners.append(Listener(control, self._control.on_channel))
 
     async def link_to(self, name: str) -> Link:
         """The link to the process with this control socket, opened if need be."""
@@ -133,22 +142,12 @@ class Node:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def find(self, prefix: str) -> Session:
-        """The one connection whose name begins with `prefix` (hexadecimal)."""
-        found = [
-            session
-            for name, session in self.endpoint.sessions.items()
-            if name.hex().startswith(prefix.lower())
-        ]
-        if len(found) != 1:
-            text = "no connection" if not found else f"{len(found)} connections"
-            raise CallerError(
-                f"{text} here whose name begins with {prefix!r}: see `ps`",
-                code="no_such_connection",
-            )
-        return found[0]
-
     # --- links ----------------------------------------------------------------------------------
+
+    def _on_open_link(self, channel: Channel, rest: bytes) -> None:
+        link = self._open_link(channel)
+        if rest:
+            link.feed(rest)
 
     def _open_link(self, channel: Channel) -> Link:
         link = Link(
@@ -228,135 +227,27 @@ class Node:
         if self.departure is not None:
             self.departure.on_session(session)
 
-    # --- the control socket ---------------------------------------------------------------------
-
-    def _on_channel(self, channel: Channel) -> None:
-        reader = c.CommandReader()
-
-        def on_data(data: bytes) -> None:
-            try:
-                frame = reader.feed(data)
-            except PeerError:
-                channel.abort()
-                return
-            if frame is None:
-                return
-            if isinstance(frame, c.OpenLink):
-                link = self._open_link(channel)
-                if reader.rest:
-                    link.feed(reader.rest)
-                return
-            self.spawn(lambda: self._answer(channel, frame))
-
-        channel.on_data = on_data
-
-    async def _answer(self, channel: Channel, frame: c.Frame) -> None:
-        try:
-            await self._carry_out(channel, frame)
-        except QuicbatonError as error:
-            channel.write(c.encode(c.Answer(False, error.code, str(error))))
-        except OSError as error:
-            channel.write(c.encode(c.Answer(False, "os", str(error))))
-        except Exception as error:
-            # The task's outermost boundary: whoever asked must not wait for ever.
-            text = f"{type(error).__name__}: see the server's log"
-            channel.write(c.encode(c.Answer(False, "internal", text)))
-            raise
-
-    async def _carry_out(self, channel: Channel, frame: c.Frame) -> None:
-        match frame:
-            case c.ListConnections():
-                channel.write(c.encode(self._connections()))
-            case c.HandOff():
-                session = self.find(frame.connection)
-                link = await self.link_to(frame.to)
-                report = await self.handoffs.hand_over(session, link)
-                channel.write(c.encode(_answer_of(report, Outcome.GIVEN)))
-            case c.Save():
-                session = self.find(frame.connection)
-                report = await self.handoffs.save(session, Path(frame.path))
-                ok = report.code == "saved"
-                channel.write(c.encode(c.Answer(ok, report.code, report.message)))
-            case c.Resume():
-                report = await self.handoffs.resume_file(_read_baton(Path(frame.path)))
-                channel.write(c.encode(_answer_of(report, Outcome.RESUMED)))
-            case c.Join():
-                self._join(channel, frame.name)
-            case c.Introduce():
-                self._introduce(frame.worker, frame.name)
-                channel.write(c.encode(c.Answer(True, "ok", "known")))
-            case c.TakeOver():
-                await self._depart(channel, frame)
-            case _:
-                raise PeerError("that is an answer, not a command", code="unexpected_message")
-
-    def _connections(self) -> c.Connections:
-        udp = self.endpoint.udp
-        infos = [self._describe(session) for session in self.endpoint.sessions.values()]
-        infos += [
-            c.ConnectionInfo(
-                connection=handshake.name,
-                state="handshake",
-                peer=handshake.peer,
-                server_name="",
-                alpn="",
-                age_s=monotonic() - handshake.since_s,
-                rtt_ms=0.0,
-                streams=0,
-                buffered_bytes=0,
-                term=0,
-                cutover_pending=False,
-            )
-            for handshake in self.endpoint.handshakes
-        ]
-        return c.Connections(
-            pid=os.getpid(),
-            address=_spell(udp.address),
-            accepted=self.endpoint.accepted,
-            resumed=self.handoffs.resumed,
-            given=self.handoffs.given,
-            datagrams_sent=udp.datagrams_sent,
-            datagrams_received=udp.datagrams_received,
-            datagrams_forwarded=self.handoffs.forwarded,
-            connections=infos,
-        )
-
-    def _describe(self, session: Session) -> c.ConnectionInfo:
-        connection = session.connection
-        return c.ConnectionInfo(
-            connection=connection.name.hex(),
-            state="open",
-            peer=_spell(connection.peer_address),
-            server_name=connection.server_name,
-            alpn=connection.alpn,
-            age_s=connection.age_s,
-            rtt_ms=connection.smoothed_rtt_s * 1000,
-            streams=connection.stream_count,
-            buffered_bytes=connection.buffered_bytes(),
-            term=self.handoffs.ledger.record(connection.name).term,
-            cutover_pending=connection.cutover_pending,
-        )
-
     # --- sharing the port -----------------------------------------------------------------------
 
-    def _join(self, channel: Channel, name: str) -> None:
+    async def _join(self, channel: Channel, frame: c.Join) -> None:
         """Give another process a socket of its own on our port, and steer to both."""
         place = self.endpoint.table.place
         worker = max(self.workers) + 1
         address = self.endpoint.udp.address
         sibling = open_udp(str(address[0]), int(address[1]), reuse_port=True)
-        self.workers[worker] = name
+        self.workers[worker] = frame.name
         self.endpoint.table.peers.add(Place(place.node, worker))
         # Kept open: the kernel numbers a group's sockets by age, and closing one renumbers them.
         self._siblings.append(sibling)
-        self._siblings_of.setdefault(name, []).append(sibling)
+        self._siblings_of.setdefault(frame.name, []).append(sibling)
         steer(self.endpoint.udp.sock, self.endpoint.ids.layout, len(self._siblings) + 1)
         joined = c.Joined(place.node, worker, dict(self.workers))
         channel.write_descriptors(c.encode(joined), [sibling.fileno()])
 
-    def _introduce(self, worker: int, name: str) -> None:
-        self.workers[worker] = name
-        self.endpoint.table.peers.add(Place(self.endpoint.table.place.node, worker))
+    async def _introduce(self, _channel: Channel, frame: c.Introduce) -> c.Frame:
+        self.workers[frame.worker] = frame.name
+        self.endpoint.table.peers.add(Place(self.endpoint.table.place.node, frame.worker))
+        return c.Answer(True, "ok", "known")
 
     async def _depart(self, channel: Channel, frame: c.TakeOver) -> None:
         if self.departure is not None:
@@ -366,29 +257,3 @@ class Node:
             await self.departure.run()
         finally:
             self.departure = None
-
-
-def _read_baton(path: Path) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(MAX_HANDOFF_MESSAGE_BYTES + 1)
-    if len(data) > MAX_HANDOFF_MESSAGE_BYTES:
-        raise PeerError(f"{path} is too big for a baton", code="baton_too_big")
-    return data
-
-
-def _answer_of(report: Report, wanted: Outcome) -> c.Answer:
-    return c.Answer(report.outcome is wanted, report.code, report.message)
-
-
-def _spell(address: tuple[Any, ...]) -> str:
-    host = str(address[0]).removeprefix("::ffff:")
-    return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
-
-
-def boot_id() -> bytes:
-    """Names this boot of this host: monotonic clocks compare within it, and nowhere else."""
-    try:
-        text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-    except OSError:
-        return socket.gethostname().encode()[:_BOOT_ID_BYTES].ljust(_BOOT_ID_BYTES, b"\0")
-    return bytes.fromhex(text.strip().replace("-", ""))[:_BOOT_ID_BYTES]

@@ -23,18 +23,16 @@ has exited counts as dead.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.failpoints import reach
 from quicbaton.asyncio.moving.machines import Report
 from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.channel import Channel, connect_channel
+from quicbaton.asyncio.peers.channel import Channel
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.handoff import Outcome
 from quicbaton.limits import MAX_CONCURRENT_HANDOFFS
@@ -325,46 +323,3 @@ class Arrival:
         node.start()
         self.reading = True
         reach("takeover_reading")
-
-
-async def ask_for_socket(
-    predecessor: Path, command: c.TakeOver | c.Join
-) -> tuple[Channel, asyncio.Queue[c.Frame], Any, int]:
-    """Send a command that is answered with a descriptor; the channel, its further frames, the
-    answer and the descriptor."""
-    channel = await connect_channel(predecessor)
-    frames = read_frames(channel)
-    channel.write(c.encode(command))
-    channel.start()
-    answer = await frames.get()
-    descriptors = channel.take_descriptors()
-    if isinstance(answer, c.Answer) or len(descriptors) != 1:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        channel.close()
-        text = answer.message if isinstance(answer, c.Answer) else "it passed no socket"
-        raise PeerError(f"{predecessor} refused: {text}", code="refused")
-    return channel, frames, answer, descriptors[0]
-
-
-def read_frames(channel: Channel) -> asyncio.Queue[c.Frame]:
-    """Frames that a command's channel brings; ends with an `Answer` in any case."""
-    frames: asyncio.Queue[c.Frame] = asyncio.Queue()
-    reader = c.CommandReader()
-
-    def on_data(data: bytes) -> None:
-        try:
-            frame = reader.feed(data)
-            while frame is not None:
-                frames.put_nowait(frame)
-                frame = reader.feed(b"")
-        except PeerError as error:
-            frames.put_nowait(c.Answer(False, error.code, str(error)))
-            channel.abort()
-
-    def on_lost() -> None:
-        frames.put_nowait(c.Answer(False, "link_lost", "the other process hung up"))
-
-    channel.on_data = on_data
-    channel.on_lost = on_lost
-    return frames

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from quicbaton.asyncio.peers import commands as c
-from quicbaton.cli.control import ask
+from quicbaton.asyncio.peers.asking import ask
 from quicbaton.cli.curl import Outcome, Progress
 from quicbaton.errors import PeerError
 
