@@ -1,10 +1,14 @@
 """What the two sides of a handoff say to each other, and its bytes on a link.
 
-A link is a reliable, ordered byte stream between two processes of one host (a Unix socket in a
-private directory, the peer's uid checked). Each side opens with `Hello`. Then messages of any
-number of handoffs interleave, each named by its connection and its handoff id: 16 random bytes
-that the source draws for an offer and the destination draws for a saved baton. The handoff id
-names one attempt and is what that attempt may claim with, so it never appears in a log.
+A link is a reliable, ordered byte stream between two processes: on one host a Unix socket in a
+private directory, the peer's uid checked; between hosts TLS, both certificates checked. Each side
+opens with `Hello`. Then messages of any number of handoffs interleave, each named by its connection
+and its handoff id: 16 random bytes that the source draws for an offer and the destination draws for
+a saved baton. The handoff id names one attempt and is what that attempt may claim with, so it never
+appears in a log.
+
+A kind of message never changes its shape. What a release adds are new kinds, and it sends them to
+those only that read its own baton format (`Hello.formats`): so it talks to the release before.
 
 On the wire a message is a 4-byte big-endian length and a MessagePack array that starts with the
 message's name. Nothing is optional: a missing, surplus or ill-typed field is a `PeerError`.
@@ -19,7 +23,7 @@ import msgspec
 from quicbaton.errors import PeerError
 from quicbaton.limits import MAX_HANDOFF_MESSAGE_BYTES
 
-#: Raised with every change to a message. Both sides of a link must speak the same.
+#: Both sides of a link must speak the same.
 PROTOCOL_VERSION: Final = 1
 
 _LENGTH_BYTES: Final = 4
@@ -74,6 +78,17 @@ class Offer(HandoffMessage, frozen=True, tag="offer"):
     stray_ids: Annotated[tuple[_QuicId, ...], msgspec.Meta(max_length=64)]
 
 
+class RemoteOffer(Offer, frozen=True, tag="remote_offer"):
+    """Source, to another host or with a shared store: as `Offer`, and what you must know first."""
+
+    #: The address that the client talks to. Who cannot send from there refuses, unless `relay`.
+    local: Annotated[Address, msgspec.Meta(max_length=4)]
+    #: I would pass on what you send, and what the client sends, for as long as it lives.
+    relay: bool
+    #: Ownership changes by your compare-and-set in the shared store, not by my COMMITTED.
+    shared_store: bool
+
+
 class Accept(HandoffMessage, frozen=True, tag="accept"):
     """Destination: there is room; freeze and send."""
 
@@ -104,6 +119,26 @@ class Committed(HandoffMessage, frozen=True, tag="committed"):
     term: _Term
     baton_id: _Id
     digest: _Digest
+
+
+class RemoteCommitted(Committed, frozen=True, tag="remote_committed"):
+    """Source, to another host: as `Committed`. No two hosts' clocks are ever compared."""
+
+    #: How long the connection has stood still, by the source's own monotonic clock.
+    frozen_us: _Natural
+
+
+class Taken(HandoffMessage, frozen=True, tag="taken"):
+    """Destination: the shared store says that it is mine, in this term."""
+
+    term: _Term
+
+
+class Resumed(HandoffMessage, frozen=True, tag="resumed"):
+    """Destination: it lives here."""
+
+    #: From the source's freeze to my first datagram.
+    blackout_us: _Natural
 
 
 class Abort(HandoffMessage, frozen=True, tag="abort"):
@@ -140,6 +175,74 @@ class CutoverAck(HandoffMessage, frozen=True, tag="cutover_ack"):
 
 class Closed(HandoffMessage, frozen=True, tag="closed"):
     """Destination, the owner: the connection is closed."""
+
+
+class Moved(HandoffMessage, frozen=True, tag="moved"):
+    """The owner, to whoever still forwards to it: from here on send its strays to `to`."""
+
+    to: _Name
+
+
+class MovedAck(HandoffMessage, frozen=True, tag="moved_ack"):
+    """Forwarder: I do."""
+
+
+class Relay(HandoffMessage, frozen=True, tag="relay"):
+    """Destination that cannot send from the client's address: send this train for me."""
+
+    data: Annotated[bytes, msgspec.Meta(max_length=65_535)]
+    #: Bytes of each datagram but the last.
+    segment: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+    remote: Annotated[Address, msgspec.Meta(max_length=4)]
+    local: Annotated[Address, msgspec.Meta(max_length=4)]
+    ecn: Annotated[int, msgspec.Meta(ge=0, le=3)]
+
+
+class StreamMessage(HandoffMessage, frozen=True):
+    """What every message about a relayed stream begins with: a stream of a connection that has
+    moved, whose request still runs at the source."""
+
+    stream_id: _Natural
+
+
+class StreamBytes(StreamMessage, frozen=True, tag="stream_bytes"):
+    """Either side: the next bytes of the stream, to or from the client."""
+
+    data: bytes
+    end_stream: bool
+
+
+class StreamCredit(StreamMessage, frozen=True, tag="stream_credit"):
+    """Either side: so many of the bytes that you sent have left my hands."""
+
+    size_bytes: _Natural
+
+
+class StreamReset(StreamMessage, frozen=True, tag="stream_reset"):
+    """Either side: the sender of these bytes has reset its direction."""
+
+    error_code: _Natural
+
+
+class StreamStop(StreamMessage, frozen=True, tag="stream_stop"):
+    """Either side: the receiver wants no more of your direction."""
+
+    error_code: _Natural
+
+
+class StreamsCut(HandoffMessage, frozen=True, tag="streams_cut"):
+    """Source: I end; the streams that are still relayed end with me."""
+
+    code: _Code
+
+
+class Load(msgspec.Struct, tag="load", array_like=True, frozen=True, forbid_unknown_fields=True):
+    """Either side, now and then: how busy I am."""
+
+    name: _Name
+    connections: _Natural
+    #: Connections that I would take; 0 while I drain.
+    room: _Natural
 
 
 class Toss(msgspec.Struct, tag="toss", array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -185,21 +288,34 @@ class Precopied(
 Message = (
     Hello
     | Toss
+    | Load
     | Precopy
     | PrecopyEnd
     | Precopied
     | Offer
+    | RemoteOffer
     | Accept
     | Refuse
     | Baton
     | Ready
     | Committed
+    | RemoteCommitted
+    | Taken
+    | Resumed
     | Abort
     | ClaimRequest
     | Stray
     | Cutover
     | CutoverAck
     | Closed
+    | Moved
+    | MovedAck
+    | Relay
+    | StreamBytes
+    | StreamCredit
+    | StreamReset
+    | StreamStop
+    | StreamsCut
 )
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Final, get_args
 
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.asyncio.endpoint.session import Session
@@ -524,5 +524,6 @@ _PERFORMERS: Final[dict[type, Callable[..., None]]] = {
 #: The failpoints around a message, made once: strays are many.
 _SEND_POINTS: Final[dict[type, tuple[str, str]]] = {
     kind: (f"before_{kind.__struct_config__.tag}", f"after_{kind.__struct_config__.tag}")
-    for kind in HandoffMessage.__subclasses__()
+    for kind in get_args(Message)
+    if issubclass(kind, HandoffMessage)
 }
