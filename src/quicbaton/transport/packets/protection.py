@@ -92,6 +92,7 @@ class PacketProtection:
         self._send_masks: Masks
         self._receive: KeyContext
         self._receive_masks: Masks
+        self._can_open = False
         self._previous: KeyContext | None = None
         self._next_keys: Keys | None = None
         self._next: KeyContext | None = None
@@ -243,6 +244,9 @@ class PacketProtection:
         self._opened_at_us = now_us
         self._opened_pto_us = pto_us
         self._prepare_to_open()
+        if self._next is None:
+            # §9.5: before it is known whether a packet needs them.
+            self._derive_next()
         if NEVER < state.previous_recv_until_us <= now_us:
             # §6.5: keep old keys no longer than 3 PTO.
             state.previous_recv = self._previous = None
@@ -447,14 +451,14 @@ class PacketProtection:
         return self._send
 
     def _prepare_to_open(self) -> None:
-        if self._next is not None:
+        if self._can_open:
             return
+        self._can_open = True
         state = self._state
         self._receive_masks = self._suite.masks(state.recv_hp)
         self._receive = KeyContext(state.version, state.cipher, state.recv)
         if state.previous_recv is not None:
             self._previous = KeyContext(state.version, state.cipher, state.previous_recv)
-        self._derive_next()
 
     def _derive_next(self) -> None:
         state = self._state
