@@ -1,0 +1,219 @@
+"""Moving many connections of this process to others: a drain, a share of them, newcomers.
+
+Each connection's handoff is its own, a bounded number at a time, so that how long one connection
+stands still does not grow with how many move. What cannot move now (its client has not cut over,
+its request runs) is tried again until the deadline; what can never move there is left and named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import cycle
+from time import monotonic
+from typing import Final, Protocol
+
+from quicbaton.asyncio.moving.machines import Report
+from quicbaton.asyncio.node.control import Handler
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.channel import Channel
+from quicbaton.asyncio.peers.link import Link
+from quicbaton.errors import CallerError, QuicbatonError
+from quicbaton.handoff import Outcome
+from quicbaton.limits import MAX_CONCURRENT_HANDOFFS, MAX_DRAIN_SAMPLES
+
+#: How long a connection that could not move is left alone.
+_RETRY_S: Final = 0.1
+#: How often whoever asked hears how far it is.
+_PROGRESS_S: Final = 0.1
+#: Reasons that no waiting changes.
+_FINAL_REASONS: Final = frozenset(
+    {"cannot_send_from", "format_unknown", "no_store", "other_host", "relayed", "same_process"}
+)
+_MAX_EXAMPLES: Final = 20
+
+
+class Connections(Protocol):
+    """The connections that may move, and how one does."""
+
+    def names(self) -> list[bytes]: ...
+    async def hand_over(self, name: bytes, link: Link, relay: bool) -> Report: ...
+
+
+class Exodus:
+    """Moves connections to `destinations` in turn."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        link_to: Callable[[str], Awaitable[Link]],
+        destinations: Sequence[str],
+        *,
+        relay: bool,
+    ) -> None:
+        if not destinations:
+            raise CallerError("name at least one process that gets the connections", code="no_to")
+        self._connections = connections
+        self._link_to = link_to
+        self._destinations = cycle(destinations)
+        self._relay = relay
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self._queued: set[bytes] = set()
+        self._kept: dict[bytes, Report] = {}
+        self._to_come = 0
+        self.moved = 0
+        self.relayed = 0
+        self.blackouts_us: list[int] = []
+
+    @property
+    def left(self) -> int:
+        """Connections that were to move and have not, so far."""
+        return len(self._queued) + len(self._kept)
+
+    @property
+    def waiting(self) -> int:
+        """Of those, the ones that may still move."""
+        final = sum(report.code in _FINAL_REASONS for report in self._kept.values())
+        return self.left - final
+
+    def add(self, names: Iterable[bytes]) -> None:
+        """These are to move, too."""
+        for name in names:
+            if name not in self._queued and name not in self._kept:
+                self._queued.add(name)
+                self._queue.put_nowait(name)
+
+    async def work(self) -> None:
+        """Move what was added, for ever; cancel it to end."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(MAX_CONCURRENT_HANDOFFS):
+                group.create_task(self._move_from_queue())
+
+    def refused(self) -> Counter[str]:
+        """Why connections were kept, at the last try."""
+        return Counter(report.code for report in self._kept.values())
+
+    def examples(self) -> list[str]:
+        """A few of those, by name."""
+        kept = list(self._kept.items())[:_MAX_EXAMPLES]
+        return [f"{name.hex()}: {report.message}" for name, report in kept]
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    async def _move_from_queue(self) -> None:
+        while True:
+            name = await self._queue.get()
+            report = await self._move(name)
+            self._queued.discard(name)
+            if report.outcome is Outcome.GIVEN:
+                self._count(report)
+            elif report.code != "closed":
+                self._kept[name] = report
+                if report.code not in _FINAL_REASONS:
+                    asyncio.get_running_loop().call_later(_RETRY_S, self._try_again, name)
+
+    async def _move(self, name: bytes) -> Report:
+        try:
+            link = await self._link_to(next(self._destinations))
+            return await self._connections.hand_over(name, link, self._relay)
+        except KeyError:
+            return Report(Outcome.KEPT, "closed", "it was closed")
+        except QuicbatonError as error:
+            return Report(Outcome.KEPT, error.code, str(error))
+
+    def _count(self, report: Report) -> None:
+        if report.code == "relayed":
+            self.relayed += 1
+        else:
+            self.moved += 1
+
+    def note_blackout(self, blackout_us: int) -> None:
+        """A destination has said how long one stood still."""
+        if len(self.blackouts_us) < MAX_DRAIN_SAMPLES:
+            self.blackouts_us.append(blackout_us)
+
+    def _try_again(self, name: bytes) -> None:
+        if self._kept.pop(name, None) is not None:
+            self.add([name])
+
+
+class Draining:
+    """Answers `Drain` and `StopDraining` for one process."""
+
+    def __init__(self, connections: Connections, link_to: Callable[[str], Awaitable[Link]]) -> None:
+        self._connections = connections
+        self._link_to = link_to
+        self._exodus: Exodus | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._all = False
+
+    @property
+    def active(self) -> bool:
+        """True while whatever comes is passed on."""
+        return self._all
+
+    def handlers(self) -> dict[type[c.Frame], Handler]:
+        """By the command."""
+        return {c.Drain: self._drain, c.StopDraining: self._stop_draining}
+
+    def on_connection(self, name: bytes) -> None:
+        """A connection is ours now."""
+        if self._all and self._exodus is not None:
+            self._exodus.add([name])
+
+    def on_resumed(self, blackout_us: int) -> None:
+        """A destination has said how long a connection of ours stood still."""
+        if self._exodus is not None:
+            self._exodus.note_blackout(blackout_us)
+
+    def stop(self) -> None:
+        """Keep what is here and what comes."""
+        self._all = False
+        self._exodus = None
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    async def _drain(self, channel: Channel, frame: c.Drain) -> c.Frame:
+        if self._exodus is not None:
+            raise CallerError(
+                "this process is draining already: `drain --undo` ends that", code="busy"
+            )
+        exodus = Exodus(self._connections, self._link_to, frame.to, relay=frame.relay)
+        self._exodus = exodus
+        self._all = frame.count < 0
+        names = self._connections.names()
+        exodus.add(names if self._all else names[: frame.count])
+        self._task = asyncio.create_task(exodus.work())
+        begun = monotonic()
+        next_progress = begun
+        finished = False
+        try:
+            while exodus.waiting and monotonic() - begun < frame.deadline_s and not channel.closed:
+                if monotonic() >= next_progress:
+                    next_progress += _PROGRESS_S
+                    done = exodus.moved + exodus.relayed
+                    channel.write(c.encode(c.DrainProgress(done, exodus.left)))
+                await asyncio.sleep(0.005)
+            finished = True
+        finally:
+            if not (finished and self._all):
+                self.stop()
+        # The last connections' new owners have yet to say how long they stood still.
+        await asyncio.sleep(_PROGRESS_S)
+        return c.Drained(
+            moved=exodus.moved,
+            relayed=exodus.relayed,
+            left=exodus.left,
+            refused=dict(exodus.refused()),
+            examples=exodus.examples(),
+            seconds=monotonic() - begun - _PROGRESS_S,
+            blackouts_us=exodus.blackouts_us,
+        )
+
+    async def _stop_draining(self, _channel: Channel, _frame: c.StopDraining) -> c.Frame:
+        self.stop()
+        return c.Answer(True, "ok", "connections stay here again")
