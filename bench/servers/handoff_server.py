@@ -1,6 +1,7 @@
 """A process that owns connections and hands them over, with a record of what it sends.
 
     GET /BYTES answers with that many bytes: a block of random ones, over and over.
+    GET /BYTES?RATE does so at so many bytes per second, as a live stream comes.
 
 `first` opens the port, `join` shares the port of another process, `takeover` replaces it. Lines on
 stdin are requests: `sends` is answered with the moments at which datagrams went to the kernel
@@ -22,11 +23,12 @@ import msgspec
 from aioquic.h3.connection import H3_ALPN
 from aioquic.h3.events import HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.events import ProtocolNegotiated, QuicEvent
+from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEvent
 
 from bench.servers.application import CHUNK_BYTES, MAX_DATA, MAX_STREAM_DATA, make_body
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
 from quicbaton.asyncio.endpoint.udp import open_udp
+from quicbaton.asyncio.host import tune_collector
 from quicbaton.asyncio.node.node import Node
 from quicbaton.asyncio.node.takeover import Arrival
 from quicbaton.asyncio.peers import commands as c
@@ -36,6 +38,8 @@ from quicbaton.http3 import H3Connection
 from quicbaton.keys.key_ring import KeyRing
 
 BLOCK_BYTES = 64 * CHUNK_BYTES
+#: How often a live stream has something to send.
+_TICK_S = 0.005
 #: More than one packet: neither a PING nor a probe of the path's size, but bytes of the body.
 DATA_TRAIN_BYTES = 1500
 #: Long enough that nothing idle ends while a benchmark looks elsewhere.
@@ -82,6 +86,20 @@ class Content:
         return chunk[start : start + min(CHUNK_BYTES - start, end - offset)]
 
 
+class _Live(msgspec.Struct):
+    """A live stream; its clock is this machine's, so it goes on where the handoff found it."""
+
+    begun_ns: int
+    rate: int
+    offset: int
+    total: int
+
+
+class _State(msgspec.Struct):
+    downloads: dict[int, tuple[int, int]]
+    live: dict[int, _Live]
+
+
 class Protocol(QuicConnectionProtocol):
     content: Content
 
@@ -89,10 +107,14 @@ class Protocol(QuicConnectionProtocol):
         super().__init__(*args, **kwargs)
         #: Downloads: stream -> (next offset, bytes in all).
         self._downloads: dict[int, tuple[int, int]] = {}
+        self._live: dict[int, _Live] = {}
+        self._ticking = False
 
     def quic_event_received(self, event: QuicEvent) -> None:
         if isinstance(event, ProtocolNegotiated):
             self._http = H3Connection(self._quic)
+        if isinstance(event, ConnectionTerminated):
+            self._live = {}
         if self._http is None:
             return
         if isinstance(event, StreamWritable):
@@ -103,18 +125,35 @@ class Protocol(QuicConnectionProtocol):
                 self._answer(http_event.stream_id, dict(http_event.headers)[b":path"])
 
     def export_state(self) -> bytes:
-        return msgspec.msgpack.encode(self._downloads)
+        return msgspec.msgpack.encode(_State(self._downloads, self._live))
 
     def import_state(self, data: bytes) -> None:
-        self._downloads = msgspec.msgpack.decode(data, type=dict[int, tuple[int, int]])
+        state = msgspec.msgpack.decode(data, type=_State)
+        self._downloads, self._live = state.downloads, state.live
+        self._tick()
 
     def _answer(self, stream_id: int, path: bytes) -> None:
         assert self._http is not None
-        total = int(path.removeprefix(b"/"))
+        size, _, rate = path.removeprefix(b"/").partition(b"?")
+        total = int(size)
         headers = [(b":status", b"200"), (b"content-length", b"%d" % total)]
         self._http.send_headers(stream_id, headers)
+        if rate:
+            self._live[stream_id] = _Live(monotonic_ns(), int(rate), 0, total)
+            self._tick()
+            return
         self._downloads[stream_id] = (0, total)
         self._pump(stream_id)
+
+    def _tick(self) -> None:
+        if self._live and not self._ticking:
+            self._ticking = True
+            self._loop.call_later(_TICK_S, self._on_tick)
+
+    def _on_tick(self) -> None:
+        self._ticking = False
+        if self._quic_is_gone:
+            return
 
     def _pump(self, stream_id: int) -> None:
         assert self._http is not None
@@ -212,10 +251,7 @@ async def _take_over(options: argparse.Namespace, shared: dict[str, Any]) -> tup
 
 
 async def _serve(options: argparse.Namespace) -> None:
-    # The collector would stop the process for tens of milliseconds when it looks at everything
-    # that was imported; what is there at the start stays.
-    gc.collect()
-    gc.freeze()
+    tune_collector()
     node, started = await start(options)
     sends = record_sends(node)
     print(msgspec.json.encode(started).decode(), flush=True)

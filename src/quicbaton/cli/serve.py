@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
-import gc
 import os
 import signal
 import socket
@@ -19,6 +18,7 @@ from aioquic.h3.connection import H3_ALPN
 from aioquic.quic.configuration import QuicConfiguration
 
 from quicbaton.asyncio.endpoint.udp import open_udp
+from quicbaton.asyncio.host import tune_collector
 from quicbaton.asyncio.node.node import Node
 from quicbaton.asyncio.node.takeover import Arrival
 from quicbaton.asyncio.peers import commands as c
@@ -109,6 +109,7 @@ class _Server:
 
     async def run(self) -> None:
         """Serve until a signal comes or a successor has taken over."""
+        tune_collector()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
@@ -123,10 +124,6 @@ class _Server:
             node = await self._join(self._options.join.absolute())
         else:
             node = self._start()
-        # What was imported stays: the collector need not look at it, for tens of milliseconds,
-        # again and again.
-        gc.collect()
-        gc.freeze()
         try:
             await self._until_over(node)
         finally:
