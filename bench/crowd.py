@@ -1,4 +1,7 @@
-"""Many HTTP/3 connections from one process, by aioquic: who is idle, and still there afterwards.
+"""Many HTTP/3 connections from one process: who is idle, and still there afterwards.
+
+Arguments: the port, and `quicbaton` for clients of our own instead of aioquic's, which answer for a
+third of the CPU: where the machine's cores are shared with what is measured.
 
 Lines on stdin: `open COUNT` makes connections with one small request each, `shake COUNT` makes
 connections and no request, `ask` has every one of them make a request. `hum COUNT` has so many of
@@ -13,11 +16,14 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
-from aioquic.asyncio import QuicConnectionProtocol, connect
+from aioquic.asyncio import QuicConnectionProtocol as AioquicProtocol
+from aioquic.asyncio import connect as aioquic_connect
 from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import DataReceived, H3Event
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import QuicEvent
+
+from quicbaton.asyncio import QuicConnectionProtocol, connect
 
 BODY_BYTES = 1024
 IDLE_TIMEOUT_S = 600.0
@@ -35,8 +41,12 @@ class Tally(msgspec.Struct):
     first_failure: str = ""
 
 
-class Http3Client(QuicConnectionProtocol):
-    """One connection, one request at a time."""
+class _Requests:
+    """One connection, one request at a time; beside a protocol class."""
+
+    _quic: Any
+    _http: Any
+    transmit: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -75,6 +85,14 @@ class Http3Client(QuicConnectionProtocol):
                 self._answer.set_result(self._received)
 
 
+class Http3Client(_Requests, AioquicProtocol):
+    """A client of aioquic's."""
+
+
+class OwnHttp3Client(_Requests, QuicConnectionProtocol):
+    """A client of ours."""
+
+
 def configuration() -> QuicConfiguration:
     """A client's; certificates are not what is measured here."""
     return QuicConfiguration(
@@ -87,9 +105,10 @@ def configuration() -> QuicConfiguration:
 
 
 class _Crowd:
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, own: bool) -> None:
         self._port = port
-        self._clients: list[Http3Client] = []
+        self._own = own
+        self._clients: list[_Requests] = []
         self._stack = AsyncExitStack()
         self._hums: list[asyncio.Task[Tally]] = []
         self._hushed = asyncio.Event()
@@ -109,7 +128,7 @@ class _Crowd:
             return _sum(await asyncio.gather(*self._hums))
         return await _tally([client.get for client in self._clients])
 
-    async def _hum(self, client: Http3Client) -> Tally:
+    async def _hum(self, client: _Requests) -> Tally:
         tally = Tally(0, 0)
         while not self._hushed.is_set():
             await _count(client.get, tally)
@@ -120,16 +139,17 @@ class _Crowd:
         client = await self._connect()
         await client.get()
 
-    async def _connect(self) -> Http3Client:
+    async def _connect(self) -> _Requests:
+        connecting: Any = connect if self._own else aioquic_connect
         client = await self._stack.enter_async_context(
-            connect(
+            connecting(
                 "127.0.0.1",
                 self._port,
                 configuration=configuration(),
-                create_protocol=Http3Client,
+                create_protocol=OwnHttp3Client if self._own else Http3Client,
             )
         )
-        assert isinstance(client, Http3Client)
+        assert isinstance(client, _Requests)
         self._clients.append(client)
         return client
 
@@ -166,7 +186,7 @@ def _sum(tallies: list[Tally]) -> Tally:
 async def _main() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 16)), hard))
-    crowd = _Crowd(int(sys.argv[1]))
+    crowd = _Crowd(int(sys.argv[1]), own=sys.argv[2:] == ["quicbaton"])
     while line := (await asyncio.to_thread(sys.stdin.readline)).strip():
         tally = await crowd.perform(line)
         print(msgspec.json.encode(tally).decode(), flush=True)

@@ -6,16 +6,19 @@ prints the port that clients connect to. Every client gets a socket of its own t
 so the server tells them apart by port. Bursts stay bursts: what the kernel coalesced (UDP_GRO)
 goes out with segmentation offload, one system call for 44 packets, and only the time passes
 between. `--mbit` gives the link a rate towards the client, with a queue of `--queue-ms` behind it
-whose overflow is dropped, as at a bottleneck router.
+whose overflow is dropped, as at a bottleneck router. `--loss` loses that share of all packets, both
+ways, by chance that `--seed` fixes.
 """
 
 import argparse
 import contextlib
+import resource
 import selectors
 import socket
 import struct
 import sys
 from collections import deque
+from random import Random
 from time import monotonic
 from typing import Any
 
@@ -37,7 +40,11 @@ _Burst = tuple[float, bytes, int]  # when to send it, bytes, segment size
 class _Way:
     """One direction of one client's traffic."""
 
-    def __init__(self, delay_s: float, bytes_per_s: float, queue_s: float) -> None:
+    def __init__(
+        self, delay_s: float, bytes_per_s: float, queue_s: float, loss: float, chance: Random
+    ) -> None:
+        self._loss = loss
+        self._chance = chance
         self._delay_s = delay_s
         self._bytes_per_s = bytes_per_s
         self._queue_s = queue_s
@@ -46,6 +53,10 @@ class _Way:
 
     def push(self, data: bytes, segment: int, now: float) -> None:
         """Take a burst in; it is due after its turn on the wire and the delay."""
+        if self._loss:
+            data = self._survivors(data, segment)
+            if not data:
+                return
         if not self._bytes_per_s:
             self.bursts.append((now + self._delay_s, data, segment))
             return
@@ -57,6 +68,14 @@ class _Way:
                 continue
             self._free_at += len(packet) / self._bytes_per_s
             self.bursts.append((self._free_at + self._delay_s, packet, segment))
+
+    def _survivors(self, data: bytes, segment: int) -> bytes:
+        """The burst without the packets that are lost. Only the last may be short, and still is."""
+        return b"".join(
+            data[start : start + segment]
+            for start in range(0, len(data), segment)
+            if self._chance.random() >= self._loss
+        )
 
 
 class _Flow:
@@ -72,7 +91,17 @@ class _Flow:
 class Relay:
     """All flows of one link."""
 
-    def __init__(self, server_port: int, delay_s: float, mbit: float, queue_s: float) -> None:
+    def __init__(
+        self,
+        server_port: int,
+        delay_s: float,
+        mbit: float,
+        queue_s: float,
+        loss: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self._loss = loss
+        self._chance = Random(seed)
         self._server = ("127.0.0.1", server_port)
         self._delay_s = delay_s
         self._bytes_per_s = mbit * 1e6 / 8
@@ -81,6 +110,8 @@ class Relay:
         self._socket = _open()
         self._socket.bind(("127.0.0.1", 0))
         self._flows: dict[Any, _Flow] = {}
+        #: Those with something under way: of thousands of flows few have.
+        self._under_way: set[_Flow] = set()
         self._selector.register(self._socket, selectors.EVENT_READ, None)
         self._selector.register(sys.stdin, selectors.EVENT_READ, self)
         self.port: int = self._socket.getsockname()[1]
@@ -91,7 +122,7 @@ class Relay:
             due = min(
                 (
                     way.bursts[0][0]
-                    for flow in self._flows.values()
+                    for flow in self._under_way
                     for way in (flow.up, flow.down)
                     if way.bursts
                 ),
@@ -117,25 +148,31 @@ class Relay:
                     segment = int.from_bytes(value[:2], sys.byteorder) or segment
             if flow is not None:
                 flow.down.push(data, segment, now)
+                self._under_way.add(flow)
             else:
-                (self._flows.get(source) or self._open_flow(source)).up.push(data, segment, now)
+                client = self._flows.get(source) or self._open_flow(source)
+                client.up.push(data, segment, now)
+                self._under_way.add(client)
 
     def _open_flow(self, client: Any) -> _Flow:
         upstream = _open()
         upstream.connect(self._server)
-        up = _Way(self._delay_s, 0.0, self._queue_s)
-        down = _Way(self._delay_s, self._bytes_per_s, self._queue_s)
+        chance = (self._loss, self._chance)
+        up = _Way(self._delay_s, 0.0, self._queue_s, *chance)
+        down = _Way(self._delay_s, self._bytes_per_s, self._queue_s, *chance)
         flow = _Flow(client, upstream, up, down)
         self._flows[client] = flow
         self._selector.register(upstream, selectors.EVENT_READ, flow)
         return flow
 
     def _send_due(self, now: float) -> None:
-        for flow in self._flows.values():
+        for flow in list(self._under_way):
             for burst, segment in _take(flow.up.bursts, now):
                 _send(flow.upstream, burst, segment, self._server)
             for burst, segment in _take(flow.down.bursts, now):
                 _send(self._socket, burst, segment, flow.client)
+            if not flow.up.bursts and not flow.down.bursts:
+                self._under_way.discard(flow)
 
 
 def _take(bursts: deque[_Burst], now: float) -> list[tuple[bytes, int]]:
@@ -182,8 +219,20 @@ def main() -> None:
     parser.add_argument("--delay-ms", type=float, default=10.0, help="each way")
     parser.add_argument("--mbit", type=float, default=0.0, help="towards the client; 0: no limit")
     parser.add_argument("--queue-ms", type=float, default=50.0)
+    parser.add_argument("--loss", type=float, default=0.0, help="a share of all packets, 0 to 1")
+    parser.add_argument("--seed", type=int, default=0, help="of what is lost")
     options = parser.parse_args()
-    relay = Relay(options.server_port, options.delay_ms / 1e3, options.mbit, options.queue_ms / 1e3)
+    # A socket for every client.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 16)), hard))
+    relay = Relay(
+        options.server_port,
+        options.delay_ms / 1e3,
+        options.mbit,
+        options.queue_ms / 1e3,
+        options.loss,
+        options.seed,
+    )
     print(relay.port, flush=True)
     relay.run()
 

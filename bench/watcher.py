@@ -18,12 +18,14 @@ _TIMEOUT_S = 60
 class Order(msgspec.Struct):
     """`download` these bytes, or `reconnect` that often: each a new connection and a request.
 
-    `hold` downloads over a connection that stays open, the one of the `hold` before if any."""
+    `hold` downloads over a connection that stays open, the one of the `hold` before if any. With
+    `rate` the server is asked to send so many bytes per second, as a live stream comes."""
 
     operation: str
     port: int
     size: int
     count: int = 1
+    rate: int = 0
 
 
 class Account(msgspec.Struct):
@@ -64,6 +66,8 @@ def _handle(ca_file: Path, port: int, size: int) -> pycurl.Curl:
 def _download(ca_file: Path, order: Order) -> Account:
     watch = _Download()
     curl = _handle(ca_file, order.port, order.size)
+    if order.rate:
+        curl.setopt(pycurl.URL, f"https://localhost:{order.port}/{order.size}?{order.rate}")
     curl.setopt(pycurl.WRITEFUNCTION, watch.write)
     started_ns = monotonic_ns()
     curl.perform()

@@ -174,6 +174,7 @@ def _snapshot(session: Session) -> bytes:
             frozen_at_us=round(now * 1e6),
             host=_HOST,
             precopied=None,
+            relayed=[],
         )
     )
 

@@ -15,6 +15,7 @@ import gc
 import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, monotonic_ns
 from typing import Any
@@ -34,6 +35,7 @@ from quicbaton.asyncio.node.takeover import Arrival
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import ask_for_socket
 from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.errors import GivenAwayError
 from quicbaton.http3 import H3Connection
 from quicbaton.keys.key_ring import KeyRing
 
@@ -110,6 +112,10 @@ class Protocol(QuicConnectionProtocol):
         self._live: dict[int, _Live] = {}
         self._ticking = False
 
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._loop.call_soon(self._on_tick)  # it is ours to send from here on
+
     def quic_event_received(self, event: QuicEvent) -> None:
         if isinstance(event, ProtocolNegotiated):
             self._http = H3Connection(self._quic)
@@ -130,7 +136,6 @@ class Protocol(QuicConnectionProtocol):
     def import_state(self, data: bytes) -> None:
         state = msgspec.msgpack.decode(data, type=_State)
         self._downloads, self._live = state.downloads, state.live
-        self._tick()
 
     def _answer(self, stream_id: int, path: bytes) -> None:
         assert self._http is not None
@@ -152,8 +157,22 @@ class Protocol(QuicConnectionProtocol):
 
     def _on_tick(self) -> None:
         self._ticking = False
-        if self._quic_is_gone:
-            return
+        # Whoever has the connection now has a clock of his own.
+        with suppress(GivenAwayError):
+            for stream_id in list(self._live):
+                self._send_live(stream_id, self._live[stream_id])
+            self.transmit()
+            self._tick()
+
+    def _send_live(self, stream_id: int, live: _Live) -> None:
+        assert self._http is not None
+        due = min(live.total, (monotonic_ns() - live.begun_ns) * live.rate // 1_000_000_000)
+        while live.offset < due:
+            piece = self.content.piece(live.offset, due)
+            self._http.send_data(stream_id, piece, live.offset + len(piece) == live.total)
+            live.offset += len(piece)
+        if live.offset == live.total:
+            del self._live[stream_id]
 
     def _pump(self, stream_id: int) -> None:
         assert self._http is not None

@@ -100,9 +100,17 @@ MAX_HANDOFF_MESSAGE_BYTES: Final = MAX_BATON_BYTES + 4096
 #: receive queue that overflows. The bytes are a client's flight of 1 MiB and some.
 MAX_QUEUED_STRAYS: Final = 1024
 MAX_QUEUED_STRAY_BYTES: Final = 2 << 20
-#: Bytes of streams that all connections on their way to us have sent ahead of their batons; what
-#: goes beyond is not kept, and those connections' batons are as big as ever.
-MAX_PRECOPIES_BYTES: Final = 4 * MAX_BATON_BYTES
+#: Bytes of streams that one connection on its way to us has sent ahead of its baton, and all of
+#: them; what goes beyond is not kept, and those connections' batons are as big as ever.
+MAX_PRECOPY_BYTES: Final = 128 << 20
+MAX_PRECOPIES_BYTES: Final = 4 * MAX_PRECOPY_BYTES
+#: How much of it one message carries: others get their turn on the link in between.
+PRECOPY_PIECE_BYTES: Final = 256 << 10
+#: What a connection writes while it is copied is copied again, so often at most: one that writes
+#: faster than the link carries would never move.
+MAX_PRECOPY_ROUNDS: Final = 5
+#: Seconds without progress after which a connection is handed over without its copy.
+PRECOPY_STALL_S: Final = 5
 #: Seconds one side waits for the other: for an answer while the connection is still served, ...
 HANDOFF_OFFER_S: Final = 5
 #: ... while it is frozen (Chromium gives up after 6.5 s of silence; this leaves room to thaw), ...
@@ -114,6 +122,57 @@ HANDOFF_ASK_S: Final = 4
 #: ... and for the client's cutover, counted from the last stray: an idle client's strays may take
 #: as long as its idle timeout.
 HANDOFF_FORWARD_S: Final = 60
+#: Bytes of a relayed stream, in each direction, that are on their way between the two processes or
+#: lie unread in the one that gets them: 20 ms of a gigabit, and what one stream can make a process
+#: hold beyond what its own socket lets in.
+RELAY_WINDOW_BYTES: Final = 256 << 10
+#: Seconds that a relayed connection waits for its link to come back: below the idle timeouts in
+#: use, after which its client is gone anyway.
+HANDOFF_RELAY_LOST_S: Final = 20
+#: Forwarders of one connection: it is handed on no further before one of them is done.
+MAX_FORWARDERS: Final = 8
+#: Addresses of a relayed connection's client to which its owner may send through us.
+MAX_RELAYED_ADDRESSES: Final = 8
+
+# --- the shared ownership store ---------------------------------------------------------------
+
+#: Seconds that SQLite waits for another process's transaction; each takes well below 0.1 s.
+STORE_BUSY_S: Final = 1
+#: Seconds after which an operation's outcome counts as unknown.
+STORE_TIMEOUT_S: Final = 2
+#: Seconds until the store is asked again: the first pause, which doubles, and the longest.
+STORE_RETRY_S: Final = 0.05
+STORE_MAX_RETRY_S: Final = 1.0
+#: Seconds in which both sides of a handoff try to learn whose the connection is, in silence. A usual
+#: idle timeout: later no client believes in the connection any more.
+HANDOFF_DOUBT_S: Final = 30
+#: An entry that nobody touched for so long is forgotten. Its connection is over, or stays where it
+#: is, and has a new one made when it moves.
+STORE_ENTRY_LIFETIME_S: Final = 86_400
+#: A closed connection's entry: as long as a ledger remembers it.
+STORE_TOMBSTONE_LIFETIME_S: Final = TOMBSTONE_LIFETIME_S
+#: Entries and spent tokens in memory, each; some 300 bytes apiece.
+MAX_STORE_ENTRIES: Final = 1 << 20
+#: A store's file: two million entries and tokens. When it is full handoffs are refused, and the
+#: connections stay where they are.
+MAX_STORE_BYTES: Final = 512 << 20
+#: Seconds between the sweeps of one process.
+STORE_SWEEP_S: Final = 60
+#: Rows that one sweep's transaction deletes: some milliseconds, in which others wait.
+STORE_SWEEP_ROWS: Final = 1000
+#: Operations of one process that wait for its store at once; more are refused unperformed.
+MAX_STORE_WAITING: Final = 4096
+
+# --- sleep ------------------------------------------------------------------------------------
+
+#: A connection whose next deadline is nearer than this stays awake: to put it away and to wake it
+#: costs a tenth of a millisecond each.
+MIN_SLEEP_S: Final = 1
+#: Doublings of the time before a connection sleeps: one that is woken soon after it fell asleep,
+#: by a client's keep-alives for instance, or that cannot sleep, is let alone for longer.
+MAX_SLEEP_DOUBLINGS: Final = 3
+#: Seconds of work, putting to sleep or waking, before others get their turn; as long is the pause.
+SLEEP_SLICE_S: Final = 0.002
 
 # --- keys -------------------------------------------------------------------------------------
 
@@ -144,9 +203,17 @@ MAX_RESET_ADDRESSES: Final = 4096
 RETRY_TOKEN_LIFETIME_S: Final = 30
 #: A NEW_TOKEN is for the next visit; one day keeps the list of spent ones small.
 NEW_TOKEN_LIFETIME_S: Final = 86_400
-#: Spent NEW_TOKENs remembered (RFC 9000 §8.1.4: replay MUST be limited); when full, tokens count
-#: for nothing until old ones expire, which costs the client a round trip and nobody safety.
+#: Spent NEW_TOKENs remembered (RFC 9000 §8.1.4: replay MUST be limited), and as many tickets whose
+#: early data was accepted; when full, tokens count for nothing until old ones expire, which costs
+#: the client a round trip and nobody safety.
 MAX_SPENT_TOKENS: Final = 1 << 16
+
+#: Session tickets: as long as aioquic's. RFC 8446 §4.6.1 allows a week; a day bounds how long a
+#: retired cluster key must be kept for them.
+TICKET_LIFETIME_S: Final = 86_400
+#: How far a client's idea of its ticket's age may be from ours for its early data to be accepted:
+#: the figure that RFC 8446 §8.3 names for clients on the internet.
+EARLY_DATA_WINDOW_S: Final = 10
 
 # --- handshakes -------------------------------------------------------------------------------
 
@@ -159,8 +226,60 @@ RETRY_FROM_HANDSHAKES: Final = 1024
 
 # --- control socket ---------------------------------------------------------------------------
 
-#: One command or answer: a list of 100,000 connections fits.
-MAX_COMMAND_BYTES: Final = 64 << 20
+#: One command or answer: a list of 100,000 connections fits, and so does a saved baton.
+MAX_COMMAND_BYTES: Final = MAX_HANDOFF_MESSAGE_BYTES
 #: Connections that a takeover has between offer and cutover at once: enough to keep both
 #: processes busy, few enough that none waits long while frozen.
 MAX_CONCURRENT_HANDOFFS: Final = 16
+#: Blackouts that one drain reports of: enough for a p99.9.
+MAX_DRAIN_SAMPLES: Final = 10_000
+
+# --- links to other processes -----------------------------------------------------------------
+
+#: Bytes waiting to be written to a process of this host before it counts as stuck: several of the
+#: largest batons.
+MAX_OUTBOX_BYTES: Final = 512 << 20
+#: The same for another host's, with which fewer handoffs are under way at once.
+MAX_REMOTE_OUTBOX_BYTES: Final = 4 * MAX_HANDOFF_MESSAGE_BYTES
+#: From here on a bulk sender (copies, relayed streams) should wait: what a gigabit takes 30 ms for.
+CHANNEL_FULL_BYTES: Final = 4 << 20
+#: Seconds for TCP to connect to another host, for the preamble, TLS and its checks, and then for
+#: the first command: several round trips of the worst network, short for whoever holds a place.
+PEER_CONNECT_S: Final = 3.0
+PEER_HANDSHAKE_S: Final = 5.0
+PEER_FIRST_FRAME_S: Final = 10.0
+#: Seconds for whoever froze a connection over the network to say that it has the baton.
+FREEZE_ANSWER_S: Final = 5.0
+#: A host that acknowledges nothing for so long is unreachable: links to it end.
+PEER_SILENCE_S: Final = 5
+#: Connections that have not shown a certificate yet, in the acceptor and in each process. When one
+#: more comes the oldest goes: a flood must then renew all of them within one handshake.
+MAX_UNPROVEN_PEERS: Final = 64
+#: Bytes of a TLS handshake that are read from one of them (ours have 2 KB).
+MAX_PEER_HANDSHAKE_BYTES: Final = 64 << 10
+#: Accepted channels of other hosts at once, in one process: a few from every process of a cluster.
+MAX_REMOTE_CHANNELS: Final = 256
+#: The longest pause between attempts to reach another host, and for how long they go on.
+REDIAL_PAUSE_S: Final = 2.0
+REDIAL_S: Final = 30.0
+#: Nodes in a cluster's file.
+MAX_NODES: Final = 1024
+
+# --- supervisor -------------------------------------------------------------------------------
+
+#: Workers of one service: each holds the sockets of all, and one per core is what helps.
+MAX_WORKERS: Final = 64
+#: Connections that a worker's roster lists (128 bytes each, when used). Clients of others learn of
+#: their worker's death by their own next packet.
+MAX_ROSTER_ENTRIES: Final = 1 << 17
+#: Resets that announce a worker's death go out in slices of so many, a turn of the event loop each.
+RESETS_PER_SLICE: Final = 256
+#: Seconds before a worker that died is started again: at once the first time, then twice as long
+#: after each further death, up to the second figure. One that lived for the third is forgiven.
+RESTART_FIRST_S: Final = 0.25
+RESTART_MOST_S: Final = 30.0
+RESTART_FORGIVEN_S: Final = 10.0
+#: What a worker says on standard error before it is ready, as far as it is passed on.
+MAX_LAST_WORDS_BYTES: Final = 4096
+#: Other processes whose load is remembered.
+MAX_LOADS: Final = 1024

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec import msgpack
 
 from quicbaton.baton.errors import BatonPrecopyError
-from quicbaton.baton.precopy import Pieces, leave_out, put_back
+from quicbaton.baton.precopy import Pieces, leave_out, missing, put_back
 from quicbaton.baton.snapshot import Snapshot, decode_snapshot, encode_snapshot
 from quicbaton.testing import Conditions, Pair
 from quicbaton.transport.connection import Connection
@@ -33,7 +33,7 @@ def busy_pair() -> Pair:
 
 def copy_of(connection: Connection) -> Pieces:
     pieces = Pieces()
-    for stream_id, start, chunk in connection.stream_chunks():
+    for stream_id, start, chunk in missing(connection.streams, pieces):
         pieces.add(stream_id, start, chunk)
     return pieces
 
@@ -46,6 +46,7 @@ def snapshot_of(state: ConnectionState, pieces: Pieces | None) -> bytes:
         frozen_at_us=0,
         host=b"host",
         precopied=None,
+        relayed=[],
     )
     if pieces is not None:
         snapshot.precopied = leave_out(state, COPY, pieces)
@@ -97,29 +98,78 @@ def test_a_gap_that_was_not_left_is_refused() -> None:
     put_back(state, precopied, pieces)
     with pytest.raises(BatonPrecopyError):
         put_back(state, precopied, pieces)  # nothing is left out any more
-    precopied.chunks = [(999, 0, 10)]
+    precopied.ranges = [(999, 0, 10)]
     with pytest.raises(BatonPrecopyError):
         put_back(state, precopied, pieces)
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    pieces=st.lists(st.tuples(st.integers(0, 90), st.integers(1, 40)), max_size=8),
-    start=st.integers(0, 90),
-    size=st.integers(1, 40),
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=8),
+    first=st.integers(0, 50),
+    start=st.integers(0, 300),
+    size=st.integers(1, 60),
 )
-def test_pieces_find_the_right_bytes_or_none(
-    pieces: list[tuple[int, int]], start: int, size: int
+def test_a_cut_has_the_right_bytes_or_is_refused(
+    sizes: list[int], first: int, start: int, size: int
 ) -> None:
-    stream = bytes(range(200))
+    stream = Random(2).randbytes(500)
     kept = Pieces()
-    for first, length in pieces:
-        kept.add(4, first, stream[first : first + length])
-    found = kept.find(4, start, start + size)
-    assert found in (None, stream[start : start + size])
-    if any(first <= start and start + size <= first + length for first, length in pieces):
-        # The latest of those that begin at one place is the one that is kept.
-        latest = dict(pieces)
-        covered = any(f <= start and start + size <= f + n for f, n in latest.items())
-        assert (found is not None) == covered
-    assert kept.find(5, start, start + size) is None
+    at = first
+    for length in sizes:
+        kept.add(4, at, stream[at : at + length])
+        at += length
+    if first <= start and start + size <= at:
+        run = kept.cut(4, start, start + size)
+        assert (run.starts[0], run.stop) == (start, start + size)
+        assert b"".join(run.pieces) == stream[start : start + size]
+    else:
+        with pytest.raises(BatonPrecopyError):
+            kept.cut(4, start, start + size)
+    with pytest.raises(BatonPrecopyError):
+        kept.cut(5, start, start + size)
+
+
+def test_bytes_behind_a_gap_begin_a_new_run() -> None:
+    kept = Pieces()
+    kept.add(4, 0, b"acknowledged")
+    kept.add(4, 100, b"since")
+    assert kept.size_bytes == 5
+    assert kept.cut(4, 100, 105).pieces == [b"since"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    writes=st.lists(st.integers(1, 30_000), min_size=1, max_size=6),
+    later=st.lists(st.integers(1, 30_000), max_size=4),
+    seconds=st.floats(0, 0.3),
+    again=st.booleans(),
+)
+def test_whatever_happens_after_the_copy_the_state_is_whole_again(
+    writes: list[int], later: list[int], seconds: float, again: bool
+) -> None:
+    pair = Pair(Conditions(delay_s=0.02))
+    pair.connect()
+    connection = pair.server.connection
+    for size in writes:
+        connection.send_stream_data(3, BODY[:size])
+    pieces = copy_of(connection)
+    pair.run(seconds=seconds)
+    for size in later:
+        connection.send_stream_data(3, BODY[:size])
+    if again:
+        for stream_id, start, chunk in missing(connection.streams, pieces):
+            pieces.add(stream_id, start, chunk)
+    state = connection.freeze(pair.now)
+    whole = [
+        (stream_id, stream.send.starts[:1], b"".join(stream.send.chunks))
+        for stream_id, stream in state.streams.items()
+        if stream.send is not None
+    ]
+    restored = decode_snapshot(snapshot_of(state, pieces), {COPY: pieces}).connection
+    for stream_id, first, data in whole:
+        half = restored.streams[stream_id].send
+        assert half is not None
+        assert (half.starts[:1], b"".join(half.chunks)) == (first, data)
+        ends = [start + len(chunk) for start, chunk in zip(half.starts, half.chunks, strict=True)]
+        assert half.starts[1:] == ends[:-1]

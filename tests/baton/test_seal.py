@@ -20,7 +20,7 @@ from quicbaton.baton.errors import (
     BatonSealError,
     BatonVersionError,
 )
-from quicbaton.baton.header import BatonHeader, encode_header, peek
+from quicbaton.baton.header import BatonHeader, peek
 from quicbaton.baton.seal import BatonFields, baton_digest, open_baton
 from quicbaton.errors import ConfigurationError, InternalError, RefusedError
 from quicbaton.keys.cluster_key import ClusterKey
@@ -42,12 +42,29 @@ SAMPLE_V1 = bytes.fromhex(
 )
 
 
+#: `sealed` below, as release 0.2 wrote it. Never change it, either.
+SAMPLE_V2 = bytes.fromhex(
+    "5142544e0002c1c2c3c4f5b165224a58b791df6af1d8303e61cd0000000000000007000001a3185c"
+    "50fa000001a3185e25ba106e6e6e6e6e6e6e6e6e6e6e6e6e6e6e6e0d2f72756e2f712f612e736f63"
+    "6b066e6f64652d320eb1db2283f811ae66627663eff59d9f86354574413b41788fce9d2f7d723844"
+    "b824ac537979007e49"
+)
+#: Payloads of the two versions that say the same: arrays of six and of seven.
+SNAPSHOT_V1 = bytes.fromhex("96c0c0c40201020ac403616263c0")
+SNAPSHOT_V2 = bytes.fromhex("97c0c0c40201020ac403616263c090")
+
+
 def entropy(seed: int = 1) -> Callable[[int], bytes]:
     return random.Random(seed).randbytes
 
 
 def sealed(payload: bytes = b"the state of a connection", seed: int = 1) -> bytes:
     return seal.seal(payload, FIELDS, RING, entropy(seed), NOW)
+
+
+def sealed_v1() -> bytes:
+    """In the version of the release before."""
+    return seal.seal(SNAPSHOT_V2, FIELDS, RING, entropy(), NOW, version=1)
 
 
 def opened(data: bytes, ring: KeyRing = RING, now: float = NOW) -> seal.OpenedBaton:
@@ -85,8 +102,35 @@ def test_sealed_sample_of_version_1_still_opens() -> None:
     assert baton.header.term == 7
 
 
+def test_sealed_sample_of_version_2_still_opens() -> None:
+    baton = opened(SAMPLE_V2)
+    assert baton.payload == b"the state of a connection"
+    assert baton.header.version == 2
+    assert baton.header.term == 7
+
+
+def test_a_payload_is_sealed_in_the_version_that_the_opener_reads() -> None:
+    assert versions.downgrade_payload(SNAPSHOT_V2, 1) == SNAPSHOT_V1
+    assert versions.downgrade_payload(SNAPSHOT_V2, 2) == SNAPSHOT_V2
+    assert versions.upgrade_payload(SNAPSHOT_V1, 1) == SNAPSHOT_V2
+    data = sealed_v1()
+    assert peek(data).version == 1
+    # What comes out is in the present form.
+    assert opened(data).payload == SNAPSHOT_V2
+
+
+def test_what_version_1_cannot_say_is_refused() -> None:
+    # A list of relayed streams whose last byte looks like an empty list.
+    relayed = SNAPSHOT_V2[:-1] + bytes.fromhex("919204cc90")
+    with pytest.raises(RefusedError) as caught:
+        seal.seal(relayed, FIELDS, RING, entropy(), NOW, version=1)
+    assert caught.value.code == "needs_format_2"
+    with pytest.raises(BatonVersionError):
+        seal.seal(SNAPSHOT_V2, FIELDS, RING, entropy(), NOW, version=0)
+
+
 def test_sealing_is_deterministic_given_its_entropy() -> None:
-    assert sealed() == SAMPLE_V1
+    assert sealed() == SAMPLE_V2
 
 
 def test_every_truncation_is_refused() -> None:
@@ -176,7 +220,7 @@ def test_baton_is_opened_by_its_audience_only() -> None:
 
 def test_header_is_read_without_a_key() -> None:
     assert peek(sealed()) == BatonHeader(
-        version=1,
+        version=2,
         key_id=KEY.key_id,
         baton_id=entropy()(16),
         connection_id=b"n" * 16,
@@ -241,10 +285,10 @@ def _with_version(data: bytes, version: int) -> bytes:
     return data[:4] + version.to_bytes(2, "big") + data[6:]
 
 
-@pytest.mark.parametrize(("version", "age"), [(0, "older"), (2, "newer"), (65535, "newer")])
+@pytest.mark.parametrize(("version", "age"), [(0, "older"), (3, "newer"), (65535, "newer")])
 def test_other_versions_are_refused_by_name(version: int, age: str) -> None:
     for read in (opened, peek):
-        with pytest.raises(BatonVersionError, match=rf"version {version}, {age}.*version 1"):
+        with pytest.raises(BatonVersionError, match=rf"version {version}, {age}.*version 1 and 2"):
             read(_with_version(sealed(), version))
 
 
@@ -262,22 +306,13 @@ def test_version_before_is_upgraded_and_the_one_before_that_refused() -> None:
         versions.upgrade_payload(b"p", 4, 3, upgrades)
 
 
-def test_first_version_reads_itself_only() -> None:
-    assert versions.readable_versions() == (1,)
-    assert versions.UPGRADES == {}
+def test_this_release_reads_its_own_version_and_the_one_before() -> None:
+    assert versions.readable_versions() == (1, 2)
+    assert versions.readable_versions(1, {}) == (1,)
 
 
-def test_opening_upgrades_a_baton_of_the_version_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The version before 1 is played by 0, which nobody ever wrote.
-    monkeypatch.setitem(versions.UPGRADES, 0, lambda payload: payload + b" (upgraded)")
-    fields = peek(sealed())
-    old = encode_header(
-        BatonHeader(**{n: getattr(fields, n) for n in fields.__struct_fields__} | {"version": 0})
-    )
-    cipher = seal.AESGCM(KEY.derive(seal.Purpose.BATON, fields.baton_id))
-    baton = opened(old + cipher.encrypt(bytes(12), b"old", old))
-    assert baton.payload == b"old (upgraded)"
-    assert baton.header.version == 0
-    # The version is authenticated like the rest of the header.
+def test_the_version_is_authenticated() -> None:
     with pytest.raises(BatonSealError):
-        opened(_with_version(sealed(), 0))
+        opened(_with_version(sealed(), 1))
+    with pytest.raises(BatonSealError):
+        opened(_with_version(SAMPLE_V1, 2))

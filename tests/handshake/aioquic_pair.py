@@ -71,9 +71,8 @@ class Pair:
         }
         client_configuration = QuicConfiguration(
             is_client=True,
-            server_name="example.test",
             verify_mode=0,
-            **{**common, **(client or {})},
+            **{**common, "server_name": "example.test", **(client or {})},
         )
         self.client = QuicConnection(
             configuration=client_configuration,

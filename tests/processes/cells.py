@@ -127,7 +127,7 @@ async def run_cell(world: World, cell: Cell) -> Outcome:
         command = asyncio.create_task(source.hand_over(connection, destination))
         stopped_s = await strike(cell.fault, victim)
         await command
-        handed_on = await _hand_on(source, destination, curl)
+        handed_on = await hand_on(source, destination, curl)
         ended = await curl.end()
         verdict = check(relay.sent, relay.client_id_bytes, [Path(source.options.keylog)])
         for server in (source, destination):
@@ -151,7 +151,7 @@ async def strike(fault: Fault, victim: Server) -> float:
     return monotonic() - since
 
 
-async def _hand_on(source: Server, destination: Server, curl: Curl) -> bool:
+async def hand_on(source: Server, destination: Server, curl: Curl) -> bool:
     """Hand the connection on, from whoever owns it to the other: it can go on living."""
     while source.alive and destination.alive and curl.outcome is None:
         for owner, other in ((source, destination), (destination, source)):

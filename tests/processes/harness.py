@@ -9,7 +9,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -135,12 +135,29 @@ class Server:
 
 
 class World:
-    """A folder, a ring of cluster keys, and the processes of one test."""
+    """A folder, a ring of cluster keys, and the processes of one test.
 
-    def __init__(self, folder: Path, certificate: CertificateFiles) -> None:
+    They serve at `address`. `entry` is a command that runs a command elsewhere, on another host.
+    """
+
+    #: What forks them, and its environment if not ours.
+    program = Path(__file__).with_name("moving_server.py")
+    environment: dict[str, str] | None = None
+
+    def __init__(
+        self,
+        folder: Path,
+        certificate: CertificateFiles,
+        *,
+        address: str = "127.0.0.1",
+        entry: Sequence[str] = (),
+    ) -> None:
+        folder.mkdir(exist_ok=True)
         folder.chmod(0o700)
         self.folder = folder
         self.certificate = certificate
+        self.address = address
+        self._entry = entry
         self.ring = folder / "ring"
         self.ring.write_text(KeyRing(ClusterKey.generate(os.urandom)).encode())
         self.servers: list[Server] = []
@@ -150,10 +167,12 @@ class World:
 
     async def __aenter__(self) -> Self:
         self._forker = await asyncio.create_subprocess_exec(
+            *self._entry,
             sys.executable,
-            str(Path(__file__).with_name("moving_server.py")),
+            str(self.program),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            env=self.environment,
         )
         return self
 
@@ -176,6 +195,7 @@ class World:
         name = f"{next(self._numbers)}"
         options = Options(
             mode=mode,
+            address=self.address,
             control=str(self.folder / f"{name}.sock"),
             other="" if other is None else str(other.control),
             ring=str(self.ring),
@@ -205,12 +225,23 @@ class World:
 
 
 class Curl:
-    """libcurl in a process of its own, downloading."""
+    """libcurl in a process of its own, downloading; `entry` as `World` has it."""
 
-    def __init__(self, certificate: CertificateFiles, port: int, size: int, rate: int) -> None:
+    def __init__(
+        self,
+        certificate: CertificateFiles,
+        port: int,
+        size: int,
+        rate: int,
+        *,
+        address: str = "127.0.0.1",
+        entry: Sequence[str] = (),
+        timeout_s: float = GUARD_S,
+    ) -> None:
         self._arguments = [
-            *(sys.executable, "-m", "quicbaton.cli.curl", f"https://127.0.0.1:{port}/{size}"),
-            *("--ca", str(certificate.certificate), "--timeout", f"{GUARD_S:g}"),
+            *entry,
+            *(sys.executable, "-m", "quicbaton.cli.curl", f"https://{address}:{port}/{size}"),
+            *("--ca", str(certificate.certificate), "--timeout", f"{timeout_s:g}"),
             *("--rate", str(rate)),
         ]
         self._sha256 = hashlib.sha256(content(0, size)).hexdigest()

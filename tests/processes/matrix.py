@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 import pytest
-from harness import World
 
 _Cell = TypeVar("_Cell")
+_World = TypeVar("_World", bound="AbstractAsyncContextManager[Any]")
 _Outcome = TypeVar("_Outcome")
 
 #: Title -> text.
@@ -47,13 +48,13 @@ def selected(request: pytest.FixtureRequest) -> list[Any]:
 
 def run_cells(
     title: str,
-    world: World,
+    world: _World,
     cells: Sequence[_Cell],
-    run_cell: Callable[[World, _Cell], Awaitable[_Outcome]],
+    run_cell: Callable[[_World, _Cell], Awaitable[_Outcome]],
     at_once: int,
     show: Callable[[dict[_Cell, _Outcome]], str],
 ) -> dict[_Cell, _Outcome | AssertionError]:
-    """Run all cells, `at_once` at a time, and print and keep their table.
+    """Run all cells, `at_once` at a time, in a world, and print and keep their table.
 
     Most of the time each of them waits for a deadline, or for its client's rate. An assertion that
     fails in one is that one's outcome.

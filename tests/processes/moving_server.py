@@ -33,11 +33,16 @@ from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.node.node import Node
 from quicbaton.asyncio.node.takeover import Arrival
 from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.acceptor import listen
 from quicbaton.asyncio.peers.asking import ask_for_socket
+from quicbaton.asyncio.peers.cluster import Cluster
+from quicbaton.asyncio.stores import open_store
+from quicbaton.baton.versions import readable_versions
 from quicbaton.errors import PeerError, QuicbatonError, RefusedError
 from quicbaton.handoff import Waits
 from quicbaton.http3 import H3Connection
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.routing.id_text import parse_ids
 
 _BLOCK = Random("content").randbytes(1 << 20)
 _CHUNK_BYTES = 65_536
@@ -52,15 +57,28 @@ class Options(msgspec.Struct):
     certificate: str
     key: str
     log: str
+    address: str = "127.0.0.1"
+    port: int = 0
+    #: A cluster's folder, and the node that this server is.
+    cluster: str = ""
+    node: str = ""
     other: str = ""
     failpoint: str = ""
     keylog: str = ""
+    #: Forms of connection IDs, as `parse_ids` reads them.
+    ids: str = "plaintext"
     waits: Waits = Waits()
     deadline_s: float = 20.0
     #: A file to wait for before anything else.
     hold: str = ""
     #: import_state raises, as that of another program version might.
     forgetful: bool = False
+    #: Baton formats that it speaks.
+    formats: tuple[int, ...] = readable_versions()
+    #: A shared ownership store's URL.
+    store: str = ""
+    #: One of `PROGRAMS`.
+    program: str = "moving"
 
 
 def content(start: int, end: int) -> bytes:
@@ -168,6 +186,12 @@ class MovingProtocol(QuicConnectionProtocol):
         self._http.send_data(stream_id, text, end_stream=True)
 
 
+#: What may be served: options of `Node`.
+PROGRAMS: dict[str, dict[str, Any]] = {"moving": {"create_protocol": MovingProtocol}}
+#: The one of this process.
+nodes: list[Node] = []
+
+
 async def _start(options: Options) -> tuple[Node, Arrival | None]:
     configuration = QuicConfiguration(
         is_client=False, alpn_protocols=H3_ALPN, max_datagram_frame_size=65_536
@@ -176,15 +200,27 @@ async def _start(options: Options) -> tuple[Node, Arrival | None]:
     if options.keylog:
         # Closed with the process.
         configuration.secrets_log_file = open(options.keylog, "a")  # noqa: SIM115
+    ring = KeyRing.parse(Path(options.ring).read_text())
     shared: dict[str, Any] = {
-        "ring": KeyRing.parse(Path(options.ring).read_text()),
+        "ring": ring,
+        "ids": parse_ids(options.ids, ring),
         "configuration": configuration,
-        "create_protocol": MovingProtocol,
         "waits": options.waits,
+        "formats": options.formats,
+        **PROGRAMS[options.program],
     }
+    cluster = Cluster(Path(options.cluster), options.node) if options.cluster else None
+    shared["cluster"] = cluster
+    if options.store:
+        shared["store"] = open_store(options.store)
     control = Path(options.control)
     if options.mode == "first":
-        return Node(open_udp("127.0.0.1", 0, reuse_port=True), control, **shared), None
+        sock = open_udp(options.address, options.port, reuse_port=True)
+        if cluster is None:
+            return Node(sock, control, **shared), None
+        node = Node(sock, control, node=cluster.number, **shared)
+        node.listen_for_peers(listen(cluster.own_entry().listen))
+        return node, None
     other = Path(options.other)
     if options.mode == "join":
         channel, _, joined, descriptor = await ask_for_socket(other, c.Join(str(control)))
@@ -206,6 +242,8 @@ async def _serve(options: Options) -> None:
         await asyncio.sleep(0.001)
     MovingProtocol.forgetful = options.forgetful
     node, arrival = await _start(options)
+    nodes.append(node)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, _print_counters, node)
     try:
         if arrival is None:
             node.start()
@@ -219,6 +257,10 @@ async def _serve(options: Options) -> None:
         node.close()
         # Closing takes what was written before with it; the last datagrams are in the kernel.
         print("over", flush=True)
+
+
+def _print_counters(node: Node) -> None:
+    print("counters", msgspec.json.encode(dict(node.endpoint.counters)).decode(), flush=True)
 
 
 def _run_forked(options: Options) -> None:

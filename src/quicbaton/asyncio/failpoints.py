@@ -44,6 +44,21 @@ DESTINATION_POINTS: Final = (
     "before_cutover",
     "after_cutover",
 )
+#: With a shared store, between a side's steps; besides those above.
+SHARED_SOURCE_POINTS: Final = (
+    "before_publish",
+    "after_publish",
+    "before_take_back",
+    "after_take_back",
+)
+SHARED_DESTINATION_POINTS: Final = (
+    "before_take",
+    "after_take",
+    "before_taken",
+    "after_taken",
+    "before_close_entry",
+    "after_close_entry",
+)
 THAW_POINTS: Final = ("before_thaw", "after_thaw")
 #: The points of a takeover, in the old process and in the new one.
 DEPARTURE_POINTS: Final = (
@@ -62,6 +77,8 @@ ARRIVAL_POINTS: Final = (
 POINTS: Final = (
     *SOURCE_POINTS,
     *DESTINATION_POINTS,
+    *SHARED_SOURCE_POINTS,
+    *SHARED_DESTINATION_POINTS,
     *THAW_POINTS,
     *DEPARTURE_POINTS,
     *ARRIVAL_POINTS,

@@ -8,7 +8,7 @@ overrides `quic_event_received`. To let its connections move it adds `export_sta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from aioquic.quic import events
@@ -30,6 +30,14 @@ class Transmitter(Protocol):
     def remove_route(self, cid: bytes) -> None: ...
 
 
+class Relay(Protocol):
+    """Takes the events of streams whose requests still run at the connection's last owner."""
+
+    @property
+    def is_open(self) -> bool: ...
+    def divert(self, event: events.QuicEvent) -> bool: ...
+
+
 class QuicConnectionProtocol:
     """One connection's application. Created at promotion, and again wherever it is resumed."""
 
@@ -44,6 +52,9 @@ class QuicConnectionProtocol:
         self._next_ping = 0
         self._closed = asyncio.Event()
         self._transmitter: Transmitter | None = None
+        self._relay: Relay | None = None
+        #: The runtime's: called once, with the path of the first HTTP/3 request.
+        self.on_first_request: Callable[[str], None] | None = None
 
     # --- for the application --------------------------------------------------------------------
 
@@ -116,13 +127,26 @@ class QuicConnectionProtocol:
             if stream is not None:
                 stream.fail_writing(event.error_code)
 
+    def running_streams(self) -> Collection[int]:
+        """Streams that something works on which cannot be exported, a coroutine for instance.
+
+        When the connection moves these streams stay with this very object, and `export_state` says
+        nothing of them: their bytes, and nothing else, pass between the two processes until both
+        of their directions have ended. So long `_quic`, which is another object then, and `_http`
+        can be used as ever, but for these streams only.
+
+        The default names the open asyncio streams. HTTP/3 requests may be named, and WebTransport
+        streams; a WebTransport session itself may not, since its streams would not find it.
+        """
+        return tuple(self._streams)
+
     def export_state(self) -> bytes:
         """What `import_state` needs to go on elsewhere. Raise RefusedError when it cannot be said.
 
         The default refuses, since it cannot know what a subclass holds; a plain protocol
-        without open streams or waiting pings has nothing to say and moves.
+        without waiting pings has nothing to say and moves.
         """
-        if type(self) is not QuicConnectionProtocol or self._streams or self._ping_waiters:
+        if type(self) is not QuicConnectionProtocol or self._ping_waiters:
             raise RefusedError(
                 f"{type(self).__name__} has running work and no export_state(); "
                 "wait until it is done, or define export_state and import_state",
@@ -142,10 +166,45 @@ class QuicConnectionProtocol:
     def connection_made(self, transport: Transmitter) -> None:
         self._transmitter = transport
 
+    def check_exportable(self, left: Collection[int]) -> None:
+        """RefusedError unless all but the streams `left`, which stay with this object, can be
+        exported."""
+        if self._relay is not None and self._relay.is_open:
+            raise RefusedError(
+                "requests of the connection still run at its last owner, which relays their "
+                "streams: try again when they have ended",
+                code="streams_relayed",
+            )
+        running = set(self.running_streams()).difference(left)
+        if running:
+            raise RefusedError(
+                f"{len(running)} streams are worked on by what cannot be exported, and cannot be "
+                "relayed from here: wait until they have ended",
+                code="not_exportable",
+            )
+
+    def relay(self, relay: Relay | None) -> None:
+        """From now on `relay` gets the events of some streams, before this object would."""
+        self._relay = relay
+
+    def use_connection(self, quic: Any) -> None:
+        """Go on with another connection: a stand-in for the streams that have stayed behind, or
+        the one that the present one became."""
+        self._quic = quic
+        if self._http is not None:
+            self._http._quic = quic
+
+    def connection_left(self) -> None:
+        """The connection sleeps, or lives elsewhere: there is nothing to transmit any more."""
+        self._transmitter = None
+
     def process_events(self) -> None:
         """Deliver all events that wait."""
         next_event = self._quic.next_event
+        relay = self._relay
         while (event := next_event()) is not None:
+            if relay is not None and relay.divert(event):
+                continue
             if isinstance(event, events.ConnectionIdIssued):
                 if self._transmitter is not None:
                     self._transmitter.add_route(event.connection_id)
@@ -174,6 +233,8 @@ class QuicConnectionProtocol:
                         "protocol": self,
                     }
                 )
+        if self.on_first_request is not None:
+            self._look_for_first_request(self.on_first_request)
 
     # --- helpers --------------------------------------------------------------------------------
 
@@ -184,6 +245,11 @@ class QuicConnectionProtocol:
     def _transmit_soon(self) -> None:
         if self._transmitter is not None:
             self._transmitter.transmit_soon()
+
+    def _look_for_first_request(self, tell: Callable[[str], None]) -> None:
+        if self._http is not None and self._http.first_path is not None:
+            self.on_first_request = None
+            tell(self._http.first_path)
 
     def _create_stream(self, stream_id: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader = asyncio.StreamReader()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from time import time
 from typing import Any
 
 from aioquic.quic.configuration import QuicConfiguration
@@ -11,9 +12,13 @@ from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
 from quicbaton.asyncio.endpoint.endpoint import CreateProtocol, Endpoint, Owner
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.protocol import QuicConnectionProtocol, StreamHandler
+from quicbaton.handshake import SessionTickets
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
-from quicbaton.routing.quic_lb import IdFactory, IdLayout, Place
+from quicbaton.keys.spent import ReplayGuard, SpentTokens
+from quicbaton.limits import EARLY_DATA_WINDOW_S
+from quicbaton.routing.id_text import usual_ids
+from quicbaton.routing.quic_lb import IdConfigs, IdFactory, Place
 from quicbaton.routing.table import RoutingTable
 
 
@@ -44,6 +49,7 @@ async def serve(
     stream_handler: StreamHandler | None = None,
     ring: KeyRing | None = None,
     congestion_control: str = "cubic",
+    sleep_after_s: float = 0.0,
 ) -> QuicServer:
     """Serve QUIC at `host` and `port`; arguments as `aioquic.asyncio.serve` has them.
 
@@ -51,11 +57,18 @@ async def serve(
     created when the handshake is confirmed, and `congestion_control` ("cubic" or "reno") stands
     here, since the configuration's own setting is aioquic's, whose default is Reno. `ring` holds
     the cluster keys; without it a fresh key is made, which is enough for one process that nobody
-    takes over from.
+    takes over from. Clients may resume their sessions, and with a fresh key their early data
+    (0-RTT) is accepted, too: it is certain then that it counts once. A connection that is silent
+    for `sleep_after_s` and whose program can export its state shrinks to a few hundred bytes, and
+    wakes in a new protocol object; 0: never.
     """
+    # Keys that nobody else has were never used to accept anything: no need to wait.
+    guard = SpentTokens() if ring is None else None
     ring = ring or KeyRing(ClusterKey.generate(os.urandom))
     endpoint = make_endpoint(
         open_udp(host, port),
+        early_data=guard is not None,
+        replay_guard=guard,
         configuration=configuration,
         create_protocol=create_protocol,
         ring=ring,
@@ -64,16 +77,53 @@ async def serve(
         session_ticket_handler=session_ticket_handler,
         stream_handler=stream_handler,
         congestion_control=congestion_control,
+        sleep_after_s=sleep_after_s,
     )
     endpoint.start()
     return QuicServer(endpoint)
 
 
 def make_endpoint(
-    sock: Any, *, ring: KeyRing, node: int = 0, worker: int = 0, **options: Any
+    sock: Any,
+    *,
+    ring: KeyRing,
+    node: int = 0,
+    worker: int = 0,
+    ids: IdConfigs | None = None,
+    early_data: bool = False,
+    replay_guard: ReplayGuard | None = None,
+    **options: Any,
 ) -> Endpoint:
-    """An endpoint on a bound socket, with its ID factory and routing table."""
-    layout = IdLayout()
-    table: RoutingTable[Owner] = RoutingTable(layout, Place(node, worker))
-    ids = IdFactory(layout, node, worker, os.urandom, ring, in_use=table.owners)
-    return Endpoint(sock, ids=ids, table=table, ring=ring, **options)
+    """An endpoint on a bound socket, with its ID factory, routing table and session tickets.
+
+    `ids` are the forms of connection IDs, plaintext if not given (`routing.id_text.parse_ids`).
+    `early_data` accepts requests in a client's first flight, each once by `replay_guard`. Leave it
+    off where other processes have the keys of `ring`, too, unless the guard speaks for all of
+    them: without one this process's memory is asked, and nothing accepted until nothing can be
+    replayed any more that an earlier process with these keys has accepted.
+
+    Session tickets open wherever the keys of `ring` are. A program that brings its own handlers
+    has its own tickets.
+    """
+    configs = ids or usual_ids(ring)
+    table: RoutingTable[Owner] = RoutingTable(configs, Place(node, worker))
+    factory = IdFactory(configs, node, worker, os.urandom, ring, in_use=table.owners)
+    tickets = None
+    if not (options.get("session_ticket_fetcher") or options.get("session_ticket_handler")):
+        accepts_from = 0.0
+        guard = replay_guard
+        if guard is None:
+            guard = SpentTokens()
+            accepts_from = time() + 2 * EARLY_DATA_WINDOW_S
+        tickets = SessionTickets(
+            ring, os.urandom, time, guard if early_data else None, early_data_from=accepts_from
+        )
+    return Endpoint(
+        sock,
+        ids=factory,
+        table=table,
+        ring=ring,
+        tickets=tickets,
+        replay_guard=replay_guard,
+        **options,
+    )

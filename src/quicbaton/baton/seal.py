@@ -30,7 +30,7 @@ from quicbaton.baton.header import (
     encode_header,
     split_header,
 )
-from quicbaton.baton.versions import FORMAT_VERSION, upgrade_payload
+from quicbaton.baton.versions import FORMAT_VERSION, downgrade_payload, upgrade_payload
 from quicbaton.errors import InternalError, RefusedError
 from quicbaton.keys.cluster_key import Purpose
 from quicbaton.keys.key_ring import KeyRing
@@ -71,13 +71,17 @@ def seal(
     ring: KeyRing,
     entropy: Callable[[int], bytes],
     now: float,
+    version: int = FORMAT_VERSION,
 ) -> bytes:
-    """Seal `payload` under the ring's active key. `now` is Unix time in seconds.
+    """Seal `payload` under the ring's active key. `now` is Unix time in seconds, `version` the
+    format that the opener reads; the payload is in the present one.
 
     Raises:
-        RefusedError: code `baton_too_large`; the connection stays where it is.
+        RefusedError: code `baton_too_large`, or `needs_format_2` when an older format cannot say
+            the payload; the connection stays where it is.
         ConfigurationError: a field does not fit the header.
     """
+    payload = downgrade_payload(payload, version)
     key = ring.active
     baton_id = entropy(BATON_ID_BYTES)
     if len(baton_id) != BATON_ID_BYTES:  # a short one would repeat sooner than the seal allows
@@ -85,7 +89,7 @@ def seal(
     issued_ms = int(now * 1000)
     header = encode_header(
         BatonHeader(
-            version=FORMAT_VERSION,
+            version=version,
             key_id=key.key_id,
             baton_id=baton_id,
             connection_id=fields.connection_id,
@@ -107,8 +111,8 @@ def seal(
     return header + cipher.encrypt(_ZERO_NONCE, payload, header)
 
 
-def open_baton(data: bytes, ring: KeyRing, now: float, audience: str) -> OpenedBaton:
-    """Check and open a baton; `audience` is the opener's own name, `now` Unix time in seconds.
+def open_baton(data: bytes, ring: KeyRing, now: float, *audience: str) -> OpenedBaton:
+    """Check and open a baton; `audience` is what the opener is called, `now` Unix time in seconds.
 
     Expiry is hygiene: single use rests on the ownership store and its claims.
 
@@ -129,9 +133,10 @@ def open_baton(data: bytes, ring: KeyRing, now: float, audience: str) -> OpenedB
         raise _broken_seal() from None
     header = raw.decode()
     _check_time(header, int(now * 1000))
-    if header.audience and header.audience != audience:
+    if header.audience and header.audience not in audience:
+        own = " or ".join(map(repr, filter(None, audience)))
         raise BatonAudienceError(
-            f"the baton is for {header.audience!r}; this is {audience!r}. Offer it there"
+            f"the baton is for {header.audience!r}; this is {own}. Offer it there"
         )
     return OpenedBaton(header, upgrade_payload(payload, header.version), _digest(data, raw.size))
 

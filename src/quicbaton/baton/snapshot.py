@@ -18,6 +18,16 @@ from quicbaton.http3.state import Http3State
 from quicbaton.transport.state import ConnectionState
 
 
+class RelayedStream(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """A stream whose request still runs at the handoff's source: what it sends and what the client
+    sends passes through the link between the two. Its transport state has moved like any other's.
+    """
+
+    stream_id: int
+    #: Bytes that the application was given and, having paused its reading, has not consumed yet.
+    withheld_bytes: int
+
+
 class Snapshot(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """Everything that moves with a connection."""
 
@@ -30,6 +40,8 @@ class Snapshot(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     host: bytes
     #: What of the streams went ahead; None where nothing did, as in every file.
     precopied: Precopied | None
+    #: Streams that stay behind. HTTP/3's and the application's state say nothing of them.
+    relayed: list[RelayedStream]
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -60,4 +72,6 @@ def decode_snapshot(payload: bytes, precopies: Mapping[bytes, Pieces] = _NONE) -
     if snapshot.precopied is not None:
         pieces = precopies.get(snapshot.precopied.precopy_id) or Pieces()
         put_back(snapshot.connection, snapshot.precopied, pieces)
+    if any(stream.stream_id not in snapshot.connection.streams for stream in snapshot.relayed):
+        raise BatonMalformedError("the baton relays a stream that the connection does not have")
     return snapshot

@@ -1,8 +1,12 @@
-"""Format versions of batons and the pure functions that lift an older payload to the present one.
+"""Format versions of batons, and the pure functions between a payload of one and of the next.
 
-A reader accepts its own version and the one before: during a rolling upgrade the old release
-hands to the new one, and after a roll-back only what the old release wrote is handed on. The
-header's layout is common to all versions; a version describes the payload.
+A reader accepts its own version and the one before, and a sealer writes either: during a rolling
+upgrade the old release hands to the new one, and the new one to the old one in the format that
+this reads. What the older format cannot say is refused, never left out. The header's layout is
+common to all versions; a version describes the payload.
+
+    1   a snapshot of six fields (release 0.1)
+    2   and a seventh: the streams that stay behind at the handoff's source, which relays them
 """
 
 from __future__ import annotations
@@ -10,16 +14,46 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from quicbaton.baton.errors import BatonVersionError
+import msgspec
 
-#: The version that this release writes.
-FORMAT_VERSION: Final = 1
+from quicbaton.baton.errors import BatonVersionError
+from quicbaton.errors import InternalError, RefusedError
+
+#: The version that this release writes where the reader is not an older one.
+FORMAT_VERSION: Final = 2
 
 Upgrade = Callable[[bytes], bytes]
 
-#: From a version to the function that turns its payload into the next version's. Version 1 is
-#: the first, so there is nothing to upgrade from yet.
-UPGRADES: dict[int, Upgrade] = {}
+#: MessagePack arrays of six, of seven and of no elements.
+_SNAPSHOT_V1: Final = b"\x96"
+_SNAPSHOT_V2: Final = b"\x97"
+_EMPTY: Final = b"\x90"
+
+
+def _from_1_to_2(payload: bytes) -> bytes:
+    # No stream stays behind in format 1. What is no snapshot is left to the decoder to refuse.
+    if payload[:1] != _SNAPSHOT_V1:
+        return payload
+    return b"".join((_SNAPSHOT_V2, memoryview(payload)[1:], _EMPTY))
+
+
+def _from_2_to_1(payload: bytes) -> bytes:
+    fields = msgspec.msgpack.decode(payload, type=list[msgspec.Raw])
+    if payload[:1] != _SNAPSHOT_V2 or len(fields) != 7:
+        raise InternalError("only a snapshot of this release can be said in format 1")
+    if bytes(fields[-1]) != _EMPTY:
+        raise RefusedError(
+            "streams of the connection must be relayed, which baton format 1 cannot say: wait "
+            "until their requests end, or upgrade the other process first",
+            code="needs_format_2",
+        )
+    return b"".join((_SNAPSHOT_V1, memoryview(payload)[1 : -len(_EMPTY)]))
+
+
+#: From a version to the function that turns its payload into the next version's.
+UPGRADES: dict[int, Upgrade] = {1: _from_1_to_2}
+#: From a version to the function that says its payload in the version before, or refuses to.
+DOWNGRADES: Final[Mapping[int, Upgrade]] = {2: _from_2_to_1}
 
 
 def readable_versions(
@@ -53,3 +87,13 @@ def upgrade_payload(
     """Return the payload in the present version's form; `version` has passed `check_version`."""
     check_version(version, current, upgrades)
     return payload if version == current else upgrades[version](payload)
+
+
+def downgrade_payload(payload: bytes, version: int) -> bytes:
+    """Return the present version's payload in the form of `version`: the present or the one before.
+
+    Raises:
+        RefusedError: code `needs_format_2` and the like: the older format cannot say it.
+    """
+    check_version(version)
+    return payload if version == FORMAT_VERSION else DOWNGRADES[FORMAT_VERSION](payload)

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from quicbaton.asyncio.node.connections import read_baton, write_baton
 from quicbaton.asyncio.peers import commands as c
-from quicbaton.cli.control import ask_now
+from quicbaton.asyncio.peers.asking import CommandFailedError, Conversation
+from quicbaton.cli.control import (
+    SERVER_HELP,
+    Server,
+    add_cluster_options,
+    find_process,
+    find_servers,
+    name_for,
+    your_servers,
+)
 from quicbaton.cli.reporter import Reporter, add_json_option
-from quicbaton.errors import ConfigurationError
+from quicbaton.errors import ConfigurationError, QuicbatonError
+
+_T = TypeVar("_T")
 
 _PIPE_COLUMNS: Final = 240
 
@@ -23,7 +36,7 @@ def add_parser(commands: Any) -> None:
     ps = commands.add_parser(
         "ps", help="list a server's live connections", description="List live connections."
     )
-    _add_server(ps)
+    _add_server(ps, "?")
     ps.set_defaults(run=_list)
 
     handoff = commands.add_parser(
@@ -57,11 +70,13 @@ def add_parser(commands: Any) -> None:
     resume.set_defaults(run=_resume)
 
     for parser in (ps, handoff, save, resume):
+        add_cluster_options(parser)
         add_json_option(parser)
 
 
-def _add_server(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("socket", type=Path, metavar="SOCKET", help="the server's control socket")
+def _add_server(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    text = SERVER_HELP if nargs is None else f"{SERVER_HELP} (default: all of yours on this host)"
+    parser.add_argument("server", nargs=nargs, metavar="SERVER", help=text)
 
 
 def _add_connection(parser: argparse.ArgumentParser) -> None:
@@ -72,23 +87,37 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
 
 def _add_destination(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--to",
-        type=Path,
-        required=True,
-        metavar="SOCKET",
-        help="control socket of the process that gets it",
+        "--to", required=True, metavar="SERVER", help="the process that gets it, named likewise"
     )
 
 
 def _list(options: argparse.Namespace, reporter: Reporter) -> int:
-    listed = ask_now(options.socket, c.ListConnections(), c.Connections)
-    if reporter.as_json:
-        reporter.value(_named(listed))
-        return 0
+    if options.server is None:
+        servers = your_servers()
+    else:
+        servers = find_servers(options.server, options)
+    if not servers and not reporter.as_json:
+        print("no servers of yours run on this host")
+    for server in servers:
+        try:
+            listed = server.ask(c.ListConnections(), c.Connections)
+        except QuicbatonError:
+            # A supervisor has none, and whoever ends just now has none that we could name.
+            if len(servers) == 1 and options.server is not None:
+                raise
+            continue
+        if reporter.as_json:
+            reporter.value({"server": server.name, **_named(listed)})
+        else:
+            _print(server, listed)
+    return 0
+
+
+def _print(server: Server, listed: c.Connections) -> None:
     # A pipe has no width: names are for other commands and must not be cut.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
     console.print(
-        f"pid {listed.pid} at {listed.address}: {listed.accepted} accepted, "
+        f"{server}: pid {listed.pid} at {listed.address}: {listed.accepted} accepted, "
         f"{listed.resumed} resumed, {listed.given} given away; datagrams: "
         f"{listed.datagrams_received:,} received, {listed.datagrams_sent:,} sent, "
         f"{listed.datagrams_forwarded:,} forwarded",
@@ -96,14 +125,13 @@ def _list(options: argparse.Namespace, reporter: Reporter) -> int:
     )
     if not listed.connections:
         console.print("no connections")
-        return 0
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title, justify in _COLUMNS:
         table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for info in listed.connections:
         table.add_row(*_row(info))
     console.print(table)
-    return 0
 
 
 _COLUMNS = (
@@ -143,10 +171,15 @@ def _named(listed: c.Connections) -> dict[str, Any]:
 
 
 def _hand_off(options: argparse.Namespace, reporter: Reporter) -> int:
-    command = c.HandOff(options.connection, str(options.to.absolute()))
-    answer = ask_now(options.socket, command, c.Answer)
+    destination = find_process(options.to, options)
+
+    def hand_off(server: Server) -> c.Answer:
+        command = c.HandOff(options.connection, name_for(server, destination))
+        return server.ask(command, c.Answer)
+
+    answer = _by_whoever_has_it(options, hand_off)
     text = f"handed over to {options.to}"
-    reporter.event("handed_over", text, to=str(options.to), message=answer.message)
+    reporter.event("handed_over", text, to=options.to, message=answer.message)
     return 0
 
 
@@ -154,17 +187,50 @@ def _save(options: argparse.Namespace, reporter: Reporter) -> int:
     file = options.file.absolute()
     if file.exists():
         raise ConfigurationError(f"{file} exists already: name a new file", code="file_exists")
-    ask_now(options.socket, c.Save(options.connection, str(file)), c.Answer)
-    text = f"frozen into {file}; bring it back with: quicbaton resume {file} --to SOCKET"
+
+    def save(server: Server) -> None:
+        if server.is_remote:
+            server.talk(lambda conversation: _fetch(conversation, options.connection, file))
+        else:
+            server.ask(c.Save(options.connection, str(file)), c.Answer)
+
+    _by_whoever_has_it(options, save)
+    text = f"frozen into {file}; bring it back with: quicbaton resume {file} --to SERVER"
     reporter.event("saved", text, file=str(file), bytes=file.stat().st_size)
     return 0
+
+
+async def _fetch(conversation: Conversation, connection: str, file: Path) -> None:
+    """The server has no file of ours to write to: take the baton, and say when it is safe."""
+    frozen = await conversation.ask(c.Freeze(connection), c.Frozen)
+    write_baton(file, frozen.sealed)
+    try:
+        await conversation.ask(c.Kept(), c.Answer)
+    except QuicbatonError:
+        # It thaws there: what we have fits nothing any more, or soon will not.
+        file.unlink()
+        raise
 
 
 def _resume(options: argparse.Namespace, reporter: Reporter) -> int:
     file = options.file.absolute()
     if not file.is_file():
         raise ConfigurationError(f"{file} is not a file: `quicbaton save` makes one")
-    answer = ask_now(options.to, c.Resume(str(file)), c.Answer)
+    server = find_process(options.to, options)
+    command = c.Revive(read_baton(file)) if server.is_remote else c.Resume(str(file))
+    answer = server.ask(command, c.Answer)
     text = f"lives on in the process at {options.to}"
-    reporter.event("resumed", text, to=str(options.to), message=answer.message)
+    reporter.event("resumed", text, to=options.to, message=answer.message)
     return 0
+
+
+def _by_whoever_has_it(options: argparse.Namespace, ask: Callable[[Server], _T]) -> _T:
+    """Ask the processes of a port one by one until one has the connection."""
+    servers = find_servers(options.server, options)
+    for server in servers[:-1]:
+        try:
+            return ask(server)
+        except CommandFailedError as error:
+            if error.code not in ("no_such_connection", "unexpected_message"):
+                raise
+    return ask(servers[-1])

@@ -1,17 +1,204 @@
-"""Asking a running server something, for a program without an event loop."""
+"""Which server a command is for, and asking it, for a program without an event loop.
+
+A SERVER is the path of a control socket, the UDP port of a server of the same user on this host,
+or, with `--cluster`, NODE or NODE/WORKER.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import ask
+from quicbaton.asyncio.peers.asking import Conversation, ask_over
+from quicbaton.asyncio.peers.channel import Channel, connect_channel
+from quicbaton.asyncio.peers.cluster import Cluster, node_keys
+from quicbaton.asyncio.peers.directory import connect_node
+from quicbaton.asyncio.peers.names import parse_slot
+from quicbaton.cli import user_state
+from quicbaton.errors import ConfigurationError, PeerError
 
 _Frame = TypeVar("_Frame", bound=c.Frame)
+_T = TypeVar("_T")
+
+SERVER_HELP = "the server: its control socket, its port, or NODE[/WORKER] of the cluster"
 
 
-def ask_now(path: Path, command: c.Frame, answer: type[_Frame]) -> _Frame:
-    """`ask`, run to its end."""
-    return asyncio.run(ask(path, command, answer))
+class Server(NamedTuple):
+    """A server that commands can be sent to: at a path, or by name in a cluster."""
+
+    path: Path | None
+    name: str
+    cluster: Cluster | None
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_remote(self) -> bool:
+        return self.path is None
+
+    async def connect(self) -> Channel:
+        """A channel to it."""
+        if self.path is not None:
+            return await connect_channel(self.path)
+        assert self.cluster is not None
+        return await connect_node(self.cluster, self.name)
+
+    def ask(self, command: c.Frame, answer: type[_Frame]) -> _Frame:
+        """Send one command and wait for its answer, as `asking.ask` does."""
+
+        async def run() -> _Frame:
+            return await ask_over(await self.connect(), command, answer)
+
+        return asyncio.run(run())
+
+    def talk(self, conversation: Callable[[Conversation], Awaitable[_T]]) -> _T:
+        """Say several things over one channel."""
+
+        async def run() -> _T:
+            channel = await self.connect()
+            try:
+                return await conversation(Conversation(channel))
+            finally:
+                channel.close()
+
+        return asyncio.run(run())
+
+
+def add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    """Let a command name servers of other hosts."""
+    parser.add_argument(
+        "--cluster",
+        type=Path,
+        default=_from_environment("QUICBATON_CLUSTER", Path),
+        metavar="DIR",
+        help="folder of `quicbaton keys init`: talk to its nodes (QUICBATON_CLUSTER)",
+    )
+    parser.add_argument(
+        "--node-name",
+        default=_from_environment("QUICBATON_NODE", str),
+        metavar="NAME",
+        help="the node that we are (QUICBATON_NODE; default: the one whose key is in the folder)",
+    )
+
+
+def find_cluster(options: argparse.Namespace) -> Cluster | None:
+    """The cluster that the options name, as the node that they name."""
+    folder: Path | None = options.cluster
+    if folder is None:
+        return None
+    name = options.node_name
+    if name is None:
+        held = node_keys(folder)
+        if not held:
+            raise ConfigurationError(
+                f"{folder} has no node's private key: copy this host's there", code="certificates"
+            )
+        # With several, as where they were made, any will do: all nodes may say the same.
+        name = held[0]
+    return Cluster(folder, name)
+
+
+def find_server(text: str, options: argparse.Namespace) -> Server:
+    """What SERVER means, where it must be one process."""
+    found = find_servers(text, options)
+    if len(found) != 1:
+        paths = ", ".join(str(server.path) for server in found)
+        raise ConfigurationError(
+            f"{len(found)} processes serve at port {text}: name one's control socket, of {paths}",
+            code="unknown_server",
+        )
+    return found[0]
+
+
+def find_servers(text: str, options: argparse.Namespace) -> list[Server]:
+    """What SERVER means: the processes that share a port, or one."""
+    if text.isascii() and text.isdigit():
+        found = local_servers(user_state.control_sockets(int(text)))
+        services = [server for server in found if _is_service(server)]
+        if services:
+            return services
+        if not found:
+            raise ConfigurationError(f"no server of yours is at port {text}", code="unknown_server")
+        return found
+    slot = parse_slot(text)
+    cluster = find_cluster(options)
+    if slot is not None and cluster is not None and slot.node in cluster.nodes:
+        return [Server(None, text, cluster)]
+    path = Path(text)
+    if slot is not None and not path.exists():
+        hint = "give --cluster" if cluster is None else f"{cluster.folder} has no node of that name"
+        raise ConfigurationError(
+            f"{text!r} is no socket, and for a node of a cluster: {hint}", code="unknown_server"
+        )
+    return [Server(path.absolute(), text, None)]
+
+
+def find_process(text: str, options: argparse.Namespace) -> Server:
+    """What SERVER means, where a process is wanted that can have connections itself."""
+    server = find_server(text, options)
+    if not _is_service(server):
+        return server
+    assert server.path is not None
+    workers = local_servers(sorted(server.path.parent.glob(f"{server.path.stem}-*.sock")))
+    if not workers:
+        raise ConfigurationError(f"the service {text} has no workers now", code="unknown_server")
+    return workers[0]
+
+
+def local_servers(paths: list[Path]) -> list[Server]:
+    """The servers behind those control sockets that still answer."""
+    return [Server(path, str(path), None) for path in paths if _answers(path)]
+
+
+def your_servers() -> list[Server]:
+    """All of the user's servers on this host: services, and those that belong to none."""
+    found = local_servers(user_state.all_control_sockets())
+    services = {server.path.stem for server in found if server.path and _is_service(server)}
+    return [
+        server
+        for server in found
+        if server.path is not None and server.path.stem.rpartition("-")[0] not in services
+    ]
+
+
+def name_for(server: Server, destination: Server) -> str:
+    """What `server` is to call `destination`."""
+    if destination.is_remote:
+        return destination.name
+    if server.is_remote:
+        raise ConfigurationError(
+            f"{server} is on another host and finds no {destination}: name it NODE/WORKER",
+            code="local_name",
+        )
+    return str(destination.path)
+
+
+# --- helpers ----------------------------------------------------------------------------------
+
+
+def _is_service(server: Server) -> bool:
+    """Whether it is a supervisor: its socket is named after the port alone, its workers' by pid."""
+    return server.path is not None and server.path.stem.isdigit()
+
+
+def _answers(path: Path) -> bool:
+    async def knock() -> bool:
+        try:
+            channel = await connect_channel(path)
+        except PeerError:
+            return False
+        channel.close()
+        return True
+
+    return asyncio.run(knock())
+
+
+def _from_environment(name: str, make: Callable[[str], Any]) -> Any:
+    text = os.environ.get(name)
+    return make(text) if text else None

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from quicbaton.cli import connections, get, inspection, serve
+from quicbaton.cli import connections, get, inspection, keys, serve, service
 from quicbaton.cli.demo import command as demo
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import QuicbatonError
@@ -20,7 +20,7 @@ _INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command: 0 when it succeeded, 1 when it failed, 2 when it was not understood."""
-    options = _parser().parse_args(arguments)
+    options = parse(sys.argv[1:] if arguments is None else arguments)
     reporter = Reporter(as_json=options.as_json)
     # aioquic warns of every handshake that fails; what matters of it is in our own messages.
     logging.getLogger("quic").addHandler(logging.NullHandler())
@@ -41,6 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """What the arguments mean; a supervisor gives them to its workers as they are."""
+    options = _parser().parse_args(arguments)
+    options.arguments = list(arguments)
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="quicbaton",
@@ -48,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=version("quicbaton"))
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (serve, get, connections, inspection, demo):
+    for module in (serve, service, get, connections, inspection, keys, demo):
         module.add_parser(commands)
     return parser
 

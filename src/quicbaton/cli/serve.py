@@ -10,7 +10,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -19,20 +18,23 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.host import tune_collector
+from quicbaton.asyncio.node.leaving import Leaving
 from quicbaton.asyncio.node.node import Node
 from quicbaton.asyncio.node.takeover import Arrival
 from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.acceptor import listen
 from quicbaton.asyncio.peers.asking import ask, ask_for_socket
+from quicbaton.asyncio.peers.cluster import KEYS_FILE
 from quicbaton.asyncio.qlog_folder import QlogFolder
-from quicbaton.cli import user_state
+from quicbaton.cli import supervise, user_state
+from quicbaton.cli.addresses import any_address
 from quicbaton.cli.certificate import CertificateFiles
-from quicbaton.cli.file_server import FileProtocol
-from quicbaton.cli.folder import Folder
+from quicbaton.cli.control import add_cluster_options, find_cluster
+from quicbaton.cli.program import program
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import ConfigurationError, QuicbatonError
 
 DEFAULT_PORT: Final = 4433
-ALL_ADDRESSES: Final = "::"
 #: How long a takeover waits for connections that cannot move yet.
 TAKEOVER_DEADLINE_S: Final = 60.0
 
@@ -44,7 +46,13 @@ def add_parser(commands: Any) -> None:
         description="Serve a folder over HTTP/3. Live connections can be handed to another "
         "process with `quicbaton handoff`, or all at once by starting that with --takeover.",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder to serve")
+    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="the folder to serve")
+    parser.add_argument(
+        "--app",
+        metavar="MODULE:NAME",
+        help="serve your own protocol instead: a QuicConnectionProtocol class, or a function that "
+        "makes one",
+    )
     parser.add_argument("--host", default="", help="address to listen on (default: all)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="UDP port (default: 4433)")
     parser.add_argument("--cert", type=Path, metavar="FILE", help="certificate chain (PEM)")
@@ -80,30 +88,44 @@ def add_parser(commands: Any) -> None:
         metavar="SECONDS",
         help="with --takeover: then cut what could not move (default: 60)",
     )
+    add_cluster_options(parser)
+    supervise.add_options(parser)
     add_json_option(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace, reporter: Reporter) -> int:
-    if not options.folder.is_dir():
+    if (options.folder is None) == (options.app is None):
+        raise ConfigurationError("name a folder to serve, or a program with --app; not both")
+    if options.folder is not None and not options.folder.is_dir():
         raise ConfigurationError(f"{options.folder} is not a folder: name one that exists")
     if (options.cert is None) != (options.key is None):
         raise ConfigurationError("--cert and --key go together: give both or neither")
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_Server(options, reporter).run())
+    if options.workers is not None:
+        if options.takeover is not None or options.join is not None:
+            raise ConfigurationError(
+                "--workers makes a service of its own: --takeover and --join are for single servers"
+            )
+        return supervise.run(options, reporter)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(Server(options, reporter).run())
     return 0
 
 
-class _Server:
+class Server:
     """One serving process from its options to its end."""
 
     def __init__(self, options: argparse.Namespace, reporter: Reporter) -> None:
         self._options = options
         self._reporter = reporter
-        self._ring = user_state.load_keys(options.keys)
+        self._cluster = find_cluster(options)
+        keys = options.keys
+        if keys is None and self._cluster is not None:
+            keys = self._cluster.folder / KEYS_FILE
+        self._ring = user_state.load_keys(keys)
         self._files = _certificate(options)
         self._configuration = _configuration(self._files)
-        self._folder = Folder(options.folder)
+        self._program = program(options)
         self._stop = asyncio.Event()
         self._keylog: TextIO | None = None
 
@@ -113,11 +135,7 @@ class _Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
-        if self._options.qlog is not None:
-            self._configuration.quic_logger = QlogFolder(self._options.qlog)
-        if self._options.keylog is not None:
-            self._keylog = _open_keylog(self._options.keylog)
-            self._configuration.secrets_log_file = self._keylog
+        await self.prepare()
         if self._options.takeover is not None:
             node = await self._take_over(self._options.takeover.absolute())
         elif self._options.join is not None:
@@ -128,16 +146,35 @@ class _Server:
             await self._until_over(node)
         finally:
             node.close()
-            if self._keylog is not None:
-                self._keylog.close()
+            self.close()
+
+    async def prepare(self) -> None:
+        """Open what the options name, and see that the program is healthy."""
+        if self._options.qlog is not None:
+            self._configuration.quic_logger = QlogFolder(self._options.qlog)
+        if self._options.keylog is not None:
+            self._keylog = _open_keylog(self._options.keylog)
+            self._configuration.secrets_log_file = self._keylog
+        await self._program.check()
+
+    def close(self) -> None:
+        """Close what `prepare` opened."""
+        if self._keylog is not None:
+            self._keylog.close()
+
+    @property
+    def node_number(self) -> int:
+        """Ours, in the IDs that we issue."""
+        return 0 if self._cluster is None else self._cluster.own_entry().number
 
     # --- three ways to begin --------------------------------------------------------------------
 
     def _start(self) -> Node:
         sock = _open_port(self._options.host, self._options.port)
         port = sock.getsockname()[1]
-        node = self._node(sock, self._control_path(port), 0, 0, {})
+        node = self.node(sock, self._control_path(port), self.node_number, 0, {})
         node.start()
+        self._listen_for_peers(node)
         self._report_ready(node)
         return node
 
@@ -146,7 +183,7 @@ class _Server:
         channel, _, joined, descriptor = await ask_for_socket(other, c.Join(str(control)))
         channel.close()
         sock = socket.socket(fileno=descriptor)
-        node = self._node(sock, control, joined.node, joined.worker, joined.workers)
+        node = self.node(sock, control, joined.node, joined.worker, joined.workers)
         node.start()
         await self._introduce(node, joined.worker, joined.workers)
         self._report_ready(node)
@@ -157,13 +194,15 @@ class _Server:
         command = c.TakeOver(str(control), self._options.deadline)
         channel, frames, passed, descriptor = await ask_for_socket(other, command)
         arrival = Arrival(channel, frames, passed, descriptor)
-        node = self._node(arrival.sock, control, passed.node, passed.worker, passed.workers)
+        node = self.node(arrival.sock, control, passed.node, passed.worker, passed.workers)
         try:
             await self._introduce(node, passed.worker, passed.workers)
             answer = await arrival.settle(node, self._report_progress)
             # Who knows an old socket finds the new process behind it.
             for path in {other, Path(passed.name)}:
                 node.also_listen(path)
+            if passed.worker == 0:
+                self._listen_for_peers(node)
         except BaseException:
             node.close()
             raise
@@ -180,9 +219,10 @@ class _Server:
 
     # --- helpers, in reading order --------------------------------------------------------------
 
-    def _node(
+    def node(
         self, sock: socket.socket, control: Path, node: int, worker: int, workers: dict[int, str]
     ) -> Node:
+        """The node that serves with these options at a socket. It is not started."""
         made = Node(
             sock,
             control,
@@ -190,12 +230,18 @@ class _Server:
             node=node,
             worker=worker,
             workers=workers,
+            cluster=self._cluster,
             configuration=self._configuration,
-            create_protocol=partial(FileProtocol, folder=self._folder),
+            create_protocol=self._program.create_protocol,
             retry=self._options.retry,
         )
         made.handoffs.on_moved = self._report_moved
         return made
+
+    def _listen_for_peers(self, node: Node) -> None:
+        """Those that join our port later are reached through this process."""
+        if self._cluster is not None:
+            node.listen_for_peers(listen(self._cluster.own_entry().listen))
 
     def _control_path(self, port: int) -> Path:
         if self._options.control is not None:
@@ -220,21 +266,30 @@ class _Server:
                 )
 
     async def _until_over(self, node: Node) -> None:
-        stop = asyncio.ensure_future(self._stop.wait())
+        """Until a successor has taken over, or we were told to stop and have. A second signal ends
+        it at once."""
+        leaving = Leaving(node, self._options.grace)
+        node.answer(leaving.handlers())
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, leaving.begin)
+        if self._stop.is_set():
+            leaving.begin()
+        over = asyncio.ensure_future(leaving.over.wait())
         succeeded = asyncio.ensure_future(node.succeeded.wait())
-        await asyncio.wait((stop, succeeded), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((over, succeeded), return_when=asyncio.FIRST_COMPLETED)
         if succeeded.done():
             self._reporter.event("succeeded", "a successor has taken over; this process ends")
         else:
             self._reporter.event("stopped", "stopped: connections are closed")
-        for waiter in (stop, succeeded):
+        for waiter in (over, succeeded):
             waiter.cancel()
 
     def _report_ready(self, node: Node) -> None:
         address = node.endpoint.udp.address
         port = int(address[1])
         trust = self._files.certificate
-        lines = [f"serving {self._folder.root} at https://localhost:{port}/ over HTTP/3 (UDP)"]
+        lines = [f"serving {self._program.name} at https://localhost:{port}/ over HTTP/3 (UDP)"]
         if self._options.cert is None:
             lines += [
                 f"  certificate  {trust} (made for this machine; trust it like this:)",
@@ -244,6 +299,8 @@ class _Server:
         lines.append(f"  control      {node.name}")
         if len(node.workers) > 1:
             lines.append(f"  worker       {node.endpoint.table.place.worker} of several")
+        if self._cluster is not None:
+            lines.append(f"  node         {node.names.slot}, others reach it over TLS")
         self._reporter.event(
             "ready",
             "\n".join(lines),
@@ -275,7 +332,7 @@ class _Server:
         )
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop's, if it is installed."""
     try:
         import uvloop  # noqa: PLC0415 - an extra
@@ -316,7 +373,7 @@ async def _port_of(other: Path) -> int:
 def _open_port(host: str, port: int) -> socket.socket:
     """The UDP socket, in a group that others can join; refused while somebody has the port."""
     try:
-        address = host or _any_address()
+        address = host or any_address()
         # A socket of our user's in the same group would be let in without a word, and the kernel
         # would share the clients out between two strangers.
         open_udp(address, port).close()
@@ -333,12 +390,3 @@ def _open_port(host: str, port: int) -> socket.socket:
         "replace the server there, or another --port.",
         code="port_taken",
     )
-
-
-def _any_address() -> str:
-    """All addresses, of both families where there are two."""
-    try:
-        open_udp(ALL_ADDRESSES, 0).close()
-    except OSError:
-        return "0.0.0.0"
-    return ALL_ADDRESSES

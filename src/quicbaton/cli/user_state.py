@@ -85,7 +85,14 @@ def local_certificate(host: str) -> CertificateFiles:
 
 def control_sockets(port: int) -> list[Path]:
     """Control sockets of the user's servers at `port`, by name; they need not be alive."""
-    return sorted(path for path in runtime_folder().glob(f"{port}-*.sock") if path.is_socket())
+    folder = runtime_folder()
+    paths = [folder / f"{port}.sock", *sorted(folder.glob(f"{port}-*.sock"))]
+    return [path for path in paths if path.is_socket()]
+
+
+def all_control_sockets() -> list[Path]:
+    """Control sockets of all of the user's servers, by name; they need not be alive."""
+    return sorted(path for path in runtime_folder().glob("*.sock") if path.is_socket())
 
 
 # --- helpers ----------------------------------------------------------------------------------

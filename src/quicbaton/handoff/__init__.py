@@ -53,10 +53,12 @@ id and gives it `Rebuilt`; the rest is as above. If the source cannot be reached
 """
 
 from quicbaton.handoff.answers import answer_stale
-from quicbaton.handoff.destination import DestinationState, HandoffDestination
+from quicbaton.handoff.destination import HandoffDestination
 from quicbaton.handoff.events import Outcome
+from quicbaton.handoff.forwarder import SourceState
 from quicbaton.handoff.messages import FrameReader, Hello, decode, encode, shared_formats
-from quicbaton.handoff.source import HandoffSource, SourceState
+from quicbaton.handoff.new_owner import DestinationState
+from quicbaton.handoff.source import HandoffSource
 from quicbaton.handoff.waits import Waits
 
 __all__ = [

@@ -16,9 +16,12 @@ from quicbaton.handoff.messages import (
     Abort,
     ClaimRequest,
     Committed,
-    Message,
+    HandoffMessage,
+    Moved,
+    MovedAck,
     Ready,
     Refuse,
+    Taken,
 )
 from quicbaton.ownership import Claim, Ledger
 
@@ -34,12 +37,14 @@ def answer_claim(ledger: Ledger, request: ClaimRequest | Ready) -> Committed | R
     return committed(claim, request.handoff_id)
 
 
-def answer_stale(ledger: Ledger, link: int, message: Message) -> list[Effect]:
+def answer_stale(ledger: Ledger, link: int, message: HandoffMessage) -> list[Effect]:
     """Answer a message to a machine that has gone on to another attempt, or is forgotten.
 
     A COMMITTED in a term that this process never held comes after its destination let go: only
-    that machine could have used the claim, so the source must learn that nobody will. Anything
-    else but a READY or a ClaimRequest is the echo of something settled, and needs no answer.
+    that machine could have used the claim, so the source must learn that nobody will. Who forwards
+    nothing any more may say so to whoever tells it of a new owner, and an owner that announces itself
+    learns it. Anything else but a READY or a ClaimRequest is the echo of something settled, and
+    needs no answer.
     """
     if isinstance(message, ClaimRequest):
         return [Send(link, answer_claim(ledger, message))]
@@ -51,7 +56,17 @@ def answer_stale(ledger: Ledger, link: int, message: Message) -> list[Effect]:
     if isinstance(message, Committed) and ledger.record(message.connection_id).term < message.term:
         text = "the destination has let it go before"
         return [Send(link, abort(message.connection_id, message.handoff_id, "discarded", text))]
+    if isinstance(message, Moved):
+        return [Send(link, MovedAck(message.connection_id, message.handoff_id))]
+    if isinstance(message, Taken):
+        return [Send(link, not_forwarding(message))]
     return []
+
+
+def not_forwarding(taken: Taken) -> Refuse:
+    """The answer to an owner whose datagrams do not come here any more, or are dropped."""
+    text = "this process forwards nothing for the connection any more"
+    return Refuse(taken.connection_id, taken.handoff_id, "not_forwarding", text)
 
 
 def committed(claim: Claim, handoff_id: bytes) -> Committed:

@@ -28,20 +28,24 @@ Theory of operation
 * Strays that come before COMMITTED wait in a bounded queue and are handed over with `Resume`.
 * After COMMITTED nothing that happens to the handoff touches the connection. A lost link is opened
   again for the strays' sake, as long as the client has not cut over.
+* If the connection is handed on before that, the forwarder is told (MOVED) and asked to say that it
+  has turned to the new owner; its strays are passed on until then (HANDED_ON). For the new owner
+  that announcement (MOVED_ACK) makes a machine of its own, which is FORWARDING from the start: each
+  of a connection's forwarders has one.
+* A process that cannot send from the client's address has the source do it, if that has offered to
+  relay. RELAYING then stands for FORWARDING, for as long as the connection lives: without a link it
+  is silent (CUT_OFF), and closed if none comes up in time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 from typing import ClassVar, Final
 
 from quicbaton.errors import FencedError, PeerError
-from quicbaton.handoff.answers import abort
 from quicbaton.handoff.effects import (
     AnswerWithResets,
     Connect,
-    Deliver,
     Discard,
     Effect,
     Rebuild,
@@ -55,6 +59,7 @@ from quicbaton.handoff.events import (
     CutoverSeen,
     DeadlinePassed,
     Event,
+    GivenOn,
     LinkLost,
     LinkUp,
     Outcome,
@@ -62,64 +67,56 @@ from quicbaton.handoff.events import (
     RebuildFailed,
     Rebuilt,
     Received,
+    Spoke,
 )
-from quicbaton.handoff.machine import Machine, Row, table
+from quicbaton.handoff.machine import Row, table
 from quicbaton.handoff.messages import (
     Abort,
     Accept,
+    AcceptRelayed,
+    Address,
     Baton,
-    ClaimRequest,
-    Closed,
     Committed,
-    Cutover,
     CutoverAck,
     HandoffMessage,
+    MovedAck,
     Offer,
     Ready,
     Refuse,
+    RemoteCommitted,
+    RemoteOffer,
     Stray,
 )
+from quicbaton.handoff.new_owner import DestinationState, NewOwner
 from quicbaton.handoff.strays import StrayQueue
 from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
 from quicbaton.limits import MAX_BATON_BYTES
-from quicbaton.ownership import Ledger
-
-
-class DestinationState(Enum):
-    """Where a handoff stands at its destination."""
-
-    IDLE = "idle"
-    ACCEPTED = "accepted"
-    REBUILDING = "rebuilding"
-    READY = "ready"
-    LAST_WORDS = "last_words"
-    ASKING = "asking"
-    FORWARDING = "forwarding"
-    CUTTING = "cutting"
-    DONE = "done"
-    DISCARDED = "discarded"
-
+from quicbaton.ownership import Ledger, Ownership
 
 _Step = tuple[DestinationState, list[Effect]]
 
 
-class HandoffDestination(Machine[DestinationState]):
+class HandoffDestination(NewOwner):
     """One attempt to take one connection over, from an `Offer` or from a saved baton.
 
     `handoff_id`: the offer's, or 16 fresh random bytes for a saved baton. `name`: what an offer's
     audience must be, unless that is empty. `formats`: baton formats that can be read.
-    `room_bytes`: how big a connection may be to be welcome.
+    `room_bytes`: how big a connection may be to be welcome. `can_send`: whether this process can
+    send from the address that a `RemoteOffer` names.
     """
 
     ROLE = "destination"
     ENDED = (DestinationState.DONE, DestinationState.DISCARDED)
     # How long a state may last. LAST_WORDS goes on with the deadline of the state before.
-    WAITS: ClassVar[dict[DestinationState, Callable[[Waits], float]]] = {
+    WAITS: ClassVar[dict[DestinationState, Callable[[Waits], float] | None]] = {
         DestinationState.ACCEPTED: lambda waits: waits.offer_s,
         DestinationState.REBUILDING: lambda waits: waits.offer_s,
         DestinationState.READY: lambda waits: waits.ready_s,
         DestinationState.ASKING: lambda waits: waits.ask_s,
         DestinationState.FORWARDING: lambda waits: waits.forward_s,
+        DestinationState.RELAYING: None,
+        DestinationState.CUT_OFF: lambda waits: waits.relay_lost_s,
+        DestinationState.HANDED_ON: lambda waits: waits.forward_s,
         DestinationState.CUTTING: lambda waits: waits.offer_s,
     }
 
@@ -132,22 +129,19 @@ class HandoffDestination(Machine[DestinationState]):
         name: str = "",
         formats: frozenset[int] = frozenset(),
         room_bytes: int = MAX_BATON_BYTES,
+        can_send: bool = True,
         waits: Waits = DEFAULT_WAITS,
     ) -> None:
-        super().__init__(connection_id, handoff_id, DestinationState.IDLE, waits)
+        super().__init__(connection_id, handoff_id, name, waits)
         self._ledger = ledger
-        self._name = name
         self._formats = formats
         self._room_bytes = room_bytes
+        self._can_send = can_send
+        #: The shared store that decides; empty where the source does.
+        self._store_id = b""
         self._offered_term = 0
-        self._rebuilt: Rebuilt | None = None
         self._no_owner_lives = False
         self._strays = StrayQueue()
-
-    @property
-    def handoff_id(self) -> bytes:
-        """What messages to this machine bear."""
-        return self._handoff_id
 
     def _check_address(self, event: Received) -> list[Effect] | None:
         message = event.message
@@ -173,8 +167,10 @@ class HandoffDestination(Machine[DestinationState]):
                 Report(Outcome.DISCARDED, code, text),
             ]
         self._offered_term = offer.term
+        self.relayed = not self._can_send
+        accept = AcceptRelayed if self.relayed else Accept
         return DestinationState.ACCEPTED, [
-            Send(event.link, Accept(self.connection_id, self._handoff_id))
+            Send(event.link, accept(self.connection_id, self._handoff_id))
         ]
 
     def _why_not(self, offer: Offer) -> tuple[str, str] | None:
@@ -184,6 +180,17 @@ class HandoffDestination(Machine[DestinationState]):
             return "wrong_audience", f"this is {self._name!r}, the offer is for another"
         if offer.size_bytes > self._room_bytes:
             return "no_room", f"{offer.size_bytes} bytes are too many, {self._room_bytes} are free"
+        state = self._ledger.record(self.connection_id).state
+        if state not in (Ownership.ABSENT, Ownership.GIVEN):
+            # It could not be adopted: an earlier handoff from here is not settled, for instance.
+            return "in_hand", f"the connection is {state.value} in this process's own record"
+        if isinstance(offer, RemoteOffer) and offer.store_id != self._store_id:
+            return "no_store", f"{self._name} does not use the shared ownership store of the offer"
+        if isinstance(offer, RemoteOffer) and not (self._can_send or offer.relay):
+            return "cannot_send_from", (
+                f"{self._name} cannot send from {_spell(offer.local)}, which the client talks to: "
+                "choose a process on that address and port, or ask for a relay"
+            )
         return None
 
     def _rebuild(self, event: Received, now_us: int) -> _Step:
@@ -214,15 +221,6 @@ class HandoffDestination(Machine[DestinationState]):
     def _reconnect(self, event: LinkLost, now_us: int) -> _Step:
         return DestinationState.ASKING, [Connect(self.connection_id)]
 
-    def _ask(self, event: LinkUp, now_us: int) -> _Step:
-        self._link = event.link
-        rebuilt = self._rebuilt
-        assert rebuilt is not None
-        request = ClaimRequest(
-            self.connection_id, self._handoff_id, rebuilt.baton_id, rebuilt.digest
-        )
-        return self._state, [Send(event.link, request)]
-
     def _source_died(self, event: PeerDead, now_us: int) -> _Step:
         self._no_owner_lives = event.no_owner_lives
         if self._link is None:
@@ -250,11 +248,6 @@ class HandoffDestination(Machine[DestinationState]):
             Report(Outcome.DISCARDED, code, text),
         ]
 
-    def _say_abort(self, code: str, text: str) -> list[Effect]:
-        if self._link is None:
-            return []
-        return [Send(self._link, abort(self.connection_id, self._handoff_id, code, text))]
-
     # --- the owner ------------------------------------------------------------------------
 
     def _resume(self, event: Received, now_us: int) -> _Step:
@@ -276,45 +269,12 @@ class HandoffDestination(Machine[DestinationState]):
         except FencedError as error:
             return self._give_up(error.code, str(error))
         self._link = event.link
-        return DestinationState.FORWARDING, [
-            Resume(claim, self._strays.drain()),
+        frozen_us = message.frozen_us if isinstance(message, RemoteCommitted) else 0
+        state = DestinationState.RELAYING if self.relayed else DestinationState.FORWARDING
+        return state, [
+            Resume(claim, self._strays.drain(), frozen_us),
             Report(Outcome.RESUMED, "ok", f"resumed in term {claim.term}"),
         ]
-
-    def _deliver(self, event: Received, now_us: int) -> _Step:
-        assert isinstance(event.message, Stray)
-        if self._state is DestinationState.FORWARDING:
-            self._arm(now_us)
-        return self._state, [Deliver(event.message)]
-
-    def _rejoin(self, event: LinkLost, now_us: int) -> _Step:
-        return self._state, [Connect(self.connection_id)]
-
-    def _source_gone(self, event: PeerDead, now_us: int) -> _Step:
-        # With a link there may be strays left in it; its end leads to a Connect that finds nobody,
-        # and the deadline ends that.
-        if self._link is None:
-            return DestinationState.DONE, []
-        return self._state, []
-
-    def _cut_over(self, event: CutoverSeen, now_us: int) -> _Step:
-        if self._link is None:
-            return DestinationState.DONE, []
-        cutover = Cutover(self.connection_id, self._handoff_id)
-        return DestinationState.CUTTING, [Send(self._link, cutover)]
-
-    def _close(self, event: ConnectionClosed, now_us: int) -> _Step:
-        if self._link is None:
-            return DestinationState.DONE, []
-        return DestinationState.DONE, [
-            Send(self._link, Closed(self.connection_id, self._handoff_id))
-        ]
-
-    def _finish(self, event: Event, now_us: int) -> _Step:
-        return DestinationState.DONE, []
-
-    def _stay(self, event: Event, now_us: int) -> _Step:
-        return self._state, []
 
     # --- too late -------------------------------------------------------------------------
 
@@ -324,6 +284,10 @@ class HandoffDestination(Machine[DestinationState]):
     def _decline(self, event: Received, now_us: int) -> _Step:
         self._link = event.link
         return self._state, self._say_abort("discarded", "the destination has let it go before")
+
+
+def _spell(address: Address) -> str:
+    return f"{address[0]}:{address[1]}" if len(address) > 1 else "its address"
 
 
 def _reason(event: Event) -> tuple[str, str]:
@@ -342,50 +306,77 @@ def _reason(event: Event) -> tuple[str, str]:
 _S = DestinationState
 _M = HandoffDestination
 _FAILURES: Final = (Abort, LinkLost, PeerDead, DeadlinePassed, Cancel)
+_COMMITTED: Final = (Committed, RemoteCommitted)
+_RESUMED: Final = (_S.FORWARDING, _S.RELAYING, _S.DISCARDED)
 
 #: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
 _ROWS: Final[tuple[Row[DestinationState], ...]] = (
-    (_S.IDLE, (Offer,), _M._consider, (_S.ACCEPTED, _S.DISCARDED)),
+    (_S.IDLE, (Offer, RemoteOffer), _M._consider, (_S.ACCEPTED, _S.DISCARDED)),
     (_S.IDLE, (Rebuilt,), _M._from_file, (_S.ASKING, _S.DISCARDED)),
+    (_S.IDLE, (MovedAck,), _M._announced, (_S.FORWARDING,)),
     (_S.ACCEPTED, (Baton,), _M._rebuild, (_S.REBUILDING,)),
     (_S.ACCEPTED, (Stray,), _M._queue, (_S.ACCEPTED,)),
     (_S.ACCEPTED, _FAILURES, _M._fail, (_S.DISCARDED,)),
     (_S.REBUILDING, (Rebuilt,), _M._ready, (_S.READY, _S.DISCARDED)),
     (_S.REBUILDING, (Stray,), _M._queue, (_S.REBUILDING,)),
     (_S.REBUILDING, (RebuildFailed, *_FAILURES), _M._fail, (_S.DISCARDED,)),
-    (_S.READY, (Committed,), _M._resume, (_S.FORWARDING, _S.DISCARDED)),
+    (_S.READY, _COMMITTED, _M._resume, _RESUMED),
     (_S.READY, (Stray,), _M._queue, (_S.READY,)),
     (_S.READY, (LinkLost,), _M._reconnect, (_S.ASKING,)),
     (_S.READY, (PeerDead,), _M._source_died, (_S.LAST_WORDS,)),
     (_S.READY, (Abort, DeadlinePassed, Cancel), _M._fail, (_S.DISCARDED,)),
-    (_S.LAST_WORDS, (Committed,), _M._resume, (_S.FORWARDING, _S.DISCARDED)),
+    (_S.LAST_WORDS, _COMMITTED, _M._resume, _RESUMED),
     (_S.LAST_WORDS, (Stray,), _M._queue, (_S.LAST_WORDS,)),
     (_S.LAST_WORDS, (LinkLost,), _M._orphaned, (_S.DISCARDED,)),
     (_S.LAST_WORDS, (Abort, Refuse, DeadlinePassed, Cancel), _M._fail, (_S.DISCARDED,)),
     (_S.ASKING, (LinkUp,), _M._ask, (_S.ASKING,)),
-    (_S.ASKING, (Committed,), _M._resume, (_S.FORWARDING, _S.DISCARDED)),
+    (_S.ASKING, _COMMITTED, _M._resume, _RESUMED),
     (_S.ASKING, (Stray,), _M._queue, (_S.ASKING,)),
     (_S.ASKING, (LinkLost,), _M._reconnect, (_S.ASKING,)),
     (_S.ASKING, (PeerDead,), _M._source_died, (_S.LAST_WORDS, _S.DISCARDED)),
     (_S.ASKING, (Refuse, Abort, DeadlinePassed, Cancel), _M._fail, (_S.DISCARDED,)),
     (_S.FORWARDING, (Stray,), _M._deliver, (_S.FORWARDING,)),
+    (_S.FORWARDING, (Spoke,), _M._say_resumed, (_S.FORWARDING,)),
     (_S.FORWARDING, (LinkLost,), _M._rejoin, (_S.FORWARDING,)),
-    (_S.FORWARDING, (LinkUp,), _M._ask, (_S.FORWARDING,)),
+    (_S.FORWARDING, (LinkUp,), _M._rejoined, (_S.FORWARDING,)),
+    (_S.FORWARDING, (MovedAck,), _M._announced, (_S.FORWARDING,)),
+    (_S.FORWARDING, (GivenOn,), _M._hand_on, (_S.HANDED_ON,)),
     (_S.FORWARDING, (CutoverSeen,), _M._cut_over, (_S.CUTTING, _S.DONE)),
     (_S.FORWARDING, (ConnectionClosed,), _M._close, (_S.DONE,)),
     (_S.FORWARDING, (PeerDead,), _M._source_gone, (_S.FORWARDING, _S.DONE)),
     (_S.FORWARDING, (Refuse, DeadlinePassed), _M._finish, (_S.DONE,)),
     # COMMITTED again answers the ClaimRequest of a rejoin. It is too late to cancel.
-    (_S.FORWARDING, (Committed, Cancel), _M._stay, (_S.FORWARDING,)),
+    (_S.FORWARDING, (*_COMMITTED, Cancel), _M._stay, (_S.FORWARDING,)),
+    (_S.RELAYING, (Stray,), _M._deliver, (_S.RELAYING,)),
+    (_S.RELAYING, (Spoke,), _M._say_resumed, (_S.RELAYING,)),
+    (_S.RELAYING, (LinkLost,), _M._rejoin, (_S.CUT_OFF,)),
+    (_S.RELAYING, (ConnectionClosed,), _M._close, (_S.DONE,)),
+    (_S.RELAYING, (PeerDead,), _M._stay, (_S.RELAYING,)),
+    (_S.RELAYING, (*_COMMITTED, Cancel, CutoverSeen), _M._stay, (_S.RELAYING,)),
+    (_S.RELAYING, (Refuse,), _M._unheard, (_S.DONE,)),
+    (_S.CUT_OFF, (LinkUp,), _M._heard_again, (_S.RELAYING,)),
+    (_S.CUT_OFF, (Cancel,), _M._rejoin, (_S.CUT_OFF,)),
+    (_S.CUT_OFF, (Stray,), _M._deliver, (_S.CUT_OFF,)),
+    (_S.CUT_OFF, (ConnectionClosed,), _M._close, (_S.DONE,)),
+    (_S.CUT_OFF, (PeerDead, DeadlinePassed, Refuse), _M._unheard, (_S.DONE,)),
+    (_S.CUT_OFF, (*_COMMITTED, Spoke, CutoverSeen), _M._stay, (_S.CUT_OFF,)),
+    (_S.HANDED_ON, (Stray,), _M._deliver, (_S.HANDED_ON,)),
+    (_S.HANDED_ON, (LinkLost,), _M._rejoin, (_S.HANDED_ON,)),
+    (_S.HANDED_ON, (LinkUp,), _M._say_moved, (_S.HANDED_ON,)),
+    (_S.HANDED_ON, (MovedAck, Refuse), _M._finish, (_S.DONE,)),
+    (_S.HANDED_ON, (PeerDead, DeadlinePassed, Cancel), _M._finish, (_S.DONE,)),
+    (_S.HANDED_ON, (ConnectionClosed,), _M._close, (_S.DONE,)),
+    (_S.HANDED_ON, (*_COMMITTED, Spoke, GivenOn, CutoverSeen), _M._stay, (_S.HANDED_ON,)),
     (_S.CUTTING, (Stray,), _M._deliver, (_S.CUTTING,)),
     (_S.CUTTING, (ConnectionClosed,), _M._close, (_S.DONE,)),
     (_S.CUTTING, (CutoverAck, Refuse, LinkLost, PeerDead, DeadlinePassed), _M._finish, (_S.DONE,)),
-    (_S.CUTTING, (Committed, LinkUp, Cancel), _M._stay, (_S.CUTTING,)),
+    (_S.CUTTING, (*_COMMITTED, LinkUp, Cancel), _M._stay, (_S.CUTTING,)),
+    (_S.CUTTING, (MovedAck, GivenOn, Spoke), _M._stay, (_S.CUTTING,)),
     (_S.DONE, (Stray,), _M._deliver, (_S.DONE,)),
-    (_S.DONE, (Committed, CutoverAck, Refuse), _M._stay, (_S.DONE,)),
+    (_S.DONE, (*_COMMITTED, CutoverAck, MovedAck, Refuse), _M._stay, (_S.DONE,)),
     (_S.DONE, (LinkLost, LinkUp, PeerDead, Cancel), _M._stay, (_S.DONE,)),
-    (_S.DONE, (CutoverSeen, ConnectionClosed), _M._stay, (_S.DONE,)),
-    (_S.DISCARDED, (Committed,), _M._decline, (_S.DISCARDED,)),
+    (_S.DONE, (CutoverSeen, ConnectionClosed, GivenOn, Spoke), _M._stay, (_S.DONE,)),
+    (_S.DISCARDED, _COMMITTED, _M._decline, (_S.DISCARDED,)),
     (_S.DISCARDED, (Rebuilt,), _M._discard_again, (_S.DISCARDED,)),
     (_S.DISCARDED, (Baton, Stray, Abort, Refuse), _M._stay, (_S.DISCARDED,)),
     (_S.DISCARDED, (RebuildFailed, LinkLost, LinkUp, PeerDead, Cancel), _M._stay, (_S.DISCARDED,)),

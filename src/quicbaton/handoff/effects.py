@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from quicbaton.handoff.events import Outcome
-from quicbaton.handoff.messages import Message, Stray
+from quicbaton.handoff.messages import HandoffMessage, Relay, Stray
 from quicbaton.ownership import Claim
 
 
@@ -20,7 +20,7 @@ class Send(Effect, frozen=True):
     """Write the message to the link; if that fails, the link is lost."""
 
     link: int
-    message: Message
+    message: HandoffMessage
 
 
 class Report(Effect, frozen=True):
@@ -81,6 +81,24 @@ class StopForwarding(Effect, frozen=True):
     connection_id: bytes
 
 
+class Reroute(Effect, frozen=True):
+    """Open a link to the connection's new owner; `LinkUp`. Nothing comes of it if that fails."""
+
+    to: str
+
+
+class SendRelayed(Effect, frozen=True):
+    """Send this train for the owner, if it goes to the connection's client."""
+
+    relay: Relay
+
+
+class NoteBlackout(Effect, frozen=True):
+    """The destination has resumed the connection, and its client waited so long."""
+
+    blackout_us: int
+
+
 # --- of the destination -----------------------------------------------------------------------
 
 
@@ -97,16 +115,29 @@ class Connect(Effect, frozen=True):
 
 
 class Resume(Effect, frozen=True):
-    """The rebuilt connection is ours: process the strays, then speak first."""
+    """The rebuilt connection is ours: process the strays, then speak first.
+
+    `frozen_us`: how long it stood still by the source's own clock; 0 where the source did not say.
+    """
 
     claim: Claim
     strays: tuple[Stray, ...]
+    frozen_us: int
 
 
 class Deliver(Effect, frozen=True):
-    """Give a forwarded datagram to the resumed connection."""
+    """Give a forwarded datagram to the resumed connection, or send it after the connection that
+    has been handed on."""
 
     stray: Stray
+
+
+class WakeRelayed(Effect, frozen=True):
+    """The link over which the connection is relayed is there again: let it speak."""
+
+
+class CloseRelayed(Effect, frozen=True):
+    """There is nobody left to send for the connection: close it, unheard."""
 
 
 class Discard(Effect, frozen=True):

@@ -6,7 +6,7 @@ from enum import Enum
 
 import msgspec
 
-from quicbaton.handoff.messages import Address, Message
+from quicbaton.handoff.messages import Address, HandoffMessage
 
 
 class Outcome(Enum):
@@ -18,6 +18,8 @@ class Outcome(Enum):
     GIVEN = "given"
     #: Source, after GIVEN: the destination let it go, and nobody owns it.
     LOST = "lost"
+    #: Source, with a shared store: whose it is could not be found out. It is silent for good.
+    IN_DOUBT = "in_doubt"
     #: Destination: it is ours.
     RESUMED = "resumed"
     #: Destination: it is not ours and never will be by this handoff.
@@ -35,7 +37,7 @@ class Received(Event, frozen=True):
     """A message came in over a link."""
 
     link: int
-    message: Message
+    message: HandoffMessage
 
 
 class LinkLost(Event, frozen=True):
@@ -72,8 +74,9 @@ class DeadlinePassed(Event, frozen=True):
 class Start(Event, frozen=True):
     """Hand the connection to the process at the other end of a link.
 
-    `cutover_pending`: its last handoff's cutover is open, strays still come from a forwarder that
-    would not learn of a further owner; refused.
+    `cutover_pending`: its last handoff's cutover is open, and strays come from a forwarder that
+    cannot be told of a further owner; refused. `local`: the address that its client talks to.
+    `relay`: a destination that cannot send from there is to be relayed, rather than refused.
     """
 
     link: int
@@ -83,6 +86,8 @@ class Start(Event, frozen=True):
     format_version: int
     stray_ids: tuple[bytes, ...]
     cutover_pending: bool
+    local: Address = ()
+    relay: bool = False
 
 
 class Save(Event, frozen=True):
@@ -116,6 +121,10 @@ class StrayArrived(Event, frozen=True):
     received_us: int
 
 
+class TakenBack(Event, frozen=True):
+    """The connection came back to this process by a later handoff: there is nothing to forward."""
+
+
 # --- to the destination -----------------------------------------------------------------------
 
 
@@ -139,9 +148,21 @@ class RebuildFailed(Event, frozen=True):
 
 
 class LinkUp(Event, frozen=True):
-    """Answer to `Connect`: there is a new link to the source, and the Hellos were exchanged."""
+    """Answer to `Connect` and `Reroute`: there is a link, and the Hellos were exchanged."""
 
     link: int
+
+
+class Spoke(Event, frozen=True):
+    """The resumed connection has sent its first datagram, so long after the source's freeze."""
+
+    blackout_us: int
+
+
+class GivenOn(Event, frozen=True):
+    """The connection was handed on from here, and `to` is its owner."""
+
+    to: str
 
 
 class CutoverSeen(Event, frozen=True):

@@ -32,14 +32,14 @@ def table(rows: Iterable[Row[StateT]]) -> Table[StateT]:
 class Machine(ABC, Generic[StateT]):
     """One side of one attempt to hand one connection over.
 
-    A subclass sets `ROLE`, `TABLE`, `ENDED`, and `WAITS`: how long a state may last. A state that
-    is not in `WAITS` goes on with the deadline of the one before.
+    A subclass sets `ROLE`, `TABLE`, `ENDED`, and `WAITS`: how long a state may last, None for as
+    long as it likes. A state that is not in `WAITS` goes on with the deadline of the one before.
     """
 
     ROLE: ClassVar[str]
     TABLE: ClassVar[Table[Any]]
     ENDED: ClassVar[tuple[Enum, ...]]
-    WAITS: ClassVar[dict[Any, Callable[[Waits], float]]]
+    WAITS: ClassVar[dict[Any, Callable[[Waits], float] | None]]
 
     def __init__(
         self, connection_id: bytes, handoff_id: bytes, state: StateT, waits: Waits
@@ -60,6 +60,16 @@ class Machine(ABC, Generic[StateT]):
     @property
     def state(self) -> StateT:
         return self._state
+
+    @property
+    def handoff_id(self) -> bytes:
+        """What messages to this machine bear."""
+        return self._handoff_id
+
+    @property
+    def link(self) -> int | None:
+        """The link that this handoff uses now, if there is one."""
+        return self._link
 
     @property
     def ended(self) -> bool:
@@ -116,7 +126,8 @@ class Machine(ABC, Generic[StateT]):
         if self.ended:
             self._deadline_us = None
         elif self._state in self.WAITS:
-            self._deadline_us = now_us + round(self.WAITS[self._state](self._waits) * 1e6)
+            wait = self.WAITS[self._state]
+            self._deadline_us = None if wait is None else now_us + round(wait(self._waits) * 1e6)
 
     def _missing_cell(self, event: Event) -> PeerError | InternalError:
         where = f"does not fit a {self.ROLE} that is {self._state.value}"

@@ -42,6 +42,7 @@ _Natural = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 _Name = Annotated[str, msgspec.Meta(max_length=256)]
 _Code = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CODE_CHARS)]
 _Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT_CHARS)]
+_StoreId = Annotated[bytes, msgspec.Meta(max_length=16)]
 _QuicId = Annotated[bytes, msgspec.Meta(max_length=20)]
 
 
@@ -85,12 +86,17 @@ class RemoteOffer(Offer, frozen=True, tag="remote_offer"):
     local: Annotated[Address, msgspec.Meta(max_length=4)]
     #: I would pass on what you send, and what the client sends, for as long as it lives.
     relay: bool
-    #: Ownership changes by your compare-and-set in the shared store, not by my COMMITTED.
-    shared_store: bool
+    #: The shared store in which ownership changes, by your compare-and-set; empty where it changes
+    #: by my COMMITTED.
+    store_id: _StoreId
 
 
 class Accept(HandoffMessage, frozen=True, tag="accept"):
     """Destination: there is room; freeze and send."""
+
+
+class AcceptRelayed(Accept, frozen=True, tag="accept_relayed"):
+    """Destination: as `Accept`, but I cannot send from the client's address: relay for me."""
 
 
 class Refuse(HandoffMessage, frozen=True, tag="refuse"):
@@ -184,7 +190,7 @@ class Moved(HandoffMessage, frozen=True, tag="moved"):
 
 
 class MovedAck(HandoffMessage, frozen=True, tag="moved_ack"):
-    """Forwarder: I do."""
+    """Forwarder, to who told it and to whom it was told of: from here on I do."""
 
 
 class Relay(HandoffMessage, frozen=True, tag="relay"):
@@ -231,7 +237,8 @@ class StreamStop(StreamMessage, frozen=True, tag="stream_stop"):
 
 
 class StreamsCut(HandoffMessage, frozen=True, tag="streams_cut"):
-    """Source: I end; the streams that are still relayed end with me."""
+    """Either side: no stream of this connection is relayed any more. To the owner: reset those that
+    are open; to the source: end what runs for them. `code` says why."""
 
     code: _Code
 
@@ -295,6 +302,7 @@ Message = (
     | Offer
     | RemoteOffer
     | Accept
+    | AcceptRelayed
     | Refuse
     | Baton
     | Ready
@@ -322,7 +330,7 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)
 
 
-def encode(message: Message) -> bytes:
+def encode(message: Message | HandoffMessage) -> bytes:
     """The message's bytes on a link, length first. Raises `PeerError` when it is too long."""
     body = _ENCODER.encode(message)
     if len(body) > MAX_HANDOFF_MESSAGE_BYTES:

@@ -24,6 +24,14 @@ Theory of operation
 * Datagrams that arrive while the connection is frozen are sent to the destination at once and kept
   in a bounded queue as well, for a thaw or for a destination that comes back over another link
   (QUIC discards what it sees twice).
+* The owner may hand the connection on before the client has cut over. It tells everybody who still
+  forwards to it (MOVED), and they go on to the new owner: link, announcement (MOVED_ACK to both
+  owners), strays. Until it has that answer the old owner passes their strays on itself. A forwarder
+  only ever turns to an owner of a higher term, and a process that owns the connection again
+  forwards no more, so strays run in no circle.
+* A destination that cannot send from the client's address says so when it accepts. Then RELAYING
+  stands for FORWARDING: there is no cutover, this process sends what the owner makes (RELAY) and
+  forwards what the client sends, until the connection is closed or its owner is gone for good.
 * If the destination says ABORT after the commit, it holds the only claim and will not use it:
   nobody owns the connection, and the client learns so by stateless resets.
 """
@@ -31,28 +39,21 @@ Theory of operation
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 from typing import ClassVar, Final
-
-import msgspec
 
 from quicbaton.errors import FencedError, PeerError
 from quicbaton.handoff.answers import (
     abort,
-    answer_claim,
     answer_stale,
-    committed,
     refusal,
 )
 from quicbaton.handoff.effects import (
-    AnswerWithResets,
     DestroyKeys,
     Effect,
     FreezeConnection,
     Report,
     SealBaton,
     Send,
-    StopForwarding,
     ThawConnection,
     WriteBaton,
 )
@@ -61,6 +62,7 @@ from quicbaton.handoff.events import (
     DeadlinePassed,
     Event,
     LinkLost,
+    LinkUp,
     Outcome,
     PeerDead,
     Received,
@@ -69,57 +71,47 @@ from quicbaton.handoff.events import (
     SealFailed,
     Start,
     StrayArrived,
+    TakenBack,
 )
-from quicbaton.handoff.machine import Machine, Row, table
+from quicbaton.handoff.forwarder import Forwarder, SourceState, reason_of
+from quicbaton.handoff.machine import Row, table
 from quicbaton.handoff.messages import (
     Abort,
     Accept,
+    AcceptRelayed,
     Baton,
     ClaimRequest,
     Closed,
-    Committed,
     Cutover,
-    CutoverAck,
     HandoffMessage,
-    Offer,
+    Moved,
     Ready,
     Refuse,
-    Stray,
+    Relay,
+    RemoteCommitted,
+    RemoteOffer,
+    Resumed,
 )
-from quicbaton.handoff.strays import StrayQueue
 from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
 from quicbaton.limits import MAX_BATON_BYTES
 from quicbaton.ownership import Claim, Ledger, Ownership
 
-
-class SourceState(Enum):
-    """Where a handoff stands at its source."""
-
-    IDLE = "idle"
-    OFFERED = "offered"
-    SEALING = "sealing"
-    FROZEN = "frozen"
-    SAVED = "saved"
-    FORWARDING = "forwarding"
-    DONE = "done"
-    ABORTED = "aborted"
-
-
 _Step = tuple[SourceState, list[Effect]]
 
 
-class HandoffSource(Machine[SourceState]):
+class HandoffSource(Forwarder):
     """One attempt to hand one connection over. `handoff_id`: 16 fresh random bytes."""
 
     ROLE = "source"
     ENDED = (SourceState.DONE, SourceState.ABORTED)
     # How long a state may last. FROZEN goes on with the deadline of SEALING: the client's silence
     # began there.
-    WAITS: ClassVar[dict[SourceState, Callable[[Waits], float]]] = {
+    WAITS: ClassVar[dict[SourceState, Callable[[Waits], float] | None]] = {
         SourceState.OFFERED: lambda waits: waits.offer_s,
         SourceState.SEALING: lambda waits: waits.frozen_s,
         SourceState.SAVED: lambda waits: waits.saved_s,
         SourceState.FORWARDING: lambda waits: waits.forward_s,
+        SourceState.RELAYING: None,
     }
 
     def __init__(
@@ -130,11 +122,13 @@ class HandoffSource(Machine[SourceState]):
         *,
         waits: Waits = DEFAULT_WAITS,
     ) -> None:
-        super().__init__(connection_id, handoff_id, SourceState.IDLE, waits)
-        self._ledger = ledger
+        super().__init__(connection_id, handoff_id, ledger, waits)
         self._audience = ""
+        #: The shared store that decides; empty where this process's ledger does.
+        self._store_id = b""
         self._saving = False
-        self._strays = StrayQueue()
+        self._sealed_at_us = 0
+        self._may_relay = False
 
     def _check_address(self, event: Received) -> list[Effect] | None:
         """Effects for a message of another attempt, None for one of this attempt."""
@@ -153,7 +147,8 @@ class HandoffSource(Machine[SourceState]):
             return SourceState.ABORTED, [reason]
         self._link = event.link
         self._audience = event.audience
-        offer = Offer(
+        self._may_relay = event.relay
+        offer = RemoteOffer(
             connection_id=self.connection_id,
             handoff_id=self._handoff_id,
             term=self._ledger.record(self.connection_id).term,
@@ -162,6 +157,9 @@ class HandoffSource(Machine[SourceState]):
             source=event.source,
             audience=event.audience,
             stray_ids=event.stray_ids,
+            local=event.local,
+            relay=event.relay,
+            store_id=self._store_id,
         )
         return SourceState.OFFERED, [Send(event.link, offer)]
 
@@ -186,6 +184,12 @@ class HandoffSource(Machine[SourceState]):
             )
         return None
 
+    def _accepted_relayed(self, event: Received, now_us: int) -> _Step:
+        if not self._may_relay:
+            raise PeerError("nobody offered to relay: close the link", code="unexpected_message")
+        self.relays = True
+        return self._accepted(event, now_us)
+
     def _accepted(self, event: Received, now_us: int) -> _Step:
         try:
             return SourceState.SEALING, self._freeze(audience_id=self._handoff_id)
@@ -204,7 +208,7 @@ class HandoffSource(Machine[SourceState]):
         ]
 
     def _not_begun(self, event: Event, now_us: int) -> _Step:
-        code, text = _reason(event)
+        code, text = reason_of(event)
         # The destination's own ABORT or REFUSE needs no answer.
         answer = [] if isinstance(event, Received) else self._say_abort(code, text)
         return SourceState.ABORTED, [*answer, Report(Outcome.KEPT, code, text)]
@@ -216,6 +220,7 @@ class HandoffSource(Machine[SourceState]):
             text = f"the baton has {len(event.sealed)} bytes, the limit is {MAX_BATON_BYTES}"
             return self._take_back("baton_too_big", text)
         self._ledger.bind(self.connection_id, event.baton_id, event.digest)
+        self._sealed_at_us = now_us
         if self._saving:
             return SourceState.SAVED, [WriteBaton(event.sealed)]
         assert self._link is not None
@@ -223,7 +228,7 @@ class HandoffSource(Machine[SourceState]):
         return SourceState.FROZEN, [Send(self._link, baton)]
 
     def _thaw(self, event: Event, now_us: int) -> _Step:
-        code, text = _reason(event)
+        code, text = reason_of(event)
         # The destination's own ABORT needs no answer.
         return self._take_back(code, text, say=not isinstance(event, Received))
 
@@ -255,7 +260,8 @@ class HandoffSource(Machine[SourceState]):
             return self._take_back(error.code, str(error))
         # The destination has had all strays over this very link.
         self._strays.drain()
-        return SourceState.FORWARDING, self._give(claim, event.link)
+        state = SourceState.RELAYING if self.relays else SourceState.FORWARDING
+        return state, self._give(claim, event.link, now_us)
 
     def _claimed(self, event: Received, now_us: int) -> _Step:
         request = event.message
@@ -267,74 +273,30 @@ class HandoffSource(Machine[SourceState]):
         except FencedError as error:
             return self._state, [Send(event.link, refusal(request, error))]
         self._handoff_id = request.handoff_id
-        return SourceState.FORWARDING, self._give(claim, event.link)
+        state = SourceState.RELAYING if self.relays else SourceState.FORWARDING
+        return state, self._give(claim, event.link, now_us)
 
-    def _give(self, claim: Claim, link: int) -> list[Effect]:
-        """After the commit, in this order: no keys, then COMMITTED, then what has arrived."""
+    def _give(self, claim: Claim, link: int, now_us: int) -> list[Effect]:
+        """After the commit, in this order: no keys, then COMMITTED, then what has arrived.
+
+        The destination is told how long the connection has stood still. It is counted from the
+        sealed baton, a moment after the freeze: it must not be more than the truth.
+        """
         self._link = link
+        message = RemoteCommitted(
+            claim.connection_id,
+            self._handoff_id,
+            claim.term,
+            claim.baton_id,
+            claim.digest,
+            now_us - self._sealed_at_us,
+        )
         return [
             DestroyKeys(self.connection_id),
-            Send(link, committed(claim, self._handoff_id)),
+            Send(link, message),
             *self._send_strays(link),
-            Report(Outcome.GIVEN, "ok", f"given away in term {claim.term}"),
+            self._report_given(claim.term),
         ]
-
-    # --- given away -----------------------------------------------------------------------
-
-    def _answer_claim(self, event: Received, now_us: int) -> _Step:
-        """Answer a claim request where there is nothing to commit (any more)."""
-        request = event.message
-        assert isinstance(request, ClaimRequest)
-        answer = answer_claim(self._ledger, request)
-        effects: list[Effect] = [Send(event.link, answer)]
-        if isinstance(answer, Committed) and self._state is SourceState.FORWARDING:
-            self._link = event.link
-            effects += self._send_strays(event.link)
-            self._arm(now_us)
-        return self._state, effects
-
-    def _forward(self, event: StrayArrived, now_us: int) -> _Step:
-        stray = self._stray(event)
-        if self._link is None:
-            self._strays.push(stray)
-            return self._state, []
-        self._arm(now_us)
-        return self._state, [Send(self._link, stray)]
-
-    def _stay(self, event: Event, now_us: int) -> _Step:
-        return self._state, []
-
-    def _cut_over(self, event: Received, now_us: int) -> _Step:
-        effects: list[Effect] = []
-        if self._state is SourceState.FORWARDING:
-            effects.append(StopForwarding(self.connection_id))
-        effects.append(Send(event.link, CutoverAck(self.connection_id, self._handoff_id)))
-        return SourceState.DONE, effects
-
-    def _closed(self, event: Received, now_us: int) -> _Step:
-        if self._ledger.record(self.connection_id).state is Ownership.GIVEN:
-            self._ledger.close(self.connection_id, now_us)
-        if self._state is SourceState.DONE:
-            return SourceState.DONE, []
-        return SourceState.DONE, [StopForwarding(self.connection_id)]
-
-    def _stop(self, event: Event, now_us: int) -> _Step:
-        return SourceState.DONE, [StopForwarding(self.connection_id)]
-
-    def _lost(self, event: Event, now_us: int) -> _Step:
-        """The only claim was let go, or everybody who could hold it is dead."""
-        if isinstance(event, PeerDead) and not event.no_owner_lives:
-            return self._stop(event, now_us)
-        self._ledger.close(self.connection_id, now_us)
-        code, text = _reason(event)
-        return SourceState.DONE, [
-            StopForwarding(self.connection_id),
-            AnswerWithResets(self.connection_id),
-            Report(Outcome.LOST, code, text),
-        ]
-
-    def _answer_late(self, event: Received, now_us: int) -> _Step:
-        return self._state, answer_stale(self._ledger, event.link, event.message)
 
     # --- parts ----------------------------------------------------------------------------
 
@@ -342,37 +304,6 @@ class HandoffSource(Machine[SourceState]):
         if self._link is None:
             return []
         return [Send(self._link, abort(self.connection_id, self._handoff_id, code, text))]
-
-    def _stray(self, event: StrayArrived) -> Stray:
-        return Stray(
-            connection_id=self.connection_id,
-            handoff_id=self._handoff_id,
-            datagram=event.datagram,
-            remote=event.remote,
-            local=event.local,
-            ecn=event.ecn,
-            received_us=event.received_us,
-        )
-
-    def _send_strays(self, link: int) -> list[Effect]:
-        # Those kept for a saved baton bear the id of the save.
-        return [
-            Send(link, msgspec.structs.replace(stray, handoff_id=self._handoff_id))
-            for stray in self._strays.drain()
-        ]
-
-
-def _reason(event: Event) -> tuple[str, str]:
-    """A code and a sentence for a handoff that this event ended."""
-    if isinstance(event, (Cancel, SealFailed)):
-        return event.code, event.message
-    if isinstance(event, Received) and isinstance(event.message, (Abort, Refuse)):
-        return event.message.code, event.message.message
-    if isinstance(event, DeadlinePassed):
-        return "deadline", "the destination did not answer in time"
-    if isinstance(event, PeerDead):
-        return "peer_dead", "the destination's process exited"
-    return "link_lost", "the link to the destination broke"
 
 
 _S = SourceState
@@ -386,14 +317,15 @@ _ROWS: Final[tuple[Row[SourceState], ...]] = (
     (_S.IDLE, (Save,), _M._save, (_S.SEALING, _S.ABORTED)),
     (_S.IDLE, (ClaimRequest,), _M._answer_claim, (_S.IDLE,)),
     (_S.OFFERED, (Accept,), _M._accepted, (_S.SEALING, _S.ABORTED)),
+    (_S.OFFERED, (AcceptRelayed,), _M._accepted_relayed, (_S.SEALING, _S.ABORTED)),
     (_S.OFFERED, (Refuse, *_FAILURES), _M._not_begun, (_S.ABORTED,)),
     (_S.OFFERED, (ClaimRequest,), _M._answer_claim, (_S.OFFERED,)),
     (_S.SEALING, (Sealed,), _M._sealed, (_S.FROZEN, _S.SAVED, _S.ABORTED)),
     (_S.SEALING, (SealFailed, *_FAILURES), _M._thaw, (_S.ABORTED,)),
     (_S.SEALING, (StrayArrived,), _M._keep_stray, (_S.SEALING,)),
     (_S.SEALING, (ClaimRequest,), _M._answer_claim, (_S.SEALING,)),
-    (_S.FROZEN, (Ready,), _M._ready, (_S.FORWARDING, _S.ABORTED)),
-    (_S.FROZEN, (ClaimRequest,), _M._claimed, (_S.FORWARDING, _S.FROZEN)),
+    (_S.FROZEN, (Ready,), _M._ready, (_S.FORWARDING, _S.RELAYING, _S.ABORTED)),
+    (_S.FROZEN, (ClaimRequest,), _M._claimed, (_S.FORWARDING, _S.RELAYING, _S.FROZEN)),
     (_S.FROZEN, _FAILURES, _M._thaw, (_S.ABORTED,)),
     (_S.FROZEN, (StrayArrived,), _M._keep_stray, (_S.FROZEN,)),
     (_S.SAVED, (ClaimRequest,), _M._claimed, (_S.FORWARDING, _S.SAVED)),
@@ -406,11 +338,28 @@ _ROWS: Final[tuple[Row[SourceState], ...]] = (
     (_S.FORWARDING, (Cutover,), _M._cut_over, (_S.DONE,)),
     (_S.FORWARDING, (Closed,), _M._closed, (_S.DONE,)),
     (_S.FORWARDING, (Abort, PeerDead), _M._lost, (_S.DONE,)),
-    (_S.FORWARDING, (DeadlinePassed, Cancel), _M._stop, (_S.DONE,)),
+    # A REFUSE is from a new owner that does not know the connection any more.
+    (_S.FORWARDING, (DeadlinePassed, Cancel, Refuse), _M._stop, (_S.DONE,)),
+    (_S.FORWARDING, (Moved,), _M._reroute, (_S.FORWARDING,)),
+    (_S.FORWARDING, (LinkUp,), _M._turn, (_S.FORWARDING,)),
+    (_S.FORWARDING, (TakenBack,), _M._taken_back, (_S.DONE,)),
+    (_S.FORWARDING, (Resumed,), _M._resumed, (_S.FORWARDING,)),
+    (_S.RELAYING, (StrayArrived,), _M._forward, (_S.RELAYING,)),
+    (_S.RELAYING, (Relay,), _M._relay, (_S.RELAYING,)),
+    (_S.RELAYING, (Resumed,), _M._resumed, (_S.RELAYING,)),
+    (_S.RELAYING, (ClaimRequest,), _M._answer_claim, (_S.RELAYING,)),
+    (_S.RELAYING, (Ready,), _M._stay, (_S.RELAYING,)),
+    (_S.RELAYING, (LinkLost,), _M._wait_for_owner, (_S.RELAYING,)),
+    (_S.RELAYING, (Closed,), _M._closed, (_S.DONE,)),
+    (_S.RELAYING, (Abort, PeerDead), _M._lost, (_S.DONE,)),
+    (_S.RELAYING, (DeadlinePassed, Cancel), _M._stop, (_S.DONE,)),
     (_S.DONE, (ClaimRequest,), _M._answer_claim, (_S.DONE,)),
     (_S.DONE, (Cutover,), _M._cut_over, (_S.DONE,)),
     (_S.DONE, (Closed,), _M._closed, (_S.DONE,)),
-    (_S.DONE, (Ready, Abort, LinkLost, PeerDead, Cancel), _M._stay, (_S.DONE,)),
+    (_S.DONE, (Moved,), _M._turned_before, (_S.DONE,)),
+    (_S.DONE, (Resumed,), _M._resumed, (_S.DONE,)),
+    (_S.DONE, (Ready, Abort, Refuse, Relay), _M._stay, (_S.DONE,)),
+    (_S.DONE, (LinkLost, LinkUp, PeerDead, Cancel), _M._stay, (_S.DONE,)),
     (_S.ABORTED, (ClaimRequest, Ready), _M._answer_late, (_S.ABORTED,)),
     (_S.ABORTED, (Accept, Refuse, Abort), _M._stay, (_S.ABORTED,)),
     (_S.ABORTED, (Sealed, SealFailed, LinkLost, PeerDead, Cancel), _M._stay, (_S.ABORTED,)),

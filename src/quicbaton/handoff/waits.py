@@ -8,10 +8,12 @@ from quicbaton.errors import ConfigurationError
 from quicbaton.limits import (
     BATON_LIFETIME_S,
     HANDOFF_ASK_S,
+    HANDOFF_DOUBT_S,
     HANDOFF_FORWARD_S,
     HANDOFF_FROZEN_S,
     HANDOFF_OFFER_S,
     HANDOFF_READY_S,
+    HANDOFF_RELAY_LOST_S,
 )
 
 
@@ -23,8 +25,10 @@ class Waits(msgspec.Struct, frozen=True):
     ready_s: float = HANDOFF_READY_S
     ask_s: float = HANDOFF_ASK_S
     forward_s: float = HANDOFF_FORWARD_S
+    relay_lost_s: float = HANDOFF_RELAY_LOST_S
     #: How long a connection stays frozen for a baton in a file.
     saved_s: float = BATON_LIFETIME_S
+    doubt_s: float = HANDOFF_DOUBT_S
 
     def __post_init__(self) -> None:
         if min(msgspec.structs.astuple(self)) <= 0 or self.ready_s <= self.frozen_s:

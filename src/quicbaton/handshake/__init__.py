@@ -26,5 +26,14 @@ from quicbaton.handshake.post_handshake import PostHandshakeTls
 from quicbaton.handshake.preparation import prepare, ready
 from quicbaton.handshake.promotion import Promotion, promote
 from quicbaton.handshake.refusal import refuse
+from quicbaton.handshake.tickets import SessionTickets
 
-__all__ = ["PostHandshakeTls", "Promotion", "prepare", "promote", "ready", "refuse"]
+__all__ = [
+    "PostHandshakeTls",
+    "Promotion",
+    "SessionTickets",
+    "prepare",
+    "promote",
+    "ready",
+    "refuse",
+]

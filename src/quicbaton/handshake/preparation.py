@@ -7,6 +7,7 @@ from aioquic.quic.connection import END_STATES, QuicConnection
 from aioquic.tls import pull_client_hello
 
 from quicbaton.errors import ConfigurationError
+from quicbaton.handshake.tickets import SessionTickets
 from quicbaton.limits import MAX_PEER_IDS
 
 #: RFC 9000 §10.3: bytes of a stateless reset token.
@@ -16,7 +17,12 @@ _FIRST_DESTINATION_BYTES = (8, 20)
 
 
 def prepare(
-    quic: QuicConnection, cid: bytes, reset_token: bytes, *, first_destination: bytes | None = None
+    quic: QuicConnection,
+    cid: bytes,
+    reset_token: bytes,
+    *,
+    first_destination: bytes | None = None,
+    tickets: SessionTickets | None = None,
 ) -> None:
     """Replace what a fresh `quic` took from the operating system's randomness.
 
@@ -28,7 +34,8 @@ def prepare(
 
     Also stops aioquic from issuing connection IDs of its own: our transport issues them after
     promotion. (aioquic with an empty ID of its own would even issue empty ones, which §19.15
-    forbids.) On a server it keeps the client's server name, which aioquic forgets.
+    forbids.) On a server it keeps the client's server name, which aioquic forgets, and lets the
+    client resume sessions by `tickets`; then `quic` must have no ticket handlers of its own.
 
     Raises ConfigurationError when it comes too late or a length is wrong.
 
@@ -56,6 +63,9 @@ def prepare(
     is_client = quic.configuration.is_client
     if len(reset_token) != (0 if is_client else _RESET_TOKEN_BYTES):
         raise ConfigurationError("a server needs a reset token of 16 bytes, a client has none")
+    own_tickets = quic._session_ticket_fetcher or quic._session_ticket_handler
+    if tickets is not None and (is_client or own_tickets):
+        raise ConfigurationError("`tickets` are for a server that has no ticket handlers")
     if first_destination is not None:
         _set_first_destination(quic, first_destination)
 
@@ -63,7 +73,7 @@ def prepare(
     own.cid = cid
     if not is_client:
         own.stateless_reset_token = reset_token
-        _remember_server_name(quic)
+        _watch_hello(quic, tickets)
     quic.host_cid = cid
     quic._local_initial_source_connection_id = cid
     quic._local_active_connection_id_limit = MAX_PEER_IDS
@@ -95,11 +105,12 @@ def _set_first_destination(quic: QuicConnection, first_destination: bytes) -> No
     quic._original_destination_connection_id = first_destination
 
 
-def _remember_server_name(quic: QuicConnection) -> None:
-    """Make aioquic's TLS keep the server name of the ClientHello, as if it were configured.
+def _watch_hello(quic: QuicConnection, tickets: SessionTickets | None) -> None:
+    """Make aioquic's TLS keep the server name of the ClientHello, as if it were configured, and
+    let `tickets` take part.
 
-    aioquic parses it and lets it go. The TLS context is made at the first datagram, so this waits
-    for that, and then looks at the message before TLS does.
+    aioquic parses the name and lets it go. The TLS context is made at the first datagram, so this
+    waits for that, and then looks at the message before TLS does.
     """
     initialize = quic._initialize
 
@@ -107,11 +118,14 @@ def _remember_server_name(quic: QuicConnection) -> None:
         initialize(peer_cid)
         tls = quic.tls
         handle_hello = tls._server_handle_hello
+        exchange = None if tickets is None else tickets.attach(tls)
 
         def watch(input_buf: Buffer, initial_buf: Buffer, handshake_buf: Buffer) -> None:
             # A malformed hello raises here what it would raise a line later.
             hello = pull_client_hello(Buffer(data=input_buf.data_slice(0, input_buf.capacity)))
             tls._server_name = hello.server_name
+            if exchange is not None:
+                exchange.on_hello(hello)
             handle_hello(input_buf, initial_buf, handshake_buf)
 
         tls._server_handle_hello = watch  # type: ignore[method-assign]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from aioquic.buffer import encode_uint_var
+from aioquic.h3.connection import ErrorCode, FrameType, encode_frame
 from aioquic.h3.connection import H3Connection as AioquicH3Connection
-from aioquic.h3.events import H3Event
-from aioquic.quic.events import QuicEvent
+from aioquic.h3.events import H3Event, HeadersReceived
+from aioquic.quic.events import QuicEvent, StreamDataReceived
 
 from quicbaton.http3.qpack import StaticDecoder, StaticEncoder
 
 #: Streams kept before the first look for finished ones; the threshold then follows the count.
 _FIRST_SWEEP: Final = 64
+#: RFC 9114 §5.2: a first GOAWAY names the highest ID that a request can have.
+_MAX_REQUEST_ID: Final = (1 << 62) - 4
 
 
 class H3Connection(AioquicH3Connection):
@@ -28,13 +32,42 @@ class H3Connection(AioquicH3Connection):
     and for all WebTransport data; such streams are forgotten here as well.
     """
 
+    #: The path of the first request that was received here; None before it.
+    first_path: str | None = None
+
+    #: Requests from this stream on are rejected: a final GOAWAY was sent.
+    _goaway_id: int | None = None
+    _rejected: frozenset[int] = frozenset()
+
     def __init__(self, quic: Any, enable_webtransport: bool = False) -> None:
         self._sweep_at = _FIRST_SWEEP
         super().__init__(quic, enable_webtransport)
 
+    def send_goaway(self, *, final: bool) -> None:
+        """Tell a client that this server stops (RFC 9114 §5.2).
+
+        Not `final`: send no more requests, those on the way are still taken. `final`, a round trip
+        later: requests that have not come by now are rejected, and may be sent elsewhere. Nothing
+        is said twice, nor after the connection's end.
+        """
+        if self._is_done or self._goaway_id is not None or self._local_control_stream_id is None:
+            return
+        stream_id = _MAX_REQUEST_ID
+        if final:
+            quic: Any = self._quic
+            self._goaway_id = stream_id = quic.next_peer_stream_id()
+        self._quic.send_stream_data(
+            self._local_control_stream_id,
+            encode_frame(FrameType.GOAWAY, encode_uint_var(stream_id)),
+        )
+
     def handle_event(self, event: QuicEvent) -> list[H3Event]:
-        """As aioquic's; forgets streams that are over."""
+        """As aioquic's; forgets streams that are over, and rejects what a GOAWAY has refused."""
+        if self._goaway_id is not None and self._reject(event):
+            return []
         http_events = super().handle_event(event)
+        if self.first_path is None and http_events:
+            self.first_path = _path_of(http_events)
         stream = self._stream.get(getattr(event, "stream_id", -1))
         if stream is not None and stream.session_id is not None and stream.receiving_ended:
             # WebTransport streams are parsed on their way in only: nothing is left to do.
@@ -58,6 +91,19 @@ class H3Connection(AioquicH3Connection):
             if stream.receiving_ended and is_finished(stream_id):
                 self._stream.pop(stream_id)
 
+    def _reject(self, event: QuicEvent) -> bool:
+        """True for an event of a request that came after the final GOAWAY."""
+        stream_id = getattr(event, "stream_id", -1)
+        if stream_id < 0 or stream_id & 3 or stream_id < (self._goaway_id or 0):
+            return False
+        if stream_id not in self._rejected and isinstance(event, StreamDataReceived):
+            self._rejected |= {stream_id}
+            # §5.2: it was not processed in any way, and says so.
+            self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_REJECTED)
+            if not event.end_stream:
+                self._quic.stop_stream(stream_id, ErrorCode.H3_REQUEST_REJECTED)
+        return True
+
     def _init_connection(self) -> None:
         self._max_table_capacity = 0
         self._blocked_streams = 0
@@ -65,3 +111,13 @@ class H3Connection(AioquicH3Connection):
         self._decoder = StaticDecoder()  # type: ignore[assignment]
         self._encoder = StaticEncoder()  # type: ignore[assignment]
         super()._init_connection()
+
+
+def _path_of(http_events: list[H3Event]) -> str | None:
+    """A request's `:path` (RFC 9114 §4.3.1), if there is one among the events."""
+    for event in http_events:
+        if isinstance(event, HeadersReceived):
+            for name, value in event.headers:
+                if name == b":path":
+                    return value.decode("latin-1")
+    return None

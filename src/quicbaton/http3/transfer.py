@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final, TypeVar
 
 import pylsqpack
@@ -21,14 +22,16 @@ _PHASES: Final = {phase.value: phase for phase in HeadersState}
 _H3 = TypeVar("_H3", bound=H3Connection)
 
 
-def export_state(h3: AioquicH3Connection) -> Http3State:
-    """The state of `h3`, which stays as it is.
+def export_state(h3: AioquicH3Connection, left: Collection[int] = ()) -> Http3State:
+    """The state of `h3`, which stays as it is. The streams `left` are not told: their events go to
+    `h3` on, and the restored connection never hears of them.
 
     Our `H3Connection` can always be moved. aioquic's own can as long as no byte has passed on
     the QPACK instruction streams in either direction, for then both dynamic tables are empty.
 
     Raises RefusedError: `qpack_dynamic_table` when there may be a dynamic table,
-    `not_exportable` for a subclass of aioquic's that may keep things that we do not know of.
+    `not_exportable` for a subclass of aioquic's that may keep things that we do not know of and
+    for a connection-wide stream among those left.
     """
     if isinstance(h3, H3Connection):
         h3.forget_finished_streams()
@@ -38,6 +41,7 @@ def export_state(h3: AioquicH3Connection) -> Http3State:
             "quicbaton.http3.H3Connection to have it moved",
             code="not_exportable",
         )
+    _refuse_critical(h3, left)
     encoder: Any = h3._encoder
     _refuse_dynamic_table(h3)
     return Http3State(
@@ -53,7 +57,9 @@ def export_state(h3: AioquicH3Connection) -> Http3State:
         max_push_id=_number(h3._max_push_id),
         next_push_id=h3._next_push_id,
         decoder_partial=encoder.partial if isinstance(encoder, StaticEncoder) else b"",
-        streams=[_export_stream(stream) for stream in h3._stream.values()],
+        streams=[
+            _export_stream(stream) for stream in h3._stream.values() if stream.stream_id not in left
+        ],
     )
 
 
@@ -114,6 +120,18 @@ def _refuse_dynamic_table(h3: AioquicH3Connection) -> None:
             "quicbaton.http3.H3Connection, which offers none",
             code="qpack_dynamic_table",
         )
+
+
+def _refuse_critical(h3: AioquicH3Connection, left: Collection[int]) -> None:
+    """RFC 9114 §6.2.1: a connection lives as long as its control and QPACK streams."""
+    for stream_id in left:
+        stream = h3._stream.get(stream_id)
+        if stream_id & 2 and (stream is None or stream.session_id is None):
+            raise RefusedError(
+                f"stream {stream_id} is none of a request's: it cannot stay behind when the "
+                "connection moves",
+                code="not_exportable",
+            )
 
 
 def _export_stream(stream: H3Stream) -> Http3Stream:

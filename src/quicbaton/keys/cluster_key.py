@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Final, NoReturn
 
@@ -23,6 +23,11 @@ from quicbaton.errors import CallerError, ConfigurationError
 KEY_ID_BYTES: Final = 4
 SECRET_BYTES: Final = 32
 DERIVED_BYTES: Final = 32  # one HMAC-SHA256 block: expand needs a single round
+#: How many keys of a ring a connection ID can tell apart (`ClusterKey.series`).
+SERIES: Final = 3
+
+#: Draws of a key id until its series is free: each succeeds with one in three at least.
+_SERIES_DRAWS: Final = 256
 
 _TEXT_PREFIX: Final = "quicbaton-key-v1"
 _EXTRACT_SALT: Final = b"quicbaton cluster key v1"
@@ -67,14 +72,33 @@ class ClusterKey:
         self._derived: dict[Purpose, bytes] = {}
 
     @classmethod
-    def generate(cls, entropy: Callable[[int], bytes]) -> ClusterKey:
-        """Make a fresh key; `entropy(n)` gives n unpredictable bytes."""
-        return cls(entropy(KEY_ID_BYTES), entropy(SECRET_BYTES))
+    def generate(
+        cls, entropy: Callable[[int], bytes], *, beside: Iterable[ClusterKey] = ()
+    ) -> ClusterKey:
+        """Make a fresh key; `entropy(n)` gives n unpredictable bytes.
+
+        `beside` are the keys of the ring that it is for: its series differs from theirs as long
+        as one is free, so that connection IDs tell under which of them they were issued.
+        """
+        taken = {key.series for key in beside}
+        key_id = entropy(KEY_ID_BYTES)
+        if len(taken) < SERIES:
+            for _ in range(_SERIES_DRAWS):
+                if _series(key_id) not in taken:
+                    break
+                key_id = entropy(KEY_ID_BYTES)
+        return cls(key_id, entropy(SECRET_BYTES))
 
     @property
     def key_id(self) -> bytes:
         """The public name of the key."""
         return self._key_id
+
+    @property
+    def series(self) -> int:
+        """0 to 2, by the key id: what the config rotation bits of connection IDs say of the key
+        under which they were issued. Two keys of one series cannot be told apart there."""
+        return _series(self._key_id)
 
     def derive(self, purpose: Purpose, context: bytes = b"") -> bytes:
         """Return the 32-byte key for `purpose`, a different one for every `context`.
@@ -138,3 +162,7 @@ class ClusterKey:
             "a cluster key is not pickled or copied: use encode() and a file with mode 0600",
             code="key_pickle",
         )
+
+
+def _series(key_id: bytes) -> int:
+    return key_id[0] % SERIES

@@ -86,6 +86,8 @@ class Record(msgspec.Struct, frozen=True):
 
 
 _ABSENT: Final = Record(Ownership.ABSENT, 0)
+#: Of nearly all connections, and one object: idle ones are many, and each byte of theirs counts.
+_FIRST: Final = Record(Ownership.OWNED, 1)
 
 _TRANSITIONS: Final = {
     (Ownership.ABSENT, Operation.OWN): Ownership.OWNED,
@@ -137,7 +139,7 @@ class Ledger:
     def own(self, connection_id: bytes, term: int = 1) -> None:
         """Enter a connection that began here."""
         state = self._next(connection_id, Operation.OWN)
-        self._put(connection_id, Record(state, term))
+        self._put(connection_id, _FIRST if term == 1 else Record(state, term))
 
     def freeze(self, connection_id: bytes, handoff_id: bytes) -> int:
         """Bar the connection from sending; return its term, which the baton's header carries.

@@ -20,6 +20,7 @@ from quicbaton.limits import (
     RESETS_PER_ADDRESS_PER_S,
     RESETS_PER_S,
 )
+from quicbaton.routing.quic_lb import IdConfigs
 
 #: RFC 9000 §10.3: two fixed bits, 38 unpredictable ones, the token.
 MIN_RESET_BYTES: Final = 21
@@ -31,16 +32,24 @@ _SIZE_SPREAD: Final = 32
 
 
 def build_reset(
-    trigger_bytes: int, cid: bytes, ring: KeyRing, entropy: Callable[[int], bytes]
+    trigger_bytes: int,
+    cid: bytes,
+    ring: KeyRing,
+    entropy: Callable[[int], bytes],
+    configs: IdConfigs | None = None,
 ) -> bytes:
     """Return the datagram that resets the connection of `cid`.
 
     `trigger_bytes` is the size of the datagram that is answered; the reset is smaller, so that two
     endpoints that reset each other come to an end (RFC 9000 §10.3.3).
 
-    An ID does not say under which key its token was made. Around a key rotation the key is drawn
-    among the ring's: a token of the wrong key is noise to the client, which sends again and is
-    answered again, and one answer per packet keeps within every limit.
+    The token must be the one that the client was given, made under the key that was active when
+    the ID was issued. After a rotation that is not the active one. The config rotation bits of the
+    ID say which it was (`configs`; the draft's "Stateless Reset Oracle" suggests a key per
+    codepoint), as long as no two keys of the ring share a series. Where the bits cannot say it, for
+    a configuration that a load balancer dictates, the key is drawn among the ring's: a token of
+    the wrong key is noise to the client, which sends again and is answered again. Two datagrams
+    for one would be no way out: two endpoints that reset each other would double them each time.
 
     Raises:
         CallerError: the trigger is too small to be answered.
@@ -55,7 +64,8 @@ def build_reset(
     size = trigger_bytes - 1
     if trigger_bytes > _ONE_LESS_UP_TO:
         size = min(size, _USUAL_SIZE + draw[0] % _SIZE_SPREAD)
-    key = list(ring)[draw[1] % len(ring)]
+    keys = list(ring) if configs is None else configs.keys_of(cid, ring)
+    key = keys[draw[1] % len(keys)]
     return _datagram(size, reset_token(key, cid), entropy)
 
 

@@ -30,9 +30,9 @@ from msgspec import Struct
 from quicbaton.errors import InternalError, PeerError
 from quicbaton.keys.cluster_key import KEY_ID_BYTES, ClusterKey, Purpose
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.keys.spent import ReplayGuard
 from quicbaton.limits import (
     BATON_CLOCK_SKEW_S,
-    MAX_SPENT_TOKENS,
     NEW_TOKEN_LIFETIME_S,
     RETRY_TOKEN_LIFETIME_S,
 )
@@ -168,33 +168,12 @@ def validate_token(
     return ValidatedAddress(kind, token[_ID_OFFSET:_HEADER_BYTES], original_id, retry_id, expires)
 
 
-class SpentTokens:
-    """NEW_TOKENs that were used: RFC 9000 §8.1.4 wants replay limited.
-
-    One per process, so a token counts once in every process at most. Bounded: when full, no token
-    counts until old ones have expired.
-    """
-
-    def __init__(self, limit: int = MAX_SPENT_TOKENS) -> None:
-        self._limit = limit
-        self._until: dict[bytes, float] = {}
-
-    def spend(self, validated: ValidatedAddress, now: float) -> bool:
-        """Say whether the token counts, and remember it. A Retry's token may be repeated: the
-        client must send it in all its Initials (RFC 9000 §8.1.2)."""
-        if validated.kind is TokenKind.RETRY:
-            return True
-        if validated.token_id in self._until:
-            return False
-        if len(self._until) >= self._limit:
-            self._until = {key: until for key, until in self._until.items() if until >= now}
-            if len(self._until) >= self._limit:
-                return False
-        self._until[validated.token_id] = validated.expires
+def counts(validated: ValidatedAddress, guard: ReplayGuard, now: float) -> bool:
+    """Say whether the token counts, and remember it (RFC 9000 §8.1.4 wants replay limited). A
+    Retry's may be repeated: the client must send it in all its Initials (§8.1.2)."""
+    if validated.kind is TokenKind.RETRY:
         return True
-
-    def __len__(self) -> int:
-        return len(self._until)
+    return guard.spend(validated.token_id, validated.expires, now)
 
 
 def _seal(

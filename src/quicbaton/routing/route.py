@@ -123,17 +123,17 @@ def route(  # noqa: PLR0911 - a list of decisions, one return each
         return Drop(DropReason.EMPTY)
     if datagram[0] & _LONG_HEADER_BIT:
         return _route_long(datagram, table, now, forwarded, versions)
-    cid = datagram[1 : 1 + table.layout.length]
+    cid = datagram[1 : 1 + table.configs.length]
     known = _known(cid, table, now, forwarded)
     if known is not None:
         return known
-    if len(datagram) < _SHORT_OVERHEAD + table.layout.length:
+    if len(datagram) < _SHORT_OVERHEAD + table.configs.length:
         # RFC 9000 §10.3: too small to be a valid packet. It also ends a loop of resets: each is
         # smaller than its trigger, and none this small is answered.
         return Drop(DropReason.TOO_SMALL_TO_RESET)
     if not datagram[0] & _FIXED_BIT:  # RFC 9000 §17.3.1: MUST be discarded
         return Drop(DropReason.FIXED_BIT)
-    place = table.layout.decode(cid)
+    place = table.configs.decode(cid)
     if place is None:
         return Drop(DropReason.FOREIGN_ID)
     if place not in table.places:
@@ -192,7 +192,7 @@ def _route_unknown_long(
     datagram: bytes, header: LongHeader, table: RoutingTable[OwnerT], forwarded: bool
 ) -> Route[OwnerT]:
     """A supported version's packet whose ID the table does not know."""
-    place = table.layout.decode(header.destination_id)
+    place = table.configs.decode(header.destination_id)
     if place is not None and place != table.place and place in table.peers and not forwarded:
         first_flight = header.type in (PacketType.INITIAL, PacketType.ZERO_RTT)
         if place.node == table.place.node or not first_flight:

@@ -27,7 +27,7 @@ from quicbaton.limits import (
     MAX_ROUTED_IDS,
     NO_RESET_LIFETIME_S,
 )
-from quicbaton.routing.quic_lb import IdLayout, Place
+from quicbaton.routing.quic_lb import IdConfigs, IdLayout, Place
 
 OwnerT = TypeVar("OwnerT", bound=Hashable)
 
@@ -38,12 +38,18 @@ Target = Place | str
 _HEAP_SLACK = 1024
 
 
+def is_sibling(target: Target, place: Place) -> bool:
+    """Say whether what goes to `target` is tossed: sent to the worker of the same node that its ID
+    names, because the kernel could not or did not steer it there."""
+    return isinstance(target, Place) and target.node == place.node
+
+
 class RoutingTable(Generic[OwnerT]):
     """IDs of one worker. `OwnerT` is whatever the runtime keeps per connection."""
 
     def __init__(
         self,
-        layout: IdLayout,
+        layout: IdLayout | IdConfigs,
         place: Place,
         peers: Iterable[Place] = (),
         *,
@@ -52,7 +58,7 @@ class RoutingTable(Generic[OwnerT]):
         max_tombstones: int = MAX_NO_RESET_IDS,
     ) -> None:
         """`place` is this worker's; `peers` are the places that packets may be tossed to."""
-        self.layout = layout
+        self.configs = IdConfigs.of(layout)
         self.place = place
         self.peers = set(peers) - {place}
         #: Places whose unknown IDs are ours to answer for: our own, and those of dead workers.

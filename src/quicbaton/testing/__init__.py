@@ -31,6 +31,7 @@ from quicbaton.testing.link import Conditions, Delivery, Direction, Link
 from quicbaton.testing.moving import move
 from quicbaton.testing.nonces import NonceChecker, Packet
 from quicbaton.testing.pair import CLIENT_ADDRESS, SERVER_ADDRESS, Pair
+from quicbaton.testing.sleeping import sleep
 
 __all__ = [
     "CLIENT_ADDRESS",
@@ -56,4 +57,5 @@ __all__ = [
     "Unpacked",
     "move",
     "self_signed",
+    "sleep",
 ]

@@ -70,6 +70,7 @@ class Cluster:
             frozen_at_us=round(now * 1e6),
             host=_HOST,
             precopied=None,
+            relayed=[],
         )
         fields = BatonFields(
             connection_id=state.original_id, term=term, source="testing", audience="testing"
@@ -84,8 +85,10 @@ class Cluster:
         configuration: Any = None,
         http_class: type[H3Connection] | None = None,
         on_crypto: Callable[[bytes], None] | None = None,
+        other_host: bool = False,
     ) -> Unpacked:
-        """Resume what `pack` sealed, as a worker that had nothing to do with it so far."""
+        """Resume what `pack` sealed, as a worker that had nothing to do with it so far. On another
+        host it reads the transit from no clock: it is told, as by the source's COMMITTED."""
         opened = open_baton(baton, self.ring, now, "testing")
         snapshot = decode_snapshot(opened.payload)
         transit_us = round(now * 1e6) - snapshot.frozen_at_us
@@ -95,12 +98,15 @@ class Cluster:
         connection = Connection.resume(
             snapshot.connection,
             now=now,
-            transit_us=transit_us,
+            transit_us=0 if other_host else transit_us,
             issuer=issuer,
             entropy=self._entropy.child(f"owner {self._workers}"),
+            other_host=other_host,
             configuration=configuration,
             on_crypto=on_crypto,
         )
+        if other_host:
+            connection.rearm(now, missed_us=transit_us)
         http = None
         if snapshot.http3 is not None:
             http = restore(connection, snapshot.http3, http_class or H3Connection)

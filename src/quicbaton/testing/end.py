@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import QuicEvent
 
+from quicbaton.baton.sleep import Asleep
 from quicbaton.errors import CallerError
 from quicbaton.handshake import PostHandshakeTls, promote, ready
 from quicbaton.http3 import H3Connection
@@ -66,8 +67,8 @@ class End:
         self.pair = pair
         self.issuer = issuer
         self.create = create
-        self.application: Application | None = None
-        self.http: H3Connection | None = None
+        self._application: Application | None = None
+        self._http: H3Connection | None = None
         #: Datagrams that came while nobody may process them: (data, source).
         self.strays: list[tuple[bytes, Address]] = []
         self.frozen = False
@@ -78,34 +79,62 @@ class End:
         self.algorithm = algorithm
         self._quic: QuicConnection | None = None
         self._connection: Connection | None = None
+        self._asleep: Asleep | None = None
+        self._wake: Callable[[], None] = lambda: None
         self._tls: PostHandshakeTls | None = None
 
     def __repr__(self) -> str:
         phase = "frozen" if self.frozen else "up" if self.is_up else "handshaking"
+        phase = "asleep" if self.asleep else phase
         return f"<End {self.side} {self.kind} {phase} {self.address} term={self.term}>"
 
     # --- getters --------------------------------------------------------------------------------
 
     @property
     def connection(self) -> Any:
-        """The sans-IO object to talk to: `Connection`, or aioquic's until there is one."""
+        """The sans-IO object to talk to: `Connection`, or aioquic's until there is one. To ask a
+        sleeping end for this, or for the next two, wakes it."""
+        self._wake()
         return self._quic if self._connection is None else self._connection
+
+    @property
+    def application(self) -> Application | None:
+        """The program, if there is one."""
+        self._wake()
+        return self._application
+
+    @property
+    def http(self) -> H3Connection | None:
+        """HTTP/3 of an end without a program: set it, to have it moved along."""
+        self._wake()
+        return self._http
+
+    @http.setter
+    def http(self, http: H3Connection | None) -> None:
+        self._http = http
+
+    @property
+    def asleep(self) -> bool:
+        """Nothing is left but bytes; the next datagram or deadline wakes it."""
+        return self._asleep is not None
 
     @property
     def is_up(self) -> bool:
         """The handshake is confirmed, and this end is what it shall be."""
-        if self._connection is not None:
+        if self._connection is not None or self._asleep is not None:
             return True
         return self.kind == "aioquic" and self._quic is not None and ready(self._quic)
 
     @property
     def started(self) -> bool:
         """There is somebody to talk to: a server has nobody before its first datagram."""
-        if self._connection is not None:
+        if self._connection is not None or self._asleep is not None:
             return True
         return self._quic is not None and self._quic.get_peer_address() is not None
 
     def get_timer(self) -> float | None:
+        if self._asleep is not None:
+            return self._asleep.wake_at_s
         return None if self.frozen or not self.started else self.connection.get_timer()
 
     # --- what happened --------------------------------------------------------------------------
@@ -119,12 +148,22 @@ class End:
     def resume(self, connection: Connection, http: H3Connection | None, application: bytes) -> None:
         """Begin with a connection that another owner had."""
         self._connection = connection
-        self.http = http
+        self._http = http
         self._make_application()
         if self.application is not None:
             if hasattr(self.application, "_http"):
                 self.application._http = http
             self.application.import_state(application)
+
+    def lie_down(self, asleep: Asleep, wake: Callable[[], None]) -> None:
+        """Have nothing but these bytes until `wake` is called."""
+        self._connection = self._application = self._http = None
+        self._asleep, self._wake = asleep, wake
+
+    def get_up(self, connection: Connection, http: H3Connection | None, application: bytes) -> None:
+        """Go on with what was put away."""
+        self._asleep, self._wake = None, lambda: None
+        self.resume(connection, http, application)
 
     def receive(self, data: bytes, source: Address, now: float) -> None:
         if self.frozen:
@@ -147,7 +186,7 @@ class End:
             self.application.quic_event_received(event)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
-        if self.frozen or not self.started:
+        if self.frozen or self.asleep or not self.started:
             return []
         datagrams: list[tuple[bytes, Address]] = self.connection.datagrams_to_send(now)
         return datagrams
@@ -168,7 +207,7 @@ class End:
 
     def _make_application(self) -> None:
         if self.create is not None:
-            self.application = self.create(self.connection)
+            self._application = self.create(self.connection)
 
     def _promote_if_ready(self, now: float) -> None:
         quic = self._quic

@@ -8,7 +8,9 @@ from quicbaton.testing.end import End
 from quicbaton.transport.connection import Connection
 
 
-def move(end: End, *, transit_s: float = 0.0, begin_cutover: bool = False) -> End:
+def move(
+    end: End, *, transit_s: float = 0.0, begin_cutover: bool = False, other_host: bool = False
+) -> End:
     """Carry everything of `end` into a new owner and let its pair go on with that; returns it.
 
     Transport, HTTP/3, undelivered events and the application's bytes are encoded, sealed, opened
@@ -19,7 +21,9 @@ def move(end: End, *, transit_s: float = 0.0, begin_cutover: bool = False) -> En
 
     For `transit_s` the pair runs on while nobody owns the connection: what arrives is processed
     by the new owner before anything else. `begin_cutover` issues new connection IDs and asks the
-    peer to retire all earlier ones.
+    peer to retire all earlier ones. `other_host` moves it to a host whose clock shows another time,
+    hours apart: it learns from the old one, which counts by its own clock, how long the connection
+    stood still.
 
     Raises RefusedError, with everything as it was, for an end that cannot be moved: its handshake
     is not over (`not_ready`), it is closing (`closing`), its application refuses, or a cutover is
@@ -62,6 +66,7 @@ def move(end: End, *, transit_s: float = 0.0, begin_cutover: bool = False) -> En
         configuration=configuration,
         http_class=type(http) if isinstance(http, H3Connection) else None,
         on_crypto=new.on_crypto if end.side == "client" else None,
+        other_host=other_host,
     )
     new.term = unpacked.term
     new.peer_cid_bytes = end.peer_cid_bytes

@@ -26,7 +26,7 @@ from quicbaton.errors import (
     SecondSenderError,
     TransportError,
 )
-from quicbaton.transport import closing, qlog
+from quicbaton.transport import closing, qlog, resting
 from quicbaton.transport import frames as f
 from quicbaton.transport.delivery import Dispatcher
 from quicbaton.transport.events import to_aioquic
@@ -64,7 +64,7 @@ class Connection(ConnectionView):
         state: ConnectionState,
         *,
         origin_s: float,
-        issuer: IdIssuer,
+        issuer: IdIssuer | None,
         entropy: Callable[[int], bytes],
         configuration: Any = None,
         on_crypto: Callable[[bytes], None] | None = None,
@@ -122,8 +122,9 @@ class Connection(ConnectionView):
         *,
         now: float,
         transit_us: int,
-        issuer: IdIssuer,
+        issuer: IdIssuer | None,
         entropy: Callable[[int], bytes],
+        other_host: bool = False,
         configuration: Any = None,
         on_crypto: Callable[[bytes], None] | None = None,
         on_token: Callable[[bytes], None] = lambda _token: None,
@@ -134,6 +135,10 @@ class Connection(ConnectionView):
         `transit_us` is how long the connection was frozen, as measured by the new owner: its
         time moves on by that. A random run of packet numbers is skipped (RFC 9000 §21.4), so an
         ACK for one of them proves that the old owner goes on sending.
+
+        `other_host`: datagrams take another way from here on. Their size is searched for anew
+        (RFC 9000 §14.3), and what the window allows is spread over a round trip. No `issuer`: the
+        peer gets no more connection IDs, since what comes for them would not come here.
         """
         if transit_us < 0:
             raise CallerError(f"transit must not be negative, got {transit_us} µs")
@@ -151,6 +156,9 @@ class Connection(ConnectionView):
         state.clock_us = clock_us
         skip_numbers(state, 1 + entropy(1)[0] % limits.MAX_RESUME_SKIP, entropy)
         state.numbers.owner_first_number = state.numbers.next_number
+        if other_host:
+            connection._paths.on_other_host(clock_us)
+            connection._congestion.on_other_host(clock_us)
         connection._rearm(clock_us)
         if trace is not None:
             qlog.log_owner(trace, "resumed", state)
@@ -173,6 +181,11 @@ class Connection(ConnectionView):
         self._check()
         return self._ids.local_cids()
 
+    def issued_ids(self) -> list[bytes]:
+        """Those of them that this owner or an earlier one issued: not the client's first choice."""
+        self._check()
+        return self._ids.issued_cids()
+
     def send_buffer_bytes(self, stream_id: int) -> int:
         """Bytes written to a stream that were never sent yet."""
         self._check()
@@ -181,6 +194,16 @@ class Connection(ConnectionView):
     def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
         self._check()
         return self._streams.next_id(is_unidirectional)
+
+    def unrest(self, now: float) -> str:
+        """Why the connection cannot be put to sleep: a code, empty when it can."""
+        self._check()
+        return resting.unrest(self._state, self._sender, self._timers, self._advance(now))
+
+    def quiet_s(self, now: float) -> float:
+        """Seconds since anything was received, or sent that asks for an answer."""
+        self._check()
+        return resting.quiet_us(self._state, self._advance(now)) / 1e6
 
     # --- what happened --------------------------------------------------------------------------
 
@@ -350,10 +373,14 @@ class Connection(ConnectionView):
             raise CallerError(f"a keep-alive interval is not negative, got {interval_s}")
         self._state.keep_alive_us = round(interval_s * 1e6)
 
-    def rearm(self, now: float) -> None:
+    def rearm(self, now: float, *, missed_us: int = 0) -> None:
         """The wait between `resume` and ownership was transit, too: what fell due in it is armed
-        again. Nothing may have been sent or received since `resume`."""
+        again. Nothing may have been sent or received since `resume`. `missed_us`: what more of
+        transit has become known since."""
         self._check()
+        if missed_us < 0:
+            raise CallerError(f"connection time never goes back, got {missed_us} µs")
+        self._origin_s -= missed_us / 1e6
         self._rearm(self._advance(now))
 
     def begin_cutover(self) -> None:
@@ -385,10 +412,16 @@ class Connection(ConnectionView):
             )
         self._advance(now)
         self._streams.compact()
-        if self._quic_logger is not None:
-            qlog.log_owner(self._quic_logger, "frozen", self._state)
-        self._spent = True
-        return self._state
+        return self._give_up("frozen")
+
+    def sleep(self, now: float) -> resting.Resting:
+        """Give up the connection to have it again in this process, as a `Connection` of what this
+        returns: nothing changes hands. RefusedError, its code what `unrest` says."""
+        why = self.unrest(now)
+        if why:
+            raise RefusedError("the connection has something to do: let it", code=why)
+        wake_at_s = self.get_timer()
+        return resting.Resting(self._give_up("asleep"), self._origin_s, wake_at_s)
 
     # --- what to do next ------------------------------------------------------------------------
 
@@ -439,6 +472,12 @@ class Connection(ConnectionView):
         return to_aioquic(event)
 
     # --- helpers, in reading order --------------------------------------------------------------
+
+    def _give_up(self, event: str) -> ConnectionState:
+        if self._quic_logger is not None:
+            qlog.log_owner(self._quic_logger, event, self._state)
+        self._spent = True
+        return self._state
 
     def _advance(self, now: float) -> int:
         """Connection time of `now`; it never goes backwards."""

@@ -96,7 +96,8 @@ def log_metrics(trace: QuicLoggerTrace, state: ConnectionState) -> None:
 
 
 def log_owner(trace: QuicLoggerTrace, event: str, state: ConnectionState) -> None:
-    """`event` is frozen or resumed: where one owner's part of the trace ends and begins."""
+    """`event` is frozen or resumed, where one owner's part of the trace ends and begins, or asleep
+    or awake."""
     trace.log_event(
         category="quicbaton",
         event=event,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from aioquic.quic.logger import QuicLoggerTrace
@@ -9,7 +10,8 @@ from aioquic.quic.logger import QuicLoggerTrace
 from quicbaton.errors import GivenAwayError
 from quicbaton.transport import rangeset
 from quicbaton.transport.log import ConnectionLog
-from quicbaton.transport.state import NONE, Address, ConnectionState
+from quicbaton.transport.state import NONE, Address, ConnectionState, Stream
+from quicbaton.transport.streams.receive_half import is_discarding
 
 
 class ConnectionView:
@@ -81,6 +83,11 @@ class ConnectionView:
         return self._state.paths[0].remote
 
     @property
+    def local_address(self) -> Address:
+        """Ours, as the client knows it; empty where the socket has only one."""
+        return self._state.paths[0].local
+
+    @property
     def bytes_in_flight(self) -> int:
         return self._state.congestion.in_flight_bytes
 
@@ -97,9 +104,23 @@ class ConnectionView:
     def stream_count(self) -> int:
         return len(self._state.streams)
 
+    @property
+    def has_open_requests(self) -> bool:
+        """True while a bidirectional stream is not over for both sides."""
+        return any(not stream_id & 2 for stream_id in self._state.streams)
+
+    def next_peer_stream_id(self) -> int:
+        """The lowest ID of a bidirectional stream that the peer has not opened yet."""
+        return 4 * self._state.flow.peer_streams_seen[0] + self._state.is_client
+
     def get_peer_address(self) -> Address | None:
         self._check()
         return self._state.paths[0].remote
+
+    @property
+    def stream_ids(self) -> list[int]:
+        """Streams that the transport has not finished with."""
+        return list(self._state.streams)
 
     def stream_is_finished(self, stream_id: int) -> bool:
         """True once both halves are over and the stream is forgotten; HTTP/3 forgets it then."""
@@ -130,10 +151,11 @@ class ConnectionView:
                 total += sum(len(data) for _, data in stream.receive.segments)
         return total
 
-    def stream_chunks(self) -> list[tuple[int, int, bytes]]:
-        """(stream ID, offset, bytes) of all that streams keep: unacknowledged and unsent."""
+    @property
+    def streams(self) -> Mapping[int, Stream]:
+        """What streams keep, by ID. To be read at once: it changes with the connection."""
         self._check()
-        return stream_chunks(self._state)
+        return self._state.streams
 
     def _phase(self) -> str:
         if self._spent:
@@ -144,14 +166,15 @@ class ConnectionView:
 
     def _check(self) -> None:
         if self._spent:
-            raise GivenAwayError("this connection was frozen for a handoff; its state moved on")
+            raise GivenAwayError(
+                "this connection was frozen for a handoff, or put to sleep: its state moved on"
+            )
 
 
-def stream_chunks(state: ConnectionState) -> list[tuple[int, int, bytes]]:
-    """(stream ID, offset, bytes) of all that streams keep: unacknowledged and unsent."""
-    return [
-        (stream_id, start, chunk)
-        for stream_id, stream in state.streams.items()
-        if stream.send is not None
-        for start, chunk in zip(stream.send.starts, stream.send.chunks, strict=True)
-    ]
+def open_directions(stream: Stream) -> tuple[bool, bool]:
+    """Whether the application can still write to a stream, and whether more may come from it."""
+    send, receive = stream.send, stream.receive
+    return (
+        send is not None and not send.fin_written and send.reset_code == NONE,
+        receive is not None and not is_discarding(receive),
+    )

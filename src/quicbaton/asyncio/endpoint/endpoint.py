@@ -8,37 +8,32 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable
-from time import monotonic, time
+from time import monotonic
 from typing import Final, Protocol
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.logger import QuicLoggerTrace
-from aioquic.quic.packet import QuicErrorCode, encode_quic_retry
+from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
 
+from quicbaton.asyncio.endpoint.address_tokens import AddressTokens
+from quicbaton.asyncio.endpoint.asleep import Sleepers
 from quicbaton.asyncio.endpoint.handshaking import Handshaking
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.asyncio.protocol import QuicConnectionProtocol, StreamHandler
 from quicbaton.errors import RefusedError
-from quicbaton.handshake import Promotion, prepare, refuse
+from quicbaton.handshake import Promotion, SessionTickets, prepare, refuse
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.keys.spent import ReplayGuard, SpentTokens
 from quicbaton.limits import MAX_HANDSHAKES, RETRY_FROM_HANDSHAKES
 from quicbaton.routing import route as routes
 from quicbaton.routing.long_header import LongHeader, build_version_negotiation
 from quicbaton.routing.quic_lb import IdFactory
 from quicbaton.routing.reset import ResetLimiter, build_reset
-from quicbaton.routing.retry import (
-    AddressTokenError,
-    SpentTokens,
-    TokenKind,
-    ValidatedAddress,
-    mint_new_token,
-    mint_retry_token,
-    validate_token,
-)
-from quicbaton.routing.table import RoutingTable, Target
+from quicbaton.routing.retry import AddressTokenError, TokenKind
+from quicbaton.routing.table import RoutingTable, Target, is_sibling
 from quicbaton.transport.connection import Connection
 
 CreateProtocol = Callable[..., QuicConnectionProtocol]
@@ -77,10 +72,13 @@ class Endpoint:
         table: RoutingTable[Owner],
         ring: KeyRing,
         retry: bool = False,
+        tickets: SessionTickets | None = None,
+        replay_guard: ReplayGuard | None = None,
         session_ticket_fetcher: SessionTicketFetcher | None = None,
         session_ticket_handler: SessionTicketHandler | None = None,
         stream_handler: StreamHandler | None = None,
         congestion_control: str = "cubic",
+        sleep_after_s: float = 0.0,
     ) -> None:
         # aioquic parses short headers by the configured length; ours follow the cluster's layout.
         self._configuration = dataclasses.replace(
@@ -89,13 +87,14 @@ class Endpoint:
         self._create_protocol = create_protocol
         self._ring = ring
         self._retry = retry
+        self._tickets = tickets
         self._session_ticket_fetcher = session_ticket_fetcher
         self._session_ticket_handler = session_ticket_handler
         self._stream_handler = stream_handler
         self._congestion_control = congestion_control
         self._loop = asyncio.get_running_loop()
         self._limiter = ResetLimiter(monotonic())
-        self._spent_tokens = SpentTokens()
+        self._tokens = AddressTokens(ring, replay_guard or SpentTokens())
         self._versions = frozenset(configuration.supported_versions)
         self._waiting: set[Session] = set()
         self._extra: list[UdpSocket] = []
@@ -105,9 +104,15 @@ class Endpoint:
         self.table = table
         self.udp = UdpSocket(sock, self._on_batch, self._on_room)
         self.sessions: dict[bytes, Session] = {}
+        #: Idle connections that have shrunk to their state; `session_of` wakes them.
+        self.asleep = Sleepers(self, sleep_after_s)
+        #: Whether nothing here needs the session awake, a handoff for instance.
+        self.may_sleep: Callable[[Session], bool] = lambda _session: True
         self.handshakes: set[Handshaking] = set()
         #: False while another process accepts new connections.
         self.accepts = True
+        #: True once this server stops: new clients are told so.
+        self.refuses = False
         #: During a takeover: the process that answers for IDs of ours that we do not know.
         self.predecessor: str | None = None
         #: Whether IDs of ours that nobody knows may be reset: nobody else can own them.
@@ -133,13 +138,19 @@ class Endpoint:
         """Read no more; connections live on."""
         self.udp.stop()
 
+    def refuse_new(self) -> None:
+        """Take no new clients, and tell them."""
+        self.refuses = True
+
     def close(self) -> None:
         """Close all connections (their last datagram is sent), then the socket."""
         for session in list(self.sessions.values()):
-            session.protocol.close()
-            session.protocol.process_events()
-            session.detach()
-            self.forget(session)
+            self._close(session)
+        for name in list(self.asleep):
+            woken = self.asleep.wake(name)
+            if woken is not None:
+                self._close(woken)
+        self.asleep.clear()
         for handshake in list(self.handshakes):
             handshake.close()
         if self._housekeeping is not None:
@@ -187,11 +198,39 @@ class Endpoint:
             protocol = self._create_protocol(connection, stream_handler=self._stream_handler)
         session = Session(self, connection, protocol)
         self.sessions[connection.name] = session
+        self.asleep.watch(session)
         self.on_session(session)
         return session
 
+    def session_of(self, name: bytes) -> Session | None:
+        """The session of a connection, woken if need be; None when there is none here."""
+        session = self.sessions.get(name)
+        if session is None:
+            session = self.asleep.wake(name)
+            if session is not None:
+                session.catch_up()
+        return None if session is None or session.is_over else session
+
+    def names(self) -> list[bytes]:
+        """All connections of this process, asleep or not, by name."""
+        return [*self.sessions, *self.asleep]
+
+    def has(self, name: bytes) -> bool:
+        """Whether the connection lives here, asleep or not."""
+        return name in self.sessions or name in self.asleep
+
+    @property
+    def connection_count(self) -> int:
+        """How many live here, asleep or not."""
+        return len(self.sessions) + len(self.asleep)
+
     def create_protocol(self, connection: Connection) -> QuicConnectionProtocol:
         return self._create_protocol(connection, stream_handler=self._stream_handler)
+
+    @property
+    def early_data(self) -> str:
+        """What becomes of 0-RTT, in a few words for whoever runs this."""
+        return "as the program's own tickets say" if self._tickets is None else str(self._tickets)
 
     @property
     def configuration(self) -> QuicConfiguration:
@@ -241,6 +280,12 @@ class Endpoint:
 
     # --- helpers, in reading order --------------------------------------------------------------
 
+    def _close(self, session: Session) -> None:
+        session.protocol.close()
+        session.protocol.process_events()
+        session.detach()
+        self.forget(session)
+
     def _report(self, what: str, error: Exception) -> None:
         self._loop.call_exception_handler({"message": what, "exception": error})
 
@@ -264,7 +309,8 @@ class Endpoint:
             case routes.New():
                 return self._accept(decision.header, datagram)
             case routes.Forward():
-                self.counters["forwarded"] += 1
+                tossed = is_sibling(decision.to, self.table.place)
+                self.counters["tossed" if tossed else "forwarded"] += 1
                 self.on_foreign(decision.to, datagram)
             case routes.VersionNegotiation():
                 self._answer(
@@ -280,7 +326,13 @@ class Endpoint:
                 if self._limiter.allow(str(datagram.remote[0]), now):
                     self.counters["reset"] += 1
                     self._answer(
-                        build_reset(len(datagram.data), decision.cid, self._ring, os.urandom),
+                        build_reset(
+                            len(datagram.data),
+                            decision.cid,
+                            self._ring,
+                            os.urandom,
+                            self.ids.configs,
+                        ),
                         datagram,
                     )
             case routes.Drop():
@@ -295,22 +347,16 @@ class Endpoint:
 
     def _accept(self, header: LongHeader, datagram: Datagram) -> Owner | None:
         """Begin a handshake, unless the client's address must be validated first (§8.1)."""
+        if self.refuses:
+            self._refuse_client(header, datagram, QuicErrorCode.CONNECTION_REFUSED)
+            return None
         if not self.accepts:
             self.counters["not_accepting"] += 1
             return None
         try:
-            validated = self._validate(header, datagram)
+            validated = self._tokens.validate(header, datagram)
         except AddressTokenError:
-            self.counters["invalid_token"] += 1
-            self._answer(
-                refuse(
-                    version=header.version,
-                    destination_id=header.destination_id,
-                    source_id=header.source_id,
-                    error_code=QuicErrorCode.INVALID_TOKEN,
-                ),
-                datagram,
-            )
+            self._refuse_client(header, datagram, QuicErrorCode.INVALID_TOKEN)
             return None
         retried = validated is not None and validated.kind is TokenKind.RETRY
         if len(self.handshakes) >= MAX_HANDSHAKES:
@@ -332,7 +378,7 @@ class Endpoint:
             session_ticket_fetcher=self._session_ticket_fetcher,
             session_ticket_handler=self._session_ticket_handler,
         )
-        prepare(quic, cid, token)
+        prepare(quic, cid, token, tickets=self._tickets)
         cids = (cid, header.destination_id)
         handshake = Handshaking(
             quic,
@@ -353,48 +399,22 @@ class Endpoint:
         self.handshakes.add(handshake)
         return handshake
 
-    def _validate(self, header: LongHeader, datagram: Datagram) -> ValidatedAddress | None:
-        """What the token proves, if anything; raises AddressTokenError to refuse the client."""
-        if not header.token:
-            return None
-        now = time()
-        try:
-            validated = validate_token(
-                header.token,
-                self._ring,
-                now,
-                address=datagram.remote,
-                destination_id=header.destination_id,
-            )
-        except AddressTokenError as error:
-            # RFC 9000 §8.1.2: a Retry that was answered wrongly ends here, since a client accepts
-            # no second one. §8.1.3: any other token that is not good is as none; so is one whose
-            # seal does not hold, which may be another server's of whatever kind.
-            if error.kind is TokenKind.RETRY and error.code != "token_seal":
-                raise
-            return None
-        return validated if self._spent_tokens.spend(validated, now) else None
-
-    def _send_retry(self, header: LongHeader, datagram: Datagram) -> None:
-        retry_id, _ = self.ids.issue()
-        token = mint_retry_token(
-            self._ring,
-            os.urandom,
-            time(),
-            address=datagram.remote,
-            original_id=header.destination_id,
-            retry_id=retry_id,
-        )
+    def _refuse_client(self, header: LongHeader, datagram: Datagram, code: QuicErrorCode) -> None:
+        self.counters[code.name.lower()] += 1
         self._answer(
-            encode_quic_retry(
+            refuse(
                 version=header.version,
-                source_cid=retry_id,
-                destination_cid=header.source_id,
-                original_destination_cid=header.destination_id,
-                retry_token=token,
+                destination_id=header.destination_id,
+                source_id=header.source_id,
+                error_code=code,
             ),
             datagram,
         )
+
+    def _send_retry(self, header: LongHeader, datagram: Datagram) -> None:
+        self.counters["retry"] += 1
+        retry_id, _ = self.ids.issue()
+        self._answer(self._tokens.retry(header, datagram, retry_id), datagram)
 
     def _on_promoted(
         self,
@@ -414,9 +434,7 @@ class Endpoint:
         )
         connection.start()
         if self._retry:
-            connection.send_new_token(
-                mint_new_token(self._ring, os.urandom, time(), address=connection.peer_address)
-            )
+            connection.send_new_token(self._tokens.for_next_visit(connection.peer_address))
         session = self.adopt(connection)
         if rest:
             session.receive(rest)
@@ -439,4 +457,5 @@ class Endpoint:
 
     def _keep_house(self) -> None:
         self.table.expire(monotonic())
+        self.asleep.look()
         self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)

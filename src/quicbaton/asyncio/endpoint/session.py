@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
 from quicbaton.transport.connection import Connection
+from quicbaton.transport.sender import Train
 
 
 class Routes(Protocol):
@@ -16,6 +18,14 @@ class Routes(Protocol):
 
     def add(self, cid: bytes, owner: Session) -> None: ...
     def remove(self, cid: bytes) -> None: ...
+
+
+class Outlet(Protocol):
+    """Where a session's trains go: the endpoint's socket, or another process that relays them."""
+
+    @property
+    def is_full(self) -> bool: ...
+    def send(self, train: Train) -> None: ...
 
 
 class Host(Protocol):
@@ -43,11 +53,15 @@ class Session:
         self.connection = connection
         self.protocol = protocol
         self._endpoint = endpoint
+        self._outlet: Outlet = endpoint.udp
+        self._wait_for_room: Callable[[Session], None] = endpoint.wait_for_room
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._soon: asyncio.Handle | None = None
         self._over = False
+        #: How often the time after which it may sleep is doubled.
+        self.rest_doublings = 0
         self.cids: set[bytes] = set()
         self.since_s = monotonic()
         for cid in connection.connection_ids():
@@ -62,6 +76,12 @@ class Session:
         """True when nobody drives the connection here any more."""
         return self._over
 
+    def send_through(self, outlet: Outlet, wait_for_room: Callable[[Session], None]) -> None:
+        """Send there from now on. `wait_for_room(session)` calls `transmit_soon` once the outlet,
+        which was full, has room again."""
+        self._outlet = outlet
+        self._wait_for_room = wait_for_room
+
     # --- from the endpoint ----------------------------------------------------------------------
 
     def receive(self, batch: list[Datagram]) -> None:
@@ -74,7 +94,7 @@ class Session:
         waiting: then one train goes before the application gets its turn."""
         if strays:
             self._receive(strays)
-            send_first(self.connection, self._endpoint.udp)
+            send_first(self.connection, self._outlet)
 
     def _receive(self, batch: list[Datagram]) -> None:
         now = monotonic()
@@ -112,17 +132,21 @@ class Session:
             self._soon.cancel()
             self._soon = None
         connection = self.connection
-        udp = self._endpoint.udp
-        if udp.is_full:
-            self._endpoint.wait_for_room(self)
+        outlet = self._outlet
+        if outlet.is_full:
+            self._wait_for_room(self)
         else:
             for train in connection.trains_to_send(monotonic()):
-                udp.send(train)
+                outlet.send(train)
         self._arm()
 
     def transmit_soon(self) -> None:
         if self._soon is None and not self._over:
             self._soon = self._loop.call_soon(self._transmit_now)
+
+    def catch_up(self) -> None:
+        """Handle what is due, and arm the timer: for a connection that has just been woken."""
+        self._transmit_now()
 
     def add_route(self, cid: bytes) -> None:
         """An ID was issued: packets with it are ours."""
@@ -175,7 +199,7 @@ class Session:
         if delay <= 0:
             # More to send, or late. As a timer, so that the event loop reads ACKs first: they may
             # be what was late.
-            if self._soon is None and not self._endpoint.udp.is_full:
+            if self._soon is None and not self._outlet.is_full:
                 self._soon = self._loop.call_later(0, self._transmit_now)
             return
         if self._timer is None or at < self._timer_at:
@@ -197,8 +221,10 @@ class Session:
             self._arm()
 
 
-def send_first(connection: Connection, udp: UdpSocket) -> None:
-    """Send one short train of a connection that has been silent for a handoff."""
-    if not udp.is_full:
-        for train in connection.trains_to_send(monotonic(), quick=True):
-            udp.send(train)
+def send_first(connection: Connection, outlet: Outlet) -> bool:
+    """Send one short train of a connection that has been silent for a handoff; False when it has
+    nothing to send."""
+    trains = [] if outlet.is_full else connection.trains_to_send(monotonic(), quick=True)
+    for train in trains:
+        outlet.send(train)
+    return bool(trains)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import socket
 
 from quicbaton.asyncio.endpoint.udp import attach_steering
-from quicbaton.routing.quic_lb import IdLayout
+from quicbaton.routing.quic_lb import IdConfigs, IdLayout
 from quicbaton.routing.steering import pack_program, steering_program
 
 
-def steer(sock: socket.socket, layout: IdLayout, sockets: int) -> bool:
+def steer(sock: socket.socket, ids: IdLayout | IdConfigs, sockets: int) -> bool:
     """Steer by worker number among `sockets` sockets. False where the kernel cannot: then it picks
     by address, and processes toss what is not theirs."""
-    program = steering_program(layout, sockets)
+    program = steering_program(ids, sockets)
     try:
         attach_steering(sock, pack_program(program), len(program))
     except OSError:

@@ -178,6 +178,22 @@ class UdpSocket:
     def send_datagram(self, data: bytes, remote: Address, local: Address = ()) -> None:
         self.send(Train(data, len(data), remote, local))
 
+    def can_send_from(self, local: Address) -> bool:
+        """Whether a client that talks to this address would take datagrams from this socket for
+        answers: our port, and an address of this host."""
+        if len(local) < 2 or local[1] != self._port or (":" in str(local[0])) != self._is_v6:
+            return False
+        if not self._wildcard:
+            return local[0] == self.address[0]
+        host = str(local[0]).removeprefix("::ffff:")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind((host, 0, *local[2:]) if family == socket.AF_INET6 else (host, 0))
+            except OSError:
+                return False
+        return True
+
     @property
     def is_full(self) -> bool:
         """True while the kernel's buffer is full: build no more until it drained."""
@@ -261,7 +277,7 @@ class UdpSocket:
         segment_bytes = train.segment_bytes
         ancillary: list[tuple[int, int, bytes]] = []
         if train.local and self._wildcard:
-            ancillary.append(self._source_ancillary(train.local))
+            ancillary.append(source_ancillary(train.local, is_v6=self._is_v6))
         if len(data) > segment_bytes and not self._gso:
             return self._send_singly(train, ancillary)
         try:
@@ -295,10 +311,12 @@ class UdpSocket:
                 return None
         return None
 
-    def _source_ancillary(self, local: Address) -> tuple[int, int, bytes]:
-        host = str(local[0])
-        if not self._is_v6 or host.startswith("::ffff:"):
-            packed = socket.inet_aton(host.removeprefix("::ffff:"))
-            return (socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("=I4s4s", 0, packed, bytes(4)))
-        packed = socket.inet_pton(socket.AF_INET6, host)
-        return (socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("=16sI", packed, 0))
+
+def source_ancillary(local: Address, *, is_v6: bool) -> tuple[int, int, bytes]:
+    """What makes the kernel send from `local`, on a socket of the family that `is_v6` says."""
+    host = str(local[0])
+    if not is_v6 or host.startswith("::ffff:"):
+        packed = socket.inet_aton(host.removeprefix("::ffff:"))
+        return (socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("=I4s4s", 0, packed, bytes(4)))
+    packed = socket.inet_pton(socket.AF_INET6, host)
+    return (socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("=16sI", packed, 0))

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final, NamedTuple
 
-from quicbaton.baton.versions import readable_versions
 from quicbaton.errors import QuicbatonError, RefusedError
 from quicbaton.handoff import HandoffDestination, HandoffSource, Outcome, SourceState, Waits
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
+from quicbaton.handoff.shared_destination import SharedDestination
+from quicbaton.handoff.shared_source import SharedSource
 from quicbaton.ownership import Ledger
 
 #: How often deadlines of handoffs are looked at.
@@ -36,6 +37,14 @@ class Report(NamedTuple):
     message: str
 
 
+class Member(NamedTuple):
+    """What makes this process one of those that use a shared ownership store."""
+
+    store_id: bytes
+    #: Drawn at its start.
+    incarnation: bytes
+
+
 class Machines:
     """Sources by connection id, destinations by handoff id.
 
@@ -46,16 +55,18 @@ class Machines:
     def __init__(
         self,
         ledger: Ledger,
-        name: str,
         waits: Waits,
+        formats: tuple[int, ...],
         *,
         perform: Callable[[Machine, fx.Effect], None],
         on_refused: Callable[[Machine, ev.Event, QuicbatonError], None],
         on_forgotten: Callable[[Machine], None],
+        member: Member | None = None,
     ) -> None:
         self._ledger = ledger
-        self._name = name
+        self._member = member
         self._waits = waits
+        self._formats = frozenset(formats)
         self._perform = perform
         self._on_refused = on_refused
         self._on_forgotten = on_forgotten
@@ -71,31 +82,62 @@ class Machines:
         self._tick_at_us = 0
         self._waits_for_links = False
 
-    def new_source(self, connection_id: bytes, pid: int | None = None) -> HandoffSource:
-        """Begin to give a connection away. RefusedError (`busy`) while that is under way already,
-        since only the machine of a frozen connection may commit it."""
+    def new_source(
+        self, connection_id: bytes, pid: int | None = None, *, shared: bool = False
+    ) -> HandoffSource:
+        """Begin to give a connection away, by the shared store or by ourselves.
+
+        RefusedError (`busy`) while that is under way already, since only the machine of a frozen
+        connection may commit it.
+        """
         known = self.sources.get(connection_id)
         if known is not None:
             if not known.ended:
                 raise RefusedError("a handoff of this connection is under way already", code="busy")
             self._forget(known)
-        machine = HandoffSource(connection_id, os.urandom(16), self._ledger, waits=self._waits)
+        machine = self._make_source(connection_id, os.urandom(16), shared=shared)
         self.sources[connection_id] = machine
         self._add(machine, pid)
         return machine
 
     def new_destination(
-        self, connection_id: bytes, handoff_id: bytes, pid: int | None = None
+        self,
+        connection_id: bytes,
+        handoff_id: bytes,
+        pid: int | None = None,
+        name: str = "",
+        *,
+        can_send: bool = True,
+        shared: bool = False,
     ) -> HandoffDestination:
-        """Begin to take a connection over."""
-        machine = HandoffDestination(
-            connection_id,
-            handoff_id,
-            self._ledger,
-            name=self._name,
-            formats=frozenset(readable_versions()),
-            waits=self._waits,
-        )
+        """Begin to take a connection over; `name` is what its source knows us by. `can_send`:
+        whether we can send from where its client talks to. `shared`: a shared store decides."""
+        known = self.destinations.get(handoff_id)
+        if known is not None:
+            self._forget(known)
+        machine: HandoffDestination
+        if shared and self._member is not None:
+            machine = SharedDestination(
+                connection_id,
+                handoff_id,
+                self._ledger,
+                incarnation=self._member.incarnation,
+                store_id=self._member.store_id,
+                name=name,
+                formats=self._formats,
+                can_send=can_send,
+                waits=self._waits,
+            )
+        else:
+            machine = HandoffDestination(
+                connection_id,
+                handoff_id,
+                self._ledger,
+                name=name,
+                formats=self._formats,
+                can_send=can_send,
+                waits=self._waits,
+            )
         self.destinations[handoff_id] = machine
         self._add(machine, pid)
         return machine
@@ -141,6 +183,20 @@ class Machines:
             self._tick.cancel()
 
     # --- helpers --------------------------------------------------------------------------------
+
+    def _make_source(
+        self, connection_id: bytes, handoff_id: bytes, *, shared: bool
+    ) -> HandoffSource:
+        if not shared or self._member is None:
+            return HandoffSource(connection_id, handoff_id, self._ledger, waits=self._waits)
+        return SharedSource(
+            connection_id,
+            handoff_id,
+            self._ledger,
+            incarnation=self._member.incarnation,
+            store_id=self._member.store_id,
+            waits=self._waits,
+        )
 
     def _add(self, machine: Machine, pid: int | None) -> None:
         if pid is not None:

@@ -1,8 +1,6 @@
 """Takes connections off this process's endpoint and puts them on: frozen, sealed, rebuilt, alive.
 
-What is decided elsewhere is performed here; nothing here waits. Whatever an application's
-`export_state` or `import_state` raises becomes a RefusedError: its mistake keeps a connection from
-moving, it does not end it.
+What is decided elsewhere is performed here; nothing here waits.
 """
 
 from __future__ import annotations
@@ -15,24 +13,28 @@ from typing import NamedTuple
 from aioquic.quic.logger import QuicLoggerTrace
 
 from quicbaton.asyncio.endpoint.endpoint import Endpoint, Owner
+from quicbaton.asyncio.endpoint.program import export_program, import_program
 from quicbaton.asyncio.endpoint.session import Session, send_first
 from quicbaton.asyncio.endpoint.udp import Datagram
 from quicbaton.asyncio.moving.precopy import Copies, Copying
+from quicbaton.asyncio.moving.relaying import RelayOutlet
+from quicbaton.asyncio.moving.stream_relay.new_owner import NewOwner
+from quicbaton.asyncio.moving.stream_relay.relays import LeftBehind
+from quicbaton.asyncio.moving.stream_relay.stand_in import StandIn
+from quicbaton.asyncio.peers.names import Names
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
 from quicbaton.baton.header import BatonHeader, peek
-from quicbaton.baton.precopy import Pieces, leave_out
+from quicbaton.baton.precopy import Pieces, leave_out, missing
 from quicbaton.baton.seal import BatonFields, baton_digest, open_baton, seal
-from quicbaton.baton.snapshot import Snapshot, decode_snapshot, encode_snapshot
-from quicbaton.errors import QuicbatonError, RefusedError
+from quicbaton.baton.snapshot import RelayedStream, Snapshot, decode_snapshot, encode_snapshot
+from quicbaton.errors import RefusedError
 from quicbaton.handoff.events import Sealed
-from quicbaton.http3 import export_state, restore
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.ownership import Claim
 from quicbaton.routing.reset import announce_reset
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.sender import Train
-from quicbaton.transport.state import Address, ConnectionState
-from quicbaton.transport.view import stream_chunks
+from quicbaton.transport.state import Address, ConnectionState, WritableEvent
 
 
 class Client(NamedTuple):
@@ -52,6 +54,7 @@ class Frozen(NamedTuple):
     snapshot: bytes
     precopies: Mapping[bytes, Pieces]  # what of the streams is not in the snapshot
     parting: list[list[Train]]  # sent already, as far as the connection knows
+    left: LeftBehind | None  # what does not move: the protocol object, for some streams
 
 
 class Given(NamedTuple):
@@ -59,6 +62,7 @@ class Given(NamedTuple):
 
     cids: tuple[bytes, ...]
     client: Client
+    to: str
 
 
 class Opened(NamedTuple):
@@ -69,6 +73,34 @@ class Opened(NamedTuple):
     client: Client
     connection: Connection
     protocol: QuicConnectionProtocol
+    relay: NewOwner | None  # for streams whose requests still run at the source
+    frozen_at_us: int | None  # by this host's clock; None: it was another's
+    opened_at_s: float
+
+    def missed_us(self, now: float, frozen_us: int) -> int:
+        """How much further connection time must move, now that the source has said for how long
+        the connection stood still by its own clock.
+
+        On one host that clock is ours, and nothing is missed. Else the source counted from its
+        freeze to its commit, we from the baton's arrival until now, and these overlap: the longer
+        of the two is what has passed at least. The truth may be longer, by the way of a message.
+        To count less is safe: a timer fires later than it might, our ACK Delay is too short, which
+        costs the peer's estimate of the round trip a little, and no sample of ours begins before
+        the handoff (`owner_first_number`). To count more would end connections by idle timeouts
+        that have not passed.
+        """
+        if self.frozen_at_us is not None:
+            return 0
+        return max(0, frozen_us - self._here_us(now))
+
+    def waited_us(self, now: float, frozen_us: int) -> int:
+        """For how long nobody could speak to the client; across hosts, at least."""
+        if self.frozen_at_us is not None:
+            return max(0, round(now * 1e6) - self.frozen_at_us)
+        return max(frozen_us, self._here_us(now))
+
+    def _here_us(self, now: float) -> int:
+        return round((now - self.opened_at_s) * 1e6)
 
     def check(self, claim: Claim) -> None:
         """FencedError unless the claim is for this very baton."""
@@ -81,12 +113,12 @@ class Opened(NamedTuple):
 
 
 class Mover:
-    """One process's. `name` is its control socket's path, `host` names this boot of this host."""
+    """One process's. `host` names this boot of this host."""
 
-    def __init__(self, endpoint: Endpoint, ring: KeyRing, name: str, host: bytes) -> None:
+    def __init__(self, endpoint: Endpoint, ring: KeyRing, names: Names, host: bytes) -> None:
         self._endpoint = endpoint
         self._ring = ring
-        self._name = name
+        self._names = names
         self._host = host
 
         #: What sources have sent ahead of their batons.
@@ -99,9 +131,11 @@ class Mover:
         not wait for all of the handoff at once. Nothing else is protected with the connection's
         keys, and the snapshot knows of them.
         """
-        session = self._endpoint.sessions[connection_id]
+        session = self._endpoint.session_of(connection_id)
+        if session is None:
+            raise RefusedError("the connection has ended", code="closed")
         parting = session.connection.parting_trains(monotonic())
-        frozen = Frozen(session, tuple(session.cids), None, b"", {}, parting)
+        frozen = Frozen(session, tuple(session.cids), None, b"", {}, parting, None)
         self._endpoint.release(session, strays)
         return frozen
 
@@ -111,27 +145,16 @@ class Mover:
             for train in frozen.parting.pop(0):
                 self._endpoint.udp.send(train)
 
-    def snapshot(self, frozen: Frozen, copying: Copying | None) -> Frozen:
-        """With the snapshot, less what has been copied ahead of it.
+    def snapshot(self, frozen: Frozen, copying: Copying | None, *, may_relay: bool) -> Frozen:
+        """With the snapshot, less what has been copied ahead of it. Where it `may_relay`, streams
+        whose requests cannot be exported stay behind, with the protocol object.
 
         Raises RefusedError, the connection unharmed, when it cannot move. What can refuse is
         exported first; then the transport, which spends the connection.
         """
         session = frozen.session
-        protocol = session.protocol
-        try:
-            application = protocol.export_state()
-        except QuicbatonError:
-            raise
-        except Exception as error:
-            raise _blame(protocol, "export_state", error) from error
-        if not isinstance(application, bytes):
-            raise RefusedError(
-                f"{type(protocol).__name__}.export_state must return bytes, not "
-                f"{type(application).__name__}",
-                code="export_failed",
-            )
-        http3 = None if protocol._http is None else export_state(protocol._http)
+        left = _streams_left(session) if may_relay else []
+        application, http3 = export_program(session.protocol, left)
         now = monotonic()
         state = session.connection.freeze(now)
         snapshot = Snapshot(
@@ -141,9 +164,14 @@ class Mover:
             frozen_at_us=round(now * 1e6),
             host=self._host,
             precopied=None,
+            relayed=[_relayed(state, stream_id) for stream_id in left],
         )
+        if left:
+            stand_in = StandIn(session.connection, state, snapshot.relayed)
+            session.protocol.use_connection(stand_in)
+            frozen = frozen._replace(left=LeftBehind(session.protocol, stand_in))
         if copying is not None and copying.copied:
-            copying.send(stream_chunks(state))
+            copying.send(missing(state.streams, copying.pieces))
             snapshot.precopied = leave_out(state, copying.copy_id, copying.pieces)
             frozen = frozen._replace(precopies={copying.copy_id: copying.pieces})
         frozen = frozen._replace(client=_client(state), snapshot=encode_snapshot(snapshot))
@@ -151,12 +179,15 @@ class Mover:
         self._endpoint.end_trace(session.connection)
         return frozen
 
-    def seal(self, frozen: Frozen, connection_id: bytes, term: int, audience: str) -> Sealed:
-        """A baton of the snapshot."""
+    def seal(
+        self, frozen: Frozen, connection_id: bytes, term: int, audience: str, version: int
+    ) -> Sealed:
+        """A baton of the snapshot. RefusedError when the format `version` cannot say it."""
+        source = self._names.toward(audience)
         fields = BatonFields(
-            connection_id=connection_id, term=term, source=self._name, audience=audience
+            connection_id=connection_id, term=term, source=source, audience=audience
         )
-        sealed = seal(frozen.snapshot, fields, self._ring, os.urandom, time())
+        sealed = seal(frozen.snapshot, fields, self._ring, os.urandom, time(), version)
         return Sealed(peek(sealed).baton_id, baton_digest(sealed), sealed)
 
     def thaw(self, frozen: Frozen) -> Session:
@@ -167,43 +198,85 @@ class Mover:
             self._endpoint.table.remove(cid)
         if not frozen.snapshot:
             return self._endpoint.adopt(frozen.session.connection, frozen.session.protocol)
-        return self._endpoint.adopt(
-            *self._rebuild(decode_snapshot(frozen.snapshot, frozen.precopies))
-        )
+        snapshot = decode_snapshot(frozen.snapshot, frozen.precopies)
+        if frozen.left is not None:
+            return self._endpoint.adopt(*self._bring_back(snapshot, frozen.left))
+        return self._endpoint.adopt(*self._rebuild(snapshot))
 
-    def open(self, sealed: bytes) -> Opened:
-        """Open, check and rebuild a baton, silently."""
-        opened = open_baton(sealed, self._ring, time(), self._name)
+    def open(self, sealed: bytes, *, relayed: bool = False) -> Opened:
+        """Open, check and rebuild a baton, silently.
+
+        A connection that another process will send for gets no connection IDs of ours, since what
+        comes for them would not come here; nor any of that process's, which would have to know
+        them first. Its client has up to two spare ones, for two changes of its address.
+        """
+        opened = open_baton(sealed, self._ring, time(), *self._names)
         snapshot = decode_snapshot(opened.payload, self.copies.kept)
         if snapshot.precopied is not None:
             self.copies.drop(snapshot.precopied.precopy_id)
-        if snapshot.host != self._host:
-            raise RefusedError(
-                "the baton was frozen on another host or before a reboot: its clock says nothing "
-                "here, so it cannot be resumed",
-                code="other_host",
-            )
         client = _client(snapshot.connection)
-        connection, protocol = self._rebuild(snapshot)
-        return Opened(opened.header, opened.digest, client, connection, protocol)
+        self._check_ids(client)
+        connection, protocol = self._rebuild(snapshot, relayed=relayed)
+        relay = None
+        if snapshot.relayed:
+            relay = NewOwner(connection, snapshot.connection, snapshot.relayed)
+            protocol.relay(relay)
+        frozen_at_us = snapshot.frozen_at_us if snapshot.host == self._host else None
+        return Opened(
+            opened.header,
+            opened.digest,
+            client,
+            connection,
+            protocol,
+            relay,
+            frozen_at_us,
+            monotonic(),
+        )
 
-    def resume(self, opened: Opened, strays: list[Datagram], sink: type[Owner]) -> Session:
-        """Drive a rebuilt connection, which is ours now. What an owner of the class `sink` got
-        of its datagrams, from an earlier time here, is its own again."""
+    def resume(
+        self,
+        opened: Opened,
+        strays: list[Datagram],
+        sink: type[Owner],
+        *,
+        frozen_us: int,
+        outlet: RelayOutlet | None,
+    ) -> tuple[Session, int]:
+        """Drive a rebuilt connection, which is ours now; returns also for how many microseconds its
+        client has been waiting, from the freeze to the first datagram.
+
+        What an owner of the class `sink` got of its datagrams, from an earlier time here, is its
+        own again. `outlet`: where its datagrams go, if not to the socket.
+        """
         endpoint = self._endpoint
         connection = opened.connection
-        connection.rearm(monotonic())
+        now = monotonic()
+        connection.rearm(now, missed_us=opened.missed_us(now, frozen_us))
         # Before all that the client does not wait for.
-        send_first(connection, endpoint.udp)
+        send_first(connection, endpoint.udp if outlet is None else outlet)
+        waited_us = opened.waited_us(monotonic(), frozen_us)
         for cid in connection.connection_ids():
             if isinstance(endpoint.table.owners.get(cid), sink):
                 endpoint.table.remove(cid)
         session = endpoint.adopt(connection, opened.protocol)
+        if outlet is not None:
+            session.send_through(outlet, outlet.wait_for_room)
         session.resume(strays)
-        if any(endpoint.ids.decode(cid) not in (None, endpoint.ids.place) for cid in session.cids):
-            connection.begin_cutover()
+        if outlet is None and not connection.cutover_pending:
+            self.begin_cutover(connection)
         connection.speak_first()
-        return session
+        return session, waited_us
+
+    def begin_cutover(self, connection: Connection) -> bool:
+        """Have the client use IDs that lead here, if it has others; whether it has.
+
+        Not while a cutover is open: a connection that was handed on in the middle of one finishes
+        that first (RFC 9000 §5.1.2).
+        """
+        outdated = any(self._endpoint.ids.outdated(cid) for cid in connection.issued_ids())
+        if outdated:
+            connection.begin_cutover()
+        return outdated
 
     def discard(self, opened: Opened) -> None:
         """Let go of a rebuilt connection, which has sent nothing."""
@@ -223,43 +296,77 @@ class Mover:
             data = announce_reset(token, os.urandom)
             endpoint.udp.send_datagram(data, client.remote, client.local)
 
-    def _rebuild(self, snapshot: Snapshot) -> tuple[Connection, QuicConnectionProtocol]:
+    def _check_ids(self, client: Client) -> None:
+        """A short header does not say how long its ID is: all that we read have one length."""
+        ours = self._endpoint.ids.configs.length
+        if any(len(cid) != ours for cid in client.tokens):
+            lengths = ", ".join(str(length) for length in sorted({*map(len, client.tokens)}))
+            raise RefusedError(
+                f"its connection IDs have {lengths} bytes, and here all have {ours}: give both"
+                " processes forms of IDs of one length",
+                code="id_lengths",
+            )
+
+    def _rebuild(
+        self, snapshot: Snapshot, *, relayed: bool = False
+    ) -> tuple[Connection, QuicConnectionProtocol]:
         endpoint = self._endpoint
         trace = endpoint.start_trace(snapshot.connection.original_id)
-        connection = self._make_connection(snapshot, trace)
+        connection = self._make_connection(snapshot, trace, relayed=relayed)
         protocol = endpoint.create_protocol(connection)
-        if snapshot.http3 is not None:
-            protocol._http = restore(connection, snapshot.http3)
         try:
-            protocol.import_state(snapshot.application)
-        except Exception as error:
+            import_program(protocol, connection, snapshot.http3, snapshot.application)
+        except Exception:
             endpoint.end_trace(connection)
-            if isinstance(error, QuicbatonError):
-                raise
-            raise _blame(protocol, "import_state", error) from error
+            raise
         return connection, protocol
 
-    def _make_connection(self, snapshot: Snapshot, trace: QuicLoggerTrace | None) -> Connection:
+    def _bring_back(
+        self, snapshot: Snapshot, left: LeftBehind
+    ) -> tuple[Connection, QuicConnectionProtocol]:
+        """Coroutines run with that protocol object: it goes on, with what they did meanwhile."""
+        state = snapshot.connection
+        state.events += [WritableEvent(stream_id) for stream_id in left.stand_in.congested_ids]
+        connection = self._make_connection(snapshot, self._endpoint.start_trace(state.original_id))
+        left.stand_in.restore(connection)
+        left.protocol.use_connection(connection)
+        return connection, left.protocol
+
+    def _make_connection(
+        self, snapshot: Snapshot, trace: QuicLoggerTrace | None, *, relayed: bool = False
+    ) -> Connection:
         now = monotonic()
+        # The clocks of two hosts, or of two boots of one, are never compared: from another one the
+        # connection's time goes on where it stood, until the source says how long that was.
+        is_ours = snapshot.host == self._host
         return Connection.resume(
             snapshot.connection,
             now=now,
-            transit_us=max(0, round(now * 1e6) - snapshot.frozen_at_us),
-            issuer=self._endpoint.ids,
+            transit_us=max(0, round(now * 1e6) - snapshot.frozen_at_us) if is_ours else 0,
+            issuer=None if relayed else self._endpoint.ids,
             entropy=os.urandom,
+            other_host=relayed or not is_ours,
             configuration=self._endpoint.configuration,
             trace=trace,
         )
 
 
+def _streams_left(session: Session) -> list[int]:
+    """Streams that cannot move with their connection, which is frozen to the network already."""
+    protocol = session.protocol
+    if not protocol.running_streams():
+        return []
+    # What has come for them is delivered here.
+    protocol.process_events()
+    known = session.connection.stream_ids
+    return [stream_id for stream_id in protocol.running_streams() if stream_id in known]
+
+
+def _relayed(state: ConnectionState, stream_id: int) -> RelayedStream:
+    half = state.streams[stream_id].receive
+    return RelayedStream(stream_id, 0 if half is None else half.taken - half.consumed)
+
+
 def _client(state: ConnectionState) -> Client:
     path = state.paths[0]
     return Client(path.remote, path.local, {local.cid: local.token for local in state.ids.local})
-
-
-def _blame(protocol: QuicConnectionProtocol, method: str, error: Exception) -> RefusedError:
-    # Not the error's text, which may quote what the application holds: a peer reads this.
-    return RefusedError(
-        f"{type(protocol).__name__}.{method} raised {type(error).__name__}: fix it there",
-        code=f"{method.partition('_')[0]}_failed",
-    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.asyncio.endpoint.session import Session
@@ -14,11 +16,15 @@ from quicbaton.asyncio.moving.handoffs import Handoffs
 from quicbaton.asyncio.moving.machines import Report
 from quicbaton.asyncio.node.control import Handler
 from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import read_frames
 from quicbaton.asyncio.peers.channel import Channel
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.errors import CallerError, PeerError
 from quicbaton.handoff import Outcome
-from quicbaton.limits import MAX_HANDOFF_MESSAGE_BYTES
+from quicbaton.limits import FREEZE_ANSWER_S, MAX_HANDOFF_MESSAGE_BYTES
+
+#: Sleeping connections described in one turn of the event loop: some ten milliseconds.
+_READ_AT_ONCE: Final = 256
 
 
 class ConnectionCommands:
@@ -41,39 +47,69 @@ class ConnectionCommands:
             c.HandOff: self._hand_off,
             c.Save: self._save,
             c.Resume: self._resume,
+            c.Freeze: self._freeze,
+            c.Revive: self._revive,
         }
 
     def find(self, prefix: str) -> Session:
         """The one connection whose name begins with `prefix` (hexadecimal)."""
-        found = [
-            session
-            for name, session in self._endpoint.sessions.items()
-            if name.hex().startswith(prefix.lower())
-        ]
-        if len(found) != 1:
-            text = "no connection" if not found else f"{len(found)} connections"
+        found = [name for name in self._endpoint.names() if name.hex().startswith(prefix.lower())]
+        session = self._endpoint.session_of(found[0]) if len(found) == 1 else None
+        if session is None:
+            text = "no connection" if len(found) < 2 else f"{len(found)} connections"
             raise CallerError(
                 f"{text} here whose name begins with {prefix!r}: see `ps`",
                 code="no_such_connection",
             )
-        return found[0]
+        return session
 
     async def _hand_off(self, _channel: Channel, frame: c.HandOff) -> c.Frame:
-        session = self.find(frame.connection)
+        self.find(frame.connection)
         link = await self._link_to(frame.to)
+        # It may have ended or fallen asleep in the meantime.
+        session = self.find(frame.connection)
         return _answer_of(await self._handoffs.hand_over(session, link), Outcome.GIVEN)
 
     async def _save(self, _channel: Channel, frame: c.Save) -> c.Frame:
-        report = await self._handoffs.save(self.find(frame.connection), Path(frame.path))
+        keep = partial(write_baton, Path(frame.path))
+        report = await self._handoffs.save(self.find(frame.connection), keep)
         return c.Answer(report.code == "saved", report.code, report.message)
 
     async def _resume(self, _channel: Channel, frame: c.Resume) -> c.Frame:
-        report = await self._handoffs.resume_file(_read_baton(Path(frame.path)))
+        report = await self._handoffs.resume_file(read_baton(Path(frame.path)))
         return _answer_of(report, Outcome.RESUMED)
+
+    async def _freeze(self, channel: Channel, frame: c.Freeze) -> c.Frame:
+        """Until whoever asked has it safe, a lost baton must not cost the connection its life."""
+        session = self.find(frame.connection)
+        name = session.connection.name
+        kept: list[bytes] = []
+        report = await self._handoffs.save(session, kept.append)
+        if report.code != "saved":
+            return c.Answer(False, report.code, report.message)
+        frames = read_frames(channel)
+        channel.write(c.encode(c.Frozen(kept[0])))
+        if channel.closed:
+            frames.put_nowait(c.Answer(False, "link_lost", ""))
+        try:
+            async with asyncio.timeout(FREEZE_ANSWER_S):
+                answer = await frames.get()
+        except TimeoutError:
+            answer = c.Answer(False, "deadline", "")
+        if isinstance(answer, c.Kept):
+            return c.Answer(True, "ok", "frozen")
+        text = "whoever asked for the baton did not say in time that it is safe"
+        self._handoffs.cancel_save(name, "not_kept", text)
+        return c.Answer(False, "not_kept", text)
+
+    async def _revive(self, _channel: Channel, frame: c.Revive) -> c.Frame:
+        return _answer_of(await self._handoffs.resume_file(frame.sealed), Outcome.RESUMED)
 
     async def _list(self, _channel: Channel, _frame: c.ListConnections) -> c.Frame:
         udp = self._endpoint.udp
+        asleep = await self._describe_sleepers()
         infos = [self._describe(session) for session in self._endpoint.sessions.values()]
+        infos += [info for name, info in asleep.items() if name in self._endpoint.asleep]
         infos += [
             c.ConnectionInfo(
                 connection=handshake.name,
@@ -102,6 +138,31 @@ class ConnectionCommands:
             connections=infos,
         )
 
+    async def _describe_sleepers(self) -> dict[bytes, c.ConnectionInfo]:
+        """They sleep on: their bytes are read. So many take their time, and others get theirs."""
+        infos: dict[bytes, c.ConnectionInfo] = {}
+        for name in list(self._endpoint.asleep):
+            if len(infos) % _READ_AT_ONCE == _READ_AT_ONCE - 1:
+                await asyncio.sleep(0)
+            nap = self._endpoint.asleep.peek(name)
+            if nap is None:
+                continue
+            state = nap.connection
+            infos[name] = c.ConnectionInfo(
+                connection=name.hex(),
+                state="asleep",
+                peer=_spell(state.paths[0].remote),
+                server_name=state.server_name,
+                alpn=state.alpn,
+                age_s=monotonic() - nap.origin_s,
+                rtt_ms=state.recovery.smoothed_rtt_us / 1000,
+                streams=len(state.streams),
+                buffered_bytes=0,
+                term=self._handoffs.ledger.record(name).term,
+                cutover_pending=False,
+            )
+        return infos
+
     def _describe(self, session: Session) -> c.ConnectionInfo:
         connection = session.connection
         return c.ConnectionInfo(
@@ -119,7 +180,19 @@ class ConnectionCommands:
         )
 
 
-def _read_baton(path: Path) -> bytes:
+def write_baton(path: Path, sealed: bytes) -> None:
+    """Write a saved baton to a new file that nobody else can read."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(sealed)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def read_baton(path: Path) -> bytes:
+    """Read a saved baton."""
     with path.open("rb") as file:
         data = file.read(MAX_HANDOFF_MESSAGE_BYTES + 1)
     if len(data) > MAX_HANDOFF_MESSAGE_BYTES:

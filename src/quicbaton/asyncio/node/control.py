@@ -25,9 +25,13 @@ class Control:
         open_link: Callable[[Channel, bytes], None],
         spawn: Callable[[Callable[[], Any]], None],
     ) -> None:
-        self._handlers = handlers
+        self._handlers = dict(handlers)
         self._open_link = open_link
         self._spawn = spawn
+
+    def add(self, handlers: Mapping[type[c.Frame], Handler]) -> None:
+        """Answer these commands, too."""
+        self._handlers.update(handlers)
 
     def on_channel(self, channel: Channel) -> None:
         """Take a new channel."""
@@ -40,6 +44,11 @@ class Control:
                 channel.abort()
                 return
             if frame is None:
+                return
+            if channel.is_remote and not c.may_come_from_afar(frame):
+                text = f"{type(frame).__name__} with what it names is for processes of this host"
+                channel.write(c.encode(c.Answer(False, "local_only", text)))
+                channel.close()
                 return
             if isinstance(frame, c.OpenLink):
                 self._open_link(channel, reader.rest)

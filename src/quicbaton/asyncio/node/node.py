@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.steer import steer
@@ -17,30 +17,37 @@ from quicbaton.asyncio.failpoints import on_cut
 from quicbaton.asyncio.host import boot_id
 from quicbaton.asyncio.moving.handoffs import Handoffs
 from quicbaton.asyncio.node.connections import ConnectionCommands
-from quicbaton.asyncio.node.control import Control
+from quicbaton.asyncio.node.control import Control, Handler
 from quicbaton.asyncio.node.takeover import Departure
 from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.channel import Channel, Listener, connect_channel
+from quicbaton.asyncio.peers.acceptor import Acceptor, pass_on
+from quicbaton.asyncio.peers.channel import Channel, Listener
+from quicbaton.asyncio.peers.cluster import Cluster
+from quicbaton.asyncio.peers.directory import Directory
+from quicbaton.asyncio.peers.incoming import Incoming
 from quicbaton.asyncio.peers.link import Link
+from quicbaton.asyncio.peers.names import Names
 from quicbaton.asyncio.peers.peers import Peers
 from quicbaton.asyncio.server import make_endpoint
-from quicbaton.errors import CallerError, QuicbatonError
+from quicbaton.baton.versions import readable_versions
+from quicbaton.errors import CallerError, PeerError, QuicbatonError
 from quicbaton.handoff import Waits
 from quicbaton.handoff.messages import Toss
 from quicbaton.handoff.waits import DEFAULT_WAITS
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.ownership.store import Store
 from quicbaton.routing.quic_lb import Place
 from quicbaton.routing.table import Target
-
-_DIAL_TRIES: Final = 5
-_DIAL_PAUSE_S: Final = 0.1
 
 
 class Node:
     """Drives an endpoint and its handoffs, and answers commands.
 
     `name` is the path of its control socket: how other processes of the host call it. `options`
-    are those of `make_endpoint`. The socket is read from `start` on.
+    are those of `make_endpoint`. The socket is read from `start` on. `formats` are the baton
+    formats that it speaks: with (1,) it is to others as the release before. With a `cluster` it is
+    also NODE/WORKER, and has links with processes of other hosts. With a `store`, which stays its
+    maker's to close, connections change hands by that.
     """
 
     def __init__(
@@ -53,19 +60,39 @@ class Node:
         worker: int = 0,
         workers: dict[int, str] | None = None,
         waits: Waits = DEFAULT_WAITS,
+        formats: tuple[int, ...] = readable_versions(),
+        cluster: Cluster | None = None,
+        store: Store | None = None,
         **options: Any,
     ) -> None:
         self.name = str(control)
+        self.names = Names(self.name, f"{cluster.me}/{worker}" if cluster is not None else "")
         self.endpoint = make_endpoint(sock, ring=ring, node=node, worker=worker, **options)
-        self.handoffs = Handoffs(self.endpoint, ring, self.name, boot_id(), self._dial, waits=waits)
+        self.handoffs = Handoffs(
+            self.endpoint,
+            ring,
+            self.names,
+            boot_id(),
+            self._dial,
+            waits=waits,
+            formats=formats,
+            store=store,
+        )
+        self._formats = formats
         #: Who shares the UDP port: worker number -> name.
         self.workers = {**(workers or {}), worker: self.name}
         for number in self.workers:
             self.endpoint.table.peers.add(Place(node, number))
         self.endpoint.table.peers.discard(self.endpoint.table.place)
+        self._directory = Directory(cluster, self.workers)
         #: Places of workers that have died.
         self._vacant: set[Place] = set()
+        #: Under a supervisor: told of a process that has exited, whose connections are then for the
+        #: supervisor to settle (`bury`).
+        self.on_death: Callable[[int], None] | None = None
         self.departure: Departure | None = None
+        #: Told of every connection that this process gets; and whether it began here just now.
+        self.watchers: list[Callable[[Session, bool], None]] = []
         #: Set when a successor has taken everything over.
         self.succeeded = asyncio.Event()
         self._waits = waits
@@ -78,6 +105,7 @@ class Node:
         self.endpoint.on_session = self._on_session
         self.endpoint.on_session_over = self.handoffs.on_session_over
         self.endpoint.on_retired = self.handoffs.on_retired
+        self.endpoint.may_sleep = self.handoffs.may_sleep
         self.endpoint.on_foreign = self._toss
         connections = ConnectionCommands(self.endpoint, self.handoffs, self.link_to)
         self._control = Control(
@@ -90,7 +118,11 @@ class Node:
             open_link=self._on_open_link,
             spawn=self.spawn,
         )
+        self.incoming = Incoming(cluster, self._control.on_channel)
+        self.answer(self.incoming.handlers())
         self._listeners = [Listener(control, self._control.on_channel)]
+        #: Listens for other nodes on behalf of this process alone; under a supervisor it does that.
+        self._acceptor: Acceptor | None = None
         on_cut(self._cut_links)
 
     # --- commands of this process ---------------------------------------------------------------
@@ -98,6 +130,8 @@ class Node:
     def start(self) -> None:
         """Read the UDP socket from now on, and get to know the others on the port."""
         self.endpoint.start()
+        if self.handoffs.shared is not None:
+            self.spawn(self.handoffs.shared.sweep_for_ever)
         for name in self.workers.values():
             if name != self.name:
                 self._dial(name)
@@ -109,6 +143,9 @@ class Node:
         for listener in self._listeners:
             listener.close(leave_path=self.succeeded.is_set())
         self._peers.close()
+        self.incoming.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
         for task in list(self._tasks):
             task.cancel()
         for sibling in self._siblings:
@@ -118,14 +155,47 @@ class Node:
         """Answer at another control socket, too: that of the process which this one replaced."""
         self._listeners.append(Listener(control, self._control.on_channel))
 
+    def answer(self, handlers: Mapping[type[c.Frame], Handler]) -> None:
+        """Answer these commands, too."""
+        self._control.add(handlers)
+
+    def meet(self, worker: int, name: str) -> None:
+        """Strays for that worker number's IDs go to the process `name` from now on."""
+        place = Place(self.endpoint.table.place.node, worker)
+        self.workers[worker] = name
+        self._vacant.discard(place)
+        if place != self.endpoint.table.place:
+            self.endpoint.table.places.discard(place)
+            self.endpoint.table.peers.add(place)
+
+    def knows(self, pid: int) -> bool:
+        """True until the process has exited and all that it wrote to us was handled; false for one
+        that we never had a link with."""
+        return self._peers.knows(pid)
+
+    def bury(self, pid: int, living: frozenset[bytes]) -> None:
+        """A process is dead, and everybody who could own a connection of its was asked: those in
+        `living` have an owner, the others have none."""
+        self.handoffs.peer_dead(pid, no_owner_lives=True, living=living)
+
+    def listen_for_peers(self, sock: socket.socket) -> None:
+        """Let processes of other hosts connect to us at this TCP socket, which listens."""
+        self._acceptor = Acceptor(sock, self._deliver)
+
+    @property
+    def links(self) -> list[Link]:
+        """Links to other processes that are open."""
+        return self._peers.links
+
     async def link_to(self, name: str) -> Link:
-        """The link to the process with this control socket, opened if need be."""
+        """The link to the process with this name, opened if need be."""
+        name = self._directory.canonical(name)
         link = self._peers.find(name)
         if link is not None:
             return link
-        if name == self.name:
+        if name in self.names:
             raise CallerError("that is this very process", code="same_process")
-        channel = await connect_channel(Path(name))
+        channel = await self._directory.connect(name)
         if channel.peer.pid == os.getpid():
             # By the path of a process that this one replaced.
             channel.close()
@@ -144,16 +214,33 @@ class Node:
 
     # --- links ----------------------------------------------------------------------------------
 
+    async def _deliver(self, slot: str, sock: socket.socket) -> None:
+        """A connection from another host is for us, or for a process that joined our port."""
+        path = self.workers.get(int(slot)) if slot.isdigit() else self.name
+        if path is None:
+            sock.close()
+        elif path == self.name:
+            self.incoming.take(sock)
+        else:
+            await pass_on(Path(path), sock)
+
     def _on_open_link(self, channel: Channel, rest: bytes) -> None:
         link = self._open_link(channel)
+        if channel.is_remote:
+            self.spawn(lambda: self._expect_hello(link))
         if rest:
             link.feed(rest)
+
+    async def _expect_hello(self, link: Link) -> None:
+        with contextlib.suppress(PeerError):
+            await link.wait_up(self._waits.offer_s)
 
     def _open_link(self, channel: Channel) -> Link:
         link = Link(
             channel,
             self._next_link,
-            self.name,
+            self.names.slot if channel.is_remote else self.name,
+            formats=self._formats,
             on_up=self._on_link_up,
             on_message=self.handoffs.on_message,
             on_lost=self._on_link_lost,
@@ -165,6 +252,10 @@ class Node:
 
     def _on_link_up(self, link: Link) -> None:
         self._peers.greeted(link)
+        place = self._directory.place_of(link.peer_name)
+        if place is not None:
+            # Behind one virtual address what is for its connections may come here.
+            self.endpoint.table.peers.add(place)
         self.handoffs.link_answers(link)
 
     def _on_link_lost(self, link: Link) -> None:
@@ -183,10 +274,13 @@ class Node:
                 self.endpoint.read_also(sibling)
         # Nobody else is on the port, and no process that we ever met lives: what is not ours
         # is nobody's, and its clients may be told so.
-        alone = len(self.workers) == 1 and not self._peers
-        if alone:
-            self.endpoint.table.inherit_all(self._vacant)
-        self.handoffs.peer_dead(pid, no_owner_lives=alone)
+        if self.on_death is not None:
+            self.on_death(pid)
+        else:
+            alone = len(self.workers) == 1 and not self._peers
+            if alone:
+                self.endpoint.table.inherit_all(self._vacant)
+            self.handoffs.peer_dead(pid, no_owner_lives=alone)
         if self.departure is not None:
             self.departure.on_peer_dead(pid)
 
@@ -202,18 +296,18 @@ class Node:
     async def _dial_until_up(self, name: str) -> None:
         """Whoever waits for the link learns of it as it comes up."""
         try:
-            for _ in range(_DIAL_TRIES):
+            for pause_s in self._directory.pauses_s(name):
                 with contextlib.suppress(QuicbatonError):
-                    self.handoffs.link_answers(await self.link_to(name))
+                    self.handoffs.link_answers(await self.link_to(name), name)
                     return
-                await asyncio.sleep(_DIAL_PAUSE_S)
+                await asyncio.sleep(pause_s)
             self.handoffs.source_unreachable(name)
         finally:
             self._dialling.discard(name)
 
     def _toss(self, to: Target, datagram: Datagram) -> None:
         """Pass a datagram on to the process that its ID names; lost if there is no link yet."""
-        name = self.workers.get(to.worker) if isinstance(to, Place) else to
+        name = self._directory.name_of(to) if isinstance(to, Place) else to
         if name is None or name == self.name:
             return
         link = self._peers.find(name)
@@ -223,7 +317,9 @@ class Node:
         link.send(Toss(datagram.data, datagram.remote, datagram.local, datagram.ecn))
 
     def _on_session(self, session: Session) -> None:
-        self.handoffs.own(session)
+        new = self.handoffs.own(session)
+        for watch in self.watchers:
+            watch(session, new)
         if self.departure is not None:
             self.departure.on_session(session)
 
@@ -240,13 +336,12 @@ class Node:
         # Kept open: the kernel numbers a group's sockets by age, and closing one renumbers them.
         self._siblings.append(sibling)
         self._siblings_of.setdefault(frame.name, []).append(sibling)
-        steer(self.endpoint.udp.sock, self.endpoint.ids.layout, len(self._siblings) + 1)
+        steer(self.endpoint.udp.sock, self.endpoint.ids.configs, len(self._siblings) + 1)
         joined = c.Joined(place.node, worker, dict(self.workers))
         channel.write_descriptors(c.encode(joined), [sibling.fileno()])
 
     async def _introduce(self, _channel: Channel, frame: c.Introduce) -> c.Frame:
-        self.workers[frame.worker] = frame.name
-        self.endpoint.table.peers.add(Place(self.endpoint.table.place.node, frame.worker))
+        self.meet(frame.worker, frame.name)
         return c.Answer(True, "ok", "known")
 
     async def _depart(self, channel: Channel, frame: c.TakeOver) -> None:

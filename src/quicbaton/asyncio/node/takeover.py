@@ -16,6 +16,9 @@ A passed descriptor is the same open socket, so only one of the two reads it at 
 new process dies before the end, the old one reads again and keeps what it still has; so it does if
 the new one has failed with more connections than it took when the deadline comes, because it does
 not answer or cannot read what the old one exports. The new one then closes what it got.
+
+A request whose handler is a running coroutine goes on in the old process after its connection has
+moved (`moving.stream_relay`); the old process waits for it, too, until the deadline.
 A link or a channel that breaks proves nothing: the link is opened again, and only a process that
 has exited counts as dead.
 """
@@ -111,7 +114,7 @@ class Departure:
             endpoint.accepts = True
             endpoint.start()
             raise
-        cut = self._cut()
+        cut = self._cut() + node.handoffs.relays.cut_left("grace", "the server restarted")
         text = f"{self._moved} connections moved"
         if cut:
             text += f", {len(cut)} cut at the deadline: " + "; ".join(cut)
@@ -154,7 +157,7 @@ class Departure:
     async def _move_all(self) -> None:
         """Hand over until nothing is left, the deadline passes or the successor dies."""
         handoffs = self._node.handoffs
-        for name in list(self._node.endpoint.sessions):
+        for name in self._node.endpoint.names():
             self._queue.put_nowait(name)
         deadline = monotonic() + self._deadline_s
         workers = [
@@ -168,6 +171,7 @@ class Departure:
                 if monotonic() >= next_progress:
                     next_progress = monotonic() + _PROGRESS_S
                     waiting = [f"{name.hex()}: {why.message}" for name, why in self._kept.items()]
+                    waiting += handoffs.relays.describe_left()
                     self._channel.write(c.encode(c.Progress(self._moved, left, waiting[:20])))
                 await asyncio.sleep(_LOOK_S)
             self._over = True
@@ -182,12 +186,13 @@ class Departure:
     def _left(self) -> int:
         endpoint = self._node.endpoint
         unfinished = self._node.handoffs.unfinished_departures()
-        return len(endpoint.sessions) + len(endpoint.handshakes) + unfinished
+        running = self._node.handoffs.relays.left
+        return endpoint.connection_count + len(endpoint.handshakes) + unfinished + running
 
     async def _move_from_queue(self) -> None:
         while True:
             name = await self._queue.get()
-            if self._over or name in self._taken or name not in self._node.endpoint.sessions:
+            if self._over or name in self._taken or not self._node.endpoint.has(name):
                 continue
             self._taken.add(name)
             report = await self._move(name)
@@ -202,7 +207,9 @@ class Departure:
     async def _move(self, name: bytes) -> Report:
         try:
             link = await self._node.link_to(self._successor)
-            session = self._node.endpoint.sessions[name]
+            session = self._node.endpoint.session_of(name)
+            if session is None:
+                return Report(Outcome.KEPT, "closed", "it was closed")
             return await self._node.handoffs.hand_over(session, link)
         except KeyError:
             return Report(Outcome.KEPT, "closed", "it was closed")
@@ -211,7 +218,7 @@ class Departure:
 
     def _try_again(self, name: bytes) -> None:
         self._taken.discard(name)
-        if name in self._node.endpoint.sessions:
+        if self._node.endpoint.has(name):
             self._queue.put_nowait(name)
         else:
             self._kept.pop(name, None)
@@ -220,11 +227,11 @@ class Departure:
         """PeerError when it is dead, or has failed to take more than it took."""
         if self._successor_died.is_set():
             raise PeerError("the successor died: this process serves on", code="successor_died")
-        sessions = self._node.endpoint.sessions
+        endpoint = self._node.endpoint
         failures = [
             why
             for name, why in self._kept.items()
-            if name in sessions and why.code in _SUCCESSORS_FAULT
+            if endpoint.has(name) and why.code in _SUCCESSORS_FAULT
         ]
         # One of the two goes on, and what the other has is closed.
         if len(failures) > self._moved:
@@ -237,7 +244,10 @@ class Departure:
     def _cut(self) -> list[str]:
         """Close what could not move; which, and why."""
         cut = []
-        for name, session in list(self._node.endpoint.sessions.items()):
+        for name in self._node.endpoint.names():
+            session = self._node.endpoint.session_of(name)
+            if session is None:
+                continue
             why = self._kept.get(name)
             cut.append(f"{name.hex()}: {'it did not move in time' if why is None else why.message}")
             session.protocol.close(_H3_NO_ERROR, "the server restarted")

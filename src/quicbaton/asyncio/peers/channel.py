@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 from quicbaton.asyncio.peers.process_watch import ProcessWatch
 from quicbaton.errors import ConfigurationError, PeerError
+from quicbaton.limits import CHANNEL_FULL_BYTES, MAX_OUTBOX_BYTES
 
 #: Bytes read at once.
 _READ_BYTES: Final = 1 << 20
@@ -27,18 +28,17 @@ _READ_BYTES: Final = 1 << 20
 _MAX_DESCRIPTORS: Final = 16
 #: What a child process inherits it keeps alive.
 _CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-#: Bytes waiting to be written before the peer counts as stuck: several of the largest batons.
-_MAX_OUTBOX_BYTES: Final = 512 << 20
 _BUFFER_BYTES: Final = 1 << 20
 #: Pause after the process ran out of descriptors, which are freed as channels end.
 _ACCEPT_PAUSE_S: Final = 0.5
 
 
 class PeerCredentials(NamedTuple):
-    """Who is at the other end, as the kernel knows it."""
+    """Who is at the other end, as the kernel knows it, or as its certificate says."""
 
-    pid: int
+    pid: int  # 0 on another host, where it would say nothing here
     uid: int
+    node: str = ""  # the node's name, over TLS only
 
 
 class Channel:
@@ -46,14 +46,16 @@ class Channel:
 
     `on_data(data)` is called with what arrived, `on_lost()` once, after everything that the peer
     wrote was handed on. A write that fails is the channel's end, too, but what the peer wrote
-    before it went is read first.
+    before it went is read first. `peer` is who the caller has found it to be; the kernel is asked
+    where it is not given.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, peer: PeerCredentials | None = None) -> None:
         sock.setblocking(False)
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+        if sock.family == socket.AF_UNIX:
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                with contextlib.suppress(OSError):
+                    sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._outbox: deque[bytes] = deque()
@@ -62,16 +64,39 @@ class Channel:
         self._closed = False
         self._closing = False  # after what waits is written
         self._broken = False  # nobody takes what we write any more
-        self.peer = peer_credentials(sock)
+        self._when_drained: list[Callable[[], None]] = []
+        self.peer = peer if peer is not None else peer_credentials(sock)
+        #: What may wait to be written before the peer counts as stuck and is cut off.
+        self.max_outbox_bytes = MAX_OUTBOX_BYTES
+        #: Why the channel was lost, where that is known and worth telling.
+        self.reason = ""
         self.on_data: Callable[[bytes], None] = lambda _data: None
         self.on_lost: Callable[[], None] = lambda: None
 
     def __repr__(self) -> str:
-        return f"<Channel to pid {self.peer.pid}{' closed' if self._closed else ''}>"
+        who = self.peer.node or f"pid {self.peer.pid}"
+        return f"<{type(self).__name__} to {who}{' closed' if self._closed else ''}>"
 
     @property
     def closed(self) -> bool:
         return self._closed
+
+    @property
+    def is_remote(self) -> bool:
+        """True for a process of another host, or one that came in like that."""
+        return bool(self.peer.node)
+
+    @property
+    def is_full(self) -> bool:
+        """True while so much waits to be written that a bulk sender should pause."""
+        return self._outbox_bytes > CHANNEL_FULL_BYTES
+
+    def when_drained(self, go_on: Callable[[], None]) -> None:
+        """Call `go_on` soon after the channel is no longer full, or lost; once."""
+        if self.is_full and not self._closed:
+            self._when_drained.append(go_on)
+        else:
+            self._loop.call_soon(go_on)
 
     def start(self) -> None:
         """Read from now on."""
@@ -79,9 +104,13 @@ class Channel:
 
     def write(self, data: bytes) -> None:
         """Send `data`, at once where the kernel takes it."""
+        self._put(data)
+
+    def _put(self, data: bytes) -> None:
         if self._closed or self._closing or self._broken:
             return
-        if self._outbox_bytes > _MAX_OUTBOX_BYTES:
+        if self._outbox_bytes > self.max_outbox_bytes:
+            self.reason = "it does not read what is sent to it"
             self.abort()
             return
         if not self._outbox:
@@ -131,7 +160,8 @@ class Channel:
         return taken
 
     def watch(self, on_exit: Callable[[], None]) -> ProcessWatch:
-        """Have `on_exit` called when the process at the other end has exited."""
+        """Have `on_exit` called when the process at the other end has exited. For a process of
+        our own host only: a lost link to another one is no proof of death."""
         return ProcessWatch(self._sock, self.peer.pid, on_exit)
 
     def read_to_the_end(self) -> None:
@@ -175,9 +205,12 @@ class Channel:
             # Nobody asked for so many.
             os.close(self._descriptors.popleft())
         if data:
-            self.on_data(data)
+            self._take(data)
         else:
             self._lose()
+
+    def _take(self, data: bytes) -> None:
+        self.on_data(data)
 
     def _on_writable(self) -> None:
         while self._outbox:
@@ -194,17 +227,26 @@ class Channel:
             self._outbox_bytes -= sent
             if sent < len(data):
                 self._outbox[0] = data[sent:]
+                self._tell_drained()
                 return
             self._outbox.popleft()
         self._outbox_bytes = 0
         self._loop.remove_writer(self._sock.fileno())
+        self._tell_drained()
         if self._closing:
             self._lose()
+
+    def _tell_drained(self) -> None:
+        if not self.is_full or self._closed:
+            waiting, self._when_drained = self._when_drained, []
+            for go_on in waiting:
+                self._loop.call_soon(go_on)
 
     def _lose(self) -> None:
         if self._closed:
             return
         self._closed = True
+        self._tell_drained()
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()

@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable
 
 from quicbaton.asyncio.peers.channel import Channel
+from quicbaton.asyncio.peers.names import is_name_of
 from quicbaton.asyncio.peers.process_watch import ProcessWatch
 from quicbaton.baton.versions import readable_versions
 from quicbaton.errors import PeerError
 from quicbaton.handoff import FrameReader, Hello, encode, shared_formats
-from quicbaton.handoff.messages import PROTOCOL_VERSION, Message
+from quicbaton.handoff.messages import PROTOCOL_VERSION, HandoffMessage, Message
 
 
 class Link:
@@ -28,11 +29,14 @@ class Link:
         number: int,
         name: str,
         *,
+        formats: tuple[int, ...] = readable_versions(),
         on_up: Callable[[Link], None],
         on_message: Callable[[Link, Message], None],
         on_lost: Callable[[Link], None],
     ) -> None:
         self.number = number
+        #: What the peer knows us by.
+        self.own_name = name
         self.peer_name = ""
         self.peer_formats: frozenset[int] = frozenset()
         self._channel = channel
@@ -45,18 +49,39 @@ class Link:
             version=PROTOCOL_VERSION,
             node=name,
             pid=os.getpid(),
-            formats=tuple(sorted(readable_versions())),
+            formats=formats,
         )
         channel.on_data = self.feed
         channel.on_lost = self._on_channel_lost
         channel.write(encode(self._hello))
 
     def __repr__(self) -> str:
-        return f"<Link {self.number} to {self.peer_name or '?'} pid {self._channel.peer.pid}>"
+        where = f"node {self.peer_node}" if self.is_remote else f"pid {self.peer_pid}"
+        return f"<Link {self.number} to {self.peer_name or '?'} {where}>"
+
+    @property
+    def is_remote(self) -> bool:
+        """True for a link over TLS: nothing will ever prove that its process is dead."""
+        return self._channel.is_remote
 
     @property
     def peer_pid(self) -> int:
+        """The process, on our own host; 0, which is no process's, for a remote one."""
         return self._channel.peer.pid
+
+    @property
+    def peer_node(self) -> str:
+        """The node that its certificate names; empty on our own host."""
+        return self._channel.peer.node
+
+    @property
+    def is_full(self) -> bool:
+        """True while the peer is behind so far that a bulk sender should pause."""
+        return self._channel.is_full
+
+    def when_drained(self, go_on: Callable[[], None]) -> None:
+        """Call `go_on` once, soon after the link is no longer full, or lost."""
+        self._channel.when_drained(go_on)
 
     @property
     def is_up(self) -> bool:
@@ -64,7 +89,7 @@ class Link:
         return bool(self.peer_formats) and not self._channel.closed
 
     def watch(self, on_exit: Callable[[], None]) -> ProcessWatch:
-        """Have `on_exit` called when the process at the other end has exited."""
+        """Have `on_exit` called when the process at the other end has exited, on our own host."""
         return self._channel.watch(on_exit)
 
     async def wait_up(self, timeout_s: float) -> None:
@@ -79,7 +104,7 @@ class Link:
                 f"{self!r}: the process does not greet back within {timeout_s:g} s", code="deadline"
             ) from None
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message | HandoffMessage) -> None:
         """Send a message, or lose it with the link."""
         self._channel.write(encode(message))
 
@@ -119,6 +144,12 @@ class Link:
     def _greet(self, message: Message) -> None:
         if not isinstance(message, Hello):
             raise PeerError("a link begins with a Hello", code="unexpected_message")
+        if self.is_remote and not is_name_of(message.node, self.peer_node):
+            raise PeerError(
+                f"the process calls itself {message.node!r} and its certificate names the node "
+                f"{self.peer_node!r}",
+                code="wrong_name",
+            )
         self.peer_formats = shared_formats(self._hello, message)
         self.peer_name = message.node
         if not self._up.done():
@@ -132,5 +163,7 @@ class Link:
             self._up.exception()
 
     def _on_channel_lost(self) -> None:
-        self._fail(PeerError("the peer hung up", code="link_lost"))
+        why = self._channel.reason
+        text = f"the peer hung up: {why}" if why else "the peer hung up"
+        self._fail(PeerError(text, code="link_lost"))
         self._on_lost(self)

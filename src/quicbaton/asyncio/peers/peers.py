@@ -22,17 +22,23 @@ class Peers:
     """The processes that we have links with, and the links, by name.
 
     `on_dead(pid, names)` is called once for each process that has exited, and only after all its
-    links are lost: whatever it wrote was handled before.
+    links are lost: whatever it wrote was handled before. Those of another host are kept as one for
+    each node, and count as alive for ever.
     """
 
     def __init__(self, on_dead: Callable[[int, frozenset[str]], None]) -> None:
         self._on_dead = on_dead
-        self._peers: dict[int, Peer] = {}
+        #: By pid, or by the node's name on another host.
+        self._peers: dict[int | str, Peer] = {}
         self._by_name: dict[str, Link] = {}
 
     def __len__(self) -> int:
         """Processes that may live, linked or not."""
         return len(self._peers)
+
+    def knows(self, pid: int) -> bool:
+        """True while this process is not known to be dead, or what it wrote is not yet handled."""
+        return pid in self._peers
 
     @property
     def links(self) -> list[Link]:
@@ -40,23 +46,27 @@ class Peers:
         return [link for peer in self._peers.values() for link in peer.links]
 
     def find(self, name: str) -> Link | None:
-        """A link to the process with this name that is up."""
+        """A link that is up to the process with this name, or to any of the node with it."""
         link = self._by_name.get(name)
+        if link is None and name in self._peers:
+            link = next((link for link in self._peers[name].links if link.is_up), None)
         return link if link is not None and link.is_up else None
 
     def add(self, link: Link) -> None:
         """A link was opened."""
         pid = link.peer_pid
-        peer = self._peers.get(pid)
+        key = _key(link)
+        peer = self._peers.get(key)
         if peer is None:
-            peer = self._peers[pid] = Peer()
-            peer.watch = link.watch(lambda: self._on_exit(pid))
+            peer = self._peers[key] = Peer()
+            if not link.is_remote:
+                peer.watch = link.watch(lambda: self._on_exit(pid))
         peer.links.add(link)
 
     def greeted(self, link: Link) -> None:
         """A link's other end has said who it is."""
         self._by_name[link.peer_name] = link
-        peer = self._peers.get(link.peer_pid)
+        peer = self._peers.get(_key(link))
         if peer is not None:
             peer.names.add(link.peer_name)
 
@@ -64,7 +74,7 @@ class Peers:
         """A link is at its end, and everything that it brought was handled."""
         if self._by_name.get(link.peer_name) is link:
             del self._by_name[link.peer_name]
-        peer = self._peers.get(link.peer_pid)
+        peer = self._peers.get(_key(link))
         if peer is not None:
             peer.links.discard(link)
             self._bury_if_over(link.peer_pid, peer)
@@ -90,3 +100,7 @@ class Peers:
         if peer.exited and not peer.links and self._peers.get(pid) is peer:
             del self._peers[pid]
             self._on_dead(pid, frozenset(peer.names))
+
+
+def _key(link: Link) -> int | str:
+    return link.peer_node or link.peer_pid

@@ -287,6 +287,15 @@ class CongestionController:
         if state.cubic_updated_us != NEVER:
             state.cubic_updated_us = now_us
 
+    def on_other_host(self, now_us: int) -> None:
+        """Datagrams leave from another host now. The window stays, for the client's own link is
+        most often the narrow one. What any path must bear goes at once, since the client has been
+        waiting, and the rest at its pace over a round trip (RFC 9002 §7.7).
+        """
+        state = self._state
+        state.pacing_tokens_bytes = float(pacing.initial_window_bytes(state.datagram_bytes))
+        state.pacing_updated_us = now_us
+
     # --- helpers, in reading order --------------------------------------------------------------
 
     def _take_abandoned(self, size_bytes: int) -> None:

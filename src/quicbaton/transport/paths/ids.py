@@ -56,11 +56,11 @@ class ConnectionIds:
     def __init__(
         self,
         state: IdsState,
-        issuer: IdIssuer,
+        issuer: IdIssuer | None,
         events: list[Event],
         peer_limit: int = MAX_PEER_IDS,
     ) -> None:
-        """`peer_limit` is the active_connection_id_limit of our transport parameters: what the
+        """Without an `issuer` the peer gets no more IDs of ours. `peer_limit` is the active_connection_id_limit of our transport parameters: what the
         handshake promised holds, though a later owner may promise new peers something else."""
         self._state = state
         self._peer_limit = peer_limit
@@ -83,6 +83,10 @@ class ConnectionIds:
             cids.append(self._state.alias)
         return cids
 
+    def issued_cids(self) -> list[bytes]:
+        """Those of them that we, or an earlier owner, made."""
+        return [local.cid for local in self._state.local]
+
     def drop_alias(self, now_us: int) -> None:
         """Stop routing the client's first destination ID, once its time is over."""
         state = self._state
@@ -94,7 +98,7 @@ class ConnectionIds:
     def replenish(self) -> None:
         """Issue IDs until the peer has as many as it will hold, or `MAX_LOCAL_IDS`."""
         state = self._state
-        if self._local_is_empty():
+        if self._issuer is None or self._local_is_empty():
             return  # RFC 9000 §19.15: who is addressed by an empty ID must not issue others
         prior = state.local_retire_prior_to
         # IDs below Retire Prior To do not count: every frame we send from now on retires them

@@ -37,6 +37,7 @@ from quicbaton.transport.frames import (
     encode_varint,
 )
 from quicbaton.transport.paths.ids import ConnectionIds
+from quicbaton.transport.paths.mtu import MtuSearch
 from quicbaton.transport.state import (
     NEVER,
     NONE,
@@ -245,6 +246,11 @@ class Paths:
         for path in self._state.paths:
             if NEVER < path.challenge_at_us <= now_us:
                 path.challenge_at_us = now_us + self._try_us(path.challenge_tries)
+
+    def on_other_host(self, now_us: int) -> None:
+        """Datagrams leave from another host now: what size gets through is not known."""
+        for path in self._state.paths:
+            MtuSearch(path).reset(path.mtu_ceiling_bytes, now_us)
 
     # --- inside -------------------------------------------------------------------------------
 

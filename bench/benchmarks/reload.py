@@ -1,0 +1,214 @@
+"""A service's workers replaced under 2,000 live connections with traffic, and 1 % loss.
+
+`quicbaton serve --workers 2` stands behind a link that loses (`bench.link`). Every connection of a
+crowd fetches a file every few seconds, all the time, and compares it. Then all workers are
+replaced, one after the other, as `quicbaton reload` does it. Published are:
+
+* how many connections ended, or got no answer, and how many answers were wrong: both are to be 0;
+* `client_gap_ms`: per connection, the longest wait for an answer while the reload ran, less the
+  median of all waits before; beside it the same of as long a time without a reload, since a lost
+  packet makes a client wait, too.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from bench.benchmark import Benchmark
+from bench.pair import percentile
+from bench.processes import Program
+from bench.throng import Report
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import read_frames
+from quicbaton.asyncio.peers.channel import connect_channel
+
+_LOSS = 0.01
+_WORKERS = 2
+_FILES = 16
+_FILE_BYTES = 4096
+#: After a reload, until everybody has asked again.
+_AFTERWARDS_S = 12.0
+_START_TIMEOUT_S = 60.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's own options."""
+    parser.add_argument("--connections", type=int, default=0, help="live ones (2000; quick: 300)")
+    parser.add_argument("--quiet-s", type=float, default=10.0, help="measured before (10)")
+
+
+def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> dict[str, Any]:
+    """Measure everything."""
+    count = options.connections or (300 if options.quick else 2000)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        files = _make_files(folder / "files")
+        service = stack.enter_context(_Service(folder, files))
+        link = stack.enter_context(
+            Program(
+                "bench.link", f"--server-port={service.port}", "--delay-ms=0", f"--loss={_LOSS}"
+            )
+        )
+        crowd = stack.enter_context(Program("bench.throng", link.read_line().strip(), str(files)))
+        step(0, options.rounds, f"{count} connections")
+        _ask(crowd, f"open {count}")
+        rounds = []
+        for number in range(options.rounds):
+            step(number, options.rounds, "no reload")
+            _ask(crowd, "mark")
+            time.sleep(options.quiet_s)
+            quiet = _ask(crowd, "report")
+            step(number, options.rounds, "reload")
+            _ask(crowd, "mark")
+            duration_s = asyncio.run(service.reload())
+            during = _ask(crowd, "report")
+            time.sleep(_AFTERWARDS_S)
+            after = _ask(crowd, "report")
+            rounds.append(_round(duration_s, quiet, during, after))
+    return _figures(count, rounds)
+
+
+class _Service:
+    """`quicbaton serve --workers`, in a home of its own."""
+
+    def __init__(self, folder: Path, files: Path) -> None:
+        (folder / "run").mkdir(mode=0o700)
+        self._output = folder / "output"
+        environment = {
+            **os.environ,
+            "XDG_STATE_HOME": str(folder / "state"),
+            "XDG_RUNTIME_DIR": str(folder / "run"),
+        }
+        arguments = ("--host", "127.0.0.1", "--port", "0", "--workers", str(_WORKERS), "--json")
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "quicbaton", "serve", str(files), *arguments],
+                env=environment,
+                stdout=output,
+            )
+        self.port = 0
+        self._control = Path()
+
+    def __enter__(self) -> Self:
+        ready = self._wait_for_ready()
+        self.port = int(ready["port"])
+        self._control = Path(ready["control"])
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    async def reload(self) -> float:
+        """Replace all workers; the seconds that it took."""
+        begun = time.monotonic()
+        channel = await connect_channel(self._control)
+        frames = read_frames(channel)
+        channel.write(c.encode(c.Reload()))
+        channel.start()
+        while not isinstance(answer := await frames.get(), c.Answer):
+            pass
+        channel.close()
+        if not answer.ok:
+            raise RuntimeError(f"the reload failed: {answer.message}")
+        return time.monotonic() - begun
+
+    def _wait_for_ready(self) -> dict[str, Any]:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while self._process.poll() is None and time.monotonic() < deadline:
+            for line in self._output.read_text().splitlines():
+                event: dict[str, Any] = json.loads(line)
+                if event["event"] == "ready":
+                    return event
+            time.sleep(0.05)
+        raise RuntimeError(f"the service did not start: {self._output.read_text()}")
+
+
+def _make_files(folder: Path) -> Path:
+    folder.mkdir()
+    for number in range(_FILES):
+        (folder / f"{number}.bin").write_bytes(os.urandom(_FILE_BYTES))
+    return folder
+
+
+def _ask(crowd: Program, line: str) -> Report:
+    crowd.write_line(line)
+    return msgspec.json.decode(crowd.read_line(), type=Report)
+
+
+def _round(duration_s: float, quiet: Report, during: Report, after: Report) -> dict[str, Any]:
+    return {
+        "duration_s": round(duration_s, 3),
+        "dropped": after.dropped,
+        "hash_errors": after.hash_errors,
+        "first_failure": after.first_failure,
+        "requests": {"before": quiet.requests, "meanwhile": during.requests},
+        "gaps_ms": [round(one - quiet.median_ms, 1) for one in during.longest_ms],
+        "quiet_gaps_ms": [round(one - quiet.median_ms, 1) for one in quiet.longest_ms],
+    }
+
+
+def _figures(count: int, rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    def gaps(key: str) -> dict[str, float]:
+        values = list(itertools.chain.from_iterable(one[key] for one in rounds))
+        return {"p50": percentile(values, 50), "p99": percentile(values, 99)}
+
+    return {
+        "connections": count,
+        "dropped": rounds[-1]["dropped"],
+        "hash_errors": rounds[-1]["hash_errors"],
+        "duration_s": round(statistics.median(one["duration_s"] for one in rounds), 3),
+        "client_gap_ms": gaps("gaps_ms"),
+        "client_gap_without_reload_ms": gaps("quiet_gaps_ms"),
+        "workers": _WORKERS,
+        "loss": _LOSS,
+        "rounds": rounds,
+    }
+
+
+def plot(figures: dict[str, Any], axes: Any) -> None:
+    """Draw both distributions of the longest waits."""
+    for key, label, color in (
+        ("quiet_gaps_ms", "no reload", "#94a3b8"),
+        ("gaps_ms", "reload", "#c2410c"),
+    ):
+        gaps = sorted(max(0.1, gap) for one in figures["rounds"] for gap in one[key])
+        shares = [100 * (index + 1) / len(gaps) for index in range(len(gaps))]
+        axes.step(gaps, shares, where="post", color=color, label=label)
+    axes.set_xscale("log")
+    axes.set_xlabel("a connection's longest wait for an answer above the median, ms")
+    axes.set_ylabel("share of connections, %")
+    axes.set_ylim(0, 100)
+    axes.legend(loc="lower right")
+    axes.set_title(
+        f"All workers replaced under {figures['connections']} connections, 1 % loss: "
+        f"{figures['dropped']} dropped",
+        loc="left",
+    )
+
+
+BENCHMARK = Benchmark(
+    summary="workers replaced under thousands of connections with traffic and loss: who notices",
+    configure=configure,
+    run=run,
+    plot=plot,
+)

@@ -1,0 +1,75 @@
+"""An endpoint's proofs of where clients are (RFC 9000 §8.1): given out, and taken back once."""
+
+from __future__ import annotations
+
+import os
+from time import time
+
+from aioquic.quic.packet import encode_quic_retry
+
+from quicbaton.asyncio.endpoint.udp import Datagram
+from quicbaton.keys.key_ring import KeyRing
+from quicbaton.keys.spent import ReplayGuard
+from quicbaton.routing.long_header import LongHeader
+from quicbaton.routing.retry import (
+    AddressTokenError,
+    TokenKind,
+    ValidatedAddress,
+    counts,
+    mint_new_token,
+    mint_retry_token,
+    validate_token,
+)
+from quicbaton.transport.state import Address
+
+
+class AddressTokens:
+    """Tokens that every node with the keys of `ring` accepts, each once by `guard`."""
+
+    def __init__(self, ring: KeyRing, guard: ReplayGuard) -> None:
+        self._ring = ring
+        self._guard = guard
+
+    def validate(self, header: LongHeader, datagram: Datagram) -> ValidatedAddress | None:
+        """What the token proves, if anything; raises AddressTokenError to refuse the client."""
+        if not header.token:
+            return None
+        now = time()
+        try:
+            validated = validate_token(
+                header.token,
+                self._ring,
+                now,
+                address=datagram.remote,
+                destination_id=header.destination_id,
+            )
+        except AddressTokenError as error:
+            # RFC 9000 §8.1.2: a Retry that was answered wrongly ends here, since a client accepts
+            # no second one. §8.1.3: any other token that is not good is as none; so is one whose
+            # seal does not hold, which may be another server's of whatever kind.
+            if error.kind is TokenKind.RETRY and error.code != "token_seal":
+                raise
+            return None
+        return validated if counts(validated, self._guard, now) else None
+
+    def retry(self, header: LongHeader, datagram: Datagram, retry_id: bytes) -> bytes:
+        """The Retry packet that answers a client's Initial; its Source ID is `retry_id`."""
+        token = mint_retry_token(
+            self._ring,
+            os.urandom,
+            time(),
+            address=datagram.remote,
+            original_id=header.destination_id,
+            retry_id=retry_id,
+        )
+        return encode_quic_retry(
+            version=header.version,
+            source_cid=retry_id,
+            destination_cid=header.source_id,
+            original_destination_cid=header.destination_id,
+            retry_token=token,
+        )
+
+    def for_next_visit(self, address: Address) -> bytes:
+        """A token for a NEW_TOKEN frame."""
+        return mint_new_token(self._ring, os.urandom, time(), address=address)

@@ -1,0 +1,67 @@
+"""What a program keeps for one connection, taken out of its objects and put into new ones.
+
+Whatever an application's `export_state` or `import_state` raises becomes a RefusedError: its
+mistake keeps a connection from moving, or from sleeping; it does not end it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from quicbaton.asyncio.protocol import QuicConnectionProtocol
+from quicbaton.errors import QuicbatonError, RefusedError
+from quicbaton.http3 import export_state, restore
+from quicbaton.http3.state import Http3State
+from quicbaton.transport.connection import Connection
+
+
+def export_program(
+    protocol: QuicConnectionProtocol, left: Collection[int] = ()
+) -> tuple[bytes, Http3State | None]:
+    """The application's bytes and HTTP/3's state, without the streams `left`, which go on with
+    these objects. They stay as they are.
+
+    Raises RefusedError: what cannot be said, or `export_failed` for a mistake of the application.
+    """
+    protocol.check_exportable(left)
+    try:
+        application = protocol.export_state()
+    except QuicbatonError:
+        raise
+    except Exception as error:
+        raise _blame(protocol, "export_state", error) from error
+    if not isinstance(application, bytes):
+        raise RefusedError(
+            f"{type(protocol).__name__}.export_state must return bytes, not "
+            f"{type(application).__name__}",
+            code="export_failed",
+        )
+    return application, None if protocol._http is None else export_state(protocol._http, left)
+
+
+def import_program(
+    protocol: QuicConnectionProtocol,
+    connection: Connection,
+    http3: Http3State | None,
+    application: bytes,
+) -> None:
+    """Let a new `protocol` go on where the exported one stood.
+
+    Raises RefusedError with the code `import_failed` for a mistake of the application.
+    """
+    if http3 is not None:
+        protocol._http = restore(connection, http3)
+    try:
+        protocol.import_state(application)
+    except QuicbatonError:
+        raise
+    except Exception as error:
+        raise _blame(protocol, "import_state", error) from error
+
+
+def _blame(protocol: QuicConnectionProtocol, method: str, error: Exception) -> RefusedError:
+    # Not the error's text, which may quote what the application holds: a peer reads this.
+    return RefusedError(
+        f"{type(protocol).__name__}.{method} raised {type(error).__name__}: fix it there",
+        code=f"{method.partition('_')[0]}_failed",
+    )

@@ -1,0 +1,105 @@
+"""Relay both ways: the owner of a connection speaks through the process that gave it away, since
+its client talks to an address from which the owner cannot send.
+
+    client ──► source ── Stray ──► owner
+    client ◄── source ◄─ Relay ─── owner
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.endpoint.udp import Datagram
+from quicbaton.asyncio.peers.link import Link
+from quicbaton.handoff import HandoffDestination
+from quicbaton.handoff.messages import Relay
+from quicbaton.limits import MAX_RELAYED_ADDRESSES
+from quicbaton.transport.sender import Train
+from quicbaton.transport.state import Address
+
+
+class RelayOutlet:
+    """The owner's side: trains go over the handoff's link. Without one the connection waits, as it
+    does while a socket is full; what it has to say keeps."""
+
+    def __init__(
+        self, machine: HandoffDestination, find_link: Callable[[int | None], Link | None]
+    ) -> None:
+        self._machine = machine
+        self._find_link = find_link
+        self._waiting: set[Session] = set()
+        self._closed = False
+
+    @property
+    def is_full(self) -> bool:
+        link = self._link()
+        return not self._closed and (link is None or link.is_full)
+
+    @property
+    def through(self) -> str:
+        """The process that relays; empty while there is no link to it."""
+        link = self._link()
+        return "" if link is None else link.peer_name
+
+    def send(self, train: Train) -> None:
+        link = self._link()
+        if link is not None and not self._closed:
+            machine = self._machine
+            link.send(
+                Relay(
+                    machine.connection_id,
+                    machine.handoff_id,
+                    train.data,
+                    train.segment_bytes,
+                    train.remote,
+                    train.local,
+                    0,
+                )
+            )
+
+    def wait_for_room(self, session: Session) -> None:
+        link = self._link()
+        if link is not None:
+            link.when_drained(session.transmit_soon)
+        else:
+            self._waiting.add(session)
+
+    def wake(self) -> None:
+        """There is a link again."""
+        waiting, self._waiting = self._waiting, set()
+        for session in waiting:
+            session.transmit_soon()
+
+    def close(self) -> None:
+        """Nobody will send for us any more: what is still said is lost."""
+        self._closed = True
+        self.wake()
+
+    def _link(self) -> Link | None:
+        return self._find_link(self._machine.link)
+
+
+class RelayedClient:
+    """The source's side: where the owner may send through us. A peer must not make an open relay
+    of this process, so it is where the client was at the handoff, and from where datagrams have
+    come for the connection since. Who lies about his address gets no more than from any server:
+    the owner validates a new path before it sends more than three times what came (RFC 9000 §8).
+    """
+
+    def __init__(self, remote: Address, local: Address) -> None:
+        self._paths: dict[tuple[Address, Address], None] = {(remote, local): None}
+
+    def saw(self, datagram: Datagram) -> None:
+        """A datagram with the connection's ID has come."""
+        path = (datagram.remote, datagram.local)
+        if path not in self._paths:
+            self._paths[path] = None
+            if len(self._paths) > MAX_RELAYED_ADDRESSES:
+                del self._paths[next(iter(self._paths))]
+
+    def train(self, relay: Relay) -> Train | None:
+        """What to send; None when it is not to the client."""
+        if (relay.remote, relay.local) not in self._paths:
+            return None
+        return Train(relay.data, relay.segment, relay.remote, relay.local)

@@ -1,0 +1,10 @@
+"""Streams whose requests still run at the process that their connection has left.
+
+    old owner                                        new owner
+    protocol ◄─► StandIn ◄══ Stream… messages ══► NewOwner ◄─► Connection ◄─► client
+      (for the relayed streams only)                 └ everything else ─► its own protocol
+
+Whatever was written before the handoff has moved with the transport; what the coroutine writes
+later, and what the client sends meanwhile, is passed on as bytes below HTTP/3, whose state of these
+streams stays with the old protocol. `quicbaton.handoff.stream_relay` has the windows.
+"""

@@ -1,0 +1,200 @@
+"""Relayed streams at the process that owns their connection now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from aioquic.quic import events
+
+from quicbaton.asyncio.moving.stream_relay.wire import Wire
+from quicbaton.baton.snapshot import RelayedStream
+from quicbaton.handoff.messages import (
+    StreamBytes,
+    StreamCredit,
+    StreamMessage,
+    StreamReset,
+    StreamStop,
+)
+from quicbaton.handoff.stream_relay import Receiving, Sending
+from quicbaton.transport.connection import Connection
+from quicbaton.transport.events import StreamWritable
+from quicbaton.transport.state import ConnectionState
+from quicbaton.transport.view import open_directions
+
+_OF_A_STREAM: Final = (
+    events.StreamDataReceived,
+    events.StreamReset,
+    events.StopSendingReceived,
+    StreamWritable,
+)
+
+
+class _Owned:
+    """One stream. `to_left` has the client's bytes, `from_left` gets the application's; None where
+    that direction was over before the handoff."""
+
+    def __init__(self, state: ConnectionState, relayed: RelayedStream) -> None:
+        stream = state.streams[relayed.stream_id]
+        sends, receives = open_directions(stream)
+        self.to_left = Sending(relayed.withheld_bytes) if receives else None
+        self.from_left = Receiving() if sends else None
+        self.paused = stream.receive is not None and stream.receive.paused
+
+    @property
+    def over(self) -> bool:
+        return (self.to_left is None or self.to_left.drained) and (
+            self.from_left is None or self.from_left.ended
+        )
+
+
+class NewOwner:
+    """Diverts a connection's relayed streams from its protocol to the link, and back.
+
+    It is made of the `state` that was frozen, before any stray is processed, and does nothing
+    before `start`.
+    """
+
+    wire: Wire
+
+    def __init__(
+        self, connection: Connection, state: ConnectionState, relayed: list[RelayedStream]
+    ) -> None:
+        self._connection = connection
+        self._ids = frozenset(stream.stream_id for stream in relayed)
+        self._streams = {stream.stream_id: _Owned(state, stream) for stream in relayed}
+        self._transmit_soon: Callable[[], None] = lambda: None
+        self._on_over: Callable[[], None] = lambda: None
+
+    def __repr__(self) -> str:
+        return f"<NewOwner {self._connection!r} relayed={sorted(self._streams)}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Streams are relayed still."""
+        return bool(self._streams)
+
+    @property
+    def stream_count(self) -> int:
+        return len(self._streams)
+
+    def start(
+        self, wire: Wire, transmit_soon: Callable[[], None], on_over: Callable[[], None]
+    ) -> None:
+        """The connection is ours, and its events will come. `transmit_soon` has it send what is
+        due; `on_over` is called when nothing is relayed any more."""
+        self.wire = wire
+        self._transmit_soon = transmit_soon
+        self._on_over = on_over
+        for stream_id, stream in self._streams.items():
+            if stream.to_left is not None:
+                stream.to_left.open()
+                self._let_client_send(stream_id, stream, stream.to_left)
+            elif stream.paused:
+                self._read_on(stream_id, stream)
+
+    # --- from the connection --------------------------------------------------------------------
+
+    def divert(self, event: events.QuicEvent) -> bool:
+        """Pass an event on to the old owner; False when it is the protocol's."""
+        if isinstance(event, events.ConnectionTerminated) and self._streams:
+            self.wire.send_cut("closed")
+            self._streams.clear()
+            self._on_over()
+        if not isinstance(event, _OF_A_STREAM) or event.stream_id not in self._ids:
+            return False
+        stream = self._streams.get(event.stream_id)
+        if stream is not None:
+            self._pass_on(stream, event)
+            self._forget_if_over(event.stream_id)
+        return True
+
+    def _pass_on(self, stream: _Owned, event: events.QuicEvent) -> None:
+        to_left, from_left = stream.to_left, stream.from_left
+        if isinstance(event, events.StreamDataReceived):
+            if to_left is not None and not to_left.ended:
+                pieces = to_left.write(event.data, event.end_stream)
+                if to_left.is_full and not stream.paused:
+                    # RFC 9000 §4.1: who gets no credit waits.
+                    stream.paused = True
+                    self._connection.pause_reading(event.stream_id)
+                self.wire.send_pieces(event.stream_id, pieces)
+        elif isinstance(event, events.StreamReset):
+            if to_left is not None and not to_left.ended:
+                to_left.reset()
+                self.wire.send_reset(event.stream_id, event.error_code)
+        elif isinstance(event, events.StopSendingReceived):
+            if from_left is not None and not from_left.ended:
+                from_left.abandon()
+                self.wire.send_stop(event.stream_id, event.error_code)
+        elif isinstance(event, StreamWritable) and from_left is not None:
+            self.wire.send_credit(event.stream_id, from_left.release_all())
+
+    # --- from the link --------------------------------------------------------------------------
+
+    def on_message(self, message: StreamMessage) -> None:
+        """What the old owner's application does. PeerError for what it may not send."""
+        stream_id = message.stream_id
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return  # crossed with its end
+        to_left, from_left = stream.to_left, stream.from_left
+        if isinstance(message, StreamBytes):
+            if from_left is not None and from_left.receive(len(message.data), message.end_stream):
+                self._write(from_left, message)
+        elif isinstance(message, StreamReset):
+            if from_left is not None and (from_left.ended or from_left.receive(0, True)):
+                self._connection.reset_stream(stream_id, message.error_code)
+                self.wire.send_credit(stream_id, from_left.release_all())
+        elif isinstance(message, StreamStop):
+            if to_left is not None:
+                to_left.abandon()
+                self._connection.stop_stream(stream_id, message.error_code)
+        elif isinstance(message, StreamCredit) and to_left is not None:
+            self.wire.send_pieces(stream_id, to_left.credit(message.size_bytes))
+            self._let_client_send(stream_id, stream, to_left)
+        self._forget_if_over(stream_id)
+        self._transmit_soon()
+
+    def cut(self, error_code: int) -> int:
+        """The old owner is gone, or its request is: reset what is open. How many streams it was."""
+        count = len(self._streams)
+        for stream_id, stream in self._streams.items():
+            if stream.from_left is not None and not stream.from_left.ended:
+                self._connection.reset_stream(stream_id, error_code)
+            if stream.to_left is not None and not stream.to_left.drained:
+                self._connection.stop_stream(stream_id, error_code)
+        self._streams.clear()
+        self._transmit_soon()
+        self._on_over()
+        return count
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _write(self, from_left: Receiving, message: StreamBytes) -> None:
+        stream_id = message.stream_id
+        connection = self._connection
+        if connection.can_send(stream_id):
+            connection.send_stream_data(stream_id, message.data, message.end_stream)
+        # Otherwise the client has stopped it, and that event waits to be taken. At the end the old
+        # owner may go: the transport has the bytes, however full it is.
+        if from_left.ended or not connection.is_congested(stream_id):
+            self.wire.send_credit(stream_id, from_left.release_all())
+
+    def _let_client_send(self, stream_id: int, stream: _Owned, to_left: Sending) -> None:
+        if stream.paused and to_left.has_room:
+            self._read_on(stream_id, stream)
+
+    def _read_on(self, stream_id: int, stream: _Owned) -> None:
+        stream.paused = False
+        self._connection.resume_reading(stream_id)
+
+    def _forget_if_over(self, stream_id: int) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.over:
+            if stream.paused:
+                # Its last bytes count as read, or the stream would never be over.
+                self._read_on(stream_id, stream)
+            del self._streams[stream_id]
+            if not self._streams:
+                self._on_over()

@@ -1,0 +1,161 @@
+"""All relayed streams of one process, in both roles."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, NamedTuple
+
+from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.moving.stream_relay.new_owner import NewOwner
+from quicbaton.asyncio.moving.stream_relay.stand_in import StandIn
+from quicbaton.asyncio.moving.stream_relay.wire import Wire
+from quicbaton.asyncio.peers.link import Link
+from quicbaton.asyncio.protocol import QuicConnectionProtocol
+from quicbaton.errors import PeerError
+from quicbaton.handoff.messages import StreamCredit, StreamMessage, StreamsCut
+
+#: RFC 9114 §8.1: for a request that was given up, and for one whose process is lost. A program
+#: without HTTP/3 sees the same codes.
+_H3_REQUEST_CANCELLED: Final = 0x10C
+_H3_INTERNAL_ERROR: Final = 0x102
+
+
+class LeftBehind(NamedTuple):
+    """A protocol object whose connection moves on without some of its streams."""
+
+    protocol: QuicConnectionProtocol
+    stand_in: StandIn
+
+
+class _Left(NamedTuple):
+    protocol: QuicConnectionProtocol
+    stand_in: StandIn
+    wire: Wire
+
+
+class StreamRelays:
+    """By handoff id, which only the two processes know."""
+
+    def __init__(self) -> None:
+        self._left: dict[bytes, _Left] = {}
+        self._owned: dict[bytes, NewOwner] = {}
+        self._loop = asyncio.get_running_loop()
+        #: Streams of connections that arrived here whose requests still ran at the other process.
+        self.relayed = 0
+        #: Those of them that were reset since that process ended, or ended them.
+        self.cut = 0
+
+    @property
+    def left(self) -> int:
+        """Connections that have moved on, of which requests still run here."""
+        return len(self._left)
+
+    def describe_left(self) -> list[str]:
+        """Which they are: connection and streams."""
+        return [_describe(left) for left in self._left.values()]
+
+    def leave(
+        self, left: LeftBehind, link: Link | None, connection_id: bytes, handoff_id: bytes
+    ) -> None:
+        """The connection is committed to the process at the other end of `link`, and COMMITTED
+        goes out before the event loop turns; what the application has to say comes after it."""
+        if link is None:
+            self.lose(left)
+            return
+        wire = Wire(link, connection_id, handoff_id)
+        self._left[handoff_id] = _Left(left.protocol, left.stand_in, wire)
+        self._loop.call_soon(self._open, handoff_id)
+
+    def adopt(
+        self, relay: NewOwner, session: Session, link: Link | None, handoff_id: bytes
+    ) -> None:
+        """A connection is resumed here, and requests of it still run at the end of `link`."""
+        self.relayed += relay.stream_count
+        if link is None:
+            self.cut += relay.cut(_H3_INTERNAL_ERROR)
+            return
+        self._owned[handoff_id] = relay
+        wire = Wire(link, session.connection.name, handoff_id)
+        relay.start(wire, session.transmit_soon, lambda: self._forget_owned(handoff_id))
+
+    # --- from links -----------------------------------------------------------------------------
+
+    def on_message(self, link: Link, message: StreamMessage | StreamsCut) -> None:
+        """Pass it on to whom it is for. PeerError: close the link."""
+        left = self._left.get(message.handoff_id)
+        owned = self._owned.get(message.handoff_id)
+        wire = left.wire if left is not None else owned.wire if owned is not None else None
+        if wire is None:
+            # Credit crosses with a stream's end; anything else is for a relay that we lost.
+            if not isinstance(message, (StreamsCut, StreamCredit)):
+                link.send(StreamsCut(message.connection_id, message.handoff_id, "unknown"))
+        elif wire.link is not link or wire.connection_id != message.connection_id:
+            raise PeerError(f"{message!r} is not about this link's", code="wrong_connection")
+        elif left is not None:
+            self._on_left(message.handoff_id, left, message)
+        elif owned is not None and isinstance(message, StreamsCut):
+            self.cut += owned.cut(_H3_REQUEST_CANCELLED)
+        elif owned is not None and isinstance(message, StreamMessage):
+            owned.on_message(message)
+
+    def link_lost(self, link: Link) -> None:
+        """Nothing more passes over it: what was relayed is cut, on this side as on the other."""
+        for handoff_id, left in list(self._left.items()):
+            if left.wire.link is link:
+                self._end(
+                    handoff_id, left, _H3_INTERNAL_ERROR, "the connection's new owner is lost"
+                )
+        for owned in list(self._owned.values()):
+            if owned.wire.link is link:
+                self.cut += owned.cut(_H3_INTERNAL_ERROR)
+
+    # --- endings --------------------------------------------------------------------------------
+
+    def cut_left(self, code: str, reason: str) -> list[str]:
+        """This process goes: end what still runs here for connections that have moved on, and say
+        so; which streams it was."""
+        cut = self.describe_left()
+        for handoff_id, left in list(self._left.items()):
+            left.wire.send_cut(code)
+            self._end(handoff_id, left, _H3_REQUEST_CANCELLED, reason)
+        return cut
+
+    def lose(self, left: LeftBehind) -> None:
+        """Nobody is there to relay to."""
+        left.stand_in.cut(_H3_INTERNAL_ERROR, "the connection is lost")
+        left.protocol.process_events()
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _open(self, handoff_id: bytes) -> None:
+        left = self._left.get(handoff_id)
+        if left is not None:
+            left.stand_in.open(left.wire)
+            self._deliver(handoff_id, left)
+
+    def _on_left(self, handoff_id: bytes, left: _Left, message: StreamMessage | StreamsCut) -> None:
+        if isinstance(message, StreamsCut):
+            reason = f"the connection's new owner relays no more ({message.code})"
+            code = 0 if message.code == "closed" else _H3_REQUEST_CANCELLED
+            self._end(handoff_id, left, code, reason)
+            return
+        left.stand_in.on_message(message)
+        self._deliver(handoff_id, left)
+
+    def _deliver(self, handoff_id: bytes, left: _Left) -> None:
+        left.protocol.process_events()
+        if not left.stand_in.stream_ids:
+            self._left.pop(handoff_id, None)
+
+    def _end(self, handoff_id: bytes, left: _Left, error_code: int, reason: str) -> None:
+        self._left.pop(handoff_id, None)
+        left.stand_in.cut(error_code, reason)
+        left.protocol.process_events()
+
+    def _forget_owned(self, handoff_id: bytes) -> None:
+        self._owned.pop(handoff_id, None)
+
+
+def _describe(left: _Left) -> str:
+    streams = ", ".join(map(str, left.stand_in.stream_ids))
+    return f"{left.wire.connection_id.hex()}: requests still run on streams {streams}"

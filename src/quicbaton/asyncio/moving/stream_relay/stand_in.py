@@ -1,0 +1,298 @@
+"""What a protocol object has in place of a connection that has moved on without some streams.
+
+It speaks the part of `Connection` that is about a stream, for these streams. Between the freeze
+and the commit it keeps what the application asks for: a coroutine does not know of the handoff.
+Then that goes out over the link, or, if the handoff fails, to the connection that is here again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NoReturn
+
+from aioquic.quic import events
+
+from quicbaton.asyncio.moving.stream_relay.wire import Wire
+from quicbaton.baton.snapshot import RelayedStream
+from quicbaton.errors import GivenAwayError, StreamStateError
+from quicbaton.handoff.messages import (
+    StreamBytes,
+    StreamCredit,
+    StreamMessage,
+    StreamReset,
+    StreamStop,
+)
+from quicbaton.handoff.stream_relay import Receiving, Sending
+from quicbaton.transport.connection import Connection
+from quicbaton.transport.events import StreamWritable
+from quicbaton.transport.log import ConnectionLog
+from quicbaton.transport.state import ConnectionState
+from quicbaton.transport.view import open_directions
+
+
+class _Left:
+    """One stream. `sending` and `receiving` are None where that direction was over before."""
+
+    def __init__(self, state: ConnectionState, relayed: RelayedStream) -> None:
+        stream = state.streams[relayed.stream_id]
+        sends, receives = open_directions(stream)
+        self.sending = Sending() if sends else None
+        self.receiving = Receiving(relayed.withheld_bytes) if receives else None
+        self.withheld_bytes = relayed.withheld_bytes
+        self.paused = stream.receive is not None and stream.receive.paused
+        #: The application was told to wait for StreamWritable.
+        self.congested = stream.send is not None and stream.send.congested
+        #: What the application asked for before there was a link.
+        self.reset_code: int | None = None
+        self.stop_code: int | None = None
+
+    @property
+    def over(self) -> bool:
+        return (self.sending is None or self.sending.settled) and (
+            self.receiving is None or self.receiving.ended
+        )
+
+
+class StandIn:
+    """Stands in for `connection`, which is spent, with the streams `relayed` of its `state`."""
+
+    def __init__(
+        self, connection: Connection, state: ConnectionState, relayed: list[RelayedStream]
+    ) -> None:
+        self.configuration = connection.configuration
+        self.is_client = connection.is_client
+        self.name = connection.name
+        self.alpn = connection.alpn
+        self.server_name = connection.server_name
+        self.peer_address = connection.peer_address
+        self.original_destination_connection_id = connection.original_destination_connection_id
+        self.closed = False
+        # aioquic's HTTP/3 looks for these.
+        self._quic_logger = None
+        self._remote_max_datagram_frame_size = None
+        self._logger = ConnectionLog(connection.original_destination_connection_id)
+        self._ids = frozenset(stream.stream_id for stream in relayed)
+        self._streams = {stream.stream_id: _Left(state, stream) for stream in relayed}
+        self._events: deque[events.QuicEvent] = deque()
+        self._wire: Wire | None = None
+        self._close: tuple[int, int | None, str] | None = None
+
+    def __repr__(self) -> str:
+        return f"<StandIn {self.name.hex()} streams={sorted(self._streams)}>"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise self._moved(name)
+
+    @property
+    def stream_ids(self) -> list[int]:
+        """Streams that are relayed still."""
+        return list(self._streams)
+
+    @property
+    def congested_ids(self) -> list[int]:
+        """Streams of which the application was told to wait."""
+        return [stream_id for stream_id, stream in self._streams.items() if stream.congested]
+
+    # --- for the application: as `Connection` has them ------------------------------------------
+
+    def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is None and not data and not end_stream:
+            return  # HTTP/3 writes what it has for the QPACK streams, which is nothing.
+        stream = self._find_if_open(stream_id, "send_stream_data")
+        sending = None if stream is None else stream.sending
+        if stream is None or sending is None or sending.ended:
+            raise StreamStateError(f"stream {stream_id} was ended or reset: nothing can be written")
+        pieces = sending.write(bytes(data), end_stream)
+        stream.congested |= sending.is_full
+        if self._wire is not None:
+            self._wire.send_pieces(stream_id, pieces)
+
+    def reset_stream(self, stream_id: int, error_code: int) -> None:
+        stream = self._find_if_open(stream_id, "reset_stream")
+        if stream is None or stream.sending is None or stream.reset_code is not None:
+            return
+        stream.reset_code = error_code
+        stream.sending.reset()
+        if self._wire is not None:
+            self._wire.send_reset(stream_id, error_code)
+
+    def stop_stream(self, stream_id: int, error_code: int) -> None:
+        stream = self._find_if_open(stream_id, "stop_stream")
+        if stream is None or stream.receiving is None or stream.receiving.ended:
+            return
+        stream.stop_code = error_code
+        stream.receiving.abandon()
+        if self._wire is not None:
+            self._wire.send_stop(stream_id, error_code)
+            self._forget_if_over(stream_id)
+
+    def pause_reading(self, stream_id: int) -> None:
+        stream = self._find_if_open(stream_id, "pause_reading")
+        if stream is not None:
+            stream.paused = True
+
+    def resume_reading(self, stream_id: int) -> None:
+        stream = self._find_if_open(stream_id, "resume_reading")
+        if stream is not None and stream.paused:
+            stream.paused = False
+            self._release(stream_id, stream, stream.withheld_bytes)
+            stream.withheld_bytes = 0
+
+    def is_congested(self, stream_id: int) -> bool:
+        stream = self._streams.get(stream_id)
+        return stream is not None and stream.congested
+
+    def can_send(self, stream_id: int) -> bool:
+        stream = self._streams.get(stream_id)
+        return stream is not None and stream.sending is not None and not stream.sending.ended
+
+    def stream_is_finished(self, stream_id: int) -> bool:
+        return stream_id not in self._streams
+
+    def get_peer_address(self) -> Any:
+        return self.peer_address
+
+    def close(
+        self, error_code: int = 0, frame_type: int | None = None, reason_phrase: str = ""
+    ) -> None:
+        """End what is left here, all the relayed streams; the connection is another process's."""
+        if self._wire is None:
+            self._close = (error_code, frame_type, reason_phrase)
+            return
+        for stream_id in self.stream_ids:
+            self.reset_stream(stream_id, error_code)
+            self.stop_stream(stream_id, error_code)
+
+    def next_event(self) -> events.QuicEvent | None:
+        if not self._events:
+            return None
+        event = self._events.popleft()
+        if isinstance(event, events.StreamDataReceived):
+            stream = self._streams.get(event.stream_id)
+            size = len(event.data) + event.end_stream
+            if stream is not None and stream.paused:
+                stream.withheld_bytes += size
+            elif stream is not None:
+                self._release(event.stream_id, stream, size)
+            self._forget_if_over(event.stream_id)
+        return event
+
+    # --- for the relay --------------------------------------------------------------------------
+
+    def open(self, wire: Wire) -> None:
+        """The connection is given away: from here on everything goes over the link."""
+        self._wire = wire
+        for stream_id, stream in list(self._streams.items()):
+            if stream.stop_code is not None:
+                wire.send_stop(stream_id, stream.stop_code)
+            elif not stream.paused and stream.receiving is not None:
+                wire.send_credit(stream_id, stream.receiving.release_all())
+            sending = stream.sending
+            if sending is None:
+                continue
+            wire.send_pieces(stream_id, sending.open())
+            if stream.reset_code is not None:
+                wire.send_reset(stream_id, stream.reset_code)
+            else:
+                self._note_room(stream_id, stream)
+        if self._close is not None:
+            self.close(*self._close)
+        for stream_id in self.stream_ids:
+            self._forget_if_over(stream_id)
+
+    def restore(self, connection: Connection) -> None:
+        """The handoff failed: do on the connection what was asked for meanwhile."""
+        for stream_id, stream in self._streams.items():
+            if stream.sending is not None:
+                for data, end in stream.sending.unsent():
+                    connection.send_stream_data(stream_id, data, end)
+            if stream.reset_code is not None:
+                connection.reset_stream(stream_id, stream.reset_code)
+            if stream.stop_code is not None:
+                connection.stop_stream(stream_id, stream.stop_code)
+            elif stream.receiving is not None and stream.paused:
+                connection.pause_reading(stream_id)
+            elif stream.receiving is not None:
+                connection.resume_reading(stream_id)
+        if self._close is not None:
+            connection.close(*self._close)
+
+    def on_message(self, message: StreamMessage) -> None:
+        """What the new owner passes on; its events are then there to be taken.
+
+        PeerError for what it may not send.
+        """
+        stream_id = message.stream_id
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return  # crossed with its end
+        sending, receiving = stream.sending, stream.receiving
+        if isinstance(message, StreamCredit):
+            if sending is not None and self._wire is not None:
+                self._wire.send_pieces(stream_id, sending.credit(message.size_bytes))
+                self._note_room(stream_id, stream)
+        elif isinstance(message, StreamBytes):
+            if receiving is not None and receiving.receive(len(message.data), message.end_stream):
+                self._events.append(
+                    events.StreamDataReceived(
+                        data=message.data, end_stream=message.end_stream, stream_id=stream_id
+                    )
+                )
+                return  # over when the event is taken
+        elif isinstance(message, StreamReset):
+            if receiving is not None and receiving.receive(0, True):
+                receiving.abandon()
+                self._events.append(
+                    events.StreamReset(error_code=message.error_code, stream_id=stream_id)
+                )
+        elif isinstance(message, StreamStop) and sending is not None:
+            # The transport has answered with a reset; nothing can be written any more.
+            if not sending.drained:
+                self._events.append(
+                    events.StopSendingReceived(error_code=message.error_code, stream_id=stream_id)
+                )
+            sending.abandon()
+        self._forget_if_over(stream_id)
+
+    def cut(self, error_code: int, reason: str) -> None:
+        """No stream is relayed any more: the application learns that the connection is over."""
+        self._wire = None
+        self._streams.clear()
+        self.closed = True
+        self._events.append(
+            events.ConnectionTerminated(
+                error_code=error_code, frame_type=None, reason_phrase=reason
+            )
+        )
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _find_if_open(self, stream_id: int, what: str) -> _Left | None:
+        """None for a relayed stream that is over."""
+        if stream_id not in self._ids:
+            raise self._moved(f"{what} of stream {stream_id}")
+        return self._streams.get(stream_id)
+
+    def _moved(self, what: str) -> GivenAwayError:
+        return GivenAwayError(
+            f"{what}: the connection is another process's now, and only its streams "
+            f"{sorted(self._ids)} are still served here"
+        )
+
+    def _release(self, stream_id: int, stream: _Left, size_bytes: int) -> None:
+        """So many bytes were consumed. Before there is a link, `open` will say so."""
+        if self._wire is not None and stream.receiving is not None:
+            self._wire.send_credit(stream_id, stream.receiving.release(size_bytes))
+
+    def _note_room(self, stream_id: int, stream: _Left) -> None:
+        if stream.congested and stream.sending is not None and stream.sending.has_room:
+            stream.congested = False
+            self._events.append(StreamWritable(stream_id=stream_id))
+
+    def _forget_if_over(self, stream_id: int) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is not None and self._wire is not None and stream.over:
+            del self._streams[stream_id]

@@ -1,0 +1,44 @@
+"""One connection's relayed streams on a link, as either side speaks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from quicbaton.asyncio.peers.link import Link
+from quicbaton.handoff.messages import (
+    StreamBytes,
+    StreamCredit,
+    StreamReset,
+    StreamsCut,
+    StreamStop,
+)
+from quicbaton.handoff.stream_relay import Piece
+
+
+class Wire:
+    """Sends their messages. A link that is lost loses them, and both sides then learn of it."""
+
+    def __init__(self, link: Link, connection_id: bytes, handoff_id: bytes) -> None:
+        self.link = link
+        self.connection_id = connection_id
+        self.handoff_id = handoff_id
+
+    def send_pieces(self, stream_id: int, pieces: Iterable[Piece]) -> None:
+        for data, end in pieces:
+            message = StreamBytes(self.connection_id, self.handoff_id, stream_id, data, end)
+            self.link.send(message)
+
+    def send_credit(self, stream_id: int, size_bytes: int) -> None:
+        """Nothing is sent for nothing."""
+        if size_bytes:
+            message = StreamCredit(self.connection_id, self.handoff_id, stream_id, size_bytes)
+            self.link.send(message)
+
+    def send_reset(self, stream_id: int, error_code: int) -> None:
+        self.link.send(StreamReset(self.connection_id, self.handoff_id, stream_id, error_code))
+
+    def send_stop(self, stream_id: int, error_code: int) -> None:
+        self.link.send(StreamStop(self.connection_id, self.handoff_id, stream_id, error_code))
+
+    def send_cut(self, code: str) -> None:
+        self.link.send(StreamsCut(self.connection_id, self.handoff_id, code))

@@ -1,0 +1,90 @@
+"""A process's counters and gauges, as `top` and metrics read them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+from quicbaton.asyncio.endpoint.endpoint import Endpoint
+from quicbaton.asyncio.moving.handoffs import Handoffs
+from quicbaton.asyncio.peers import commands as c
+
+#: Counters of an endpoint that are no reason why a datagram reached nobody.
+_NOT_DROPPED: Final = frozenset({"forwarded", "tossed", "reset", "retry"})
+#: What a handoff's code says when it succeeded.
+_SUCCESSES: Final = frozenset({"ok", "relayed"})
+
+
+class Blackouts:
+    """A histogram of how long clients of connections given away waited."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(c.BLACKOUT_BUCKETS_US) + 1)
+        self.sum_us = 0
+
+    def note(self, blackout_us: int) -> None:
+        """One more."""
+        self.counts[bisect_left(c.BLACKOUT_BUCKETS_US, blackout_us)] += 1
+        self.sum_us += blackout_us
+
+
+def read_figures(
+    endpoint: Endpoint,
+    handoffs: Handoffs,
+    blackouts: Blackouts,
+    *,
+    name: str,
+    pid: int,
+    draining: bool,
+    placed: Mapping[str, int],
+) -> c.Figures:
+    """What `Figures` says of a process; `placed` is what became of placed connections."""
+    counters = endpoint.counters
+    return c.Figures(
+        name=name,
+        pid=pid,
+        node=endpoint.table.place.node,
+        worker=endpoint.table.place.worker,
+        draining=draining,
+        gauges={
+            "connections": endpoint.connection_count,
+            "sleeping": len(endpoint.asleep),
+            "handshakes": len(endpoint.handshakes),
+            "open_forwards": handoffs.unfinished_departures(),
+            "relayed_streams": handoffs.relays.left,
+        },
+        counters={
+            "accepted": endpoint.accepted,
+            "datagrams_received": endpoint.udp.datagrams_received,
+            "datagrams_sent": endpoint.udp.datagrams_sent,
+            "strays": handoffs.forwarded,
+            "tossed": counters["tossed"],
+            "resets": counters["reset"],
+            "slept": endpoint.asleep.slept,
+            "woken": endpoint.asleep.woken,
+            "streams_relayed": handoffs.streams_relayed,
+            "streams_cut": handoffs.streams_cut,
+            **{f"placement_{outcome}": count for outcome, count in placed.items()},
+        },
+        handoffs=_by_outcome(handoffs.outcomes),
+        dropped={
+            str(reason): count for reason, count in counters.items() if reason not in _NOT_DROPPED
+        },
+        blackouts=list(blackouts.counts),
+        blackout_sum_us=blackouts.sum_us,
+    )
+
+
+def _by_outcome(outcomes: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    """`given` and `kept` on the way out, `resumed` and `refused` on the way in, with the code."""
+    named: Counter[str] = Counter()
+    for (direction, code), count in outcomes.items():
+        worked = code in _SUCCESSES
+        if direction == "out":
+            outcome = "given" if worked else "kept"
+        else:
+            outcome = "resumed" if worked else "refused"
+        named[f"{outcome} {code}"] += count
+    return dict(named)

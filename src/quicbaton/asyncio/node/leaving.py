@@ -1,0 +1,182 @@
+"""A server that stops in good order: no new clients, no new requests, the running ones end.
+
+refuse          a new client is told CONNECTION_REFUSED, and may try another address
+hand over       with a destination: all that can move goes there
+GOAWAY          requests on the way are still taken (RFC 9114 §5.2) ...
+GOAWAY, final   ... and a round trip later those that come are rejected, so that a client knows
+                that it may send them elsewhere
+close           each connection as its last request ends; at the end of the grace, the others
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.moving.machines import Report
+from quicbaton.asyncio.node.control import Handler
+from quicbaton.asyncio.node.draining import Exodus
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.channel import Channel
+from quicbaton.asyncio.peers.link import Link
+from quicbaton.errors import CallerError
+from quicbaton.handoff import Outcome
+
+if TYPE_CHECKING:
+    from quicbaton.asyncio.node.node import Node
+
+_LOOK_S: Final = 0.02
+#: Bounds on the round trip between the two GOAWAYs.
+_LEAST_ROUND_TRIP_S: Final = 0.05
+_MOST_ROUND_TRIP_S: Final = 1.0
+#: For clients to retire the IDs of connections that were handed over: who has more time, and
+#: forwards to the end, is a draining node.
+_CUTOVER_S: Final = 5.0
+#: H3_NO_ERROR (RFC 9114 §8.1).
+_H3_NO_ERROR: Final = 0x100
+
+
+class Leaving:
+    """Ends a node's service, once. `over` is set when the process may end."""
+
+    def __init__(self, node: Node, grace_s: float) -> None:
+        """`grace_s` is for who asks and names none."""
+        self._node = node
+        self._grace_s = grace_s
+        self._task: asyncio.Task[c.Answer] | None = None
+        self.over = asyncio.Event()
+
+    @property
+    def begun(self) -> bool:
+        return self._task is not None
+
+    def handlers(self) -> dict[type[c.Frame], Handler]:
+        """By the command."""
+        return {c.Stop: self._stop}
+
+    def begin(self, grace_s: float = -1.0, to: str = "") -> asyncio.Task[c.Answer]:
+        """Stop in good order; called again, at once."""
+        if self._task is None:
+            grace_s = self._grace_s if grace_s < 0 else grace_s
+            self._task = asyncio.get_running_loop().create_task(self._run(grace_s, to))
+        else:
+            self.over.set()
+        return self._task
+
+    # --- helpers, in reading order --------------------------------------------------------------
+
+    async def _stop(self, channel: Channel, frame: c.Stop) -> None:
+        if self._task is not None:
+            raise CallerError("this server is stopping already", code="busy")
+        answer = await self.begin(frame.grace_s, frame.to)
+        channel.write(c.encode(answer))
+        # Whoever asked has the answer before the process is gone.
+        channel.close()
+
+    async def _run(self, grace_s: float, to: str) -> c.Answer:
+        endpoint = self._node.endpoint
+        endpoint.refuse_new()
+        until = monotonic() + grace_s
+        try:
+            moved = await self._hand_over(to, until) if to else 0
+            closed, cut = await self._close_all(until)
+        finally:
+            self.over.set()
+        text = f"{closed} connections closed"
+        if to:
+            text = f"{moved} connections moved, {text}"
+        if cut:
+            text += f", {cut} of them with requests that had not ended"
+        return c.Answer(True, "ok", text)
+
+    async def _hand_over(self, to: str, until: float) -> int:
+        """Move what can move; how many did."""
+        exodus = Exodus(_All(self._node), self._node.link_to, [to], relay=False)
+        exodus.add(self._node.endpoint.names())
+        work = asyncio.get_running_loop().create_task(exodus.work())
+        try:
+            while exodus.waiting and monotonic() < until:
+                await asyncio.sleep(_LOOK_S)
+        finally:
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+        until = max(until, monotonic() + _CUTOVER_S)
+        while self._node.handoffs.unfinished_departures() and monotonic() < until:
+            await asyncio.sleep(_LOOK_S)
+        return exodus.moved + exodus.relayed
+
+    async def _close_all(self, until: float) -> tuple[int, int]:
+        """Close what is here; how many there were, and how many of them were cut."""
+        endpoint = self._node.endpoint
+        sessions = [
+            session
+            for name in endpoint.names()
+            if (session := endpoint.session_of(name)) is not None
+        ]
+        open_ones = {session for session in sessions if not _close_if_idle(session)}
+        count = len(sessions)
+        if open_ones:
+            await self._announce(open_ones, until)
+        while (open_ones or endpoint.handshakes) and monotonic() < until and not self.over.is_set():
+            open_ones = {session for session in open_ones if not _close_if_idle(session)}
+            for name in endpoint.names():
+                # Its handshake was under way.
+                session = endpoint.session_of(name)
+                if session is not None and session not in open_ones and not session.is_over:
+                    if not _close_if_idle(session):
+                        open_ones.add(session)
+                    count += 1
+            await asyncio.sleep(_LOOK_S)
+        for session in open_ones:
+            _close(session)
+        return count, len(open_ones)
+
+    async def _announce(self, sessions: set[Session], until: float) -> None:
+        """GOAWAY, in two steps."""
+        for session in sessions:
+            if session.protocol._http is not None and not session.is_over:
+                session.protocol._http.send_goaway(final=False)
+                session.protocol.transmit()
+        longest = max(session.connection.smoothed_rtt_s for session in sessions)
+        pause_s = min(max(longest, _LEAST_ROUND_TRIP_S), _MOST_ROUND_TRIP_S)
+        await asyncio.sleep(max(0.0, min(pause_s, until - monotonic())))
+        for session in sessions:
+            if session.protocol._http is not None and not session.is_over:
+                session.protocol._http.send_goaway(final=True)
+                session.protocol.transmit()
+
+
+class _All:
+    """What a node has, for an exodus."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def names(self) -> list[bytes]:
+        return list(self._node.endpoint.names())
+
+    async def hand_over(self, name: bytes, link: Link, _relay: bool) -> Report:
+        session = self._node.endpoint.session_of(name)
+        if session is None:
+            return Report(Outcome.KEPT, "closed", "it was closed")
+        return await self._node.handoffs.hand_over(session, link)
+
+
+def _close_if_idle(session: Session) -> bool:
+    """Close it unless a request runs. True when it is closed."""
+    if session.is_over:
+        return True
+    if session.connection.has_open_requests:
+        return False
+    _close(session)
+    return True
+
+
+def _close(session: Session) -> None:
+    if not session.is_over:
+        code = 0 if session.protocol._http is None else _H3_NO_ERROR
+        session.protocol.close(code, "the server stops")

@@ -1,0 +1,139 @@
+"""What operators do with a process as a whole: drain it, place connections, read its figures."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable
+
+from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.moving.machines import Report
+from quicbaton.asyncio.node.draining import Draining
+from quicbaton.asyncio.node.figures import Blackouts, read_figures
+from quicbaton.asyncio.node.node import Node
+from quicbaton.asyncio.node.placing import LOAD_INTERVAL_S, Loads, Placing
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.channel import Channel
+from quicbaton.asyncio.peers.link import Link
+from quicbaton.errors import CallerError
+from quicbaton.handoff.messages import Load
+from quicbaton.limits import MAX_ROUTED_IDS
+from quicbaton.routing.placement import Member, Placement
+
+#: Messages of this kind are for those that read this baton format.
+_FORMAT = 2
+
+
+class Operations:
+    """Makes a node drain, place and tell; `placement` decides where new connections go."""
+
+    def __init__(self, node: Node, placement: Placement | None = None) -> None:
+        self._node = node
+        self._loads = Loads()
+        self._blackouts = Blackouts()
+        self._draining = Draining(_Connections(node), node.link_to)
+        self._placing = (
+            None
+            if placement is None
+            else Placing(
+                placement, self._loads, here=self._here, move=self._place, spawn=node.spawn
+            )
+        )
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(LOAD_INTERVAL_S, self._tell_load)
+        node.answer({**self._draining.handlers(), c.ReadFigures: self._read_figures})
+        node.watchers.append(self._on_connection)
+        node.handoffs.on_load = self._on_load
+        node.handoffs.on_resumed = self._on_resumed
+
+    def close(self) -> None:
+        """Tell and move no more."""
+        self._timer.cancel()
+        self._draining.stop()
+
+    # --- helpers, in reading order --------------------------------------------------------------
+
+    def _here(self) -> Member:
+        """This process, as placement policies see it."""
+        endpoint = self._node.endpoint
+        connections = endpoint.connection_count + len(endpoint.handshakes)
+        # Three IDs each.
+        room = max(0, MAX_ROUTED_IDS // 3 - connections)
+        idle = self._draining.active or not endpoint.accepts
+        return Member(self._name_of_worker(self._node.name), connections, 0 if idle else room)
+
+    def _name_of_worker(self, name: str) -> str:
+        """As people and policies call it: NODE/WORKER across hosts, a number on one host."""
+        names = self._node.names
+        for worker, path in self._node.workers.items():
+            if path == name:
+                slot = names.slot.rpartition("/")[0]
+                return f"{slot}/{worker}" if slot else str(worker)
+        return name
+
+    def _path_of(self, member: str) -> str:
+        """The name by which a member can be linked to."""
+        own, _, worker = member.rpartition("/")
+        if own == self._node.names.slot.rpartition("/")[0] and worker.isdigit():
+            return self._node.workers.get(int(worker), member)
+        return member
+
+    def _place(self, name: bytes, member: str) -> Awaitable[Report]:
+        return self._hand_over_to(name, self._path_of(member))
+
+    async def _hand_over_to(self, name: bytes, to: str) -> Report:
+        link = await self._node.link_to(to)
+        session = self._node.endpoint.session_of(name)
+        if session is None:
+            raise CallerError("it was closed", code="closed")
+        return await self._node.handoffs.hand_over(session, link)
+
+    def _on_connection(self, session: Session, new: bool) -> None:
+        if self._draining.active:
+            self._draining.on_connection(session.connection.name)
+        elif new and self._placing is not None:
+            self._placing.on_new(session)
+
+    def _on_load(self, link: Link, load: Load) -> None:
+        self._loads.note(self._name_of_worker(link.peer_name), load)
+
+    def _on_resumed(self, _connection_id: bytes, blackout_us: int) -> None:
+        self._blackouts.note(blackout_us)
+        self._draining.on_resumed(blackout_us)
+
+    def _tell_load(self) -> None:
+        here = self._here()
+        load = Load(name=here.name, connections=here.connections, room=here.room)
+        for link in self._node.links:
+            if _FORMAT in link.peer_formats:
+                link.send(load)
+        self._timer = self._loop.call_later(LOAD_INTERVAL_S, self._tell_load)
+
+    async def _read_figures(self, _channel: Channel, _frame: c.ReadFigures) -> c.Frame:
+        placed = {} if self._placing is None else self._placing.outcomes
+        return read_figures(
+            self._node.endpoint,
+            self._node.handoffs,
+            self._blackouts,
+            name=self._node.name,
+            pid=os.getpid(),
+            draining=self._draining.active,
+            placed=placed,
+        )
+
+
+class _Connections:
+    """A node's connections, as a drain moves them."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def names(self) -> list[bytes]:
+        endpoint = self._node.endpoint
+        return endpoint.names()
+
+    async def hand_over(self, name: bytes, link: Link, relay: bool) -> Report:
+        session = self._node.endpoint.session_of(name)
+        if session is None:
+            raise KeyError(name)
+        return await self._node.handoffs.hand_over(session, link, relay=relay)

@@ -1,0 +1,114 @@
+"""The sockets of a service: one for each worker, on one UDP port, in an order that never changes.
+
+The kernel numbers the sockets of a SO_REUSEPORT group in the order in which they joined it, and the
+steering filter answers with such a number. When one closes, Linux moves the last into its place,
+and from then on packets go to workers that do not know them. So the supervisor opens all sockets,
+each worker inherits all of them and reads one, and none closes before the last process has ended.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Final
+
+from quicbaton.asyncio.endpoint.steer import steer
+from quicbaton.asyncio.endpoint.udp import open_udp
+from quicbaton.errors import ConfigurationError
+from quicbaton.limits import MAX_WORKERS
+from quicbaton.routing.quic_lb import IdConfigs, IdLayout
+
+_TAKEN: Final = "port_taken"
+
+
+class Group:
+    """Sockets by worker number."""
+
+    def __init__(self, sockets: list[socket.socket]) -> None:
+        if not 1 <= len(sockets) <= MAX_WORKERS:
+            raise ConfigurationError(
+                f"a service has 1 to {MAX_WORKERS} workers, got {len(sockets)}", code="workers"
+            )
+        self.sockets = sockets
+        #: False where the kernel cannot be told: workers then pass on what is not theirs.
+        self.steered = False
+
+    @classmethod
+    def open(cls, host: str, port: int, workers: int) -> Group:
+        """Bind that many sockets; refused while somebody has the port."""
+        return cls.complete([cls._open_first(host, port)], workers)
+
+    @classmethod
+    def complete(cls, first: list[socket.socket], workers: int) -> Group:
+        """Go on from sockets that are open already: further ones join behind them."""
+        sockets = list(first)
+        try:
+            if len(sockets) < workers:
+                check_reuse_port(sockets[0])
+            host, port = sockets[0].getsockname()[:2]
+            while len(sockets) < workers:
+                sockets.append(open_udp(host, port, reuse_port=True))
+            return cls(sockets)
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
+
+    @property
+    def port(self) -> int:
+        return int(self.sockets[0].getsockname()[1])
+
+    @property
+    def address(self) -> str:
+        host, port = self.sockets[0].getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def inodes(self) -> list[int]:
+        """Names the open sockets, in order, whoever has descriptors of them."""
+        return inodes(self.sockets)
+
+    def steer(self, ids: IdLayout | IdConfigs) -> bool:
+        """Have the kernel pick a socket by the worker number in the connection ID."""
+        self.steered = steer(self.sockets[0], ids, len(self.sockets))
+        return self.steered
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+
+    @staticmethod
+    def _open_first(host: str, port: int) -> socket.socket:
+        try:
+            # A socket of our user's in the same group would be let in without a word, and the
+            # kernel would share the clients out between two strangers.
+            open_udp(host, port).close()
+            return open_udp(host, port, reuse_port=True)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigurationError(
+                    f"UDP port {port} is taken, and no worker of ours answers for it: end who has "
+                    "it, or choose another --port",
+                    code=_TAKEN,
+                ) from error
+            raise ConfigurationError(
+                f"cannot listen at {host or 'any address'} port {port}: {error.strerror or error}"
+            ) from error
+
+
+def inodes(sockets: list[socket.socket]) -> list[int]:
+    """The kernel's names of open sockets."""
+    return [os.fstat(sock.fileno()).st_ino for sock in sockets]
+
+
+def check_reuse_port(sock: socket.socket) -> None:
+    """ConfigurationError unless other sockets can join this one's port."""
+    if sock.type != socket.SOCK_DGRAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        raise ConfigurationError("the socket that was passed to us is not a UDP socket")
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+        raise ConfigurationError(
+            "the UDP socket that was passed to us was bound without SO_REUSEPORT, so no other "
+            "worker's can join it: write ReusePort=yes into the socket unit, or use --workers 1",
+            code="no_reuse_port",
+        )

@@ -1,0 +1,126 @@
+"""Replaces all workers of a service, one by one: start, become ready, hand off, stop.
+
+The first new worker is the canary. While a new one is not ready its predecessor has everything,
+and it keeps everything when the new one fails: the rest is then left as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable
+from time import monotonic
+
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import ask
+from quicbaton.asyncio.supervisor.slot import Slot
+from quicbaton.asyncio.supervisor.supervisor import Supervisor
+from quicbaton.errors import CallerError, QuicbatonError
+
+
+class Reloads:
+    """One at a time."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self.running = False
+
+    async def run(self, on_step: Callable[[c.ReloadStep], None]) -> c.Answer:
+        """Replace all workers; the answer says how it went. CallerError while one is running."""
+        if self.running or self._supervisor.stopping:
+            what = "a reload is under way" if self.running else "the service is stopping"
+            raise CallerError(f"{what} already", code="busy")
+        self.running = True
+        try:
+            return await self._run(on_step)
+        finally:
+            self.running = False
+
+    async def _run(self, on_step: Callable[[c.ReloadStep], None]) -> c.Answer:
+        slots = self._supervisor.slots
+        moved = cut = 0
+        for slot in slots:
+            replacement = Replacement(self._supervisor, slot, on_step)
+            try:
+                await replacement.run()
+            except QuicbatonError as error:
+                replacement.tell("failed", message=str(error))
+                return c.Answer(False, error.code, _failure(slot, len(slots), error))
+            moved += replacement.moved
+            cut += replacement.cut
+        text = f"{len(slots)} workers replaced, {moved} connections moved"
+        return c.Answer(True, "ok", text + (f", {cut} cut" if cut else ""))
+
+
+class Replacement:
+    """One worker's."""
+
+    def __init__(
+        self, supervisor: Supervisor, slot: Slot, on_step: Callable[[c.ReloadStep], None]
+    ) -> None:
+        self._supervisor = supervisor
+        self._slot = slot
+        self._on_step = on_step
+        self._since_s = monotonic()
+        self._pid = 0
+        self.moved = 0
+        self.left = 0
+        self.cut = 0
+
+    async def run(self) -> None:
+        """Return when the new worker serves; raise when the old one goes on."""
+        slot = self._slot
+        slot.replacing = True
+        try:
+            await self._replace()
+        finally:
+            slot.replacing = False
+            if slot.current is None:
+                # The old one died on the way, and the new one does not serve.
+                self._supervisor.restart(slot)
+
+    def tell(self, phase: str, message: str = "") -> None:
+        """Say how far it is."""
+        step = c.ReloadStep(
+            slot=self._slot.number,
+            slots=len(self._supervisor.slots),
+            phase=phase,
+            pid=self._pid,
+            moved=self.moved,
+            left=self.left,
+            cut=self.cut,
+            seconds=monotonic() - self._since_s,
+            message=message,
+        )
+        self._on_step(step)
+
+    async def _replace(self) -> None:
+        supervisor, slot = self._supervisor, self._slot
+        if slot.restart is not None:
+            # It is down: what comes up now is new in any case.
+            slot.restart.cancel()
+        new = supervisor.new_process(slot)
+        self._pid = new.pid
+        self.tell("starting")
+        try:
+            await new.wait_ready(supervisor.settings.health_timeout_s)
+            old = slot.current
+            answer = await supervisor.begin(slot, new, old, self._on_frame)
+        except BaseException:
+            new.signal(signal.SIGKILL)
+            raise
+        self.left = 0
+        with contextlib.suppress(QuicbatonError):
+            listed = await ask(new.control, c.ListConnections(), c.Connections)
+            self.moved = listed.resumed
+        self.tell("done", answer.message)
+
+    def _on_frame(self, frame: c.Frame) -> None:
+        if isinstance(frame, c.Progress):
+            self.moved, self.left = frame.moved, frame.left
+            self.tell("moving", "; ".join(frame.waiting))
+
+
+def _failure(slot: Slot, slots: int, error: QuicbatonError) -> str:
+    done = f"; {slot.number} of {slots} workers were replaced before" if slot.number else ""
+    return f"worker {slot.number} could not be replaced and goes on as it was{done}: {error}"

@@ -1,0 +1,378 @@
+"""Keeps the workers of a service alive: starts them, watches them, buries and replaces them.
+
+It owns the port's sockets and never reads one. What it knows of its workers it can learn anew from
+them, so it may be killed at any time: the workers serve on, and the next supervisor of the port
+gets the sockets and the workers back (`adoption`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, Protocol
+
+from msgspec import Struct
+
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import ask, ask_in_steps
+from quicbaton.asyncio.supervisor.adoption import Found
+from quicbaton.asyncio.supervisor.burial import Announcer, Verdict, survey
+from quicbaton.asyncio.supervisor.group import Group
+from quicbaton.asyncio.supervisor.slot import Slot
+from quicbaton.asyncio.supervisor.spawn import Process, Spawner
+from quicbaton.errors import PeerError, QuicbatonError
+from quicbaton.keys.key_ring import KeyRing
+
+#: Between looks at each worker.
+_LOOK_S: Final = 1.0
+#: Between surveys while somebody does not answer.
+_SURVEY_AGAIN_S: Final = 1.0
+#: Beyond the grace that it was given, for a worker to close its connections and end.
+_END_S: Final = 5.0
+#: Of a worker that is gone, and that nobody remembers.
+_UNKNOWN_PID: Final = 0
+#: What a worker's answer to Begin says when it serves.
+_SERVES: Final = frozenset({"ok", "cut", "predecessor_died"})
+
+
+class Settings(Struct, frozen=True):
+    """How patient a supervisor is, in seconds."""
+
+    #: For a new worker to become ready.
+    health_timeout_s: float = 30.0
+    #: Without an answer, before a worker is killed.
+    silent_s: float = 10.0
+    #: For all connections of one worker to move to the next.
+    takeover_s: float = 60.0
+    #: For running requests when the service stops.
+    grace_s: float = 10.0
+
+
+class Keeper(Protocol):
+    """Keeps descriptors for the supervisor's next life: systemd's descriptor store, or nobody."""
+
+    def keep(self, name: str, descriptor: int) -> None: ...
+    def drop(self, name: str) -> None: ...
+
+
+Say = Callable[..., None]
+
+
+class Supervisor:
+    """`say(event, text, **fields)` is told what happens."""
+
+    def __init__(
+        self,
+        group: Group,
+        spawner: Spawner,
+        *,
+        ring: Callable[[], KeyRing],
+        settings: Settings,
+        say: Say,
+        keeper: Keeper,
+    ) -> None:
+        self.group = group
+        self.settings = settings
+        self.say = say
+        self.slots = [Slot(number) for number in range(len(group.sockets))]
+        self.stopping = False
+        self._spawner = spawner
+        self._keeper = keeper
+        self._announcer = Announcer(group.sockets[0], ring)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- commands -------------------------------------------------------------------------------
+
+    async def start(self, found: list[Found] = []) -> None:  # noqa: B006 - only read
+        """Adopt living workers, and start those that are missing.
+
+        Raises NotReadyError when none is adopted and one does not become healthy: what is wrong
+        with it will be wrong with the next.
+        """
+        for one in found:
+            self._adopt(one)
+        missing = [slot for slot in self.slots if slot.current is None]
+        if found:
+            for slot in missing:
+                # It died while nobody looked, and may have handed connections on before.
+                slot.unsettled += 1
+                self.spawn(self._settle(slot, _UNKNOWN_PID))
+                self.restart(slot)
+        else:
+            processes = await asyncio.gather(*(self._fresh(slot) for slot in missing))
+            for slot, process in zip(missing, processes, strict=True):
+                await self.begin(slot, process)
+        self.spawn(self._watch())
+
+    def spawn(self, work: Any) -> None:
+        """Run a coroutine to its end in the background."""
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def new_process(self, slot: Slot) -> Process:
+        """Start a process beside the slot's current one."""
+        process = self._spawner.start(slot.number, lambda dead: self._on_exit(slot, dead))
+        slot.others.add(process)
+        self._keeper.keep(f"roster-{slot.number}-{process.pid}", process.roster)
+        return process
+
+    async def begin(
+        self,
+        slot: Slot,
+        process: Process,
+        predecessor: Process | None = None,
+        on_step: Callable[[c.Frame], None] = lambda _step: None,
+    ) -> c.Answer:
+        """Have a process serve that is ready; by its answer it does."""
+        workers = {
+            other.number: str(other.current.control)
+            for other in self.slots
+            if other is not slot and other.current is not None and other.current.begun
+        }
+        process.begun = True
+        begin = c.Begin(
+            workers=workers,
+            predecessor="" if predecessor is None else str(predecessor.control),
+            deadline_s=self.settings.takeover_s,
+            elsewhere=slot.elsewhere,
+            may_reset=slot.unsettled == 0,
+        )
+        answer = await ask_in_steps(process.control, begin, on_step)
+        if answer.code not in _SERVES:
+            raise PeerError(answer.message, code=answer.code)
+        if slot.current is not None:
+            # It ends by itself, once it has nothing left to do.
+            slot.others.add(slot.current)
+        slot.current = process
+        slot.others.discard(process)
+        slot.state = "serving"
+        slot.message = ""
+        self.say(
+            "worker",
+            f"worker {slot.number} serves: pid {process.pid}",
+            worker=slot.number,
+            pid=process.pid,
+            control=str(process.control),
+        )
+        return answer
+
+    def restart(self, slot: Slot, lived_s: float = 0.0) -> None:
+        """Bring up a new process for a slot that has none; the last one served for `lived_s`."""
+        if not self.stopping and (slot.restart is None or slot.restart.done()):
+            slot.restart = asyncio.get_running_loop().create_task(self._bring_up(slot, lived_s))
+
+    async def stop(self, grace_s: float, to: str) -> None:
+        """Have all workers stop in good order, and return when they have ended."""
+        self.stopping = True
+        for slot in self.slots:
+            slot.state = "stopping"
+            if slot.restart is not None:
+                slot.restart.cancel()
+        everybody = [process for slot in self.slots for process in slot.processes]
+        await asyncio.gather(*(self._end(process, grace_s, to) for process in everybody))
+
+    def serving(self) -> dict[int, Path]:
+        """Control sockets of the workers that serve, by number."""
+        return {
+            slot.number: slot.current.control
+            for slot in self.slots
+            if slot.current is not None and slot.current.begun
+        }
+
+    def kill(self) -> None:
+        """End all workers at once; their clients learn it by resets, if at all."""
+        self.stopping = True
+        for slot in self.slots:
+            for process in slot.processes:
+                process.signal(signal.SIGKILL)
+
+    async def close(self) -> None:
+        """Let go of everything. Workers that live serve on."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for slot in self.slots:
+            for process in slot.processes:
+                process.close()
+        self.group.close()
+
+    # --- lives ----------------------------------------------------------------------------------
+
+    def _adopt(self, found: Found) -> None:
+        slot = self.slots[found.state.slot]
+        process = Process(
+            found.state.pid,
+            found.control,
+            found.roster,
+            lambda dead: self._on_exit(slot, dead),
+        )
+        process.begun = True
+        process.ready_s = monotonic()
+        process.state = found.state
+        if slot.current is None or found.state.state == "serving":
+            if slot.current is not None:
+                slot.others.add(slot.current)
+            slot.current = process
+        else:
+            slot.others.add(process)
+        slot.state = "serving"
+        self._keeper.keep(f"roster-{slot.number}-{process.pid}", process.roster)
+        self.say(
+            "adopted",
+            f"worker {slot.number} is found alive: pid {process.pid}",
+            worker=slot.number,
+            pid=process.pid,
+            control=str(process.control),
+        )
+
+    async def _fresh(self, slot: Slot) -> Process:
+        process = self.new_process(slot)
+        await process.wait_ready(self.settings.health_timeout_s)
+        return process
+
+    async def _bring_up(self, slot: Slot, lived_s: float) -> None:
+        """Start a process for the slot until one serves."""
+        while not self.stopping:
+            wait_s = slot.backoff.after(lived_s)
+            lived_s = 0.0
+            if wait_s:
+                slot.state = "backing off"
+                await asyncio.sleep(wait_s)
+            slot.state = "starting"
+            slot.restarts += 1
+            try:
+                process = await self._fresh(slot)
+                await self.begin(slot, process)
+                return
+            except (QuicbatonError, OSError) as error:
+                slot.message = str(error)
+                self.say(
+                    "worker_failed",
+                    f"worker {slot.number} does not come up: {error}",
+                    worker=slot.number,
+                    message=str(error),
+                )
+                for other in slot.others:
+                    other.signal(signal.SIGKILL)
+
+    def _on_exit(self, slot: Slot, process: Process) -> None:
+        slot.others.discard(process)
+        was_current = slot.current is process
+        if was_current:
+            slot.current = None
+        if self.stopping:
+            return
+        if process.begun:
+            self.spawn(self._bury(slot, process))
+        if not was_current:
+            return
+        slot.message = f"pid {process.pid} {process.ending()}"
+        self.say(
+            "worker_died",
+            f"worker {slot.number} {slot.message}",
+            worker=slot.number,
+            pid=process.pid,
+            message=process.ending(),
+        )
+        heir = next((other for other in slot.others if other.begun), None)
+        if slot.replacing:
+            slot.state = "replacing"
+        elif heir is not None:
+            # A takeover was under way when it was adopted; who is left serves.
+            slot.others.discard(heir)
+            slot.current = heir
+        else:
+            slot.state = "starting"
+            self.restart(slot, process.lived_s)
+
+    async def _bury(self, slot: Slot, process: Process) -> None:
+        """Settle what a dead process had."""
+        slot.unsettled += 1
+        announced = await self._announcer.announce(process.roster)
+        if announced:
+            self.say(
+                "buried",
+                f"{announced} clients of pid {process.pid} were told that it is gone",
+                worker=slot.number,
+                pid=process.pid,
+                reset=announced,
+            )
+        await self._settle(slot, process.pid)
+        self._keeper.drop(f"roster-{slot.number}-{process.pid}")
+        process.close()
+
+    async def _settle(self, slot: Slot, pid: int) -> None:
+        """Have everybody say what lives of a dead process's connections, then say it to all.
+        Counted as unsettled until then."""
+        while True:
+            living = {
+                other.control: other_slot.number
+                for other_slot in self.slots
+                for other in other_slot.processes
+                if other.begun
+            }
+            verdict = await survey(pid, living)
+            if verdict.whole or self.stopping:
+                break
+            await asyncio.sleep(_SURVEY_AGAIN_S)
+        slot.unsettled -= 1
+        slot.elsewhere.update(verdict.elsewhere)
+        await self._pronounce(slot, pid, verdict)
+
+    async def _pronounce(self, slot: Slot, pid: int, verdict: Verdict) -> None:
+        bury = c.Bury(
+            pid=pid,
+            slot=slot.number,
+            names=verdict.names,
+            elsewhere=verdict.elsewhere,
+            may_reset=slot.unsettled == 0,
+        )
+
+        async def tell(other: Process) -> None:
+            # Who does not hear it gives up on the dead by itself, and resets nobody.
+            with contextlib.suppress(QuicbatonError):
+                await ask(other.control, bury, c.Answer, _END_S)
+
+        everybody = [other for slot in self.slots for other in slot.processes if other.begun]
+        await asyncio.gather(*(tell(other) for other in everybody))
+
+    async def _watch(self) -> None:
+        """Look at each worker, and kill who has not answered for too long."""
+        while not self.stopping:
+            await asyncio.sleep(_LOOK_S)
+            ready = [
+                process for slot in self.slots for process in slot.processes if process.ready_s
+            ]
+            await asyncio.gather(*(self._look(process) for process in ready))
+
+    async def _look(self, process: Process) -> None:
+        try:
+            await process.look()
+        except QuicbatonError:
+            silent_s = monotonic() - process.answered_s
+            if silent_s > self.settings.silent_s:
+                self.say(
+                    "worker_silent",
+                    f"pid {process.pid} has not answered for {silent_s:.0f} s and is killed",
+                    pid=process.pid,
+                )
+                process.signal(signal.SIGKILL)
+
+    async def _end(self, process: Process, grace_s: float, to: str) -> None:
+        stop = c.Stop(grace_s, to)
+        with contextlib.suppress(QuicbatonError, TimeoutError):
+            async with asyncio.timeout(grace_s + _END_S):
+                if process.begun:
+                    answer = await ask_in_steps(process.control, stop, lambda _step: None)
+                    self.say("worker_stopped", f"pid {process.pid}: {answer.message}")
+                process.signal(signal.SIGTERM)
+                await process.exited.wait()
+        if not process.exited.is_set():
+            process.signal(signal.SIGKILL)
+            await process.exited.wait()

@@ -1,0 +1,99 @@
+"""What systemd and its service tell each other: sd_notify(3), sd_listen_fds(3), file descriptor
+store. Without systemd all of it does nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Mapping
+from time import monotonic_ns
+from typing import Final
+
+#: The first descriptor that systemd passes (SD_LISTEN_FDS_START).
+_FIRST_DESCRIPTOR: Final = 3
+
+
+class Systemd:
+    """`environment` is this process's, and `pid` its number: what is meant for another is left."""
+
+    def __init__(self, environment: Mapping[str, str], pid: int) -> None:
+        self._notify = environment.get("NOTIFY_SOCKET", "")
+        self._descriptors: list[tuple[str, int]] = []
+        if environment.get("LISTEN_PID") == str(pid):
+            count = int(environment.get("LISTEN_FDS", "0"))
+            names = environment.get("LISTEN_FDNAMES", "").split(":")
+            names += [""] * (count - len(names))
+            self._descriptors = [
+                (names[index], _FIRST_DESCRIPTOR + index) for index in range(count)
+            ]
+        for _, descriptor in self._descriptors:
+            os.set_inheritable(descriptor, False)
+        usec = environment.get("WATCHDOG_USEC", "")
+        mine = environment.get("WATCHDOG_PID", str(pid)) == str(pid)
+        self._watchdog_s = int(usec) / 1e6 if usec.isdigit() and mine else 0.0
+
+    def sockets(self, prefix: str) -> tuple[list[socket.socket], list[socket.socket]]:
+        """Sockets that a former self has kept as `prefix` and a number, in order, and sockets of a
+        socket unit. Other descriptors are closed."""
+        numbered: dict[int, socket.socket] = {}
+        others = []
+        for name, descriptor in self._descriptors:
+            number = name.removeprefix(prefix)
+            try:
+                sock = socket.socket(fileno=descriptor)
+            except OSError:
+                os.close(descriptor)  # A roster of somebody who died with its readers.
+                continue
+            sock.setblocking(False)
+            if name.startswith(prefix) and number.isdigit():
+                numbered[int(number)] = sock
+            else:
+                others.append(sock)
+        self._descriptors = []
+        # A gap would renumber those behind it: such a group is no use.
+        whole = sorted(numbered) == list(range(len(numbered)))
+        kept = [numbered[number] for number in sorted(numbered)] if whole else []
+        if not whole:
+            for sock in numbered.values():
+                sock.close()
+        return kept, others
+
+    # --- notifications --------------------------------------------------------------------------
+
+    def ready(self, status: str) -> None:
+        self._send(f"READY=1\nSTATUS={status.splitlines()[0] if status else ''}")
+
+    def reloading(self) -> None:
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    def keep(self, name: str, descriptor: int) -> None:
+        """Have a descriptor given back to our next life."""
+        # Else systemd looks for hang-ups, which a memory file cannot have (FDPOLL, since 246).
+        self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", [descriptor])
+
+    def drop(self, name: str) -> None:
+        """Keep it no more."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    async def keep_alive(self) -> None:
+        """Tell the watchdog, if there is one, that the event loop turns."""
+        while self._watchdog_s:
+            self._send("WATCHDOG=1")
+            await asyncio.sleep(self._watchdog_s / 2)
+
+    def _send(self, text: str, descriptors: list[int] | None = None) -> None:
+        if not self._notify:
+            return
+        # "@" stands for the zero byte of an abstract address.
+        address = "\0" + self._notify[1:] if self._notify.startswith("@") else self._notify
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
+            contextlib.suppress(OSError),
+        ):
+            sock.connect(address)
+            socket.send_fds(sock, [text.encode()], descriptors or [])

@@ -1,0 +1,18 @@
+"""Which addresses "all of them" are."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quicbaton.asyncio.endpoint.udp import open_udp
+
+ALL_ADDRESSES: Final = "::"
+
+
+def any_address() -> str:
+    """All addresses, of both families where there are two."""
+    try:
+        open_udp(ALL_ADDRESSES, 0).close()
+    except OSError:
+        return "0.0.0.0"
+    return ALL_ADDRESSES

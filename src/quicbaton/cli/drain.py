@@ -1,0 +1,240 @@
+"""`quicbaton drain` and `quicbaton rebalance`: many connections from process to process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.cli.control import SERVER_HELP, Server, add_cluster_options, find_servers, name_for
+from quicbaton.cli.fleet import all_workers, ask_all, follow
+from quicbaton.cli.reporter import Reporter, add_json_option
+from quicbaton.errors import ConfigurationError
+
+DEADLINE_S = 60.0
+
+
+def add_parser(commands: Any) -> None:
+    drain = commands.add_parser(
+        "drain",
+        help="move all connections of a server elsewhere",
+        description="Move all connections of a server, or of all its workers, to others. Those "
+        "that still come are passed on, too, until `drain --undo`. Clients see nothing.",
+    )
+    drain.add_argument("server", metavar="SERVER", help=SERVER_HELP)
+    drain.add_argument("--to", nargs="+", metavar="SERVER", help="who gets them, in turn")
+    drain.add_argument(
+        "--relay",
+        action="store_true",
+        help="where the other host cannot send from the clients' server address, pass packets on "
+        "both ways for as long as a connection lives",
+    )
+    drain.add_argument("--undo", action="store_true", help="keep connections again")
+    drain.set_defaults(run=_drain)
+
+    rebalance = commands.add_parser(
+        "rebalance",
+        help="even out connections between servers",
+        description="Move connections so that each worker has about as many as every other.",
+    )
+    rebalance.add_argument("server", nargs="+", metavar="SERVER", help=SERVER_HELP)
+    rebalance.add_argument("--relay", action="store_true", help="as for drain")
+    rebalance.set_defaults(run=_rebalance)
+
+    for parser in (drain, rebalance):
+        parser.add_argument(
+            "--deadline",
+            type=float,
+            default=DEADLINE_S,
+            metavar="SECONDS",
+            help=f"leave what has not moved by then ({DEADLINE_S:g})",
+        )
+        add_cluster_options(parser)
+        add_json_option(parser)
+
+
+class Transfer(NamedTuple):
+    """So many connections from one process to others; -1 is all of them."""
+
+    source: Server
+    to: tuple[str, ...]
+    connections: int
+
+
+def plan_rebalance(loads: Mapping[str, int]) -> dict[tuple[str, str], int]:
+    """How many connections go from whom to whom, so that all have the same number or one more."""
+    share, rest = divmod(sum(loads.values()), len(loads))
+    # Who has most keeps the odd ones: fewer connections move.
+    ranked = sorted(loads, key=lambda name: (-loads[name], name))
+    surplus = {name: loads[name] - share - (place < rest) for place, name in enumerate(ranked)}
+    givers = [name for name in ranked if surplus[name] > 0]
+    moves: dict[tuple[str, str], int] = {}
+    for taker in ranked:
+        while surplus[taker] < 0:
+            giver = givers[-1]
+            count = min(surplus[giver], -surplus[taker])
+            moves[giver, taker] = count
+            surplus[giver] -= count
+            surplus[taker] += count
+            if not surplus[giver]:
+                givers.pop()
+    return moves
+
+
+# --- the commands -----------------------------------------------------------------------------
+
+
+def _drain(options: argparse.Namespace, reporter: Reporter) -> int:
+    sources = find_servers(options.server, options)
+    if options.undo:
+        return asyncio.run(_undo(sources, reporter))
+    if not options.to:
+        raise ConfigurationError("say where connections are to go: --to SERVER...", code="no_to")
+    named = [server for text in options.to for server in find_servers(text, options)]
+    return asyncio.run(_run_drain(sources, named, options, reporter))
+
+
+async def _undo(named: list[Server], reporter: Reporter) -> int:
+    sources = await all_workers(named)
+    undone = await ask_all(sources, c.StopDraining(), c.Answer)
+    reporter.event(
+        "undone", f"{len(undone)} processes keep connections again", processes=len(undone)
+    )
+    return 0 if len(undone) == len(sources) else 1
+
+
+async def _run_drain(
+    leaving: list[Server], named: list[Server], options: argparse.Namespace, reporter: Reporter
+) -> int:
+    sources = await all_workers(leaving)
+    names = {server.name for server in sources}
+    destinations = [server for server in await all_workers(named) if server.name not in names]
+    if not destinations:
+        raise ConfigurationError(
+            "the connections would stay where they are: name another server with --to",
+            code="same_process",
+        )
+    transfers = [
+        Transfer(source, tuple(name_for(source, other) for other in destinations), -1)
+        for source in sources
+    ]
+    return await _move(transfers, options, reporter)
+
+
+def _rebalance(options: argparse.Namespace, reporter: Reporter) -> int:
+    named = [server for text in options.server for server in find_servers(text, options)]
+    return asyncio.run(_run_rebalance(named, options, reporter))
+
+
+async def _run_rebalance(
+    named: list[Server], options: argparse.Namespace, reporter: Reporter
+) -> int:
+    figures = await ask_all(await all_workers(named), c.ReadFigures(), c.Figures)
+    servers = {server.name: server for server, _ in figures}
+    loads = {server.name: each.gauges["connections"] for server, each in figures}
+    if len(loads) < 2:
+        raise ConfigurationError(
+            "there is only one worker: name others, too, to share its load with", code="no_to"
+        )
+    transfers = [
+        Transfer(servers[giver], (name_for(servers[giver], servers[taker]),), count)
+        for (giver, taker), count in plan_rebalance(loads).items()
+    ]
+    return await _move(transfers, options, reporter)
+
+
+# --- moving and telling -----------------------------------------------------------------------
+
+
+async def _move(
+    transfers: Sequence[Transfer], options: argparse.Namespace, reporter: Reporter
+) -> int:
+    """Carry them out: those of one source in turn, sources side by side."""
+    figures = await ask_all([each.source for each in transfers], c.ReadFigures(), c.Figures)
+    present = {server.name: each.gauges["connections"] for server, each in figures}
+    total = sum(
+        present.get(each.source.name, 0) if each.connections < 0 else each.connections
+        for each in transfers
+    )
+    moved: dict[Transfer, int] = {}
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("moving"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    by_source: defaultdict[str, list[Transfer]] = defaultdict(list)
+    for transfer in transfers:
+        by_source[transfer.source.name].append(transfer)
+    with Progress(*columns, console=console, disable=reporter.as_json) as progress:
+        task = progress.add_task("moving", total=total)
+
+        def show(transfer: Transfer, count: int) -> None:
+            moved[transfer] = count
+            progress.update(task, completed=sum(moved.values()))
+
+        async def carry_out(queue: list[Transfer]) -> list[c.Drained]:
+            return [await _carry_out(transfer, options, show) for transfer in queue]
+
+        results = await asyncio.gather(*(carry_out(queue) for queue in by_source.values()))
+    return _tell([drained for each in results for drained in each], reporter)
+
+
+async def _carry_out(transfer: Transfer, options: argparse.Namespace, show: Any) -> c.Drained:
+    def on_step(frame: c.Frame) -> None:
+        if isinstance(frame, c.DrainProgress):
+            show(transfer, frame.moved)
+
+    command = c.Drain(list(transfer.to), options.relay, transfer.connections, options.deadline)
+    drained = await follow(transfer.source, command, c.Drained, on_step)
+    show(transfer, drained.moved + drained.relayed)
+    return drained
+
+
+def _tell(results: Sequence[c.Drained], reporter: Reporter) -> int:
+    """The summary; 1 when something stayed that was to go."""
+    refused: Counter[str] = Counter()
+    for drained in results:
+        refused.update(drained.refused)
+    examples = [line for drained in results for line in drained.examples]
+    moved = sum(drained.moved for drained in results)
+    relayed = sum(drained.relayed for drained in results)
+    left = sum(drained.left for drained in results)
+    seconds = max((drained.seconds for drained in results), default=0.0)
+    blackouts = sorted(us for drained in results for us in drained.blackouts_us)
+    blackout = {
+        "p50": _percentile(blackouts, 0.5),
+        "p99": _percentile(blackouts, 0.99),
+        "max": blackouts[-1] if blackouts else None,
+    }
+    text = f"{moved} moved, {relayed} relayed, {left} left, in {seconds:.1f} s"
+    if blackouts:
+        text += (
+            f"; blackout p50 {blackout['p50']} µs, p99 {blackout['p99']} µs, "
+            f"max {blackout['max']} µs"
+        )
+    text += "".join(f"\n  {count} refused: {code}" for code, count in refused.most_common())
+    text += "".join(f"\n    {line}" for line in examples)
+    reporter.event(
+        "drained",
+        text,
+        moved=moved,
+        relayed=relayed,
+        left=left,
+        refused=dict(refused),
+        examples=examples,
+        seconds=round(seconds, 3),
+        blackout_us=blackout,
+    )
+    return 1 if left else 0
+
+
+def _percentile(ascending: Sequence[int], share: float) -> int | None:
+    return ascending[min(len(ascending) - 1, int(len(ascending) * share))] if ascending else None

@@ -1,0 +1,85 @@
+"""Many processes at once: the workers behind a server's name, asked side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import CommandFailedError, ask_over, read_frames
+from quicbaton.cli.control import Server
+from quicbaton.errors import PeerError, QuicbatonError
+
+_Frame = TypeVar("_Frame", bound=c.Frame)
+
+
+async def workers_of(server: Server) -> list[Server]:
+    """The processes that serve behind a name: a supervisor's workers, or the server itself."""
+    try:
+        service = await ask_over(await server.connect(), c.ServiceStatus(), c.Service)
+    except CommandFailedError:
+        # Whoever does not know the question has no workers.
+        return [server]
+    if server.is_remote:
+        return [
+            server._replace(name=f"{server.name}/{slot.slot}") for slot in service.slots if slot.pid
+        ]
+    return [
+        Server(Path(slot.control), slot.control, server.cluster)
+        for slot in service.slots
+        if slot.pid
+    ]
+
+
+async def all_workers(servers: Iterable[Server]) -> list[Server]:
+    """The processes behind several names, each once."""
+    found = await asyncio.gather(*(workers_of(server) for server in servers))
+    return list({worker.name: worker for workers in found for worker in workers}.values())
+
+
+async def ask_all(
+    servers: Sequence[Server], command: c.Frame, answer: type[_Frame]
+) -> list[tuple[Server, _Frame]]:
+    """What each of them answers; those that do not answer are left out."""
+
+    async def ask_one(server: Server) -> _Frame | None:
+        try:
+            return await ask_over(await server.connect(), command, answer, _TIMEOUT_S)
+        except QuicbatonError:
+            return None
+
+    answers = await asyncio.gather(*(ask_one(server) for server in servers))
+    return [
+        (server, given) for server, given in zip(servers, answers, strict=True) if given is not None
+    ]
+
+
+async def follow(
+    server: Server, command: c.Frame, end: type[_Frame], on_step: Callable[[c.Frame], None]
+) -> _Frame:
+    """Send a command that takes long; `on_step` gets what comes before its end.
+
+    CommandFailedError when the server refuses, PeerError when it hangs up.
+    """
+    channel = await server.connect()
+    frames = read_frames(channel)
+    try:
+        channel.start()
+        channel.write(c.encode(command))
+        while True:
+            frame = await frames.get()
+            if isinstance(frame, end):
+                return frame
+            if isinstance(frame, c.Answer):
+                if frame.code == "link_lost":
+                    raise PeerError(f"{server}: {frame.message}", code=frame.code)
+                raise CommandFailedError(f"{server}: {frame.message}", code=frame.code)
+            on_step(frame)
+    finally:
+        channel.close()
+
+
+#: A process that does not answer within this is left out of an overview.
+_TIMEOUT_S = 5.0

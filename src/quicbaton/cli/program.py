@@ -1,0 +1,71 @@
+"""What a server serves: a folder, or a program of the user's own."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import NamedTuple
+
+from quicbaton.asyncio.endpoint.endpoint import CreateProtocol
+from quicbaton.cli.file_server import FileProtocol
+from quicbaton.cli.folder import Folder
+from quicbaton.errors import ConfigurationError
+
+
+class Program(NamedTuple):
+    """How connections are served; `name` is for people."""
+
+    name: str
+    create_protocol: CreateProtocol
+    health: Callable[[], Awaitable[None]] | None
+
+    async def check(self) -> None:
+        """ConfigurationError when the program says that it is not healthy."""
+        if self.health is None:
+            return
+        try:
+            await self.health()
+        except Exception as error:
+            # The boundary to the program, which may raise anything.
+            raise ConfigurationError(
+                f"health() of {self.name} raised {type(error).__name__}: {error}",
+                code="unhealthy",
+            ) from error
+
+
+def program(options: argparse.Namespace) -> Program:
+    """What the options name."""
+    if options.app is not None:
+        return load_program(options.app)
+    folder = Folder(options.folder)
+    return Program(str(folder.root), partial(FileProtocol, folder=folder), None)
+
+
+def load_program(text: str) -> Program:
+    """MODULE:NAME. The module may have `async def health() -> None`, which raises when it is ill.
+
+    Raises ConfigurationError: it cannot be imported, or has no such name.
+    """
+    module_name, colon, name = text.partition(":")
+    if not (module_name and colon and name):
+        raise ConfigurationError(f"--app is MODULE:NAME, got {text!r}", code="application")
+    if os.getcwd() not in sys.path:
+        # As `python -m` does it.
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        # The boundary to the program: to import it is to run it.
+        raise ConfigurationError(
+            f"cannot import {module_name}: {type(error).__name__}: {error}", code="application"
+        ) from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise ConfigurationError(
+            f"{module_name} has no class or function {name!r}", code="application"
+        )
+    return Program(text, found, getattr(module, "health", None))

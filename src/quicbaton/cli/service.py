@@ -1,0 +1,187 @@
+"""`quicbaton reload`, `stop`, `workers`: a running service as a whole."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import read_frames
+from quicbaton.cli import user_state
+from quicbaton.cli.control import SERVER_HELP, Server, add_cluster_options, find_server
+from quicbaton.cli.reporter import Reporter, add_json_option
+from quicbaton.cli.supervise import step_fields
+from quicbaton.errors import ConfigurationError
+
+#: The server's own.
+_ITS_GRACE: Final = -1.0
+
+
+def add_parser(commands: Any) -> None:
+    reload = commands.add_parser(
+        "reload",
+        help="replace all workers of a service by new ones",
+        description="Replace all workers of a service, one by one: new code, new configuration, "
+        "new certificates. Live connections move; new ones are accepted throughout. If a new "
+        "worker does not come up healthy, the old one keeps everything, and this fails.",
+    )
+    reload.set_defaults(run=_reload)
+
+    stop = commands.add_parser(
+        "stop",
+        help="stop a server in good order",
+        description="Stop a server: no new clients, running requests may end, connections are "
+        "closed, or handed to another server first.",
+    )
+    stop.add_argument("--to", default="", metavar="SERVER", help="who gets the connections")
+    stop.add_argument(
+        "--grace",
+        type=float,
+        default=_ITS_GRACE,
+        metavar="SECONDS",
+        help="for running requests (default: the server's own)",
+    )
+    stop.set_defaults(run=_stop)
+
+    workers = commands.add_parser(
+        "workers", help="show a service's workers", description="Show a service's workers."
+    )
+    workers.set_defaults(run=_workers)
+
+    for parser in (reload, stop, workers):
+        parser.add_argument(
+            "server",
+            nargs="?",
+            metavar="SERVER",
+            help=f"{SERVER_HELP} (default: the only service)",
+        )
+        add_cluster_options(parser)
+        add_json_option(parser)
+
+
+def _reload(options: argparse.Namespace, reporter: Reporter) -> int:
+    server = _server(options)
+    if reporter.as_json or not Console().is_terminal:
+
+        def on_step(step: c.ReloadStep) -> None:
+            if step.phase in ("done", "failed"):
+                text = (
+                    f"worker {step.slot}: {step.phase}, pid {step.pid}, {step.moved} connections "
+                    f"moved in {step.seconds:.1f} s: {step.message}"
+                )
+                reporter.event("worker", text, **step_fields(step))
+
+        answer = asyncio.run(_ask_in_steps(server, c.Reload(), on_step))
+    else:
+        answer = _reload_with_bar(server)
+    if not answer.ok:
+        reporter.error(answer.code, answer.message)
+        return 1
+    reporter.event("reloaded", answer.message, message=answer.message)
+    return 0
+
+
+def _reload_with_bar(server: Server) -> c.Answer:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+    ) as bar:
+        tasks: dict[int, Any] = {}
+
+        def on_step(step: c.ReloadStep) -> None:
+            if step.slot not in tasks:
+                tasks[step.slot] = bar.add_task(f"worker {step.slot}", total=None, note="")
+            total = step.moved + step.left or None
+            if step.phase in ("done", "failed"):
+                total = max(1, step.moved)
+            bar.update(
+                tasks[step.slot],
+                completed=total if step.phase == "done" else step.moved,
+                total=total,
+                note=step.phase if step.phase != "moving" else step.message,
+            )
+
+        return asyncio.run(_ask_in_steps(server, c.Reload(), on_step))
+
+
+def _stop(options: argparse.Namespace, reporter: Reporter) -> int:
+    to = ""
+    if options.to:
+        destination = find_server(options.to, options)
+        to = destination.name if destination.is_remote else str(destination.path)
+    command = c.Stop(options.grace, to)
+    answer = asyncio.run(_ask_in_steps(_server(options), command, lambda _step: None))
+    if not answer.ok:
+        reporter.error(answer.code, answer.message)
+        return 1
+    reporter.event("stopped", answer.message, message=answer.message)
+    return 0
+
+
+def _workers(options: argparse.Namespace, reporter: Reporter) -> int:
+    service = _server(options).ask(c.ServiceStatus(), c.Service)
+    if reporter.as_json:
+        fields = msgspec.structs.asdict(service)
+        fields["slots"] = [msgspec.structs.asdict(slot) for slot in service.slots]
+        reporter.value(fields)
+        return 0
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("WORKER", "PID", "STATE", "CONNS", "ACCEPTED", "TOSSED", "RESTARTS", "NOTE"):
+        table.add_column(title, justify="left" if title in ("STATE", "NOTE") else "right")
+    for slot in service.slots:
+        table.add_row(
+            str(slot.slot),
+            str(slot.pid or ""),
+            slot.state,
+            str(slot.connections),
+            str(slot.accepted),
+            str(slot.tossed),
+            str(slot.restarts),
+            slot.message,
+        )
+    console = Console(highlight=False)
+    console.print(f"supervisor {service.pid} at {service.address}")
+    console.print(table)
+    return 0
+
+
+# --- helpers ----------------------------------------------------------------------------------
+
+
+def _server(options: argparse.Namespace) -> Server:
+    if options.server is not None:
+        return find_server(options.server, options)
+    paths = [path for path in user_state.all_control_sockets() if path.stem.isdigit()]
+    if len(paths) != 1:
+        found = ", ".join(map(str, paths)) or "none"
+        raise ConfigurationError(
+            f"expected one service of yours here, found {found}: name it by its port",
+            code="unknown_server",
+        )
+    return find_server(str(paths[0]), options)
+
+
+async def _ask_in_steps(
+    server: Server, command: c.Frame, on_step: Callable[[Any], None]
+) -> c.Answer:
+    channel = await server.connect()
+    frames = read_frames(channel)
+    try:
+        channel.write(c.encode(command))
+        channel.start()
+        while True:
+            frame = await frames.get()
+            if isinstance(frame, c.Answer):
+                return frame
+            on_step(frame)
+    finally:
+        channel.close()

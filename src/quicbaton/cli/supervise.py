@@ -1,0 +1,291 @@
+"""`quicbaton serve --workers N`: several workers on one UDP port, and what keeps them alive."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.cluster import KEYS_FILE
+from quicbaton.asyncio.supervisor.adoption import Found, find_workers, take_sockets
+from quicbaton.asyncio.supervisor.group import Group, inodes
+from quicbaton.asyncio.supervisor.reception import Reception
+from quicbaton.asyncio.supervisor.reload import Reloads
+from quicbaton.asyncio.supervisor.service import ServiceControl
+from quicbaton.asyncio.supervisor.spawn import Spawner
+from quicbaton.asyncio.supervisor.supervisor import Settings, Supervisor
+from quicbaton.asyncio.supervisor.systemd import Systemd
+from quicbaton.cli import user_state
+from quicbaton.cli.addresses import any_address
+from quicbaton.cli.control import find_cluster
+from quicbaton.cli.reporter import Reporter
+from quicbaton.errors import ConfigurationError, QuicbatonError
+from quicbaton.keys.key_ring import KeyRing
+from quicbaton.limits import MAX_WORKERS
+from quicbaton.routing.id_text import usual_ids
+
+_WORKER_MODULE: Final = "quicbaton.cli.worker"
+_DEFAULTS: Final = Settings()
+_KEPT_SOCKET: Final = "socket-"
+
+
+def add_options(parser: Any) -> None:
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help=f"serve with so many processes (1 to {MAX_WORKERS}), which a supervisor keeps alive; "
+        "`quicbaton reload` replaces them",
+    )
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=_DEFAULTS.grace_s,
+        metavar="SECONDS",
+        help="for running requests, when the server stops (default: 10)",
+    )
+    parser.add_argument(
+        "--health-timeout",
+        type=float,
+        default=_DEFAULTS.health_timeout_s,
+        metavar="SECONDS",
+        help="with --workers: for a new worker to become ready (default: 30)",
+    )
+    parser.add_argument(
+        "--silence",
+        type=float,
+        default=_DEFAULTS.silent_s,
+        metavar="SECONDS",
+        help="with --workers: kill one that has not answered for so long (default: 10)",
+    )
+
+
+def run(options: argparse.Namespace, reporter: Reporter) -> int:
+    """Supervise until told to stop."""
+    if not 1 <= options.workers <= MAX_WORKERS:
+        raise ConfigurationError(f"--workers is 1 to {MAX_WORKERS}, got {options.workers}")
+    return asyncio.run(_Service(options, reporter).run())
+
+
+class _Service:
+    """One supervisor process from its options to its end."""
+
+    def __init__(self, options: argparse.Namespace, reporter: Reporter) -> None:
+        self._options = options
+        self._reporter = reporter
+        self._systemd = Systemd(os.environ, os.getpid())
+        self._over = asyncio.Event()
+        self._signals = 0
+        self._lock = -1
+
+    async def run(self) -> int:
+        group, found, control = await self._begin()
+        options = self._options
+        supervisor = Supervisor(
+            group,
+            Spawner(_WORKER_MODULE, options.arguments, group, control),
+            ring=self._ring,
+            settings=Settings(
+                health_timeout_s=options.health_timeout,
+                silent_s=options.silence,
+                takeover_s=options.deadline,
+                grace_s=options.grace,
+            ),
+            say=self._reporter.event,
+            keeper=self._systemd,
+        )
+        reloads = Reloads(supervisor)
+        group.steer(usual_ids(self._ring()))
+        for slot, sock in enumerate(group.sockets):
+            self._systemd.keep(f"{_KEPT_SOCKET}{slot}", sock.fileno())
+        try:
+            service = ServiceControl(
+                supervisor,
+                control,
+                reloads=reloads,
+                on_stop=partial(self._stop_service, supervisor),
+            )
+            cluster = find_cluster(options)
+            reception = None
+            if cluster is not None:
+                reception = Reception(cluster, service.control, supervisor.serving)
+            try:
+                self._handle_signals(supervisor, reloads)
+                await supervisor.start(found)
+                self._report_ready(supervisor, control)
+                self._systemd.ready(f"{len(supervisor.slots)} workers serve {group.address}")
+                supervisor.spawn(self._systemd.keep_alive())
+                await self._over.wait()
+            finally:
+                service.close()
+                if reception is not None:
+                    reception.close()
+        except BaseException:
+            # Nobody would know of the workers; those that were found lived without us before.
+            if not found:
+                supervisor.kill()
+            raise
+        finally:
+            await supervisor.close()
+        self._reporter.event("stopped", "stopped: connections are closed")
+        return 0
+
+    # --- the beginning --------------------------------------------------------------------------
+
+    async def _begin(self) -> tuple[Group, list[Found], Path]:
+        """The sockets: of living workers, of systemd, or new ones."""
+        options = self._options
+        kept, passed = self._systemd.sockets(_KEPT_SOCKET)
+        first = kept or passed[:1]
+        port = int(first[0].getsockname()[1]) if first else options.port
+        control = self._control_path(port)
+        found: list[Found] = []
+        if port:
+            self._be_the_only_one(control)
+            found = await find_workers(control, options.silence)
+        if found:
+            group = await take_sockets(found)
+            # The same open sockets, by other descriptors.
+            for sock in (*kept, *passed):
+                sock.close()
+        elif first:
+            group = Group.complete(first, max(options.workers, len(kept)))
+        else:
+            host = options.host or any_address()
+            group = Group.open(host, port, options.workers)
+        if len(group.sockets) != options.workers:
+            count = len(group.sockets)
+            group.close()
+            raise ConfigurationError(
+                f"the port has {count} workers' sockets, whose number must not change while any "
+                f"lives: start with --workers {count}, or stop the service first",
+                code="workers_differ",
+            )
+        if not port:
+            control = self._control_path(group.port)
+            self._be_the_only_one(control)
+        return group, found, control
+
+    def _be_the_only_one(self, control: Path) -> None:
+        """Take a lock that ends with this process, however it ends."""
+        control.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = control.with_suffix(".lock")
+        self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"a supervisor has the service at {control} already: `quicbaton reload` replaces "
+                "its workers, `quicbaton stop` ends it",
+                code="supervised",
+            ) from None
+
+    def _control_path(self, port: int) -> Path:
+        if self._options.control is not None:
+            return Path(self._options.control).absolute()
+        return user_state.runtime_folder() / f"{port}.sock"
+
+    def _ring(self) -> KeyRing:
+        """The cluster keys as they are now."""
+        cluster = find_cluster(self._options)
+        keys = self._options.keys
+        if keys is None and cluster is not None:
+            keys = cluster.folder / KEYS_FILE
+        return user_state.load_keys(keys)
+
+    # --- signals --------------------------------------------------------------------------------
+
+    def _handle_signals(self, supervisor: Supervisor, reloads: Reloads) -> None:
+        loop = asyncio.get_running_loop()
+
+        def on_stop() -> None:
+            self._signals += 1
+            if self._signals > 1:
+                supervisor.kill()
+            else:
+                supervisor.spawn(self._stop_service(supervisor, self._options.grace, ""))
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, on_stop)
+        loop.add_signal_handler(
+            signal.SIGHUP, lambda: supervisor.spawn(self._reload_by_signal(reloads))
+        )
+
+    async def _stop_service(self, supervisor: Supervisor, grace_s: float, to: str) -> None:
+        self._systemd.stopping()
+        self._reporter.event("stopping", "no new clients; running requests end")
+        await supervisor.stop(grace_s, to)
+        # Whoever asked is answered first.
+        asyncio.get_running_loop().call_later(0.05, self._over.set)
+
+    async def _reload_by_signal(self, reloads: Reloads) -> None:
+        self._systemd.reloading()
+
+        def on_step(step: c.ReloadStep) -> None:
+            if step.phase in ("done", "failed"):
+                text = f"worker {step.slot}: {step.phase}, {step.message}"
+                self._reporter.event("reload_step", text, **step_fields(step))
+
+        try:
+            answer = await reloads.run(on_step)
+        except QuicbatonError as error:
+            answer = c.Answer(False, error.code, str(error))
+        self._reporter.event(
+            "reloaded" if answer.ok else "reload_failed",
+            answer.message,
+            ok=answer.ok,
+            code=answer.code,
+            message=answer.message,
+        )
+        self._systemd.ready(answer.message)
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _report_ready(self, supervisor: Supervisor, control: Path) -> None:
+        group = supervisor.group
+        what = self._options.app or self._options.folder
+        trust = self._options.cert
+        lines = [
+            f"serving {what} at https://localhost:{group.port}/ over HTTP/3 (UDP) with "
+            f"{len(supervisor.slots)} workers"
+        ]
+        if trust is None:
+            trust = user_state.local_certificate(self._options.host).certificate
+            lines += [
+                f"  certificate  {trust} (made for this machine; trust it like this:)",
+                f"               curl --http3-only --cacert {trust} https://localhost:{group.port}/",
+            ]
+        lines.append(f"  control      {control}")
+        if not group.steered:
+            lines.append("  steering     by the workers: this kernel cannot be told")
+        self._reporter.event(
+            "ready",
+            "\n".join(lines),
+            port=group.port,
+            control=str(control),
+            certificate=str(trust),
+            pid=os.getpid(),
+            workers=len(supervisor.slots),
+            steered=group.steered,
+            sockets=inodes(group.sockets),
+        )
+
+
+def step_fields(step: c.ReloadStep) -> dict[str, Any]:
+    """For programs."""
+    return {
+        "worker": step.slot,
+        "phase": step.phase,
+        "pid": step.pid,
+        "moved": step.moved,
+        "left": step.left,
+        "cut": step.cut,
+        "seconds": round(step.seconds, 3),
+        "message": step.message,
+    }

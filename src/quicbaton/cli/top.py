@@ -1,0 +1,238 @@
+"""`quicbaton top`: nodes and workers, live."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Mapping, Sequence
+from time import monotonic
+from typing import Any, NamedTuple
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.cli import user_state
+from quicbaton.cli.control import (
+    SERVER_HELP,
+    Server,
+    add_cluster_options,
+    find_cluster,
+    find_servers,
+    local_servers,
+)
+from quicbaton.cli.fleet import all_workers, ask_all
+from quicbaton.cli.reporter import Reporter, add_json_option
+from quicbaton.errors import ConfigurationError, QuicbatonError
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "top",
+        help="watch nodes and workers",
+        description="Watch workers: connections, handoffs a second, blackout. Ends with Ctrl-C.",
+    )
+    parser.add_argument(
+        "server",
+        nargs="*",
+        metavar="SERVER",
+        help=f"{SERVER_HELP} (default: all of yours on this host, or all nodes of --cluster)",
+    )
+    parser.add_argument(
+        "--interval", type=float, default=1.0, metavar="SECONDS", help="between looks (1)"
+    )
+    parser.add_argument("--count", type=int, default=0, metavar="N", help="end after N looks")
+    add_cluster_options(parser)
+    add_json_option(parser)
+    parser.set_defaults(run=run)
+
+
+class Look(NamedTuple):
+    """What all workers said at one time."""
+
+    at_s: float
+    figures: dict[str, c.Figures]
+
+
+class Line(NamedTuple):
+    """One worker between two looks. Rates are per second."""
+
+    worker: str
+    state: str
+    connections: int
+    sleeping: int
+    handshakes: int
+    given: float
+    resumed: float
+    kept: float
+    blackout_p50_us: int | None
+    blackout_p99_us: int | None
+    strays: float
+    tossed: float
+    received: float
+    sent: float
+
+
+def run(options: argparse.Namespace, reporter: Reporter) -> int:
+    if options.interval <= 0:
+        raise ConfigurationError("--interval takes a number of seconds above 0")
+    servers = _servers(options)
+    if not servers:
+        raise ConfigurationError(
+            "no server of yours runs on this host: name one, or give --cluster",
+            code="unknown_server",
+        )
+    asyncio.run(_watch(servers, options, reporter))
+    return 0
+
+
+def lines_between(before: Look, after: Look) -> list[Line]:
+    """What happened from one look to the next, worker by worker, in the order of their names."""
+    return [
+        _line(name, before.figures.get(name), figures, max(1e-9, after.at_s - before.at_s))
+        for name, figures in sorted(after.figures.items())
+    ]
+
+
+def percentile_us(counts: Sequence[int], share: float) -> int | None:
+    """The upper bound of the histogram's bucket that has the percentile; None without samples."""
+    total = sum(counts)
+    if not total:
+        return None
+    seen = 0
+    bounds = (*c.BLACKOUT_BUCKETS_US, c.BLACKOUT_BUCKETS_US[-1])
+    for bound, count in zip(bounds, counts, strict=True):
+        seen += count
+        if seen >= total * share:
+            return bound
+    return None
+
+
+# --- helpers ----------------------------------------------------------------------------------
+
+
+def _servers(options: argparse.Namespace) -> list[Server]:
+    if options.server:
+        return [server for text in options.server for server in find_servers(text, options)]
+    local = local_servers(user_state.all_control_sockets())
+    if options.cluster is None:
+        return local
+    cluster = find_cluster(options)
+    return [] if cluster is None else [Server(None, name, cluster) for name in cluster.nodes]
+
+
+async def _watch(
+    servers: Sequence[Server], options: argparse.Namespace, reporter: Reporter
+) -> None:
+    looks = 0
+    before = await _look(servers)
+    with Live(console=Console(), auto_refresh=False, screen=False) as live:
+        if reporter.as_json:
+            live.stop()
+        while not options.count or looks < options.count:
+            await asyncio.sleep(options.interval)
+            after = await _look(servers)
+            lines = lines_between(before, after)
+            if reporter.as_json:
+                reporter.value({"workers": [line._asdict() for line in lines]})
+            else:
+                live.update(_picture(lines), refresh=True)
+            before = after
+            looks += 1
+
+
+async def _look(servers: Sequence[Server]) -> Look:
+    """Workers come and go: who they are is asked anew every time."""
+    reachable = [workers for server in servers if (workers := await _workers(server))]
+    workers = [worker for each in reachable for worker in each]
+    answers = await ask_all(workers, c.ReadFigures(), c.Figures)
+    return Look(monotonic(), {server.name: figures for server, figures in answers})
+
+
+async def _workers(server: Server) -> list[Server]:
+    try:
+        return await all_workers([server])
+    except QuicbatonError:
+        return []
+
+
+def _line(name: str, before: c.Figures | None, after: c.Figures, seconds: float) -> Line:
+    if before is not None and before.pid != after.pid:
+        # Another process in the same slot: its counters began with it.
+        before = None
+
+    def rate(values: Mapping[str, int], earlier: Mapping[str, int], key: str) -> float:
+        return round((values.get(key, 0) - earlier.get(key, 0)) / seconds, 1)
+
+    counters = {} if before is None else before.counters
+    handoffs = _by_outcome(after.handoffs)
+    earlier = {} if before is None else _by_outcome(before.handoffs)
+    blackouts = [
+        count - (0 if before is None else before.blackouts[place])
+        for place, count in enumerate(after.blackouts)
+    ]
+    return Line(
+        worker=name,
+        state="draining" if after.draining else "serving",
+        connections=after.gauges.get("connections", 0),
+        sleeping=after.gauges.get("sleeping", 0),
+        handshakes=after.gauges.get("handshakes", 0),
+        given=rate(handoffs, earlier, "given"),
+        resumed=rate(handoffs, earlier, "resumed"),
+        kept=rate(handoffs, earlier, "kept"),
+        blackout_p50_us=percentile_us(blackouts, 0.5),
+        blackout_p99_us=percentile_us(blackouts, 0.99),
+        strays=rate(after.counters, counters, "strays"),
+        tossed=rate(after.counters, counters, "tossed"),
+        received=rate(after.counters, counters, "datagrams_received"),
+        sent=rate(after.counters, counters, "datagrams_sent"),
+    )
+
+
+def _by_outcome(handoffs: Mapping[str, int]) -> dict[str, int]:
+    """Summed over the reasons."""
+    sums: dict[str, int] = {}
+    for outcome, count in handoffs.items():
+        what = outcome.partition(" ")[0]
+        sums[what] = sums.get(what, 0) + count
+    return sums
+
+
+_COLUMNS = (
+    "WORKER",
+    "STATE",
+    "CONNS",
+    "ASLEEP",
+    "SHAKING",
+    "OUT/S",
+    "IN/S",
+    "KEPT/S",
+    "BLACKOUT P50",
+    "P99",
+    "STRAYS/S",
+    "TOSSED/S",
+    "RX/S",
+    "TX/S",
+)
+
+
+def _picture(lines: Sequence[Line]) -> RenderableType:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for place, title in enumerate(_COLUMNS):
+        table.add_column(title, justify="left" if place < 2 else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*(_cell(title, value) for title, value in zip(_COLUMNS, line, strict=True)))
+    connections = sum(line.connections for line in lines)
+    moved = sum(line.resumed for line in lines)
+    head = f"{connections:,} connections in {len(lines)} workers, {moved:,.1f} handoffs/s"
+    return Group(Text(head), table)
+
+
+def _cell(title: str, value: object) -> str:
+    if value is None:
+        return "–"
+    if title in ("BLACKOUT P50", "P99"):
+        return f"≤{value:,} µs"
+    return f"{value:,}" if isinstance(value, (int, float)) else str(value)

@@ -1,0 +1,214 @@
+"""Flow control of relayed streams: how many bytes of one direction may be under way on a link.
+
+A relayed stream's request still runs at the handoff's source, while its transport is at the new
+owner. Each direction has a `Sending` end, which has the bytes, and a `Receiving` end:
+
+    client's bytes     new owner: Sending ══ StreamBytes ══► source: Receiving ─► application
+                                          ◄═ StreamCredit ═
+    the application's  source: Sending    ══ StreamBytes ══► new owner: Receiving ─► transport
+                                          ◄═ StreamCredit ═
+
+The receiving end gives credit for what has left its hands. The sending end never has more than a
+window of uncredited bytes under way and keeps the rest; so no link fills, and neither process can
+make the other hold more than a window. Where it keeps something it is full, and whoever fills it
+is told to wait: the application by `is_congested`, the client by flow control (RFC 9000 §4.1).
+
+The end of a direction, by FIN or reset, counts as one byte. A sending end that is `settled` thus
+knows that the other side has everything, and its process may go.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from quicbaton.errors import PeerError
+from quicbaton.limits import RELAY_WINDOW_BYTES
+
+#: Bytes, and whether they are the stream's last.
+Piece = tuple[bytes, bool]
+
+
+class Sending:
+    """The end that has the bytes. Until `open` it keeps everything.
+
+    `uncredited_bytes` are those that the other side had already when the relay began.
+    """
+
+    def __init__(
+        self, uncredited_bytes: int = 0, *, window_bytes: int = RELAY_WINDOW_BYTES
+    ) -> None:
+        self._window_bytes = window_bytes
+        self._uncredited_bytes = uncredited_bytes
+        self._is_open = False
+        self._is_abandoned = False
+        self._kept: deque[memoryview] = deque()
+        self._kept_bytes = 0
+        self._fin_kept = False
+        self._reset_kept = False
+        #: Nothing can be written any more.
+        self.ended = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Sending uncredited={self._uncredited_bytes} kept={self._kept_bytes}"
+            f"{' ended' if self.ended else ''}>"
+        )
+
+    @property
+    def is_full(self) -> bool:
+        """Whoever writes should wait until `has_room`."""
+        return self._uncredited_bytes + self._kept_bytes >= self._window_bytes
+
+    @property
+    def has_room(self) -> bool:
+        return self._uncredited_bytes + self._kept_bytes <= self._window_bytes // 2
+
+    @property
+    def drained(self) -> bool:
+        """It has ended, and everything was sent."""
+        return self.ended and not self._kept and not self._fin_kept
+
+    @property
+    def settled(self) -> bool:
+        """It has ended, and the other side has everything."""
+        return self.drained and not self._uncredited_bytes
+
+    def open(self) -> list[Piece]:
+        """The link is there: what to send at once."""
+        self._is_open = True
+        self._uncredited_bytes += self._reset_kept
+        return self._take()
+
+    def write(self, data: bytes, fin: bool) -> list[Piece]:
+        """Take in bytes of a direction that has not ended; what of it all to send now."""
+        assert not self.ended
+        if data:
+            self._kept.append(memoryview(data))
+            self._kept_bytes += len(data)
+        self.ended = self._fin_kept = fin
+        return self._take()
+
+    def reset(self) -> None:
+        """What is kept will not be sent, but a reset."""
+        fin_was_sent = self.drained
+        self._drop()
+        if self._is_open:
+            self._uncredited_bytes += not fin_was_sent
+        else:
+            self._reset_kept = True
+
+    def abandon(self) -> None:
+        """The other side wants no more: nothing is sent, whatever credit still comes."""
+        self._drop()
+        self._is_abandoned = True
+        self._uncredited_bytes = 0
+
+    def credit(self, size_bytes: int) -> list[Piece]:
+        """The other side has let go of so much: what to send now.
+
+        PeerError when it never had so much.
+        """
+        if self._is_abandoned:
+            return []
+        if size_bytes > self._uncredited_bytes:
+            raise PeerError(
+                f"credit for {size_bytes} bytes of a relayed stream, of which "
+                f"{self._uncredited_bytes} were sent",
+                code="relay_credit",
+            )
+        self._uncredited_bytes -= size_bytes
+        return self._take()
+
+    def unsent(self) -> Iterable[Piece]:
+        """What is kept, for somebody else to send."""
+        for data in self._kept:
+            yield bytes(data), False
+        if self._fin_kept:
+            yield b"", True
+
+    def _drop(self) -> None:
+        self._kept.clear()
+        self._kept_bytes = 0
+        self._fin_kept = False
+        self.ended = True
+
+    def _take(self) -> list[Piece]:
+        pieces: list[Piece] = []
+        if not self._is_open:
+            return pieces
+        while self._kept and self._uncredited_bytes < self._window_bytes:
+            data = self._kept.popleft()
+            room = self._window_bytes - self._uncredited_bytes
+            if len(data) > room:
+                self._kept.appendleft(data[room:])
+                data = data[:room]
+            self._kept_bytes -= len(data)
+            self._uncredited_bytes += len(data)
+            pieces.append((bytes(data), False))
+        if self._fin_kept and not self._kept:
+            self._fin_kept = False
+            self._uncredited_bytes += 1
+            pieces.append((pieces.pop()[0] if pieces else b"", True))
+        return pieces
+
+
+class Receiving:
+    """The end that gets the bytes. `withheld_bytes` are those that it had when the relay began."""
+
+    def __init__(self, withheld_bytes: int = 0, *, window_bytes: int = RELAY_WINDOW_BYTES) -> None:
+        # Small credits are gathered: one for a quarter of the window will do.
+        self._batch_bytes = window_bytes // 4
+        # A FIN or a reset may always come.
+        self._limit_bytes = max(window_bytes, withheld_bytes) + 1
+        self._uncredited_bytes = withheld_bytes
+        self._released_bytes = 0
+        self._is_abandoned = False
+        #: Nothing that matters comes any more.
+        self.ended = False
+
+    def __repr__(self) -> str:
+        return f"<Receiving uncredited={self._uncredited_bytes}{' ended' if self.ended else ''}>"
+
+    def receive(self, size_bytes: int, end: bool) -> bool:
+        """So much came; `end` by FIN or reset. False when nobody wants it.
+
+        PeerError when it may not come.
+        """
+        if self._is_abandoned:
+            return False
+        if self.ended:
+            raise PeerError("a relayed stream goes on after its end", code="relay_ended")
+        self.ended = end
+        self._uncredited_bytes += size_bytes + end
+        if self._uncredited_bytes > self._limit_bytes:
+            raise PeerError(
+                f"{self._uncredited_bytes} bytes of a relayed stream came without credit, the "
+                f"window is {self._limit_bytes - 1}",
+                code="relay_window",
+            )
+        return True
+
+    def release(self, size_bytes: int) -> int:
+        """So much has left our hands: the credit to give now, possibly 0."""
+        self._released_bytes += size_bytes
+        return self._give()
+
+    def release_all(self) -> int:
+        """Everything has left our hands: the credit to give now, possibly 0."""
+        self._released_bytes = self._uncredited_bytes
+        return self._give()
+
+    def abandon(self) -> None:
+        """We want no more: what still comes is nothing."""
+        self.ended = self._is_abandoned = True
+        self._uncredited_bytes = self._released_bytes = 0
+
+    def _give(self) -> int:
+        credit = self._released_bytes
+        if credit < self._batch_bytes and not self.ended:
+            return 0
+        assert credit <= self._uncredited_bytes
+        self._uncredited_bytes -= credit
+        self._released_bytes = 0
+        return credit

@@ -1,0 +1,64 @@
+"""Whether a connection has nothing to do: then its state alone is enough of it.
+
+A connection may sleep when only the peer or a distant deadline can give it something to do. It is
+then put away as plain data and woken by its next datagram or deadline, by the same owner in the
+same process: nothing is handed over, so no packet number is skipped, no ID replaced and no RTT
+sample refused. To the peer there is no difference.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from quicbaton.limits import MIN_SLEEP_S
+from quicbaton.transport.sender import Sender
+from quicbaton.transport.state import NEVER, ConnectionState
+from quicbaton.transport.timers import Timers
+
+
+class Resting(NamedTuple):
+    """What a connection is while it sleeps. `origin_s` is the caller's clock at connection time
+    zero, `wake_at_s` the next deadline on it; None: only a datagram wakes it."""
+
+    state: ConnectionState
+    origin_s: float
+    wake_at_s: float | None
+
+
+def unrest(  # noqa: PLR0911 - a list of reasons, one return each
+    state: ConnectionState, sender: Sender, timers: Timers, now_us: int
+) -> str:
+    """Why the connection cannot sleep; empty when it can."""
+    if state.closing is not None or state.closed:
+        return "closing"
+    if state.events:
+        return "undelivered_events"
+    if state.recovery.sent:
+        return "in_flight"
+    if state.numbers.ack_at_us != NEVER:
+        return "ack_owed"
+    if sender.blocked or sender.has_due():
+        return "unsent"
+    if _is_buffering(state):
+        return "buffered_bytes"
+    if any(local.sequence < state.ids.local_retire_prior_to for local in state.ids.local):
+        return "cutover_pending"
+    if any(path.challenge_at_us != NEVER or path.responses for path in state.paths):
+        return "path_validation"
+    if NEVER < timers.next_us() < now_us + MIN_SLEEP_S * 1_000_000:
+        return "timer"
+    return ""
+
+
+def quiet_us(state: ConnectionState, now_us: int) -> int:
+    """Time since anything was received, or sent that asks for an answer."""
+    return now_us - max(state.idle_from_us, state.recovery.last_eliciting_at_us)
+
+
+def _is_buffering(state: ConnectionState) -> bool:
+    for stream in state.streams.values():
+        if stream.send is not None and stream.send.end > stream.send.base:
+            return True
+        if stream.receive is not None and stream.receive.segments:
+            return True
+    return False

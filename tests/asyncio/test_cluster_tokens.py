@@ -1,0 +1,221 @@
+"""What one process gives a client and another, which shares nothing but the ring, takes back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import Any
+
+import aioquic.asyncio
+import pytest
+from aioquic.quic.connection import QuicConnection
+from aioquic.tls import SessionTicket
+from loopback import (
+    AioquicHttpClient,
+    FileServer,
+    body_of,
+    client_configuration,
+    run,
+    server_configuration,
+)
+
+from quicbaton.asyncio import QuicServer, serve
+from quicbaton.asyncio.endpoint import endpoint as endpoints
+from quicbaton.asyncio.endpoint.udp import open_udp
+from quicbaton.asyncio.server import make_endpoint
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.keys.cluster_key import ClusterKey
+from quicbaton.keys.key_ring import KeyRing
+from quicbaton.keys.spent import SpentTokens
+from quicbaton.routing.id_text import parse_ids
+
+OLD = ClusterKey(b"\x00old", os.urandom(32))
+NEW = ClusterKey(b"\x01new", os.urandom(32))
+
+
+async def start(certificate: CertificateFiles, ring: KeyRing | None, **options: Any) -> QuicServer:
+    """A process of its own, as far as this goes."""
+    return await serve(
+        "127.0.0.1",
+        0,
+        configuration=server_configuration(certificate),
+        create_protocol=FileServer,
+        ring=ring,
+        **options,
+    )
+
+
+class Client:
+    """A client that remembers what servers give it."""
+
+    def __init__(self, certificate: CertificateFiles) -> None:
+        self._certificate = certificate
+        self.tickets: asyncio.Queue[SessionTicket] = asyncio.Queue()
+        self.tokens: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def visit(
+        self, server: QuicServer, ticket: SessionTicket | None = None, token: bytes = b""
+    ) -> tuple[bool, bool]:
+        """Fetch something; whether the session was resumed, and early data accepted."""
+        configuration = client_configuration(self._certificate, session_ticket=ticket, token=token)
+        async with aioquic.asyncio.connect(
+            "127.0.0.1",
+            server.port,
+            configuration=configuration,
+            create_protocol=AioquicHttpClient,
+            session_ticket_handler=self.tickets.put_nowait,
+            token_handler=self.tokens.put_nowait,
+            wait_connected=ticket is None,
+        ) as client:
+            assert await client.get(1000) == body_of(1000)
+            tls = client._quic.tls
+            return tls.session_resumed, tls.early_data_accepted
+
+
+@pytest.mark.parametrize("ring", [KeyRing(OLD), KeyRing(OLD).rotate(NEW)])
+def test_session_of_one_process_resumes_at_another(
+    ring: KeyRing, certificate: CertificateFiles
+) -> None:
+    async def main() -> None:
+        first, second = await start(certificate, KeyRing(OLD)), await start(certificate, ring)
+        client = Client(certificate)
+        assert await client.visit(first) == (False, False)
+        assert await client.visit(second, await client.tickets.get()) == (True, False)
+        assert second.endpoint.early_data.startswith("off")
+        first.close()
+        second.close()
+
+    run(main)
+
+
+def test_ticket_under_a_key_that_was_dropped_leads_to_a_full_handshake(
+    certificate: CertificateFiles,
+) -> None:
+    async def main() -> None:
+        first = await start(certificate, KeyRing(OLD))
+        second = await start(certificate, KeyRing(NEW))
+        client = Client(certificate)
+        await client.visit(first)
+        assert await client.visit(second, await client.tickets.get()) == (False, False)
+        first.close()
+        second.close()
+
+    run(main)
+
+
+def test_lone_process_with_a_fresh_key_accepts_early_data_once(
+    certificate: CertificateFiles,
+) -> None:
+    async def main() -> None:
+        server = await start(certificate, None)
+        assert server.endpoint.early_data == "single use, counted by this process"
+        client = Client(certificate)
+        await client.visit(server)
+        ticket = await client.tickets.get()
+        assert await client.visit(server, ticket) == (True, True)
+        assert await client.visit(server, ticket) == (True, False)
+        server.close()
+
+    run(main)
+
+
+def test_processes_that_share_a_guard_accept_early_data_once_between_them(
+    certificate: CertificateFiles,
+) -> None:
+    async def main() -> None:
+        guard = SpentTokens()
+        guard.scope = "the cluster"
+        servers = []
+        for worker in range(2):
+            endpoint = make_endpoint(
+                open_udp("127.0.0.1", 0),
+                ring=KeyRing(OLD),
+                worker=worker,
+                early_data=True,
+                replay_guard=guard,
+                configuration=server_configuration(certificate),
+                create_protocol=FileServer,
+            )
+            endpoint.start()
+            assert endpoint.early_data == "single use, counted by the cluster"
+            servers.append(QuicServer(endpoint))
+        client = Client(certificate)
+        await client.visit(servers[0])
+        ticket = await client.tickets.get()
+        assert await client.visit(servers[1], ticket) == (True, True)
+        assert await client.visit(servers[0], ticket) == (True, False)
+        for server in servers:
+            server.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("ring", [KeyRing(OLD), KeyRing(OLD).rotate(NEW)])
+def test_address_token_of_one_process_saves_the_round_trip_at_another(
+    ring: KeyRing, certificate: CertificateFiles
+) -> None:
+    async def main() -> None:
+        first = await start(certificate, KeyRing(OLD), retry=True)
+        second = await start(certificate, ring, retry=True)
+        client = Client(certificate)
+        await client.visit(first)
+        await client.visit(second, token=await client.tokens.get())
+        assert (first.endpoint.counters["retry"], second.endpoint.counters["retry"]) == (1, 0)
+        first.close()
+        second.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("form", ["encrypted", "aws-nlb", "encrypted:nonce=13,node=2"])
+def test_connection_ids_of_every_form_carry_a_connection(
+    form: str, certificate: CertificateFiles
+) -> None:
+    async def main() -> None:
+        ring = KeyRing(NEW, [OLD])
+        endpoint = make_endpoint(
+            open_udp("127.0.0.1", 0),
+            ring=ring,
+            ids=parse_ids(form, ring),
+            node=7,
+            configuration=server_configuration(certificate),
+            create_protocol=FileServer,
+        )
+        endpoint.start()
+        server = QuicServer(endpoint)
+        client = Client(certificate)
+        assert await client.visit(server) == (False, False)
+        assert await client.visit(server, await client.tickets.get()) == (True, False)
+        server.close()
+
+    run(main)
+
+
+def test_flood_of_initials_is_bounded_and_real_clients_get_in(
+    certificate: CertificateFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each Initial has an ID of its own and would be a handshake of 45 KB. From the first limit on
+    # only those that answer a Retry get one; an attacker with a false address cannot.
+    monkeypatch.setattr(endpoints, "RETRY_FROM_HANDSHAKES", 4)
+    monkeypatch.setattr(endpoints, "MAX_HANDSHAKES", 8)
+
+    async def main() -> None:
+        server = await start(certificate, KeyRing(OLD))
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as attacker:
+            for _ in range(200):
+                configuration = client_configuration(certificate, server_name="localhost")
+                quic = QuicConnection(configuration=configuration)
+                quic.connect(("127.0.0.1", server.port), now=loop.time())
+                for data, address in quic.datagrams_to_send(loop.time()):
+                    attacker.sendto(data, address)
+            endpoint = server.endpoint
+            while endpoint.counters["retry"] < 196:
+                await asyncio.sleep(0)
+            assert len(endpoint.handshakes) == 4
+            assert len(endpoint.table.owners) == 8  # two IDs for each
+            await Client(certificate).visit(server)
+        server.close()
+
+    run(main)

@@ -1,0 +1,86 @@
+"""Servers named by cluster, port or socket: the same commands wherever they are."""
+
+import stat
+from pathlib import Path
+
+import pytest
+from cluster_folder import make_cluster
+from command_line import Home, Server, until
+from test_moving import begin, finish
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture
+def cluster(home: Home) -> Path:
+    folder = make_cluster(home.path / "cluster", "a", "b")
+    home.environment["QUICBATON_CLUSTER"] = str(folder)
+    return folder
+
+
+def node(home: Home, name: str) -> Server:
+    return home.serve("--node-name", name)
+
+
+def test_ps_finds_servers_by_whatever_names_them(home: Home, cluster: Path) -> None:
+    first, second = node(home, "a"), node(home, "b")
+    for name, server in (
+        ("a", first),
+        ("a/0", first),
+        ("b", second),
+        (str(second.port), second),
+        (second.control, second),
+    ):
+        assert home.json("ps", name)["pid"] == server.pid
+    everybody = home.run("ps").stdout
+    for server in (first, second):
+        assert f"pid {server.pid} " in everybody
+    second.stop()
+    gone = home.run("ps", "b")
+    assert gone.returncode == 1
+    assert "cannot reach b at 127.0.0.1" in gone.stderr
+    assert "no server of yours" in home.run("ps", str(second.port)).stderr
+    assert "no socket" in home.run("ps", "c/0").stderr
+    assert str(cluster) in home.run("ps", "c/0").stderr
+
+
+def test_a_connection_is_saved_here_and_resumed_by_name(home: Home, cluster: Path) -> None:
+    first = node(home, "a")
+    other = home.serve("--join", first.control, "--node-name", "a")
+    content, client, connection, (owner, _) = begin(home, first, other)
+    names = {first: ("a/0", "a/1"), other: ("a/1", "a/0")}[owner]
+    baton = home.path / "connection.baton"
+    home.json("save", names[0], connection, baton)
+    assert stat.S_IMODE(baton.stat().st_mode) == 0o600
+    assert home.json("inspect", baton)["header"]["source"] == names[0]
+    home.json("resume", baton, "--to", names[1])
+    (info,) = home.json("ps", names[1])["connections"]
+    assert info["connection"] == connection
+    assert "once" in home.run("resume", baton, "--to", names[1]).stderr
+
+    def look() -> bool:
+        return home.run("handoff", names[1], connection, "--to", names[0]).returncode == 0
+
+    assert until(look, bool)
+    finish(client, content)
+
+
+def test_a_port_stands_for_all_that_serve_there(home: Home) -> None:
+    first = home.serve()
+    other = home.serve("--join", first.control)
+    content, client, connection, (owner, idle) = begin(home, first, other)
+    shown = home.run("ps", str(first.port)).stdout
+    assert f"pid {first.pid} " in shown
+    assert f"pid {other.pid} " in shown
+    home.json("handoff", str(first.port), connection, "--to", idle.control)
+    assert idle.wait_for("resumed")["connection"] == connection
+    ambiguous = home.run("handoff", owner.control, connection, "--to", str(first.port))
+    assert "2 processes serve" in ambiguous.stderr
+    finish(client, content)
+
+
+def test_a_local_name_is_not_for_another_host(home: Home, cluster: Path) -> None:
+    first = node(home, "a")
+    refused = home.run("handoff", "a", "00", "--to", first.control)
+    assert refused.returncode == 1
+    assert "NODE/WORKER" in refused.stderr

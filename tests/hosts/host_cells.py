@@ -1,0 +1,213 @@
+"""One handoff from host to host under a running download, with one fault at one point.
+
+    source, destination: KILL, or STOP and go on, before or after the other side's deadline
+    servers, client: the network between them, or between client and source, is CUT and mended,
+        before or after every deadline
+
+Whoever passes the point raises the signal, on itself or on the other. A cut is exact, too: the
+process that passes the point stops, the network is cut, and the process goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Literal, Self
+
+from cells import RATE, SIZE, STEPS, ending
+from harness import SHORT_WAITS, Curl, Server
+from lossy_link import CLEAR, Condition
+from sites import CUT, Site, hand_over, two_hosts
+from wire import Verdict
+
+from quicbaton.asyncio.failpoints import SOURCE_POINTS
+from quicbaton.cli.certificate import CertificateFiles
+
+Victim = Literal["source", "destination", "servers", "client"]
+Fault = Literal["KILL", "STOP", "STOP long", "CUT", "CUT long"]
+FAULTS: tuple[tuple[Victim, Fault], ...] = (
+    ("source", "KILL"),
+    ("source", "STOP"),
+    ("source", "STOP long"),
+    ("destination", "KILL"),
+    ("destination", "STOP"),
+    ("destination", "STOP long"),
+    ("servers", "CUT"),
+    ("servers", "CUT long"),
+    ("client", "CUT"),
+)
+#: The client of a long fault is to be there when it is over.
+_SLOW_RATE = 190_000
+_BEGIN_AT = 40_000
+_SHORT_S = 0.05
+#: Above every wait for the other side but the one for strays.
+_LONG_S = 1.3
+#: A short fault that a busy machine made longer proves nothing of deadlines.
+STILL_SHORT_S = 0.25
+#: Nobody can tell whether a host beyond a partition lives. Its clients find out by themselves.
+_CLIENT_TIMEOUT_S = 8.0
+
+
+@dataclass(frozen=True)
+class HostCell:
+    """A point, a victim and a fault."""
+
+    step: str
+    victim: Victim
+    fault: Fault
+
+    def __str__(self) -> str:
+        return f"{self.step}-{self.victim}-{self.fault.replace(' ', '_')}"
+
+    @property
+    def at_source(self) -> bool:
+        return self.step in SOURCE_POINTS
+
+    @property
+    def survives(self) -> bool:
+        """Whether the connection must outlive the fault."""
+        at = STEPS.index(self.step)
+        if self.fault == "KILL":
+            # The source has it until it commits; once COMMITTED is out the destination does.
+            if self.victim == "source":
+                return at > STEPS.index("after_committed")
+            return at < STEPS.index("after_ready")
+        return "long" not in self.fault
+
+    @property
+    def may_be_lost(self) -> bool:
+        """Whether the owner may be gone without anybody who could tell the client."""
+        return self.fault == "KILL" or "long" in self.fault
+
+
+@dataclass
+class HostOutcome:
+    """How a cell's client ended, and what the wire showed."""
+
+    client: str  # whole, reset, closed, lost; or what must not be
+    error: str
+    verdict: Verdict
+    fault_s: float
+    handed_on: bool  # after the fault the owner handed the connection on once more
+
+
+CELLS = [HostCell(step, victim, fault) for step in STEPS for victim, fault in FAULTS]
+
+
+class Sites:
+    """Several pairs of hosts, each for one cell at a time."""
+
+    def __init__(self, folder: Path, certificate: CertificateFiles, seed: str, count: int) -> None:
+        self._folder = folder
+        self._certificate = certificate
+        self._seed = seed
+        self._count = count
+        self._free: asyncio.Queue[Site] = asyncio.Queue()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        for number in range(self._count):
+            folder = self._folder / f"{number}"
+            folder.mkdir()
+            site = two_hosts(folder, f"{self._seed}/{number}", self._certificate, shared=True)
+            self._free.put_nowait(await self._stack.enter_async_context(site))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[Site]:
+        """A pair on which nothing runs."""
+        site = await self._free.get()
+        try:
+            await site.network.forget()
+            yield site
+        finally:
+            for world in site.worlds.values():
+                for server in world.servers:
+                    if server.alive:
+                        server.signal(signal.SIGKILL)
+                        await server.gone()
+                world.servers.clear()
+            await site.between_servers(CLEAR)
+            await site.between_client_and("a", CLEAR)
+            self._free.put_nowait(site)
+
+
+async def run_host_cell(sites: Sites, cell: HostCell) -> HostOutcome:
+    """Download, hand over, fail; see how the client ends."""
+    async with sites.one() as site:
+        return await _run(site, cell)
+
+
+async def _run(site: Site, cell: HostCell) -> HostOutcome:
+    victims = site.cluster / f"{cell}.victim"
+    action = "KILL" if cell.fault == "KILL" else "STOP"
+    spec = f"{cell.step}:{action}"
+    if cell.victim == ("destination" if cell.at_source else "source"):
+        spec += f":{victims}"
+    source = await site.start("a", waits=SHORT_WAITS, failpoint=spec if cell.at_source else "")
+    destination = await site.start("b", waits=SHORT_WAITS, failpoint="" if cell.at_source else spec)
+    keylogs = [Path(one.options.keylog) for one in (source, destination)]
+    rate = _SLOW_RATE if "long" in cell.fault else RATE
+    async with site.curl("a", SIZE, rate=rate, timeout_s=_CLIENT_TIMEOUT_S) as curl:
+        connection = await source.the_connection()
+        await curl.received(_BEGIN_AT)
+        if cell.victim in ("source", "destination"):
+            victim = source if cell.victim == "source" else destination
+        else:
+            victim = source if cell.at_source else destination
+        victims.write_text(str(victim.pid))
+        command = asyncio.create_task(hand_over(source, connection, "b/0"))
+        fault_s = await _strike(site, cell, victim)
+        await command
+        handed_on = await _hand_on(source, destination, curl)
+        ended = await curl.end()
+        verdict = (await site.datagrams()).check(keylogs)
+    client = ending(curl, verdict)
+    return HostOutcome(
+        "lost" if client == "TIMEOUT" else client, ended.error, verdict, fault_s, handed_on
+    )
+
+
+async def _strike(site: Site, cell: HostCell, victim: Server) -> float:
+    """Wait for the fault, and end it. For how long it lasted."""
+    if cell.fault == "KILL":
+        await victim.gone()
+        return 0.0
+    await victim.comes_to_a_stop()
+    since = monotonic()
+    long_s = _LONG_S if "long" in cell.fault else _SHORT_S
+    if cell.fault.startswith("CUT"):
+        await _set(site, cell.victim, CUT)
+        victim.signal(signal.SIGCONT)
+        await asyncio.sleep(long_s)
+        await _set(site, cell.victim, CLEAR)
+    else:
+        await asyncio.sleep(long_s)
+        victim.signal(signal.SIGCONT)
+    return monotonic() - since
+
+
+async def _set(site: Site, victim: Victim, condition: Condition) -> None:
+    if victim == "servers":
+        await site.between_servers(condition)
+    else:
+        await site.between_client_and("a", condition)
+
+
+async def _hand_on(source: Server, destination: Server, curl: Curl) -> bool:
+    """Hand the connection on, from whoever owns it to the other: it can go on living."""
+    while source.alive and destination.alive and curl.outcome is None:
+        for owner, other in ((source, "b/0"), (destination, "a/0")):
+            infos = (await owner.list()).connections
+            if infos and (await hand_over(owner, infos[0].connection, other)).ok:
+                return True
+        await asyncio.sleep(0.01)
+    return False

@@ -1,0 +1,57 @@
+"""Handoffs between hosts, whose processes are killed and stopped and whose networks are cut.
+
+At every step, each cell's client, libcurl, ends with the right hash, or with a close that it was
+told of, or in silence where nobody is left who could tell; and no packet number is used twice:
+invariants 1, 3 and 5, seen from outside.
+"""
+
+from __future__ import annotations
+
+import pytest
+from cells import STEPS
+from host_cells import CELLS, FAULTS, STILL_SHORT_S, HostCell, HostOutcome, Sites, run_host_cell
+from matrix import grid, run_cells, selected
+
+from quicbaton.cli.certificate import CertificateFiles
+
+pytestmark = pytest.mark.process
+
+_AT_ONCE = 8
+_Outcomes = dict[HostCell, HostOutcome | AssertionError]
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    hosts_certificate: CertificateFiles,
+) -> _Outcomes:
+    cells = selected(request)
+    folder = tmp_path_factory.mktemp("hosts")
+    sites = Sites(folder, hosts_certificate, "matrix", min(_AT_ONCE, len(cells)))
+    return run_cells("handoff between hosts", sites, cells, run_host_cell, _AT_ONCE, _table)
+
+
+def _table(outcomes: dict[HostCell, HostOutcome]) -> str:
+    texts = {
+        (cell.step, f"{cell.victim} {cell.fault}"): outcome.client
+        for cell, outcome in outcomes.items()
+    }
+    return grid(STEPS, [f"{victim} {fault}" for victim, fault in FAULTS], texts)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_there_is_one_owner_or_none(cell: HostCell, outcomes: _Outcomes) -> None:
+    outcome = outcomes[cell]
+    if isinstance(outcome, AssertionError):
+        raise outcome
+    verdict = outcome.verdict
+    assert not verdict.reused
+    assert not verdict.strange
+    assert verdict.packets
+    told = ("whole", "reset", "closed", *(["lost"] if cell.may_be_lost else []))
+    assert outcome.client in told, outcome.error
+    if cell.survives and outcome.fault_s < STILL_SHORT_S:
+        assert outcome.client == "whole", outcome.error
+    if outcome.client == "whole" and cell.fault != "KILL":
+        assert outcome.handed_on

@@ -1,0 +1,63 @@
+"""Two hosts behind one virtual address: connections move from host to host under a download."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+from harness import Server, until
+from lossy_link import CLEAR, Condition
+from sites import ROUGH, Site, hand_over, two_hosts
+
+from quicbaton.cli.certificate import CertificateFiles
+
+pytestmark = pytest.mark.process
+
+SIZE = 800_000
+RATE = 300_000
+
+
+async def cut_over(server: Server) -> None:
+    """Until the client uses this server's connection IDs alone."""
+
+    async def look() -> bool:
+        infos = (await server.list()).connections
+        return bool(infos) and not infos[0].cutover_pending
+
+    await until(look, "the cutover")
+
+
+@pytest.mark.parametrize("condition", [CLEAR, ROUGH], ids=["clear", "rough"])
+def test_a_download_goes_from_host_to_host_and_its_packets_follow(
+    tmp_path: Path, seed: str, hosts_certificate: CertificateFiles, condition: Condition
+) -> None:
+    async def run() -> None:
+        async with two_hosts(tmp_path, seed, hosts_certificate, condition, shared=True) as site:
+            a, b = await site.start("a"), await site.start("b")
+            async with site.curl("a", SIZE, rate=RATE) as curl:
+                connection = await a.the_connection()
+                await curl.received(100_000)
+                assert (await hand_over(a, connection, "b/0")).code == "ok"
+                await cut_over(b)
+                since_s = monotonic()
+                await curl.received(curl.received_bytes + 200_000)
+                datagrams = await site.datagrams()
+                # From here on nothing goes through the first host, in either direction.
+                assert set(datagrams.to_servers(since_s)) == {"b"}
+                assert set(datagrams.from_servers(since_s)) == {"b"}
+                await curl.end()
+            assert curl.whole, curl.outcome
+            assert [(await one.list()).accepted for one in (a, b)] == [1, 0]
+            await assert_one_sender(site)
+
+    asyncio.run(run())
+
+
+async def assert_one_sender(site: Site) -> None:
+    verdict: Any = await site.verdict()
+    assert verdict.packets
+    assert not verdict.reused
+    assert not verdict.strange

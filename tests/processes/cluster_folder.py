@@ -1,0 +1,65 @@
+"""Clusters for tests: a folder as `quicbaton keys init` makes it, on free ports of the loopback."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from quicbaton.asyncio.peers.acceptor import Acceptor, listen
+from quicbaton.asyncio.peers.channel import Channel
+from quicbaton.asyncio.peers.cluster import Cluster
+from quicbaton.asyncio.peers.incoming import Incoming
+from quicbaton.cli import keys
+from quicbaton.cli.reporter import Reporter
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def make_cluster(folder: Path, *names: str) -> Path:
+    """A cluster's folder with these nodes."""
+    nodes = [f"--node={name}=127.0.0.1:{free_port()}" for name in names]
+    parser = argparse.ArgumentParser()
+    keys.add_parser(parser.add_subparsers())
+    options = parser.parse_args(["keys", "init", str(folder), *nodes])
+    assert options.run(options, Reporter(as_json=True, out=io.StringIO())) == 0
+    return folder
+
+
+class Door:
+    """What a lone process has: an acceptor, and TLS behind it. `channels` are those let in."""
+
+    def __init__(
+        self, cluster: Cluster, on_channel: Callable[[Channel], None] = lambda _channel: None
+    ) -> None:
+        self.channels: list[Channel] = []
+        self._on_channel = on_channel
+        self.incoming = Incoming(cluster, self._take)
+        self.acceptor = Acceptor(listen(cluster.own_entry().listen), self._deliver)
+        self.slots: list[str] = []
+
+    def close(self) -> None:
+        self.acceptor.close()
+        self.incoming.close()
+
+    def _take(self, channel: Channel) -> None:
+        self.channels.append(channel)
+        self._on_channel(channel)
+
+    async def _deliver(self, slot: str, sock: socket.socket) -> None:
+        self.slots.append(slot)
+        self.incoming.take(sock)
+
+
+async def plain(cluster: Cluster, node: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A TCP connection to a node's port, as anybody can make."""
+    address = cluster.nodes[node].peers
+    return await asyncio.open_connection(address.host, address.port)

@@ -1,0 +1,184 @@
+"""Two releases hand over both ways: the present code that speaks the previous baton format, and
+the code of the previous release itself, as long as the clone's history has it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import subprocess
+import tarfile
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Server, World, until
+from wire import Relay, check
+
+from quicbaton.cli.certificate import CertificateFiles
+
+pytestmark = pytest.mark.process
+
+_GUARD_S = 60.0
+_ROOT = Path(__file__).parents[2]
+#: The last commit of release 0.1: baton format 1.
+_PREVIOUS_RELEASE = "afaa432"
+
+Run = Callable[[Callable[[World, World], Coroutine[Any, Any, None]]], None]
+
+
+class PreviousRelease(World):
+    """Its servers run what was checked out into `code`."""
+
+    def use(self, code: Path, ring: World) -> None:
+        self.program = code / "tests" / "processes" / "moving_server.py"
+        path = [str(code / "src"), str(self.program.parent)]
+        self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+        self.ring = ring.ring
+
+
+@pytest.fixture(scope="module")
+def previous_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The previous release's code."""
+    archive = subprocess.run(
+        ["git", "-C", str(_ROOT), "archive", "--format=tar", _PREVIOUS_RELEASE],
+        capture_output=True,
+        check=False,
+    )
+    if archive.returncode:
+        pytest.skip(f"this clone's history does not reach back to {_PREVIOUS_RELEASE}")
+    folder = tmp_path_factory.mktemp("previous")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+        tar.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+def in_worlds(tmp_path: Path, certificate: CertificateFiles, previous_code: Path) -> Run:
+    """Runs a coroutine function with a world of the present and one of the previous release."""
+
+    async def guarded(test: Callable[[World, World], Coroutine[Any, Any, None]]) -> None:
+        folders = tmp_path / "present", tmp_path / "previous"
+        for folder in folders:
+            folder.mkdir()
+        previous = PreviousRelease(folders[1], certificate)
+        async with asyncio.timeout(_GUARD_S), World(folders[0], certificate) as present:
+            previous.use(previous_code, present)
+            async with previous:
+                await test(present, previous)
+
+    return lambda test: asyncio.run(guarded(test))
+
+
+@pytest.fixture
+def in_world(
+    tmp_path: Path, certificate: CertificateFiles
+) -> Callable[[Callable[[World], Coroutine[Any, Any, None]]], None]:
+    """Runs a coroutine function in a world of processes of its own."""
+
+    async def guarded(test: Callable[[World], Coroutine[Any, Any, None]]) -> None:
+        async with asyncio.timeout(_GUARD_S), World(tmp_path, certificate) as world:
+            await test(world)
+
+    return lambda test: asyncio.run(guarded(test))
+
+
+async def pass_around(ring: list[Server], world: World, keylogs: list[Path]) -> None:
+    """A live download changes hands in a ring, twice round; nothing is missing or sent twice."""
+    first = ring[0]
+    async with (
+        Relay(await first.port()) as relay,
+        world.curl(relay.port, 1_500_000, rate=900_000) as curl,
+    ):
+        await curl.received(50_000)
+        assert curl.outcome is None, curl.outcome
+        connection = await first.the_connection()
+        for number in range(2 * len(ring)):
+            await curl.received(100_000 + 100_000 * number)
+            source, destination = (ring[(number + step) % len(ring)] for step in (0, 1))
+            await until(lambda s=source, d=destination: _given(connection, s, d), "a handoff")
+        await curl.end()
+        assert curl.whole
+    verdict = check(relay.sent, relay.client_id_bytes, keylogs)
+    assert not verdict.reused
+    assert not verdict.unopened
+
+
+async def _given(connection: str, source: Server, destination: Server) -> bool:
+    answer = await source.hand_over(connection, destination)
+    assert answer.ok or answer.code == "cutover_pending", answer
+    return answer.ok
+
+
+async def settled(server: Server) -> str:
+    def line() -> str:
+        lines = server.log().splitlines()
+        return next((text for text in lines if text.startswith(("settled", "gave up"))), "")
+
+    return await until(line, "the takeover's end")
+
+
+def test_a_download_passes_between_two_formats_both_ways(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start(formats=(1,))
+        second = await world.start("join", first)
+        third = await world.start("join", first, formats=(1, 2))
+        await pass_around([first, second, third], world, world.keylogs)
+
+    in_world(test)
+
+
+def test_a_takeover_by_the_other_format_moves_a_download(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        old = await world.start(formats=(1,))
+        async with world.curl(await old.port(), 1_500_000, rate=600_000) as curl:
+            await curl.received(100_000)
+            new = await world.fork("takeover", old)
+            assert await settled(new) == "settled ok 1 connections moved"
+            older = await world.fork("takeover", new, formats=(1,))
+            assert await settled(older) == "settled ok 1 connections moved"
+            await curl.end()
+            assert curl.whole
+
+    in_world(test)
+
+
+def test_a_download_passes_between_two_releases_both_ways(in_worlds: Run) -> None:
+    async def test(present: World, previous: World) -> None:
+        first = await previous.start()
+        second = await present.start("join", first)
+        keylogs = previous.keylogs + present.keylogs
+        await pass_around([first, second], present, keylogs)
+
+    in_worlds(test)
+
+
+def test_the_previous_release_joins_the_present_one(in_worlds: Run) -> None:
+    async def test(present: World, previous: World) -> None:
+        first = await present.start()
+        second = await previous.start("join", first)
+        keylogs = previous.keylogs + present.keylogs
+        await pass_around([first, second], present, keylogs)
+
+    in_worlds(test)
+
+
+def test_a_takeover_upgrades_and_another_rolls_back(in_worlds: Run) -> None:
+    async def test(present: World, previous: World) -> None:
+        old = await previous.start()
+        async with present.curl(await old.port(), 2_000_000, rate=600_000) as curl:
+            await curl.received(100_000)
+            new = await present.fork("takeover", old)
+            assert await settled(new) == "settled ok 1 connections moved"
+            await old.gone()
+            back = await previous.fork("takeover", new)
+            assert await settled(back) == "settled ok 1 connections moved"
+            await new.gone()
+            async with present.curl(await back.port(), 1000) as late:
+                await late.end()
+                assert late.whole
+            await curl.end()
+            assert curl.whole
+
+    in_worlds(test)

@@ -1,0 +1,446 @@
+"""Requests that coroutines work on survive the handoff of their connection: they go on where they
+run, and their streams are relayed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aioquic.h3.events import DataReceived, HeadersReceived
+from aioquic.quic import events
+from harness import SHORT_WAITS, Server, World, until
+from moving_server import content
+from wire import Relay, check
+
+from crowd import client_configuration, request_headers
+from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable, connect
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.http3 import H3Connection
+
+pytestmark = pytest.mark.process
+
+_GUARD_S = 60.0
+_REQUEST_CANCELLED = 0x10C
+_INTERNAL_ERROR = 0x102
+
+
+class RunningWorld(World):
+    """Its servers have requests that cannot be exported."""
+
+    program = Path(__file__).with_name("running_server.py")
+
+
+@pytest.fixture
+def in_world(
+    tmp_path: Path, certificate: CertificateFiles
+) -> Callable[[Callable[[World], Coroutine[Any, Any, None]]], None]:
+    """Runs a coroutine function in a world of processes of its own."""
+
+    async def guarded(test: Callable[[World], Coroutine[Any, Any, None]]) -> None:
+        async with asyncio.timeout(_GUARD_S), RunningWorld(tmp_path, certificate) as world:
+            await test(world)
+
+    return lambda test: asyncio.run(guarded(test))
+
+
+class Exchange:
+    """One request, and what has come of its response."""
+
+    def __init__(self, stream_id: int) -> None:
+        self.stream_id = stream_id
+        self.body = bytearray()
+        self.ended = asyncio.Event()
+        self.reset: int | None = None
+        self.stopped: int | None = None
+        self.writable = asyncio.Event()
+
+
+class Client(QuicConnectionProtocol):
+    """Requests with bodies both ways, and every way to break them off."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._http = H3Connection(self._quic)
+        self._exchanges: dict[int, Exchange] = {}
+        self.terminated = False
+
+    def quic_event_received(self, event: events.QuicEvent) -> None:
+        assert self._http is not None
+        exchange = self._exchanges.get(getattr(event, "stream_id", -1))
+        if isinstance(event, events.ConnectionTerminated):
+            self.terminated = True
+            for open_one in self._exchanges.values():
+                open_one.ended.set()
+                open_one.writable.set()
+        if exchange is not None:
+            if isinstance(event, events.StreamReset):
+                exchange.reset = event.error_code
+                exchange.ended.set()
+            elif isinstance(event, events.StopSendingReceived):
+                exchange.stopped = event.error_code
+                exchange.writable.set()
+            elif isinstance(event, StreamWritable):
+                exchange.writable.set()
+        for http_event in self._http.handle_event(event):
+            if isinstance(http_event, DataReceived):
+                self._exchanges[http_event.stream_id].body += http_event.data
+            if isinstance(http_event, (DataReceived, HeadersReceived)) and http_event.stream_ended:
+                self._exchanges[http_event.stream_id].ended.set()
+
+    def ask(self, path: str, *, method: bytes = b"GET") -> Exchange:
+        assert self._http is not None
+        exchange = Exchange(self._quic.get_next_available_stream_id())
+        self._exchanges[exchange.stream_id] = exchange
+        headers = [(b":method", method), *request_headers(path)[1:]]
+        self._http.send_headers(exchange.stream_id, headers, end_stream=method == b"GET")
+        self.transmit()
+        return exchange
+
+    async def get(self, path: str) -> bytes:
+        exchange = self.ask(path)
+        await exchange.ended.wait()
+        assert exchange.reset is None
+        assert not self.terminated
+        return bytes(exchange.body)
+
+    async def upload(self, exchange: Exchange, body: bytes) -> None:
+        assert self._http is not None
+        for start in range(0, len(body), 30_000):
+            while self._quic.is_congested(exchange.stream_id):
+                exchange.writable.clear()
+                await exchange.writable.wait()
+            piece = body[start : start + 30_000]
+            self._http.send_data(exchange.stream_id, piece, start + len(piece) == len(body))
+            self.transmit()
+
+    def pause(self, exchange: Exchange) -> None:
+        self._quic.pause_reading(exchange.stream_id)
+
+    def resume(self, exchange: Exchange) -> None:
+        self._quic.resume_reading(exchange.stream_id)
+        self.transmit()
+
+    def reset(self, exchange: Exchange) -> None:
+        self._quic.reset_stream(exchange.stream_id, _REQUEST_CANCELLED)
+        self.transmit()
+
+    def stop(self, exchange: Exchange) -> None:
+        self._quic.stop_stream(exchange.stream_id, _REQUEST_CANCELLED)
+        self.transmit()
+
+    def unsent(self, exchange: Exchange) -> int:
+        return self._quic.send_buffer_bytes(exchange.stream_id)
+
+    async def counters(self) -> dict[str, int]:
+        return json.loads(await self.get("/counters"))
+
+
+@asynccontextmanager
+async def client_of(world: World, port: int) -> AsyncGenerator[Client, None]:
+    configuration = client_configuration(world.certificate)
+    async with connect(
+        "127.0.0.1", port, configuration=configuration, create_protocol=Client
+    ) as protocol:
+        assert isinstance(protocol, Client)
+        yield protocol
+
+
+async def hand_over(source: Server, destination: Server) -> None:
+    connection = await source.the_connection()
+    answer = await source.hand_over(connection, destination)
+    assert answer.ok, answer
+
+
+async def settled(server: Server) -> str:
+    def line() -> str:
+        lines = server.log().splitlines()
+        return next((text for text in lines if text.startswith(("settled", "gave up"))), "")
+
+    return await until(line, "the takeover's end")
+
+
+def test_a_running_request_survives_a_takeover(in_world: Any) -> None:
+    size = 400_000
+
+    async def test(world: World) -> None:
+        old = await world.start()
+        async with (
+            Relay(await old.port()) as relay,
+            client_of(world, relay.port) as client,
+        ):
+            exported = client.ask("/3000000")
+            running = client.ask(f"/slow/{size}/1500")
+            await until(lambda: running.body, "the body to begin")
+            assert int(await client.get("/pid")) == old.pid
+            new = await world.fork("takeover", old)
+            await new.ready()
+            await until(lambda: _has_resumed(new), "the connection to move")
+            # The same connection, the next request: another process answers.
+            assert int(await client.get("/pid")) == new.pid
+            assert old.alive
+            assert not running.ended.is_set()
+            assert await client.counters() == {"relayed": 1, "cut": 0, "left": 0}
+            await running.ended.wait()
+            await exported.ended.wait()
+            assert running.reset is None
+            assert running.body == content(0, size)
+            assert exported.body == content(0, 3_000_000)
+            assert await settled(new) == "settled ok 1 connections moved"
+            await old.gone()
+            assert int(await client.get("/pid")) == new.pid
+        assert "Traceback" not in old.log() + new.log()
+        verdict = check(relay.sent, relay.client_id_bytes, world.keylogs)
+        assert not verdict.reused
+        assert not verdict.unopened
+
+    in_world(test)
+
+
+async def _has_resumed(server: Server) -> bool:
+    return (await server.list()).resumed == 1
+
+
+def test_bodies_of_megabytes_pass_both_ways_and_memory_stays_bounded(in_world: Any) -> None:
+    body = content(0, 16_000_000)
+
+    async def test(world: World) -> None:
+        first = await world.start()
+        second = await world.start("join", first)
+        async with client_of(world, await first.port()) as client:
+            echo = client.ask("/echo", method=b"POST")
+            upload = asyncio.create_task(client.upload(echo, body))
+            await until(lambda: len(echo.body) > 100_000, "an echo")
+            await hand_over(first, second)
+            await until(lambda: len(echo.body) > 1_000_000, "an echo through the relay")
+            client.pause(echo)
+            # Nobody reads any more, and all wait for each other: what is between the two ends of
+            # the loop is windows and buffers of a stream, here and there.
+            await _comes_to_rest(lambda: len(echo.body) + client.unsent(echo))
+            rest = len(body) - len(echo.body)
+            assert not upload.done()
+            assert rest > 5_000_000
+            client.resume(echo)
+            await upload
+            await echo.ended.wait()
+            assert echo.body == body
+            assert int(await client.get("/pid")) == second.pid
+            assert (await client.counters())["cut"] == 0
+
+    in_world(test)
+
+
+async def _comes_to_rest(figure: Callable[[], int]) -> None:
+    """Return when a figure has not changed for a while of many round trips."""
+    last, since = -1, 0
+    async with asyncio.timeout(20):
+        while since < 40:
+            await asyncio.sleep(0.01)
+            now = figure()
+            since = since + 1 if now == last else 0
+            last = now
+
+
+def test_a_paused_upload_moves_and_goes_on(in_world: Any) -> None:
+    body = content(0, 5_000_000)
+
+    async def test(world: World) -> None:
+        first = await world.start()
+        second = await world.start("join", first)
+        async with client_of(world, await first.port()) as client:
+            exchange = client.ask("/swallow/700", method=b"POST")
+            upload = asyncio.create_task(client.upload(exchange, body))
+            await _comes_to_rest(lambda: client.unsent(exchange))
+            await hand_over(first, second)
+            await upload
+            await exchange.ended.wait()
+            assert exchange.body == b"%d" % len(body)
+            assert await client.counters() == {"relayed": 1, "cut": 0, "left": 0}
+
+    in_world(test)
+
+
+def test_what_a_client_breaks_off_ends_at_the_old_process(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        second = await world.start("join", first)
+        async with client_of(world, await first.port()) as client:
+            slow = client.ask("/slow/100000/60000")
+            echo = client.ask("/echo", method=b"POST")
+            await client.upload(echo, content(0, 10_000)[:-1] + b"")
+            stays = client.ask("/slow/300000/1000")
+            await until(lambda: slow.body and stays.body, "the bodies to begin")
+            await hand_over(first, second)
+            client.stop(slow)
+            client.stop(echo)
+            client.reset(echo)
+            await until(lambda: first.log().count("cancelled") == 2, "two requests to end")
+            await stays.ended.wait()
+            assert stays.body == content(0, 300_000)
+            assert slow.reset is not None
+            assert await client.counters() == {"relayed": 3, "cut": 0, "left": 0}
+            assert "Traceback" not in first.log() + second.log()
+
+    in_world(test)
+
+
+def test_a_client_that_leaves_ends_what_runs_for_it(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        second = await world.start("join", first)
+        async with client_of(world, await first.port()) as client:
+            slow = client.ask("/slow/100000/60000")
+            await until(lambda: slow.body, "the body to begin")
+            await hand_over(first, second)
+        await until(lambda: "cancelled" in first.log(), "the request to end")
+        assert "Traceback" not in first.log() + second.log()
+
+    in_world(test)
+
+
+def test_streams_of_a_process_that_dies_are_reset_and_nothing_else(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        second = await world.start("join", first)
+        async with client_of(world, await first.port()) as client:
+            slow = client.ask("/slow/1000000/60000")
+            echo = client.ask("/echo", method=b"POST")
+            download = client.ask("/20000000")
+            await until(lambda: slow.body, "the body to begin")
+            await hand_over(first, second)
+            first.signal(signal.SIGKILL)
+            await slow.ended.wait()
+            assert slow.reset == _INTERNAL_ERROR
+            await until(lambda: echo.stopped is not None, "the upload to be stopped")
+            assert echo.reset == _INTERNAL_ERROR
+            await download.ended.wait()
+            assert download.body == content(0, 20_000_000)
+            assert await client.counters() == {"relayed": 2, "cut": 2, "left": 0}
+            assert int(await client.get("/pid")) == second.pid
+
+    in_world(test)
+
+
+def test_what_still_runs_after_the_grace_is_listed_reset_and_counted(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        old = await world.start()
+        async with client_of(world, await old.port()) as client:
+            slow = client.ask("/slow/1000000/60000")
+            await until(lambda: slow.body, "the body to begin")
+            name = await old.the_connection()
+            new = await world.fork("takeover", old, deadline_s=0.7)
+            assert await settled(new) == (
+                "settled cut 1 connections moved, 1 cut at the deadline: "
+                f"{name}: requests still run on streams {slow.stream_id}"
+            )
+            await slow.ended.wait()
+            assert slow.reset == _REQUEST_CANCELLED
+            await old.gone()
+            assert "cancelled" in old.log()
+            assert await client.counters() == {"relayed": 1, "cut": 1, "left": 0}
+
+    in_world(test)
+
+
+def test_a_connection_moves_on_when_its_running_requests_have_ended(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        second = await world.start("join", first)
+        async with client_of(world, await first.port()) as client:
+            slow = client.ask("/slow/100000/800")
+            await until(lambda: slow.body, "the body to begin")
+            await hand_over(first, second)
+            await until(lambda: _has_cut_over(second), "the cutover")
+            connection = await second.the_connection()
+            answer = await second.hand_over(connection, first)
+            assert (answer.ok, answer.code) == (False, "streams_relayed")
+            assert await client.get("/1000") == content(0, 1000)
+            await slow.ended.wait()
+            assert slow.body == content(0, 100_000)
+            await until(lambda: _hands_over(second, first, connection), "a second handoff")
+            assert int(await client.get("/pid")) == first.pid
+
+    in_world(test)
+
+
+async def _has_cut_over(server: Server) -> bool:
+    return not (await server.list()).connections[0].cutover_pending
+
+
+async def _hands_over(source: Server, destination: Server, connection: str) -> bool:
+    return (await source.hand_over(connection, destination)).ok
+
+
+def test_a_running_request_survives_a_handoff_that_fails(in_world: Any) -> None:
+    size = 500_000
+
+    async def test(world: World) -> None:
+        first = await world.start(waits=SHORT_WAITS)
+        forgetful = await world.start("join", first, forgetful=True)
+        stops = await world.start("join", first, failpoint="rebuilt:STOP", waits=SHORT_WAITS)
+        async with client_of(world, await first.port()) as client:
+            slow = client.ask(f"/slow/{size}/2000")
+            echo = client.ask("/echo", method=b"POST")
+            await until(lambda: slow.body, "the body to begin")
+            connection = await first.the_connection()
+            answer = await first.hand_over(connection, forgetful)
+            assert answer.code == "import_failed"
+            # Frozen for as long as the destination may take, while the coroutine writes on.
+            answer = await first.hand_over(connection, stops)
+            assert answer.code == "deadline"
+            await client.upload(echo, content(0, 200_000))
+            await slow.ended.wait()
+            await echo.ended.wait()
+            assert slow.body == content(0, size)
+            assert echo.body == content(0, 200_000)
+            assert int(await client.get("/pid")) == first.pid
+            stops.signal(signal.SIGKILL)
+            assert "Traceback" not in first.log()
+
+    in_world(test)
+
+
+def test_a_saved_connection_has_no_running_requests(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        from quicbaton.asyncio.peers import commands as c  # noqa: PLC0415
+
+        first = await world.start()
+        async with client_of(world, await first.port()) as client:
+            slow = client.ask("/slow/100000/500")
+            await until(lambda: slow.body, "the body to begin")
+            connection = await first.the_connection()
+            answer = await first.command(c.Save(connection, str(world.folder / "baton")))
+            assert (answer.ok, answer.code) == (False, "not_exportable")
+            await slow.ended.wait()
+            assert slow.body == content(0, 100_000)
+
+    in_world(test)
+
+
+def test_a_program_of_asyncio_streams_moves(in_world: Any) -> None:
+    body = content(0, 100_000)
+
+    async def test(world: World) -> None:
+        first = await world.start(program="streams")
+        second = await world.start("join", first, program="streams")
+        configuration = client_configuration(world.certificate)
+        async with connect("127.0.0.1", await first.port(), configuration=configuration) as client:
+            reader, writer = await client.create_stream()
+            writer.write(body)
+            writer.write_eof()
+            assert int(await reader.readline()) == first.pid
+            await hand_over(first, second)
+            late_reader, late_writer = await client.create_stream()
+            late_writer.write(b"late")
+            late_writer.write_eof()
+            assert int(await late_reader.readline()) == second.pid
+            assert await late_reader.read() == b"late"
+            assert await reader.read() == body
+        assert "Traceback" not in first.log() + second.log()
+
+    in_world(test)

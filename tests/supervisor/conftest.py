@@ -1,0 +1,13 @@
+"""A home for every test that starts a service."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from service_home import ServiceHome, service_home
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[ServiceHome]:
+    with service_home(tmp_path) as made:
+        yield made

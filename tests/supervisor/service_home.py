@@ -1,0 +1,140 @@
+"""Whole services as users run them: a supervisor, its workers, and clients on every worker."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from command_line import GUARD_S, Download, Home, Server
+
+_Value = TypeVar("_Value")
+
+#: What clients download, as slowly as this; they may go as fast as they can in the end.
+FILE_BYTES = 30_000_000
+RATE = 300_000
+_LOOK_S = 0.02
+
+
+class ServiceHome(Home):
+    """A home whose services are gone with it, workers that outlived their supervisor included."""
+
+    def service(self, workers: int, *arguments: str | Path, port: int = 0) -> Service:
+        """A service that is ready."""
+        options = ("--host", "127.0.0.1", "--port", str(port), "--workers", str(workers))
+        what = () if "--app" in arguments else (self.files,)
+        return Service(
+            self, self.start("quicbaton", "serve", *what, "--json", *options, *arguments)
+        )
+
+    def worker_pids(self) -> list[int]:
+        """Worker processes of this home's services, whoever is their parent."""
+        mark = str(self.path / "run").encode()
+        found = []
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                with contextlib.suppress(OSError):
+                    line = (folder / "cmdline").read_bytes()
+                    if b"quicbaton.cli.worker" in line and mark in line:
+                        found.append(int(folder.name))
+        return found
+
+    def close(self) -> None:
+        super().close()
+        for pid in self.worker_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+class Service(Server):
+    """A supervisor process that is ready, and its workers."""
+
+    def __init__(self, home: ServiceHome, process: Any) -> None:
+        super().__init__(process)
+        self.home = home
+        self.ready = self.events[-1]
+
+    def status(self) -> list[dict[str, Any]]:
+        """Its workers, as it sees them."""
+        slots: list[dict[str, Any]] = self.home.json("workers", self.control)["slots"]
+        return slots
+
+    def all_serve(self) -> list[dict[str, Any]]:
+        """Wait until every worker serves."""
+        return wait_for(
+            self.status, lambda slots: all(slot["state"] == "serving" for slot in slots)
+        )
+
+    def pids(self) -> list[int]:
+        return [slot["pid"] for slot in self.all_serve()]
+
+    def connections(self, slot: int) -> list[dict[str, Any]]:
+        """The open connections of one worker."""
+        control = self.status()[slot]["control"]
+        listed = self.home.json("ps", control)["connections"]
+        return [info for info in listed if info["state"] == "open"]
+
+    def download_everywhere(self, name: str, each: int = 1) -> list[Download]:
+        """Clients in the middle of a download, so many at least on each worker."""
+        downloads: list[Download] = []
+        for _ in range(200):
+            download = self.home.download(self, name, RATE)
+            download.wait_for_bytes(1)
+            downloads.append(download)
+            if all(slot["connections"] >= each for slot in self.status()):
+                return downloads
+        raise AssertionError(f"no client came to one of the workers: {self.status()}")
+
+
+def check_whole(download: Download, content: bytes) -> None:
+    """The download went on over one connection, and every byte is right."""
+    outcome = download.outcome()
+    assert not outcome["error"]
+    assert outcome["connections"] == 1
+    assert outcome["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def wait_for(look: Callable[[], _Value], holds: Callable[[_Value], Any]) -> _Value:
+    """Look again until it holds."""
+    until = time.monotonic() + GUARD_S
+    while time.monotonic() < until:
+        value = look()
+        if holds(value):
+            return value
+        time.sleep(_LOOK_S)
+    raise AssertionError(f"never came: {value}")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def is_stopped(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    return stat.rpartition(")")[2].split()[0] == "T"
+
+
+def last_event(text: str) -> dict[str, Any]:
+    """The last of a command's JSON lines."""
+    event: dict[str, Any] = json.loads(text.strip().splitlines()[-1])
+    return event
+
+
+@contextmanager
+def service_home(path: Path) -> Iterator[ServiceHome]:
+    made = ServiceHome(path)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -1,0 +1,199 @@
+"""All workers replaced while clients are served; and what happens when the new ones are no good."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+from command_line import Finished
+from service_home import (
+    FILE_BYTES,
+    ServiceHome,
+    check_whole,
+    is_alive,
+    last_event,
+    wait_for,
+)
+
+pytestmark = pytest.mark.process
+
+#: A program of a user's own: HTTP/3 that answers with its version.
+_PROGRAM = '''
+from aioquic.h3.events import HeadersReceived
+from aioquic.quic.events import ProtocolNegotiated
+from quicbaton.asyncio import QuicConnectionProtocol
+from quicbaton.http3 import H3Connection
+
+VERSION = b"{version}"
+
+
+class Version(QuicConnectionProtocol):
+    def quic_event_received(self, event):
+        if isinstance(event, ProtocolNegotiated):
+            self._http = H3Connection(self._quic)
+        for answer in self._http.handle_event(event) if self._http else ():
+            if isinstance(answer, HeadersReceived):
+                self._http.send_headers(answer.stream_id, [(b":status", b"200")])
+                self._http.send_data(answer.stream_id, VERSION, True)
+
+    def export_state(self):
+        return b""
+
+
+async def health():
+    {health}
+'''
+
+
+def write_program(home: ServiceHome, version: str, health: str = "pass") -> None:
+    text = _PROGRAM.format(version=version, health=health)
+    (home.path / "program.py").write_text(text)
+
+
+def answer(home: ServiceHome, port: int) -> str:
+    """What the program says to a new client."""
+    done = home.run("get", f"https://localhost:{port}/", "--ca", home.ca, "-o", "-")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def reload(home: ServiceHome, *arguments: str) -> Finished:
+    return home.run("reload", *arguments, "--json")
+
+
+def test_a_reload_replaces_every_worker_under_live_downloads(home: ServiceHome) -> None:
+    content = home.write("file.bin", FILE_BYTES)
+    service = home.service(2)
+    downloads = service.download_everywhere("file.bin", each=2)
+    for _ in range(2):
+        # As often as one likes: the sockets' order is the same after each, so that packets still
+        # come to the worker that their connection IDs name.
+        before = service.pids()
+        done = reload(home, str(service.port))
+        assert done.returncode == 0, done.stderr
+        assert last_event(done.stdout)["event"] == "reloaded"
+        after = service.pids()
+        assert not set(before) & set(after)
+        for pid in before:
+            wait_for(lambda pid=pid: is_alive(pid), lambda alive: not alive)
+        # Newcomers in the meantime and afterwards.
+        downloads += service.download_everywhere("file.bin")
+    slots = service.status()
+    assert sum(slot["connections"] for slot in slots) == len(downloads)
+    for download in downloads:
+        check_whole(download, content)
+    assert [slot["tossed"] for slot in service.status()] == [0, 0]
+    assert [slot["restarts"] for slot in slots] == [0, 0]
+    inodes = [
+        home.json("ps", slot["control"])["address"] for slot in service.status()
+    ]
+    assert len(set(inodes)) == 1
+
+
+def test_sighup_reloads(home: ServiceHome) -> None:
+    service = home.service(2)
+    before = service.pids()
+    service.process.send_signal(signal.SIGHUP)
+    assert service.wait_for("reloaded")["ok"]
+    assert not set(before) & set(service.pids())
+
+
+def test_a_reload_runs_the_new_code(home: ServiceHome) -> None:
+    write_program(home, "one")
+    service = home.service(2, "--app", "program:Version")
+    assert answer(home, service.port) == "one"
+    write_program(home, "two")
+    assert reload(home).returncode == 0
+    assert answer(home, service.port) == "two"
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ("raise ImportError('no such thing')", "no such thing"),
+        ("import sys; sys.exit(3)", "status 3"),
+        ("import os; os.kill(os.getpid(), 9)", "SIGKILL"),
+        ("Version = 3", "no class or function"),
+        ("async def health(): raise RuntimeError('the database is gone')", "database is gone"),
+        ("async def health():\n    import asyncio\n    await asyncio.sleep(99)\nVersion = id", "ready"),
+    ],
+)
+def test_workers_with_new_code_that_is_broken_replace_nobody(
+    home: ServiceHome, broken: str, reason: str
+) -> None:
+    write_program(home, "one")
+    service = home.service(2, "--app", "program:Version", "--health-timeout", "6")
+    before = service.pids()
+    with (home.path / "program.py").open("a") as file:
+        file.write("\n" + broken + "\n")
+    done = reload(home, str(service.port))
+    assert done.returncode == 1
+    error = last_event(done.stderr)["message"]
+    assert "worker 0 could not be replaced" in error
+    assert reason in error
+    assert service.pids() == before
+    assert len(home.worker_pids()) == 2
+    assert answer(home, service.port) == "one"
+    write_program(home, "two")
+    assert reload(home).returncode == 0
+
+
+def test_a_later_worker_that_cannot_be_replaced_goes_on(home: ServiceHome) -> None:
+    write_program(home, "one")
+    service = home.service(2, "--app", "program:Version")
+    before = service.pids()
+    flag = home.path / "first.pid"
+    with (home.path / "program.py").open("a") as file:
+        file.write(
+            f"\nimport os\nif os.path.exists({str(flag)!r}):\n    raise SystemExit('the second')\n"
+            f"open({str(flag)!r}, 'w').close()\n"
+        )
+    done = reload(home)
+    assert done.returncode == 1
+    assert "worker 1 could not be replaced" in last_event(done.stderr)["message"]
+    assert "the second" in last_event(done.stderr)["message"]
+    after = service.pids()
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+
+
+def test_a_second_reload_at_the_same_time_is_refused(home: ServiceHome) -> None:
+    service = home.service(2)
+    first = home.start("quicbaton", "reload", str(service.port))
+    wait_for(home.worker_pids, lambda pids: len(pids) > 2)
+    done = reload(home)
+    assert done.returncode == 1
+    assert last_event(done.stderr)["error"] == "busy"
+    assert first.wait(30) == 0
+
+
+def test_a_worker_that_dies_in_the_middle_of_its_replacement_is_replaced(
+    home: ServiceHome,
+) -> None:
+    write_program(home, "one")
+    service = home.service(2, "--app", "program:Version")
+    before = service.pids()
+    write_program(home, "two", health="import asyncio; await asyncio.sleep(1)")
+    first = home.start("quicbaton", "reload", str(service.port), "--json")
+    wait_for(home.worker_pids, lambda pids: len(pids) > 2)
+    os.kill(before[0], signal.SIGKILL)
+    out, errors = first.communicate(timeout=30)
+    assert first.returncode == 0, errors
+    assert not set(before) & set(service.pids())
+    assert answer(home, service.port) == "two"
+    assert last_event(out)["event"] == "reloaded"
+
+
+def test_certificates_are_read_anew(home: ServiceHome) -> None:
+    service = home.service(1)
+    # A new one is made where the old one was; workers read it when they begin.
+    state = home.ca.parent
+    for name in ("cert.pem", "key.pem"):
+        (state / name).unlink()
+    assert sys.executable
+    assert reload(home).returncode == 0
+    home.write("small", 1000)
+    done = home.run("get", f"https://localhost:{service.port}/small", "--ca", home.ca, "-o", "copy")
+    assert done.returncode == 0, done.stderr

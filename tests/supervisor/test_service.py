@@ -1,0 +1,156 @@
+"""Several workers on one port: steered by the kernel, killed, stopped, adopted."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from command_line import Download
+from service_home import (
+    FILE_BYTES,
+    ServiceHome,
+    check_whole,
+    is_alive,
+    is_stopped,
+    wait_for,
+)
+
+pytestmark = pytest.mark.process
+
+
+def test_the_kernel_steers_every_packet_to_its_worker(home: ServiceHome) -> None:
+    content = home.write("file.bin", FILE_BYTES // 10)
+    service = home.service(3)
+    assert service.ready["steered"]
+    downloads = service.download_everywhere("file.bin")
+    for download in downloads:
+        check_whole(download, content)
+    slots = service.status()
+    assert [slot["tossed"] for slot in slots] == [0, 0, 0]
+    assert all(slot["accepted"] for slot in slots)
+    listed = home.json("ps", service.port)
+    assert listed["pid"] == service.pid
+    assert listed["accepted"] == len(downloads)
+    assert service.stop() == 0
+    assert home.worker_pids() == []
+
+
+def test_a_killed_worker_is_replaced_and_only_its_clients_notice(home: ServiceHome) -> None:
+    content = home.write("file.bin", FILE_BYTES)
+    service = home.service(3)
+    downloads = service.download_everywhere("file.bin")
+    victim = service.status()[1]
+    lost = {info["peer"] for info in service.connections(1)}
+    assert lost
+    os.kill(victim["pid"], signal.SIGKILL)
+    # Its clients are told: long before any idle timeout, and without being asked.
+    assert service.wait_for("buried")["reset"] == len(lost)
+    slots = wait_for(
+        service.status,
+        lambda slots: slots[1]["state"] == "serving" and slots[1]["pid"] != victim["pid"],
+    )
+    assert slots[1]["restarts"] == 1
+    reset = wait_for(lambda: ended(downloads), lambda found: len(found) == len(lost))
+    for download in downloads:
+        if download not in reset:
+            check_whole(download, content)
+    # The new worker serves on the same socket.
+    again = service.download_everywhere("file.bin")
+    for download in again:
+        check_whole(download, content)
+    assert [slot["tossed"] for slot in service.status()] == [0, 0, 0]
+
+
+def ended(downloads: list[Download]) -> list[Download]:
+    """Those that have come to an end; one that goes on does not by itself."""
+    return [download for download in downloads if download.process.poll() is not None]
+
+
+def test_connections_that_a_dead_worker_had_handed_on_survive(home: ServiceHome) -> None:
+    content = home.write("file.bin", FILE_BYTES)
+    service = home.service(2)
+    downloads = service.download_everywhere("file.bin")
+    source, destination = service.status()
+    moving = [info["connection"] for info in service.connections(0)]
+    staying = [info["connection"] for info in service.connections(1)]
+    for name in moving:
+        home.json("handoff", source["control"], name, "--to", destination["control"])
+    os.kill(source["pid"], signal.SIGKILL)
+    wait_for(service.status, lambda slots: slots[0]["restarts"] == 1)
+    service.all_serve()
+    there = {info["connection"] for info in service.connections(1)}
+    assert there == {*moving, *staying}
+    for download in downloads:
+        check_whole(download, content)
+
+
+def test_workers_outlive_their_supervisor_and_the_next_one_adopts_them(home: ServiceHome) -> None:
+    content = home.write("file.bin", FILE_BYTES)
+    first = home.service(3)
+    downloads = first.download_everywhere("file.bin")
+    pids = first.pids()
+    at_victim = len(first.connections(2))
+    order = first.ready["sockets"]
+    first.process.kill()
+    first.process.wait()
+    # And one worker dies while nobody looks.
+    os.kill(pids[2], signal.SIGKILL)
+    wait_for(lambda: is_alive(pids[2]), lambda alive: not alive)
+    assert all(is_alive(pid) for pid in pids[:2])
+    second = home.service(3, port=first.port)
+    assert second.ready["sockets"] == order
+    slots = second.all_serve()
+    assert [slot["pid"] for slot in slots[:2]] == pids[:2]
+    assert slots[2]["pid"] != pids[2]
+    more = second.download_everywhere("file.bin")
+    # Those of the worker that died are told by their own next packets; the others go on.
+    lost = wait_for(lambda: ended(downloads), lambda found: len(found) == at_victim)
+    for download in [*downloads, *more]:
+        if download not in lost:
+            check_whole(download, content)
+    assert [slot["tossed"] for slot in second.status()] == [0, 0, 0]
+    assert second.stop() == 0
+    assert home.worker_pids() == []
+
+
+def test_a_worker_that_is_stopped_is_killed_before_its_clients_are_told(home: ServiceHome) -> None:
+    home.write("file.bin", FILE_BYTES)
+    service = home.service(2, "--silence", "1.5")
+    service.download_everywhere("file.bin")
+    victim = service.pids()[0]
+    os.kill(victim, signal.SIGSTOP)
+    wait_for(lambda: is_stopped(victim), bool)
+    assert service.wait_for("worker_silent")["pid"] == victim
+    assert service.wait_for("worker_died")["pid"] == victim
+    assert service.wait_for("buried")["reset"] >= 1
+    assert victim not in service.pids()
+
+
+def test_a_worker_that_dies_again_and_again_is_started_ever_more_slowly(home: ServiceHome) -> None:
+    service = home.service(2)
+    for _ in range(4):
+        os.kill(service.pids()[1], signal.SIGKILL)
+        service.wait_for("worker_died")
+    state = wait_for(service.status, lambda slots: slots[1]["state"] == "backing off")
+    assert state[0]["state"] == "serving"
+    assert "SIGKILL" in state[1]["message"]
+    assert service.all_serve()[1]["restarts"] == 4
+
+
+def test_two_services_on_one_port_are_refused(home: ServiceHome) -> None:
+    service = home.service(2)
+    second = home.start(
+        "quicbaton", "serve", home.files, "--host", "127.0.0.1", "--port", str(service.port)
+    )
+    assert second.wait(30) == 1
+    assert second.stderr is not None
+    assert "taken" in second.stderr.read()
+    third = home.start(
+        *("quicbaton", "serve", home.files, "--host", "127.0.0.1", "--port", str(service.port)),
+        *("--workers", "3"),
+    )
+    assert third.wait(30) == 1
+    assert third.stderr is not None
+    assert "supervisor" in third.stderr.read()
+    assert len(service.pids()) == 2
