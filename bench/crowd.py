@@ -5,7 +5,8 @@ third of the CPU: where the machine's cores are shared with what is measured.
 
 Lines on stdin: `open COUNT` makes connections with one small request each, `shake COUNT` makes
 connections and no request, `ask` has every one of them make a request. `hum COUNT` has so many of
-them make one request after the other until `hush`. The answers say how many succeeded.
+them make one request after the other until `hush`. `hold BYTES` makes a connection of our own whose
+client asks for so much and reads none of it until `release`. The answers say how many succeeded.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import resource
 import ssl
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -24,6 +26,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import QuicEvent
 
 from quicbaton.asyncio import QuicConnectionProtocol, connect
+from quicbaton.asyncio.host import tune_collector
 
 BODY_BYTES = 1024
 IDLE_TIMEOUT_S = 600.0
@@ -31,6 +34,8 @@ IDLE_TIMEOUT_S = 600.0
 _AT_ONCE = 16
 _HUM_PAUSE_S = 0.05
 _ANSWER_TIMEOUT_S = 20.0
+#: What a client that reads nothing lets through.
+_HELD_WINDOW_BYTES = 256
 
 
 class Tally(msgspec.Struct):
@@ -56,6 +61,11 @@ class _Requests:
 
     async def get(self, size: int = BODY_BYTES) -> None:
         """Ask for `size` bytes; raises when they do not come."""
+        self.ask(b"/%d" % size)
+        await self.answer(size)
+
+    def ask(self, path: bytes) -> int:
+        """Send a request; return its stream."""
         stream_id = self._quic.get_next_available_stream_id()
         self._http.send_headers(
             stream_id,
@@ -63,13 +73,18 @@ class _Requests:
                 (b":method", b"GET"),
                 (b":scheme", b"https"),
                 (b":authority", b"localhost"),
-                (b":path", b"/%d" % size),
+                (b":path", path),
             ],
             end_stream=True,
         )
         self._received = 0
         self._answer = asyncio.get_running_loop().create_future()
         self.transmit()
+        return stream_id
+
+    async def answer(self, size: int) -> None:
+        """Return when the latest request is answered with `size` bytes; raises otherwise."""
+        assert self._answer is not None
         received = await asyncio.wait_for(self._answer, _ANSWER_TIMEOUT_S)
         if received != size:
             raise RuntimeError(f"{received} bytes instead of {size}")
@@ -93,7 +108,7 @@ class OwnHttp3Client(_Requests, QuicConnectionProtocol):
     """A client of ours."""
 
 
-def configuration() -> QuicConfiguration:
+def configuration(**more: Any) -> QuicConfiguration:
     """A client's; certificates are not what is measured here."""
     return QuicConfiguration(
         is_client=True,
@@ -101,6 +116,7 @@ def configuration() -> QuicConfiguration:
         server_name="localhost",
         verify_mode=ssl.CERT_NONE,
         idle_timeout=IDLE_TIMEOUT_S,
+        **more,
     )
 
 
@@ -112,17 +128,21 @@ class _Crowd:
         self._stack = AsyncExitStack()
         self._hums: list[asyncio.Task[Tally]] = []
         self._hushed = asyncio.Event()
+        self._held: tuple[OwnHttp3Client, int, int]
 
     async def perform(self, line: str) -> Tally:
         operation, *arguments = line.split()
-        if operation == "open":
-            return await _tally([self._open] * int(arguments[0]))
-        if operation == "shake":
-            return await _tally([self._connect] * int(arguments[0]))
+        if operation in ("open", "shake"):
+            work = self._open if operation == "open" else self._connect
+            return await _tally([work] * int(arguments[0]))
         if operation == "hum":
             humming = self._clients[: int(arguments[0])]
             self._hums = [asyncio.create_task(self._hum(client)) for client in humming]
             return Tally(len(humming), 0)
+        if operation == "hold":
+            return await _tally([partial(self._hold, int(arguments[0]))])
+        if operation == "release":
+            return await _tally([self._release])
         if operation == "hush":
             self._hushed.set()
             return _sum(await asyncio.gather(*self._hums))
@@ -134,6 +154,26 @@ class _Crowd:
             await _count(client.get, tally)
             await asyncio.sleep(_HUM_PAUSE_S)
         return tally
+
+    async def _hold(self, size: int) -> None:
+        holder = await self._stack.enter_async_context(
+            connect(
+                "127.0.0.1",
+                self._port,
+                configuration=configuration(max_stream_data=_HELD_WINDOW_BYTES),
+                create_protocol=OwnHttp3Client,
+            )
+        )
+        assert isinstance(holder, OwnHttp3Client)
+        stream_id = holder.ask(b"/held/%d" % size)
+        holder._quic.pause_reading(stream_id)
+        self._held = (holder, stream_id, size)
+
+    async def _release(self) -> None:
+        holder, stream_id, size = self._held
+        holder._quic.resume_reading(stream_id)
+        holder.transmit()
+        await holder.answer(size)
 
     async def _open(self) -> None:
         client = await self._connect()
@@ -186,6 +226,7 @@ def _sum(tallies: list[Tally]) -> Tally:
 async def _main() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 16)), hard))
+    tune_collector()
     crowd = _Crowd(int(sys.argv[1]), own=sys.argv[2:] == ["quicbaton"])
     while line := (await asyncio.to_thread(sys.stdin.readline)).strip():
         tally = await crowd.perform(line)

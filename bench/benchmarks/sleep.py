@@ -9,7 +9,8 @@ them is a live connection with HTTP/3 and its program first, and is put to sleep
   allocator and what the handshakes left included.
 * Waking is wall-clock time, from the moment at which a datagram that was read is handed out until
   the connection is rebuilt; `answer_us` goes on until the answer is with the kernel. The clients
-  that ask are the real ones, all of them, once a round.
+  that ask are the real ones, all of them, once a round. `wake_cpu_us` is the thread's CPU for the
+  same: what is missing from it, somebody else had the core for.
 """
 
 import argparse
@@ -103,6 +104,7 @@ def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> d
         step(steps, steps, "done")
     asleep = after.asleep - before.asleep
     wake_us = [sample for one in rounds for sample in one.wake_us]
+    wake_cpu_us = [sample for one in rounds for sample in one.wake_cpu_us]
     answer_us = [sample for one in rounds for sample in one.answer_us]
     return {
         "rss_bytes_per_sleeping_connection": round(
@@ -111,6 +113,7 @@ def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> d
         "wake_us": _spread(wake_us),
         "connections": after.asleep,
         "real_connections": real,
+        "wake_cpu_us": _spread(wake_cpu_us),
         "answer_us": _spread(answer_us),
         "state_bytes": after.payload_bytes,
         "put_to_sleep_and_clone_us": round(cloned.spent_s / (count - real) * 1e6, 1),

@@ -1,6 +1,7 @@
 """A process that owns connections and hands them over, with a record of what it sends.
 
     GET /BYTES answers with that many bytes: a block of random ones, over and over.
+    GET /held/BYTES the same, all of it written at once: the send buffer takes it.
     GET /BYTES?RATE does so at so many bytes per second, as a live stream comes.
 
 `first` opens the port, `join` shares the port of another process, `takeover` replaces it. Lines on
@@ -31,6 +32,7 @@ from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.host import tune_collector
 from quicbaton.asyncio.node.node import Node
+from quicbaton.asyncio.node.operations import Operations
 from quicbaton.asyncio.node.takeover import Arrival
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import ask_for_socket
@@ -48,6 +50,7 @@ DATA_TRAIN_BYTES = 1500
 IDLE_TIMEOUT_S = 600.0
 
 _TAKEOVER_DEADLINE_S = 60.0
+_HELD = b"/held/"
 
 
 class Started(msgspec.Struct):
@@ -139,7 +142,8 @@ class Protocol(QuicConnectionProtocol):
 
     def _answer(self, stream_id: int, path: bytes) -> None:
         assert self._http is not None
-        size, _, rate = path.removeprefix(b"/").partition(b"?")
+        held = path.startswith(_HELD)
+        size, _, rate = path.removeprefix(_HELD if held else b"/").partition(b"?")
         total = int(size)
         headers = [(b":status", b"200"), (b"content-length", b"%d" % total)]
         self._http.send_headers(stream_id, headers)
@@ -148,7 +152,7 @@ class Protocol(QuicConnectionProtocol):
             self._tick()
             return
         self._downloads[stream_id] = (0, total)
-        self._pump(stream_id)
+        self._pump(stream_id, at_once=held)
 
     def _tick(self) -> None:
         if self._live and not self._ticking:
@@ -174,9 +178,11 @@ class Protocol(QuicConnectionProtocol):
         if live.offset == live.total:
             del self._live[stream_id]
 
-    def _pump(self, stream_id: int) -> None:
+    def _pump(self, stream_id: int, *, at_once: bool = False) -> None:
         assert self._http is not None
-        while stream_id in self._downloads and not self._quic.is_congested(stream_id):
+        while stream_id in self._downloads:
+            if not at_once and self._quic.is_congested(stream_id):
+                return
             offset, total = self._downloads[stream_id]
             piece = self.content.piece(offset, total)
             offset += len(piece)
@@ -272,6 +278,7 @@ async def _take_over(options: argparse.Namespace, shared: dict[str, Any]) -> tup
 async def _serve(options: argparse.Namespace) -> None:
     tune_collector()
     node, started = await start(options)
+    operations = Operations(node)
     sends = record_sends(node)
     print(msgspec.json.encode(started).decode(), flush=True)
     over = asyncio.Event()
@@ -293,6 +300,7 @@ async def _serve(options: argparse.Namespace) -> None:
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), on_line)
     ends = [asyncio.ensure_future(over.wait()), asyncio.ensure_future(node.succeeded.wait())]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    operations.close()
 
 
 def main() -> None:

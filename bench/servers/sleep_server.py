@@ -15,7 +15,7 @@ import gc
 import os
 import sys
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time_ns
 from typing import Any
 
 import msgspec
@@ -45,6 +45,7 @@ class Report(msgspec.Struct):
     #: Microseconds from the moment when the socket's batch is handed out: until the connection is
     #: rebuilt, and until the answer to its first datagram is with the kernel.
     wake_us: list[float]
+    wake_cpu_us: list[float]
     answer_us: list[float]
     payload_bytes: int
     spent_s: float
@@ -56,17 +57,20 @@ class Stopwatch:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.wake_us: list[float] = []
+        self.wake_cpu_us: list[float] = []
         self.answer_us: list[float] = []
         wake_up, deliver = endpoint.asleep.wake, endpoint.deliver
         woken = 0
 
         def wake_and_note(name: bytes) -> Any:
             nonlocal woken
-            begun = perf_counter()
             was_asleep = name in endpoint.asleep
+            begun_cpu_ns = thread_time_ns()
+            begun = perf_counter()
             session = wake_up(name)
             if was_asleep:
                 self.wake_us.append((perf_counter() - begun) * 1e6)
+                self.wake_cpu_us.append((thread_time_ns() - begun_cpu_ns) / 1000)
                 woken += 1
             return session
 
@@ -144,13 +148,14 @@ def report(endpoint: Endpoint, watch: Stopwatch, spent_s: float) -> Report:
         asleep=len(endpoint.asleep),
         resident_bytes=resident_bytes(),
         wake_us=watch.wake_us[:],
+        wake_cpu_us=watch.wake_cpu_us[:],
         answer_us=watch.answer_us[:],
         payload_bytes=len(payload),
         spent_s=spent_s,
         collector_pause_ms=pause_s * 1000,
     )
-    watch.wake_us.clear()
-    watch.answer_us.clear()
+    for samples in (watch.wake_us, watch.wake_cpu_us, watch.answer_us):
+        samples.clear()
     return answer
 
 
@@ -179,6 +184,8 @@ async def main(options: argparse.Namespace) -> None:
         elif operation == "clone":
             await clone(endpoint, int(arguments[0]))
         elif operation == "close":
+            async for session in endpoint.asleep.wake_all():
+                session.protocol.close()
             node.close()
         spent_s = perf_counter() - begun
         print(msgspec.json.encode(report(endpoint, watch, spent_s)).decode(), flush=True)

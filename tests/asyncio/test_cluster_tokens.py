@@ -9,18 +9,22 @@ from typing import Any
 
 import aioquic.asyncio
 import pytest
+import qh3.asyncio
 from aioquic.quic.connection import QuicConnection
 from aioquic.tls import SessionTicket
 from loopback import (
     AioquicHttpClient,
     FileServer,
+    HttpClient,
     body_of,
     client_configuration,
+    qh3_configuration,
+    qh3_http_client,
     run,
     server_configuration,
 )
 
-from quicbaton.asyncio import QuicServer, serve
+from quicbaton.asyncio import QuicServer, connect, serve
 from quicbaton.asyncio.endpoint import endpoint as endpoints
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.server import make_endpoint
@@ -34,11 +38,13 @@ OLD = ClusterKey(b"\x00old", os.urandom(32))
 NEW = ClusterKey(b"\x01new", os.urandom(32))
 
 
-async def start(certificate: CertificateFiles, ring: KeyRing | None, **options: Any) -> QuicServer:
+async def start(
+    certificate: CertificateFiles, ring: KeyRing | None, port: int = 0, **options: Any
+) -> QuicServer:
     """A process of its own, as far as this goes."""
     return await serve(
         "127.0.0.1",
-        0,
+        port,
         configuration=server_configuration(certificate),
         create_protocol=FileServer,
         ring=ring,
@@ -85,6 +91,30 @@ def test_session_of_one_process_resumes_at_another(
         assert second.endpoint.early_data.startswith("off")
         first.close()
         second.close()
+
+    run(main)
+
+
+def test_qh3_resumes_from_process_to_process(certificate: CertificateFiles) -> None:
+    async def main() -> None:
+        servers = [await start(certificate, KeyRing(OLD)) for _ in range(2)]
+        tickets: asyncio.Queue[Any] = asyncio.Queue()
+        ticket = None
+        for server in servers * 2:
+            configuration = qh3_configuration(certificate)
+            configuration.session_ticket = ticket
+            async with qh3.asyncio.connect(
+                "127.0.0.1",
+                server.port,
+                configuration=configuration,
+                create_protocol=qh3_http_client(),
+                session_ticket_handler=tickets.put_nowait,
+            ) as client:
+                assert await client.get(1000) == body_of(1000)
+                assert client._quic.tls.session_resumed == (ticket is not None)
+                ticket = await tickets.get()
+        for server in servers:
+            server.close()
 
     run(main)
 
@@ -164,6 +194,34 @@ def test_address_token_of_one_process_saves_the_round_trip_at_another(
         assert (first.endpoint.counters["retry"], second.endpoint.counters["retry"]) == (1, 0)
         first.close()
         second.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("ring", [KeyRing(OLD), KeyRing(OLD).rotate(NEW)])
+def test_first_reset_after_a_rotation_is_one_that_the_client_knows(
+    ring: KeyRing, certificate: CertificateFiles
+) -> None:
+    # The token was made under the key that was active when the ID was issued.
+    async def main() -> None:
+        server = await start(certificate, KeyRing(OLD, [NEW]))
+        async with connect(
+            "127.0.0.1",
+            server.port,
+            configuration=client_configuration(certificate),
+            create_protocol=HttpClient,
+        ) as client:
+            assert await client.get(10) == body_of(10)
+            for session in list(server.endpoint.sessions.values()):
+                session.detach()  # as a crash would
+            server.endpoint.sessions.clear()
+            server.close()
+            restarted = await start(certificate, ring, port=server.port)
+            with pytest.raises(ConnectionError):
+                await client.request("POST", "/", bytes(2000))
+            await client.wait_closed()
+            assert restarted.endpoint.counters["reset"] >= 1
+        restarted.close()
 
     run(main)
 

@@ -169,9 +169,7 @@ def test_a_client_that_moves_while_its_connection_sleeps_is_answered_where_it_is
             await fallen_asleep(server)
             loop = asyncio.get_running_loop()
             first = client._transport
-            transport, _ = await loop.create_datagram_endpoint(
-                lambda: client, local_addr=("::", 0)
-            )
+            transport, _ = await loop.create_datagram_endpoint(lambda: client, local_addr=("::", 0))
             assert await client.get(50_000) == body_of(50_000)
             port = transport.get_extra_info("sockname")[1]
             assert the_session(server).connection.peer_address[1] == port

@@ -84,3 +84,37 @@ def test_a_local_name_is_not_for_another_host(home: Home, cluster: Path) -> None
     refused = home.run("handoff", "a", "00", "--to", first.control)
     assert refused.returncode == 1
     assert "NODE/WORKER" in refused.stderr
+
+
+def test_a_server_must_be_sure_which_node_it_is(home: Home, cluster: Path) -> None:
+    unsure = home.run("serve", home.files, "--port", "0")
+    assert unsure.returncode == 1
+    assert "--node-name" in unsure.stderr
+    (cluster / "nodes" / "b-key.pem").unlink()
+    with_one_key = home.serve()
+    assert home.json("ps", "a")["pid"] == with_one_key.pid
+
+
+def test_a_service_and_its_workers_are_found_by_name(home: Home, cluster: Path) -> None:
+    service = home.serve("--workers", "2", "--node-name", "a")
+    workers = {name: home.json("ps", name) for name in ("a/0", "a/1")}
+    assert home.json("ps", "a")["pid"] == service.pid
+    assert len({service.pid, workers["a/0"]["pid"], workers["a/1"]["pid"]}) == 3
+    assert "cannot reach" not in home.run("ps", "a/2").stderr
+    assert home.run("ps", "a/2").returncode == 1
+
+    content = home.write("file.bin", 30_000_000)
+    client = home.download(service, "file.bin", 300_000)
+    client.wait_for_bytes(1)
+    (info,) = home.json("ps", "a")["connections"]
+    connection = info["connection"]
+    baton = home.path / "connection.baton"
+    home.json("save", "a", connection, baton)
+    assert home.json("ps", "a")["connections"] == []
+    source = home.json("inspect", baton)["header"]["source"]
+    (other,) = {"a/0", "a/1"} - {source}
+    home.json("resume", baton, "--to", other)
+    (info,) = home.json("ps", other)["connections"]
+    assert info["connection"] == connection
+    finish(client, content)
+    assert service.stop() == 0

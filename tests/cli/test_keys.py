@@ -77,6 +77,14 @@ def test_init_overwrites_nothing(home: Home) -> None:
     assert contents(folder) == before
 
 
+def test_init_makes_nothing_where_others_look(home: Home) -> None:
+    shared = home.path / "shared"
+    shared.mkdir(mode=0o755)
+    refused = home.run("keys", "init", shared, *NODES)
+    assert "open to others" in refused.stderr
+    assert not list(shared.iterdir())
+
+
 @pytest.mark.parametrize("node", ["a", "A=h", "a b=h", "=h", "a=", "a=h:0", "a=::1", "a=h:port"])
 def test_a_node_that_makes_no_sense_makes_no_cluster(home: Home, node: str) -> None:
     refused = home.run("keys", "init", home.path / "cluster", "--node", node)

@@ -10,10 +10,13 @@ import pytest
 from aioquic.h3.connection import H3Connection, H3Stream
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicTransportParameters
-from aioquic_pair import SERVER_CID, Pair
+from aioquic.tls import Context
+from aioquic_pair import SERVER_CID, TOKEN, Pair
 
-from quicbaton.handshake import ready, surface
+from quicbaton.handshake import SessionTickets, prepare, ready, surface
 from quicbaton.http3 import surface as http3_surface
+from quicbaton.keys.cluster_key import ClusterKey
+from quicbaton.keys.key_ring import KeyRing
 
 REVIEW = (
     "aioquic {version} differs from {known} in {name}: new {new}, gone {gone}. Review what these "
@@ -94,12 +97,28 @@ def test_aioquic_has_exactly_the_attributes_that_we_know(
     )
 
 
+def test_aioquic_has_the_private_methods_that_we_stand_in_front_of() -> None:
+    for kind in (QuicConnection, Context):
+        for name in surface.METHODS[kind.__name__]:
+            assert callable(getattr(kind, name))
+
+
 def test_preparing_shadows_two_methods_that_aioquic_has() -> None:
     pair = Pair()
     shadowed = vars(pair.server).keys() - surface.ATTRIBUTES["QuicConnection"]
-    assert shadowed == {"_initialize", "_replenish_connection_ids"}
-    assert all(callable(getattr(QuicConnection, name)) for name in shadowed)
+    assert shadowed == surface.METHODS["QuicConnection"]
     assert pair.server.host_cid == SERVER_CID
+
+
+def test_tickets_stand_in_front_of_one_method_of_tls_more() -> None:
+    pair = Pair(prepared=False)
+    tickets = SessionTickets(KeyRing(ClusterKey(b"key1", bytes(32))), bytes, lambda: 0.0)
+    prepare(pair.server, SERVER_CID, TOKEN, tickets=tickets)
+    pair.connect()
+    pair.to_server(pair.from_client())
+    shadowed = vars(pair.server.tls).keys() - surface.ATTRIBUTES["Context"]
+    assert shadowed == {"_server_handle_hello", "_server_handle_finished"}
+    assert shadowed < surface.METHODS["Context"]
 
 
 def test_nothing_of_a_stream_is_hidden_from_the_transfer() -> None:

@@ -8,7 +8,7 @@ from time import time
 from typing import Any
 
 import pytest
-from aioquic.tls import CipherSuite, Context, SessionTicket
+from aioquic.tls import CipherSuite, SessionTicket
 from aioquic_pair import SERVER_CID, TOKEN, V2, Pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -301,8 +301,3 @@ def test_tickets_beside_the_programs_own_are_refused(clock: Clock) -> None:
     pair = Pair(prepared=False, tickets={})
     with pytest.raises(ConfigurationError):
         prepare(pair.server, bytes(SERVER_CID), TOKEN, tickets=node(clock))
-
-
-def test_aioquic_still_has_what_tickets_replace() -> None:
-    for name in ("_server_handle_hello", "_server_handle_finished", "_build_session_ticket"):
-        assert callable(getattr(Context, name))

@@ -30,7 +30,7 @@ import msgspec
 
 _READS_PER_TURN = 64
 _MAX_PACKET_BYTES = 65_535
-_UDP = 17
+_TCP, _UDP = 6, 17
 #: Time, sender, receiver, source port, destination port, fate, bytes.
 _NOTE = struct.Struct("=dBBHHBI")
 NOBODY = 255
@@ -247,7 +247,8 @@ class LossyLink:
                 packet = os.read(fd, _MAX_PACKET_BYTES)
             except BlockingIOError:
                 return
-            if packet[0] >> 4 == 4:
+            # As through many firewalls, ICMP does not come through.
+            if packet[0] >> 4 == 4 and packet[9] in (_TCP, _UDP):
                 self._carry(packet, sender, now)
 
     def _carry(self, packet: bytes, sender: int, now: float) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import Curl, Server, World
+from harness import Curl, Server, World, until
 from lossy_link import CLEAR, Condition, Note
 from network import Host, Network
 from wire import Verdict, check
@@ -63,6 +63,22 @@ class Site:
         """The nonce checker's, of everything that either server has sent to the client."""
         keylogs = [path for world in self.worlds.values() for path in world.keylogs]
         return (await self.datagrams()).check(keylogs)
+
+    async def assert_one_sender(self) -> None:
+        """No packet number came twice from the servers, whichever of them sent it."""
+        verdict = await self.verdict()
+        assert verdict.packets
+        assert not verdict.reused
+        assert not verdict.strange
+
+    async def cut_over(self, server: Server) -> None:
+        """Wait until the client uses only connection IDs of the server that has its connection."""
+
+        async def look() -> bool:
+            infos = (await server.list()).connections
+            return bool(infos) and not infos[0].cutover_pending
+
+        await until(look, "the cutover")
 
     @property
     def _servers(self) -> tuple[Host, Host]:

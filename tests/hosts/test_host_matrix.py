@@ -7,6 +7,8 @@ invariants 1, 3 and 5, seen from outside.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from cells import STEPS
 from host_cells import CELLS, FAULTS, STILL_SHORT_S, HostCell, HostOutcome, Sites, run_host_cell
@@ -54,4 +56,5 @@ def test_there_is_one_owner_or_none(cell: HostCell, outcomes: _Outcomes) -> None
     if cell.survives and outcome.fault_s < STILL_SHORT_S:
         assert outcome.client == "whole", outcome.error
     if outcome.client == "whole" and cell.fault != "KILL":
-        assert outcome.handed_on
+        # Unless the client had all that it wanted before.
+        assert outcome.answers[-1].endswith(("ok", "closing")), Counter(outcome.answers)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import pytest
-from harness import Server, until
 from lossy_link import CLEAR, Condition
-from sites import ROUGH, Site, hand_over, two_hosts
+from sites import ROUGH, hand_over, two_hosts
 
 from quicbaton.cli.certificate import CertificateFiles
 
@@ -18,16 +16,6 @@ pytestmark = pytest.mark.process
 
 SIZE = 800_000
 RATE = 300_000
-
-
-async def cut_over(server: Server) -> None:
-    """Until the client uses this server's connection IDs alone."""
-
-    async def look() -> bool:
-        infos = (await server.list()).connections
-        return bool(infos) and not infos[0].cutover_pending
-
-    await until(look, "the cutover")
 
 
 @pytest.mark.parametrize("condition", [CLEAR, ROUGH], ids=["clear", "rough"])
@@ -41,7 +29,7 @@ def test_a_download_goes_from_host_to_host_and_its_packets_follow(
                 connection = await a.the_connection()
                 await curl.received(100_000)
                 assert (await hand_over(a, connection, "b/0")).code == "ok"
-                await cut_over(b)
+                await site.cut_over(b)
                 since_s = monotonic()
                 await curl.received(curl.received_bytes + 200_000)
                 datagrams = await site.datagrams()
@@ -51,13 +39,6 @@ def test_a_download_goes_from_host_to_host_and_its_packets_follow(
                 await curl.end()
             assert curl.whole, curl.outcome
             assert [(await one.list()).accepted for one in (a, b)] == [1, 0]
-            await assert_one_sender(site)
+            await site.assert_one_sender()
 
     asyncio.run(run())
-
-
-async def assert_one_sender(site: Site) -> None:
-    verdict: Any = await site.verdict()
-    assert verdict.packets
-    assert not verdict.reused
-    assert not verdict.strange

@@ -75,6 +75,8 @@ class Options(msgspec.Struct):
     forgetful: bool = False
     #: Baton formats that it speaks.
     formats: tuple[int, ...] = readable_versions()
+    #: Names the host, if it is to count as another one.
+    host: bytes = b""
     #: A shared ownership store's URL.
     store: str = ""
     #: One of `PROGRAMS`.
@@ -187,7 +189,10 @@ class MovingProtocol(QuicConnectionProtocol):
 
 
 #: What may be served: options of `Node`.
-PROGRAMS: dict[str, dict[str, Any]] = {"moving": {"create_protocol": MovingProtocol}}
+PROGRAMS: dict[str, dict[str, Any]] = {
+    "moving": {"create_protocol": MovingProtocol},
+    "sleepy": {"create_protocol": MovingProtocol, "sleep_after_s": 0.05},
+}
 #: The one of this process.
 nodes: list[Node] = []
 
@@ -207,6 +212,7 @@ async def _start(options: Options) -> tuple[Node, Arrival | None]:
         "configuration": configuration,
         "waits": options.waits,
         "formats": options.formats,
+        "host": options.host,
         **PROGRAMS[options.program],
     }
     cluster = Cluster(Path(options.cluster), options.node) if options.cluster else None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 from cells import Fault, Outcome, Victim, ending, hand_on, strike
-from harness import SHORT_WAITS, World
+from harness import SHORT_WAITS, Server, World
 from wire import Relay, check
 
 #: Every step between the offer in the store and the source's keys, in order.
@@ -79,7 +79,7 @@ async def run_cell(world: World, cell: Cell) -> Outcome:
         await curl.received(_BEGIN_AT)
         victim = destination if cell.victim == "destination" else source
         victims.write_text(str(victim.pid))
-        command = asyncio.create_task(source.hand_over(connection, destination))
+        command = asyncio.create_task(_hand_over(connection, source, destination, cell, victim))
         stopped_s = await strike(cell.fault, victim)
         await command
         handed_on = await hand_on(source, destination, curl)
@@ -90,3 +90,15 @@ async def run_cell(world: World, cell: Cell) -> Outcome:
                 await server.list()
                 server.signal(signal.SIGKILL)
     return Outcome(ending(curl, verdict), ended.error, verdict, stopped_s, handed_on)
+
+
+async def _hand_over(
+    connection: str, source: Server, destination: Server, cell: Cell, victim: Server
+) -> None:
+    """On a busy machine an offer may time out before anything is struck: then once more."""
+    while source.alive and destination.alive:
+        answer = await source.hand_over(connection, destination)
+        if answer.ok or cell.fault == "CUT" or not victim.alive or victim.stopped:
+            return
+        if answer.code not in ("deadline", "cutover_pending", "unreachable"):
+            return

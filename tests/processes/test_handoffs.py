@@ -289,7 +289,9 @@ def test_an_application_that_fails_to_import_leaves_the_connection_to_its_source
 # --- who may have it --------------------------------------------------------------------------
 
 
-def test_a_handoff_is_refused_until_the_client_has_cut_over(in_world: Any) -> None:
+def test_a_connection_is_saved_only_after_its_cutover_and_handed_on_at_any_time(
+    in_world: Any,
+) -> None:
     async def test(world: World) -> None:
         first = await world.start()
         async with (
@@ -301,14 +303,22 @@ def test_a_handoff_is_refused_until_the_client_has_cut_over(in_world: Any) -> No
             second = await world.start("join", first)
             relay.mutes_client = True
             await hand_over(connection, first, second)
-            answer = await second.hand_over(connection, first)
-            assert (answer.ok, answer.code) == (False, "cutover_pending")
             answer = await save(second, connection, world.folder / "baton")
             assert (answer.ok, answer.code) == (False, "cutover_pending")
+            third = await world.start("join", first)
+            for source, destination in [
+                *((second, third), (third, first), (first, third), (third, second)),
+                *((second, first), (first, second), (second, third)),
+            ]:
+                answer = await source.hand_over(connection, destination)
+                assert answer.ok, answer
             relay.mutes_client = False
-            await hand_over(connection, second, first)
+            await until(lambda: _has_cut_over(third), "the client's cutover")
             await curl.end()
             assert curl.whole
+        verdict = check(relay.sent, relay.client_id_bytes, world.keylogs)
+        assert not verdict.reused
+        assert not verdict.unopened
 
     in_world(test)
 

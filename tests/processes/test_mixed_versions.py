@@ -84,22 +84,25 @@ def in_world(
     return lambda test: asyncio.run(guarded(test))
 
 
-async def pass_around(ring: list[Server], world: World, keylogs: list[Path]) -> None:
-    """A live download changes hands in a ring, twice round; nothing is missing or sent twice."""
-    first = ring[0]
+async def pass_around(
+    first: Server, world: World, join: Callable[[], Coroutine[Any, Any, list[Server]]]
+) -> None:
+    """A live download changes hands among `first` and those that join when it has begun, twice
+    round; nothing is missing or sent twice."""
     async with (
         Relay(await first.port()) as relay,
         world.curl(relay.port, 1_500_000, rate=900_000) as curl,
     ):
         await curl.received(50_000)
-        assert curl.outcome is None, curl.outcome
         connection = await first.the_connection()
+        ring = [first, *await join()]
         for number in range(2 * len(ring)):
             await curl.received(100_000 + 100_000 * number)
             source, destination = (ring[(number + step) % len(ring)] for step in (0, 1))
             await until(lambda s=source, d=destination: _given(connection, s, d), "a handoff")
         await curl.end()
         assert curl.whole
+    keylogs = [Path(server.options.keylog) for server in ring]
     verdict = check(relay.sent, relay.client_id_bytes, keylogs)
     assert not verdict.reused
     assert not verdict.unopened
@@ -122,9 +125,14 @@ async def settled(server: Server) -> str:
 def test_a_download_passes_between_two_formats_both_ways(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start(formats=(1,))
-        second = await world.start("join", first)
-        third = await world.start("join", first, formats=(1, 2))
-        await pass_around([first, second, third], world, world.keylogs)
+
+        async def join() -> list[Server]:
+            return [
+                await world.start("join", first),
+                await world.start("join", first, formats=(1, 2)),
+            ]
+
+        await pass_around(first, world, join)
 
     in_world(test)
 
@@ -147,9 +155,11 @@ def test_a_takeover_by_the_other_format_moves_a_download(in_world: Any) -> None:
 def test_a_download_passes_between_two_releases_both_ways(in_worlds: Run) -> None:
     async def test(present: World, previous: World) -> None:
         first = await previous.start()
-        second = await present.start("join", first)
-        keylogs = previous.keylogs + present.keylogs
-        await pass_around([first, second], present, keylogs)
+
+        async def join() -> list[Server]:
+            return [await present.start("join", first)]
+
+        await pass_around(first, present, join)
 
     in_worlds(test)
 
@@ -157,9 +167,11 @@ def test_a_download_passes_between_two_releases_both_ways(in_worlds: Run) -> Non
 def test_the_previous_release_joins_the_present_one(in_worlds: Run) -> None:
     async def test(present: World, previous: World) -> None:
         first = await present.start()
-        second = await previous.start("join", first)
-        keylogs = previous.keylogs + present.keylogs
-        await pass_around([first, second], present, keylogs)
+
+        async def join() -> list[Server]:
+            return [await previous.start("join", first)]
+
+        await pass_around(first, present, join)
 
     in_worlds(test)
 

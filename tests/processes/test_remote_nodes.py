@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from cluster_folder import make_cluster, plain
-from harness import GUARD_S, Server, World, until
+from harness import GUARD_S, Curl, Server, World, until
 
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import CommandFailedError, Conversation, ask_over
@@ -68,23 +68,33 @@ class Pair:
 
 
 def run(
-    tmp_path: Path, certificate: CertificateFiles, test: Callable[[Pair], Awaitable[None]]
+    tmp_path: Path,
+    certificate: CertificateFiles,
+    test: Callable[[Pair], Awaitable[None]],
+    **more: Any,
 ) -> None:
     async def guarded() -> None:
-        async with asyncio.timeout(4 * GUARD_S), _pair(tmp_path, certificate) as pair:
+        async with asyncio.timeout(4 * GUARD_S), _pair(tmp_path, certificate, **more) as pair:
             await test(pair)
 
     asyncio.run(guarded())
 
 
 @asynccontextmanager
-async def _pair(tmp_path: Path, certificate: CertificateFiles) -> AsyncIterator[Pair]:
+async def _pair(tmp_path: Path, certificate: CertificateFiles, **more: Any) -> AsyncIterator[Pair]:
     folder = make_cluster(tmp_path / "cluster", "a", "b", "c")
     async with World(tmp_path, certificate) as world:
         pair = Pair(world, folder)
-        await pair.start("a")
-        await pair.start("b")
+        await pair.start("a", **more)
+        await pair.start("b", **more)
         yield pair
+
+
+async def finish(client: Curl) -> None:
+    """Let it go on at full speed; all must have come, and right."""
+    os.kill(client.pid, signal.SIGUSR1)
+    await client.end()
+    assert client.whole
 
 
 def test_a_download_goes_to_another_node_and_back(
@@ -109,10 +119,43 @@ def test_a_download_goes_to_another_node_and_back(
                 return True
 
             await until(goes_back, "the client to have cut over")
-            await client.end()
-            assert client.whole
+            await finish(client)
 
     run(tmp_path, certificate, test)
+
+
+@pytest.mark.parametrize(
+    ("point", "moves"),
+    [
+        ("after_offer", False),
+        ("after_accept", False),
+        ("after_baton", None),
+        ("after_ready", None),
+        ("after_destroy", True),
+        ("after_committed", True),
+        ("before_resume", True),
+        ("after_cutover", True),
+    ],
+)
+def test_a_link_cut_in_a_handoff_leaves_one_owner_and_a_whole_download(
+    tmp_path: Path, certificate: CertificateFiles, point: str, moves: bool | None
+) -> None:
+    """Whichever side is cut off calls the other again, by its name."""
+
+    async def test(pair: Pair) -> None:
+        async with pair.world.curl(pair.port, _MANY, rate=_RATE) as client:
+            await client.received(1_000_000)
+            first, second, name = await pair.owner()
+            with contextlib.suppress(CommandFailedError):
+                await pair.ask(first, c.HandOff(name, f"{second}/0"))
+            await finish(client)
+        listed = [await server.list() for server in pair.servers.values()]
+        assert sum(one.accepted for one in listed) == 1
+        if moves is not None:
+            assert sum(one.resumed for one in listed) == moves
+        assert sum(one.given for one in listed) == sum(one.resumed for one in listed)
+
+    run(tmp_path, certificate, test, failpoint=f"{point}:CUT")
 
 
 def test_a_connection_saved_and_resumed_over_the_network(
@@ -131,8 +174,7 @@ def test_a_connection_saved_and_resumed_over_the_network(
             assert (await pair.owner())[0] == second
             with pytest.raises(CommandFailedError):
                 await pair.ask(first, c.Revive(frozen.sealed))
-            await client.end()
-            assert client.whole
+            await finish(client)
 
     run(tmp_path, certificate, test)
 
@@ -150,8 +192,7 @@ def test_a_baton_that_nobody_has_safe_is_worth_nothing(
             await client.received(client.received_bytes + 2_000_000)
             with pytest.raises(CommandFailedError):
                 await pair.ask(second, c.Revive(frozen.sealed))
-            await client.end()
-            assert client.whole
+            await finish(client)
 
     run(tmp_path, certificate, test)
 
@@ -182,7 +223,8 @@ def test_commands_without_a_certificate_do_nothing(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
     async def test(pair: Pair) -> None:
-        async with pair.world.curl(pair.port, 8_000_000, rate=_RATE) as client:
+        async with pair.world.curl(pair.port, _MANY, rate=_RATE) as client:
+            await client.received(1)
             first, second, name = await pair.owner()
             forged = c.encode(c.HandOff(name, f"{second}/0"))
             for words in (forged, b"QBTN1 0\n" + forged, c.encode(c.OpenLink())):
@@ -191,8 +233,7 @@ def test_commands_without_a_certificate_do_nothing(
                     writer.write(words)
                     assert len(await reader.read()) < 100
                 writer.close()
-            await client.end()
-            assert client.whole
+            await finish(client)
         for server in pair.servers.values():
             listed = await server.list()
             assert (listed.given, listed.resumed) == (0, 0)
@@ -247,8 +288,7 @@ def test_nodes_find_each_other_again_after_a_link_was_cut(
                 return True
 
             await until(goes_back, "a handoff to the new process")
-            await client.end()
-            assert client.whole
+            await finish(client)
 
     run(tmp_path, certificate, test)
 
@@ -270,5 +310,25 @@ def test_a_partition_is_noticed_and_healed(tmp_path: Path, certificate: Certific
         finally:
             os.kill(pair.servers["b"].pid, signal.SIGCONT)
         assert (await pair.ask("b", c.ListConnections(), c.Connections)).connections == []
+
+    run(tmp_path, certificate, test)
+
+
+def test_a_connection_is_not_handed_to_where_it_is(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async def test(pair: Pair) -> None:
+        async with pair.world.curl(pair.port, _MANY, rate=_RATE) as client:
+            await client.received(1)
+            first, _, name = await pair.owner()
+            for to in (first, f"{first}/0"):
+                with pytest.raises(CommandFailedError) as caught:
+                    await pair.ask(first, c.HandOff(name, to))
+                assert caught.value.code == "same_process"
+            for to, code in (("x/0", "unknown_node"), (f"{first}/3", "unknown_node")):
+                with pytest.raises(CommandFailedError) as caught:
+                    await pair.ask(first, c.HandOff(name, to))
+                assert caught.value.code == code
+            await finish(client)
 
     run(tmp_path, certificate, test)

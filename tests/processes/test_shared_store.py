@@ -1,20 +1,16 @@
-"""Real processes that hand over by a shared SQLite store, killed and stopped between its steps.
-
-Each cell's client, libcurl, ends with the right hash or with a close that it was told of, and no
-packet number is used twice.
-"""
+"""Real processes that hand over by a shared SQLite store, under downloads of libcurl."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from time import time
+from typing import Any
 
 import pytest
-from cells import FAULTS, Outcome
 from harness import SHORT_WAITS, World
-from matrix import grid, run_cells, selected
-from shared_cells import STEPS, Cell, run_cell
 from wire import Relay, check
 
 from quicbaton.asyncio.stores import SqliteStore
@@ -23,44 +19,7 @@ from quicbaton.ownership.store import EntryState, Found
 
 pytestmark = pytest.mark.process
 
-_AT_ONCE = 8
 _GUARD_S = 60.0
-_Outcomes = dict[Cell, Outcome | AssertionError]
-CELLS = [Cell(step, victim, fault) for step in STEPS for victim, fault in FAULTS]
-
-
-@pytest.fixture(scope="module")
-def outcomes(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    certificate: CertificateFiles,
-) -> _Outcomes:
-    world = World(tmp_path_factory.mktemp("shared"), certificate)
-    return run_cells("shared store", world, selected(request), run_cell, _AT_ONCE, _table)
-
-
-def _table(outcomes: dict[Cell, Outcome]) -> str:
-    texts = {
-        (cell.step, f"{cell.victim} {cell.fault}"): outcome.client
-        for cell, outcome in outcomes.items()
-    }
-    return grid(STEPS, [f"{victim} {fault}" for victim, fault in FAULTS], texts)
-
-
-@pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_the_client_gets_all_or_is_told_and_nobody_sends_twice(
-    cell: Cell, outcomes: _Outcomes
-) -> None:
-    outcome = outcomes[cell]
-    if isinstance(outcome, AssertionError):
-        raise outcome
-    verdict = outcome.verdict
-    assert not verdict.reused
-    assert not verdict.strange
-    assert verdict.packets
-    assert outcome.client in ("whole", "reset", "closed"), outcome.error
-    if cell.survives:
-        assert outcome.client == "whole", outcome.error
 
 
 def test_a_download_changes_hands_by_the_store_again_and_again(
@@ -70,12 +29,12 @@ def test_a_download_changes_hands_by_the_store_again_and_again(
         path = world.folder / "owners"
         options = {"store": f"sqlite:{path}"}
         first = await world.start(**options)
-        ring = [first, *[await world.start("join", first, **options) for _ in range(2)]]
         async with (
             Relay(await first.port()) as relay,
             world.curl(relay.port, 1_200_000, rate=600_000) as curl,
         ):
             connection = await first.the_connection()
+            ring = [first, *[await world.start("join", first, **options) for _ in range(2)]]
             store = SqliteStore(path)
             for hop in range(6):
                 await curl.received(100_000 * (hop + 1))
@@ -96,15 +55,15 @@ def test_a_download_changes_hands_by_the_store_again_and_again(
     run(test, tmp_path, certificate)
 
 
-def test_full_store_keeps_the_connection_where_it_is(
+def test_locked_store_keeps_the_connection_where_it_is(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
     async def test(world: World) -> None:
         path = world.folder / "owners"
         first = await world.start(store=f"sqlite:{path}")
-        second = await world.start("join", first, store=f"sqlite:{path}")
         async with world.curl(await first.port(), 600_000, rate=400_000) as curl:
             connection = await first.the_connection()
+            second = await world.start("join", first, store=f"sqlite:{path}")
             await curl.received(40_000)
             store = SqliteStore(path)
             # Somebody holds the file, for longer than anybody waits.
@@ -121,15 +80,59 @@ def test_full_store_keeps_the_connection_where_it_is(
     run(test, tmp_path, certificate)
 
 
+def test_store_that_is_locked_with_the_baton_out_leaves_both_silent_until_it_answers(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async def test(world: World) -> None:
+        path = world.folder / "owners"
+        options = {"store": f"sqlite:{path}", "waits": SHORT_WAITS}
+        first = await world.start(**options)
+        async with (
+            Relay(await first.port()) as relay,
+            world.curl(relay.port, 400_000, rate=200_000) as curl,
+        ):
+            connection = await first.the_connection()
+            second = await world.start("join", first, failpoint="before_take:STOP", **options)
+            await curl.received(40_000)
+            handing = asyncio.create_task(first.hand_over(connection, second))
+            await second.comes_to_a_stop()
+            store = SqliteStore(path)
+            store._db.execute("BEGIN IMMEDIATE")
+            second.signal(signal.SIGCONT)
+            # The destination cannot take it, nor the source take it back.
+            sent = await _count_when_silent(relay)
+            await asyncio.sleep(2 * SHORT_WAITS.frozen_s)
+            assert len(relay.sent) == sent
+            assert not handing.done()
+            store._db.execute("ROLLBACK")
+            await handing
+            await curl.end()
+            assert curl.whole
+            keys = [Path(first.options.keylog)]
+            assert not check(relay.sent, relay.client_id_bytes, keys).reused
+            await store.aclose()
+
+    run(test, tmp_path, certificate)
+
+
+async def _count_when_silent(relay: Relay) -> int:
+    """How much the servers had sent when they fell silent."""
+    count = -1
+    while len(relay.sent) != count:
+        count = len(relay.sent)
+        await asyncio.sleep(0.1)
+    return count
+
+
 def test_process_without_the_store_takes_over_by_the_source(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
     async def test(world: World) -> None:
         path = world.folder / "owners"
         first = await world.start(store=f"sqlite:{path}", waits=SHORT_WAITS)
-        second = await world.start("join", first)
         async with world.curl(await first.port(), 400_000, rate=400_000) as curl:
             connection = await first.the_connection()
+            second = await world.start("join", first)
             await curl.received(40_000)
             assert (await first.hand_over(connection, second)).ok
             await curl.end()
@@ -142,7 +145,11 @@ def test_process_without_the_store_takes_over_by_the_source(
     run(test, tmp_path, certificate)
 
 
-def run(test, folder: Path, certificate: CertificateFiles) -> None:  # type: ignore[no-untyped-def]
+def run(
+    test: Callable[[World], Coroutine[Any, Any, None]],
+    folder: Path,
+    certificate: CertificateFiles,
+) -> None:
     async def guarded() -> None:
         async with asyncio.timeout(_GUARD_S), World(folder, certificate) as world:
             await test(world)

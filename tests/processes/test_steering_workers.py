@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 from harness import Server, World, until
+from matrix import TABLES
 from moving_server import content
 
-from crowd import crowd
+from crowd import Getter, crowd
 from quicbaton.asyncio.endpoint.steer import steer
 from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.keys.cluster_key import ClusterKey
+from quicbaton.keys.key_ring import KeyRing
+from quicbaton.routing.id_text import parse_ids
 from quicbaton.routing.quic_lb import IdLayout
 
-CLIENTS = 12
+#: Clients of the first worker: so many that not all of them stay with it by luck.
+BEFORE = 16
+#: Clients that come when there are two.
+AFTER = 6
 
 
 async def tossed(server: Server) -> int:
@@ -46,22 +55,102 @@ def test_every_client_keeps_its_worker_when_another_joins(
         async with asyncio.timeout(60), World(tmp_path, certificate) as world:
             first = await world.start(ids=ids)
             port = await first.port()
-            async with crowd(certificate, port, CLIENTS) as before:
+            async with crowd(certificate, port, BEFORE) as before:
                 second = await world.start("join", first, ids=ids)
-                async with crowd(certificate, port, CLIENTS) as after:
-                    for _ in range(3):
+                async with crowd(certificate, port, AFTER) as after:
+                    for _ in range(2):
                         bodies = await asyncio.gather(
                             *(one.get("/20000") for one in [*before, *after])
                         )
-                        assert bodies == [content(0, 20_000)] * 2 * CLIENTS
+                        assert bodies == [content(0, 20_000)] * (BEFORE + AFTER)
                     lived = [len((await one.list()).connections) for one in (first, second)]
-                assert sum(lived) == 2 * CLIENTS
-                assert lived[0] >= CLIENTS
+                assert sum(lived) == BEFORE + AFTER
+                assert lived[0] >= BEFORE
                 counts = [await tossed(one) for one in (first, second)]
+                received = sum([(await one.list()).datagrams_received for one in (first, second)])
+                TABLES[f"tossed, {ids}"] = f"{sum(counts)} of {received} datagrams"
                 if steered:
                     assert counts == [0, 0]
                 else:
                     assert counts[1] > 0
+
+    asyncio.run(test())
+
+
+@pytest.mark.process
+def test_connection_with_encrypted_ids_changes_hands(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async def test() -> None:
+        async with asyncio.timeout(60), World(tmp_path, certificate) as world:
+            first = await world.start(ids="encrypted")
+            async with crowd(certificate, await first.port(), 1) as (client,):
+                second = await world.start("join", first, ids="encrypted")
+                here, there = first, second
+                for _ in range(4):
+                    answer = await here.hand_over(await here.the_connection(), there)
+                    assert answer.ok, answer.message
+                    assert await client.get("/50000") == content(0, 50_000)
+                    await until(partial(has_cut_over, there), "the client's cutover")
+                    here, there = there, here
+                assert client.terminated is None
+
+    asyncio.run(test())
+
+
+async def has_cut_over(server: Server) -> bool:
+    (info,) = (await server.list()).connections
+    return not info.cutover_pending
+
+
+@pytest.mark.process
+def test_connection_is_not_moved_to_where_ids_have_another_length(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async def test() -> None:
+        async with asyncio.timeout(60), World(tmp_path, certificate) as world:
+            first = await world.start(ids="plaintext")
+            async with crowd(certificate, await first.port(), 1) as (client,):
+                second = await world.start("join", first, ids="aws-nlb")
+                name = await first.the_connection()
+                answer = await first.hand_over(name, second)
+                assert not answer.ok
+                assert answer.code == "id_lengths"
+                assert await client.get("/1000") == content(0, 1000)
+                assert await first.the_connection() == name
+
+    asyncio.run(test())
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("ids", ["plaintext", "encrypted"])
+def test_successor_with_a_new_key_gives_clients_ids_of_its_own_configuration(
+    ids: str, tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    # The second step of a key rotation, taken by a takeover: nothing about the place has changed,
+    # but servers MUST update clients to the new configuration (the draft's "config rotation").
+    old_key = ClusterKey.generate(os.urandom)
+    new_key = ClusterKey.generate(os.urandom, beside=[old_key])
+
+    def bits(client: Getter) -> set[int]:
+        return {peer.cid[0] >> 5 for peer in client._quic._state.ids.peer}
+
+    async def test() -> None:
+        async with asyncio.timeout(60), World(tmp_path, certificate) as world:
+            world.ring.write_text(KeyRing(old_key, [new_key]).encode())
+            old = await world.start(ids=ids)
+            async with crowd(certificate, await old.port(), 3) as clients:
+                before = parse_ids(ids, KeyRing(old_key)).issuing.config_id
+                assert all(bits(client) == {before} for client in clients)
+                ring = KeyRing(new_key, [old_key])
+                world.ring.write_text(ring.encode())
+                await world.start("takeover", old, ids=ids)
+                after = parse_ids(ids, ring).issuing.config_id
+                assert after != before
+                for client in clients:
+                    await until(lambda: bits(client) == {after}, "its new IDs")  # noqa: B023
+                    assert await client.get("/1000") == content(0, 1000)
+                await old.gone()
 
     asyncio.run(test())
 

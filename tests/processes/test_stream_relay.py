@@ -20,6 +20,7 @@ from wire import Relay, check
 
 from crowd import client_configuration, request_headers
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable, connect
+from quicbaton.asyncio.peers import commands as c
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.http3 import H3Connection
 
@@ -109,14 +110,15 @@ class Client(QuicConnectionProtocol):
         assert not self.terminated
         return bytes(exchange.body)
 
-    async def upload(self, exchange: Exchange, body: bytes) -> None:
+    async def upload(self, exchange: Exchange, body: bytes, *, end: bool = True) -> None:
         assert self._http is not None
         for start in range(0, len(body), 30_000):
             while self._quic.is_congested(exchange.stream_id):
                 exchange.writable.clear()
                 await exchange.writable.wait()
             piece = body[start : start + 30_000]
-            self._http.send_data(exchange.stream_id, piece, start + len(piece) == len(body))
+            ended = end and start + len(piece) == len(body)
+            self._http.send_data(exchange.stream_id, piece, ended)
             self.transmit()
 
     def pause(self, exchange: Exchange) -> None:
@@ -211,8 +213,8 @@ def test_bodies_of_megabytes_pass_both_ways_and_memory_stays_bounded(in_world: A
 
     async def test(world: World) -> None:
         first = await world.start()
-        second = await world.start("join", first)
         async with client_of(world, await first.port()) as client:
+            second = await world.start("join", first)
             echo = client.ask("/echo", method=b"POST")
             upload = asyncio.create_task(client.upload(echo, body))
             await until(lambda: len(echo.body) > 100_000, "an echo")
@@ -251,8 +253,8 @@ def test_a_paused_upload_moves_and_goes_on(in_world: Any) -> None:
 
     async def test(world: World) -> None:
         first = await world.start()
-        second = await world.start("join", first)
         async with client_of(world, await first.port()) as client:
+            second = await world.start("join", first)
             exchange = client.ask("/swallow/700", method=b"POST")
             upload = asyncio.create_task(client.upload(exchange, body))
             await _comes_to_rest(lambda: client.unsent(exchange))
@@ -268,11 +270,11 @@ def test_a_paused_upload_moves_and_goes_on(in_world: Any) -> None:
 def test_what_a_client_breaks_off_ends_at_the_old_process(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        second = await world.start("join", first)
         async with client_of(world, await first.port()) as client:
+            second = await world.start("join", first)
             slow = client.ask("/slow/100000/60000")
             echo = client.ask("/echo", method=b"POST")
-            await client.upload(echo, content(0, 10_000)[:-1] + b"")
+            await client.upload(echo, content(0, 10_000), end=False)
             stays = client.ask("/slow/300000/1000")
             await until(lambda: slow.body and stays.body, "the bodies to begin")
             await hand_over(first, second)
@@ -292,8 +294,8 @@ def test_what_a_client_breaks_off_ends_at_the_old_process(in_world: Any) -> None
 def test_a_client_that_leaves_ends_what_runs_for_it(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        second = await world.start("join", first)
         async with client_of(world, await first.port()) as client:
+            second = await world.start("join", first)
             slow = client.ask("/slow/100000/60000")
             await until(lambda: slow.body, "the body to begin")
             await hand_over(first, second)
@@ -306,8 +308,8 @@ def test_a_client_that_leaves_ends_what_runs_for_it(in_world: Any) -> None:
 def test_streams_of_a_process_that_dies_are_reset_and_nothing_else(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        second = await world.start("join", first)
         async with client_of(world, await first.port()) as client:
+            second = await world.start("join", first)
             slow = client.ask("/slow/1000000/60000")
             echo = client.ask("/echo", method=b"POST")
             download = client.ask("/20000000")
@@ -350,8 +352,8 @@ def test_what_still_runs_after_the_grace_is_listed_reset_and_counted(in_world: A
 def test_a_connection_moves_on_when_its_running_requests_have_ended(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        second = await world.start("join", first)
         async with client_of(world, await first.port()) as client:
+            second = await world.start("join", first)
             slow = client.ask("/slow/100000/800")
             await until(lambda: slow.body, "the body to begin")
             await hand_over(first, second)
@@ -381,9 +383,9 @@ def test_a_running_request_survives_a_handoff_that_fails(in_world: Any) -> None:
 
     async def test(world: World) -> None:
         first = await world.start(waits=SHORT_WAITS)
-        forgetful = await world.start("join", first, forgetful=True)
-        stops = await world.start("join", first, failpoint="rebuilt:STOP", waits=SHORT_WAITS)
         async with client_of(world, await first.port()) as client:
+            forgetful = await world.start("join", first, forgetful=True)
+            stops = await world.start("join", first, failpoint="rebuilt:STOP", waits=SHORT_WAITS)
             slow = client.ask(f"/slow/{size}/2000")
             echo = client.ask("/echo", method=b"POST")
             await until(lambda: slow.body, "the body to begin")
@@ -407,8 +409,6 @@ def test_a_running_request_survives_a_handoff_that_fails(in_world: Any) -> None:
 
 def test_a_saved_connection_has_no_running_requests(in_world: Any) -> None:
     async def test(world: World) -> None:
-        from quicbaton.asyncio.peers import commands as c  # noqa: PLC0415
-
         first = await world.start()
         async with client_of(world, await first.port()) as client:
             slow = client.ask("/slow/100000/500")
@@ -427,9 +427,9 @@ def test_a_program_of_asyncio_streams_moves(in_world: Any) -> None:
 
     async def test(world: World) -> None:
         first = await world.start(program="streams")
-        second = await world.start("join", first, program="streams")
         configuration = client_configuration(world.certificate)
         async with connect("127.0.0.1", await first.port(), configuration=configuration) as client:
+            second = await world.start("join", first, program="streams")
             reader, writer = await client.create_stream()
             writer.write(body)
             writer.write_eof()

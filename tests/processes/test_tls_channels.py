@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import os
 import shutil
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -15,9 +17,12 @@ import pytest
 from cluster_folder import Door, make_cluster, plain
 from harness import until
 
+from quicbaton.asyncio.node.control import Control
 from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.acceptor import take_passed
 from quicbaton.asyncio.peers.channel import Channel
 from quicbaton.asyncio.peers.cluster import Cluster
+from quicbaton.asyncio.peers.incoming import Incoming
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.asyncio.peers.peers import Peers
 from quicbaton.asyncio.peers.tls import TlsChannel, connect_tls
@@ -444,3 +449,56 @@ def test_a_lost_link_is_no_proof_of_death(folder: Path) -> None:
             assert len(peers) == 1
 
     run(test)
+
+
+def test_only_one_tcp_connection_is_taken_over() -> None:
+    with pytest.raises(PeerError):
+        take_passed([])
+    ends = socket.socketpair()
+    with pytest.raises(PeerError):
+        take_passed([ends[0].detach()])
+    with pytest.raises(PeerError):
+        take_passed([ends[1].detach(), os.open(os.devnull, os.O_RDONLY)])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, pytest.raises(PeerError):
+        take_passed([udp.detach()])
+
+
+def test_a_process_in_no_cluster_takes_no_connection() -> None:
+    async def test() -> None:
+        incoming = Incoming(None, lambda _channel: None)
+        with socket.socket() as sock, pytest.raises(PeerError) as caught:
+            incoming.take(sock)
+        assert caught.value.code == "no_cluster"
+
+    run(test)
+
+
+def test_a_message_of_garbage_within_tls_cuts_the_channel(folder: Path) -> None:
+    """Even a node is trusted with memory in small amounts only."""
+
+    async def test() -> None:
+        async with ends(folder) as both:
+            for words in (
+                b"\x00\x00\x00\x05hello",
+                b"\x7f\xff\xff\xff" + bytes(1 << 16),
+                c.encode(c.OpenLink()) + b"\x00\x00\x00\x05hello",
+            ):
+                both.door.channels.clear()
+                channel = await both.connect()
+                control = Control({}, open_link=_link_opener, spawn=_spawn)
+                control.on_channel(both.door.channels[0])
+                lost = asyncio.Event()
+                channel.on_lost = lost.set
+                channel.start()
+                channel.write(words)
+                await lost.wait()
+
+    run(test)
+
+
+def _link_opener(channel: Channel, rest: bytes) -> None:
+    link_of(channel, "b/0").feed(rest)
+
+
+def _spawn(_work: object) -> None:
+    raise AssertionError("no command came")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,10 @@ class ServiceHome(Home):
         return Service(
             self, self.start("quicbaton", "serve", *what, "--json", *options, *arguments)
         )
+
+    def adopt(self, process: subprocess.Popen[str]) -> None:
+        """End it, too, when the home goes."""
+        self._started.append(process)
 
     def worker_pids(self) -> list[int]:
         """Worker processes of this home's services, whoever is their parent."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 
 import pytest
 from command_line import Finished
@@ -20,7 +19,7 @@ from service_home import (
 pytestmark = pytest.mark.process
 
 #: A program of a user's own: HTTP/3 that answers with its version.
-_PROGRAM = '''
+_PROGRAM = """
 from aioquic.h3.events import HeadersReceived
 from aioquic.quic.events import ProtocolNegotiated
 from quicbaton.asyncio import QuicConnectionProtocol
@@ -44,7 +43,7 @@ class Version(QuicConnectionProtocol):
 
 async def health():
     {health}
-'''
+"""
 
 
 def write_program(home: ServiceHome, version: str, health: str = "pass") -> None:
@@ -54,9 +53,10 @@ def write_program(home: ServiceHome, version: str, health: str = "pass") -> None
 
 def answer(home: ServiceHome, port: int) -> str:
     """What the program says to a new client."""
-    done = home.run("get", f"https://localhost:{port}/", "--ca", home.ca, "-o", "-")
+    file = home.path / "answer"
+    done = home.run("get", f"https://localhost:{port}/", "--ca", home.ca, "-o", file)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return file.read_text()
 
 
 def reload(home: ServiceHome, *arguments: str) -> Finished:
@@ -86,10 +86,6 @@ def test_a_reload_replaces_every_worker_under_live_downloads(home: ServiceHome) 
         check_whole(download, content)
     assert [slot["tossed"] for slot in service.status()] == [0, 0]
     assert [slot["restarts"] for slot in slots] == [0, 0]
-    inodes = [
-        home.json("ps", slot["control"])["address"] for slot in service.status()
-    ]
-    assert len(set(inodes)) == 1
 
 
 def test_sighup_reloads(home: ServiceHome) -> None:
@@ -109,35 +105,37 @@ def test_a_reload_runs_the_new_code(home: ServiceHome) -> None:
     assert answer(home, service.port) == "two"
 
 
-@pytest.mark.parametrize(
-    ("broken", "reason"),
-    [
-        ("raise ImportError('no such thing')", "no such thing"),
-        ("import sys; sys.exit(3)", "status 3"),
-        ("import os; os.kill(os.getpid(), 9)", "SIGKILL"),
-        ("Version = 3", "no class or function"),
-        ("async def health(): raise RuntimeError('the database is gone')", "database is gone"),
-        ("async def health():\n    import asyncio\n    await asyncio.sleep(99)\nVersion = id", "ready"),
-    ],
-)
-def test_workers_with_new_code_that_is_broken_replace_nobody(
-    home: ServiceHome, broken: str, reason: str
-) -> None:
+#: What may be wrong with new code, and what is said of it.
+_BROKEN = {
+    "raise ImportError('no such thing')": "no such thing",
+    "import sys; sys.exit(3)": "status 3",
+    "import os; os.kill(os.getpid(), 9)": "SIGKILL",
+    "Version = 3": "no class or function",
+    "async def health(): raise RuntimeError('the database is gone')": "database is gone",
+    "import time; time.sleep(99)": "not ready within 3 s",
+}
+
+
+def test_workers_with_new_code_that_is_broken_replace_nobody(home: ServiceHome) -> None:
     write_program(home, "one")
-    service = home.service(2, "--app", "program:Version", "--health-timeout", "6")
+    service = home.service(2, "--app", "program:Version")
     before = service.pids()
-    with (home.path / "program.py").open("a") as file:
-        file.write("\n" + broken + "\n")
-    done = reload(home, str(service.port))
-    assert done.returncode == 1
-    error = last_event(done.stderr)["message"]
-    assert "worker 0 could not be replaced" in error
-    assert reason in error
-    assert service.pids() == before
-    assert len(home.worker_pids()) == 2
+    for broken, reason in _BROKEN.items():
+        write_program(home, "two")
+        with (home.path / "program.py").open("a") as file:
+            file.write("\n" + broken + "\n")
+        timeout = ("--health-timeout", "3") if "within" in reason else ()
+        done = reload(home, str(service.port), *timeout)
+        assert done.returncode == 1
+        error = last_event(done.stderr)["message"]
+        assert "worker 0 could not be replaced" in error
+        assert reason in error
+        assert service.pids() == before
+        assert len(home.worker_pids()) == 2
     assert answer(home, service.port) == "one"
     write_program(home, "two")
     assert reload(home).returncode == 0
+    assert answer(home, service.port) == "two"
 
 
 def test_a_later_worker_that_cannot_be_replaced_goes_on(home: ServiceHome) -> None:
@@ -192,7 +190,6 @@ def test_certificates_are_read_anew(home: ServiceHome) -> None:
     state = home.ca.parent
     for name in ("cert.pem", "key.pem"):
         (state / name).unlink()
-    assert sys.executable
     assert reload(home).returncode == 0
     home.write("small", 1000)
     done = home.run("get", f"https://localhost:{service.port}/small", "--ca", home.ca, "-o", "copy")

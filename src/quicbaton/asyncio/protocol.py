@@ -183,6 +183,11 @@ class QuicConnectionProtocol:
                 code="not_exportable",
             )
 
+    def transmit_soon(self) -> None:
+        """Send what is due when the event loop has turned."""
+        if self._transmitter is not None:
+            self._transmitter.transmit_soon()
+
     def relay(self, relay: Relay | None) -> None:
         """From now on `relay` gets the events of some streams, before this object would."""
         self._relay = relay
@@ -193,9 +198,11 @@ class QuicConnectionProtocol:
         self._quic = quic
         if self._http is not None:
             self._http._quic = quic
+            self._http._quic_logger = quic._quic_logger
 
     def connection_left(self) -> None:
-        """The connection sleeps, or lives elsewhere: there is nothing to transmit any more."""
+        """The connection sleeps or is over: there is nothing to transmit any more. This ends the
+        circle of objects, which only the garbage collector would find."""
         self._transmitter = None
 
     def process_events(self) -> None:
@@ -241,10 +248,6 @@ class QuicConnectionProtocol:
     def _check_open(self) -> None:
         if self._closed.is_set():
             raise ConnectionError("the connection is closed")
-
-    def _transmit_soon(self) -> None:
-        if self._transmitter is not None:
-            self._transmitter.transmit_soon()
 
     def _look_for_first_request(self, tell: Callable[[str], None]) -> None:
         if self._http is not None and self._http.first_path is not None:
@@ -318,7 +321,7 @@ class StreamAdapter(asyncio.Transport):
         if not self._writing_paused and quic.is_congested(self._stream_id):
             self._writing_paused = True
             self._stream_protocol.pause_writing()
-        self._protocol._transmit_soon()
+        self._protocol.transmit_soon()
 
     def write_eof(self) -> None:
         if self._closing:
@@ -326,7 +329,7 @@ class StreamAdapter(asyncio.Transport):
         self._closing = True
         if self._stopped is None:
             self._protocol._quic.send_stream_data(self._stream_id, b"", end_stream=True)
-            self._protocol._transmit_soon()
+            self._protocol.transmit_soon()
         self._forget_if_over()
 
     def close(self) -> None:
@@ -341,7 +344,7 @@ class StreamAdapter(asyncio.Transport):
             quic.reset_stream(self._stream_id, 0)
         if not self._ended:
             quic.stop_stream(self._stream_id, 0)
-        self._protocol._transmit_soon()
+        self._protocol.transmit_soon()
         self._closed = self._closing = self._ended = True
         self.resume_writing()
         self._forget_if_over()
@@ -356,7 +359,7 @@ class StreamAdapter(asyncio.Transport):
     def resume_reading(self) -> None:
         self._reading_paused = False
         self._protocol._quic.resume_reading(self._stream_id)
-        self._protocol._transmit_soon()
+        self._protocol.transmit_soon()
 
     def is_reading(self) -> bool:
         return not self._reading_paused

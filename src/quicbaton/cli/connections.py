@@ -47,6 +47,12 @@ def add_parser(commands: Any) -> None:
     _add_server(handoff)
     _add_connection(handoff)
     _add_destination(handoff)
+    handoff.add_argument(
+        "--relay",
+        action="store_true",
+        help="if the other process cannot send from the address that the client talks to, let this "
+        "one send for it as long as the connection lives",
+    )
     handoff.set_defaults(run=_hand_off)
 
     save = commands.add_parser(
@@ -174,12 +180,14 @@ def _hand_off(options: argparse.Namespace, reporter: Reporter) -> int:
     destination = find_process(options.to, options)
 
     def hand_off(server: Server) -> c.Answer:
-        command = c.HandOff(options.connection, name_for(server, destination))
+        kind = c.HandOffRelayed if options.relay else c.HandOff
+        command = kind(options.connection, name_for(server, destination))
         return server.ask(command, c.Answer)
 
     answer = _by_whoever_has_it(options, hand_off)
-    text = f"handed over to {options.to}"
-    reporter.event("handed_over", text, to=options.to, message=answer.message)
+    relayed = answer.code == "relayed"
+    text = f"handed over to {options.to}" + (", and relayed" if relayed else "")
+    reporter.event("handed_over", text, to=options.to, relayed=relayed, message=answer.message)
     return 0
 
 

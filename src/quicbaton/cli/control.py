@@ -87,8 +87,9 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def find_cluster(options: argparse.Namespace) -> Cluster | None:
-    """The cluster that the options name, as the node that they name."""
+def find_cluster(options: argparse.Namespace, *, serves: bool = False) -> Cluster | None:
+    """The cluster that the options name, as the node that they name. A process that `serves` must
+    be sure which node it is."""
     folder: Path | None = options.cluster
     if folder is None:
         return None
@@ -99,7 +100,12 @@ def find_cluster(options: argparse.Namespace) -> Cluster | None:
             raise ConfigurationError(
                 f"{folder} has no node's private key: copy this host's there", code="certificates"
             )
-        # With several, as where they were made, any will do: all nodes may say the same.
+        if serves and len(held) > 1:
+            raise ConfigurationError(
+                f"{folder} has the keys of {', '.join(held)}: say which you are with --node-name",
+                code="certificates",
+            )
+        # To give commands any will do: all nodes may say the same.
         name = held[0]
     return Cluster(folder, name)
 

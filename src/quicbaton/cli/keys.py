@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import stat
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,8 +115,12 @@ def _init(options: argparse.Namespace, reporter: Reporter) -> int:
                 "for another one name a new folder",
                 code="file_exists",
             )
+    if folder.exists() and stat.S_IMODE(folder.stat().st_mode) & 0o077:
+        raise ConfigurationError(
+            f"{folder} is open to others, and this is to be a folder of keys: name a new one",
+            code="not_private",
+        )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.chmod(0o700)
     now = _now()
     authority = Authority.create(folder, now)
     for name in nodes:

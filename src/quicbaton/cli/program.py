@@ -8,12 +8,15 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from quicbaton.asyncio.endpoint.endpoint import CreateProtocol
 from quicbaton.cli.file_server import FileProtocol
 from quicbaton.cli.folder import Folder
 from quicbaton.errors import ConfigurationError
+
+#: Long enough for a client that thinks between two requests.
+_FOLDER_SLEEP_AFTER_S: Final = 10.0
 
 
 class Program(NamedTuple):
@@ -43,6 +46,14 @@ def program(options: argparse.Namespace) -> Program:
         return load_program(options.app)
     folder = Folder(options.folder)
     return Program(str(folder.root), partial(FileProtocol, folder=folder), None)
+
+
+def sleep_after_s(options: argparse.Namespace) -> float:
+    """When silent connections sleep: what the options say, else 10 s for a folder, and never for
+    a program, which may hold on to the object of a connection that sleeps."""
+    if options.sleep_after is not None:
+        return float(options.sleep_after)
+    return 0.0 if options.app is not None else _FOLDER_SLEEP_AFTER_S
 
 
 def load_program(text: str) -> Program:

@@ -26,11 +26,11 @@ from quicbaton.asyncio.peers.acceptor import listen
 from quicbaton.asyncio.peers.asking import ask, ask_for_socket
 from quicbaton.asyncio.peers.cluster import KEYS_FILE
 from quicbaton.asyncio.qlog_folder import QlogFolder
-from quicbaton.cli import supervise, user_state
+from quicbaton.cli import operate, supervise, user_state
 from quicbaton.cli.addresses import any_address
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.control import add_cluster_options, find_cluster
-from quicbaton.cli.program import program
+from quicbaton.cli.program import program, sleep_after_s
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import ConfigurationError, QuicbatonError
 
@@ -74,6 +74,13 @@ def add_parser(commands: Any) -> None:
         metavar="DIR",
         help="write a qlog file for each connection; owners that share DIR continue one file",
     )
+    parser.add_argument(
+        "--sleep-after",
+        type=float,
+        metavar="SECONDS",
+        help="let connections that were silent for so long shrink to a few hundred bytes until "
+        "their next packet (default: 10 for a folder, never for --app; 0: never)",
+    )
     others = parser.add_mutually_exclusive_group()
     others.add_argument(
         "--takeover", type=Path, metavar="SOCKET", help="replace the server with this socket"
@@ -90,6 +97,7 @@ def add_parser(commands: Any) -> None:
     )
     add_cluster_options(parser)
     supervise.add_options(parser)
+    operate.add_options(parser)
     add_json_option(parser)
     parser.set_defaults(run=run)
 
@@ -118,7 +126,7 @@ class Server:
     def __init__(self, options: argparse.Namespace, reporter: Reporter) -> None:
         self._options = options
         self._reporter = reporter
-        self._cluster = find_cluster(options)
+        self._cluster = find_cluster(options, serves=True)
         keys = options.keys
         if keys is None and self._cluster is not None:
             keys = self._cluster.folder / KEYS_FILE
@@ -142,9 +150,12 @@ class Server:
             node = await self._join(self._options.join.absolute())
         else:
             node = self._start()
+        metrics = operate.serve_metrics(self._options, lambda: [node.name])
         try:
             await self._until_over(node)
         finally:
+            if metrics is not None:
+                metrics.close()
             node.close()
             self.close()
 
@@ -234,8 +245,10 @@ class Server:
             configuration=self._configuration,
             create_protocol=self._program.create_protocol,
             retry=self._options.retry,
+            sleep_after_s=sleep_after_s(self._options),
         )
         made.handoffs.on_moved = self._report_moved
+        made.closers.append(operate.equip(made, self._options).close)
         return made
 
     def _listen_for_peers(self, node: Node) -> None:

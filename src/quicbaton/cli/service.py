@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import read_frames
+from quicbaton.asyncio.peers.asking import ask_over, read_frames
 from quicbaton.cli import user_state
 from quicbaton.cli.control import SERVER_HELP, Server, add_cluster_options, find_server
 from quicbaton.cli.reporter import Reporter, add_json_option
@@ -21,7 +22,7 @@ from quicbaton.cli.supervise import step_fields
 from quicbaton.errors import ConfigurationError
 
 #: The server's own.
-_ITS_GRACE: Final = -1.0
+_ITS_OWN: Final = -1.0
 
 
 def add_parser(commands: Any) -> None:
@@ -31,6 +32,13 @@ def add_parser(commands: Any) -> None:
         description="Replace all workers of a service, one by one: new code, new configuration, "
         "new certificates. Live connections move; new ones are accepted throughout. If a new "
         "worker does not come up healthy, the old one keeps everything, and this fails.",
+    )
+    reload.add_argument(
+        "--health-timeout",
+        type=float,
+        default=_ITS_OWN,
+        metavar="SECONDS",
+        help="for each new worker to become ready (default: the service's own)",
     )
     reload.set_defaults(run=_reload)
 
@@ -44,7 +52,7 @@ def add_parser(commands: Any) -> None:
     stop.add_argument(
         "--grace",
         type=float,
-        default=_ITS_GRACE,
+        default=_ITS_OWN,
         metavar="SECONDS",
         help="for running requests (default: the server's own)",
     )
@@ -78,9 +86,9 @@ def _reload(options: argparse.Namespace, reporter: Reporter) -> int:
                 )
                 reporter.event("worker", text, **step_fields(step))
 
-        answer = asyncio.run(_ask_in_steps(server, c.Reload(), on_step))
+        answer = asyncio.run(_ask_in_steps(server, c.Reload(options.health_timeout), on_step))
     else:
-        answer = _reload_with_bar(server)
+        answer = _reload_with_bar(server, options)
     if not answer.ok:
         reporter.error(answer.code, answer.message)
         return 1
@@ -88,7 +96,7 @@ def _reload(options: argparse.Namespace, reporter: Reporter) -> int:
     return 0
 
 
-def _reload_with_bar(server: Server) -> c.Answer:
+def _reload_with_bar(server: Server, options: argparse.Namespace) -> c.Answer:
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -110,7 +118,7 @@ def _reload_with_bar(server: Server) -> c.Answer:
                 note=step.phase if step.phase != "moving" else step.message,
             )
 
-        return asyncio.run(_ask_in_steps(server, c.Reload(), on_step))
+        return asyncio.run(_ask_in_steps(server, c.Reload(options.health_timeout), on_step))
 
 
 def _stop(options: argparse.Namespace, reporter: Reporter) -> int:
@@ -118,12 +126,11 @@ def _stop(options: argparse.Namespace, reporter: Reporter) -> int:
     if options.to:
         destination = find_server(options.to, options)
         to = destination.name if destination.is_remote else str(destination.path)
-    command = c.Stop(options.grace, to)
-    answer = asyncio.run(_ask_in_steps(_server(options), command, lambda _step: None))
-    if not answer.ok:
-        reporter.error(answer.code, answer.message)
-        return 1
-    reporter.event("stopped", answer.message, message=answer.message)
+    left = asyncio.run(_stop_at(_server(options), c.Stop(options.grace, to)))
+    text = f"stopped: {left.moved} connections moved, {left.closed} closed"
+    if left.cut:
+        text += f", {left.cut} of them with requests that had not ended"
+    reporter.event("stopped", text, moved=left.moved, closed=left.closed, cut=left.cut)
     return 0
 
 
@@ -168,6 +175,11 @@ def _server(options: argparse.Namespace) -> Server:
             code="unknown_server",
         )
     return find_server(str(paths[0]), options)
+
+
+async def _stop_at(server: Server, command: c.Stop) -> c.Left:
+    """Wait as long as it takes: the server has a deadline of its own."""
+    return await ask_over(await server.connect(), command, c.Left, math.inf)
 
 
 async def _ask_in_steps(

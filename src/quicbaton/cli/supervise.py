@@ -20,8 +20,8 @@ from quicbaton.asyncio.supervisor.reload import Reloads
 from quicbaton.asyncio.supervisor.service import ServiceControl
 from quicbaton.asyncio.supervisor.spawn import Spawner
 from quicbaton.asyncio.supervisor.supervisor import Settings, Supervisor
-from quicbaton.asyncio.supervisor.systemd import Systemd
-from quicbaton.cli import user_state
+from quicbaton.asyncio.supervisor.systemd import Systemd, socket_name
+from quicbaton.cli import operate, user_state
 from quicbaton.cli.addresses import any_address
 from quicbaton.cli.control import find_cluster
 from quicbaton.cli.reporter import Reporter
@@ -32,7 +32,6 @@ from quicbaton.routing.id_text import usual_ids
 
 _WORKER_MODULE: Final = "quicbaton.cli.worker"
 _DEFAULTS: Final = Settings()
-_KEPT_SOCKET: Final = "socket-"
 
 
 def add_options(parser: Any) -> None:
@@ -80,6 +79,7 @@ class _Service:
         self._options = options
         self._reporter = reporter
         self._systemd = Systemd(os.environ, os.getpid())
+        self._passed = self._systemd.take()
         self._over = asyncio.Event()
         self._signals = 0
         self._lock = -1
@@ -103,7 +103,7 @@ class _Service:
         reloads = Reloads(supervisor)
         group.steer(usual_ids(self._ring()))
         for slot, sock in enumerate(group.sockets):
-            self._systemd.keep(f"{_KEPT_SOCKET}{slot}", sock.fileno())
+            self._systemd.keep(socket_name(slot), sock.fileno())
         try:
             service = ServiceControl(
                 supervisor,
@@ -111,19 +111,25 @@ class _Service:
                 reloads=reloads,
                 on_stop=partial(self._stop_service, supervisor),
             )
-            cluster = find_cluster(options)
-            reception = None
+            cluster = find_cluster(options, serves=True)
+            reception = metrics = None
             if cluster is not None:
                 reception = Reception(cluster, service.control, supervisor.serving)
             try:
                 self._handle_signals(supervisor, reloads)
                 await supervisor.start(found)
+                metrics = operate.serve_metrics(
+                    options, lambda: [str(path) for path in supervisor.serving().values()]
+                )
+                self._bury_the_unknown(supervisor, found)
                 self._report_ready(supervisor, control)
                 self._systemd.ready(f"{len(supervisor.slots)} workers serve {group.address}")
                 supervisor.spawn(self._systemd.keep_alive())
                 await self._over.wait()
             finally:
                 service.close()
+                if metrics is not None:
+                    metrics.close()
                 if reception is not None:
                     reception.close()
         except BaseException:
@@ -141,8 +147,8 @@ class _Service:
     async def _begin(self) -> tuple[Group, list[Found], Path]:
         """The sockets: of living workers, of systemd, or new ones."""
         options = self._options
-        kept, passed = self._systemd.sockets(_KEPT_SOCKET)
-        first = kept or passed[:1]
+        kept, activated = self._passed.kept, self._passed.activated
+        first = kept or activated[:1]
         port = int(first[0].getsockname()[1]) if first else options.port
         control = self._control_path(port)
         found: list[Found] = []
@@ -152,7 +158,7 @@ class _Service:
         if found:
             group = await take_sockets(found)
             # The same open sockets, by other descriptors.
-            for sock in (*kept, *passed):
+            for sock in (*kept, *activated):
                 sock.close()
         elif first:
             group = Group.complete(first, max(options.workers, len(kept)))
@@ -193,11 +199,20 @@ class _Service:
 
     def _ring(self) -> KeyRing:
         """The cluster keys as they are now."""
-        cluster = find_cluster(self._options)
+        cluster = find_cluster(self._options, serves=True)
         keys = self._options.keys
         if keys is None and cluster is not None:
             keys = cluster.folder / KEYS_FILE
         return user_state.load_keys(keys)
+
+    def _bury_the_unknown(self, supervisor: Supervisor, found: list[Found]) -> None:
+        """Rosters that systemd has kept of workers which nobody saw die."""
+        living = {one.state.pid for one in found}
+        for pid, (name, roster) in self._passed.rosters.items():
+            if pid in living:
+                os.close(roster)
+            else:
+                supervisor.spawn(supervisor.bury_unknown(name, pid, roster))
 
     # --- signals --------------------------------------------------------------------------------
 
@@ -217,12 +232,13 @@ class _Service:
             signal.SIGHUP, lambda: supervisor.spawn(self._reload_by_signal(reloads))
         )
 
-    async def _stop_service(self, supervisor: Supervisor, grace_s: float, to: str) -> None:
+    async def _stop_service(self, supervisor: Supervisor, grace_s: float, to: str) -> c.Left:
         self._systemd.stopping()
         self._reporter.event("stopping", "no new clients; running requests end")
-        await supervisor.stop(grace_s, to)
+        left = await supervisor.stop(grace_s, to)
         # Whoever asked is answered first.
         asyncio.get_running_loop().call_later(0.05, self._over.set)
+        return left
 
     async def _reload_by_signal(self, reloads: Reloads) -> None:
         self._systemd.reloading()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ from quicbaton.cli.control import (
 from quicbaton.cli.fleet import all_workers, ask_all
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import ConfigurationError, QuicbatonError
+
+_PIPE_COLUMNS = 240
 
 
 def add_parser(commands: Any) -> None:
@@ -59,7 +62,10 @@ class Look(NamedTuple):
 class Line(NamedTuple):
     """One worker between two looks. Rates are per second."""
 
-    worker: str
+    server: str
+    node: int
+    worker: int
+    pid: int
     state: str
     connections: int
     sleeping: int
@@ -128,7 +134,8 @@ async def _watch(
 ) -> None:
     looks = 0
     before = await _look(servers)
-    with Live(console=Console(), auto_refresh=False, screen=False) as live:
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+    with Live(console=console, auto_refresh=False, screen=False) as live:
         if reporter.as_json:
             live.stop()
         while not options.count or looks < options.count:
@@ -174,7 +181,10 @@ def _line(name: str, before: c.Figures | None, after: c.Figures, seconds: float)
         for place, count in enumerate(after.blackouts)
     ]
     return Line(
-        worker=name,
+        server=name,
+        node=after.node,
+        worker=after.worker,
+        pid=after.pid,
         state="draining" if after.draining else "serving",
         connections=after.gauges.get("connections", 0),
         sleeping=after.gauges.get("sleeping", 0),
@@ -201,7 +211,10 @@ def _by_outcome(handoffs: Mapping[str, int]) -> dict[str, int]:
 
 
 _COLUMNS = (
+    "SERVER",
+    "NODE",
     "WORKER",
+    "PID",
     "STATE",
     "CONNS",
     "ASLEEP",
@@ -220,10 +233,13 @@ _COLUMNS = (
 
 def _picture(lines: Sequence[Line]) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for place, title in enumerate(_COLUMNS):
-        table.add_column(title, justify="left" if place < 2 else "right", no_wrap=True)
+    # A local server's name is a long path, which its node and worker say shorter.
+    columns = [title for title in _COLUMNS if title != "SERVER"]
+    for title in columns:
+        table.add_column(title, justify="left" if title == "STATE" else "right", no_wrap=True)
     for line in lines:
-        table.add_row(*(_cell(title, value) for title, value in zip(_COLUMNS, line, strict=True)))
+        cells = dict(zip(_COLUMNS, line, strict=True))
+        table.add_row(*(_cell(title, cells[title]) for title in columns))
     connections = sum(line.connections for line in lines)
     moved = sum(line.resumed for line in lines)
     head = f"{connections:,} connections in {len(lines)} workers, {moved:,.1f} handoffs/s"
@@ -233,6 +249,8 @@ def _picture(lines: Sequence[Line]) -> RenderableType:
 def _cell(title: str, value: object) -> str:
     if value is None:
         return "–"
+    if title == "PID":
+        return str(value)
     if title in ("BLACKOUT P50", "P99"):
         return f"≤{value:,} µs"
     return f"{value:,}" if isinstance(value, (int, float)) else str(value)

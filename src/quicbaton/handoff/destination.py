@@ -184,9 +184,12 @@ class HandoffDestination(NewOwner):
         if state not in (Ownership.ABSENT, Ownership.GIVEN):
             # It could not be adopted: an earlier handoff from here is not settled, for instance.
             return "in_hand", f"the connection is {state.value} in this process's own record"
-        if isinstance(offer, RemoteOffer) and offer.store_id != self._store_id:
+        return self._why_not_from_there(offer) if isinstance(offer, RemoteOffer) else None
+
+    def _why_not_from_there(self, offer: RemoteOffer) -> tuple[str, str] | None:
+        if offer.store_id != self._store_id:
             return "no_store", f"{self._name} does not use the shared ownership store of the offer"
-        if isinstance(offer, RemoteOffer) and not (self._can_send or offer.relay):
+        if not (self._can_send or offer.relay):
             return "cannot_send_from", (
                 f"{self._name} cannot send from {_spell(offer.local)}, which the client talks to: "
                 "choose a process on that address and port, or ask for a relay"

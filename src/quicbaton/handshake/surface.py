@@ -114,3 +114,11 @@ _NAMES: Final = {
 ATTRIBUTES: Final[dict[str, frozenset[str]]] = {
     name: frozenset(names.split()) for name, names in _NAMES.items()
 }
+
+#: Private methods that this package calls, or puts one of its own in front of.
+METHODS: Final[dict[str, frozenset[str]]] = {
+    "Context": frozenset(
+        {"_build_session_ticket", "_server_handle_finished", "_server_handle_hello"}
+    ),
+    "QuicConnection": frozenset({"_initialize", "_replenish_connection_ids"}),
+}

@@ -2,8 +2,10 @@
 
 Rotation in three steps, none of which may overtake another on any node: give every node the new
 key as a retired one, so that all can open what it seals; make it the active one everywhere; drop
-the old one when what it sealed has expired (batons after two minutes, NEW_TOKENs after a day,
-reset tokens when the last connection from before the rotation has ended).
+the old one when what it sealed has expired (batons after two minutes, session tickets and
+NEW_TOKENs after a day, connection IDs and their reset tokens when the last connection from before
+the rotation has ended). Make the new key with `ClusterKey.generate(entropy, beside=ring)`:
+connection IDs then tell which of the keys they were issued under.
 
 The text form has one key a line, the active one first. Blank lines and lines that start with `#`
 are skipped.

@@ -4,7 +4,8 @@
     encrypted                   AES-128 under the cluster key, four passes; 12 octets
     aws-nlb                     plaintext with the 8-octet server ID of AWS's balancer; 16 octets
 
-with options after a colon, as in `encrypted:node=3,nonce=12` or `plaintext:config=2,length`:
+with options after a colon, as in `plaintext:config=2,length`, or `encrypted:node=3,nonce=12`, whose
+16 octets of node, worker and nonce are one AES block:
 
     node=N      octets of the node number         nonce=N     octets of the nonce, 4 at least
     config=N    config rotation bits, 0 to 6      length      the first octet says the ID's length
@@ -22,9 +23,10 @@ token was made. 6 is free for a configuration that somebody else dictates.
 AWS. A target of a Network Load Balancer's QUIC listener is registered with a server ID of 8 octets
 (TargetDescription.QuicServerId: "the 0x prefix followed by 16 hexadecimal characters ... unique at
 the listener level", Elastic Load Balancing API), which is found in plaintext after the first octet.
-An ID must have 16 octets in all, as moq-dev/moq found by trying (its pull request 848). The whole
-server ID is the node's number here. The workers behind one target are no business of the
-balancer's: their octet is the first of what it takes for the nonce.
+How long an ID may be is not documented. That it must have 16 octets was found by trying
+(moq-dev/moq, pull request 848); the example for Envoy in the guide of AWS's Load Balancer
+Controller makes longer ones. The whole server ID is the node's number here. The workers behind one
+target are no business of the balancer's: their octet is the first of what it takes for the nonce.
 """
 
 from __future__ import annotations

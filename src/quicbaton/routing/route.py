@@ -206,6 +206,6 @@ def _route_unknown_long(
     if place in table.places and not header.token:
         # It carries an ID that we issued and no Retry's token, so it belongs to a handshake that
         # is over: a late Initial must not raise a ghost. Its keys come from the client's first ID
-        # (RFC 9001 §5.2) and are gone. A client's random ID looks like this once in 10^8 times.
+        # (RFC 9001 §5.2) and are gone. A client's random ID looks like this once in 4 * 10^7 times.
         return Drop(DropReason.STALE_INITIAL)
     return New(header)

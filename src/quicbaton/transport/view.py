@@ -71,6 +71,11 @@ class ConnectionView:
         return self._state.closed
 
     @property
+    def is_closing(self) -> bool:
+        """True from a close, ours or the peer's, on."""
+        return self._state.closing is not None or self._state.closed
+
+    @property
     def alpn(self) -> str:
         return self._state.alpn
 

@@ -24,7 +24,8 @@ from quicbaton.transport.state import Address
 
 
 class AddressTokens:
-    """Tokens that every node with the keys of `ring` accepts, each once by `guard`."""
+    """Tokens that every node with the keys of `ring` accepts, each once by `guard`: with a guard
+    of one process, once in every process at most, which is limit enough for RFC 9000 §8.1.4."""
 
     def __init__(self, ring: KeyRing, guard: ReplayGuard) -> None:
         self._ring = ring

@@ -123,7 +123,7 @@ class Endpoint:
         self.on_session_over: Callable[[Session], None] = lambda _session: None
         #: Handshakes that were begun here.
         self.accepted = 0
-        #: Datagrams of this socket by fate: those for a connection here, forwarded, dropped why.
+        #: Datagrams of this socket by fate: tossed, forwarded, dropped why.
         self.counters: Counter[str] = Counter()
 
     # --- commands -------------------------------------------------------------------------------
@@ -233,6 +233,12 @@ class Endpoint:
         return "as the program's own tickets say" if self._tickets is None else str(self._tickets)
 
     @property
+    def toss_rate(self) -> float:
+        """Of the datagrams that the socket brought, the part that were another worker's."""
+        received = self.udp.datagrams_received
+        return self.counters["tossed"] / received if received else 0.0
+
+    @property
     def configuration(self) -> QuicConfiguration:
         return self._configuration
 
@@ -274,6 +280,7 @@ class Endpoint:
             self.table.remove(cid)
         self.end_trace(session.connection)
         self.on_session_over(session)
+        session.protocol.connection_left()
 
     def wait_for_room(self, session: Session) -> None:
         self._waiting.add(session)
@@ -336,6 +343,7 @@ class Endpoint:
                         datagram,
                     )
             case routes.Drop():
+                print("DBGDROP", decision, datagram.data[:20].hex(), len(datagram.data), flush=True)
                 if self.predecessor is not None and decision.reason in _PREDECESSORS:
                     self.on_foreign(self.predecessor, datagram)
                 else:

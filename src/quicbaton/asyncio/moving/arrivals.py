@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
 
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.endpoint.udp import Datagram
 from quicbaton.asyncio.failpoints import reach
 from quicbaton.asyncio.moving.departures import Departures
 from quicbaton.asyncio.moving.forwarders import Forwarders
@@ -29,13 +32,14 @@ from quicbaton.errors import PeerError, QuicbatonError, RefusedError
 from quicbaton.handoff import DestinationState, HandoffDestination
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
-from quicbaton.handoff.messages import MovedAck, Offer, RemoteOffer
+from quicbaton.handoff.messages import MovedAck, Offer, RemoteOffer, Stray
 
 #: H3_INTERNAL_ERROR (RFC 9114 §8.1).
 _INTERNAL_ERROR: Final = 0x102
 #: Rebuilt, and not known to be ours.
 _WAITING: Final = (
     DestinationState.READY,
+    DestinationState.COMMITTING,
     DestinationState.LAST_WORDS,
     DestinationState.ASKING,
 )
@@ -69,6 +73,8 @@ class Arrivals:
         self._departures = departures
         self._on_moved = on_moved
         self._opened: dict[bytes, Opened] = {}
+        #: What takes the datagrams of a connection that waits for its store, by handoff id.
+        self._held: dict[bytes, Sink] = {}
         #: Connections for which other processes send.
         self._outlets: dict[bytes, RelayOutlet] = {}
         #: Where a destination's source is to be found, by handoff id.
@@ -164,11 +170,51 @@ class Arrivals:
                 return machine
         return None
 
+    def hold(self, machine: HandoffDestination) -> None:
+        """Keep what comes for a connection that waits for its store here: if its source dies, its
+        datagrams come straight to us, and are nobody's as long as we do not own it."""
+        opened = self._opened.get(machine.handoff_id)
+        if opened is None or machine.handoff_id in self._held:
+            return
+        table = self._endpoint.table
+        sink = Sink(machine.handoff_id, self._keep)
+        self._held[machine.handoff_id] = sink
+        for cid in opened.connection.connection_ids():
+            if cid not in table.owners:
+                with contextlib.suppress(RefusedError):  # full: QUIC repairs what is lost
+                    table.add(cid, sink)
+
+    def _keep(self, handoff_id: bytes, batch: list[Datagram]) -> None:
+        machine = self._machines.destinations.get(handoff_id)
+        if machine is None or machine.state is not DestinationState.COMMITTING:
+            return
+        now_us = round(monotonic() * 1e6)
+        for one in batch:
+            stray = Stray(
+                connection_id=machine.connection_id,
+                handoff_id=handoff_id,
+                datagram=one.data,
+                remote=one.remote,
+                local=one.local,
+                ecn=one.ecn,
+                received_us=now_us,
+            )
+            # Over no link: it came by itself.
+            self._machines.feed(machine, ev.Received(0, stray))
+
+    def _release(self, machine: HandoffDestination, opened: Opened) -> None:
+        sink = self._held.pop(machine.handoff_id, None)
+        table = self._endpoint.table
+        for cid in opened.connection.connection_ids() if sink is not None else ():
+            if table.owners.get(cid) is sink:
+                table.remove(cid)
+
     # --- what becomes of a machine --------------------------------------------------------------
 
     def forget(self, machine: HandoffDestination) -> None:
         """Nothing more comes of the machine."""
         self._seekers.forget(machine)
+        self._held.pop(machine.handoff_id, None)
         self._forwarders.forget(machine)
         self._source_of.pop(machine.handoff_id, None)
 
@@ -264,4 +310,5 @@ class Arrivals:
     def _discard(self, machine: HandoffDestination, _effect: fx.Discard) -> None:
         opened = self._opened.pop(machine.handoff_id, None)
         if opened is not None:
+            self._release(machine, opened)
             self._mover.discard(opened)

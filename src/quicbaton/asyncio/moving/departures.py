@@ -51,7 +51,7 @@ _UNFINISHED: Final = (
 
 class Departures:
     """`on_moved(connection_id, resumed)` is told of every connection that is given away,
-    `on_blackout(blackout_us)` of a client's wait when a destination says it."""
+    `on_resumed(connection_id, blackout_us)` when a destination says how long its client waited."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Departures:
         file_format: int,
         offer_s: float,
         on_moved: Callable[[bytes, bool], None],
-        on_blackout: Callable[[int], None],
+        on_resumed: Callable[[bytes, int], None],
     ) -> None:
         self._endpoint = endpoint
         self._mover = mover
@@ -80,7 +80,7 @@ class Departures:
         self._file_format = file_format
         self._offer_s = offer_s
         self._on_moved = on_moved
-        self._on_blackout = on_blackout
+        self._on_resumed = on_resumed
         self._frozen: dict[bytes, Frozen] = {}
         self._given: dict[bytes, Given] = {}
         #: Clients that other processes talk to through us.
@@ -122,7 +122,9 @@ class Departures:
                 "the other process is of a release that cannot be relayed: upgrade it first",
                 code="needs_format_2",
             )
-        if max(link.peer_formats) < _RELAY_FORMAT and session.protocol.running_streams():
+        running = session.protocol.running_streams()
+        session.protocol.check_exportable(running)
+        if max(link.peer_formats) < _RELAY_FORMAT and running:
             raise RefusedError(
                 "requests run that cannot be exported, and the other process is of a release that "
                 "cannot relay their streams: wait until they have ended",
@@ -373,5 +375,5 @@ class Departures:
         self.relayed += -(-len(train.data) // train.segment_bytes)
         self._endpoint.udp.send(train)
 
-    def _note_blackout(self, _machine: HandoffSource, effect: fx.NoteBlackout) -> None:
-        self._on_blackout(effect.blackout_us)
+    def _note_blackout(self, machine: HandoffSource, effect: fx.NoteBlackout) -> None:
+        self._on_resumed(machine.connection_id, effect.blackout_us)

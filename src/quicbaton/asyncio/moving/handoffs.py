@@ -82,7 +82,7 @@ class Handoffs:
         self._mover = Mover(endpoint, ring, names, host)
         self.ledger = Ledger()
         #: Where a shared store says whose connections are.
-        self.shared = None if store is None else SharedOwners(store, self._part_all)
+        self.shared = None if store is None else SharedOwners(store, self._part_all, self._hold)
         self._machines = Machines(
             self.ledger,
             waits,
@@ -102,8 +102,9 @@ class Handoffs:
         self.forwarders = Forwarders(self._machines, self._find_link)
         #: How handoffs ended, by direction (`out`, `in`) and code.
         self.outcomes: Counter[tuple[str, str]] = Counter()
-        #: Called with the microseconds that a client has waited, as the destination says.
-        self.on_blackout: Callable[[int], None] = lambda _blackout_us: None
+        #: Called with (connection id, microseconds) when a destination says how long a client of
+        #: ours has waited.
+        self.on_resumed: Callable[[bytes, int], None] = lambda _name, _blackout_us: None
         #: The latest of these times.
         self.blackouts_us: deque[int] = deque(maxlen=MAX_DRAIN_SAMPLES)
         self._seekers = seekers
@@ -115,7 +116,7 @@ class Handoffs:
             relays=self.relays,
             forwarders=self.forwarders,
             seekers=seekers,
-            on_blackout=self._tell_blackout,
+            on_resumed=self._tell_resumed,
             find_link=self._find_link,
             file_format=max(formats),
             offer_s=waits.offer_s,
@@ -330,9 +331,12 @@ class Handoffs:
     def _find_link(self, number: int | None) -> Link | None:
         return None if number is None else self._links.get(number)
 
-    def _tell_blackout(self, blackout_us: int) -> None:
+    def _tell_resumed(self, connection_id: bytes, blackout_us: int) -> None:
         self.blackouts_us.append(blackout_us)
-        self.on_blackout(blackout_us)
+        self.on_resumed(connection_id, blackout_us)
+
+    def _hold(self, machine: HandoffDestination) -> None:
+        self._arrivals.hold(machine)
 
     def _part_all(self, connection_id: bytes) -> None:
         self._departures.part_all(connection_id)

@@ -16,6 +16,7 @@ from quicbaton.asyncio.failpoints import reach
 from quicbaton.asyncio.moving.machines import Machine, Machines, Member, Report
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.errors import QuicbatonError
+from quicbaton.handoff import HandoffDestination
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
 from quicbaton.handoff.dialect import reads_new_kinds
@@ -47,12 +48,21 @@ from quicbaton.ownership.store import (
 
 
 class SharedOwners:
-    """Does for the machines what they ask of `store`. `part(connection_id)` sends what a freeze has
-    left to send, before anybody else may."""
+    """Does for the machines what they ask of `store`.
 
-    def __init__(self, store: Store, part: Callable[[bytes], None]) -> None:
+    `part(connection_id)` sends what a freeze has left to send, before anybody else may.
+    `hold(machine)` keeps the datagrams of a connection that waits for the store's answer.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        part: Callable[[bytes], None],
+        hold: Callable[[HandoffDestination], None],
+    ) -> None:
         self._store = store
         self._part = part
+        self._hold = hold
         self.member = Member(store.store_id, os.urandom(INCARNATION_BYTES))
         self.machines: Machines
         self._tasks: set[asyncio.Task[None]] = set()
@@ -138,6 +148,8 @@ class SharedOwners:
         if isinstance(effect.operation, Publish):
             # The destination may send as soon as it has the baton.
             self._part(machine.connection_id)
+        elif isinstance(machine, HandoffDestination) and not machine.ended:
+            self._hold(machine)
         self._spawn(self._perform(machine, effect.operation, effect.after_s))
 
     def _read(self, machine: Machine, effect: ReadStore) -> None:

@@ -45,6 +45,7 @@ class ConnectionCommands:
         return {
             c.ListConnections: self._list,
             c.HandOff: self._hand_off,
+            c.HandOffRelayed: self._hand_off,
             c.Save: self._save,
             c.Resume: self._resume,
             c.Freeze: self._freeze,
@@ -63,12 +64,14 @@ class ConnectionCommands:
             )
         return session
 
-    async def _hand_off(self, _channel: Channel, frame: c.HandOff) -> c.Frame:
+    async def _hand_off(self, _channel: Channel, frame: c.HandOff | c.HandOffRelayed) -> c.Frame:
         self.find(frame.connection)
         link = await self._link_to(frame.to)
         # It may have ended or fallen asleep in the meantime.
         session = self.find(frame.connection)
-        return _answer_of(await self._handoffs.hand_over(session, link), Outcome.GIVEN)
+        relay = isinstance(frame, c.HandOffRelayed)
+        report = await self._handoffs.hand_over(session, link, relay=relay)
+        return _answer_of(report, Outcome.GIVEN)
 
     async def _save(self, _channel: Channel, frame: c.Save) -> c.Frame:
         keep = partial(write_baton, Path(frame.path))
@@ -167,7 +170,7 @@ class ConnectionCommands:
         connection = session.connection
         return c.ConnectionInfo(
             connection=connection.name.hex(),
-            state="open",
+            state="open" if self._handoffs.relayed_through(connection.name) is None else "relayed",
             peer=_spell(connection.peer_address),
             server_name=connection.server_name,
             alpn=connection.alpn,

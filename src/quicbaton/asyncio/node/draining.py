@@ -162,7 +162,7 @@ class Draining:
         if self._all and self._exodus is not None:
             self._exodus.add([name])
 
-    def on_resumed(self, blackout_us: int) -> None:
+    def on_blackout(self, blackout_us: int) -> None:
         """A destination has said how long a connection of ours stood still."""
         if self._exodus is not None:
             self._exodus.note_blackout(blackout_us)

@@ -46,7 +46,7 @@ class Leaving:
         """`grace_s` is for who asks and names none."""
         self._node = node
         self._grace_s = grace_s
-        self._task: asyncio.Task[c.Answer] | None = None
+        self._task: asyncio.Task[c.Left] | None = None
         self.over = asyncio.Event()
 
     @property
@@ -57,7 +57,7 @@ class Leaving:
         """By the command."""
         return {c.Stop: self._stop}
 
-    def begin(self, grace_s: float = -1.0, to: str = "") -> asyncio.Task[c.Answer]:
+    def begin(self, grace_s: float = -1.0, to: str = "") -> asyncio.Task[c.Left]:
         """Stop in good order; called again, at once."""
         if self._task is None:
             grace_s = self._grace_s if grace_s < 0 else grace_s
@@ -76,7 +76,7 @@ class Leaving:
         # Whoever asked has the answer before the process is gone.
         channel.close()
 
-    async def _run(self, grace_s: float, to: str) -> c.Answer:
+    async def _run(self, grace_s: float, to: str) -> c.Left:
         endpoint = self._node.endpoint
         endpoint.refuse_new()
         until = monotonic() + grace_s
@@ -85,12 +85,7 @@ class Leaving:
             closed, cut = await self._close_all(until)
         finally:
             self.over.set()
-        text = f"{closed} connections closed"
-        if to:
-            text = f"{moved} connections moved, {text}"
-        if cut:
-            text += f", {cut} of them with requests that had not ended"
-        return c.Answer(True, "ok", text)
+        return c.Left(moved, closed, cut)
 
     async def _hand_over(self, to: str, until: float) -> int:
         """Move what can move; how many did."""
@@ -112,28 +107,33 @@ class Leaving:
     async def _close_all(self, until: float) -> tuple[int, int]:
         """Close what is here; how many there were, and how many of them were cut."""
         endpoint = self._node.endpoint
-        sessions = [
-            session
-            for name in endpoint.names()
-            if (session := endpoint.session_of(name)) is not None
-        ]
+        sessions = list(endpoint.sessions.values())
         open_ones = {session for session in sessions if not _close_if_idle(session)}
         count = len(sessions)
+        async for session in endpoint.asleep.wake_all():
+            count += 1
+            if not _close_if_idle(session):
+                open_ones.add(session)
         if open_ones:
             await self._announce(open_ones, until)
         while (open_ones or endpoint.handshakes) and monotonic() < until and not self.over.is_set():
             open_ones = {session for session in open_ones if not _close_if_idle(session)}
-            for name in endpoint.names():
+            for late in self._newcomers(open_ones):
                 # Its handshake was under way.
-                session = endpoint.session_of(name)
-                if session is not None and session not in open_ones and not session.is_over:
-                    if not _close_if_idle(session):
-                        open_ones.add(session)
-                    count += 1
+                count += 1
+                if not _close_if_idle(late):
+                    open_ones.add(late)
             await asyncio.sleep(_LOOK_S)
         for session in open_ones:
             _close(session)
         return count, len(open_ones)
+
+    def _newcomers(self, known: set[Session]) -> list[Session]:
+        return [
+            session
+            for session in self._node.endpoint.sessions.values()
+            if session not in known and not session.connection.is_closing
+        ]
 
     async def _announce(self, sessions: set[Session], until: float) -> None:
         """GOAWAY, in two steps."""
@@ -168,7 +168,7 @@ class _All:
 
 def _close_if_idle(session: Session) -> bool:
     """Close it unless a request runs. True when it is closed."""
-    if session.is_over:
+    if session.is_over or session.connection.is_closing:
         return True
     if session.connection.has_open_requests:
         return False
@@ -177,6 +177,6 @@ def _close_if_idle(session: Session) -> bool:
 
 
 def _close(session: Session) -> None:
-    if not session.is_over:
+    if not session.is_over and not session.connection.is_closing:
         code = 0 if session.protocol._http is None else _H3_NO_ERROR
         session.protocol.close(code, "the server stops")

@@ -45,7 +45,8 @@ class Node:
 
     `name` is the path of its control socket: how other processes of the host call it. `options`
     are those of `make_endpoint`. The socket is read from `start` on. `formats` are the baton
-    formats that it speaks: with (1,) it is to others as the release before. With a `cluster` it is
+    formats that it speaks: with (1,) it is to others as the release before. `host` names this boot
+    of this host, if not as the kernel does. With a `cluster` it is
     also NODE/WORKER, and has links with processes of other hosts. With a `store`, which stays its
     maker's to close, connections change hands by that.
     """
@@ -61,6 +62,7 @@ class Node:
         workers: dict[int, str] | None = None,
         waits: Waits = DEFAULT_WAITS,
         formats: tuple[int, ...] = readable_versions(),
+        host: bytes = b"",
         cluster: Cluster | None = None,
         store: Store | None = None,
         **options: Any,
@@ -72,7 +74,7 @@ class Node:
             self.endpoint,
             ring,
             self.names,
-            boot_id(),
+            host or boot_id(),
             self._dial,
             waits=waits,
             formats=formats,
@@ -84,7 +86,7 @@ class Node:
         for number in self.workers:
             self.endpoint.table.peers.add(Place(node, number))
         self.endpoint.table.peers.discard(self.endpoint.table.place)
-        self._directory = Directory(cluster, self.workers)
+        self._directory = Directory(cluster, self.workers, worker)
         #: Places of workers that have died.
         self._vacant: set[Place] = set()
         #: Under a supervisor: told of a process that has exited, whose connections are then for the
@@ -93,6 +95,8 @@ class Node:
         self.departure: Departure | None = None
         #: Told of every connection that this process gets; and whether it began here just now.
         self.watchers: list[Callable[[Session, bool], None]] = []
+        #: Called when this process ends.
+        self.closers: list[Callable[[], None]] = []
         #: Set when a successor has taken everything over.
         self.succeeded = asyncio.Event()
         self._waits = waits
@@ -138,6 +142,8 @@ class Node:
 
     def close(self) -> None:
         """Close all connections and go."""
+        for close in self.closers:
+            close()
         self.handoffs.close()
         self.endpoint.close()
         for listener in self._listeners:

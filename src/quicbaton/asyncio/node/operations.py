@@ -99,7 +99,7 @@ class Operations:
 
     def _on_resumed(self, _connection_id: bytes, blackout_us: int) -> None:
         self._blackouts.note(blackout_us)
-        self._draining.on_resumed(blackout_us)
+        self._draining.on_blackout(blackout_us)
 
     def _tell_load(self) -> None:
         here = self._here()

@@ -36,6 +36,14 @@ class HandOff(_Frame, tag="handoff"):
     to: str
 
 
+class HandOffRelayed(_Frame, tag="handoff_relayed"):
+    """As `HandOff`; if `to` cannot send from the address that the client talks to, this process
+    sends for it, for as long as the connection lives. `code` is then `relayed`."""
+
+    connection: str
+    to: str
+
+
 class Save(_Frame, tag="save"):
     """Freeze a connection into a baton in a new file. Answered with `Answer`."""
 
@@ -152,7 +160,10 @@ class Bury(_Frame, tag="bury"):
 
 
 class Reload(_Frame, tag="reload"):
-    """Replace all workers by new ones. Answered with `ReloadStep`s, then with `Answer`."""
+    """Replace all workers by new ones. Answered with `ReloadStep`s, then with `Answer`. A negative
+    `health_timeout_s` is the service's own."""
+
+    health_timeout_s: float
 
 
 class ServiceStatus(_Frame, tag="service"):
@@ -161,7 +172,7 @@ class ServiceStatus(_Frame, tag="service"):
 
 class Stop(_Frame, tag="stop"):
     """Refuse new clients, hand connections to the process at `to` if that is not empty, let
-    running requests end, close, exit. Answered with `Answer`. Workers and lone servers take it,
+    running requests end, close, exit. Answered with `Left`. Workers and lone servers take it,
     too. A negative `grace_s` is the server's own."""
 
     grace_s: float
@@ -195,7 +206,7 @@ class ConnectionInfo(_Frame):
     """One live connection."""
 
     connection: str  # its name: our first connection ID, hexadecimal
-    state: str  # open, asleep, handshake
+    state: str  # open, asleep, relayed (another process sends for it), handshake
     peer: str
     server_name: str
     alpn: str
@@ -280,6 +291,14 @@ class WorkerState(_Frame, tag="worker_state"):
     tossed: int  # datagrams that the kernel steered here and that were another worker's
     reset: int
     unlisted: int  # connections that found no room in the roster
+
+
+class Left(_Frame, tag="left"):
+    """Answer to `Stop`: what became of the connections."""
+
+    moved: int
+    closed: int
+    cut: int  # of those closed: they had requests that had not ended
 
 
 class SocketOf(_Frame, tag="socket_of"):
@@ -390,6 +409,7 @@ BLACKOUT_BUCKETS_US: Final = (
 Frame = (
     ListConnections
     | HandOff
+    | HandOffRelayed
     | Save
     | Resume
     | Join
@@ -423,6 +443,7 @@ Frame = (
     | Figures
     | Stop
     | WorkerState
+    | Left
     | SocketOf
     | Survivors
     | ReloadStep
@@ -434,6 +455,7 @@ REMOTE_COMMANDS: Final[frozenset[type[Frame]]] = frozenset(
     {
         ListConnections,
         HandOff,
+        HandOffRelayed,
         Freeze,
         Kept,
         Revive,
@@ -451,7 +473,7 @@ REMOTE_COMMANDS: Final[frozenset[type[Frame]]] = frozenset(
 def may_come_from_afar(frame: Frame) -> bool:
     """True for what another host may ask. A path of its own means nothing here, so destinations
     must have names that all hosts know."""
-    if isinstance(frame, HandOff | Stop):
+    if isinstance(frame, HandOff | HandOffRelayed | Stop):
         names = [frame.to] if frame.to else []
     else:
         names = frame.to if isinstance(frame, Drain) else []

@@ -20,11 +20,13 @@ _FIRST_PAUSE_S: Final = 0.1
 
 
 class Directory:
-    """`workers` are the processes of this node, worker number to path; it may change."""
+    """`workers` are the processes of this node, worker number to path, ours being `own`; they
+    may change."""
 
-    def __init__(self, cluster: Cluster | None, workers: Mapping[int, str]) -> None:
+    def __init__(self, cluster: Cluster | None, workers: Mapping[int, str], own: int) -> None:
         self._cluster = cluster
         self._workers = workers
+        self._own = own
 
     def canonical(self, name: str) -> str:
         """The name by which a process of our own node is kept: its path."""
@@ -32,7 +34,9 @@ class Directory:
         if slot is None or self._cluster is None or slot.node != self._cluster.me:
             return name
         if slot.worker is None:
-            return name
+            # Any but ourselves, if there is another.
+            others = (number for number in self._workers if number != self._own)
+            return self._workers[next(others, self._own)]
         return self._workers.get(slot.worker, name)
 
     def name_of(self, place: Place) -> str | None:
@@ -64,7 +68,7 @@ class Directory:
                 f"{name!r} names a process of a cluster, and this one is in none: give --cluster",
                 code="no_cluster",
             )
-        if slot.node == self._cluster.me and slot.worker is not None:
+        if slot.node == self._cluster.me:
             raise ConfigurationError(f"this node has no worker {slot.worker}", code="unknown_node")
         worker = ANY_SLOT if slot.worker is None else str(slot.worker)
         return await connect_tls(self._cluster, slot.node, worker)

@@ -150,6 +150,8 @@ class Link:
                 f"{self.peer_node!r}",
                 code="wrong_name",
             )
+        if self.is_remote and message.node == self.own_name:
+            raise PeerError("that is this very process", code="same_process")
         self.peer_formats = shared_formats(self._hello, message)
         self.peer_name = message.node
         if not self._up.done():

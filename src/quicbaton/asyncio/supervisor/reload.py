@@ -25,24 +25,33 @@ class Reloads:
         self._supervisor = supervisor
         self.running = False
 
-    async def run(self, on_step: Callable[[c.ReloadStep], None]) -> c.Answer:
-        """Replace all workers; the answer says how it went. CallerError while one is running."""
+    async def run(
+        self, on_step: Callable[[c.ReloadStep], None], health_timeout_s: float = -1.0
+    ) -> c.Answer:
+        """Replace all workers; the answer says how it went. CallerError while one is running.
+
+        `health_timeout_s` is for each new worker to become ready; negative: the usual.
+        """
         if self.running or self._supervisor.stopping:
             what = "a reload is under way" if self.running else "the service is stopping"
             raise CallerError(f"{what} already", code="busy")
         self.running = True
         try:
-            return await self._run(on_step)
+            return await self._run(on_step, health_timeout_s)
         finally:
             self.running = False
 
-    async def _run(self, on_step: Callable[[c.ReloadStep], None]) -> c.Answer:
+    async def _run(
+        self, on_step: Callable[[c.ReloadStep], None], health_timeout_s: float
+    ) -> c.Answer:
         slots = self._supervisor.slots
+        if health_timeout_s < 0:
+            health_timeout_s = self._supervisor.settings.health_timeout_s
         moved = cut = 0
         for slot in slots:
             replacement = Replacement(self._supervisor, slot, on_step)
             try:
-                await replacement.run()
+                await replacement.run(health_timeout_s)
             except QuicbatonError as error:
                 replacement.tell("failed", message=str(error))
                 return c.Answer(False, error.code, _failure(slot, len(slots), error))
@@ -67,12 +76,12 @@ class Replacement:
         self.left = 0
         self.cut = 0
 
-    async def run(self) -> None:
+    async def run(self, health_timeout_s: float) -> None:
         """Return when the new worker serves; raise when the old one goes on."""
         slot = self._slot
         slot.replacing = True
         try:
-            await self._replace()
+            await self._replace(health_timeout_s)
         finally:
             slot.replacing = False
             if slot.current is None:
@@ -94,7 +103,7 @@ class Replacement:
         )
         self._on_step(step)
 
-    async def _replace(self) -> None:
+    async def _replace(self, health_timeout_s: float) -> None:
         supervisor, slot = self._supervisor, self._slot
         if slot.restart is not None:
             # It is down: what comes up now is new in any case.
@@ -103,7 +112,7 @@ class Replacement:
         self._pid = new.pid
         self.tell("starting")
         try:
-            await new.wait_ready(supervisor.settings.health_timeout_s)
+            await new.wait_ready(health_timeout_s)
             old = slot.current
             answer = await supervisor.begin(slot, new, old, self._on_frame)
         except BaseException:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from quicbaton.asyncio.node.control import Control, Handler
 from quicbaton.asyncio.peers import commands as c
@@ -33,7 +33,7 @@ class ServiceControl:
         control: Path,
         *,
         reloads: Reloads,
-        on_stop: Callable[[float, str], Any],
+        on_stop: Callable[[float, str], Awaitable[c.Left]],
     ) -> None:
         self._supervisor = supervisor
         self._reloads = reloads
@@ -130,13 +130,14 @@ class ServiceControl:
             slots=[_describe(slot) for slot in supervisor.slots],
         )
 
-    async def _reload(self, channel: Channel, _frame: c.Reload) -> c.Frame:
-        return await self._reloads.run(lambda step: channel.write(c.encode(step)))
+    async def _reload(self, channel: Channel, frame: c.Reload) -> c.Frame:
+        return await self._reloads.run(
+            lambda step: channel.write(c.encode(step)), frame.health_timeout_s
+        )
 
     async def _stop(self, _channel: Channel, frame: c.Stop) -> c.Frame:
         grace_s = self._supervisor.settings.grace_s if frame.grace_s < 0 else frame.grace_s
-        await self._on_stop(grace_s, frame.to)
-        return c.Answer(True, "ok", "stopped")
+        return await self._on_stop(grace_s, frame.to)
 
     # --- helpers --------------------------------------------------------------------------------
 

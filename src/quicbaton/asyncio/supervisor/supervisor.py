@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from quicbaton.asyncio.supervisor.burial import Announcer, Verdict, survey
 from quicbaton.asyncio.supervisor.group import Group
 from quicbaton.asyncio.supervisor.slot import Slot
 from quicbaton.asyncio.supervisor.spawn import Process, Spawner
+from quicbaton.asyncio.supervisor.systemd import roster_name
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.keys.key_ring import KeyRing
 
@@ -108,6 +110,12 @@ class Supervisor:
                 await self.begin(slot, process)
         self.spawn(self._watch())
 
+    async def bury_unknown(self, name: str, pid: int, roster: int) -> None:
+        """Tell the clients of a worker that died before our time, of which a roster is left."""
+        await self._tell_clients(pid, roster)
+        self._keeper.drop(name)
+        os.close(roster)
+
     def spawn(self, work: Any) -> None:
         """Run a coroutine to its end in the background."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
@@ -118,7 +126,7 @@ class Supervisor:
         """Start a process beside the slot's current one."""
         process = self._spawner.start(slot.number, lambda dead: self._on_exit(slot, dead))
         slot.others.add(process)
-        self._keeper.keep(f"roster-{slot.number}-{process.pid}", process.roster)
+        self._keeper.keep(roster_name(slot.number, process.pid), process.roster)
         return process
 
     async def begin(
@@ -166,15 +174,21 @@ class Supervisor:
         if not self.stopping and (slot.restart is None or slot.restart.done()):
             slot.restart = asyncio.get_running_loop().create_task(self._bring_up(slot, lived_s))
 
-    async def stop(self, grace_s: float, to: str) -> None:
-        """Have all workers stop in good order, and return when they have ended."""
+    async def stop(self, grace_s: float, to: str) -> c.Left:
+        """Have all workers stop in good order; what became of their connections, when they have
+        ended."""
         self.stopping = True
         for slot in self.slots:
             slot.state = "stopping"
             if slot.restart is not None:
                 slot.restart.cancel()
         everybody = [process for slot in self.slots for process in slot.processes]
-        await asyncio.gather(*(self._end(process, grace_s, to) for process in everybody))
+        ends = await asyncio.gather(*(self._end(process, grace_s, to) for process in everybody))
+        return c.Left(
+            moved=sum(end.moved for end in ends),
+            closed=sum(end.closed for end in ends),
+            cut=sum(end.cut for end in ends),
+        )
 
     def serving(self) -> dict[int, Path]:
         """Control sockets of the workers that serve, by number."""
@@ -222,7 +236,7 @@ class Supervisor:
         else:
             slot.others.add(process)
         slot.state = "serving"
-        self._keeper.keep(f"roster-{slot.number}-{process.pid}", process.roster)
+        self._keeper.keep(roster_name(slot.number, process.pid), process.roster)
         self.say(
             "adopted",
             f"worker {slot.number} is found alive: pid {process.pid}",
@@ -294,18 +308,20 @@ class Supervisor:
     async def _bury(self, slot: Slot, process: Process) -> None:
         """Settle what a dead process had."""
         slot.unsettled += 1
-        announced = await self._announcer.announce(process.roster)
+        await self._tell_clients(process.pid, process.roster)
+        await self._settle(slot, process.pid)
+        self._keeper.drop(roster_name(slot.number, process.pid))
+        process.close()
+
+    async def _tell_clients(self, pid: int, roster: int) -> None:
+        announced = await self._announcer.announce(roster)
         if announced:
             self.say(
                 "buried",
-                f"{announced} clients of pid {process.pid} were told that it is gone",
-                worker=slot.number,
-                pid=process.pid,
+                f"{announced} clients of pid {pid} were told that it is gone",
+                pid=pid,
                 reset=announced,
             )
-        await self._settle(slot, process.pid)
-        self._keeper.drop(f"roster-{slot.number}-{process.pid}")
-        process.close()
 
     async def _settle(self, slot: Slot, pid: int) -> None:
         """Have everybody say what lives of a dead process's connections, then say it to all.
@@ -364,15 +380,16 @@ class Supervisor:
                 )
                 process.signal(signal.SIGKILL)
 
-    async def _end(self, process: Process, grace_s: float, to: str) -> None:
-        stop = c.Stop(grace_s, to)
+    async def _end(self, process: Process, grace_s: float, to: str) -> c.Left:
+        left = c.Left(0, 0, 0)
         with contextlib.suppress(QuicbatonError, TimeoutError):
             async with asyncio.timeout(grace_s + _END_S):
                 if process.begun:
-                    answer = await ask_in_steps(process.control, stop, lambda _step: None)
-                    self.say("worker_stopped", f"pid {process.pid}: {answer.message}")
+                    stop = c.Stop(grace_s, to)
+                    left = await ask(process.control, stop, c.Left, grace_s + _END_S)
                 process.signal(signal.SIGTERM)
                 await process.exited.wait()
         if not process.exited.is_set():
             process.signal(signal.SIGKILL)
             await process.exited.wait()
+        return left

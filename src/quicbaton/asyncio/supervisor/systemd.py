@@ -9,10 +9,28 @@ import os
 import socket
 from collections.abc import Mapping
 from time import monotonic_ns
-from typing import Final
+from typing import Final, NamedTuple
 
 #: The first descriptor that systemd passes (SD_LISTEN_FDS_START).
 _FIRST_DESCRIPTOR: Final = 3
+
+
+class Passed(NamedTuple):
+    """Descriptors that systemd has passed on."""
+
+    kept: list[socket.socket]  # the port's sockets that a former self has kept, in order
+    activated: list[socket.socket]  # a socket unit's
+    rosters: dict[int, tuple[str, int]]  # pid of a worker -> name and descriptor of its roster
+
+
+def socket_name(slot: int) -> str:
+    """What a worker's socket is kept as."""
+    return f"socket-{slot}"
+
+
+def roster_name(slot: int, pid: int) -> str:
+    """What a worker's roster is kept as."""
+    return f"roster-{slot}-{pid}"
 
 
 class Systemd:
@@ -34,31 +52,35 @@ class Systemd:
         mine = environment.get("WATCHDOG_PID", str(pid)) == str(pid)
         self._watchdog_s = int(usec) / 1e6 if usec.isdigit() and mine else 0.0
 
-    def sockets(self, prefix: str) -> tuple[list[socket.socket], list[socket.socket]]:
-        """Sockets that a former self has kept as `prefix` and a number, in order, and sockets of a
-        socket unit. Other descriptors are closed."""
+    def take(self) -> Passed:
+        """What systemd has passed to this process; once, the caller owns it."""
         numbered: dict[int, socket.socket] = {}
         others = []
+        rosters = {}
         for name, descriptor in self._descriptors:
-            number = name.removeprefix(prefix)
+            kind, _, number = name.partition("-")
+            if kind == "roster":
+                pid = number.rpartition("-")[2]
+                rosters[int(pid) if pid.isdigit() else 0] = (name, descriptor)
+                continue
             try:
                 sock = socket.socket(fileno=descriptor)
             except OSError:
-                os.close(descriptor)  # A roster of somebody who died with its readers.
+                os.close(descriptor)  # Neither a socket nor anything of ours.
                 continue
             sock.setblocking(False)
-            if name.startswith(prefix) and number.isdigit():
+            if kind == "socket" and number.isdigit():
                 numbered[int(number)] = sock
             else:
                 others.append(sock)
         self._descriptors = []
-        # A gap would renumber those behind it: such a group is no use.
+        # A gap would renumber those behind it: such a group is of no use.
         whole = sorted(numbered) == list(range(len(numbered)))
         kept = [numbered[number] for number in sorted(numbered)] if whole else []
         if not whole:
             for sock in numbered.values():
                 sock.close()
-        return kept, others
+        return Passed(kept, others, rosters)
 
     # --- notifications --------------------------------------------------------------------------
 

@@ -51,8 +51,8 @@ class _Owned:
 class NewOwner:
     """Diverts a connection's relayed streams from its protocol to the link, and back.
 
-    It is made of the `state` that was frozen, before any stray is processed, and does nothing
-    before `start`.
+    It is made of the `state` that was frozen, before any stray is processed. Until `start` it only
+    keeps the events that come.
     """
 
     wire: Wire
@@ -63,6 +63,7 @@ class NewOwner:
         self._connection = connection
         self._ids = frozenset(stream.stream_id for stream in relayed)
         self._streams = {stream.stream_id: _Owned(state, stream) for stream in relayed}
+        self._early: list[events.QuicEvent] | None = []
         self._transmit_soon: Callable[[], None] = lambda: None
         self._on_over: Callable[[], None] = lambda: None
 
@@ -78,31 +79,45 @@ class NewOwner:
     def stream_count(self) -> int:
         return len(self._streams)
 
-    def start(
+    def attach(
         self, wire: Wire, transmit_soon: Callable[[], None], on_over: Callable[[], None]
     ) -> None:
-        """The connection is ours, and its events will come. `transmit_soon` has it send what is
-        due; `on_over` is called when nothing is relayed any more."""
+        """The connection is ours. `transmit_soon` has it send what is due; `on_over` is called when
+        nothing is relayed any more."""
         self.wire = wire
         self._transmit_soon = transmit_soon
         self._on_over = on_over
+
+    def start(self) -> None:
+        """The old owner knows that the connection is ours, or will before it hears of this."""
         for stream_id, stream in self._streams.items():
             if stream.to_left is not None:
                 stream.to_left.open()
                 self._let_client_send(stream_id, stream, stream.to_left)
             elif stream.paused:
                 self._read_on(stream_id, stream)
+        early, self._early = self._early or [], None
+        for event in early:
+            self.divert(event)
+        self._transmit_soon()
 
     # --- from the connection --------------------------------------------------------------------
 
     def divert(self, event: events.QuicEvent) -> bool:
         """Pass an event on to the old owner; False when it is the protocol's."""
-        if isinstance(event, events.ConnectionTerminated) and self._streams:
-            self.wire.send_cut("closed")
-            self._streams.clear()
-            self._on_over()
+        if isinstance(event, events.ConnectionTerminated):
+            if self._early is not None:
+                self._early.append(event)
+            elif self._streams:
+                self.wire.send_cut("closed")
+                self._streams.clear()
+                self._on_over()
+            return False
         if not isinstance(event, _OF_A_STREAM) or event.stream_id not in self._ids:
             return False
+        if self._early is not None:
+            self._early.append(event)
+            return True
         stream = self._streams.get(event.stream_id)
         if stream is not None:
             self._pass_on(stream, event)

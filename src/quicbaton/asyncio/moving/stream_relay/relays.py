@@ -76,7 +76,11 @@ class StreamRelays:
             return
         self._owned[handoff_id] = relay
         wire = Wire(link, session.connection.name, handoff_id)
-        relay.start(wire, session.transmit_soon, lambda: self._forget_owned(handoff_id))
+        # Not of the session: a handoff that is refused leaves a new one.
+        transmit_soon = session.protocol.transmit_soon
+        relay.attach(wire, transmit_soon, lambda: self._forget_owned(handoff_id))
+        # What says that the connection was taken is sent before the event loop turns.
+        self._loop.call_soon(relay.start)
 
     # --- from links -----------------------------------------------------------------------------
 

@@ -1,0 +1,99 @@
+"""Options of `quicbaton serve` for those who run it: where connections go, what is measured."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quicbaton.asyncio.node.node import Node
+from quicbaton.asyncio.node.operations import Operations
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import ask
+from quicbaton.errors import ConfigurationError, QuicbatonError
+from quicbaton.routing.placement import Placement, parse_placement
+
+if TYPE_CHECKING:
+    from quicbaton.asyncio.metrics import Metrics
+
+_ANSWER_S = 2.0
+
+
+def add_options(parser: Any) -> None:
+    parser.add_argument(
+        "--placement",
+        default="stay",
+        metavar="POLICY",
+        help="which worker gets a new connection: stay (where the kernel brought it), round-robin, "
+        "consistent-hash, least-loaded, path:/PREFIX=WORKER,... by the first request, or "
+        "MODULE:NAME (default: stay)",
+    )
+    parser.add_argument(
+        "--metrics",
+        type=_address,
+        metavar="[HOST:]PORT",
+        help="serve figures as OpenMetrics over HTTP (default host: 127.0.0.1)",
+    )
+
+
+def equip(node: Node, options: argparse.Namespace) -> Operations:
+    """Make the node drain, place and tell, as the options say."""
+    return Operations(node, load_placement(options.placement))
+
+
+def load_placement(text: str) -> Placement | None:
+    """A policy of ours by its name, or one of the user's own.
+
+    Raises ConfigurationError: there is none.
+    """
+    module_name, colon, name = text.partition(":")
+    if not colon or module_name == "path":
+        return parse_placement(text)
+    try:
+        made = getattr(importlib.import_module(module_name), name)()
+    except Exception as error:
+        # The boundary to the user's program: to import it is to run it.
+        raise ConfigurationError(
+            f"cannot make the placement {text}: {type(error).__name__}: {error}", code="placement"
+        ) from error
+    if not callable(getattr(made, "choose", None)) or not hasattr(made, "wants_path"):
+        raise ConfigurationError(
+            f"{text} is no placement: it needs choose(newcomer, members, here) and wants_path",
+            code="placement",
+        )
+    placement: Placement = made
+    return placement
+
+
+def serve_metrics(
+    options: argparse.Namespace, workers: Callable[[], Sequence[str]]
+) -> Metrics | None:
+    """Serve them, if asked for; `workers` names the control sockets of those that are asked."""
+    if options.metrics is None:
+        return None
+    from quicbaton.asyncio.metrics import Metrics  # noqa: PLC0415 - an extra
+
+    async def gather() -> list[c.Figures]:
+        answers = await asyncio.gather(*(_figures_of(path) for path in workers()))
+        return [figures for figures in answers if figures is not None]
+
+    host, port = options.metrics
+    return Metrics(gather, port, host)
+
+
+async def _figures_of(control: str) -> c.Figures | None:
+    try:
+        return await ask(Path(control), c.ReadFigures(), c.Figures, _ANSWER_S)
+    except QuicbatonError:
+        # It is starting, or gone.
+        return None
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > 65_535:
+        raise argparse.ArgumentTypeError(f"expected PORT or HOST:PORT, got {text!r}")
+    return host.strip("[]") or "127.0.0.1", int(port)

@@ -1,0 +1,95 @@
+"""Hosts with addresses of their own: who takes a connection over cannot send from the address that
+the client talks to, so the host that has it passes everything on, in both directions, if asked to."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from harness import until
+from lossy_link import CLEAR, Condition
+from sites import CUT, ROUGH, hand_over, two_hosts
+
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.cli.certificate import CertificateFiles
+
+pytestmark = pytest.mark.process
+
+SIZE = 800_000
+RATE = 300_000
+
+
+def test_without_a_relay_it_is_refused_and_the_client_unharmed(
+    tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
+) -> None:
+    async def run() -> None:
+        async with two_hosts(tmp_path, seed, hosts_certificate, shared=False) as site:
+            a, b = await site.start("a"), await site.start("b")
+            async with site.curl("a", SIZE, rate=RATE) as curl:
+                connection = await a.the_connection()
+                await curl.received(100_000)
+                answer = await hand_over(a, connection, "b/0")
+                assert not answer.ok
+                assert answer.code == "other_address"
+                assert (await a.list()).connections
+                assert not (await b.list()).connections
+                await curl.end()
+            assert curl.whole, curl.outcome
+            await site.assert_one_sender()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("condition", [CLEAR, ROUGH], ids=["clear", "rough"])
+def test_a_relayed_download_arrives(
+    tmp_path: Path, seed: str, hosts_certificate: CertificateFiles, condition: Condition
+) -> None:
+    async def run() -> None:
+        async with two_hosts(tmp_path, seed, hosts_certificate, condition, shared=False) as site:
+            a, b = await site.start("a"), await site.start("b")
+            async with site.curl("a", SIZE, rate=RATE) as curl:
+                connection = await a.the_connection()
+                await curl.received(100_000)
+                answer = await a.command(c.HandOffRelayed(connection, "b/0"))
+                assert (answer.ok, answer.code) == (True, "relayed")
+                since_s = monotonic()
+                await curl.end()
+            assert curl.whole, curl.outcome
+            assert (await b.list()).resumed == 1
+            # The client has never heard of the second host, nor has that of the client.
+            datagrams = await site.datagrams()
+            assert set(datagrams.to_servers()) == set(datagrams.from_servers()) == {"a"}
+            # And yet it was the second host's to send, all the time.
+            assert datagrams.from_servers(since_s)["a"] > 100
+            await site.assert_one_sender()
+
+            async def forgotten() -> bool:
+                return not [one for server in (a, b) for one in (await server.list()).connections]
+
+            await until(forgotten, "both to forget the connection")
+
+    asyncio.run(run())
+
+
+def test_a_relay_outlives_a_short_partition(
+    tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
+) -> None:
+    async def run() -> None:
+        async with two_hosts(tmp_path, seed, hosts_certificate, shared=False) as site:
+            a = await site.start("a")
+            await site.start("b")
+            async with site.curl("a", SIZE, rate=RATE) as curl:
+                connection = await a.the_connection()
+                await curl.received(100_000)
+                assert (await a.command(c.HandOffRelayed(connection, "b/0"))).ok
+                await site.between_servers(CUT)
+                # What the client holds back comes first; then it waits.
+                await asyncio.sleep(0.5)
+                await site.between_servers(CLEAR)
+                await curl.end()
+            assert curl.whole, curl.outcome
+            await site.assert_one_sender()
+
+    asyncio.run(run())

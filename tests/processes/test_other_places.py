@@ -1,0 +1,234 @@
+"""Handoffs to processes with another address, on another host, or of the release before."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import SHORT_WAITS, Server, World, until
+from wire import Relay, check
+
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.cli.certificate import CertificateFiles
+
+pytestmark = pytest.mark.process
+
+_GUARD_S = 60.0
+_OTHER_HOST = b"another!"
+
+
+@pytest.fixture
+def in_world(
+    tmp_path: Path, certificate: CertificateFiles
+) -> Callable[[Callable[[World], Coroutine[Any, Any, None]]], None]:
+    """Runs a coroutine function in a world of processes of its own."""
+
+    async def guarded(test: Callable[[World], Coroutine[Any, Any, None]]) -> None:
+        async with asyncio.timeout(_GUARD_S), World(tmp_path, certificate) as world:
+            await test(world)
+
+    return lambda test: asyncio.run(guarded(test))
+
+
+def verify(relay: Relay, world: World) -> None:
+    """No packet number was used twice, and all that was sent could be opened."""
+    verdict = check(relay.sent, relay.client_id_bytes, world.keylogs)
+    assert not verdict.reused
+    assert not verdict.unopened
+
+
+async def relay_to(connection: str, source: Server, destination: Server) -> c.Answer:
+    return await source.command(c.HandOffRelayed(connection, str(destination.control)))
+
+
+async def states(server: Server) -> list[str]:
+    return [info.state for info in (await server.list()).connections]
+
+
+# --- another host -----------------------------------------------------------------------------
+
+
+def test_a_download_goes_to_another_host_and_back(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        async with (
+            Relay(await first.port()) as relay,
+            world.curl(relay.port, 1_500_000, rate=800_000) as curl,
+        ):
+            await curl.received(50_000)
+            connection = await first.the_connection()
+            second = await world.start("join", first, host=_OTHER_HOST)
+            for number in range(6):
+                await curl.received(100_000 + 150_000 * number)
+                source, destination = (first, second)[:: 1 if number % 2 == 0 else -1]
+                answer = await source.hand_over(connection, destination)
+                assert answer.ok, answer
+            await curl.end()
+            assert curl.whole, curl.outcome
+        verify(relay, world)
+
+    in_world(test)
+
+
+def test_a_baton_from_a_file_is_resumed_on_another_host(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        async with (
+            Relay(await first.port()) as relay,
+            world.curl(relay.port, 800_000, rate=500_000) as curl,
+        ):
+            await curl.received(50_000)
+            connection = await first.the_connection()
+            second = await world.start("join", first, host=_OTHER_HOST)
+            baton = world.folder / "baton"
+            assert (await first.command(c.Save(connection, str(baton)))).ok
+            answer = await second.command(c.Resume(str(baton)))
+            assert answer.ok, answer
+            await curl.end()
+            assert curl.whole, curl.outcome
+        verify(relay, world)
+
+    in_world(test)
+
+
+# --- another address --------------------------------------------------------------------------
+
+
+def test_a_process_that_cannot_send_from_the_clients_address_is_refused(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first, second = await world.start(), await world.start()
+        async with world.curl(await first.port(), 500_000, rate=500_000) as curl:
+            await curl.received(50_000)
+            connection = await first.the_connection()
+            answer = await first.hand_over(connection, second)
+            assert (answer.ok, answer.code) == (False, "cannot_send_from")
+            await curl.end()
+            assert curl.whole, curl.outcome
+
+    in_world(test)
+
+
+def test_a_download_is_relayed_and_then_goes_no_further(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first, second = await world.start(), await world.start(host=_OTHER_HOST)
+        async with (
+            Relay(await first.port()) as relay,
+            world.curl(relay.port, 3_000_000, rate=2_000_000) as curl,
+        ):
+            await curl.received(50_000)
+            connection = await first.the_connection()
+            answer = await relay_to(connection, first, second)
+            assert (answer.ok, answer.code) == (True, "relayed")
+            assert await states(second) == ["relayed"]
+            answer = await second.hand_over(connection, first)
+            assert (answer.ok, answer.code) == (False, "relayed")
+            await curl.end()
+            assert curl.whole, curl.outcome
+            assert (await first.list()).datagrams_forwarded
+            assert not (await second.list()).datagrams_received
+        verify(relay, world)
+
+    in_world(test)
+
+
+def test_a_relayed_connection_waits_for_a_link_that_broke(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start(failpoint="after_relay:CUT")
+        second = await world.start()
+        async with (
+            Relay(await first.port()) as relay,
+            world.curl(relay.port, 1_000_000, rate=1_000_000) as curl,
+        ):
+            await curl.received(50_000)
+            connection = await first.the_connection()
+            assert (await relay_to(connection, first, second)).ok
+            await curl.end()
+            assert curl.whole, curl.outcome
+        verify(relay, world)
+
+    in_world(test)
+
+
+def test_a_relayed_connection_whose_relay_dies_is_closed(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first, second = await world.start(waits=SHORT_WAITS), await world.start(waits=SHORT_WAITS)
+        async with world.curl(await first.port(), 3_000_000, rate=500_000) as curl:
+            await curl.received(50_000)
+            connection = await first.the_connection()
+            assert (await relay_to(connection, first, second)).ok
+            first.signal(signal.SIGKILL)
+            await until(lambda: _is_empty(second), "the end of the connection")
+
+    in_world(test)
+
+
+async def _is_empty(server: Server) -> bool:
+    return not (await server.list()).connections
+
+
+# --- in the middle of a cutover ---------------------------------------------------------------
+
+
+def test_a_forwarder_that_dies_is_waited_for_no_more(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        async with (
+            Relay(await first.port()) as relay,
+            world.curl(relay.port, 1_000_000, rate=500_000) as curl,
+        ):
+            await curl.received(50_000)
+            connection = await first.the_connection()
+            second, third = [await world.start("join", first) for _ in range(2)]
+            relay.mutes_client = True
+            assert (await first.hand_over(connection, second)).ok
+            first.signal(signal.SIGKILL)
+            await first.gone()
+
+            async def handed_on() -> bool:
+                # Until the second has learned of the first one's death.
+                return (await second.hand_over(connection, third)).ok
+
+            await until(handed_on, "a handoff")
+            relay.mutes_client = False
+            await curl.end()
+            assert curl.whole, curl.outcome
+        verify(relay, world)
+
+    in_world(test)
+
+
+@pytest.mark.parametrize("old", ["forwarder", "destination"])
+def test_with_a_process_of_the_release_before_a_cutover_is_awaited(
+    in_world: Any, old: str
+) -> None:
+    async def test(world: World) -> None:
+        first = await world.start(formats=(1,) if old == "forwarder" else (1, 2))
+        async with (
+            Relay(await first.port()) as relay,
+            world.curl(relay.port, 800_000, rate=500_000) as curl,
+        ):
+            await curl.received(50_000)
+            connection = await first.the_connection()
+            second = await world.start("join", first)
+            third = await world.start(
+                "join", first, formats=(1,) if old == "destination" else (1, 2)
+            )
+            relay.mutes_client = True
+            assert (await first.hand_over(connection, second)).ok
+            answer = await second.hand_over(connection, third)
+            assert (answer.ok, answer.code) == (False, "cutover_pending")
+            relay.mutes_client = False
+
+            async def handed_on() -> bool:
+                return (await second.hand_over(connection, third)).ok
+
+            await until(handed_on, "the cutover, and a handoff")
+            await curl.end()
+            assert curl.whole, curl.outcome
+        verify(relay, world)
+
+    in_world(test)

@@ -1,0 +1,135 @@
+"""Sleeping connections of real processes: listed, handed over, saved, taken over, closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Server, World, until
+from moving_server import content
+from wire import Relay, check
+
+from crowd import crowd
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.cli.certificate import CertificateFiles
+
+pytestmark = pytest.mark.process
+
+_GUARD_S = 60.0
+
+
+@pytest.fixture
+def in_world(
+    tmp_path: Path, certificate: CertificateFiles
+) -> Callable[[Callable[[World], Coroutine[Any, Any, None]]], None]:
+    """Runs a coroutine function in a world of processes of its own."""
+
+    async def guarded(test: Callable[[World], Coroutine[Any, Any, None]]) -> None:
+        async with asyncio.timeout(_GUARD_S), World(tmp_path, certificate) as world:
+            await test(world)
+
+    return lambda test: asyncio.run(guarded(test))
+
+
+async def sleepers(server: Server, count: int = 1) -> list[c.ConnectionInfo]:
+    """Its connections, once so many are there and all of them sleep."""
+
+    async def found() -> list[c.ConnectionInfo]:
+        infos = (await server.list()).connections
+        asleep = [info for info in infos if info.state == "asleep"]
+        return asleep if len(asleep) == len(infos) == count else []
+
+    return await until(found, f"{count} connections to fall asleep")
+
+
+def test_a_sleeper_is_listed_and_handed_over_by_name_again_and_again(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start(program="sleepy")
+        async with (
+            Relay(await first.port()) as relay,
+            crowd(world.certificate, relay.port, 1) as (client,),
+        ):
+            assert await client.get("/70000") == content(0, 70_000)
+            (info,) = await sleepers(first)
+            assert (info.alpn, info.term, info.streams >= 3) == ("h3", 1, True)
+            assert info.peer.startswith("127.0.0.1:")
+            assert info.age_s > 0
+            assert info.rtt_ms > 0
+            ring = [first, await world.start("join", first, program="sleepy")]
+            for number in range(4):
+                source, destination = ring[number % 2], ring[(number + 1) % 2]
+                answer = await source.hand_over(info.connection, destination)
+                assert answer.ok, answer
+                (info,) = await sleepers(destination)
+                assert info.term == number + 2
+                # After a sleep at its new owner as well as right after the handoff.
+                if number % 2:
+                    assert await client.get("/30000") == content(0, 30_000)
+                    await sleepers(destination)
+            assert client.terminated is None
+        verdict = check(relay.sent, relay.client_id_bytes, world.keylogs)
+        assert not verdict.reused
+        assert not verdict.unopened
+
+    in_world(test)
+
+
+def test_a_sleeper_is_saved_and_resumed(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start(program="sleepy")
+        second = await world.start("join", first, program="sleepy")
+        async with crowd(world.certificate, await first.port(), 1) as (client,):
+            await client.get("/1000")
+            owner = first if (await first.list()).connections else second
+            (info,) = await sleepers(owner)
+            other = second if owner is first else first
+            path = world.folder / "baton"
+            assert (await owner.command(c.Save(info.connection, str(path)))).ok
+            assert (await other.command(c.Resume(str(path)))).ok
+            assert await client.get("/1000") == content(0, 1000)
+            await sleepers(other)
+            assert await client.get("/1000") == content(0, 1000)
+
+    in_world(test)
+
+
+def test_a_takeover_takes_the_sleepers_too(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        count = 30
+        old = await world.start(program="sleepy")
+        port = await old.port()
+        async with crowd(world.certificate, port, count) as clients:
+            await asyncio.gather(*(client.get("/1000") for client in clients))
+            await sleepers(old, count)
+            new = await world.fork("takeover", old, program="sleepy")
+            await old.gone()
+            await sleepers(new, count)
+            assert (await new.list()).resumed == count
+            bodies = await asyncio.gather(*(client.get("/1000") for client in clients))
+            assert all(body == content(0, 1000) for body in bodies)
+            assert all(client.terminated is None for client in clients)
+
+    in_world(test)
+
+
+def test_what_cannot_move_in_a_takeover_is_closed_though_it_slept(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        count = 5
+        old = await world.start(program="sleepy")
+        async with crowd(world.certificate, await old.port(), count) as clients:
+            await asyncio.gather(*(client.get("/1000") for client in clients))
+            await sleepers(old, count)
+            # Nothing can be handed over in no time.
+            await world.fork("takeover", old, program="sleepy", deadline_s=0.0)
+            await old.gone()
+            await until(
+                lambda: all(client.terminated is not None for client in clients), "their ends"
+            )
+            assert {client.terminated.reason_phrase for client in clients} == {
+                "the server restarted"
+            }
+
+    in_world(test)

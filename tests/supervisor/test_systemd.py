@@ -1,0 +1,177 @@
+"""What a service and systemd tell each other, with a systemd that the test plays."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from service_home import FILE_BYTES, Service, ServiceHome, check_whole, wait_for
+
+from quicbaton.asyncio.endpoint.udp import open_udp
+
+pytestmark = pytest.mark.process
+
+#: Becomes a command with descriptors from 3 on, as systemd starts it.
+_LAUNCHER = """
+import fcntl, os, sys
+passed = [int(text) for text in sys.argv[1].split(",")]
+for index, descriptor in enumerate([fcntl.fcntl(each, fcntl.F_DUPFD, 100) for each in passed]):
+    os.dup2(descriptor, 3 + index)
+os.closerange(3 + len(passed), 200)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.executable, [sys.executable, "-m", *sys.argv[2:]])
+"""
+
+
+class FakeSystemd:
+    """Listens for notifications, keeps descriptors, starts the service again with them."""
+
+    def __init__(self, home: ServiceHome) -> None:
+        self.home = home
+        self.path = home.path / "notify"
+        self.stored: dict[str, int] = {}
+        self.told: list[dict[str, str]] = []
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self.path))
+        self._socket.settimeout(0.05)
+
+    def hear(self) -> list[dict[str, str]]:
+        """Everything that was said so far."""
+        with contextlib.suppress(TimeoutError):
+            while True:
+                data, descriptors, _, _ = socket.recv_fds(self._socket, 4096, 8)
+                fields = dict(line.split("=", 1) for line in data.decode().splitlines())
+                self.told.append(fields)
+                name = fields.get("FDNAME", "")
+                if "FDSTORE" in fields:
+                    old = self.stored.pop(name, None)
+                    if old is not None:
+                        os.close(old)
+                    (self.stored[name],) = descriptors
+                if "FDSTOREREMOVE" in fields and name in self.stored:
+                    os.close(self.stored.pop(name))
+        return self.told
+
+    def wait_for(self, key: str) -> dict[str, str]:
+        """The last notification with this key, once there is one that was not waited for."""
+        said = wait_for(self.hear, lambda told: any(key in fields for fields in told))
+        found = [fields for fields in said if key in fields][-1]
+        self.told = []
+        return found
+
+    def start(self, workers: int, passed: dict[str, int]) -> Service:
+        return Service(self.home, self.launch(workers, passed))
+
+    def launch(self, workers: int, passed: dict[str, int]) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-c", _LAUNCHER, ",".join(map(str, passed.values()))),
+                *("quicbaton", "serve", str(self.home.files), "--json"),
+                *("--workers", str(workers)),
+            ],
+            env={
+                **self.home.environment,
+                "NOTIFY_SOCKET": str(self.path),
+                "LISTEN_FDS": str(len(passed)),
+                "LISTEN_FDNAMES": ":".join(passed),
+                "WATCHDOG_USEC": "400000",
+            },
+            pass_fds=tuple(passed.values()),
+            cwd=self.home.path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.home.adopt(process)
+        return process
+
+    def close(self) -> None:
+        self._socket.close()
+        for descriptor in self.stored.values():
+            os.close(descriptor)
+
+
+@pytest.fixture
+def systemd(home: ServiceHome) -> Iterator[FakeSystemd]:
+    made = FakeSystemd(home)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def inodes(stored: dict[str, int]) -> list[Any]:
+    names = sorted(name for name in stored if name.startswith("socket-"))
+    return [os.fstat(stored[name]).st_ino for name in names]
+
+
+def test_a_service_is_activated_by_its_socket_and_notifies(systemd: FakeSystemd) -> None:
+    with open_udp("127.0.0.1", 0, reuse_port=True) as activated:
+        service = systemd.start(2, {"quicbaton.socket": activated.fileno()})
+        assert service.port == activated.getsockname()[1]
+        assert service.ready["sockets"][0] == os.fstat(activated.fileno()).st_ino
+    assert "2 workers" in systemd.wait_for("READY")["STATUS"]
+    wait_for(systemd.hear, lambda _told: len(systemd.stored) == 4)
+    assert inodes(systemd.stored) == service.ready["sockets"]
+    systemd.wait_for("WATCHDOG")
+    service.process.send_signal(signal.SIGHUP)
+    assert int(systemd.wait_for("RELOADING")["MONOTONIC_USEC"]) > 0
+    assert service.wait_for("reloaded")["ok"]
+    assert "2 workers replaced" in systemd.wait_for("READY")["STATUS"]
+    # The new workers' rosters instead of the old ones'.
+    rosters = {f"roster-{slot}-{pid}" for slot, pid in enumerate(service.pids())}
+    wait_for(
+        lambda: systemd.hear() and {name for name in systemd.stored if name[0] == "r"},
+        lambda names: names == rosters,
+    )
+    service.process.terminate()
+    systemd.wait_for("STOPPING")
+    assert service.process.wait(30) == 0
+
+
+def test_the_descriptor_store_brings_the_sockets_back_and_dead_workers_clients_are_told(
+    systemd: FakeSystemd, home: ServiceHome
+) -> None:
+    content = home.write("file.bin", FILE_BYTES // 10)
+    with open_udp("127.0.0.1", 0, reuse_port=True) as activated:
+        first = systemd.start(2, {"quicbaton.socket": activated.fileno()})
+    downloads = first.download_everywhere("file.bin")
+    order = first.ready["sockets"]
+    systemd.wait_for("READY")
+    assert len(systemd.stored) == 4
+    # A crash of everything, as when the machine's memory runs out.
+    first.process.kill()
+    for pid in home.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    wait_for(home.worker_pids, lambda pids: not pids)
+    second = systemd.start(2, systemd.stored)
+    assert second.ready["sockets"] == order
+    told = second.wait_for("buried")["reset"]
+    while told < len(downloads):
+        told += second.wait_for("buried")["reset"]
+    wait_for(lambda: [one.process.poll() for one in downloads], lambda codes: None not in codes)
+    for download in second.download_everywhere("file.bin"):
+        check_whole(download, content)
+    assert [slot["tossed"] for slot in second.status()] == [0, 0]
+
+
+def test_a_socket_that_nobody_can_join_is_refused(systemd: FakeSystemd) -> None:
+    with open_udp("127.0.0.1", 0) as lonely:
+        process = systemd.launch(2, {"quicbaton.socket": lonely.fileno()})
+        assert process.wait(30) == 1
+    assert process.stderr is not None
+    assert "ReusePort=yes" in process.stderr.read()
+
+
+def test_descriptors_meant_for_another_process_are_left_alone(home: ServiceHome) -> None:
+    home.environment |= {"LISTEN_PID": "1", "LISTEN_FDS": "1", "NOTIFY_SOCKET": "/nowhere"}
+    assert home.service(1).stop() == 0
+    assert Path("/nowhere").exists() is False
