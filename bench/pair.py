@@ -18,10 +18,10 @@ from quicbaton.asyncio.peers.channel import connect_channel
 
 MB = 1_000_000
 NS = 1_000_000_000
-#: A client's cutover and the answer to a handoff take milliseconds; this is how often they are
-#: looked at, and how long at most.
+#: A cutover and the answer to a handoff take milliseconds, the end of a connection three probe
+#: timeouts, which a long queue makes seconds. How often they are looked at, and how long at most.
 _LOOK_S = 0.005
-_LOOKS = 1000
+_LOOKS = 3000
 #: Pauses are looked for within this much of a handoff.
 AROUND_NS = 100_000_000
 #: Silences are looked for within this much of a handoff.

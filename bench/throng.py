@@ -1,8 +1,8 @@
 """Thousands of HTTP/3 connections from one process, all of them with traffic: do they all live?
 
-    python -m bench.throng PORT FOLDER
+    python -m bench.throng ADDRESS PORT FOLDER SECONDS
 
-Every connection fetches one file of FOLDER after the other, and compares. Lines on stdin: `open
+Every connection fetches a file of FOLDER every so many seconds, more or less, and compares. Lines on stdin: `open
 COUNT` makes connections and has them begin, `mark` begins a new measurement, `report` answers with
 what has happened since. A connection that ends, or whose answer does not come, is dropped.
 """
@@ -27,8 +27,6 @@ from aioquic.quic.events import ConnectionTerminated, QuicEvent
 from quicbaton.asyncio import QuicConnectionProtocol, connect
 from quicbaton.http3 import H3Connection
 
-#: A connection asks this often; connections take turns at random.
-_REQUEST_EVERY_S = 5.0
 _AT_ONCE = 16
 _ANSWER_TIMEOUT_S = 30.0
 IDLE_TIMEOUT_S = 120.0
@@ -93,7 +91,9 @@ class _Member(QuicConnectionProtocol):
 
 
 class _Throng:
-    def __init__(self, port: int, folder: Path) -> None:
+    def __init__(self, address: str, port: int, folder: Path, every_s: float) -> None:
+        self._every_s = every_s
+        self._address = address
         self._port = port
         self._files = [(f"/{path.name}", path.read_bytes()) for path in sorted(folder.iterdir())]
         self._stack = AsyncExitStack()
@@ -116,7 +116,7 @@ class _Throng:
         for number in numbers:
             member = await self._stack.enter_async_context(
                 connect(
-                    "127.0.0.1",
+                    self._address,
                     self._port,
                     configuration=_configuration(),
                     create_protocol=_Member,
@@ -136,7 +136,7 @@ class _Throng:
                 waits = self._waits_ms.setdefault(number, [])
                 waits.append((monotonic() - begun) * 1e3)
                 self._hash_errors += body != content
-                await asyncio.sleep(chance.uniform(0, 2 * _REQUEST_EVERY_S))
+                await asyncio.sleep(chance.uniform(0, 2 * self._every_s))
         except (TimeoutError, ConnectionError) as failure:
             self._dropped.append(repr(failure))
 
@@ -167,7 +167,7 @@ def _configuration() -> QuicConfiguration:
 async def _main() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 16)), hard))
-    throng = _Throng(int(sys.argv[1]), Path(sys.argv[2]))
+    throng = _Throng(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4]))
     while line := (await asyncio.to_thread(sys.stdin.readline)).strip():
         report = await throng.perform(line)
         print(msgspec.json.encode(report).decode(), flush=True)

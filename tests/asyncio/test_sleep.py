@@ -253,6 +253,29 @@ def test_closing_the_server_tells_the_clients_of_sleepers(certificate: Certifica
     run(main)
 
 
+def test_sleepers_are_woken_one_after_the_other_to_be_closed(
+    certificate: CertificateFiles,
+) -> None:
+    async def main() -> None:
+        server = await start(certificate)
+        endpoint = server.endpoint
+        async with (
+            connected("aioquic", server, certificate) as one,
+            connected("aioquic", server, certificate) as other,
+        ):
+            await asyncio.gather(one.get(10), other.get(10))
+            await fallen_asleep(server, 2)
+            left = []
+            async for session in endpoint.asleep.wake_all():
+                left.append(len(endpoint.asleep))
+                session.protocol.close(7, "that is all")
+            assert left == [1, 0]
+            await until(lambda: not endpoint.connection_count, server)
+        server.close()
+
+    run(main)
+
+
 def test_who_cannot_be_exported_stays_awake_and_is_seldom_asked(
     certificate: CertificateFiles,
 ) -> None:

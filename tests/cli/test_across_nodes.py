@@ -113,6 +113,7 @@ def test_a_service_and_its_workers_are_found_by_name(home: Home, cluster: Path) 
     assert home.json("ps", "a")["connections"] == []
     source = home.json("inspect", baton)["header"]["source"]
     (other,) = {"a/0", "a/1"} - {source}
+    # By the port it would be any worker, which may be the one that froze it.
     home.json("resume", baton, "--to", other)
     (info,) = home.json("ps", other)["connections"]
     assert info["connection"] == connection

@@ -334,9 +334,17 @@ def test_in_doubt_the_source_is_silent_and_forwards_if_the_owner_calls(event: Ev
     assert outcomes(effects) == [(Outcome.IN_DOUBT, "in_doubt")]
     assert AnswerWithResets not in kinds(effects)
     assert ledger.record(CID).state is Ownership.GIVEN
-    # An answer that comes after all changes nothing.
-    assert machine.handle(StoreDone(OURS), 0) == []
     assert machine.handle(received(TAKEN, NEW_LINK), 0) == [Send(NEW_LINK, STRAY)]
+
+
+def test_store_s_late_word_that_nobody_else_has_it_is_told_to_the_client() -> None:
+    machine, ledger = source_in(SourceState.RECLAIMING)
+    machine.handle(DeadlinePassed(), 0)
+    effects = machine.handle(StoreDone(OURS), 0)
+    assert AnswerWithResets in kinds(effects)
+    assert AskStore(Close(CID, 2, SOURCE)) in effects
+    assert ThawConnection not in kinds(effects)
+    assert ledger.record(CID).state is Ownership.CLOSED
 
 
 def test_owner_whose_taken_was_lost_and_that_has_handed_on_is_believed() -> None:

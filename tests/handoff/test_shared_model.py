@@ -38,9 +38,9 @@ def budget(**changes: int) -> Budget:
 @pytest.mark.parametrize(
     "misfortunes",
     [
-        budget(starts=1, troubles=1, timers=1),
-        budget(starts=1, troubles=1, cuts=1),
-        budget(starts=1, troubles=1, crashes=1),
+        budget(starts=1, troubles=1, cuts=1, timers=1),
+        budget(starts=1, troubles=1, crashes=1, timers=1),
+        budget(starts=1, troubles=2, timers=1),
         budget(starts=1, sweeps=1, timers=1),
         budget(starts=1, failures=1, cancels=1),
     ],

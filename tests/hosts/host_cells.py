@@ -50,7 +50,7 @@ _LONG_S = 1.3
 #: A short fault that a busy machine made longer proves nothing of deadlines.
 STILL_SHORT_S = 0.25
 #: Nobody can tell whether a host beyond a partition lives. Its clients find out by themselves.
-_CLIENT_TIMEOUT_S = 8.0
+_CLIENT_TIMEOUT_S = 6.0
 
 
 @dataclass(frozen=True)

@@ -80,11 +80,15 @@ class Host:
         return self.addresses[0]
 
     @property
+    def pid(self) -> int:
+        """A process that is in the host's namespaces as long as the host is."""
+        return self._holder.pid
+
+    @property
     def entry(self) -> tuple[str, ...]:
         """The command that runs another command on this host; the process stays the same."""
         namespaces = ("--net", "--mount", "--uts", "--time")
-        target = str(self._holder.pid)
-        return ("nsenter", "--target", target, *namespaces, "--", *self._wall_clock)
+        return ("nsenter", "--target", str(self.pid), *namespaces, "--", *self._wall_clock)
 
     async def set_wall_clock(self, ahead_s: int) -> None:
         """Move the wall clock of everything that is started from here on."""

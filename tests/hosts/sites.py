@@ -88,8 +88,8 @@ class Site:
 class Datagrams:
     """Datagrams between the client and servers, in the order in which they were sent."""
 
-    def __init__(self, notes: list[Note]) -> None:
-        self.all = [note for note in notes if PORT in (note.source_port, note.destination_port)]
+    def __init__(self, notes: list[Note], port: int = PORT) -> None:
+        self.all = [note for note in notes if port in (note.source_port, note.destination_port)]
 
     def to_servers(self, since_s: float = 0.0) -> Counter[str]:
         """How many of the client's went to which host."""

@@ -1,5 +1,5 @@
 """Hosts whose clocks are an hour apart: the monotonic ones in one direction, the wall clocks in the
-other. No two hosts' clocks are ever compared, but for batons' hygiene, which allows for less."""
+other. No two hosts' clocks are ever compared."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Hosts with addresses of their own: who takes a connection over cannot send from the address that
-the client talks to, so the host that has it passes everything on, in both directions, if asked to."""
+"""Hosts with addresses of their own. Who takes a connection over cannot send from the address that
+the client talks to: the host that has it passes everything on, in both directions, if asked to."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_without_a_relay_it_is_refused_and_the_client_unharmed(
                 await curl.received(100_000)
                 answer = await hand_over(a, connection, "b/0")
                 assert not answer.ok
-                assert answer.code == "other_address"
+                assert answer.code == "cannot_send_from"
                 assert (await a.list()).connections
                 assert not (await b.list()).connections
                 await curl.end()

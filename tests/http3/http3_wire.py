@@ -26,11 +26,15 @@ class Quic:
         self._quic_logger = None
         self._remote_max_datagram_frame_size = 65_535
         self._next = {False: 0 if is_client else 1, True: 2 if is_client else 3}
+        self.peer_streams = 0
         self.outbox: list[QuicEvent] = []
         self.closed: tuple[int, str] | None = None
 
     def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
         return self._next[is_unidirectional]
+
+    def next_peer_stream_id(self) -> int:
+        return 4 * self.peer_streams + self.configuration.is_client
 
     def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
         is_uni = bool(stream_id & 2)
@@ -67,6 +71,9 @@ class End:
 
     def handle(self, event: QuicEvent) -> None:
         self.move()
+        stream_id = getattr(event, "stream_id", 2)
+        if not stream_id & 2 and stream_id & 1 == self.quic.configuration.is_client:
+            self.quic.peer_streams = max(self.quic.peer_streams, stream_id // 4 + 1)
         self.seen += self.h3.handle_event(event)
         self.move()
 

@@ -77,7 +77,7 @@ async def main() -> None:
         await hold(store)
     else:
         await spend(store)
-    await store.aclose()
+    store.close()
 
 
 if __name__ == "__main__":

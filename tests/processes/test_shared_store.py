@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_a_download_changes_hands_by_the_store_again_and_again(
             assert curl.whole
             keys = [Path(first.options.keylog)]
             assert not check(relay.sent, relay.client_id_bytes, keys).reused
-            await store.aclose()
+            store.close()
 
     run(test, tmp_path, certificate)
 
@@ -75,7 +76,7 @@ def test_locked_store_keeps_the_connection_where_it_is(
             assert (await first.hand_over(connection, second)).ok
             await curl.end()
             assert curl.whole
-            await store.aclose()
+            store.close()
 
     run(test, tmp_path, certificate)
 
@@ -101,6 +102,7 @@ def test_store_that_is_locked_with_the_baton_out_leaves_both_silent_until_it_ans
             second.signal(signal.SIGCONT)
             # The destination cannot take it, nor the source take it back.
             sent = await _count_when_silent(relay)
+            # Past the source's deadline, and more.
             await asyncio.sleep(2 * SHORT_WAITS.frozen_s)
             assert len(relay.sent) == sent
             assert not handing.done()
@@ -110,7 +112,7 @@ def test_store_that_is_locked_with_the_baton_out_leaves_both_silent_until_it_ans
             assert curl.whole
             keys = [Path(first.options.keylog)]
             assert not check(relay.sent, relay.client_id_bytes, keys).reused
-            await store.aclose()
+            store.close()
 
     run(test, tmp_path, certificate)
 
@@ -122,6 +124,30 @@ async def _count_when_silent(relay: Relay) -> int:
         count = len(relay.sent)
         await asyncio.sleep(0.1)
     return count
+
+
+def test_a_process_is_replaced_by_the_store_under_downloads(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async def test(world: World) -> None:
+        options = {"store": f"sqlite:{world.folder / 'owners'}"}
+        old = await world.start(**options)
+        port = await old.port()
+        async with contextlib.AsyncExitStack() as stack:
+            curls = [
+                await stack.enter_async_context(world.curl(port, 300_000, rate=200_000))
+                for _ in range(3)
+            ]
+            for curl in curls:
+                await curl.received(20_000)
+            new = await world.fork("takeover", old, **options)
+            await old.gone()
+            for curl in curls:
+                await curl.end()
+                assert curl.whole
+            assert (await new.list()).resumed == 3
+
+    run(test, tmp_path, certificate)
 
 
 def test_process_without_the_store_takes_over_by_the_source(
@@ -140,7 +166,7 @@ def test_process_without_the_store_takes_over_by_the_source(
             store = SqliteStore(path)
             assert await store.read(bytes.fromhex(connection)) == Found(None)
             assert await store.sweep(time()) == 0
-            await store.aclose()
+            store.close()
 
     run(test, tmp_path, certificate)
 

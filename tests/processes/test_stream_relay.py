@@ -177,7 +177,7 @@ def test_a_running_request_survives_a_takeover(in_world: Any) -> None:
             client_of(world, relay.port) as client,
         ):
             exported = client.ask("/3000000")
-            running = client.ask(f"/slow/{size}/1500")
+            running = client.ask(f"/slow/{size}/3000")
             await until(lambda: running.body, "the body to begin")
             assert int(await client.get("/pid")) == old.pid
             new = await world.fork("takeover", old)
@@ -275,7 +275,7 @@ def test_what_a_client_breaks_off_ends_at_the_old_process(in_world: Any) -> None
             slow = client.ask("/slow/100000/60000")
             echo = client.ask("/echo", method=b"POST")
             await client.upload(echo, content(0, 10_000), end=False)
-            stays = client.ask("/slow/300000/1000")
+            stays = client.ask("/slow/300000/3000")
             await until(lambda: slow.body and stays.body, "the bodies to begin")
             await hand_over(first, second)
             client.stop(slow)
@@ -354,7 +354,7 @@ def test_a_connection_moves_on_when_its_running_requests_have_ended(in_world: An
         first = await world.start()
         async with client_of(world, await first.port()) as client:
             second = await world.start("join", first)
-            slow = client.ask("/slow/100000/800")
+            slow = client.ask("/slow/100000/2000")
             await until(lambda: slow.body, "the body to begin")
             await hand_over(first, second)
             await until(lambda: _has_cut_over(second), "the cutover")

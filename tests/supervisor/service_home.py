@@ -86,6 +86,10 @@ class Service(Server):
         listed = self.home.json("ps", control)["connections"]
         return [info for info in listed if info["state"] == "open"]
 
+    def names(self, slot: int) -> set[str]:
+        """The open connections of one worker, by name."""
+        return {info["connection"] for info in self.connections(slot)}
+
     def download_everywhere(self, name: str, each: int = 1) -> list[Download]:
         """Clients in the middle of a download, so many at least on each worker."""
         downloads: list[Download] = []

@@ -71,11 +71,13 @@ def test_a_reload_replaces_every_worker_under_live_downloads(home: ServiceHome) 
         # As often as one likes: the sockets' order is the same after each, so that packets still
         # come to the worker that their connection IDs name.
         before = service.pids()
+        names = [service.names(slot) for slot in range(2)]
         done = reload(home, str(service.port))
         assert done.returncode == 0, done.stderr
         assert last_event(done.stdout)["event"] == "reloaded"
         after = service.pids()
         assert not set(before) & set(after)
+        assert [service.names(slot) for slot in range(2)] == names
         for pid in before:
             wait_for(lambda pid=pid: is_alive(pid), lambda alive: not alive)
         # Newcomers in the meantime and afterwards.

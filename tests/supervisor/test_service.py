@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 
 import pytest
+from aioquic.h3.connection import H3_ALPN
+from aioquic.quic.configuration import QuicConfiguration
 from command_line import Download
 from service_home import (
     FILE_BYTES,
@@ -15,6 +18,9 @@ from service_home import (
     is_stopped,
     wait_for,
 )
+
+from crowd import Getter
+from quicbaton.asyncio import connect
 
 pytestmark = pytest.mark.process
 
@@ -65,6 +71,31 @@ def test_a_killed_worker_is_replaced_and_only_its_clients_notice(home: ServiceHo
 def ended(downloads: list[Download]) -> list[Download]:
     """Those that have come to an end; one that goes on does not by itself."""
     return [download for download in downloads if download.process.poll() is not None]
+
+
+def test_an_idle_client_of_a_dead_worker_is_told_without_asking(home: ServiceHome) -> None:
+    service = home.service(2)
+    pids = service.pids()
+
+    async def run() -> None:
+        # aioquic's own client does not know stateless resets.
+        configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN)
+        configuration.load_verify_locations(str(home.ca))
+        connecting = connect(
+            "127.0.0.1", service.port, configuration=configuration, create_protocol=Getter
+        )
+        async with connecting as client:
+            assert isinstance(client, Getter)
+            await client.ping()
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            # Before there is a new worker that could answer a packet of the client's.
+            assert service.wait_for("buried")["reset"] == 1
+            async with asyncio.timeout(configuration.idle_timeout / 2):
+                await client.wait_closed()
+            assert client.terminated is not None
+
+    asyncio.run(run())
 
 
 def test_connections_that_a_dead_worker_had_handed_on_survive(home: ServiceHome) -> None:

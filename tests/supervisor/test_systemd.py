@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,24 +41,29 @@ class FakeSystemd:
         self.told: list[dict[str, str]] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self.path))
-        self._socket.settimeout(0.05)
+        # In a thread of its own: who notifies waits while nobody reads.
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
 
     def hear(self) -> list[dict[str, str]]:
-        """Everything that was said so far."""
-        with contextlib.suppress(TimeoutError):
-            while True:
-                data, descriptors, _, _ = socket.recv_fds(self._socket, 4096, 8)
-                fields = dict(line.split("=", 1) for line in data.decode().splitlines())
-                self.told.append(fields)
-                name = fields.get("FDNAME", "")
-                if "FDSTORE" in fields:
-                    old = self.stored.pop(name, None)
-                    if old is not None:
-                        os.close(old)
-                    (self.stored[name],) = descriptors
-                if "FDSTOREREMOVE" in fields and name in self.stored:
-                    os.close(self.stored.pop(name))
-        return self.told
+        """Everything that was said and not yet waited for."""
+        return list(self.told)
+
+    def _read(self) -> None:
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(self._socket, 4096, 8)
+            if not data:
+                return
+            fields = dict(line.split("=", 1) for line in data.decode().splitlines())
+            name = fields.get("FDNAME", "")
+            if "FDSTORE" in fields:
+                old = self.stored.get(name)
+                (self.stored[name],) = descriptors
+                if old is not None:
+                    os.close(old)
+            if "FDSTOREREMOVE" in fields and name in self.stored:
+                os.close(self.stored.pop(name))
+            self.told.append(fields)
 
     def wait_for(self, key: str) -> dict[str, str]:
         """The last notification with this key, once there is one that was not waited for."""
@@ -94,6 +99,9 @@ class FakeSystemd:
         return process
 
     def close(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", str(self.path))
+        self._thread.join()
         self._socket.close()
         for descriptor in self.stored.values():
             os.close(descriptor)
@@ -129,7 +137,7 @@ def test_a_service_is_activated_by_its_socket_and_notifies(systemd: FakeSystemd)
     # The new workers' rosters instead of the old ones'.
     rosters = {f"roster-{slot}-{pid}" for slot, pid in enumerate(service.pids())}
     wait_for(
-        lambda: systemd.hear() and {name for name in systemd.stored if name[0] == "r"},
+        lambda: {name for name in list(systemd.stored) if name.startswith("roster")},
         lambda names: names == rosters,
     )
     service.process.terminate()

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from aioquic.quic.logger import QuicLoggerTrace
 
 from quicbaton.http3.state import Http3State
 from quicbaton.transport import qlog
@@ -71,7 +70,7 @@ def wake(
     entropy: Callable[[int], bytes],
     configuration: Any = None,
     on_crypto: Callable[[bytes], None] | None = None,
-    trace: QuicLoggerTrace | None = None,
+    trace: qlog.Trace | None = None,
 ) -> Connection:
     """The connection as it was; it has the same owner, so it sends on where it stopped."""
     connection = Connection(

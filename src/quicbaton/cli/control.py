@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import Conversation, ask_over
+from quicbaton.asyncio.peers.asking import CommandFailedError, Conversation, ask_over
 from quicbaton.asyncio.peers.channel import Channel, connect_channel
 from quicbaton.asyncio.peers.cluster import Cluster, node_keys
 from quicbaton.asyncio.peers.directory import connect_node
@@ -148,13 +148,17 @@ def find_servers(text: str, options: argparse.Namespace) -> list[Server]:
 def find_process(text: str, options: argparse.Namespace) -> Server:
     """What SERVER means, where a process is wanted that can have connections itself."""
     server = find_server(text, options)
-    if not _is_service(server):
+    if server.is_remote:
         return server
-    assert server.path is not None
-    workers = local_servers(sorted(server.path.parent.glob(f"{server.path.stem}-*.sock")))
+    try:
+        service = server.ask(c.ServiceStatus(), c.Service)
+    except (CommandFailedError, PeerError):
+        # It is none, or will not answer the real question either.
+        return server
+    workers = [slot.control for slot in service.slots if slot.state == "serving"]
     if not workers:
         raise ConfigurationError(f"the service {text} has no workers now", code="unknown_server")
-    return workers[0]
+    return Server(Path(workers[0]), text, None)
 
 
 def local_servers(paths: list[Path]) -> list[Server]:

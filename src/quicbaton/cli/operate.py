@@ -13,6 +13,7 @@ from quicbaton.asyncio.node.node import Node
 from quicbaton.asyncio.node.operations import Operations
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import ask
+from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.routing.placement import Placement, parse_placement
 
@@ -69,7 +70,7 @@ def load_placement(text: str) -> Placement | None:
 
 
 def serve_metrics(
-    options: argparse.Namespace, workers: Callable[[], Sequence[str]]
+    options: argparse.Namespace, reporter: Reporter, workers: Callable[[], Sequence[str]]
 ) -> Metrics | None:
     """Serve them, if asked for; `workers` names the control sockets of those that are asked."""
     if options.metrics is None:
@@ -81,7 +82,10 @@ def serve_metrics(
         return [figures for figures in answers if figures is not None]
 
     host, port = options.metrics
-    return Metrics(gather, port, host)
+    metrics = Metrics(gather, port, host)
+    url = f"http://{host}:{metrics.port}/metrics"
+    reporter.event("metrics", f"  metrics      {url}", port=metrics.port, url=url)
+    return metrics
 
 
 async def _figures_of(control: str) -> c.Figures | None:

@@ -26,7 +26,8 @@ from quicbaton.asyncio.peers.acceptor import listen
 from quicbaton.asyncio.peers.asking import ask, ask_for_socket
 from quicbaton.asyncio.peers.cluster import KEYS_FILE
 from quicbaton.asyncio.qlog_folder import QlogFolder
-from quicbaton.cli import operate, supervise, user_state
+from quicbaton.asyncio.stores import open_store
+from quicbaton.cli import id_forms, operate, supervise, user_state
 from quicbaton.cli.addresses import any_address
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.control import add_cluster_options, find_cluster
@@ -59,6 +60,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--key", type=Path, metavar="FILE", help="its private key (PEM)")
     parser.add_argument("--control", type=Path, metavar="SOCKET", help="path of our control socket")
     parser.add_argument("--keys", type=Path, metavar="FILE", help="cluster keys (default: yours)")
+    id_forms.add_option(parser)
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        help="hand over by a shared ownership store, sqlite:PATH: a handoff then survives the "
+        "death of the process that began it (see docs/ownership-store.md)",
+    )
     parser.add_argument(
         "--retry", action="store_true", help="validate clients' addresses before the handshake"
     )
@@ -99,12 +107,12 @@ def add_parser(commands: Any) -> None:
     supervise.add_options(parser)
     operate.add_options(parser)
     add_json_option(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, misunderstood=parser.error)
 
 
 def run(options: argparse.Namespace, reporter: Reporter) -> int:
     if (options.folder is None) == (options.app is None):
-        raise ConfigurationError("name a folder to serve, or a program with --app; not both")
+        options.misunderstood("name a folder to serve, DIR, or a program with --app; not both")
     if options.folder is not None and not options.folder.is_dir():
         raise ConfigurationError(f"{options.folder} is not a folder: name one that exists")
     if (options.cert is None) != (options.key is None):
@@ -150,7 +158,7 @@ class Server:
             node = await self._join(self._options.join.absolute())
         else:
             node = self._start()
-        metrics = operate.serve_metrics(self._options, lambda: [node.name])
+        metrics = operate.serve_metrics(self._options, self._reporter, lambda: [node.name])
         try:
             await self._until_over(node)
         finally:
@@ -234,6 +242,7 @@ class Server:
         self, sock: socket.socket, control: Path, node: int, worker: int, workers: dict[int, str]
     ) -> Node:
         """The node that serves with these options at a socket. It is not started."""
+        store = None if self._options.store is None else open_store(self._options.store)
         made = Node(
             sock,
             control,
@@ -245,8 +254,12 @@ class Server:
             configuration=self._configuration,
             create_protocol=self._program.create_protocol,
             retry=self._options.retry,
+            ids=id_forms.chosen_ids(self._options, self._ring),
             sleep_after_s=sleep_after_s(self._options),
+            store=store,
         )
+        if store is not None:
+            made.closers.append(store.close)
         made.handoffs.on_moved = self._report_moved
         made.closers.append(operate.equip(made, self._options).close)
         return made
@@ -314,6 +327,7 @@ class Server:
             lines.append(f"  worker       {node.endpoint.table.place.worker} of several")
         if self._cluster is not None:
             lines.append(f"  node         {node.names.slot}, others reach it over TLS")
+        lines.append(f"  early data   {node.endpoint.early_data}")
         self._reporter.event(
             "ready",
             "\n".join(lines),
@@ -322,6 +336,7 @@ class Server:
             certificate=str(trust),
             pid=os.getpid(),
             worker=node.endpoint.table.place.worker,
+            early_data=node.endpoint.early_data,
         )
 
     def _report_moved(self, connection_id: bytes, resumed: bool) -> None:

@@ -24,11 +24,11 @@ from quicbaton.asyncio.supervisor.systemd import Systemd, socket_name
 from quicbaton.cli import operate, user_state
 from quicbaton.cli.addresses import any_address
 from quicbaton.cli.control import find_cluster
+from quicbaton.cli.id_forms import chosen_ids
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.limits import MAX_WORKERS
-from quicbaton.routing.id_text import usual_ids
 
 _WORKER_MODULE: Final = "quicbaton.cli.worker"
 _DEFAULTS: Final = Settings()
@@ -99,9 +99,10 @@ class _Service:
             ),
             say=self._reporter.event,
             keeper=self._systemd,
+            others_may_own=options.cluster is not None or options.store is not None,
         )
         reloads = Reloads(supervisor)
-        group.steer(usual_ids(self._ring()))
+        group.steer(chosen_ids(options, self._ring()))
         for slot, sock in enumerate(group.sockets):
             self._systemd.keep(socket_name(slot), sock.fileno())
         try:
@@ -118,11 +119,13 @@ class _Service:
             try:
                 self._handle_signals(supervisor, reloads)
                 await supervisor.start(found)
-                metrics = operate.serve_metrics(
-                    options, lambda: [str(path) for path in supervisor.serving().values()]
-                )
                 self._bury_the_unknown(supervisor, found)
                 self._report_ready(supervisor, control)
+                metrics = operate.serve_metrics(
+                    options,
+                    self._reporter,
+                    lambda: [str(path) for path in supervisor.serving().values()],
+                )
                 self._systemd.ready(f"{len(supervisor.slots)} workers serve {group.address}")
                 supervisor.spawn(self._systemd.keep_alive())
                 await self._over.wait()

@@ -20,6 +20,8 @@ each message goes
 
     to destinations[message.handoff_id], if there is one;
     an Offer to a new HandoffDestination;
+    a MovedAck to a new HandoffDestination, too, if the connection is here, about to be, or was
+    here and strays are still forwarded; else it is answered with Refuse;
     a Stray of a connection that this process owns to that connection;
     else to sources[message.connection_id], if there is one;
     else to `answer_stale`, whose effects are performed.
@@ -45,8 +47,26 @@ then.
     DestroyKeys       | drop the snapshot and the connection object
     Rebuild           | open, compare the term's header, restore silently -> Rebuilt, RebuildFailed
     Connect           | dial the source named by the offer or the baton's header -> LinkUp
+    Reroute           | dial the connection's new owner -> LinkUp
     Resume            | claim.check(...) against the opened baton's header, the strays, then speak
     Discard           | drop what was rebuilt
+
+With DestroyKeys all destination machines of the connection get GivenOn, and with Resume its source
+machine, if there is one, gets TakenBack. What a Send says to a peer of the release before is
+decided by `dialect.spell`.
+
+With a shared store (`quicbaton.ownership.store`) the machines are `shared_source.SharedSource`, and
+`shared_destination.SharedDestination` for a RemoteOffer that names a store. Two effects more, from
+`store_questions`, are begun in the background, and answered by an event whenever the store answers:
+
+    effect            | performed as
+    AskStore          | a pause; `Store.perform` -> StoreDone, StoreConflict, StoreFailed or
+                      | StoreUnknown
+    ReadStore         | a pause; `Store.read` -> StoreFound, StoreFailed or StoreUnknown
+
+An operation that has begun is not called back; one whose machine gave up in its pause is not begun.
+From the first AskStore of a destination on, its process answers no datagram of the connection with
+a reset: it keeps them, as strays.
 
 `resume FILE` opens and rebuilds the baton first, makes a `HandoffDestination` with a fresh handoff
 id and gives it `Rebuilt`; the rest is as above. If the source cannot be reached: `Cancel`.

@@ -42,25 +42,25 @@ def answer_stale(ledger: Ledger, link: int, message: HandoffMessage) -> list[Eff
 
     A COMMITTED in a term that this process never held comes after its destination let go: only
     that machine could have used the claim, so the source must learn that nobody will. Who forwards
-    nothing any more may say so to whoever tells it of a new owner, and an owner that announces itself
-    learns it. Anything else but a READY or a ClaimRequest is the echo of something settled, and
-    needs no answer.
+    nothing any more may say so to whoever tells it of a new owner, or of itself. Anything else but
+    a READY or a ClaimRequest is the echo of something settled, and needs no answer.
     """
+    answer: HandoffMessage | None = None
     if isinstance(message, ClaimRequest):
-        return [Send(link, answer_claim(ledger, message))]
-    if isinstance(message, Ready):
+        answer = answer_claim(ledger, message)
+    elif isinstance(message, Ready):
         answer = answer_claim(ledger, message)
         if isinstance(answer, Refuse):
-            return [Send(link, abort(*msgspec.structs.astuple(answer)))]
-        return [Send(link, answer)]
-    if isinstance(message, Committed) and ledger.record(message.connection_id).term < message.term:
-        text = "the destination has let it go before"
-        return [Send(link, abort(message.connection_id, message.handoff_id, "discarded", text))]
-    if isinstance(message, Moved):
-        return [Send(link, MovedAck(message.connection_id, message.handoff_id))]
-    if isinstance(message, Taken):
-        return [Send(link, not_forwarding(message))]
-    return []
+            answer = abort(*msgspec.structs.astuple(answer))
+    elif isinstance(message, Committed):
+        if ledger.record(message.connection_id).term < message.term:
+            text = "the destination has let it go before"
+            answer = abort(message.connection_id, message.handoff_id, "discarded", text)
+    elif isinstance(message, Moved):
+        answer = MovedAck(message.connection_id, message.handoff_id)
+    elif isinstance(message, Taken):
+        answer = not_forwarding(message)
+    return [] if answer is None else [Send(link, answer)]
 
 
 def not_forwarding(taken: Taken) -> Refuse:

@@ -59,12 +59,26 @@ from quicbaton.handoff.messages import Abort, ClaimRequest, Moved, Ready, Refuse
 from quicbaton.handoff.source import HandoffSource
 from quicbaton.handoff.store_questions import (
     STORE_ANSWERS,
+    AskStore,
+    StoreConflict,
+    StoreDone,
     StoreFailed,
+    StoreFound,
     StoreQuestion,
+    StoreUnknown,
 )
 from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
 from quicbaton.ownership import Ledger
-from quicbaton.ownership.store import Conflict, Done, Entry, EntryState, Holder, Publish, Take
+from quicbaton.ownership.store import (
+    Close,
+    Conflict,
+    Done,
+    Entry,
+    EntryState,
+    Holder,
+    Publish,
+    Take,
+)
 
 _Step = tuple[SourceState, list[Effect]]
 
@@ -258,6 +272,19 @@ class SharedSource(HandoffSource):
         effects = self._let_it_go(Outcome.IN_DOUBT, "in_doubt", f"{text}: silent from here", now_us)
         return SourceState.FORWARDING, effects
 
+    def _done_late(self, event: StoreDone | StoreFound, now_us: int) -> _Step:
+        """It is in our name after all, and we have let it go: nobody has it, nor will."""
+        entry = event.entry
+        if entry is None or entry.state is not EntryState.HELD or entry.holder != self._holder:
+            return self._state, []
+        self._ledger.close(self.connection_id, now_us)
+        return SourceState.DONE, [
+            StopForwarding(self.connection_id),
+            AnswerWithResets(self.connection_id),
+            AskStore(Close(self.connection_id, entry.term, self._holder)),
+            Report(Outcome.LOST, *self._reason),
+        ]
+
     def _let_it_go(self, outcome: Outcome, code: str, text: str, now_us: int) -> list[Effect]:
         """It is not ours, or may not be: the record first, then the keys."""
         self._ledger_gives(now_us)
@@ -301,7 +328,10 @@ _ROWS: tuple[Row[SourceState], ...] = (
     (_S.RECLAIMING, (Moved,), _M._taken_and_moved, (_S.FORWARDING,)),
     *((state, (ClaimRequest,), _M._refuse_claim, (state,)) for state in _STATES),
     # Answers that were overtaken by a message or a deadline.
-    *((state, STORE_ANSWERS, _M._stay, (state,)) for state in (*_AFTER_COMMIT, _S.DONE)),
+    (_S.FORWARDING, (StoreDone, StoreFound), _M._done_late, (_S.FORWARDING, _S.DONE)),
+    (_S.FORWARDING, (StoreConflict, StoreFailed, StoreUnknown), _M._stay, (_S.FORWARDING,)),
+    (_S.RELAYING, STORE_ANSWERS, _M._stay, (_S.RELAYING,)),
+    (_S.DONE, STORE_ANSWERS, _M._stay, (_S.DONE,)),
     (_S.ABORTED, STORE_ANSWERS, _M._stay, (_S.ABORTED,)),
 )
 

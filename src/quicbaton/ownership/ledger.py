@@ -31,9 +31,11 @@ since what is unknown is refused. A forwarder's GIVEN record is also its no-rese
 stateless reset is for connections that are CLOSED here, or that the supervisor knows nobody owns.
 
 A ledger holds no clock and does no I/O. `commit` returning is the moment of giving away: the caller
-destroys its sending keys next, before it announces anything. A shared store can stand in later
-with the same operations, compare-and-set on (connection, term, state); the destination commits
-then.
+destroys its sending keys next, before it announces anything.
+
+With a shared store (`store`) the destination commits there. The ledgers keep their part: the
+source's holds the connection SEALED until the store's word is known, then commits or thaws after
+it, in the same term; the destination's adopts it, once.
 """
 
 from __future__ import annotations

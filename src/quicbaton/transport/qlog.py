@@ -13,6 +13,9 @@ from aioquic.quic.logger import QuicLoggerTrace
 from quicbaton.transport import frames as f
 from quicbaton.transport.state import NONE, ConnectionState, SentFrame, SentRun
 
+#: What is written into.
+Trace = QuicLoggerTrace
+
 _NAMES: Final = {
     f.PADDING: "padding",
     f.PING: "ping",

@@ -90,7 +90,7 @@ class Sleepers:
         self._deadlines: list[Sleeper] = []
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = _NEVER
-        #: When to look at which session, and the names in it.
+        #: When to look at which session, and the names in it: each is in it once at most.
         self._looks: list[tuple[float, bytes]] = []
         self._watched: set[bytes] = set()
         self._next_slice: asyncio.TimerHandle | None = None
@@ -156,7 +156,6 @@ class Sleepers:
         )
         self._endpoint.release(session, sleeper)
         self._sleepers[sleeper.name] = sleeper
-        self._watched.discard(name)
         self.slept += 1
         if sleeper.wake_at_s != _NEVER:
             self._enter(sleeper)

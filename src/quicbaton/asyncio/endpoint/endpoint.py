@@ -32,7 +32,7 @@ from quicbaton.routing import route as routes
 from quicbaton.routing.long_header import LongHeader, build_version_negotiation
 from quicbaton.routing.quic_lb import IdFactory
 from quicbaton.routing.reset import ResetLimiter, build_reset
-from quicbaton.routing.retry import AddressTokenError, TokenKind
+from quicbaton.routing.retry import AddressTokenError, TokenKind, ValidatedAddress
 from quicbaton.routing.table import RoutingTable, Target, is_sibling
 from quicbaton.transport.connection import Connection
 
@@ -121,6 +121,7 @@ class Endpoint:
         self.on_session: Callable[[Session], None] = lambda _session: None
         self.on_retired: Callable[[Session], None] = lambda _session: None
         self.on_session_over: Callable[[Session], None] = lambda _session: None
+        self.on_frozen: Callable[[Session], None] = lambda _session: None
         #: Handshakes that were begun here.
         self.accepted = 0
         #: Datagrams of this socket by fate: tossed, forwarded, dropped why.
@@ -271,6 +272,7 @@ class Endpoint:
         for cid in session.cids:
             self.table.remove(cid)
             self.table.add(cid, owner)
+        self.on_frozen(session)
 
     def forget(self, session: Session) -> None:
         """The connection is closed and drained."""
@@ -343,7 +345,6 @@ class Endpoint:
                         datagram,
                     )
             case routes.Drop():
-                print("DBGDROP", decision, datagram.data[:20].hex(), len(datagram.data), flush=True)
                 if self.predecessor is not None and decision.reason in _PREDECESSORS:
                     self.on_foreign(self.predecessor, datagram)
                 else:
@@ -366,7 +367,6 @@ class Endpoint:
         except AddressTokenError:
             self._refuse_client(header, datagram, QuicErrorCode.INVALID_TOKEN)
             return None
-        retried = validated is not None and validated.kind is TokenKind.RETRY
         if len(self.handshakes) >= MAX_HANDSHAKES:
             self.counters["too_many_handshakes"] += 1
             return None
@@ -374,6 +374,11 @@ class Endpoint:
         if validated is None and (self._retry or pressed):
             self._send_retry(header, datagram)
             return None
+        return self._begin(header, validated)
+
+    def _begin(self, header: LongHeader, validated: ValidatedAddress | None) -> Owner | None:
+        """Begin a handshake; None where the routing table is full."""
+        retried = validated is not None and validated.kind is TokenKind.RETRY
         cid, token = self.ids.issue()
         quic = QuicConnection(
             configuration=self._configuration,

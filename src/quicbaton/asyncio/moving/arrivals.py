@@ -139,7 +139,7 @@ class Arrivals:
         )
         if machine is not None:
             self._source_of[message.handoff_id] = link.peer_name
-            session = self._endpoint.sessions.get(name)
+            session = self._endpoint.session_of(name)
             if session is not None:
                 self.on_retired(session)
 
@@ -232,7 +232,7 @@ class Arrivals:
 
     def _rebuild(self, machine: HandoffDestination, effect: fx.Rebuild) -> None:
         try:
-            opened = self._mover.open(effect.sealed, relayed=machine.relayed)
+            opened = self._mover.open(effect.sealed, relayed=machine.relayed, live=True)
             if opened.header.connection_id != machine.connection_id:
                 self._mover.discard(opened)
                 raise PeerError("the baton is another connection's", code="wrong_connection")

@@ -161,11 +161,7 @@ class Handoffs:
         """Hand a connection to the process at the other end of `link`. `relay`: if that cannot send
         from the address that the client talks to, send for it. RefusedError (`relayed`) for one
         that another process sends for already: it moves no further."""
-        if self.relayed_through(session.connection.name) is not None:
-            raise RefusedError(
-                "another process sends for this connection: close it, or let it end here",
-                code="relayed",
-            )
+        self._check_not_relayed(session)
         if self.shared is None or not self.shared.fits(link):
             return self._departures.hand_over(session, link, relay=relay)
         return self.shared.hand_over(
@@ -181,6 +177,7 @@ class Handoffs:
     def save(self, session: Session, keep: Callable[[bytes], None]) -> asyncio.Future[Report]:
         """Freeze a connection into a baton; done when `keep` has got that, or has raised OSError,
         which thaws the connection."""
+        self._check_not_relayed(session)
         return self._departures.save(session, keep)
 
     def cancel_save(self, connection_id: bytes, code: str, text: str) -> None:
@@ -304,6 +301,13 @@ class Handoffs:
         self._close(session.connection.name)
 
     # --- helpers --------------------------------------------------------------------------------
+
+    def _check_not_relayed(self, session: Session) -> None:
+        if self.relayed_through(session.connection.name) is not None:
+            raise RefusedError(
+                "another process sends for this connection: close it, or let it end here",
+                code="relayed",
+            )
 
     def _dispatch(self, link: Link, message: HandoffMessage) -> None:
         machine: Machine | None = self._machines.destinations.get(message.handoff_id)

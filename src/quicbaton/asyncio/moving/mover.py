@@ -203,14 +203,15 @@ class Mover:
             return self._endpoint.adopt(*self._bring_back(snapshot, frozen.left))
         return self._endpoint.adopt(*self._rebuild(snapshot))
 
-    def open(self, sealed: bytes, *, relayed: bool = False) -> Opened:
-        """Open, check and rebuild a baton, silently.
+    def open(self, sealed: bytes, *, relayed: bool = False, live: bool = False) -> Opened:
+        """Open, check and rebuild a baton, silently. A `live` one comes from its source right now,
+        whatever the clocks of the two hosts say.
 
         A connection that another process will send for gets no connection IDs of ours, since what
         comes for them would not come here; nor any of that process's, which would have to know
         them first. Its client has up to two spare ones, for two changes of its address.
         """
-        opened = open_baton(sealed, self._ring, time(), *self._names)
+        opened = open_baton(sealed, self._ring, None if live else time(), *self._names)
         snapshot = decode_snapshot(opened.payload, self.copies.kept)
         if snapshot.precopied is not None:
             self.copies.drop(snapshot.precopied.precopy_id)

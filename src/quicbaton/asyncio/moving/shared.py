@@ -16,7 +16,7 @@ from quicbaton.asyncio.failpoints import reach
 from quicbaton.asyncio.moving.machines import Machine, Machines, Member, Report
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.errors import QuicbatonError
-from quicbaton.handoff import HandoffDestination
+from quicbaton.handoff import DestinationState, HandoffDestination, SourceState
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
 from quicbaton.handoff.dialect import reads_new_kinds
@@ -45,6 +45,9 @@ from quicbaton.ownership.store import (
     Take,
     Unknown,
 )
+
+#: The states in which a machine wants to know.
+_ASKING: Final = (SourceState.PUBLISHING, SourceState.RECLAIMING, DestinationState.COMMITTING)
 
 
 class SharedOwners:
@@ -163,6 +166,9 @@ class SharedOwners:
     async def _perform(self, machine: Machine | None, operation: Operation, after_s: float) -> None:
         if after_s:
             await asyncio.sleep(after_s)
+            if machine is not None and machine.state not in _ASKING:
+                # It has given up: what would be done now might keep others from it.
+                return
         point = _point(operation)
         reach(f"before_{point}")
         result: Result

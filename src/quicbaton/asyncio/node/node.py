@@ -90,7 +90,7 @@ class Node:
         #: Places of workers that have died.
         self._vacant: set[Place] = set()
         #: Under a supervisor: told of a process that has exited, whose connections are then for the
-        #: supervisor to settle (`bury`).
+        #: supervisor to settle (`Bury`).
         self.on_death: Callable[[int], None] | None = None
         self.departure: Departure | None = None
         #: Told of every connection that this process gets; and whether it began here just now.
@@ -178,11 +178,6 @@ class Node:
         """True until the process has exited and all that it wrote to us was handled; false for one
         that we never had a link with."""
         return self._peers.knows(pid)
-
-    def bury(self, pid: int, living: frozenset[bytes]) -> None:
-        """A process is dead, and everybody who could own a connection of its was asked: those in
-        `living` have an owner, the others have none."""
-        self.handoffs.peer_dead(pid, no_owner_lives=True, living=living)
 
     def listen_for_peers(self, sock: socket.socket) -> None:
         """Let processes of other hosts connect to us at this TCP socket, which listens."""
@@ -283,7 +278,8 @@ class Node:
         if self.on_death is not None:
             self.on_death(pid)
         else:
-            alone = len(self.workers) == 1 and not self._peers
+            # In a cluster it may have handed connections on to nodes that we never met.
+            alone = len(self.workers) == 1 and not self._peers and not self.names.slot
             if alone:
                 self.endpoint.table.inherit_all(self._vacant)
             self.handoffs.peer_dead(pid, no_owner_lives=alone)

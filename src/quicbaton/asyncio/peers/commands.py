@@ -145,12 +145,13 @@ class Survey(_Frame, tag="survey"):
 class Bury(_Frame, tag="bury"):
     """End of a survey: what the process `pid` had is settled. Answered with `Answer`.
 
-    Everybody who could own a connection of its has answered; those in `names` live. `elsewhere` is
-    as in `Begin`, for whoever has the dead worker's number, `slot`.
+    All workers have answered; the connections in `names` live, and if `sure` no other does that
+    was its. `elsewhere` and `may_reset` are as in `Begin`, for whoever has its number, `slot`.
     """
 
     pid: int
     slot: int
+    sure: bool
     names: list[bytes]
     elsewhere: dict[bytes, int]
     may_reset: bool

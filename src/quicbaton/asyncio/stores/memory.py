@@ -90,7 +90,7 @@ class MemoryStore:
             self._entries[connection_id] = (closed(entry), self._clock())
         return len(dead)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """There is nothing to let go of: other nodes may still use it."""
 
     def _entry(self, connection_id: bytes) -> Entry | None:

@@ -151,10 +151,9 @@ class SqliteStore:
         )
         return count if isinstance(count, int) else 0
 
-    async def aclose(self) -> None:
-        loop = asyncio.get_running_loop()
+    def close(self) -> None:
         with contextlib.suppress(RuntimeError):  # closed before
-            await loop.run_in_executor(self._thread, self._db.close)
+            self._thread.submit(self._close_file)
         self._thread.shutdown(wait=False)
 
     # --- the event loop's side ------------------------------------------------------------------
@@ -259,6 +258,9 @@ class SqliteStore:
             self._roll_back()
             return Unknown(_code(error), f"the ownership store failed in its commit: {error}")
         return result
+
+    def _close_file(self) -> None:
+        self._db.close()
 
     def _roll_back(self) -> None:
         """Some errors have rolled back by themselves; one that lets nothing be rolled back leaves

@@ -1,9 +1,10 @@
 """Which connections a worker has, in memory that outlives it: whom to tell when it has died.
 
 The supervisor makes the memory, the worker writes, and nobody reads before the worker is dead. A
-connection is entered when it begins or arrives, and struck out before a commit gives it away (and
-when it ends), so what is left in a dead worker's roster died with it: its clients may be reset
-without asking anybody (RFC 9000 §10.3, §21.11).
+connection is entered when it begins or arrives, and struck out when it ends and before a commit
+gives it away; with a shared store, where others commit, when it is frozen. So what is left in a
+dead worker's roster died with it: its clients may be reset without asking anybody (RFC 9000 §10.3,
+§21.11).
 
     header    magic (8) | padding to 128
     record    in use (1) | flags (1) | bytes of IDs (1) | padding (1)

@@ -76,6 +76,7 @@ class Supervisor:
         settings: Settings,
         say: Say,
         keeper: Keeper,
+        others_may_own: bool = False,
     ) -> None:
         self.group = group
         self.settings = settings
@@ -84,6 +85,9 @@ class Supervisor:
         self.stopping = False
         self._spawner = spawner
         self._keeper = keeper
+        #: Processes that cannot be asked, of other hosts or by a shared store, may own what a dead
+        #: worker had.
+        self._others_may_own = others_may_own
         self._announcer = Announcer(group.sockets[0], ring)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -102,6 +106,7 @@ class Supervisor:
             for slot in missing:
                 # It died while nobody looked, and may have handed connections on before.
                 slot.unsettled += 1
+                slot.deaths += 1
                 self.spawn(self._settle(slot, _UNKNOWN_PID))
                 self.restart(slot)
         else:
@@ -148,7 +153,7 @@ class Supervisor:
             predecessor="" if predecessor is None else str(predecessor.control),
             deadline_s=self.settings.takeover_s,
             elsewhere=slot.elsewhere,
-            may_reset=slot.unsettled == 0,
+            may_reset=self._may_reset(slot),
         )
         answer = await ask_in_steps(process.control, begin, on_step)
         if answer.code not in _SERVES:
@@ -286,6 +291,7 @@ class Supervisor:
             self.spawn(self._bury(slot, process))
         if not was_current:
             return
+        slot.deaths += 1
         slot.message = f"pid {process.pid} {process.ending()}"
         self.say(
             "worker_died",
@@ -341,13 +347,18 @@ class Supervisor:
         slot.elsewhere.update(verdict.elsewhere)
         await self._pronounce(slot, pid, verdict)
 
+    def _may_reset(self, slot: Slot) -> bool:
+        """Whether IDs of a worker's number that nobody here knows are nobody's."""
+        return slot.unsettled == 0 and not (self._others_may_own and slot.deaths)
+
     async def _pronounce(self, slot: Slot, pid: int, verdict: Verdict) -> None:
         bury = c.Bury(
             pid=pid,
             slot=slot.number,
+            sure=not self._others_may_own,
             names=verdict.names,
             elsewhere=verdict.elsewhere,
-            may_reset=slot.unsettled == 0,
+            may_reset=self._may_reset(slot),
         )
 
         async def tell(other: Process) -> None:

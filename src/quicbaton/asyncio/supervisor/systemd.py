@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 
 #: The first descriptor that systemd passes (SD_LISTEN_FDS_START).
 _FIRST_DESCRIPTOR: Final = 3
+#: For systemd to take a notification; it may be busy, and a service must not hang on that.
+_SEND_S: Final = 1.0
 
 
 class Passed(NamedTuple):
@@ -117,5 +119,6 @@ class Systemd:
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
             contextlib.suppress(OSError),
         ):
+            sock.settimeout(_SEND_S)
             sock.connect(address)
             socket.send_fds(sock, [text.encode()], descriptors or [])

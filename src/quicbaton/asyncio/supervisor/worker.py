@@ -26,6 +26,7 @@ from typing import Final
 import msgspec
 
 from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.endpoint.steer import steer
 from quicbaton.asyncio.moving.strays import Sink
 from quicbaton.asyncio.node.control import Handler
 from quicbaton.asyncio.node.leaving import Leaving
@@ -164,6 +165,12 @@ class Worker:
                 self.roster.strike(connection_id)
             on_moved(connection_id, resumed)
 
+        def frozen(session: Session) -> None:
+            # Whoever gets its baton may commit in the store after our death.
+            self.roster.strike(session.connection.name)
+
+        if handoffs.shared is not None:
+            endpoint.on_frozen = frozen
         endpoint.on_session, endpoint.on_session_over = began, ended
         endpoint.on_retired, handoffs.on_moved = retired, moved
 
@@ -210,6 +217,9 @@ class Worker:
         self._forward(frame.elsewhere)
         endpoint.may_reset = frame.may_reset or self._may_reset
         answer = c.Answer(True, "ok", "serving")
+        # The forms of IDs or the cluster key may be newer than the filter; ours reads the older
+        # ones, too.
+        steer(self._sockets[0], endpoint.ids.configs, len(self._sockets))
         self._phase = "arriving"
         try:
             await self._greet(frame.workers)
@@ -311,7 +321,8 @@ class Worker:
         timer = self._unburied.pop(frame.pid, None)
         if timer is not None:
             timer.cancel()
-            self._node.bury(frame.pid, frozenset(frame.names))
+            living = frozenset(frame.names)
+            self._node.handoffs.peer_dead(frame.pid, no_owner_lives=frame.sure, living=living)
         return c.Answer(True, "ok", "buried")
 
     def _forward(self, elsewhere: dict[bytes, int]) -> None:

@@ -1,0 +1,87 @@
+"""Where a process may send from, and for whom."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket, open_udp
+from quicbaton.asyncio.moving.relaying import RelayedClient
+from quicbaton.handoff.messages import Relay
+from quicbaton.limits import MAX_RELAYED_ADDRESSES
+
+CLIENT, LOCAL = ("192.0.2.7", 50_000), ("192.0.2.1", 443)
+
+
+def relay(remote: tuple[str | int, ...], local: tuple[str | int, ...] = LOCAL) -> Relay:
+    return Relay(b"connection", b"h" * 16, bytes(2500), 1200, remote, local, 0)
+
+
+# --- for whom -------------------------------------------------------------------------------------
+
+
+def test_a_train_goes_to_the_client_as_it_is() -> None:
+    train = RelayedClient(CLIENT, LOCAL).train(relay(CLIENT))
+    assert train is not None
+    assert (train.segment_bytes, train.remote, train.local) == (1200, CLIENT, LOCAL)
+    assert train.data == bytes(2500)
+
+
+def test_nothing_is_sent_to_strangers_nor_from_another_address() -> None:
+    client = RelayedClient(CLIENT, LOCAL)
+    assert client.train(relay(("198.51.100.1", 53))) is None
+    assert client.train(relay(CLIENT, ("192.0.2.2", 443))) is None
+
+
+def test_a_client_that_moves_is_known_at_its_new_address_and_the_oldest_is_forgotten() -> None:
+    client = RelayedClient(CLIENT, LOCAL)
+    new = [("192.0.2.7", 50_001 + number) for number in range(MAX_RELAYED_ADDRESSES)]
+    for remote in new:
+        client.saw(Datagram(b"", remote, LOCAL, 0))
+        client.saw(Datagram(b"", remote, LOCAL, 0))
+    assert all(client.train(relay(remote)) is not None for remote in new)
+    assert client.train(relay(CLIENT)) is None
+
+
+# --- from where -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def udp(host: str) -> Iterator[UdpSocket]:
+    with asyncio.Runner() as runner:
+
+        async def make() -> UdpSocket:
+            return UdpSocket(open_udp(host, 0), lambda _batch: None)
+
+        sock = runner.run(make())
+        yield sock
+        sock.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_process_sends_from_its_own_port_and_address(host: str) -> None:
+    with udp(host) as sock:
+        port = sock.address[1]
+        assert sock.can_send_from(("127.0.0.1", port))
+        assert not sock.can_send_from(("127.0.0.1", int(port) + 1))
+        assert not sock.can_send_from(("192.0.2.1", port))
+        assert not sock.can_send_from(("::1", port, 0, 0))
+        assert not sock.can_send_from(())
+
+
+def test_a_process_with_one_address_sends_from_no_other_of_its_host() -> None:
+    with udp("127.0.0.1") as sock:
+        assert not sock.can_send_from(("127.0.0.2", sock.address[1]))
+    with udp("0.0.0.0") as sock:
+        assert sock.can_send_from(("127.0.0.2", sock.address[1]))
+
+
+def test_a_socket_of_both_families_sends_from_both() -> None:
+    with udp("::") as sock:
+        port = sock.address[1]
+        assert sock.can_send_from(("::1", port, 0, 0))
+        assert sock.can_send_from(("::ffff:127.0.0.1", port, 0, 0))
+        assert not sock.can_send_from(("::ffff:192.0.2.1", port, 0, 0))

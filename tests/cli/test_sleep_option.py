@@ -1,0 +1,37 @@
+"""`serve --sleep-after`: who sleeps, and when not asked."""
+
+import asyncio
+from argparse import Namespace
+
+import pytest
+from aioquic.quic.configuration import QuicConfiguration
+from command_line import Home, until
+
+from quicbaton.asyncio import connect
+from quicbaton.cli.program import sleep_after_s
+
+
+@pytest.mark.process
+def test_a_silent_client_s_connection_is_listed_as_asleep(home: Home) -> None:
+    server = home.serve("--sleep-after", "0.1")
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=["h3"])
+    configuration.load_verify_locations(str(home.ca))
+
+    def state() -> str:
+        return home.json("ps", server.control)["connections"][0]["state"]  # type: ignore[no-any-return]
+
+    async def main() -> None:
+        async with connect("127.0.0.1", server.port, configuration=configuration) as client:
+            await client.ping()
+            await asyncio.to_thread(until, state, lambda found: found == "asleep")
+            await client.ping()
+            assert await asyncio.to_thread(state) == "open"
+
+    asyncio.run(main())
+
+
+def test_a_folder_sleeps_by_default_and_a_program_only_when_asked() -> None:
+    assert sleep_after_s(Namespace(app=None, sleep_after=None)) == 10
+    assert sleep_after_s(Namespace(app="chat:Chat", sleep_after=None)) == 0
+    assert sleep_after_s(Namespace(app="chat:Chat", sleep_after=30.0)) == 30
+    assert sleep_after_s(Namespace(app=None, sleep_after=0.0)) == 0

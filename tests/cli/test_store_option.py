@@ -1,0 +1,48 @@
+"""`serve --store`: connections change hands by a shared ownership store."""
+
+import asyncio
+import hashlib
+
+import pytest
+from command_line import Home
+
+from quicbaton.asyncio.stores import SqliteStore
+from quicbaton.ownership.store import EntryState, Found
+
+pytestmark = pytest.mark.process
+
+#: Minutes of work for the client, until it is asked for its outcome.
+_SIZE = 30_000_000
+_RATE = 300_000
+
+
+def test_a_download_changes_hands_by_the_store(home: Home) -> None:
+    store = home.path / "owners"
+    content = home.write("file.bin", _SIZE)
+    first = home.serve("--store", f"sqlite:{store}")
+    client = home.download(first, "file.bin", _RATE)
+    client.wait_for_bytes(1)
+    second = home.serve("--join", first.control, "--store", f"sqlite:{store}")
+    (info,) = home.json("ps", first.control)["connections"]
+    home.json("handoff", first.control, info["connection"], "--to", second.control)
+
+    async def look_up() -> Found:
+        owners = SqliteStore(store)
+        found = await owners.read(bytes.fromhex(info["connection"]))
+        owners.close()
+        assert isinstance(found, Found)
+        return found
+
+    entry = asyncio.run(look_up()).entry
+    assert entry is not None
+    assert (entry.state, entry.term) == (EntryState.HELD, 2)
+    assert entry.holder.name == str(second.control)
+    outcome = client.outcome()
+    assert outcome["sha256"] == hashlib.sha256(content).hexdigest()
+    assert outcome["connections"] == 1
+
+
+def test_a_store_that_is_none_is_named(home: Home) -> None:
+    done = home.run("serve", home.files, "--store", "redis:host", "--port", "0")
+    assert done.returncode != 0
+    assert "sqlite:PATH" in done.stderr

@@ -1,0 +1,52 @@
+"""What the tests of ownership stores have in common."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from store_process import BATON, CID, DIGEST
+
+from quicbaton.ownership.store import (
+    Conflict,
+    Done,
+    Entry,
+    EntryState,
+    Found,
+    Holder,
+    Publish,
+    Reading,
+    Result,
+    Store,
+)
+
+SOURCE = Holder("S", b"s" * 16)
+PUBLISH = Publish(CID, 1, SOURCE, BATON, DIGEST)
+OFFERED = Entry(EntryState.OFFERED, 1, SOURCE, BATON, DIGEST)
+NOW = 1_000_000_000.0
+#: A store does this work before the clock strikes `NOW`, in every test that sweeps.
+FAR = NOW + 1e9
+
+Make = Callable[[], Store]
+
+
+class Clock:
+    now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def use(make: Make, test: Callable[[Any], Awaitable[None]]) -> None:
+    """Run a test on a store that is closed afterwards."""
+
+    async def run() -> None:
+        with contextlib.closing(make()) as store:
+            await test(store)
+
+    asyncio.run(run())
+
+
+def entry_of(answer: Result | Reading) -> Entry | None:
+    assert isinstance(answer, (Done, Conflict, Found)), answer
+    return answer.entry

@@ -1,0 +1,155 @@
+"""What operators do with a service: drain it, even it out, place connections, read its figures."""
+
+from __future__ import annotations
+
+import urllib.request
+
+import pytest
+from service_home import FILE_BYTES, RATE, Service, ServiceHome, check_whole, wait_for
+
+pytestmark = pytest.mark.process
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+def counts(service: Service) -> list[int]:
+    return [slot["connections"] for slot in service.all_serve()]
+
+
+def test_drain_empties_a_worker_and_what_still_comes_is_passed_on(home: ServiceHome) -> None:
+    content = home.write("file.bin", FILE_BYTES)
+    service = home.service(2)
+    downloads = service.download_everywhere("file.bin", each=2)
+    source, destination = service.status()
+    summary = home.json("drain", source["control"], "--to", destination["control"])
+    assert summary["moved"] == source["connections"]
+    assert (summary["relayed"], summary["left"], summary["refused"]) == (0, 0, {})
+    assert 0 < summary["blackout_us"]["p50"] <= summary["blackout_us"]["max"]
+    # The kernel brings clients to both; those of the drained worker move at once.
+    for _ in range(8):
+        download = home.download(service, "file.bin", RATE)
+        download.wait_for_bytes(1)
+        downloads.append(download)
+    wait_for(lambda: counts(service), lambda found: found == [0, len(downloads)])
+    assert service.status()[0]["accepted"] > source["accepted"]
+    undone = home.json("drain", source["control"], "--undo")
+    assert undone["processes"] == 1
+    downloads += service.download_everywhere("file.bin")
+    for download in downloads:
+        check_whole(download, content)
+
+
+def test_a_drain_that_has_nowhere_to_go_is_refused(home: ServiceHome) -> None:
+    service = home.service(2)
+    refused = home.run("drain", str(service.port), "--to", str(service.port), "--json")
+    assert refused.returncode == 1
+    assert "stay where they are" in refused.stderr
+
+
+def test_rebalance_evens_out_a_service(home: ServiceHome) -> None:
+    content = home.write("file.bin", FILE_BYTES)
+    service = home.service(3)
+    downloads = service.download_everywhere("file.bin")
+    first, second, third = service.status()
+    home.json("drain", first["control"], "--to", third["control"])
+    home.json("drain", second["control"], "--to", third["control"])
+    for slot in (first, second):
+        home.json("drain", slot["control"], "--undo")
+    wait_for(lambda: counts(service), lambda found: found == [0, 0, len(downloads)])
+    summary = home.json("rebalance", str(service.port))
+    assert summary["left"] == 0
+    found = wait_for(lambda: counts(service), lambda found: sum(found) == len(downloads))
+    assert max(found) - min(found) <= 1
+    for download in downloads:
+        check_whole(download, content)
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("round-robin", "even"), ("least-loaded", "even"), ("consistent-hash", "together")],
+)
+def test_new_connections_go_where_the_placement_says(
+    home: ServiceHome, policy: str, expected: str
+) -> None:
+    content = home.write("file.bin", FILE_BYTES // 3)
+    service = home.service(2, "--placement", policy)
+    # Loads are told twice a second; before that each worker knows itself only.
+    wait_for(lambda: figures(home, service), lambda lines: len(lines) == 2)
+    downloads = []
+    for _ in range(12):
+        download = home.download(service, "file.bin", RATE)
+        download.wait_for_bytes(1)
+        downloads.append(download)
+    found = wait_for(lambda: counts(service), lambda found: sum(found) == len(downloads))
+    if expected == "together":
+        # All of them have one address.
+        wait_for(lambda: sorted(counts(service)), lambda found: found == [0, 12])
+    else:
+        assert min(found) >= 3
+    for download in downloads:
+        check_whole(download, content)
+
+
+def test_the_first_request_s_path_decides_who_serves(home: ServiceHome) -> None:
+    content = home.write("video.bin", FILE_BYTES // 3)
+    other = home.write("other.bin", FILE_BYTES // 3)
+    service = home.service(2, "--placement", "path:/video=1,/other=0")
+    wait_for(lambda: figures(home, service), lambda lines: len(lines) == 2)
+    videos = [home.download(service, "video.bin", RATE) for _ in range(6)]
+    others = [home.download(service, "other.bin", RATE) for _ in range(5)]
+    for download in (*videos, *others):
+        download.wait_for_bytes(1)
+    wait_for(lambda: counts(service), lambda found: found == [5, 6])
+    for download in videos:
+        check_whole(download, content)
+    for download in others:
+        check_whole(download, other)
+
+
+def figures(home: ServiceHome, service: Service) -> list[dict[str, object]]:
+    """One look of `top`, a second long."""
+    lines: list[dict[str, object]] = home.json("top", str(service.port), "--count", "1")["workers"]
+    return lines
+
+
+def test_top_shows_workers_and_what_they_do(home: ServiceHome) -> None:
+    home.write("file.bin", FILE_BYTES)
+    service = home.service(2)
+    downloads = service.download_everywhere("file.bin")
+    lines = figures(home, service)
+    assert [line["worker"] for line in lines] == [0, 1]
+    assert sum(int(str(line["connections"])) for line in lines) == len(downloads)
+    assert all(float(str(line["sent"])) > 0 for line in lines)
+    shown = home.run("top", str(service.port), "--count", "1")
+    assert shown.returncode == 0
+    assert f"{len(downloads)} connections in 2 workers" in shown.stdout
+    for download in downloads:
+        download.process.kill()
+
+
+def test_metrics_are_openmetrics_of_every_worker(home: ServiceHome) -> None:
+    home.write("file.bin", FILE_BYTES)
+    service = home.service(2, "--metrics", "0")
+    url = service.wait_for("metrics")["url"]
+    downloads = service.download_everywhere("file.bin")
+    source, destination = service.status()
+    moved = home.json("drain", source["control"], "--to", destination["control"])["moved"]
+    request = urllib.request.Request(url, headers={"Accept": OPENMETRICS})
+    with urllib.request.urlopen(request) as answer:
+        assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+        lines = answer.read().decode().splitlines()
+    assert lines[-1] == "# EOF"
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    place = 'node="0",worker="0"'
+    other = 'node="0",worker="1"'
+    given = 'quicbaton_handoffs_total{node="0",outcome="given",reason="ok",worker="0"}'
+    assert float(values[given]) == moved
+    resumed = 'quicbaton_handoffs_total{node="0",outcome="resumed",reason="ok",worker="1"}'
+    assert float(values[resumed]) == moved
+    assert float(values[f"quicbaton_blackout_seconds_count{{{place}}}"]) == moved
+    assert float(values[f"quicbaton_connections{{{other}}}"]) == len(downloads)
+    assert float(values[f"quicbaton_draining{{{place}}}"]) == 1
+    for name in ("strays_total", "open_forwards", "resets_total", "sleeping", "tossed_total"):
+        assert f"quicbaton_{name}{{{place}}}" in values
+    for download in downloads:
+        download.process.kill()
