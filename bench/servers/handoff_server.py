@@ -117,7 +117,8 @@ class Protocol(QuicConnectionProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._loop.call_soon(self._on_tick)  # it is ours to send from here on
+        if self._live:
+            self._loop.call_soon(self._on_tick)  # it is ours to send from here on
 
     def quic_event_received(self, event: QuicEvent) -> None:
         if isinstance(event, ProtocolNegotiated):

@@ -131,7 +131,8 @@ RELAY_WINDOW_BYTES: Final = 256 << 10
 HANDOFF_RELAY_LOST_S: Final = 20
 #: Forwarders of one connection: it is handed on no further before one of them is done.
 MAX_FORWARDERS: Final = 8
-#: Addresses of a relayed connection's client to which its owner may send through us.
+#: Addresses of a relayed connection's client to which its owner sends through us, and as many more
+#: from which something came.
 MAX_RELAYED_ADDRESSES: Final = 8
 
 # --- the shared ownership store ---------------------------------------------------------------
@@ -243,6 +244,10 @@ MAX_OUTBOX_BYTES: Final = 512 << 20
 MAX_REMOTE_OUTBOX_BYTES: Final = 4 * MAX_HANDOFF_MESSAGE_BYTES
 #: From here on a bulk sender (copies, relayed streams) should wait: what a gigabit takes 30 ms for.
 CHANNEL_FULL_BYTES: Final = 4 << 20
+#: From here on strays are lost rather than queued, which QUIC repairs: whoever has seen one ID of a
+#: connection that moved can send any number of them, and the link also carries handoffs. Half of
+#: the largest baton, behind which they may wait.
+CHANNEL_CROWDED_BYTES: Final = 32 << 20
 #: Seconds for TCP to connect to another host, for the preamble, TLS and its checks, and then for
 #: the first command: several round trips of the worst network, short for whoever holds a place.
 PEER_CONNECT_S: Final = 3.0

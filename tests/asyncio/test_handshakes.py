@@ -474,3 +474,54 @@ def test_connecting_can_be_cancelled(certificate: CertificateFiles) -> None:
         silent.close()
 
     run(main)
+
+
+# --- nobody's handshakes --------------------------------------------------------------------------
+
+
+def test_an_initial_that_is_no_packet_holds_no_place(certificate: CertificateFiles) -> None:
+    """Its Length goes beyond the datagram: aioquic drops it, and has then nobody to answer."""
+
+    async def main() -> None:
+        server = await start(certificate)
+        endpoint = server.endpoint
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for number in range(8):
+                header = b"\xc0\x00\x00\x00\x01\x08" + number.to_bytes(8, "big") + b"\x00\x00"
+                sock.sendto((header + b"\x7f\xff").ljust(1200, b"x"), ("127.0.0.1", server.port))
+            while endpoint.accepted < 8:
+                await asyncio.sleep(0)
+        assert not endpoint.handshakes
+        assert not endpoint.table.owners
+        server.close()
+
+    run(main)
+
+
+def test_a_handshake_that_breaks_our_code_ends(
+    certificate: CertificateFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a timer it would hold its place for ever."""
+
+    async def main() -> None:
+        server = await start(certificate)
+        endpoint = server.endpoint
+        reported: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, what: reported.append(what))
+        with monkeypatch.context() as patched:
+            patched.setattr(QuicConnection, "receive_datagram", _stumble)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                header = b"\xc0\x00\x00\x00\x01\x08" + bytes(8) + b"\x00\x00"
+                sock.sendto((header + b"\x44\x00").ljust(1200, b"x"), ("127.0.0.1", server.port))
+                while not reported:
+                    await asyncio.sleep(0)
+        assert isinstance(reported[0]["exception"], IndexError)
+        assert not endpoint.handshakes
+        assert not endpoint.table.owners
+        server.close()
+
+    run(main)
+
+
+def _stumble(*_: object) -> None:
+    raise IndexError("nobody thought of this")

@@ -46,6 +46,18 @@ def test_a_client_that_moves_is_known_at_its_new_address_and_the_oldest_is_forgo
     assert client.train(relay(CLIENT)) is None
 
 
+def test_forged_datagrams_do_not_displace_the_client() -> None:
+    client = RelayedClient(CLIENT, LOCAL)
+    moved = ("192.0.2.8", 50_000)
+    for first in (0, 1000):
+        for number in range(3 * MAX_RELAYED_ADDRESSES):
+            client.saw(Datagram(b"", (f"198.51.100.{number}", first), LOCAL, 0))
+        assert client.train(relay(CLIENT)) is not None
+        client.saw(Datagram(b"", moved, LOCAL, 0))
+        assert client.train(relay(moved)) is not None
+    assert client.train(relay(("198.51.100.0", 0))) is None
+
+
 # --- from where -----------------------------------------------------------------------------------
 
 

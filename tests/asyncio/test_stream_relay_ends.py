@@ -231,6 +231,18 @@ def test_every_byte_passes_once_and_in_order(
     assert not any(hasattr(event, "stream_id") for event in relayed.other_events)
 
 
+def test_a_pause_that_ends_and_begins_again_before_the_commit_gives_its_credit() -> None:
+    relayed = Relayed(paused=True)
+    relayed.application.resume_reading(_STREAM)
+    relayed.application.pause_reading(_STREAM)
+    relayed.open()
+    relayed.application.resume_reading(_STREAM)
+    relayed.write_up(300_000, end=True)
+    relayed.write_down(0, end=True)
+    relayed.settle()
+    assert relayed.got_up == relayed.sent_up
+
+
 def test_who_writes_too_much_is_told_to_wait_and_then_to_go_on() -> None:
     relayed = Relayed()
     relayed.open()

@@ -1,17 +1,36 @@
 """Fixtures of the tests with hosts: a certificate for their addresses, and the seed of their links.
 
-QUICBATON_SEED in the environment repeats a run's chances.
+QUICBATON_SEED in the environment repeats a run's chances. Hosts take root, and a Linux with
+namespaces and TUN devices; where these are missing the tests are skipped, but in CI they fail.
 """
 
 from __future__ import annotations
 
 import datetime
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 from sites import ADDRESSES
 
 from quicbaton.cli.certificate import CertificateFiles, write_self_signed
+
+_PROGRAMS = ("cc", "mount", "nsenter", "unshare")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hosts_can_be_made() -> None:
+    missing = [name for name in _PROGRAMS if shutil.which(name) is None]
+    if os.getuid() != 0:
+        missing.append("root's rights")
+    if not Path("/dev/net/tun").exists():
+        missing.append("/dev/net/tun")
+    if missing:
+        text = f"hosts cannot be made here without {', '.join(missing)}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(text)
+        pytest.skip(text)
 
 
 @pytest.fixture(scope="session")

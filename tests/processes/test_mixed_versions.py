@@ -24,6 +24,8 @@ _GUARD_S = 60.0
 _ROOT = Path(__file__).parents[2]
 #: The last commit of release 0.1: baton format 1.
 _PREVIOUS_RELEASE = "afaa432"
+#: The only connection IDs that it can read: a process that shares its port must issue the same.
+_ITS_IDS = "plaintext:config=0"
 
 Run = Callable[[Callable[[World, World], Coroutine[Any, Any, None]]], None]
 
@@ -157,7 +159,7 @@ def test_a_download_passes_between_two_releases_both_ways(in_worlds: Run) -> Non
         first = await previous.start()
 
         async def join() -> list[Server]:
-            return [await present.start("join", first)]
+            return [await present.start("join", first, ids=_ITS_IDS)]
 
         await pass_around(first, present, join)
 
@@ -166,7 +168,7 @@ def test_a_download_passes_between_two_releases_both_ways(in_worlds: Run) -> Non
 
 def test_the_previous_release_joins_the_present_one(in_worlds: Run) -> None:
     async def test(present: World, previous: World) -> None:
-        first = await present.start()
+        first = await present.start(ids=_ITS_IDS)
 
         async def join() -> list[Server]:
             return [await previous.start("join", first)]

@@ -116,6 +116,7 @@ class ConnectionView:
 
     def next_peer_stream_id(self) -> int:
         """The lowest ID of a bidirectional stream that the peer has not opened yet."""
+        self._check()
         return 4 * self._state.flow.peer_streams_seen[0] + self._state.is_client
 
     def get_peer_address(self) -> Address | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from aioquic.quic import events
 from aioquic.quic.connection import QuicConnection
@@ -15,6 +15,8 @@ from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.errors import RefusedError
 from quicbaton.handshake import Promotion, promote, ready
 from quicbaton.transport.state import Address
+
+_BROKEN_OFF: Final = events.ConnectionTerminated(QuicErrorCode.INTERNAL_ERROR, None, "")
 
 
 class Handshaking:
@@ -66,15 +68,15 @@ class Handshaking:
         """Process datagrams up to the one that confirms the handshake."""
         if self._over:
             return
-        for index, datagram in enumerate(batch):
-            self._local = datagram.local
-            address: Any = datagram.remote
-            now = monotonic()
-            self.quic.receive_datagram(datagram.data, address, now)
-            if ready(self.quic):
-                self._promote(now, batch[index + 1 :])
-                return
-        self._transmit()
+        try:
+            self._process(batch)
+        except Exception:
+            # Whatever aioquic stumbled over, it may have armed no timer: nothing else would ever
+            # end this handshake, and whoever knows how could fill all places.
+            if not self._over:
+                self.abandon()
+                self._on_failed(_BROKEN_OFF)
+            raise
 
     def close(self) -> None:
         """Tell the peer that there will be no connection, and stop."""
@@ -86,6 +88,23 @@ class Handshaking:
         self._end()
 
     # --- helpers --------------------------------------------------------------------------------
+
+    def _process(self, batch: list[Datagram]) -> None:
+        for index, datagram in enumerate(batch):
+            self._local = datagram.local
+            address: Any = datagram.remote
+            now = monotonic()
+            self.quic.receive_datagram(datagram.data, address, now)
+            if ready(self.quic):
+                self._promote(now, batch[index + 1 :])
+                return
+        if self.quic.get_peer_address() is None:
+            # No packet in them was even well-formed: its Length goes beyond the datagram, say.
+            # There is nobody to answer, and nothing was begun.
+            self.abandon()
+            self._on_failed(_BROKEN_OFF)
+            return
+        self._transmit()
 
     def _promote(self, now: float, rest: list[Datagram]) -> None:
         try:

@@ -371,7 +371,9 @@ class Handoffs:
     def _send(self, machine: Machine | None, effect: fx.Send) -> None:
         """A link that is gone, or that does not take the message, is lost to the machine."""
         link = self._links.get(effect.link)
-        if link is not None:
+        if link is not None and isinstance(effect.message, Stray) and link.is_crowded:
+            self._endpoint.counters["stray_lost"] += 1
+        elif link is not None:
             before, after = _SEND_POINTS[type(effect.message)]
             reach(before)
             message = spell(effect.message, link.peer_formats)

@@ -85,21 +85,37 @@ class RelayedClient:
     of this process, so it is where the client was at the handoff, and from where datagrams have
     come for the connection since. Who lies about his address gets no more than from any server:
     the owner validates a new path before it sends more than three times what came (RFC 9000 §8).
+
+    Anybody who has seen one of the connection's IDs can send datagrams with it, from any number of
+    addresses. Only the owner can tell theirs from the client's, and sends nothing there: where it
+    has sent is therefore kept apart, so that they cannot displace the client.
     """
 
     def __init__(self, remote: Address, local: Address) -> None:
-        self._paths: dict[tuple[Address, Address], None] = {(remote, local): None}
+        #: Where the owner has sent to, the latest last, and where it has not.
+        self._used: dict[tuple[Address, Address], None] = {(remote, local): None}
+        self._seen: dict[tuple[Address, Address], None] = {}
 
     def saw(self, datagram: Datagram) -> None:
         """A datagram with the connection's ID has come."""
         path = (datagram.remote, datagram.local)
-        if path not in self._paths:
-            self._paths[path] = None
-            if len(self._paths) > MAX_RELAYED_ADDRESSES:
-                del self._paths[next(iter(self._paths))]
+        if path not in self._used and path not in self._seen:
+            _keep_latest(self._seen, path)
 
     def train(self, relay: Relay) -> Train | None:
         """What to send; None when it is not to the client."""
-        if (relay.remote, relay.local) not in self._paths:
+        path = (relay.remote, relay.local)
+        if path in self._used:
+            del self._used[path]
+        elif path in self._seen:
+            del self._seen[path]
+        else:
             return None
+        _keep_latest(self._used, path)
         return Train(relay.data, relay.segment, relay.remote, relay.local)
+
+
+def _keep_latest(paths: dict[tuple[Address, Address], None], path: tuple[Address, Address]) -> None:
+    paths[path] = None
+    if len(paths) > MAX_RELAYED_ADDRESSES:
+        del paths[next(iter(paths))]

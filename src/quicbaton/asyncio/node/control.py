@@ -15,8 +15,8 @@ Handler = Callable[[Channel, Any], Awaitable[c.Frame | None]]
 
 
 class Control:
-    """Answers the commands in `handlers`, one a channel; `open_link(channel, rest)` makes a
-    handoff link of a channel that asks for it, `rest` being what was read behind that."""
+    """Answers the commands in `handlers`, one at a time on each channel; `open_link(channel, rest)`
+    makes a handoff link of a channel that asks for it, `rest` being what was read behind that."""
 
     def __init__(
         self,
@@ -36,8 +36,22 @@ class Control:
     def on_channel(self, channel: Channel) -> None:
         """Take a new channel."""
         reader = c.CommandReader()
+        answering = False
+
+        async def answer(frame: c.Frame) -> None:
+            nonlocal answering
+            try:
+                await self._answer(channel, frame)
+            finally:
+                answering = False
 
         def on_data(data: bytes) -> None:
+            nonlocal answering
+            if answering:
+                # Who does not wait for the answer could make us hold any number of commands.
+                # Where a command has more than one part its handler reads the channel itself.
+                channel.abort()
+                return
             try:
                 frame = reader.feed(data)
             except PeerError:
@@ -53,7 +67,11 @@ class Control:
             if isinstance(frame, c.OpenLink):
                 self._open_link(channel, reader.rest)
                 return
-            self._spawn(lambda: self._answer(channel, frame))
+            if reader.rest:
+                channel.abort()
+                return
+            answering = True
+            self._spawn(lambda: answer(frame))
 
         channel.on_data = on_data
 

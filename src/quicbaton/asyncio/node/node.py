@@ -316,6 +316,11 @@ class Node:
         if link is None:
             self._dial(name)
             return
+        if link.is_full:
+            # Anybody can send datagrams that name another process. A flood of them must not fill
+            # our memory, nor get the link cut, over which connections move.
+            self.endpoint.counters["toss_lost"] += 1
+            return
         link.send(Toss(datagram.data, datagram.remote, datagram.local, datagram.ecn))
 
     def _on_session(self, session: Session) -> None:

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from quicbaton.asyncio.peers.process_watch import ProcessWatch
 from quicbaton.errors import ConfigurationError, PeerError
-from quicbaton.limits import CHANNEL_FULL_BYTES, MAX_OUTBOX_BYTES
+from quicbaton.limits import CHANNEL_CROWDED_BYTES, CHANNEL_FULL_BYTES, MAX_OUTBOX_BYTES
 
 #: Bytes read at once.
 _READ_BYTES: Final = 1 << 20
@@ -90,6 +90,11 @@ class Channel:
     def is_full(self) -> bool:
         """True while so much waits to be written that a bulk sender should pause."""
         return self._outbox_bytes > CHANNEL_FULL_BYTES
+
+    @property
+    def is_crowded(self) -> bool:
+        """True while so much waits to be written that what may be lost should be."""
+        return self._outbox_bytes > CHANNEL_CROWDED_BYTES
 
     def when_drained(self, go_on: Callable[[], None]) -> None:
         """Call `go_on` soon after the channel is no longer full, or lost; once."""

@@ -39,6 +39,13 @@ class Directory:
             return self._workers[next(others, self._own)]
         return self._workers.get(slot.worker, name)
 
+    def slot_of(self, path: str) -> str:
+        """What other hosts call a process of this node; empty when they cannot."""
+        if self._cluster is None:
+            return ""
+        numbers = [number for number, name in self._workers.items() if name == path]
+        return f"{self._cluster.me}/{numbers[0]}" if numbers else ""
+
     def name_of(self, place: Place) -> str | None:
         """The process that issues connection IDs for this place, if it is known."""
         if self._cluster is None or place.node == self._cluster.number:

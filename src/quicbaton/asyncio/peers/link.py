@@ -79,6 +79,11 @@ class Link:
         """True while the peer is behind so far that a bulk sender should pause."""
         return self._channel.is_full
 
+    @property
+    def is_crowded(self) -> bool:
+        """True while the peer is behind so far that strays should be lost, as on any full link."""
+        return self._channel.is_crowded
+
     def when_drained(self, go_on: Callable[[], None]) -> None:
         """Call `go_on` once, soon after the link is no longer full, or lost."""
         self._channel.when_drained(go_on)

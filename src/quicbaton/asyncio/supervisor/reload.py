@@ -7,6 +7,7 @@ and it keeps everything when the new one fails: the rest is then left as it is.
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 from collections.abc import Callable
 from time import monotonic
@@ -14,8 +15,9 @@ from time import monotonic
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import ask
 from quicbaton.asyncio.supervisor.slot import Slot
+from quicbaton.asyncio.supervisor.spawn import NotReadyError
 from quicbaton.asyncio.supervisor.supervisor import Supervisor
-from quicbaton.errors import CallerError, QuicbatonError
+from quicbaton.errors import CallerError, PeerError, QuicbatonError
 
 
 class Reloads:
@@ -113,12 +115,19 @@ class Replacement:
         self.tell("starting")
         try:
             await new.wait_ready(health_timeout_s)
-            old = slot.current
-            answer = await supervisor.begin(slot, new, old, self._on_frame)
-        except BaseException:
-            new.signal(signal.SIGKILL)
+            answer = await supervisor.begin(slot, new, slot.current, self._on_frame)
+        except NotReadyError:
             raise
+        except PeerError as error:
+            if new.exited.is_set():
+                text = f"the new worker {new.ending()} while it took over{new.last_words()}"
+                raise PeerError(text, code=error.code) from error
+            raise
+        finally:
+            if slot.current is not new:
+                new.signal(signal.SIGKILL)
         self.left = 0
+        self.cut = _cut(answer)
         with contextlib.suppress(QuicbatonError):
             listed = await ask(new.control, c.ListConnections(), c.Connections)
             self.moved = listed.resumed
@@ -128,6 +137,12 @@ class Replacement:
         if isinstance(frame, c.Progress):
             self.moved, self.left = frame.moved, frame.left
             self.tell("moving", "; ".join(frame.waiting))
+
+
+def _cut(answer: c.Answer) -> int:
+    """How many connections and requests were cut; a takeover's answer says it to people."""
+    found = re.search(r"(\d+) cut at the deadline", answer.message)
+    return int(found[1]) if found and answer.code == "cut" else 0
 
 
 def _failure(slot: Slot, slots: int, error: QuicbatonError) -> str:

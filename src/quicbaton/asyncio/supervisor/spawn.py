@@ -204,10 +204,12 @@ class Spawner:
                 # A terminal's Ctrl-C is for the supervisor, which stops the workers in good order.
                 process_group=0,
             )
-        except BaseException:
+        except OSError as error:
             os.close(roster)
             os.close(words)
-            raise
+            raise NotReadyError(
+                f"no new worker can be started: {error.strerror or error}", code="os"
+            ) from error
         finally:
             os.close(stderr)
         return Process(

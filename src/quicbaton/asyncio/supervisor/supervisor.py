@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, Protocol
@@ -93,7 +93,7 @@ class Supervisor:
 
     # --- commands -------------------------------------------------------------------------------
 
-    async def start(self, found: list[Found] = []) -> None:  # noqa: B006 - only read
+    async def start(self, found: Sequence[Found] = ()) -> None:
         """Adopt living workers, and start those that are missing.
 
         Raises NotReadyError when none is adopted and one does not become healthy: what is wrong
@@ -212,7 +212,8 @@ class Supervisor:
 
     async def close(self) -> None:
         """Let go of everything. Workers that live serve on."""
-        tasks = list(self._tasks)
+        tasks: list[asyncio.Task[None]] = list(self._tasks)
+        tasks += [slot.restart for slot in self.slots if slot.restart is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -265,11 +266,13 @@ class Supervisor:
                 await asyncio.sleep(wait_s)
             slot.state = "starting"
             slot.restarts += 1
+            process: Process | None = None
             try:
-                process = await self._fresh(slot)
+                process = self.new_process(slot)
+                await process.wait_ready(self.settings.health_timeout_s)
                 await self.begin(slot, process)
                 return
-            except (QuicbatonError, OSError) as error:
+            except QuicbatonError as error:
                 slot.message = str(error)
                 self.say(
                     "worker_failed",
@@ -277,8 +280,10 @@ class Supervisor:
                     worker=slot.number,
                     message=str(error),
                 )
-                for other in slot.others:
-                    other.signal(signal.SIGKILL)
+            finally:
+                # Cancelled, perhaps: a reload starts one of its own, or the service stops.
+                if process is not None and slot.current is not process:
+                    process.signal(signal.SIGKILL)
 
     def _on_exit(self, slot: Slot, process: Process) -> None:
         slot.others.discard(process)

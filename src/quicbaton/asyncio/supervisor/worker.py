@@ -247,7 +247,9 @@ class Worker:
         arrival.sock.close()
         may_reset = node.endpoint.may_reset
         answer = await arrival.settle(node, lambda step: channel.write(c.encode(step)))
-        node.endpoint.may_reset = may_reset and answer.code != "predecessor_died"
+        # What a dead one had is not settled before the supervisor says so.
+        sure = may_reset and answer.code != "predecessor_died"
+        node.endpoint.may_reset = sure or self._may_reset
         # Who knows the old socket finds this process behind it.
         node.also_listen(predecessor)
         return answer

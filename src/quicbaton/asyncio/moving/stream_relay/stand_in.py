@@ -40,6 +40,8 @@ class _Left:
         self.receiving = Receiving(relayed.withheld_bytes) if receives else None
         self.withheld_bytes = relayed.withheld_bytes
         self.paused = stream.receive is not None and stream.receive.paused
+        #: Credit that waits for the link.
+        self.credit_bytes = 0
         #: The application was told to wait for StreamWritable.
         self.congested = stream.send is not None and stream.send.congested
         #: What the application asked for before there was a link.
@@ -188,8 +190,8 @@ class StandIn:
         for stream_id, stream in list(self._streams.items()):
             if stream.stop_code is not None:
                 wire.send_stop(stream_id, stream.stop_code)
-            elif not stream.paused and stream.receiving is not None:
-                wire.send_credit(stream_id, stream.receiving.release_all())
+            else:
+                wire.send_credit(stream_id, stream.credit_bytes)
             sending = stream.sending
             if sending is None:
                 continue
@@ -284,8 +286,11 @@ class StandIn:
 
     def _release(self, stream_id: int, stream: _Left, size_bytes: int) -> None:
         """So many bytes were consumed. Before there is a link, `open` will say so."""
-        if self._wire is not None and stream.receiving is not None:
-            self._wire.send_credit(stream_id, stream.receiving.release(size_bytes))
+        credit = 0 if stream.receiving is None else stream.receiving.release(size_bytes)
+        if self._wire is None:
+            stream.credit_bytes += credit
+        else:
+            self._wire.send_credit(stream_id, credit)
 
     def _note_room(self, stream_id: int, stream: _Left) -> None:
         if stream.congested and stream.sending is not None and stream.sending.has_room:
