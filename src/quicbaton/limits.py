@@ -270,6 +270,13 @@ REDIAL_S: Final = 30.0
 #: Nodes in a cluster's file.
 MAX_NODES: Final = 1024
 
+# --- metrics ----------------------------------------------------------------------------------
+
+#: HTTP requests for figures that are answered at once, and seconds of silence in one: a scraper or
+#: two, and whoever finds the port.
+MAX_METRICS_REQUESTS: Final = 8
+METRICS_REQUEST_S: Final = 5.0
+
 # --- supervisor -------------------------------------------------------------------------------
 
 #: Workers of one service: each holds the sockets of all, and one per core is what helps.

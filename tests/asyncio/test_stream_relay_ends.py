@@ -350,7 +350,7 @@ def test_everything_but_the_streams_left_is_another_processes() -> None:
         lambda: relayed.stand_in.send_stream_data(4, b"x"),
         lambda: relayed.stand_in.reset_stream(4, 0),
         lambda: relayed.stand_in.send_ping(1),
-        lambda: relayed.stand_in.get_next_available_stream_id(),
+        lambda: relayed.stand_in.get_next_available_stream_id(is_unidirectional=True),
     ):
         with pytest.raises(GivenAwayError, match="another process's"):
             use()

@@ -45,6 +45,8 @@ def figures(pid: int, given_away: int, connections: int = 7) -> Figures:
         counters={"strays": given_away},
         handoffs={"given ok": given_away, "kept cutover_pending": 3},
         dropped={},
+        placements={},
+        refused_peers={},
         blackouts=[0] * len(BLACKOUT_BUCKETS_US) + [0],
         blackout_sum_us=0,
     )

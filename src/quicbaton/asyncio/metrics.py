@@ -7,15 +7,19 @@ called. They are gathered from the workers when somebody asks, so nothing is cou
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Final
-from wsgiref.simple_server import WSGIServer
+from socketserver import ThreadingMixIn
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.errors import ConfigurationError
+from quicbaton.limits import MAX_METRICS_REQUESTS, METRICS_REQUEST_S
 
 try:
-    from prometheus_client import CollectorRegistry, start_http_server
+    from prometheus_client import CollectorRegistry, make_wsgi_app
     from prometheus_client.core import (
         CounterMetricFamily,
         GaugeMetricFamily,
@@ -38,8 +42,7 @@ _GAUGES: Final = {
     "sleeping": "Connections that are asleep: encoded, until their next packet or timer.",
     "handshakes": "Handshakes under way.",
     "open_forwards": "Connections given away whose strays are still sent on.",
-    "relayed_connections": "Connections whose packets go through this process both ways.",
-    "relayed_streams": "Streams whose request still runs at an earlier owner of the connection.",
+    "relayed_streams": "Streams whose request runs here although the connection has moved on.",
 }
 _COUNTERS: Final = {
     "accepted": "Handshakes begun.",
@@ -58,23 +61,27 @@ _COUNTERS: Final = {
 class Metrics:
     """Serves `/metrics` on an address of its own until `close`.
 
-    The HTTP server runs in a thread of prometheus-client's; the figures are gathered on the event
-    loop that made this object.
+    The HTTP server runs in threads, one a request; the figures are gathered on the event loop that
+    made this object.
     """
 
     def __init__(self, gather: Gather, port: int, host: str = "127.0.0.1") -> None:
         """Raises ConfigurationError when the port cannot be had."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Service(gather, asyncio.get_running_loop()))
+        kind = _Server6 if ":" in host else _Server
         try:
-            self._server: WSGIServer
-            self._server, self._thread = start_http_server(port, host, registry)
+            self._server = make_server(
+                host, port, make_wsgi_app(registry), server_class=kind, handler_class=_Handler
+            )
         except OSError as error:
             raise ConfigurationError(
                 f"cannot serve metrics at {host} port {port}: {error.strerror or error}; "
                 "choose another --metrics PORT",
                 code="metrics_port",
             ) from error
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
 
     @property
     def port(self) -> int:
@@ -86,6 +93,39 @@ class Metrics:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """Hangs up on those for whom it has no thread: a port that anybody may connect to."""
+
+    daemon_threads = True
+
+    def __init__(self, *args: Any) -> None:
+        self._places = threading.Semaphore(MAX_METRICS_REQUESTS)
+        super().__init__(*args)
+
+    def verify_request(self, _request: Any, _client_address: Any) -> bool:
+        return self._places.acquire(blocking=False)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, _request: Any, _client_address: Any) -> None:
+        """Who hangs up, or is too slow, is not worth a word in the log."""
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = METRICS_REQUEST_S
+
+    def log_message(self, *_: Any) -> None:
+        """Scrapes are no news."""
 
 
 class _Service(Collector):
@@ -124,6 +164,16 @@ def _families(workers: Sequence[c.Figures]) -> list[Metric]:
         "Handoffs that ended, by outcome and reason.",
         labels=[*place, "outcome", "reason"],
     )
+    placements = CounterMetricFamily(
+        "quicbaton_placements",
+        "New connections that a policy was asked about, by what became of them.",
+        labels=[*place, "outcome"],
+    )
+    refused = CounterMetricFamily(
+        "quicbaton_refused_peers",
+        "Connections of other hosts that were refused, by reason.",
+        labels=[*place, "reason"],
+    )
     dropped = CounterMetricFamily(
         "quicbaton_dropped_datagrams",
         "Datagrams that reached no connection, by reason.",
@@ -144,10 +194,24 @@ def _families(workers: Sequence[c.Figures]) -> list[Metric]:
         for outcome, count in sorted(worker.handoffs.items()):
             what, _, reason = outcome.partition(" ")
             handoffs.add_metric([*labels, what, reason], count)
-        for reason, count in sorted(worker.dropped.items()):
-            dropped.add_metric([*labels, reason], count)
+        for family, counts in (
+            (placements, worker.placements),
+            (refused, worker.refused_peers),
+            (dropped, worker.dropped),
+        ):
+            for label, count in sorted(counts.items()):
+                family.add_metric([*labels, label], count)
         blackout.add_metric(labels, _buckets(worker.blackouts), worker.blackout_sum_us / 1e6)
-    return [*gauges.values(), *counters.values(), draining, handoffs, dropped, blackout]
+    return [
+        *gauges.values(),
+        *counters.values(),
+        draining,
+        handoffs,
+        placements,
+        refused,
+        dropped,
+        blackout,
+    ]
 
 
 def _buckets(counts: Sequence[int]) -> list[tuple[str, float]]:

@@ -39,8 +39,10 @@ def read_figures(
     pid: int,
     draining: bool,
     placed: Mapping[str, int],
+    refused_peers: Mapping[str, int],
 ) -> c.Figures:
-    """What `Figures` says of a process; `placed` is what became of placed connections."""
+    """What `Figures` says of a process; `placed` is what became of placed connections,
+    `refused_peers` why other hosts' connections were refused."""
     counters = endpoint.counters
     return c.Figures(
         name=name,
@@ -66,12 +68,13 @@ def read_figures(
             "woken": endpoint.asleep.woken,
             "streams_relayed": handoffs.streams_relayed,
             "streams_cut": handoffs.streams_cut,
-            **{f"placement_{outcome}": count for outcome, count in placed.items()},
         },
         handoffs=_by_outcome(handoffs.outcomes),
         dropped={
             str(reason): count for reason, count in counters.items() if reason not in _NOT_DROPPED
         },
+        placements=dict(placed),
+        refused_peers=dict(refused_peers),
         blackouts=list(blackouts.counts),
         blackout_sum_us=blackouts.sum_us,
     )

@@ -119,6 +119,7 @@ class Operations:
             pid=os.getpid(),
             draining=self._draining.active,
             placed=placed,
+            refused_peers=self._node.incoming.refused,
         )
 
 

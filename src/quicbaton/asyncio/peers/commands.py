@@ -386,6 +386,8 @@ class Figures(_Frame, tag="figures"):
     counters: dict[str, int]
     handoffs: dict[str, int]  # "given ok", "kept cutover_pending", "resumed ok", …
     dropped: dict[str, int]  # datagrams that reached nobody, by reason
+    placements: dict[str, int]  # placed, stayed, or why not
+    refused_peers: dict[str, int]  # connections of other hosts, by reason
     blackouts: list[int]  # how many fell into each bucket of `BLACKOUT_BUCKETS_US`, then the rest
     blackout_sum_us: int
 
