@@ -231,7 +231,7 @@ RETRY_FROM_HANDSHAKES: Final = 1024
 MAX_COMMAND_BYTES: Final = MAX_HANDOFF_MESSAGE_BYTES
 #: Connections that a takeover has between offer and cutover at once: enough to keep both
 #: processes busy, few enough that none waits long while frozen.
-MAX_CONCURRENT_HANDOFFS: Final = 16
+MAX_CONCURRENT_HANDOFFS: Final = 6
 #: Blackouts that one drain reports of: enough for a p99.9.
 MAX_DRAIN_SAMPLES: Final = 10_000
 

@@ -207,6 +207,7 @@ def _tell(results: Sequence[c.Drained], reporter: Reporter) -> int:
     moved = sum(drained.moved for drained in results)
     relayed = sum(drained.relayed for drained in results)
     left = sum(drained.left for drained in results)
+    running = sum(drained.running for drained in results)
     seconds = max((drained.seconds for drained in results), default=0.0)
     blackouts = sorted(us for drained in results for us in drained.blackouts_us)
     blackout = {
@@ -215,6 +216,8 @@ def _tell(results: Sequence[c.Drained], reporter: Reporter) -> int:
         "max": blackouts[-1] if blackouts else None,
     }
     text = f"{moved} moved, {relayed} relayed, {left} left, in {seconds:.1f} s"
+    if running:
+        text += f"; {running} requests still run there, relayed"
     if blackouts:
         text += (
             f"; blackout p50 {blackout['p50']} µs, p99 {blackout['p99']} µs, "
@@ -228,12 +231,13 @@ def _tell(results: Sequence[c.Drained], reporter: Reporter) -> int:
         moved=moved,
         relayed=relayed,
         left=left,
+        running=running,
         refused=dict(refused),
         examples=examples,
         seconds=round(seconds, 3),
         blackout_us=blackout,
     )
-    return 1 if left else 0
+    return 1 if left or running else 0
 
 
 def _percentile(ascending: Sequence[int], share: float) -> int | None:

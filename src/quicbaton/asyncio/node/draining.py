@@ -141,9 +141,16 @@ class Exodus:
 class Draining:
     """Answers `Drain` and `StopDraining` for one process."""
 
-    def __init__(self, connections: Connections, link_to: Callable[[str], Awaitable[Link]]) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        link_to: Callable[[str], Awaitable[Link]],
+        running: Callable[[], int],
+    ) -> None:
+        """`running()`: streams of connections given away whose requests still run here."""
         self._connections = connections
         self._link_to = link_to
+        self._running = running
         self._exodus: Exodus | None = None
         self._task: asyncio.Task[None] | None = None
         self._all = False
@@ -192,7 +199,10 @@ class Draining:
         next_progress = begun
         finished = False
         try:
-            while exodus.waiting and monotonic() - begun < frame.deadline_s and not channel.closed:
+            # A process that is drained may end: requests that run on here are waited for, too.
+            while exodus.waiting or (self._all and self._running()):
+                if monotonic() - begun >= frame.deadline_s or channel.closed:
+                    break
                 if monotonic() >= next_progress:
                     next_progress += _PROGRESS_S
                     done = exodus.moved + exodus.relayed
@@ -208,6 +218,7 @@ class Draining:
             moved=exodus.moved,
             relayed=exodus.relayed,
             left=exodus.left,
+            running=self._running(),
             refused=dict(exodus.refused()),
             examples=exodus.examples(),
             seconds=monotonic() - begun - _PROGRESS_S,

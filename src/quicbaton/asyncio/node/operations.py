@@ -31,7 +31,9 @@ class Operations:
         self._node = node
         self._loads = Loads()
         self._blackouts = Blackouts()
-        self._draining = Draining(_Connections(node), node.link_to)
+        self._draining = Draining(
+            _Connections(node), node.link_to, lambda: node.handoffs.relays.left
+        )
         self._placing = (
             None
             if placement is None

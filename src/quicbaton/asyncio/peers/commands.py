@@ -368,6 +368,7 @@ class Drained(_Frame, tag="drained"):
     moved: int
     relayed: int
     left: int  # still here: refused, or not moved in time
+    running: int  # streams of connections that moved whose requests still run here
     refused: dict[str, int]  # by reason code, at the last try
     examples: list[str]  # "connection: why", a few
     seconds: float

@@ -1,0 +1,356 @@
+"""An attacker without the cluster key who can send to every port, against servers at work.
+
+In every test a libcurl download goes on meanwhile, through a tap that records both directions. In
+the end it is whole, over the connection that it began on, every packet of the servers opens with
+that connection's keys (so none was a reset), and no packet number was used twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attacker import (
+    Attacker,
+    Tap,
+    first_flight,
+    initial,
+    made_up_id,
+    resident_bytes,
+    short,
+)
+from harness import GUARD_S, Curl, Server, World, until
+from test_remote_nodes import Pair, finish, make_cluster
+from wire import check
+
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import Conversation
+from quicbaton.asyncio.peers.channel import connect_channel
+from quicbaton.baton import seal
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.handoff import encode
+from quicbaton.handoff.messages import Stray, Toss
+from quicbaton.keys.cluster_key import ClusterKey
+from quicbaton.keys.key_ring import KeyRing
+from quicbaton.keys.reset_token import reset_token
+from quicbaton.limits import RESET_BURST_PER_ADDRESS, RETRY_FROM_HANDSHAKES
+
+pytestmark = pytest.mark.process
+
+_SIZE = 6_000_000
+_RATE = 600_000
+_MB = 1 << 20
+
+
+class Scene:
+    """Two workers of one port, and a client of one of them in the middle of its download."""
+
+    def __init__(self, world: World, servers: list[Server], tap: Tap, curl: Curl) -> None:
+        self.world = world
+        self.servers = servers
+        self.tap = tap
+        self.curl = curl
+        self.port = tap._server[1]
+
+    @property
+    def ring(self) -> KeyRing:
+        return KeyRing.parse(self.world.ring.read_text())
+
+    async def owner(self) -> tuple[Server, Server, c.ConnectionInfo]:
+        """Who has the connection, who has not, and what it is like."""
+        for number, server in enumerate(self.servers):
+            for info in (await server.list()).connections:
+                if info.state == "open":
+                    return server, self.servers[1 - number], info
+        raise AssertionError("nobody has the connection")
+
+    async def hand_over(self) -> None:
+        """Let it move once, and the client cut over."""
+        source, destination, info = await self.owner()
+        before = self.tap.ids()[-1]
+        answer = await source.hand_over(info.connection, destination)
+        assert answer.ok, answer
+        await until(lambda: self.tap.ids()[-1] != before, "the cutover")
+
+    async def counts(self) -> list[tuple[int, int, int]]:
+        """Of each worker: what it accepted, gave and resumed."""
+        listed = [await server.list() for server in self.servers]
+        return [(one.accepted, one.given, one.resumed) for one in listed]
+
+    async def handshakes(self) -> int:
+        """Under way at all workers."""
+        listed = [await server.list() for server in self.servers]
+        return sum(info.state == "handshake" for one in listed for info in one.connections)
+
+
+@pytest.fixture
+def on_stage(tmp_path: Path, certificate: CertificateFiles) -> Callable[..., None]:
+    """Runs a test in a scene, and looks at what became of the download."""
+
+    async def guarded(test: Callable[[Scene], Awaitable[None]], size: int) -> None:
+        async with asyncio.timeout(3 * GUARD_S), World(tmp_path, certificate) as world:
+            first = await world.start()
+            second = await world.start("join", first)
+            port = await first.port()
+            async with Tap(port) as tap, world.curl(tap.port, size, rate=_RATE) as curl:
+                await curl.received(100_000)
+                await test(Scene(world, [first, second], tap, curl))
+                await finish(curl)
+            assert curl.outcome is not None
+            assert curl.outcome.connections == 1
+            verdict = check(tap.sent, tap.client_id_bytes, world.keylogs)
+            assert (verdict.unopened, verdict.reused) == ([], [])
+            for server in (first, second):
+                assert "Traceback" not in server.log()
+
+    return lambda test, size=_SIZE: asyncio.run(guarded(test, size))
+
+
+# --- connection IDs -----------------------------------------------------------------------------
+
+
+def test_initials_with_random_ids_cost_little_and_lock_nobody_out(
+    on_stage: Any, certificate: CertificateFiles
+) -> None:
+    async def test(scene: Scene) -> None:
+        before = [resident_bytes(server.pid) for server in scene.servers]
+        with Attacker(scene.port) as attacker:
+            flood = [initial(os.urandom(8 + n % 13)) for n in range(3 * RETRY_FROM_HANDSHAKES)]
+            await attacker.send(*flood, workers=2)
+            # No packet of theirs was one: they are answered with a Retry at most.
+            assert all(data[0] & 0xF0 == 0xF0 for data in attacker.answers)
+            assert attacker.answered_bytes < attacker.sent_bytes / 4
+        assert await scene.handshakes() <= 2 * RETRY_FROM_HANDSHAKES
+        for server, memory in zip(scene.servers, before, strict=True):
+            assert resident_bytes(server.pid) - memory < 120 * _MB
+        async with Curl(certificate, scene.port, 1000, 0) as newcomer:
+            await newcomer.end()
+            assert newcomer.whole
+
+    on_stage(test)
+
+
+def test_initials_with_one_id_are_one_handshake(on_stage: Any) -> None:
+    async def test(scene: Scene) -> None:
+        accepted = [count[0] for count in await scene.counts()]
+        with Attacker(scene.port) as attacker:
+            await attacker.send(*[initial(b"fixed id")] * 2000, workers=2)
+            assert attacker.answers == []
+        assert sum(count[0] for count in await scene.counts()) <= sum(accepted) + 1
+        assert await scene.handshakes() <= 1
+
+    on_stage(test)
+
+
+def test_initials_that_are_cut_short_hold_no_place(on_stage: Any) -> None:
+    """Their Length says more than there is: nobody can be answered, and nothing times out."""
+
+    async def test(scene: Scene) -> None:
+        with Attacker(scene.port) as attacker:
+            whole = [initial(os.urandom(12), size=1300) for _ in range(200)]
+            await attacker.send(*[data[:1200] for data in whole], workers=2)
+            assert attacker.answers == []
+        assert await scene.handshakes() == 0
+
+    on_stage(test)
+
+
+def test_guessed_ids_provoke_few_resets_smaller_than_their_triggers(on_stage: Any) -> None:
+    async def test(scene: Scene) -> None:
+        ring = scene.ring
+        live = {reset_token(ring.active, cid) for cid in scene.tap.ids()}
+        with Attacker(scene.port) as attacker:
+            resets = 0
+            for size in (1200, 100, 43, 40, 21):
+                flood = [short(made_up_id(0, worker % 256), size) for worker in range(512)]
+                await attacker.send(*flood, workers=2)
+                for data in attacker.answers:
+                    assert data[0] < 0x80
+                    assert len(data) < size
+                    assert data[-16:] not in live
+                resets += len(attacker.answers)
+                attacker.answers.clear()
+            # Two IDs in 256 name a worker that is there, and either may be slow.
+            assert 0 < resets <= 2 * RESET_BURST_PER_ADDRESS + 4 * GUARD_S
+            everything = [b"", b"\x40", *(os.urandom(size) for size in range(1, 300))]
+            await attacker.send(*everything, workers=2)
+        assert (await scene.owner())[2].term == 1
+
+    on_stage(test)
+
+
+def test_an_address_that_proves_nothing_gets_three_times_what_it_sent_at_most(
+    on_stage: Any,
+) -> None:
+    async def test(scene: Scene) -> None:
+        with Attacker(scene.port) as attacker:
+            await attacker.send(first_flight(), workers=2)
+            await until(lambda: len(attacker.listen()) >= 2, "the server's first flight")
+            # Long enough for the server to say it again, more than once.
+            await scene.curl.received(scene.curl.received_bytes + _RATE)
+            attacker.listen()
+            assert 0 < attacker.answered_bytes <= 3 * attacker.sent_bytes
+
+    on_stage(test)
+
+
+def test_forged_version_negotiation_and_retry_begin_no_loop(on_stage: Any) -> None:
+    async def test(scene: Scene) -> None:
+        cid = scene.tap.ids()[-1]
+        forged = []
+        for destination in (cid, made_up_id(0, 0), made_up_id(0, 1), b"", os.urandom(20)):
+            ids = bytes((len(destination),)) + destination + b"\x08attacker"
+            forged += [
+                b"\xc0" + bytes(4) + ids + b"\x00\x00\x00\x01\x1a\x2a\x3a\x4a",
+                (b"\xc0" + bytes(4) + ids).ljust(1200, b"\x01"),
+                (b"\xf0\x00\x00\x00\x01" + ids).ljust(1200, b"t"),
+            ]
+        with Attacker(scene.port) as attacker:
+            await attacker.send(*forged * 20, workers=2)
+            assert attacker.answers == []
+
+    on_stage(test)
+
+
+# --- what was captured --------------------------------------------------------------------------
+
+
+def test_a_captured_id_provokes_no_reset_before_or_after_a_handoff(on_stage: Any) -> None:
+    async def test(scene: Scene) -> None:
+        with Attacker(scene.port, addresses=8) as attacker:
+            for _ in range(2):
+                replay = [short(cid, size) for cid in scene.tap.ids() for size in (1200, 60, 43)]
+                await attacker.send(*replay * 4, workers=2)
+                # The latest ID is its owner's; the one before is forwarded.
+                assert attacker.listen() == []
+                await scene.hand_over()
+            await attacker.send(*[short(cid) for cid in scene.tap.ids()] * 4, workers=2)
+            assert attacker.listen() == []
+
+    on_stage(test)
+
+
+def test_captured_datagrams_from_another_address_move_nothing(on_stage: Any) -> None:
+    async def test(scene: Scene) -> None:
+        for _ in range(2):
+            peer = (await scene.owner())[2].peer
+            with Attacker(scene.port) as attacker:
+                await attacker.send(*scene.tap.short()[-200:], workers=2)
+                assert attacker.listen() == []
+            assert (await scene.owner())[2].peer == peer
+            await scene.hand_over()
+
+    on_stage(test)
+
+
+def test_a_replayed_handshake_makes_no_connection_and_no_flood(on_stage: Any) -> None:
+    async def test(scene: Scene) -> None:
+        with Attacker(scene.port) as attacker:
+            for _ in range(20):
+                await attacker.send(*scene.tap.long(), workers=2)
+            attacker.listen()
+            assert attacker.answered_bytes <= 3 * attacker.sent_bytes
+        assert await scene.handshakes() <= 2
+        listed = [await server.list() for server in scene.servers]
+        assert sum(info.state == "open" for one in listed for info in one.connections) == 1
+
+    on_stage(test)
+
+
+def test_messages_of_links_are_nothing_on_the_udp_port(on_stage: Any) -> None:
+    async def test(scene: Scene) -> None:
+        before = await scene.counts()
+        owner, other, info = await scene.owner()
+        cid, name = scene.tap.ids()[-1], bytes.fromhex(info.connection)
+        remote, local = ("127.0.0.1", 9), ("127.0.0.1", scene.port)
+        messages = [
+            encode(Toss(short(cid), remote, local, 0)),
+            encode(Stray(name, bytes(16), short(cid), remote, local, 0, 0)),
+            c.encode(c.HandOff(info.connection, str(other.control))),
+            c.encode(c.Save(info.connection, str(scene.world.folder / "taken"))),
+            c.encode(c.OpenLink()),
+        ]
+        with Attacker(scene.port) as attacker:
+            wrapped = [b"\x40" + cid + message for message in messages]
+            await attacker.send(*messages, *wrapped, workers=2)
+            assert attacker.answers == []
+        assert await scene.counts() == before
+        assert (await scene.owner())[0] is owner
+        assert not (scene.world.folder / "taken").exists()
+
+    on_stage(test)
+
+
+# --- batons -------------------------------------------------------------------------------------
+
+
+async def save(scene: Scene, name: str = "baton") -> tuple[Path, Server, Server]:
+    source, other, info = await scene.owner()
+    path = scene.world.folder / name
+    answer = await source.command(c.Save(info.connection, str(path)))
+    assert answer.ok, answer
+    return path, source, other
+
+
+def test_a_baton_is_good_once_unaltered_and_in_its_time(on_stage: Any) -> None:
+    async def test(scene: Scene) -> None:
+        path, source, other = await save(scene)
+        sealed = path.read_bytes()
+        for at in range(0, len(sealed), max(1, len(sealed) // 40)):
+            bent = bytearray(sealed)
+            bent[at] ^= 1 << at % 8
+            answer = await other.command(c.Revive(bytes(bent)))
+            assert not answer.ok, at
+        ring = scene.ring
+        opened = seal.open_baton(sealed, ring, None)
+        fields = seal.BatonFields(
+            opened.header.connection_id, opened.header.term, opened.header.source
+        )
+        stranger = KeyRing(ClusterKey(ring.active.key_id, bytes(32)))
+        issued = opened.header.issued_ms / 1000
+        for bad, code in (
+            (seal.seal(opened.payload, fields, stranger, os.urandom, issued), "baton_seal"),
+            (seal.seal(opened.payload, fields, ring, os.urandom, issued - 900), "baton_expired"),
+            (sealed[:-1], "baton_seal"),
+            (b"", "baton_malformed"),
+        ):
+            answer = await other.command(c.Revive(bad))
+            assert (answer.ok, answer.code) == (False, code)
+        # Another seal of the same state, by somebody who even has the keys, fits no claim.
+        again = seal.seal(opened.payload, fields, ring, os.urandom, issued)
+        answer = await other.command(c.Revive(again))
+        assert not answer.ok
+        answer = await other.command(c.Resume(str(path)))
+        assert answer.ok, answer
+        for server in (other, source, other):
+            answer = await server.command(c.Resume(str(path)))
+            assert not answer.ok, answer
+
+    on_stage(test)
+
+
+def test_a_baton_of_before_a_thaw_is_worth_nothing(on_stage: Any) -> None:
+    async def test(scene: Scene) -> None:
+        source, other, info = await scene.owner()
+        channel = await connect_channel(source.control)
+        frozen = await Conversation(channel).ask(c.Freeze(info.connection), c.Frozen)
+        # Nobody says that it is safe.
+        channel.abort()
+        await until(lambda: _is_open(source), "the thaw")
+        for _ in range(2):
+            for server in (other, source):
+                answer = await server.command(c.Revive(frozen.sealed))
+                assert not answer.ok, answer
+            await scene.hand_over()
+        assert sorted(await scene.counts()) == [(0, 1, 1), (1, 1, 1)]
+
+    on_stage(test)
+
+
+async def _is_open(server: Server) -> bool:
+    return any(info.state == "open" for info in (await server.list()).connections)
