@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import signal
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from attacker import (
     short,
 )
 from harness import GUARD_S, Curl, Server, World, until
-from test_remote_nodes import Pair, finish, make_cluster
 from wire import check
 
 from quicbaton.asyncio.peers import commands as c
@@ -100,7 +99,9 @@ def on_stage(tmp_path: Path, certificate: CertificateFiles) -> Callable[..., Non
             async with Tap(port) as tap, world.curl(tap.port, size, rate=_RATE) as curl:
                 await curl.received(100_000)
                 await test(Scene(world, [first, second], tap, curl))
-                await finish(curl)
+                os.kill(curl.pid, signal.SIGUSR1)
+                await curl.end()
+                assert curl.whole, curl.outcome
             assert curl.outcome is not None
             assert curl.outcome.connections == 1
             verdict = check(tap.sent, tap.client_id_bytes, world.keylogs)

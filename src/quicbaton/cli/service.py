@@ -40,6 +40,14 @@ def add_parser(commands: Any) -> None:
         metavar="SECONDS",
         help="for each new worker to become ready (default: the service's own)",
     )
+    reload.add_argument(
+        "--grace",
+        type=float,
+        default=_ITS_OWN,
+        metavar="SECONDS",
+        help="for requests that still run at an old worker, whose connections have moved, and for "
+        "connections that cannot move yet; then they are cut (default: the service's --deadline)",
+    )
     reload.set_defaults(run=_reload)
 
     stop = commands.add_parser(
@@ -86,7 +94,9 @@ def _reload(options: argparse.Namespace, reporter: Reporter) -> int:
                 )
                 reporter.event("worker", text, **step_fields(step))
 
-        answer = asyncio.run(_ask_in_steps(server, c.Reload(options.health_timeout), on_step))
+        answer = asyncio.run(
+            _ask_in_steps(server, c.Reload(options.health_timeout, options.grace), on_step)
+        )
     else:
         answer = _reload_with_bar(server, options)
     if not answer.ok:
@@ -118,7 +128,9 @@ def _reload_with_bar(server: Server, options: argparse.Namespace) -> c.Answer:
                 note=step.phase if step.phase != "moving" else step.message,
             )
 
-        return asyncio.run(_ask_in_steps(server, c.Reload(options.health_timeout), on_step))
+        return asyncio.run(
+            _ask_in_steps(server, c.Reload(options.health_timeout, options.grace), on_step)
+        )
 
 
 def _stop(options: argparse.Namespace, reporter: Reporter) -> int:

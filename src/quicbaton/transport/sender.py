@@ -266,8 +266,10 @@ class Sender:
         ):
             state.handshake_done_due = False
         probing = state.recovery.probes_due > 0
-        if probing and not self._has_due():
-            self._recovery.queue_probe_data()
+        if probing:
+            self._recovery.queue_probe_ids()
+            if not self._has_due():
+                self._recovery.queue_probe_data()
         self._ids.write_due(plan)
         self._crypto.write_due(plan)
         self._write_tokens(plan)

@@ -161,10 +161,11 @@ class Bury(_Frame, tag="bury"):
 
 
 class Reload(_Frame, tag="reload"):
-    """Replace all workers by new ones. Answered with `ReloadStep`s, then with `Answer`. A negative
-    `health_timeout_s` is the service's own."""
+    """Replace all workers by new ones. Answered with `ReloadStep`s, then with `Answer`. What is
+    negative is the service's own."""
 
     health_timeout_s: float
+    grace_s: float  # for what cannot move at once: running requests above all
 
 
 class ServiceStatus(_Frame, tag="service"):

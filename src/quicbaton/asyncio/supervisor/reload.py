@@ -28,32 +28,38 @@ class Reloads:
         self.running = False
 
     async def run(
-        self, on_step: Callable[[c.ReloadStep], None], health_timeout_s: float = -1.0
+        self,
+        on_step: Callable[[c.ReloadStep], None],
+        health_timeout_s: float = -1.0,
+        grace_s: float = -1.0,
     ) -> c.Answer:
         """Replace all workers; the answer says how it went. CallerError while one is running.
 
-        `health_timeout_s` is for each new worker to become ready; negative: the usual.
+        `health_timeout_s` is for each new worker to become ready, `grace_s` for what cannot move at
+        once; negative: the usual.
         """
         if self.running or self._supervisor.stopping:
             what = "a reload is under way" if self.running else "the service is stopping"
             raise CallerError(f"{what} already", code="busy")
         self.running = True
         try:
-            return await self._run(on_step, health_timeout_s)
+            return await self._run(on_step, health_timeout_s, grace_s)
         finally:
             self.running = False
 
     async def _run(
-        self, on_step: Callable[[c.ReloadStep], None], health_timeout_s: float
+        self, on_step: Callable[[c.ReloadStep], None], health_timeout_s: float, grace_s: float
     ) -> c.Answer:
         slots = self._supervisor.slots
         if health_timeout_s < 0:
             health_timeout_s = self._supervisor.settings.health_timeout_s
+        if grace_s < 0:
+            grace_s = self._supervisor.settings.takeover_s
         moved = cut = 0
         for slot in slots:
             replacement = Replacement(self._supervisor, slot, on_step)
             try:
-                await replacement.run(health_timeout_s)
+                await replacement.run(health_timeout_s, grace_s)
             except QuicbatonError as error:
                 replacement.tell("failed", message=str(error))
                 return c.Answer(False, error.code, _failure(slot, len(slots), error))
@@ -78,12 +84,12 @@ class Replacement:
         self.left = 0
         self.cut = 0
 
-    async def run(self, health_timeout_s: float) -> None:
+    async def run(self, health_timeout_s: float, grace_s: float) -> None:
         """Return when the new worker serves; raise when the old one goes on."""
         slot = self._slot
         slot.replacing = True
         try:
-            await self._replace(health_timeout_s)
+            await self._replace(health_timeout_s, grace_s)
         finally:
             slot.replacing = False
             if slot.current is None:
@@ -105,7 +111,7 @@ class Replacement:
         )
         self._on_step(step)
 
-    async def _replace(self, health_timeout_s: float) -> None:
+    async def _replace(self, health_timeout_s: float, grace_s: float) -> None:
         supervisor, slot = self._supervisor, self._slot
         if slot.restart is not None:
             # It is down: what comes up now is new in any case.
@@ -115,7 +121,9 @@ class Replacement:
         self.tell("starting")
         try:
             await new.wait_ready(health_timeout_s)
-            answer = await supervisor.begin(slot, new, slot.current, self._on_frame)
+            answer = await supervisor.begin(
+                slot, new, slot.current, self._on_frame, takeover_s=grace_s
+            )
         except NotReadyError:
             raise
         except PeerError as error:

@@ -132,7 +132,7 @@ class ServiceControl:
 
     async def _reload(self, channel: Channel, frame: c.Reload) -> c.Frame:
         return await self._reloads.run(
-            lambda step: channel.write(c.encode(step)), frame.health_timeout_s
+            lambda step: channel.write(c.encode(step)), frame.health_timeout_s, frame.grace_s
         )
 
     async def _stop(self, _channel: Channel, frame: c.Stop) -> c.Frame:

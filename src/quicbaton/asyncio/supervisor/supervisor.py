@@ -140,8 +140,11 @@ class Supervisor:
         process: Process,
         predecessor: Process | None = None,
         on_step: Callable[[c.Frame], None] = lambda _step: None,
+        *,
+        takeover_s: float | None = None,
     ) -> c.Answer:
-        """Have a process serve that is ready; by its answer it does."""
+        """Have a process serve that is ready; by its answer it does. `takeover_s` is for what the
+        predecessor cannot hand over at once (default: the service's own)."""
         workers = {
             other.number: str(other.current.control)
             for other in self.slots
@@ -151,7 +154,7 @@ class Supervisor:
         begin = c.Begin(
             workers=workers,
             predecessor="" if predecessor is None else str(predecessor.control),
-            deadline_s=self.settings.takeover_s,
+            deadline_s=self.settings.takeover_s if takeover_s is None else takeover_s,
             elsewhere=slot.elsewhere,
             may_reset=self._may_reset(slot),
         )

@@ -207,6 +207,17 @@ class Recovery:
                     self._delivery.on_frame_lost(frame)
                 return
 
+    def queue_probe_ids(self) -> None:
+        """Queue connection IDs that are not acknowledged again, whatever else a probe carries.
+
+        A client that has not got those of a new owner may send its acknowledgements to one that is
+        dead, and then no loss is ever found.
+        """
+        for run in self._state.sent:
+            for frame in run.frames:
+                if frame[0] == f.NEW_CONNECTION_ID:
+                    self._delivery.on_frame_lost(frame)
+
     def on_resumed(self, now_us: int) -> None:
         """A new owner took over: a deadline that passed in transit is armed again from now.
 

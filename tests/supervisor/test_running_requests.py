@@ -1,0 +1,124 @@
+"""A reload in the middle of requests whose handlers are coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import textwrap
+from typing import Any
+
+import pytest
+from aioquic_client import client_of, come
+from service_home import Service, ServiceHome
+
+pytestmark = pytest.mark.process
+
+#: Says which process answers: at once, or a line every so often from a coroutine.
+PROGRAM = textwrap.dedent(
+    """
+    import asyncio
+    import os
+
+    from aioquic.h3.events import HeadersReceived
+    from aioquic.quic.events import ProtocolNegotiated
+
+    from quicbaton.asyncio import QuicConnectionProtocol
+    from quicbaton.http3 import H3Connection
+
+
+    class Lines(QuicConnectionProtocol):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self._running = {}
+
+        def running_streams(self):
+            return list(self._running)
+
+        def export_state(self):
+            return b""
+
+        def quic_event_received(self, event):
+            if isinstance(event, ProtocolNegotiated):
+                self._http = H3Connection(self._quic)
+            for http_event in self._http.handle_event(event) if self._http else ():
+                if isinstance(http_event, HeadersReceived):
+                    self._answer(http_event.stream_id, dict(http_event.headers)[b":path"])
+
+        def _answer(self, stream_id, path):
+            self._http.send_headers(stream_id, [(b":status", b"200")])
+            if path == b"/pid":
+                self._http.send_data(stream_id, b"%d" % os.getpid(), True)
+            else:
+                lines = int(path.rpartition(b"/")[2])
+                self._running[stream_id] = asyncio.create_task(self._write(stream_id, lines))
+
+        async def _write(self, stream_id, lines):
+            for number in range(lines):
+                self._http.send_data(stream_id, b"%d %d\\n" % (os.getpid(), number), False)
+                self.transmit()
+                await asyncio.sleep(0.1)
+            self._http.send_data(stream_id, b"", True)
+            del self._running[stream_id]
+            self.transmit()
+    """
+)
+
+
+def service_of_lines(home: ServiceHome) -> Service:
+    (home.path / "lines.py").write_text(PROGRAM)
+    return home.service(1, "--app", "lines:Lines")
+
+
+async def reload(home: ServiceHome, service: Service, *options: str) -> dict[str, Any]:
+    """In a thread: a command runs an event loop of its own."""
+    arguments = ("reload", str(service.port), *options, "--json")
+    done = await asyncio.to_thread(home.run, *arguments)
+    assert done.returncode == 0, done.stderr
+    return {"output": done.stdout}
+
+
+def test_a_coroutine_goes_on_at_the_old_worker_while_the_new_one_answers(home: ServiceHome) -> None:
+    service = service_of_lines(home)
+    (old,) = service.pids()
+
+    async def run() -> None:
+        async with client_of(home, service.port) as client:
+            slow = client.request("/lines/80")
+            await come(lambda: client.bodies.get(slow))
+            reloading = asyncio.create_task(reload(home, service))
+            # The connection is at the new worker long before the coroutine has ended.
+            while True:
+                asked = client.request("/pid")
+                await come(lambda asked=asked: asked in client.ended)
+                if int(client.bodies[asked]) != old:
+                    break
+            assert slow not in client.ended
+            await come(lambda: slow in client.ended)
+            lines = bytes(client.bodies[slow]).decode().splitlines()
+            assert lines == [f"{old} {number}" for number in range(80)]
+            assert client.resets == {}
+            await reloading
+
+    asyncio.run(run())
+    assert service.pids() != [old]
+
+
+def test_grace_bounds_the_wait_and_what_is_cut_is_listed(home: ServiceHome) -> None:
+    service = service_of_lines(home)
+
+    async def run() -> str:
+        async with client_of(home, service.port) as client:
+            slow = client.request("/lines/100000")
+            await come(lambda: client.bodies.get(slow))
+            told = await reload(home, service, "--grace", "1")
+            await come(lambda: slow in client.resets)
+            # That request alone: the connection lives on.
+            assert client.resets == {slow: 0x10C}
+            asked = client.request("/pid")
+            await come(lambda: asked in client.ended)
+            assert client.terminated is None
+            output: str = told["output"]
+            return output
+
+    output = asyncio.run(run())
+    assert "1 cut" in output
+    assert "requests still run on streams 0" in output
