@@ -35,9 +35,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@$(BIN)/quicbaton demo $(ARGS)
 
+# Tests of whole processes wait more than they compute: several files run at a time.
 test: $(STAMP)
-	$(BIN)/python -m coverage run -m pytest $(ARGS)
+	$(BIN)/python -m coverage run -m pytest -m "not process" $(ARGS)
 	$(BIN)/python -m coverage report --skip-covered --skip-empty
+	$(BIN)/python -m pytest -m process -n 4 --dist loadfile $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Fixtures that many tests share, and the tables that some fill, at the end of a run."""
 
 import datetime
+from typing import Any
 
 import pytest
 from matrix import TABLES
@@ -13,6 +14,18 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
     """A self-signed EC P-256 certificate for localhost, 127.0.0.1 and ::1: its own CA file."""
     folder = tmp_path_factory.mktemp("certificate")
     return write_self_signed(folder, datetime.datetime.now(datetime.UTC))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Several processes may run the tests: each has filled some of the tables."""
+    TABLES.update(getattr(node, "workeroutput", {}).get("tables", {}))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    workeroutput = getattr(session.config, "workeroutput", None)
+    if workeroutput is not None:
+        workeroutput["tables"] = dict(TABLES)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

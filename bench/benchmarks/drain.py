@@ -52,7 +52,7 @@ async def _run(
         folder = Path(name)
         files = make_folder(folder)
         step(0, rounds + 2, f"opening {count} connections")
-        drains = await _drains(folder, files, count, rounds, step)
+        drains, cpu_us = await _drains(folder, files, count, rounds, step)
         step(rounds, rounds + 2, "blackout and the send buffer")
         small = await _blackouts_us(folder, files, _SMALL_BYTES, _MOVES)
         step(rounds + 1, rounds + 2, "blackout and the send buffer")
@@ -71,6 +71,7 @@ async def _run(
         },
         "blackout_large_over_small": round(large_us / small_us, 2),
         "connections": count,
+        "cpu_us_per_connection": cpu_us,
         "rounds_connections_per_s": [round(rate, 1) for rate in rates],
         "buffer": {
             "small_bytes": _SMALL_BYTES,
@@ -87,9 +88,10 @@ async def _drains(
     count: int,
     rounds: int,
     step: Callable[[int, int, str], None],
-) -> list[c.Drained]:
-    """All connections from one process to the other, and back, and so on."""
+) -> tuple[list[c.Drained], dict[str, float]]:
+    """All connections from one process to the other, and back, and so on; and the CPU it took."""
     drains = []
+    cpu_s: dict[str, float] = {"source": 0.0, "destination": 0.0, "clients": 0.0}
     with ExitStack() as stack:
         first = stack.enter_context(Owner(folder, files, "first"))
         second = stack.enter_context(Owner(folder, files, "join", first.control))
@@ -100,13 +102,19 @@ async def _drains(
         await _drain(second, first)
         for number in range(rounds):
             step(number, rounds + 2, f"draining {count} connections")
+            roles = {"source": here, "destination": there, "clients": crowd}
+            before = {role: program.cpu_s() for role, program in roles.items()}
             drained = await _drain(here, there)
+            for role, program in roles.items():
+                cpu_s[role] += program.cpu_s() - before[role]
             if drained.moved + drained.left != count:
                 raise RuntimeError(f"{count} connections, but {drained.moved} moved, {drained}")
             drains.append(drained)
             tell(crowd, "ask")
             here, there = there, here
-    return drains
+    return drains, {
+        role: round(seconds / rounds / count * 1e6, 1) for role, seconds in cpu_s.items()
+    }
 
 
 async def _drain(source: Owner, destination: Owner) -> c.Drained:

@@ -32,6 +32,7 @@ class Tap(Relay):
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
+        self.server_port = port
         self.heard: list[bytes] = []
 
     def _from_client(self, data: bytes, address: Any) -> None:
@@ -121,7 +122,7 @@ class Attacker:
 
     async def keep_who_answers(self) -> None:
         """Go on with one of the addresses from which the kernel takes us to a live process."""
-        mark = b"anybody?"
+        mark = b"\0nybody?"
         probe = b"\xc0" + _STRANGE_VERSION + b"\x00\x08" + mark
         async with asyncio.timeout(30):
             while True:

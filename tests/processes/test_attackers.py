@@ -7,25 +7,21 @@ that connection's keys (so none was a reset), and no packet number was used twic
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attack_stage import RATE, WorkerScene
 from attacker import (
     Attacker,
-    Tap,
     first_flight,
     initial,
     made_up_id,
     resident_bytes,
     short,
 )
-from harness import GUARD_S, Curl, Server, World, until
-from wire import check
+from harness import GUARD_S, Curl, Server, until
 
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import Conversation
@@ -41,84 +37,16 @@ from quicbaton.limits import RESET_BURST_PER_ADDRESS, RETRY_FROM_HANDSHAKES
 
 pytestmark = pytest.mark.process
 
-_SIZE = 6_000_000
-_RATE = 600_000
 _MB = 1 << 20
-
-
-class Scene:
-    """Two workers of one port, and a client of one of them in the middle of its download."""
-
-    def __init__(self, world: World, servers: list[Server], tap: Tap, curl: Curl) -> None:
-        self.world = world
-        self.servers = servers
-        self.tap = tap
-        self.curl = curl
-        self.port = tap._server[1]
-
-    @property
-    def ring(self) -> KeyRing:
-        return KeyRing.parse(self.world.ring.read_text())
-
-    async def owner(self) -> tuple[Server, Server, c.ConnectionInfo]:
-        """Who has the connection, who has not, and what it is like."""
-        for number, server in enumerate(self.servers):
-            for info in (await server.list()).connections:
-                if info.state == "open":
-                    return server, self.servers[1 - number], info
-        raise AssertionError("nobody has the connection")
-
-    async def hand_over(self) -> None:
-        """Let it move once, and the client cut over."""
-        source, destination, info = await self.owner()
-        before = self.tap.ids()[-1]
-        answer = await source.hand_over(info.connection, destination)
-        assert answer.ok, answer
-        await until(lambda: self.tap.ids()[-1] != before, "the cutover")
-
-    async def counts(self) -> list[tuple[int, int, int]]:
-        """Of each worker: what it accepted, gave and resumed."""
-        listed = [await server.list() for server in self.servers]
-        return [(one.accepted, one.given, one.resumed) for one in listed]
-
-    async def handshakes(self) -> int:
-        """Under way at all workers."""
-        listed = [await server.list() for server in self.servers]
-        return sum(info.state == "handshake" for one in listed for info in one.connections)
-
-
-@pytest.fixture
-def on_stage(tmp_path: Path, certificate: CertificateFiles) -> Callable[..., None]:
-    """Runs a test in a scene, and looks at what became of the download."""
-
-    async def guarded(test: Callable[[Scene], Awaitable[None]], size: int) -> None:
-        async with asyncio.timeout(3 * GUARD_S), World(tmp_path, certificate) as world:
-            first = await world.start()
-            second = await world.start("join", first)
-            port = await first.port()
-            async with Tap(port) as tap, world.curl(tap.port, size, rate=_RATE) as curl:
-                await curl.received(100_000)
-                await test(Scene(world, [first, second], tap, curl))
-                os.kill(curl.pid, signal.SIGUSR1)
-                await curl.end()
-                assert curl.whole, curl.outcome
-            assert curl.outcome is not None
-            assert curl.outcome.connections == 1
-            verdict = check(tap.sent, tap.client_id_bytes, world.keylogs)
-            assert (verdict.unopened, verdict.reused) == ([], [])
-            for server in (first, second):
-                assert "Traceback" not in server.log()
-
-    return lambda test, size=_SIZE: asyncio.run(guarded(test, size))
 
 
 # --- connection IDs -----------------------------------------------------------------------------
 
 
 def test_initials_with_random_ids_cost_little_and_lock_nobody_out(
-    on_stage: Any, certificate: CertificateFiles
+    among_workers: Any, certificate: CertificateFiles
 ) -> None:
-    async def test(scene: Scene) -> None:
+    async def test(scene: WorkerScene) -> None:
         before = [resident_bytes(server.pid) for server in scene.servers]
         with Attacker(scene.port) as attacker:
             flood = [initial(os.urandom(8 + n % 13)) for n in range(3 * RETRY_FROM_HANDSHAKES)]
@@ -133,11 +61,11 @@ def test_initials_with_random_ids_cost_little_and_lock_nobody_out(
             await newcomer.end()
             assert newcomer.whole
 
-    on_stage(test)
+    among_workers(test)
 
 
-def test_initials_with_one_id_are_one_handshake(on_stage: Any) -> None:
-    async def test(scene: Scene) -> None:
+def test_initials_with_one_id_are_one_handshake(among_workers: Any) -> None:
+    async def test(scene: WorkerScene) -> None:
         accepted = [count[0] for count in await scene.counts()]
         with Attacker(scene.port) as attacker:
             await attacker.send(*[initial(b"fixed id")] * 2000, workers=2)
@@ -145,24 +73,24 @@ def test_initials_with_one_id_are_one_handshake(on_stage: Any) -> None:
         assert sum(count[0] for count in await scene.counts()) <= sum(accepted) + 1
         assert await scene.handshakes() <= 1
 
-    on_stage(test)
+    among_workers(test)
 
 
-def test_initials_that_are_cut_short_hold_no_place(on_stage: Any) -> None:
+def test_initials_that_are_cut_short_hold_no_place(among_workers: Any) -> None:
     """Their Length says more than there is: nobody can be answered, and nothing times out."""
 
-    async def test(scene: Scene) -> None:
+    async def test(scene: WorkerScene) -> None:
         with Attacker(scene.port) as attacker:
             whole = [initial(os.urandom(12), size=1300) for _ in range(200)]
             await attacker.send(*[data[:1200] for data in whole], workers=2)
             assert attacker.answers == []
         assert await scene.handshakes() == 0
 
-    on_stage(test)
+    among_workers(test)
 
 
-def test_guessed_ids_provoke_few_resets_smaller_than_their_triggers(on_stage: Any) -> None:
-    async def test(scene: Scene) -> None:
+def test_guessed_ids_provoke_few_resets_smaller_than_their_triggers(among_workers: Any) -> None:
+    async def test(scene: WorkerScene) -> None:
         ring = scene.ring
         live = {reset_token(ring.active, cid) for cid in scene.tap.ids()}
         with Attacker(scene.port) as attacker:
@@ -182,26 +110,26 @@ def test_guessed_ids_provoke_few_resets_smaller_than_their_triggers(on_stage: An
             await attacker.send(*everything, workers=2)
         assert (await scene.owner())[2].term == 1
 
-    on_stage(test)
+    among_workers(test)
 
 
 def test_an_address_that_proves_nothing_gets_three_times_what_it_sent_at_most(
-    on_stage: Any,
+    among_workers: Any,
 ) -> None:
-    async def test(scene: Scene) -> None:
+    async def test(scene: WorkerScene) -> None:
         with Attacker(scene.port) as attacker:
             await attacker.send(first_flight(), workers=2)
             await until(lambda: len(attacker.listen()) >= 2, "the server's first flight")
             # Long enough for the server to say it again, more than once.
-            await scene.curl.received(scene.curl.received_bytes + _RATE)
+            await scene.curl.received(scene.curl.received_bytes + RATE)
             attacker.listen()
             assert 0 < attacker.answered_bytes <= 3 * attacker.sent_bytes
 
-    on_stage(test)
+    among_workers(test)
 
 
-def test_forged_version_negotiation_and_retry_begin_no_loop(on_stage: Any) -> None:
-    async def test(scene: Scene) -> None:
+def test_forged_version_negotiation_and_retry_begin_no_loop(among_workers: Any) -> None:
+    async def test(scene: WorkerScene) -> None:
         cid = scene.tap.ids()[-1]
         forged = []
         for destination in (cid, made_up_id(0, 0), made_up_id(0, 1), b"", os.urandom(20)):
@@ -215,14 +143,14 @@ def test_forged_version_negotiation_and_retry_begin_no_loop(on_stage: Any) -> No
             await attacker.send(*forged * 20, workers=2)
             assert attacker.answers == []
 
-    on_stage(test)
+    among_workers(test)
 
 
 # --- what was captured --------------------------------------------------------------------------
 
 
-def test_a_captured_id_provokes_no_reset_before_or_after_a_handoff(on_stage: Any) -> None:
-    async def test(scene: Scene) -> None:
+def test_a_captured_id_provokes_no_reset_before_or_after_a_handoff(among_workers: Any) -> None:
+    async def test(scene: WorkerScene) -> None:
         with Attacker(scene.port, addresses=8) as attacker:
             for _ in range(2):
                 replay = [short(cid, size) for cid in scene.tap.ids() for size in (1200, 60, 43)]
@@ -233,11 +161,11 @@ def test_a_captured_id_provokes_no_reset_before_or_after_a_handoff(on_stage: Any
             await attacker.send(*[short(cid) for cid in scene.tap.ids()] * 4, workers=2)
             assert attacker.listen() == []
 
-    on_stage(test)
+    among_workers(test)
 
 
-def test_captured_datagrams_from_another_address_move_nothing(on_stage: Any) -> None:
-    async def test(scene: Scene) -> None:
+def test_captured_datagrams_from_another_address_move_nothing(among_workers: Any) -> None:
+    async def test(scene: WorkerScene) -> None:
         for _ in range(2):
             peer = (await scene.owner())[2].peer
             with Attacker(scene.port) as attacker:
@@ -246,11 +174,11 @@ def test_captured_datagrams_from_another_address_move_nothing(on_stage: Any) -> 
             assert (await scene.owner())[2].peer == peer
             await scene.hand_over()
 
-    on_stage(test)
+    among_workers(test)
 
 
-def test_a_replayed_handshake_makes_no_connection_and_no_flood(on_stage: Any) -> None:
-    async def test(scene: Scene) -> None:
+def test_a_replayed_handshake_makes_no_connection_and_no_flood(among_workers: Any) -> None:
+    async def test(scene: WorkerScene) -> None:
         with Attacker(scene.port) as attacker:
             for _ in range(20):
                 await attacker.send(*scene.tap.long(), workers=2)
@@ -260,11 +188,11 @@ def test_a_replayed_handshake_makes_no_connection_and_no_flood(on_stage: Any) ->
         listed = [await server.list() for server in scene.servers]
         assert sum(info.state == "open" for one in listed for info in one.connections) == 1
 
-    on_stage(test)
+    among_workers(test)
 
 
-def test_messages_of_links_are_nothing_on_the_udp_port(on_stage: Any) -> None:
-    async def test(scene: Scene) -> None:
+def test_messages_of_links_are_nothing_on_the_udp_port(among_workers: Any) -> None:
+    async def test(scene: WorkerScene) -> None:
         before = await scene.counts()
         owner, other, info = await scene.owner()
         cid, name = scene.tap.ids()[-1], bytes.fromhex(info.connection)
@@ -284,13 +212,13 @@ def test_messages_of_links_are_nothing_on_the_udp_port(on_stage: Any) -> None:
         assert (await scene.owner())[0] is owner
         assert not (scene.world.folder / "taken").exists()
 
-    on_stage(test)
+    among_workers(test)
 
 
 # --- batons -------------------------------------------------------------------------------------
 
 
-async def save(scene: Scene, name: str = "baton") -> tuple[Path, Server, Server]:
+async def save(scene: WorkerScene, name: str = "baton") -> tuple[Path, Server, Server]:
     source, other, info = await scene.owner()
     path = scene.world.folder / name
     answer = await source.command(c.Save(info.connection, str(path)))
@@ -298,8 +226,8 @@ async def save(scene: Scene, name: str = "baton") -> tuple[Path, Server, Server]
     return path, source, other
 
 
-def test_a_baton_is_good_once_unaltered_and_in_its_time(on_stage: Any) -> None:
-    async def test(scene: Scene) -> None:
+def test_a_baton_is_good_once_unaltered_and_in_its_time(among_workers: Any) -> None:
+    async def test(scene: WorkerScene) -> None:
         path, source, other = await save(scene)
         sealed = path.read_bytes()
         for at in range(0, len(sealed), max(1, len(sealed) // 40)):
@@ -332,11 +260,11 @@ def test_a_baton_is_good_once_unaltered_and_in_its_time(on_stage: Any) -> None:
             answer = await server.command(c.Resume(str(path)))
             assert not answer.ok, answer
 
-    on_stage(test)
+    among_workers(test)
 
 
-def test_a_baton_of_before_a_thaw_is_worth_nothing(on_stage: Any) -> None:
-    async def test(scene: Scene) -> None:
+def test_a_baton_of_before_a_thaw_is_worth_nothing(among_workers: Any) -> None:
+    async def test(scene: WorkerScene) -> None:
         source, other, info = await scene.owner()
         channel = await connect_channel(source.control)
         frozen = await Conversation(channel).ask(c.Freeze(info.connection), c.Frozen)
@@ -350,7 +278,7 @@ def test_a_baton_of_before_a_thaw_is_worth_nothing(on_stage: Any) -> None:
             await scene.hand_over()
         assert sorted(await scene.counts()) == [(0, 1, 1), (1, 1, 1)]
 
-    on_stage(test)
+    among_workers(test)
 
 
 async def _is_open(server: Server) -> bool:

@@ -77,6 +77,8 @@ class Arrivals:
         self._held: dict[bytes, Sink] = {}
         #: Connections for which other processes send.
         self._outlets: dict[bytes, RelayOutlet] = {}
+        #: Connections that came here and whose client may still use IDs that lead elsewhere.
+        self._cutting: set[bytes] = set()
         #: Where a destination's source is to be found, by handoff id.
         self._source_of: dict[bytes, str] = {}
         self.count = 0
@@ -152,14 +154,20 @@ class Arrivals:
     def on_retired(self, session: Session) -> None:
         """The client retired an ID: is the cutover complete?"""
         name = session.connection.name
-        if session.connection.cutover_pending or name in self._outlets:
+        if name not in self._cutting or session.connection.cutover_pending:
             return
         # It may have been the cutover to an earlier owner (RFC 9000 §5.1.2): now it is our turn.
         if not self._mover.begin_cutover(session.connection):
+            self._cutting.discard(name)
             self._forwarders.cut_over(name)
+
+    def on_given(self, connection_id: bytes) -> None:
+        """A connection of ours was given away."""
+        self._cutting.discard(connection_id)
 
     def on_closed(self, connection_id: bytes) -> None:
         """A connection of ours is over."""
+        self._cutting.discard(connection_id)
         self._outlets.pop(connection_id, None)
         self._forwarders.closed(connection_id)
 
@@ -262,6 +270,8 @@ class Arrivals:
         outlet = None
         if machine.relayed:
             outlet = self._outlets[machine.connection_id] = RelayOutlet(machine, self._find_link)
+        else:
+            self._cutting.add(machine.connection_id)
         session, waited_us = self._mover.resume(
             opened,
             datagrams(effect.strays),

@@ -30,7 +30,7 @@ from quicbaton.asyncio.moving.shared import SharedOwners
 from quicbaton.asyncio.moving.strays import deliver
 from quicbaton.asyncio.moving.stream_relay.relays import StreamRelays
 from quicbaton.asyncio.peers.link import Link
-from quicbaton.asyncio.peers.names import Names
+from quicbaton.asyncio.peers.names import Names, is_name_of, parse_slot
 from quicbaton.baton.versions import readable_versions
 from quicbaton.errors import PeerError, QuicbatonError, RefusedError
 from quicbaton.handoff import HandoffDestination, HandoffSource, Waits, answer_stale
@@ -42,6 +42,7 @@ from quicbaton.handoff.messages import (
     HandoffMessage,
     Load,
     Message,
+    Moved,
     MovedAck,
     Offer,
     Precopied,
@@ -310,6 +311,8 @@ class Handoffs:
             )
 
     def _dispatch(self, link: Link, message: HandoffMessage) -> None:
+        if link.is_remote:
+            _check_names(link, message)
         machine: Machine | None = self._machines.destinations.get(message.handoff_id)
         if isinstance(message, MovedAck) and (machine is None or machine.ended):
             self._arrivals.announced(link, message)
@@ -346,8 +349,10 @@ class Handoffs:
         self._departures.part_all(connection_id)
 
     def _tell_moved(self, connection_id: bytes, resumed: bool) -> None:
-        if self.shared is not None and not resumed:
-            self.shared.gone(connection_id)
+        if not resumed:
+            self._arrivals.on_given(connection_id)
+            if self.shared is not None:
+                self.shared.gone(connection_id)
         self.on_moved(connection_id, resumed)
 
     def _forget(self, machine: Machine) -> None:
@@ -431,6 +436,14 @@ class Handoffs:
 
     def _log(self, what: str, error: Exception) -> None:
         asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error})
+
+
+def _check_names(link: Link, message: HandoffMessage) -> None:
+    """Another host offers in its own name, and names no path of this one: we call whom it names."""
+    if isinstance(message, Offer) and not is_name_of(message.source, link.peer_node):
+        raise PeerError(f"{link!r} offers as {message.source!r}", code="wrong_name")
+    if isinstance(message, Moved) and parse_slot(message.to) is None:
+        raise PeerError(f"{link!r} names {message.to!r}", code="wrong_name")
 
 
 def _plain(kind: type[HandoffMessage]) -> str:

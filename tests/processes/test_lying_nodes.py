@@ -1,0 +1,137 @@
+"""A node of the cluster that says what is not true, about connections that it does not own.
+
+It has a certificate and the cluster key, and could read every baton; what it must not be able to do
+is to move or end others' connections by the messages of handoffs that it had no part in.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attack_stage import NodeScene
+from attacker import Attacker, short
+from harness import until
+
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.directory import connect_node
+from quicbaton.handoff import FrameReader, Hello, encode
+from quicbaton.handoff.messages import (
+    PROTOCOL_VERSION,
+    Abort,
+    Accept,
+    Baton,
+    ClaimRequest,
+    Closed,
+    Committed,
+    Cutover,
+    CutoverAck,
+    Load,
+    Message,
+    Moved,
+    MovedAck,
+    Offer,
+    Precopied,
+    PrecopyEnd,
+    Ready,
+    Refuse,
+    Relay,
+    RemoteCommitted,
+    Resumed,
+    Stray,
+    StreamBytes,
+    StreamCredit,
+    StreamReset,
+    StreamsCut,
+    StreamStop,
+    Taken,
+    Toss,
+)
+
+pytestmark = pytest.mark.process
+
+
+async def _say_on_a_link(scene: NodeScene, node: str, *words: bytes) -> list[Message]:
+    """Open a link to a node as `c`, say that, and what came back until it hung up, or had answered
+    a question that every process answers."""
+    channel = await connect_node(scene.cluster, node)
+    reader = FrameReader()
+    heard: list[Message] = []
+    channel.on_data = lambda data: heard.extend(reader.feed(data))
+    channel.start()
+    hello = Hello(PROTOCOL_VERSION, "c/0", 1, (1, 2))
+    asked = PrecopyEnd(os.urandom(16))
+    channel.write(c.encode(c.OpenLink()) + encode(hello) + b"".join(words) + encode(asked))
+    answered = Precopied(asked.precopy_id, False)
+    await until(lambda: channel.closed or answered in heard, "an answer, or the end")
+    channel.abort()
+    return [message for message in heard if not isinstance(message, (Hello, Load))]
+
+
+def test_a_node_that_is_not_the_owner_moves_and_closes_nothing(among_nodes: Any) -> None:
+    """It knows the connection's name and IDs. What it does not know is the handoff's id."""
+
+    async def test(scene: NodeScene) -> None:
+        await scene.hand_over()
+        before = await scene.counts()
+        owner, source, name = await scene.owner()
+        which = (bytes.fromhex(name), os.urandom(16))
+        cid = scene.tap.ids()[-1]
+        remote, local = ("127.0.0.1", 9), ("127.0.0.1", scene.port)
+        with Attacker(scene.port) as victim:
+            host, port = victim.socks[0].getsockname()
+            lies = [
+                Moved(*which, "c/0"),
+                MovedAck(*which),
+                Cutover(*which),
+                CutoverAck(*which),
+                Closed(*which),
+                Abort(*which, "no", "no"),
+                Ready(*which, bytes(16), bytes(32)),
+                ClaimRequest(*which, bytes(16), bytes(32)),
+                Committed(*which, 99, bytes(16), bytes(32)),
+                RemoteCommitted(*which, 99, bytes(16), bytes(32), 1),
+                Taken(*which, 99),
+                Resumed(*which, 1),
+                Refuse(*which, "no", "no"),
+                Baton(*which, os.urandom(1000)),
+                Relay(*which, b"relayed", 7, (host, port), local, 0),
+                StreamBytes(*which, 0, b"forged", True),
+                StreamReset(*which, 0, 1),
+                StreamStop(*which, 0, 1),
+                StreamCredit(*which, 0, 1 << 40),
+                StreamsCut(*which, "cut"),
+                Stray(*which, short(cid), remote, local, 0, 0),
+                Toss(short(cid), remote, local, 0),
+                *(Load(f"c/{number}", number, 9) for number in range(3000)),
+            ]
+            for node in (owner, source):
+                for lie in lies:
+                    if not isinstance(lie, Load):
+                        answers = await _say_on_a_link(scene, node, encode(lie))
+                        assert not any(isinstance(one, (Committed, Baton)) for one in answers)
+                await _say_on_a_link(scene, node, b"".join(encode(lie) for lie in lies))
+            # Nobody is made to send for somebody else.
+            assert victim.listen() == []
+        assert await scene.counts() == before
+        assert (await scene.owner())[0] == owner
+
+    among_nodes(test)
+
+
+def test_a_node_offers_in_its_own_name_only(among_nodes: Any, tmp_path: Path) -> None:
+    """The source's name is called later: another host must not choose a path of this one."""
+
+    async def test(scene: NodeScene) -> None:
+        for source in (str(tmp_path / "some.sock"), "a/0", "b/0", "c"):
+            offer = Offer(b"connection", os.urandom(16), 1, 1000, 2, source, "a/0", ())
+            assert await _say_on_a_link(scene, "a", encode(offer)) == []
+        offer = Offer(b"connection", os.urandom(16), 1, 1000, 2, "c/0", "a/0", ())
+        answer, _ = await _say_on_a_link(scene, "a", encode(offer))
+        assert isinstance(answer, Accept)
+        moved = Moved(b"connection", os.urandom(16), str(tmp_path / "some.sock"))
+        assert await _say_on_a_link(scene, "a", encode(moved)) == []
+
+    among_nodes(test)
