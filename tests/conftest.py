@@ -1,12 +1,22 @@
 """Fixtures that many tests share, and the tables that some fill, at the end of a run."""
 
 import datetime
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from matrix import TABLES
 
 from quicbaton.cli.certificate import CertificateFiles, write_self_signed
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short one: control sockets lie below it, and a Unix socket's path has 108 bytes."""
+    with TemporaryDirectory(prefix="qb-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
 
 
 @pytest.fixture(scope="session")

@@ -256,7 +256,12 @@ def test_one_connection_s_fault_does_not_reach_the_next(certificate: Certificate
             real_receive = faulty.receive
             faulty.receive, sound.receive = fail, received.append  # type: ignore[method-assign]
             batch = [
-                Datagram(b"\x40" + min(session.cids) + bytes(30), ("127.0.0.1", 9), (), 0)
+                Datagram(
+                    b"\x40" + min(session.connection.issued_ids()) + bytes(30),
+                    ("127.0.0.1", 9),
+                    (),
+                    0,
+                )
                 for session in (faulty, sound)
             ]
             server.endpoint.deliver(batch)

@@ -63,7 +63,8 @@ def test_an_id_replayed_to_another_node_provokes_no_reset(among_nodes: Any) -> N
                 await scene.hand_over()
             await attacker.send(*[short(cid) for cid in scene.tap.ids()])
             assert attacker.listen() == []
-        assert {(await server.list()).datagrams_received > 0 for server in scene.servers.values()}
+        for server in scene.servers.values():
+            assert (await server.list()).datagrams_received
 
     among_nodes(test)
 
@@ -298,7 +299,7 @@ def test_another_user_of_the_host_gets_no_answer(among_nodes: Any, opened: bool)
         commands = (c.ListConnections(), c.HandOff(name, f"{second}/0"), c.Freeze(name))
         for command in commands:
             process = await asyncio.create_subprocess_exec(
-                *(shutil.which("python3", path="/usr/bin:/bin") or sys.executable, "-c"),
+                *(shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executable, "-c"),
                 *(_OTHER_USER, f"/proc/self/fd/{inside}/{server.control.name}"),
                 c.encode(command).hex(),
                 stdout=subprocess.PIPE,

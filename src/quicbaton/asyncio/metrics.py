@@ -99,6 +99,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     """Hangs up on those for whom it has no thread: a port that anybody may connect to."""
 
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(self, *args: Any) -> None:
         self._places = threading.Semaphore(MAX_METRICS_REQUESTS)

@@ -214,6 +214,8 @@ class Server:
         channel, frames, passed, descriptor = await ask_for_socket(other, command)
         arrival = Arrival(channel, frames, passed, descriptor)
         node = self.node(arrival.sock, control, passed.node, passed.worker, passed.workers)
+        # The others toss to us what is for it as soon as they know of us.
+        node.endpoint.follow(passed.name)
         try:
             await self._introduce(node, passed.worker, passed.workers)
             answer = await arrival.settle(node, self._report_progress)

@@ -164,6 +164,10 @@ class RoutingTable(Generic[OwnerT]):
 
     # --- questions ---
 
+    def has_room_here(self, count: int) -> bool:
+        """Say whether `count` more IDs can be routed to connections of this process."""
+        return len(self.owners) + count <= self._max_owners
+
     def forward_of(self, cid: bytes, now: float) -> Target | None:
         """Return where strays of `cid` go, or None."""
         entry = self._forwards.get(cid)

@@ -1,10 +1,11 @@
 """A confirmed QUIC connection as a sans-IO object over a `ConnectionState`.
 
 Theory of operation: the state is data, and everything else here is derived from it in the
-constructor. Methods come in groups by who calls them: getters (in `view`); handle_* and receive_*
-(the runtime, when something happened); commands (the application); poll_* style calls that ask
-what to do next (`trains_to_send`, `get_timer`, `next_event`). Names and event classes are those of
-aioquic's `QuicConnection`, so aioquic's HTTP/3 and programs written for aioquic run on it.
+constructor. Methods come in groups by who calls them: getters (in `view`); what programs call (in
+`application`); handle_* and receive_* (the runtime, when something happened); the runtime's
+commands; calls that ask what to do next (`trains_to_send`, `get_timer`). Names and event classes
+are those of aioquic's `QuicConnection`, so aioquic's HTTP/3 and programs written for aioquic run
+on it.
 
 `now` is the caller's monotonic clock in seconds. Inside, time is connection time; see `state`.
 
@@ -16,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from aioquic.quic import events as aioquic_events
 from aioquic.quic.logger import QuicLoggerTrace
 
 from quicbaton import limits
@@ -28,8 +28,8 @@ from quicbaton.errors import (
 )
 from quicbaton.transport import closing, qlog, resting
 from quicbaton.transport import frames as f
+from quicbaton.transport.application import ApplicationSide
 from quicbaton.transport.delivery import Dispatcher
-from quicbaton.transport.events import to_aioquic
 from quicbaton.transport.loss.congestion import CongestionController
 from quicbaton.transport.loss.recovery import Recovery
 from quicbaton.transport.packets.acks import ReceivedNumbers
@@ -43,12 +43,10 @@ from quicbaton.transport.state import (
     NONE,
     Address,
     ConnectionState,
-    StreamDataEvent,
 )
 from quicbaton.transport.streams.crypto import CryptoStream
 from quicbaton.transport.streams.streams import Streams
 from quicbaton.transport.timers import Timers
-from quicbaton.transport.view import ConnectionView
 
 #: A PING whose acknowledgement nobody waits for: its record's uid + 1 is 0.
 _ANONYMOUS_PING: Final = -1
@@ -56,7 +54,7 @@ _ANONYMOUS_PING: Final = -1
 _PARTING_TRAINS: Final = 2
 
 
-class Connection(ConnectionView):
+class Connection(ApplicationSide):
     """Drives `state`. `origin_s` is the caller's clock at connection time zero."""
 
     def __init__(
@@ -186,15 +184,6 @@ class Connection(ConnectionView):
         self._check()
         return self._ids.issued_cids()
 
-    def send_buffer_bytes(self, stream_id: int) -> int:
-        """Bytes written to a stream that were never sent yet."""
-        self._check()
-        return self._streams.buffered_bytes(stream_id)
-
-    def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
-        self._check()
-        return self._streams.next_id(is_unidirectional)
-
     def unrest(self, now: float) -> str:
         """Why the connection cannot be put to sleep: a code, empty when it can."""
         self._check()
@@ -265,49 +254,6 @@ class Connection(ConnectionView):
 
     # --- commands -------------------------------------------------------------------------------
 
-    def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
-        """Queue bytes on a stream; zero copy where `data` is `bytes`."""
-        self._check()
-        if self._state.closing is None:
-            self._streams.write(stream_id, data, end_stream)
-
-    def reset_stream(self, stream_id: int, error_code: int) -> None:
-        """Abandon what we send on a stream (RFC 9000 §19.4)."""
-        self._check()
-        self._streams.reset(stream_id, error_code)
-
-    def stop_stream(self, stream_id: int, error_code: int) -> None:
-        """Ask the peer to stop sending on a stream (RFC 9000 §19.5)."""
-        self._check()
-        self._streams.stop(stream_id, error_code)
-
-    def pause_reading(self, stream_id: int) -> None:
-        """Withhold flow-control credit: the peer may fill its window and then must wait."""
-        self._check()
-        self._streams.pause_reading(stream_id)
-
-    def resume_reading(self, stream_id: int) -> None:
-        self._check()
-        self._streams.resume_reading(stream_id, self._state.clock_us)
-
-    def send_datagram_frame(self, data: bytes) -> None:
-        """Queue an unreliable DATAGRAM (RFC 9221); the oldest goes when too many wait."""
-        self._check()
-        state = self._state
-        limit = state.remote.max_datagram_frame_bytes
-        if len(data) + 1 + f.varint_size(len(data)) > limit:
-            raise CallerError(
-                f"the peer takes DATAGRAM frames of up to {limit} bytes, this one has {len(data)}",
-                code="datagram_too_large",
-            )
-        state.datagrams.append(data)
-        del state.datagrams[: -limits.MAX_QUEUED_DATAGRAMS]
-
-    def send_ping(self, uid: int) -> None:
-        """Send a PING; its acknowledgement comes back as PingAcknowledged with `uid`."""
-        self._check()
-        self._state.pings_due.append(uid)
-
     def speak_first(self) -> None:
         """Have something to send even when nothing waits: a client with nothing outstanding sends
         nothing, so a new owner must let it know that the connection lives."""
@@ -350,29 +296,6 @@ class Connection(ConnectionView):
         self._check()
         self._sender.keep_for_quick_trains = 0
 
-    def request_key_update(self) -> None:
-        """Start a key update (RFC 9001 §6); raises CallerError where §6.1 forbids it as yet."""
-        self._check()
-        state = self._state
-        if not self._protection.can_update(state.clock_us):
-            raise CallerError(
-                "a key update must wait until the peer has acknowledged the present keys",
-                code="key_update_too_soon",
-            )
-        self._protection.update(state.clock_us, self._recovery.pto_us())
-
-    def change_connection_id(self) -> None:
-        """Use another of the peer's connection IDs on the active path, if there is one."""
-        self._check()
-        self._ids.change_peer_id(self._state.paths[0].serial)
-
-    def set_keep_alive(self, interval_s: float) -> None:
-        """Send a PING after so long without traffic (RFC 9000 §10.1.2); 0 ends that."""
-        self._check()
-        if interval_s < 0:
-            raise CallerError(f"a keep-alive interval is not negative, got {interval_s}")
-        self._state.keep_alive_us = round(interval_s * 1e6)
-
     def rearm(self, now: float, *, missed_us: int = 0) -> None:
         """The wait between `resume` and ownership was transit, too: what fell due in it is armed
         again. Nothing may have been sent or received since `resume`. `missed_us`: what more of
@@ -390,15 +313,6 @@ class Connection(ConnectionView):
         """
         self._check()
         self._ids.begin_cutover()
-
-    def close(
-        self, error_code: int = f.NO_ERROR, frame_type: int | None = None, reason_phrase: str = ""
-    ) -> None:
-        """Close at once (RFC 9000 §10.2): `frame_type` None means that the application closes."""
-        self._check()
-        closing.close(
-            self._state, error_code, NONE if frame_type is None else frame_type, reason_phrase
-        )
 
     def freeze(self, now: float) -> ConnectionState:
         """Give up the connection: its state, for a snapshot; this object is spent.
@@ -459,17 +373,6 @@ class Connection(ConnectionView):
         self._check()
         at_us = self._timers.next_us()
         return None if at_us == NEVER else self._origin_s + at_us / 1e6
-
-    def next_event(self) -> aioquic_events.QuicEvent | None:
-        """The next event in aioquic's classes, or None. Taking it gives the peer new credit."""
-        self._check()
-        state = self._state
-        if not state.events:
-            return None
-        event = state.events.pop(0)
-        if type(event) is StreamDataEvent:
-            self._streams.on_event_taken(event.stream_id, len(event.data), state.clock_us)
-        return to_aioquic(event)
 
     # --- helpers, in reading order --------------------------------------------------------------
 

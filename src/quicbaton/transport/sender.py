@@ -417,9 +417,7 @@ class Sender:
         )
 
     def _anything_due(self, now_us: int) -> bool:
-        return (
-            self._streams.has_due() or self._control_due(now_us) or self._recovery_probes() > 0
-        )
+        return self._streams.has_due() or self._control_due(now_us) or self._recovery_probes() > 0
 
     def _has_due(self) -> bool:
         return self._streams.has_due() or not self._streams_only_due()

@@ -18,7 +18,7 @@ from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
 
 from quicbaton.asyncio.endpoint.address_tokens import AddressTokens
-from quicbaton.asyncio.endpoint.asleep import Sleepers
+from quicbaton.asyncio.endpoint.asleep import Sleeper, Sleepers
 from quicbaton.asyncio.endpoint.handshaking import Handshaking
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
@@ -138,6 +138,11 @@ class Endpoint:
     def stop(self) -> None:
         """Read no more; connections live on."""
         self.udp.stop()
+
+    def follow(self, predecessor: str) -> None:
+        """That process may own any ID of ours that we do not know: it is asked, nobody is reset."""
+        self.predecessor = predecessor
+        self.may_reset = False
 
     def refuse_new(self) -> None:
         """Take no new clients, and tell them."""
@@ -265,14 +270,15 @@ class Endpoint:
                 self._report("a qlog cannot be written", error)
 
     def release(self, session: Session, owner: Owner) -> None:
-        """The session was frozen: `owner` gets what arrives for it."""
+        """The session was frozen, or fell asleep: `owner` gets what arrives for it."""
         session.detach()
         self._waiting.discard(session)
         self.sessions.pop(session.connection.name, None)
         for cid in session.cids:
             self.table.remove(cid)
             self.table.add(cid, owner)
-        self.on_frozen(session)
+        if not isinstance(owner, Sleeper):
+            self.on_frozen(session)
 
     def forget(self, session: Session) -> None:
         """The connection is closed and drained."""

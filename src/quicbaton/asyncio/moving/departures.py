@@ -206,6 +206,19 @@ class Departures:
         """Connections that are frozen here, and neither given away nor thawed yet."""
         return len(self._frozen)
 
+    def names_in_hand(self, dead: int) -> list[bytes]:
+        """Connections that are frozen here, or were given to a process other than `dead`."""
+        return [
+            name
+            for name, machine in self._machines.sources.items()
+            if name in self._frozen
+            or (
+                name in self._given
+                and not machine.ended
+                and self._machines.pids.get(machine) != dead
+            )
+        ]
+
     def unfinished(self) -> int:
         """Connections between their freeze here and the end of forwarding."""
         return sum(machine.state in _UNFINISHED for machine in self._machines.sources.values())

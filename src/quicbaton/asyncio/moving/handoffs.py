@@ -223,6 +223,11 @@ class Handoffs:
         """Those of them that were reset, since that process ended first."""
         return self.relays.cut
 
+    def names_in_hand(self, dead: int) -> list[bytes]:
+        """Connections that are not driven here and live, as far as this process knows: frozen or
+        saved, or given to a process other than `dead`, which has exited."""
+        return self._departures.names_in_hand(dead)
+
     def unfinished_departures(self) -> int:
         """Connections between their freeze here and the end of forwarding."""
         return self._departures.unfinished() + self.forwarders.unfinished()

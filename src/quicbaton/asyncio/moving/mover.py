@@ -217,6 +217,7 @@ class Mover:
             self.copies.drop(snapshot.precopied.precopy_id)
         client = _client(snapshot.connection)
         self._check_ids(client)
+        self._check_room(client)
         connection, protocol = self._rebuild(snapshot, relayed=relayed)
         relay = None
         if snapshot.relayed:
@@ -306,6 +307,15 @@ class Mover:
                 f"its connection IDs have {lengths} bytes, and here all have {ours}: give both"
                 " processes forms of IDs of one length",
                 code="id_lengths",
+            )
+
+    def _check_room(self, client: Client) -> None:
+        """For its IDs, and for as many that it gets in the cutover: once the connection is ours, it
+        is too late to find that there is none."""
+        if not self._endpoint.table.has_room_here(2 * len(client.tokens)):
+            raise RefusedError(
+                "the routing table is full here: choose another destination",
+                code="routing_table_full",
             )
 
     def _rebuild(

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
+from quicbaton.asyncio.endpoint.endpoint import Endpoint
+from quicbaton.asyncio.moving.handoffs import Handoffs
 from quicbaton.asyncio.moving.machines import Report
 from quicbaton.asyncio.node.control import Handler
 from quicbaton.asyncio.peers import commands as c
@@ -34,11 +36,27 @@ _FINAL_REASONS: Final = frozenset(
 _MAX_EXAMPLES: Final = 20
 
 
-class Connections(Protocol):
-    """The connections that may move, and how one does."""
+class OwnConnections:
+    """The connections of a process, as those see them who move many."""
 
-    def names(self) -> list[bytes]: ...
-    async def hand_over(self, name: bytes, link: Link, relay: bool) -> Report: ...
+    def __init__(self, endpoint: Endpoint, handoffs: Handoffs) -> None:
+        self._endpoint = endpoint
+        self._handoffs = handoffs
+
+    def names(self) -> list[bytes]:
+        """All, asleep or not."""
+        return self._endpoint.names()
+
+    def has(self, name: bytes) -> bool:
+        """Whether it is here."""
+        return self._endpoint.has(name)
+
+    async def hand_over(self, name: bytes, link: Link, *, relay: bool) -> Report:
+        """Hand one over; a report of code `closed` when it is here no more."""
+        session = self._endpoint.session_of(name)
+        if session is None:
+            return Report(Outcome.KEPT, "closed", "it was closed")
+        return await self._handoffs.hand_over(session, link, relay=relay)
 
 
 class Exodus:
@@ -46,7 +64,7 @@ class Exodus:
 
     def __init__(
         self,
-        connections: Connections,
+        connections: OwnConnections,
         link_to: Callable[[str], Awaitable[Link]],
         destinations: Sequence[str],
         *,
@@ -61,7 +79,7 @@ class Exodus:
         self._queue: asyncio.Queue[bytes] = asyncio.Queue()
         self._queued: set[bytes] = set()
         self._kept: dict[bytes, Report] = {}
-        self._to_come = 0
+        self._over = False
         self.moved = 0
         self.relayed = 0
         self.blackouts_us: list[int] = []
@@ -84,11 +102,20 @@ class Exodus:
                 self._queued.add(name)
                 self._queue.put_nowait(name)
 
+    def begin_no_more(self) -> None:
+        """Let what is under way come to its end, and nothing else."""
+        self._over = True
+
     async def work(self) -> None:
         """Move what was added, for ever; cancel it to end."""
         async with asyncio.TaskGroup() as group:
             for _ in range(MAX_CONCURRENT_HANDOFFS):
                 group.create_task(self._move_from_queue())
+
+    @property
+    def kept(self) -> Mapping[bytes, Report]:
+        """Connections that could not move, and why, at the last try."""
+        return self._kept
 
     def refused(self) -> Counter[str]:
         """Why connections were kept, at the last try."""
@@ -104,6 +131,8 @@ class Exodus:
     async def _move_from_queue(self) -> None:
         while True:
             name = await self._queue.get()
+            if self._over:
+                continue
             report = await self._move(name)
             self._queued.discard(name)
             if report.outcome is Outcome.GIVEN:
@@ -116,9 +145,7 @@ class Exodus:
     async def _move(self, name: bytes) -> Report:
         try:
             link = await self._link_to(next(self._destinations))
-            return await self._connections.hand_over(name, link, self._relay)
-        except KeyError:
-            return Report(Outcome.KEPT, "closed", "it was closed")
+            return await self._connections.hand_over(name, link, relay=self._relay)
         except QuicbatonError as error:
             return Report(Outcome.KEPT, error.code, str(error))
 
@@ -134,7 +161,7 @@ class Exodus:
             self.blackouts_us.append(blackout_us)
 
     def _try_again(self, name: bytes) -> None:
-        if self._kept.pop(name, None) is not None:
+        if self._kept.pop(name, None) is not None and self._connections.has(name):
             self.add([name])
 
 
@@ -143,7 +170,7 @@ class Draining:
 
     def __init__(
         self,
-        connections: Connections,
+        connections: OwnConnections,
         link_to: Callable[[str], Awaitable[Link]],
         running: Callable[[], int],
     ) -> None:

@@ -16,14 +16,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from quicbaton.asyncio.endpoint.session import Session
-from quicbaton.asyncio.moving.machines import Report
 from quicbaton.asyncio.node.control import Handler
-from quicbaton.asyncio.node.draining import Exodus
+from quicbaton.asyncio.node.draining import Exodus, OwnConnections
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.channel import Channel
-from quicbaton.asyncio.peers.link import Link
 from quicbaton.errors import CallerError
-from quicbaton.handoff import Outcome
 
 if TYPE_CHECKING:
     from quicbaton.asyncio.node.node import Node
@@ -89,7 +86,12 @@ class Leaving:
 
     async def _hand_over(self, to: str, until: float) -> int:
         """Move what can move; how many did."""
-        exodus = Exodus(_All(self._node), self._node.link_to, [to], relay=False)
+        exodus = Exodus(
+            OwnConnections(self._node.endpoint, self._node.handoffs),
+            self._node.link_to,
+            [to],
+            relay=False,
+        )
         exodus.add(self._node.endpoint.names())
         work = asyncio.get_running_loop().create_task(exodus.work())
         try:
@@ -100,7 +102,9 @@ class Leaving:
             with contextlib.suppress(asyncio.CancelledError):
                 await work
         until = max(until, monotonic() + _CUTOVER_S)
-        while self._node.handoffs.unfinished_departures() and monotonic() < until:
+        handoffs = self._node.handoffs
+        # Requests that still run here, too: their streams are relayed to the new owners.
+        while monotonic() < until and (handoffs.unfinished_departures() or handoffs.relays.left):
             await asyncio.sleep(_LOOK_S)
         return exodus.moved + exodus.relayed
 
@@ -148,22 +152,6 @@ class Leaving:
             if session.protocol._http is not None and not session.is_over:
                 session.protocol._http.send_goaway(final=True)
                 session.protocol.transmit()
-
-
-class _All:
-    """What a node has, for an exodus."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    def names(self) -> list[bytes]:
-        return list(self._node.endpoint.names())
-
-    async def hand_over(self, name: bytes, link: Link, _relay: bool) -> Report:
-        session = self._node.endpoint.session_of(name)
-        if session is None:
-            return Report(Outcome.KEPT, "closed", "it was closed")
-        return await self._node.handoffs.hand_over(session, link)
 
 
 def _close_if_idle(session: Session) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.moving.machines import Report
-from quicbaton.asyncio.node.draining import Draining
+from quicbaton.asyncio.node.draining import Draining, OwnConnections
 from quicbaton.asyncio.node.figures import Blackouts, read_figures
 from quicbaton.asyncio.node.node import Node
 from quicbaton.asyncio.node.placing import LOAD_INTERVAL_S, Loads, Placing
@@ -32,7 +32,9 @@ class Operations:
         self._loads = Loads()
         self._blackouts = Blackouts()
         self._draining = Draining(
-            _Connections(node), node.link_to, lambda: node.handoffs.relays.left
+            OwnConnections(node.endpoint, node.handoffs),
+            node.link_to,
+            lambda: node.handoffs.relays.left,
         )
         self._placing = (
             None
@@ -123,20 +125,3 @@ class Operations:
             placed=placed,
             refused_peers=self._node.incoming.refused,
         )
-
-
-class _Connections:
-    """A node's connections, as a drain moves them."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    def names(self) -> list[bytes]:
-        endpoint = self._node.endpoint
-        return endpoint.names()
-
-    async def hand_over(self, name: bytes, link: Link, relay: bool) -> Report:
-        session = self._node.endpoint.session_of(name)
-        if session is None:
-            raise KeyError(name)
-        return await self._node.handoffs.hand_over(session, link, relay=relay)

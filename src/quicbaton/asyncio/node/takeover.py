@@ -33,12 +33,11 @@ from typing import TYPE_CHECKING, Final
 
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.failpoints import reach
-from quicbaton.asyncio.moving.machines import Report
+from quicbaton.asyncio.node.draining import Exodus, OwnConnections
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.channel import Channel
 from quicbaton.errors import PeerError, QuicbatonError
-from quicbaton.handoff import Outcome
-from quicbaton.limits import MAX_CONCURRENT_HANDOFFS
+from quicbaton.limits import NO_RESET_LIFETIME_S
 
 if TYPE_CHECKING:
     from quicbaton.asyncio.node.node import Node
@@ -69,20 +68,14 @@ class Departure:
         self._channel = channel
         self._successor = successor
         self._deadline_s = deadline_s
-        #: Connections that are to move, by name.
-        self._queue: asyncio.Queue[bytes] = asyncio.Queue()
-        #: Connections of which a worker or a retry takes care.
-        self._taken: set[bytes] = set()
-        self._kept: dict[bytes, Report] = {}
-        self._moved = 0
-        self._over = False
+        self._exodus = Exodus(
+            OwnConnections(node.endpoint, node.handoffs), node.link_to, [successor], relay=False
+        )
         self._successor_died = asyncio.Event()
 
     def on_session(self, session: Session) -> None:
         """A handshake was confirmed, or a connection came back: it is to move."""
-        name = session.connection.name
-        if name not in self._taken:
-            self._queue.put_nowait(name)
+        self._exodus.add([session.connection.name])
 
     def on_peer_dead(self, pid: int) -> None:
         if pid == self._channel.peer.pid:
@@ -115,7 +108,7 @@ class Departure:
             endpoint.start()
             raise
         cut = self._cut() + node.handoffs.relays.cut_left("grace", "the server restarted")
-        text = f"{self._moved} connections moved"
+        text = f"{self._exodus.moved} connections moved"
         if cut:
             text += f", {len(cut)} cut at the deadline: " + "; ".join(cut)
         self._channel.write(c.encode(c.Answer(not cut, "cut" if cut else "ok", text)))
@@ -157,12 +150,10 @@ class Departure:
     async def _move_all(self) -> None:
         """Hand over until nothing is left, the deadline passes or the successor dies."""
         handoffs = self._node.handoffs
-        for name in self._node.endpoint.names():
-            self._queue.put_nowait(name)
+        exodus = self._exodus
+        exodus.add(self._node.endpoint.names())
         deadline = monotonic() + self._deadline_s
-        workers = [
-            asyncio.create_task(self._move_from_queue()) for _ in range(MAX_CONCURRENT_HANDOFFS)
-        ]
+        work = asyncio.create_task(exodus.work())
         try:
             next_progress = 0.0
             while (left := self._left()) and monotonic() < deadline:
@@ -170,58 +161,22 @@ class Departure:
                     break
                 if monotonic() >= next_progress:
                     next_progress = monotonic() + _PROGRESS_S
-                    waiting = [f"{name.hex()}: {why.message}" for name, why in self._kept.items()]
-                    waiting += handoffs.relays.describe_left()
-                    self._channel.write(c.encode(c.Progress(self._moved, left, waiting[:20])))
+                    waiting = exodus.examples() + handoffs.relays.describe_left()
+                    self._channel.write(c.encode(c.Progress(exodus.moved, left, waiting[:20])))
                 await asyncio.sleep(_LOOK_S)
-            self._over = True
+            exodus.begin_no_more()
             # What is frozen now is given away or thaws, by its own deadline.
             while handoffs.frozen:
                 await asyncio.sleep(_LOOK_S)
         finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
     def _left(self) -> int:
         endpoint = self._node.endpoint
         unfinished = self._node.handoffs.unfinished_departures()
         running = self._node.handoffs.relays.left
         return endpoint.connection_count + len(endpoint.handshakes) + unfinished + running
-
-    async def _move_from_queue(self) -> None:
-        while True:
-            name = await self._queue.get()
-            if self._over or name in self._taken or not self._node.endpoint.has(name):
-                continue
-            self._taken.add(name)
-            report = await self._move(name)
-            if report.outcome is Outcome.GIVEN:
-                self._moved += 1
-                self._kept.pop(name, None)
-                self._taken.discard(name)
-            else:
-                self._kept[name] = report
-                asyncio.get_running_loop().call_later(_RETRY_S, self._try_again, name)
-
-    async def _move(self, name: bytes) -> Report:
-        try:
-            link = await self._node.link_to(self._successor)
-            session = self._node.endpoint.session_of(name)
-            if session is None:
-                return Report(Outcome.KEPT, "closed", "it was closed")
-            return await self._node.handoffs.hand_over(session, link)
-        except KeyError:
-            return Report(Outcome.KEPT, "closed", "it was closed")
-        except QuicbatonError as error:
-            return Report(Outcome.KEPT, error.code, str(error))
-
-    def _try_again(self, name: bytes) -> None:
-        self._taken.discard(name)
-        if self._node.endpoint.has(name):
-            self._queue.put_nowait(name)
-        else:
-            self._kept.pop(name, None)
 
     def _check_successor(self) -> None:
         """PeerError when it is dead, or has failed to take more than it took."""
@@ -230,14 +185,14 @@ class Departure:
         endpoint = self._node.endpoint
         failures = [
             why
-            for name, why in self._kept.items()
+            for name, why in self._exodus.kept.items()
             if endpoint.has(name) and why.code in _SUCCESSORS_FAULT
         ]
         # One of the two goes on, and what the other has is closed.
-        if len(failures) > self._moved:
+        if len(failures) > self._exodus.moved:
             raise PeerError(
-                f"the successor took {self._moved} connections and failed with {len(failures)} "
-                f"({failures[0].message}): this process serves on",
+                f"the successor took {self._exodus.moved} connections and failed with "
+                f"{len(failures)} ({failures[0].message}): this process serves on",
                 code="successor_failed",
             )
 
@@ -248,7 +203,7 @@ class Departure:
             session = self._node.endpoint.session_of(name)
             if session is None:
                 continue
-            why = self._kept.get(name)
+            why = self._exodus.kept.get(name)
             cut.append(f"{name.hex()}: {'it did not move in time' if why is None else why.message}")
             session.protocol.close(_H3_NO_ERROR, "the server restarted")
         return cut
@@ -270,18 +225,23 @@ class Arrival:
         self._predecessor_died = asyncio.Event()
         self._watch = channel.watch(self._predecessor_died.set)
 
-    async def settle(self, node: Node, on_progress: Callable[[c.Progress], None]) -> c.Answer:
+    async def settle(
+        self,
+        node: Node,
+        on_progress: Callable[[c.Progress], None],
+        *,
+        supervised: bool = False,
+    ) -> c.Answer:
         """Read the socket and take in connections until the predecessor is done or dead.
 
-        An answer that is not ok names what was cut, or says that the predecessor died.
+        An answer that is not ok names what was cut, or says that the predecessor died. If
+        `supervised`, somebody else says when unknown IDs of ours are nobody's.
 
         Raises PeerError when the predecessor keeps the port and serves on. `node` reads it no more
         then; closing it closes the connections that it got.
         """
         endpoint = node.endpoint
-        endpoint.predecessor = self.passed.name
-        # The predecessor may own any ID of ours that we do not know.
-        endpoint.may_reset = False
+        endpoint.follow(self.passed.name)
         reach("takeover_listening")
         try:
             answer = await self._follow(node, on_progress)
@@ -293,12 +253,21 @@ class Arrival:
             self.reading = False
             raise PeerError(answer.message, code=answer.code)
         endpoint.predecessor = None
-        endpoint.may_reset = True
+        if not supervised:
+            self._reset_from_now_on(node)
         for cid in self._theirs:
             if cid not in endpoint.table.owners:
                 endpoint.table.remove(cid)
         reach("takeover_settled")
         return answer
+
+    def _reset_from_now_on(self, node: Node) -> None:
+        """The predecessor is gone, and so is what it knew of connections that it had given to
+        others. Where there are such, clients that have yet to cut over are not to be reset."""
+        if self.passed.workers or node.names.slot or node.handoffs.shared is not None:
+            table = node.endpoint.table
+            table.no_reset_until = max(table.no_reset_until, monotonic() + NO_RESET_LIFETIME_S)
+        node.endpoint.may_reset = True
 
     async def _follow(self, node: Node, on_progress: Callable[[c.Progress], None]) -> c.Answer:
         while True:

@@ -11,32 +11,67 @@ from typing import Final
 
 import msgspec
 
+from quicbaton.asyncio.peers.frame import CommandFrame
 from quicbaton.asyncio.peers.names import parse_slot
+from quicbaton.asyncio.peers.service_commands import (
+    Begin,
+    Bury,
+    Left,
+    PassRoster,
+    PassSocket,
+    Reload,
+    ReloadStep,
+    Service,
+    ServiceStatus,
+    SlotInfo,
+    SocketOf,
+    Stop,
+    Survey,
+    Survivors,
+    WorkerState,
+    WorkerStatus,
+)
 from quicbaton.errors import PeerError
 from quicbaton.limits import MAX_COMMAND_BYTES
 
+#: Frames that are defined elsewhere; beside them all that is public here.
+__all__ = [
+    "Begin",
+    "Bury",
+    "Left",
+    "PassRoster",
+    "PassSocket",
+    "Reload",
+    "ReloadStep",
+    "Service",
+    "ServiceStatus",
+    "SlotInfo",
+    "SocketOf",
+    "Stop",
+    "Survey",
+    "Survivors",
+    "WorkerState",
+    "WorkerStatus",
+]
+
 _LENGTH_BYTES: Final = 4
-
-
-class _Frame(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    pass
 
 
 # --- commands ---------------------------------------------------------------------------------
 
 
-class ListConnections(_Frame, tag="list"):
+class ListConnections(CommandFrame, tag="list"):
     """Answered with `Connections`."""
 
 
-class HandOff(_Frame, tag="handoff"):
+class HandOff(CommandFrame, tag="handoff"):
     """Move a connection to the process at the control socket `to`. Answered with `Answer`."""
 
     connection: str
     to: str
 
 
-class HandOffRelayed(_Frame, tag="handoff_relayed"):
+class HandOffRelayed(CommandFrame, tag="handoff_relayed"):
     """As `HandOff`; if `to` cannot send from the address that the client talks to, this process
     sends for it, for as long as the connection lives. `code` is then `relayed`."""
 
@@ -44,33 +79,33 @@ class HandOffRelayed(_Frame, tag="handoff_relayed"):
     to: str
 
 
-class Save(_Frame, tag="save"):
+class Save(CommandFrame, tag="save"):
     """Freeze a connection into a baton in a new file. Answered with `Answer`."""
 
     connection: str
     path: str
 
 
-class Resume(_Frame, tag="resume"):
+class Resume(CommandFrame, tag="resume"):
     """Bring a saved baton back to life here. Answered with `Answer`."""
 
     path: str
 
 
-class Join(_Frame, tag="join"):
+class Join(CommandFrame, tag="join"):
     """Share the UDP port: answered with `Joined` and the socket's descriptor."""
 
     name: str
 
 
-class Introduce(_Frame, tag="introduce"):
+class Introduce(CommandFrame, tag="introduce"):
     """Another process shares the port: strays for its IDs go to `name`. `Answer`."""
 
     worker: int
     name: str
 
 
-class TakeOver(_Frame, tag="takeover"):
+class TakeOver(CommandFrame, tag="takeover"):
     """Replace this process: answered with `SocketPassed` and the descriptor, with `Stopped` once a
     link to `name` is up, with `Progress` as connections move, and with `Answer` when none is left.
     """
@@ -79,109 +114,35 @@ class TakeOver(_Frame, tag="takeover"):
     deadline_s: float
 
 
-class OpenLink(_Frame, tag="link"):
+class OpenLink(CommandFrame, tag="link"):
     """From here on this is a handoff link."""
 
 
-class TakePeer(_Frame, tag="take_peer"):
+class TakePeer(CommandFrame, tag="take_peer"):
     """Comes with a TCP connection from another host: talk to it. Answered with `Answer`."""
 
 
-class Freeze(_Frame, tag="freeze"):
+class Freeze(CommandFrame, tag="freeze"):
     """As `Save`, for an asker who keeps the baton: answered with `Frozen`. When the asker has it
     safe it says `Kept`, which is answered with `Answer`; unless it does, the connection thaws."""
 
     connection: str
 
 
-class Kept(_Frame, tag="kept"):
+class Kept(CommandFrame, tag="kept"):
     """The baton of `Frozen` is safe."""
 
 
-class Revive(_Frame, tag="revive"):
+class Revive(CommandFrame, tag="revive"):
     """As `Resume`, with the baton itself. Answered with `Answer`."""
 
     sealed: bytes
 
 
-# --- commands to a worker, from its supervisor ------------------------------------------------
+# --- commands to a server or a whole service -------------------------------------------------
 
 
-class WorkerStatus(_Frame, tag="worker"):
-    """How are you? Answered with `WorkerState`, or with `Answer` by who is no worker."""
-
-
-class Begin(_Frame, tag="begin"):
-    """Serve from now on: answered with `Progress` while connections come, then with `Answer`.
-
-    `predecessor` is the control socket of the worker to take over from; empty: nobody's.
-    """
-
-    workers: dict[int, str]  # who else is on the port: worker number -> name
-    predecessor: str
-    deadline_s: float
-    #: IDs of this place whose connections live in other workers -> their numbers.
-    elsewhere: dict[bytes, int]
-    #: Nobody else can own IDs of this place.
-    may_reset: bool
-
-
-class PassSocket(_Frame, tag="pass"):
-    """Answered with `SocketOf` and the descriptor of the port's socket number `slot`."""
-
-    slot: int
-
-
-class PassRoster(_Frame, tag="pass_roster"):
-    """Answered with `SocketOf` and the descriptor of the worker's own roster."""
-
-
-class Survey(_Frame, tag="survey"):
-    """The process `pid` is dead. Answered with `Survivors` once all that it wrote was handled."""
-
-    pid: int
-
-
-class Bury(_Frame, tag="bury"):
-    """End of a survey: what the process `pid` had is settled. Answered with `Answer`.
-
-    All workers have answered; the connections in `names` live, and if `sure` no other does that
-    was its. `elsewhere` and `may_reset` are as in `Begin`, for whoever has its number, `slot`.
-    """
-
-    pid: int
-    slot: int
-    sure: bool
-    names: list[bytes]
-    elsewhere: dict[bytes, int]
-    may_reset: bool
-
-
-# --- commands to a supervisor -----------------------------------------------------------------
-
-
-class Reload(_Frame, tag="reload"):
-    """Replace all workers by new ones. Answered with `ReloadStep`s, then with `Answer`. What is
-    negative is the service's own."""
-
-    health_timeout_s: float
-    grace_s: float  # for what cannot move at once: running requests above all
-
-
-class ServiceStatus(_Frame, tag="service"):
-    """Answered with `Service`."""
-
-
-class Stop(_Frame, tag="stop"):
-    """Refuse new clients, hand connections to the process at `to` if that is not empty, let
-    running requests end, close, exit. Answered with `Left`. Workers and lone servers take it,
-    too. A negative `grace_s` is the server's own."""
-
-    grace_s: float
-    to: str
-
-
-class Drain(_Frame, tag="drain"):
+class Drain(CommandFrame, tag="drain"):
     """Move connections to other processes, evenly. Answered with `DrainProgress`, then `Drained`.
 
     `count` is how many; -1 is all, and those that still come are passed on until `StopDraining`.
@@ -193,18 +154,18 @@ class Drain(_Frame, tag="drain"):
     deadline_s: float
 
 
-class StopDraining(_Frame, tag="stop_draining"):
+class StopDraining(CommandFrame, tag="stop_draining"):
     """Keep connections again. Answered with `Answer`."""
 
 
-class ReadFigures(_Frame, tag="read_figures"):
+class ReadFigures(CommandFrame, tag="read_figures"):
     """Answered with `Figures`."""
 
 
 # --- answers ----------------------------------------------------------------------------------
 
 
-class ConnectionInfo(_Frame):
+class ConnectionInfo(CommandFrame):
     """One live connection."""
 
     connection: str  # its name: our first connection ID, hexadecimal
@@ -220,7 +181,7 @@ class ConnectionInfo(_Frame):
     cutover_pending: bool
 
 
-class Connections(_Frame, tag="connections"):
+class Connections(CommandFrame, tag="connections"):
     """Answer to `ListConnections`."""
 
     pid: int
@@ -234,7 +195,7 @@ class Connections(_Frame, tag="connections"):
     connections: list[ConnectionInfo]
 
 
-class Answer(_Frame, tag="answer"):
+class Answer(CommandFrame, tag="answer"):
     """How a command ended; `code` is `ok` or says why not."""
 
     ok: bool
@@ -242,13 +203,13 @@ class Answer(_Frame, tag="answer"):
     message: str
 
 
-class Frozen(_Frame, tag="frozen"):
+class Frozen(CommandFrame, tag="frozen"):
     """A connection in its baton."""
 
     sealed: bytes
 
 
-class Joined(_Frame, tag="joined"):
+class Joined(CommandFrame, tag="joined"):
     """The asker's place on the port, and who else is there."""
 
     node: int
@@ -256,7 +217,7 @@ class Joined(_Frame, tag="joined"):
     workers: dict[int, str]  # worker number -> name
 
 
-class SocketPassed(_Frame, tag="socket"):
+class SocketPassed(CommandFrame, tag="socket"):
     """The successor's place, who else is on the port, and the predecessor's own name."""
 
     node: int
@@ -265,13 +226,13 @@ class SocketPassed(_Frame, tag="socket"):
     name: str
 
 
-class Stopped(_Frame, tag="stopped"):
+class Stopped(CommandFrame, tag="stopped"):
     """The socket is the successor's to read; these IDs are the predecessor's until they move."""
 
     connection_ids: list[bytes]
 
 
-class Progress(_Frame, tag="progress"):
+class Progress(CommandFrame, tag="progress"):
     """How far a takeover is."""
 
     moved: int
@@ -279,91 +240,14 @@ class Progress(_Frame, tag="progress"):
     waiting: list[str]  # "connection: reason" of those that cannot move yet
 
 
-class WorkerState(_Frame, tag="worker_state"):
-    """Answer to `WorkerStatus`."""
-
-    slot: int
-    pid: int
-    state: str  # ready, serving, arriving, departing, stopping
-    version: str
-    sockets: list[int]  # inode numbers of the port's sockets, in order
-    connections: int
-    handshakes: int
-    accepted: int
-    tossed: int  # datagrams that the kernel steered here and that were another worker's
-    reset: int
-    unlisted: int  # connections that found no room in the roster
-
-
-class Left(_Frame, tag="left"):
-    """Answer to `Stop`: what became of the connections."""
-
-    moved: int
-    closed: int
-    cut: int  # of those closed: they had requests that had not ended
-
-
-class SocketOf(_Frame, tag="socket_of"):
-    """Which worker's it is, and how many there are."""
-
-    slot: int
-    slots: int
-
-
-class Survivors(_Frame, tag="survivors"):
-    """Which connections live in this process although others issued their IDs."""
-
-    ids: list[bytes]  # of connections that this process owns
-    passed_on: list[bytes]  # of connections whose strays it forwards
-    names: list[bytes]  # of connections that it owns
-
-
-class ReloadStep(_Frame, tag="reload_step"):
-    """One worker's part of a reload, how far it is."""
-
-    slot: int
-    slots: int
-    phase: str  # starting, moving, done, failed
-    pid: int
-    moved: int
-    left: int
-    cut: int
-    seconds: float
-    message: str
-
-
-class SlotInfo(_Frame):
-    """One worker as its supervisor sees it."""
-
-    slot: int
-    pid: int  # 0: none
-    state: str  # starting, serving, backing off, ...
-    control: str
-    restarts: int
-    connections: int
-    handshakes: int
-    accepted: int
-    tossed: int
-    reset: int
-    message: str  # why it is down
-
-
-class Service(_Frame, tag="service_state"):
-    """Answer to `ServiceStatus`."""
-
-    pid: int
-    address: str
-    slots: list[SlotInfo]
-
-
-class DrainProgress(_Frame, tag="drain_progress"):
+class DrainProgress(CommandFrame, tag="drain_progress"):
     """How far a drain is."""
 
     moved: int
     left: int
 
 
-class Drained(_Frame, tag="drained"):
+class Drained(CommandFrame, tag="drained"):
     """What became of a process's connections."""
 
     moved: int
@@ -376,7 +260,7 @@ class Drained(_Frame, tag="drained"):
     blackouts_us: list[int]  # of a sample of 10,000 at most
 
 
-class Figures(_Frame, tag="figures"):
+class Figures(CommandFrame, tag="figures"):
     """A process's counters and gauges; counters begin with the process."""
 
     name: str

@@ -11,10 +11,10 @@ who could own a connection of its is asked, after having read all that it wrote:
   answer them with resets, and who was in the middle of a handoff with it may do the same. While
   one worker is silent, which may just be stopped, all these are withheld (§21.11).
 
-What a dead worker had given to another host nobody here can tell, and with a shared store whoever
-had got its baton may still commit. In such services IDs of a dead worker that are not in its roster
-are therefore never reset: these clients wait for their idle timeout, and none that lives elsewhere
-is cut off.
+What a worker had given to another host nobody here can tell once it has ended, in good order or
+not, and with a shared store whoever had got its baton may still commit. In such services IDs of its
+that are not in its roster are therefore never reset: these clients wait for their idle timeout, and
+none that lives elsewhere is cut off.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ class Slot:
         self.message = ""
         #: Dead processes of this number about which not everybody has answered.
         self.unsettled = 0
-        #: Processes of this number that ended before they had given everything away.
-        self.deaths = 0
+        #: Processes of this number that served and have ended, in good order or not.
+        self.ended = 0
         #: IDs of this number whose connections live in other workers -> their numbers.
         self.elsewhere: dict[bytes, int] = {}
 

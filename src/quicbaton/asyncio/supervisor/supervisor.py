@@ -106,7 +106,7 @@ class Supervisor:
             for slot in missing:
                 # It died while nobody looked, and may have handed connections on before.
                 slot.unsettled += 1
-                slot.deaths += 1
+                slot.ended += 1
                 self.spawn(self._settle(slot, _UNKNOWN_PID))
                 self.restart(slot)
         else:
@@ -296,10 +296,10 @@ class Supervisor:
         if self.stopping:
             return
         if process.begun:
+            slot.ended += 1
             self.spawn(self._bury(slot, process))
         if not was_current:
             return
-        slot.deaths += 1
         slot.message = f"pid {process.pid} {process.ending()}"
         self.say(
             "worker_died",
@@ -357,7 +357,7 @@ class Supervisor:
 
     def _may_reset(self, slot: Slot) -> bool:
         """Whether IDs of a worker's number that nobody here knows are nobody's."""
-        return slot.unsettled == 0 and not (self._others_may_own and slot.deaths)
+        return slot.unsettled == 0 and not (self._others_may_own and slot.ended)
 
     async def _pronounce(self, slot: Slot, pid: int, verdict: Verdict) -> None:
         bury = c.Bury(

@@ -46,6 +46,8 @@ _LINKS_END_S: Final = 2.0
 _LOOK_S: Final = 0.005
 #: For the answer that says why it cannot begin.
 _LAST_ANSWER_S: Final = 0.2
+#: The pid of a predecessor that has not said it yet.
+_NOT_ASKED: Final = -1
 #: How long a verdict about a dead process may take; then nobody is reset for its sake.
 _VERDICT_S: Final = 10.0
 
@@ -97,6 +99,8 @@ class Worker:
         self._failed = asyncio.Event()
         #: Said before it begins.
         self._may_reset = False
+        #: The process that it takes over from, until the supervisor has buried that.
+        self._predecessor: int | None = None
         #: Dead processes about which the supervisor has not said anything yet.
         self._unburied: dict[int, asyncio.TimerHandle] = {}
         self.roster = Roster(roster)
@@ -112,6 +116,12 @@ class Worker:
             c.Join: self._refuse_to_share,
         }
         node.answer(handlers | self._leaving.handlers())
+
+    def follow(self, predecessor: int) -> None:
+        """This process takes over from that one. What the supervisor says of others that had the
+        number before is no verdict about its connections."""
+        self._predecessor = predecessor
+        self._may_reset = self._node.endpoint.may_reset = False
 
     @property
     def failed(self) -> bool:
@@ -216,6 +226,10 @@ class Worker:
             node.meet(worker, name)
         self._forward(frame.elsewhere)
         endpoint.may_reset = frame.may_reset or self._may_reset
+        if frame.predecessor:
+            # Before the others know of us: from then on they toss to us what is for it.
+            endpoint.follow(frame.predecessor)
+            self.follow(_NOT_ASKED)
         answer = c.Answer(True, "ok", "serving")
         # The forms of IDs or the cluster key may be newer than the filter; ours reads the older
         # ones, too.
@@ -242,14 +256,16 @@ class Worker:
         asked, frames, passed, descriptor = await ask_for_socket(
             predecessor, c.TakeOver(node.name, frame.deadline_s)
         )
+        self.follow(asked.peer.pid)
         arrival = Arrival(asked, frames, passed, descriptor)
         # We have this very socket already.
         arrival.sock.close()
-        may_reset = node.endpoint.may_reset
-        answer = await arrival.settle(node, lambda step: channel.write(c.encode(step)))
-        # What a dead one had is not settled before the supervisor says so.
-        sure = may_reset and answer.code != "predecessor_died"
-        node.endpoint.may_reset = sure or self._may_reset
+        answer = await arrival.settle(
+            node, lambda step: channel.write(c.encode(step)), supervised=True
+        )
+        # What it had, and had given to others whose clients still use its IDs, is not settled
+        # before the supervisor has asked everybody.
+        node.endpoint.may_reset = self._may_reset
         # Who knows the old socket finds this process behind it.
         node.also_listen(predecessor)
         return answer
@@ -312,12 +328,15 @@ class Worker:
         for cid, owner in endpoint.table.owners.items():
             if ids.decode(cid) not in (None, ids.place):
                 (passed_on if isinstance(owner, Sink) else owned).append(cid)
-        return c.Survivors(owned, passed_on, endpoint.names())
+        living = [*endpoint.names(), *self._node.handoffs.names_in_hand(frame.pid)]
+        return c.Survivors(owned, passed_on, living)
 
     async def _bury(self, _channel: Channel, frame: c.Bury) -> c.Frame:
+        if frame.pid == self._predecessor:
+            self._predecessor = None
         if frame.slot == self._slot:
             self._forward(frame.elsewhere)
-            if frame.may_reset:
+            if frame.may_reset and self._predecessor is None:
                 self._may_reset = True
                 self._node.endpoint.may_reset = True
         timer = self._unburied.pop(frame.pid, None)

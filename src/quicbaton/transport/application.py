@@ -1,0 +1,125 @@
+"""What a program asks of its connection: streams, datagrams, events, its end."""
+
+from __future__ import annotations
+
+from aioquic.quic import events as aioquic_events
+
+from quicbaton import limits
+from quicbaton.errors import CallerError
+from quicbaton.transport import closing
+from quicbaton.transport import frames as f
+from quicbaton.transport.events import to_aioquic
+from quicbaton.transport.loss.recovery import Recovery
+from quicbaton.transport.packets.protection import PacketProtection
+from quicbaton.transport.paths.ids import ConnectionIds
+from quicbaton.transport.state import NONE, StreamDataEvent
+from quicbaton.transport.streams.streams import Streams
+from quicbaton.transport.view import ConnectionView
+
+
+class ApplicationSide(ConnectionView):
+    """The methods of a `Connection` that programs call. It has the parts, these use them."""
+
+    _streams: Streams
+    _ids: ConnectionIds
+    _protection: PacketProtection
+    _recovery: Recovery
+
+    # --- streams --------------------------------------------------------------------------------
+
+    def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
+        self._check()
+        return self._streams.next_id(is_unidirectional)
+
+    def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
+        """Queue bytes on a stream; zero copy where `data` is `bytes`."""
+        self._check()
+        if self._state.closing is None:
+            self._streams.write(stream_id, data, end_stream)
+
+    def send_buffer_bytes(self, stream_id: int) -> int:
+        """Bytes written to a stream that were never sent yet."""
+        self._check()
+        return self._streams.buffered_bytes(stream_id)
+
+    def reset_stream(self, stream_id: int, error_code: int) -> None:
+        """Abandon what we send on a stream (RFC 9000 §19.4)."""
+        self._check()
+        self._streams.reset(stream_id, error_code)
+
+    def stop_stream(self, stream_id: int, error_code: int) -> None:
+        """Ask the peer to stop sending on a stream (RFC 9000 §19.5)."""
+        self._check()
+        self._streams.stop(stream_id, error_code)
+
+    def pause_reading(self, stream_id: int) -> None:
+        """Withhold flow-control credit: the peer may fill its window and then must wait."""
+        self._check()
+        self._streams.pause_reading(stream_id)
+
+    def resume_reading(self, stream_id: int) -> None:
+        self._check()
+        self._streams.resume_reading(stream_id, self._state.clock_us)
+
+    # --- the connection -------------------------------------------------------------------------
+
+    def send_datagram_frame(self, data: bytes) -> None:
+        """Queue an unreliable DATAGRAM (RFC 9221); the oldest goes when too many wait."""
+        self._check()
+        state = self._state
+        limit = state.remote.max_datagram_frame_bytes
+        if len(data) + 1 + f.varint_size(len(data)) > limit:
+            raise CallerError(
+                f"the peer takes DATAGRAM frames of up to {limit} bytes, this one has {len(data)}",
+                code="datagram_too_large",
+            )
+        state.datagrams.append(data)
+        del state.datagrams[: -limits.MAX_QUEUED_DATAGRAMS]
+
+    def send_ping(self, uid: int) -> None:
+        """Send a PING; its acknowledgement comes back as PingAcknowledged with `uid`."""
+        self._check()
+        self._state.pings_due.append(uid)
+
+    def request_key_update(self) -> None:
+        """Start a key update (RFC 9001 §6); raises CallerError where §6.1 forbids it as yet."""
+        self._check()
+        state = self._state
+        if not self._protection.can_update(state.clock_us):
+            raise CallerError(
+                "a key update must wait until the peer has acknowledged the present keys",
+                code="key_update_too_soon",
+            )
+        self._protection.update(state.clock_us, self._recovery.pto_us())
+
+    def change_connection_id(self) -> None:
+        """Use another of the peer's connection IDs on the active path, if there is one."""
+        self._check()
+        self._ids.change_peer_id(self._state.paths[0].serial)
+
+    def set_keep_alive(self, interval_s: float) -> None:
+        """Send a PING after so long without traffic (RFC 9000 §10.1.2); 0 ends that."""
+        self._check()
+        if interval_s < 0:
+            raise CallerError(f"a keep-alive interval is not negative, got {interval_s}")
+        self._state.keep_alive_us = round(interval_s * 1e6)
+
+    def close(
+        self, error_code: int = f.NO_ERROR, frame_type: int | None = None, reason_phrase: str = ""
+    ) -> None:
+        """Close at once (RFC 9000 §10.2): `frame_type` None means that the application closes."""
+        self._check()
+        closing.close(
+            self._state, error_code, NONE if frame_type is None else frame_type, reason_phrase
+        )
+
+    def next_event(self) -> aioquic_events.QuicEvent | None:
+        """The next event in aioquic's classes, or None. Taking it gives the peer new credit."""
+        self._check()
+        state = self._state
+        if not state.events:
+            return None
+        event = state.events.pop(0)
+        if type(event) is StreamDataEvent:
+            self._streams.on_event_taken(event.stream_id, len(event.data), state.clock_us)
+        return to_aioquic(event)

@@ -1,0 +1,70 @@
+"""What is refused when a baton is opened, while its source can still take the connection back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from loopback import FileServer, HttpClient, client_configuration, run, server_configuration
+
+from quicbaton.asyncio import connect
+from quicbaton.asyncio.endpoint.udp import open_udp
+from quicbaton.asyncio.node.node import Node
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.errors import RefusedError
+from quicbaton.keys.cluster_key import ClusterKey
+from quicbaton.keys.key_ring import KeyRing
+
+
+class MovableServer(FileServer):
+    """A file server that moves while it has nothing to do."""
+
+    def export_state(self) -> bytes:
+        return b""
+
+    def import_state(self, data: bytes) -> None:
+        self.start_http(self._http)
+
+
+def test_a_destination_whose_routing_table_is_full_refuses_before_the_commit(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async def main() -> None:
+        ring = KeyRing(ClusterKey.generate(os.urandom))
+        source, destination = (
+            Node(
+                open_udp("127.0.0.1", 0),
+                tmp_path / f"{name}.sock",
+                ring=ring,
+                configuration=server_configuration(certificate),
+                create_protocol=MovableServer,
+            )
+            for name in ("source", "destination")
+        )
+        source.endpoint.start()
+        async with connect(
+            "127.0.0.1",
+            int(source.endpoint.udp.address[1]),
+            configuration=client_configuration(certificate),
+            create_protocol=HttpClient,
+        ) as client:
+            await client.get(10)
+            (session,) = source.endpoint.sessions.values()
+            name, sealed = session.connection.name, list[bytes]()
+            await source.handoffs.save(session, sealed.append)
+
+            destination.endpoint.table._max_owners = 3
+            with pytest.raises(RefusedError) as caught:
+                destination.handoffs.resume_file(sealed[0])
+            assert caught.value.code == "routing_table_full"
+
+            source.handoffs.cancel_saves("test", "it stays")
+            await asyncio.sleep(0)
+            assert source.endpoint.has(name)
+            await client.get(10)
+        source.close()
+        destination.close()
+
+    run(main)
