@@ -89,8 +89,8 @@ def _reload(options: argparse.Namespace, reporter: Reporter) -> int:
         def on_step(step: c.ReloadStep) -> None:
             if step.phase in ("done", "failed"):
                 text = (
-                    f"worker {step.slot}: {step.phase}, pid {step.pid}, {step.moved} connections "
-                    f"moved in {step.seconds:.1f} s: {step.message}"
+                    f"worker {step.slot}: {step.phase} after {step.seconds:.1f} s, "
+                    f"pid {step.pid}: {step.message}"
                 )
                 reporter.event("worker", text, **step_fields(step))
 

@@ -197,6 +197,8 @@ class Mover:
         for cid in frozen.cids:
             self._endpoint.table.remove(cid)
         if not frozen.snapshot:
+            # The very same object: what it kept free for the next owner is its own again.
+            frozen.session.connection.stay()
             return self._endpoint.adopt(frozen.session.connection, frozen.session.protocol)
         snapshot = decode_snapshot(frozen.snapshot, frozen.precopies)
         if frozen.left is not None:

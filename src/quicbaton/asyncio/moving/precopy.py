@@ -144,6 +144,7 @@ class Copies:
     def __init__(self) -> None:
         self.kept: dict[bytes, Pieces] = {}
         self._total_bytes = 0
+        #: Which link each came over; also of those that were too much, until their end is told.
         self._links: dict[bytes, int] = {}
         self._expiries: dict[bytes, asyncio.TimerHandle] = {}
 
@@ -153,18 +154,25 @@ class Copies:
             # The release before had another form of batons that leave something out.
             kept = copy_id in self.kept and _FORMAT in link.peer_formats
             link.send(Precopied(copy_id, kept))
-            self._renew(copy_id)
+            if kept:
+                self._renew(copy_id)
+            else:
+                self.drop(copy_id)
             return
-        pieces = self.kept.get(copy_id)
-        if pieces is None:
-            pieces = self.kept[copy_id] = Pieces()
+        if copy_id not in self._links:
+            self.kept[copy_id] = Pieces()
             self._links[copy_id] = link.number
             self._renew(copy_id)
+        pieces = self.kept.get(copy_id)
+        if pieces is None or self._links[copy_id] != link.number:
+            return
         before = pieces.size_bytes
         pieces.add(message.stream_id, message.offset, message.data)
         self._total_bytes += pieces.size_bytes - before
         if pieces.size_bytes > MAX_PRECOPY_BYTES or self._total_bytes > MAX_PRECOPIES_BYTES:
-            self.drop(copy_id)
+            # The rest of it must not look like a copy of its own.
+            self._total_bytes -= pieces.size_bytes
+            del self.kept[copy_id]
 
     def drop(self, copy_id: bytes) -> None:
         """Forget a copy: it was used, or will not be."""

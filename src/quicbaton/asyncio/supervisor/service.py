@@ -41,6 +41,7 @@ class ServiceControl:
         handlers: dict[type[c.Frame], Handler] = {
             c.ListConnections: self._list,
             c.HandOff: self._pass_on,
+            c.HandOffRelayed: self._pass_on,
             c.Save: self._pass_on,
             c.Freeze: self._freeze,
             c.Revive: self._revive,
@@ -77,7 +78,9 @@ class ServiceControl:
             connections=[info for one in listed for info in one.connections],
         )
 
-    async def _pass_on(self, _channel: Channel, frame: c.HandOff | c.Save) -> c.Frame:
+    async def _pass_on(
+        self, _channel: Channel, frame: c.HandOff | c.HandOffRelayed | c.Save
+    ) -> c.Frame:
         """To the worker that has the connection."""
         owner = await self._owner(frame.connection)
         return await ask(owner.control, frame, c.Answer)

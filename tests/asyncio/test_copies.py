@@ -1,0 +1,59 @@
+"""What a destination keeps of streams that are copied to it ahead of a baton."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from loopback import run
+
+from quicbaton.asyncio.moving import precopy
+from quicbaton.asyncio.moving.precopy import Copies
+from quicbaton.handoff.messages import Precopied, Precopy, PrecopyEnd
+
+COPY = b"c" * 16
+
+
+class OneLink:
+    """A link as `Copies` sees it."""
+
+    peer_formats = frozenset((1, 2))
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.sent: list[Any] = []
+
+    def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+
+def test_a_copy_that_was_too_much_is_not_said_to_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the source would freeze the connection for a baton that cannot be completed."""
+    monkeypatch.setattr(precopy, "MAX_PRECOPY_BYTES", 1000)
+
+    async def main() -> None:
+        copies, link = Copies(), OneLink(1)
+        for offset in range(0, 3000, 600):
+            copies.on_message(link, Precopy(COPY, 0, offset, bytes(600)))  # type: ignore[arg-type]
+        copies.on_message(link, PrecopyEnd(COPY))  # type: ignore[arg-type]
+        assert link.sent == [Precopied(COPY, False)]
+        assert not copies.kept
+        # What comes now is the beginning of another attempt.
+        copies.on_message(link, Precopy(COPY, 0, 0, bytes(600)))  # type: ignore[arg-type]
+        copies.on_message(link, PrecopyEnd(COPY))  # type: ignore[arg-type]
+        assert link.sent[-1] == Precopied(COPY, True)
+        copies.link_lost(link)  # type: ignore[arg-type]
+        assert not copies.kept
+
+    run(main)
+
+
+def test_only_the_link_that_began_a_copy_goes_on_with_it() -> None:
+    async def main() -> None:
+        copies, link, stranger = Copies(), OneLink(1), OneLink(2)
+        copies.on_message(link, Precopy(COPY, 0, 0, b"right"))  # type: ignore[arg-type]
+        copies.on_message(stranger, Precopy(COPY, 0, 5, b"wrong"))  # type: ignore[arg-type]
+        assert copies.kept[COPY].size_bytes == 5
+        copies.link_lost(link)  # type: ignore[arg-type]
+
+    run(main)
