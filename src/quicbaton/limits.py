@@ -224,6 +224,10 @@ MAX_HANDSHAKES: Final = 4096
 #: From here on a client must prove its address by a Retry first (RFC 9000 §8.1.2): who spoofs
 #: addresses then costs us no state.
 RETRY_FROM_HANDSHAKES: Final = 1024
+#: Seconds after which a client's handshake is given up: several times what a bad path takes with all
+#: its retransmissions, and a sixth of aioquic's idle timeout, for which somebody who only begins
+#: handshakes would hold the places of others.
+HANDSHAKE_S: Final = 10
 
 # --- control socket ---------------------------------------------------------------------------
 

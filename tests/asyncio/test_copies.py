@@ -57,3 +57,19 @@ def test_only_the_link_that_began_a_copy_goes_on_with_it() -> None:
         copies.link_lost(link)  # type: ignore[arg-type]
 
     run(main)
+
+
+def test_a_copy_lives_on_while_its_pieces_come() -> None:
+    """However long the link takes for all of them."""
+
+    async def main() -> None:
+        copies, link = Copies(), OneLink(1)
+        copies.on_message(link, Precopy(COPY, 0, 0, b"first"))  # type: ignore[arg-type]
+        expiry = copies._expiries[COPY]
+        copies.on_message(link, Precopy(COPY, 0, 5, b"second"))  # type: ignore[arg-type]
+        assert expiry.cancelled()
+        assert copies._expiries[COPY].when() >= expiry.when()
+        copies.link_lost(link)  # type: ignore[arg-type]
+        assert not copies._expiries
+
+    run(main)

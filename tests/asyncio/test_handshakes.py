@@ -523,5 +523,31 @@ def test_a_handshake_that_breaks_our_code_ends(
     run(main)
 
 
+def test_a_handshake_that_does_not_go_on_gives_its_place_back(
+    certificate: CertificateFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before aioquic's idle timeout, which is as long as that of a connection."""
+    monkeypatch.setattr("quicbaton.asyncio.endpoint.endpoint.HANDSHAKE_S", 0.05)
+
+    async def main() -> None:
+        server = await start(certificate)
+        endpoint = server.endpoint
+        client = QuicConnection(configuration=QuicConfiguration(alpn_protocols=["hq"]))
+        client.connect(("127.0.0.1", server.port), now=0.0)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for data, _ in client.datagrams_to_send(now=0.0):
+                sock.sendto(data, ("127.0.0.1", server.port))
+            while not endpoint.accepted:
+                await asyncio.sleep(0)
+            assert endpoint.handshakes
+            while endpoint.handshakes:
+                await asyncio.sleep(0.01)
+        assert not endpoint.table.owners
+        assert endpoint.counters["handshake_failed"] == 1
+        server.close()
+
+    run(main)
+
+
 def _stumble(*_: object) -> None:
     raise IndexError("nobody thought of this")

@@ -39,6 +39,18 @@ def test_drain_empties_a_worker_and_what_still_comes_is_passed_on(home: ServiceH
         check_whole(download, content)
 
 
+def test_a_service_passes_a_handoff_with_relay_on_to_its_worker(home: ServiceHome) -> None:
+    content = home.write("file.bin", FILE_BYTES)
+    service, other = home.service(1), home.service(1)
+    (download,) = service.download_everywhere("file.bin")
+    (name,) = service.names(0)
+    handoff = ("handoff", str(service.port), name, "--to", str(other.port), "--json")
+    assert '"cannot_send_from"' in home.run(*handoff).stderr
+    assert home.json(*handoff[:-1], "--relay")["relayed"]
+    assert other.names(0) == {name}
+    check_whole(download, content)
+
+
 def test_a_drain_that_has_nowhere_to_go_is_refused(home: ServiceHome) -> None:
     service = home.service(2)
     refused = home.run("drain", str(service.port), "--to", str(service.port), "--json")

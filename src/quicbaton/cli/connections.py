@@ -26,6 +26,7 @@ from quicbaton.cli.control import (
 )
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import ConfigurationError, QuicbatonError
+from quicbaton.limits import BATON_LIFETIME_S
 
 _T = TypeVar("_T")
 
@@ -93,7 +94,10 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
 
 def _add_destination(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--to", required=True, metavar="SERVER", help="the process that gets it, named likewise"
+        "--to",
+        required=True,
+        metavar="SERVER",
+        help="the process that gets it: its control socket, its port, or NODE[/WORKER]",
     )
 
 
@@ -104,6 +108,7 @@ def _list(options: argparse.Namespace, reporter: Reporter) -> int:
         servers = find_servers(options.server, options)
     if not servers and not reporter.as_json:
         print("no servers of yours run on this host")
+    seen: set[int] = set()
     for server in servers:
         try:
             listed = server.ask(c.ListConnections(), c.Connections)
@@ -112,6 +117,10 @@ def _list(options: argparse.Namespace, reporter: Reporter) -> int:
             if len(servers) == 1 and options.server is not None:
                 raise
             continue
+        # A worker answers at its predecessor's socket, too.
+        if listed.pid in seen:
+            continue
+        seen.add(listed.pid)
         if reporter.as_json:
             reporter.value({"server": server.name, **_named(listed)})
         else:
@@ -203,7 +212,10 @@ def _save(options: argparse.Namespace, reporter: Reporter) -> int:
             server.ask(c.Save(options.connection, str(file)), c.Answer)
 
     _by_whoever_has_it(options, save)
-    text = f"frozen into {file}; bring it back with: quicbaton resume {file} --to SERVER"
+    text = (
+        f"frozen into {file}; bring it back in another process, within {BATON_LIFETIME_S} s, "
+        f"with: quicbaton resume {file} --to SERVER"
+    )
     reporter.event("saved", text, file=str(file), bytes=file.stat().st_size)
     return 0
 

@@ -55,7 +55,12 @@ def add_parser(commands: Any) -> None:
         "out: keys, tokens and whatever the streams carry.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="what `quicbaton save` made")
-    parser.add_argument("--keys", type=Path, metavar="FILE", help="the cluster keys that sealed it")
+    parser.add_argument(
+        "--keys",
+        type=Path,
+        metavar="FILE",
+        help="the cluster keys that sealed it; yours are ~/.local/state/quicbaton/cluster.keys",
+    )
     add_json_option(parser)
     parser.set_defaults(run=run)
 

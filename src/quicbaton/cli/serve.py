@@ -55,7 +55,9 @@ def add_parser(commands: Any) -> None:
         "makes one",
     )
     parser.add_argument("--host", default="", help="address to listen on (default: all)")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="UDP port (default: 4433)")
+    parser.add_argument(
+        "--port", type=_port, default=DEFAULT_PORT, help="UDP port (default: 4433; 0: any free one)"
+    )
     parser.add_argument("--cert", type=Path, metavar="FILE", help="certificate chain (PEM)")
     parser.add_argument("--key", type=Path, metavar="FILE", help="its private key (PEM)")
     parser.add_argument("--control", type=Path, metavar="SOCKET", help="path of our control socket")
@@ -86,7 +88,7 @@ def add_parser(commands: Any) -> None:
         "--sleep-after",
         type=float,
         metavar="SECONDS",
-        help="let connections that were silent for so long shrink to a few hundred bytes until "
+        help="let connections that were silent for so long shrink to about a kilobyte until "
         "their next packet (default: 10 for a folder, never for --app; 0: never)",
     )
     others = parser.add_mutually_exclusive_group()
@@ -101,7 +103,7 @@ def add_parser(commands: Any) -> None:
         type=float,
         default=TAKEOVER_DEADLINE_S,
         metavar="SECONDS",
-        help="with --takeover: then cut what could not move (default: 60)",
+        help="with --takeover, or at a reload: then cut what could not move (default: 60)",
     )
     add_cluster_options(parser)
     supervise.add_options(parser)
@@ -398,6 +400,13 @@ def _open_keylog(path: Path) -> TextIO:
 async def _port_of(other: Path) -> int:
     listed = await ask(other, c.ListConnections(), c.Connections)
     return int(listed.address.rpartition(":")[2])
+
+
+def _port(text: str) -> int:
+    # getaddrinfo cuts a larger number to 16 bits, and the server would be where nobody expects it.
+    if not (text.isascii() and text.isdigit()) or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
+    return int(text)
 
 
 def _open_port(host: str, port: int) -> socket.socket:

@@ -16,7 +16,13 @@ from rich.table import Table
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import ask_over, read_frames
 from quicbaton.cli import user_state
-from quicbaton.cli.control import SERVER_HELP, Server, add_cluster_options, find_server
+from quicbaton.cli.control import (
+    SERVER_HELP,
+    Server,
+    add_cluster_options,
+    find_server,
+    local_servers,
+)
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.cli.supervise import step_fields
 from quicbaton.errors import ConfigurationError
@@ -185,6 +191,12 @@ def _server(options: argparse.Namespace) -> Server:
         raise ConfigurationError(
             f"expected one service of yours here, found {found}: name it by its port",
             code="unknown_server",
+        )
+    if not local_servers(paths):
+        raise ConfigurationError(
+            f"nobody answers at {paths[0]}: if the supervisor was killed, start the same command "
+            "again, which finds its workers",
+            code="unreachable",
         )
     return find_server(str(paths[0]), options)
 

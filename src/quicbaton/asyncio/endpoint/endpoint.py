@@ -27,7 +27,7 @@ from quicbaton.errors import RefusedError
 from quicbaton.handshake import Promotion, SessionTickets, prepare, refuse
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.keys.spent import ReplayGuard, SpentTokens
-from quicbaton.limits import MAX_HANDSHAKES, RETRY_FROM_HANDSHAKES
+from quicbaton.limits import HANDSHAKE_S, MAX_HANDSHAKES, RETRY_FROM_HANDSHAKES
 from quicbaton.routing import route as routes
 from quicbaton.routing.long_header import LongHeader, build_version_negotiation
 from quicbaton.routing.quic_lb import IdFactory
@@ -405,6 +405,7 @@ class Endpoint:
             on_promoted=lambda promotion, rest: self._on_promoted(handshake, cids, promotion, rest),
             on_failed=lambda _event: self._on_failed(handshake, cids),
             congestion_control=self._congestion_control,
+            deadline_s=HANDSHAKE_S,
         )
         try:
             for route_id in cids:

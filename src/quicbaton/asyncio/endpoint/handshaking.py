@@ -33,7 +33,9 @@ class Handshaking:
         on_promoted: Callable[[Promotion, list[Datagram]], None],
         on_failed: Callable[[events.ConnectionTerminated], None],
         congestion_control: str = "cubic",
+        deadline_s: float | None = None,
     ) -> None:
+        """`deadline_s`: give up without a word after so long; None is as long as aioquic waits."""
         self.quic = quic
         self._udp = udp
         self._on_promoted = on_promoted
@@ -43,6 +45,9 @@ class Handshaking:
         self._timer: asyncio.TimerHandle | None = None
         self._local: Address = ()
         self._over = False
+        self._deadline = (
+            None if deadline_s is None else self._loop.call_later(deadline_s, self._give_up)
+        )
         self.since_s = monotonic()
 
     def __repr__(self) -> str:
@@ -144,6 +149,11 @@ class Handshaking:
         self.quic.handle_timer(now=monotonic())
         self._transmit()
 
+    def _give_up(self) -> None:
+        """Nobody is told: whoever did not finish in time may not even be there."""
+        self.abandon()
+        self._on_failed(_BROKEN_OFF)
+
     def _terminated(self) -> bool:
         """True when aioquic gave up. Its other events wait: a promotion replays them."""
         event = _termination(self.quic)
@@ -155,6 +165,8 @@ class Handshaking:
 
     def _end(self) -> None:
         self._over = True
+        if self._deadline is not None:
+            self._deadline.cancel()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -162,9 +162,11 @@ class Copies:
         if copy_id not in self._links:
             self.kept[copy_id] = Pieces()
             self._links[copy_id] = link.number
-            self._renew(copy_id)
+        if self._links[copy_id] != link.number:
+            return
+        self._renew(copy_id)
         pieces = self.kept.get(copy_id)
-        if pieces is None or self._links[copy_id] != link.number:
+        if pieces is None:
             return
         before = pieces.size_bytes
         pieces.add(message.stream_id, message.offset, message.data)
@@ -194,7 +196,6 @@ class Copies:
         expiry = self._expiries.pop(copy_id, None)
         if expiry is not None:
             expiry.cancel()
-        if copy_id in self.kept:
-            loop = asyncio.get_running_loop()
-            wait_s = 2 * PRECOPY_STALL_S
-            self._expiries[copy_id] = loop.call_later(wait_s, self.drop, copy_id)
+        wait_s = 2 * PRECOPY_STALL_S
+        loop = asyncio.get_running_loop()
+        self._expiries[copy_id] = loop.call_later(wait_s, self.drop, copy_id)

@@ -39,8 +39,18 @@ async def find_workers(control: Path, silent_s: float) -> list[Found]:
     is another's by then. Paths at which nobody listens any more are removed.
     """
     paths = sorted(control.parent.glob(f"{control.stem}-*.sock"))
-    found = await asyncio.gather(*(_find(path, silent_s) for path in paths))
-    return [one for one in found if one is not None]
+    found: dict[int, Found] = {}
+    for one in await asyncio.gather(*(_find(path, silent_s) for path in paths)):
+        if one is None:
+            continue
+        # A worker answers at its predecessor's socket, too: its own has its pid in the name.
+        known = found.get(one.state.pid)
+        if known is None or one.control.stem.endswith(f"-{one.state.pid}"):
+            known, one = one, known
+        found[known.state.pid] = known
+        if one is not None:
+            os.close(one.roster)
+    return list(found.values())
 
 
 async def take_sockets(found: list[Found]) -> Group:
