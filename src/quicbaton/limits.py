@@ -144,8 +144,8 @@ STORE_TIMEOUT_S: Final = 2
 #: Seconds until the store is asked again: the first pause, which doubles, and the longest.
 STORE_RETRY_S: Final = 0.05
 STORE_MAX_RETRY_S: Final = 1.0
-#: Seconds in which both sides of a handoff try to learn whose the connection is, in silence. A usual
-#: idle timeout: later no client believes in the connection any more.
+#: Seconds in which both sides of a handoff try to learn whose the connection is, in silence. A
+#: usual idle timeout: later no client believes in the connection any more.
 HANDOFF_DOUBT_S: Final = 30
 #: An entry that nobody touched for so long is forgotten. Its connection is over, or stays where it
 #: is, and has a new one made when it moves.
@@ -224,10 +224,10 @@ MAX_HANDSHAKES: Final = 4096
 #: From here on a client must prove its address by a Retry first (RFC 9000 §8.1.2): who spoofs
 #: addresses then costs us no state.
 RETRY_FROM_HANDSHAKES: Final = 1024
-#: Seconds after which a client's handshake is given up: several times what a bad path takes with all
-#: its retransmissions, and a sixth of aioquic's idle timeout, for which somebody who only begins
-#: handshakes would hold the places of others.
-HANDSHAKE_S: Final = 10
+#: Seconds after which a client's handshake is given up: more than all retransmissions of a bad
+#: path take, and half of aioquic's idle timeout, for which somebody who only begins handshakes
+#: would hold the places of others.
+HANDSHAKE_S: Final = 30
 
 # --- control socket ---------------------------------------------------------------------------
 

@@ -76,6 +76,13 @@ def test_the_server_says_how_to_trust_it(home: Home) -> None:
     assert "stopped" in rest
 
 
+def test_a_port_that_is_none_is_not_understood(home: Home) -> None:
+    for port in ("65536", "-1", "http"):
+        refused = home.run("serve", home.files, f"--port={port}")
+        assert refused.returncode == 2
+        assert "from 0 to 65535" in refused.stderr
+
+
 def test_certificates_are_verified_unless_told_not_to(home: Home) -> None:
     home.write("file.bin", 1000)
     server = home.serve()

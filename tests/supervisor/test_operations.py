@@ -47,7 +47,8 @@ def test_a_service_passes_a_handoff_with_relay_on_to_its_worker(home: ServiceHom
     handoff = ("handoff", str(service.port), name, "--to", str(other.port), "--json")
     assert '"cannot_send_from"' in home.run(*handoff).stderr
     assert home.json(*handoff[:-1], "--relay")["relayed"]
-    assert other.names(0) == {name}
+    (info,) = home.json("ps", str(other.port))["connections"]
+    assert (info["connection"], info["state"]) == (name, "relayed")
     check_whole(download, content)
 
 

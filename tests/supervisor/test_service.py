@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 
@@ -96,6 +97,21 @@ def test_an_idle_client_of_a_dead_worker_is_told_without_asking(home: ServiceHom
             assert client.terminated is not None
 
     asyncio.run(run())
+
+
+def test_workers_of_a_reload_are_listed_and_adopted_once(home: ServiceHome) -> None:
+    service = home.service(1)
+    home.run("reload", str(service.port))
+    (pid,) = service.pids()
+    service.process.kill()
+    service.process.wait()
+    # It answers at its predecessor's socket, too.
+    listed = home.run("ps", "--json").stdout.splitlines()
+    assert [json.loads(line)["pid"] for line in listed] == [pid]
+    assert "start the same command again" in home.run("workers").stderr
+    again = home.service(1, port=service.port)
+    assert again.pids() == [pid]
+    assert [event["pid"] for event in again.events if event["event"] == "adopted"] == [pid]
 
 
 def test_connections_that_a_dead_worker_had_handed_on_survive(home: ServiceHome) -> None:

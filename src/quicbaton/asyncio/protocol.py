@@ -212,22 +212,9 @@ class QuicConnectionProtocol:
         while (event := next_event()) is not None:
             if relay is not None and relay.divert(event):
                 continue
-            if isinstance(event, events.ConnectionIdIssued):
-                if self._transmitter is not None:
-                    self._transmitter.add_route(event.connection_id)
-            elif isinstance(event, events.ConnectionIdRetired):
-                if self._transmitter is not None:
-                    self._transmitter.remove_route(event.connection_id)
-            elif isinstance(event, events.PingAcknowledged):
-                waiter = self._ping_waiters.pop(event.uid, None)
-                if waiter is not None and not waiter.done():
-                    waiter.set_result(None)
-            elif isinstance(event, StreamWritable):
-                stream = self._streams.get(event.stream_id)
-                if stream is not None:
-                    stream.resume_writing()
-            elif isinstance(event, events.ConnectionTerminated):
-                self._on_terminated(event)
+            # Stream data, which is nearly all there is, concerns none of this.
+            if not isinstance(event, events.StreamDataReceived):
+                self._process_event(event)
             try:
                 self.quic_event_received(event)
             except Exception as error:
@@ -244,6 +231,25 @@ class QuicConnectionProtocol:
             self._look_for_first_request(self.on_first_request)
 
     # --- helpers --------------------------------------------------------------------------------
+
+    def _process_event(self, event: events.QuicEvent) -> None:
+        """What the runtime and the calls that wait have to do with an event."""
+        if isinstance(event, events.ConnectionIdIssued):
+            if self._transmitter is not None:
+                self._transmitter.add_route(event.connection_id)
+        elif isinstance(event, events.ConnectionIdRetired):
+            if self._transmitter is not None:
+                self._transmitter.remove_route(event.connection_id)
+        elif isinstance(event, events.PingAcknowledged):
+            waiter = self._ping_waiters.pop(event.uid, None)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+        elif isinstance(event, StreamWritable):
+            stream = self._streams.get(event.stream_id)
+            if stream is not None:
+                stream.resume_writing()
+        elif isinstance(event, events.ConnectionTerminated):
+            self._on_terminated(event)
 
     def _check_open(self) -> None:
         if self._closed.is_set():

@@ -22,7 +22,6 @@ from quicbaton.errors import CallerError, ConfigurationError
 
 KEY_ID_BYTES: Final = 4
 SECRET_BYTES: Final = 32
-DERIVED_BYTES: Final = 32  # one HMAC-SHA256 block: expand needs a single round
 #: How many keys of a ring a connection ID can tell apart (`ClusterKey.series`).
 SERIES: Final = 3
 

@@ -39,6 +39,8 @@ from quicbaton.handoff import events as ev
 from quicbaton.handoff.dialect import spell
 from quicbaton.handoff.messages import (
     Baton,
+    Cutover,
+    CutoverAck,
     HandoffMessage,
     Load,
     Message,
@@ -49,6 +51,7 @@ from quicbaton.handoff.messages import (
     Precopy,
     PrecopyEnd,
     Ready,
+    Resumed,
     Stray,
     StreamMessage,
     StreamsCut,
@@ -387,7 +390,9 @@ class Handoffs:
             before, after = _SEND_POINTS[type(effect.message)]
             reach(before)
             message = spell(effect.message, link.peer_formats)
-            if message is not None:
+            if isinstance(message, _UNHURRIED):
+                link.send_unhurried(message)
+            elif message is not None:
                 link.send(message)
             if isinstance(effect.message, Baton):
                 self._departures.part(effect.message.connection_id)
@@ -458,6 +463,8 @@ def _plain(kind: type[HandoffMessage]) -> str:
     return str(known.__struct_config__.tag)
 
 
+#: Messages for which no client waits.
+_UNHURRIED: Final = (Cutover, CutoverAck, Moved, MovedAck, Resumed)
 #: The failpoints around a message, made once: strays are many.
 _SEND_POINTS: Final[dict[type, tuple[str, str]]] = {
     kind: (f"before_{_plain(kind)}", f"after_{_plain(kind)}")

@@ -133,12 +133,11 @@ class SharedOwners:
             await self._store.sweep(time())
 
     async def forget_owner(self, name: str) -> int:
-        """Close what processes of this name, which are known to be dead, held. Returns how many."""
-        return await self._store.forget_owner(name, self.member.incarnation)
+        """Close what processes of this name, which are known to be dead, held. Returns how many.
 
-    async def spend(self, token: bytes, until: float) -> bool:
-        """Whether this use of a token is the first in the cluster."""
-        return await self._store.spend(token, until)
+        Nobody else may live by this name but this very process: what a successor of the dead one
+        holds already would be closed, too."""
+        return await self._store.forget_owner(name, self.member.incarnation)
 
     def close(self) -> None:
         """Nothing that is under way is waited for."""

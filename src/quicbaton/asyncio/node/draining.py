@@ -181,6 +181,8 @@ class Draining:
         self._exodus: Exodus | None = None
         self._task: asyncio.Task[None] | None = None
         self._all = False
+        #: A command waits for it.
+        self._moving = False
 
     @property
     def active(self) -> bool:
@@ -212,12 +214,16 @@ class Draining:
     # --- helpers --------------------------------------------------------------------------------
 
     async def _drain(self, channel: Channel, frame: c.Drain) -> c.Frame:
-        if self._exodus is not None:
+        if self._moving:
             raise CallerError(
-                "this process is draining already: `drain --undo` ends that", code="busy"
+                "a drain of this process is under way: wait for it, or end it with `drain --undo`",
+                code="busy",
             )
+        # What one that is done still passes on goes where this one says.
+        self.stop()
         exodus = Exodus(self._connections, self._link_to, frame.to, relay=frame.relay)
         self._exodus = exodus
+        self._moving = True
         self._all = frame.count < 0
         names = self._connections.names()
         exodus.add(names if self._all else names[: frame.count])
@@ -237,6 +243,7 @@ class Draining:
                 await asyncio.sleep(0.005)
             finished = True
         finally:
+            self._moving = False
             if not (finished and self._all):
                 self.stop()
         # The last connections' new owners have yet to say how long they stood still.

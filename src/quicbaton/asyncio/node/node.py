@@ -146,8 +146,11 @@ class Node:
             close()
         self.handoffs.close()
         self.endpoint.close()
-        for listener in self._listeners:
-            listener.close(leave_path=self.succeeded.is_set())
+        own, *inherited = self._listeners
+        # The successor listens at our own path, and at none of those before.
+        own.close(leave_path=self.succeeded.is_set())
+        for listener in inherited:
+            listener.close()
         self._peers.close()
         self.incoming.close()
         if self._acceptor is not None:

@@ -39,16 +39,11 @@ async def find_workers(control: Path, silent_s: float) -> list[Found]:
     is another's by then. Paths at which nobody listens any more are removed.
     """
     paths = sorted(control.parent.glob(f"{control.stem}-*.sock"))
+    answers = await asyncio.gather(*(_find(path, silent_s) for path in paths))
     found: dict[int, Found] = {}
-    for one in await asyncio.gather(*(_find(path, silent_s) for path in paths)):
-        if one is None:
-            continue
-        # A worker answers at its predecessor's socket, too: its own has its pid in the name.
-        known = found.get(one.state.pid)
-        if known is None or one.control.stem.endswith(f"-{one.state.pid}"):
-            known, one = one, known
-        found[known.state.pid] = known
-        if one is not None:
+    # A worker answers at its predecessor's socket, too; its own, named after its pid, comes first.
+    for one in sorted(filter(None, answers), key=_is_at_predecessors):
+        if found.setdefault(one.state.pid, one) is not one:
             os.close(one.roster)
     return list(found.values())
 
@@ -76,6 +71,10 @@ async def take_sockets(found: list[Found]) -> Group:
 
 
 # --- helpers ----------------------------------------------------------------------------------
+
+
+def _is_at_predecessors(one: Found) -> bool:
+    return not one.control.stem.endswith(f"-{one.state.pid}")
 
 
 async def _take(found: list[Found], slot: int) -> socket.socket:

@@ -60,8 +60,9 @@ class ConnectionIds:
         events: list[Event],
         peer_limit: int = MAX_PEER_IDS,
     ) -> None:
-        """Without an `issuer` the peer gets no more IDs of ours. `peer_limit` is the active_connection_id_limit of our transport parameters: what the
-        handshake promised holds, though a later owner may promise new peers something else."""
+        """Without an `issuer` the peer gets no more IDs of ours. `peer_limit` is the
+        active_connection_id_limit of our transport parameters: what the handshake promised holds,
+        though a later owner may promise new peers something else."""
         self._state = state
         self._peer_limit = peer_limit
         self._issuer = issuer
