@@ -32,6 +32,8 @@ from quicbaton.limits import MAX_WORKERS
 
 _WORKER_MODULE: Final = "quicbaton.cli.worker"
 _DEFAULTS: Final = Settings()
+#: What becomes of 0-RTT (docs/decisions/0001-early-data.md).
+_EARLY_DATA: Final = "off: it would have to be single-use for all workers together"
 
 
 def add_options(parser: Any) -> None:
@@ -281,6 +283,7 @@ class _Service:
                 f"               curl --http3-only --cacert {trust} https://localhost:{group.port}/",
             ]
         lines.append(f"  control      {control}")
+        lines.append(f"  early data   {_EARLY_DATA}")
         if not group.steered:
             lines.append("  steering     by the workers: this kernel cannot be told")
         self._reporter.event(
@@ -292,6 +295,7 @@ class _Service:
             pid=os.getpid(),
             workers=len(supervisor.slots),
             steered=group.steered,
+            early_data=_EARLY_DATA,
             sockets=inodes(group.sockets),
         )
 
