@@ -9,11 +9,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check bench clean
+.PHONY: help venv demo test coverage check bench clean
 
 help:
 	@echo "make demo   hand a live download from process to process (ARGS=\"--json FILE\")"
-	@echo "make test   run the tests, with coverage"
+	@echo "make test   run the tests"
+	@echo "make coverage   which lines the tests without processes reach"
 	@echo "make check  lint, formatting, types, layers"
 	@echo "make bench  run every benchmark into bench/results (ARGS=\"--quick\")"
 	@echo "make venv   only make the environment (.venv)"
@@ -37,9 +38,11 @@ demo: $(STAMP)
 
 # Tests of whole processes wait more than they compute: several files run at a time.
 test: $(STAMP)
+	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
+
+coverage: $(STAMP)
 	$(BIN)/python -m coverage run -m pytest -m "not process" $(ARGS)
 	$(BIN)/python -m coverage report --skip-covered --skip-empty
-	$(BIN)/python -m pytest -m process -n 4 --dist loadfile $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
