@@ -76,7 +76,8 @@ class HostCell:
             # The source has it until it commits; once COMMITTED is out the destination does.
             if self.victim == "source":
                 return at > STEPS.index("after_committed")
-            return at < STEPS.index("after_ready")
+            # Once the baton is out it may have said READY by the time that it dies.
+            return at < STEPS.index("after_baton")
         return "long" not in self.fault
 
     @property
