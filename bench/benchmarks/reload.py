@@ -129,7 +129,7 @@ class _Service:
         begun = time.monotonic()
         channel = await connect_channel(self._control)
         frames = read_frames(channel)
-        channel.write(c.encode(c.Reload(-1.0)))
+        channel.write(c.encode(c.Reload(health_timeout_s=-1.0, grace_s=-1.0)))
         channel.start()
         while not isinstance(answer := await frames.get(), c.Answer):
             pass

@@ -364,6 +364,9 @@ class Departures:
             self._clients[effect.connection_id] = client
         if frozen.left is not None:
             self._relays.leave(frozen.left, link, effect.connection_id, machine.handoff_id)
+        else:
+            # Nothing is left of it for the garbage collector to find.
+            frozen.session.protocol.connection_left()
         self._forwarders.handed_on(effect.connection_id, to)
         self.count += 1
         self._on_moved(effect.connection_id, False)
