@@ -235,7 +235,7 @@ HANDSHAKE_S: Final = 30
 MAX_COMMAND_BYTES: Final = MAX_HANDOFF_MESSAGE_BYTES
 #: Connections that a takeover has between offer and cutover at once: enough to keep both
 #: processes busy, few enough that none waits long while frozen.
-MAX_CONCURRENT_HANDOFFS: Final = 6
+MAX_CONCURRENT_HANDOFFS: Final = 4
 #: Blackouts that one drain reports of: enough for a p99.9.
 MAX_DRAIN_SAMPLES: Final = 10_000
 
