@@ -96,19 +96,23 @@ def test_no_connection_is_dropped_and_every_answer_is_right(
             await network.connect()
             await network.between(client, a, LOSSY)
             control = await serve(a, files, hosts_certificate)
-            throng = Throng(
-                await client.start(
-                    *(sys.executable, "-m", "bench.throng", A, str(PORT), files, "1"),
-                    environment={"PYTHONPATH": str(_ROOT)},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
+            try:
+                throng = Throng(
+                    await client.start(
+                        *(sys.executable, "-m", "bench.throng", A, str(PORT), files, "1"),
+                        environment={"PYTHONPATH": str(_ROOT)},
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                    )
                 )
-            )
-            assert (await throng.ask(f"open {CONNECTIONS}")).connections == CONNECTIONS
-            status, said = await quicbaton(a, "reload", control)
-            assert status == 0, said
-            report = await throng.everybody_was_answered()
-            assert report.dropped == 0, report.first_failure
-            assert report.hash_errors == 0
+                assert (await throng.ask(f"open {CONNECTIONS}")).connections == CONNECTIONS
+                status, said = await quicbaton(a, "reload", control)
+                assert status == 0, said
+                report = await throng.everybody_was_answered()
+                assert report.dropped == 0, report.first_failure
+                assert report.hash_errors == 0
+            finally:
+                # Its workers would outlive it.
+                await quicbaton(a, "stop", control, "--grace", "0")
 
     asyncio.run(run())
