@@ -21,11 +21,13 @@ from typing import Any
 
 from bench.benchmark import Benchmark
 from bench.owners import Owner, make_folder, tell
+from bench.pair import percentile
 from bench.processes import Program
 from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import ask, read_frames
-from quicbaton.asyncio.peers.channel import connect_channel
+from quicbaton.asyncio.peers.asking import ask
 from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.cli.control import Server
+from quicbaton.cli.fleet import follow
 
 _DEADLINE_S = 120.0
 _SMALL_BYTES = 1000
@@ -65,8 +67,8 @@ async def _run(
         "connections_per_s": round(statistics.median(rates), 1),
         "refused": sum(drained.left for drained in drains),
         "blackout_us": {
-            "p50": _percentile(blackouts, 0.5),
-            "p99": _percentile(blackouts, 0.99),
+            "p50": percentile(blackouts, 50, 0),
+            "p99": percentile(blackouts, 99, 0),
             "max": blackouts[-1],
         },
         "blackout_large_over_small": round(large_us / small_us, 2),
@@ -119,21 +121,10 @@ async def _drains(
 
 async def _drain(source: Owner, destination: Owner) -> c.Drained:
     command = c.Drain([destination.control], relay=False, count=-1, deadline_s=_DEADLINE_S)
-    channel = await connect_channel(Path(source.control))
-    frames = read_frames(channel)
-    channel.start()
-    channel.write(c.encode(command))
-    try:
-        while True:
-            frame = await frames.get()
-            if isinstance(frame, c.Drained):
-                break
-            if isinstance(frame, c.Answer):
-                raise RuntimeError(frame.message)
-    finally:
-        channel.close()
-    await ask(Path(source.control), c.StopDraining(), c.Answer)
-    return frame
+    path = Path(source.control)
+    drained = await follow(Server(path, source.control, None), command, c.Drained, lambda _: None)
+    await ask(path, c.StopDraining(), c.Answer)
+    return drained
 
 
 async def _blackouts_us(folder: Path, files: CertificateFiles, size: int, moves: int) -> list[int]:
@@ -154,10 +145,6 @@ async def _blackouts_us(folder: Path, files: CertificateFiles, size: int, moves:
             here, there = there, here
         tell(crowd, "release")
     return blackouts
-
-
-def _percentile(ascending: list[int], share: float) -> int:
-    return ascending[min(len(ascending) - 1, int(len(ascending) * share))]
 
 
 def plot(figures: dict[str, Any], axes: Any) -> None:

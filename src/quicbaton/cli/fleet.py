@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import CommandFailedError, ask_over, read_frames
@@ -13,6 +13,9 @@ from quicbaton.cli.control import Server
 from quicbaton.errors import PeerError, QuicbatonError
 
 _Frame = TypeVar("_Frame", bound=c.Frame)
+
+#: A process that does not answer within this is left out of an overview.
+TIMEOUT_S: Final = 5.0
 
 
 async def workers_of(server: Server) -> list[Server]:
@@ -40,13 +43,13 @@ async def all_workers(servers: Iterable[Server]) -> list[Server]:
 
 
 async def ask_all(
-    servers: Sequence[Server], command: c.Frame, answer: type[_Frame]
+    servers: Sequence[Server], command: c.Frame, answer: type[_Frame], timeout_s: float = TIMEOUT_S
 ) -> list[tuple[Server, _Frame]]:
-    """What each of them answers; those that do not answer are left out."""
+    """What each of them answers; those that do not answer in time are left out."""
 
     async def ask_one(server: Server) -> _Frame | None:
         try:
-            return await ask_over(await server.connect(), command, answer, _TIMEOUT_S)
+            return await ask_over(await server.connect(), command, answer, timeout_s)
         except QuicbatonError:
             return None
 
@@ -79,7 +82,3 @@ async def follow(
             on_step(frame)
     finally:
         channel.close()
-
-
-#: A process that does not answer within this is left out of an overview.
-_TIMEOUT_S = 5.0

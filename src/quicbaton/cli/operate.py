@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from quicbaton.asyncio.node.node import Node
 from quicbaton.asyncio.node.operations import Operations
 from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import ask
+from quicbaton.cli.control import Server
+from quicbaton.cli.fleet import ask_all
+from quicbaton.cli.program import import_named
 from quicbaton.cli.reporter import Reporter
-from quicbaton.errors import ConfigurationError, QuicbatonError
+from quicbaton.errors import ConfigurationError
 from quicbaton.routing.placement import Placement, parse_placement
 
 if TYPE_CHECKING:
     from quicbaton.asyncio.metrics import Metrics
-
-_ANSWER_S = 2.0
 
 
 def add_options(parser: Any) -> None:
@@ -50,13 +48,13 @@ def load_placement(text: str) -> Placement | None:
 
     Raises ConfigurationError: there is none.
     """
-    module_name, colon, name = text.partition(":")
-    if not colon or module_name == "path":
+    if ":" not in text or text.startswith("path:"):
         return parse_placement(text)
+    _, make = import_named(text, what="--placement", code="placement")
     try:
-        made = getattr(importlib.import_module(module_name), name)()
+        made = make()
     except Exception as error:
-        # The boundary to the user's program: to import it is to run it.
+        # The boundary to the user's program, which may raise anything.
         raise ConfigurationError(
             f"cannot make the placement {text}: {type(error).__name__}: {error}", code="placement"
         ) from error
@@ -75,25 +73,19 @@ def serve_metrics(
     """Serve them, if asked for; `workers` names the control sockets of those that are asked."""
     if options.metrics is None:
         return None
-    from quicbaton.asyncio.metrics import Metrics  # noqa: PLC0415 - an extra
+    from quicbaton.asyncio.metrics import GATHER_TIMEOUT_S, Metrics  # noqa: PLC0415 - an extra
 
     async def gather() -> list[c.Figures]:
-        answers = await asyncio.gather(*(_figures_of(path) for path in workers()))
-        return [figures for figures in answers if figures is not None]
+        servers = [Server(Path(control), control, None) for control in workers()]
+        # One that is starting, or gone, is left out.
+        answers = await ask_all(servers, c.ReadFigures(), c.Figures, GATHER_TIMEOUT_S)
+        return [figures for _, figures in answers]
 
     host, port = options.metrics
     metrics = Metrics(gather, port, host)
     url = f"http://{host}:{metrics.port}/metrics"
     reporter.event("metrics", f"  metrics      {url}", port=metrics.port, url=url)
     return metrics
-
-
-async def _figures_of(control: str) -> c.Figures | None:
-    try:
-        return await ask(Path(control), c.ReadFigures(), c.Figures, _ANSWER_S)
-    except QuicbatonError:
-        # It is starting, or gone.
-        return None
 
 
 def _address(text: str) -> tuple[str, int]:

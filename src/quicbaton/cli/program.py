@@ -8,7 +8,8 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, NamedTuple
+from types import ModuleType
+from typing import Any, Final, NamedTuple
 
 from quicbaton.asyncio.endpoint.endpoint import CreateProtocol
 from quicbaton.cli.file_server import FileProtocol
@@ -61,9 +62,18 @@ def load_program(text: str) -> Program:
 
     Raises ConfigurationError: it cannot be imported, or has no such name.
     """
+    module, found = import_named(text, what="--app", code="application")
+    return Program(text, found, getattr(module, "health", None))
+
+
+def import_named(text: str, *, what: str, code: str) -> tuple[ModuleType, Callable[..., Any]]:
+    """The module and the class or function that MODULE:NAME says, for the option `what`.
+
+    Raises ConfigurationError with `code`: it cannot be imported, or has no such name.
+    """
     module_name, colon, name = text.partition(":")
     if not (module_name and colon and name):
-        raise ConfigurationError(f"--app is MODULE:NAME, got {text!r}", code="application")
+        raise ConfigurationError(f"{what} is MODULE:NAME, got {text!r}", code=code)
     if os.getcwd() not in sys.path:
         # As `python -m` does it.
         sys.path.insert(0, os.getcwd())
@@ -72,11 +82,9 @@ def load_program(text: str) -> Program:
     except Exception as error:
         # The boundary to the program: to import it is to run it.
         raise ConfigurationError(
-            f"cannot import {module_name}: {type(error).__name__}: {error}", code="application"
+            f"cannot import {module_name}: {type(error).__name__}: {error}", code=code
         ) from error
     found = getattr(module, name, None)
     if not callable(found):
-        raise ConfigurationError(
-            f"{module_name} has no class or function {name!r}", code="application"
-        )
-    return Program(text, found, getattr(module, "health", None))
+        raise ConfigurationError(f"{module_name} has no class or function {name!r}", code=code)
+    return module, found

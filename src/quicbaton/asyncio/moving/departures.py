@@ -65,7 +65,6 @@ class Departures:
         seekers: Seekers,
         find_link: Callable[[int | None], Link | None],
         file_format: int,
-        offer_s: float,
         on_moved: Callable[[bytes, bool], None],
         on_resumed: Callable[[bytes, int], None],
     ) -> None:
@@ -78,7 +77,6 @@ class Departures:
         self._seekers = seekers
         self._find_link = find_link
         self._file_format = file_format
-        self._offer_s = offer_s
         self._on_moved = on_moved
         self._on_resumed = on_resumed
         self._frozen: dict[bytes, Frozen] = {}

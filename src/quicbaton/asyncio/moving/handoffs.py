@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final, get_args
@@ -59,7 +59,6 @@ from quicbaton.handoff.messages import (
 )
 from quicbaton.handoff.waits import DEFAULT_WAITS
 from quicbaton.keys.key_ring import KeyRing
-from quicbaton.limits import MAX_DRAIN_SAMPLES
 from quicbaton.ownership import Ledger, Ownership
 from quicbaton.ownership.store import Store
 
@@ -109,8 +108,6 @@ class Handoffs:
         #: Called with (connection id, microseconds) when a destination says how long a client of
         #: ours has waited.
         self.on_resumed: Callable[[bytes, int], None] = lambda _name, _blackout_us: None
-        #: The latest of these times.
-        self.blackouts_us: deque[int] = deque(maxlen=MAX_DRAIN_SAMPLES)
         self._seekers = seekers
         self._departures = Departures(
             endpoint,
@@ -123,7 +120,6 @@ class Handoffs:
             on_resumed=self._tell_resumed,
             find_link=self._find_link,
             file_format=max(formats),
-            offer_s=waits.offer_s,
             on_moved=self._tell_moved,
         )
         self._arrivals = Arrivals(
@@ -347,7 +343,6 @@ class Handoffs:
         return None if number is None else self._links.get(number)
 
     def _tell_resumed(self, connection_id: bytes, blackout_us: int) -> None:
-        self.blackouts_us.append(blackout_us)
         self.on_resumed(connection_id, blackout_us)
 
     def _hold(self, machine: HandoffDestination) -> None:
