@@ -19,7 +19,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal, Self
 
-from cells import RATE, SIZE, STEPS, ending
+from cells import RATE, SIZE, STEPS, ending, struck
 from harness import SHORT_WAITS, Curl, Server
 from lossy_link import CLEAR, Condition
 from sites import CUT, Site, hand_over, two_hosts
@@ -166,11 +166,14 @@ async def _run(site: Site, cell: HostCell) -> HostOutcome:
         else:
             victim = source if cell.at_source else destination
         victims.write_text(str(victim.pid))
-        struck = asyncio.Event()
-        asking = asyncio.create_task(_ask(source, connection, struck))
-        fault_s = await _strike(site, cell, victim)
-        struck.set()
-        answers = [*await asking, *await _hand_on(source, destination, curl)]
+        over = asyncio.Event()
+        asking = asyncio.create_task(_ask(source, connection, over))
+        try:
+            fault_s = await _strike(site, cell, victim, curl)
+        finally:
+            over.set()
+            answers = await asking
+        answers += await _hand_on(source, destination, curl)
         ended = await curl.end()
         verdict = (await site.datagrams()).check(keylogs)
     client = ending(curl, verdict)
@@ -179,23 +182,22 @@ async def _run(site: Site, cell: HostCell) -> HostOutcome:
     )
 
 
-async def _ask(source: Server, connection: str, struck: asyncio.Event) -> list[str]:
+async def _ask(source: Server, connection: str, over: asyncio.Event) -> list[str]:
     """Hand over; again, when a busy machine has missed a deadline before the point was reached."""
     answers = []
     while True:
         answer = await hand_over(source, connection, "b/0")
         answers.append(answer.code)
-        if answer.ok or struck.is_set():
+        if answer.ok or over.is_set():
             return answers
         await asyncio.sleep(0.01)
 
 
-async def _strike(site: Site, cell: HostCell, victim: Server) -> float:
+async def _strike(site: Site, cell: HostCell, victim: Server, curl: Curl) -> float:
     """Wait for the fault, and end it. For how long it lasted."""
+    await struck(cell.fault, victim, curl)
     if cell.fault == "KILL":
-        await victim.gone()
         return 0.0
-    await victim.comes_to_a_stop()
     since = monotonic()
     long_s = _LONG_S if "long" in cell.fault else _SHORT_S
     if cell.fault.startswith("CUT"):

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Literal
 
 from harness import SHORT_WAITS, Curl, Server, World
+from matrix import PointNotReachedError
 from wire import Relay, Verdict, check
 
 from quicbaton.asyncio.failpoints import SOURCE_POINTS
@@ -126,7 +127,7 @@ async def run_cell(world: World, cell: Cell) -> Outcome:
         victim = destination if cell.victim == "destination" else source
         victims.write_text(str(victim.pid))
         command = asyncio.create_task(source.hand_over(connection, destination))
-        stopped_s = await strike(cell.fault, victim)
+        stopped_s = await strike(cell.fault, victim, curl)
         await command
         handed_on = await hand_on(source, destination, curl)
         ended = await curl.end()
@@ -138,18 +139,31 @@ async def run_cell(world: World, cell: Cell) -> Outcome:
     return Outcome(ending(curl, verdict), ended.error, verdict, stopped_s, handed_on)
 
 
-async def strike(fault: Fault, victim: Server) -> float:
-    """Wait for the fault; let a stopped process go on. For how long it stood still."""
+async def strike(fault: Fault, victim: Server, curl: Curl | None = None) -> float:
+    """Wait for the fault; let a stopped process go on. For how long it stood still.
+
+    Raises PointNotReachedError: the client got all that it wanted before.
+    """
     if fault == "CUT":
         return 0.0
+    await struck(fault, victim, curl)
     if fault == "KILL":
-        await victim.gone()
         return 0.0
-    await victim.comes_to_a_stop()
     since = monotonic()
     await asyncio.sleep(_LONG_STOP_S if fault == "STOP long" else _SHORT_STOP_S)
     victim.signal(signal.SIGCONT)
     return monotonic() - since
+
+
+async def struck(fault: str, victim: Server, curl: Curl | None) -> None:
+    """Wait until a signal has killed or stopped the victim."""
+
+    def is_struck() -> bool:
+        return not victim.alive if fault == "KILL" else victim.stopped
+
+    await victim.until(lambda: is_struck() or (curl is not None and curl.whole), f"the {fault}")
+    if not is_struck():
+        raise PointNotReachedError("the download was whole before the point was reached")
 
 
 async def hand_on(source: Server, destination: Server, curl: Curl) -> bool:

@@ -60,7 +60,7 @@ class Server:
 
     async def ready(self) -> c.Connections:
         """Wait until it answers."""
-        return await self._until(self._answers, "it to answer")
+        return await self.until(self._answers, "it to answer")
 
     async def _answers(self) -> c.Connections | None:
         if not self.alive:
@@ -79,7 +79,7 @@ class Server:
 
     async def the_connection(self) -> str:
         """Its only connection's name, once it is open."""
-        return await self._until(self._open_name, "a connection")
+        return await self.until(self._open_name, "a connection")
 
     async def _open_name(self) -> str:
         open_ones = [info for info in (await self.list()).connections if info.state == "open"]
@@ -115,12 +115,13 @@ class Server:
         return self.process_state() == "T"
 
     async def gone(self) -> None:
-        await self._until(lambda: not self.alive, "its end")
+        await self.until(lambda: not self.alive, "its end")
 
     async def comes_to_a_stop(self) -> None:
-        await self._until(lambda: self.stopped, "it to stop")
+        await self.until(lambda: self.stopped, "it to stop")
 
-    async def _until(self, condition: Callable[[], Any], what: str) -> Any:
+    async def until(self, condition: Callable[[], Any], what: str) -> Any:
+        """Look again and again until `condition()` is true; what it did instead, if it never is."""
         try:
             return await until(condition, what)
         except AssertionError as error:
@@ -132,6 +133,19 @@ class Server:
     def log(self) -> str:
         path = Path(self.options.log)
         return path.read_text() if path.exists() else ""
+
+    async def settled(self) -> str:
+        """How its takeover went."""
+        return await self.line("settled", "gave up")
+
+    async def line(self, *beginnings: str) -> str:
+        """The first line of its log that begins so, once it has been written to its end."""
+
+        def find() -> str:
+            lines = (x for x in self.log().splitlines(keepends=True) if x.startswith(beginnings))
+            return next((x.rstrip() for x in lines if x.endswith("\n")), "")
+
+        return await self.until(find, f"a line {beginnings}")
 
 
 class World:

@@ -80,7 +80,7 @@ async def run_cell(world: World, cell: Cell) -> Outcome:
         victim = destination if cell.victim == "destination" else source
         victims.write_text(str(victim.pid))
         command = asyncio.create_task(_hand_over(connection, source, destination, cell, victim))
-        stopped_s = await strike(cell.fault, victim)
+        stopped_s = await strike(cell.fault, victim, curl)
         await command
         handed_on = await hand_on(source, destination, curl)
         ended = await curl.end()

@@ -116,14 +116,6 @@ async def _given(connection: str, source: Server, destination: Server) -> bool:
     return answer.ok
 
 
-async def settled(server: Server) -> str:
-    def line() -> str:
-        lines = server.log().splitlines()
-        return next((text for text in lines if text.startswith(("settled", "gave up"))), "")
-
-    return await until(line, "the takeover's end")
-
-
 def test_a_download_passes_between_two_formats_both_ways(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start(formats=(1,))
@@ -145,9 +137,9 @@ def test_a_takeover_by_the_other_format_moves_a_download(in_world: Any) -> None:
         async with world.curl(await old.port(), 1_500_000, rate=600_000) as curl:
             await curl.received(100_000)
             new = await world.fork("takeover", old)
-            assert await settled(new) == "settled ok 1 connections moved"
+            assert await new.settled() == "settled ok 1 connections moved"
             older = await world.fork("takeover", new, formats=(1,))
-            assert await settled(older) == "settled ok 1 connections moved"
+            assert await older.settled() == "settled ok 1 connections moved"
             await curl.end()
             assert curl.whole
 
@@ -184,10 +176,10 @@ def test_a_takeover_upgrades_and_another_rolls_back(in_worlds: Run) -> None:
         async with present.curl(await old.port(), 2_000_000, rate=600_000) as curl:
             await curl.received(100_000)
             new = await present.fork("takeover", old)
-            assert await settled(new) == "settled ok 1 connections moved"
+            assert await new.settled() == "settled ok 1 connections moved"
             await old.gone()
             back = await previous.fork("takeover", new)
-            assert await settled(back) == "settled ok 1 connections moved"
+            assert await back.settled() == "settled ok 1 connections moved"
             await new.gone()
             async with present.curl(await back.port(), 1000) as late:
                 await late.end()

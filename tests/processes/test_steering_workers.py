@@ -32,10 +32,7 @@ AFTER = 6
 async def tossed(server: Server) -> int:
     """Datagrams that it passed on to the other worker."""
     server.signal(signal.SIGUSR2)
-    line = await until(
-        lambda: next((x for x in server.log().splitlines() if x.startswith("counters")), ""),
-        "the counters",
-    )
+    line = await server.line("counters")
     counters = msgspec.json.decode(line.removeprefix("counters"), type=dict[str, int])
     return counters.get("tossed", 0)
 

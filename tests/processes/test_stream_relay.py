@@ -159,14 +159,6 @@ async def hand_over(source: Server, destination: Server) -> None:
     assert answer.ok, answer
 
 
-async def settled(server: Server) -> str:
-    def line() -> str:
-        lines = server.log().splitlines()
-        return next((text for text in lines if text.startswith(("settled", "gave up"))), "")
-
-    return await until(line, "the takeover's end")
-
-
 def test_a_running_request_survives_a_takeover(in_world: Any) -> None:
     size = 400_000
 
@@ -193,7 +185,7 @@ def test_a_running_request_survives_a_takeover(in_world: Any) -> None:
             assert running.reset is None
             assert running.body == content(0, size)
             assert exported.body == content(0, 3_000_000)
-            assert await settled(new) == "settled ok 1 connections moved"
+            assert await new.settled() == "settled ok 1 connections moved"
             await old.gone()
             assert int(await client.get("/pid")) == new.pid
         assert "Traceback" not in old.log() + new.log()
@@ -336,7 +328,7 @@ def test_what_still_runs_after_the_grace_is_listed_reset_and_counted(in_world: A
             await until(lambda: slow.body, "the body to begin")
             name = await old.the_connection()
             new = await world.fork("takeover", old, deadline_s=0.7)
-            assert await settled(new) == (
+            assert await new.settled() == (
                 "settled cut 1 connections moved, 1 cut at the deadline: "
                 f"{name}: requests still run on streams {slow.stream_id}"
             )

@@ -37,16 +37,6 @@ def in_world(
     return lambda test: asyncio.run(guarded(test))
 
 
-async def settled(server: Server) -> str:
-    """How its takeover went, as its log says."""
-
-    def line() -> str:
-        lines = server.log().splitlines()
-        return next((text for text in lines if text.startswith(("settled", "gave up"))), "")
-
-    return await until(line, "the takeover's end")
-
-
 def test_a_thousand_connections_and_fifty_handshakes_survive_a_takeover(in_world: Any) -> None:
     connections, handshakes, downloads = 1000, 50, 3
 
@@ -81,7 +71,7 @@ def test_a_thousand_connections_and_fifty_handshakes_survive_a_takeover(in_world
                 handshaker.go_on()
             bodies = await asyncio.gather(*(handshaker.done for handshaker in handshakers))
             assert all(body == content(0, 1000) for body in bodies)
-            assert (await settled(new)).startswith("settled ok")
+            assert (await new.settled()).startswith("settled ok")
             await old.gone()
 
             rounds = [client.rounds for client in clients]
@@ -121,7 +111,7 @@ def test_a_connection_that_cannot_be_exported_is_waited_for(in_world: Any) -> No
             await until(lambda: _has_streams(old), "the request to arrive")
             new = await world.fork("takeover", old)
             assert await answer == b"done"
-            assert await settled(new) == "settled ok 1 connections moved"
+            assert await new.settled() == "settled ok 1 connections moved"
             assert await client.get("/10") == content(0, 10)
             await old.gone()
 
@@ -139,7 +129,7 @@ def test_what_still_cannot_move_at_the_deadline_is_reported_and_closed(in_world:
             answer = asyncio.create_task(busy.get("/busy/60000"))
             await until(lambda: _has_streams(old), "the request to arrive")
             new = await world.fork("takeover", old, deadline_s=0.5)
-            report = await settled(new)
+            report = await new.settled()
             assert report.startswith("settled cut 1 connections moved, 1 cut at the deadline: ")
             assert report.endswith("a request is being worked on")
             with pytest.raises(ConnectionError, match="the server restarted"):
@@ -156,7 +146,7 @@ def test_a_successor_that_cannot_read_the_state_gets_nothing(in_world: Any) -> N
         old = await world.start()
         async with crowd(world.certificate, await old.port(), 3) as clients:
             new = await world.fork("takeover", old, deadline_s=0.5, forgetful=True)
-            assert "import_state raised KeyError" in await settled(new)
+            assert "import_state raised KeyError" in await new.settled()
             await new.gone()
             await _all_live_at(old, clients)
 
@@ -173,7 +163,7 @@ def test_a_successor_that_has_stopped_at_the_deadline_gets_nothing(in_world: Any
             await until(lambda: new.stopped, "the successor to stop")
             await _all_live_at(old, clients)
             new.signal(signal.SIGCONT)
-            assert (await settled(new)).startswith("gave up successor_failed")
+            assert (await new.settled()).startswith("gave up successor_failed")
             await new.gone()
             await _all_live_at(old, clients)
 
@@ -192,7 +182,7 @@ def test_a_second_takeover_at_a_time_is_refused(in_world: Any) -> None:
             await second.gone()
             assert "a takeover is under way" in second.log()
             assert await answer == b"done"
-            assert (await settled(first)).startswith("settled ok")
+            assert (await first.settled()).startswith("settled ok")
 
     in_world(test)
 
@@ -204,7 +194,7 @@ def test_ten_takeovers_in_a_row_keep_one_download_whole(in_world: Any) -> None:
             for number in range(10):
                 await curl.received(100_000 + 100_000 * number)
                 successor = await world.fork("takeover", server)
-                assert (await settled(successor)).startswith("settled ok 1 ")
+                assert (await successor.settled()).startswith("settled ok 1 ")
                 await server.gone()
                 server = successor
             await curl.end()
