@@ -49,6 +49,8 @@ _SHORT_S = 0.05
 _LONG_S = 1.3
 #: A short fault that a busy machine made longer proves nothing of deadlines.
 STILL_SHORT_S = 0.25
+#: A handoff that was broken off is over on both sides, and the next one is made, within this.
+_TIME_TO_HAND_ON_S = 1.5
 #: Nobody can tell whether a host beyond a partition lives. Its clients find out by themselves.
 _CLIENT_TIMEOUT_S = 6.0
 
@@ -94,8 +96,10 @@ class HostOutcome:
     error: str
     verdict: Verdict
     fault_s: float
-    #: What came of handing the connection on once more after the fault: the last is "ok".
+    #: What came of handing the connection over, and of handing it on after the fault.
     answers: list[str]
+    #: It was handed on, or its client had all that it wanted before there was time for that.
+    handed_on: bool
 
 
 CELLS = [HostCell(step, victim, fault) for step in STEPS for victim, fault in FAULTS]
@@ -173,12 +177,21 @@ async def _run(site: Site, cell: HostCell) -> HostOutcome:
         finally:
             over.set()
             answers = await asking
+        since = monotonic()
         answers += await _hand_on(source, destination, curl)
+        handed_on = (
+            answers[-1].endswith((" ok", "closing")) or monotonic() - since < _TIME_TO_HAND_ON_S
+        )
         ended = await curl.end()
         verdict = (await site.datagrams()).check(keylogs)
     client = ending(curl, verdict)
     return HostOutcome(
-        "lost" if client == "TIMEOUT" else client, ended.error, verdict, fault_s, answers
+        client="lost" if client == "TIMEOUT" else client,
+        error=ended.error,
+        verdict=verdict,
+        fault_s=fault_s,
+        answers=answers,
+        handed_on=handed_on,
     )
 
 
