@@ -11,30 +11,23 @@ replaced, one after the other, as `quicbaton reload` does it. Published are:
 """
 
 import argparse
-import asyncio
 import itertools
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
 from bench.benchmark import Benchmark
 from bench.pair import percentile
 from bench.processes import Program
+from bench.service import Service
 from bench.throng import Report
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import read_frames
-from quicbaton.asyncio.peers.channel import connect_channel
 
 _LOSS = 0.01
 _WORKERS = 2
@@ -44,7 +37,6 @@ _FILE_BYTES = 4096
 _EVERY_S = 10.0
 #: After a reload, until everybody has asked again.
 _AFTERWARDS_S = 2 * _EVERY_S + 2.0
-_START_TIMEOUT_S = 60.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +51,7 @@ def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> d
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         files = _make_files(folder / "files")
-        service = stack.enter_context(_Service(folder, files))
+        service = stack.enter_context(Service(folder, files, _WORKERS))
         link = stack.enter_context(
             Program(
                 "bench.link", f"--server-port={service.port}", "--delay-ms=0", f"--loss={_LOSS}"
@@ -80,73 +72,12 @@ def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> d
             quiet = _ask(crowd, "report")
             step(number, options.rounds, "reload")
             _ask(crowd, "mark")
-            duration_s = asyncio.run(service.reload())
+            duration_s = service.reload()
             during = _ask(crowd, "report")
             time.sleep(_AFTERWARDS_S)
             after = _ask(crowd, "report")
             rounds.append(_round(duration_s, quiet, during, after))
     return _figures(count, rounds)
-
-
-class _Service:
-    """`quicbaton serve --workers`, in a home of its own."""
-
-    def __init__(self, folder: Path, files: Path) -> None:
-        (folder / "run").mkdir(mode=0o700)
-        self._output = folder / "output"
-        environment = {
-            **os.environ,
-            "XDG_STATE_HOME": str(folder / "state"),
-            "XDG_RUNTIME_DIR": str(folder / "run"),
-        }
-        arguments = ("--host", "127.0.0.1", "--port", "0", "--workers", str(_WORKERS), "--json")
-        with self._output.open("wb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "quicbaton", "serve", str(files), *arguments],
-                env=environment,
-                stdout=output,
-            )
-        self.port = 0
-        self._control = Path()
-
-    def __enter__(self) -> Self:
-        ready = self._wait_for_ready()
-        self.port = int(ready["port"])
-        self._control = Path(ready["control"])
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._process.terminate()
-        self._process.wait()
-
-    async def reload(self) -> float:
-        """Replace all workers; the seconds that it took."""
-        begun = time.monotonic()
-        channel = await connect_channel(self._control)
-        frames = read_frames(channel)
-        channel.write(c.encode(c.Reload(health_timeout_s=-1.0, grace_s=-1.0)))
-        channel.start()
-        while not isinstance(answer := await frames.get(), c.Answer):
-            pass
-        channel.close()
-        if not answer.ok:
-            raise RuntimeError(f"the reload failed: {answer.message}")
-        return time.monotonic() - begun
-
-    def _wait_for_ready(self) -> dict[str, Any]:
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while self._process.poll() is None and time.monotonic() < deadline:
-            for line in self._output.read_text().splitlines():
-                event: dict[str, Any] = json.loads(line)
-                if event["event"] == "ready":
-                    return event
-            time.sleep(0.05)
-        raise RuntimeError(f"the service did not start: {self._output.read_text()}")
 
 
 def _make_files(folder: Path) -> Path:

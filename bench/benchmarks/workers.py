@@ -9,11 +9,8 @@ lost: two workers use all of them, one worker and its clients no more than they 
 
 import argparse
 import hashlib
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,11 +24,11 @@ from bench.benchmark import Benchmark
 from bench.client import Answer, Command
 from bench.processes import Program
 from bench.servers.application import SMALL_BYTES, make_body
+from bench.service import Service
 
 _MB = 1_000_000
 _CLIENTS = 4
 _OPENINGS = 200
-_READY_S = 60.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -81,13 +78,12 @@ def _make_home(folder: Path, size: int) -> bytes:
     body = make_body(size)
     (files / "body").write_bytes(body)
     (files / "small").write_bytes(make_body(SMALL_BYTES))
-    (folder / "run").mkdir(mode=0o700)
     return hashlib.sha256(body).digest()
 
 
 def _measure(folder: Path, workers: int, digest: bytes, size: int) -> dict[str, float]:
     with ExitStack() as stack:
-        service = stack.enter_context(_Service(folder, workers))
+        service = stack.enter_context(Service(folder, folder / "files", workers))
         clients = _clients_on_each(stack, service, folder, size)
         before = service.cpu_s(), sum(client.cpu_s() for client in clients)
         begun = time.monotonic()
@@ -108,9 +104,7 @@ def _measure(folder: Path, workers: int, digest: bytes, size: int) -> dict[str, 
         }
 
 
-def _clients_on_each(
-    stack: ExitStack, service: "_Service", folder: Path, size: int
-) -> list[Program]:
+def _clients_on_each(stack: ExitStack, service: Service, folder: Path, size: int) -> list[Program]:
     """Clients with an open connection, the same number on every worker: where one comes out is
     chance, so those that are too many begin again."""
     clients = [
@@ -138,61 +132,6 @@ def _clients_on_each(
 
 def _command(operation: str, port: int) -> str:
     return msgspec.json.encode(Command(operation, port, 1)).decode()
-
-
-class _Service:
-    """`quicbaton serve --workers N` in a home of its own."""
-
-    def __init__(self, folder: Path, workers: int) -> None:
-        self.workers = workers
-        self._environment = {
-            **os.environ,
-            "XDG_STATE_HOME": str(folder / "state"),
-            "XDG_RUNTIME_DIR": str(folder / "run"),
-        }
-        arguments = ["serve", str(folder / "files"), "--workers", str(workers)]
-        arguments += ["--host", "127.0.0.1", "--port", "0", "--json"]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "quicbaton", *arguments],
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        ready = self._wait_until_ready()
-        self.port = int(ready["port"])
-        self.certificate = Path(ready["certificate"])
-        self._control = ready["control"]
-
-    def __enter__(self) -> "_Service":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(_READY_S)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
-    def connections(self) -> list[int]:
-        """How many each worker has."""
-        return [slot["connections"] for slot in self._slots()]
-
-    def cpu_s(self) -> float:
-        """CPU time of the workers so far: clock_getcpuclockid(3) of each."""
-        return sum(time.clock_gettime((~slot["pid"] << 3) | 2) for slot in self._slots())
-
-    def _slots(self) -> list[dict[str, Any]]:
-        command = [sys.executable, "-m", "quicbaton", "workers", self._control, "--json"]
-        output = subprocess.check_output(command, env=self._environment, text=True)
-        slots: list[dict[str, Any]] = json.loads(output)["slots"]
-        return slots
-
-    def _wait_until_ready(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            event: dict[str, Any] = json.loads(line)
-            if event["event"] == "ready":
-                return event
-        raise RuntimeError("the service did not come up")
 
 
 def plot(figures: dict[str, Any], axes: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
-from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import ask_over, read_frames
+from quicbaton.asyncio.peers.asking import ask_over
 from quicbaton.cli import user_state
 from quicbaton.cli.control import (
     SERVER_HELP,
@@ -23,6 +22,7 @@ from quicbaton.cli.control import (
     find_server,
     local_servers,
 )
+from quicbaton.cli.fleet import follow
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.cli.supervise import step_fields
 from quicbaton.errors import ConfigurationError
@@ -92,17 +92,15 @@ def _reload(options: argparse.Namespace, reporter: Reporter) -> int:
     server = _server(options)
     if reporter.as_json or not Console().is_terminal:
 
-        def on_step(step: c.ReloadStep) -> None:
-            if step.phase in ("done", "failed"):
+        def on_step(step: c.Frame) -> None:
+            if isinstance(step, c.ReloadStep) and step.phase in ("done", "failed"):
                 text = (
                     f"worker {step.slot}: {step.phase} after {step.seconds:.1f} s, "
                     f"pid {step.pid}: {step.message}"
                 )
                 reporter.event("worker", text, **step_fields(step))
 
-        answer = asyncio.run(
-            _ask_in_steps(server, c.Reload(options.health_timeout, options.grace), on_step)
-        )
+        answer = asyncio.run(follow(server, _command(options), c.Answer, on_step))
     else:
         answer = _reload_with_bar(server, options)
     if not answer.ok:
@@ -121,7 +119,9 @@ def _reload_with_bar(server: Server, options: argparse.Namespace) -> c.Answer:
     ) as bar:
         tasks: dict[int, Any] = {}
 
-        def on_step(step: c.ReloadStep) -> None:
+        def on_step(step: c.Frame) -> None:
+            if not isinstance(step, c.ReloadStep):
+                return
             if step.slot not in tasks:
                 tasks[step.slot] = bar.add_task(f"worker {step.slot}", total=None, note="")
             total = step.moved + step.left or None
@@ -134,9 +134,7 @@ def _reload_with_bar(server: Server, options: argparse.Namespace) -> c.Answer:
                 note=step.phase if step.phase != "moving" else step.message,
             )
 
-        return asyncio.run(
-            _ask_in_steps(server, c.Reload(options.health_timeout, options.grace), on_step)
-        )
+        return asyncio.run(follow(server, _command(options), c.Answer, on_step))
 
 
 def _stop(options: argparse.Namespace, reporter: Reporter) -> int:
@@ -201,23 +199,10 @@ def _server(options: argparse.Namespace) -> Server:
     return find_server(str(paths[0]), options)
 
 
+def _command(options: argparse.Namespace) -> c.Reload:
+    return c.Reload(options.health_timeout, options.grace)
+
+
 async def _stop_at(server: Server, command: c.Stop) -> c.Left:
     """Wait as long as it takes: the server has a deadline of its own."""
     return await ask_over(await server.connect(), command, c.Left, math.inf)
-
-
-async def _ask_in_steps(
-    server: Server, command: c.Frame, on_step: Callable[[Any], None]
-) -> c.Answer:
-    channel = await server.connect()
-    frames = read_frames(channel)
-    try:
-        channel.write(c.encode(command))
-        channel.start()
-        while True:
-            frame = await frames.get()
-            if isinstance(frame, c.Answer):
-                return frame
-            on_step(frame)
-    finally:
-        channel.close()
