@@ -274,6 +274,13 @@ REDIAL_S: Final = 30.0
 #: Nodes in a cluster's file.
 MAX_NODES: Final = 1024
 
+# --- placement --------------------------------------------------------------------------------
+
+#: Events of a client, and bytes of a request, that wait for the decision who answers the first
+#: request. They are looked through at each batch of datagrams; who sends more is answered here.
+MAX_HELD_EVENTS: Final = 256
+MAX_HELD_REQUEST_BYTES: Final = 1 << 16
+
 # --- metrics ----------------------------------------------------------------------------------
 
 #: HTTP requests for figures that are answered at once, and seconds of silence in one: a scraper or

@@ -39,6 +39,7 @@ def test_ps_finds_servers_by_whatever_names_them(home: Home, cluster: Path) -> N
     gone = home.run("ps", "b")
     assert gone.returncode == 1
     assert "cannot reach b at 127.0.0.1" in gone.stderr
+    assert "see that node b serves" in gone.stderr
     assert "no server of yours" in home.run("ps", str(second.port)).stderr
     assert "no socket" in home.run("ps", "c/0").stderr
     assert str(cluster) in home.run("ps", "c/0").stderr
@@ -95,13 +96,24 @@ def test_a_server_must_be_sure_which_node_it_is(home: Home, cluster: Path) -> No
     assert home.json("ps", "a")["pid"] == with_one_key.pid
 
 
+def test_a_placement_must_name_nodes_of_the_cluster(home: Home, cluster: Path) -> None:
+    serve = ("serve", home.files, "--port", "0", "--node-name", "a", "--placement")
+    unknown = home.run(*serve, "path:/video=c/0")
+    assert unknown.returncode == 1
+    assert "no node 'c'; it has a, b" in unknown.stderr
+    assert "NODE/WORKER" in home.run(*serve, "path:/video=b/x").stderr
+    del home.environment["QUICBATON_CLUSTER"]
+    assert "--cluster" in home.run(*serve[:-1], "--placement", "path:/video=b/0").stderr
+
+
 def test_a_service_and_its_workers_are_found_by_name(home: Home, cluster: Path) -> None:
     service = home.serve("--workers", "2", "--node-name", "a")
     workers = {name: home.json("ps", name) for name in ("a/0", "a/1")}
     assert home.json("ps", "a")["pid"] == service.pid
     assert len({service.pid, workers["a/0"]["pid"], workers["a/1"]["pid"]}) == 3
-    assert "cannot reach" not in home.run("ps", "a/2").stderr
-    assert home.run("ps", "a/2").returncode == 1
+    absent = home.run("ps", "a/2")
+    assert absent.returncode == 1
+    assert "node a has no worker 2; it has 0-1: name one of these" in absent.stderr
 
     content = home.write("file.bin", 30_000_000)
     client = home.download(service, "file.bin", 300_000)

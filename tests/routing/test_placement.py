@@ -105,3 +105,25 @@ def test_policies_are_named() -> None:
 def test_what_is_not_a_placement_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"/PREFIX=MEMBER|a placement is"):
         parse_placement(text)
+
+
+NODES = [Member("a/0", 9, 100), Member("a/1", 9, 100), Member("b/0", 5, 100), Member("b/1", 3, 100)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "here", "chosen"),
+    [
+        ("1", "a/0", "a/1"),  # a number is one of this node
+        ("b/0", "a/0", "b/0"),
+        ("b", "a/0", "b/1"),  # the least loaded
+        ("a", "a/0", "a/0"),  # it is there already
+        ("b/7", "a/0", None),
+        ("c", "a/0", None),
+    ],
+)
+def test_a_rule_names_a_worker_or_a_node(rule: str, here: str, chosen: str | None) -> None:
+    assert ByPath({"/": rule}).choose(newcomer(path="/x"), NODES, here) == chosen
+
+
+def test_a_path_policy_says_whom_it_names_elsewhere() -> None:
+    assert ByPath({"/a": "0", "/b": "b/1", "/c": "c", "/d": "b/1"}).elsewhere == ["b/1", "c"]

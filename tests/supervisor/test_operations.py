@@ -22,7 +22,7 @@ def test_drain_empties_a_worker_and_what_still_comes_is_passed_on(home: ServiceH
     downloads = service.download_everywhere("file.bin", each=2)
     source, destination = service.status()
     summary = home.json("drain", source["control"], "--to", destination["control"])
-    assert summary["moved"] == source["connections"]
+    assert (summary["event"], summary["moved"]) == ("drained", source["connections"])
     assert (summary["relayed"], summary["left"], summary["refused"]) == (0, 0, {})
     assert 0 < summary["blackout_us"]["p50"] <= summary["blackout_us"]["max"]
     # The kernel brings clients to both; those of the drained worker move at once.
@@ -70,7 +70,7 @@ def test_rebalance_evens_out_a_service(home: ServiceHome) -> None:
         home.json("drain", slot["control"], "--undo")
     wait_for(lambda: counts(service), lambda found: found == [0, 0, len(downloads)])
     summary = home.json("rebalance", str(service.port))
-    assert summary["left"] == 0
+    assert (summary["event"], summary["left"]) == ("rebalanced", 0)
     found = wait_for(lambda: counts(service), lambda found: sum(found) == len(downloads))
     assert max(found) - min(found) <= 1
     for download in downloads:

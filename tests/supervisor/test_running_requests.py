@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import textwrap
 from typing import Any
 
@@ -121,4 +122,6 @@ def test_grace_bounds_the_wait_and_what_is_cut_is_listed(home: ServiceHome) -> N
 
     output = asyncio.run(run())
     assert "1 cut" in output
+    (step,) = [json.loads(line) for line in output.splitlines() if '"worker"' in line]
+    assert (step["phase"], step["moved"], step["cut"]) == ("done", 1, 1)
     assert "requests still run on streams 0" in output

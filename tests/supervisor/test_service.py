@@ -31,6 +31,9 @@ def test_the_kernel_steers_every_packet_to_its_worker(home: ServiceHome) -> None
     service = home.service(3)
     assert service.ready["steered"]
     downloads = service.download_everywhere("file.bin")
+    owners = {worker: service.names(worker) for worker in range(3)}
+    for info in home.json("ps", service.port)["connections"]:
+        assert info["connection"] in owners[info["worker"]]
     for download in downloads:
         check_whole(download, content)
     slots = service.status()

@@ -15,6 +15,8 @@ from aioquic.quic import events
 
 from quicbaton.errors import RefusedError
 from quicbaton.http3.connection import H3Connection
+from quicbaton.http3.first_request import first_path
+from quicbaton.limits import MAX_HELD_EVENTS
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable
 
@@ -53,8 +55,10 @@ class QuicConnectionProtocol:
         self._closed = asyncio.Event()
         self._transmitter: Transmitter | None = None
         self._relay: Relay | None = None
-        #: The runtime's: called once, with the path of the first HTTP/3 request.
-        self.on_first_request: Callable[[str], None] | None = None
+        #: The runtime's: called once, with the path of the first HTTP/3 request, before the program
+        #: gets that. While it says True requests wait, until `let_requests_in`.
+        self.on_first_request: Callable[[str], bool] | None = None
+        self._holds_requests = False
 
     # --- for the application --------------------------------------------------------------------
 
@@ -192,9 +196,15 @@ class QuicConnectionProtocol:
         """From now on `relay` gets the events of some streams, before this object would."""
         self._relay = relay
 
+    def let_requests_in(self) -> None:
+        """Requests wait no more: this process answers them. Process events afterwards."""
+        self.on_first_request = None
+        self._holds_requests = False
+
     def use_connection(self, quic: Any) -> None:
         """Go on with another connection: a stand-in for the streams that have stayed behind, or
         the one that the present one became."""
+        self.let_requests_in()
         self._quic = quic
         if self._http is not None:
             self._http._quic = quic
@@ -203,11 +213,14 @@ class QuicConnectionProtocol:
     def connection_left(self) -> None:
         """The connection sleeps or is over: there is nothing to transmit any more. This ends the
         circle of objects, which only the garbage collector would find."""
+        self.let_requests_in()
         self._transmitter = None
 
     def process_events(self) -> None:
         """Deliver all events that wait."""
         next_event = self._quic.next_event
+        if self.on_first_request is not None and self._must_wait(self.on_first_request):
+            next_event = self._quic.next_event_but_requests
         relay = self._relay
         while (event := next_event()) is not None:
             if relay is not None and relay.divert(event):
@@ -227,8 +240,6 @@ class QuicConnectionProtocol:
                         "protocol": self,
                     }
                 )
-        if self.on_first_request is not None:
-            self._look_for_first_request(self.on_first_request)
 
     # --- helpers --------------------------------------------------------------------------------
 
@@ -255,10 +266,20 @@ class QuicConnectionProtocol:
         if self._closed.is_set():
             raise ConnectionError("the connection is closed")
 
-    def _look_for_first_request(self, tell: Callable[[str], None]) -> None:
-        if self._http is not None and self._http.first_path is not None:
-            self.on_first_request = None
-            tell(self._http.first_path)
+    def _must_wait(self, decide: Callable[[str], bool]) -> bool:
+        """Whether requests are not for the program yet: the first one has not come as a whole, or
+        it is another process that is to answer."""
+        waiting = self._quic.waiting_events
+        if len(waiting) > MAX_HELD_EVENTS:
+            self.let_requests_in()
+        elif not self._holds_requests:
+            path = first_path(waiting)
+            if path is None:
+                return True
+            self._holds_requests = decide(path)
+            if not self._holds_requests:
+                self.on_first_request = None
+        return self._holds_requests
 
     def _create_stream(self, stream_id: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader = asyncio.StreamReader()

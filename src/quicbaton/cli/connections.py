@@ -31,6 +31,16 @@ from quicbaton.limits import BATON_LIFETIME_S
 _T = TypeVar("_T")
 
 _PIPE_COLUMNS: Final = 240
+_COUNTERS: Final = (
+    "accepted",
+    "resumed",
+    "given",
+    "datagrams_sent",
+    "datagrams_received",
+    "datagrams_forwarded",
+)
+#: The worker number of who does not say it.
+_UNKNOWN: Final = -1
 
 
 def add_parser(commands: Any) -> None:
@@ -111,7 +121,7 @@ def _list(options: argparse.Namespace, reporter: Reporter) -> int:
     seen: set[int] = set()
     for server in servers:
         try:
-            listed = server.ask(c.ListConnections(), c.Connections)
+            listed = _ask(server)
         except QuicbatonError:
             # A supervisor has none, and whoever ends just now has none that we could name.
             if len(servers) == 1 and options.server is not None:
@@ -128,29 +138,44 @@ def _list(options: argparse.Namespace, reporter: Reporter) -> int:
     return 0
 
 
-def _print(server: Server, listed: c.Connections) -> None:
+def _ask(server: Server) -> c.ByWorker:
+    """What it and its workers have. A server of the release before does not say whose is what."""
+    try:
+        return server.ask(c.ListByWorker(), c.ByWorker)
+    except CommandFailedError as error:
+        if error.code not in ("link_lost", "local_only", "unexpected_message"):
+            raise
+    listed = server.ask(c.ListConnections(), c.Connections)
+    return c.ByWorker(listed.pid, listed.address, [c.WorkerConnections(_UNKNOWN, listed)])
+
+
+def _print(server: Server, found: c.ByWorker) -> None:
     # A pipe has no width: names are for other commands and must not be cut.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+    total = _total(found)
     console.print(
-        f"{server}: pid {listed.pid} at {listed.address}: {listed.accepted} accepted, "
-        f"{listed.resumed} resumed, {listed.given} given away; datagrams: "
-        f"{listed.datagrams_received:,} received, {listed.datagrams_sent:,} sent, "
-        f"{listed.datagrams_forwarded:,} forwarded",
+        f"{server}: pid {found.pid} at {found.address}: {total['accepted']} accepted, "
+        f"{total['resumed']} resumed, {total['given']} given away; datagrams: "
+        f"{total['datagrams_received']:,} received, {total['datagrams_sent']:,} sent, "
+        f"{total['datagrams_forwarded']:,} forwarded",
         soft_wrap=True,
     )
-    if not listed.connections:
+    if not any(worker.listed.connections for worker in found.workers):
         console.print("no connections")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title, justify in _COLUMNS:
         table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for info in listed.connections:
-        table.add_row(*_row(info))
+    for each in found.workers:
+        worker = "" if each.worker == _UNKNOWN else str(each.worker)
+        for info in each.listed.connections:
+            table.add_row(info.connection, worker, *_row(info))
     console.print(table)
 
 
 _COLUMNS = (
     ("CONN", "left"),
+    ("WORKER", "right"),
     ("STATE", "left"),
     ("PEER", "left"),
     ("ALPN", "left"),
@@ -165,7 +190,6 @@ _COLUMNS = (
 
 def _row(info: c.ConnectionInfo) -> tuple[str, ...]:
     return (
-        info.connection,
         info.state,
         info.peer,
         info.alpn,
@@ -178,11 +202,26 @@ def _row(info: c.ConnectionInfo) -> tuple[str, ...]:
     )
 
 
-def _named(listed: c.Connections) -> dict[str, Any]:
+def _named(found: c.ByWorker) -> dict[str, Any]:
     """Frames are arrays on the wire; programs that read JSON get names."""
-    fields = msgspec.structs.asdict(listed)
-    fields["connections"] = [msgspec.structs.asdict(info) for info in listed.connections]
-    return fields
+    return {
+        "pid": found.pid,
+        "address": found.address,
+        **_total(found),
+        "connections": [
+            {
+                **msgspec.structs.asdict(info),
+                "worker": None if each.worker == _UNKNOWN else each.worker,
+            }
+            for each in found.workers
+            for info in each.listed.connections
+        ],
+    }
+
+
+def _total(found: c.ByWorker) -> dict[str, int]:
+    """What all workers have counted together."""
+    return {name: sum(getattr(each.listed, name) for each in found.workers) for name in _COUNTERS}
 
 
 def _hand_off(options: argparse.Namespace, reporter: Reporter) -> int:

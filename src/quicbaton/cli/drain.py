@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.cli.control import SERVER_HELP, Server, add_cluster_options, find_servers, name_for
 from quicbaton.cli.fleet import all_workers, ask_all, follow
@@ -103,9 +104,9 @@ def _drain(options: argparse.Namespace, reporter: Reporter) -> int:
 async def _undo(named: list[Server], reporter: Reporter) -> int:
     sources = await all_workers(named)
     undone = await ask_all(sources, c.StopDraining(), c.Answer)
-    reporter.event(
-        "undone", f"{len(undone)} processes keep connections again", processes=len(undone)
-    )
+    who = counted(len(undone), "process", "processes")
+    verb = "keeps" if len(undone) == 1 else "keep"
+    reporter.event("undone", f"{who} {verb} connections again", processes=len(undone))
     return 0 if len(undone) == len(sources) else 1
 
 
@@ -124,7 +125,7 @@ async def _run_drain(
         Transfer(source, tuple(name_for(source, other) for other in destinations), -1)
         for source in sources
     ]
-    return await _move(transfers, options, reporter)
+    return await _move(transfers, "drained", options, reporter)
 
 
 def _rebalance(options: argparse.Namespace, reporter: Reporter) -> int:
@@ -146,16 +147,17 @@ async def _run_rebalance(
         Transfer(servers[giver], (name_for(servers[giver], servers[taker]),), count)
         for (giver, taker), count in plan_rebalance(loads).items()
     ]
-    return await _move(transfers, options, reporter)
+    return await _move(transfers, "rebalanced", options, reporter)
 
 
 # --- moving and telling -----------------------------------------------------------------------
 
 
 async def _move(
-    transfers: Sequence[Transfer], options: argparse.Namespace, reporter: Reporter
+    transfers: Sequence[Transfer], event: str, options: argparse.Namespace, reporter: Reporter
 ) -> int:
-    """Carry them out: those of one source in turn, sources side by side."""
+    """Carry them out: those of one source in turn, sources side by side. `event` is what programs
+    call the end."""
     figures = await ask_all([each.source for each in transfers], c.ReadFigures(), c.Figures)
     present = {server.name: each.gauges["connections"] for server, each in figures}
     total = sum(
@@ -184,7 +186,7 @@ async def _move(
             return [await _carry_out(transfer, options, show) for transfer in queue]
 
         results = await asyncio.gather(*(carry_out(queue) for queue in by_source.values()))
-    return _tell([drained for each in results for drained in each], reporter)
+    return _tell([drained for each in results for drained in each], event, reporter)
 
 
 async def _carry_out(transfer: Transfer, options: argparse.Namespace, show: Any) -> c.Drained:
@@ -198,7 +200,7 @@ async def _carry_out(transfer: Transfer, options: argparse.Namespace, show: Any)
     return drained
 
 
-def _tell(results: Sequence[c.Drained], reporter: Reporter) -> int:
+def _tell(results: Sequence[c.Drained], event: str, reporter: Reporter) -> int:
     """The summary; 1 when something stayed that was to go."""
     refused: Counter[str] = Counter()
     for drained in results:
@@ -217,7 +219,8 @@ def _tell(results: Sequence[c.Drained], reporter: Reporter) -> int:
     }
     text = f"{moved} moved, {relayed} relayed, {left} left, in {seconds:.1f} s"
     if running:
-        text += f"; {running} requests still run there, relayed"
+        verb = "runs" if running == 1 else "run"
+        text += f"; {counted(running, 'request')} still {verb} there, relayed"
     if blackouts:
         text += (
             f"; blackout p50 {blackout['p50']} µs, p99 {blackout['p99']} µs, "
@@ -226,7 +229,7 @@ def _tell(results: Sequence[c.Drained], reporter: Reporter) -> int:
     text += "".join(f"\n  {count} refused: {code}" for code, count in refused.most_common())
     text += "".join(f"\n    {line}" for line in examples)
     reporter.event(
-        "drained",
+        event,
         text,
         moved=moved,
         relayed=relayed,

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quicbaton.asyncio.node.node import Node
-from quicbaton.asyncio.node.operations import Operations
+from quicbaton.asyncio.node.placing import check_names, names_elsewhere
 from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.cluster import Cluster
 from quicbaton.cli.control import Server
 from quicbaton.cli.fleet import ask_all
 from quicbaton.cli.program import import_named
@@ -27,8 +27,8 @@ def add_options(parser: Any) -> None:
         default="stay",
         metavar="POLICY",
         help="which worker gets a new connection: stay (where the kernel brought it), round-robin, "
-        "consistent-hash, least-loaded, path:/PREFIX=WORKER,... by the first request, or "
-        "MODULE:NAME (default: stay)",
+        "consistent-hash, least-loaded, path:/PREFIX=WORKER,... by the first request, where WORKER "
+        "is a number, or NODE or NODE/WORKER of the cluster, or MODULE:NAME (default: stay)",
     )
     parser.add_argument(
         "--metrics",
@@ -38,9 +38,14 @@ def add_options(parser: Any) -> None:
     )
 
 
-def equip(node: Node, options: argparse.Namespace) -> Operations:
-    """Make the node drain, place and tell, as the options say."""
-    return Operations(node, load_placement(options.placement))
+def find_placement(options: argparse.Namespace, cluster: Cluster | None) -> Placement | None:
+    """The policy that the options name.
+
+    Raises ConfigurationError: there is none, or it names workers that are not in the cluster.
+    """
+    placement = load_placement(options.placement)
+    check_names(names_elsewhere(placement), cluster)
+    return placement
 
 
 def load_placement(text: str) -> Placement | None:

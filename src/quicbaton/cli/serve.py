@@ -16,10 +16,12 @@ from typing import Any, Final, TextIO
 from aioquic.h3.connection import H3_ALPN
 from aioquic.quic.configuration import QuicConfiguration
 
+from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.host import tune_collector
 from quicbaton.asyncio.node.leaving import Leaving
 from quicbaton.asyncio.node.node import Node
+from quicbaton.asyncio.node.operations import Operations
 from quicbaton.asyncio.node.takeover import Arrival
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.acceptor import listen
@@ -137,6 +139,7 @@ class Server:
         self._options = options
         self._reporter = reporter
         self._cluster = find_cluster(options, serves=True)
+        self._placement = operate.find_placement(options, self._cluster)
         keys = options.keys
         if keys is None and self._cluster is not None:
             keys = self._cluster.folder / KEYS_FILE
@@ -265,7 +268,7 @@ class Server:
         if store is not None:
             made.closers.append(store.close)
         made.handoffs.on_moved = self._report_moved
-        made.closers.append(operate.equip(made, self._options).close)
+        made.closers.append(Operations(made, self._placement).close)
         return made
 
     def _listen_for_peers(self, node: Node) -> None:
@@ -357,7 +360,7 @@ class Server:
         waiting = "".join(f"\n  waits: {reason}" for reason in progress.waiting)
         self._reporter.event(
             "progress",
-            f"{progress.moved} connections moved, {progress.left} left{waiting}",
+            f"{counted(progress.moved, 'connection')} moved, {progress.left} left{waiting}",
             moved=progress.moved,
             left=progress.left,
             waiting=progress.waiting,

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import ask_over
 from quicbaton.cli import user_state
@@ -143,7 +144,7 @@ def _stop(options: argparse.Namespace, reporter: Reporter) -> int:
         destination = find_server(options.to, options)
         to = destination.name if destination.is_remote else str(destination.path)
     left = asyncio.run(_stop_at(_server(options), c.Stop(options.grace, to)))
-    text = f"stopped: {left.moved} connections moved, {left.closed} closed"
+    text = f"stopped: {counted(left.moved, 'connection')} moved, {left.closed} closed"
     if left.cut:
         text += f", {left.cut} of them with requests that had not ended"
     reporter.event("stopped", text, moved=left.moved, closed=left.closed, cut=left.cut)

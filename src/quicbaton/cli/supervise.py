@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.cluster import KEYS_FILE
 from quicbaton.asyncio.supervisor.adoption import Found, find_workers, take_sockets
@@ -128,7 +129,7 @@ class _Service:
                     self._reporter,
                     lambda: [str(path) for path in supervisor.serving().values()],
                 )
-                self._systemd.ready(f"{len(supervisor.slots)} workers serve {group.address}")
+                self._systemd.ready(f"{_workers(supervisor)} serving {group.address}")
                 supervisor.spawn(self._systemd.keep_alive())
                 await self._over.wait()
             finally:
@@ -274,7 +275,7 @@ class _Service:
         trust = self._options.cert
         lines = [
             f"serving {what} at https://localhost:{group.port}/ over HTTP/3 (UDP) with "
-            f"{len(supervisor.slots)} workers"
+            f"{_workers(supervisor)}"
         ]
         if trust is None:
             trust = user_state.local_certificate(self._options.host).certificate
@@ -298,6 +299,10 @@ class _Service:
             early_data=_EARLY_DATA,
             sockets=inodes(group.sockets),
         )
+
+
+def _workers(supervisor: Supervisor) -> str:
+    return counted(len(supervisor.slots), "worker")
 
 
 def step_fields(step: c.ReloadStep) -> dict[str, Any]:

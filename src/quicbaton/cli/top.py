@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.cli import user_state
 from quicbaton.cli.control import (
@@ -242,7 +243,10 @@ def _picture(lines: Sequence[Line]) -> RenderableType:
         table.add_row(*(_cell(title, cells[title]) for title in columns))
     connections = sum(line.connections for line in lines)
     moved = sum(line.resumed for line in lines)
-    head = f"{connections:,} connections in {len(lines)} workers, {moved:,.1f} handoffs/s"
+    head = (
+        f"{counted(connections, 'connection')} in {counted(len(lines), 'worker')}, "
+        f"{moved:,.1f} handoffs/s"
+    )
     return Group(Text(head), table)
 
 

@@ -7,8 +7,14 @@ from typing import Any, Final
 from aioquic.buffer import encode_uint_var
 from aioquic.h3.connection import ErrorCode, FrameType, encode_frame
 from aioquic.h3.connection import H3Connection as AioquicH3Connection
-from aioquic.h3.events import H3Event, HeadersReceived
-from aioquic.quic.events import QuicEvent, StreamDataReceived
+from aioquic.h3.events import H3Event
+from aioquic.quic.events import (
+    DatagramFrameReceived,
+    QuicEvent,
+    StopSendingReceived,
+    StreamDataReceived,
+    StreamReset,
+)
 
 from quicbaton.http3.qpack import StaticDecoder, StaticEncoder
 
@@ -16,6 +22,8 @@ from quicbaton.http3.qpack import StaticDecoder, StaticEncoder
 _FIRST_SWEEP: Final = 64
 #: RFC 9114 §5.2: a first GOAWAY names the highest ID that a request can have.
 _MAX_REQUEST_ID: Final = (1 << 62) - 4
+#: What concerns HTTP/3; aioquic's connection asks for one after the other.
+_EVENTS: Final = (StreamDataReceived, DatagramFrameReceived, StopSendingReceived, StreamReset)
 
 
 class H3Connection(AioquicH3Connection):
@@ -31,9 +39,6 @@ class H3Connection(AioquicH3Connection):
     sending when the program talks to the QUIC connection directly, as it does to reset a response
     and for all WebTransport data; such streams are forgotten here as well.
     """
-
-    #: The path of the first request that was received here; None before it.
-    first_path: str | None = None
 
     #: Requests from this stream on are rejected: a final GOAWAY was sent.
     _goaway_id: int | None = None
@@ -63,11 +68,11 @@ class H3Connection(AioquicH3Connection):
 
     def handle_event(self, event: QuicEvent) -> list[H3Event]:
         """As aioquic's; forgets streams that are over, and rejects what a GOAWAY has refused."""
+        if not isinstance(event, _EVENTS):
+            return []
         if self._goaway_id is not None and self._reject(event):
             return []
         http_events = super().handle_event(event)
-        if self.first_path is None and http_events:
-            self.first_path = _path_of(http_events)
         stream = self._stream.get(getattr(event, "stream_id", -1))
         if stream is not None and stream.session_id is not None and stream.receiving_ended:
             # WebTransport streams are parsed on their way in only: nothing is left to do.
@@ -111,13 +116,3 @@ class H3Connection(AioquicH3Connection):
         self._decoder = StaticDecoder()  # type: ignore[assignment]
         self._encoder = StaticEncoder()  # type: ignore[assignment]
         super()._init_connection()
-
-
-def _path_of(http_events: list[H3Event]) -> str | None:
-    """A request's `:path` (RFC 9114 §4.3.1), if there is one among the events."""
-    for event in http_events:
-        if isinstance(event, HeadersReceived):
-            for name, value in event.headers:
-                if name == b":path":
-                    return value.decode("latin-1")
-    return None

@@ -6,14 +6,15 @@ client keeps its connection and sees nothing. So a policy may look at what no ba
 the path of the first request.
 
 A policy of one's own is a class with `choose` (and `wants_path = True` when it decides by the first
-request); `quicbaton serve --placement MODULE:NAME` uses it.
+request, `elsewhere` when it may name workers of other nodes); `quicbaton serve --placement
+MODULE:NAME` uses it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -58,6 +59,17 @@ class Placement(Protocol):
         `members` has those with room, `here` among them unless it drains, in one order everywhere.
         """
         ...
+
+
+@runtime_checkable
+class FarPlacement(Placement, Protocol):
+    """A policy that may name workers of other nodes.
+
+    `elsewhere` names them, or whole nodes: who is not named there is no member.
+    """
+
+    @property
+    def elsewhere(self) -> Sequence[str]: ...
 
 
 class RoundRobin:
@@ -108,21 +120,30 @@ class LeastLoaded:
 
 
 class ByPath:
-    """By the first request's path: the longest prefix decides; no match stays where it is."""
+    """By the first request's path: the longest prefix decides; no match stays where it is.
+
+    A rule names a worker of this node by its number, any worker as NODE/WORKER, or a NODE, which
+    means the least loaded of its workers. Where that is not known to have room, nobody else is
+    taken in its place: the connection stays.
+    """
 
     wants_path = True
 
     def __init__(self, rules: dict[str, str]) -> None:
-        """`rules`: path prefix -> member."""
+        """`rules`: path prefix -> whom it names."""
         self._rules = sorted(rules.items(), key=lambda rule: -len(rule[0]))
+
+    @property
+    def elsewhere(self) -> Sequence[str]:
+        """Whom the rules name, but for workers of this node."""
+        return sorted({name for _, name in self._rules if not name.isdigit()})
 
     def choose(self, newcomer: Newcomer, members: Sequence[Member], here: str) -> str | None:
         if newcomer.path is None:
             return None
-        names = {member.name for member in members}
         for prefix, name in self._rules:
             if newcomer.path.startswith(prefix):
-                return name if name in names else None
+                return _find(name, members, here)
         return None
 
 
@@ -161,6 +182,22 @@ def _rule(text: str) -> tuple[str, str]:
             f"a rule is /PREFIX=MEMBER, as in /video=b/1; got {text!r}", code="placement"
         )
     return prefix, name
+
+
+def _find(name: str, members: Sequence[Member], here: str) -> str | None:
+    """The member that a rule's `name` means to a worker that is called `here`."""
+    node = node_of(here)
+    if name.isdigit() and node:
+        name = f"{node}/{name}"
+    fitting = [member for member in members if name in (member.name, node_of(member.name))]
+    if here in (member.name for member in fitting):
+        return here
+    return min(fitting, key=lambda member: member.connections).name if fitting else None
+
+
+def node_of(member: str) -> str:
+    """The node in a member's name; empty for a number, which is one of this node."""
+    return member.rpartition("/")[0]
 
 
 def _weight(client: str, name: str) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aioquic.quic import events as aioquic_events
 
 from quicbaton import limits
@@ -12,7 +14,7 @@ from quicbaton.transport.events import to_aioquic
 from quicbaton.transport.loss.recovery import Recovery
 from quicbaton.transport.packets.protection import PacketProtection
 from quicbaton.transport.paths.ids import ConnectionIds
-from quicbaton.transport.state import NONE, StreamDataEvent
+from quicbaton.transport.state import NONE, DatagramEvent, Event, StreamDataEvent
 from quicbaton.transport.streams.streams import Streams
 from quicbaton.transport.view import ConnectionView
 
@@ -123,3 +125,21 @@ class ApplicationSide(ConnectionView):
         if type(event) is StreamDataEvent:
             self._streams.on_event_taken(event.stream_id, len(event.data), state.clock_us)
         return to_aioquic(event)
+
+    @property
+    def waiting_events(self) -> Sequence[Event]:
+        """What `next_event` is going to say, to look at."""
+        self._check()
+        return self._state.events
+
+    def next_event_but_requests(self) -> aioquic_events.QuicEvent | None:
+        """As `next_event`, while what comes on a client's bidirectional streams, and in DATAGRAM
+        frames, is to wait."""
+        self._check()
+        events = self._state.events
+        for index, event in enumerate(events):
+            # What concerns no stream counts as one that does not wait.
+            if type(event) is not DatagramEvent and getattr(event, "stream_id", 3) & 3:
+                events.insert(0, events.pop(index))
+                return self.next_event()
+        return None

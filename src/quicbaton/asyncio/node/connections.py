@@ -43,7 +43,8 @@ class ConnectionCommands:
     def handlers(self) -> dict[type[c.Frame], Handler]:
         """By the command."""
         return {
-            c.ListConnections: self._list,
+            c.ListConnections: self._answer_list,
+            c.ListByWorker: self._answer_list_by_worker,
             c.HandOff: self._hand_off,
             c.HandOffRelayed: self._hand_off,
             c.Save: self._save,
@@ -108,7 +109,15 @@ class ConnectionCommands:
     async def _revive(self, _channel: Channel, frame: c.Revive) -> c.Frame:
         return _answer_of(await self._handoffs.resume_file(frame.sealed), Outcome.RESUMED)
 
-    async def _list(self, _channel: Channel, _frame: c.ListConnections) -> c.Frame:
+    async def _answer_list(self, _channel: Channel, _frame: c.ListConnections) -> c.Frame:
+        return await self._list()
+
+    async def _answer_list_by_worker(self, _channel: Channel, _frame: c.ListByWorker) -> c.Frame:
+        listed = await self._list()
+        worker = self._endpoint.table.place.worker
+        return c.ByWorker(listed.pid, listed.address, [c.WorkerConnections(worker, listed)])
+
+    async def _list(self) -> c.Connections:
         udp = self._endpoint.udp
         asleep = await self._describe_sleepers()
         infos = [self._describe(session) for session in self._endpoint.sessions.values()]

@@ -95,6 +95,8 @@ class Node:
         self.departure: Departure | None = None
         #: Told of every connection that this process gets; and whether it began here just now.
         self.watchers: list[Callable[[Session, bool], None]] = []
+        #: Called when this process begins to serve.
+        self.starters: list[Callable[[], None]] = []
         #: Called when this process ends.
         self.closers: list[Callable[[], None]] = []
         #: Set when a successor has taken everything over.
@@ -139,6 +141,8 @@ class Node:
         for name in self.workers.values():
             if name != self.name:
                 self._dial(name)
+        for start in self.starters:
+            start()
 
     def close(self) -> None:
         """Close all connections and go."""
@@ -222,7 +226,7 @@ class Node:
         """A connection from another host is for us, or for a process that joined our port."""
         path = self.workers.get(int(slot)) if slot.isdigit() else self.name
         if path is None:
-            sock.close()
+            self.incoming.take(sock, present=list(self.workers))
         elif path == self.name:
             self.incoming.take(sock)
         else:

@@ -11,7 +11,13 @@ from quicbaton.asyncio.moving.machines import Report
 from quicbaton.asyncio.node.draining import Draining, OwnConnections
 from quicbaton.asyncio.node.figures import Blackouts, read_figures
 from quicbaton.asyncio.node.node import Node
-from quicbaton.asyncio.node.placing import LOAD_INTERVAL_S, Loads, Placing
+from quicbaton.asyncio.node.placing import (
+    LOAD_INTERVAL_S,
+    KeptLinks,
+    Loads,
+    Placing,
+    names_elsewhere,
+)
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.channel import Channel
 from quicbaton.asyncio.peers.link import Link
@@ -40,9 +46,17 @@ class Operations:
             None
             if placement is None
             else Placing(
-                placement, self._loads, here=self._here, move=self._place, spawn=node.spawn
+                placement,
+                self._loads,
+                here=self._here,
+                move=self._place,
+                go_on=self._go_on,
+                spawn=node.spawn,
             )
         )
+        names = names_elsewhere(placement)
+        if names:
+            node.starters.append(lambda: node.spawn(KeptLinks(names, node.link_to).keep))
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(LOAD_INTERVAL_S, self._tell_load)
         node.answer({**self._draining.handlers(), c.ReadFigures: self._read_figures})
@@ -91,6 +105,13 @@ class Operations:
         if session is None:
             raise CallerError("it was closed", code="closed")
         return await self._node.handoffs.hand_over(session, link)
+
+    def _go_on(self, name: bytes) -> None:
+        """A connection was placed, or could not be: then it is answered here."""
+        session = self._node.endpoint.sessions.get(name)
+        if session is not None:
+            session.protocol.let_requests_in()
+            session.process()
 
     def _on_connection(self, session: Session, new: bool) -> None:
         if self._draining.active:

@@ -31,6 +31,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.failpoints import reach
 from quicbaton.asyncio.node.draining import Exodus, OwnConnections
@@ -108,8 +109,10 @@ class Departure:
             endpoint.start()
             raise
         cut = self._cut() + node.handoffs.relays.cut_left("grace", "the server restarted")
-        text = f"{self._exodus.moved} connections moved"
+        text = f"{counted(self._exodus.moved, 'connection')} moved"
         if cut:
+            # The answer is for people; programs read how many from the last step before it.
+            self._channel.write(c.encode(c.Progress(self._exodus.moved, len(cut), [])))
             text += f", {len(cut)} cut at the deadline: " + "; ".join(cut)
         self._channel.write(c.encode(c.Answer(not cut, "cut" if cut else "ok", text)))
         reach("takeover_done")
@@ -191,7 +194,7 @@ class Departure:
         # One of the two goes on, and what the other has is closed.
         if len(failures) > self._exodus.moved:
             raise PeerError(
-                f"the successor took {self._exodus.moved} connections and failed with "
+                f"the successor took {counted(self._exodus.moved, 'connection')} and failed with "
                 f"{len(failures)} ({failures[0].message}): this process serves on",
                 code="successor_failed",
             )

@@ -64,6 +64,10 @@ class ListConnections(CommandFrame, tag="list"):
     """Answered with `Connections`."""
 
 
+class ListByWorker(CommandFrame, tag="list_by_worker"):
+    """Answered with `ByWorker`; by the release before with `Answer`, or not at all."""
+
+
 class HandOff(CommandFrame, tag="handoff"):
     """Move a connection to the process at the control socket `to`. Answered with `Answer`."""
 
@@ -195,6 +199,22 @@ class Connections(CommandFrame, tag="connections"):
     connections: list[ConnectionInfo]
 
 
+class WorkerConnections(CommandFrame):
+    """One worker's."""
+
+    worker: int
+    listed: Connections
+
+
+class ByWorker(CommandFrame, tag="by_worker"):
+    """Answer to `ListByWorker`: all processes behind the control socket, a lone one as well. During
+    a reload a worker may be in it twice."""
+
+    pid: int  # whoever answers
+    address: str
+    workers: list[WorkerConnections]
+
+
 class Answer(CommandFrame, tag="answer"):
     """How a command ended; `code` is `ok` or says why not."""
 
@@ -233,7 +253,8 @@ class Stopped(CommandFrame, tag="stopped"):
 
 
 class Progress(CommandFrame, tag="progress"):
-    """How far a takeover is."""
+    """How far a takeover is. Before an `Answer` of code `cut` the last one counts as `left` the
+    connections, and requests of others, that were cut."""
 
     moved: int
     left: int
@@ -297,6 +318,7 @@ BLACKOUT_BUCKETS_US: Final = (
 
 Frame = (
     ListConnections
+    | ListByWorker
     | HandOff
     | HandOffRelayed
     | Save
@@ -314,6 +336,7 @@ Frame = (
     | StopDraining
     | ReadFigures
     | Connections
+    | ByWorker
     | Answer
     | Joined
     | SocketPassed
@@ -343,6 +366,7 @@ Frame = (
 REMOTE_COMMANDS: Final[frozenset[type[Frame]]] = frozenset(
     {
         ListConnections,
+        ListByWorker,
         HandOff,
         HandOffRelayed,
         Freeze,

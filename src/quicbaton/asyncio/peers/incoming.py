@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from quicbaton.asyncio.peers import commands as c
@@ -37,8 +37,9 @@ class Incoming:
         """Commands that bring connections."""
         return {c.TakePeer: self._take_peer}
 
-    def take(self, sock: socket.socket) -> None:
-        """Take over a socket whose preamble was read."""
+    def take(self, sock: socket.socket, present: Iterable[int] | None = None) -> None:
+        """Take over a socket whose preamble was read. With `present` just to say, to a node, that
+        these workers are there, and not the one that it asked for."""
         if self._cluster is None:
             sock.close()
             raise PeerError("this process is in no cluster", code="no_cluster")
@@ -46,7 +47,7 @@ class Incoming:
             oldest = next(iter(self._unproven))
             del self._unproven[oldest]
             oldest.cancel()
-        task = self._loop.create_task(self._prove(self._cluster, sock))
+        task = self._loop.create_task(self._prove(self._cluster, sock, present))
         self._unproven[task] = None
         task.add_done_callback(lambda done: self._unproven.pop(done, None))
         # A task that is cancelled before its first step does not close it.
@@ -65,9 +66,11 @@ class Incoming:
         self.take(take_passed(channel.take_descriptors()))
         return c.Answer(True, "ok", "taken")
 
-    async def _prove(self, cluster: Cluster, sock: socket.socket) -> None:
+    async def _prove(
+        self, cluster: Cluster, sock: socket.socket, present: Iterable[int] | None
+    ) -> None:
         try:
-            channel = await accept_tls(cluster, sock)
+            channel = await accept_tls(cluster, sock, present)
         except QuicbatonError as error:
             self.refused[error.code] = self.refused.get(error.code, 0) + 1
             return

@@ -4,6 +4,7 @@
     QBTN1 SLOT\\n, in the clear ────────────────────►  which process is meant (`acceptor`)
     ◄═══════════════ TLS 1.3, both certificates ═══════════════►
     ◄─ QBTN1 ok\\n ──────────────────────────────────  you are a node of this cluster
+       (QBTN1 no REASON\\n, and the end: you are none, or that worker is not there)
     commands, or a handoff link, as on a Unix socket
 
 SLOT is a worker's number, `any` for any worker, or `node` for whoever speaks for the node. It is
@@ -18,7 +19,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from quicbaton.asyncio.peers.channel import Channel, PeerCredentials
@@ -38,6 +39,9 @@ GREETING: Final = b"QBTN1 "
 _OK: Final = GREETING + b"ok\n"
 _NO: Final = GREETING + b"no "
 _MAX_GREETING_BYTES: Final = 128
+_NO_SUCH_WORKER: Final = "no_such_worker"
+#: Of those that are there, in `_MAX_GREETING_BYTES`.
+_MAX_WORKERS_CHARS: Final = 90
 #: Plaintext taken from TLS, and given to it, at once: some records.
 _CHUNK_BYTES: Final = 256 << 10
 _HANDSHAKE_READ_BYTES: Final = 16 << 10
@@ -123,7 +127,7 @@ async def connect_tls(cluster: Cluster, node: str, slot: str) -> TlsChannel:
     address = cluster.find(node).peers
     tls = _Tls(cluster.context(server_side=False), server_side=False)
     what = f"{node} at {address}"
-    sock = await _connect_tcp(address, what)
+    sock = await _connect_tcp(address, node)
     try:
         set_timeouts(sock)
         async with asyncio.timeout(PEER_HANDSHAKE_S):
@@ -132,20 +136,21 @@ async def connect_tls(cluster: Cluster, node: str, slot: str) -> TlsChannel:
             found = cluster.check_peer(tls.object)
             if found != node:
                 raise PeerError(f"it is {found!r}, as its certificate says", code="wrong_node")
-            await _read_answer(sock, tls)
+            await _read_answer(sock, tls, node, slot)
         return TlsChannel(sock, tls, node)
     except TimeoutError:
         sock.close()
         raise PeerError(
-            f"{what} does not answer within {PEER_HANDSHAKE_S:g} s", code="deadline"
+            f"{what} does not answer within {PEER_HANDSHAKE_S:g} s; {_hint(node)}", code="deadline"
         ) from None
     except PeerError as error:
         sock.close()
-        raise PeerError(f"{what}: {error}", code=error.code) from None
+        hint = f"; {_hint(node)}" if error.code == "link_lost" else ""
+        raise PeerError(f"{what}: {error}{hint}", code=error.code) from None
     except OSError as error:
         sock.close()
         raise PeerError(
-            f"{what} hung up: {error.strerror or error}; is there a process {slot!r}?",
+            f"{what} hung up: {error.strerror or error}; {_hint(node)}",
             code="link_lost",
         ) from error
     except BaseException:
@@ -153,10 +158,14 @@ async def connect_tls(cluster: Cluster, node: str, slot: str) -> TlsChannel:
         raise
 
 
-async def accept_tls(cluster: Cluster, sock: socket.socket) -> TlsChannel:
+async def accept_tls(
+    cluster: Cluster, sock: socket.socket, present: Iterable[int] | None = None
+) -> TlsChannel:
     """Shake hands with whoever connected, the preamble having been read.
 
-    PeerError, and the socket is closed, unless it is a node of the cluster.
+    `present`: a worker was asked for that is not there; these are. That is for nodes to know.
+
+    PeerError, and the socket is closed, unless it is a node of the cluster and nobody is missed.
     """
     try:
         sock.setblocking(False)
@@ -169,6 +178,10 @@ async def accept_tls(cluster: Cluster, sock: socket.socket) -> TlsChannel:
             except PeerError as error:
                 await tls.say(sock, _NO + error.code.encode() + b"\n")
                 raise
+            if present is not None:
+                there = _spell(present)
+                await tls.say(sock, _NO + f"{_NO_SUCH_WORKER} {there}\n".encode())
+                raise PeerError(f"asked for a worker beside {there}", code=_NO_SUCH_WORKER)
             await tls.say(sock, _OK)
         return TlsChannel(sock, tls, node)
     except TimeoutError:
@@ -241,9 +254,10 @@ class _Tls:
             await asyncio.get_running_loop().sock_sendall(sock, pending)
 
 
-async def _connect_tcp(address: Address, what: str) -> socket.socket:
+async def _connect_tcp(address: Address, node: str) -> socket.socket:
     """To the first of the host's addresses that answers."""
     loop = asyncio.get_running_loop()
+    what = f"{node} at {address}"
     failure = "it has no address"
     try:
         async with asyncio.timeout(PEER_CONNECT_S):
@@ -264,10 +278,10 @@ async def _connect_tcp(address: Address, what: str) -> socket.socket:
         failure = f"no answer within {PEER_CONNECT_S:g} s"
     except OSError as error:
         failure = error.strerror or str(error)
-    raise PeerError(f"cannot reach {what}: {failure}", code="unreachable")
+    raise PeerError(f"cannot reach {what}: {failure}; {_hint(node)}", code="unreachable")
 
 
-async def _read_answer(sock: socket.socket, tls: _Tls) -> None:
+async def _read_answer(sock: socket.socket, tls: _Tls, node: str, slot: str) -> None:
     """What the other side thinks of our certificate, which it checks after we are done."""
     line = b""
     while not line.endswith(b"\n"):
@@ -282,9 +296,35 @@ async def _read_answer(sock: socket.socket, tls: _Tls) -> None:
     if line == _OK:
         return
     if line.startswith(_NO):
-        code = line.removeprefix(_NO).strip().decode("ascii", "replace")
+        code, _, there = line.removeprefix(_NO).strip().decode("ascii", "replace").partition(" ")
+        if code == _NO_SUCH_WORKER:
+            raise PeerError(_describe_absence(node, slot, there), code=code)
         raise PeerError(f"it refuses us: {code}", code="refused")
     raise PeerError("it does not speak our protocol", code="unexpected_message")
+
+
+def _hint(node: str) -> str:
+    return f"see that node {node} serves, at the address that cluster.toml has"
+
+
+def _describe_absence(node: str, slot: str, there: str) -> str:
+    if not there:
+        return f"node {node} has no worker that serves now: try again"
+    return f"node {node} has no worker {slot}; it has {there}: name one of these"
+
+
+def _spell(workers: Iterable[int]) -> str:
+    """As in `0-2,5`."""
+    spans: list[list[int]] = []
+    for worker in sorted(workers):
+        if spans and worker == spans[-1][1] + 1:
+            spans[-1][1] = worker
+        else:
+            spans.append([worker, worker])
+    text = ",".join(f"{low}-{high}" if low < high else f"{low}" for low, high in spans)
+    if len(text) > _MAX_WORKERS_CHARS:
+        text = text[:_MAX_WORKERS_CHARS].rpartition(",")[0] + ",..."
+    return text
 
 
 def _describe(error: ssl.SSLError) -> str:

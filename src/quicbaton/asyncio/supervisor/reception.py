@@ -44,6 +44,6 @@ class Reception:
         elif workers:
             path = list(workers.values())[next(self._turn) % len(workers)]
         if path is None:
-            sock.close()
+            self._incoming.take(sock, present=list(workers))
         else:
             await pass_on(path, sock)

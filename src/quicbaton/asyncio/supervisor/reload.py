@@ -7,11 +7,11 @@ and it keeps everything when the new one fails: the rest is then left as it is.
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 from collections.abc import Callable
 from time import monotonic
 
+from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import ask
 from quicbaton.asyncio.supervisor.slot import Slot
@@ -65,7 +65,7 @@ class Reloads:
                 return c.Answer(False, error.code, _failure(slot, len(slots), error))
             moved += replacement.moved
             cut += replacement.cut
-        text = f"{len(slots)} workers replaced, {moved} connections moved"
+        text = f"{counted(len(slots), 'worker')} replaced, {counted(moved, 'connection')} moved"
         return c.Answer(True, "ok", text + (f", {cut} cut" if cut else ""))
 
 
@@ -134,8 +134,8 @@ class Replacement:
         finally:
             if slot.current is not new:
                 new.signal(signal.SIGKILL)
+        self.cut = self.left if answer.code == "cut" else 0
         self.left = 0
-        self.cut = _cut(answer)
         with contextlib.suppress(QuicbatonError):
             listed = await ask(new.control, c.ListConnections(), c.Connections)
             self.moved = listed.resumed
@@ -147,12 +147,6 @@ class Replacement:
             self.tell("moving", "; ".join(frame.waiting))
 
 
-def _cut(answer: c.Answer) -> int:
-    """How many connections and requests were cut; a takeover's answer says it to people."""
-    found = re.search(r"(\d+) cut at the deadline", answer.message)
-    return int(found[1]) if found and answer.code == "cut" else 0
-
-
 def _failure(slot: Slot, slots: int, error: QuicbatonError) -> str:
-    done = f"; {slot.number} of {slots} workers were replaced before" if slot.number else ""
+    done = f"; {slot.number} of {counted(slots, 'worker')} replaced before" if slot.number else ""
     return f"worker {slot.number} could not be replaced and goes on as it was{done}: {error}"

@@ -40,6 +40,7 @@ class ServiceControl:
         self._on_stop = on_stop
         handlers: dict[type[c.Frame], Handler] = {
             c.ListConnections: self._list,
+            c.ListByWorker: self._list_by_worker,
             c.HandOff: self._pass_on,
             c.HandOffRelayed: self._pass_on,
             c.Save: self._pass_on,
@@ -65,7 +66,7 @@ class ServiceControl:
     # --- handlers -------------------------------------------------------------------------------
 
     async def _list(self, _channel: Channel, _frame: c.ListConnections) -> c.Frame:
-        listed = [answer for _, answer in await self._lists()]
+        listed = [answer for _, _, answer in await self._lists()]
         return c.Connections(
             pid=os.getpid(),
             address=self._supervisor.group.address,
@@ -76,6 +77,14 @@ class ServiceControl:
             datagrams_received=sum(one.datagrams_received for one in listed),
             datagrams_forwarded=sum(one.datagrams_forwarded for one in listed),
             connections=[info for one in listed for info in one.connections],
+        )
+
+    async def _list_by_worker(self, _channel: Channel, _frame: c.ListByWorker) -> c.Frame:
+        lists = await self._lists()
+        return c.ByWorker(
+            pid=os.getpid(),
+            address=self._supervisor.group.address,
+            workers=[c.WorkerConnections(worker, listed) for worker, _, listed in lists],
         )
 
     async def _pass_on(
@@ -90,7 +99,7 @@ class ServiceControl:
         prefix = prefix.lower()
         owners = [
             process
-            for process, listed in await self._lists()
+            for _, process, listed in await self._lists()
             for info in listed.connections
             if info.connection.startswith(prefix) and info.state != "handshake"
         ]
@@ -125,7 +134,7 @@ class ServiceControl:
     async def _status(self, _channel: Channel, _frame: c.ServiceStatus) -> c.Frame:
         supervisor = self._supervisor
         await asyncio.gather(
-            *(process.look() for process in self._serving()), return_exceptions=True
+            *(process.look() for _, process in self._serving()), return_exceptions=True
         )
         return c.Service(
             pid=os.getpid(),
@@ -144,25 +153,26 @@ class ServiceControl:
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def _serving(self) -> list[Process]:
+    def _serving(self) -> list[tuple[int, Process]]:
+        """By worker number; two of a number during a reload."""
         return [
-            process
+            (slot.number, process)
             for slot in self._supervisor.slots
             for process in slot.processes
             if process.begun
         ]
 
-    async def _lists(self) -> list[tuple[Process, c.Connections]]:
+    async def _lists(self) -> list[tuple[int, Process, c.Connections]]:
         """What each worker lists; one that does not answer is left out."""
 
-        async def one(process: Process) -> tuple[Process, c.Connections] | None:
+        async def one(worker: int, process: Process) -> tuple[int, Process, c.Connections] | None:
             try:
-                command = c.ListConnections()
-                return process, await ask(process.control, command, c.Connections, _ANSWER_S)
+                listed = await ask(process.control, c.ListConnections(), c.Connections, _ANSWER_S)
             except QuicbatonError:
                 return None
+            return worker, process, listed
 
-        found = await asyncio.gather(*(one(process) for process in self._serving()))
+        found = await asyncio.gather(*(one(*serving) for serving in self._serving()))
         return [answer for answer in found if answer is not None]
 
 

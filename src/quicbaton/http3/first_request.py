@@ -1,0 +1,59 @@
+"""The path of a client's first request, read from events that nobody has taken yet.
+
+Whoever decides by it which process is to answer must know it before the program does, since a
+request that has begun to be answered here is answered here. What is read stays where it is, and
+moves with its connection if that is what was decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pylsqpack
+from aioquic._buffer import Buffer, BufferReadError
+from aioquic.h3.connection import FrameType
+
+from quicbaton.http3.qpack import StaticDecoder
+from quicbaton.limits import MAX_HELD_REQUEST_BYTES
+from quicbaton.transport.state import Event, StreamDataEvent
+
+_KNOWN = frozenset(FrameType)
+
+
+def first_path(events: Iterable[Event]) -> str | None:
+    """The path of the first request that is whole as far as its headers go.
+
+    None while there is none; empty for what has no path, such as a stream that does not begin with
+    a request: what is wrong with it is for `H3Connection` to say.
+    """
+    begun: dict[int, bytearray] = {}
+    for event in events:
+        # RFC 9000 §2.1: a client's bidirectional stream, which RFC 9114 §4.1 makes a request.
+        if type(event) is StreamDataEvent and not event.stream_id & 3:
+            begun.setdefault(event.stream_id, bytearray()).extend(event.data)
+    paths = (_path_of(bytes(data)) for data in begun.values())
+    return next((path for path in paths if path is not None), None)
+
+
+def _path_of(stream: bytes) -> str | None:
+    buffer = Buffer(data=stream)
+    try:
+        while True:
+            kind, size = buffer.pull_uint_var(), buffer.pull_uint_var()
+            if kind == FrameType.HEADERS and size <= MAX_HELD_REQUEST_BYTES:
+                return _path_in(buffer.pull_bytes(size))
+            if kind in _KNOWN or size > MAX_HELD_REQUEST_BYTES:
+                return ""
+            # RFC 9114 §9: a frame of a kind that nobody knows is skipped.
+            buffer.pull_bytes(size)
+    except BufferReadError:
+        return None if len(stream) <= MAX_HELD_REQUEST_BYTES else ""
+
+
+def _path_in(block: bytes) -> str:
+    """The value of `:path` (RFC 9114 §4.3.1) in a header block."""
+    try:
+        _, headers = StaticDecoder().feed_header(0, block)
+    except (pylsqpack.DecompressionFailed, pylsqpack.StreamBlocked):
+        return ""
+    return dict(headers).get(b":path", b"").decode("latin-1")

@@ -1,0 +1,50 @@
+"""What a node answers to another one that asks for a worker who is not there."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from cluster_folder import Door, make_cluster
+from loopback import run
+
+from quicbaton.asyncio.peers.cluster import Cluster
+from quicbaton.asyncio.peers.tls import connect_tls
+from quicbaton.errors import PeerError
+
+
+class Absent(Door):
+    """Whoever is asked for, only these are there."""
+
+    present: list[int]
+
+    async def _deliver(self, slot: str, sock: socket.socket) -> None:
+        self.incoming.take(sock, present=self.present)
+
+
+@pytest.mark.parametrize(
+    ("present", "said"),
+    [
+        ([0], "node b has no worker 99; it has 0:"),
+        ([2, 0, 1, 5], "node b has no worker 99; it has 0-2,5:"),
+        ([], "node b has no worker that serves now"),
+        # More than fits into the line is left out, and no number is cut in two.
+        (list(range(0, 98, 2)), "56,58,60,...:"),
+    ],
+)
+def test_it_says_which_workers_it_has(tmp_path: Path, present: list[int], said: str) -> None:
+    folder = make_cluster(tmp_path / "cluster", "a", "b")
+
+    async def test() -> None:
+        door = Absent(Cluster(folder, "b"))
+        door.present = present
+        with pytest.raises(PeerError) as caught:
+            await connect_tls(Cluster(folder, "a"), "b", "99")
+        assert caught.value.code == "no_such_worker"
+        assert said in str(caught.value)
+        assert not door.channels
+        assert door.incoming.refused == {"no_such_worker": 1}
+        door.close()
+
+    run(test)
