@@ -33,6 +33,14 @@ async def start(certificate: CertificateFiles, protocol: Any, **options: Any) ->
     return await serve("127.0.0.1", 0, configuration=configuration, create_protocol=protocol)
 
 
+def client_of(
+    server: QuicServer, certificate: CertificateFiles, kind: str = "quicbaton", **options: Any
+) -> Any:
+    """A client, about to connect."""
+    configuration = client_configuration(certificate)
+    return CLIENTS[kind]("127.0.0.1", server.port, configuration=configuration, **options)
+
+
 def over(server: QuicServer) -> asyncio.Event:
     """Set when a session of the server is forgotten."""
     event = asyncio.Event()
@@ -56,12 +64,7 @@ def test_a_deadline_that_passed_while_the_program_was_busy_is_not_forgotten(
     async def main() -> None:
         protocols, clients = watcher(), watcher()
         server = await start(certificate, protocols)
-        async with connect(
-            "127.0.0.1",
-            server.port,
-            configuration=client_configuration(certificate),
-            create_protocol=clients,
-        ) as client:
+        async with client_of(server, certificate, create_protocol=clients) as client:
             protocol = await protocols.instances.get()
             await client.ping()
             await protocol.ping()  # now neither side waits for anything
@@ -92,9 +95,7 @@ def test_the_server_s_program_learns_why_the_client_closed(
         protocols = watcher()
         server = await start(certificate, protocols)
         forgotten = over(server)
-        async with CLIENTS[kind](
-            "127.0.0.1", server.port, configuration=client_configuration(certificate)
-        ) as client:
+        async with client_of(server, certificate, kind) as client:
             client.close(error_code=123, reason_phrase="had enough")
         protocol = await protocols.instances.get()
         ended = await protocol.seen(ConnectionTerminated)
@@ -119,20 +120,15 @@ def test_the_client_learns_why_the_server_closed(kind: str, certificate: Certifi
         server = await start(certificate, Closing)
         forgotten = over(server)
         ended: asyncio.Future[ConnectionTerminated] = asyncio.get_running_loop().create_future()
-        open_client = CLIENTS[kind]
-        base: Any = Watcher if open_client is connect else aioquic.asyncio.QuicConnectionProtocol
+        ours = kind == "quicbaton"
+        base: Any = Watcher if ours else aioquic.asyncio.QuicConnectionProtocol
 
         class Client(base):  # type: ignore[misc]
             def quic_event_received(self, event: Any) -> None:
                 if isinstance(event, ConnectionTerminated):
                     ended.set_result(event)
 
-        async with open_client(
-            "127.0.0.1",
-            server.port,
-            configuration=client_configuration(certificate),
-            create_protocol=Client,
-        ) as client:
+        async with client_of(server, certificate, kind, create_protocol=Client) as client:
             client._quic.send_stream_data(0, b"question")
             client.transmit()
             event = await ended
@@ -155,9 +151,7 @@ def test_closing_the_server_tells_all_clients_at_once(
         ready: list[asyncio.Event] = [asyncio.Event() for _ in range(5)]
 
         async def stay(here: asyncio.Event) -> None:
-            async with CLIENTS[kind](
-                "127.0.0.1", server.port, configuration=client_configuration(certificate)
-            ) as client:
+            async with client_of(server, certificate, kind) as client:
                 await client.ping()
                 here.set()
                 await client.wait_closed()
@@ -189,9 +183,7 @@ def test_closing_the_server_refuses_clients_in_their_handshake(
 
         endpoint.deliver = close_then  # type: ignore[method-assign]
         with pytest.raises(ConnectionError):
-            async with connect(
-                "127.0.0.1", server.port, configuration=client_configuration(certificate)
-            ):
+            async with client_of(server, certificate):
                 pass
         assert_nothing_left(server)
 
@@ -203,9 +195,7 @@ def test_a_client_that_vanished_is_forgotten_when_idle(certificate: CertificateF
         protocols = watcher()
         server = await start(certificate, protocols, idle_timeout=0.3)
         forgotten = over(server)
-        async with connect(
-            "127.0.0.1", server.port, configuration=client_configuration(certificate)
-        ) as client:
+        async with client_of(server, certificate) as client:
             await client.ping()
             protocol = await protocols.instances.get()
             ours: Any = client._transmitter
@@ -227,9 +217,7 @@ def test_both_ends_idle_out_alike(kind: str, certificate: CertificateFiles) -> N
     async def main() -> None:
         protocols = watcher()
         server = await start(certificate, protocols, idle_timeout=0.3)
-        async with CLIENTS[kind](
-            "127.0.0.1", server.port, configuration=client_configuration(certificate)
-        ) as client:
+        async with client_of(server, certificate, kind) as client:
             await (await protocols.instances.get()).wait_closed()
             await client.wait_closed()
         server.close()
@@ -283,12 +271,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_download(certificate: Certifica
         server = await start(certificate, Flood)
         forgotten = over(server)
         clients = watcher()
-        async with connect(
-            "127.0.0.1",
-            server.port,
-            configuration=client_configuration(certificate),
-            create_protocol=clients,
-        ) as client:
+        async with client_of(server, certificate, create_protocol=clients) as client:
             client._quic.send_stream_data(0, b"all of it", end_stream=True)
             client.transmit()
             await (await clients.instances.get()).seen(StreamDataReceived)
@@ -303,12 +286,7 @@ def test_the_program_may_use_a_connection_that_is_over(certificate: CertificateF
     async def main() -> None:
         protocols = watcher()
         server = await start(certificate, protocols)
-        async with connect(
-            "127.0.0.1",
-            server.port,
-            configuration=client_configuration(certificate),
-            create_protocol=HttpClient,
-        ) as client:
+        async with client_of(server, certificate, create_protocol=HttpClient) as client:
             await client.wait_connected()
         protocol = await protocols.instances.get()
         await protocol.wait_closed()

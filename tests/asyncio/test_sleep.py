@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,17 @@ def connected(kind: str, server: QuicServer, certificate: CertificateFiles, **op
     )
 
 
+@asynccontextmanager
+async def served(
+    kind: str, certificate: CertificateFiles, *arguments: Any, **options: Any
+) -> AsyncIterator[tuple[QuicServer, Any]]:
+    """A server, started as `start` is told to, and a client of it."""
+    server = await start(certificate, *arguments, **options)
+    async with connected(kind, server, certificate) as client:
+        yield server, client
+    server.close()
+
+
 def the_session(server: QuicServer) -> Session:
     (session,) = server.endpoint.sessions.values()
     return session
@@ -98,9 +110,8 @@ def the_session(server: QuicServer) -> Session:
 @each_client
 def test_a_request_wakes_the_connection_as_it_was(kind: str, certificate: CertificateFiles) -> None:
     async def main() -> None:
-        server = await start(certificate)
-        asleep = server.endpoint.asleep
-        async with connected(kind, server, certificate) as client:
+        async with served(kind, certificate) as (server, client):
+            asleep = server.endpoint.asleep
             for cycle in range(1, 4):
                 assert digest(await client.get(100_000)) == digest(body_of(100_000))
                 assert digest(await client.request("POST", "/", body_of(30_000))).isalnum()
@@ -113,7 +124,6 @@ def test_a_request_wakes_the_connection_as_it_was(kind: str, certificate: Certif
                 assert all(owner is asleep[name] for owner in server.endpoint.table.owners.values())
                 with pytest.raises(GivenAwayError):
                     old.connection.trains_to_send(0.0)
-        server.close()
 
     run(main)
 
@@ -122,8 +132,7 @@ def test_sleepers_are_few_bytes_and_unknown_to_the_garbage_collector(
     certificate: CertificateFiles,
 ) -> None:
     async def main() -> None:
-        server = await start(certificate)
-        async with connected("aioquic", server, certificate) as client:
+        async with served("aioquic", certificate) as (server, client):
             await client.get(10)
             await fallen_asleep(server)
             (name,) = server.endpoint.asleep
@@ -131,7 +140,6 @@ def test_sleepers_are_few_bytes_and_unknown_to_the_garbage_collector(
             assert len(sleeper.payload) < 1500
             assert not gc.is_tracked(sleeper)
             assert sleeper.payload.hex() not in repr(sleeper)
-        server.close()
 
     run(main)
 
@@ -141,8 +149,7 @@ def test_what_a_client_may_do_at_any_time_it_may_do_to_a_sleeper(
     kind: str, certificate: CertificateFiles
 ) -> None:
     async def main() -> None:
-        server = await start(certificate)
-        async with connected(kind, server, certificate) as client:
+        async with served(kind, certificate) as (server, client):
             await client.get(10)
             await fallen_asleep(server)
             client.request_key_update()
@@ -154,7 +161,6 @@ def test_what_a_client_may_do_at_any_time_it_may_do_to_a_sleeper(
             await client.ping()
             await fallen_asleep(server)
             assert server.endpoint.asleep.woken == 3
-        server.close()
 
     run(main)
 
@@ -221,13 +227,11 @@ def test_a_keep_alive_of_the_server_wakes_it_in_time(certificate: CertificateFil
             self._quic.set_keep_alive(1.2)
 
     async def main() -> None:
-        server = await start(certificate, Caring)
-        async with connected("aioquic", server, certificate) as client:
+        async with served("aioquic", certificate, Caring) as (server, client):
             await client.get(10)
             await fallen_asleep(server)
             await until(lambda: server.endpoint.asleep.woken == 2, server)
             assert await client.get(10) == body_of(10)
-        server.close()
 
     run(main)
 
@@ -280,9 +284,8 @@ def test_who_cannot_be_exported_stays_awake_and_is_seldom_asked(
     certificate: CertificateFiles,
 ) -> None:
     async def main() -> None:
-        server = await start(certificate, FileServer)
-        asleep = server.endpoint.asleep
-        async with connected("aioquic", server, certificate) as client:
+        async with served("aioquic", certificate, FileServer) as (server, client):
+            asleep = server.endpoint.asleep
             await client.get(10)
             session = the_session(server)
             await until(lambda: asleep.refused["not_exportable"] == 5, server)
@@ -290,7 +293,6 @@ def test_who_cannot_be_exported_stays_awake_and_is_seldom_asked(
             assert not asleep
             assert await client.get(1000) == body_of(1000)
             assert the_session(server) is session
-        server.close()
 
     run(main)
 
@@ -359,9 +361,8 @@ def test_nobody_sleeps_unless_asked_for(certificate: CertificateFiles) -> None:
 
 def test_a_state_is_woken_once(certificate: CertificateFiles) -> None:
     async def main() -> None:
-        server = await start(certificate)
-        asleep = server.endpoint.asleep
-        async with connected("aioquic", server, certificate) as client:
+        async with served("aioquic", certificate) as (server, client):
+            asleep = server.endpoint.asleep
             await client.get(10)
             await fallen_asleep(server)
             (name,) = asleep
@@ -373,7 +374,6 @@ def test_a_state_is_woken_once(certificate: CertificateFiles) -> None:
             with pytest.raises(InternalError):
                 asleep.wake(name)
             assert not asleep
-        server.close()
 
     run(main)
 
@@ -410,26 +410,25 @@ def test_a_client_that_speaks_often_lets_its_connection_stay_awake(
     certificate: CertificateFiles,
 ) -> None:
     async def main() -> None:
-        server = await start(certificate, sleep_after_s=0.2)
-        async with connected("aioquic", server, certificate) as client:
+        async with served("aioquic", certificate, sleep_after_s=0.2) as (server, client):
             await client.get(10)
             for doublings in (1, 2, 3, 3):
                 await fallen_asleep(server)
                 await client.ping()
                 assert the_session(server).rest_doublings == doublings
-        server.close()
 
     run(main)
 
 
 def test_qlog_goes_on_in_the_same_file(certificate: CertificateFiles, tmp_path: Path) -> None:
     async def main() -> None:
-        server = await start(certificate, quic_logger=QlogFolder(tmp_path))
-        async with connected("aioquic", server, certificate) as client:
+        async with served("aioquic", certificate, quic_logger=QlogFolder(tmp_path)) as (
+            server,
+            client,
+        ):
             for _ in range(2):
                 await client.get(10)
                 await fallen_asleep(server)
-        server.close()
 
     run(main)
     (path,) = tmp_path.iterdir()

@@ -21,7 +21,7 @@ from quicbaton.baton.errors import (
     BatonVersionError,
 )
 from quicbaton.baton.header import BatonHeader, peek
-from quicbaton.baton.seal import BatonFields, baton_digest, open_baton
+from quicbaton.baton.seal import BatonFields, identify, open_baton
 from quicbaton.errors import ConfigurationError, InternalError, RefusedError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
@@ -196,8 +196,8 @@ def test_digest_is_sha256_of_header_and_tag_at_every_open() -> None:
     size = header.split_header(data).size
     expected = hashlib.sha256(data[:size] + data[-header.TAG_BYTES :]).digest()
     assert opened(data).digest == opened(data).digest == expected
-    assert baton_digest(data) == opened(data).digest
-    assert baton_digest(sealed(seed=2)) != opened(data).digest
+    assert identify(data) == (opened(data).header.baton_id, opened(data).digest)
+    assert identify(sealed(seed=2)).digest != opened(data).digest
 
 
 def test_expiry_allows_for_skew_in_both_directions() -> None:

@@ -7,15 +7,12 @@ The world performs the machines' effects on make-believe connections and watches
 * at most one living process has the connection awake;
 * COMMITTED is sent only when the source's keys are gone and its ledger says GIVEN;
 * nobody answers with resets while an owner lives or may still come.
-
-`actions()` lists what may happen next, `perform(action)` lets it happen. An action is a plain
-tuple, so that a sequence of them replays a run. Times are adversarial: any armed timer may be the
-next to fire, however many others are overdue.
 """
 
-import copy
 from collections import deque
 from dataclasses import dataclass, field
+
+from small_world import CID, DIGEST, Action, SmallWorld, baton_id
 
 from quicbaton.handoff import HandoffDestination, HandoffSource, Outcome, answer_stale
 from quicbaton.handoff.destination import DestinationState
@@ -56,10 +53,6 @@ from quicbaton.handoff.events import (
 from quicbaton.handoff.messages import ClaimRequest, Committed, HandoffMessage, Message, Offer
 from quicbaton.ownership import Ledger, Ownership
 
-CID = b"the connection"
-DIGEST = b"d" * 32
-Action = tuple[str | int, ...]
-
 
 @dataclass
 class Link:
@@ -88,21 +81,21 @@ class Taker:
 class Budget:
     """How often each misfortune may happen; what is not listed may happen whenever it can."""
 
-    starts: int = 1
+    starts: int = 0
     saves: int = 0
     resumes: int = 0
-    cuts: int = 1
-    crashes: int = 1
-    cancels: int = 1
-    failures: int = 1
-    strays: int = 1
-    timers: int = 3
+    cuts: int = 0
+    crashes: int = 0
+    cancels: int = 0
+    failures: int = 0
+    strays: int = 0
+    timers: int = 0
 
 
-class World:
+class World(SmallWorld):
     def __init__(self, budget: Budget) -> None:
-        self.budget = budget
-        self.now_us = 0
+        super().__init__(budget)
+        self.awake = "S"
         self.ledgers = {name: Ledger() for name in ("S", "D1", "D2")}
         self.ledgers["S"].own(CID)
         self.source: HandoffSource | None = None
@@ -110,26 +103,15 @@ class World:
         self.source_told_of_death = False
         self.takers: list[Taker] = []
         self.links: list[Link] = []
-        self.crashed: set[str] = set()
-        self.awake: str | None = "S"
-        self.was_closed = False
-        self.resets = False
-        # Batons: number -> term; the baton id is derived from the number.
-        self.terms: list[int] = []
         self.snapshot: int | None = None
         self.keys = True
         self.sealing = False
         self.file: int | None = None
-        self.activated: set[int] = set()
         self.delivered_asleep = 0
 
     # --- what may happen --------------------------------------------------------------------
 
-    def actions(self) -> list[Action]:
-        return self.progress() + self.misfortunes()
-
     def progress(self) -> list[Action]:
-        """What happens by itself when nothing goes wrong and no time is lost."""
         found: list[Action] = []
         if self.sealing and "S" not in self.crashed:
             found.append(("seal", 1))
@@ -152,7 +134,6 @@ class World:
         return found
 
     def misfortunes(self) -> list[Action]:
-        """What operators, time, the machine and the network may do to us."""
         return [
             *self._operators_wishes(),
             *self._breakdowns(),
@@ -228,13 +209,6 @@ class World:
         return number is not None and self.links[number].destination in self.crashed
 
     # --- what happens -----------------------------------------------------------------------
-
-    def perform(self, action: Action) -> None:
-        name, *arguments = action
-        getattr(self, f"_do_{name}")(*arguments)
-
-    def _spend(self, what: str) -> None:
-        setattr(self.budget, what, getattr(self.budget, what) - 1)
 
     def _do_start(self, destination: str) -> None:
         self._spend("starts")
@@ -505,28 +479,11 @@ class World:
         record = self.ledgers[process].record(CID)
         assert (record.state, record.term) == (Ownership.OWNED, term)
 
-    def _reset(self) -> None:
-        assert self.awake is None, f"reset while {self.awake} owns the connection"
-        self.resets = True
-
     def settle(self) -> None:
-        """Let everything under way come to its end, time included, without new misfortunes."""
         for link in self.links:
             if link.destination in self.crashed or "S" in self.crashed:
                 link.cut = True
-        for _ in range(500):
-            progress = self.progress()
-            if progress:
-                self.perform(progress[0])
-                continue
-            timers = self._timers()
-            if not timers:
-                break
-            self.budget.timers += 1
-            self._do_timer(min(timers)[1])
-        else:
-            raise AssertionError("the world does not come to rest")
-        self._check_the_end()
+        super().settle()
 
     def _timers(self) -> list[tuple[int, int]]:
         machines = [(n, taker.machine) for n, taker in self._living_takers()]
@@ -558,7 +515,6 @@ class World:
         assert len(resumed) <= 1
 
     def fingerprint(self) -> str:
-        """Equal for worlds that can go on in the same ways; clocks do not matter."""
         source = self.source
         return repr(
             (
@@ -592,13 +548,6 @@ class World:
                 self.budget,
             )
         )
-
-    def fork(self) -> "World":
-        return copy.deepcopy(self)
-
-
-def baton_id(number: int) -> bytes:
-    return bytes([number]) * 16
 
 
 def sealed(number: int) -> bytes:

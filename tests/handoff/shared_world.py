@@ -12,14 +12,12 @@ From outside the world checks that
   awake elsewhere lives on;
 * nobody answers with resets while an owner lives;
 * in the end there is one owner, or the connection is closed, or everybody is silent for good.
-
-Actions are plain tuples, so that a sequence of them replays a run. Timers are adversarial: any
-armed one may be the next to fire.
 """
 
-import copy
 from collections import deque
 from dataclasses import dataclass, field
+
+from small_world import CID, DIGEST, Action, SmallWorld, baton_id
 
 from quicbaton.handoff import HandoffDestination, Outcome, SourceState, answer_stale
 from quicbaton.handoff.effects import (
@@ -73,11 +71,8 @@ from quicbaton.handoff.store_questions import (
 from quicbaton.ownership import Ledger, Ownership
 from quicbaton.ownership.store import Conflict, Done, Entry, Operation, decide
 
-CID = b"the connection"
 STORE = b"store id"
-DIGEST = b"d" * 32
 PROCESSES = ("A", "B", "C")
-Action = tuple[str | int, ...]
 #: Fates of what was asked of the store.
 FATES = ("done", "refused", "lost", "done, unheard")
 
@@ -118,24 +113,24 @@ class Side:
 class Budget:
     """How often each misfortune may happen; what is not listed may happen whenever it can."""
 
-    starts: int = 1
+    starts: int = 0
     #: Handoffs between two processes that need no store.
     moves: int = 0
-    cuts: int = 1
-    crashes: int = 1
-    cancels: int = 1
-    failures: int = 1
-    strays: int = 1
-    timers: int = 3
+    cuts: int = 0
+    crashes: int = 0
+    cancels: int = 0
+    failures: int = 0
+    strays: int = 0
+    timers: int = 0
     #: Operations in the store that do not simply work.
-    troubles: int = 2
+    troubles: int = 0
     sweeps: int = 0
 
 
-class SharedWorld:
+class SharedWorld(SmallWorld):
     def __init__(self, budget: Budget) -> None:
-        self.budget = budget
-        self.now_us = 0
+        super().__init__(budget)
+        self.awake = "A"
         self.ledgers = {name: Ledger() for name in PROCESSES}
         self.ledgers["A"].own(CID)
         self.sides: list[Side] = []
@@ -143,20 +138,10 @@ class SharedWorld:
         self.entry: Entry | None = None
         #: Operations that nobody waits for and that may yet take effect.
         self.ghosts: list[Operation] = []
-        self.crashed: set[str] = set()
-        self.awake: str | None = "A"
-        self.was_closed = False
-        self.resets = False
-        self.terms: list[int] = []
-        self.activated: set[int] = set()
 
     # --- what may happen --------------------------------------------------------------------
 
-    def actions(self) -> list[Action]:
-        return self.progress() + self.misfortunes()
-
     def progress(self) -> list[Action]:
-        """What happens by itself when nothing goes wrong and no time is lost."""
         found: list[Action] = []
         for number, link in enumerate(self.links):
             for end in link.ends:
@@ -178,7 +163,6 @@ class SharedWorld:
         return found
 
     def misfortunes(self) -> list[Action]:
-        """What operators, time, machines, the network and the store may do to us."""
         found = [*self._wishes(), *self._breakdowns()]
         for number, side in self._living():
             found += self._blows(number, side)
@@ -247,13 +231,6 @@ class SharedWorld:
 
     # --- what happens -----------------------------------------------------------------------
 
-    def perform(self, action: Action) -> None:
-        name, *arguments = action
-        getattr(self, f"_do_{name}")(*arguments)
-
-    def _spend(self, what: str) -> None:
-        setattr(self.budget, what, getattr(self.budget, what) - 1)
-
     def _do_start(self, destination: str) -> None:
         self._spend("starts")
         assert self.awake is not None
@@ -296,7 +273,7 @@ class SharedWorld:
             self._tell(number, SealFailed("not_exportable", "a coroutine is in the way"))
             return
         assert side.baton is not None
-        self._tell(number, Sealed(_baton_id(side.baton), DIGEST, b"%d" % side.baton))
+        self._tell(number, Sealed(baton_id(side.baton), DIGEST, b"%d" % side.baton))
 
     def _do_rebuild(self, number: int, works: int) -> None:
         side = self.sides[number]
@@ -306,7 +283,7 @@ class SharedWorld:
             self._tell(number, RebuildFailed("unreadable", "no such key"))
             return
         assert side.baton is not None
-        rebuilt = Rebuilt(CID, self.terms[side.baton], _baton_id(side.baton), DIGEST)
+        rebuilt = Rebuilt(CID, self.terms[side.baton], baton_id(side.baton), DIGEST)
         self._tell(number, rebuilt)
 
     def _do_store(self, number: int, fate: str) -> None:
@@ -498,7 +475,7 @@ class SharedWorld:
                 claim.check(
                     connection_id=CID,
                     baton_term=self.terms[side.baton],
-                    baton_id=_baton_id(side.baton),
+                    baton_id=baton_id(side.baton),
                     digest=DIGEST,
                 )
                 self._activate(side, claim.term)
@@ -539,29 +516,9 @@ class SharedWorld:
         self.activated.add(side.baton)
         self.awake = side.process
 
-    def _reset(self) -> None:
-        assert self.awake is None, f"reset while {self.awake} owns the connection"
-        self.resets = True
-
-    def settle(self) -> None:
-        """Let everything under way come to its end, time included, without new misfortunes."""
-        for _ in range(1000):
-            progress = self.progress()
-            if progress:
-                self.perform(progress[0])
-                continue
-            timers = [
-                (timer, number)
-                for number, side in self._living()
-                if (timer := side.machine.get_timer()) is not None
-            ]
-            if not timers:
-                break
-            self.budget.timers += 1
-            self._do_timer(min(timers)[1])
-        else:
-            raise AssertionError("the world does not come to rest")
-        self._check_the_end()
+    def _timers(self) -> list[tuple[int, int]]:
+        found = [(side.machine.get_timer(), number) for number, side in self._living()]
+        return [(timer, number) for timer, number in found if timer is not None]
 
     def _check_the_end(self) -> None:
         for _, side in self._living():
@@ -588,7 +545,6 @@ class SharedWorld:
         assert owners == ([self.awake] if self.awake else [])
 
     def fingerprint(self) -> str:
-        """Equal for worlds that can go on in the same ways; clocks do not matter."""
         return repr(
             (
                 [
@@ -621,13 +577,6 @@ class SharedWorld:
             )
         )
 
-    def fork(self) -> "SharedWorld":
-        return copy.deepcopy(self)
-
 
 def _incarnation(process: str) -> bytes:
     return process.encode() * 16
-
-
-def _baton_id(number: int) -> bytes:
-    return bytes([number]) * 16

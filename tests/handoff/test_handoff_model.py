@@ -7,54 +7,32 @@ import pytest
 from handoff_world import Budget, World
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_world import explore, name_of_misfortunes, wander
 
 from quicbaton.handoff import DestinationState, Outcome
-
-
-def explore(start: World) -> int:
-    """Try every order of everything that may happen; return how many states there are."""
-    seen = set[str]()
-    frontier = [start]
-    while frontier:
-        world = frontier.pop()
-        for action in world.actions():
-            following = world.fork()
-            following.perform(action)
-            fingerprint = following.fingerprint()
-            if fingerprint not in seen:
-                seen.add(fingerprint)
-                frontier.append(following)
-        # From wherever misfortune stops, the world comes to rest with one outcome.
-        world.settle()
-    return len(seen)
-
-
-def budget(**changes: int) -> Budget:
-    nothing = dict.fromkeys(Budget.__annotations__, 0)
-    return Budget(**(nothing | changes))
 
 
 @pytest.mark.parametrize(
     "misfortunes",
     [
-        budget(starts=1, cuts=1, crashes=1),
-        budget(starts=1, cuts=1, timers=1),
-        budget(starts=1, cuts=1, cancels=1),
-        budget(starts=1, crashes=1, timers=1),
-        budget(starts=1, timers=1, failures=1, strays=1),
-        budget(starts=2, timers=1),
-        budget(saves=1, resumes=2),
-        budget(saves=1, resumes=1, cuts=1, timers=1),
-        budget(saves=1, resumes=1, crashes=1, cancels=1),
+        Budget(starts=1, cuts=1, crashes=1),
+        Budget(starts=1, cuts=1, timers=1),
+        Budget(starts=1, cuts=1, cancels=1),
+        Budget(starts=1, crashes=1, timers=1),
+        Budget(starts=1, timers=1, failures=1, strays=1),
+        Budget(starts=2, timers=1),
+        Budget(saves=1, resumes=2),
+        Budget(saves=1, resumes=1, cuts=1, timers=1),
+        Budget(saves=1, resumes=1, crashes=1, cancels=1),
     ],
-    ids=lambda misfortunes: repr({k: v for k, v in vars(misfortunes).items() if v}),
+    ids=name_of_misfortunes,
 )
 def test_every_order_of_events_has_one_outcome(misfortunes: Budget) -> None:
     assert explore(World(misfortunes)) > 50
 
 
 def test_every_order_after_ready_has_one_outcome_though_a_third_process_takes_part() -> None:
-    world = World(budget(starts=2, cuts=1, crashes=1))
+    world = World(Budget(starts=2, cuts=1, crashes=1))
     world.perform(("start", "D1"))
     while not world.takers or world.takers[0].machine.state is not DestinationState.READY:
         world.perform(world.progress()[0])
@@ -77,17 +55,11 @@ def test_long_runs_of_misfortunes_have_one_outcome(data: st.DataObject) -> None:
             timers=6,
         )
     )
-    for _ in range(data.draw(st.sampled_from([60, 30, 10]), label="steps")):
-        # Without a push most runs would end in misfortune before anything has moved.
-        actions = (data.draw(st.booleans()) and world.progress()) or world.actions()
-        if not actions:
-            break
-        world.perform(data.draw(st.sampled_from(actions), label="action"))
-    world.settle()
+    wander(world, data, steps=[60, 30, 10])
 
 
 def test_undisturbed_handoff_moves_the_connection() -> None:
-    world = World(budget(starts=1))
+    world = World(Budget(starts=1))
     world.perform(("start", "D1"))
     world.settle()
     assert world.awake == "D1"
@@ -95,7 +67,7 @@ def test_undisturbed_handoff_moves_the_connection() -> None:
 
 
 def test_undisturbed_resume_from_a_file_moves_the_connection() -> None:
-    world = World(budget(saves=1, resumes=2))
+    world = World(Budget(saves=1, resumes=2))
     world.perform(("save",))
     world.perform(("seal", 1))
     world.perform(("resume", "D1"))

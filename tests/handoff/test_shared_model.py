@@ -8,43 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_world import Budget, SharedWorld
+from small_world import explore, name_of_misfortunes, wander
 
 from quicbaton.handoff import Outcome, SourceState
-
-
-def explore(start: SharedWorld) -> int:
-    """Try every order of everything that may happen; return how many states there are."""
-    seen = set[str]()
-    frontier = [start]
-    while frontier:
-        world = frontier.pop()
-        for action in world.actions():
-            following = world.fork()
-            following.perform(action)
-            fingerprint = following.fingerprint()
-            if fingerprint not in seen:
-                seen.add(fingerprint)
-                frontier.append(following)
-        # From wherever misfortune stops, the world comes to rest with one outcome.
-        world.settle()
-    return len(seen)
-
-
-def budget(**changes: int) -> Budget:
-    nothing = dict.fromkeys(Budget.__annotations__, 0)
-    return Budget(**(nothing | changes))
 
 
 @pytest.mark.parametrize(
     "misfortunes",
     [
-        budget(starts=1, troubles=1, cuts=1, timers=1),
-        budget(starts=1, troubles=1, crashes=1, timers=1),
-        budget(starts=1, troubles=2, timers=1),
-        budget(starts=1, sweeps=1, timers=1),
-        budget(starts=1, failures=1, cancels=1),
+        Budget(starts=1, troubles=1, cuts=1, timers=1),
+        Budget(starts=1, troubles=1, crashes=1, timers=1),
+        Budget(starts=1, troubles=2, timers=1),
+        Budget(starts=1, sweeps=1, timers=1),
+        Budget(starts=1, failures=1, cancels=1),
     ],
-    ids=lambda misfortunes: repr({k: v for k, v in vars(misfortunes).items() if v}),
+    ids=name_of_misfortunes,
 )
 def test_every_order_of_events_has_one_outcome(misfortunes: Budget) -> None:
     world = SharedWorld(misfortunes)
@@ -70,13 +48,7 @@ def test_long_runs_of_misfortunes_have_one_outcome(data: st.DataObject) -> None:
             sweeps=1,
         )
     )
-    for _ in range(data.draw(st.sampled_from([80, 40, 15]), label="steps")):
-        # Without a push most runs would end in misfortune before anything has moved.
-        actions = (data.draw(st.booleans()) and world.progress()) or world.actions()
-        if not actions:
-            break
-        world.perform(data.draw(st.sampled_from(actions), label="action"))
-    world.settle()
+    wander(world, data, steps=[80, 40, 15])
 
 
 def run_to(world: SharedWorld, state: SourceState) -> None:
@@ -92,7 +64,7 @@ def step(world: SharedWorld, *actions: tuple[str | int, ...]) -> None:
 
 
 def test_undisturbed_handoffs_move_the_connection_round() -> None:
-    world = SharedWorld(budget(starts=3))
+    world = SharedWorld(Budget(starts=3))
     for destination in ("B", "C", "A"):
         world.perform(("start", destination))
         world.settle()
@@ -103,7 +75,7 @@ def test_undisturbed_handoffs_move_the_connection_round() -> None:
 
 
 def test_source_that_dies_with_the_baton_sent_loses_nothing() -> None:
-    world = SharedWorld(budget(starts=1, crashes=1))
+    world = SharedWorld(Budget(starts=1, crashes=1))
     world.perform(("start", "B"))
     run_to(world, SourceState.FROZEN)
     step(world, ("crash", "A"), ("deliver", 0, "B"), ("rebuild", 1, 1))
@@ -112,7 +84,7 @@ def test_source_that_dies_with_the_baton_sent_loses_nothing() -> None:
 
 
 def test_commit_that_nobody_heard_of_is_found_by_reading() -> None:
-    world = SharedWorld(budget(starts=1, troubles=2))
+    world = SharedWorld(Budget(starts=1, troubles=2))
     world.perform(("start", "B"))
     run_to(world, SourceState.FROZEN)
     step(world, ("deliver", 0, "B"), ("rebuild", 1, 1), ("store", 1, "done, unheard"))
@@ -123,7 +95,7 @@ def test_commit_that_nobody_heard_of_is_found_by_reading() -> None:
 
 
 def test_source_that_wants_it_back_too_late_finds_out_and_gives() -> None:
-    world = SharedWorld(budget(starts=1, cuts=1, troubles=1))
+    world = SharedWorld(Budget(starts=1, cuts=1, troubles=1))
     world.perform(("start", "B"))
     run_to(world, SourceState.FROZEN)
     step(world, ("deliver", 0, "B"), ("rebuild", 1, 1), ("cut", 0, ""), ("eof", 0, "A"))
@@ -135,7 +107,7 @@ def test_source_that_wants_it_back_too_late_finds_out_and_gives() -> None:
 
 
 def test_take_that_comes_after_the_source_took_it_back_gets_nothing() -> None:
-    world = SharedWorld(budget(starts=1, timers=1, troubles=1))
+    world = SharedWorld(Budget(starts=1, timers=1, troubles=1))
     world.perform(("start", "B"))
     run_to(world, SourceState.FROZEN)
     step(world, ("deliver", 0, "B"), ("rebuild", 1, 1), ("store", 1, "lost"))
@@ -148,7 +120,7 @@ def test_take_that_comes_after_the_source_took_it_back_gets_nothing() -> None:
 
 
 def test_store_that_is_away_when_the_offer_is_made_leaves_all_as_it_was() -> None:
-    world = SharedWorld(budget(starts=1, troubles=1))
+    world = SharedWorld(Budget(starts=1, troubles=1))
     world.perform(("start", "B"))
     run_to(world, SourceState.PUBLISHING)
     step(world, ("store", 0, "refused"))
@@ -157,7 +129,7 @@ def test_store_that_is_away_when_the_offer_is_made_leaves_all_as_it_was() -> Non
 
 
 def test_store_that_never_answers_leaves_everybody_silent() -> None:
-    world = SharedWorld(budget(starts=1, timers=3, troubles=9))
+    world = SharedWorld(Budget(starts=1, timers=3, troubles=9))
     world.perform(("start", "B"))
     run_to(world, SourceState.FROZEN)
     step(world, ("deliver", 0, "B"), ("rebuild", 1, 1))

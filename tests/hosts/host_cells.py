@@ -17,20 +17,18 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Literal, Self
+from typing import Self
 
-from cells import RATE, SIZE, STEPS, ending, struck
+from cells import RATE, SIZE, STEPS, HandoffCell, ending, struck
 from harness import SHORT_WAITS, Curl, Server
 from lossy_link import CLEAR, Condition
+from matrix import Faults
 from sites import CUT, Site, hand_over, two_hosts
 from wire import Verdict
 
-from quicbaton.asyncio.failpoints import SOURCE_POINTS
 from quicbaton.cli.certificate import CertificateFiles
 
-Victim = Literal["source", "destination", "servers", "client"]
-Fault = Literal["KILL", "STOP", "STOP long", "CUT", "CUT long"]
-FAULTS: tuple[tuple[Victim, Fault], ...] = (
+FAULTS: Faults = (
     ("source", "KILL"),
     ("source", "STOP"),
     ("source", "STOP long"),
@@ -55,20 +53,12 @@ _TIME_TO_HAND_ON_S = 1.5
 _CLIENT_TIMEOUT_S = 6.0
 
 
-@dataclass(frozen=True)
-class HostCell:
-    """A point, a victim and a fault."""
-
-    step: str
-    victim: Victim
-    fault: Fault
-
-    def __str__(self) -> str:
-        return f"{self.step}-{self.victim}-{self.fault.replace(' ', '_')}"
+class HostCell(HandoffCell):
+    """A fault of one of two hosts, or of the network between them."""
 
     @property
-    def at_source(self) -> bool:
-        return self.step in SOURCE_POINTS
+    def action(self) -> str:
+        return "KILL" if self.fault == "KILL" else "STOP"
 
     @property
     def survives(self) -> bool:
@@ -80,12 +70,12 @@ class HostCell:
                 return at > STEPS.index("after_committed")
             # Once the baton is out it may have said READY by the time that it dies.
             return at < STEPS.index("after_baton")
-        return "long" not in self.fault
+        return not self.is_long
 
     @property
     def may_be_lost(self) -> bool:
         """Whether the owner may be gone without anybody who could tell the client."""
-        return self.fault == "KILL" or "long" in self.fault
+        return self.fault == "KILL" or self.is_long
 
 
 @dataclass
@@ -100,6 +90,9 @@ class HostOutcome:
     answers: list[str]
     #: It was handed on, or its client had all that it wanted before there was time for that.
     handed_on: bool
+
+    def __str__(self) -> str:
+        return self.client
 
 
 CELLS = [HostCell(step, victim, fault) for step in STEPS for victim, fault in FAULTS]
@@ -154,14 +147,11 @@ async def run_host_cell(sites: Sites, cell: HostCell) -> HostOutcome:
 
 async def _run(site: Site, cell: HostCell) -> HostOutcome:
     victims = site.cluster / f"{cell}.victim"
-    action = "KILL" if cell.fault == "KILL" else "STOP"
-    spec = f"{cell.step}:{action}"
-    if cell.victim == ("destination" if cell.at_source else "source"):
-        spec += f":{victims}"
+    spec = cell.failpoint("destination" if cell.at_source else "source", victims)
     source = await site.start("a", waits=SHORT_WAITS, failpoint=spec if cell.at_source else "")
     destination = await site.start("b", waits=SHORT_WAITS, failpoint="" if cell.at_source else spec)
     keylogs = [Path(one.options.keylog) for one in (source, destination)]
-    rate = _SLOW_RATE if "long" in cell.fault else RATE
+    rate = _SLOW_RATE if cell.is_long else RATE
     async with site.curl("a", SIZE, rate=rate, timeout_s=_CLIENT_TIMEOUT_S) as curl:
         connection = await source.the_connection()
         await curl.received(_BEGIN_AT)
@@ -212,7 +202,7 @@ async def _strike(site: Site, cell: HostCell, victim: Server, curl: Curl) -> flo
     if cell.fault == "KILL":
         return 0.0
     since = monotonic()
-    long_s = _LONG_S if "long" in cell.fault else _SHORT_S
+    long_s = _LONG_S if cell.is_long else _SHORT_S
     if cell.fault.startswith("CUT"):
         await _set(site, cell.victim, CUT)
         victim.signal(signal.SIGCONT)
@@ -224,7 +214,7 @@ async def _strike(site: Site, cell: HostCell, victim: Server, curl: Curl) -> flo
     return monotonic() - since
 
 
-async def _set(site: Site, victim: Victim, condition: Condition) -> None:
+async def _set(site: Site, victim: str, condition: Condition) -> None:
     if victim == "servers":
         await site.between_servers(condition)
     else:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import Curl, Server, World, until
+from harness import Curl, Server, World
 from lossy_link import CLEAR, Condition, Note
 from network import Host, Network
 from wire import Verdict, check
@@ -66,19 +66,7 @@ class Site:
 
     async def assert_one_sender(self) -> None:
         """No packet number came twice from the servers, whichever of them sent it."""
-        verdict = await self.verdict()
-        assert verdict.packets
-        assert not verdict.reused
-        assert not verdict.strange
-
-    async def cut_over(self, server: Server) -> None:
-        """Wait until the client uses only connection IDs of the server that has its connection."""
-
-        async def look() -> bool:
-            infos = (await server.list()).connections
-            return bool(infos) and not infos[0].cutover_pending
-
-        await until(look, "the cutover")
+        (await self.verdict()).assert_one_sender(may_reset=True)
 
     @property
     def _servers(self) -> tuple[Host, Host]:

@@ -45,7 +45,7 @@ def test_a_download_goes_there_and_back_between_clocks_an_hour_apart(
                     await curl.received(curl.received_bytes + 100_000)
                     answer = await hand_over(source, connection, name)
                     assert answer.ok, answer
-                    await site.cut_over(destination)
+                    await destination.cut_over()
                     # Neither hour has come into the connection's own time.
                     age_s, rtt_s = await facts(destination)
                     assert age_s < 60

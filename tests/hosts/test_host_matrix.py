@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from cells import STEPS
 from host_cells import CELLS, FAULTS, STILL_SHORT_S, HostCell, HostOutcome, Sites, run_host_cell
-from matrix import grid, run_cells, selected
+from matrix import Outcomes, run_cells, selected
 
 from quicbaton.cli.certificate import CertificateFiles
 
 pytestmark = pytest.mark.process
 
 _AT_ONCE = 8
-_Outcomes = dict[HostCell, HostOutcome | AssertionError]
 
 
 @pytest.fixture(scope="module")
@@ -27,30 +25,19 @@ def outcomes(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     hosts_certificate: CertificateFiles,
-) -> _Outcomes:
+) -> Outcomes[HostCell, HostOutcome]:
     cells = selected(request)
     folder = tmp_path_factory.mktemp("hosts")
     sites = Sites(folder, hosts_certificate, "matrix", min(_AT_ONCE, len(cells)))
-    return run_cells("handoff between hosts", sites, cells, run_host_cell, _AT_ONCE, _table)
-
-
-def _table(outcomes: dict[HostCell, HostOutcome]) -> str:
-    texts = {
-        (cell.step, f"{cell.victim} {cell.fault}"): outcome.client
-        for cell, outcome in outcomes.items()
-    }
-    return grid(STEPS, [f"{victim} {fault}" for victim, fault in FAULTS], texts)
+    return run_cells("handoff between hosts", sites, cells, run_host_cell, _AT_ONCE, FAULTS)
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_there_is_one_owner_or_none(cell: HostCell, outcomes: _Outcomes) -> None:
-    outcome = outcomes[cell]
-    if isinstance(outcome, AssertionError):
-        raise outcome
-    verdict = outcome.verdict
-    assert not verdict.reused
-    assert not verdict.strange
-    assert verdict.packets
+def test_there_is_one_owner_or_none(
+    cell: HostCell, outcomes: Outcomes[HostCell, HostOutcome]
+) -> None:
+    outcome = outcomes.of(cell)
+    outcome.verdict.assert_one_sender(may_reset=True)
     told = ("whole", "reset", "closed", *(["lost"] if cell.may_be_lost else []))
     assert outcome.client in told, outcome.error
     if cell.survives and outcome.fault_s < STILL_SHORT_S:

@@ -4,112 +4,102 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from harness import Curl, Server, World
 from network import Network
-from sites import ROUGH, curl_from, one_host
-from wire import check
+from sites import ROUGH, Datagrams, curl_from, one_host
 
 from quicbaton.cli.certificate import CertificateFiles
 
 pytestmark = pytest.mark.process
 
-SIZE = 800_000
+_Test = Callable[[Network, World], Awaitable[None]]
 
 
-async def assert_one_sender(network: Network, keylogs: list[Path]) -> None:
-    """No packet number came twice from the servers, whatever the client got of it."""
-    notes = await network.notes()
-    sent = [note.payload for note in notes if note.receiver == "client"]
-    first = next(note.payload for note in notes if note.sender == "client")
-    verdict = check(sent, first[6 + first[5]], keylogs)
-    assert verdict.packets
-    assert not verdict.reused
-    assert not verdict.strange
-
-
-def test_a_download_arrives_over_a_rough_link(
+@pytest.fixture
+def over_rough_link(
     tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
-) -> None:
-    async def run() -> None:
-        async with one_host(tmp_path, seed, hosts_certificate, ROUGH) as (network, world):
-            server = await world.start()
-            client = network.hosts["client"]
-            async with curl_from(client, world, await server.port(), SIZE) as curl:
-                await curl.end()
-            assert curl.whole, curl.outcome
-            notes = await network.notes()
-            assert any(note.lost for note in notes)
-            await assert_one_sender(network, world.keylogs)
+) -> Callable[[_Test], None]:
+    """Runs a coroutine function with the two hosts' network and the server's world."""
 
-    asyncio.run(run())
+    async def run(test: _Test) -> None:
+        async with one_host(tmp_path, seed, hosts_certificate, ROUGH) as (network, world):
+            await test(network, world)
+
+    return lambda test: asyncio.run(run(test))
+
+
+@asynccontextmanager
+async def download(
+    network: Network, world: World, server: Server, rate: int = 250_000
+) -> AsyncIterator[Curl]:
+    """A client's download. It gets all, and no packet number came twice from the servers,
+    whatever the client got of it."""
+    port = await server.port()
+    async with curl_from(network.hosts["client"], world, port, 800_000, rate=rate) as curl:
+        yield curl
+        await curl.end()
+    assert curl.whole, curl.outcome
+    verdict = Datagrams(await network.notes(), port).check(world.keylogs)
+    verdict.assert_one_sender(may_reset=True)
+
+
+def test_a_download_arrives_over_a_rough_link(over_rough_link: Callable[[_Test], None]) -> None:
+    async def test(network: Network, world: World) -> None:
+        async with download(network, world, await world.start(), rate=0):
+            pass
+        assert any(note.lost for note in await network.notes())
+
+    over_rough_link(test)
 
 
 def test_a_client_moves_to_another_port_in_the_middle(
-    tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
+    over_rough_link: Callable[[_Test], None],
 ) -> None:
-    async def run() -> None:
-        async with one_host(tmp_path, seed, hosts_certificate, ROUGH) as (network, world):
-            server = await world.start()
-            client = network.hosts["client"]
-            port = await server.port()
-            async with curl_from(client, world, port, SIZE, rate=250_000) as curl:
-                for shift in (7, 1000):
-                    await curl.received(curl.received_bytes + 150_000)
-                    await network.rebind(client, shift)
-                await curl.end()
-            assert curl.whole, curl.outcome
-            ports = {note.source_port for note in await network.notes() if note.sender == "client"}
-            assert len(ports) == 3
-            await assert_one_sender(network, world.keylogs)
+    async def test(network: Network, world: World) -> None:
+        async with download(network, world, await world.start()) as curl:
+            for shift in (7, 1000):
+                await curl.received(curl.received_bytes + 150_000)
+                await network.rebind(network.hosts["client"], shift)
+        ports = {note.source_port for note in await network.notes() if note.sender == "client"}
+        assert len(ports) == 3
 
-    asyncio.run(run())
+    over_rough_link(test)
 
 
 def test_a_connection_goes_to_and_fro_between_processes_over_a_rough_link(
-    tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
+    over_rough_link: Callable[[_Test], None],
 ) -> None:
-    async def run() -> None:
-        async with one_host(tmp_path, seed, hosts_certificate, ROUGH) as (network, world):
-            owner = await world.start()
-            other = await world.start("join", owner)
-            client = network.hosts["client"]
-            port = await owner.port()
-            answers: list[str] = []
-            async with curl_from(client, world, port, SIZE, rate=250_000) as curl:
-                while curl.outcome is None:
-                    infos = (await owner.list()).connections
-                    if infos:
-                        answer = await owner.hand_over(infos[0].connection, other)
-                        answers.append(answer.code)
-                    if not infos or answer.ok:
-                        owner, other = other, owner
-                await curl.end()
-            assert curl.whole, curl.outcome
-            assert answers.count("ok") > 2, Counter(answers)
-            await assert_one_sender(network, world.keylogs)
+    async def test(network: Network, world: World) -> None:
+        owner = await world.start()
+        other = await world.start("join", owner)
+        answers: list[str] = []
+        async with download(network, world, owner) as curl:
+            while curl.outcome is None:
+                infos = (await owner.list()).connections
+                if infos:
+                    answer = await owner.hand_over(infos[0].connection, other)
+                    answers.append(answer.code)
+                if not infos or answer.ok:
+                    owner, other = other, owner
+        assert answers.count("ok") > 2, Counter(answers)
 
-    asyncio.run(run())
+    over_rough_link(test)
 
 
-def test_a_new_process_takes_over_under_loss(
-    tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
-) -> None:
-    async def run() -> None:
-        async with one_host(tmp_path, seed, hosts_certificate, ROUGH) as (network, world):
-            server = await world.start()
-            client = network.hosts["client"]
-            port = await server.port()
-            async with curl_from(client, world, port, SIZE, rate=250_000) as curl:
-                await curl.received(150_000)
-                for _ in range(2):
-                    successor = await world.start("takeover", server)
-                    await server.gone()
-                    server = successor
-                    await curl.received(curl.received_bytes + 150_000)
-                await curl.end()
-            assert curl.whole, curl.outcome
-            await assert_one_sender(network, world.keylogs)
+def test_a_new_process_takes_over_under_loss(over_rough_link: Callable[[_Test], None]) -> None:
+    async def test(network: Network, world: World) -> None:
+        server = await world.start()
+        async with download(network, world, server) as curl:
+            await curl.received(150_000)
+            for _ in range(2):
+                successor = await world.start("takeover", server)
+                await server.gone()
+                server = successor
+                await curl.received(curl.received_bytes + 150_000)
 
-    asyncio.run(run())
+    over_rough_link(test)

@@ -29,7 +29,7 @@ def test_a_download_goes_from_host_to_host_and_its_packets_follow(
                 connection = await a.the_connection()
                 await curl.received(100_000)
                 assert (await hand_over(a, connection, "b/0")).code == "ok"
-                await site.cut_over(b)
+                await b.cut_over()
                 since_s = monotonic()
                 await curl.received(curl.received_bytes + 200_000)
                 datagrams = await site.datagrams()

@@ -7,9 +7,6 @@ was used twice.
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +14,6 @@ from pathlib import Path
 from attacker import Tap
 from cluster_folder import make_cluster
 from harness import GUARD_S, Curl, Server, World, until
-from wire import check
 
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import CommandFailedError, ask_over
@@ -124,7 +120,7 @@ class NodeScene:
 @asynccontextmanager
 async def workers(folder: Path, certificate: CertificateFiles) -> AsyncIterator[WorkerScene]:
     """A scene of two workers."""
-    async with asyncio.timeout(3 * GUARD_S), World(folder, certificate) as world:
+    async with World(folder, certificate) as world:
         first = await world.start()
         servers = [first, await world.start("join", first)]
         async with _client(world, servers) as (tap, curl):
@@ -135,7 +131,7 @@ async def workers(folder: Path, certificate: CertificateFiles) -> AsyncIterator[
 async def nodes(folder: Path, certificate: CertificateFiles) -> AsyncIterator[NodeScene]:
     """A scene of two nodes; a test may speak as a third, `c`."""
     cluster = make_cluster(folder / "cluster", *NODES, "c")
-    async with asyncio.timeout(3 * GUARD_S), World(folder, certificate) as world:
+    async with World(folder, certificate) as world:
         servers: dict[str, Server] = {}
         port = 0
         for node in NODES:
@@ -153,12 +149,11 @@ async def _client(world: World, servers: Sequence[Server]) -> AsyncIterator[tupl
     ):
         await curl.received(100_000)
         yield tap, curl
-        os.kill(curl.pid, signal.SIGUSR1)
+        curl.hurry()
         await curl.end()
         assert curl.whole, curl.outcome
     assert curl.outcome is not None
     assert curl.outcome.connections == 1
-    verdict = check(tap.sent, tap.client_id_bytes, world.keylogs)
-    assert (verdict.unopened, verdict.reused) == ([], [])
+    tap.check(world.keylogs).assert_one_sender()
     for server in servers:
         assert "Traceback" not in server.log()

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Literal
+from typing import Any
 
 from harness import SHORT_WAITS, Curl, Server, World
-from matrix import PointNotReachedError
-from wire import Relay, Verdict, check
+from matrix import Cell, Fault, Faults, PointNotReachedError
+from wire import Relay, Verdict
 
 from quicbaton.asyncio.failpoints import SOURCE_POINTS
 
@@ -46,9 +47,7 @@ STEPS = (
     "before_cutover_ack",
     "after_cutover_ack",
 )
-Victim = Literal["source", "destination", "link"]
-Fault = Literal["KILL", "STOP", "STOP long", "CUT"]
-FAULTS: tuple[tuple[Victim, Fault], ...] = (
+FAULTS: Faults = (
     ("source", "KILL"),
     ("source", "STOP"),
     ("source", "STOP long"),
@@ -70,16 +69,13 @@ _LONG_STOP_S = 1.3
 STILL_SHORT_S = 0.2
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A point, a victim and a fault."""
+class HandoffCell(Cell):
+    """A fault between a source and a destination."""
 
-    step: str
-    victim: Victim
-    fault: Fault
-
-    def __str__(self) -> str:
-        return f"{self.step}-{self.victim}-{self.fault.replace(' ', '_')}"
+    @property
+    def at_source(self) -> bool:
+        """Whether it is the source that passes the point."""
+        return self.step in SOURCE_POINTS
 
     @property
     def survives(self) -> bool:
@@ -104,34 +100,46 @@ class Outcome:
     stopped_s: float
     handed_on: bool  # after the fault the owner handed the connection on once more
 
+    def __str__(self) -> str:
+        return self.client
 
-CELLS = [Cell(step, victim, fault) for step in STEPS for victim, fault in FAULTS]
+
+CELLS = [HandoffCell(step, victim, fault) for step in STEPS for victim, fault in FAULTS]
 
 
-async def run_cell(world: World, cell: Cell) -> Outcome:
+async def run_cell(world: World, cell: HandoffCell) -> Outcome:
     """Download, hand over, fail; see how the client ends."""
+    rate = _SLOW_RATE if cell.is_long else RATE
+    return await run_handoff(world, cell, Server.hand_over, SIZE, rate, waits=SHORT_WAITS)
+
+
+async def run_handoff(
+    world: World,
+    cell: HandoffCell,
+    hand_over: Callable[[Server, str, Server], Awaitable[object]],
+    size: int,
+    rate: int,
+    **options: Any,
+) -> Outcome:
+    """A download of `size` bytes at `rate`, between servers with these options; `hand_over` is
+    given the source, the connection's name and the destination."""
     victims = world.folder / f"{cell}.victim"
-    spec = f"{cell.step}:{cell.fault.partition(' ')[0]}"
-    at_source = cell.step in SOURCE_POINTS
-    if cell.victim == ("destination" if at_source else "source"):
-        spec += f":{victims}"
-    source = await world.start(waits=SHORT_WAITS, failpoint=spec if at_source else "")
-    rate = _SLOW_RATE if cell.fault == "STOP long" else RATE
+    spec = cell.failpoint("destination" if cell.at_source else "source", victims)
+    source = await world.start(failpoint=spec if cell.at_source else "", **options)
     port = await source.port()
-    async with Relay(port) as relay, world.curl(relay.port, SIZE, rate=rate) as curl:
+    async with Relay(port) as relay, world.curl(relay.port, size, rate=rate) as curl:
         connection = await source.the_connection()
-        destination = await world.start(
-            "join", source, waits=SHORT_WAITS, failpoint="" if at_source else spec
-        )
+        joined = "" if cell.at_source else spec
+        destination = await world.start("join", source, failpoint=joined, **options)
         await curl.received(_BEGIN_AT)
         victim = destination if cell.victim == "destination" else source
         victims.write_text(str(victim.pid))
-        command = asyncio.create_task(source.hand_over(connection, destination))
+        command = asyncio.ensure_future(hand_over(source, connection, destination))
         stopped_s = await strike(cell.fault, victim, curl)
         await command
         handed_on = await hand_on(source, destination, curl)
         ended = await curl.end()
-        verdict = check(relay.sent, relay.client_id_bytes, [Path(source.options.keylog)])
+        verdict = relay.check([Path(source.options.keylog)])
         for server in (source, destination):
             if server.alive:
                 await server.list()
@@ -142,7 +150,7 @@ async def run_cell(world: World, cell: Cell) -> Outcome:
 async def strike(fault: Fault, victim: Server, curl: Curl | None = None) -> float:
     """Wait for the fault; let a stopped process go on. For how long it stood still.
 
-    Raises PointNotReachedError: the client got all that it wanted before.
+    Raises PointNotReachedError: the client got all that it wanted, or the victim ended, before.
     """
     if fault == "CUT":
         return 0.0
@@ -161,9 +169,12 @@ async def struck(fault: str, victim: Server, curl: Curl | None) -> None:
     def is_struck() -> bool:
         return not victim.alive if fault == "KILL" else victim.stopped
 
-    await victim.until(lambda: is_struck() or (curl is not None and curl.whole), f"the {fault}")
+    def is_over() -> bool:
+        return not victim.alive or (curl is not None and curl.whole)
+
+    await victim.until(lambda: is_struck() or is_over(), f"the {fault}")
     if not is_struck():
-        raise PointNotReachedError("the download was whole before the point was reached")
+        raise PointNotReachedError(f"the point was never reached\n{victim.log()}")
 
 
 async def hand_on(source: Server, destination: Server, curl: Curl) -> bool:

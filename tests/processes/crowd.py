@@ -15,7 +15,7 @@ from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from moving_server import content
+from moving_server import IDLE_TIMEOUT_S, content
 
 from quicbaton.asyncio import QuicConnectionProtocol, connect
 from quicbaton.cli.certificate import CertificateFiles
@@ -23,7 +23,9 @@ from quicbaton.http3 import H3Connection
 
 
 def client_configuration(certificate: CertificateFiles) -> QuicConfiguration:
-    configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN)
+    configuration = QuicConfiguration(
+        is_client=True, alpn_protocols=H3_ALPN, idle_timeout=IDLE_TIMEOUT_S
+    )
     configuration.load_verify_locations(str(certificate.certificate))
     return configuration
 

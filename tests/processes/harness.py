@@ -95,6 +95,25 @@ class Server:
     async def hand_over(self, connection: str, to: Server) -> c.Answer:
         return await self.command(c.HandOff(connection, str(to.control)))
 
+    async def hand_over_after_cutover(self, connection: str, to: Server) -> None:
+        """Hand over as soon as the client has cut over from the last time."""
+
+        async def given() -> bool:
+            answer = await self.hand_over(connection, to)
+            assert answer.ok or answer.code == "cutover_pending", answer
+            return answer.ok
+
+        await until(given, "a handoff")
+
+    async def cut_over(self) -> None:
+        """Wait until its only client uses no connection IDs but its own."""
+
+        async def look() -> bool:
+            infos = (await self.list()).connections
+            return bool(infos) and not infos[0].cutover_pending
+
+        await self.until(look, "the client's cutover")
+
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
@@ -283,6 +302,12 @@ class Curl:
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    def hurry(self) -> None:
+        """End the limit on its rate, if it has not ended itself."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGUSR1)
 
     async def received(self, size: int) -> None:
         """Wait until so much of the body has arrived."""

@@ -44,6 +44,9 @@ from quicbaton.http3 import H3Connection
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.routing.id_text import parse_ids
 
+#: No client that waits for a thousand others to open is idle for so long, on the busiest machine.
+IDLE_TIMEOUT_S = 600.0
+
 _BLOCK = Random("content").randbytes(1 << 20)
 _CHUNK_BYTES = 65_536
 
@@ -199,7 +202,10 @@ nodes: list[Node] = []
 
 async def _start(options: Options) -> tuple[Node, Arrival | None]:
     configuration = QuicConfiguration(
-        is_client=False, alpn_protocols=H3_ALPN, max_datagram_frame_size=65_536
+        is_client=False,
+        alpn_protocols=H3_ALPN,
+        max_datagram_frame_size=65_536,
+        idle_timeout=IDLE_TIMEOUT_S,
     )
     configuration.load_cert_chain(options.certificate, options.key)
     if options.keylog:

@@ -10,11 +10,11 @@ import signal
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from cells import Fault, ending, strike
+from cells import ending, strike
 from harness import SHORT_WAITS, World, until
-from wire import Relay, Verdict, check
+from matrix import Cell, Faults
+from wire import Relay, Verdict
 
 from quicbaton.asyncio.failpoints import DEPARTURE_POINTS, SOURCE_POINTS
 
@@ -34,8 +34,7 @@ STEPS = (
     "takeover_done",
     "takeover_settled",
 )
-Victim = Literal["old", "new", "link"]
-FAULTS: tuple[tuple[Victim, Fault], ...] = (
+FAULTS: Faults = (
     ("old", "KILL"),
     ("old", "STOP"),
     ("old", "STOP long"),
@@ -60,16 +59,8 @@ _DOWNLOADS = 2
 _DEADLINE_S = 8.0
 
 
-@dataclass(frozen=True)
-class TakeoverCell:
-    """A point, a victim and a fault."""
-
-    step: str
-    victim: Victim
-    fault: Fault
-
-    def __str__(self) -> str:
-        return f"{self.step}-{self.victim}-{self.fault.replace(' ', '_')}"
+class TakeoverCell(Cell):
+    """A fault between an old process and its successor."""
 
     @property
     def all_survive(self) -> bool:
@@ -114,13 +105,11 @@ TAKEOVER_CELLS = [
 async def run_takeover_cell(world: World, cell: TakeoverCell) -> TakeoverOutcome:
     """Download, take over, fail; see how the clients end, and whether a new one is served."""
     victims = world.folder / f"{cell}.victim"
-    spec = f"{cell.step}:{cell.fault.partition(' ')[0]}"
     at_old = cell.step in (*DEPARTURE_POINTS, *SOURCE_POINTS)
-    if cell.victim == ("new" if at_old else "old"):
-        spec += f":{victims}"
+    spec = cell.failpoint("new" if at_old else "old", victims)
     old = await world.start(waits=SHORT_WAITS, failpoint=spec if at_old else "")
     port = await old.port()
-    rate = _SLOW_RATE if cell.fault == "STOP long" else _RATE
+    rate = _SLOW_RATE if cell.is_long else _RATE
     async with AsyncExitStack() as stack:
         relays = [await stack.enter_async_context(Relay(port)) for _ in range(_DOWNLOADS)]
         curls = [
@@ -140,15 +129,10 @@ async def run_takeover_cell(world: World, cell: TakeoverCell) -> TakeoverOutcome
         victim = new if cell.victim == "new" else old
         victims.with_suffix(".new").write_text(str(victim.pid))
         victims.with_suffix(".new").rename(victims)
-        try:
-            await strike(cell.fault, victim)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\nold: {await old.list()}") from None
+        await strike(cell.fault, victim)
         for curl in curls:
             await curl.end()
-        verdicts = [
-            check(relay.sent, relay.client_id_bytes, [Path(old.options.keylog)]) for relay in relays
-        ]
+        verdicts = [relay.check([Path(old.options.keylog)]) for relay in relays]
         clients = [ending(curl, verdict) for curl, verdict in zip(curls, verdicts, strict=True)]
         errors = [curl.outcome.error for curl in curls if curl.outcome is not None]
         # Whoever is left has the port to itself, and serves.

@@ -11,50 +11,24 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
+from download import download
 from harness import SHORT_WAITS, Server, World, until
 from moving_server import content
-from wire import Relay, check
+from wire import Relay
 
 from crowd import crowd
 from quicbaton.asyncio.peers import commands as c
-from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.handoff import Waits
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 
 pytestmark = pytest.mark.process
 
-_GUARD_S = 60.0
 _NOBODY = 65_534
-
-
-@pytest.fixture
-def in_world(
-    tmp_path: Path, certificate: CertificateFiles
-) -> Callable[[Callable[[World], Coroutine[Any, Any, None]]], None]:
-    """Runs a coroutine function in a world of processes of its own."""
-
-    async def guarded(test: Callable[[World], Coroutine[Any, Any, None]]) -> None:
-        async with asyncio.timeout(_GUARD_S), World(tmp_path, certificate) as world:
-            await test(world)
-
-    return lambda test: asyncio.run(guarded(test))
-
-
-async def hand_over(connection: str, source: Server, destination: Server) -> None:
-    """Hand over as soon as the client has cut over from the last time."""
-
-    async def given() -> bool:
-        answer = await source.hand_over(connection, destination)
-        assert answer.ok or answer.code == "cutover_pending", answer
-        return answer.ok
-
-    await until(given, "a handoff")
 
 
 async def save(server: Server, connection: str, path: Path) -> c.Answer:
@@ -71,21 +45,12 @@ async def resume(server: Server, path: Path) -> c.Answer:
 def test_a_download_changes_hands_many_times_among_three_processes(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with (
-            Relay(await first.port()) as relay,
-            world.curl(relay.port, 2_000_000, rate=800_000) as curl,
-        ):
-            await curl.received(50_000)
-            connection = await first.the_connection()
+        async with download(world, first, 2_000_000, rate=800_000) as (connection, curl, _):
             ring = [first, await world.start("join", first), await world.start("join", first)]
             for number in range(12):
                 await curl.received(100_000 + 100_000 * number)
-                await hand_over(connection, ring[number % 3], ring[(number + 1) % 3])
-            await curl.end()
-            assert curl.whole
-        verdict = check(relay.sent, relay.client_id_bytes, world.keylogs)
-        assert not verdict.reused
-        assert not verdict.unopened
+                source, destination = ring[number % 3], ring[(number + 1) % 3]
+                await source.hand_over_after_cutover(connection, destination)
         assert sum([(await server.list()).accepted for server in ring]) == 1
 
     in_world(test)
@@ -94,12 +59,10 @@ def test_a_download_changes_hands_many_times_among_three_processes(in_world: Any
 def test_the_process_that_accepted_is_killed_after_the_cutover(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with world.curl(await first.port(), 800_000, rate=500_000) as curl:
-            await curl.received(50_000)
-            connection = await first.the_connection()
+        async with download(world, first, 800_000, rate=500_000) as (connection, curl, _):
             second = await world.start("join", first)
-            await hand_over(connection, first, second)
-            await until(lambda: _has_cut_over(second), "the client's cutover")
+            await first.hand_over_after_cutover(connection, second)
+            await second.cut_over()
             first.signal(signal.SIGKILL)
             await curl.end()
             assert curl.whole
@@ -108,10 +71,6 @@ def test_the_process_that_accepted_is_killed_after_the_cutover(in_world: Any) ->
                 assert late.whole
 
     in_world(test)
-
-
-async def _has_cut_over(server: Server) -> bool:
-    return not (await server.list()).connections[0].cutover_pending
 
 
 def test_a_download_of_qh3_changes_hands(in_world: Any) -> None:
@@ -163,7 +122,7 @@ def test_handing_one_connection_over_leaves_the_other_where_it_is(in_world: Any)
             await two.received(50_000)
             second = await world.start("join", first)
             names = [info.connection for info in (await first.list()).connections]
-            await hand_over(names[0], first, second)
+            await first.hand_over_after_cutover(names[0], second)
             assert [info.connection for info in (await first.list()).connections] == names[1:]
             assert [info.connection for info in (await second.list()).connections] == names[:1]
             await one.end()
@@ -241,17 +200,13 @@ def _descriptors(server: Server) -> int:
 def test_a_destination_with_other_keys_gets_nothing(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with world.curl(await first.port(), 500_000, rate=500_000) as curl:
-            await curl.received(50_000)
-            connection = await first.the_connection()
+        async with download(world, first, 500_000, rate=500_000) as (connection, *_):
             world.ring.write_text(KeyRing(ClusterKey.generate(os.urandom)).encode())
             stranger = await world.start("join", first)
             answer = await first.hand_over(connection, stranger)
             assert not answer.ok
             assert [info.connection for info in (await first.list()).connections] == [connection]
             assert not (await stranger.list()).connections
-            await curl.end()
-            assert curl.whole
 
     in_world(test)
 
@@ -294,15 +249,10 @@ def test_a_connection_is_saved_only_after_its_cutover_and_handed_on_at_any_time(
 ) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with (
-            Relay(await first.port()) as relay,
-            world.curl(relay.port, 800_000, rate=500_000) as curl,
-        ):
-            await curl.received(50_000)
-            connection = await first.the_connection()
+        async with download(world, first, 800_000, rate=500_000) as (connection, _, relay):
             second = await world.start("join", first)
             relay.mutes_client = True
-            await hand_over(connection, first, second)
+            await first.hand_over_after_cutover(connection, second)
             answer = await save(second, connection, world.folder / "baton")
             assert (answer.ok, answer.code) == (False, "cutover_pending")
             third = await world.start("join", first)
@@ -313,12 +263,7 @@ def test_a_connection_is_saved_only_after_its_cutover_and_handed_on_at_any_time(
                 answer = await source.hand_over(connection, destination)
                 assert answer.ok, answer
             relay.mutes_client = False
-            await until(lambda: _has_cut_over(third), "the client's cutover")
-            await curl.end()
-            assert curl.whole
-        verdict = check(relay.sent, relay.client_id_bytes, world.keylogs)
-        assert not verdict.reused
-        assert not verdict.unopened
+            await third.cut_over()
 
     in_world(test)
 
@@ -328,12 +273,7 @@ def test_a_source_that_thawed_and_handed_over_again_defeats_the_first_baton(
 ) -> None:
     async def test(world: World) -> None:
         first = await world.start(waits=SHORT_WAITS)
-        async with (
-            Relay(await first.port()) as relay,
-            world.curl(relay.port, 800_000, rate=400_000) as curl,
-        ):
-            await curl.received(50_000)
-            connection = await first.the_connection()
+        async with download(world, first, 800_000, rate=400_000) as (connection, curl, _):
             stuck = await world.start(
                 "join", first, waits=SHORT_WAITS, failpoint="before_ready:STOP"
             )
@@ -342,16 +282,13 @@ def test_a_source_that_thawed_and_handed_over_again_defeats_the_first_baton(
             assert (answer.ok, answer.code) == (False, "deadline")
             assert stuck.stopped
             await curl.received(curl.received_bytes + 50_000)
-            await hand_over(connection, first, third)
+            await first.hand_over_after_cutover(connection, third)
             # Now its READY comes, and is answered ABORT.
             stuck.signal(signal.SIGCONT)
             assert (await stuck.list()).resumed == 0
             await curl.end()
             assert curl.whole
             assert (await stuck.list()).resumed == 0
-        verdict = check(relay.sent, relay.client_id_bytes, world.keylogs)
-        assert not verdict.reused
-        assert not verdict.unopened
 
     in_world(test)
 
@@ -378,8 +315,7 @@ def test_a_saved_connection_goes_on_in_another_process(in_world: Any) -> None:
             assert curl.whole
             answer = await resume(destination, path)
             assert (answer.ok, answer.code) == (False, "already_used")
-        verdict = check(relay.sent, relay.client_id_bytes, world.keylogs)
-        assert not verdict.reused
+        relay.check(world.keylogs).assert_one_sender()
 
     in_world(test)
 
@@ -387,21 +323,13 @@ def test_a_saved_connection_goes_on_in_another_process(in_world: Any) -> None:
 def test_of_parallel_resumes_of_one_file_one_wins(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with (
-            Relay(await first.port()) as relay,
-            world.curl(relay.port, 800_000, rate=500_000) as curl,
-        ):
-            await curl.received(50_000)
+        async with download(world, first, 800_000, rate=500_000) as (connection, *_):
             others = [await world.start("join", first) for _ in range(2)]
             path = world.folder / "baton"
-            assert (await save(first, await first.the_connection(), path)).ok
+            assert (await save(first, connection, path)).ok
             answers = await asyncio.gather(*(resume(other, path) for other in others * 2))
             assert sorted(answer.code for answer in answers) == ["already_used"] * 3 + ["ok"]
             assert sum([(await other.list()).resumed for other in others]) == 1
-            await curl.end()
-            assert curl.whole
-        verdict = check(relay.sent, relay.client_id_bytes, world.keylogs)
-        assert not verdict.reused
 
     in_world(test)
 
@@ -409,12 +337,7 @@ def test_of_parallel_resumes_of_one_file_one_wins(in_world: Any) -> None:
 def test_a_baton_whose_source_has_thawed_is_refused(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start(waits=Waits(saved_s=0.3))
-        async with (
-            Relay(await first.port()) as relay,
-            world.curl(relay.port, 800_000, rate=400_000) as curl,
-        ):
-            await curl.received(50_000)
-            connection = await first.the_connection()
+        async with download(world, first, 800_000, rate=400_000) as (connection, curl, _):
             second = await world.start("join", first)
             third = await world.start("join", first)
             path = world.folder / "baton"
@@ -424,13 +347,9 @@ def test_a_baton_whose_source_has_thawed_is_refused(in_world: Any) -> None:
             assert (answer.ok, answer.code) == (False, "superseded")
             # The thawed source sends, and hands over again: the old baton is still worth nothing.
             await curl.received(curl.received_bytes + 50_000)
-            await hand_over(connection, first, third)
+            await first.hand_over_after_cutover(connection, third)
             answer = await resume(second, path)
             assert (answer.ok, answer.code) == (False, "superseded")
-            await curl.end()
-            assert curl.whole
-        verdict = check(relay.sent, relay.client_id_bytes, world.keylogs)
-        assert not verdict.reused
 
     in_world(test)
 
@@ -456,7 +375,7 @@ def test_a_baton_whose_source_is_dead_is_refused_and_its_client_told(in_world: A
             assert (answer.ok, answer.code) == (False, "source_gone")
             outcome = await curl.end()
             assert "curl error 28" not in outcome.error
-        assert check(relay.sent, relay.client_id_bytes, world.keylogs).was_reset
+        assert relay.check(world.keylogs).was_reset
 
     in_world(test)
 
@@ -464,14 +383,11 @@ def test_a_baton_whose_source_is_dead_is_refused_and_its_client_told(in_world: A
 def test_the_process_that_saved_a_connection_does_not_resume_it(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start(waits=Waits(saved_s=0.5))
-        async with world.curl(await first.port(), 500_000, rate=400_000) as curl:
-            await curl.received(50_000)
+        async with download(world, first, 500_000, rate=400_000) as (connection, *_):
             path = world.folder / "baton"
-            assert (await save(first, await first.the_connection(), path)).ok
+            assert (await save(first, connection, path)).ok
             answer = await resume(first, path)
             assert (answer.ok, answer.code) == (False, "same_process")
-            await curl.end()
-            assert curl.whole
 
     in_world(test)
 
@@ -479,16 +395,12 @@ def test_the_process_that_saved_a_connection_does_not_resume_it(in_world: Any) -
 def test_a_baton_that_cannot_be_written_leaves_the_connection_alive(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with world.curl(await first.port(), 500_000, rate=500_000) as curl:
-            await curl.received(50_000)
-            connection = await first.the_connection()
+        async with download(world, first, 500_000, rate=500_000) as (connection, *_):
             path = world.folder / "taken"
             path.write_text("something else")
             answer = await save(first, connection, path)
             assert (answer.ok, answer.code) == (False, "file")
             assert path.read_text() == "something else"
-            await curl.end()
-            assert curl.whole
 
     in_world(test)
 

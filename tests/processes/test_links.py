@@ -7,11 +7,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from harness import until
+from loopback import run
 
 from quicbaton.asyncio.peers.channel import Channel, Listener, connect_channel
 from quicbaton.asyncio.peers.link import Link
@@ -39,14 +39,6 @@ if child:
 else:
     signal.pause()
 """
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def guarded() -> None:
-        async with asyncio.timeout(30):
-            await test()
-
-    asyncio.run(guarded())
 
 
 class Record:

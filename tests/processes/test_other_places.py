@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
-from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import pytest
+from download import download
 from harness import SHORT_WAITS, Server, World, until
-from wire import Relay, check
 
 from quicbaton.asyncio.peers import commands as c
-from quicbaton.cli.certificate import CertificateFiles
 
 pytestmark = pytest.mark.process
 
-_GUARD_S = 60.0
 _OTHER_HOST = b"another!"
-
-
-@pytest.fixture
-def in_world(
-    tmp_path: Path, certificate: CertificateFiles
-) -> Callable[[Callable[[World], Coroutine[Any, Any, None]]], None]:
-    """Runs a coroutine function in a world of processes of its own."""
-
-    async def guarded(test: Callable[[World], Coroutine[Any, Any, None]]) -> None:
-        async with asyncio.timeout(_GUARD_S), World(tmp_path, certificate) as world:
-            await test(world)
-
-    return lambda test: asyncio.run(guarded(test))
-
-
-def verify(relay: Relay, world: World) -> None:
-    """No packet number was used twice, and all that was sent could be opened."""
-    verdict = check(relay.sent, relay.client_id_bytes, world.keylogs)
-    assert not verdict.reused
-    assert not verdict.unopened
 
 
 async def relay_to(connection: str, source: Server, destination: Server) -> c.Answer:
@@ -55,21 +30,13 @@ async def states(server: Server) -> list[str]:
 def test_a_download_goes_to_another_host_and_back(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with (
-            Relay(await first.port()) as relay,
-            world.curl(relay.port, 1_500_000, rate=800_000) as curl,
-        ):
-            await curl.received(50_000)
-            connection = await first.the_connection()
+        async with download(world, first, 1_500_000, rate=800_000) as (connection, curl, _):
             second = await world.start("join", first, host=_OTHER_HOST)
             for number in range(6):
                 await curl.received(100_000 + 150_000 * number)
                 source, destination = (first, second)[:: 1 if number % 2 == 0 else -1]
                 answer = await source.hand_over(connection, destination)
                 assert answer.ok, answer
-            await curl.end()
-            assert curl.whole, curl.outcome
-        verify(relay, world)
 
     in_world(test)
 
@@ -77,20 +44,12 @@ def test_a_download_goes_to_another_host_and_back(in_world: Any) -> None:
 def test_a_baton_from_a_file_is_resumed_on_another_host(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with (
-            Relay(await first.port()) as relay,
-            world.curl(relay.port, 800_000, rate=500_000) as curl,
-        ):
-            await curl.received(50_000)
-            connection = await first.the_connection()
+        async with download(world, first, 800_000, rate=500_000) as (connection, *_):
             second = await world.start("join", first, host=_OTHER_HOST)
             baton = world.folder / "baton"
             assert (await first.command(c.Save(connection, str(baton)))).ok
             answer = await second.command(c.Resume(str(baton)))
             assert answer.ok, answer
-            await curl.end()
-            assert curl.whole, curl.outcome
-        verify(relay, world)
 
     in_world(test)
 
@@ -101,13 +60,9 @@ def test_a_baton_from_a_file_is_resumed_on_another_host(in_world: Any) -> None:
 def test_a_process_that_cannot_send_from_the_clients_address_is_refused(in_world: Any) -> None:
     async def test(world: World) -> None:
         first, second = await world.start(), await world.start()
-        async with world.curl(await first.port(), 500_000, rate=500_000) as curl:
-            await curl.received(50_000)
-            connection = await first.the_connection()
+        async with download(world, first, 500_000, rate=500_000) as (connection, *_):
             answer = await first.hand_over(connection, second)
             assert (answer.ok, answer.code) == (False, "cannot_send_from")
-            await curl.end()
-            assert curl.whole, curl.outcome
 
     in_world(test)
 
@@ -115,22 +70,15 @@ def test_a_process_that_cannot_send_from_the_clients_address_is_refused(in_world
 def test_a_download_is_relayed_and_then_goes_no_further(in_world: Any) -> None:
     async def test(world: World) -> None:
         first, second = await world.start(), await world.start(host=_OTHER_HOST)
-        async with (
-            Relay(await first.port()) as relay,
-            world.curl(relay.port, 3_000_000, rate=2_000_000) as curl,
-        ):
-            await curl.received(50_000)
-            connection = await first.the_connection()
+        async with download(world, first, 3_000_000, rate=2_000_000) as (connection, curl, _):
             answer = await relay_to(connection, first, second)
             assert (answer.ok, answer.code) == (True, "relayed")
             assert await states(second) == ["relayed"]
             answer = await second.hand_over(connection, first)
             assert (answer.ok, answer.code) == (False, "relayed")
             await curl.end()
-            assert curl.whole, curl.outcome
             assert (await first.list()).datagrams_forwarded
             assert not (await second.list()).datagrams_received
-        verify(relay, world)
 
     in_world(test)
 
@@ -138,16 +86,8 @@ def test_a_download_is_relayed_and_then_goes_no_further(in_world: Any) -> None:
 def test_a_relayed_connection_waits_for_a_link_that_broke(in_world: Any) -> None:
     async def test(world: World) -> None:
         first, second = await world.start(), await world.start(failpoint="after_resume:CUT")
-        async with (
-            Relay(await first.port()) as relay,
-            world.curl(relay.port, 1_000_000, rate=1_000_000) as curl,
-        ):
-            await curl.received(50_000)
-            connection = await first.the_connection()
+        async with download(world, first, 1_000_000, rate=1_000_000) as (connection, *_):
             assert (await relay_to(connection, first, second)).ok
-            await curl.end()
-            assert curl.whole, curl.outcome
-        verify(relay, world)
 
     in_world(test)
 
@@ -175,12 +115,7 @@ async def _is_empty(server: Server) -> bool:
 def test_a_forwarder_that_dies_is_waited_for_no_more(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with (
-            Relay(await first.port()) as relay,
-            world.curl(relay.port, 1_000_000, rate=500_000) as curl,
-        ):
-            await curl.received(50_000)
-            connection = await first.the_connection()
+        async with download(world, first, 1_000_000, rate=500_000) as (connection, _, relay):
             second, third = [await world.start("join", first) for _ in range(2)]
             # The kernel renumbers the port's sockets when one closes: they must know each other.
             assert (await second.command(c.Introduce(2, str(third.control)))).ok
@@ -195,9 +130,6 @@ def test_a_forwarder_that_dies_is_waited_for_no_more(in_world: Any) -> None:
 
             await until(handed_on, "a handoff")
             relay.mutes_client = False
-            await curl.end()
-            assert curl.whole, curl.outcome
-        verify(relay, world)
 
     in_world(test)
 
@@ -206,12 +138,7 @@ def test_a_forwarder_that_dies_is_waited_for_no_more(in_world: Any) -> None:
 def test_with_a_process_of_the_release_before_a_cutover_is_awaited(in_world: Any, old: str) -> None:
     async def test(world: World) -> None:
         first = await world.start(formats=(1,) if old == "forwarder" else (1, 2))
-        async with (
-            Relay(await first.port()) as relay,
-            world.curl(relay.port, 800_000, rate=500_000) as curl,
-        ):
-            await curl.received(50_000)
-            connection = await first.the_connection()
+        async with download(world, first, 800_000, rate=500_000) as (connection, _, relay):
             second = await world.start("join", first)
             third = await world.start(
                 "join", first, formats=(1,) if old == "destination" else (1, 2)
@@ -226,8 +153,5 @@ def test_with_a_process_of_the_release_before_a_cutover_is_awaited(in_world: Any
                 return (await second.hand_over(connection, third)).ok
 
             await until(handed_on, "the cutover, and a handoff")
-            await curl.end()
-            assert curl.whole, curl.outcome
-        verify(relay, world)
 
     in_world(test)

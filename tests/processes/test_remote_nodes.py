@@ -29,9 +29,6 @@ from quicbaton.errors import PeerError
 
 pytestmark = pytest.mark.process
 
-_MANY = 12_000_000
-_RATE = 4_000_000
-
 
 class Pair:
     """Nodes `a` and `b` on one UDP port, and we as a third, `c`."""
@@ -66,44 +63,36 @@ class Pair:
         found: tuple[str, str, str] = await until(look, "a connection")
         return found
 
+    @asynccontextmanager
+    async def download(self) -> AsyncIterator[tuple[Curl, str, str, str]]:
+        """One that has begun: the client, where its connection lives, where it does not, and its
+        name. All must come in the end, at full speed, and right."""
+        async with self.world.curl(self.port, 12_000_000, rate=4_000_000) as client:
+            await client.received(1_000_000)
+            yield client, *(await self.owner())
+            client.hurry()
+            await client.end()
+            assert client.whole
 
-def run(
-    tmp_path: Path,
-    certificate: CertificateFiles,
-    test: Callable[[Pair], Awaitable[None]],
-    **more: Any,
-) -> None:
-    async def guarded() -> None:
-        async with asyncio.timeout(4 * GUARD_S), _pair(tmp_path, certificate, **more) as pair:
+
+@pytest.fixture
+def with_pair(tmp_path: Path, certificate: CertificateFiles) -> Callable[..., None]:
+    """Runs a coroutine function with a pair, whose servers have the options given."""
+
+    async def guarded(test: Callable[[Pair], Awaitable[None]], options: dict[str, Any]) -> None:
+        folder = make_cluster(tmp_path / "cluster", "a", "b", "c")
+        async with asyncio.timeout(4 * GUARD_S), World(tmp_path, certificate) as world:
+            pair = Pair(world, folder)
+            await pair.start("a", **options)
+            await pair.start("b", **options)
             await test(pair)
 
-    asyncio.run(guarded())
+    return lambda test, **options: asyncio.run(guarded(test, options))
 
 
-@asynccontextmanager
-async def _pair(tmp_path: Path, certificate: CertificateFiles, **more: Any) -> AsyncIterator[Pair]:
-    folder = make_cluster(tmp_path / "cluster", "a", "b", "c")
-    async with World(tmp_path, certificate) as world:
-        pair = Pair(world, folder)
-        await pair.start("a", **more)
-        await pair.start("b", **more)
-        yield pair
-
-
-async def finish(client: Curl) -> None:
-    """Let it go on at full speed; all must have come, and right."""
-    os.kill(client.pid, signal.SIGUSR1)
-    await client.end()
-    assert client.whole
-
-
-def test_a_download_goes_to_another_node_and_back(
-    tmp_path: Path, certificate: CertificateFiles
-) -> None:
+def test_a_download_goes_to_another_node_and_back(with_pair: Any) -> None:
     async def test(pair: Pair) -> None:
-        async with pair.world.curl(pair.port, _MANY, rate=_RATE) as client:
-            await client.received(1_000_000)
-            first, second, name = await pair.owner()
+        async with pair.download() as (client, first, second, name):
             answer = await pair.ask(f"{first}/0", c.HandOff(name, f"{second}/0"))
             assert answer.ok
             await client.received(client.received_bytes + 1_000_000)
@@ -119,9 +108,8 @@ def test_a_download_goes_to_another_node_and_back(
                 return True
 
             await until(goes_back, "the client to have cut over")
-            await finish(client)
 
-    run(tmp_path, certificate, test)
+    with_pair(test)
 
 
 @pytest.mark.parametrize(
@@ -138,33 +126,26 @@ def test_a_download_goes_to_another_node_and_back(
     ],
 )
 def test_a_link_cut_in_a_handoff_leaves_one_owner_and_a_whole_download(
-    tmp_path: Path, certificate: CertificateFiles, point: str, moves: bool | None
+    with_pair: Any, point: str, moves: bool | None
 ) -> None:
     """Whichever side is cut off calls the other again, by its name."""
 
     async def test(pair: Pair) -> None:
-        async with pair.world.curl(pair.port, _MANY, rate=_RATE) as client:
-            await client.received(1_000_000)
-            first, second, name = await pair.owner()
+        async with pair.download() as (_, first, second, name):
             with contextlib.suppress(CommandFailedError):
                 await pair.ask(first, c.HandOff(name, f"{second}/0"))
-            await finish(client)
         listed = [await server.list() for server in pair.servers.values()]
         assert sum(one.accepted for one in listed) == 1
         if moves is not None:
             assert sum(one.resumed for one in listed) == moves
         assert sum(one.given for one in listed) == sum(one.resumed for one in listed)
 
-    run(tmp_path, certificate, test, failpoint=f"{point}:CUT")
+    with_pair(test, failpoint=f"{point}:CUT")
 
 
-def test_a_connection_saved_and_resumed_over_the_network(
-    tmp_path: Path, certificate: CertificateFiles
-) -> None:
+def test_a_connection_saved_and_resumed_over_the_network(with_pair: Any) -> None:
     async def test(pair: Pair) -> None:
-        async with pair.world.curl(pair.port, _MANY, rate=_RATE) as client:
-            await client.received(1_000_000)
-            first, second, name = await pair.owner()
+        async with pair.download() as (_, first, second, name):
             channel = await connect_node(pair.cluster, first)
             conversation = Conversation(channel)
             frozen = await conversation.ask(c.Freeze(name), c.Frozen)
@@ -174,31 +155,25 @@ def test_a_connection_saved_and_resumed_over_the_network(
             assert (await pair.owner())[0] == second
             with pytest.raises(CommandFailedError):
                 await pair.ask(first, c.Revive(frozen.sealed))
-            await finish(client)
 
-    run(tmp_path, certificate, test)
+    with_pair(test)
 
 
-def test_a_baton_that_nobody_has_safe_is_worth_nothing(
-    tmp_path: Path, certificate: CertificateFiles
-) -> None:
+def test_a_baton_that_nobody_has_safe_is_worth_nothing(with_pair: Any) -> None:
     async def test(pair: Pair) -> None:
-        async with pair.world.curl(pair.port, _MANY, rate=_RATE) as client:
-            await client.received(1_000_000)
-            first, second, name = await pair.owner()
+        async with pair.download() as (client, first, second, name):
             channel = await connect_node(pair.cluster, first)
             frozen = await Conversation(channel).ask(c.Freeze(name), c.Frozen)
             channel.abort()
             await client.received(client.received_bytes + 2_000_000)
             with pytest.raises(CommandFailedError):
                 await pair.ask(second, c.Revive(frozen.sealed))
-            await finish(client)
 
-    run(tmp_path, certificate, test)
+    with_pair(test)
 
 
 def test_what_concerns_files_and_descriptors_is_not_for_other_hosts(
-    tmp_path: Path, certificate: CertificateFiles
+    tmp_path: Path, with_pair: Any
 ) -> None:
     async def test(pair: Pair) -> None:
         before = sorted(tmp_path.rglob("*"))
@@ -216,62 +191,57 @@ def test_what_concerns_files_and_descriptors_is_not_for_other_hosts(
             assert caught.value.code == "local_only"
         assert sorted(tmp_path.rglob("*")) == before
 
-    run(tmp_path, certificate, test)
+    with_pair(test)
 
 
-def test_commands_without_a_certificate_do_nothing(
-    tmp_path: Path, certificate: CertificateFiles
-) -> None:
+def test_commands_without_a_certificate_do_nothing(with_pair: Any) -> None:
     async def test(pair: Pair) -> None:
-        async with pair.world.curl(pair.port, _MANY, rate=_RATE) as client:
-            await client.received(1)
-            first, second, name = await pair.owner()
+        async with pair.download() as (_, first, second, name):
             forged = c.encode(c.HandOff(name, f"{second}/0"))
-            for words in (forged, b"QBTN1 0\n" + forged, c.encode(c.OpenLink())):
+            for words in (
+                forged,
+                b"QBTN1 0\n" + forged,
+                # Nor does it learn who is there.
+                b"QBTN1 7\n" + forged,
+                c.encode(c.OpenLink()),
+            ):
                 reader, writer = await plain(pair.cluster, first)
                 with contextlib.suppress(ConnectionError):
                     writer.write(words)
                     assert len(await reader.read()) < 100
                 writer.close()
-            await finish(client)
         for server in pair.servers.values():
             listed = await server.list()
             assert (listed.given, listed.resumed) == (0, 0)
 
-    run(tmp_path, certificate, test)
+    with_pair(test)
 
 
-def test_a_slot_that_nobody_is_in_cannot_be_reached(
-    tmp_path: Path, certificate: CertificateFiles
-) -> None:
+def test_a_slot_that_nobody_is_in_cannot_be_reached(with_pair: Any) -> None:
     async def test(pair: Pair) -> None:
-        with pytest.raises(PeerError) as caught:
+        with pytest.raises(PeerError, match="node a has no worker 7; it has 0:") as caught:
             await pair.ask("a/7", c.ListConnections())
-        assert caught.value.code == "link_lost"
+        assert caught.value.code == "no_such_worker"
 
-    run(tmp_path, certificate, test)
+    with_pair(test)
 
 
-def test_a_process_that_joined_is_reached_through_the_first(
-    tmp_path: Path, certificate: CertificateFiles
-) -> None:
+def test_a_process_that_joined_is_reached_through_the_first(with_pair: Any) -> None:
     async def test(pair: Pair) -> None:
         joined = await pair.world.start(
             "join", pair.servers["a"], cluster=str(pair.folder), node="a"
         )
         listed = await pair.ask("a/1", c.ListConnections(), c.Connections)
         assert listed.pid == joined.pid
+        with pytest.raises(PeerError, match="node a has no worker 2; it has 0-1:"):
+            await pair.ask("a/2", c.ListConnections())
 
-    run(tmp_path, certificate, test)
+    with_pair(test)
 
 
-def test_nodes_find_each_other_again_after_a_link_was_cut(
-    tmp_path: Path, certificate: CertificateFiles
-) -> None:
+def test_nodes_find_each_other_again_after_a_link_was_cut(with_pair: Any) -> None:
     async def test(pair: Pair) -> None:
-        async with pair.world.curl(pair.port, _MANY, rate=_RATE) as client:
-            await client.received(1_000_000)
-            first, second, name = await pair.owner()
+        async with pair.download() as (client, first, second, name):
             assert (await pair.ask(first, c.HandOff(name, f"{second}/0"))).ok
             # The old owner is gone with all its links, and another process is in its slot.
             victim = pair.servers[first]
@@ -288,12 +258,11 @@ def test_nodes_find_each_other_again_after_a_link_was_cut(
                 return True
 
             await until(goes_back, "a handoff to the new process")
-            await finish(client)
 
-    run(tmp_path, certificate, test)
+    with_pair(test)
 
 
-def test_a_partition_is_noticed_and_healed(tmp_path: Path, certificate: CertificateFiles) -> None:
+def test_a_partition_is_noticed_and_healed(with_pair: Any) -> None:
     """A stopped process answers nothing, as one beyond a partition; nobody takes it for dead."""
 
     async def test(pair: Pair) -> None:
@@ -311,16 +280,12 @@ def test_a_partition_is_noticed_and_healed(tmp_path: Path, certificate: Certific
             os.kill(pair.servers["b"].pid, signal.SIGCONT)
         assert (await pair.ask("b", c.ListConnections(), c.Connections)).connections == []
 
-    run(tmp_path, certificate, test)
+    with_pair(test)
 
 
-def test_a_connection_is_not_handed_to_where_it_is(
-    tmp_path: Path, certificate: CertificateFiles
-) -> None:
+def test_a_connection_is_not_handed_to_where_it_is(with_pair: Any) -> None:
     async def test(pair: Pair) -> None:
-        async with pair.world.curl(pair.port, _MANY, rate=_RATE) as client:
-            await client.received(1)
-            first, _, name = await pair.owner()
+        async with pair.download() as (_, first, _, name):
             for to in (first, f"{first}/0"):
                 with pytest.raises(CommandFailedError) as caught:
                     await pair.ask(first, c.HandOff(name, to))
@@ -329,6 +294,5 @@ def test_a_connection_is_not_handed_to_where_it_is(
                 with pytest.raises(CommandFailedError) as caught:
                     await pair.ask(first, c.HandOff(name, to))
                 assert caught.value.code == code
-            await finish(client)
 
-    run(tmp_path, certificate, test)
+    with_pair(test)

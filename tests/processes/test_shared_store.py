@@ -5,36 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Coroutine
-from pathlib import Path
 from time import time
 from typing import Any
 
 import pytest
+from download import download
 from harness import SHORT_WAITS, World
-from wire import Relay, check
+from wire import Relay
 
 from quicbaton.asyncio.stores import SqliteStore
-from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.ownership.store import EntryState, Found
 
 pytestmark = pytest.mark.process
 
-_GUARD_S = 60.0
 
-
-def test_a_download_changes_hands_by_the_store_again_and_again(
-    tmp_path: Path, certificate: CertificateFiles
-) -> None:
+def test_a_download_changes_hands_by_the_store_again_and_again(in_world: Any) -> None:
     async def test(world: World) -> None:
         path = world.folder / "owners"
         options = {"store": f"sqlite:{path}"}
         first = await world.start(**options)
-        async with (
-            Relay(await first.port()) as relay,
-            world.curl(relay.port, 1_200_000, rate=600_000) as curl,
-        ):
-            connection = await first.the_connection()
+        async with download(world, first, 1_200_000, rate=600_000) as (connection, curl, _):
             ring = [first, *[await world.start("join", first, **options) for _ in range(2)]]
             store = SqliteStore(path)
             for hop in range(6):
@@ -47,25 +37,17 @@ def test_a_download_changes_hands_by_the_store_again_and_again(
                 assert found.entry.state is EntryState.HELD
                 assert found.entry.term == hop + 2
                 assert found.entry.holder.name == ring[(hop + 1) % 3].options.control
-            await curl.end()
-            assert curl.whole
-            keys = [Path(first.options.keylog)]
-            assert not check(relay.sent, relay.client_id_bytes, keys).reused
             store.close()
 
-    run(test, tmp_path, certificate)
+    in_world(test)
 
 
-def test_locked_store_keeps_the_connection_where_it_is(
-    tmp_path: Path, certificate: CertificateFiles
-) -> None:
+def test_locked_store_keeps_the_connection_where_it_is(in_world: Any) -> None:
     async def test(world: World) -> None:
         path = world.folder / "owners"
         first = await world.start(store=f"sqlite:{path}")
-        async with world.curl(await first.port(), 600_000, rate=400_000) as curl:
-            connection = await first.the_connection()
+        async with download(world, first, 600_000, rate=400_000) as (connection, *_):
             second = await world.start("join", first, store=f"sqlite:{path}")
-            await curl.received(40_000)
             store = SqliteStore(path)
             # Somebody holds the file, for longer than anybody waits.
             store._db.execute("BEGIN IMMEDIATE")
@@ -74,27 +56,20 @@ def test_locked_store_keeps_the_connection_where_it_is(
             assert answer.code in ("store_locked", "deadline")
             store._db.execute("ROLLBACK")
             assert (await first.hand_over(connection, second)).ok
-            await curl.end()
-            assert curl.whole
             store.close()
 
-    run(test, tmp_path, certificate)
+    in_world(test)
 
 
 def test_store_that_is_locked_with_the_baton_out_leaves_both_silent_until_it_answers(
-    tmp_path: Path, certificate: CertificateFiles
+    in_world: Any,
 ) -> None:
     async def test(world: World) -> None:
         path = world.folder / "owners"
         options = {"store": f"sqlite:{path}", "waits": SHORT_WAITS}
         first = await world.start(**options)
-        async with (
-            Relay(await first.port()) as relay,
-            world.curl(relay.port, 400_000, rate=200_000) as curl,
-        ):
-            connection = await first.the_connection()
+        async with download(world, first, 400_000, rate=200_000) as (connection, _, relay):
             second = await world.start("join", first, failpoint="before_take:STOP", **options)
-            await curl.received(40_000)
             handing = asyncio.create_task(first.hand_over(connection, second))
             await second.comes_to_a_stop()
             store = SqliteStore(path)
@@ -108,13 +83,9 @@ def test_store_that_is_locked_with_the_baton_out_leaves_both_silent_until_it_ans
             assert not handing.done()
             store._db.execute("ROLLBACK")
             await handing
-            await curl.end()
-            assert curl.whole
-            keys = [Path(first.options.keylog)]
-            assert not check(relay.sent, relay.client_id_bytes, keys).reused
             store.close()
 
-    run(test, tmp_path, certificate)
+    in_world(test)
 
 
 async def _count_when_silent(relay: Relay) -> int:
@@ -126,9 +97,7 @@ async def _count_when_silent(relay: Relay) -> int:
     return count
 
 
-def test_a_process_is_replaced_by_the_store_under_downloads(
-    tmp_path: Path, certificate: CertificateFiles
-) -> None:
+def test_a_process_is_replaced_by_the_store_under_downloads(in_world: Any) -> None:
     async def test(world: World) -> None:
         options = {"store": f"sqlite:{world.folder / 'owners'}"}
         old = await world.start(**options)
@@ -147,37 +116,20 @@ def test_a_process_is_replaced_by_the_store_under_downloads(
                 assert curl.whole
             assert (await new.list()).resumed == 3
 
-    run(test, tmp_path, certificate)
+    in_world(test)
 
 
-def test_process_without_the_store_takes_over_by_the_source(
-    tmp_path: Path, certificate: CertificateFiles
-) -> None:
+def test_process_without_the_store_takes_over_by_the_source(in_world: Any) -> None:
     async def test(world: World) -> None:
         path = world.folder / "owners"
         first = await world.start(store=f"sqlite:{path}", waits=SHORT_WAITS)
-        async with world.curl(await first.port(), 400_000, rate=400_000) as curl:
-            connection = await first.the_connection()
+        async with download(world, first, 400_000, rate=400_000) as (connection, curl, _):
             second = await world.start("join", first)
-            await curl.received(40_000)
             assert (await first.hand_over(connection, second)).ok
             await curl.end()
-            assert curl.whole
             store = SqliteStore(path)
             assert await store.read(bytes.fromhex(connection)) == Found(None)
             assert await store.sweep(time()) == 0
             store.close()
 
-    run(test, tmp_path, certificate)
-
-
-def run(
-    test: Callable[[World], Coroutine[Any, Any, None]],
-    folder: Path,
-    certificate: CertificateFiles,
-) -> None:
-    async def guarded() -> None:
-        async with asyncio.timeout(_GUARD_S), World(folder, certificate) as world:
-            await test(world)
-
-    asyncio.run(guarded())
+    in_world(test)

@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import Server, World, until
 from moving_server import content
-from wire import Relay, check
+from wire import Relay
 
 from crowd import crowd
 from quicbaton.asyncio.peers import commands as c
-from quicbaton.cli.certificate import CertificateFiles
 
 pytestmark = pytest.mark.process
-
-_GUARD_S = 60.0
-
-
-@pytest.fixture
-def in_world(
-    tmp_path: Path, certificate: CertificateFiles
-) -> Callable[[Callable[[World], Coroutine[Any, Any, None]]], None]:
-    """Runs a coroutine function in a world of processes of its own."""
-
-    async def guarded(test: Callable[[World], Coroutine[Any, Any, None]]) -> None:
-        async with asyncio.timeout(_GUARD_S), World(tmp_path, certificate) as world:
-            await test(world)
-
-    return lambda test: asyncio.run(guarded(test))
 
 
 async def sleepers(server: Server, count: int = 1) -> list[c.ConnectionInfo]:
@@ -70,9 +52,7 @@ def test_a_sleeper_is_listed_and_handed_over_by_name_again_and_again(in_world: A
                     assert await client.get("/30000") == content(0, 30_000)
                     await sleepers(destination)
             assert client.terminated is None
-        verdict = check(relay.sent, relay.client_id_bytes, world.keylogs)
-        assert not verdict.reused
-        assert not verdict.unopened
+        relay.check(world.keylogs).assert_one_sender()
 
     in_world(test)
 

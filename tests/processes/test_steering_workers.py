@@ -6,8 +6,7 @@ import asyncio
 import os
 import signal
 import socket
-from functools import partial
-from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -43,86 +42,76 @@ async def tossed(server: Server) -> int:
     [("plaintext", True), ("encrypted", True), ("encrypted:nomask,nonce=8", False)],
 )
 def test_every_client_keeps_its_worker_when_another_joins(
-    ids: str, steered: bool, tmp_path: Path, certificate: CertificateFiles
+    ids: str, steered: bool, in_world: Any, certificate: CertificateFiles
 ) -> None:
     # Without a worker that it can read the kernel picks among two sockets by address from then on:
     # about half of the clients come to the wrong one, which tosses what is not its own. As good as
     # no filter at all.
-    async def test() -> None:
-        async with asyncio.timeout(60), World(tmp_path, certificate) as world:
-            first = await world.start(ids=ids)
-            port = await first.port()
-            async with crowd(certificate, port, BEFORE) as before:
-                second = await world.start("join", first, ids=ids)
-                async with crowd(certificate, port, AFTER) as after:
-                    for _ in range(2):
-                        bodies = await asyncio.gather(
-                            *(one.get("/20000") for one in [*before, *after])
-                        )
-                        assert bodies == [content(0, 20_000)] * (BEFORE + AFTER)
-                    lived = [len((await one.list()).connections) for one in (first, second)]
-                assert sum(lived) == BEFORE + AFTER
-                assert lived[0] >= BEFORE
-                counts = [await tossed(one) for one in (first, second)]
-                received = sum([(await one.list()).datagrams_received for one in (first, second)])
-                TABLES[f"tossed, {ids}"] = f"{sum(counts)} of {received} datagrams"
-                if steered:
-                    assert counts == [0, 0]
-                else:
-                    assert counts[1] > 0
+    async def test(world: World) -> None:
+        first = await world.start(ids=ids)
+        port = await first.port()
+        async with crowd(certificate, port, BEFORE) as before:
+            second = await world.start("join", first, ids=ids)
+            async with crowd(certificate, port, AFTER) as after:
+                for _ in range(2):
+                    bodies = await asyncio.gather(*(one.get("/20000") for one in [*before, *after]))
+                    assert bodies == [content(0, 20_000)] * (BEFORE + AFTER)
+                lived = [len((await one.list()).connections) for one in (first, second)]
+            assert sum(lived) == BEFORE + AFTER
+            assert lived[0] >= BEFORE
+            counts = [await tossed(one) for one in (first, second)]
+            received = sum([(await one.list()).datagrams_received for one in (first, second)])
+            TABLES[f"tossed, {ids}"] = f"{sum(counts)} of {received} datagrams"
+            if steered:
+                assert counts == [0, 0]
+            else:
+                assert counts[1] > 0
 
-    asyncio.run(test())
+    in_world(test)
 
 
 @pytest.mark.process
 def test_connection_with_encrypted_ids_changes_hands(
-    tmp_path: Path, certificate: CertificateFiles
+    in_world: Any, certificate: CertificateFiles
 ) -> None:
-    async def test() -> None:
-        async with asyncio.timeout(60), World(tmp_path, certificate) as world:
-            first = await world.start(ids="encrypted")
-            async with crowd(certificate, await first.port(), 1) as (client,):
-                second = await world.start("join", first, ids="encrypted")
-                here, there = first, second
-                for _ in range(4):
-                    answer = await here.hand_over(await here.the_connection(), there)
-                    assert answer.ok, answer.message
-                    assert await client.get("/50000") == content(0, 50_000)
-                    await until(partial(has_cut_over, there), "the client's cutover")
-                    here, there = there, here
-                assert client.terminated is None
+    async def test(world: World) -> None:
+        first = await world.start(ids="encrypted")
+        async with crowd(certificate, await first.port(), 1) as (client,):
+            second = await world.start("join", first, ids="encrypted")
+            here, there = first, second
+            for _ in range(4):
+                answer = await here.hand_over(await here.the_connection(), there)
+                assert answer.ok, answer.message
+                assert await client.get("/50000") == content(0, 50_000)
+                await there.cut_over()
+                here, there = there, here
+            assert client.terminated is None
 
-    asyncio.run(test())
-
-
-async def has_cut_over(server: Server) -> bool:
-    (info,) = (await server.list()).connections
-    return not info.cutover_pending
+    in_world(test)
 
 
 @pytest.mark.process
 def test_connection_is_not_moved_to_where_ids_have_another_length(
-    tmp_path: Path, certificate: CertificateFiles
+    in_world: Any, certificate: CertificateFiles
 ) -> None:
-    async def test() -> None:
-        async with asyncio.timeout(60), World(tmp_path, certificate) as world:
-            first = await world.start(ids="plaintext")
-            async with crowd(certificate, await first.port(), 1) as (client,):
-                second = await world.start("join", first, ids="aws-nlb")
-                name = await first.the_connection()
-                answer = await first.hand_over(name, second)
-                assert not answer.ok
-                assert answer.code == "id_lengths"
-                assert await client.get("/1000") == content(0, 1000)
-                assert await first.the_connection() == name
+    async def test(world: World) -> None:
+        first = await world.start(ids="plaintext")
+        async with crowd(certificate, await first.port(), 1) as (client,):
+            second = await world.start("join", first, ids="aws-nlb")
+            name = await first.the_connection()
+            answer = await first.hand_over(name, second)
+            assert not answer.ok
+            assert answer.code == "id_lengths"
+            assert await client.get("/1000") == content(0, 1000)
+            assert await first.the_connection() == name
 
-    asyncio.run(test())
+    in_world(test)
 
 
 @pytest.mark.process
 @pytest.mark.parametrize("ids", ["plaintext", "encrypted"])
 def test_successor_with_a_new_key_gives_clients_ids_of_its_own_configuration(
-    ids: str, tmp_path: Path, certificate: CertificateFiles
+    ids: str, in_world: Any, certificate: CertificateFiles
 ) -> None:
     # The second step of a key rotation, taken by a takeover: nothing about the place has changed,
     # but servers MUST update clients to the new configuration (the draft's "config rotation").
@@ -132,24 +121,23 @@ def test_successor_with_a_new_key_gives_clients_ids_of_its_own_configuration(
     def bits(client: Getter) -> set[int]:
         return {peer.cid[0] >> 5 for peer in client._quic._state.ids.peer}
 
-    async def test() -> None:
-        async with asyncio.timeout(60), World(tmp_path, certificate) as world:
-            world.ring.write_text(KeyRing(old_key, [new_key]).encode())
-            old = await world.start(ids=ids)
-            async with crowd(certificate, await old.port(), 3) as clients:
-                before = parse_ids(ids, KeyRing(old_key)).issuing.config_id
-                assert all(bits(client) == {before} for client in clients)
-                ring = KeyRing(new_key, [old_key])
-                world.ring.write_text(ring.encode())
-                await world.start("takeover", old, ids=ids)
-                after = parse_ids(ids, ring).issuing.config_id
-                assert after != before
-                for client in clients:
-                    await until(lambda: bits(client) == {after}, "its new IDs")  # noqa: B023
-                    assert await client.get("/1000") == content(0, 1000)
-                await old.gone()
+    async def test(world: World) -> None:
+        world.ring.write_text(KeyRing(old_key, [new_key]).encode())
+        old = await world.start(ids=ids)
+        async with crowd(certificate, await old.port(), 3) as clients:
+            before = parse_ids(ids, KeyRing(old_key)).issuing.config_id
+            assert all(bits(client) == {before} for client in clients)
+            ring = KeyRing(new_key, [old_key])
+            world.ring.write_text(ring.encode())
+            await world.start("takeover", old, ids=ids)
+            after = parse_ids(ids, ring).issuing.config_id
+            assert after != before
+            for client in clients:
+                await until(lambda: bits(client) == {after}, "its new IDs")  # noqa: B023
+                assert await client.get("/1000") == content(0, 1000)
+            await old.gone()
 
-    asyncio.run(test())
+    in_world(test)
 
 
 def test_where_the_kernel_cannot_be_told_steer_says_so() -> None:

@@ -8,53 +8,35 @@ from __future__ import annotations
 
 import pytest
 from harness import World
-from matrix import grid, run_cells, selected
+from matrix import Outcomes, run_cells, selected
 from takeover_cells import (
     FAULTS,
-    STEPS,
     TAKEOVER_CELLS,
     TakeoverCell,
     TakeoverOutcome,
     run_takeover_cell,
 )
 
-from quicbaton.cli.certificate import CertificateFiles
-
 pytestmark = pytest.mark.process
 
 _AT_ONCE = 6
-_Outcomes = dict[TakeoverCell, TakeoverOutcome | AssertionError]
 
 
 @pytest.fixture(scope="module")
 def outcomes(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    certificate: CertificateFiles,
-) -> _Outcomes:
-    world = World(tmp_path_factory.mktemp("takeovers"), certificate)
-    return run_cells("takeover", world, selected(request), run_takeover_cell, _AT_ONCE, _table)
-
-
-def _table(outcomes: dict[TakeoverCell, TakeoverOutcome]) -> str:
-    texts = {
-        (cell.step, f"{cell.victim} {cell.fault}"): str(outcome)
-        for cell, outcome in outcomes.items()
-    }
-    return grid(STEPS, [f"{victim} {fault}" for victim, fault in FAULTS], texts)
+    request: pytest.FixtureRequest, world_of_cells: World
+) -> Outcomes[TakeoverCell, TakeoverOutcome]:
+    cells = selected(request)
+    return run_cells("takeover", world_of_cells, cells, run_takeover_cell, _AT_ONCE, FAULTS)
 
 
 @pytest.mark.parametrize("cell", TAKEOVER_CELLS, ids=str)
 def test_clients_get_all_or_are_told_and_the_port_is_served(
-    cell: TakeoverCell, outcomes: _Outcomes
+    cell: TakeoverCell, outcomes: Outcomes[TakeoverCell, TakeoverOutcome]
 ) -> None:
-    outcome = outcomes[cell]
-    if isinstance(outcome, AssertionError):
-        raise outcome
+    outcome = outcomes.of(cell)
     for verdict in outcome.verdicts:
-        assert not verdict.reused
-        assert not verdict.strange
-        assert verdict.packets
+        verdict.assert_one_sender(may_reset=True)
     assert set(outcome.clients) <= {"whole", "reset", "closed"}, outcome
     if cell.all_survive:
         assert set(outcome.clients) == {"whole"}, outcome

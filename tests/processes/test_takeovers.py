@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -17,24 +15,8 @@ from matrix import TABLES
 from moving_server import content
 
 from crowd import Getter, Handshaker, crowd
-from quicbaton.cli.certificate import CertificateFiles
 
 pytestmark = pytest.mark.process
-
-_GUARD_S = 90.0
-
-
-@pytest.fixture
-def in_world(
-    tmp_path: Path, certificate: CertificateFiles
-) -> Callable[[Callable[[World], Coroutine[Any, Any, None]]], None]:
-    """Runs a coroutine function in a world of processes of its own."""
-
-    async def guarded(test: Callable[[World], Coroutine[Any, Any, None]]) -> None:
-        async with asyncio.timeout(_GUARD_S), World(tmp_path, certificate) as world:
-            await test(world)
-
-    return lambda test: asyncio.run(guarded(test))
 
 
 def test_a_thousand_connections_and_fifty_handshakes_survive_a_takeover(in_world: Any) -> None:
@@ -111,7 +93,7 @@ def test_a_connection_that_cannot_be_exported_is_waited_for(in_world: Any) -> No
             await until(lambda: _has_streams(old), "the request to arrive")
             new = await world.fork("takeover", old)
             assert await answer == b"done"
-            assert await new.settled() == "settled ok 1 connections moved"
+            assert await new.settled() == "settled ok 1 connection moved"
             assert await client.get("/10") == content(0, 10)
             await old.gone()
 
@@ -130,7 +112,7 @@ def test_what_still_cannot_move_at_the_deadline_is_reported_and_closed(in_world:
             await until(lambda: _has_streams(old), "the request to arrive")
             new = await world.fork("takeover", old, deadline_s=0.5)
             report = await new.settled()
-            assert report.startswith("settled cut 1 connections moved, 1 cut at the deadline: ")
+            assert report.startswith("settled cut 1 connection moved, 1 cut at the deadline: ")
             assert report.endswith("a request is being worked on")
             with pytest.raises(ConnectionError, match="the server restarted"):
                 await answer
@@ -174,7 +156,7 @@ def test_a_second_takeover_at_a_time_is_refused(in_world: Any) -> None:
     async def test(world: World) -> None:
         old = await world.start()
         async with crowd(world.certificate, await old.port(), 1) as (client,):
-            answer = asyncio.create_task(client.get("/busy/500"))
+            answer = asyncio.create_task(client.get("/busy/3000"))
             await until(lambda: _has_streams(old), "the request to arrive")
             first = await world.fork("takeover", old)
             await first.ready()

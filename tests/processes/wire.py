@@ -51,6 +51,10 @@ class Relay:
         self._down.close()
         self._up.close()
 
+    def check(self, keylogs: list[Path]) -> Verdict:
+        """The checker's, of all that has come from the servers."""
+        return check(self.sent, self.client_id_bytes, keylogs)
+
     def _from_client(self, data: bytes, address: Any) -> None:
         self._client = address
         if self.client_id_bytes < 0 and data[0] & 0x80:
@@ -101,6 +105,13 @@ class Verdict:
     def strange(self) -> int:
         """Datagrams that are neither packets of this connection nor resets."""
         return sum(len(data) > _MAX_RESET_BYTES for data in self.unopened)
+
+    def assert_one_sender(self, *, may_reset: bool = False) -> None:
+        """Packets came, no number of theirs twice, and nothing else but, perhaps, a reset."""
+        assert self.packets, "there were no packets"
+        assert not self.reused, f"(generation, number) came twice: {self.reused}"
+        assert not self.strange, f"{self.strange} datagrams are no packets of this connection"
+        assert may_reset or not self.was_reset, "there was a reset"
 
 
 def check(sent: list[bytes], client_id_bytes: int, keylogs: list[Path]) -> Verdict:

@@ -35,7 +35,7 @@ class Forger:
         context = KeyContext(protection.version, protection.cipher, protection.recv)
         nonce = (context.iv ^ number).to_bytes(NONCE_BYTES)
         low = (number & 0xFFFFFFFF).to_bytes(4)
-        body = context.encrypt(nonce, payload, head + low)
+        body = context.aead.encrypt(nonce, payload, head + low)
         mask = suite.masks(protection.recv_hp)(body[:16])
         hidden = bytes(a ^ b for a, b in zip(low, mask[1:5], strict=True))
         return bytes([head[0] ^ mask[0] & 0x1F]) + head[1:] + hidden + body

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -48,6 +48,13 @@ class BatonFields(Struct, frozen=True):
     source: str
     audience: str = ""
     lifetime_s: float = BATON_LIFETIME_S
+
+
+class BatonIdentity(NamedTuple):
+    """What a baton is named by. `digest` is SHA-256 over header and tag."""
+
+    baton_id: bytes
+    digest: bytes
 
 
 class OpenedBaton(Struct, frozen=True):
@@ -143,12 +150,13 @@ def open_baton(data: bytes, ring: KeyRing, now: float | None, *audience: str) ->
     return OpenedBaton(header, upgrade_payload(payload, header.version), _digest(data, raw.size))
 
 
-def baton_digest(data: bytes) -> bytes:
-    """Return SHA-256 over header and tag: the digest that READY and claims carry.
+def identify(data: bytes) -> BatonIdentity:
+    """Say by which id and digest READY and claims name a baton.
 
-    It says which baton is meant; that the seal holds is for `open_baton` to find out.
+    They say which one is meant; that the seal holds is for `open_baton` to find out.
     """
-    return _digest(data, split_header(data).size)
+    raw = split_header(data)
+    return BatonIdentity(raw.baton_id, _digest(data, raw.size))
 
 
 def _digest(data: bytes, header_size: int) -> bytes:

@@ -5,8 +5,6 @@ The theory of operation, and the table that leads here, are in `source`.
 
 from __future__ import annotations
 
-from enum import Enum
-
 import msgspec
 
 from quicbaton.handoff.answers import answer_claim, answer_stale
@@ -32,7 +30,7 @@ from quicbaton.handoff.events import (
     StrayArrived,
     TakenBack,
 )
-from quicbaton.handoff.machine import Machine
+from quicbaton.handoff.machine import Machine, MachineState
 from quicbaton.handoff.messages import (
     Abort,
     ClaimRequest,
@@ -50,7 +48,7 @@ from quicbaton.handoff.waits import Waits
 from quicbaton.ownership import Ledger, Ownership
 
 
-class SourceState(Enum):
+class SourceState(MachineState):
     """Where a handoff stands at its source."""
 
     IDLE = "idle"

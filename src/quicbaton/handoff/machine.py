@@ -12,7 +12,15 @@ from quicbaton.handoff.effects import Effect
 from quicbaton.handoff.events import DeadlinePassed, Event, LinkLost, Received
 from quicbaton.handoff.waits import Waits
 
-StateT = TypeVar("StateT", bound=Enum)
+
+class MachineState(Enum):
+    """A state of a machine. Each exists once, so where it lies is hash enough: an Enum's own is a
+    call of Python code, and every event asks the tables several times."""
+
+    __hash__ = object.__hash__
+
+
+StateT = TypeVar("StateT", bound=MachineState)
 
 #: Takes the machine, the event and the time; gives the next state and the effects.
 Rule = Callable[..., tuple[Any, list[Effect]]]
@@ -38,7 +46,7 @@ class Machine(ABC, Generic[StateT]):
 
     ROLE: ClassVar[str]
     TABLE: ClassVar[Table[Any]]
-    ENDED: ClassVar[tuple[Enum, ...]]
+    ENDED: ClassVar[tuple[MachineState, ...]]
     WAITS: ClassVar[dict[Any, Callable[[Waits], float] | None]]
 
     def __init__(
@@ -94,19 +102,22 @@ class Machine(ABC, Generic[StateT]):
         changed. From a source's freeze on the ledger's record is its machine's: a `FencedError`
         means that somebody else changed it.
         """
-        if isinstance(event, LinkLost) and event.link != self._link:
-            return []
+        kind: type
         if isinstance(event, Received):
             stale = self._check_address(event)
             if stale is not None:
                 return stale
-        kind = type(event.message if isinstance(event, Received) else event)
+            kind = type(event.message)
+        else:
+            if isinstance(event, LinkLost) and event.link != self._link:
+                return []
+            kind = type(event)
         cell = self.TABLE.get((self._state, kind))
         if cell is None:
             raise self._missing_cell(event)
         rule, targets = cell
         before = self._state
-        if isinstance(event, LinkLost):
+        if kind is LinkLost:
             self._link = None
         effects: list[Effect]
         self._state, effects = rule(self, event, now_us)

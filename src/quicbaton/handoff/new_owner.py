@@ -5,8 +5,6 @@ The theory of operation, and the table that leads here, are in `destination`.
 
 from __future__ import annotations
 
-from enum import Enum
-
 from quicbaton.handoff.answers import abort
 from quicbaton.handoff.effects import (
     CloseRelayed,
@@ -27,12 +25,12 @@ from quicbaton.handoff.events import (
     Received,
     Spoke,
 )
-from quicbaton.handoff.machine import Machine
+from quicbaton.handoff.machine import Machine, MachineState
 from quicbaton.handoff.messages import ClaimRequest, Closed, Cutover, Moved, Resumed, Stray
 from quicbaton.handoff.waits import Waits
 
 
-class DestinationState(Enum):
+class DestinationState(MachineState):
     """Where a handoff stands at its destination."""
 
     IDLE = "idle"

@@ -18,6 +18,9 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Final, NoReturn
 
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
+
 from quicbaton.errors import CallerError, ConfigurationError
 
 KEY_ID_BYTES: Final = 4
@@ -36,6 +39,8 @@ _EXPAND_LABEL: Final = b"quicbaton v1 "
 class Purpose(Enum):
     """What a derived key is for; the value is its HKDF label, which never changes."""
 
+    __hash__ = object.__hash__  # Enum's own is a call of Python code
+
     BATON = b"baton"
     FORWARD = b"forward"
     CONNECTION_ID = b"connection id"
@@ -51,7 +56,7 @@ class ClusterKey:
     It cannot be pickled, and neither `repr` nor `str` shows the secret.
     """
 
-    __slots__ = ("_derived", "_key_id", "_prk", "_secret")
+    __slots__ = ("_derived", "_expander", "_key_id", "_secret", "_signers")
 
     def __init__(self, key_id: bytes, secret: bytes) -> None:
         if len(key_id) != KEY_ID_BYTES:
@@ -67,8 +72,10 @@ class ClusterKey:
         self._key_id = bytes(key_id)
         self._secret = bytes(secret)
         # RFC 5869 §2.2: PRK = HMAC-Hash(salt, IKM).
-        self._prk = hmac.digest(_EXTRACT_SALT, self._secret, "sha256")
+        prk = hmac.digest(_EXTRACT_SALT, self._secret, "sha256")
+        self._expander = HMAC(prk, SHA256())
         self._derived: dict[Purpose, bytes] = {}
+        self._signers: dict[Purpose, HMAC] = {}
 
     @classmethod
     def generate(
@@ -111,11 +118,18 @@ class ClusterKey:
             key = self._derived[purpose] = self._expand(purpose, b"")
         return key
 
+    def sign(self, purpose: Purpose, message: bytes) -> bytes:
+        """Return the HMAC-SHA256 of `message` under the key for `purpose`."""
+        signer = self._signers.get(purpose)
+        if signer is None:
+            signer = self._signers[purpose] = HMAC(self.derive(purpose), SHA256())
+        return _mac(signer, message)
+
     def _expand(self, purpose: Purpose, context: bytes) -> bytes:
         # RFC 5869 §2.3 for L = 32: T(1) = HMAC-Hash(PRK, info | 0x01). No label contains a zero
         # byte, so label and context cannot be shifted into each other.
         info = _EXPAND_LABEL + purpose.value + b"\x00" + context
-        return hmac.digest(self._prk, info + b"\x01", "sha256")
+        return _mac(self._expander, info + b"\x01")
 
     def encode(self) -> str:
         """Return the text form. It contains the secret."""
@@ -161,6 +175,13 @@ class ClusterKey:
             "a cluster key is not pickled or copied: use encode() and a file with mode 0600",
             code="key_pickle",
         )
+
+
+def _mac(keyed: HMAC, message: bytes) -> bytes:
+    """A copy of what has taken its key already: 0.5 µs instead of the 2.7 from the key."""
+    context = keyed.copy()
+    context.update(message)
+    return context.finalize()
 
 
 def _series(key_id: bytes) -> int:

@@ -7,7 +7,6 @@ connections.
 
 from __future__ import annotations
 
-import hmac
 from typing import Final
 
 from quicbaton.errors import ConfigurationError
@@ -21,4 +20,4 @@ def reset_token(key: ClusterKey, cid: bytes) -> bytes:
     if not cid:
         # RFC 9000 §10.3.2: an endpoint that uses this design cannot use a zero-length ID.
         raise ConfigurationError("a zero-length connection ID has no reset token", code="empty_id")
-    return hmac.digest(key.derive(Purpose.RESET_TOKEN), cid, "sha256")[:RESET_TOKEN_BYTES]
+    return key.sign(Purpose.RESET_TOKEN, cid)[:RESET_TOKEN_BYTES]

@@ -75,7 +75,7 @@ class Operation(Enum):
     CLOSE = "close"
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One connection's entry. Empty bytes stand for what the state has not."""
 
     state: Ownership

@@ -73,7 +73,7 @@ class _Sender:
             context = self._context(generation)
             nonce = (context.iv ^ number).to_bytes(NONCE_BYTES)
             try:
-                payload = context.decrypt(nonce, packet[end:], head)
+                payload = context.aead.decrypt(nonce, packet[end:], head)
             except InvalidTag:
                 continue
             self.newest = max(self.newest, generation)

@@ -76,6 +76,7 @@ class Receiver:
         self._path: PathState = state.paths[0]
         self._packet_dcid = b""
         self._acks: list[Ack] = []
+        self._ack_at_once = False
         # STREAM frames of the batch that continue each other.
         self._pieces: list[bytes] = []
         self._stream_id = NONE
@@ -124,12 +125,16 @@ class Receiver:
                 # §19.3.2: ECT(1), ECT(0), CE are 1, 2, 3 in the IP header.
                 state.numbers.ecn_received[(1, 0, 2)[ecn - 1]] += 1
             self._read_packet(number, payload, now_us)
-            if ecn == _CONGESTION_EXPERIENCED and state.numbers.ack_at_us != NEVER:
-                state.numbers.ack_at_us = now_us  # §13.2.1: the sender should know at once
+            if ecn == _CONGESTION_EXPERIENCED:
+                self._ack_at_once = True  # §13.2.1: the sender should know at once
             if state.closing is not None:
                 break
         if authentic:
             self._flush_stream()
+            if self._ack_at_once:
+                self._ack_at_once = False
+                if state.numbers.ack_at_us != NEVER:
+                    state.numbers.ack_at_us = now_us
             state.idle_from_us = now_us
             state.idle_sent_since = False
             self._process_acks(now_us)
@@ -333,6 +338,9 @@ class Receiver:
     def _on_retire_connection_id(self, payload: bytes, at: int) -> int:
         sequence, at = decode_varint(payload, at)
         self._ids.on_retire_connection_id(sequence, self._packet_dcid)
+        # Nothing answers it that an ACK could go along with: to wait for that would cost a handoff
+        # a timer and another turn of sending, an eighth of a new owner's work.
+        self._ack_at_once = True
         return at
 
     def _on_path_challenge(self, payload: bytes, at: int) -> int:

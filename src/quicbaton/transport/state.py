@@ -273,7 +273,7 @@ class PeerId(_State):
 class IdsState(_State):
     """Connection IDs in both directions (RFC 9000 §5.1)."""
 
-    local: list[LocalId]
+    local: list[LocalId]  # ascending by sequence number
     local_next_sequence: int
     local_sent: int  # sequence numbers below were sent: only these can the peer retire
     local_retire_prior_to: int  # Retire Prior To that we ask for

@@ -42,7 +42,7 @@ class Timers:
                 MtuSearch(state.paths[0]).next_timer_us(),
                 self._keep_alive_us(),
             ]
-        return min((at_us for at_us in times if at_us != NEVER), default=NEVER)
+        return min([at_us for at_us in times if at_us != NEVER], default=NEVER)
 
     def is_idle(self, now_us: int) -> bool:
         """Whether silence has ended the connection."""

@@ -193,10 +193,11 @@ class Session:
             self._endpoint.forget(self)
             return
         at = connection.get_timer()
-        if at is None:
-            return
-        delay = at - monotonic()
-        if delay <= 0:
+        if at is not None:
+            self._arm_at(at, monotonic())
+
+    def _arm_at(self, at: float, now: float) -> None:
+        if at <= now:
             # More to send, or late. As a timer, so that the event loop reads ACKs first: they may
             # be what was late.
             if self._soon is None and not self._outlet.is_full:
@@ -206,7 +207,7 @@ class Session:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_at = at
-            self._timer = self._loop.call_later(delay, self._on_timer)
+            self._timer = self._loop.call_later(at - now, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -218,7 +219,7 @@ class Session:
             self.connection.handle_timer(now)
             self.process()
         else:
-            self._arm()
+            self._arm_at(at, now)
 
 
 def send_first(connection: Connection, outlet: Outlet) -> bool:

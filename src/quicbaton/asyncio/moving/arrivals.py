@@ -77,8 +77,9 @@ class Arrivals:
         self._held: dict[bytes, Sink] = {}
         #: Connections for which other processes send.
         self._outlets: dict[bytes, RelayOutlet] = {}
-        #: Connections that came here and whose client may still use IDs that lead elsewhere.
-        self._cutting: set[bytes] = set()
+        #: Connections that came here and whose client may still use IDs that lead elsewhere; and
+        #: whether it was asked to use ours. If not, it has yet to cut over to an earlier owner.
+        self._cutting: dict[bytes, bool] = {}
         #: Where a destination's source is to be found, by handoff id.
         self._source_of: dict[bytes, str] = {}
         self.count = 0
@@ -154,20 +155,23 @@ class Arrivals:
     def on_retired(self, session: Session) -> None:
         """The client retired an ID: is the cutover complete?"""
         name = session.connection.name
-        if name not in self._cutting or session.connection.cutover_pending:
+        asked = self._cutting.get(name)
+        if asked is None or session.connection.cutover_pending:
             return
-        # It may have been the cutover to an earlier owner (RFC 9000 §5.1.2): now it is our turn.
-        if not self._mover.begin_cutover(session.connection):
-            self._cutting.discard(name)
-            self._forwarders.cut_over(name)
+        # The cutover to an earlier owner may be what is complete (RFC 9000 §5.1.2).
+        if not asked and self._mover.begin_cutover(session.connection):
+            self._cutting[name] = True
+            return
+        del self._cutting[name]
+        self._forwarders.cut_over(name)
 
     def on_given(self, connection_id: bytes) -> None:
         """A connection of ours was given away."""
-        self._cutting.discard(connection_id)
+        self._cutting.pop(connection_id, None)
 
     def on_closed(self, connection_id: bytes) -> None:
         """A connection of ours is over."""
-        self._cutting.discard(connection_id)
+        self._cutting.pop(connection_id, None)
         self._outlets.pop(connection_id, None)
         self._forwarders.closed(connection_id)
 
@@ -271,7 +275,7 @@ class Arrivals:
         if machine.relayed:
             outlet = self._outlets[machine.connection_id] = RelayOutlet(machine, self._find_link)
         else:
-            self._cutting.add(machine.connection_id)
+            self._cutting[machine.connection_id] = False
         session, waited_us = self._mover.resume(
             opened,
             datagrams(effect.strays),
@@ -280,6 +284,8 @@ class Arrivals:
             outlet=outlet,
         )
         del self._opened[machine.handoff_id]
+        if outlet is None and not session.connection.cutover_pending:
+            self._cutting[machine.connection_id] = self._mover.begin_cutover(session.connection)
         self.count += 1
         if opened.relay is not None:
             link = self._find_link(machine.link)

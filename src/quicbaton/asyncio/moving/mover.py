@@ -23,9 +23,9 @@ from quicbaton.asyncio.moving.stream_relay.relays import LeftBehind
 from quicbaton.asyncio.moving.stream_relay.stand_in import StandIn
 from quicbaton.asyncio.peers.names import Names
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
-from quicbaton.baton.header import BatonHeader, peek
+from quicbaton.baton.header import BatonHeader
 from quicbaton.baton.precopy import Pieces, leave_out, missing
-from quicbaton.baton.seal import BatonFields, baton_digest, open_baton, seal
+from quicbaton.baton.seal import BatonFields, identify, open_baton, seal
 from quicbaton.baton.snapshot import RelayedStream, Snapshot, decode_snapshot, encode_snapshot
 from quicbaton.errors import RefusedError
 from quicbaton.handoff.events import Sealed
@@ -188,7 +188,8 @@ class Mover:
             connection_id=connection_id, term=term, source=source, audience=audience
         )
         sealed = seal(frozen.snapshot, fields, self._ring, os.urandom, time(), version)
-        return Sealed(peek(sealed).baton_id, baton_digest(sealed), sealed)
+        baton_id, digest = identify(sealed)
+        return Sealed(baton_id, digest, sealed)
 
     def thaw(self, frozen: Frozen) -> Session:
         """Bring it back here, as it was when it was frozen."""
@@ -266,8 +267,6 @@ class Mover:
         if outlet is not None:
             session.send_through(outlet, outlet.wait_for_room)
         session.resume(strays)
-        if outlet is None and not connection.cutover_pending:
-            self.begin_cutover(connection)
         connection.speak_first()
         return session, waited_us
 

@@ -7,6 +7,7 @@ header protection masks come from; RFC 9369 §3.3 gives version 2 its own labels
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -48,13 +49,11 @@ class CipherSuite(Struct, frozen=True):
 class KeyContext:
     """One direction's packet protection of one generation: nonce is `iv ^ packet number`."""
 
-    __slots__ = ("decrypt", "encrypt", "iv")
+    __slots__ = ("aead", "iv")
 
     def __init__(self, version: int, cipher: int, keys: Keys) -> None:
         key, iv = key_and_iv(version, cipher, keys)
-        aead = suite_of(cipher).aead(key)
-        self.encrypt = aead.encrypt
-        self.decrypt = aead.decrypt
+        self.aead = suite_of(cipher).aead(key)
         self.iv = int.from_bytes(iv)
 
 
@@ -112,15 +111,19 @@ def _label_prefix(version: int) -> bytes:
 
 def _expand_label(algorithm: HashAlgorithm, secret: bytes, label: bytes, length: int) -> bytes:
     """HKDF-Expand-Label with an empty context (RFC 8446 §7.1)."""
+    return HKDFExpand(algorithm, length, _label_info(label, length)).derive(secret)
+
+
+@cache
+def _label_info(label: bytes, length: int) -> bytes:
     name = b"tls13 " + label
-    info = length.to_bytes(2) + len(name).to_bytes(1) + name + b"\x00"
-    return HKDFExpand(algorithm, length, info).derive(secret)
+    return length.to_bytes(2) + len(name).to_bytes(1) + name + b"\x00"
 
 
 def _aes_masks(key: bytes) -> Masks:
     """RFC 9001 §5.4.3: AES-ECB of the sample. ECB keeps no state between calls, so one encryptor
     lives as long as the key, and one call (0.3 µs) serves the samples of a whole train."""
-    return Cipher(algorithms.AES(key), modes.ECB()).encryptor().update
+    return Cipher(algorithms.AES(key), _ECB).encryptor().update
 
 
 def _chacha20_masks(key: bytes) -> Masks:
@@ -141,6 +144,7 @@ def _chacha20_masks(key: bytes) -> Masks:
     return masks
 
 
+_ECB: Final = modes.ECB()
 _SUITES: Final = {
     AES_128_GCM_SHA256: CipherSuite(SHA256(), 16, AESGCM, _aes_masks, 1 << 23, 1 << 52),
     AES_256_GCM_SHA384: CipherSuite(SHA384(), 32, AESGCM, _aes_masks, 1 << 23, 1 << 52),

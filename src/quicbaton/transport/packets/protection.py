@@ -182,7 +182,7 @@ class PacketProtection:
         self, dcid: bytes, first_number: int, number_length: int, payloads: list[bytes], spin: int
     ) -> list[bytes]:
         keys = self._sealing()
-        encrypt, iv, masks = keys.encrypt, keys.iv, self._send_masks
+        encrypt, iv, masks = keys.aead.encrypt, keys.iv, self._send_masks
         from_bytes = int.from_bytes
         first_byte = self._first_byte(number_length, spin)
         prefix = bytes((first_byte,)) + dcid
@@ -219,7 +219,7 @@ class PacketProtection:
         nonces = [(iv ^ number).to_bytes(NONCE_BYTES) for number in numbers]
         heads = [prefix + (number & low_bits).to_bytes(number_length) for number in numbers]
         payloads = _padded(payloads, number_length)
-        bodies = list(map(keys.encrypt, nonces, payloads, heads))
+        bodies = list(map(keys.aead.encrypt, nonces, payloads, heads))
         masks = self._send_masks(b"".join([body[sample:sample_end] for body in bodies]))
         return _flip_heads(heads, masks, len(prefix)), bodies
 
@@ -272,7 +272,7 @@ class PacketProtection:
     def _open_each(
         self, packets: Sequence[bytes], masks: bytes, offset: int, largest: int
     ) -> list[Opened]:
-        decrypt, iv = self._receive.decrypt, self._receive.iv
+        decrypt, iv = self._receive.aead.decrypt, self._receive.iv
         phase = (self._state.recv_generation & 1) << _KEY_PHASE_SHIFT
         lowest = _NUMBERS_END
         from_bytes = int.from_bytes
@@ -305,7 +305,7 @@ class PacketProtection:
                 self._note_lowest(lowest)  # before another generation may become the present one
                 lowest = _NUMBERS_END
                 payload = self._open_other_phase(number, packet[end:], head, largest)
-                decrypt, iv = self._receive.decrypt, self._receive.iv
+                decrypt, iv = self._receive.aead.decrypt, self._receive.iv
                 phase = (self._state.recv_generation & 1) << _KEY_PHASE_SHIFT
             if payload is None:
                 self._count_failure()
@@ -346,7 +346,7 @@ class PacketProtection:
         nonces = [(iv ^ number).to_bytes(NONCE_BYTES) for number in numbers]
         bodies = [packet[end:] for packet in packets]
         try:
-            payloads = list(map(self._receive.decrypt, nonces, bodies, heads))
+            payloads = list(map(self._receive.aead.decrypt, nonces, bodies, heads))
         except InvalidTag:
             return None
         self._note_lowest(min(numbers))
@@ -490,6 +490,6 @@ def _flip_heads(heads: list[bytes], masks: bytes, offset: int) -> list[bytes]:
 
 def _try_open(context: KeyContext, number: int, body: bytes, head: bytes) -> bytes | None:
     try:
-        return context.decrypt((context.iv ^ number).to_bytes(NONCE_BYTES), body, head)
+        return context.aead.decrypt((context.iv ^ number).to_bytes(NONCE_BYTES), body, head)
     except InvalidTag:
         return None

@@ -74,8 +74,8 @@ class ConnectionIds:
     @property
     def cutover_pending(self) -> bool:
         """True while the peer has yet to retire an ID that we asked it to retire."""
-        prior = self._state.local_retire_prior_to
-        return any(local.sequence < prior for local in self._state.local)
+        local = self._state.local  # ascending
+        return bool(local) and local[0].sequence < self._state.local_retire_prior_to
 
     def local_cids(self) -> list[bytes]:
         """All connection IDs that packets to us may carry, the alias included."""
@@ -104,7 +104,7 @@ class ConnectionIds:
         prior = state.local_retire_prior_to
         # IDs below Retire Prior To do not count: every frame we send from now on retires them
         # before it adds one (§5.1.2).
-        active = sum(1 for local in state.local if local.sequence >= prior)
+        active = len([local for local in state.local if local.sequence >= prior])
         for _ in range(active, min(state.local_limit, MAX_LOCAL_IDS)):
             cid, token = self._issuer.issue()
             state.local.append(LocalId(state.local_next_sequence, cid, token, True, False))

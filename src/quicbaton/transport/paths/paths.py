@@ -218,10 +218,8 @@ class Paths:
 
     def next_timer_us(self) -> int:
         """When `on_timer` is due; NEVER while nothing is being validated."""
-        return min(
-            (path.challenge_at_us for path in self._state.paths if path.challenge_at_us != NEVER),
-            default=NEVER,
-        )
+        times = [path.challenge_at_us for path in self._state.paths]
+        return min([at_us for at_us in times if at_us != NEVER], default=NEVER)
 
     def on_timer(self, now_us: int) -> bool:
         """Challenge again, or give up. Returns True when the active path now leads to another
