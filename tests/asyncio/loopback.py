@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aioquic.asyncio
+import pytest
 from aioquic.h3.connection import H3_ALPN
 from aioquic.h3.connection import H3Connection as AioquicH3Connection
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEvent
 
-from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
+from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable, connect
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.http3 import H3Connection
 
@@ -213,6 +214,23 @@ class AioquicHttpClient(_Http3Client, aioquic.asyncio.QuicConnectionProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.start_http(AioquicH3Connection(self._quic))
+
+
+#: How to connect, and the protocol to do it with.
+CLIENTS = {
+    "aioquic": (aioquic.asyncio.connect, AioquicHttpClient),
+    "quicbaton": (connect, HttpClient),
+}
+each_client = pytest.mark.parametrize("kind", CLIENTS)
+
+
+def http_client(
+    certificate: CertificateFiles, port: int, kind: str = "quicbaton", **options: Any
+) -> Any:
+    """A client, about to connect; the options are those of its configuration."""
+    connect_to, protocol = CLIENTS[kind]
+    configuration = client_configuration(certificate, **options)
+    return connect_to("127.0.0.1", port, configuration=configuration, create_protocol=protocol)
 
 
 def qh3_http_client() -> type:

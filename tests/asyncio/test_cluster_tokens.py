@@ -15,16 +15,16 @@ from aioquic.tls import SessionTicket
 from loopback import (
     AioquicHttpClient,
     FileServer,
-    HttpClient,
     body_of,
     client_configuration,
+    http_client,
     qh3_configuration,
     qh3_http_client,
     run,
     server_configuration,
 )
 
-from quicbaton.asyncio import QuicServer, connect, serve
+from quicbaton.asyncio import QuicServer, serve
 from quicbaton.asyncio.endpoint import endpoint as endpoints
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.server import make_endpoint
@@ -205,12 +205,7 @@ def test_first_reset_after_a_rotation_is_one_that_the_client_knows(
     # The token was made under the key that was active when the ID was issued.
     async def main() -> None:
         server = await start(certificate, KeyRing(OLD, [NEW]))
-        async with connect(
-            "127.0.0.1",
-            server.port,
-            configuration=client_configuration(certificate),
-            create_protocol=HttpClient,
-        ) as client:
+        async with http_client(certificate, server.port) as client:
             assert await client.get(10) == body_of(10)
             for session in list(server.endpoint.sessions.values()):
                 session.detach()  # as a crash would

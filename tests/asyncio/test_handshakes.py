@@ -16,12 +16,15 @@ from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted
 from aioquic.quic.packet import QuicErrorCode, QuicProtocolVersion
 from aioquic.tls import SessionTicket
 from loopback import (
+    CLIENTS,
     AioquicFileServer,
     AioquicHttpClient,
     FileServer,
     HttpClient,
     body_of,
     client_configuration,
+    each_client,
+    http_client,
     run,
     server_configuration,
     watcher,
@@ -31,12 +34,6 @@ from quicbaton.asyncio import QuicServer, connect, serve
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
-
-CLIENTS = {
-    "aioquic": (aioquic.asyncio.connect, AioquicHttpClient),
-    "quicbaton": (connect, HttpClient),
-}
-each_client = pytest.mark.parametrize("kind", CLIENTS)
 
 
 class TicketStore:
@@ -354,12 +351,7 @@ def test_a_restarted_server_resets_what_it_does_not_know(certificate: Certificat
     async def main() -> None:
         ring = KeyRing(ClusterKey.generate(os.urandom))
         server = await start(certificate, ring=ring)
-        async with connect(
-            "127.0.0.1",
-            server.port,
-            configuration=client_configuration(certificate),
-            create_protocol=HttpClient,
-        ) as client:
+        async with http_client(certificate, server.port) as client:
             assert await client.get(10) == body_of(10)
             for session in list(server.endpoint.sessions.values()):
                 session.detach()  # as a crash would
@@ -421,12 +413,7 @@ def test_our_client_with_connection_ids_of_any_length(
 ) -> None:
     async def main() -> None:
         server = await start(certificate)
-        async with connect(
-            "127.0.0.1",
-            server.port,
-            configuration=client_configuration(certificate, connection_id_length=length),
-            create_protocol=HttpClient,
-        ) as client:
+        async with http_client(certificate, server.port, connection_id_length=length) as client:
             assert await client.get(100_000) == body_of(100_000)
             client.change_connection_id()
             assert await client.get(100_000) == body_of(100_000)

@@ -7,9 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
-from loopback import FileServer, HttpClient, client_configuration, run, server_configuration
+from loopback import (
+    FileServer,
+    http_client,
+    run,
+    server_configuration,
+)
 
-from quicbaton.asyncio import connect
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.node.node import Node
 from quicbaton.cli.certificate import CertificateFiles
@@ -44,12 +48,7 @@ def test_a_destination_whose_routing_table_is_full_refuses_before_the_commit(
             for name in ("source", "destination")
         )
         source.endpoint.start()
-        async with connect(
-            "127.0.0.1",
-            int(source.endpoint.udp.address[1]),
-            configuration=client_configuration(certificate),
-            create_protocol=HttpClient,
-        ) as client:
+        async with http_client(certificate, int(source.endpoint.udp.address[1])) as client:
             await client.get(10)
             (session,) = source.endpoint.sessions.values()
             name, sealed = session.connection.name, list[bytes]()

@@ -12,10 +12,9 @@ from typing import ClassVar
 
 import pytest
 from cluster_folder import make_cluster
-from loopback import FileServer, HttpClient, body_of, client_configuration, run
+from loopback import FileServer, HttpClient, body_of, http_client, run
 from loopback import server_configuration as configuration
 
-from quicbaton.asyncio import connect
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.node.node import Node
 from quicbaton.asyncio.node.operations import Operations
@@ -107,12 +106,7 @@ async def client_of_a_node(
     operations = Operations(node, policy)
     assert operations._placing is not None
     node.start()
-    async with connect(
-        "127.0.0.1",
-        int(node.endpoint.udp.address[1]),
-        configuration=client_configuration(certificate),
-        create_protocol=HttpClient,
-    ) as client:
+    async with http_client(certificate, int(node.endpoint.udp.address[1])) as client:
         yield client, operations._placing.outcomes
     operations.close()
     node.close()

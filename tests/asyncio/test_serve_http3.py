@@ -6,20 +6,21 @@ import asyncio
 import io
 from typing import Any
 
-import aioquic.asyncio
 import pycurl
 import pytest
 import qh3.asyncio
 from aioquic.quic.packet import QuicProtocolVersion
 from aioquic.tls import CipherSuite
 from loopback import (
+    CLIENTS,
     MB,
-    AioquicHttpClient,
     FileServer,
     HttpClient,
     body_of,
     client_configuration,
     digest,
+    each_client,
+    http_client,
     qh3_configuration,
     qh3_http_client,
     run,
@@ -101,24 +102,11 @@ def test_qh3_downloads_uploads_and_asks_often(certificate: CertificateFiles) -> 
     run(main)
 
 
-CLIENTS = {
-    "aioquic": (aioquic.asyncio.connect, AioquicHttpClient),
-    "quicbaton": (connect, HttpClient),
-}
-
-
-@pytest.mark.parametrize("kind", CLIENTS)
+@each_client
 def test_downloads_uploads_and_parallel_requests(kind: str, certificate: CertificateFiles) -> None:
-    open_client, protocol = CLIENTS[kind]
-
     async def main() -> None:
         server = await start(certificate)
-        async with open_client(
-            "127.0.0.1",
-            server.port,
-            configuration=client_configuration(certificate),
-            create_protocol=protocol,
-        ) as client:
+        async with http_client(certificate, server.port, kind) as client:
             assert digest(await client.get(5 * MB)) == digest(body_of(5 * MB))
             body = body_of(3 * MB)
             assert await client.request("POST", "/", body) == digest(body).encode()
@@ -131,20 +119,13 @@ def test_downloads_uploads_and_parallel_requests(kind: str, certificate: Certifi
     run(main)
 
 
-@pytest.mark.parametrize("kind", CLIENTS)
+@each_client
 def test_twenty_connections_at_once(kind: str, certificate: CertificateFiles) -> None:
-    open_client, protocol = CLIENTS[kind]
-
     async def main() -> None:
         server = await start(certificate)
 
         async def fetch(size: int) -> None:
-            async with open_client(
-                "127.0.0.1",
-                server.port,
-                configuration=client_configuration(certificate),
-                create_protocol=protocol,
-            ) as client:
+            async with http_client(certificate, server.port, kind) as client:
                 assert await client.get(size) == body_of(size)
 
         await asyncio.gather(*(fetch(100_000 + index) for index in range(20)))
@@ -164,7 +145,7 @@ def test_twenty_connections_at_once(kind: str, certificate: CertificateFiles) ->
     ids=lambda cipher: cipher.name,
 )
 @pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("kind", CLIENTS)
+@each_client
 def test_every_cipher_and_version(
     kind: str, version: int, cipher: CipherSuite, certificate: CertificateFiles
 ) -> None:
@@ -237,12 +218,7 @@ def test_runs_on_uvloop(certificate: CertificateFiles) -> None:
             outcome = await curl_download(url, certificate)
             assert outcome.ok, outcome.error
             assert outcome.sha256 == digest(body_of(3 * MB))
-        async with connect(
-            "127.0.0.1",
-            server.port,
-            configuration=client_configuration(certificate),
-            create_protocol=HttpClient,
-        ) as client:
+        async with http_client(certificate, server.port) as client:
             assert await client.get(MB) == body_of(MB)
         server.close()
 

@@ -10,18 +10,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aioquic.asyncio
 import pytest
 from aioquic.quic.events import ConnectionTerminated, StreamDataReceived
 from loopback import (
-    AioquicHttpClient,
     FileServer,
-    HttpClient,
     Watcher,
     body_of,
     client_configuration,
     digest,
+    each_client,
     echo,
+    http_client,
     run,
     server_configuration,
     watcher,
@@ -34,11 +33,6 @@ from quicbaton.asyncio.qlog_folder import QlogFolder
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import ConfigurationError, GivenAwayError, InternalError, RefusedError
 
-CLIENTS = {
-    "aioquic": (aioquic.asyncio.connect, AioquicHttpClient),
-    "quicbaton": (connect, HttpClient),
-}
-each_client = pytest.mark.parametrize("kind", CLIENTS)
 GUARD_S = 20.0
 AFTER_S = 0.01
 
@@ -81,23 +75,13 @@ async def fallen_asleep(server: QuicServer, count: int = 1) -> None:
     assert not server.endpoint.sessions
 
 
-def connected(kind: str, server: QuicServer, certificate: CertificateFiles, **options: Any) -> Any:
-    connect_to, protocol = CLIENTS[kind]
-    return connect_to(
-        "127.0.0.1",
-        server.port,
-        configuration=client_configuration(certificate, **options),
-        create_protocol=protocol,
-    )
-
-
 @asynccontextmanager
 async def served(
     kind: str, certificate: CertificateFiles, *arguments: Any, **options: Any
 ) -> AsyncIterator[tuple[QuicServer, Any]]:
     """A server, started as `start` is told to, and a client of it."""
     server = await start(certificate, *arguments, **options)
-    async with connected(kind, server, certificate) as client:
+    async with http_client(certificate, server.port, kind) as client:
         yield server, client
     server.close()
 
@@ -170,7 +154,7 @@ def test_a_client_that_moves_while_its_connection_sleeps_is_answered_where_it_is
 ) -> None:
     async def main() -> None:
         server = await start(certificate)
-        async with connected("aioquic", server, certificate) as client:
+        async with http_client(certificate, server.port, "aioquic") as client:
             await client.get(10)
             await fallen_asleep(server)
             loop = asyncio.get_running_loop()
@@ -205,7 +189,7 @@ def test_the_idle_timeout_of_a_sleeper_ends_it_without_a_word(
         server = await start(certificate, Server, idle_timeout=1.8)
         over: list[Session] = []
         server.endpoint.on_session_over = over.append
-        async with connected(kind, server, certificate) as client:
+        async with http_client(certificate, server.port, kind) as client:
             await client.get(10)
             await fallen_asleep(server)
             sent = server.endpoint.udp.datagrams_sent
@@ -242,8 +226,8 @@ def test_closing_the_server_tells_the_clients_of_sleepers(certificate: Certifica
         over: list[Session] = []
         server.endpoint.on_session_over = over.append
         async with (
-            connected("aioquic", server, certificate) as one,
-            connected("aioquic", server, certificate) as other,
+            http_client(certificate, server.port, "aioquic") as one,
+            http_client(certificate, server.port, "aioquic") as other,
         ):
             await asyncio.gather(one.get(10), other.get(10))
             await fallen_asleep(server, 2)
@@ -264,8 +248,8 @@ def test_sleepers_are_woken_one_after_the_other_to_be_closed(
         server = await start(certificate)
         endpoint = server.endpoint
         async with (
-            connected("aioquic", server, certificate) as one,
-            connected("aioquic", server, certificate) as other,
+            http_client(certificate, server.port, "aioquic") as one,
+            http_client(certificate, server.port, "aioquic") as other,
         ):
             await asyncio.gather(one.get(10), other.get(10))
             await fallen_asleep(server, 2)
@@ -327,7 +311,7 @@ def test_whoever_needs_a_session_awake_can_say_so(certificate: CertificateFiles)
         server = await start(certificate)
         endpoint = server.endpoint
         endpoint.may_sleep = lambda _session: False
-        async with connected("aioquic", server, certificate) as client:
+        async with http_client(certificate, server.port, "aioquic") as client:
             await client.get(10)
             await until(lambda: endpoint.asleep.refused["needed"], server)
             assert the_session(server)
@@ -347,7 +331,7 @@ def test_whoever_needs_a_session_awake_can_say_so(certificate: CertificateFiles)
 def test_nobody_sleeps_unless_asked_for(certificate: CertificateFiles) -> None:
     async def main() -> None:
         server = await start(certificate, sleep_after_s=0.0)
-        async with connected("aioquic", server, certificate) as client:
+        async with http_client(certificate, server.port, "aioquic") as client:
             await client.get(10)
             server.endpoint.asleep.look()
             assert the_session(server)
@@ -392,9 +376,9 @@ def test_a_program_that_cannot_wake_costs_its_own_connection_only(
             return next(protocols)(*args, **options)
 
         server = await start(certificate, create)
-        async with connected("quicbaton", server, certificate) as unlucky:
+        async with http_client(certificate, server.port) as unlucky:
             await unlucky.get(10)
-            async with connected("quicbaton", server, certificate) as lucky:
+            async with http_client(certificate, server.port) as lucky:
                 await lucky.get(10)
                 await fallen_asleep(server, 2)
                 ended = asyncio.ensure_future(unlucky.get(10))
@@ -444,7 +428,7 @@ def test_qlog_goes_on_in_the_same_file(certificate: CertificateFiles, tmp_path: 
 def test_datagrams_to_sleepers_do_not_mix(certificate: CertificateFiles) -> None:
     async def main() -> None:
         server = await start(certificate)
-        connections = [connected("aioquic", server, certificate) for _ in range(8)]
+        connections = [http_client(certificate, server.port, "aioquic") for _ in range(8)]
         clients = [await connection.__aenter__() for connection in connections]
         sizes = range(1000, 1000 + len(clients))
         for _ in range(2):

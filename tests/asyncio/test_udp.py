@@ -13,15 +13,14 @@ import pytest
 from loopback import (
     MB,
     FileServer,
-    HttpClient,
     body_of,
-    client_configuration,
     digest,
+    http_client,
     run,
     server_configuration,
 )
 
-from quicbaton.asyncio import connect, serve
+from quicbaton.asyncio import serve
 from quicbaton.asyncio.endpoint import udp as udp_module
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket, open_udp
 from quicbaton.cli.certificate import CertificateFiles
@@ -304,12 +303,7 @@ async def exchange(certificate: CertificateFiles, poorer: Callable[[UdpSocket], 
     """A download and an upload, with both ends' sockets made `poorer` after the handshake."""
     configuration = server_configuration(certificate)
     server = await serve("127.0.0.1", 0, configuration=configuration, create_protocol=FileServer)
-    async with connect(
-        "127.0.0.1",
-        server.port,
-        configuration=client_configuration(certificate),
-        create_protocol=HttpClient,
-    ) as client:
+    async with http_client(certificate, server.port) as client:
         poorer(server.endpoint.udp)
         transmitter: Any = client._transmitter
         poorer(transmitter._endpoint.udp)

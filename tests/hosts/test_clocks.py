@@ -15,7 +15,7 @@ from quicbaton.cli.certificate import CertificateFiles
 pytestmark = pytest.mark.process
 
 HOUR_S = 3600
-SIZE = 800_000
+SIZE = 3_000_000
 RATE = 300_000
 
 
@@ -50,6 +50,7 @@ def test_a_download_goes_there_and_back_between_clocks_an_hour_apart(
                     age_s, rtt_s = await facts(destination)
                     assert age_s < 60
                     assert rtt_s < 1
+                curl.hurry()
                 await curl.end()
             assert curl.whole, curl.outcome
             await site.assert_one_sender()

@@ -38,6 +38,12 @@ def test_no_two_purposes_or_contexts_share_a_key() -> None:
     assert len(keys) == 4 * len(Purpose)
 
 
+def test_a_signature_is_hmac_sha256_under_the_key_of_its_purpose() -> None:
+    for message in (b"", b"a", bytes(100), b"a"):
+        for purpose in (Purpose.RESET_TOKEN, Purpose.FORWARD):
+            assert KEY.sign(purpose, message) == hmac.digest(KEY.derive(purpose), message, "sha256")
+
+
 def test_no_label_contains_the_separator() -> None:
     assert not any(b"\x00" in purpose.value for purpose in Purpose)
 

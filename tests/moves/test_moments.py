@@ -164,6 +164,17 @@ def test_a_cutover_with_a_peer_that_holds_two_ids(peer: Kind) -> None:
     finish(pair, uploads)
 
 
+@pytest.mark.parametrize("peer", PEERS)
+def test_a_retirement_is_acknowledged_without_delay(peer: Kind) -> None:
+    pair = traffic_pair(peer)
+    settle(pair)
+    move(pair.server, begin_cutover=True)
+    pair.run(lambda: not pair.server.connection.cutover_pending, seconds=2)
+    pair.run(seconds=0.001)
+    assert state(pair).local.max_ack_delay_ms > 1
+    assert state(pair).numbers.ack_at_us == NEVER
+
+
 @pytest.mark.parametrize("moment", range(8))
 def test_a_retirement_under_way_goes_on_across_moves(moment: int) -> None:
     conditions = Conditions(delay_s=0.02, loss=0.2)
