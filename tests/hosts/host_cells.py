@@ -19,7 +19,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Self
 
-from cells import RATE, SIZE, STEPS, HandoffCell, ending, struck
+from cells import RATE, SIZE, STEPS, HandoffCell, ending, is_in_time, struck
 from harness import SHORT_WAITS, Curl, Server
 from lossy_link import CLEAR, Condition
 from matrix import Faults
@@ -86,6 +86,7 @@ class HostOutcome:
     error: str
     verdict: Verdict
     fault_s: float
+    in_time: bool
     #: What came of handing the connection over, and of handing it on after the fault.
     answers: list[str]
     #: It was handed on, or its client had all that it wanted before there was time for that.
@@ -161,9 +162,11 @@ async def _run(site: Site, cell: HostCell) -> HostOutcome:
             victim = source if cell.at_source else destination
         victims.write_text(str(victim.pid))
         over = asyncio.Event()
+        began = monotonic()
         asking = asyncio.create_task(_ask(source, connection, over))
         try:
             fault_s = await _strike(site, cell, victim, curl)
+            in_time = is_in_time(monotonic() - began - fault_s)
         finally:
             over.set()
             answers = await asking
@@ -174,12 +177,15 @@ async def _run(site: Site, cell: HostCell) -> HostOutcome:
         )
         ended = await curl.end()
         verdict = (await site.datagrams()).check(keylogs)
+        for server in (source, destination):
+            server.assert_no_mistake()
     client = ending(curl, verdict)
     return HostOutcome(
         client="lost" if client == "TIMEOUT" else client,
         error=ended.error,
         verdict=verdict,
         fault_s=fault_s,
+        in_time=in_time,
         answers=answers,
         handed_on=handed_on,
     )
@@ -198,7 +204,7 @@ async def _ask(source: Server, connection: str, over: asyncio.Event) -> list[str
 
 async def _strike(site: Site, cell: HostCell, victim: Server, curl: Curl) -> float:
     """Wait for the fault, and end it. For how long it lasted."""
-    await struck(cell.fault, victim, curl)
+    await struck(cell.fault, victim, [curl])
     if cell.fault == "KILL":
         return 0.0
     since = monotonic()

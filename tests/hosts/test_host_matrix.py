@@ -40,7 +40,7 @@ def test_there_is_one_owner_or_none(
     outcome.verdict.assert_one_sender(may_reset=True)
     told = ("whole", "reset", "closed", *(["lost"] if cell.may_be_lost else []))
     assert outcome.client in told, outcome.error
-    if cell.survives and outcome.fault_s < STILL_SHORT_S:
+    if cell.survives and outcome.in_time and outcome.fault_s < STILL_SHORT_S:
         assert outcome.client == "whole", outcome.error
     if outcome.client == "whole" and cell.fault != "KILL":
         assert outcome.handed_on, Counter(outcome.answers)

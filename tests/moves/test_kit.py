@@ -171,6 +171,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "is_congested": (0,),
     "issued_ids": (),
     "next_event": (),
+    "next_event_but_requests": (),
     "next_peer_stream_id": (),
     "parting_trains": (0.0,),
     "pause_reading": (0,),

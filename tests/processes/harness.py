@@ -153,6 +153,12 @@ class Server:
         path = Path(self.options.log)
         return path.read_text() if path.exists() else ""
 
+    def assert_no_mistake(self) -> None:
+        """Nothing in its log that must not happen, whatever the others do to it."""
+        log = self.log()
+        assert "Traceback" not in log, log
+        assert "InternalError" not in log, log
+
     async def settled(self) -> str:
         """How its takeover went."""
         return await self.line("settled", "gave up")

@@ -129,7 +129,7 @@ async def run_takeover_cell(world: World, cell: TakeoverCell) -> TakeoverOutcome
         victim = new if cell.victim == "new" else old
         victims.with_suffix(".new").write_text(str(victim.pid))
         victims.with_suffix(".new").rename(victims)
-        await strike(cell.fault, victim)
+        await strike(cell.fault, victim, curls)
         for curl in curls:
             await curl.end()
         verdicts = [relay.check([Path(old.options.keylog)]) for relay in relays]
@@ -143,5 +143,6 @@ async def run_takeover_cell(world: World, cell: TakeoverCell) -> TakeoverOutcome
         for server in (old, new):
             if server.alive:
                 server.signal(signal.SIGKILL)
+            server.assert_no_mistake()
     await asyncio.sleep(0)
     return TakeoverOutcome(clients, errors, verdicts, served, f"{old.log()}\n---\n{new.log()}")

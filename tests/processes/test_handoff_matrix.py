@@ -31,7 +31,7 @@ def test_the_client_gets_all_or_is_told_and_nobody_sends_twice(
     outcome = outcomes.of(cell)
     outcome.verdict.assert_one_sender(may_reset=True)
     assert outcome.client in ("whole", "reset", "closed"), outcome.error
-    if cell.survives and outcome.stopped_s < STILL_SHORT_S:
+    if cell.survives and outcome.in_time and outcome.stopped_s < STILL_SHORT_S:
         assert outcome.client == "whole", outcome.error
     if outcome.client == "whole" and cell.fault != "KILL":
         assert outcome.handed_on

@@ -38,6 +38,7 @@ from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
 from quicbaton.handoff.dialect import spell
 from quicbaton.handoff.messages import (
+    Accept,
     Baton,
     Cutover,
     CutoverAck,
@@ -458,8 +459,8 @@ def _plain(kind: type[HandoffMessage]) -> str:
     return str(known.__struct_config__.tag)
 
 
-#: Messages for which no client waits.
-_UNHURRIED: Final = (Cutover, CutoverAck, Moved, MovedAck, Resumed)
+#: Messages for which no client waits: it is still served, or again.
+_UNHURRIED: Final = (Offer, Accept, Cutover, CutoverAck, Moved, MovedAck, Resumed)
 #: The failpoints around a message, made once: strays are many.
 _SEND_POINTS: Final[dict[type, tuple[str, str]]] = {
     kind: (f"before_{_plain(kind)}", f"after_{_plain(kind)}")

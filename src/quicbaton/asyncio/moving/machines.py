@@ -206,7 +206,11 @@ class Machines:
 
     def _handle(self, machine: Machine, event: ev.Event) -> None:
         now_us = round(monotonic() * 1e6)
-        if machine.state is SourceState.FROZEN and _is_late(machine, now_us):
+        if (
+            machine.state is SourceState.FROZEN
+            and _is_late(machine, now_us)
+            and not isinstance(event, ev.StrayArrived)  # it waits for the thaw like those before
+        ):
             # This process was held up: the destination is discarding, or about to. To commit now
             # would give the connection to nobody.
             self._take(machine, ev.DeadlinePassed(), now_us)
