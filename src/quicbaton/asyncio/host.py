@@ -14,9 +14,11 @@ _BOOT_ID_BYTES: Final = 8
 #: The inode of the first time namespace (PROC_TIME_INIT_INO in linux/proc_ns.h): its clock is the
 #: kernel's own.
 _FIRST_TIME_NAMESPACE: Final = "time:[4026531834]"
-#: Objects made before the collector looks at the youngest; passes before it looks at older ones.
-_YOUNG_OBJECTS: Final = 20_000
-_PASSES: Final = 20
+#: Objects made before the collector looks at the youngest: some milliseconds in which nobody is
+#: served, so that they meet fewer than one in a hundred of the connections that arrive in a drain.
+_YOUNG_OBJECTS: Final = 100_000
+#: Passes before it looks at older ones.
+_PASSES: Final = 50
 
 
 def tune_collector() -> None:
