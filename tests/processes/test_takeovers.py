@@ -10,9 +10,11 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from cells import ending
 from harness import SHORT_WAITS, Server, World, until
 from matrix import TABLES
 from moving_server import content
+from wire import Relay
 
 from crowd import Getter, Handshaker, crowd
 
@@ -148,6 +150,26 @@ def test_a_successor_that_has_stopped_at_the_deadline_gets_nothing(in_world: Any
             assert (await new.settled()).startswith("gave up successor_failed")
             await new.gone()
             await _all_live_at(old, clients)
+
+    in_world(test)
+
+
+def test_a_client_that_has_said_all_before_its_server_died_is_told(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        victims = world.folder / "victims"
+        old = await world.start()
+        victims.write_text(str(old.pid))
+        async with Relay(await old.port()) as relay, world.curl(relay.port, 50_000_000) as curl:
+            await curl.received(100_000)
+            await world.fork("takeover", old, failpoint=f"takeover_reading:STOP:{victims}")
+            await until(lambda: old.stopped, "the predecessor to stop")
+            # What the client says now is passed to a process that does not read it.
+            before = relay.heard
+            await until(lambda: relay.heard > before, "the client to say something")
+            relay.mutes_client = True
+            old.signal(signal.SIGKILL)
+            await curl.end()
+            assert ending(curl, relay.check(world.keylogs)) == "reset"
 
     in_world(test)
 

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import os
 import socket
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Final, Protocol
@@ -27,7 +27,12 @@ from quicbaton.errors import RefusedError
 from quicbaton.handshake import Promotion, SessionTickets, prepare, refuse
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.keys.spent import ReplayGuard, SpentTokens
-from quicbaton.limits import HANDSHAKE_S, MAX_HANDSHAKES, RETRY_FROM_HANDSHAKES
+from quicbaton.limits import (
+    HANDSHAKE_S,
+    MAX_HANDSHAKES,
+    MAX_QUEUED_STRAYS,
+    RETRY_FROM_HANDSHAKES,
+)
 from quicbaton.routing import route as routes
 from quicbaton.routing.long_header import LongHeader, build_version_negotiation
 from quicbaton.routing.quic_lb import IdFactory
@@ -115,6 +120,7 @@ class Endpoint:
         self.refuses = False
         #: During a takeover: the process that answers for IDs of ours that we do not know.
         self.predecessor: str | None = None
+        self._passed_back: deque[Datagram] = deque(maxlen=MAX_QUEUED_STRAYS)
         #: Whether IDs of ours that nobody knows may be reset: nobody else can own them.
         self.may_reset = True
         self.on_foreign: Callable[[Target, Datagram], None] = lambda _to, _datagram: None
@@ -143,6 +149,16 @@ class Endpoint:
         """That process may own any ID of ours that we do not know: it is asked, nobody is reset."""
         self.predecessor = predecessor
         self.may_reset = False
+
+    def follow_nobody(self, *, died: bool = False) -> None:
+        """The predecessor is gone. If it `died`, the latest of what was passed to it is decided
+        again: a client that has acknowledged all it got sends nothing else that could be answered
+        with a reset, and would wait for its timeout."""
+        self.predecessor = None
+        passed_back = [*self._passed_back]
+        self._passed_back.clear()
+        if died:
+            self.deliver(passed_back)
 
     def refuse_new(self) -> None:
         """Take no new clients, and tell them."""
@@ -352,6 +368,7 @@ class Endpoint:
                     )
             case routes.Drop():
                 if self.predecessor is not None and decision.reason in _PREDECESSORS:
+                    self._passed_back.append(datagram)
                     self.on_foreign(self.predecessor, datagram)
                 else:
                     self.counters[decision.reason] += 1

@@ -255,9 +255,9 @@ class Arrival:
             endpoint.stop()
             self.reading = False
             raise PeerError(answer.message, code=answer.code)
-        endpoint.predecessor = None
         if not supervised:
             self._reset_from_now_on(node)
+        endpoint.follow_nobody(died=answer.code == "predecessor_died")
         for cid in self._theirs:
             if cid not in endpoint.table.owners:
                 endpoint.table.remove(cid)
