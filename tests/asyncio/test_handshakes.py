@@ -31,6 +31,7 @@ from loopback import (
 )
 
 from quicbaton.asyncio import QuicServer, connect, serve
+from quicbaton.asyncio.client import RandomIds
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
@@ -538,3 +539,12 @@ def test_a_handshake_that_does_not_go_on_gives_its_place_back(
 
 def _stumble(*_: object) -> None:
     raise IndexError("nobody thought of this")
+
+
+def test_a_clients_short_ids_do_not_repeat_while_the_server_may_know_them() -> None:
+    first = b"\x07"
+    ids = RandomIds(1, [first])
+    issued = [first, *(ids.issue()[0] for _ in range(1000))]
+    for end in range(len(issued)):
+        latest = issued[max(0, end - 8) : end + 1]
+        assert len({*latest}) == len(latest)

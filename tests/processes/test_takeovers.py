@@ -164,8 +164,8 @@ def test_a_client_that_has_said_all_before_its_server_died_is_told(in_world: Any
             await world.fork("takeover", old, failpoint=f"takeover_reading:STOP:{victims}")
             await until(lambda: old.stopped, "the predecessor to stop")
             # What the client says now is passed to a process that does not read it.
-            before = relay.heard
-            await until(lambda: relay.heard > before, "the client to say something")
+            before = relay.client_datagrams
+            await until(lambda: relay.client_datagrams > before, "the client to say something")
             relay.mutes_client = True
             old.signal(signal.SIGKILL)
             await curl.end()

@@ -38,7 +38,7 @@ class Relay:
         #: What came from the servers, in order.
         self.sent: list[bytes] = []
         #: How many came from the client.
-        self.heard = 0
+        self.client_datagrams = 0
         self.client_id_bytes = -1
         #: While true, the client is not heard.
         self.mutes_client = False
@@ -59,7 +59,7 @@ class Relay:
 
     def _from_client(self, data: bytes, address: Any) -> None:
         self._client = address
-        self.heard += 1
+        self.client_datagrams += 1
         if self.client_id_bytes < 0 and data[0] & 0x80:
             # RFC 9000 §17.2: flags, version, then both IDs with their lengths before them.
             self.client_id_bytes = data[6 + data[5]]

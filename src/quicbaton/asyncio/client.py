@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
@@ -25,15 +26,27 @@ from quicbaton.transport.state import Address
 
 TokenHandler = Callable[[bytes], None]
 
+#: More than a server knows at a time, and few of the 256 that have one octet.
+_REMEMBERED_IDS: Final = 32
+
 
 class RandomIds:
-    """A client's connection IDs: random, of one length, with random reset tokens."""
+    """A client's connection IDs: random, of one length, with random reset tokens.
 
-    def __init__(self, length: int) -> None:
+    `issued` are those that the connection has already. Where IDs have one octet they repeat soon,
+    and none may that the server still knows (RFC 9000 §5.1.1).
+    """
+
+    def __init__(self, length: int, issued: Iterable[bytes]) -> None:
         self._length = length
+        self._latest = deque(issued, maxlen=_REMEMBERED_IDS)
 
     def issue(self) -> tuple[bytes, bytes]:
-        return os.urandom(self._length), os.urandom(16)
+        cid = os.urandom(self._length)
+        while cid in self._latest:
+            cid = os.urandom(self._length)
+        self._latest.append(cid)
+        return cid, os.urandom(16)
 
 
 @asynccontextmanager
@@ -171,7 +184,10 @@ class _Client:
         connection = Connection(
             promotion.state,
             origin_s=promotion.origin_s,
-            issuer=RandomIds(self._configuration.connection_id_length),
+            issuer=RandomIds(
+                self._configuration.connection_id_length,
+                [local.cid for local in promotion.state.ids.local],
+            ),
             entropy=os.urandom,
             configuration=self._configuration,
             on_crypto=on_crypto,
