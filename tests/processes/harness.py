@@ -115,7 +115,9 @@ class Server:
         await self.until(look, "the client's cutover")
 
     def signal(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
+        """Send it a signal; nothing happens when it has just ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def process_state(self) -> str:
         """The kernel's letter for it: T is stopped; empty when it is gone."""
