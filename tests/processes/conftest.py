@@ -20,7 +20,7 @@ _Run = Callable[[Callable[[Any], Awaitable[None]]], None]
 
 def _in(scene: AbstractAsyncContextManager[Any]) -> _Run:
     async def guarded(test: Callable[[Any], Awaitable[None]]) -> None:
-        async with asyncio.timeout(3 * GUARD_S), scene as entered:
+        async with asyncio.timeout(5 * GUARD_S), scene as entered:
             await test(entered)
 
     return lambda test: asyncio.run(guarded(test))
