@@ -6,7 +6,7 @@
                              ══ link ═════════
     stops reading            ── Stopped ─────►  reads it, accepts clients
     what is not its own      ◄─ Toss ─────      does not know all IDs yet
-    hands over, 16 at a time ══ handoffs ════►  resumes; the port and the IDs are the same, so no
+    hands over, a few at once ══ handoffs ═══►  resumes; the port and the IDs are the same, so no
                                                 client has anything to cut over to
     finishes handshakes      ◄─ Toss ─────
     ... and hands them over  ══ handoffs ════►
