@@ -23,7 +23,7 @@ from quicbaton.http3 import H3Connection
 
 MB = 1_000_000
 #: Hang guards: nothing waits so long unless it is broken.
-GUARD_S = 30.0
+GUARD_S = 60.0
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 

@@ -17,7 +17,7 @@ from quicbaton.ownership.store import Found, Operation, Result
 
 CID = b"connection"
 WAITS = Waits(frozen_s=0.3)
-_GUARD_S = 20.0
+_GUARD_S = 60.0
 
 
 class Source:

@@ -33,7 +33,7 @@ from quicbaton.asyncio.qlog_folder import QlogFolder
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import ConfigurationError, GivenAwayError, InternalError, RefusedError
 
-GUARD_S = 20.0
+GUARD_S = 60.0
 AFTER_S = 0.01
 
 

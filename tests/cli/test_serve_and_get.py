@@ -70,7 +70,7 @@ def test_the_server_says_how_to_trust_it(home: Home) -> None:
         lines.append(process.stdout.readline())
     command = next(line for line in lines if "quicbaton get" in line).split()
     process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=30)
+    rest, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert command[command.index("--ca") + 1] == str(home.ca)
     assert "stopped" in rest
@@ -125,7 +125,7 @@ def test_a_body_that_breaks_off_leaves_no_file(home: Home) -> None:
         part = next(home.path.glob(".copy.bin.*.part"), None)
     with (home.files / "file.bin").open("r+b") as file:
         file.truncate(100)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "broke off" in errors
     assert [path for path in home.path.iterdir() if path.is_file()] == []

@@ -77,8 +77,9 @@ class Balance(msgspec.Struct, tag="balance"):
 
 
 class Translate(msgspec.Struct, tag="translate"):
-    """From now on the world sees the host's UDP ports moved by so much, as behind a NAT that has
-    forgotten what it did before."""
+    """From now on the world sees the host's UDP ports moved by so much, as behind a NAT that maps
+    anew. What is under way to a port of before still arrives: a client that has acknowledged all it
+    got is silent, and would never learn of its new port where the old one led nowhere at once."""
 
     host: str
     shift: int
@@ -194,6 +195,8 @@ class LossyLink:
         self._owners: dict[bytes, int] = {}
         self._balancers: dict[bytes, _Balancer] = {}
         self._shifts = [0] * len(hosts)
+        #: What a port of a host behind its NAT is at home.
+        self._at_home: dict[tuple[int, int], int] = {}
         self._ways = [_Way(f"{seed}/{sender}/{receiver}") for sender in hosts for receiver in hosts]
         self._under_way: list[tuple[float, int, int, bytes]] = []
         self._count = 0
@@ -254,7 +257,10 @@ class LossyLink:
     def _carry(self, packet: bytes, sender: int, now: float) -> None:
         header_bytes = (packet[0] & 0x0F) * 4
         if self._shifts[sender] and packet[9] == _UDP:
-            packet = _with_port(packet, header_bytes, self._shifts[sender])
+            at_home = _port(packet, header_bytes)
+            seen = (at_home + self._shifts[sender]) & 0xFFFF
+            self._at_home[sender, seen] = at_home
+            packet = _with_port(packet, header_bytes, seen)
         balancer = self._balancers.get(packet[16:20])
         if balancer is not None:
             receiver = balancer.choose(packet, header_bytes)
@@ -268,8 +274,10 @@ class LossyLink:
             self._note(packet, header_bytes, sender, receiver, not arrivals, now)
         self.totals.carried += 1
         self.totals.lost += not arrivals
-        if arrivals and self._shifts[receiver] and packet[9] == _UDP:
-            packet = _with_port(packet, header_bytes + 2, -self._shifts[receiver])
+        if self._at_home and arrivals and packet[9] == _UDP:
+            at_home = self._at_home.get((receiver, _port(packet, header_bytes + 2)))
+            if at_home is not None:
+                packet = _with_port(packet, header_bytes + 2, at_home)
         for at in arrivals:
             self._count += 1
             heapq.heappush(self._under_way, (at, self._count, receiver, packet))
@@ -277,8 +285,7 @@ class LossyLink:
     def _note(
         self, packet: bytes, header_bytes: int, sender: int, receiver: int, lost: bool, now: float
     ) -> None:
-        source = int.from_bytes(packet[header_bytes : header_bytes + 2], "big")
-        destination = int.from_bytes(packet[header_bytes + 2 : header_bytes + 4], "big")
+        source, destination = _port(packet, header_bytes), _port(packet, header_bytes + 2)
         payload = packet[header_bytes + 8 :]
         self._notes.write(
             _NOTE.pack(now, sender, receiver, source, destination, lost, len(payload))
@@ -311,11 +318,14 @@ class _Lines:
         return lines
 
 
-def _with_port(packet: bytes, at: int, shift: int) -> bytes:
-    """The packet with one port moved, and no UDP checksum: RFC 768 has 0 stand for none."""
+def _port(packet: bytes, at: int) -> int:
+    return int.from_bytes(packet[at : at + 2], "big")
+
+
+def _with_port(packet: bytes, at: int, port: int) -> bytes:
+    """The packet with another port, and no UDP checksum: RFC 768 has 0 stand for none."""
     changed = bytearray(packet)
-    port = int.from_bytes(packet[at : at + 2], "big") + shift
-    changed[at : at + 2] = (port & 0xFFFF).to_bytes(2, "big")
+    changed[at : at + 2] = port.to_bytes(2, "big")
     checksum = (packet[0] & 0x0F) * 4 + 6
     changed[checksum : checksum + 2] = b"\0\0"
     return bytes(changed)

@@ -43,7 +43,7 @@ from quicbaton.keys.cluster_key import SERIES
 from quicbaton.routing.quic_lb import IdLayout
 
 _HERE = Path(__file__).parent
-_GUARD_S = 20.0
+_GUARD_S = 60.0
 #: The config rotation bits of plaintext IDs, and the octets of the node in them.
 _PLAINTEXT = frozenset(range(SERIES))
 _NODE_BYTES = IdLayout().node_bytes

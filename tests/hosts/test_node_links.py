@@ -61,7 +61,7 @@ class Talk:
     async def says(self) -> str:
         assert self._process is not None
         assert self._process.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             return (await self._process.stdout.readline()).decode().strip()
 
 

@@ -70,7 +70,7 @@ def answers(processes: list[subprocess.Popen[str]]) -> list[str]:
         process.stdin.write("\n")
         process.stdin.flush()
     for process in processes:
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=60)
         found.append(out.strip())
     return found
 
@@ -92,7 +92,7 @@ def test_of_many_processes_one_spends_the_token(file: Path) -> None:
 @pytest.mark.parametrize("statement", [1, 2, 3, 4, 0])
 def test_process_killed_between_two_steps_leaves_all_or_nothing(file: Path, statement: int) -> None:
     process = start("die", file, str(statement))
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
 
     async def test(store: Store) -> None:

@@ -124,7 +124,7 @@ class Attacker:
         """Go on with one of the addresses from which the kernel takes us to a live process."""
         mark = b"\0nybody?"
         probe = b"\xc0" + _STRANGE_VERSION + b"\x00\x08" + mark
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 for sock in self.socks:
                     if self._probe(sock, probe.ljust(1200, b"\0"), mark):
@@ -142,7 +142,7 @@ class Attacker:
             mark = self._probes.to_bytes(8, "big")
             probe = b"\xc0" + _STRANGE_VERSION + bytes((ID_BYTES,)) + made_up_id(0, worker)
             probe = (probe + b"\x08" + mark).ljust(1200, b"\0")
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while not self._probe(sock, probe, mark):
                     await asyncio.sleep(_LOOK_S)
 
@@ -192,7 +192,7 @@ async def hung_up(sock: socket.socket) -> bytes:
     """What the other side says until it hangs up."""
     said = b""
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 data = await loop.sock_recv(sock, 65_536)

@@ -26,7 +26,7 @@ from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 
 #: A hang guard: nothing waits so long unless it is broken.
-GUARD_S = 30.0
+GUARD_S = 60.0
 _LOOK_S = 0.005
 #: Short, so that a test of what happens after a deadline ends soon.
 SHORT_WAITS = Waits(offer_s=1.0, frozen_s=0.4, ready_s=0.8, ask_s=0.8, forward_s=10.0)

@@ -179,7 +179,7 @@ def test_a_worker_that_dies_in_the_middle_of_its_replacement_is_replaced(
     first = home.start("quicbaton", "reload", str(service.port), "--json")
     wait_for(home.worker_pids, lambda pids: len(pids) > 2)
     os.kill(before[0], signal.SIGKILL)
-    out, errors = first.communicate(timeout=30)
+    out, errors = first.communicate(timeout=60)
     assert first.returncode == 0, errors
     assert not set(before) & set(service.pids())
     assert answer(home, service.port) == "two"
