@@ -50,8 +50,7 @@ def test_a_download_goes_there_and_back_between_clocks_an_hour_apart(
                     age_s, rtt_s = await facts(destination)
                     assert age_s < 60
                     assert rtt_s < 1
-                curl.hurry()
-                await curl.end()
+                await curl.finish()
             assert curl.whole, curl.outcome
             await site.assert_one_sender()
 

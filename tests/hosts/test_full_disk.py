@@ -86,7 +86,7 @@ def test_a_full_disk_stops_handoffs_and_nothing_else(
                     while not moved and curl.outcome is None:
                         moved = (await owner.hand_over(connection, other)).ok
                     assert moved, curl.outcome
-                    await curl.end()
+                    await curl.finish()
                 assert curl.whole, curl.outcome
                 verdict = Datagrams(await network.notes(), port).check(w.keylogs)
                 verdict.assert_one_sender(may_reset=True)

@@ -35,7 +35,7 @@ def test_without_a_relay_it_is_refused_and_the_client_unharmed(
                 assert answer.code == "cannot_send_from"
                 assert (await a.list()).connections
                 assert not (await b.list()).connections
-                await curl.end()
+                await curl.finish()
             assert curl.whole, curl.outcome
             await site.assert_one_sender()
 
@@ -55,7 +55,7 @@ def test_a_relayed_download_arrives(
                 answer = await a.command(c.HandOffRelayed(connection, "b/0"))
                 assert (answer.ok, answer.code) == (True, "relayed")
                 since_s = monotonic()
-                await curl.end()
+                await curl.finish()
             assert curl.whole, curl.outcome
             assert (await b.list()).resumed == 1
             # The client has never heard of the second host, nor has that of the client.
@@ -88,7 +88,7 @@ def test_a_relay_outlives_a_short_partition(
                 # What the client holds back comes first; then it waits.
                 await asyncio.sleep(0.5)
                 await site.between_servers(CLEAR)
-                await curl.end()
+                await curl.finish()
             assert curl.whole, curl.outcome
             await site.assert_one_sender()
 

@@ -36,7 +36,7 @@ def test_a_download_goes_from_host_to_host_and_its_packets_follow(
                 # From here on nothing goes through the first host, in either direction.
                 assert set(datagrams.to_servers(since_s)) == {"b"}
                 assert set(datagrams.from_servers(since_s)) == {"b"}
-                await curl.end()
+                await curl.finish()
             assert curl.whole, curl.outcome
             assert [(await one.list()).accepted for one in (a, b)] == [1, 0]
             await site.assert_one_sender()

@@ -149,8 +149,7 @@ async def _client(world: World, servers: Sequence[Server]) -> AsyncIterator[tupl
     ):
         await curl.received(100_000)
         yield tap, curl
-        curl.hurry()
-        await curl.end()
+        await curl.finish()
         assert curl.whole, curl.outcome
     assert curl.outcome is not None
     assert curl.outcome.connections == 1

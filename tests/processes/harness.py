@@ -27,6 +27,9 @@ from quicbaton.keys.key_ring import KeyRing
 
 #: A hang guard: nothing waits so long unless it is broken.
 GUARD_S = 60.0
+#: Bytes per second of a download that a test does things to: slow enough to be under way still on a
+#: busy machine, until it may `finish`.
+SLOWLY = 150_000
 _LOOK_S = 0.005
 #: Short, so that a test of what happens after a deadline ends soon.
 SHORT_WAITS = Waits(offer_s=1.0, frozen_s=0.4, ready_s=0.8, ask_s=0.8, forward_s=10.0)
@@ -311,18 +314,19 @@ class Curl:
         assert self._process is not None
         return self._process.pid
 
-    def hurry(self) -> None:
-        """End the limit on its rate, if it has not ended itself."""
-        assert self._process is not None
-        if self._process.returncode is None:
-            self._process.send_signal(signal.SIGUSR1)
-
     async def received(self, size: int) -> None:
         """Wait until so much of the body has arrived."""
         await until(lambda: self.received_bytes >= size or self._ended(), f"{size} bytes")
 
+    async def finish(self) -> Outcome:
+        """Wait for the end of the download, at full speed from now on."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGUSR1)
+        return await self.end()
+
     async def end(self) -> Outcome:
-        """Wait for the end of the download."""
+        """Wait for the end of the download, at its rate."""
         return await until(self._ended, "the client to end", GUARD_S + 5)
 
     def _ended(self) -> Outcome | None:

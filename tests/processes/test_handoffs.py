@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from download import download
-from harness import SHORT_WAITS, Server, World, until
+from harness import SHORT_WAITS, SLOWLY, Server, World, until
 from moving_server import content
 from wire import Relay
 
@@ -45,10 +45,10 @@ async def resume(server: Server, path: Path) -> c.Answer:
 def test_a_download_changes_hands_many_times_among_three_processes(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with download(world, first, 2_000_000, rate=800_000) as (connection, curl, _):
+        async with download(world, first, 2_000_000) as (connection, curl, _):
             ring = [first, await world.start("join", first), await world.start("join", first)]
             for number in range(12):
-                await curl.received(100_000 + 100_000 * number)
+                await curl.received(curl.received_bytes + 20_000)
                 source, destination = ring[number % 3], ring[(number + 1) % 3]
                 await source.hand_over_after_cutover(connection, destination)
         assert sum([(await server.list()).accepted for server in ring]) == 1
@@ -59,12 +59,12 @@ def test_a_download_changes_hands_many_times_among_three_processes(in_world: Any
 def test_the_process_that_accepted_is_killed_after_the_cutover(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with download(world, first, 800_000, rate=500_000) as (connection, curl, _):
+        async with download(world, first, 800_000) as (connection, curl, _):
             second = await world.start("join", first)
             await first.hand_over_after_cutover(connection, second)
             await second.cut_over()
             first.signal(signal.SIGKILL)
-            await curl.end()
+            await curl.finish()
             assert curl.whole
             async with world.curl(await second.port(), 1000) as late:
                 await late.end()
@@ -115,8 +115,8 @@ def test_handing_one_connection_over_leaves_the_other_where_it_is(in_world: Any)
         first = await world.start()
         port = await first.port()
         async with (
-            world.curl(port, 800_000, rate=500_000) as one,
-            world.curl(port, 800_000, rate=500_000) as two,
+            world.curl(port, 800_000, rate=SLOWLY) as one,
+            world.curl(port, 800_000, rate=SLOWLY) as two,
         ):
             await one.received(50_000)
             await two.received(50_000)
@@ -125,8 +125,8 @@ def test_handing_one_connection_over_leaves_the_other_where_it_is(in_world: Any)
             await first.hand_over_after_cutover(names[0], second)
             assert [info.connection for info in (await first.list()).connections] == names[1:]
             assert [info.connection for info in (await second.list()).connections] == names[:1]
-            await one.end()
-            await two.end()
+            await one.finish()
+            await two.finish()
             assert one.whole
             assert two.whole
 
@@ -137,8 +137,8 @@ def test_a_client_that_dies_in_the_middle_of_a_handoff_harms_nobody(in_world: An
     async def test(world: World) -> None:
         first = await world.start(failpoint="after_destroy:STOP", waits=SHORT_WAITS)
         port = await first.port()
-        async with world.curl(port, 800_000, rate=500_000) as other:
-            async with world.curl(port, 800_000, rate=500_000) as dying:
+        async with world.curl(port, 800_000, rate=SLOWLY) as other:
+            async with world.curl(port, 800_000, rate=SLOWLY) as dying:
                 await other.received(50_000)
                 await dying.received(50_000)
                 second = await world.start("join", first, waits=SHORT_WAITS)
@@ -149,7 +149,7 @@ def test_a_client_that_dies_in_the_middle_of_a_handoff_harms_nobody(in_world: An
                 os.kill(victim.pid, signal.SIGKILL)
                 first.signal(signal.SIGCONT)
                 assert (await command).ok
-            await other.end()
+            await other.finish()
             assert other.whole
             assert len((await second.list()).connections) <= 1
 
@@ -200,7 +200,7 @@ def _descriptors(server: Server) -> int:
 def test_a_destination_with_other_keys_gets_nothing(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with download(world, first, 500_000, rate=500_000) as (connection, *_):
+        async with download(world, first, 800_000) as (connection, *_):
             world.ring.write_text(KeyRing(ClusterKey.generate(os.urandom)).encode())
             stranger = await world.start("join", first)
             answer = await first.hand_over(connection, stranger)
@@ -249,7 +249,7 @@ def test_a_connection_is_saved_only_after_its_cutover_and_handed_on_at_any_time(
 ) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with download(world, first, 800_000, rate=500_000) as (connection, _, relay):
+        async with download(world, first, 800_000) as (connection, _, relay):
             second = await world.start("join", first)
             relay.mutes_client = True
             await first.hand_over_after_cutover(connection, second)
@@ -273,7 +273,7 @@ def test_a_source_that_thawed_and_handed_over_again_defeats_the_first_baton(
 ) -> None:
     async def test(world: World) -> None:
         first = await world.start(waits=SHORT_WAITS)
-        async with download(world, first, 800_000, rate=400_000) as (connection, curl, _):
+        async with download(world, first, 800_000) as (connection, curl, _):
             stuck = await world.start(
                 "join", first, waits=SHORT_WAITS, failpoint="before_ready:STOP"
             )
@@ -286,7 +286,7 @@ def test_a_source_that_thawed_and_handed_over_again_defeats_the_first_baton(
             # Now its READY comes, and is answered ABORT.
             stuck.signal(signal.SIGCONT)
             assert (await stuck.list()).resumed == 0
-            await curl.end()
+            await curl.finish()
             assert curl.whole
             assert (await stuck.list()).resumed == 0
 
@@ -299,7 +299,7 @@ def test_a_saved_connection_goes_on_in_another_process(in_world: Any) -> None:
         second = await world.start("join", first)
         async with (
             Relay(await first.port()) as relay,
-            world.curl(relay.port, 800_000, rate=500_000) as curl,
+            world.curl(relay.port, 800_000, rate=SLOWLY) as curl,
         ):
             await curl.received(50_000)
             source = first if (await first.list()).accepted else second
@@ -311,7 +311,7 @@ def test_a_saved_connection_goes_on_in_another_process(in_world: Any) -> None:
             assert not (await source.list()).connections
             answer = await resume(destination, path)
             assert answer.ok, answer
-            await curl.end()
+            await curl.finish()
             assert curl.whole
             answer = await resume(destination, path)
             assert (answer.ok, answer.code) == (False, "already_used")
@@ -323,7 +323,7 @@ def test_a_saved_connection_goes_on_in_another_process(in_world: Any) -> None:
 def test_of_parallel_resumes_of_one_file_one_wins(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with download(world, first, 800_000, rate=500_000) as (connection, *_):
+        async with download(world, first, 800_000) as (connection, *_):
             others = [await world.start("join", first) for _ in range(2)]
             path = world.folder / "baton"
             assert (await save(first, connection, path)).ok
@@ -337,7 +337,7 @@ def test_of_parallel_resumes_of_one_file_one_wins(in_world: Any) -> None:
 def test_a_baton_whose_source_has_thawed_is_refused(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start(waits=Waits(saved_s=0.3))
-        async with download(world, first, 800_000, rate=400_000) as (connection, curl, _):
+        async with download(world, first, 800_000) as (connection, curl, _):
             second = await world.start("join", first)
             third = await world.start("join", first)
             path = world.folder / "baton"
@@ -363,7 +363,7 @@ def test_a_baton_whose_source_is_dead_is_refused_and_its_client_told(in_world: A
         first = await world.start()
         async with (
             Relay(await first.port()) as relay,
-            world.curl(relay.port, 800_000, rate=400_000) as curl,
+            world.curl(relay.port, 800_000, rate=SLOWLY) as curl,
         ):
             await curl.received(50_000)
             second = await world.start("join", first)
@@ -373,7 +373,7 @@ def test_a_baton_whose_source_is_dead_is_refused_and_its_client_told(in_world: A
             await first.gone()
             answer = await resume(second, path)
             assert (answer.ok, answer.code) == (False, "source_gone")
-            outcome = await curl.end()
+            outcome = await curl.finish()
             assert "curl error 28" not in outcome.error
         assert relay.check(world.keylogs).was_reset
 
@@ -383,7 +383,7 @@ def test_a_baton_whose_source_is_dead_is_refused_and_its_client_told(in_world: A
 def test_the_process_that_saved_a_connection_does_not_resume_it(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start(waits=Waits(saved_s=0.5))
-        async with download(world, first, 500_000, rate=400_000) as (connection, *_):
+        async with download(world, first, 800_000) as (connection, *_):
             path = world.folder / "baton"
             assert (await save(first, connection, path)).ok
             answer = await resume(first, path)
@@ -395,7 +395,7 @@ def test_the_process_that_saved_a_connection_does_not_resume_it(in_world: Any) -
 def test_a_baton_that_cannot_be_written_leaves_the_connection_alive(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with download(world, first, 500_000, rate=500_000) as (connection, *_):
+        async with download(world, first, 800_000) as (connection, *_):
             path = world.folder / "taken"
             path.write_text("something else")
             answer = await save(first, connection, path)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Server, World
+from harness import SLOWLY, Server, World
 from wire import Relay
 
 from quicbaton.cli.certificate import CertificateFiles
@@ -80,16 +80,16 @@ async def pass_around(
     round; nothing is missing or sent twice."""
     async with (
         Relay(await first.port()) as relay,
-        world.curl(relay.port, 1_500_000, rate=900_000) as curl,
+        world.curl(relay.port, 1_500_000, rate=SLOWLY) as curl,
     ):
         await curl.received(50_000)
         connection = await first.the_connection()
         ring = [first, *await join()]
         for number in range(2 * len(ring)):
-            await curl.received(100_000 + 100_000 * number)
+            await curl.received(curl.received_bytes + 20_000)
             source, destination = (ring[(number + step) % len(ring)] for step in (0, 1))
             await source.hand_over_after_cutover(connection, destination)
-        await curl.end()
+        await curl.finish()
         assert curl.whole
     keylogs = [Path(server.options.keylog) for server in ring]
     relay.check(keylogs).assert_one_sender()
@@ -113,13 +113,13 @@ def test_a_download_passes_between_two_formats_both_ways(in_world: Any) -> None:
 def test_a_takeover_by_the_other_format_moves_a_download(in_world: Any) -> None:
     async def test(world: World) -> None:
         old = await world.start(formats=(1,))
-        async with world.curl(await old.port(), 1_500_000, rate=600_000) as curl:
+        async with world.curl(await old.port(), 1_500_000, rate=SLOWLY) as curl:
             await curl.received(100_000)
             new = await world.fork("takeover", old)
             assert await new.settled() == "settled ok 1 connection moved"
             older = await world.fork("takeover", new, formats=(1,))
             assert await older.settled() == "settled ok 1 connection moved"
-            await curl.end()
+            await curl.finish()
             assert curl.whole
 
     in_world(test)
@@ -152,7 +152,7 @@ def test_the_previous_release_joins_the_present_one(in_worlds: Run) -> None:
 def test_a_takeover_upgrades_and_another_rolls_back(in_worlds: Run) -> None:
     async def test(present: World, previous: World) -> None:
         old = await previous.start()
-        async with present.curl(await old.port(), 2_000_000, rate=600_000) as curl:
+        async with present.curl(await old.port(), 2_000_000, rate=SLOWLY) as curl:
             await curl.received(100_000)
             new = await present.fork("takeover", old)
             # In the words of the release before.
@@ -164,7 +164,7 @@ def test_a_takeover_upgrades_and_another_rolls_back(in_worlds: Run) -> None:
             async with present.curl(await back.port(), 1000) as late:
                 await late.end()
                 assert late.whole
-            await curl.end()
+            await curl.finish()
             assert curl.whole
 
     in_worlds(test)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from download import download
-from harness import SHORT_WAITS, Server, World, until
+from harness import SHORT_WAITS, SLOWLY, Server, World, until
 
 from quicbaton.asyncio.peers import commands as c
 
@@ -30,10 +30,10 @@ async def states(server: Server) -> list[str]:
 def test_a_download_goes_to_another_host_and_back(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with download(world, first, 1_500_000, rate=800_000) as (connection, curl, _):
+        async with download(world, first, 1_500_000) as (connection, curl, _):
             second = await world.start("join", first, host=_OTHER_HOST)
             for number in range(6):
-                await curl.received(100_000 + 150_000 * number)
+                await curl.received(curl.received_bytes + 20_000)
                 source, destination = (first, second)[:: 1 if number % 2 == 0 else -1]
                 answer = await source.hand_over(connection, destination)
                 assert answer.ok, answer
@@ -44,7 +44,7 @@ def test_a_download_goes_to_another_host_and_back(in_world: Any) -> None:
 def test_a_baton_from_a_file_is_resumed_on_another_host(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with download(world, first, 800_000, rate=500_000) as (connection, *_):
+        async with download(world, first, 800_000) as (connection, *_):
             second = await world.start("join", first, host=_OTHER_HOST)
             baton = world.folder / "baton"
             assert (await first.command(c.Save(connection, str(baton)))).ok
@@ -60,7 +60,7 @@ def test_a_baton_from_a_file_is_resumed_on_another_host(in_world: Any) -> None:
 def test_a_process_that_cannot_send_from_the_clients_address_is_refused(in_world: Any) -> None:
     async def test(world: World) -> None:
         first, second = await world.start(), await world.start()
-        async with download(world, first, 500_000, rate=500_000) as (connection, *_):
+        async with download(world, first, 800_000) as (connection, *_):
             answer = await first.hand_over(connection, second)
             assert (answer.ok, answer.code) == (False, "cannot_send_from")
 
@@ -70,13 +70,13 @@ def test_a_process_that_cannot_send_from_the_clients_address_is_refused(in_world
 def test_a_download_is_relayed_and_then_goes_no_further(in_world: Any) -> None:
     async def test(world: World) -> None:
         first, second = await world.start(), await world.start(host=_OTHER_HOST)
-        async with download(world, first, 3_000_000, rate=2_000_000) as (connection, curl, _):
+        async with download(world, first, 3_000_000) as (connection, curl, _):
             answer = await relay_to(connection, first, second)
             assert (answer.ok, answer.code) == (True, "relayed")
             assert await states(second) == ["relayed"]
             answer = await second.hand_over(connection, first)
             assert (answer.ok, answer.code) == (False, "relayed")
-            await curl.end()
+            await curl.finish()
             assert (await first.list()).datagrams_forwarded
             assert not (await second.list()).datagrams_received
 
@@ -86,7 +86,7 @@ def test_a_download_is_relayed_and_then_goes_no_further(in_world: Any) -> None:
 def test_a_relayed_connection_waits_for_a_link_that_broke(in_world: Any) -> None:
     async def test(world: World) -> None:
         first, second = await world.start(), await world.start(failpoint="after_resume:CUT")
-        async with download(world, first, 1_000_000, rate=1_000_000) as (connection, *_):
+        async with download(world, first, 1_000_000) as (connection, *_):
             assert (await relay_to(connection, first, second)).ok
 
     in_world(test)
@@ -95,7 +95,7 @@ def test_a_relayed_connection_waits_for_a_link_that_broke(in_world: Any) -> None
 def test_a_relayed_connection_whose_relay_dies_is_closed(in_world: Any) -> None:
     async def test(world: World) -> None:
         first, second = await world.start(waits=SHORT_WAITS), await world.start(waits=SHORT_WAITS)
-        async with world.curl(await first.port(), 3_000_000, rate=500_000) as curl:
+        async with world.curl(await first.port(), 3_000_000, rate=SLOWLY) as curl:
             await curl.received(50_000)
             connection = await first.the_connection()
             assert (await relay_to(connection, first, second)).ok
@@ -115,7 +115,7 @@ async def _is_empty(server: Server) -> bool:
 def test_a_forwarder_that_dies_is_waited_for_no_more(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with download(world, first, 1_000_000, rate=500_000) as (connection, _, relay):
+        async with download(world, first, 1_000_000) as (connection, _, relay):
             second, third = [await world.start("join", first) for _ in range(2)]
             # The kernel renumbers the port's sockets when one closes: they must know each other.
             assert (await second.command(c.Introduce(2, str(third.control)))).ok
@@ -138,7 +138,7 @@ def test_a_forwarder_that_dies_is_waited_for_no_more(in_world: Any) -> None:
 def test_with_a_process_of_the_release_before_a_cutover_is_awaited(in_world: Any, old: str) -> None:
     async def test(world: World) -> None:
         first = await world.start(formats=(1,) if old == "forwarder" else (1, 2))
-        async with download(world, first, 800_000, rate=500_000) as (connection, _, relay):
+        async with download(world, first, 800_000) as (connection, _, relay):
             second = await world.start("join", first)
             third = await world.start(
                 "join", first, formats=(1,) if old == "destination" else (1, 2)

@@ -70,8 +70,7 @@ class Pair:
         async with self.world.curl(self.port, 12_000_000, rate=4_000_000) as client:
             await client.received(1_000_000)
             yield client, *(await self.owner())
-            client.hurry()
-            await client.end()
+            await client.finish()
             assert client.whole
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from download import download
-from harness import SHORT_WAITS, World
+from harness import SHORT_WAITS, SLOWLY, World
 from wire import Relay
 
 from quicbaton.asyncio.stores import SqliteStore
@@ -24,11 +24,11 @@ def test_a_download_changes_hands_by_the_store_again_and_again(in_world: Any) ->
         path = world.folder / "owners"
         options = {"store": f"sqlite:{path}"}
         first = await world.start(**options)
-        async with download(world, first, 1_200_000, rate=600_000) as (connection, curl, _):
+        async with download(world, first, 1_200_000) as (connection, curl, _):
             ring = [first, *[await world.start("join", first, **options) for _ in range(2)]]
             store = SqliteStore(path)
             for hop in range(6):
-                await curl.received(100_000 * (hop + 1))
+                await curl.received(curl.received_bytes + 20_000)
                 answer = await ring[hop % 3].hand_over(connection, ring[(hop + 1) % 3])
                 assert answer.ok, answer
                 found = await store.read(bytes.fromhex(connection))
@@ -46,7 +46,7 @@ def test_locked_store_keeps_the_connection_where_it_is(in_world: Any) -> None:
     async def test(world: World) -> None:
         path = world.folder / "owners"
         first = await world.start(store=f"sqlite:{path}")
-        async with download(world, first, 600_000, rate=400_000) as (connection, *_):
+        async with download(world, first, 800_000) as (connection, *_):
             second = await world.start("join", first, store=f"sqlite:{path}")
             store = SqliteStore(path)
             # Somebody holds the file, for longer than anybody waits.
@@ -68,7 +68,7 @@ def test_store_that_is_locked_with_the_baton_out_leaves_both_silent_until_it_ans
         path = world.folder / "owners"
         options = {"store": f"sqlite:{path}", "waits": SHORT_WAITS}
         first = await world.start(**options)
-        async with download(world, first, 400_000, rate=200_000) as (connection, _, relay):
+        async with download(world, first, 800_000) as (connection, _, relay):
             second = await world.start("join", first, failpoint="before_take:STOP", **options)
             handing = asyncio.create_task(first.hand_over(connection, second))
             await second.comes_to_a_stop()
@@ -104,7 +104,7 @@ def test_a_process_is_replaced_by_the_store_under_downloads(in_world: Any) -> No
         port = await old.port()
         async with contextlib.AsyncExitStack() as stack:
             curls = [
-                await stack.enter_async_context(world.curl(port, 300_000, rate=200_000))
+                await stack.enter_async_context(world.curl(port, 800_000, rate=SLOWLY))
                 for _ in range(3)
             ]
             for curl in curls:
@@ -112,7 +112,7 @@ def test_a_process_is_replaced_by_the_store_under_downloads(in_world: Any) -> No
             new = await world.fork("takeover", old, **options)
             await old.gone()
             for curl in curls:
-                await curl.end()
+                await curl.finish()
                 assert curl.whole
             assert (await new.list()).resumed == 3
 
@@ -123,10 +123,10 @@ def test_process_without_the_store_takes_over_by_the_source(in_world: Any) -> No
     async def test(world: World) -> None:
         path = world.folder / "owners"
         first = await world.start(store=f"sqlite:{path}", waits=SHORT_WAITS)
-        async with download(world, first, 400_000, rate=400_000) as (connection, curl, _):
+        async with download(world, first, 800_000) as (connection, curl, _):
             second = await world.start("join", first)
             assert (await first.hand_over(connection, second)).ok
-            await curl.end()
+            await curl.finish()
             store = SqliteStore(path)
             assert await store.read(bytes.fromhex(connection)) == Found(None)
             assert await store.sweep(time()) == 0

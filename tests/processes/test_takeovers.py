@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from cells import ending
-from harness import SHORT_WAITS, Server, World, until
+from harness import SHORT_WAITS, SLOWLY, Server, World, until
 from matrix import TABLES
 from moving_server import content
 from wire import Relay
@@ -36,7 +36,7 @@ def test_a_thousand_connections_and_fifty_handshakes_survive_a_takeover(in_world
             talk = [group.create_task(client.keep_getting(2000, 3.0)) for client in clients]
             await until(lambda: all(client.rounds for client in clients), "traffic everywhere")
             curls = [
-                await stack.enter_async_context(world.curl(port, 9_000_000, rate=1_000_000))
+                await stack.enter_async_context(world.curl(port, 9_000_000, rate=SLOWLY))
                 for _ in range(downloads)
             ]
             for curl in curls:
@@ -72,7 +72,7 @@ def test_a_thousand_connections_and_fifty_handshakes_survive_a_takeover(in_world
             )
             assert all(client.terminated is None for client in clients)
             for curl in curls:
-                await curl.end()
+                await curl.finish()
                 assert curl.whole
             for task in talk:
                 task.cancel()
@@ -172,7 +172,7 @@ def test_a_client_that_has_said_all_before_its_server_died_is_told(in_world: Any
             await until(lambda: relay.client_datagrams > before, "the client to say something")
             relay.mutes_client = True
             old.signal(signal.SIGKILL)
-            await curl.end()
+            await curl.finish()
             assert ending(curl, relay.check(world.keylogs)) == "reset"
 
     in_world(test)
@@ -198,14 +198,14 @@ def test_a_second_takeover_at_a_time_is_refused(in_world: Any) -> None:
 def test_ten_takeovers_in_a_row_keep_one_download_whole(in_world: Any) -> None:
     async def test(world: World) -> None:
         server = await world.start()
-        async with world.curl(await server.port(), 2_000_000, rate=600_000) as curl:
-            for number in range(10):
-                await curl.received(100_000 + 100_000 * number)
+        async with world.curl(await server.port(), 2_000_000, rate=SLOWLY) as curl:
+            for _ in range(10):
+                await curl.received(curl.received_bytes + 20_000)
                 successor = await world.fork("takeover", server)
                 assert (await successor.settled()).startswith("settled ok 1 ")
                 await server.gone()
                 server = successor
-            await curl.end()
+            await curl.finish()
             assert curl.whole
 
     in_world(test)
