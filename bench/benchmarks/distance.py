@@ -30,8 +30,8 @@ _TARGET_MS = 5.0
 #: The window has grown to what the download needs.
 _WARM_UP_S = 2.0
 _RECONNECT_BYTES = 100_000
-#: Of the link for bulk data. A window that outgrows link and queue loses a packet, and the pause is a
-#: round trip through the full queue, with handoffs and without: a few windows in a hundred have it.
+#: Of the link for bulk data. A window that outgrows link and queue loses a packet, and its pause is
+#: a round trip through the full queue, with handoffs and without: some windows in a hundred.
 _BULK_MBIT = 20
 _BULK_QUEUE_MS = 1000
 
