@@ -32,6 +32,7 @@ from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.qlog_folder import QlogFolder
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import ConfigurationError, GivenAwayError, InternalError, RefusedError
+from quicbaton.limits import MAX_SLEEP_DOUBLINGS
 
 GUARD_S = 60.0
 AFTER_S = 0.01
@@ -396,10 +397,14 @@ def test_a_client_that_speaks_often_lets_its_connection_stay_awake(
     async def main() -> None:
         async with served("aioquic", certificate, sleep_after_s=0.2) as (server, client):
             await client.get(10)
-            for doublings in (1, 2, 3, 3):
+            for _ in range(MAX_SLEEP_DOUBLINGS + 1):
                 await fallen_asleep(server)
+                (name,) = server.endpoint.asleep
+                doublings = server.endpoint.asleep[name].doublings
                 await client.ping()
-                assert the_session(server).rest_doublings == doublings
+                longer = min(doublings + 1, MAX_SLEEP_DOUBLINGS)
+                assert the_session(server).rest_doublings == longer
+            assert the_session(server).rest_doublings == MAX_SLEEP_DOUBLINGS
 
     run(main)
 

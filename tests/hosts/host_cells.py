@@ -19,7 +19,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Self
 
-from cells import RATE, SIZE, STEPS, HandoffCell, ending, is_in_time, struck
+from cells import (
+    RATE,
+    SIZE,
+    STEPS,
+    HandoffCell,
+    connection_of,
+    ending,
+    is_in_time,
+    struck,
+)
 from harness import SHORT_WAITS, Curl, Server
 from lossy_link import CLEAR, Condition
 from matrix import Faults
@@ -152,9 +161,9 @@ async def _run(site: Site, cell: HostCell) -> HostOutcome:
     source = await site.start("a", waits=SHORT_WAITS, failpoint=spec if cell.at_source else "")
     destination = await site.start("b", waits=SHORT_WAITS, failpoint="" if cell.at_source else spec)
     keylogs = [Path(one.options.keylog) for one in (source, destination)]
-    rate = _SLOW_RATE if cell.is_long else RATE
+    rate = _SLOW_RATE if cell.is_slow else RATE
     async with site.curl("a", SIZE, rate=rate, timeout_s=_CLIENT_TIMEOUT_S) as curl:
-        connection = await source.the_connection()
+        connection = await connection_of(curl, source)
         await curl.received(_BEGIN_AT)
         if cell.victim in ("source", "destination"):
             victim = source if cell.victim == "source" else destination

@@ -110,7 +110,7 @@ CELLS = [HandoffCell(step, victim, fault) for step in STEPS for victim, fault in
 
 async def run_cell(world: World, cell: HandoffCell) -> Outcome:
     """Download, hand over, fail; see how the client ends."""
-    rate = _SLOW_RATE if cell.is_long else RATE
+    rate = _SLOW_RATE if cell.is_slow else RATE
     return await run_handoff(world, cell, Server.hand_over, SIZE, rate, waits=SHORT_WAITS)
 
 
@@ -129,7 +129,7 @@ async def run_handoff(
     source = await world.start(failpoint=spec if cell.at_source else "", **options)
     port = await source.port()
     async with Relay(port) as relay, world.curl(relay.port, size, rate=rate) as curl:
-        connection = await source.the_connection()
+        connection = await connection_of(curl, source)
         joined = "" if cell.at_source else spec
         destination = await world.start("join", source, failpoint=joined, **options)
         await curl.received(_BEGIN_AT)
@@ -149,6 +149,24 @@ async def run_handoff(
                 server.signal(signal.SIGKILL)
             server.assert_no_mistake()
     return Outcome(ending(curl, verdict), ended.error, verdict, stopped_s, in_time, handed_on)
+
+
+async def connection_of(curl: Curl, server: Server) -> str:
+    """The name of the server's only connection, the client's.
+
+    Raises PointNotReachedError: the client is through already.
+    """
+
+    async def look() -> bool:
+        nonlocal name
+        name = await server.open_name()
+        return bool(name) or curl.outcome is not None
+
+    name = ""
+    await server.until(look, "a connection")
+    if not name:
+        raise PointNotReachedError("the download was over before its connection was looked for")
+    return name
 
 
 def is_in_time(waited_s: float) -> bool:

@@ -82,9 +82,10 @@ class Server:
 
     async def the_connection(self) -> str:
         """Its only connection's name, once it is open."""
-        return await self.until(self._open_name, "a connection")
+        return await self.until(self.open_name, "a connection")
 
-    async def _open_name(self) -> str:
+    async def open_name(self) -> str:
+        """The name of one of its open connections; empty if there is none."""
         open_ones = [info for info in (await self.list()).connections if info.state == "open"]
         return open_ones[0].connection if open_ones else ""
 

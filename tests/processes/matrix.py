@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -35,6 +35,8 @@ class Cell:
     step: str
     victim: str
     fault: Fault
+    #: Begun again, as its point was not reached.
+    again: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.step}-{self.victim}-{self.fault.replace(' ', '_')}"
@@ -43,6 +45,11 @@ class Cell:
     def is_long(self) -> bool:
         """Whether the fault outlasts the other side's deadlines."""
         return self.fault.endswith("long")
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether its clients take their time."""
+        return self.is_long or self.again
 
     @property
     def action(self) -> str:
@@ -137,9 +144,10 @@ def run_cells(
 
         async def one(cell: _Cell) -> None:
             async with turns:
-                for _ in range(_ATTEMPTS):
+                for attempt in range(_ATTEMPTS):
                     try:
-                        outcomes.note(cell, await run_cell(world, cell))
+                        begun = replace(cell, again=attempt > 0)
+                        outcomes.note(cell, await run_cell(world, begun))
                     except PointNotReachedError as error:
                         outcomes.note(cell, error)
                         continue

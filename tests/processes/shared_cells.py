@@ -65,5 +65,5 @@ async def run_shared_cell(world: World, cell: SharedCell) -> Outcome:
                 return
 
     store = f"sqlite:{world.folder / 'owners'}"
-    rate = _SLOW_RATE if cell.is_long else _RATE
+    rate = _SLOW_RATE if cell.is_slow else _RATE
     return await run_handoff(world, cell, hand_over, _SIZE, rate, waits=_WAITS, store=store)

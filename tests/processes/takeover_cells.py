@@ -109,7 +109,7 @@ async def run_takeover_cell(world: World, cell: TakeoverCell) -> TakeoverOutcome
     spec = cell.failpoint("new" if at_old else "old", victims)
     old = await world.start(waits=SHORT_WAITS, failpoint=spec if at_old else "")
     port = await old.port()
-    rate = _SLOW_RATE if cell.is_long else _RATE
+    rate = _SLOW_RATE if cell.is_slow else _RATE
     async with AsyncExitStack() as stack:
         relays = [await stack.enter_async_context(Relay(port)) for _ in range(_DOWNLOADS)]
         curls = [

@@ -236,7 +236,7 @@ def test_a_paused_upload_moves_and_goes_on(in_world: Any) -> None:
         first = await world.start()
         async with client_of(world, await first.port()) as client:
             second = await world.start("join", first)
-            exchange = client.ask("/swallow/700", method=b"POST")
+            exchange = client.ask("/swallow/2000", method=b"POST")
             upload = asyncio.create_task(client.upload(exchange, body))
             await _comes_to_rest(lambda: client.unsent(exchange))
             await hand_over(first, second)
