@@ -19,16 +19,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Self
 
-from cells import (
-    RATE,
-    SIZE,
-    STEPS,
-    HandoffCell,
-    connection_of,
-    ending,
-    is_in_time,
-    struck,
-)
+from cells import RATE, SIZE, STEPS, HandoffCell, connection_of, ending, is_in_time, struck
 from harness import SHORT_WAITS, Curl, Server
 from lossy_link import CLEAR, Condition
 from matrix import Faults

@@ -157,16 +157,13 @@ async def connection_of(curl: Curl, server: Server) -> str:
     Raises PointNotReachedError: the client is through already.
     """
 
-    async def look() -> bool:
-        nonlocal name
-        name = await server.open_name()
-        return bool(name) or curl.outcome is not None
+    async def look() -> object:
+        return await server.open_name() or curl.outcome
 
-    name = ""
-    await server.until(look, "a connection")
-    if not name:
+    found = await server.until(look, "a connection")
+    if not isinstance(found, str):
         raise PointNotReachedError("the download was over before its connection was looked for")
-    return name
+    return found
 
 
 def is_in_time(waited_s: float) -> bool:
