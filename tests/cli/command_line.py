@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from quicbaton.cli.main import main
 
 #: Hang guards: nothing waits so long unless it is broken.
 GUARD_S = 60.0
+_LOOK_S = 0.02
 
 _Value = TypeVar("_Value")
 
@@ -177,10 +179,17 @@ def home(path: Path) -> Iterator[Home]:
         made.close()
 
 
-def until(look: Callable[[], _Value], holds: Callable[[_Value], bool]) -> _Value:
-    """Look again until it holds. Every look asks another process, so this does not spin."""
-    for _ in range(200):
+def wait_for(look: Callable[[], _Value], holds: Callable[[_Value], Any]) -> _Value:
+    """Look again until it holds."""
+    until = time.monotonic() + GUARD_S
+    while time.monotonic() < until:
         value = look()
         if holds(value):
             return value
+        time.sleep(_LOOK_S)
     raise AssertionError(f"never came: {value}")
+
+
+def is_stopped(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    return stat.rpartition(")")[2].split()[0] == "T"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from cluster_folder import make_cluster
-from command_line import Home, Server, until
+from command_line import Home, Server, wait_for
 from test_moving import begin, finish
 
 pytestmark = pytest.mark.process
@@ -62,7 +62,7 @@ def test_a_connection_is_saved_here_and_resumed_by_name(home: Home, cluster: Pat
     def look() -> bool:
         return home.run("handoff", names[1], connection, "--to", names[0]).returncode == 0
 
-    assert until(look, bool)
+    assert wait_for(look, bool)
     finish(client, content)
 
 

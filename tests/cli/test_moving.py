@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from command_line import Download, Home, Server, until
+from command_line import GUARD_S, Download, Home, Server, is_stopped, wait_for
 
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.baton.seal import open_baton
@@ -75,7 +76,7 @@ def finish(client: Download, content: bytes) -> None:
 
 def cut_over(home: Home, server: Server) -> dict[str, Any]:
     """The one connection of this server, once its client uses this server's IDs alone."""
-    listed = until(
+    listed = wait_for(
         lambda: ps(home, server), lambda found: not found["connections"][0]["cutover_pending"]
     )
     return listed["connections"][0]  # type: ignore[no-any-return]
@@ -250,6 +251,29 @@ def test_a_takeover_leaves_no_client_behind_and_keeps_the_socket(home: Home) -> 
     home.json("get", url, "--ca", home.ca, "-o", copy)
     assert copy.read_bytes() == content
     assert newest.stop() == 0
+
+
+def test_a_path_that_a_successor_is_about_to_take_is_not_removed(home: Home) -> None:
+    first = home.serve()
+    second = home.serve("--takeover", first.control)
+    assert first.process.wait(GUARD_S) == 0
+    # The third has everything, and has yet to listen where it found the second.
+    home.environment["QUICBATON_FAILPOINT"] = "takeover_settled:STOP"
+    arguments = (home.files, "--json", "--takeover", first.control)
+    process = home.start("quicbaton", "serve", *arguments)
+    assert second.process.wait(GUARD_S) == 0
+    assert first.control.exists()
+    assert second.control.exists()
+    assert wait_for(lambda: is_stopped(process.pid), bool)
+    process.send_signal(signal.SIGCONT)
+    third = Server(process)
+    assert ps(home, third)["pid"] == home.json("ps", first.control)["pid"] == third.pid
+    # What it had of the first is its predecessor's to remove, and of no use to the next.
+    del home.environment["QUICBATON_FAILPOINT"]
+    fourth = home.serve("--takeover", third.control)
+    assert third.process.wait(GUARD_S) == 0
+    assert not first.control.exists()
+    assert fourth.stop() == 0
 
 
 def test_a_takeover_in_a_group_is_known_to_the_others(home: Home) -> None:

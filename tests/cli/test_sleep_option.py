@@ -5,7 +5,7 @@ from argparse import Namespace
 
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
-from command_line import Home, until
+from command_line import Home, wait_for
 
 from quicbaton.asyncio import connect
 from quicbaton.cli.program import sleep_after_s
@@ -23,7 +23,7 @@ def test_a_silent_client_s_connection_is_listed_as_asleep(home: Home) -> None:
     async def main() -> None:
         async with connect("127.0.0.1", server.port, configuration=configuration) as client:
             await client.ping()
-            await asyncio.to_thread(until, state, lambda found: found == "asleep")
+            await asyncio.to_thread(wait_for, state, lambda found: found == "asleep")
             await client.ping()
             assert await asyncio.to_thread(state) == "open"
 

@@ -8,20 +8,16 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from command_line import GUARD_S, Download, Home, Server
-
-_Value = TypeVar("_Value")
+from command_line import Download, Home, Server, wait_for
 
 #: What clients download, as slowly as this; they may go as fast as they can in the end.
 FILE_BYTES = 30_000_000
 RATE = 300_000
-_LOOK_S = 0.02
 
 
 class ServiceHome(Home):
@@ -110,28 +106,12 @@ def check_whole(download: Download, content: bytes) -> None:
     assert outcome["sha256"] == hashlib.sha256(content).hexdigest()
 
 
-def wait_for(look: Callable[[], _Value], holds: Callable[[_Value], Any]) -> _Value:
-    """Look again until it holds."""
-    until = time.monotonic() + GUARD_S
-    while time.monotonic() < until:
-        value = look()
-        if holds(value):
-            return value
-        time.sleep(_LOOK_S)
-    raise AssertionError(f"never came: {value}")
-
-
 def is_alive(pid: int) -> bool:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] not in "ZX"
-
-
-def is_stopped(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
-    return stat.rpartition(")")[2].split()[0] == "T"
 
 
 def last_event(text: str) -> dict[str, Any]:

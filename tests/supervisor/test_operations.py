@@ -5,7 +5,8 @@ from __future__ import annotations
 import urllib.request
 
 import pytest
-from service_home import FILE_BYTES, RATE, Service, ServiceHome, check_whole, wait_for
+from command_line import wait_for
+from service_home import FILE_BYTES, RATE, Service, ServiceHome, check_whole
 
 pytestmark = pytest.mark.process
 

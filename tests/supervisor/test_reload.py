@@ -6,15 +6,8 @@ import os
 import signal
 
 import pytest
-from command_line import Finished
-from service_home import (
-    FILE_BYTES,
-    ServiceHome,
-    check_whole,
-    is_alive,
-    last_event,
-    wait_for,
-)
+from command_line import Finished, wait_for
+from service_home import FILE_BYTES, ServiceHome, check_whole, is_alive, last_event
 
 pytestmark = pytest.mark.process
 

@@ -10,15 +10,8 @@ import signal
 import pytest
 from aioquic.h3.connection import H3_ALPN
 from aioquic.quic.configuration import QuicConfiguration
-from command_line import Download
-from service_home import (
-    FILE_BYTES,
-    ServiceHome,
-    check_whole,
-    is_alive,
-    is_stopped,
-    wait_for,
-)
+from command_line import Download, is_stopped, wait_for
+from service_home import FILE_BYTES, ServiceHome, check_whole, is_alive
 
 from crowd import Getter
 from quicbaton.asyncio import connect

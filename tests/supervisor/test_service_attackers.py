@@ -7,7 +7,8 @@ import urllib.request
 
 import pytest
 from attacker import open_files, resident_bytes, threads
-from service_home import FILE_BYTES, ServiceHome, check_whole, wait_for
+from command_line import wait_for
+from service_home import FILE_BYTES, ServiceHome, check_whole
 
 from quicbaton.limits import MAX_METRICS_REQUESTS
 

@@ -10,8 +10,8 @@ import signal
 
 import pytest
 from aioquic_client import client_of, come
-from command_line import GUARD_S, Server
-from service_home import FILE_BYTES, RATE, ServiceHome, check_whole, wait_for
+from command_line import GUARD_S, Server, wait_for
+from service_home import FILE_BYTES, RATE, ServiceHome, check_whole
 
 pytestmark = pytest.mark.process
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Literal
 
 import pytest
+from command_line import is_stopped, wait_for
 from matrix import TABLES, grid
-from service_home import ServiceHome, check_whole, is_stopped, last_event, wait_for
+from service_home import ServiceHome, check_whole, last_event
 from takeover_cells import STEPS
 
 pytestmark = pytest.mark.process

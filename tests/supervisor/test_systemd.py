@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_home import FILE_BYTES, Service, ServiceHome, check_whole, wait_for
+from command_line import wait_for
+from service_home import FILE_BYTES, Service, ServiceHome, check_whole
 
 from quicbaton.asyncio.endpoint.udp import open_udp
 

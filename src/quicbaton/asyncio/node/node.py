@@ -101,6 +101,7 @@ class Node:
         self.closers: list[Callable[[], None]] = []
         #: Set when a successor has taken everything over.
         self.succeeded = asyncio.Event()
+        self._left_to_successor: set[Path] = set()
         self._waits = waits
         self._peers = Peers(self._on_peer_dead)
         self._next_link = 1
@@ -150,11 +151,8 @@ class Node:
             close()
         self.handoffs.close()
         self.endpoint.close()
-        own, *inherited = self._listeners
-        # The successor listens at our own path, and at none of those before.
-        own.close(leave_path=self.succeeded.is_set())
-        for listener in inherited:
-            listener.close()
+        for listener in self._listeners:
+            listener.close(leave_path=listener.path in self._left_to_successor)
         self._peers.close()
         self.incoming.close()
         if self._acceptor is not None:
@@ -167,6 +165,12 @@ class Node:
     def also_listen(self, control: Path) -> None:
         """Answer at another control socket, too: that of the process which this one replaced."""
         self._listeners.append(Listener(control, self._control.on_channel))
+
+    def leave_to_successor(self, asked_at: Path | None) -> None:
+        """It has everything, and listens at our own control socket, too, and at the one by which it
+        found us; not at those that we have from processes before us."""
+        self._left_to_successor = {Path(self.name)} | ({asked_at} if asked_at else set())
+        self.succeeded.set()
 
     def answer(self, handlers: Mapping[type[c.Frame], Handler]) -> None:
         """Answer these commands, too."""

@@ -116,7 +116,7 @@ class Departure:
             text += f", {len(cut)} cut at the deadline: " + "; ".join(cut)
         self._channel.write(c.encode(c.Answer(not cut, "cut" if cut else "ok", text)))
         reach("takeover_done")
-        node.succeeded.set()
+        node.leave_to_successor(self._channel.accepted_at)
 
     # --- helpers, in reading order --------------------------------------------------------------
 

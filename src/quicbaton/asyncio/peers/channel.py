@@ -66,6 +66,8 @@ class Channel:
         self._broken = False  # nobody takes what we write any more
         self._when_drained: list[Callable[[], None]] = []
         self.peer = peer if peer is not None else peer_credentials(sock)
+        #: The control socket that was connected to, where a listener accepted the channel.
+        self.accepted_at: Path | None = None
         #: What may wait to be written before the peer counts as stuck and is cut off.
         self.max_outbox_bytes = MAX_OUTBOX_BYTES
         #: Why the channel was lost, where that is known and worth telling.
@@ -331,6 +333,7 @@ class Listener:
         except PeerError:
             sock.close()
             return
+        channel.accepted_at = self.path
         self._on_channel(channel)
         channel.start()
 
