@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import weakref
 from typing import Any
 
 import aioquic.asyncio
 import pytest
+from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated, StreamDataReceived
+from aioquic.tls import Context
 from loopback import (
     MB,
     HttpClient,
@@ -21,6 +25,7 @@ from loopback import (
 )
 
 from quicbaton.asyncio import QuicServer, connect, serve
+from quicbaton.asyncio.endpoint.handshaking import Handshaking
 from quicbaton.asyncio.endpoint.udp import Datagram
 from quicbaton.cli.certificate import CertificateFiles
 
@@ -301,6 +306,39 @@ def test_the_program_may_use_a_connection_that_is_over(certificate: CertificateF
         protocol.transmit()
 
     run(main)
+
+
+def test_what_is_over_needs_no_garbage_collector(certificate: CertificateFiles) -> None:
+    # It would stop everything for as long as it takes to look at everything.
+    async def main() -> None:
+        protocols = watcher()
+        server = await start(certificate, protocols)
+        forgotten = over(server)
+        async with client_of(server, certificate, create_protocol=HttpClient) as client:
+            await client.ping()
+            protocol = await protocols.instances.get()
+            assert handshakes_left() == []
+            session = server.endpoint.session_of(protocol._quic.name)
+            left = [weakref.ref(one) for one in (session, protocol, protocol._quic)]
+            del session, protocol
+        await forgotten.wait()
+        await asyncio.sleep(0)
+        assert [one() for one in left] == [None] * 3
+        server.close()
+
+    def handshakes_left() -> list[Any]:
+        """A connected client's TLS context is none: it reads session tickets."""
+        objects = gc.get_objects()
+        contexts = [one for one in objects if isinstance(one, Context)]
+        servers = [one for one in contexts if not vars(one).get("_is_client")]
+        return servers + [one for one in objects if isinstance(one, (QuicConnection, Handshaking))]
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(main)
+    finally:
+        gc.enable()
 
 
 def test_a_port_is_free_again_after_close(certificate: CertificateFiles) -> None:

@@ -172,7 +172,9 @@ class _Client:
         if isinstance(self._owner, Session):
             self._owner.transmit_soon()
 
-    def _on_promoted(self, promotion: Promotion, rest: list[Datagram]) -> None:
+    def _on_promoted(
+        self, _handshake: Handshaking, promotion: Promotion, rest: list[Datagram]
+    ) -> None:
         tls = promotion.tls
 
         def on_crypto(data: bytes) -> None:
@@ -205,7 +207,7 @@ class _Client:
         if not self._connected.done():
             self._connected.set_result(protocol)
 
-    def _on_failed(self, event: events.ConnectionTerminated) -> None:
+    def _on_failed(self, _handshake: Handshaking, event: events.ConnectionTerminated) -> None:
         if not self._connected.done():
             reason = event.reason_phrase or f"error {event.error_code:#x}"
             self._connected.set_exception(ConnectionError(reason))

@@ -24,7 +24,7 @@ only ones that touch aioquic's private attributes; `surface` records which there
 
 from quicbaton.handshake.post_handshake import PostHandshakeTls
 from quicbaton.handshake.preparation import prepare, ready
-from quicbaton.handshake.promotion import Promotion, promote
+from quicbaton.handshake.promotion import Promotion, dismantle, promote
 from quicbaton.handshake.refusal import refuse
 from quicbaton.handshake.tickets import SessionTickets
 
@@ -32,6 +32,7 @@ __all__ = [
     "PostHandshakeTls",
     "Promotion",
     "SessionTickets",
+    "dismantle",
     "prepare",
     "promote",
     "ready",

@@ -119,6 +119,18 @@ def promote(
     )
 
 
+def dismantle(quic: QuicConnection) -> None:
+    """Take a connection apart that aioquic is done with, promoted or failed.
+
+    Its parts refer to each other, so the 250 objects of one would wait for the garbage collector,
+    which would stop the whole process to find them. A client's TLS context goes on.
+    """
+    parts = vars(quic)
+    if "tls" in parts and not quic.configuration.is_client:
+        vars(quic.tls).clear()
+    parts.clear()
+
+
 def _extract(
     quic: QuicConnection,
     to_us: Callable[[float | None], int],

@@ -8,9 +8,11 @@ import os
 import socket
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Final, Protocol
 
+from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.logger import QuicLoggerTrace
@@ -419,8 +421,8 @@ class Endpoint:
         handshake = Handshaking(
             quic,
             self.udp,
-            on_promoted=lambda promotion, rest: self._on_promoted(handshake, cids, promotion, rest),
-            on_failed=lambda _event: self._on_failed(handshake, cids),
+            on_promoted=partial(self._on_promoted, cids),
+            on_failed=partial(self._on_failed, cids),
             congestion_control=self._congestion_control,
             deadline_s=HANDSHAKE_S,
         )
@@ -455,8 +457,8 @@ class Endpoint:
 
     def _on_promoted(
         self,
-        handshake: Handshaking,
         cids: tuple[bytes, ...],
+        handshake: Handshaking,
         promotion: Promotion,
         rest: list[Datagram],
     ) -> None:
@@ -478,7 +480,12 @@ class Endpoint:
         else:
             session.process()
 
-    def _on_failed(self, handshake: Handshaking, cids: tuple[bytes, ...]) -> None:
+    def _on_failed(
+        self,
+        cids: tuple[bytes, ...],
+        handshake: Handshaking,
+        _event: events.ConnectionTerminated,
+    ) -> None:
         self.counters["handshake_failed"] += 1
         self._drop_handshake(handshake, cids)
 

@@ -13,7 +13,7 @@ from aioquic.quic.packet import QuicErrorCode
 
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.errors import RefusedError
-from quicbaton.handshake import Promotion, promote, ready
+from quicbaton.handshake import Promotion, dismantle, promote, ready
 from quicbaton.transport.state import Address
 
 _BROKEN_OFF: Final = events.ConnectionTerminated(QuicErrorCode.INTERNAL_ERROR, None, "")
@@ -22,16 +22,16 @@ _BROKEN_OFF: Final = events.ConnectionTerminated(QuicErrorCode.INTERNAL_ERROR, N
 class Handshaking:
     """Drives aioquic's `quic` on a socket; calls one of the two callbacks when that is over.
 
-    `on_promoted(promotion, rest)` gets the datagrams of the batch that aioquic did not see;
-    `on_failed(event)` says why there is no connection.
+    `on_promoted(handshake, promotion, rest)` gets the datagrams of the batch that aioquic did not
+    see; `on_failed(handshake, event)` says why there is no connection.
     """
 
     def __init__(
         self,
         quic: QuicConnection,
         udp: UdpSocket,
-        on_promoted: Callable[[Promotion, list[Datagram]], None],
-        on_failed: Callable[[events.ConnectionTerminated], None],
+        on_promoted: Callable[[Handshaking, Promotion, list[Datagram]], None],
+        on_failed: Callable[[Handshaking, events.ConnectionTerminated], None],
         congestion_control: str = "cubic",
         deadline_s: float | None = None,
     ) -> None:
@@ -49,14 +49,11 @@ class Handshaking:
             None if deadline_s is None else self._loop.call_later(deadline_s, self._give_up)
         )
         self.since_s = monotonic()
+        #: Our connection ID, hexadecimal: what the connection will be called.
+        self.name = quic.host_cid.hex()
 
     def __repr__(self) -> str:
-        return f"<Handshaking {self.quic.original_destination_connection_id.hex()}>"
-
-    @property
-    def name(self) -> str:
-        """Our connection ID, hexadecimal: what the connection will be called."""
-        return self.quic.host_cid.hex()
+        return f"<Handshaking {self.name}>"
 
     @property
     def peer(self) -> str:
@@ -80,7 +77,7 @@ class Handshaking:
             # end this handshake, and whoever knows how could fill all places.
             if not self._over:
                 self.abandon()
-                self._on_failed(_BROKEN_OFF)
+                self._on_failed(self, _BROKEN_OFF)
             raise
 
     def close(self) -> None:
@@ -107,7 +104,7 @@ class Handshaking:
             # No packet in them was even well-formed: its Length goes beyond the datagram, say.
             # There is nobody to answer, and nothing was begun.
             self.abandon()
-            self._on_failed(_BROKEN_OFF)
+            self._on_failed(self, _BROKEN_OFF)
             return
         self._transmit()
 
@@ -120,14 +117,14 @@ class Handshaking:
             self._fail(QuicErrorCode.INTERNAL_ERROR, str(error))
             return
         self._end()
-        self._on_promoted(promotion, rest)
+        self._on_promoted(self, promotion, rest)
 
     def _fail(self, error_code: int, reason: str) -> None:
         """Close at once: what the peer still sends finds nobody."""
         self.quic.close(error_code, reason_phrase=reason)
         self._send()
         self._end()
-        self._on_failed(events.ConnectionTerminated(error_code, None, reason))
+        self._on_failed(self, events.ConnectionTerminated(error_code, None, reason))
 
     def _send(self) -> None:
         for data, address in self.quic.datagrams_to_send(now=monotonic()):
@@ -152,7 +149,7 @@ class Handshaking:
     def _give_up(self) -> None:
         """Nobody is told: whoever did not finish in time may not even be there."""
         self.abandon()
-        self._on_failed(_BROKEN_OFF)
+        self._on_failed(self, _BROKEN_OFF)
 
     def _terminated(self) -> bool:
         """True when aioquic gave up. Its other events wait: a promotion replays them."""
@@ -160,7 +157,7 @@ class Handshaking:
         if event is None:
             return False
         self._end()
-        self._on_failed(event)
+        self._on_failed(self, event)
         return True
 
     def _end(self) -> None:
@@ -170,6 +167,7 @@ class Handshaking:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        dismantle(self.quic)
 
 
 def _termination(quic: QuicConnection) -> events.ConnectionTerminated | None:
