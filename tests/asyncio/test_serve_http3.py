@@ -13,6 +13,7 @@ from aioquic.quic.packet import QuicProtocolVersion
 from aioquic.tls import CipherSuite
 from loopback import (
     CLIENTS,
+    GUARD_S,
     MB,
     FileServer,
     HttpClient,
@@ -45,7 +46,8 @@ async def curl_download(url: str, certificate: CertificateFiles) -> Outcome:
 
 
 def curl_upload(url: str, certificate: CertificateFiles, body: bytes) -> str:
-    curl = curl_handle(url, certificate.certificate, 30)
+    curl = curl_handle(url, certificate.certificate)
+    curl.setopt(pycurl.TIMEOUT, round(GUARD_S))
     answer = io.BytesIO()
     curl.setopt(pycurl.POST, 1)
     curl.setopt(pycurl.POSTFIELDSIZE_LARGE, len(body))

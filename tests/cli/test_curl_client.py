@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import hashlib
 import random
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import QuicEvent
 
 from quicbaton.cli.certificate import CertificateFiles, write_self_signed
-from quicbaton.cli.curl import Outcome, Progress, longest_pause_ns
+from quicbaton.cli.curl import Outcome, Progress, download, longest_pause_ns
 
 BODY = random.Random(7).randbytes(300_000)
 
@@ -44,7 +45,7 @@ async def _fetch(
     port = server._transport.get_extra_info("sockname")[1]
     client = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "quicbaton.cli.curl", f"https://{host}:{port}/"),
-        *("--ca", str(ca_file), "--timeout", "30", *options),
+        *("--ca", str(ca_file), "--timeout", "60", *options),
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await client.communicate()
@@ -85,6 +86,15 @@ def test_unknown_certificate_is_refused(certificate: CertificateFiles, tmp_path:
     assert status == 1
     assert "curl error 60" in outcome.error  # CURLE_PEER_FAILED_VERIFICATION
     assert outcome.received_bytes == 0
+
+
+def test_silence_ends_a_download(certificate: CertificateFiles) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"https://127.0.0.1:{nobody.getsockname()[1]}/"
+        outcome = download(url, ca_file=certificate.certificate, timeout_s=0.1)
+    assert outcome.error.startswith("curl error 28")  # CURLE_OPERATION_TIMEDOUT
+    assert not outcome.ok
 
 
 @pytest.mark.process

@@ -50,7 +50,7 @@ STILL_SHORT_S = 0.25
 #: A handoff that was broken off is over on both sides, and the next one is made, within this.
 _TIME_TO_HAND_ON_S = 1.5
 #: Nobody can tell whether a host beyond a partition lives. Its clients find out by themselves.
-_CLIENT_TIMEOUT_S = 6.0
+_CLIENT_TIMEOUT_S = 5.0
 
 
 class HostCell(HandoffCell):

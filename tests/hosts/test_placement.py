@@ -79,7 +79,7 @@ async def fetch(site: Site, certificate: CertificateFiles, path: str) -> Outcome
     """libcurl at the client's, on a new connection."""
     process = await site.client.start(
         *(sys.executable, "-m", "quicbaton.cli.curl", f"https://{SHARED}:{PORT}{path}"),
-        *("--ca", certificate.certificate, "--timeout", "30"),
+        *("--ca", certificate.certificate, "--timeout", "60"),
         stdout=subprocess.PIPE,
     )
     text, _ = await process.communicate()

@@ -195,10 +195,12 @@ async def struck(fault: str, victim: Server, curls: Sequence[Curl]) -> None:
         return not victim.alive if fault == "KILL" else victim.stopped
 
     def is_over() -> bool:
-        return not victim.alive or all(curl.whole for curl in curls)
+        return not victim.alive or all(curl.outcome is not None for curl in curls)
 
     await victim.until(lambda: is_struck() or is_over(), f"the {fault}")
     if not is_struck():
+        errors = [curl.outcome.error for curl in curls if curl.outcome is not None]
+        assert not any(errors), errors
         raise PointNotReachedError(f"the point was never reached\n{victim.log()}")
 
 
