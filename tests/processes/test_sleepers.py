@@ -102,8 +102,10 @@ def test_what_cannot_move_in_a_takeover_is_closed_though_it_slept(in_world: Any)
         async with crowd(world.certificate, await old.port(), count) as clients:
             await asyncio.gather(*(client.get("/1000") for client in clients))
             await sleepers(old, count)
-            # Nothing can be handed over in no time.
-            await world.fork("takeover", old, program="sleepy", deadline_s=0.0)
+            # It would not find them by the IDs that their clients have.
+            await world.fork(
+                "takeover", old, program="sleepy", ids="plaintext:nonce=10", deadline_s=0.5
+            )
             await old.gone()
             await until(
                 lambda: all(client.terminated is not None for client in clients), "their ends"

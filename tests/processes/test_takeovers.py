@@ -129,6 +129,19 @@ def test_what_still_cannot_move_at_the_deadline_is_reported_and_closed(in_world:
     in_world(test)
 
 
+def test_the_deadline_is_for_what_waits_and_not_for_the_number(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        count = 60
+        old = await world.start()
+        async with crowd(world.certificate, await old.port(), count) as clients:
+            new = await world.fork("takeover", old, deadline_s=0.0)
+            assert await new.settled() == f"settled ok {count} connections moved"
+            bodies = await asyncio.gather(*(client.get("/10") for client in clients))
+            assert all(body == content(0, 10) for body in bodies)
+
+    in_world(test)
+
+
 def test_a_successor_that_cannot_read_the_state_gets_nothing(in_world: Any) -> None:
     async def test(world: World) -> None:
         old = await world.start()

@@ -3,6 +3,7 @@
 Each connection's handoff is its own, a bounded number at a time, so that how long one connection
 stands still does not grow with how many move. What cannot move now (its client has not cut over,
 its request runs) is tried again until the deadline; what can never move there is left and named.
+Each gets its turn, however many there are: the deadline is for what waits, not for the number.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from quicbaton.limits import MAX_CONCURRENT_HANDOFFS, MAX_DRAIN_SAMPLES
 
 #: How long a connection that could not move is left alone.
 _RETRY_S: Final = 0.1
+#: Beyond the deadline connections still get their first turn unless none has moved for so long.
+_STALLED_S: Final = 5.0
 #: How often whoever asked hears how far it is.
 _PROGRESS_S: Final = 0.1
 #: Reasons that no waiting changes.
@@ -78,6 +81,9 @@ class Exodus:
         self._relay = relay
         self._queue: asyncio.Queue[bytes] = asyncio.Queue()
         self._queued: set[bytes] = set()
+        #: Those that were to move from the beginning and have not had their turn.
+        self._untried: set[bytes] = set()
+        self._progress_at_s = monotonic()
         self._kept: dict[bytes, Report] = {}
         self._over = False
         self.moved = 0
@@ -94,6 +100,19 @@ class Exodus:
         """Of those, the ones that may still move."""
         final = sum(report.code in _FINAL_REASONS for report in self._kept.values())
         return self.left - final
+
+    def begin(self, names: Iterable[bytes]) -> None:
+        """These are to move, and each is tried, be it after the deadline."""
+        names = list(names)
+        self._untried.update(names)
+        self.add(names)
+
+    def is_due(self, deadline_s: float) -> bool:
+        """Whether there is no time left: the deadline, by the monotonic clock, has passed, and
+        everybody had a turn or nothing moves any more."""
+        now_s = monotonic()
+        is_moving = bool(self._untried) and now_s < self._progress_at_s + _STALLED_S
+        return now_s >= deadline_s and not is_moving
 
     def add(self, names: Iterable[bytes]) -> None:
         """These are to move, too."""
@@ -135,6 +154,7 @@ class Exodus:
                 continue
             report = await self._move(name)
             self._queued.discard(name)
+            self._untried.discard(name)
             if report.outcome is Outcome.GIVEN:
                 self._count(report)
             elif report.code != "closed":
@@ -150,6 +170,7 @@ class Exodus:
             return Report(Outcome.KEPT, error.code, str(error))
 
     def _count(self, report: Report) -> None:
+        self._progress_at_s = monotonic()
         if report.code == "relayed":
             self.relayed += 1
         else:
@@ -226,7 +247,7 @@ class Draining:
         self._moving = True
         self._all = frame.count < 0
         names = self._connections.names()
-        exodus.add(names if self._all else names[: frame.count])
+        exodus.begin(names if self._all else names[: frame.count])
         self._task = asyncio.create_task(exodus.work())
         begun = monotonic()
         next_progress = begun
@@ -234,7 +255,7 @@ class Draining:
         try:
             # A process that is drained may end: requests that run on here are waited for, too.
             while exodus.waiting or (self._all and self._running()):
-                if monotonic() - begun >= frame.deadline_s or channel.closed:
+                if exodus.is_due(begun + frame.deadline_s) or channel.closed:
                     break
                 if monotonic() >= next_progress:
                     next_progress += _PROGRESS_S

@@ -92,10 +92,10 @@ class Leaving:
             [to],
             relay=False,
         )
-        exodus.add(self._node.endpoint.names())
+        exodus.begin(self._node.endpoint.names())
         work = asyncio.get_running_loop().create_task(exodus.work())
         try:
-            while exodus.waiting and monotonic() < until:
+            while exodus.waiting and not exodus.is_due(until):
                 await asyncio.sleep(_LOOK_S)
         finally:
             work.cancel()

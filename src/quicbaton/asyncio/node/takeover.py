@@ -154,12 +154,12 @@ class Departure:
         """Hand over until nothing is left, the deadline passes or the successor dies."""
         handoffs = self._node.handoffs
         exodus = self._exodus
-        exodus.add(self._node.endpoint.names())
+        exodus.begin(self._node.endpoint.names())
         deadline = monotonic() + self._deadline_s
         work = asyncio.create_task(exodus.work())
         try:
             next_progress = 0.0
-            while (left := self._left()) and monotonic() < deadline:
+            while (left := self._left()) and not exodus.is_due(deadline):
                 if self._successor_died.is_set():
                     break
                 if monotonic() >= next_progress:
