@@ -1,11 +1,12 @@
 """Servers named by cluster, port or socket: the same commands wherever they are."""
 
+import signal
 import stat
 from pathlib import Path
 
 import pytest
 from cluster_folder import make_cluster
-from command_line import Home, Server, wait_for
+from command_line import GUARD_S, Home, Server, is_stopped, wait_for
 from test_moving import begin, finish
 
 pytestmark = pytest.mark.process
@@ -63,6 +64,26 @@ def test_a_connection_is_saved_here_and_resumed_by_name(home: Home, cluster: Pat
         return home.run("handoff", names[1], connection, "--to", names[0]).returncode == 0
 
     assert wait_for(look, bool)
+    finish(client, content)
+
+
+def test_a_node_that_cannot_be_reached_after_a_takeover_keeps_its_clients(
+    home: Home, cluster: Path
+) -> None:
+    content, client, connection, (first,) = begin(home, node(home, "a"))
+    home.environment["QUICBATON_FAILPOINT"] = "takeover_settled:STOP"
+    arguments = (home.files, "--json", "--takeover", first.control, "--node-name", "a")
+    process = home.start("quicbaton", "serve", *arguments)
+    assert first.process.wait(GUARD_S) == 0
+    wait_for(lambda: is_stopped(process.pid), bool)
+    # It has everything, and then its address is another host's (RFC 5737).
+    file = cluster / "cluster.toml"
+    file.write_text(file.read_text().replace("127.0.0.1", "192.0.2.1", 1))
+    process.send_signal(signal.SIGCONT)
+    second = Server(process)
+    assert "not_reachable" in [event["event"] for event in second.events]
+    (info,) = home.json("ps", second.control)["connections"]
+    assert info["connection"] == connection
     finish(client, content)
 
 

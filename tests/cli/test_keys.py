@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Home
+from command_line import GUARD_S, Home, wait_for, waits_for_a_lock
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from quicbaton.asyncio.peers.cluster import Cluster, parse_address, read_nodes
+from quicbaton.cli import keys
 from quicbaton.cli.user_state import read_keys
 from quicbaton.errors import ConfigurationError
 
@@ -185,3 +186,24 @@ def test_addresses_are_read_as_they_are_written() -> None:
         assert str(parse_address(text)) == text
     assert parse_address("[::1]") == ("::1", 7843)
     assert parse_address("host") == ("host", 7843)
+
+
+def test_two_commands_at_once_change_a_folder_one_after_the_other(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or two nodes would get the same number, and one of them would be forgotten."""
+    folder = init(home)
+    others = []
+
+    def read_and_be_overtaken(path: Path) -> Any:
+        known = read_nodes(path)
+        if not others:
+            others.append(home.start("quicbaton", "keys", "add-node", folder, "d=10.0.0.4"))
+            wait_for(lambda: others[0].poll() is not None or waits_for_a_lock(others[0].pid), bool)
+        return known
+
+    monkeypatch.setattr(keys, "read_nodes", read_and_be_overtaken)
+    home.json("keys", "add-node", folder, "c=10.0.0.3")
+    assert others[0].wait(GUARD_S) == 0
+    nodes = read_nodes(folder)
+    assert {name: node.number for name, node in nodes.items()} == {"a": 1, "b": 2, "c": 3, "d": 4}

@@ -2,8 +2,11 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
+import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +19,13 @@ import pytest
 from command_line import GUARD_S, Download, Home, Server, is_stopped, wait_for
 
 from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import CommandFailedError, Conversation, read_frames
+from quicbaton.asyncio.peers.channel import Channel
 from quicbaton.baton.seal import open_baton
 from quicbaton.baton.snapshot import Snapshot, decode_snapshot
+from quicbaton.cli.connections import _fetch
 from quicbaton.cli.user_state import read_keys
+from quicbaton.errors import PeerError
 
 pytestmark = pytest.mark.process
 
@@ -276,6 +283,88 @@ def test_a_path_that_a_successor_is_about_to_take_is_not_removed(home: Home) -> 
     assert fourth.stop() == 0
 
 
+@pytest.mark.parametrize(
+    ("point", "kind"),
+    [("takeover_linked", "join"), ("takeover_done", "join"), ("takeover_done", "takeover")],
+)
+def test_a_process_with_a_successor_shares_its_port_with_no_other(
+    point: str, kind: str, home: Home
+) -> None:
+    home.environment["QUICBATON_FAILPOINT"] = f"{point}:STOP"
+    first = home.serve()
+    del home.environment["QUICBATON_FAILPOINT"]
+    name = str(home.path / "run" / "late.sock")
+    command = c.Join(name) if kind == "join" else c.TakeOver(name, 1.0)
+    with socket.socket(socket.AF_UNIX) as late:
+        late.connect(str(first.control))
+        second = home.start("quicbaton", "serve", home.files, "--json", "--takeover", first.control)
+        wait_for(lambda: is_stopped(first.pid), bool)
+        late.sendall(c.encode(command))
+        first.process.send_signal(signal.SIGCONT)
+        assert first.process.wait(GUARD_S) == 0
+        with contextlib.suppress(ConnectionResetError):  # it ended before it read the command
+            _, descriptors, _, _ = socket.recv_fds(late, 1 << 16, 1)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            assert not descriptors
+    assert Server(second).stop() == 0
+
+
+def test_a_path_that_cannot_be_taken_over_costs_no_connection(home: Home) -> None:
+    content, client, connection, (first,) = begin(home, home.serve())
+    home.environment["QUICBATON_FAILPOINT"] = "takeover_settled:STOP"
+    arguments = (home.files, "--json", "--takeover", first.control)
+    process = home.start("quicbaton", "serve", *arguments)
+    assert first.process.wait(GUARD_S) == 0
+    wait_for(lambda: is_stopped(process.pid), bool)
+    # It has everything, and then somebody puts a file where it is to listen.
+    first.control.unlink()
+    first.control.touch()
+    process.send_signal(signal.SIGCONT)
+    second = Server(process)
+    assert [info["connection"] for info in ps(home, second)["connections"]] == [connection]
+    finish(client, content)
+
+
+def test_who_waits_for_a_server_that_stands_still_can_be_stopped(home: Home) -> None:
+    first = home.serve()
+    first.process.send_signal(signal.SIGSTOP)
+    process = home.start("quicbaton", "serve", home.files, "--json", "--takeover", first.control)
+    wait_for(lambda: catches_sigterm(process.pid), bool)
+    process.terminate()
+    assert process.wait(GUARD_S / 2) == 0
+    first.process.send_signal(signal.SIGCONT)
+    assert ps(home, first)["pid"] == first.pid
+
+
+def test_a_second_signal_ends_a_takeover(home: Home) -> None:
+    """The predecessor goes on with what it still has."""
+    first = home.serve()
+    home.environment["QUICBATON_FAILPOINT"] = f"takeover_listening:STOP:{home.path / 'pid'}"
+    (home.path / "pid").write_text(str(first.pid))
+    process = home.start("quicbaton", "serve", home.files, "--json", "--takeover", first.control)
+    wait_for(lambda: is_stopped(first.pid), bool)
+    for _ in range(2):
+        process.terminate()
+        wait_for(lambda: process.poll() is not None or not has_pending_signals(process.pid), bool)
+    assert process.wait(GUARD_S / 2) == 0
+    first.process.send_signal(signal.SIGCONT)
+    assert wait_for(lambda: ps(home, first), bool)["pid"] == first.pid
+
+
+def catches_sigterm(pid: int) -> bool:
+    return bool(signal_mask(pid, "SigCgt") & 1 << (signal.SIGTERM - 1))
+
+
+def has_pending_signals(pid: int) -> bool:
+    return bool(signal_mask(pid, "ShdPnd"))
+
+
+def signal_mask(pid: int, name: str) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(name)), 16)
+
+
 def test_a_takeover_in_a_group_is_known_to_the_others(home: Home) -> None:
     content, client, connection, (owner, other) = begin(home, *pair(home))
     new = home.serve("--takeover", owner.control)
@@ -283,3 +372,30 @@ def test_a_takeover_in_a_group_is_known_to_the_others(home: Home) -> None:
     home.json("handoff", new.control, connection, "--to", other.control)
     assert cut_over(home, other)["connection"] == connection
     finish(client, content)
+
+
+@pytest.mark.parametrize("hangs_up", [True, False])
+def test_a_baton_is_kept_unless_the_server_says_that_it_is_worth_nothing(
+    hangs_up: bool, tmp_path: Path
+) -> None:
+    """A server that hangs up may have heard that it is safe, and keeps the connection frozen."""
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        channel, server = Channel(ours), Channel(theirs)
+        answers = read_frames(server)
+        server.start()
+        file = tmp_path / "connection.baton"
+        fetching = asyncio.create_task(_fetch(Conversation(channel), "ab", file))
+        assert isinstance(await answers.get(), c.Freeze)
+        server.write(c.encode(c.Frozen(b"sealed")))
+        assert isinstance(await answers.get(), c.Kept)
+        if not hangs_up:
+            server.write(c.encode(c.Answer(False, "not_kept", "it came too late")))
+        server.close()
+        with pytest.raises(PeerError if hangs_up else CommandFailedError):
+            await fetching
+        assert file.exists() is hangs_up
+        channel.abort()
+
+    asyncio.run(main())

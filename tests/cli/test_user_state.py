@@ -1,12 +1,19 @@
 """Keys, certificate and folders that are kept for the user."""
 
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from aioquic.quic.configuration import QuicConfiguration
+from command_line import GUARD_S, wait_for, waits_for_a_lock
 from cryptography import x509
 
 from quicbaton.cli import user_state
+from quicbaton.cli.main import parse
+from quicbaton.cli.reporter import Reporter
+from quicbaton.cli.serve import Server
 from quicbaton.errors import ConfigurationError
 
 
@@ -68,3 +75,25 @@ def test_a_link_in_the_place_of_the_folder_is_refused(home: Path) -> None:
     (home / "run" / "quicbaton").symlink_to(home / "elsewhere")
     with pytest.raises(ConfigurationError, match="not a folder of yours"):
         user_state.runtime_folder()
+
+
+def test_a_certificate_and_its_key_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another server that starts makes new ones, for a host of its own."""
+    others: list[subprocess.Popen[bytes]] = []
+    load = QuicConfiguration.load_cert_chain
+
+    def load_and_be_overtaken(self: QuicConfiguration, certificate: Path, key: Path) -> None:
+        load(self, certificate, key)
+        code = "from quicbaton.cli import user_state; user_state.local_certificate('other.host')"
+        others.append(subprocess.Popen([sys.executable, "-c", code]))
+        wait_for(lambda: others[0].poll() is not None or waits_for_a_lock(others[0].pid), bool)
+        # The key's turn.
+        loaded = self.certificate
+        load(self, certificate, key)
+        self.certificate = loaded
+
+    monkeypatch.setattr(QuicConfiguration, "load_cert_chain", load_and_be_overtaken)
+    server = Server(parse(["serve", "."]), Reporter(as_json=True))
+    configuration = server._configuration
+    assert configuration.certificate.public_key() == configuration.private_key.public_key()
+    assert others[0].wait(GUARD_S) == 0

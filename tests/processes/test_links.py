@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
 import sys
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from harness import until
 from loopback import run
 
+from quicbaton.asyncio.peers import channel as channel_module
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import Conversation, ask_for_descriptor
 from quicbaton.asyncio.peers.channel import Channel, Listener, connect_channel
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.asyncio.peers.peers import Peers
+from quicbaton.asyncio.peers.process_watch import ProcessWatch
 from quicbaton.errors import PeerError
 from quicbaton.handoff import Hello, encode
 from quicbaton.handoff.messages import PROTOCOL_VERSION, Cutover, Message
@@ -271,5 +278,131 @@ def test_a_socket_that_a_successor_replaced_is_left_alone(tmp_path: Path) -> Non
         assert not path.exists()
         for one in (channel, *accepted):
             one.abort()
+
+    run(test)
+
+
+def test_a_socket_that_was_replaced_at_once_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a successor, between the moment when ours is in place and the next line."""
+    tmp_path.chmod(0o700)
+
+    async def test() -> None:
+        path = tmp_path / "socket"
+        others: list[Listener] = []
+        rename = Path.rename
+
+        def rename_and_be_replaced(moved: Path, to: Path) -> Path:
+            done = rename(moved, to)
+            monkeypatch.undo()
+            others.append(Listener(path, lambda _channel: None))
+            return done
+
+        monkeypatch.setattr(Path, "rename", rename_and_be_replaced)
+        Listener(path, lambda _channel: None).close()
+        (await connect_channel(path)).abort()
+        others[0].close()
+        assert not path.exists()
+
+    run(test)
+
+
+def test_a_process_with_the_number_of_a_killed_one_can_listen(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+
+    async def test() -> None:
+        path = tmp_path / "socket"
+        with socket.socket(socket.AF_UNIX) as killed:
+            # It had yet to move its socket into place.
+            killed.bind(f"{path}.{os.getpid()}")
+        Listener(path, lambda _channel: None).close()
+
+    run(test)
+
+
+def test_a_process_that_accepts_nobody_is_not_taken_for_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "_CONNECT_S", 0.05, raising=False)
+    path = tmp_path / "socket"
+
+    async def test() -> None:
+        with socket.socket(socket.AF_UNIX) as stopped, ExitStack() as stack:
+            stopped.bind(str(path))
+            stopped.listen(1)
+            for _ in range(2):
+                stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(path))
+            with pytest.raises(PeerError) as caught:
+                await connect_channel(path)
+            assert caught.value.code == "timeout"
+            late = asyncio.create_task(connect_channel(path))
+            await asyncio.sleep(0)
+            stopped.accept()[0].close()
+            (await late).abort()
+
+    run(test)
+
+
+def test_who_cannot_open_a_socket_has_not_found_anybody_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def test() -> None:
+        monkeypatch.setattr(socket, "socket", refuse)
+        with pytest.raises(PeerError) as caught:
+            await connect_channel(tmp_path / "socket")
+        monkeypatch.undo()
+        assert caught.value.code == "os"
+
+    run(test)
+
+
+def test_a_peer_that_has_exited_is_not_sought_by_its_number() -> None:
+    """The number may be another's by now. What the kernel says is as before Linux 6.16."""
+
+    class Orphaned:
+        def getsockopt(self, *_what: int) -> bytes:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    async def test() -> None:
+        told = asyncio.Event()
+        stranger = os.getpid()
+        ProcessWatch(Orphaned(), stranger, told.set)  # type: ignore[arg-type]
+        await until(told.is_set, "the news")
+
+    run(test)
+
+
+def test_an_answer_that_came_in_time_counts_however_late_it_is_read() -> None:
+    """This process was stopped, or starved, while it waited."""
+
+    async def test() -> None:
+        channel, other = pair()
+        with other:
+            conversation = Conversation(channel, 0.01)
+            asking = asyncio.create_task(conversation.ask(c.WorkerStatus(), c.Answer))
+            await asyncio.sleep(0)
+            other.sendall(c.encode(c.Answer(True, "ok", "here")))
+            time.sleep(0.05)
+            assert (await asking).message == "here"
+        channel.abort()
+
+    run(test)
+
+
+def test_a_descriptor_that_comes_too_late_is_not_kept(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+
+    async def test() -> None:
+        accepted: list[Channel] = []
+        listener = Listener(tmp_path / "socket", accepted.append)
+        with pytest.raises(TimeoutError):
+            await ask_for_descriptor(listener.path, c.PassSocket(0), 0.01)
+        # Whoever asked has hung up.
+        await until(lambda: accepted and accepted[0].closed, "the end")
+        listener.close()
 
     run(test)

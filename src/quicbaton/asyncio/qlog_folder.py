@@ -59,10 +59,17 @@ class QlogTrace(QuicLoggerTrace):
             self._bytes = 0
 
     def close(self) -> None:
-        self.flush()
-        os.close(self._file)
+        """Write no more. OSError when what was buffered is lost."""
+        try:
+            self.flush()
+        finally:
+            self._records.clear()
+            os.close(self._file)
+            self._file = -1
 
     def _append(self, record: dict[str, Any]) -> None:
+        if self._file < 0:
+            return  # The number may be another file's by now.
         data = _RECORD_SEPARATOR + msgspec.json.encode(record) + b"\n"
         self._records.append(data)
         self._bytes += len(data)

@@ -25,7 +25,7 @@ from quicbaton.cli.control import (
     your_servers,
 )
 from quicbaton.cli.reporter import Reporter, add_json_option
-from quicbaton.errors import ConfigurationError, QuicbatonError
+from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
 from quicbaton.limits import BATON_LIFETIME_S
 
 _T = TypeVar("_T")
@@ -265,10 +265,17 @@ async def _fetch(conversation: Conversation, connection: str, file: Path) -> Non
     write_baton(file, frozen.sealed)
     try:
         await conversation.ask(c.Kept(), c.Answer)
-    except QuicbatonError:
-        # It thaws there: what we have fits nothing any more, or soon will not.
-        file.unlink()
-        raise
+    except QuicbatonError as error:
+        if isinstance(error, CommandFailedError) and error.code != "link_lost":
+            # It thaws there: what we have fits nothing any more.
+            file.unlink()
+            raise
+        # It may have heard that, and stand still for good: then this is all there is of it.
+        raise PeerError(
+            f"{error}; whether the connection is frozen is not known, {file} is kept: "
+            "`quicbaton resume` tells",
+            code=error.code,
+        ) from error
 
 
 def _resume(options: argparse.Namespace, reporter: Reporter) -> int:

@@ -6,6 +6,7 @@ import argparse
 import datetime
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from quicbaton.asyncio.peers.cluster import (
     read_nodes,
 )
 from quicbaton.asyncio.peers.names import is_node_name
-from quicbaton.cli.authority import Authority, write_private
+from quicbaton.cli.authority import Authority, locked, write_private
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.cli.user_state import read_keys
 from quicbaton.errors import ConfigurationError
@@ -66,14 +67,14 @@ def add_parser(commands: Any) -> None:
     )
     _add_folder(add)
     add.add_argument("nodes", nargs="+", metavar="NAME=HOST[:PORT]", help="as for `init`")
-    add.set_defaults(run=_add_nodes)
+    add.set_defaults(run=_alone(_add_nodes))
 
     renew = actions.add_parser(
         "renew", help="new certificates", description="Make new keys and certificates for nodes."
     )
     _add_folder(renew)
     renew.add_argument("nodes", nargs="+", metavar="NAME", help="a node of the cluster")
-    renew.set_defaults(run=_renew)
+    renew.set_defaults(run=_alone(_renew))
 
     rotate = actions.add_parser(
         "rotate",
@@ -90,7 +91,7 @@ def add_parser(commands: Any) -> None:
         metavar="ID",
         help="3: forget this key; a day later, when the tokens that it sealed have expired",
     )
-    rotate.set_defaults(run=_rotate)
+    rotate.set_defaults(run=_alone(_rotate))
 
     show = actions.add_parser(
         "show", help="say what there is", description="Say what a folder has. Shows no secrets."
@@ -99,6 +100,18 @@ def add_parser(commands: Any) -> None:
     show.set_defaults(run=_show)
     for parser in (init, add, renew, rotate, show):
         add_json_option(parser)
+
+
+def _alone(
+    run: Callable[[argparse.Namespace, Reporter], int],
+) -> Callable[[argparse.Namespace, Reporter], int]:
+    """One at a time in a folder: each changes what it has read there."""
+
+    def run_alone(options: argparse.Namespace, reporter: Reporter) -> int:
+        with locked(options.folder):
+            return run(options, reporter)
+
+    return run_alone
 
 
 def _add_folder(parser: argparse.ArgumentParser, text: str = "the cluster's folder") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import errno
 import os
 import signal
@@ -145,24 +146,41 @@ class Server:
             keys = self._cluster.folder / KEYS_FILE
         self._ring = user_state.load_keys(keys)
         self._files = _certificate(options)
-        self._configuration = _configuration(self._files)
+        # Certificate and key are two files; those that we make for the user others may replace.
+        with user_state.unchanged() if options.cert is None else contextlib.nullcontext():
+            self._configuration = _configuration(self._files)
         self._program = program(options)
         self._stop = asyncio.Event()
+        self._has_socket = False
+        self._leaving: Leaving | None = None
         self._keylog: TextIO | None = None
 
     async def run(self) -> None:
         """Serve until a signal comes or a successor has taken over."""
         tune_collector()
         loop = asyncio.get_running_loop()
+        beginning = loop.create_task(self._begin())
+
+        def on_signal() -> None:
+            if self._leaving is not None:
+                self._leaving.begin()
+                return
+            # Who waits for another process's socket waits for nothing that is ours. Once we have
+            # that, the first signal is for when we serve, and the second ends us at once.
+            if self._stop.is_set() or not self._has_socket:
+                beginning.cancel()
+            self._stop.set()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop.set)
-        await self.prepare()
-        if self._options.takeover is not None:
-            node = await self._take_over(self._options.takeover.absolute())
-        elif self._options.join is not None:
-            node = await self._join(self._options.join.absolute())
-        else:
-            node = self._start()
+            loop.add_signal_handler(number, on_signal)
+        try:
+            node = await beginning
+        except asyncio.CancelledError:
+            if not self._stop.is_set():
+                raise
+            self._reporter.event("stopped", "stopped before it served")
+            self.close()
+            return
         metrics = operate.serve_metrics(self._options, self._reporter, lambda: [node.name])
         try:
             await self._until_over(node)
@@ -171,6 +189,14 @@ class Server:
                 metrics.close()
             node.close()
             self.close()
+
+    async def _begin(self) -> Node:
+        await self.prepare()
+        if self._options.takeover is not None:
+            return await self._take_over(self._options.takeover.absolute())
+        if self._options.join is not None:
+            return await self._join(self._options.join.absolute())
+        return self._start()
 
     async def prepare(self) -> None:
         """Open what the options name, and see that the program is healthy."""
@@ -205,6 +231,7 @@ class Server:
     async def _join(self, other: Path) -> Node:
         control = self._control_path(await _port_of(other))
         channel, _, joined, descriptor = await ask_for_socket(other, c.Join(str(control)))
+        self._has_socket = True
         channel.close()
         sock = socket.socket(fileno=descriptor)
         node = self.node(sock, control, joined.node, joined.worker, joined.workers)
@@ -217,6 +244,7 @@ class Server:
         control = self._control_path(await _port_of(other))
         command = c.TakeOver(str(control), self._options.deadline)
         channel, frames, passed, descriptor = await ask_for_socket(other, command)
+        self._has_socket = True
         arrival = Arrival(channel, frames, passed, descriptor)
         node = self.node(arrival.sock, control, passed.node, passed.worker, passed.workers)
         # The others toss to us what is for it as soon as they know of us.
@@ -227,11 +255,15 @@ class Server:
             # Who knows an old socket finds the new process behind it.
             for path in {other, Path(passed.name)}:
                 node.also_listen(path)
-            if passed.worker == 0:
-                self._listen_for_peers(node)
         except BaseException:
             node.close()
             raise
+        if passed.worker == 0:
+            try:
+                self._listen_for_peers(node)
+            except (ConfigurationError, OSError) as error:
+                # It has the connections, and nobody else has.
+                self._reporter.event("not_reachable", str(error), message=str(error))
         self._reporter.event(
             "took_over",
             answer.message,
@@ -303,9 +335,7 @@ class Server:
         it at once."""
         leaving = Leaving(node, self._options.grace)
         node.answer(leaving.handlers())
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, leaving.begin)
+        self._leaving = leaving
         if self._stop.is_set():
             leaving.begin()
         over = asyncio.ensure_future(leaving.over.wait())

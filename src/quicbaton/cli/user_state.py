@@ -83,6 +83,13 @@ def local_certificate(host: str) -> CertificateFiles:
     return files
 
 
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """While no other process replaces the user's keys or certificate."""
+    with _locked(state_folder()):
+        yield
+
+
 def control_sockets(port: int) -> list[Path]:
     """Control sockets of the user's servers at `port`, by name; they need not be alive."""
     folder = runtime_folder()

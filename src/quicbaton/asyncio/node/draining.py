@@ -257,6 +257,8 @@ class Draining:
             while exodus.waiting or (self._all and self._running()):
                 if exodus.is_due(begun + frame.deadline_s) or channel.closed:
                     break
+                if self._exodus is not exodus:
+                    break  # Another command has ended it.
                 if monotonic() >= next_progress:
                     next_progress += _PROGRESS_S
                     done = exodus.moved + exodus.relayed

@@ -109,6 +109,8 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         self._siblings: list[socket.socket] = []
         self._siblings_of: dict[str, list[socket.socket]] = {}
+        #: Who had a worker number before: it serves on if its successor fails.
+        self._replaced: dict[int, str] = {}
         self.endpoint.on_session = self._on_session
         self.endpoint.on_session_over = self.handoffs.on_session_over
         self.endpoint.on_retired = self.handoffs.on_retired
@@ -163,8 +165,16 @@ class Node:
             sibling.close()
 
     def also_listen(self, control: Path) -> None:
-        """Answer at another control socket, too: that of the process which this one replaced."""
-        self._listeners.append(Listener(control, self._control.on_channel))
+        """Answer at another control socket, too: that of the process which this one replaced.
+
+        Where that fails nobody finds this process there, and that is all: it has the connections.
+        """
+        try:
+            self._listeners.append(Listener(control, self._control.on_channel))
+        except (QuicbatonError, OSError) as error:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"cannot listen at {control}, too", "exception": error}
+            )
 
     def leave_to_successor(self, asked_at: Path | None) -> None:
         """It has everything, and listens at our own control socket, too, and at the one by which it
@@ -179,6 +189,11 @@ class Node:
     def meet(self, worker: int, name: str) -> None:
         """Strays for that worker number's IDs go to the process `name` from now on."""
         place = Place(self.endpoint.table.place.node, worker)
+        before = self.workers.get(worker, name)
+        if before != name:
+            self._replaced[worker] = before
+            if before in self._siblings_of:
+                self._siblings_of[name] = self._siblings_of.pop(before)
         self.workers[worker] = name
         self._vacant.discard(place)
         if place != self.endpoint.table.place:
@@ -278,8 +293,12 @@ class Node:
         """A process has exited, and everything that it wrote to us was handled."""
         node = self.endpoint.table.place.node
         for worker in [worker for worker, name in self.workers.items() if name in names]:
-            del self.workers[worker]
-            self._vacant.add(Place(node, worker))
+            before = self._replaced.pop(worker, None)
+            if before is not None and self._peers.find(before) is not None:
+                self.meet(worker, before)
+            else:
+                del self.workers[worker]
+                self._vacant.add(Place(node, worker))
         for name in names:
             for sibling in self._siblings_of.pop(name, ()):
                 # It must stay in the group, and what the kernel steers there be answered.
@@ -345,28 +364,50 @@ class Node:
 
     async def _join(self, channel: Channel, frame: c.Join) -> None:
         """Give another process a socket of its own on our port, and steer to both."""
+        self._check_no_successor()
+        if frame.name in self.workers.values():
+            # What is told of that one when it dies would be taken for the other's death.
+            raise CallerError(
+                f"a process at {frame.name} shares the port and has not ended: end it first",
+                code="busy",
+            )
         place = self.endpoint.table.place
         worker = max(self.workers) + 1
         address = self.endpoint.udp.address
         sibling = open_udp(str(address[0]), int(address[1]), reuse_port=True)
+        joined = c.Joined(place.node, worker, {**self.workers, worker: frame.name})
+        try:
+            channel.write_descriptors(c.encode(joined), [sibling.fileno()])
+        except PeerError:
+            # The last of its group: that renumbers nobody.
+            sibling.close()
+            raise
+        # Should it end before it serves, what the kernel steers to it must be answered here.
+        self._peers.expect(channel, frame.name)
         self.workers[worker] = frame.name
         self.endpoint.table.peers.add(Place(place.node, worker))
         # Kept open: the kernel numbers a group's sockets by age, and closing one renumbers them.
         self._siblings.append(sibling)
         self._siblings_of.setdefault(frame.name, []).append(sibling)
         steer(self.endpoint.udp.sock, self.endpoint.ids.configs, len(self._siblings) + 1)
-        joined = c.Joined(place.node, worker, dict(self.workers))
-        channel.write_descriptors(c.encode(joined), [sibling.fileno()])
 
-    async def _introduce(self, _channel: Channel, frame: c.Introduce) -> c.Frame:
+    async def _introduce(self, channel: Channel, frame: c.Introduce) -> c.Frame:
+        self._peers.expect(channel, frame.name)
         self.meet(frame.worker, frame.name)
         return c.Answer(True, "ok", "known")
 
     async def _depart(self, channel: Channel, frame: c.TakeOver) -> None:
-        if self.departure is not None:
-            raise CallerError("a takeover is under way already", code="busy")
+        self._check_no_successor()
         self.departure = Departure(self, channel, frame.name, frame.deadline_s)
         try:
             await self.departure.run()
         finally:
             self.departure = None
+
+    def _check_no_successor(self) -> None:
+        """CallerError while another process takes this one over, and when it has: the port is its
+        to share, and two that had it whole would take each other's clients for nobody's."""
+        if self.departure is not None:
+            raise CallerError("a takeover is under way already", code="busy")
+        if self.succeeded.is_set():
+            raise CallerError("a successor has this process's port: ask that one", code="busy")

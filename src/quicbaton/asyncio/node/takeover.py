@@ -55,7 +55,10 @@ _LINK_S: Final = 5.0
 _LOOK_S: Final = 0.005
 #: Reasons for keeping a connection that lie with the successor.
 _SUCCESSORS_FAULT: Final = frozenset(
-    {"deadline", "link_lost", "unreachable", "peer_dead", "import_failed", "format_unknown"}
+    {
+        *("deadline", "link_lost", "timeout", "unreachable", "peer_dead"),
+        *("import_failed", "format_unknown"),
+    }
 )
 #: H3_NO_ERROR (RFC 9114 §8.1) is what a client learns that is cut off at the deadline.
 _H3_NO_ERROR: Final = 0x100

@@ -59,10 +59,13 @@ class Conversation:
             async with asyncio.timeout(self._timeout_s):
                 frame = await self._frames.get()
         except TimeoutError:
-            raise PeerError(
-                f"the server took the command and did not answer in {self._timeout_s:.0f} s",
-                code="timeout",
-            ) from None
+            if self._frames.empty():
+                raise PeerError(
+                    f"the server took the command and did not answer in {self._timeout_s:.0f} s",
+                    code="timeout",
+                ) from None
+            # It came in time: it was this process that stood still.
+            frame = self._frames.get_nowait()
         if isinstance(frame, c.Answer) and not frame.ok:
             raise CommandFailedError(frame.message, code=frame.code)
         if not isinstance(frame, answer):
@@ -109,9 +112,14 @@ async def ask_for_socket(
     answer and the descriptor."""
     channel = await connect_channel(predecessor)
     frames = read_frames(channel)
-    channel.write(c.encode(command))
-    channel.start()
-    answer = await frames.get()
+    try:
+        channel.write(c.encode(command))
+        channel.start()
+        answer = await frames.get()
+    except BaseException:
+        # A descriptor that comes later is closed with it.
+        channel.close()
+        raise
     descriptors = channel.take_descriptors()
     if isinstance(answer, c.Answer) or len(descriptors) != 1:
         for descriptor in descriptors:

@@ -16,6 +16,7 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Final, NamedTuple
 
 from quicbaton.asyncio.peers.process_watch import ProcessWatch
@@ -31,6 +32,9 @@ _CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _BUFFER_BYTES: Final = 1 << 20
 #: Pause after the process ran out of descriptors, which are freed as channels end.
 _ACCEPT_PAUSE_S: Final = 0.5
+#: For a process to accept those who connected before us, and between looks whether it has.
+_CONNECT_S: Final = 2.0
+_CONNECT_PAUSE_S: Final = 0.02
 
 
 class PeerCredentials(NamedTuple):
@@ -272,20 +276,44 @@ def peer_credentials(sock: socket.socket) -> PeerCredentials:
 
 
 async def connect_channel(path: Path) -> Channel:
-    """Connect to the process that listens at `path`."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.setblocking(False)
+    """Connect to the process that listens at `path`.
+
+    PeerError says why it does not work: `unreachable` when nobody listens there, `timeout` when
+    somebody does and takes no more connections, as a stopped process soon does.
+    """
+    sock = None
     try:
-        await asyncio.get_running_loop().sock_connect(sock, str(path))
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        await _connect(sock, path)
         return Channel(sock)
-    except OSError as error:
-        sock.close()
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if not isinstance(error, OSError):
+            raise
+        nobody = isinstance(error, ConnectionRefusedError | FileNotFoundError)
         raise PeerError(
-            f"nobody answers at {path}: {error.strerror or error}", code="unreachable"
+            f"{'nobody answers at' if nobody else 'cannot connect to'} {path}: "
+            f"{error.strerror or error}",
+            code="unreachable" if nobody else "os",
         ) from error
-    except PeerError:
-        sock.close()
-        raise
+
+
+async def _connect(sock: socket.socket, path: Path) -> None:
+    until = monotonic() + _CONNECT_S
+    while True:
+        try:
+            sock.connect(str(path))
+            return
+        except BlockingIOError:
+            # Its queue is full. That is an error of its own for a Unix socket (connect(2)), and
+            # such a socket looks writable: asyncio's `sock_connect` takes it for connected.
+            if monotonic() >= until:
+                raise PeerError(
+                    f"the process at {path} does not accept connections", code="timeout"
+                ) from None
+        await asyncio.sleep(_CONNECT_PAUSE_S)
 
 
 class Listener:
@@ -295,8 +323,7 @@ class Listener:
         self.path = path
         self._on_channel = on_channel
         self._loop = asyncio.get_running_loop()
-        self._sock = _bind_private(path)
-        self._inode = path.stat().st_ino
+        self._sock, self._inode = _bind_private(path)
         self._closed = False
         self._listen()
 
@@ -308,12 +335,12 @@ class Listener:
         """
         self._closed = True
         self._loop.remove_reader(self._sock.fileno())
+        if not leave_path:
+            # While the socket is open: with it goes the inode, whose number may be used again.
+            with contextlib.suppress(FileNotFoundError):
+                if self.path.stat().st_ino == self._inode:
+                    self.path.unlink()
         self._sock.close()
-        if leave_path:
-            return
-        with contextlib.suppress(FileNotFoundError):
-            if self.path.stat().st_ino == self._inode:
-                self.path.unlink()
 
     def _listen(self) -> None:
         if not self._closed:
@@ -355,7 +382,8 @@ def _make_private_folder(folder: Path) -> None:
         )
 
 
-def _bind_private(path: Path) -> socket.socket:
+def _bind_private(path: Path) -> tuple[socket.socket, int]:
+    """A socket that listens at `path`, and its inode there."""
     _make_private_folder(path.parent)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)
@@ -364,8 +392,12 @@ def _bind_private(path: Path) -> socket.socket:
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     previous = os.umask(0o177)
     try:
+        # Of a process with our number that was killed before it moved it.
+        temporary.unlink(missing_ok=True)
         sock.bind(str(temporary))
         sock.listen(64)
+        # Now: as soon as it is in place another process may put its own there, or remove it.
+        inode = temporary.stat().st_ino
         if path.exists() and not path.is_socket():
             raise ConfigurationError(f"{path} exists and is not a socket: choose another path")
         temporary.rename(path)
@@ -379,4 +411,4 @@ def _bind_private(path: Path) -> socket.socket:
         raise
     finally:
         os.umask(previous)
-    return sock
+    return sock, inode

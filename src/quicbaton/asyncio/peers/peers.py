@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from quicbaton.asyncio.peers.channel import Channel
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.asyncio.peers.process_watch import ProcessWatch
 
 
 class Peer:
-    """A process that we have, or had, a link with, and that is not known to be dead."""
+    """A process that we have, had or will have a link with, and that is not known to be dead."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -62,6 +63,16 @@ class Peers:
             if not link.is_remote:
                 peer.watch = link.watch(lambda: self._on_exit(pid))
         peer.links.add(link)
+
+    def expect(self, channel: Channel, name: str) -> None:
+        """The process at the other end is about to have a link with us, by that name. If it exits
+        before it has, that is told all the same."""
+        pid = channel.peer.pid
+        peer = self._peers.get(pid)
+        if peer is None:
+            peer = self._peers[pid] = Peer()
+            peer.watch = channel.watch(lambda: self._on_exit(pid))
+        peer.names.add(name)
 
     def greeted(self, link: Link) -> None:
         """A link's other end has said who it is."""

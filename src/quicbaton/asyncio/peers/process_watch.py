@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import signal
 import socket
 import struct
 from collections.abc import Callable
@@ -40,6 +42,12 @@ class ProcessWatch:
             os.close(self._descriptor)
             self._descriptor = None
 
+    def kill(self) -> None:
+        """Kill the process; it, and never another with its number."""
+        if self._descriptor is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+
     def _fire(self) -> None:
         if not self._over:
             self.close()
@@ -52,9 +60,14 @@ def _open_pidfd(sock: socket.socket, pid: int) -> int | None:
     Raises ProcessLookupError when it already has. SO_PEERPIDFD names the very process that
     connected; a pid could have been used again since.
     """
-    with contextlib.suppress(OSError):
+    try:
         raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, struct.calcsize("i"))
         return int(struct.unpack("i", raw)[0])
+    except OSError as error:
+        # Linux 6.5 to 6.15 have none for a process that has exited: who has its number now is
+        # somebody else.
+        if error.errno in (errno.EINVAL, errno.ESRCH):
+            raise ProcessLookupError(error.errno, "the peer has exited") from error
     try:
         return os.pidfd_open(pid)
     except ProcessLookupError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -14,10 +13,10 @@ from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import (
     TIMEOUT_S,
     CommandFailedError,
-    ask,
+    Conversation,
     ask_for_descriptor,
 )
-from quicbaton.asyncio.peers.channel import connect_channel
+from quicbaton.asyncio.peers.channel import Channel, connect_channel
 from quicbaton.asyncio.supervisor.group import Group
 from quicbaton.errors import ConfigurationError, PeerError
 
@@ -30,6 +29,7 @@ class Found(NamedTuple):
     control: Path
     state: c.WorkerState
     roster: int  # a descriptor
+    pidfd: int
 
 
 async def find_workers(control: Path, silent_s: float) -> list[Found]:
@@ -37,6 +37,8 @@ async def find_workers(control: Path, silent_s: float) -> list[Found]:
 
     One that says nothing for `silent_s` is killed: it would wake up one day and read a socket that
     is another's by then. Paths at which nobody listens any more are removed.
+
+    Raises ConfigurationError when one cannot even be asked who it is.
     """
     paths = sorted(control.parent.glob(f"{control.stem}-*.sock"))
     answers = await asyncio.gather(*(_find(path, silent_s) for path in paths))
@@ -45,6 +47,10 @@ async def find_workers(control: Path, silent_s: float) -> list[Found]:
     for one in sorted(filter(None, answers), key=_is_at_predecessors):
         if found.setdefault(one.state.pid, one) is not one:
             os.close(one.roster)
+            os.close(one.pidfd)
+    if all(one.state.state != "arriving" for one in found.values()):
+        # Else it is about to listen at its predecessor's path, and that could be taken from it.
+        await asyncio.gather(*(_remove_if_dead(path) for path in paths))
     return list(found.values())
 
 
@@ -90,34 +96,65 @@ async def _take(found: list[Found], slot: int) -> socket.socket:
 
 async def _find(path: Path, silent_s: float) -> Found | None:
     try:
-        state = await ask(path, c.WorkerStatus(), c.WorkerState, min(silent_s, TIMEOUT_S))
-    except CommandFailedError:
-        return None  # A server, and no worker.
-    except PeerError as error:
-        if error.code == "timeout":
-            await _kill(path)
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-        return None
-    if state.state in ("ready", "failed"):
-        # It was not told to serve, and nobody will.
-        await _kill(path)
-        return None
-    try:
-        _, roster = await ask_for_descriptor(path, c.PassRoster(), _PASS_S)
-    except (PeerError, TimeoutError):
-        return None
-    return Found(path, state, roster)
-
-
-async def _kill(path: Path) -> None:
-    """Kill the process that listens there, and see it dead."""
-    with contextlib.suppress(PeerError):
         channel = await connect_channel(path)
-        dead = asyncio.Event()
-        watch = channel.watch(dead.set)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(channel.peer.pid, signal.SIGKILL)
-        await dead.wait()
+    except PeerError as error:
+        if error.code == "unreachable":
+            return None
+        raise _unclear(str(error)) from error
+    dead = asyncio.Event()
+    watch = channel.watch(dead.set)
+    try:
+        return await _get_to_know(path, channel, min(silent_s, TIMEOUT_S))
+    except (CommandFailedError, PeerError) as error:
+        if error.code == "unexpected_message":
+            return None  # A server, and no worker.
+        if error.code in ("idle", "timeout"):
+            watch.kill()
+        try:
+            # Whoever lives may own connections, and reads the port.
+            await asyncio.wait_for(dead.wait(), silent_s)
+        except TimeoutError:
+            raise _unclear(f"the process at {path} does not answer: {error}") from error
+        return None
+    finally:
         watch.close()
+        channel.close()
+
+
+async def _get_to_know(path: Path, channel: Channel, silent_s: float) -> Found:
+    """All over one channel: at another time another process may listen at the path."""
+    conversation = Conversation(channel, silent_s)
+    state = await conversation.ask(c.WorkerStatus(), c.WorkerState)
+    if state.state in ("ready", "failed"):
+        raise PeerError("it was not told to serve, and nobody will", code="idle")
+    try:
+        # Who answers after this had its number when this was opened.
+        pidfd = os.pidfd_open(state.pid)
+    except OSError as error:
+        raise PeerError(f"there is no process {state.pid}", code="link_lost") from error
+    try:
+        await conversation.ask(c.PassRoster(), c.SocketOf)
+        descriptors = channel.take_descriptors()
+        if not descriptors:
+            raise PeerError("it passed no roster", code="no_roster")
+    except BaseException:
+        os.close(pidfd)
+        raise
+    return Found(path, state, descriptors[0], pidfd)
+
+
+def _unclear(text: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{text}; it may be a worker of this port: end it, then start again", code="silent_worker"
+    )
+
+
+async def _remove_if_dead(path: Path) -> None:
+    try:
+        channel = await connect_channel(path)
+    except PeerError as error:
+        if error.code == "unreachable":
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+    else:
         channel.close()

@@ -14,6 +14,8 @@ class Slot:
     def __init__(self, number: int) -> None:
         self.number = number
         self.current: Process | None = None
+        #: Was told to serve, and has not answered yet.
+        self.beginning: Process | None = None
         #: Ready, arriving or departing ones beside it.
         self.others: set[Process] = set()
         #: A reload is replacing the current one.
@@ -34,6 +36,11 @@ class Slot:
 
     def __repr__(self) -> str:
         return f"<Slot {self.number} {self.state} {self.current}>"
+
+    @property
+    def newest(self) -> Process | None:
+        """The one that others are to know: it has the number, or is about to."""
+        return self.beginning or self.current
 
     @property
     def processes(self) -> list[Process]:

@@ -18,13 +18,13 @@ from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import CommandFailedError, ask
 from quicbaton.asyncio.supervisor.group import Group
 from quicbaton.asyncio.supervisor.roster import make_roster
-from quicbaton.errors import ConfigurationError, PeerError
+from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
 from quicbaton.limits import MAX_LAST_WORDS_BYTES
 
 #: Between looks whether a new process answers.
 _LOOK_S: Final = 0.03
 #: For one look.
-_ANSWER_S: Final = 2.0
+ANSWER_S: Final = 2.0
 #: What systemd tells its own child only, and a worker must not take for itself.
 _NOT_INHERITED: Final = frozenset(
     {
@@ -52,7 +52,9 @@ class Process:
         *,
         child: subprocess.Popen[bytes] | None = None,
         words: int = -1,
+        pidfd: int = -1,
     ) -> None:
+        """`pidfd` names it for sure, where it is not our child: a number may be used again."""
         self.pid = pid
         self.control = control
         #: Its roster's descriptor; -1 without one.
@@ -63,15 +65,16 @@ class Process:
         #: It was told to serve.
         self.begun = False
         self.state: c.WorkerState | None = None
-        #: When it last answered.
-        self.answered_s = monotonic()
+        #: For how long it has not answered, as far as its supervisor has listened.
+        self.silent_s = 0.0
         self.exited = asyncio.Event()
         self._child = child
         self._words = words
         self._on_exit = on_exit
+        self._last_words = ""
         self._loop = asyncio.get_running_loop()
         try:
-            self._pidfd = os.pidfd_open(pid)
+            self._pidfd = os.pidfd_open(pid) if pidfd < 0 else pidfd
         except ProcessLookupError:
             self._pidfd = -1
             self._loop.call_soon(self._over)
@@ -90,10 +93,10 @@ class Process:
         """Seconds since it was ready; 0 if it never was."""
         return monotonic() - self.ready_s if self.ready_s else 0.0
 
-    async def look(self, timeout_s: float = _ANSWER_S) -> c.WorkerState:
+    async def look(self, timeout_s: float = ANSWER_S) -> c.WorkerState:
         """Ask how it is."""
         self.state = await ask(self.control, c.WorkerStatus(), c.WorkerState, timeout_s)
-        self.answered_s = monotonic()
+        self.silent_s = 0.0
         return self.state
 
     async def wait_ready(self, timeout_s: float) -> None:
@@ -133,14 +136,15 @@ class Process:
     def last_words(self) -> str:
         """What it wrote on standard error before it was ready, its end."""
         if self._words < 0:
-            return ""
+            return self._last_words
         size = os.fstat(self._words).st_size
         start = max(0, size - MAX_LAST_WORDS_BYTES)
         text = os.pread(self._words, MAX_LAST_WORDS_BYTES, start).decode(errors="replace").strip()
         return f": {text}" if text else ""
 
     def close(self) -> None:
-        """Watch it no more; it lives on."""
+        """Watch it no more; it lives on. What it said last is kept."""
+        self._last_words = self.last_words()
         if self._pidfd >= 0:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
@@ -181,8 +185,28 @@ class Spawner:
 
     def start(self, slot: int, on_exit: Callable[[Process], None]) -> Process:
         """Start a process for a worker number. It serves when it is told to begin."""
-        roster = make_roster()
-        words = os.memfd_create("quicbaton-stderr")
+        opened: list[int] = []
+        child = None
+        try:
+            opened.append(roster := make_roster())
+            opened.append(words := os.memfd_create("quicbaton-stderr"))
+            child = self._run(slot, roster, words)
+            control = self.control_of(child.pid)
+            return Process(child.pid, control, roster, on_exit, child=child, words=words)
+        except (OSError, QuicbatonError) as error:
+            if child is not None:
+                # Nobody would know of it.
+                child.kill()
+                child.wait()
+            for descriptor in opened:
+                os.close(descriptor)
+            if isinstance(error, QuicbatonError):
+                raise
+            raise NotReadyError(
+                f"no new worker can be started: {error.strerror or error}", code="os"
+            ) from error
+
+    def _run(self, slot: int, roster: int, words: int) -> subprocess.Popen[bytes]:
         sockets = [sock.fileno() for sock in self._group.sockets]
         # Its standard error is ours again once it serves.
         stderr = os.dup(2)
@@ -195,7 +219,7 @@ class Spawner:
         }
         environment = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
         try:
-            child = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-m", self._module, json.dumps(assignment), *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stderr=words,
@@ -204,14 +228,5 @@ class Spawner:
                 # A terminal's Ctrl-C is for the supervisor, which stops the workers in good order.
                 process_group=0,
             )
-        except OSError as error:
-            os.close(roster)
-            os.close(words)
-            raise NotReadyError(
-                f"no new worker can be started: {error.strerror or error}", code="os"
-            ) from error
         finally:
             os.close(stderr)
-        return Process(
-            child.pid, self.control_of(child.pid), roster, on_exit, child=child, words=words
-        )

@@ -19,12 +19,12 @@ from typing import Any, Final, Protocol
 from msgspec import Struct
 
 from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import ask, ask_in_steps
+from quicbaton.asyncio.peers.asking import CommandFailedError, ask, ask_in_steps
 from quicbaton.asyncio.supervisor.adoption import Found
 from quicbaton.asyncio.supervisor.burial import Announcer, Verdict, survey
 from quicbaton.asyncio.supervisor.group import Group
 from quicbaton.asyncio.supervisor.slot import Slot
-from quicbaton.asyncio.supervisor.spawn import Process, Spawner
+from quicbaton.asyncio.supervisor.spawn import ANSWER_S, Process, Spawner
 from quicbaton.asyncio.supervisor.systemd import roster_name
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.keys.key_ring import KeyRing
@@ -128,7 +128,9 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
     def new_process(self, slot: Slot) -> Process:
-        """Start a process beside the slot's current one."""
+        """Start a process beside the slot's current one; refused once the service stops."""
+        if self.stopping:
+            raise PeerError("the service is stopping", code="stopping")
         process = self._spawner.start(slot.number, lambda dead: self._on_exit(slot, dead))
         slot.others.add(process)
         self._keeper.keep(roster_name(slot.number, process.pid), process.roster)
@@ -145,10 +147,11 @@ class Supervisor:
     ) -> c.Answer:
         """Have a process serve that is ready; by its answer it does. `takeover_s` is for what the
         predecessor cannot hand over at once (default: the service's own)."""
+        # Of two that begin at the same time the later one is told of the earlier, and tells it.
         workers = {
-            other.number: str(other.current.control)
+            other.number: str(other.newest.control)
             for other in self.slots
-            if other is not slot and other.current is not None and other.current.begun
+            if other is not slot and other.newest is not None and other.newest.begun
         }
         process.begun = True
         begin = c.Begin(
@@ -158,9 +161,16 @@ class Supervisor:
             elsewhere=slot.elsewhere,
             may_reset=self._may_reset(slot),
         )
-        answer = await ask_in_steps(process.control, begin, on_step)
+        slot.beginning = process
+        try:
+            answer = await ask_in_steps(process.control, begin, on_step)
+        finally:
+            slot.beginning = None
         if answer.code not in _SERVES:
             raise PeerError(answer.message, code=answer.code)
+        if process.exited.is_set():
+            # Between its answer and now, and was buried. As the current one it would stay for ever.
+            raise PeerError(f"the new worker {process.ending()} when it served", code="died")
         if slot.current is not None:
             # It ends by itself, once it has nothing left to do.
             slot.others.add(slot.current)
@@ -234,6 +244,7 @@ class Supervisor:
             found.control,
             found.roster,
             lambda dead: self._on_exit(slot, dead),
+            pidfd=found.pidfd,
         )
         process.begun = True
         process.ready_s = monotonic()
@@ -298,6 +309,8 @@ class Supervisor:
         if process.begun:
             slot.ended += 1
             self.spawn(self._bury(slot, process))
+        else:
+            self._let_go(slot, process)
         if not was_current:
             return
         slot.message = f"pid {process.pid} {process.ending()}"
@@ -324,6 +337,10 @@ class Supervisor:
         slot.unsettled += 1
         await self._tell_clients(process.pid, process.roster)
         await self._settle(slot, process.pid)
+        self._let_go(slot, process)
+
+    def _let_go(self, slot: Slot, process: Process) -> None:
+        """It is dead, and its roster of no more use."""
         self._keeper.drop(roster_name(slot.number, process.pid))
         process.close()
 
@@ -387,14 +404,18 @@ class Supervisor:
             await asyncio.gather(*(self._look(process) for process in ready))
 
     async def _look(self, process: Process) -> None:
+        asked_s = monotonic()
         try:
             await process.look()
         except QuicbatonError:
-            silent_s = monotonic() - process.answered_s
-            if silent_s > self.settings.silent_s:
+            # If we waited longer than we meant to, it was this process that stood still, and
+            # perhaps the worker with it.
+            process.silent_s += _LOOK_S + min(monotonic() - asked_s, ANSWER_S)
+            if process.silent_s > self.settings.silent_s:
                 self.say(
                     "worker_silent",
-                    f"pid {process.pid} has not answered for {silent_s:.0f} s and is killed",
+                    f"pid {process.pid} has not answered for {process.silent_s:.0f} s and is "
+                    "killed",
                     pid=process.pid,
                 )
                 process.signal(signal.SIGKILL)
@@ -404,11 +425,25 @@ class Supervisor:
         with contextlib.suppress(QuicbatonError, TimeoutError):
             async with asyncio.timeout(grace_s + _END_S):
                 if process.begun:
-                    stop = c.Stop(grace_s, to)
-                    left = await ask(process.control, stop, c.Left, grace_s + _END_S)
-                process.signal(signal.SIGTERM)
+                    left = await self._stop_one(process, grace_s, to)
+                else:
+                    process.signal(signal.SIGTERM)
                 await process.exited.wait()
         if not process.exited.is_set():
             process.signal(signal.SIGKILL)
             await process.exited.wait()
+        return left
+
+    async def _stop_one(self, process: Process, grace_s: float, to: str) -> c.Left:
+        """Have it stop; it ends then, or soon."""
+        stop = c.Stop(grace_s, to)
+        try:
+            left = await ask(process.control, stop, c.Left, grace_s + _END_S)
+        except CommandFailedError as error:
+            if error.code != "busy":
+                process.signal(signal.SIGTERM)
+            # Else it is stopping already, for somebody else: a signal now would cut what still has
+            # its time.
+            return c.Left(0, 0, 0)
+        process.signal(signal.SIGTERM)
         return left

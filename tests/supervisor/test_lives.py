@@ -1,0 +1,283 @@
+"""What a supervisor makes of workers that end, fall silent or fail between two of its steps."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loopback import run
+
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import CommandFailedError
+from quicbaton.asyncio.supervisor import supervisor as module
+from quicbaton.asyncio.supervisor.group import Group
+from quicbaton.asyncio.supervisor.reload import Reloads
+from quicbaton.asyncio.supervisor.roster import make_roster
+from quicbaton.asyncio.supervisor.slot import Slot
+from quicbaton.asyncio.supervisor.spawn import Process, Spawner
+from quicbaton.asyncio.supervisor.supervisor import Settings, Supervisor
+from quicbaton.errors import PeerError, QuicbatonError
+from quicbaton.keys.cluster_key import ClusterKey
+from quicbaton.keys.key_ring import KeyRing
+
+#: Ends in good order when its standard input does.
+_PATIENT = (sys.executable, "-c", "import sys; sys.stdin.read()")
+
+
+class Kept:
+    """What systemd would keep of rosters."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def keep(self, name: str, descriptor: int) -> None:
+        self.names.add(name)
+
+    def drop(self, name: str) -> None:
+        self.names.remove(name)
+
+
+class Patient(Spawner):
+    """Its processes do nothing, and know no commands."""
+
+    def __init__(self) -> None:
+        self.children: list[subprocess.Popen[bytes]] = []
+
+    def start(self, slot: int, on_exit: Callable[[Process], None]) -> Process:
+        child = subprocess.Popen(_PATIENT, stdin=subprocess.PIPE)
+        self.children.append(child)
+        words = os.memfd_create("words")
+        os.write(words, b"its last words")
+        return Process(
+            child.pid, Path("nowhere"), make_roster(1), on_exit, child=child, words=words
+        )
+
+
+Answers = Callable[[Process], Awaitable[Any]]
+
+
+class Stage:
+    """A supervisor of such processes."""
+
+    def __init__(self, workers: int = 1, spawner: Spawner | None = None) -> None:
+        self.kept = Kept()
+        self.patient = Patient()
+        self.supervisor = Supervisor(
+            Group.open("127.0.0.1", 0, workers),
+            spawner or self.patient,
+            ring=lambda: KeyRing(ClusterKey.generate(os.urandom)),
+            settings=Settings(),
+            say=lambda *_what, **_fields: None,
+            keeper=self.kept,
+        )
+        self.slot = self.supervisor.slots[0]
+
+    async def close(self) -> None:
+        self.supervisor.kill()
+        await self.supervisor.close()
+        for child in self.patient.children:
+            child.kill()
+            child.communicate()
+
+
+def on_stage(test: Callable[[Stage], Awaitable[None]], workers: int = 1) -> None:
+    async def main() -> None:
+        stage = Stage(workers)
+        try:
+            await test(stage)
+        finally:
+            await stage.close()
+
+    run(main)
+
+
+def ended(process: Process) -> Awaitable[Any]:
+    return asyncio.wait_for(process.exited.wait(), 20.0)
+
+
+def test_a_worker_that_ends_right_after_its_answer_is_not_the_current_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody would look after it again, nor start another."""
+
+    async def test(stage: Stage) -> None:
+        process = stage.supervisor.new_process(stage.slot)
+
+        async def answer_and_end(*_what: object) -> c.Answer:
+            process.signal(signal.SIGKILL)
+            await ended(process)
+            return c.Answer(True, "ok", "serving")
+
+        monkeypatch.setattr(module, "ask_in_steps", answer_and_end)
+        with pytest.raises(PeerError, match="SIGKILL"):
+            await stage.supervisor.begin(stage.slot, process)
+        assert stage.slot.current is None
+
+    on_stage(test)
+
+
+def test_of_a_worker_that_never_served_nothing_is_kept() -> None:
+    async def test(stage: Stage) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        process = stage.supervisor.new_process(stage.slot)
+        process.signal(signal.SIGKILL)
+        await ended(process)
+        for child in stage.patient.children:
+            child.communicate()
+        assert not stage.kept.names
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert "its last words" in process.last_words()
+
+    on_stage(test)
+
+
+@pytest.mark.parametrize("call", ["memfd_create", "dup", "pidfd_open"])
+def test_a_worker_that_cannot_be_started_leaves_nothing_behind(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too few descriptors may be a matter of seconds: whoever asked can try again."""
+
+    async def test(stage: Stage) -> None:
+        spawner = Spawner("quicbaton", [], stage.supervisor.group, tmp_path / "4433.sock")
+        started: list[subprocess.Popen[bytes]] = []
+        popen = subprocess.Popen
+
+        def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+            started.append(popen(*arguments, **options))
+            return started[-1]
+
+        def refuse(*_arguments: object) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        before = len(os.listdir("/proc/self/fd"))
+        monkeypatch.setattr(subprocess, "Popen", start)
+        monkeypatch.setattr(os, call, refuse)
+        with pytest.raises(QuicbatonError):
+            spawner.start(0, lambda _process: None)
+        monkeypatch.undo()
+        assert all(child.returncode is not None for child in started)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    on_stage(test)
+
+
+def test_a_supervisor_that_stood_still_does_not_blame_its_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was stopped in the middle of a look, and perhaps they were with it."""
+
+    async def test(stage: Stage) -> None:
+        now_s = 0.0
+        process = stage.supervisor.new_process(stage.slot)
+
+        async def be_stopped() -> c.WorkerState:
+            nonlocal now_s
+            now_s += 3600.0
+            raise PeerError("it did not answer", code="timeout")
+
+        monkeypatch.setattr(process, "look", be_stopped)
+        monkeypatch.setattr(module, "monotonic", lambda: now_s)
+        killed: list[signal.Signals] = []
+        monkeypatch.setattr(process, "signal", killed.append)
+        looks = 0
+        while not killed:
+            await stage.supervisor._look(process)
+            looks += 1
+        monkeypatch.undo()
+        # As many as it takes when every one of them lasts as long as it should.
+        assert looks == 4
+
+    on_stage(test)
+
+
+def test_a_worker_that_is_stopping_already_gets_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a signal, or by another `quicbaton stop`."""
+
+    async def test(stage: Stage) -> None:
+        process = stage.supervisor.new_process(stage.slot)
+        process.begun = True
+        stage.slot.others.discard(process)
+        stage.slot.current = process
+        asked = asyncio.Event()
+
+        async def refuse(_path: Path, _command: c.Stop, *_what: object) -> c.Left:
+            asked.set()
+            raise CommandFailedError("this server is stopping already", code="busy")
+
+        monkeypatch.setattr(module, "ask", refuse)
+        stopping = asyncio.create_task(stage.supervisor.stop(10.0, ""))
+        await asked.wait()
+        await asyncio.sleep(0.05)
+        (child,) = stage.patient.children
+        assert child.stdin is not None
+        child.stdin.close()
+        await stopping
+        assert child.returncode == 0
+
+    on_stage(test)
+
+
+def test_a_reload_starts_no_more_workers_once_the_service_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They would outlive it: whoever stops the service knows nothing of them."""
+
+    async def test(stage: Stage) -> None:
+        supervisor = stage.supervisor
+
+        async def begin(slot: Slot, process: Process, *_what: object, **_more: object) -> c.Answer:
+            slot.current = process
+            supervisor.stopping = True
+            return c.Answer(True, "ok", "serving")
+
+        async def wait_ready(_process: Process, _timeout_s: float) -> None:
+            pass
+
+        monkeypatch.setattr(supervisor, "begin", begin)
+        monkeypatch.setattr(Process, "wait_ready", wait_ready)
+        answer = await Reloads(supervisor).run(lambda _step: None)
+        assert answer.code == "stopping"
+        assert len(stage.patient.children) == 1
+
+    on_stage(test, workers=2)
+
+
+@pytest.mark.parametrize("replaces", [True, False])
+def test_of_two_workers_that_begin_at_once_one_is_told_of_the_other(
+    replaces: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have died, say, or one is being replaced while the other is started again."""
+
+    async def test(stage: Stage) -> None:
+        supervisor = stage.supervisor
+        told: dict[int, dict[int, str]] = {}
+        both = asyncio.Event()
+
+        async def answer(control: Path, begin: c.Begin, *_what: object) -> c.Answer:
+            told[int(control.name)] = begin.workers
+            if len(told) == 2:
+                both.set()
+            await both.wait()
+            return c.Answer(True, "ok", "serving")
+
+        monkeypatch.setattr(module, "ask_in_steps", answer)
+        first, second = (supervisor.new_process(slot) for slot in supervisor.slots)
+        for process in (first, second):
+            process.control = Path(str(process.pid))
+        if replaces:
+            stage.slot.current = supervisor.new_process(stage.slot)
+            stage.slot.current.begun = True
+        async with asyncio.TaskGroup() as group:
+            for slot, process in zip(supervisor.slots, (first, second), strict=True):
+                group.create_task(supervisor.begin(slot, process))
+        assert told == {first.pid: {}, second.pid: {0: str(first.control)}}
+
+    on_stage(test, workers=2)
