@@ -198,7 +198,7 @@ def test_closing_the_server_refuses_clients_in_their_handshake(
 def test_a_client_that_vanished_is_forgotten_when_idle(certificate: CertificateFiles) -> None:
     async def main() -> None:
         protocols = watcher()
-        server = await start(certificate, protocols, idle_timeout=0.3)
+        server = await start(certificate, protocols, idle_timeout=2.0)
         forgotten = over(server)
         async with client_of(server, certificate) as client:
             await client.ping()
@@ -221,7 +221,7 @@ def test_a_client_that_vanished_is_forgotten_when_idle(certificate: CertificateF
 def test_both_ends_idle_out_alike(kind: str, certificate: CertificateFiles) -> None:
     async def main() -> None:
         protocols = watcher()
-        server = await start(certificate, protocols, idle_timeout=0.3)
+        server = await start(certificate, protocols, idle_timeout=2.0)
         async with client_of(server, certificate, kind) as client:
             await (await protocols.instances.get()).wait_closed()
             await client.wait_closed()

@@ -187,7 +187,7 @@ def test_the_idle_timeout_of_a_sleeper_ends_it_without_a_word(
                     ended.append(event.reason_phrase)
                 super().quic_event_received(event)
 
-        server = await start(certificate, Server, idle_timeout=1.8)
+        server = await start(certificate, Server, idle_timeout=4.0)
         over: list[Session] = []
         server.endpoint.on_session_over = over.append
         async with http_client(certificate, server.port, kind) as client:

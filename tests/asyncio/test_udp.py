@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 import struct
@@ -351,3 +352,12 @@ def test_a_bad_address_to_bind_leaves_no_socket_open() -> None:
     with pytest.raises(OSError, match="in use"):
         open_udp("127.0.0.1", taken.getsockname()[1])
     taken.close()
+
+
+def test_any_port_is_nobody_else_s_though_others_may_join_it() -> None:
+    # Of so many, a kernel that shares ports out among one user's sockets gives some twice.
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(open_udp("127.0.0.1", 0, reuse_port=True)) for _ in range(600)]
+        ports = {sock.getsockname()[1] for sock in socks}
+        assert len(ports) == len(socks)
+        stack.enter_context(open_udp("127.0.0.1", ports.pop(), reuse_port=True))

@@ -2,11 +2,17 @@
 
 import asyncio
 import datetime
+import fcntl
 import hashlib
 import random
+import signal
 import socket
+import subprocess
 import sys
-from collections.abc import Sequence
+import termios
+import time
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +43,11 @@ class _BodyServer(QuicConnectionProtocol):
 
 
 async def _fetch(
-    certificate: CertificateFiles, ca_file: Path, host: str, options: Sequence[str] = ()
+    certificate: CertificateFiles,
+    ca_file: Path,
+    host: str,
+    options: Sequence[str] = (),
+    meanwhile: Callable[[asyncio.subprocess.Process], Awaitable[None]] | None = None,
 ) -> tuple[int, list[Progress | Outcome]]:
     configuration = QuicConfiguration(is_client=False, alpn_protocols=H3_ALPN)
     configuration.load_cert_chain(certificate.certificate, certificate.key)
@@ -48,6 +58,8 @@ async def _fetch(
         *("--ca", str(ca_file), "--timeout", "60", *options),
         stdout=asyncio.subprocess.PIPE,
     )
+    if meanwhile is not None:
+        await meanwhile(client)
     output, _ = await client.communicate()
     server.close()
     status = await client.wait()
@@ -99,7 +111,7 @@ def test_silence_ends_a_download(certificate: CertificateFiles) -> None:
 
 @pytest.mark.process
 def test_rate_limit_holds_and_progress_is_reported(certificate: CertificateFiles) -> None:
-    rate = 1_000_000
+    rate = 150_000
     arguments = ["--rate", str(rate)]
     _, lines = asyncio.run(_fetch(certificate, certificate.certificate, "localhost", arguments))
     outcome = _outcome(lines)
@@ -110,6 +122,49 @@ def test_rate_limit_holds_and_progress_is_reported(certificate: CertificateFiles
     reported = [line.received_bytes for line in lines if isinstance(line, Progress)]
     assert len(reported) > 1
     assert reported == sorted(reported)
+
+
+@pytest.mark.process
+def test_what_it_holds_back_comes_when_it_is_told(certificate: CertificateFiles) -> None:
+    held = []
+
+    async def tell(client: asyncio.subprocess.Process) -> None:
+        assert client.stdout is not None
+        while not held or held[-1] < len(BODY) // 2:
+            line = msgspec.json.decode(await client.stdout.readline(), type=Progress | Outcome)
+            held.append(line.received_bytes)
+        await asyncio.sleep(0.2)
+        client.send_signal(signal.SIGUSR1)
+
+    arguments = ["--hold-at", str(len(BODY) // 2)]
+    fetching = _fetch(certificate, certificate.certificate, "localhost", arguments, tell)
+    _, lines = asyncio.run(fetching)
+    assert held[-1] < len(BODY)
+    assert _outcome(lines).sha256 == hashlib.sha256(BODY).hexdigest()
+
+
+#: Ends at once, with an outcome longer than a pipe holds.
+_LONG_OUTCOME = """
+from quicbaton.cli import curl
+
+samples = [(n, n) for n in range(20_000)]
+outcome = curl.Outcome("", 200, True, 1, "", 1, 0, 0, 0, 0, samples)
+curl.download = lambda *_arguments, **_options: outcome
+curl.main(["https://localhost/", "--ca", "file"])
+"""
+
+
+@pytest.mark.process
+def test_an_outcome_is_whole_though_it_is_told_to_hurry_while_nobody_reads() -> None:
+    with subprocess.Popen([sys.executable, "-c", _LONG_OUTCOME], stdout=subprocess.PIPE) as client:
+        assert client.stdout is not None
+        waiting = array("i", [0])
+        while waiting[0] < 1 << 16:
+            time.sleep(0.01)
+            fcntl.ioctl(client.stdout, termios.FIONREAD, waiting)
+        client.send_signal(signal.SIGUSR1)
+        outcome = msgspec.json.decode(client.stdout.read(), type=Progress | Outcome)
+    assert _outcome([outcome]).ok
 
 
 def test_longest_pause_counts_only_pauses_that_touch_the_window() -> None:

@@ -240,14 +240,14 @@ def test_inspect_names_what_is_wrong_with_a_file(home: Home) -> None:
 def test_a_takeover_leaves_no_client_behind_and_keeps_the_socket(home: Home) -> None:
     content, client, connection, (old,) = begin(home, home.serve())
     new = home.serve("--takeover", old.control)
-    assert old.process.wait(30) == 0
+    assert old.process.wait(GUARD_S) == 0
     assert old.wait_for("succeeded")
     listed = home.json("ps", old.control)
     assert listed["pid"] == new.pid
     assert [info["connection"] for info in listed["connections"]] == [connection]
     # The first successor has one in turn, by the name of the process before both.
     newest = home.serve("--takeover", old.control)
-    assert new.process.wait(30) == 0
+    assert new.process.wait(GUARD_S) == 0
     assert [ps(home, newest)["pid"], home.json("ps", old.control)["pid"]] == [newest.pid] * 2
     assert home.json("ps", new.control)["pid"] == newest.pid
     same = home.run("handoff", newest.control, connection, "--to", old.control)
@@ -368,7 +368,7 @@ def signal_mask(pid: int, name: str) -> int:
 def test_a_takeover_in_a_group_is_known_to_the_others(home: Home) -> None:
     content, client, connection, (owner, other) = begin(home, *pair(home))
     new = home.serve("--takeover", owner.control)
-    assert owner.process.wait(30) == 0
+    assert owner.process.wait(GUARD_S) == 0
     home.json("handoff", new.control, connection, "--to", other.control)
     assert cut_over(home, other)["connection"] == connection
     finish(client, content)

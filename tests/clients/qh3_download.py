@@ -1,7 +1,8 @@
 """Download one URL with qh3, as `python -m tests.clients.qh3_download HOST PORT PATH CERTIFICATE`.
 
-Prints one JSON line: status, bytes, SHA-256, and an error when there was one. Connects once and
-never again, so a body that arrives whole arrived over one connection.
+It is downloaded again and again, once at least, until stdin ends. Prints one JSON line: status,
+bytes, SHA-256 of all bodies in a row, and an error when there was one. Connects once and never
+again, so bodies that arrive whole arrived over one connection.
 """
 
 import asyncio
@@ -65,8 +66,13 @@ async def _download(host: str, port: int, path: str, certificate: Path) -> bool:
     async with connect(
         host, port, configuration=configuration, create_protocol=_Downloader
     ) as client:
-        client.request(f"{host}:{port}", path)
-        await asyncio.wait_for(client.finished.wait(), _TIMEOUT_S)
+        enough = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+        while True:
+            client.request(f"{host}:{port}", path)
+            await asyncio.wait_for(client.finished.wait(), _TIMEOUT_S)
+            if client.error or enough.done():
+                break
+            client.finished.clear()
         outcome = {
             "status": client.status,
             "received_bytes": client.received_bytes,

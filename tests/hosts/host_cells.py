@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Self
 
-from cells import RATE, SIZE, STEPS, HandoffCell, connection_of, ending, is_in_time, struck
-from harness import SHORT_WAITS, Curl, Server
+from cells import RATE, SIZE, STEPS, HandoffCell, connection_of, ending, struck, waits_of
+from harness import Curl, Server
 from lossy_link import CLEAR, Condition
-from matrix import Faults
+from matrix import Faults, TooLateError
 from sites import CUT, Site, hand_over, two_hosts
 from wire import Verdict
 
@@ -46,7 +47,7 @@ _SHORT_S = 0.05
 #: Above every wait for the other side but the one for strays.
 _LONG_S = 1.3
 #: A short fault that a busy machine made longer proves nothing of deadlines.
-STILL_SHORT_S = 0.25
+STILL_SHORT_S = 1.0
 #: A handoff that was broken off is over on both sides, and the next one is made, within this.
 _TIME_TO_HAND_ON_S = 1.5
 #: Nobody can tell whether a host beyond a partition lives. Its clients find out by themselves.
@@ -73,6 +74,11 @@ class HostCell(HandoffCell):
         return not self.is_long
 
     @property
+    def is_given_up(self) -> bool:
+        """Whether its client waits for a few seconds only, rather than until it is handed on."""
+        return self.is_long or (self.fault == "KILL" and not self.survives)
+
+    @property
     def may_be_lost(self) -> bool:
         """Whether the owner may be gone without anybody who could tell the client."""
         return self.fault == "KILL" or self.is_long
@@ -87,10 +93,6 @@ class HostOutcome:
     verdict: Verdict
     fault_s: float
     in_time: bool
-    #: What came of handing the connection over, and of handing it on after the fault.
-    answers: list[str]
-    #: It was handed on, or its client had all that it wanted before there was time for that.
-    handed_on: bool
 
     def __str__(self) -> str:
         return self.client
@@ -149,11 +151,13 @@ async def run_host_cell(sites: Sites, cell: HostCell) -> HostOutcome:
 async def _run(site: Site, cell: HostCell) -> HostOutcome:
     victims = site.cluster / f"{cell}.victim"
     spec = cell.failpoint("destination" if cell.at_source else "source", victims)
-    source = await site.start("a", waits=SHORT_WAITS, failpoint=spec if cell.at_source else "")
-    destination = await site.start("b", waits=SHORT_WAITS, failpoint="" if cell.at_source else spec)
+    waits = waits_of(cell)
+    source = await site.start("a", waits=waits, failpoint=spec if cell.at_source else "")
+    destination = await site.start("b", waits=waits, failpoint="" if cell.at_source else spec)
     keylogs = [Path(one.options.keylog) for one in (source, destination)]
-    rate = _SLOW_RATE if cell.is_slow else RATE
-    async with site.curl("a", SIZE, rate=rate, timeout_s=_CLIENT_TIMEOUT_S) as curl:
+    rate = _SLOW_RATE if cell.is_long else RATE
+    patience = {"timeout_s": _CLIENT_TIMEOUT_S, "holds": False} if cell.is_given_up else {}
+    async with site.curl("a", SIZE, rate=rate, **patience) as curl:
         connection = await connection_of(curl, source)
         await curl.received(_BEGIN_AT)
         if cell.victim in ("source", "destination"):
@@ -165,30 +169,38 @@ async def _run(site: Site, cell: HostCell) -> HostOutcome:
         began = monotonic()
         asking = asyncio.create_task(_ask(source, connection, over))
         try:
-            fault_s = await _strike(site, cell, victim, curl)
-            in_time = is_in_time(monotonic() - began - fault_s)
+            fault_s = await _strike(site, cell, victim, curl, lambda: _has_failed(asking))
+            in_time = monotonic() - began - fault_s < waits.frozen_s
+            since = monotonic()
         finally:
             over.set()
             answers = await asking
+        answered_in_time = monotonic() - since < waits.frozen_s
         since = monotonic()
         answers += await _hand_on(source, destination, curl)
         handed_on = (
             answers[-1].endswith((" ok", "closing")) or monotonic() - since < _TIME_TO_HAND_ON_S
         )
-        ended = await curl.end()
+        ended = await curl.finish()
         verdict = (await site.datagrams()).check(keylogs)
         for server in (source, destination):
             server.assert_no_mistake()
     client = ending(curl, verdict)
+    if cell.survives and client != "whole" and not answered_in_time:
+        raise TooLateError(f"a deadline after the fault was missed: {ended.error}")
+    if cell.fault != "KILL" and client == "whole" and not handed_on:
+        raise TooLateError(f"it was not handed on: {Counter(answers)}")
     return HostOutcome(
         client="lost" if client == "TIMEOUT" else client,
         error=ended.error,
         verdict=verdict,
         fault_s=fault_s,
         in_time=in_time,
-        answers=answers,
-        handed_on=handed_on,
     )
+
+
+def _has_failed(asking: asyncio.Task[list[str]]) -> bool:
+    return asking.done() and asking.result()[-1] != "ok"
 
 
 async def _ask(source: Server, connection: str, over: asyncio.Event) -> list[str]:
@@ -197,14 +209,16 @@ async def _ask(source: Server, connection: str, over: asyncio.Event) -> list[str
     while True:
         answer = await hand_over(source, connection, "b/0")
         answers.append(answer.code)
-        if answer.ok or over.is_set():
+        if answer.ok or over.is_set() or answer.code == "no_such_connection":
             return answers
         await asyncio.sleep(0.01)
 
 
-async def _strike(site: Site, cell: HostCell, victim: Server, curl: Curl) -> float:
+async def _strike(
+    site: Site, cell: HostCell, victim: Server, curl: Curl, has_failed: Callable[[], bool]
+) -> float:
     """Wait for the fault, and end it. For how long it lasted."""
-    await struck(cell.fault, victim, [curl])
+    await struck(cell.fault, victim, [curl], has_failed)
     if cell.fault == "KILL":
         return 0.0
     since = monotonic()

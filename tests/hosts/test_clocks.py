@@ -48,8 +48,8 @@ def test_a_download_goes_there_and_back_between_clocks_an_hour_apart(
                     await destination.cut_over()
                     # Neither hour has come into the connection's own time.
                     age_s, rtt_s = await facts(destination)
-                    assert age_s < 60
-                    assert rtt_s < 1
+                    assert age_s < HOUR_S / 4
+                    assert rtt_s < HOUR_S / 16
                 await curl.finish()
             assert curl.whole, curl.outcome
             await site.assert_one_sender()

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lossy_link import Condition
+from harness import until
+from lossy_link import Condition, Note
 from network import Host, Network
 from sites import CLIENT, CUT, SHARED, A, B
 
@@ -33,10 +34,11 @@ while True:
     data, sender = sock.recvfrom(2000)
     sock.sendto(sys.argv[2].encode(), sender)
 """
+#: Waits so many seconds.
 _ASK = """
 import socket, sys
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.settimeout(0.3)
+sock.settimeout(float(sys.argv[3]))
 sock.sendto(bytes.fromhex(sys.argv[2]), (sys.argv[1], 5000))
 try:
     print(sock.recv(2000).decode())
@@ -91,10 +93,10 @@ def test_a_shared_address_is_balanced_by_connection_id(tmp_path: Path, seed: str
             await network.balance(SHARED, {1: a, 2: b}, fallback=b)
             await listen(a, SHARED)
             await listen(b, SHARED)
-            assert await output(client, _ASK, SHARED, packets[0]) == "a"
-            assert await output(client, _ASK, SHARED, packets[1]) == "b"
+            assert await output(client, _ASK, SHARED, packets[0], "60") == "a"
+            assert await output(client, _ASK, SHARED, packets[1], "60") == "b"
             unroutable = (b"\x40" + bytes((0xE0,)) + bytes(40)).hex()
-            assert await output(client, _ASK, SHARED, unroutable) == "b"
+            assert await output(client, _ASK, SHARED, unroutable, "60") == "b"
             receivers = [note.receiver for note in await network.notes() if note.sender == "client"]
             assert receivers == ["a", "b", "b"]
 
@@ -109,12 +111,15 @@ def test_a_cut_way_carries_nothing_until_it_is_mended(tmp_path: Path, seed: str)
             await network.connect()
             await listen(a, A)
             await network.way(a, client, CUT)
-            assert await output(client, _ASK, A, "00") == "nothing"
-            assert [(note.sender, note.lost) for note in await network.notes()] == [
-                ("client", False),
-                ("a", True),
-            ]
+            assert await output(client, _ASK, A, "00", "0.3") == "nothing"
+
+            async def both() -> list[Note]:
+                notes = await network.notes()
+                return notes if len(notes) == 2 else []
+
+            notes = await until(both, "question and answer")
+            assert [(note.sender, note.lost) for note in notes] == [("client", False), ("a", True)]
             await network.way(a, client, Condition())
-            assert await output(client, _ASK, A, "00") == "a"
+            assert await output(client, _ASK, A, "00", "60") == "a"
 
     asyncio.run(run())

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from harness import Curl, Server, World
+from harness import GUARD_S, Curl, Server, World
 from network import Network
 from sites import ROUGH, Datagrams, curl_from, one_host
 
 from quicbaton.cli.certificate import CertificateFiles
 
 pytestmark = pytest.mark.process
+
+_HANDOFFS = 10
 
 _Test = Callable[[Network, World], Awaitable[None]]
 
@@ -35,14 +36,14 @@ def over_rough_link(
 
 @asynccontextmanager
 async def download(
-    network: Network, world: World, server: Server, rate: int = 250_000
+    network: Network, world: World, server: Server, *, size: int = 800_000, rate: int = 250_000
 ) -> AsyncIterator[Curl]:
     """A client's download. It gets all, and no packet number came twice from the servers,
     whatever the client got of it."""
     port = await server.port()
-    async with curl_from(network.hosts["client"], world, port, 800_000, rate=rate) as curl:
+    async with curl_from(network.hosts["client"], world, port, size, rate=rate) as curl:
         yield curl
-        await curl.end()
+        await curl.finish()
     assert curl.whole, curl.outcome
     verdict = Datagrams(await network.notes(), port).check(world.keylogs)
     verdict.assert_one_sender(may_reset=True)
@@ -61,7 +62,8 @@ def test_a_client_moves_to_another_port_in_the_middle(
     over_rough_link: Callable[[_Test], None],
 ) -> None:
     async def test(network: Network, world: World) -> None:
-        async with download(network, world, await world.start()) as curl:
+        # So much that the client has something to say for many seconds.
+        async with download(network, world, await world.start(), size=4_000_000) as curl:
             for shift in (7, 1000):
                 await curl.received(curl.received_bytes + 150_000)
                 await network.rebind(network.hosts["client"], shift)
@@ -78,15 +80,14 @@ def test_a_connection_goes_to_and_fro_between_processes_over_a_rough_link(
         owner = await world.start()
         other = await world.start("join", owner)
         answers: list[str] = []
-        async with download(network, world, owner) as curl:
-            while curl.outcome is None:
+        async with download(network, world, owner), asyncio.timeout(GUARD_S):
+            while answers.count("ok") < _HANDOFFS:
                 infos = (await owner.list()).connections
                 if infos:
                     answer = await owner.hand_over(infos[0].connection, other)
                     answers.append(answer.code)
                 if not infos or answer.ok:
                     owner, other = other, owner
-        assert answers.count("ok") > 2, Counter(answers)
 
     over_rough_link(test)
 
@@ -95,7 +96,7 @@ def test_a_new_process_takes_over_under_loss(over_rough_link: Callable[[_Test], 
     async def test(network: Network, world: World) -> None:
         server = await world.start()
         async with download(network, world, server) as curl:
-            await curl.received(150_000)
+            await curl.received(100_000)
             for _ in range(2):
                 successor = await world.start("takeover", server)
                 await server.gone()

@@ -17,8 +17,8 @@ from quicbaton.cli.certificate import CertificateFiles
 
 pytestmark = pytest.mark.process
 
-SIZE = 800_000
-RATE = 300_000
+SIZE = 4_000_000
+RATE = 200_000
 
 
 def test_without_a_relay_it_is_refused_and_the_client_unharmed(

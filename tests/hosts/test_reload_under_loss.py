@@ -24,7 +24,7 @@ pytestmark = pytest.mark.process
 CONNECTIONS = 200
 LOSSY = Condition(delay_ms=2, loss=0.01, reordered=0.01)
 _ROOT = Path(__file__).parents[2]
-_GUARD_S = 60.0
+_GUARD_S = 180.0
 
 
 class Throng:

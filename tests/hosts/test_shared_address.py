@@ -14,8 +14,8 @@ from quicbaton.cli.certificate import CertificateFiles
 
 pytestmark = pytest.mark.process
 
-SIZE = 800_000
-RATE = 300_000
+SIZE = 4_000_000
+RATE = 200_000
 
 
 @pytest.mark.parametrize("condition", [CLEAR, ROUGH], ids=["clear", "rough"])

@@ -68,7 +68,7 @@ def kill_myself() -> NoReturn:
 
 async def main() -> None:
     what, file, *rest = sys.argv[1:]
-    store = SqliteStore(Path(file), timeout_s=20.0)
+    store = SqliteStore(Path(file), timeout_s=60.0)
     if what == "race":
         await race(store, rest[0])
     elif what == "die":

@@ -37,6 +37,11 @@ from quicbaton.ownership.store import (
 # --- other processes ----------------------------------------------------------------------
 
 
+def patient(path: Path, **options: Any) -> SqliteStore:
+    """A store whose disk may be slow."""
+    return SqliteStore(path, timeout_s=60.0, **options)
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """An SQLite store in which S has offered the connection."""
@@ -45,7 +50,7 @@ def file(tmp_path: Path) -> Path:
     async def test(store: Store) -> None:
         await store.perform(PUBLISH)
 
-    use(lambda: SqliteStore(path), test)
+    use(lambda: patient(path), test)
     return path
 
 
@@ -104,7 +109,7 @@ def test_process_killed_between_two_steps_leaves_all_or_nothing(file: Path, stat
         # The source learns the same.
         assert isinstance(await store.perform(take("S")), Conflict if taken else Done)
 
-    use(lambda: SqliteStore(file), test)
+    use(lambda: patient(file), test)
 
 
 @pytest.mark.process
@@ -194,8 +199,8 @@ def test_full_disk_refuses_loses_nothing_and_goes_on_with_room(small_disk: Path)
         assert isinstance(await store.perform(Publish(b"more", 1, SOURCE, BATON, DIGEST)), Done)
         await check_kept(store, [*done, b"more"])
 
-    use(lambda: SqliteStore(path), test)
-    use(lambda: SqliteStore(path), lambda store: check_kept(store, [b"0", b"more"]))
+    use(lambda: patient(path), test)
+    use(lambda: patient(path), lambda store: check_kept(store, [b"0", b"more"]))
 
 
 def test_file_at_its_limit_refuses_and_takes_more_after_a_sweep(tmp_path: Path) -> None:
@@ -208,7 +213,7 @@ def test_file_at_its_limit_refuses_and_takes_more_after_a_sweep(tmp_path: Path) 
         assert await store.sweep(clock.now + STORE_ENTRY_LIFETIME_S + 1) == len(done)
         assert isinstance(await store.perform(PUBLISH), Done)
 
-    use(lambda: SqliteStore(tmp_path / "owners", clock=clock, max_bytes=128 << 10), test)
+    use(lambda: patient(tmp_path / "owners", clock=clock, max_bytes=128 << 10), test)
 
 
 def test_sweep_of_many_takes_many_short_transactions(tmp_path: Path) -> None:
@@ -223,7 +228,7 @@ def test_sweep_of_many_takes_many_short_transactions(tmp_path: Path) -> None:
             db.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         assert await store.sweep(clock.now + STORE_TOMBSTONE_LIFETIME_S + 1) == len(rows)
 
-    use(lambda: SqliteStore(path, clock=clock), test)
+    use(lambda: patient(path, clock=clock), test)
 
 
 def test_store_outlives_those_who_use_it(file: Path) -> None:
@@ -233,8 +238,8 @@ def test_store_outlives_those_who_use_it(file: Path) -> None:
         ids.append(store.store_id)
         assert await store.read(CID) == Found(OFFERED)
 
-    use(lambda: SqliteStore(file), test)
-    use(lambda: SqliteStore(file), test)
+    use(lambda: patient(file), test)
+    use(lambda: patient(file), test)
     assert ids[0] == ids[1]
     assert file.stat().st_mode & 0o777 == 0o600
 
@@ -251,7 +256,7 @@ def test_corrupt_file_refuses(file: Path) -> None:
         assert isinstance(await store.read(CID), Failed)
         assert not await store.spend(TOKEN, FAR)
 
-    use(lambda: SqliteStore(file), test)
+    use(lambda: patient(file), test)
 
 
 def test_row_that_no_release_writes_is_refused(file: Path) -> None:
@@ -262,7 +267,7 @@ def test_row_that_no_release_writes_is_refused(file: Path) -> None:
         assert isinstance(await store.perform(take("D")), Failed)
         assert isinstance(await store.read(CID), Failed)
 
-    use(lambda: SqliteStore(file), test)
+    use(lambda: patient(file), test)
 
 
 def test_closed_store_refuses(file: Path) -> None:
@@ -272,7 +277,7 @@ def test_closed_store_refuses(file: Path) -> None:
         assert isinstance(result, Failed)
         assert result.code == "store_closed"
 
-    use(lambda: SqliteStore(file), test)
+    use(lambda: patient(file), test)
 
 
 def test_slow_store_s_outcome_is_unknown_and_found_out_by_reading(file: Path) -> None:
@@ -281,6 +286,8 @@ def test_slow_store_s_outcome_is_unknown_and_found_out_by_reading(file: Path) ->
             result = await store.perform(take("D"))
             assert isinstance(result, Unknown)
             go_on()
+        # From here on it may take its time.
+        store._timeout_s = 60.0
         found = await store.read(CID)
         # Taken back before it began, or done late: either way it is known now, and asking again
         # is asking once.

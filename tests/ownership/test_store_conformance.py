@@ -24,7 +24,7 @@ from quicbaton.ownership.store import (
 
 ADAPTERS: dict[str, Callable[[Path, Clock], Store]] = {
     "memory": lambda _folder, clock: MemoryStore(clock=clock),
-    "sqlite": lambda folder, clock: SqliteStore(folder / "owners", clock=clock),
+    "sqlite": lambda folder, clock: SqliteStore(folder / "owners", clock=clock, timeout_s=60.0),
 }
 
 

@@ -17,11 +17,13 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from harness import SHORT_WAITS, Curl, Server, World
-from matrix import Cell, Fault, Faults, PointNotReachedError
+from harness import GUARD_S, SHORT_WAITS, Curl, Server, World
+from matrix import Cell, Fault, Faults, TooLateError
 from wire import Relay, Verdict
 
 from quicbaton.asyncio.failpoints import SOURCE_POINTS
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.handoff import Waits
 
 #: Every step of a handoff, in the order in which it is passed.
 STEPS = (
@@ -66,7 +68,11 @@ _SHORT_STOP_S = 0.03
 #: Above every wait for the other side but the one for strays.
 _LONG_STOP_S = 1.3
 #: A short stop that a busy machine made longer proves nothing of deadlines.
-STILL_SHORT_S = 0.2
+STILL_SHORT_S = 1.0
+#: Who ended is looked for so long after its last answer.
+_DEAD_S = 2.0
+#: A connection that neither side has for so long has been closed: its client will be told.
+_NOBODYS_S = 2.0
 
 
 class HandoffCell(Cell):
@@ -110,20 +116,30 @@ CELLS = [HandoffCell(step, victim, fault) for step in STEPS for victim, fault in
 
 async def run_cell(world: World, cell: HandoffCell) -> Outcome:
     """Download, hand over, fail; see how the client ends."""
-    rate = _SLOW_RATE if cell.is_slow else RATE
-    return await run_handoff(world, cell, Server.hand_over, SIZE, rate, waits=SHORT_WAITS)
+    rate = _SLOW_RATE if cell.is_long else RATE
+    waits = waits_of(cell)
+    return await run_handoff(world, cell, Server.hand_over, SIZE, rate, waits=waits)
+
+
+def waits_of(cell: Cell) -> Waits:
+    """How long its processes wait for each other: less than a long fault lasts, and otherwise as
+    long as ever, so that a busy machine makes no long fault of a short one."""
+    return SHORT_WAITS if cell.is_long else Waits()
 
 
 async def run_handoff(
     world: World,
     cell: HandoffCell,
-    hand_over: Callable[[Server, str, Server], Awaitable[object]],
+    hand_over: Callable[[Server, str, Server], Awaitable[c.Answer]],
     size: int,
     rate: int,
+    *,
+    waits: Waits,
     **options: Any,
 ) -> Outcome:
     """A download of `size` bytes at `rate`, between servers with these options; `hand_over` is
     given the source, the connection's name and the destination."""
+    options["waits"] = waits
     victims = world.folder / f"{cell}.victim"
     spec = cell.failpoint("destination" if cell.at_source else "source", victims)
     source = await world.start(failpoint=spec if cell.at_source else "", **options)
@@ -137,24 +153,36 @@ async def run_handoff(
         victims.write_text(str(victim.pid))
         began = monotonic()
         command = asyncio.ensure_future(hand_over(source, connection, destination))
-        stopped_s = await strike(cell.fault, victim, [curl])
-        in_time = is_in_time(monotonic() - began - stopped_s)
+        stopped_s = await strike(cell.fault, victim, [curl], lambda: _has_failed(command))
+        # A fault that comes later is not the first thing that went wrong: on a very busy machine a
+        # deadline was, and the connection may have been taken back.
+        in_time = monotonic() - began - stopped_s < waits.frozen_s
+        since = monotonic()
         await command
+        answered_in_time = monotonic() - since < waits.frozen_s
         handed_on = await hand_on(source, destination, curl)
-        ended = await curl.end()
+        ended = await curl.finish()
         verdict = relay.check([Path(source.options.keylog)])
         for server in (source, destination):
             if server.alive:
                 await server.list()
                 server.signal(signal.SIGKILL)
             server.assert_no_mistake()
+    if cell.survives and not curl.whole and not answered_in_time:
+        raise TooLateError(f"a deadline after the fault was missed: {ended.error}")
+    if curl.whole and not handed_on and source.alive and destination.alive:
+        raise TooLateError("a connection that nobody seemed to have went on")
     return Outcome(ending(curl, verdict), ended.error, verdict, stopped_s, in_time, handed_on)
+
+
+def _has_failed(command: asyncio.Future[c.Answer]) -> bool:
+    return command.done() and not command.result().ok
 
 
 async def connection_of(curl: Curl, server: Server) -> str:
     """The name of the server's only connection, the client's.
 
-    Raises PointNotReachedError: the client is through already.
+    Raises TooLateError: the client is through already.
     """
 
     async def look() -> object:
@@ -162,24 +190,24 @@ async def connection_of(curl: Curl, server: Server) -> str:
 
     found = await server.until(look, "a connection")
     if not isinstance(found, str):
-        raise PointNotReachedError("the download was over before its connection was looked for")
+        raise TooLateError("the download was over before its connection was looked for")
     return found
 
 
-def is_in_time(waited_s: float) -> bool:
-    """Whether a fault that came so long after its handoff's command is the first thing that went
-    wrong. On a very busy machine a deadline was, and the connection may have been taken back."""
-    return waited_s < SHORT_WAITS.frozen_s
-
-
-async def strike(fault: Fault, victim: Server, curls: Sequence[Curl]) -> float:
+async def strike(
+    fault: Fault,
+    victim: Server,
+    curls: Sequence[Curl],
+    has_failed: Callable[[], bool] = lambda: False,
+) -> float:
     """Wait for the fault; let a stopped process go on. For how long it stood still.
 
-    Raises PointNotReachedError: the clients got all that they wanted, or the victim ended, before.
+    Raises TooLateError: before, the clients had got all, the victim had ended, or what leads to the
+    point had failed.
     """
     if fault == "CUT":
         return 0.0
-    await struck(fault, victim, curls)
+    await struck(fault, victim, curls, has_failed)
     if fault == "KILL":
         return 0.0
     since = monotonic()
@@ -188,32 +216,45 @@ async def strike(fault: Fault, victim: Server, curls: Sequence[Curl]) -> float:
     return monotonic() - since
 
 
-async def struck(fault: str, victim: Server, curls: Sequence[Curl]) -> None:
+async def struck(
+    fault: str, victim: Server, curls: Sequence[Curl], has_failed: Callable[[], bool]
+) -> None:
     """Wait until a signal has killed or stopped the victim."""
 
     def is_struck() -> bool:
         return not victim.alive if fault == "KILL" else victim.stopped
 
     def is_over() -> bool:
-        return not victim.alive or all(curl.outcome is not None for curl in curls)
+        has_ended = all(curl.outcome is not None for curl in curls)
+        return not victim.alive or has_ended or has_failed()
 
     await victim.until(lambda: is_struck() or is_over(), f"the {fault}")
-    if not is_struck():
-        errors = [curl.outcome.error for curl in curls if curl.outcome is not None]
-        assert not any(errors), errors
-        raise PointNotReachedError(f"the point was never reached\n{victim.log()}")
+    # Others may have heard of its end before it can be seen.
+    until_s = monotonic() + _DEAD_S
+    while not is_struck():
+        if monotonic() > until_s:
+            errors = [curl.outcome.error for curl in curls if curl.outcome is not None]
+            assert not any(errors), errors
+            raise TooLateError(f"the point was never reached\n{victim.log()}")
+        await asyncio.sleep(0.01)
 
 
 async def hand_on(source: Server, destination: Server, curl: Curl) -> bool:
-    """Hand the connection on, from whoever owns it to the other: it can go on living. True also
-    when the download has come to its end before, as it may on a busy machine."""
-    while source.alive and destination.alive and curl.outcome is None:
-        for owner, other in ((source, destination), (destination, source)):
-            infos = (await owner.list()).connections
-            if infos and (await owner.hand_over(infos[0].connection, other)).ok:
-                return True
-        await asyncio.sleep(0.01)
-    return curl.whole
+    """Hand the connection on, from whoever owns it to the other: it can go on living. False when
+    there is none, or only one process is left."""
+    async with asyncio.timeout(GUARD_S):
+        seen = monotonic()
+        while source.alive and destination.alive and curl.outcome is None:
+            for owner, other in ((source, destination), (destination, source)):
+                infos = (await owner.list()).connections
+                if infos and (await owner.hand_over(infos[0].connection, other)).ok:
+                    return True
+                if infos:
+                    seen = monotonic()
+            if monotonic() - seen > _NOBODYS_S:
+                break
+            await asyncio.sleep(0.01)
+    return False
 
 
 def ending(curl: Curl, verdict: Verdict) -> str:

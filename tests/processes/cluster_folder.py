@@ -16,17 +16,24 @@ from quicbaton.asyncio.peers.incoming import Incoming
 from quicbaton.cli import keys
 from quicbaton.cli.reporter import Reporter
 
+#: Sockets that keep ports for the nodes of this run's clusters.
+_kept: list[socket.socket] = []
 
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+
+def own_port() -> int:
+    """A TCP port that is free, and stays so for who listens there with SO_REUSEPORT, as nodes do:
+    the kernel gives it to nobody else who asks for any."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    # Not before: asked with it, the kernel may give a port that another process keeps.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    _kept.append(sock)
+    return int(sock.getsockname()[1])
 
 
 def make_cluster(folder: Path, *names: str) -> Path:
     """A cluster's folder with these nodes."""
-    nodes = [f"--node={name}=127.0.0.1:{free_port()}" for name in names]
+    nodes = [f"--node={name}=127.0.0.1:{own_port()}" for name in names]
     parser = argparse.ArgumentParser()
     keys.add_parser(parser.add_subparsers())
     options = parser.parse_args(["keys", "init", str(folder), *nodes])

@@ -27,8 +27,7 @@ from quicbaton.keys.key_ring import KeyRing
 
 #: A hang guard: nothing waits so long unless it is broken.
 GUARD_S = 60.0
-#: Bytes per second of a download that a test does things to: slow enough to be under way still on a
-#: busy machine, until it may `finish`.
+#: Bytes per second of a download that a test does things to.
 SLOWLY = 150_000
 _LOOK_S = 0.005
 #: Short, so that a test of what happens after a deadline ends soon.
@@ -265,12 +264,16 @@ class World:
         return [Path(server.options.keylog) for server in self.servers]
 
     def curl(self, port: int, size: int, *, rate: int = 0) -> Curl:
-        """A libcurl process that downloads `size` bytes, `rate` of them per second."""
+        """A libcurl process that downloads `size` bytes, `rate` of them per second: see `Curl`."""
         return Curl(self.certificate, port, size, rate)
 
 
 class Curl:
-    """libcurl in a process of its own, downloading; `entry` as `World` has it."""
+    """libcurl in a process of its own, downloading; `entry` as `World` has it.
+
+    With a rate it `holds` back the last quarter, most of it, so that the download is under way,
+    however long a busy machine takes for what a test does to it, until it may `finish`.
+    """
 
     def __init__(
         self,
@@ -282,12 +285,15 @@ class Curl:
         address: str = "127.0.0.1",
         entry: Sequence[str] = (),
         timeout_s: float = GUARD_S,
+        holds: bool = True,
     ) -> None:
+        self._limited = bool(rate)
+        self._hold_at = size * 3 // 4 if rate and holds else 0
         self._arguments = [
             *entry,
             *(sys.executable, "-m", "quicbaton.cli.curl", f"https://{address}:{port}/{size}"),
             *("--ca", str(certificate.certificate), "--timeout", f"{timeout_s:g}"),
-            *("--rate", str(rate)),
+            *("--rate", str(rate), "--hold-at", str(self._hold_at)),
         ]
         self._sha256 = hashlib.sha256(content(0, size)).hexdigest()
         self._process: asyncio.subprocess.Process | None = None
@@ -316,18 +322,22 @@ class Curl:
         return self._process.pid
 
     async def received(self, size: int) -> None:
-        """Wait until so much of the body has arrived."""
+        """Wait until so much of the body has arrived, or all that it takes for now."""
+        size = min(size, self._hold_at or size)
         await until(lambda: self.received_bytes >= size or self._ended(), f"{size} bytes")
 
     async def finish(self) -> Outcome:
         """Wait for the end of the download, at full speed from now on."""
         assert self._process is not None
-        if self._process.returncode is None:
-            self._process.send_signal(signal.SIGUSR1)
+        if self._limited:
+            # It would end a program that has yet to say what the signal is for.
+            await self.received(1)
+            if self._process.returncode is None:
+                self._process.send_signal(signal.SIGUSR1)
         return await self.end()
 
     async def end(self) -> Outcome:
-        """Wait for the end of the download, at its rate."""
+        """Wait for an end that comes without more: of a download without a rate, or a bad one."""
         return await until(self._ended, "the client to end", GUARD_S + 5)
 
     def _ended(self) -> Outcome | None:

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -19,13 +19,13 @@ Faults = Sequence[tuple[str, Fault]]
 
 #: Title -> text.
 TABLES: dict[str, str] = {}
-#: How often a cell is begun before it counts as one whose point cannot be reached.
+#: How often a cell is begun before being late counts as its outcome.
 _ATTEMPTS = 4
 
 
-class PointNotReachedError(AssertionError):
-    """All was over, and well, before the cell's point: a busy machine missed a deadline, or was
-    late. Nothing was struck, so nothing is shown; such a cell is begun again."""
+class TooLateError(AssertionError):
+    """A busy machine missed a deadline of the cell's: before its point, so that nothing was struck,
+    or after it. That shows nothing of the fault; such a cell is begun again."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,6 @@ class Cell:
     step: str
     victim: str
     fault: Fault
-    #: Begun again, as its point was not reached.
-    again: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.step}-{self.victim}-{self.fault.replace(' ', '_')}"
@@ -45,11 +43,6 @@ class Cell:
     def is_long(self) -> bool:
         """Whether the fault outlasts the other side's deadlines."""
         return self.fault.endswith("long")
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether its clients take their time."""
-        return self.is_long or self.again
 
     @property
     def action(self) -> str:
@@ -144,11 +137,10 @@ def run_cells(
 
         async def one(cell: _Cell) -> None:
             async with turns:
-                for attempt in range(_ATTEMPTS):
+                for _ in range(_ATTEMPTS):
                     try:
-                        begun = replace(cell, again=attempt > 0)
-                        outcomes.note(cell, await run_cell(world, begun))
-                    except PointNotReachedError as error:
+                        outcomes.note(cell, await run_cell(world, cell))
+                    except TooLateError as error:
                         outcomes.note(cell, error)
                         continue
                     except AssertionError as error:

@@ -71,7 +71,7 @@ class Options(msgspec.Struct):
     #: Forms of connection IDs, as `parse_ids` reads them.
     ids: str = "plaintext"
     waits: Waits = Waits()
-    deadline_s: float = 20.0
+    deadline_s: float = 60.0
     #: A file to wait for before anything else.
     hold: str = ""
     #: import_state raises, as that of another program version might.
@@ -150,6 +150,12 @@ class MovingProtocol(QuicConnectionProtocol):
                 self._busy[event.stream_id] = asyncio.get_running_loop().call_later(
                     delay_s, self._finish, event.stream_id
                 )
+            elif path == "/done":
+                for busy, timer in self._busy.items():
+                    timer.cancel()
+                    self._answer(busy, b"done")
+                self._busy.clear()
+                self._answer(event.stream_id, b"")
             elif path == "/bug":
                 self._has_bug = True
                 self._answer(event.stream_id, b"bug")

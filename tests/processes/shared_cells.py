@@ -9,6 +9,8 @@ import msgspec
 from cells import FAULTS, HandoffCell, Outcome, run_handoff
 from harness import SHORT_WAITS, Server, World
 
+from quicbaton.asyncio.peers import commands as c
+
 #: Every step between the offer in the store and the source's keys, in order.
 STEPS = (
     "before_publish",
@@ -54,16 +56,16 @@ CELLS = [SharedCell(step, victim, fault) for step in STEPS for victim, fault in 
 async def run_shared_cell(world: World, cell: SharedCell) -> Outcome:
     """Download, hand over, fail; see how the client ends."""
 
-    async def hand_over(source: Server, connection: str, destination: Server) -> None:
+    async def hand_over(source: Server, connection: str, destination: Server) -> c.Answer:
         victim = destination if cell.victim == "destination" else source
         # On a busy machine an offer may time out before anything is struck: then once more.
-        while source.alive and destination.alive:
+        while True:
             answer = await source.hand_over(connection, destination)
             if answer.ok or cell.fault == "CUT" or not victim.alive or victim.stopped:
-                return
+                return answer
             if answer.code not in ("deadline", "cutover_pending", "unreachable"):
-                return
+                return answer
 
     store = f"sqlite:{world.folder / 'owners'}"
-    rate = _SLOW_RATE if cell.is_slow else _RATE
+    rate = _SLOW_RATE if cell.is_long else _RATE
     return await run_handoff(world, cell, hand_over, _SIZE, rate, waits=_WAITS, store=store)

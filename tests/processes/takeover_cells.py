@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from cells import ending, strike
-from harness import SHORT_WAITS, World, until
-from matrix import Cell, Faults
+from cells import STILL_SHORT_S, ending, strike, waits_of
+from harness import World, until
+from matrix import Cell, Faults, TooLateError
 from wire import Relay, Verdict
 
 from quicbaton.asyncio.failpoints import DEPARTURE_POINTS, SOURCE_POINTS
@@ -56,7 +56,7 @@ _RATE = 500_000
 _SLOW_RATE = 220_000
 _BEGIN_AT = 40_000
 _DOWNLOADS = 2
-_DEADLINE_S = 8.0
+_DEADLINE_S = 20.0
 
 
 class TakeoverCell(Cell):
@@ -107,9 +107,10 @@ async def run_takeover_cell(world: World, cell: TakeoverCell) -> TakeoverOutcome
     victims = world.folder / f"{cell}.victim"
     at_old = cell.step in (*DEPARTURE_POINTS, *SOURCE_POINTS)
     spec = cell.failpoint("new" if at_old else "old", victims)
-    old = await world.start(waits=SHORT_WAITS, failpoint=spec if at_old else "")
+    waits = waits_of(cell)
+    old = await world.start(waits=waits, failpoint=spec if at_old else "")
     port = await old.port()
-    rate = _SLOW_RATE if cell.is_slow else _RATE
+    rate = _SLOW_RATE if cell.is_long else _RATE
     async with AsyncExitStack() as stack:
         relays = [await stack.enter_async_context(Relay(port)) for _ in range(_DOWNLOADS)]
         curls = [
@@ -121,7 +122,7 @@ async def run_takeover_cell(world: World, cell: TakeoverCell) -> TakeoverOutcome
         new = await world.fork(
             "takeover",
             old,
-            waits=SHORT_WAITS,
+            waits=waits,
             failpoint="" if at_old else spec,
             deadline_s=_DEADLINE_S,
             hold=str(victims),
@@ -129,9 +130,9 @@ async def run_takeover_cell(world: World, cell: TakeoverCell) -> TakeoverOutcome
         victim = new if cell.victim == "new" else old
         victims.with_suffix(".new").write_text(str(victim.pid))
         victims.with_suffix(".new").rename(victims)
-        await strike(cell.fault, victim, curls)
+        stopped_s = await strike(cell.fault, victim, curls)
         for curl in curls:
-            await curl.end()
+            await curl.finish()
         verdicts = [relay.check([Path(old.options.keylog)]) for relay in relays]
         clients = [ending(curl, verdict) for curl, verdict in zip(curls, verdicts, strict=True)]
         errors = [curl.outcome.error for curl in curls if curl.outcome is not None]
@@ -145,4 +146,6 @@ async def run_takeover_cell(world: World, cell: TakeoverCell) -> TakeoverOutcome
                 server.signal(signal.SIGKILL)
             server.assert_no_mistake()
     await asyncio.sleep(0)
+    if cell.fault == "STOP" and stopped_s > STILL_SHORT_S and set(clients) != {"whole"}:
+        raise TooLateError(f"a short stop lasted {stopped_s:.1f} s: {errors}")
     return TakeoverOutcome(clients, errors, verdicts, served, f"{old.log()}\n---\n{new.log()}")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from download import download
-from harness import SHORT_WAITS, SLOWLY, Server, World, until
+from harness import GUARD_S, SLOWLY, Server, World, until
 from moving_server import content
 from wire import Relay
 
@@ -59,7 +59,7 @@ def test_a_download_changes_hands_many_times_among_three_processes(in_world: Any
 def test_the_process_that_accepted_is_killed_after_the_cutover(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with download(world, first, 800_000) as (connection, curl, _):
+        async with download(world, first, 1_600_000) as (connection, curl, _):
             second = await world.start("join", first)
             await first.hand_over_after_cutover(connection, second)
             await second.cut_over()
@@ -74,7 +74,7 @@ def test_the_process_that_accepted_is_killed_after_the_cutover(in_world: Any) ->
 
 
 def test_a_download_of_qh3_changes_hands(in_world: Any) -> None:
-    size = 20_000_000
+    size = 2_000_000
 
     async def test(world: World) -> None:
         first = await world.start()
@@ -82,6 +82,7 @@ def test_a_download_of_qh3_changes_hands(in_world: Any) -> None:
         client = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.clients.qh3_download", "127.0.0.1"),
             *(str(await first.port()), f"/{size}", str(world.certificate.certificate)),
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             cwd=Path(__file__).parents[2],
         )
@@ -91,17 +92,19 @@ def test_a_download_of_qh3_changes_hands(in_world: Any) -> None:
         if not (await first.list()).accepted:
             servers.reverse()
         connection = await servers[0].the_connection()
-        moves = 0
-        while moves < 5:
+        for moves in range(5):
             source, destination = servers[moves % 2], servers[(moves + 1) % 2]
-            answer = await source.hand_over(connection, destination)
-            if answer.code == "no_such_connection":
-                break  # The client was quick.
-            assert answer.ok or answer.code == "cutover_pending", answer
-            moves += answer.ok
+            await source.hand_over_after_cutover(connection, destination)
+        # It was under way all the time.
+        assert client.stdin is not None
+        client.stdin.close()
         output, _ = await client.communicate()
-        assert json.loads(output)["sha256"] == hashlib.sha256(content(0, size)).hexdigest()
-        assert moves >= 2
+        outcome = json.loads(output)
+        bodies, rest = divmod(outcome["received_bytes"], size)
+        assert bodies
+        assert not rest
+        whole = hashlib.sha256(content(0, size) * bodies)
+        assert outcome["sha256"] == whole.hexdigest()
 
     in_world(test)
 
@@ -115,8 +118,8 @@ def test_handing_one_connection_over_leaves_the_other_where_it_is(in_world: Any)
         first = await world.start()
         port = await first.port()
         async with (
-            world.curl(port, 800_000, rate=SLOWLY) as one,
-            world.curl(port, 800_000, rate=SLOWLY) as two,
+            world.curl(port, 1_600_000, rate=SLOWLY) as one,
+            world.curl(port, 1_600_000, rate=SLOWLY) as two,
         ):
             await one.received(50_000)
             await two.received(50_000)
@@ -135,13 +138,15 @@ def test_handing_one_connection_over_leaves_the_other_where_it_is(in_world: Any)
 
 def test_a_client_that_dies_in_the_middle_of_a_handoff_harms_nobody(in_world: Any) -> None:
     async def test(world: World) -> None:
-        first = await world.start(failpoint="after_destroy:STOP", waits=SHORT_WAITS)
+        first = await world.start(failpoint="after_destroy:STOP")
         port = await first.port()
-        async with world.curl(port, 800_000, rate=SLOWLY) as other:
-            async with world.curl(port, 800_000, rate=SLOWLY) as dying:
+        async with world.curl(port, 1_600_000, rate=SLOWLY) as other:
+            async with world.curl(port, 1_600_000, rate=SLOWLY) as dying:
                 await other.received(50_000)
                 await dying.received(50_000)
-                second = await world.start("join", first, waits=SHORT_WAITS)
+                # Nothing but its source's word makes it go on.
+                patient = Waits(ready_s=GUARD_S)
+                second = await world.start("join", first, waits=patient)
                 infos = (await first.list()).connections
                 command = asyncio.create_task(first.hand_over(infos[0].connection, second))
                 await until(lambda: first.stopped, "the source to stop")
@@ -158,8 +163,8 @@ def test_a_client_that_dies_in_the_middle_of_a_handoff_harms_nobody(in_world: An
 
 def test_handoffs_and_broken_links_leave_no_descriptors_behind(in_world: Any) -> None:
     async def test(world: World) -> None:
-        first = await world.start(failpoint="after_baton:CUT", waits=SHORT_WAITS)
-        second = await world.start("join", first, waits=SHORT_WAITS)
+        first = await world.start(failpoint="after_baton:CUT")
+        second = await world.start("join", first)
         # The kernel steers a new client to either.
         async with crowd(world.certificate, await first.port(), 4) as clients:
             everything: dict[str, Server] = {}
@@ -200,7 +205,7 @@ def _descriptors(server: Server) -> int:
 def test_a_destination_with_other_keys_gets_nothing(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with download(world, first, 800_000) as (connection, *_):
+        async with download(world, first, 1_600_000) as (connection, *_):
             world.ring.write_text(KeyRing(ClusterKey.generate(os.urandom)).encode())
             stranger = await world.start("join", first)
             answer = await first.hand_over(connection, stranger)
@@ -249,7 +254,7 @@ def test_a_connection_is_saved_only_after_its_cutover_and_handed_on_at_any_time(
 ) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with download(world, first, 800_000) as (connection, _, relay):
+        async with download(world, first, 1_600_000) as (connection, _, relay):
             second = await world.start("join", first)
             relay.mutes_client = True
             await first.hand_over_after_cutover(connection, second)
@@ -272,12 +277,12 @@ def test_a_source_that_thawed_and_handed_over_again_defeats_the_first_baton(
     in_world: Any,
 ) -> None:
     async def test(world: World) -> None:
-        first = await world.start(waits=SHORT_WAITS)
-        async with download(world, first, 800_000) as (connection, curl, _):
-            stuck = await world.start(
-                "join", first, waits=SHORT_WAITS, failpoint="before_ready:STOP"
-            )
-            third = await world.start("join", first, waits=SHORT_WAITS)
+        first = await world.start()
+        async with download(world, first, 1_600_000) as (connection, curl, _):
+            # Its own patience has not ended when its READY comes.
+            patient = Waits(ready_s=GUARD_S)
+            stuck = await world.start("join", first, waits=patient, failpoint="before_ready:STOP")
+            third = await world.start("join", first)
             answer = await first.hand_over(connection, stuck)
             assert (answer.ok, answer.code) == (False, "deadline")
             assert stuck.stopped
@@ -299,7 +304,7 @@ def test_a_saved_connection_goes_on_in_another_process(in_world: Any) -> None:
         second = await world.start("join", first)
         async with (
             Relay(await first.port()) as relay,
-            world.curl(relay.port, 800_000, rate=SLOWLY) as curl,
+            world.curl(relay.port, 1_600_000, rate=SLOWLY) as curl,
         ):
             await curl.received(50_000)
             source = first if (await first.list()).accepted else second
@@ -323,7 +328,7 @@ def test_a_saved_connection_goes_on_in_another_process(in_world: Any) -> None:
 def test_of_parallel_resumes_of_one_file_one_wins(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with download(world, first, 800_000) as (connection, *_):
+        async with download(world, first, 1_600_000) as (connection, *_):
             others = [await world.start("join", first) for _ in range(2)]
             path = world.folder / "baton"
             assert (await save(first, connection, path)).ok
@@ -337,7 +342,7 @@ def test_of_parallel_resumes_of_one_file_one_wins(in_world: Any) -> None:
 def test_a_baton_whose_source_has_thawed_is_refused(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start(waits=Waits(saved_s=0.3))
-        async with download(world, first, 800_000) as (connection, curl, _):
+        async with download(world, first, 1_600_000) as (connection, curl, _):
             second = await world.start("join", first)
             third = await world.start("join", first)
             path = world.folder / "baton"
@@ -363,7 +368,7 @@ def test_a_baton_whose_source_is_dead_is_refused_and_its_client_told(in_world: A
         first = await world.start()
         async with (
             Relay(await first.port()) as relay,
-            world.curl(relay.port, 800_000, rate=SLOWLY) as curl,
+            world.curl(relay.port, 1_600_000, rate=SLOWLY) as curl,
         ):
             await curl.received(50_000)
             second = await world.start("join", first)
@@ -383,7 +388,7 @@ def test_a_baton_whose_source_is_dead_is_refused_and_its_client_told(in_world: A
 def test_the_process_that_saved_a_connection_does_not_resume_it(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start(waits=Waits(saved_s=0.5))
-        async with download(world, first, 800_000) as (connection, *_):
+        async with download(world, first, 1_600_000) as (connection, *_):
             path = world.folder / "baton"
             assert (await save(first, connection, path)).ok
             answer = await resume(first, path)
@@ -395,7 +400,7 @@ def test_the_process_that_saved_a_connection_does_not_resume_it(in_world: Any) -
 def test_a_baton_that_cannot_be_written_leaves_the_connection_alive(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with download(world, first, 800_000) as (connection, *_):
+        async with download(world, first, 1_600_000) as (connection, *_):
             path = world.folder / "taken"
             path.write_text("something else")
             answer = await save(first, connection, path)
@@ -460,7 +465,7 @@ def test_what_is_no_command_ends_its_connection_and_nothing_else(in_world: Any) 
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.connect(str(server.control))
                 sock.sendall(garbage)
-                sock.settimeout(10)
+                sock.settimeout(GUARD_S)
                 try:
                     assert sock.recv(100) == b""
                 except ConnectionResetError:

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import SLOWLY, Server, World
+from harness import GUARD_S, SLOWLY, Server, World
 from wire import Relay
 
 from quicbaton.cli.certificate import CertificateFiles
 
 pytestmark = pytest.mark.process
 
-_GUARD_S = 60.0
 _ROOT = Path(__file__).parents[2]
 #: The last commit of release 0.1: baton format 1.
 _PREVIOUS_RELEASE = "afaa432"
@@ -65,7 +64,7 @@ def in_worlds(tmp_path: Path, certificate: CertificateFiles, previous_code: Path
         for folder in folders:
             folder.mkdir()
         previous = PreviousRelease(folders[1], certificate)
-        async with asyncio.timeout(_GUARD_S), World(folders[0], certificate) as present:
+        async with asyncio.timeout(5 * GUARD_S), World(folders[0], certificate) as present:
             previous.use(previous_code, present)
             async with previous:
                 await test(present, previous)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from download import download
-from harness import SHORT_WAITS, SLOWLY, Server, World, until
+from harness import SLOWLY, Server, World, until
 
 from quicbaton.asyncio.peers import commands as c
 
@@ -44,7 +44,7 @@ def test_a_download_goes_to_another_host_and_back(in_world: Any) -> None:
 def test_a_baton_from_a_file_is_resumed_on_another_host(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
-        async with download(world, first, 800_000) as (connection, *_):
+        async with download(world, first, 1_600_000) as (connection, *_):
             second = await world.start("join", first, host=_OTHER_HOST)
             baton = world.folder / "baton"
             assert (await first.command(c.Save(connection, str(baton)))).ok
@@ -60,7 +60,7 @@ def test_a_baton_from_a_file_is_resumed_on_another_host(in_world: Any) -> None:
 def test_a_process_that_cannot_send_from_the_clients_address_is_refused(in_world: Any) -> None:
     async def test(world: World) -> None:
         first, second = await world.start(), await world.start()
-        async with download(world, first, 800_000) as (connection, *_):
+        async with download(world, first, 1_600_000) as (connection, *_):
             answer = await first.hand_over(connection, second)
             assert (answer.ok, answer.code) == (False, "cannot_send_from")
 
@@ -94,7 +94,7 @@ def test_a_relayed_connection_waits_for_a_link_that_broke(in_world: Any) -> None
 
 def test_a_relayed_connection_whose_relay_dies_is_closed(in_world: Any) -> None:
     async def test(world: World) -> None:
-        first, second = await world.start(waits=SHORT_WAITS), await world.start(waits=SHORT_WAITS)
+        first, second = await world.start(), await world.start()
         async with world.curl(await first.port(), 3_000_000, rate=SLOWLY) as curl:
             await curl.received(50_000)
             connection = await first.the_connection()
@@ -138,7 +138,7 @@ def test_a_forwarder_that_dies_is_waited_for_no_more(in_world: Any) -> None:
 def test_with_a_process_of_the_release_before_a_cutover_is_awaited(in_world: Any, old: str) -> None:
     async def test(world: World) -> None:
         first = await world.start(formats=(1,) if old == "forwarder" else (1, 2))
-        async with download(world, first, 800_000) as (connection, _, relay):
+        async with download(world, first, 1_600_000) as (connection, _, relay):
             second = await world.start("join", first)
             third = await world.start(
                 "join", first, formats=(1,) if old == "destination" else (1, 2)

@@ -67,8 +67,8 @@ class Pair:
     async def download(self) -> AsyncIterator[tuple[Curl, str, str, str]]:
         """One that has begun: the client, where its connection lives, where it does not, and its
         name. All must come in the end, at full speed, and right."""
-        async with self.world.curl(self.port, 12_000_000, rate=4_000_000) as client:
-            await client.received(1_000_000)
+        async with self.world.curl(self.port, 6_000_000, rate=400_000) as client:
+            await client.received(100_000)
             yield client, *(await self.owner())
             await client.finish()
             assert client.whole
@@ -94,7 +94,7 @@ def test_a_download_goes_to_another_node_and_back(with_pair: Any) -> None:
         async with pair.download() as (client, first, second, name):
             answer = await pair.ask(f"{first}/0", c.HandOff(name, f"{second}/0"))
             assert answer.ok
-            await client.received(client.received_bytes + 1_000_000)
+            await client.received(client.received_bytes + 100_000)
             assert (await pair.owner())[:2] == (second, first)
 
             async def goes_back() -> bool:
@@ -164,7 +164,7 @@ def test_a_baton_that_nobody_has_safe_is_worth_nothing(with_pair: Any) -> None:
             channel = await connect_node(pair.cluster, first)
             frozen = await Conversation(channel).ask(c.Freeze(name), c.Frozen)
             channel.abort()
-            await client.received(client.received_bytes + 2_000_000)
+            await client.received(client.received_bytes + 200_000)
             with pytest.raises(CommandFailedError):
                 await pair.ask(second, c.Revive(frozen.sealed))
 
@@ -244,7 +244,7 @@ def test_nodes_find_each_other_again_after_a_link_was_cut(with_pair: Any) -> Non
             assert (await pair.ask(first, c.HandOff(name, f"{second}/0"))).ok
             # The old owner is gone with all its links, and another process is in its slot.
             victim = pair.servers[first]
-            await client.received(client.received_bytes + 2_000_000)
+            await client.received(client.received_bytes + 200_000)
             victim.signal(signal.SIGKILL)
             await victim.gone()
             await pair.start(first)

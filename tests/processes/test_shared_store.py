@@ -8,6 +8,7 @@ import signal
 from time import time
 from typing import Any
 
+import msgspec
 import pytest
 from download import download
 from harness import SHORT_WAITS, SLOWLY, World
@@ -46,7 +47,7 @@ def test_locked_store_keeps_the_connection_where_it_is(in_world: Any) -> None:
     async def test(world: World) -> None:
         path = world.folder / "owners"
         first = await world.start(store=f"sqlite:{path}")
-        async with download(world, first, 800_000) as (connection, *_):
+        async with download(world, first, 1_600_000) as (connection, *_):
             second = await world.start("join", first, store=f"sqlite:{path}")
             store = SqliteStore(path)
             # Somebody holds the file, for longer than anybody waits.
@@ -66,9 +67,11 @@ def test_store_that_is_locked_with_the_baton_out_leaves_both_silent_until_it_ans
 ) -> None:
     async def test(world: World) -> None:
         path = world.folder / "owners"
-        options = {"store": f"sqlite:{path}", "waits": SHORT_WAITS}
+        # Time enough to lock the store before the source takes its connection back.
+        waits = msgspec.structs.replace(SHORT_WAITS, frozen_s=4.0, ready_s=6.0)
+        options = {"store": f"sqlite:{path}", "waits": waits}
         first = await world.start(**options)
-        async with download(world, first, 800_000) as (connection, _, relay):
+        async with download(world, first, 1_600_000) as (connection, _, relay):
             second = await world.start("join", first, failpoint="before_take:STOP", **options)
             handing = asyncio.create_task(first.hand_over(connection, second))
             await second.comes_to_a_stop()
@@ -78,7 +81,7 @@ def test_store_that_is_locked_with_the_baton_out_leaves_both_silent_until_it_ans
             # The destination cannot take it, nor the source take it back.
             sent = await _count_when_silent(relay)
             # Past the source's deadline, and more.
-            await asyncio.sleep(2 * SHORT_WAITS.frozen_s)
+            await asyncio.sleep(waits.frozen_s + 0.5)
             assert len(relay.sent) == sent
             assert not handing.done()
             store._db.execute("ROLLBACK")
@@ -104,7 +107,7 @@ def test_a_process_is_replaced_by_the_store_under_downloads(in_world: Any) -> No
         port = await old.port()
         async with contextlib.AsyncExitStack() as stack:
             curls = [
-                await stack.enter_async_context(world.curl(port, 800_000, rate=SLOWLY))
+                await stack.enter_async_context(world.curl(port, 1_600_000, rate=SLOWLY))
                 for _ in range(3)
             ]
             for curl in curls:
@@ -122,8 +125,8 @@ def test_a_process_is_replaced_by_the_store_under_downloads(in_world: Any) -> No
 def test_process_without_the_store_takes_over_by_the_source(in_world: Any) -> None:
     async def test(world: World) -> None:
         path = world.folder / "owners"
-        first = await world.start(store=f"sqlite:{path}", waits=SHORT_WAITS)
-        async with download(world, first, 800_000) as (connection, curl, _):
+        first = await world.start(store=f"sqlite:{path}")
+        async with download(world, first, 1_600_000) as (connection, curl, _):
             second = await world.start("join", first)
             assert (await first.hand_over(connection, second)).ok
             await curl.finish()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic import events
-from harness import SHORT_WAITS, Server, World, until
+from harness import Server, World, until
 from moving_server import content
 from wire import Relay
 
@@ -159,7 +159,7 @@ def test_a_running_request_survives_a_takeover(in_world: Any) -> None:
             client_of(world, relay.port) as client,
         ):
             exported = client.ask("/3000000")
-            running = client.ask(f"/slow/{size}/3000")
+            running = client.ask(f"/slow/{size}/10000")
             await until(lambda: running.body, "the body to begin")
             assert int(await client.get("/pid")) == old.pid
             new = await world.fork("takeover", old)
@@ -236,7 +236,7 @@ def test_a_paused_upload_moves_and_goes_on(in_world: Any) -> None:
         first = await world.start()
         async with client_of(world, await first.port()) as client:
             second = await world.start("join", first)
-            exchange = client.ask("/swallow/2000", method=b"POST")
+            exchange = client.ask("/swallow/8000", method=b"POST")
             upload = asyncio.create_task(client.upload(exchange, body))
             await _comes_to_rest(lambda: client.unsent(exchange))
             await hand_over(first, second)
@@ -318,7 +318,7 @@ def test_what_still_runs_after_the_grace_is_listed_reset_and_counted(in_world: A
             slow = client.ask("/slow/1000000/60000")
             await until(lambda: slow.body, "the body to begin")
             name = await old.the_connection()
-            new = await world.fork("takeover", old, deadline_s=0.7)
+            new = await world.fork("takeover", old, deadline_s=5.0)
             assert await new.settled() == (
                 "settled cut 1 connection moved, 1 cut at the deadline: "
                 f"{name}: requests still run on streams {slow.stream_id}"
@@ -337,16 +337,18 @@ def test_a_connection_moves_on_when_its_running_requests_have_ended(in_world: An
         first = await world.start()
         async with client_of(world, await first.port()) as client:
             second = await world.start("join", first)
-            slow = client.ask("/slow/100000/2000")
-            await until(lambda: slow.body, "the body to begin")
+            echo = client.ask("/echo", method=b"POST")
+            await client.upload(echo, content(0, 50_000), end=False)
+            await until(lambda: echo.body, "the body to begin")
             await hand_over(first, second)
             await second.cut_over()
             connection = await second.the_connection()
             answer = await second.hand_over(connection, first)
             assert (answer.ok, answer.code) == (False, "streams_relayed")
             assert await client.get("/1000") == content(0, 1000)
-            await slow.ended.wait()
-            assert slow.body == content(0, 100_000)
+            await client.upload(echo, content(50_000, 100_000))
+            await echo.ended.wait()
+            assert echo.body == content(0, 100_000)
             await until(lambda: _hands_over(second, first, connection), "a second handoff")
             assert int(await client.get("/pid")) == first.pid
 
@@ -361,11 +363,11 @@ def test_a_running_request_survives_a_handoff_that_fails(in_world: Any) -> None:
     size = 500_000
 
     async def test(world: World) -> None:
-        first = await world.start(waits=SHORT_WAITS)
+        first = await world.start()
         async with client_of(world, await first.port()) as client:
             forgetful = await world.start("join", first, forgetful=True)
-            stops = await world.start("join", first, failpoint="rebuilt:STOP", waits=SHORT_WAITS)
-            slow = client.ask(f"/slow/{size}/2000")
+            stops = await world.start("join", first, failpoint="rebuilt:STOP")
+            slow = client.ask(f"/slow/{size}/5000")
             echo = client.ask("/echo", method=b"POST")
             await until(lambda: slow.body, "the body to begin")
             connection = await first.the_connection()
@@ -390,13 +392,15 @@ def test_a_saved_connection_has_no_running_requests(in_world: Any) -> None:
     async def test(world: World) -> None:
         first = await world.start()
         async with client_of(world, await first.port()) as client:
-            slow = client.ask("/slow/100000/500")
-            await until(lambda: slow.body, "the body to begin")
+            echo = client.ask("/echo", method=b"POST")
+            await client.upload(echo, content(0, 50_000), end=False)
+            await until(lambda: echo.body, "the body to begin")
             connection = await first.the_connection()
             answer = await first.command(c.Save(connection, str(world.folder / "baton")))
             assert (answer.ok, answer.code) == (False, "not_exportable")
-            await slow.ended.wait()
-            assert slow.body == content(0, 100_000)
+            await client.upload(echo, content(50_000, 100_000))
+            await echo.ended.wait()
+            assert echo.body == content(0, 100_000)
 
     in_world(test)
 

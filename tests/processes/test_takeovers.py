@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from cells import ending
-from harness import SHORT_WAITS, SLOWLY, Server, World, until
+from harness import GUARD_S, SHORT_WAITS, SLOWLY, Server, World, until
 from matrix import TABLES
 from moving_server import content
 from wire import Relay
@@ -95,9 +95,11 @@ def test_a_connection_that_cannot_be_exported_is_waited_for(in_world: Any) -> No
     async def test(world: World) -> None:
         old = await world.start()
         async with crowd(world.certificate, await old.port(), 1) as (client,):
-            answer = asyncio.create_task(client.get("/busy/700"))
+            answer = asyncio.create_task(client.get("/busy/60000"))
             await until(lambda: _has_streams(old), "the request to arrive")
-            new = await world.fork("takeover", old)
+            new = await world.fork("takeover", old, deadline_s=GUARD_S)
+            await new.ready()
+            await client.get("/done")
             assert await answer == b"done"
             assert await new.settled() == "settled ok 1 connection moved"
             assert await client.get("/10") == content(0, 10)
@@ -176,7 +178,10 @@ def test_a_client_that_has_said_all_before_its_server_died_is_told(in_world: Any
         victims = world.folder / "victims"
         old = await world.start()
         victims.write_text(str(old.pid))
-        async with Relay(await old.port()) as relay, world.curl(relay.port, 50_000_000) as curl:
+        async with (
+            Relay(await old.port()) as relay,
+            world.curl(relay.port, 50_000_000, rate=2_000_000) as curl,
+        ):
             await curl.received(100_000)
             await world.fork("takeover", old, failpoint=f"takeover_reading:STOP:{victims}")
             await until(lambda: old.stopped, "the predecessor to stop")
@@ -195,13 +200,14 @@ def test_a_second_takeover_at_a_time_is_refused(in_world: Any) -> None:
     async def test(world: World) -> None:
         old = await world.start()
         async with crowd(world.certificate, await old.port(), 1) as (client,):
-            answer = asyncio.create_task(client.get("/busy/3000"))
+            answer = asyncio.create_task(client.get("/busy/60000"))
             await until(lambda: _has_streams(old), "the request to arrive")
-            first = await world.fork("takeover", old)
+            first = await world.fork("takeover", old, deadline_s=GUARD_S)
             await first.ready()
             second = await world.fork("takeover", old)
             await second.gone()
             assert "a takeover is under way" in second.log()
+            await client.get("/done")
             assert await answer == b"done"
             assert (await first.settled()).startswith("settled ok")
 
@@ -226,6 +232,6 @@ def test_ten_takeovers_in_a_row_keep_one_download_whole(in_world: Any) -> None:
 
 async def _all_live_at(server: Server, clients: list[Getter]) -> None:
     for client in clients:
-        assert await asyncio.wait_for(client.get("/3000"), 20) == content(0, 3000)
+        assert await asyncio.wait_for(client.get("/3000"), GUARD_S) == content(0, 3000)
         assert client.terminated is None
     assert len((await server.list()).connections) == len(clients)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.process
 def test_workers_get_their_encrypted_ids_from_the_kernel_through_a_key_rotation(
     home: ServiceHome,
 ) -> None:
-    content = home.write("file.bin", FILE_BYTES // 3)
+    content = home.write("file.bin", FILE_BYTES)
     service = home.service(2, "--ids", "encrypted")
     assert service.ready["steered"]
     old = KeyRing.parse(home.keys.read_text()).active

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
-from command_line import Finished, wait_for
+from command_line import GUARD_S, Finished, wait_for
 from service_home import FILE_BYTES, ServiceHome, check_whole, is_alive, last_event
 
 pytestmark = pytest.mark.process
@@ -152,14 +153,25 @@ def test_a_later_worker_that_cannot_be_replaced_goes_on(home: ServiceHome) -> No
     assert after[1] == before[1]
 
 
+def wait_until_exists(path: Path) -> str:
+    """What `health` may be: nobody is ready before there is such a file."""
+    return f"""import asyncio, os
+    while not os.path.exists({str(path)!r}):
+        await asyncio.sleep(0.05)"""
+
+
 def test_a_second_reload_at_the_same_time_is_refused(home: ServiceHome) -> None:
-    service = home.service(2)
+    write_program(home, "one")
+    service = home.service(2, "--app", "program:Version")
+    go = home.path / "go"
+    write_program(home, "two", health=wait_until_exists(go))
     first = home.start("quicbaton", "reload", str(service.port))
     wait_for(home.worker_pids, lambda pids: len(pids) > 2)
     done = reload(home)
     assert done.returncode == 1
     assert last_event(done.stderr)["error"] == "busy"
-    assert first.wait(30) == 0
+    go.touch()
+    assert first.wait(GUARD_S) == 0
 
 
 def test_a_worker_that_dies_in_the_middle_of_its_replacement_is_replaced(
@@ -168,10 +180,13 @@ def test_a_worker_that_dies_in_the_middle_of_its_replacement_is_replaced(
     write_program(home, "one")
     service = home.service(2, "--app", "program:Version")
     before = service.pids()
-    write_program(home, "two", health="import asyncio; await asyncio.sleep(1)")
+    go = home.path / "go"
+    write_program(home, "two", health=wait_until_exists(go))
     first = home.start("quicbaton", "reload", str(service.port), "--json")
     wait_for(home.worker_pids, lambda pids: len(pids) > 2)
     os.kill(before[0], signal.SIGKILL)
+    wait_for(lambda: is_alive(before[0]), lambda alive: not alive)
+    go.touch()
     out, errors = first.communicate(timeout=60)
     assert first.returncode == 0, errors
     assert not set(before) & set(service.pids())

@@ -13,7 +13,8 @@ from service_home import Service, ServiceHome
 
 pytestmark = pytest.mark.process
 
-#: Says which process answers: at once, or a line every so often from a coroutine.
+#: Says which process answers: at once, or a line every so often from a coroutine, until there is a
+#: file `enough`.
 PROGRAM = textwrap.dedent(
     """
     import asyncio
@@ -57,6 +58,8 @@ PROGRAM = textwrap.dedent(
                 self._http.send_data(stream_id, b"%d %d\\n" % (os.getpid(), number), False)
                 self.transmit()
                 await asyncio.sleep(0.1)
+                if os.path.exists("enough"):
+                    break
             self._http.send_data(stream_id, b"", True)
             del self._running[stream_id]
             self.transmit()
@@ -80,10 +83,11 @@ async def reload(home: ServiceHome, service: Service, *options: str) -> dict[str
 def test_a_coroutine_goes_on_at_the_old_worker_while_the_new_one_answers(home: ServiceHome) -> None:
     service = service_of_lines(home)
     (old,) = service.pids()
+    enough = home.path / "enough"
 
     async def run() -> None:
         async with client_of(home, service.port) as client:
-            slow = client.request("/lines/80")
+            slow = client.request("/lines/100000")
             await come(lambda: client.bodies.get(slow))
             reloading = asyncio.create_task(reload(home, service))
             # The connection is at the new worker long before the coroutine has ended.
@@ -93,9 +97,10 @@ def test_a_coroutine_goes_on_at_the_old_worker_while_the_new_one_answers(home: S
                 if int(client.bodies[asked]) != old:
                     break
             assert slow not in client.ended
+            enough.touch()
             await come(lambda: slow in client.ended)
             lines = bytes(client.bodies[slow]).decode().splitlines()
-            assert lines == [f"{old} {number}" for number in range(80)]
+            assert lines == [f"{old} {number}" for number in range(len(lines))]
             assert client.resets == {}
             await reloading
 
@@ -110,7 +115,7 @@ def test_grace_bounds_the_wait_and_what_is_cut_is_listed(home: ServiceHome) -> N
         async with client_of(home, service.port) as client:
             slow = client.request("/lines/100000")
             await come(lambda: client.bodies.get(slow))
-            told = await reload(home, service, "--grace", "1")
+            told = await reload(home, service, "--grace", "5")
             await come(lambda: slow in client.resets)
             # That request alone: the connection lives on.
             assert client.resets == {slow: 0x10C}

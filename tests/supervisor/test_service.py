@@ -6,11 +6,12 @@ import asyncio
 import json
 import os
 import signal
+import time
 
 import pytest
 from aioquic.h3.connection import H3_ALPN
 from aioquic.quic.configuration import QuicConfiguration
-from command_line import Download, is_stopped, wait_for
+from command_line import GUARD_S, Download, is_stopped, wait_for
 from service_home import FILE_BYTES, ServiceHome, check_whole, is_alive
 
 from crowd import Getter
@@ -159,7 +160,7 @@ def test_workers_outlive_their_supervisor_and_the_next_one_adopts_them(home: Ser
 
 def test_a_worker_that_is_stopped_is_killed_before_its_clients_are_told(home: ServiceHome) -> None:
     home.write("file.bin", FILE_BYTES)
-    service = home.service(2, "--silence", "1.5")
+    service = home.service(2, "--silence", "5")
     service.download_everywhere("file.bin")
     victim = service.pids()[0]
     os.kill(victim, signal.SIGSTOP)
@@ -168,6 +169,23 @@ def test_a_worker_that_is_stopped_is_killed_before_its_clients_are_told(home: Se
     assert service.wait_for("worker_died")["pid"] == victim
     assert service.wait_for("buried")["reset"] >= 1
     assert victim not in service.pids()
+
+
+def test_a_supervisor_that_was_stopped_itself_kills_nobody(home: ServiceHome) -> None:
+    """As when the machine was suspended: nobody answered then, and nobody is to blame."""
+    service = home.service(1, "--silence", "3")
+    (worker,) = service.pids()
+    # So that the supervisor, which looks every second, waits for an answer when it is stopped.
+    os.kill(worker, signal.SIGSTOP)
+    time.sleep(1.2)
+    os.kill(service.pid, signal.SIGSTOP)
+    wait_for(lambda: is_stopped(service.pid), bool)
+    os.kill(worker, signal.SIGCONT)
+    time.sleep(4)
+    os.kill(service.pid, signal.SIGCONT)
+    for _ in range(3):
+        time.sleep(1)
+        assert service.pids() == [worker]
 
 
 def test_a_worker_that_dies_again_and_again_is_started_ever_more_slowly(home: ServiceHome) -> None:
@@ -186,14 +204,14 @@ def test_two_services_on_one_port_are_refused(home: ServiceHome) -> None:
     second = home.start(
         "quicbaton", "serve", home.files, "--host", "127.0.0.1", "--port", str(service.port)
     )
-    assert second.wait(30) == 1
+    assert second.wait(GUARD_S) == 1
     assert second.stderr is not None
     assert "taken" in second.stderr.read()
     third = home.start(
         *("quicbaton", "serve", home.files, "--host", "127.0.0.1", "--port", str(service.port)),
         *("--workers", "3"),
     )
-    assert third.wait(30) == 1
+    assert third.wait(GUARD_S) == 1
     assert third.stderr is not None
     assert "supervisor" in third.stderr.read()
     assert len(service.pids()) == 2

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import wait_for
+from command_line import GUARD_S, wait_for
 from service_home import FILE_BYTES, Service, ServiceHome, check_whole
 
 from quicbaton.asyncio.endpoint.udp import open_udp
@@ -143,7 +143,7 @@ def test_a_service_is_activated_by_its_socket_and_notifies(systemd: FakeSystemd)
     )
     service.process.terminate()
     systemd.wait_for("STOPPING")
-    assert service.process.wait(30) == 0
+    assert service.process.wait(GUARD_S) == 0
 
 
 def test_the_descriptor_store_brings_the_sockets_back_and_dead_workers_clients_are_told(
@@ -175,7 +175,7 @@ def test_the_descriptor_store_brings_the_sockets_back_and_dead_workers_clients_a
 def test_a_socket_that_nobody_can_join_is_refused(systemd: FakeSystemd) -> None:
     with open_udp("127.0.0.1", 0) as lonely:
         process = systemd.launch(2, {"quicbaton.socket": lonely.fileno()})
-        assert process.wait(30) == 1
+        assert process.wait(GUARD_S) == 1
     assert process.stderr is not None
     assert "ReusePort=yes" in process.stderr.read()
 

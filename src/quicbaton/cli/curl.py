@@ -23,6 +23,7 @@ DEFAULT_TIMEOUT_S = 120.0
 
 _PROGRESS_INTERVAL_NS = 50_000_000
 _PAUSE_S = 0.0005
+_TRICKLE_NS = 1_500_000_000
 _IDLE_S = 1.0
 _HTTP_VERSION_3 = 30  # what CURLINFO_HTTP_VERSION says for any kind of HTTP/3
 
@@ -63,6 +64,7 @@ def download(
     *,
     ca_file: Path,
     max_bytes_per_s: int = 0,
+    hold_at: int = 0,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     on_progress: Callable[[Progress], None] | None = None,
     unlimited: Event | None = None,
@@ -71,10 +73,12 @@ def download(
 
     Keeps a hash of the body, not the body. `max_bytes_per_s` of 0 means as fast as it comes; with
     a limit it is the client that waits, so what its stream window holds hides short pauses of the
-    server; the limit ends when `unlimited` is set. `on_progress` is called every 50 ms at most.
-    It ends with libcurl's error 28 when nothing of the body has come for `timeout_s`.
+    server. After `hold_at` bytes, if that is not 0, it takes 16 KB at most now and then: a client
+    that took nothing would not read its socket either. Both limits end when `unlimited` is set.
+    `on_progress` is called every 50 ms at most. It ends with libcurl's error 28 when nothing of the
+    body has come for `timeout_s`.
     """
-    recorder = _Recorder(on_progress, max_bytes_per_s, unlimited or Event())
+    recorder = _Recorder(on_progress, max_bytes_per_s, hold_at, unlimited or Event())
     curl = _handle(url, ca_file)
     curl.setopt(pycurl.WRITEFUNCTION, recorder.write)
     started_ns = time.monotonic_ns()
@@ -117,24 +121,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Download and print JSON lines; exit status 0 when the body arrived whole."""
     parser = argparse.ArgumentParser(
         prog="python -m quicbaton.cli.curl",
-        description="Download over HTTP/3 with libcurl. SIGUSR1 ends the limit on its rate.",
+        description="Download over HTTP/3 with libcurl. SIGUSR1 ends its limits.",
     )
     parser.add_argument("url")
     parser.add_argument("--ca", type=Path, required=True, help="certificate to trust (PEM)")
     parser.add_argument("--rate", type=int, default=0, metavar="BYTES_PER_S")
+    parser.add_argument("--hold-at", type=int, default=0, metavar="BYTES")
     parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="SECONDS")
     options = parser.parse_args(arguments)
-    # For tests, which limit the rate only until they have done their work in the middle.
+    # For tests, which limit a download only until they have done their work in the middle.
     unlimited = Event()
     signal.signal(signal.SIGUSR1, lambda _number, _frame: unlimited.set())
     outcome = download(
         options.url,
         ca_file=options.ca,
         max_bytes_per_s=options.rate,
+        hold_at=options.hold_at,
         timeout_s=options.timeout,
         on_progress=_print_line,
         unlimited=unlimited,
     )
+    # Python loses the rest of a long line, if a signal breaks off its writing.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     _print_line(outcome)
     return 0 if outcome.ok else 1
 
@@ -151,6 +159,7 @@ class _Recorder:
         self,
         on_progress: Callable[[Progress], None] | None,
         max_bytes_per_s: int,
+        hold_at: int,
         unlimited: Event,
     ) -> None:
         self.sha256 = hashlib.sha256()
@@ -159,29 +168,41 @@ class _Recorder:
         self.paused = False
         self.heard_ns = time.monotonic_ns()
         self._max_bytes_per_s = max_bytes_per_s
+        self._hold_at = hold_at
         self._unlimited = unlimited
         self._on_progress = on_progress
         self._reported_ns = 0
+        self._reported_bytes = 0
         self._pause_ns = 0
 
     def write(self, piece: bytes) -> int:
         self.heard_ns = now_ns = time.monotonic_ns()
         if self._is_early(now_ns):
             self.paused = True
+            self._report(now_ns)
             return pycurl.WRITEFUNC_PAUSE  # type: ignore[no-any-return]  # pycurl has no types
         self.received_bytes += len(piece)
         if self.samples:
             self._pause_ns = max(self._pause_ns, now_ns - self.samples[-1][0])
         self.samples.append((now_ns, self.received_bytes))
         self.sha256.update(piece)
-        if self._on_progress and now_ns - self._reported_ns >= _PROGRESS_INTERVAL_NS:
-            self._reported_ns = now_ns
-            self._on_progress(Progress(now_ns, self.received_bytes, self._pause_ns))
-            self._pause_ns = 0
+        self._report(now_ns)
         return len(piece)
 
+    def _report(self, now_ns: int) -> None:
+        is_due = now_ns - self._reported_ns >= _PROGRESS_INTERVAL_NS
+        if self._on_progress and is_due and self.received_bytes > self._reported_bytes:
+            self._reported_ns = now_ns
+            self._reported_bytes = self.received_bytes
+            self._on_progress(Progress(now_ns, self.received_bytes, self._pause_ns))
+            self._pause_ns = 0
+
     def _is_early(self, now_ns: int) -> bool:
-        if not self._max_bytes_per_s or not self.samples or self._unlimited.is_set():
+        if not self.samples or self._unlimited.is_set():
+            return False
+        if self._hold_at and self.received_bytes >= self._hold_at:
+            return now_ns - self.samples[-1][0] < _TRICKLE_NS
+        if not self._max_bytes_per_s:
             return False
         elapsed_ns = now_ns - self.samples[0][0]
         return self.received_bytes * 1_000_000_000 > self._max_bytes_per_s * elapsed_ns

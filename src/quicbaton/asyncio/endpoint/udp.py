@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 import struct
 import sys
@@ -43,6 +44,8 @@ _READ_BYTES: Final = 65_535
 _ANCILLARY_BYTES: Final = 256
 #: Asked of the kernel for both socket buffers; it grants what its limits allow.
 _BUFFER_BYTES: Final = 4 << 20
+#: How often another port is looked for, when somebody was quicker to take the one that was free.
+_PORT_TRIES: Final = 100
 #: Trains kept while the socket's buffer is full; beyond, they are lost as on any full link.
 _MAX_OUTBOX: Final = 1024
 
@@ -60,7 +63,9 @@ class Datagram(NamedTuple):
 
 
 def open_udp(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
-    """A bound, non-blocking UDP socket; "::" takes IPv4, too."""
+    """A bound, non-blocking UDP socket; "::" takes IPv4, too. Port 0 is any that nobody has."""
+    if reuse_port and not port:
+        return _open_any_port(host)
     infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
     family, kind, protocol, _, address = infos[0]
     sock = socket.socket(family, kind, protocol)
@@ -75,6 +80,24 @@ def open_udp(host: str, port: int, *, reuse_port: bool = False) -> socket.socket
         sock.close()
         raise
     return sock
+
+
+def _open_any_port(host: str) -> socket.socket:
+    """As `open_udp` at port 0, for others to join.
+
+    Asked for any port with SO_REUSEPORT set, the kernel may give one of another group of the same
+    user's, and clients would come to strangers. Without it, it gives a port that is free.
+    """
+    for _ in range(_PORT_TRIES):
+        with open_udp(host, 0) as free:
+            port = free.getsockname()[1]
+        try:
+            return open_udp(host, port, reuse_port=True)
+        except OSError as error:
+            # Somebody took it in between.
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def attach_steering(sock: socket.socket, program: bytes, instructions: int) -> None:
