@@ -8,7 +8,7 @@ from typing import Any
 
 from loopback import run
 
-from quicbaton.asyncio.node.draining import Draining
+from quicbaton.asyncio.node.draining import Draining, Exodus
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.channel import Channel
 from quicbaton.asyncio.peers.link import Link
@@ -47,5 +47,32 @@ def test_a_drain_that_is_undone_ends_at_once() -> None:
                 assert isinstance(drained, c.Drained)
                 assert drained.left == 1
         channel.abort()
+
+    run(test)
+
+
+def test_why_one_did_not_move_is_known_while_it_is_tried_again() -> None:
+    """A takeover that is at its end learns from it whose fault it was."""
+
+    async def test() -> None:
+        again = asyncio.Event()
+        links = iter([nowhere])
+
+        async def stands_still(name: str) -> Link:
+            for fail in links:
+                return await fail(name)
+            again.set()
+            return await asyncio.get_running_loop().create_future()
+
+        connections: Any = OneConnection()
+        exodus = Exodus(connections, stands_still, ["nowhere"], relay=False)
+        exodus.begin([b"name"])
+        work = asyncio.create_task(exodus.work())
+        await again.wait()
+        assert exodus.left == exodus.waiting == 1
+        assert exodus.kept[b"name"].code == "unreachable"
+        assert exodus.refused() == {"unreachable": 1}
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
 
     run(test)

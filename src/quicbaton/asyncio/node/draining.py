@@ -84,7 +84,10 @@ class Exodus:
         #: Those that were to move from the beginning and have not had their turn.
         self._untried: set[bytes] = set()
         self._progress_at_s = monotonic()
-        self._kept: dict[bytes, Report] = {}
+        #: Those that could not move and will be tried again, or not.
+        self._resting: set[bytes] = set()
+        #: Why a connection could not move when that was tried last.
+        self._reasons: dict[bytes, Report] = {}
         self._over = False
         self.moved = 0
         self.relayed = 0
@@ -93,12 +96,12 @@ class Exodus:
     @property
     def left(self) -> int:
         """Connections that were to move and have not, so far."""
-        return len(self._queued) + len(self._kept)
+        return len(self._queued) + len(self._resting)
 
     @property
     def waiting(self) -> int:
         """Of those, the ones that may still move."""
-        final = sum(report.code in _FINAL_REASONS for report in self._kept.values())
+        final = sum(report.code in _FINAL_REASONS for report in self._reasons.values())
         return self.left - final
 
     def begin(self, names: Iterable[bytes]) -> None:
@@ -117,7 +120,7 @@ class Exodus:
     def add(self, names: Iterable[bytes]) -> None:
         """These are to move, too."""
         for name in names:
-            if name not in self._queued and name not in self._kept:
+            if name not in self._queued and name not in self._resting:
                 self._queued.add(name)
                 self._queue.put_nowait(name)
 
@@ -133,16 +136,16 @@ class Exodus:
 
     @property
     def kept(self) -> Mapping[bytes, Report]:
-        """Connections that could not move, and why, at the last try."""
-        return self._kept
+        """Connections that could not move, and why, at the last try that is over."""
+        return self._reasons
 
     def refused(self) -> Counter[str]:
         """Why connections were kept, at the last try."""
-        return Counter(report.code for report in self._kept.values())
+        return Counter(report.code for report in self._reasons.values())
 
     def examples(self) -> list[str]:
         """A few of those, by name."""
-        kept = list(self._kept.items())[:_MAX_EXAMPLES]
+        kept = list(self._reasons.items())[:_MAX_EXAMPLES]
         return [f"{name.hex()}: {report.message}" for name, report in kept]
 
     # --- helpers --------------------------------------------------------------------------------
@@ -157,8 +160,12 @@ class Exodus:
             self._untried.discard(name)
             if report.outcome is Outcome.GIVEN:
                 self._count(report)
-            elif report.code != "closed":
-                self._kept[name] = report
+                self._reasons.pop(name, None)
+            elif report.code == "closed":
+                self._reasons.pop(name, None)
+            else:
+                self._resting.add(name)
+                self._reasons[name] = report
                 if report.code not in _FINAL_REASONS:
                     asyncio.get_running_loop().call_later(_RETRY_S, self._try_again, name)
 
@@ -182,8 +189,11 @@ class Exodus:
             self.blackouts_us.append(blackout_us)
 
     def _try_again(self, name: bytes) -> None:
-        if self._kept.pop(name, None) is not None and self._connections.has(name):
+        self._resting.discard(name)
+        if self._connections.has(name):
             self.add([name])
+        else:
+            self._reasons.pop(name, None)
 
 
 class Draining:
