@@ -7,6 +7,8 @@ invariants 1, 3 and 5, seen from outside.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from host_cells import CELLS, FAULTS, STILL_SHORT_S, HostCell, HostOutcome, Sites, run_host_cell
 from matrix import Outcomes, run_cells, selected
@@ -40,3 +42,5 @@ def test_there_is_one_owner_or_none(
     assert outcome.client in told, outcome.error
     if cell.survives and outcome.in_time and outcome.fault_s < STILL_SHORT_S:
         assert outcome.client == "whole", outcome.error
+    if outcome.client == "whole" and cell.fault != "KILL":
+        assert outcome.handed_on, Counter(outcome.answers)

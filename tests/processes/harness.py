@@ -8,8 +8,9 @@ import hashlib
 import itertools
 import os
 import signal
+import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,6 +33,17 @@ SLOWLY = 150_000
 _LOOK_S = 0.005
 #: Short, so that a test of what happens after a deadline ends soon.
 SHORT_WAITS = Waits(offer_s=1.0, frozen_s=0.4, ready_s=0.8, ask_s=0.8, forward_s=10.0)
+
+
+@contextlib.contextmanager
+def accepts_nobody(path: Path) -> Iterator[socket.socket]:
+    """What listens at a control socket's path, as a stopped process does, with its queue full."""
+    with socket.socket(socket.AF_UNIX) as stopped, contextlib.ExitStack() as waiting:
+        stopped.bind(str(path))
+        stopped.listen(1)
+        for _ in range(2):
+            waiting.enter_context(socket.socket(socket.AF_UNIX)).connect(str(path))
+        yield stopped
 
 
 async def until(condition: Callable[[], Any], what: str, guard_s: float = GUARD_S) -> Any:

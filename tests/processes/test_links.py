@@ -9,11 +9,10 @@ import signal
 import socket
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from harness import until
+from harness import accepts_nobody, until
 from loopback import run
 
 from quicbaton.asyncio.peers import channel as channel_module
@@ -324,15 +323,11 @@ def test_a_process_with_the_number_of_a_killed_one_can_listen(tmp_path: Path) ->
 def test_a_process_that_accepts_nobody_is_not_taken_for_absent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel_module, "_CONNECT_S", 0.05, raising=False)
+    monkeypatch.setattr(channel_module, "_CONNECT_S", 0.05)
     path = tmp_path / "socket"
 
     async def test() -> None:
-        with socket.socket(socket.AF_UNIX) as stopped, ExitStack() as stack:
-            stopped.bind(str(path))
-            stopped.listen(1)
-            for _ in range(2):
-                stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(path))
+        with accepts_nobody(path) as stopped:
             with pytest.raises(PeerError) as caught:
                 await connect_channel(path)
             assert caught.value.code == "timeout"

@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from harness import accepts_nobody
 from loopback import run
 
 from quicbaton.asyncio.node.control import Control
@@ -166,15 +167,11 @@ def test_a_worker_that_accepts_nobody_is_no_reason_to_start_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is stopped, say, and more commands wait than its queue takes."""
-    monkeypatch.setattr(channel_module, "_CONNECT_S", 0.05, raising=False)
+    monkeypatch.setattr(channel_module, "_CONNECT_S", 0.05)
     path = tmp_path / "4433-1.sock"
 
     async def test() -> None:
-        with socket.socket(socket.AF_UNIX) as stopped, ExitStack() as stack:
-            stopped.bind(str(path))
-            stopped.listen(1)
-            for _ in range(2):
-                stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(path))
+        with accepts_nobody(path):
             with pytest.raises(ConfigurationError, match="end it"):
                 await adoption.find_workers(tmp_path / "4433.sock", 0.05)
             assert path.exists()

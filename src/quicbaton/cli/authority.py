@@ -7,11 +7,8 @@ URI (`quicbaton:node:NAME`). The authority may sign no further authorities.
 from __future__ import annotations
 
 import datetime
-import fcntl
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -107,20 +104,6 @@ class Authority:
         nodes.mkdir(mode=0o700, exist_ok=True)
         write_private(nodes / f"{node}-key.pem", _pem_of_key(key))
         (nodes / f"{node}.pem").write_bytes(_pem_of(certificate))
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """While no other command changes the folder, if there is one."""
-    if not folder.is_dir():
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def write_private(path: Path, content: bytes) -> None:

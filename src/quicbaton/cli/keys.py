@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import os
 import stat
@@ -22,9 +23,9 @@ from quicbaton.asyncio.peers.cluster import (
     read_nodes,
 )
 from quicbaton.asyncio.peers.names import is_node_name
-from quicbaton.cli.authority import Authority, locked, write_private
+from quicbaton.cli.authority import Authority, write_private
 from quicbaton.cli.reporter import Reporter, add_json_option
-from quicbaton.cli.user_state import read_keys
+from quicbaton.cli.user_state import locked, read_keys
 from quicbaton.errors import ConfigurationError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
@@ -108,7 +109,8 @@ def _alone(
     """One at a time in a folder: each changes what it has read there."""
 
     def run_alone(options: argparse.Namespace, reporter: Reporter) -> int:
-        with locked(options.folder):
+        # Without a folder the command says so.
+        with locked(options.folder) if options.folder.is_dir() else contextlib.nullcontext():
             return run(options, reporter)
 
     return run_alone

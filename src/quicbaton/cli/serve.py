@@ -147,10 +147,11 @@ class Server:
         self._ring = user_state.load_keys(keys)
         self._files = _certificate(options)
         # Certificate and key are two files; those that we make for the user others may replace.
-        with user_state.unchanged() if options.cert is None else contextlib.nullcontext():
+        theirs = options.cert is not None
+        with contextlib.nullcontext() if theirs else user_state.locked(user_state.state_folder()):
             self._configuration = _configuration(self._files)
         self._program = program(options)
-        self._stop = asyncio.Event()
+        self._told_to_stop = False
         self._has_socket = False
         self._leaving: Leaving | None = None
         self._keylog: TextIO | None = None
@@ -167,16 +168,16 @@ class Server:
                 return
             # Who waits for another process's socket waits for nothing that is ours. Once we have
             # that, the first signal is for when we serve, and the second ends us at once.
-            if self._stop.is_set() or not self._has_socket:
+            if self._told_to_stop or not self._has_socket:
                 beginning.cancel()
-            self._stop.set()
+            self._told_to_stop = True
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, on_signal)
         try:
             node = await beginning
         except asyncio.CancelledError:
-            if not self._stop.is_set():
+            if not self._told_to_stop:
                 raise
             self._reporter.event("stopped", "stopped before it served")
             self.close()
@@ -336,7 +337,7 @@ class Server:
         leaving = Leaving(node, self._options.grace)
         node.answer(leaving.handlers())
         self._leaving = leaving
-        if self._stop.is_set():
+        if self._told_to_stop:
             leaving.begin()
         over = asyncio.ensure_future(leaving.over.wait())
         succeeded = asyncio.ensure_future(node.succeeded.wait())

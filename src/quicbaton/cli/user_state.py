@@ -47,7 +47,7 @@ def load_keys(path: Path | None) -> KeyRing:
         return read_keys(path)
     folder = state_folder()
     default = folder / "cluster.keys"
-    with _locked(folder):
+    with locked(folder):
         if not default.exists():
             _write_private(default, KeyRing(ClusterKey.generate(os.urandom)).encode())
     return read_keys(default)
@@ -77,17 +77,21 @@ def local_certificate(host: str) -> CertificateFiles:
     folder = state_folder()
     files = CertificateFiles(folder / "cert.pem", folder / "key.pem")
     now = datetime.datetime.now(datetime.UTC)
-    with _locked(folder):
+    with locked(folder):
         if not _is_good(files, names, now):
             write_self_signed(folder, now, names)
     return files
 
 
 @contextmanager
-def unchanged() -> Iterator[None]:
-    """While no other process replaces the user's keys or certificate."""
-    with _locked(state_folder()):
+def locked(folder: Path) -> Iterator[None]:
+    """While no other command changes keys or certificates in the folder."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
 
 
 def control_sockets(port: int) -> list[Path]:
@@ -117,16 +121,6 @@ def _private(folder: Path) -> Path:
     if stat.S_IMODE(status.st_mode) & 0o077:
         folder.chmod(0o700)
     return folder
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -158,12 +158,10 @@ class Exodus:
             report = await self._move(name)
             self._queued.discard(name)
             self._untried.discard(name)
+            self._reasons.pop(name, None)
             if report.outcome is Outcome.GIVEN:
                 self._count(report)
-                self._reasons.pop(name, None)
-            elif report.code == "closed":
-                self._reasons.pop(name, None)
-            else:
+            elif report.code != "closed":
                 self._resting.add(name)
                 self._reasons[name] = report
                 if report.code not in _FINAL_REASONS:
