@@ -175,6 +175,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "next_peer_stream_id": (),
     "parting_trains": (0.0,),
     "pause_reading": (0,),
+    "set_priority": (0, 3, True),
     "prepare": (),
     "prepare_to_part": (),
     "quiet_s": (0.0,),

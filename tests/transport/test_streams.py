@@ -323,9 +323,9 @@ def test_lower_urgency_goes_first_and_equals_take_turns() -> None:
     client, _ = pair()
     for stream_id in (0, 4, 8, 12):
         client.streams.write(stream_id, body(9_000), fin=False)
-    client.streams.set_priority(8, 0)
-    client.streams.set_priority(12, 0)
-    client.streams.set_priority(0, 7)
+    client.streams.set_priority(8, 0, incremental=True)
+    client.streams.set_priority(12, 0, incremental=True)
+    client.streams.set_priority(0, 7, incremental=True)
     turns = []
     while (run := client.streams.take_run(1000, 4)) is not None:
         turns.append(run[0])

@@ -63,6 +63,17 @@ class ApplicationSide(ConnectionView):
         self._check()
         self._streams.resume_reading(stream_id, self._state.clock_us)
 
+    def set_priority(self, stream_id: int, urgency: int, incremental: bool) -> None:
+        """Say when the stream is served among those that have something to send (RFC 9218 §10).
+
+        Lower `urgency` goes first: 0 to 7, and `turns.CONTROL_URGENCY` before all of them. Of
+        equals, `incremental` streams share, the others are served one after the other in the order
+        of their IDs. A stream has urgency 3 and is incremental until somebody says otherwise. No
+        effect on one that has sent everything; StreamStateError where nothing can be sent.
+        """
+        self._check()
+        self._streams.set_priority(stream_id, urgency, incremental)
+
     # --- the connection -------------------------------------------------------------------------
 
     def send_datagram_frame(self, data: bytes) -> None:

@@ -196,7 +196,8 @@ class SendHalf(_State):
     blocked_due: bool  # STREAM_DATA_BLOCKED is to be sent
     blocked_at: int  # limit last reported as blocking; NONE
     congested: bool  # the application was told to wait and is owed StreamWritable
-    priority: int  # urgency: lower goes first (RFC 9218's 0 to 7; 3 is normal)
+    urgency: int  # RFC 9218 §4.1: lower goes first, 0 to 7; 3 is normal; see streams/turns.py
+    incremental: bool  # RFC 9218 §4.2: shares with its equals, else it is served to its end
 
 
 class ReceiveHalf(_State):
@@ -444,7 +445,7 @@ class ConnectionState(_State):
     flow: FlowState
     streams: dict[int, Stream]
     finished: list[list[int]]  # finished streams, ranges of ordinals, by type (id & 3)
-    order: list[int]  # streams with something to send, in round-robin order
+    order: list[int]  # streams with something to send, the next one first: see streams/turns.py
     ids: IdsState
     paths: list[PathState]  # paths[0] is the active one
     next_path_serial: int

@@ -18,6 +18,8 @@ from quicbaton.transport import rangeset
 from quicbaton.transport.frames import encode_varint
 from quicbaton.transport.state import NONE, SendHalf
 
+#: RFC 9218 §4.1. That streams share by default is ours: a program that knows nothing of priorities
+#: expects fairness; HTTP/3 sets what the RFC wants.
 DEFAULT_URGENCY: Final = 3
 
 #: Headers of the STREAM frames in a run: type and stream ID, then a fixed-width offset. One
@@ -50,7 +52,8 @@ def new_send_half(limit: int) -> SendHalf:
         blocked_due=False,
         blocked_at=NONE,
         congested=False,
-        priority=DEFAULT_URGENCY,
+        urgency=DEFAULT_URGENCY,
+        incremental=True,
     )
 
 

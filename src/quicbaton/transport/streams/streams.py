@@ -31,10 +31,7 @@ from quicbaton.transport.streams import flow as flow_rules
 from quicbaton.transport.streams import receive_half, send_half
 from quicbaton.transport.streams.frames import control_frames_due, write_control, write_data
 from quicbaton.transport.streams.table import StreamTable, wrong_direction
-from quicbaton.transport.streams.turns import Turns
-
-#: RFC 9218 §4.1: urgency 0 is served first, 7 last.
-LOWEST_URGENCY = 7
+from quicbaton.transport.streams.turns import CONTROL_URGENCY, LOWEST_URGENCY, Turns
 
 
 class Streams:
@@ -119,14 +116,15 @@ class Streams:
         if half is not None and half.paused:
             self._consumed(stream_id, half, receive_half.resume(half), now_us)
 
-    def set_priority(self, stream_id: int, urgency: int) -> None:
-        """Serve streams of lower urgency numbers first (RFC 9218 §4.1: 0 to 7, 3 is normal)."""
+    def set_priority(self, stream_id: int, urgency: int, incremental: bool) -> None:
+        """When the stream is served, among those that have something to send (RFC 9218 §10)."""
         half = self._table.writable_half(stream_id)
         if half is None:
             return
         queued = stream_id in self._turns
         self._turns.leave(stream_id)
-        half.priority = min(max(urgency, 0), LOWEST_URGENCY)
+        half.urgency = min(max(urgency, CONTROL_URGENCY), LOWEST_URGENCY)
+        half.incremental = incremental
         if queued:
             self._turns.enter(stream_id)
 

@@ -143,6 +143,10 @@ class StandIn:
             self._release(stream_id, stream, stream.withheld_bytes)
             stream.withheld_bytes = 0
 
+    def set_priority(self, stream_id: int, urgency: int, incremental: bool) -> None:
+        """No effect: the client tells the new owner, which serves these streams among others."""
+        self._find_if_open(stream_id, "set_priority")
+
     def is_congested(self, stream_id: int) -> bool:
         stream = self._streams.get(stream_id)
         return stream is not None and stream.congested
