@@ -77,6 +77,53 @@ MAX_SKIPPED_RANGES: Final = 8
 #: handoff would use them.
 MAX_RESUME_SKIP: Final = 64
 
+# --- HTTP/3 -----------------------------------------------------------------------------------
+
+#: A field section as RFC 9114 §4.2.2 counts it, announced in SETTINGS: what nginx and Chromium
+#: take, cookies of a large site included. Encoded it is never larger.
+MAX_FIELD_SECTION_BYTES: Final = 64 << 10
+#: What the RFC adds for each field.
+FIELD_OVERHEAD_BYTES: Final = 32
+#: Fields of a section: browsers send 30, and a field that is one byte on the wire is 250 in memory.
+MAX_FIELDS: Final = 256
+#: Encoded sections from here on are counted before they are decoded. A smaller one has so few
+#: fields that to decode it in vain costs half a millisecond.
+MAX_COUNTED_SECTION_BYTES: Final = 4096
+#: Begun frames and capsules that a connection holds, over all its streams: flow control gives the
+#: peer new credit for them. Four large sections at once; an honest client has one begun at a time.
+MAX_HELD_HTTP_BYTES: Final = 256 << 10
+#: Encoded sections that are remembered, each with up to so many bytes: 2 MB at the most in a
+#: process, where decoding and checking one takes 15 µs and finding it 0.3.
+MAX_REMEMBERED_SECTIONS: Final = 512
+MAX_REMEMBERED_SECTION_BYTES: Final = 1024
+#: Settings in a SETTINGS frame, and the frame's bytes: browsers send six, in 50 bytes.
+MAX_SETTINGS: Final = 32
+MAX_SETTINGS_BYTES: Final = 512
+#: A PRIORITY_UPDATE frame: an ID and a dictionary of two members.
+MAX_PRIORITY_UPDATE_BYTES: Final = 256
+#: Priorities remembered for requests that have not come yet (RFC 9218 §7): a client's streams.
+MAX_EARLY_PRIORITIES: Final = 128
+#: A capsule that is kept as a whole: a WebTransport close with its reason fits.
+MAX_CAPSULE_BYTES: Final = 4096
+#: The reason that closes a WebTransport session ("Session Termination").
+MAX_CLOSE_REASON_BYTES: Final = 1024
+#: WebTransport sessions of one connection: browsers open one.
+MAX_WEBTRANSPORT_SESSIONS: Final = 16
+#: Streams that came before their WebTransport session ("Buffering Incoming Streams").
+MAX_EARLY_STREAMS: Final = 16
+#: Requests of one connection, per second and at once. Twice what a core answers: it bounds what one
+#: batch can bring, and stops nobody who waits for answers.
+REQUESTS_PER_S: Final = 20_000
+REQUEST_BURST: Final = 20_000
+#: Requests that their client gives up (CVE-2023-44487, rapid reset): a page that is left drops a
+#: hundred at once.
+CANCELLED_REQUESTS_PER_S: Final = 100
+CANCELLED_REQUEST_BURST: Final = 500
+#: Frames that say nothing: empty ones and those of unknown types (CVE-2019-9518 in HTTP/2), of two
+#: bytes each. Clients send one or two with a request: as many as requests, 2 % of a core.
+IDLE_FRAMES_PER_S: Final = 20_000
+IDLE_FRAME_BURST: Final = 20_000
+
 # --- baton ------------------------------------------------------------------------------------
 
 #: A baton bigger than this is refused: its connection has more buffered than a handoff may hold.

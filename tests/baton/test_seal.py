@@ -33,25 +33,13 @@ OTHER = ClusterKey(b"\xd1\xd2\xd3\xd4", bytes(32))
 RING = KeyRing(KEY)
 FIELDS = BatonFields(connection_id=b"n" * 16, term=7, source="/run/q/a.sock", audience="node-2")
 
-#: `sealed` below, as release 0.1 wrote it. Never change it: a reader of version 1 must open it.
-SAMPLE_V1 = bytes.fromhex(
-    "5142544e0001c1c2c3c4f5b165224a58b791df6af1d8303e61cd0000000000000007000001a3185c"
+#: `sealed` below in format 3. Never change it: a reader of version 3 must open it.
+SAMPLE_V3 = bytes.fromhex(
+    "5142544e0003c1c2c3c4f5b165224a58b791df6af1d8303e61cd0000000000000007000001a3185c"
     "50fa000001a3185e25ba106e6e6e6e6e6e6e6e6e6e6e6e6e6e6e6e0d2f72756e2f712f612e736f63"
-    "6b066e6f64652d320eb1db2283f811ae66627663eff59d9f86354574413b41788f2b5bd1cb725971"
-    "3ef6bb402debcd9a56"
+    "6b066e6f64652d320eb1db2283f811ae66627663eff59d9f86354574413b41788f922085108de757"
+    "c5955ea24af744ddbc"
 )
-
-
-#: `sealed` below, as release 0.2 wrote it. Never change it, either.
-SAMPLE_V2 = bytes.fromhex(
-    "5142544e0002c1c2c3c4f5b165224a58b791df6af1d8303e61cd0000000000000007000001a3185c"
-    "50fa000001a3185e25ba106e6e6e6e6e6e6e6e6e6e6e6e6e6e6e6e0d2f72756e2f712f612e736f63"
-    "6b066e6f64652d320eb1db2283f811ae66627663eff59d9f86354574413b41788fce9d2f7d723844"
-    "b824ac537979007e49"
-)
-#: Payloads of the two versions that say the same: arrays of six and of seven.
-SNAPSHOT_V1 = bytes.fromhex("96c0c0c40201020ac403616263c0")
-SNAPSHOT_V2 = bytes.fromhex("97c0c0c40201020ac403616263c090")
 
 
 def entropy(seed: int = 1) -> Callable[[int], bytes]:
@@ -60,11 +48,6 @@ def entropy(seed: int = 1) -> Callable[[int], bytes]:
 
 def sealed(payload: bytes = b"the state of a connection", seed: int = 1) -> bytes:
     return seal.seal(payload, FIELDS, RING, entropy(seed), NOW)
-
-
-def sealed_v1() -> bytes:
-    """In the version of the release before."""
-    return seal.seal(SNAPSHOT_V2, FIELDS, RING, entropy(), NOW, version=1)
 
 
 def opened(data: bytes, ring: KeyRing = RING, now: float = NOW) -> seal.OpenedBaton:
@@ -95,42 +78,30 @@ def test_what_is_sealed_comes_back(
     assert baton.header.issued_ms == int(NOW * 1000)
 
 
-def test_sealed_sample_of_version_1_still_opens() -> None:
-    baton = opened(SAMPLE_V1)
+def test_sealed_sample_of_version_3_still_opens() -> None:
+    baton = opened(SAMPLE_V3)
     assert baton.payload == b"the state of a connection"
-    assert baton.header.version == 1
+    assert baton.header.version == 3
     assert baton.header.term == 7
 
 
-def test_sealed_sample_of_version_2_still_opens() -> None:
-    baton = opened(SAMPLE_V2)
-    assert baton.payload == b"the state of a connection"
-    assert baton.header.version == 2
-    assert baton.header.term == 7
-
-
-def test_a_payload_is_sealed_in_the_version_that_the_opener_reads() -> None:
-    assert versions.downgrade_payload(SNAPSHOT_V2, 1) == SNAPSHOT_V1
-    assert versions.downgrade_payload(SNAPSHOT_V2, 2) == SNAPSHOT_V2
-    assert versions.upgrade_payload(SNAPSHOT_V1, 1) == SNAPSHOT_V2
-    data = sealed_v1()
-    assert peek(data).version == 1
+def test_a_payload_is_sealed_in_the_version_that_the_opener_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A version before, which says everything in capitals.
+    monkeypatch.setitem(versions.UPGRADES, 2, bytes.lower)
+    monkeypatch.setitem(versions.DOWNGRADES, 3, bytes.upper)
+    data = seal.seal(b"a connection", FIELDS, RING, entropy(), NOW, version=2)
+    assert peek(data).version == 2
+    assert versions.downgrade_payload(b"a connection", 2) == b"A CONNECTION"
     # What comes out is in the present form.
-    assert opened(data).payload == SNAPSHOT_V2
-
-
-def test_what_version_1_cannot_say_is_refused() -> None:
-    # A list of relayed streams whose last byte looks like an empty list.
-    relayed = SNAPSHOT_V2[:-1] + bytes.fromhex("919204cc90")
-    with pytest.raises(RefusedError) as caught:
-        seal.seal(relayed, FIELDS, RING, entropy(), NOW, version=1)
-    assert caught.value.code == "needs_format_2"
+    assert opened(data).payload == b"a connection"
     with pytest.raises(BatonVersionError):
-        seal.seal(SNAPSHOT_V2, FIELDS, RING, entropy(), NOW, version=0)
+        seal.seal(b"a connection", FIELDS, RING, entropy(), NOW, version=1)
 
 
 def test_sealing_is_deterministic_given_its_entropy() -> None:
-    assert sealed() == SAMPLE_V2
+    assert sealed() == SAMPLE_V3
 
 
 def test_every_truncation_is_refused() -> None:
@@ -220,7 +191,7 @@ def test_baton_is_opened_by_its_audience_only() -> None:
 
 def test_header_is_read_without_a_key() -> None:
     assert peek(sealed()) == BatonHeader(
-        version=2,
+        version=3,
         key_id=KEY.key_id,
         baton_id=entropy()(16),
         connection_id=b"n" * 16,
@@ -285,10 +256,12 @@ def _with_version(data: bytes, version: int) -> bytes:
     return data[:4] + version.to_bytes(2, "big") + data[6:]
 
 
-@pytest.mark.parametrize(("version", "age"), [(0, "older"), (3, "newer"), (65535, "newer")])
+@pytest.mark.parametrize(
+    ("version", "age"), [(0, "older"), (2, "older"), (4, "newer"), (65535, "newer")]
+)
 def test_other_versions_are_refused_by_name(version: int, age: str) -> None:
     for read in (opened, peek):
-        with pytest.raises(BatonVersionError, match=rf"version {version}, {age}.*version 1 and 2"):
+        with pytest.raises(BatonVersionError, match=rf"version {version}, {age}.*version 3"):
             read(_with_version(sealed(), version))
 
 
@@ -306,13 +279,11 @@ def test_version_before_is_upgraded_and_the_one_before_that_refused() -> None:
         versions.upgrade_payload(b"p", 4, 3, upgrades)
 
 
-def test_this_release_reads_its_own_version_and_the_one_before() -> None:
-    assert versions.readable_versions() == (1, 2)
-    assert versions.readable_versions(1, {}) == (1,)
+def test_this_release_reads_its_own_version() -> None:
+    assert versions.readable_versions() == (3,)
 
 
-def test_the_version_is_authenticated() -> None:
+def test_the_version_is_authenticated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(versions.UPGRADES, 2, bytes)
     with pytest.raises(BatonSealError):
-        opened(_with_version(sealed(), 1))
-    with pytest.raises(BatonSealError):
-        opened(_with_version(SAMPLE_V1, 2))
+        opened(_with_version(sealed(), 2))

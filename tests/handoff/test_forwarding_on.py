@@ -262,7 +262,7 @@ def test_time_stood_still_is_counted_by_the_source_alone() -> None:
 
 
 def test_an_older_peer_gets_the_older_kinds() -> None:
-    old, new = frozenset([1]), frozenset([1, 2])
+    old, new = frozenset([2]), frozenset([2, 3])
     machine = HandoffSource(CID, HANDOFF, ledger := Ledger())
     ledger.own(CID)
     start = ev.Start(TO_B, "A", "B", 100, 1, (b"id",), False, ("::1", 443))

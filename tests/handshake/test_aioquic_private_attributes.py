@@ -7,14 +7,12 @@ from importlib.metadata import version
 from typing import Any
 
 import pytest
-from aioquic.h3.connection import H3Connection, H3Stream
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicTransportParameters
 from aioquic.tls import Context
 from aioquic_pair import SERVER_CID, TOKEN, Pair
 
 from quicbaton.handshake import SessionTickets, prepare, ready, surface
-from quicbaton.http3 import surface as http3_surface
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 
@@ -64,16 +62,13 @@ def attributes() -> dict[str, set[str]]:
     look()
     pair.connect()
     pair.until(look_until_confirmed)
-    h3 = H3Connection(pair.client)
-    h3.send_headers(
-        0, [(b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"a"), (b":path", b"/")]
-    )
+    pair.client.send_stream_data(0, b"a request")
     for _ in range(3):
         pair.to_server(pair.from_client())
         look()
         pair.to_client(pair.from_server())
         look()
-    note(h3, *h3._stream.values(), QuicTransportParameters())
+    note(QuicTransportParameters())
     pair.client.close()
     pair.to_server(pair.from_client())
     look()
@@ -82,7 +77,7 @@ def attributes() -> dict[str, set[str]]:
 
 @pytest.mark.parametrize(
     ("name", "known"),
-    [*surface.ATTRIBUTES.items(), *http3_surface.ATTRIBUTES.items()],
+    surface.ATTRIBUTES.items(),
 )
 def test_aioquic_has_exactly_the_attributes_that_we_know(
     name: str, known: frozenset[str], attributes: dict[str, set[str]]
@@ -119,7 +114,3 @@ def test_tickets_stand_in_front_of_one_method_of_tls_more() -> None:
     shadowed = vars(pair.server.tls).keys() - surface.ATTRIBUTES["Context"]
     assert shadowed == {"_server_handle_hello", "_server_handle_finished"}
     assert shadowed < surface.METHODS["Context"]
-
-
-def test_nothing_of_a_stream_is_hidden_from_the_transfer() -> None:
-    assert vars(H3Stream(0)).keys() == http3_surface.ATTRIBUTES["H3Stream"]

@@ -56,6 +56,8 @@ def test_a_request_after_the_final_goaway_is_rejected_and_not_processed() -> Non
     client, server = pair()
     server.h3.send_goaway(final=True)
     exchange(client, server)
+    # A client that does not listen.
+    client.h3._state.goaway_received = -1
     whole, unfinished = request(client), request(client, ended=False)
     client.h3.send_data(unfinished, b"body", end_stream=False)
     events, client.quic.outbox = client.quic.outbox, []

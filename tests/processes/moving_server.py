@@ -37,7 +37,7 @@ from quicbaton.asyncio.peers.acceptor import listen
 from quicbaton.asyncio.peers.asking import ask_for_socket
 from quicbaton.asyncio.peers.cluster import Cluster
 from quicbaton.asyncio.stores import open_store
-from quicbaton.baton.versions import readable_versions
+from quicbaton.baton.versions import DOWNGRADES, UPGRADES, readable_versions
 from quicbaton.errors import PeerError, QuicbatonError, RefusedError
 from quicbaton.handoff import Waits
 from quicbaton.http3 import H3Connection
@@ -76,8 +76,8 @@ class Options(msgspec.Struct):
     hold: str = ""
     #: import_state raises, as that of another program version might.
     forgetful: bool = False
-    #: Baton formats that it speaks.
-    formats: tuple[int, ...] = readable_versions()
+    #: Baton formats that it speaks; empty: all that it can.
+    formats: tuple[int, ...] = ()
     #: Names the host, if it is to count as another one.
     host: bytes = b""
     #: A shared ownership store's URL.
@@ -223,7 +223,7 @@ async def _start(options: Options) -> tuple[Node, Arrival | None]:
         "ids": parse_ids(options.ids, ring),
         "configuration": configuration,
         "waits": options.waits,
-        "formats": options.formats,
+        "formats": options.formats or readable_versions(),
         "host": options.host,
         **PROGRAMS[options.program],
     }
@@ -318,4 +318,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # No release wrote another format than 3. These processes have one before it that says the same,
+    # so that what happens between two formats is tried.
+    UPGRADES[2] = DOWNGRADES[3] = bytes
     main()

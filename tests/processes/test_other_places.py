@@ -137,11 +137,11 @@ def test_a_forwarder_that_dies_is_waited_for_no_more(in_world: Any) -> None:
 @pytest.mark.parametrize("old", ["forwarder", "destination"])
 def test_with_a_process_of_the_release_before_a_cutover_is_awaited(in_world: Any, old: str) -> None:
     async def test(world: World) -> None:
-        first = await world.start(formats=(1,) if old == "forwarder" else (1, 2))
+        first = await world.start(formats=(2,) if old == "forwarder" else (2, 3))
         async with download(world, first, 1_600_000) as (connection, _, relay):
             second = await world.start("join", first)
             third = await world.start(
-                "join", first, formats=(1,) if old == "destination" else (1, 2)
+                "join", first, formats=(2,) if old == "destination" else (2, 3)
             )
             relay.mutes_client = True
             assert (await first.hand_over(connection, second)).ok

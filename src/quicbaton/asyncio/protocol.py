@@ -15,7 +15,7 @@ from aioquic.quic import events
 
 from quicbaton.errors import RefusedError
 from quicbaton.http3.connection import H3Connection
-from quicbaton.http3.first_request import first_path
+from quicbaton.http3.requests import first_path
 from quicbaton.limits import MAX_HELD_EVENTS
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable
@@ -207,8 +207,7 @@ class QuicConnectionProtocol:
         self.let_requests_in()
         self._quic = quic
         if self._http is not None:
-            self._http._quic = quic
-            self._http._quic_logger = quic._quic_logger
+            self._http.use_quic(quic)
 
     def connection_left(self) -> None:
         """The connection sleeps or is over: there is nothing to transmit any more. This ends the

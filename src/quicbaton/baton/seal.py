@@ -84,7 +84,7 @@ def seal(
     format that the opener reads; the payload is in the present one.
 
     Raises:
-        RefusedError: code `baton_too_large`, or `needs_format_2` when an older format cannot say
+        RefusedError: code `baton_too_large`, or `needs_format_3` when an older format cannot say
             the payload; the connection stays where it is.
         ConfigurationError: a field does not fit the header.
     """

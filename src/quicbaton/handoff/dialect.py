@@ -1,6 +1,6 @@
 """What of our messages a peer of the release before understands.
 
-The machines speak as this release does. A kind that came with baton format 2 goes to those only
+The machines speak as this release does. A kind that came with baton format 3 goes to those only
 that read this format; to others goes the older kind that says the same, where there is one.
 """
 
@@ -18,13 +18,13 @@ from quicbaton.handoff.messages import (
     Resumed,
 )
 
-#: The baton format whose readers know every message of this release.
-NEW_KINDS_FORMAT: Final = 2
+#: From this baton format on its readers know every message of this release.
+NEW_KINDS_FORMAT: Final = 3
 
 
 def reads_new_kinds(formats: AbstractSet[int]) -> bool:
     """Whether a peer with whom we share these baton formats knows all of our messages."""
-    return NEW_KINDS_FORMAT in formats
+    return max(formats, default=0) >= NEW_KINDS_FORMAT
 
 
 def spell(message: HandoffMessage, formats: AbstractSet[int]) -> HandoffMessage | None:

@@ -101,6 +101,11 @@ class ConnectionView:
         return self._state.recovery.smoothed_rtt_us / 1e6
 
     @property
+    def clock_us(self) -> int:
+        """Connection time of the newest call, µs since the handshake began."""
+        return self._state.clock_us
+
+    @property
     def age_s(self) -> float:
         """Seconds of connection time since the handshake began."""
         return self._state.clock_us / 1e6

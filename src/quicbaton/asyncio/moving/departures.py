@@ -34,7 +34,7 @@ from quicbaton.handoff.messages import Precopied
 from quicbaton.transport.connection import Connection
 
 #: The first baton format that names streams which stay behind.
-_RELAY_FORMAT: Final = 2
+_RELAY_FORMAT: Final = 3
 #: How long a forwarder that was told to stop protects the IDs from resets.
 _TOMBSTONE_S: Final = 600.0
 
@@ -118,7 +118,7 @@ class Departures:
         if relay and not reads_new_kinds(link.peer_formats):
             raise RefusedError(
                 "the other process is of a release that cannot be relayed: upgrade it first",
-                code="needs_format_2",
+                code="needs_format_3",
             )
         running = session.protocol.running_streams()
         session.protocol.check_exportable(running)
@@ -126,7 +126,7 @@ class Departures:
             raise RefusedError(
                 "requests run that cannot be exported, and the other process is of a release that "
                 "cannot relay their streams: wait until they have ended",
-                code="needs_format_2",
+                code="needs_format_3",
             )
         machine = self._machines.new_source(session.connection.name, link.peer_pid, shared=shared)
         waiter = self._machines.wait_for(machine)

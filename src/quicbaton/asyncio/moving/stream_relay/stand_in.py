@@ -26,7 +26,7 @@ from quicbaton.handoff.stream_relay import Receiving, Sending
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable
 from quicbaton.transport.log import ConnectionLog
-from quicbaton.transport.state import ConnectionState
+from quicbaton.transport.state import NONE, ConnectionState
 from quicbaton.transport.view import open_directions
 
 
@@ -69,6 +69,8 @@ class StandIn:
         self.peer_address = connection.peer_address
         self.original_destination_connection_id = connection.original_destination_connection_id
         self.closed = False
+        #: HTTP/3 counts per second where there is a clock; nothing new comes here.
+        self.clock_us = NONE
         # aioquic's HTTP/3 looks for these.
         self._quic_logger = None
         self._remote_max_datagram_frame_size = None

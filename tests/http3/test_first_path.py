@@ -6,16 +6,16 @@ from aioquic.h3.connection import FrameType, encode_frame
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quicbaton.http3.first_request import first_path
-from quicbaton.http3.qpack import StaticEncoder
+from quicbaton.http3 import first_path
+from quicbaton.http3.qpack import encode_fields
 from quicbaton.limits import MAX_HELD_REQUEST_BYTES
 from quicbaton.transport.state import DatagramEvent, Event, StreamDataEvent, StreamResetEvent
 
 
 def request(path: str, method: str = "GET") -> bytes:
-    headers = [(b":method", method.encode()), (b":scheme", b"https"), (b":path", path.encode())]
-    _, block = StaticEncoder().encode(0, headers)
-    return encode_frame(FrameType.HEADERS, block)
+    headers = [(b":method", method.encode()), (b":scheme", b"https"), (b":authority", b"test")]
+    headers.append((b":path", path.encode()))
+    return encode_frame(FrameType.HEADERS, encode_fields(headers))
 
 
 def came(stream_id: int, data: bytes) -> StreamDataEvent:

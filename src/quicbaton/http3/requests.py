@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import pylsqpack
-from aioquic._buffer import Buffer, BufferReadError
-from aioquic.h3.connection import FrameType
-
-from quicbaton.http3.qpack import StaticDecoder
+from quicbaton.http3 import qpack
+from quicbaton.http3.codes import FrameType
+from quicbaton.http3.errors import ProtocolError
+from quicbaton.http3.frames import pull_header
 from quicbaton.limits import MAX_HELD_REQUEST_BYTES
 from quicbaton.transport.state import Event, StreamDataEvent
 
@@ -36,24 +35,24 @@ def first_path(events: Iterable[Event]) -> str | None:
 
 
 def _path_of(stream: bytes) -> str | None:
-    buffer = Buffer(data=stream)
-    try:
-        while True:
-            kind, size = buffer.pull_uint_var(), buffer.pull_uint_var()
-            if kind == FrameType.HEADERS and size <= MAX_HELD_REQUEST_BYTES:
-                return _path_in(buffer.pull_bytes(size))
-            if kind in _KNOWN or size > MAX_HELD_REQUEST_BYTES:
-                return ""
-            # RFC 9114 §9: a frame of a kind that nobody knows is skipped.
-            buffer.pull_bytes(size)
-    except BufferReadError:
-        return None if len(stream) <= MAX_HELD_REQUEST_BYTES else ""
+    at = 0
+    while (header := pull_header(stream, at)) is not None:
+        kind, size, at = header
+        if kind == FrameType.HEADERS and size <= MAX_HELD_REQUEST_BYTES:
+            if at + size <= len(stream):
+                return _path_in(stream[at : at + size])
+            break
+        if kind in _KNOWN or size > MAX_HELD_REQUEST_BYTES:
+            return ""
+        # RFC 9114 §9: a frame of a kind that nobody knows is skipped.
+        at += size
+    return None if len(stream) <= MAX_HELD_REQUEST_BYTES else ""
 
 
 def _path_in(block: bytes) -> str:
     """The value of `:path` (RFC 9114 §4.3.1) in a header block."""
     try:
-        _, headers = StaticDecoder().feed_header(0, block)
-    except (pylsqpack.DecompressionFailed, pylsqpack.StreamBlocked):
+        _, request = qpack.decode_request(block)
+    except ProtocolError:
         return ""
-    return dict(headers).get(b":path", b"").decode("latin-1")
+    return request.path.decode("latin-1")

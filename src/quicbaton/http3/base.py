@@ -1,0 +1,218 @@
+"""What all of an HTTP/3 connection shares: its state, QUIC below, and how streams end.
+
+Everything that must move is in `Http3State`. Besides it there is only what can be derived: how many
+bytes are held, and when to look for finished streams again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from quicbaton import limits
+from quicbaton.http3 import qlog, qpack
+from quicbaton.http3 import state as s
+from quicbaton.http3.codes import ErrorCode, Setting
+from quicbaton.http3.errors import (
+    ExcessiveLoadError,
+    FieldSectionTooLargeError,
+    ProtocolError,
+    StreamError,
+    StreamOverloadError,
+)
+from quicbaton.http3.events import H3Event, StreamFailed
+from quicbaton.http3.priority import Priority
+from quicbaton.http3.rates import Rate
+from quicbaton.http3.state import Http3State, Http3Stream
+from quicbaton.http3.webtransport import OFFER
+from quicbaton.transport.state import NONE
+
+#: Streams kept before the first look for finished ones; the threshold then follows the count.
+_FIRST_SWEEP: Final = 64
+_IDLE_FRAMES: Final = Rate(limits.IDLE_FRAMES_PER_S, limits.IDLE_FRAME_BURST)
+
+
+def local_settings(*, webtransport: bool, datagrams: bool) -> dict[int, int]:
+    """What we announce. A connection that moves has said just this: another answer for the same
+    arguments is another version of the baton's format."""
+    settings: dict[int, int] = {
+        Setting.QPACK_MAX_TABLE_CAPACITY: 0,
+        Setting.QPACK_BLOCKED_STREAMS: 0,
+        Setting.MAX_FIELD_SECTION_SIZE: limits.MAX_FIELD_SECTION_BYTES,
+        Setting.ENABLE_CONNECT_PROTOCOL: 1,
+        Setting.DUMMY: 1,
+    }
+    if datagrams:
+        settings[Setting.H3_DATAGRAM] = 1
+    if webtransport:
+        settings.update(OFFER)
+    return settings
+
+
+class Http3Base:
+    """One connection's state and QUIC connection."""
+
+    _quic: Any
+    _quic_logger: Any
+    _state: Http3State
+
+    def _attach(self, quic: Any, state: Http3State) -> None:
+        """Work on `state` over `quic`; sends nothing."""
+        self._quic = quic
+        self._quic_logger = quic._quic_logger
+        self._state = state
+        self._streams = state.streams
+        self._is_client: bool = quic.configuration.is_client
+        self._held_bytes = sum(len(stream.held or b"") for stream in state.streams.values())
+        self._sweep_at = max(_FIRST_SWEEP, 2 * len(state.streams))
+
+    def _clock_us(self) -> int:
+        """Connection time; NONE where QUIC has none to give: then nothing is counted per second."""
+        now_us: int = getattr(self._quic, "clock_us", NONE)
+        return now_us
+
+    def __repr__(self) -> str:
+        role = "client" if self._is_client else "server"
+        return f"<{type(self).__name__} {role} streams={sorted(self._streams)}>"
+
+    @property
+    def received_settings(self) -> dict[int, int] | None:
+        """What the peer announced; None before that came."""
+        return self._state.received_settings
+
+    @property
+    def sent_settings(self) -> dict[int, int]:
+        """What we announced."""
+        return local_settings(webtransport=self._webtransport, datagrams=self._datagrams)
+
+    @property
+    def _webtransport(self) -> bool:
+        return bool(self._state.flags & s.OFFERS_WEBTRANSPORT)
+
+    @property
+    def _datagrams(self) -> bool:
+        return bool(self._state.flags & s.OFFERS_DATAGRAMS)
+
+    @property
+    def _is_done(self) -> bool:
+        return bool(self._state.flags & s.DONE)
+
+    def forget_finished_streams(self) -> None:
+        """Drop streams that the QUIC connection has finished with, if it can tell.
+
+        A program ends streams without asking here: it resets responses, and writes WebTransport
+        data. Only streams whose end was seen here, or of which nothing is for anybody, are dropped:
+        events of others may still wait.
+        """
+        over = [
+            stream_id
+            for stream_id, stream in self._streams.items()
+            if (stream.receive == s.ENDED or stream.flags & s.STOPPED)
+            and self._is_finished(stream_id)
+        ]
+        for stream_id in over:
+            del self._streams[stream_id]
+
+    # --- for both directions --------------------------------------------------------------------
+
+    def _is_finished(self, stream_id: int) -> bool:
+        """Whether QUIC has finished with a stream; False when it cannot tell."""
+        ask = getattr(self._quic, "stream_is_finished", None)
+        return ask is not None and bool(ask(stream_id))
+
+    def _add_stream(self, stream_id: int, stream: Http3Stream) -> None:
+        if len(self._streams) >= self._sweep_at:
+            self.forget_finished_streams()
+            self._sweep_at = max(_FIRST_SWEEP, 2 * len(self._streams))
+        self._streams[stream_id] = stream
+
+    def _end_receiving(self, stream_id: int, stream: Http3Stream) -> None:
+        stream.receive = s.ENDED
+        self._hold(stream, b"")
+        if stream.send == s.ENDED:
+            self._streams.pop(stream_id, None)
+
+    def _end_sending(self, stream_id: int, stream: Http3Stream) -> None:
+        stream.send = s.ENDED
+        if stream.receive == s.ENDED:
+            self._streams.pop(stream_id, None)
+
+    def _abort(self, stream_id: int, stream: Http3Stream, error_code: int) -> None:
+        """End what is left of a stream in both directions; what may still come is for nobody."""
+        stream.kind = s.IGNORED
+        stream.flags = 0
+        self._hold(stream, b"")
+        if stream.send != s.ENDED:
+            self._quic.reset_stream(stream_id, error_code)
+            self._end_sending(stream_id, stream)
+        self._stop(stream_id, stream, error_code)
+
+    def _stop(self, stream_id: int, stream: Http3Stream, error_code: int) -> None:
+        """Ask the peer to send no more on a stream, unless it has sent all."""
+        if stream.receive != s.ENDED:
+            stream.flags |= s.STOPPED
+            self._quic.stop_stream(stream_id, error_code)
+
+    def _hold(self, stream: Http3Stream, data: bytes | bytearray) -> None:
+        """Keep `data` in place of what was held of a stream that is in the middle of something."""
+        before = 0 if stream.held is None else len(stream.held)
+        stream.held = bytearray(data) if data else None
+        self._count_held(len(data) - before)
+
+    def _count_held(self, size: int) -> None:
+        self._held_bytes += size
+        if size > 0 and self._held_bytes > limits.MAX_HELD_HTTP_BYTES:
+            raise StreamOverloadError("too much is begun on the connection's streams")
+
+    def _close(self, error: ProtocolError) -> None:
+        self._state.flags |= s.DONE
+        self._quic.close(error_code=error.error_code, reason_phrase=error.reason_phrase)
+
+    def _open_uni_stream(self, stream_type: int, prefix: bytes) -> int:
+        stream_id: int = self._quic.get_next_available_stream_id(is_unidirectional=True)
+        qlog.log_stream_type(self._quic_logger, stream_id, stream_type)
+        self._quic.send_stream_data(stream_id, prefix)
+        return stream_id
+
+    def _fail_stream(
+        self, stream_id: int, error: StreamError, *, ended: bool = False
+    ) -> list[H3Event]:
+        """Answer an error of a stream, which has `ended` or not."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return []
+        # A server whose client broke off before its request was whole has told nobody.
+        known = stream.receive != s.HEAD or self._is_client
+        if isinstance(error, FieldSectionTooLargeError) and self._refuse_fields(stream_id, stream):
+            return []
+        if ended:
+            self._end_receiving(stream_id, stream)
+        self._abort(stream_id, stream, error.error_code)
+        if not known:
+            return []
+        return [StreamFailed(stream_id, int(error.error_code), error.reason_phrase)]
+
+    def _refuse_fields(self, stream_id: int, stream: Http3Stream) -> bool:
+        """RFC 6585 §5: say 431, where there is somebody to hear it."""
+        if self._is_client or stream.kind != s.REQUEST or stream.send != s.HEAD:
+            return False
+        frame, _ = qpack.encode_response([(b":status", b"431"), (b"content-length", b"0")])
+        stream.kind = s.IGNORED
+        self._hold(stream, b"")
+        self._quic.send_stream_data(stream_id, frame, True)
+        self._end_sending(stream_id, stream)
+        # RFC 9114 §4.1: the rest of the request is of no interest, and that is no error.
+        self._quic.stop_stream(stream_id, ErrorCode.H3_NO_ERROR)
+        return True
+
+    def _prioritize(self, stream_id: int, priority: Priority) -> None:
+        """Tell the transport, if it has priorities."""
+        prioritize = getattr(self._quic, "set_priority", None)
+        if prioritize is not None:
+            prioritize(stream_id, priority.urgency, priority.incremental)
+
+    def _spend_idle_frame(self) -> None:
+        if (now_us := self._clock_us()) != NONE:
+            whole_at_us = _IDLE_FRAMES.spend(self._state.idle_frames_at_us, now_us)
+            if whole_at_us < 0:
+                raise ExcessiveLoadError("too many frames that say nothing")
+            self._state.idle_frames_at_us = whole_at_us

@@ -1,0 +1,131 @@
+"""What is wrong with a message, a stream or a connection of HTTP/3 (RFC 9114 §8).
+
+An error has a scope. What RFC 9114 §4.1.2 calls malformed is the fault of one stream, which is
+reset; everything else concerns the connection. Both kinds are raised where the fault is seen and
+turned into frames by `H3Connection.handle_event`, so that programs meet only those that answer a
+call of their own: they asked for a frame that the stream's state forbids.
+"""
+
+from __future__ import annotations
+
+from quicbaton.errors import CallerError, QuicbatonError
+from quicbaton.http3.codes import ErrorCode
+
+
+class ProtocolError(QuicbatonError):
+    """A rule of HTTP/3 was broken, by the peer or by the calling program; see the module's head.
+
+    `error_code` is the code that the peer is told.
+    """
+
+    code = "http3"
+    error_code = ErrorCode.H3_GENERAL_PROTOCOL_ERROR
+
+    def __init__(self, reason_phrase: str = "") -> None:
+        super().__init__(reason_phrase)
+        self.reason_phrase = reason_phrase
+
+
+class StreamError(ProtocolError):
+    """The fault of one stream: that is reset, the connection goes on."""
+
+
+class MessageError(StreamError):
+    """A malformed request or response (RFC 9114 §4.1.2)."""
+
+    error_code = ErrorCode.H3_MESSAGE_ERROR
+
+
+class FieldSectionTooLargeError(StreamError):
+    """More or larger fields than we take (RFC 9114 §4.2.2)."""
+
+    error_code = ErrorCode.H3_EXCESSIVE_LOAD
+
+
+class StreamOverloadError(StreamError):
+    """There is no room for what the peer has begun on this stream."""
+
+    error_code = ErrorCode.H3_EXCESSIVE_LOAD
+
+
+class RequestIncompleteError(StreamError):
+    """A request stream ended before its request did (RFC 9114 §4.1)."""
+
+    error_code = ErrorCode.H3_REQUEST_INCOMPLETE
+
+
+class RequestRejectedError(StreamError):
+    """A request that is not processed in any way, and may be sent elsewhere (RFC 9114 §4.1.1)."""
+
+    error_code = ErrorCode.H3_REQUEST_REJECTED
+
+
+class BufferedStreamRejectedError(StreamError):
+    """A WebTransport stream whose session does not exist, and for which there is no room."""
+
+    error_code = ErrorCode.WEBTRANSPORT_BUFFERED_STREAM_REJECTED
+
+
+class SessionGoneError(StreamError):
+    """A WebTransport stream whose session is over."""
+
+    error_code = ErrorCode.WEBTRANSPORT_SESSION_GONE
+
+
+class GoawayError(CallerError):
+    """The server goes away: it takes no new requests (RFC 9114 §5.2). Use another connection."""
+
+    code = "goaway"
+
+
+# --- the connection's: names of aioquic ---------------------------------------------------------
+
+
+class QpackDecompressionFailed(ProtocolError):  # noqa: N818
+    error_code = ErrorCode.QPACK_DECOMPRESSION_FAILED
+
+
+class QpackDecoderStreamError(ProtocolError):
+    error_code = ErrorCode.QPACK_DECODER_STREAM_ERROR
+
+
+class QpackEncoderStreamError(ProtocolError):
+    error_code = ErrorCode.QPACK_ENCODER_STREAM_ERROR
+
+
+class ClosedCriticalStream(ProtocolError):  # noqa: N818
+    error_code = ErrorCode.H3_CLOSED_CRITICAL_STREAM
+
+
+class DatagramError(ProtocolError):
+    error_code = ErrorCode.H3_DATAGRAM_ERROR
+
+
+class ExcessiveLoadError(ProtocolError):
+    """The peer does too much of something that costs us more than it costs the peer."""
+
+    error_code = ErrorCode.H3_EXCESSIVE_LOAD
+
+
+class FrameError(ProtocolError):
+    error_code = ErrorCode.H3_FRAME_ERROR
+
+
+class FrameUnexpected(ProtocolError):  # noqa: N818
+    error_code = ErrorCode.H3_FRAME_UNEXPECTED
+
+
+class IdError(ProtocolError):
+    error_code = ErrorCode.H3_ID_ERROR
+
+
+class MissingSettingsError(ProtocolError):
+    error_code = ErrorCode.H3_MISSING_SETTINGS
+
+
+class SettingsError(ProtocolError):
+    error_code = ErrorCode.H3_SETTINGS_ERROR
+
+
+class StreamCreationError(ProtocolError):
+    error_code = ErrorCode.H3_STREAM_CREATION_ERROR

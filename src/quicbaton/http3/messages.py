@@ -1,0 +1,294 @@
+"""Reading requests, responses and pushes: frames in order, and what their sequence may be.
+
+RFC 9114 §4.1: a header section (of responses: any number of interim ones first), content, trailers.
+`Http3Stream.receive` is how far that is.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quicbaton import limits
+from quicbaton.http3 import qlog, qpack, webtransport
+from quicbaton.http3 import state as s
+from quicbaton.http3.codes import RESERVED_FRAME_TYPES, FrameType
+from quicbaton.http3.errors import (
+    FieldSectionTooLargeError,
+    FrameError,
+    FrameUnexpected,
+    IdError,
+    MessageError,
+    RequestIncompleteError,
+    StreamCreationError,
+    StreamError,
+)
+from quicbaton.http3.events import (
+    DataReceived,
+    H3Event,
+    HeadersReceived,
+    PushPromiseReceived,
+)
+from quicbaton.http3.fields import (
+    RequestHead,
+    ResponseHead,
+    validate_push_promise_headers,
+    validate_trailers,
+)
+from quicbaton.http3.frames import pull_header, pull_varint
+from quicbaton.http3.priority import Priority
+from quicbaton.http3.sessions import WebTransportSide
+from quicbaton.http3.state import Http3Stream
+from quicbaton.transport.state import NONE
+
+#: Frames with a field section.
+_SECTIONS: Final = (FrameType.HEADERS, FrameType.PUSH_PROMISE)
+#: Frames that belong on the control stream (RFC 9114 §7.2), those that belong nowhere, and promises
+#: where they are not expected.
+_MISPLACED: Final = RESERVED_FRAME_TYPES | {
+    FrameType.CANCEL_PUSH,
+    FrameType.SETTINGS,
+    FrameType.PUSH_PROMISE,
+    FrameType.GOAWAY,
+    FrameType.MAX_PUSH_ID,
+    FrameType.PRIORITY_UPDATE,
+    FrameType.PRIORITY_UPDATE_PUSH,
+}
+
+
+class MessageReader(WebTransportSide):
+    """Reads request and push streams; `ReceivingSide` finds them."""
+
+    def _read_message(
+        self, stream_id: int, stream: Http3Stream, data: bytes, ended: bool
+    ) -> list[H3Event]:
+        """Events for what `data` completes. What was right before an error of the stream counts."""
+        events: list[H3Event] = []
+        try:
+            newest = self._read_frames(stream_id, stream, data, ended, events)
+            if ended and stream.kind <= s.PUSH:
+                self._finish_message(stream_id, stream, newest, events)
+        except StreamError as error:
+            events += self._fail_stream(stream_id, error, ended=ended)
+        return events
+
+    def _read_frames(
+        self,
+        stream_id: int,
+        stream: Http3Stream,
+        data: bytes,
+        ended: bool,
+        events: list[H3Event],
+    ) -> int:
+        """Read as far as `data` goes, which may show that the stream is WebTransport's; returns the
+        newest frame's type."""
+        at = 0
+        if stream.frame_type == NONE and stream.held is not None:
+            data = bytes(stream.held) + data
+            self._hold(stream, b"")
+        size = len(data)
+        frame_type = stream.frame_type
+        while at < size:
+            if stream.frame_type == NONE:
+                header = pull_header(data, at)
+                if header is None:
+                    self._hold(stream, data[at:])
+                    break
+                frame_type, left, at = header
+                if frame_type == FrameType.WEBTRANSPORT_STREAM and self._webtransport:
+                    if stream.receive != s.HEAD or stream.flags or stream.kind == s.PUSH:
+                        raise FrameError("WEBTRANSPORT_STREAM after something else")
+                    stream.send = s.BODY
+                    events += self._begin_webtransport(stream_id, stream, left, data[at:], ended)
+                    break
+                self._check_frame(stream_id, stream, frame_type, left)
+                stream.frame_type = frame_type
+                stream.frame_left = left
+                if left and at == size:
+                    break
+            else:
+                frame_type = stream.frame_type
+                left = stream.frame_left
+            end = min(size, at + left)
+            stream.frame_left = left - (end - at)
+            if frame_type == FrameType.DATA:
+                if end > at or not left:
+                    # A whole event of content is passed on uncopied.
+                    content = data[at:end] if at or end < size else data
+                    self._on_content(stream_id, stream, content, events)
+            elif frame_type in _SECTIONS:
+                self._on_section_data(stream_id, stream, data[at:end], events)
+            if not stream.frame_left:
+                stream.frame_type = NONE
+            at = end
+        return frame_type
+
+    def _check_frame(
+        self, stream_id: int, stream: Http3Stream, frame_type: int, length: int
+    ) -> None:
+        """Whether a frame may begin here, before a byte of it is kept (RFC 9114 §4.1, §7)."""
+        if frame_type == FrameType.DATA:
+            if stream.receive != s.BODY:
+                raise FrameUnexpected("DATA frame is not allowed in this state")
+            if not length:
+                self._spend_idle_frame()
+        elif frame_type == FrameType.HEADERS:
+            # §4.4: a tunnel has DATA frames only.
+            if stream.receive >= s.TRAILED - bool(stream.flags & s.TUNNEL):
+                raise FrameUnexpected("HEADERS frame is not allowed in this state")
+            if stream_id & 1 and stream.kind == s.REQUEST:
+                raise StreamCreationError("a bidirectional stream from a server")  # §6.1
+            _check_section_size(length)
+        elif frame_type == FrameType.PUSH_PROMISE and stream.kind == s.REQUEST:
+            if not self._is_client:
+                raise FrameUnexpected("Clients must not send PUSH_PROMISE")  # §7.2.5
+            _check_section_size(length)
+        elif frame_type in _MISPLACED:
+            place = "push" if stream.kind == s.PUSH else "request"
+            raise FrameUnexpected(f"Invalid frame type on {place} stream")
+        elif frame_type == FrameType.WEBTRANSPORT_STREAM and self._webtransport:
+            raise FrameError("WEBTRANSPORT_STREAM after something else")
+        else:
+            # §9: a type that nobody knows is skipped.
+            stream.flags |= s.BEGUN
+            self._spend_idle_frame()
+
+    # --- what the frames say --------------------------------------------------------------------
+
+    def _on_section_data(
+        self, stream_id: int, stream: Http3Stream, data: bytes, events: list[H3Event]
+    ) -> None:
+        """More of a field section, which is kept once until it is whole."""
+        if stream.frame_left:
+            if stream.held is None:
+                stream.held = bytearray()
+            stream.held += data
+            self._count_held(len(data))
+            return
+        if stream.held is not None:
+            data = bytes(stream.held) + data
+            self._hold(stream, b"")
+        self._on_section(stream_id, stream, stream.frame_type, data, events)
+
+    def _on_section(
+        self,
+        stream_id: int,
+        stream: Http3Stream,
+        frame_type: int,
+        block: bytes,
+        events: list[H3Event],
+    ) -> None:
+        if frame_type == FrameType.PUSH_PROMISE:
+            events.append(self._read_promise(stream_id, block))
+            return
+        if stream.receive == s.BODY:
+            fields = qpack.decode_fields(block)
+            validate_trailers(fields)
+            stream.receive = s.TRAILED
+        elif self._is_client:
+            fields, response = qpack.decode_response(block)
+            self._begin_response(stream, response)
+        else:
+            fields, request = qpack.decode_request(block)
+            early = self._begin_request(stream_id, stream, request)
+            events.append(HeadersReceived(fields, stream_id, False))
+            events += early
+            qlog.log_headers(self._quic_logger, stream_id, len(block), fields, created=False)
+            return
+        push_id = stream.link if stream.kind == s.PUSH else None
+        events.append(HeadersReceived(fields, stream_id, False, push_id))
+        qlog.log_headers(self._quic_logger, stream_id, len(block), fields, created=False)
+
+    def _begin_request(
+        self, stream_id: int, stream: Http3Stream, request: RequestHead
+    ) -> list[H3Event]:
+        """A request's header section is whole; returns events that waited for it."""
+        stream.receive = s.BODY
+        priority = request.priority
+        if self._state.priorities:
+            # RFC 9218 §7: what was said ahead of the request is newer than its header.
+            known = self._state.priorities.pop(stream_id, None)
+            if known is not None:
+                priority = Priority(known >> 1, bool(known & 1))
+        self._prioritize(stream_id, priority)
+        if request.method == b"CONNECT":
+            stream.flags |= s.TUNNEL
+            if request.protocol in webtransport.PROTOCOLS and self._webtransport:
+                return self._begin_session(stream_id)
+        elif request.method == b"HEAD":
+            stream.flags |= s.HEAD_REQUEST
+        if request.content_length != NONE and not stream.flags & s.TUNNEL:
+            stream.receive_left = request.content_length
+        return []
+
+    def _begin_response(self, stream: Http3Stream, response: ResponseHead) -> None:
+        if response.is_interim:
+            stream.flags |= s.INTERIM
+            return
+        stream.receive = s.BODY
+        if stream.flags & s.TUNNEL and 200 <= response.status < 300:
+            return
+        # RFC 9110 §6.4.1: these have no content, whatever their fields say of it.
+        if stream.flags & s.HEAD_REQUEST or response.status in (204, 304):
+            stream.receive_left = 0
+        elif response.content_length != NONE:
+            stream.receive_left = response.content_length
+
+    def _read_promise(self, stream_id: int, payload: bytes) -> H3Event:
+        """RFC 9114 §7.2.5."""
+        pulled = pull_varint(payload, 0)
+        if pulled is None:
+            raise FrameError("Could not parse PUSH_PROMISE frame")
+        push_id, at = pulled
+        if push_id > self._state.max_push_id:
+            raise IdError("Push ID exceeds the maximum push ID")
+        fields = qpack.decode_fields(payload[at:])
+        validate_push_promise_headers(fields)
+        return PushPromiseReceived(fields, push_id, stream_id)
+
+    def _on_content(
+        self, stream_id: int, stream: Http3Stream, content: bytes, events: list[H3Event]
+    ) -> None:
+        if stream.receive_left != NONE:
+            if len(content) > stream.receive_left:
+                raise MessageError("content-length does not match data size")
+            stream.receive_left -= len(content)
+        if stream_id in self._state.sessions:
+            events += self._read_session(stream_id, stream, content)
+            return
+        push_id = stream.link if stream.kind == s.PUSH else None
+        events.append(DataReceived(content, stream_id, False, push_id))
+
+    def _finish_message(
+        self, stream_id: int, stream: Http3Stream, newest: int, events: list[H3Event]
+    ) -> None:
+        """The stream's end has come behind what was read: a frame of the type `newest`, if any."""
+        if stream.frame_type != NONE or stream.held is not None:
+            raise FrameError("Frame is truncated by the end of the stream")  # RFC 9114 §7.1
+        if stream.receive == s.HEAD:
+            if stream_id & 1 and stream.kind == s.REQUEST:
+                self._end_receiving(stream_id, stream)
+                return
+            if not self._is_client:
+                raise RequestIncompleteError("the stream ends before its request")
+            raise MessageError(
+                "Interim response cannot end the stream"
+                if stream.flags & s.INTERIM
+                else "the stream ends before its response"
+            )
+        if stream.receive_left > 0:
+            raise MessageError("content-length does not match data size")
+        if stream_id in self._state.sessions:
+            events += self._session_ended(stream_id, 0, "")
+        self._end_receiving(stream_id, stream)
+        last = events[-1] if events else None
+        if newest <= FrameType.HEADERS and isinstance(last, HeadersReceived | DataReceived):
+            last.stream_ended = True
+        else:
+            push_id = stream.link if stream.kind == s.PUSH else None
+            events.append(DataReceived(b"", stream_id, True, push_id))
+
+
+def _check_section_size(length: int) -> None:
+    """Encoded it is never larger than it counts (RFC 9114 §4.2.2)."""
+    if length > limits.MAX_FIELD_SECTION_BYTES:
+        raise FieldSectionTooLargeError(f"a field section of {length} bytes")

@@ -1,0 +1,259 @@
+"""What comes from the peer: QUIC's events in, HTTP/3's out (RFC 9114 §4, §6).
+
+Streams of all kinds arrive here. A request's frames are read by `messages`, the peer's control
+stream by `control`; WebTransport streams carry a program's bytes and pass through `sessions`. Work
+is linear in the bytes that come: a field section in progress is kept once, DATA is passed on as it
+comes, and frames of unknown types are skipped as they stream.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aioquic.quic.events import (
+    DatagramFrameReceived,
+    QuicEvent,
+    StopSendingReceived,
+    StreamDataReceived,
+    StreamReset,
+)
+
+from quicbaton import limits
+from quicbaton.http3 import qlog
+from quicbaton.http3 import state as s
+from quicbaton.http3.base import Http3Base
+from quicbaton.http3.codes import ErrorCode, StreamType
+from quicbaton.http3.control import CRITICAL, ControlStream
+from quicbaton.http3.errors import (
+    ClosedCriticalStream,
+    DatagramError,
+    ExcessiveLoadError,
+    IdError,
+    ProtocolError,
+    StreamCreationError,
+    StreamError,
+)
+from quicbaton.http3.events import (
+    DatagramReceived,
+    H3Event,
+)
+from quicbaton.http3.frames import pull_varint
+from quicbaton.http3.messages import MessageReader
+from quicbaton.http3.rates import Rate
+from quicbaton.http3.state import Http3Stream
+from quicbaton.transport.state import NONE
+
+_REQUESTS: Final = Rate(limits.REQUESTS_PER_S, limits.REQUEST_BURST)
+_CANCELLED: Final = Rate(limits.CANCELLED_REQUESTS_PER_S, limits.CANCELLED_REQUEST_BURST)
+
+
+class ReceivingSide(MessageReader, ControlStream, Http3Base):
+    """`handle_event` and what follows from it."""
+
+    def handle_event(self, event: QuicEvent) -> list[H3Event]:
+        """HTTP/3's view of what QUIC has received: events for the program.
+
+        What the peer does wrong is answered here, on its stream where RFC 9114 makes that a stream
+        error, by closing the connection otherwise.
+        """
+        if self._state.flags & s.DONE:
+            return []
+        stream_id = NONE
+        try:
+            if isinstance(event, StreamDataReceived):
+                stream_id = event.stream_id
+                return self._on_data(stream_id, event.data, event.end_stream)
+            if isinstance(event, DatagramFrameReceived):
+                return self._on_datagram(event.data)
+            if isinstance(event, StreamReset | StopSendingReceived):
+                stream_id = event.stream_id
+                is_reset = isinstance(event, StreamReset)
+                return self._on_reset(stream_id) if is_reset else self._on_stop(stream_id)
+        except StreamError as error:
+            return self._fail_stream(stream_id, error)
+        except ProtocolError as error:
+            self._close(error)
+        return []
+
+    # --- streams --------------------------------------------------------------------------------
+
+    def _on_data(self, stream_id: int, data: bytes, ended: bool) -> list[H3Event]:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            if stream_id & 2:
+                if self._is_critical(stream_id):
+                    return self._on_critical(stream_id, data, ended)
+                stream = self._open_uni(stream_id)
+            else:
+                stream = self._open_bidi(stream_id, ended)
+            if stream is None:
+                return []
+        kind = stream.kind
+        if kind <= s.PUSH:  # a request's or a push's frames
+            return self._read_message(stream_id, stream, data, ended)
+        if kind == s.WEBTRANSPORT:
+            return self._on_webtransport_data(stream_id, stream, data, ended)
+        if kind == s.UNTYPED:
+            return self._read_type(stream_id, stream, data, ended)
+        if ended:
+            self._end_receiving(stream_id, stream)
+        return []
+
+    def _open_bidi(self, stream_id: int, ended: bool) -> Http3Stream | None:
+        """The first bytes of a bidirectional stream; None for one that is not served."""
+        if stream_id & 1:
+            # RFC 9114 §6.1: only an extension lets a server open one, and a client's own answer
+            # comes on streams that it has opened.
+            if not self._is_client or not self._webtransport:
+                raise StreamCreationError("a bidirectional stream from a server")
+            stream = s.new_stream(s.REQUEST, send=s.BODY)
+            self._add_stream(stream_id, stream)
+            return stream
+        state = self._state
+        if (self._is_client or stream_id < state.next_request_id) and self._is_finished(stream_id):
+            return None  # the rest of what is over
+        if self._is_client:
+            stream = s.new_stream(s.REQUEST)
+            self._add_stream(stream_id, stream)
+            return stream
+        if 0 <= state.goaway_sent <= stream_id:
+            # §5.2: it was not processed in any way, and says so.
+            self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_REJECTED)
+            if not ended:
+                stream = s.new_stream(s.IGNORED, send=s.ENDED)
+                self._add_stream(stream_id, stream)
+                self._stop(stream_id, stream, ErrorCode.H3_REQUEST_REJECTED)
+            return None
+        self._spend_request()
+        state.next_request_id = max(state.next_request_id, stream_id + 4)
+        stream = s.new_stream(s.REQUEST)
+        self._add_stream(stream_id, stream)
+        return stream
+
+    def _open_uni(self, stream_id: int) -> Http3Stream | None:
+        if stream_id & 1 != self._is_client:
+            return None  # our own: nothing comes on it
+        stream = s.new_stream(s.UNTYPED, send=s.ENDED)
+        self._add_stream(stream_id, stream)
+        return stream
+
+    def _read_type(
+        self, stream_id: int, stream: Http3Stream, data: bytes, ended: bool
+    ) -> list[H3Event]:
+        """RFC 9114 §6.2: a unidirectional stream begins with its type, some with one ID more."""
+        if stream.held:
+            data = bytes(stream.held) + data
+        pulled = pull_varint(data, 0)
+        link = NONE
+        if pulled is not None and pulled[0] in (StreamType.PUSH, StreamType.WEBTRANSPORT):
+            second = pull_varint(data, pulled[1])
+            kind = pulled[0]
+            if kind == StreamType.PUSH and not self._is_client:
+                raise StreamCreationError("Clients must not open push streams")  # §6.2.2
+            pulled = None if second is None else (kind, second[1])
+            link = NONE if second is None else second[0]
+        if pulled is None:
+            if ended:
+                # §6.2: a stream that ends within its header is no error.
+                self._end_receiving(stream_id, stream)
+            else:
+                self._hold(stream, data)
+            return []
+        self._hold(stream, b"")
+        kind, at = pulled
+        qlog.log_stream_type(self._quic_logger, stream_id, kind)
+        rest = data[at:]
+        if kind in CRITICAL:
+            del self._streams[stream_id]
+            self._begin_critical(stream_id, kind)
+            return self._on_critical(stream_id, rest, ended) if rest or ended else []
+        if kind == StreamType.PUSH:
+            return self._begin_push(stream_id, stream, link, rest, ended)
+        if kind == StreamType.WEBTRANSPORT and self._webtransport:
+            return self._begin_webtransport(stream_id, stream, link, rest, ended)
+        # §6.2: an unknown type is none of ours to judge; its bytes are dropped as they come.
+        stream.kind = s.IGNORED
+        if ended:
+            self._end_receiving(stream_id, stream)
+        return []
+
+    def _begin_push(
+        self, stream_id: int, stream: Http3Stream, push_id: int, rest: bytes, ended: bool
+    ) -> list[H3Event]:
+        if not 0 <= push_id <= self._state.max_push_id:
+            raise IdError("Push ID exceeds the maximum push ID")  # §4.6
+        stream.kind = s.PUSH
+        stream.link = push_id
+        return self._read_message(stream_id, stream, rest, ended) if rest or ended else []
+
+    # --- datagrams, resets ----------------------------------------------------------------------
+
+    def _on_datagram(self, data: bytes) -> list[H3Event]:
+        """RFC 9297 §2.1."""
+        pulled = pull_varint(data, 0)
+        if pulled is None:
+            raise DatagramError("Could not parse quarter stream ID")
+        quarter, at = pulled
+        if quarter >= 1 << 60:
+            raise DatagramError("a quarter stream ID beyond all streams")
+        stream = self._streams.get(4 * quarter)
+        if stream is None or stream.kind != s.REQUEST or stream.receive != s.BODY:
+            # One for a stream that has not come, or whose direction is over, is dropped.
+            return []
+        return [DatagramReceived(data=data[at:], stream_id=4 * quarter)]
+
+    def _on_reset(self, stream_id: int) -> list[H3Event]:
+        if self._is_critical(stream_id):
+            raise ClosedCriticalStream("Resetting a critical stream is not allowed")  # §6.2.1
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            if stream_id & 3 or self._is_client or self._is_finished(stream_id):
+                return []
+            stream = self._open_bidi(stream_id, True)
+            if stream is None:
+                return []
+        events: list[H3Event] = []
+        if stream_id in self._state.sessions:
+            events = self._session_ended(stream_id, 0, "")
+        if stream.kind == s.REQUEST and not stream_id & 1 and not self._is_client:
+            self._spend_cancelled()
+            if stream.receive == s.HEAD and stream.send != s.ENDED:
+                # §4.1: nobody was told of the request, so nobody will answer it.
+                self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_INCOMPLETE)
+                self._end_sending(stream_id, stream)
+        self._end_receiving(stream_id, stream)
+        return events
+
+    def _on_stop(self, stream_id: int) -> list[H3Event]:
+        state = self._state
+        if stream_id in (
+            state.local_control_stream,
+            state.local_decoder_stream,
+            state.local_encoder_stream,
+        ):
+            raise ClosedCriticalStream("Stopping a critical stream is not allowed")  # §6.2.1
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return []
+        # The transport has reset the stream already.
+        events: list[H3Event] = []
+        if stream_id in self._state.sessions:
+            events = self._session_ended(stream_id, 0, "")
+        self._end_sending(stream_id, stream)
+        return events
+
+    # --- what it costs --------------------------------------------------------------------------
+
+    def _spend_request(self) -> None:
+        if (now_us := self._clock_us()) != NONE:
+            whole_at_us = _REQUESTS.spend(self._state.requests_at_us, now_us)
+            if whole_at_us < 0:
+                raise ExcessiveLoadError("too many requests at once")
+            self._state.requests_at_us = whole_at_us
+
+    def _spend_cancelled(self) -> None:
+        if (now_us := self._clock_us()) != NONE:
+            whole_at_us = _CANCELLED.spend(self._state.resets_at_us, now_us)
+            if whole_at_us < 0:
+                raise ExcessiveLoadError("too many requests were given up")
+            self._state.resets_at_us = whole_at_us

@@ -1,0 +1,248 @@
+"""What a program says: messages, datagrams, GOAWAY, priorities, WebTransport (RFC 9114 §4).
+
+A message of our own obeys the same rules as the peer's: what is malformed is refused before a byte
+of it is written, and a body that its content-length contradicts resets its stream, so that a short
+one never looks whole.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quicbaton.errors import StreamStateError
+from quicbaton.http3 import qlog, qpack, webtransport
+from quicbaton.http3 import state as s
+from quicbaton.http3.codes import ErrorCode, FrameType, Setting, StreamType
+from quicbaton.http3.errors import (
+    FieldSectionTooLargeError,
+    FrameUnexpected,
+    GoawayError,
+    MessageError,
+)
+from quicbaton.http3.exceptions import InvalidStreamTypeError, NoAvailablePushIDError
+from quicbaton.http3.fields import Fields, validate_push_promise_headers, validate_trailers
+from quicbaton.http3.frames import encode_frame
+from quicbaton.http3.priority import Priority
+from quicbaton.http3.sessions import WebTransportSide
+from quicbaton.http3.state import Http3Stream
+from quicbaton.limits import FIELD_OVERHEAD_BYTES
+from quicbaton.transport.frames import encode_varint
+from quicbaton.transport.state import NONE
+
+#: RFC 9114 §5.2: a first GOAWAY names the highest ID that a request can have.
+_MAX_REQUEST_ID: Final = (1 << 62) - 4
+#: Content up to here shares its frame's header's write; more is passed on uncopied.
+_JOINED_BYTES: Final = 4096
+
+
+class SendingSide(WebTransportSide):
+    """The methods that programs call."""
+
+    def send_headers(self, stream_id: int, headers: Fields, end_stream: bool = False) -> None:
+        """Send a request, a response (interim ones first, if any), or trailers.
+
+        Raises FrameUnexpected when the stream is beyond that, MessageError for malformed fields,
+        FieldSectionTooLargeError for more than the peer takes, and GoawayError for a request to a
+        server that goes away.
+        """
+        stream = self._streams.get(stream_id) or self._open_request(stream_id)
+        if stream.send == s.ENDED:
+            raise FrameUnexpected("stream was already ended")
+        if stream.send == s.TRAILED:
+            raise FrameUnexpected("HEADERS frame is not allowed in this state")
+        if stream.send == s.BODY:
+            validate_trailers(headers)
+            frame = encode_frame(FrameType.HEADERS, qpack.encode_fields(headers))
+            phase = s.TRAILED
+        elif self._is_client and stream.kind == s.REQUEST:
+            frame = self._encode_request(stream_id, stream, headers)
+            phase = s.BODY
+        else:
+            frame, phase = self._encode_response(stream_id, stream, headers, end_stream)
+        self._check_size(headers)
+        stream.send = phase
+        self._write(stream_id, stream, frame, end_stream)
+        qlog.log_headers(self._quic_logger, stream_id, len(frame), headers, created=True)
+
+    def send_data(self, stream_id: int, data: bytes, end_stream: bool) -> None:
+        """Send content, and the message's end if `end_stream`.
+
+        A response to HEAD has none: what is sent there is dropped. Raises FrameUnexpected when no
+        header section went ahead or the message has ended, MessageError when a content-length
+        promised another size: the stream is reset then.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.send != s.BODY:
+            raise FrameUnexpected(
+                "stream was already ended"
+                if stream is not None and stream.send == s.ENDED
+                else "DATA frame is not allowed in this state"
+            )
+        if stream.flags & s.HEAD_REQUEST and not self._is_client:
+            data = b""
+        elif stream.send_left != NONE:
+            if len(data) > stream.send_left:
+                self._fail_message(stream_id, stream)
+            stream.send_left -= len(data)
+        size = len(data)
+        qlog.log_data(self._quic_logger, stream_id, size, created=True)
+        if stream.flags & s.HEAD_REQUEST and not self._is_client:
+            self._write(stream_id, stream, b"", end_stream)
+        elif size <= _JOINED_BYTES:
+            frame = b"".join((b"\0", encode_varint(size), data))
+            self._write(stream_id, stream, frame, end_stream)
+        else:
+            self._quic.send_stream_data(stream_id, b"\0" + encode_varint(size))
+            self._write(stream_id, stream, data, end_stream)
+
+    def send_push_promise(self, stream_id: int, headers: Fields) -> int:
+        """Promise a response that was not asked for (RFC 9114 §4.6); returns its stream's ID.
+
+        Raises InvalidStreamTypeError, NoAvailablePushIDError, and RuntimeError on a client.
+        """
+        if self._is_client:
+            raise RuntimeError("Only servers may send a push promise.")
+        if stream_id & 3:
+            raise InvalidStreamTypeError(
+                "Push promises can only be sent for client-initiated bidirectional streams"
+            )
+        state = self._state
+        if state.next_push_id > state.max_push_id:
+            raise NoAvailablePushIDError
+        validate_push_promise_headers(headers)
+        push_id = state.next_push_id
+        state.next_push_id += 1
+        prefix = encode_varint(push_id)
+        self._quic.send_stream_data(
+            stream_id, encode_frame(FrameType.PUSH_PROMISE, prefix + qpack.encode_fields(headers))
+        )
+        push_stream_id = self._open_uni_stream(
+            StreamType.PUSH, encode_varint(StreamType.PUSH) + prefix
+        )
+        self._add_stream(push_stream_id, s.new_stream(s.PUSH, receive=s.ENDED, link=push_id))
+        return push_stream_id
+
+    def send_datagram(self, stream_id: int, data: bytes) -> None:
+        """Send an HTTP datagram (RFC 9297 §2.1), unreliably.
+
+        Raises InvalidStreamTypeError for what is no request, and CallerError for one that does not
+        fit into a packet: `max_datagram_bytes` says what does.
+        """
+        if stream_id & 3:
+            raise InvalidStreamTypeError(
+                "Datagrams can only be sent for client-initiated bidirectional streams"
+            )
+        self._quic.send_datagram_frame(encode_varint(stream_id >> 2) + data)
+
+    def max_datagram_bytes(self, stream_id: int) -> int:
+        """The largest payload that `send_datagram` takes now; 0 when the peer takes none."""
+        limit: int = self._quic.max_datagram_bytes
+        return max(0, limit - len(encode_varint(stream_id >> 2)))
+
+    def send_goaway(self, *, final: bool) -> None:
+        """Tell a client that this server stops (RFC 9114 §5.2).
+
+        Not `final`: send no more requests, those on the way are still taken. `final`, a round trip
+        later: requests that have not come by now are rejected, and may be sent elsewhere. Nothing
+        is said twice, nor after the connection's end.
+        """
+        state = self._state
+        stream_id = max(self._quic.next_peer_stream_id(), 0) if final else _MAX_REQUEST_ID
+        if self._is_done or 0 <= state.goaway_sent <= stream_id:
+            return
+        state.goaway_sent = stream_id
+        self._quic.send_stream_data(
+            state.local_control_stream, encode_frame(FrameType.GOAWAY, encode_varint(stream_id))
+        )
+
+    def send_priority_update(self, stream_id: int, priority: Priority) -> None:
+        """Ask the server for another priority of a request (RFC 9218 §7.2)."""
+        self._quic.send_stream_data(
+            self._state.local_control_stream,
+            encode_frame(FrameType.PRIORITY_UPDATE, encode_varint(stream_id) + priority.encode()),
+        )
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _open_request(self, stream_id: int) -> Http3Stream:
+        """A stream of which HTTP/3 knows nothing: a client's new request, or one that is over."""
+        if stream_id & 3 or self._is_finished(stream_id):
+            raise StreamStateError(f"stream {stream_id} is over, or was never opened")
+        state = self._state
+        if not self._is_client:
+            # QUIC knows whether it may be written to.
+            stream = s.new_stream(s.REQUEST, receive=s.ENDED)
+            self._add_stream(stream_id, stream)
+            return stream
+        if 0 <= state.goaway_received <= stream_id:
+            raise GoawayError("the server takes no new requests: use another connection")
+        stream = s.new_stream(s.REQUEST)
+        self._add_stream(stream_id, stream)
+        state.next_request_id = max(state.next_request_id, stream_id + 4)
+        return stream
+
+    def _encode_request(self, stream_id: int, stream: Http3Stream, headers: Fields) -> bytes:
+        frame, request = qpack.encode_request(headers)
+        if request.method == b"CONNECT":
+            stream.flags |= s.TUNNEL
+            if request.protocol in webtransport.PROTOCOLS and self._webtransport:
+                self._state.sessions[stream_id] = s.Http3Session(NONE, 0, None)
+        else:
+            if request.method == b"HEAD":
+                stream.flags |= s.HEAD_REQUEST
+            stream.send_left = request.content_length
+        return frame
+
+    def _encode_response(
+        self, stream_id: int, stream: Http3Stream, headers: Fields, end_stream: bool
+    ) -> tuple[bytes, int]:
+        """(HEADERS frame, the phase after it)."""
+        frame, response = qpack.encode_response(headers)
+        if response.is_interim:
+            # §4.1: a final response follows.
+            if end_stream:
+                raise FrameUnexpected("Interim response cannot end the stream")
+            return frame, s.HEAD
+        if response.priority is not None:
+            # RFC 9218 §8: the server knows better than the client what the response is good for.
+            self._prioritize(stream_id, response.priority)
+        if response.status in (204, 304):
+            stream.send_left = 0  # RFC 9110 §6.4.1
+        elif not stream.flags & (s.TUNNEL | s.HEAD_REQUEST):
+            stream.send_left = response.content_length
+        if stream.flags & s.TUNNEL and response.status >= 300:
+            # The request was refused: no tunnel, no session.
+            stream.flags &= ~s.TUNNEL
+            if stream_id in self._state.sessions:
+                self._end_session(stream_id)
+        return frame, s.BODY
+
+    def _check_size(self, headers: Fields) -> None:
+        """RFC 9114 §4.2.2: what the peer would not take is not sent."""
+        settings = self._state.received_settings
+        limit = None if settings is None else settings.get(Setting.MAX_FIELD_SECTION_SIZE)
+        if limit is None:
+            return
+        size = sum(len(name) + len(value) for name, value in headers)
+        size += FIELD_OVERHEAD_BYTES * len(headers)
+        if size > limit:
+            raise FieldSectionTooLargeError(f"{size} bytes of fields, the peer takes {limit}")
+
+    def _write(self, stream_id: int, stream: Http3Stream, data: bytes, ended: bool) -> None:
+        if not ended:
+            if data:
+                self._quic.send_stream_data(stream_id, data)
+            return
+        if stream.send_left > 0 and not stream.flags & s.HEAD_REQUEST:
+            self._fail_message(stream_id, stream)
+        self._quic.send_stream_data(stream_id, data, True)
+        if not self._is_client and stream.receive != s.ENDED and stream.kind == s.REQUEST:
+            # RFC 9114 §4.1: the answer is complete, and the rest of the request of no interest. A
+            # client that is not told goes on sending, and libcurl waits for its timeout.
+            self._stop(stream_id, stream, ErrorCode.H3_NO_ERROR)
+        self._end_sending(stream_id, stream)
+
+    def _fail_message(self, stream_id: int, stream: Http3Stream) -> None:
+        """Our own message is malformed: the peer must not take it for a whole one."""
+        self._abort(stream_id, stream, ErrorCode.H3_INTERNAL_ERROR)
+        raise MessageError("content-length does not match data size")

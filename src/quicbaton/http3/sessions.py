@@ -1,0 +1,197 @@
+"""WebTransport sessions and their streams (draft-ietf-webtrans-http3).
+
+A session is an Extended CONNECT request; its streams begin with its ID and then carry a program's
+bytes. What a session's own stream carries are capsules. When it ends, so do its streams.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quicbaton import limits
+from quicbaton.errors import StreamStateError
+from quicbaton.http3 import capsules, qlog, webtransport
+from quicbaton.http3 import state as s
+from quicbaton.http3.base import Http3Base
+from quicbaton.http3.codes import ErrorCode, FrameType, StreamType
+from quicbaton.http3.errors import (
+    BufferedStreamRejectedError,
+    IdError,
+    MessageError,
+    RequestRejectedError,
+    SessionGoneError,
+)
+from quicbaton.http3.events import (
+    DatagramReceived,
+    H3Event,
+    WebTransportSessionClosed,
+    WebTransportSessionDraining,
+    WebTransportStreamDataReceived,
+)
+from quicbaton.http3.frames import encode_frame
+from quicbaton.http3.state import Http3Stream
+from quicbaton.transport.frames import encode_varint
+from quicbaton.transport.state import NONE
+
+_WANTED_CAPSULES: Final = frozenset(
+    (capsules.DATAGRAM, capsules.CLOSE_SESSION, capsules.DRAIN_SESSION)
+)
+
+
+class WebTransportSide(Http3Base):
+    """Sessions of one connection, as far as HTTP/3 has to know of them."""
+
+    # --- for the program ------------------------------------------------------------------------
+
+    def create_webtransport_stream(self, session_id: int, is_unidirectional: bool = False) -> int:
+        """Open a stream of a session; write to it with `send_stream_data` of the QUIC connection.
+
+        Raises StreamStateError when there is no such session (any more).
+        """
+        if session_id not in self._state.sessions:
+            raise StreamStateError(f"stream {session_id} is no open WebTransport session")
+        session = encode_varint(session_id)
+        if is_unidirectional:
+            stream_id = self._open_uni_stream(
+                StreamType.WEBTRANSPORT, encode_varint(StreamType.WEBTRANSPORT) + session
+            )
+            stream = s.new_stream(s.WEBTRANSPORT, receive=s.ENDED, link=session_id)
+        else:
+            stream_id = self._quic.get_next_available_stream_id()
+            qlog.log_stream_type(self._quic_logger, stream_id, StreamType.WEBTRANSPORT)
+            self._quic.send_stream_data(
+                stream_id, encode_varint(FrameType.WEBTRANSPORT_STREAM) + session
+            )
+            stream = s.new_stream(s.WEBTRANSPORT, link=session_id)
+        stream.send = s.BODY
+        self._add_stream(stream_id, stream)
+        return stream_id
+
+    def close_webtransport_session(self, session_id: int, code: int = 0, reason: str = "") -> None:
+        """End a session with a program's code and reason; its streams are reset."""
+        self._send_capsule(
+            session_id, capsules.CLOSE_SESSION, webtransport.encode_close(code, reason), ended=True
+        )
+        self._end_session(session_id)
+        self._end_sending(session_id, self._streams[session_id])
+
+    def drain_webtransport_session(self, session_id: int) -> None:
+        """Ask the peer to end a session when that suits."""
+        self._send_capsule(session_id, capsules.DRAIN_SESSION, b"", ended=False)
+
+    def _send_capsule(self, session_id: int, kind: int, value: bytes, *, ended: bool) -> None:
+        if session_id not in self._state.sessions or self._streams[session_id].send != s.BODY:
+            raise StreamStateError(f"stream {session_id} is no open WebTransport session")
+        frame = encode_frame(FrameType.DATA, capsules.encode_capsule(kind, value))
+        self._quic.send_stream_data(session_id, frame, ended)
+
+    # --- streams --------------------------------------------------------------------------------
+
+    def _begin_webtransport(
+        self, stream_id: int, stream: Http3Stream, session_id: int, rest: bytes, ended: bool
+    ) -> list[H3Event]:
+        """The header of a WebTransport stream has come. The session may come yet: what belongs to
+        it waits, within bounds ("Buffering Incoming Streams")."""
+        if session_id & 3:
+            raise IdError("a WebTransport session is a client's bidirectional stream")
+        stream.kind = s.WEBTRANSPORT
+        stream.link = session_id
+        if session_id not in self._state.sessions:
+            request = self._streams.get(session_id)
+            if request is None:
+                awaited = not self._is_client and not self._is_finished(session_id)
+            else:
+                awaited = request.receive == s.HEAD and not self._is_client
+            if not awaited:
+                raise SessionGoneError("the stream's session is over")
+            early = sum(bool(other.flags & s.EARLY) for other in self._streams.values())
+            if early >= limits.MAX_EARLY_STREAMS:
+                raise BufferedStreamRejectedError("too many streams without a session")
+            stream.flags |= s.EARLY
+        if not rest and not ended:
+            return []
+        return self._on_webtransport_data(stream_id, stream, rest, ended)
+
+    def _on_webtransport_data(
+        self, stream_id: int, stream: Http3Stream, data: bytes, ended: bool
+    ) -> list[H3Event]:
+        if stream.flags & s.EARLY:
+            self._hold(stream, bytes(stream.held or b"") + data)
+            stream.flags |= s.FIN_HELD * ended
+            return []
+        session_id = stream.link
+        if ended:
+            self._end_receiving(stream_id, stream)
+        return [
+            WebTransportStreamDataReceived(
+                data=data, stream_id=stream_id, stream_ended=ended, session_id=session_id
+            )
+        ]
+
+    def _begin_session(self, session_id: int) -> list[H3Event]:
+        """A request for a session has come (to a server) or goes out (from a client)."""
+        if len(self._state.sessions) >= limits.MAX_WEBTRANSPORT_SESSIONS:
+            raise RequestRejectedError("too many WebTransport sessions")
+        self._state.sessions[session_id] = s.Http3Session(NONE, 0, None)
+        events: list[H3Event] = []
+        for stream_id, other in list(self._streams.items()):
+            if other.flags & s.EARLY and other.link == session_id:
+                data, ended = bytes(other.held or b""), bool(other.flags & s.FIN_HELD)
+                other.flags = 0
+                self._hold(other, b"")
+                events += self._on_webtransport_data(stream_id, other, data, ended)
+        return events
+
+    # --- a WebTransport session's own stream ----------------------------------------------------
+
+    def _read_session(self, stream_id: int, stream: Http3Stream, content: bytes) -> list[H3Event]:
+        """The capsules that a session's CONNECT stream carries (RFC 9297 §3)."""
+        session = self._state.sessions[stream_id]
+        whole, session.capsule_held, session.capsule_type, session.capsule_left = (
+            capsules.read_capsules(
+                content,
+                session.capsule_held,
+                session.capsule_type,
+                session.capsule_left,
+                _WANTED_CAPSULES.__contains__,
+            )
+        )
+        events: list[H3Event] = []
+        for capsule in whole:
+            if stream_id not in self._state.sessions:
+                raise MessageError("something follows the end of a WebTransport session")
+            if capsule.kind == capsules.DATAGRAM:
+                events.append(DatagramReceived(capsule.value, stream_id))
+            elif capsule.kind == capsules.DRAIN_SESSION:
+                events.append(WebTransportSessionDraining(stream_id))
+            else:
+                code, reason = webtransport.decode_close(capsule.value)
+                events += self._session_ended(stream_id, code, reason)
+                # "Session Termination": nothing may follow but the stream's end.
+                stream.receive_left = 0
+        return events
+
+    def _session_ended(self, session_id: int, code: int, reason: str) -> list[H3Event]:
+        stream = self._streams[session_id]
+        self._end_session(session_id)
+        if stream.send != s.ENDED:
+            # The recipient must close the stream in response.
+            self._quic.send_stream_data(session_id, b"", True)
+            self._end_sending(session_id, stream)
+        return [WebTransportSessionClosed(session_id, code, reason)]
+
+    def _end_session(self, session_id: int) -> None:
+        """A WebTransport session is over, and so are its streams ("Session Termination")."""
+        del self._state.sessions[session_id]
+        members = [
+            (stream_id, stream)
+            for stream_id, stream in self._streams.items()
+            if stream.kind == s.WEBTRANSPORT and stream.link == session_id
+        ]
+        for stream_id, stream in members:
+            self._abort(stream_id, stream, ErrorCode.WEBTRANSPORT_SESSION_GONE)
+
+    def _abort(self, stream_id: int, stream: Http3Stream, error_code: int) -> None:
+        if stream_id in self._state.sessions:
+            self._end_session(stream_id)
+        super()._abort(stream_id, stream, error_code)

@@ -1,0 +1,80 @@
+"""WebTransport over HTTP/3 (draft-ietf-webtrans-http3): numbers that its drafts share and those in
+which they differ, and the errors and capsules of sessions.
+
+Browsers look for the setting of their draft: Chromium and Firefox for draft 2's, Safari for newer
+ones. All are sent. None of the drafts' flow control is announced, so that it is off (draft 15,
+"Negotiating the Use of Flow Control"), and one session at a time is what newer clients may have.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quicbaton.http3.codes import Setting
+from quicbaton.http3.errors import MessageError, SettingsError
+from quicbaton.limits import MAX_CLOSE_REASON_BYTES
+
+#: The tokens of `:protocol`: until draft 14, and since.
+PROTOCOLS: Final = frozenset((b"webtransport", b"webtransport-h3"))
+
+#: What a server, or a client, that speaks WebTransport sends.
+OFFER: Final[dict[int, int]] = {
+    Setting.H3_DATAGRAM: 1,
+    Setting.ENABLE_WEBTRANSPORT: 1,
+    Setting.WEBTRANSPORT_MAX_SESSIONS_07: 1,
+    Setting.WEBTRANSPORT_MAX_SESSIONS_13: 1,
+    Setting.WEBTRANSPORT_ENABLED: 1,
+}
+#: Of these a peer that speaks WebTransport sends one at least.
+_SUPPORT: Final = (
+    Setting.ENABLE_WEBTRANSPORT,
+    Setting.WEBTRANSPORT_MAX_SESSIONS_07,
+    Setting.WEBTRANSPORT_MAX_SESSIONS_13,
+    Setting.WEBTRANSPORT_ENABLED,
+)
+#: "Resetting Data Streams": where a program's 32-bit codes lie among those of HTTP/3.
+_FIRST_CODE: Final = 0x52E4A40FA8DB
+_LAST_CODE: Final = 0x52E5AC983162
+
+
+def is_supported(settings: dict[int, int]) -> bool:
+    """Whether a peer with these settings speaks WebTransport, in any draft."""
+    return any(settings.get(setting) for setting in _SUPPORT)
+
+
+def check_settings(settings: dict[int, int]) -> None:
+    """Raises SettingsError for settings that contradict each other or have no such value."""
+    for setting in (Setting.ENABLE_WEBTRANSPORT, Setting.WEBTRANSPORT_ENABLED):
+        if settings.get(setting, 0) not in (0, 1):
+            raise SettingsError("ENABLE_WEBTRANSPORT setting must be 0 or 1")
+    if settings.get(Setting.ENABLE_WEBTRANSPORT) and not settings.get(Setting.H3_DATAGRAM):
+        raise SettingsError("ENABLE_WEBTRANSPORT requires H3_DATAGRAM")
+
+
+def to_http_error(code: int) -> int:
+    """The HTTP/3 error code that says a program's `code` (0 to 2**32 - 1) of a stream."""
+    return _FIRST_CODE + code + code // 0x1E
+
+
+def from_http_error(error_code: int) -> int | None:
+    """The program's code of a reset or a STOP_SENDING; None for one that no program gave."""
+    if not _FIRST_CODE <= error_code <= _LAST_CODE or (error_code - 0x21) % 0x1F == 0:
+        return None
+    shifted = error_code - _FIRST_CODE
+    return shifted - shifted // 0x1F
+
+
+def encode_close(code: int, reason: str) -> bytes:
+    """The value of a CLOSE_SESSION capsule; a long reason is cut between two characters."""
+    text = reason.encode()[:MAX_CLOSE_REASON_BYTES].decode(errors="ignore")
+    return code.to_bytes(4, "big") + text.encode()
+
+
+def decode_close(value: bytes) -> tuple[int, str]:
+    """(code, reason) of a CLOSE_SESSION capsule. Raises MessageError when it has neither."""
+    if not 4 <= len(value) <= 4 + MAX_CLOSE_REASON_BYTES:
+        raise MessageError("a CLOSE_SESSION capsule of a forbidden size")
+    try:
+        return int.from_bytes(value[:4], "big"), value[4:].decode()
+    except UnicodeDecodeError:
+        raise MessageError("a CLOSE_SESSION capsule whose reason is no UTF-8") from None
