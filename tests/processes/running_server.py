@@ -8,6 +8,8 @@ Beside what `moving_server` serves:
     GET /bulk/N         N bytes of `content`, as fast as they go
     POST /echo          what comes, with backpressure
     POST /swallow/MS    reads nothing for MS milliseconds, then answers with the bytes that came
+    POST /refuse/N      413 with N bytes of `content` at once, whatever is still to come
+                        or, with a header `x-wait-for`, when the file that it names exists
 
 The program `streams` is one of asyncio's streams: it echoes, slowly.
 """
@@ -40,6 +42,7 @@ class _Request:
     def __init__(self) -> None:
         self.task: asyncio.Task[None]
         self.changed = asyncio.Event()
+        self.headers: dict[bytes, bytes] = {}
         self.received = bytearray()
         self.ended = False
 
@@ -74,9 +77,11 @@ class RunningProtocol(MovingProtocol):
                 "bulk": self._bulk,
                 "echo": self._echo,
                 "swallow": self._swallow,
+                "refuse": self._refuse,
             }.get(kind)
             if work is not None:
                 request = self._requests[event.stream_id] = _Request()
+                request.headers = dict(event.headers)
                 coroutine = self._run(event.stream_id, work(event.stream_id, *map(int, numbers)))
                 request.task = asyncio.get_running_loop().create_task(coroutine)
                 return
@@ -142,6 +147,15 @@ class RunningProtocol(MovingProtocol):
             await self._something(request)
         await self._begin_body(stream_id, None)
         await self._write_body(stream_id, b"%d" % (size + len(request.received)), True)
+
+    async def _refuse(self, stream_id: int, size: int) -> None:
+        assert self._http is not None
+        wanted = self._requests[stream_id].headers.get(b"x-wait-for", b"/")
+        while not os.path.exists(wanted):
+            await asyncio.sleep(0.01)
+        headers = [(b":status", b"413"), (b"content-length", b"%d" % size)]
+        self._http.send_headers(stream_id, headers)
+        await self._write_body(stream_id, content(0, size), True)
 
     async def _something(self, request: _Request) -> None:
         while not request.received and not request.ended:
