@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from aioquic.buffer import encode_uint_var
 from aioquic.h3.connection import ErrorCode, FrameType, encode_frame
 from aioquic.h3.events import HeadersReceived
 from aioquic.quic.events import StopSendingReceived, StreamDataReceived, StreamReset
 from http3_wire import End, exchange
+
+from quicbaton.http3.errors import GoawayError
+from quicbaton.http3.events import GoawayReceived
 
 _REQUEST = [
     (b":method", b"GET"),
@@ -85,3 +89,48 @@ def test_a_request_that_had_begun_is_served_to_its_end() -> None:
     (answer,) = [event for event in client.seen if isinstance(event, HeadersReceived)]
     assert answer.stream_id == running
     assert answer.stream_ended
+
+
+def test_a_final_goaway_moves_and_is_never_raised() -> None:
+    client, server = pair()
+    server.quic.peer_streams = 2
+    server.h3.send_goaway(final=True)
+    exchange(client, server)
+    server.moving = True
+    server.move()
+    server.h3.send_goaway(final=False)
+    server.h3.send_goaway(final=True)
+    assert server.quic.outbox == []
+    server.handle(StreamDataReceived(data=b"a request", end_stream=True, stream_id=8))
+    assert server.seen == []
+    assert server.quic.outbox == [
+        StreamReset(error_code=ErrorCode.H3_REQUEST_REJECTED, stream_id=8)
+    ]
+
+
+def test_nothing_is_kept_of_requests_that_were_rejected() -> None:
+    _, server = pair()
+    server.h3.send_goaway(final=True)
+    for number in range(1000):
+        server.handle(StreamDataReceived(data=b"x", end_stream=True, stream_id=4 * number))
+    assert server.h3._state.streams == {}
+
+
+def test_a_client_learns_of_goaway_and_asks_for_nothing_more() -> None:
+    client, server = pair()
+    running = request(client, ended=False)
+    exchange(client, server)
+    server.h3.send_goaway(final=True)
+    exchange(client, server)
+    assert client.seen == [GoawayReceived(running + 4)]
+    with pytest.raises(GoawayError):
+        request(client)
+    client.h3.send_data(running, b"", end_stream=True)
+
+
+def test_a_goaway_that_is_raised_closes_the_connection() -> None:
+    client, server = pair()
+    server.h3.send_goaway(final=True)
+    exchange(client, server)
+    client.handle(goaway(8))
+    assert client.quic.closed == (ErrorCode.H3_ID_ERROR, "GOAWAY cannot be raised")
