@@ -353,3 +353,22 @@ RESTART_FORGIVEN_S: Final = 10.0
 MAX_LAST_WORDS_BYTES: Final = 4096
 #: Other processes whose load is remembered.
 MAX_LOADS: Final = 1024
+
+# --- files ------------------------------------------------------------------------------------
+
+#: Files that the downloads of one process hold open, each once, however many download it; at most
+#: half of the descriptors that the process may have. Beyond, a file is opened for each read, which
+#: costs 15 µs beside the milliseconds that sending 256 KiB takes.
+MAX_OPEN_FILES: Final = 16_384
+#: Descriptors that go along with one connection: the kernel passes 253 at once (SCM_MAX_FD).
+#: What is over is opened again by its path.
+MAX_PASSED_DESCRIPTORS: Final = 250
+#: Descriptors that have arrived over one channel, and that nobody has asked for.
+MAX_WAITING_DESCRIPTORS: Final = 2 * MAX_PASSED_DESCRIPTORS
+#: Entries of a folder that are looked at for a listing (30 ms of work), and that one page of it
+#: shows: half a megabyte, which is what a download may have in its stream's buffer, too.
+MAX_SCANNED_ENTRIES: Final = 10_000
+MAX_LISTED_ENTRIES: Final = 2_000
+#: Pages of listings that are kept, and the seconds for which they count as new.
+MAX_KEPT_LISTINGS: Final = 16
+LISTING_LIFETIME_S: Final = 1.0

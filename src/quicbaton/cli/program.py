@@ -12,9 +12,9 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from quicbaton.asyncio.endpoint.endpoint import CreateProtocol
-from quicbaton.cli.file_server import FileProtocol
-from quicbaton.cli.folder import Folder
 from quicbaton.errors import ConfigurationError
+from quicbaton.files import FileProtocol, Folder
+from quicbaton.files.listing import Listings
 
 #: Long enough for a client that thinks between two requests.
 _FOLDER_SLEEP_AFTER_S: Final = 10.0
@@ -45,8 +45,9 @@ def program(options: argparse.Namespace) -> Program:
     """What the options name."""
     if options.app is not None:
         return load_program(options.app)
-    folder = Folder(options.folder)
-    return Program(str(folder.root), partial(FileProtocol, folder=folder), None)
+    folder = Folder(options.folder, dotfiles=options.dotfiles)
+    create = partial(FileProtocol, folder=folder, listings=Listings(folder))
+    return Program(str(folder.root), create, None)
 
 
 def sleep_after_s(options: argparse.Namespace) -> float:

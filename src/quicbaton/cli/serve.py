@@ -57,6 +57,12 @@ def add_parser(commands: Any) -> None:
         help="serve your own protocol instead: a QuicConnectionProtocol class, or a function that "
         "makes one",
     )
+    parser.add_argument(
+        "--dotfiles",
+        "--hidden",
+        action="store_true",
+        help="serve files and folders whose names begin with a dot, too (.well-known always is)",
+    )
     parser.add_argument("--host", default="", help="address to listen on (default: all)")
     parser.add_argument(
         "--port", type=_port, default=DEFAULT_PORT, help="UDP port (default: 4433; 0: any free one)"

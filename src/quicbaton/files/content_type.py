@@ -1,0 +1,76 @@
+"""What a file's name and first bytes say of its content."""
+
+from __future__ import annotations
+
+import mimetypes
+from typing import Final
+
+_UNKNOWN: Final = "application/octet-stream"
+#: What the web needs, whatever the machine's own list says or lacks.
+_TYPES: Final = {
+    "avif": "image/avif",
+    "css": "text/css",
+    "csv": "text/csv",
+    "html": "text/html",
+    "htm": "text/html",
+    "ico": "image/vnd.microsoft.icon",
+    "js": "text/javascript",
+    "json": "application/json",
+    "md": "text/markdown",
+    "mjs": "text/javascript",
+    "mp4": "video/mp4",
+    "svg": "image/svg+xml",
+    "txt": "text/plain",
+    "wasm": "application/wasm",
+    "webm": "video/webm",
+    "webmanifest": "application/manifest+json",
+    "webp": "image/webp",
+    "woff2": "font/woff2",
+    "xml": "application/xml",
+}
+#: Files that are compressed, and are sent as what they are: somebody asked for the archive.
+_COMPRESSED: Final = {
+    "br": "application/x-brotli",
+    "bz2": "application/x-bzip2",
+    "gz": "application/gzip",
+    "tgz": "application/gzip",
+    "xz": "application/x-xz",
+    "zst": "application/zstd",
+}
+#: Bytes that are looked at, and the longest sequence of UTF-8 that their end may cut.
+SAMPLE_BYTES: Final = 4096
+_MAX_CUT_BYTES: Final = 3
+
+
+def content_type(name: str) -> str:
+    """The media type by the name's ending, without a charset."""
+    ending = name.rpartition(".")[2].lower()
+    known = _COMPRESSED.get(ending) or _TYPES.get(ending)
+    if known is not None:
+        return known
+    guessed, encoding = mimetypes.guess_type(name)
+    return guessed if guessed is not None and encoding is None else _UNKNOWN
+
+
+def is_text(media_type: str) -> bool:
+    """Whether the type takes a charset, which a browser would else have to guess."""
+    return media_type.startswith("text/")
+
+
+def with_charset(media_type: str, sample: bytes) -> str:
+    """The type of a text that begins with `sample`. Nothing is said of one that is not UTF-8: it
+    may say so itself, and what we say would count for more than that."""
+    return f"{media_type}; charset=utf-8" if _is_utf8(sample) else media_type
+
+
+def _is_utf8(sample: bytes) -> bool:
+    try:
+        sample.decode("utf-8")
+    except UnicodeDecodeError as error:
+        cut = len(sample) - error.start
+        return (
+            len(sample) >= SAMPLE_BYTES
+            and cut <= _MAX_CUT_BYTES
+            and error.reason == "unexpected end of data"
+        )
+    return True

@@ -1,0 +1,79 @@
+"""Accept-Encoding (RFC 9110 §12.5.3): which of the encodings that are there a client gets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from quicbaton.files.refusal import RefusedRequestError
+
+
+class Encoding(NamedTuple):
+    """A content coding, and how the names of files end that are encoded so."""
+
+    coding: bytes
+    suffix: str
+
+
+#: In the order in which we choose, where the client has no preference.
+ENCODINGS: Final = (
+    Encoding(b"br", ".br"),
+    Encoding(b"zstd", ".zst"),
+    Encoding(b"gzip", ".gz"),
+)
+#: The name for no encoding.
+IDENTITY: Final = b"identity"
+
+_QVALUE: Final = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
+_WEIGHT_ONE: Final = 1000
+
+
+def choose(accepted: bytes | None, available: Sequence[Encoding]) -> Encoding | None:
+    """The encoding to send, None for none.
+
+    Without the field a client has to be ready for anything; it gets none, which all understand.
+    With it the weights decide, and among equal ones the encoded form is sent, since it is shorter.
+
+    Raises RefusedRequestError (406) when the client excludes all that there is.
+    """
+    if accepted is None:
+        return None
+    weights = _weights(accepted)
+    best: Encoding | None = None
+    best_weight = _weight_of_identity(weights)
+    for encoding in available:
+        weight = _weight_of(encoding.coding, weights)
+        if weight and (weight > best_weight or (weight == best_weight and best is None)):
+            best, best_weight = encoding, weight
+    if best is None and not best_weight:
+        raise RefusedRequestError(406, ((b"vary", b"accept-encoding"),))
+    return best
+
+
+def _weights(accepted: bytes) -> dict[bytes, int]:
+    """Thousandths by coding; `*` is one of them. What is malformed is left out."""
+    weights: dict[bytes, int] = {}
+    for element in accepted.lower().split(b","):
+        coding, semicolon, parameter = (part.strip() for part in element.partition(b";"))
+        name, _, value = parameter.partition(b"=")
+        weight = _WEIGHT_ONE
+        if semicolon:
+            if name.strip() != b"q" or not _QVALUE.fullmatch(value.strip()):
+                continue
+            weight = round(float(value) * _WEIGHT_ONE)
+        if coding:
+            # §8.4.1.3: what was called so before it had a name.
+            weights[b"gzip" if coding == b"x-gzip" else coding] = weight
+    return weights
+
+
+def _weight_of(coding: bytes, weights: dict[bytes, int]) -> int:
+    return weights.get(coding, weights.get(b"*", 0))
+
+
+def _weight_of_identity(weights: dict[bytes, int]) -> int:
+    """It is acceptable unless excluded; unless named it is the last choice."""
+    if IDENTITY in weights:
+        return weights[IDENTITY]
+    return 0 if weights.get(b"*") == 0 else 1

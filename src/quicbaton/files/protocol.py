@@ -1,0 +1,341 @@
+"""A folder over HTTP/3, as a protocol whose connections can move in the middle of a download.
+
+It is written without coroutines: what a download still needs is a file and two offsets, so it can
+be said in a few bytes and taken up by another process. The open file goes along where it can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from time import monotonic, time
+from typing import Any, Final
+
+import msgspec
+from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
+from aioquic.quic import events
+
+from quicbaton.asyncio.protocol import QuicConnectionProtocol
+from quicbaton.errors import PeerError, StreamStateError
+from quicbaton.files.conditions import Validators, Verdict, evaluate, takes_range
+from quicbaton.files.dates import http_date
+from quicbaton.files.downloads import Download, FileChangedError, Promise, go_on
+from quicbaton.files.folder import INDEX_NAME, Folder, Representation, redirect_target
+from quicbaton.files.listing import Listings, View
+from quicbaton.files.listing_page import CONTENT_SECURITY_POLICY
+from quicbaton.files.open_files import OpenFile
+from quicbaton.files.ranges import ByteRange, wanted_range
+from quicbaton.files.refusal import RefusedRequestError
+from quicbaton.files.request import Request, parse_request
+from quicbaton.http3.connection import H3Connection
+from quicbaton.transport.connection import Connection
+from quicbaton.transport.events import StreamWritable
+
+#: One DATA frame. What has been read is carried by a handoff, what has not is read again there.
+CHUNK_BYTES: Final = 256 << 10
+
+# RFC 9114 §8.1
+H3_NO_ERROR: Final = 0x100
+H3_INTERNAL_ERROR: Final = 0x102
+
+_METHODS: Final = (b"GET", b"HEAD")
+_REASONS: Final = {
+    400: "Bad request",
+    403: "Forbidden",
+    404: "Not found",
+    405: "Only GET and HEAD",
+    406: "Not available in an encoding that you accept",
+    412: "It has changed",
+    416: "No such range",
+    503: "Too busy",
+}
+_ETAG_BYTES: Final = 12
+
+Headers = list[tuple[bytes, bytes]]
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(list[Promise])
+
+
+class FileProtocol(QuicConnectionProtocol):
+    """Answers GET and HEAD with what `folder` contains; conditions, ranges and encodings included.
+
+    `listings`: what all protocols of a process share, so that a page is not made for each.
+    """
+
+    def __init__(
+        self,
+        quic: Connection,
+        stream_handler: Any = None,
+        *,
+        folder: Folder,
+        listings: Listings | None = None,
+    ) -> None:
+        super().__init__(quic, stream_handler)
+        self._folder = folder
+        self._listings = Listings(folder) if listings is None else listings
+        self._downloads: dict[int, Download] = {}
+        #: Open files that came along, until `import_state` has said for which downloads.
+        self._passed: list[int] = []
+
+    def close(self, error_code: int = H3_NO_ERROR, reason_phrase: str = "") -> None:
+        """Close the connection, as HTTP/3 does it without an error."""
+        super().close(error_code, reason_phrase)
+
+    def quic_event_received(self, event: events.QuicEvent) -> None:
+        if isinstance(event, StreamWritable):
+            self._write(event.stream_id)
+            return
+        if isinstance(event, events.ProtocolNegotiated):
+            self._http = H3Connection(self._quic)
+        elif isinstance(event, events.StreamReset | events.StopSendingReceived):
+            self._cancel(event.stream_id)
+        elif isinstance(event, events.ConnectionTerminated):
+            self._release_all()
+        if self._http is not None:
+            for http_event in self._http.handle_event(event):
+                self._http_event_received(http_event)
+
+    # --- moving ---------------------------------------------------------------------------------
+
+    def export_state(self) -> bytes:
+        """The downloads that are under way, if any."""
+        promises = [download.promise for download in self._downloads.values()]
+        return _ENCODER.encode(promises) if promises else b""
+
+    def export_descriptors(self) -> Sequence[int]:
+        """Their files, each once."""
+        held = (download.file for download in self._downloads.values())
+        return list({file.key: file.descriptor for file in held if file is not None}.values())
+
+    def import_descriptors(self, descriptors: Sequence[int]) -> None:
+        self._passed = list(descriptors)
+
+    def import_state(self, data: bytes) -> None:
+        """Go on with downloads, or reset them if their file is another one by now.
+
+        Writing begins with `StreamWritable`, which every unfinished download is owed.
+        """
+        try:
+            promises = _DECODER.decode(data) if data else []
+        except msgspec.DecodeError as error:
+            raise PeerError(f"not a file server's state: {error}", code="application") from error
+        passed = {file.key: file for file in self._take_passed()}
+        for promise in promises:
+            try:
+                self._downloads[promise.stream_id] = go_on(self._folder, promise, passed)
+            except FileChangedError:
+                self._quic.reset_stream(promise.stream_id, H3_INTERNAL_ERROR)
+        for file in passed.values():
+            file.release()
+
+    def connection_left(self) -> None:
+        """Close what is open: it is over, or another object's."""
+        super().connection_left()
+        self._release_all()
+
+    def _take_passed(self) -> list[OpenFile]:
+        files = []
+        passed, self._passed = self._passed, []
+        for descriptor in passed:
+            with contextlib.suppress(RefusedRequestError):
+                files.append(self._folder.files.adopt(descriptor))
+        return files
+
+    def _release_all(self) -> None:
+        for download in self._downloads.values():
+            download.release()
+        self._downloads.clear()
+        for descriptor in self._passed:
+            os.close(descriptor)
+        self._passed = []
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def _http_event_received(self, event: H3Event) -> None:
+        # A request's body is read and dropped.
+        if isinstance(event, HeadersReceived):
+            request = parse_request(event.headers)
+            if request is not None:
+                self._handle(event.stream_id, request, unread=not event.stream_ended)
+                return
+        if isinstance(event, HeadersReceived | DataReceived) and event.stream_ended:
+            download = self._downloads.get(event.stream_id)
+            if download is not None:
+                download.promise.unread = False
+
+    def _handle(self, stream_id: int, request: Request, *, unread: bool) -> None:
+        try:
+            try:
+                if request.method not in _METHODS:
+                    raise RefusedRequestError(405, ((b"allow", b"GET, HEAD"),))
+                self._answer(stream_id, request, unread=unread)
+            except RefusedRequestError as error:
+                self._refuse(stream_id, request, error)
+        except StreamStateError:
+            # The client gave the stream up before we came to answer: nobody waits.
+            self._drop(stream_id)
+            return
+        if unread and stream_id not in self._downloads:
+            self._stop_upload(stream_id)
+
+    def _answer(self, stream_id: int, request: Request, *, unread: bool) -> None:
+        found = self._folder.locate(request.target)
+        path = request.target.partition("?")[0]
+        if found.is_dir():
+            if not path.endswith("/"):
+                location = [(b"location", redirect_target(path))]
+                self._send_headers(stream_id, 301, location, ended=True)
+                return
+            index = found / INDEX_NAME
+            if not index.is_file() or index.is_symlink():
+                self._send_listing(stream_id, request, found)
+                return
+            found = index
+        shown = self._folder.represent(found, request.fields.get(b"accept-encoding"))
+        try:
+            promise = self._begin(stream_id, request, shown, unread=unread)
+        except BaseException:
+            shown.file.release()
+            raise
+        if promise is None:
+            shown.file.release()
+            return
+        file = self._folder.hold(shown.file)
+        self._downloads[stream_id] = Download(self._folder, promise, file)
+        self._write(stream_id)
+
+    def _begin(
+        self, stream_id: int, request: Request, shown: Representation, *, unread: bool
+    ) -> Promise | None:
+        """Send the header section; returns what of the file is to follow, None for nothing."""
+        version = shown.version
+        # §8.8.2.1: no date of ours is later than the answer.
+        validators = Validators(version.etag, min(version.modified_s, int(time())))
+        fields: Headers = [(b"vary", b"accept-encoding")] if shown.varies else []
+        fields += _describe(validators)
+        if self._is_settled(stream_id, request, validators, fields):
+            return None
+        wanted = None
+        # §14.2: Range is for GET.
+        if not request.is_head and takes_range(request.fields, validators):
+            wanted = wanted_range(request.fields.get(b"range"), version.size)
+        start, end = wanted or ByteRange(0, version.size)
+        if wanted is not None:
+            fields.append((b"content-range", wanted.content_range(version.size)))
+        if shown.coding:
+            fields.append((b"content-encoding", shown.coding))
+        fields += [
+            (b"content-type", shown.content_type.encode()),
+            (b"content-length", b"%d" % (end - start)),
+            (b"accept-ranges", b"bytes"),
+        ]
+        ended = request.is_head or start == end
+        self._send_headers(stream_id, 200 if wanted is None else 206, fields, ended=ended)
+        return None if ended else Promise(stream_id, shown.path, version, start, end, b"", unread)
+
+    def _send_listing(self, stream_id: int, request: Request, found: Path) -> None:
+        page = self._listings.page(found, View.of(request.target), monotonic())
+        digest = blake2b(page, digest_size=_ETAG_BYTES).hexdigest()
+        validators = Validators(b'"%s"' % digest.encode(), None)
+        fields = _describe(validators)
+        if self._is_settled(stream_id, request, validators, fields):
+            return
+        fields += [
+            (b"content-security-policy", CONTENT_SECURITY_POLICY),
+            (b"x-content-type-options", b"nosniff"),
+            (b"referrer-policy", b"no-referrer"),
+        ]
+        self._send_text(stream_id, 200, page, b"text/html", request, fields)
+
+    def _is_settled(
+        self, stream_id: int, request: Request, validators: Validators, fields: Headers
+    ) -> bool:
+        """Whether a condition has settled the answer: 304, or 412."""
+        verdict = evaluate(request.fields, validators)
+        if verdict is Verdict.FAILED:
+            raise RefusedRequestError(412)
+        if verdict is Verdict.NOT_MODIFIED:
+            self._send_headers(stream_id, 304, fields, ended=True)
+        return verdict is Verdict.NOT_MODIFIED
+
+    def _refuse(self, stream_id: int, request: Request, error: RefusedRequestError) -> None:
+        text = f"{_REASONS.get(error.status, 'Error')}\n".encode()
+        self._send_text(stream_id, error.status, text, b"text/plain", request, [*error.fields])
+
+    def _send_text(
+        self,
+        stream_id: int,
+        status: int,
+        text: bytes,
+        kind: bytes,
+        request: Request,
+        extra: Headers,
+    ) -> None:
+        fields = [
+            (b"content-type", kind + b"; charset=utf-8"),
+            (b"content-length", b"%d" % len(text)),
+            *extra,
+        ]
+        self._send_headers(stream_id, status, fields, ended=request.is_head)
+        if not request.is_head:
+            assert self._http is not None
+            self._http.send_data(stream_id, text, True)
+
+    def _send_headers(self, stream_id: int, status: int, fields: Headers, *, ended: bool) -> None:
+        assert self._http is not None, "an HTTP/3 event came out of it"
+        head = [(b":status", b"%d" % status), (b"date", http_date(int(time())))]
+        self._http.send_headers(stream_id, [*head, *fields], ended)
+
+    def _stop_upload(self, stream_id: int) -> None:
+        """RFC 9114 §4.1: the response is whole and does not depend on the rest of the request."""
+        with contextlib.suppress(StreamStateError):
+            self._quic.stop_stream(stream_id, H3_NO_ERROR)
+
+    # --- bodies ---------------------------------------------------------------------------------
+
+    def _write(self, stream_id: int) -> None:
+        """Write until the stream's buffer is full or the file is at its end."""
+        download = self._downloads.get(stream_id)
+        http = self._http
+        if download is None or http is None:
+            return
+        while not download.is_complete:
+            if self._quic.is_congested(stream_id):
+                return
+            try:
+                data = download.read(CHUNK_BYTES)
+                http.send_data(stream_id, data, download.is_complete)
+            except FileChangedError:
+                # A short body, or a mixed one, must not look like a whole one.
+                self._quic.reset_stream(stream_id, H3_INTERNAL_ERROR)
+                break
+            except StreamStateError:
+                break
+        unread = download.promise.unread
+        self._drop(stream_id)
+        if unread:
+            self._stop_upload(stream_id)
+
+    def _cancel(self, stream_id: int) -> None:
+        """The client wants no answer any more (RFC 9114 §4.1.1)."""
+        if self._drop(stream_id):
+            with contextlib.suppress(StreamStateError):
+                self._quic.reset_stream(stream_id, H3_NO_ERROR)
+
+    def _drop(self, stream_id: int) -> bool:
+        """Forget a download; whether there was one."""
+        download = self._downloads.pop(stream_id, None)
+        if download is not None:
+            download.release()
+        return download is not None
+
+
+def _describe(validators: Validators) -> Headers:
+    fields = [(b"etag", validators.etag)]
+    if validators.modified_s is not None:
+        fields.append((b"last-modified", http_date(validators.modified_s)))
+    return fields

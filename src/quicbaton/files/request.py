@@ -1,0 +1,38 @@
+"""A request's header section, as far as it decides what a client gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+#: RFC 9110 §5.3: what may come in several lines, as one list.
+_LISTS = frozenset((b"accept-encoding", b"if-match", b"if-none-match"))
+
+
+class Request(NamedTuple):
+    """A request without its body."""
+
+    method: bytes
+    target: str
+    fields: dict[bytes, bytes]
+
+    @property
+    def is_head(self) -> bool:
+        return self.method == b"HEAD"
+
+
+def parse_request(headers: Iterable[tuple[bytes, bytes]]) -> Request | None:
+    """The request of a header section; None for trailers, which have no method."""
+    fields: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name not in fields:
+            fields[name] = value
+        elif name in _LISTS:
+            fields[name] += b", " + value
+        else:
+            # A second Range or date is a mistake: none of them counts.
+            fields[name] = b""
+    method = fields.get(b":method")
+    if method is None:
+        return None
+    return Request(method, fields.get(b":path", b"").decode("latin-1"), fields)
