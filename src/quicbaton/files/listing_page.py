@@ -19,6 +19,7 @@ STYLE: Final = """
   }
 }
 * { box-sizing: border-box; }
+body > svg { position: absolute; }
 body {
   margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 60rem;
   background: var(--paper); color: var(--ink);
@@ -38,8 +39,8 @@ td:first-child, th:first-child { padding-left: 0; }
 td:last-child, th:last-child { padding-right: 0; }
 tbody tr:hover { background: var(--hover); }
 .name { width: 100%; overflow-wrap: anywhere; }
-.name a { display: flex; gap: .6rem; align-items: flex-start; color: inherit; }
-.name svg { flex: none; width: 1.15rem; height: 1.15rem; margin-top: .18rem; color: var(--faint); }
+td.name a { display: flex; gap: .6rem; align-items: flex-start; color: inherit; }
+td svg { flex: none; width: 1.15rem; height: 1.15rem; margin-top: .18rem; color: var(--faint); }
 .folder .name a { font-weight: 500; color: var(--link); }
 .folder .name svg { color: var(--folder); }
 .size, .date { white-space: nowrap; color: var(--faint); font-variant-numeric: tabular-nums; }
@@ -48,8 +49,16 @@ td.size, th.size { text-align: right; }
 p, nav { margin: 1rem 0 0; color: var(--faint); font-size: .875rem; }
 @media (max-width: 40rem) {
   body { padding: 1rem .875rem 2rem; }
-  td { padding: .7rem .5rem; }
-  td.date, th.date { display: none; }
+  table, thead, tbody { display: block; }
+  tr { display: grid; grid-template-columns: 1fr auto; border-bottom: 1px solid var(--line); }
+  thead tr { grid-template-columns: auto auto 1fr; column-gap: 1.25rem; }
+  th, td { border: 0; padding: 0; }
+  th { padding: .5rem 0; }
+  th.date { padding: .5rem 0; text-align: right; }
+  .name { width: auto; }
+  td.name a { padding: .65rem 0 0; }
+  td.size { padding: .65rem 0 0 1rem; }
+  td.date { padding: 0 0 .65rem 1.75rem; font-size: .8125rem; }
 }
 @media (prefers-reduced-motion: no-preference) { tbody tr { transition: background .1s; } }
 """
