@@ -21,7 +21,7 @@ _STEP = 100
 def begin(folder: Folder) -> Download:
     """A download of the folder's only file, the first bytes of which are read."""
     shown = folder.represent(folder.locate("/f"), None)
-    promise = Promise(0, shown.path, shown.version, 0, shown.version.size, b"", False)
+    promise = Promise(0, shown.path, shown.version, 0, shown.version.size, b"")
     download = Download(folder, promise, folder.hold(shown.file))
     assert download.read(_STEP) == _OLD[:_STEP]
     return download

@@ -32,7 +32,6 @@ class Promise(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     offset: int  # of the next byte to read
     end: int
     tail: bytes  # what was read last
-    unread: bool  # the client has yet to end its request
 
 
 class Download:

@@ -15,7 +15,6 @@ from time import monotonic, time
 from typing import Any, Final
 
 import msgspec
-from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic import events
 
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
@@ -31,6 +30,7 @@ from quicbaton.files.ranges import ByteRange, wanted_range
 from quicbaton.files.refusal import RefusedRequestError
 from quicbaton.files.request import Request, parse_request
 from quicbaton.http3.connection import H3Connection
+from quicbaton.http3.events import H3Event, HeadersReceived, StreamFailed
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable
 
@@ -156,33 +156,28 @@ class FileProtocol(QuicConnectionProtocol):
     # --- requests -------------------------------------------------------------------------------
 
     def _http_event_received(self, event: H3Event) -> None:
-        # A request's body is read and dropped.
+        # A request's body is read and dropped; trailers are no request.
         if isinstance(event, HeadersReceived):
             request = parse_request(event.headers)
             if request is not None:
-                self._handle(event.stream_id, request, unread=not event.stream_ended)
-                return
-        if isinstance(event, HeadersReceived | DataReceived) and event.stream_ended:
-            download = self._downloads.get(event.stream_id)
-            if download is not None:
-                download.promise.unread = False
+                self._handle(event.stream_id, request)
+        elif isinstance(event, StreamFailed):
+            # It has been reset: what was malformed came behind its header section.
+            self._drop(event.stream_id)
 
-    def _handle(self, stream_id: int, request: Request, *, unread: bool) -> None:
+    def _handle(self, stream_id: int, request: Request) -> None:
         try:
             try:
                 if request.method not in _METHODS:
                     raise RefusedRequestError(405, ((b"allow", b"GET, HEAD"),))
-                self._answer(stream_id, request, unread=unread)
+                self._answer(stream_id, request)
             except RefusedRequestError as error:
                 self._refuse(stream_id, request, error)
         except StreamStateError:
             # The client gave the stream up before we came to answer: nobody waits.
             self._drop(stream_id)
-            return
-        if unread and stream_id not in self._downloads:
-            self._stop_upload(stream_id)
 
-    def _answer(self, stream_id: int, request: Request, *, unread: bool) -> None:
+    def _answer(self, stream_id: int, request: Request) -> None:
         found = self._folder.locate(request.target)
         path = request.target.partition("?")[0]
         if found.is_dir():
@@ -197,7 +192,7 @@ class FileProtocol(QuicConnectionProtocol):
             found = index
         shown = self._folder.represent(found, request.fields.get(b"accept-encoding"))
         try:
-            promise = self._begin(stream_id, request, shown, unread=unread)
+            promise = self._begin(stream_id, request, shown)
         except BaseException:
             shown.file.release()
             raise
@@ -208,9 +203,7 @@ class FileProtocol(QuicConnectionProtocol):
         self._downloads[stream_id] = Download(self._folder, promise, file)
         self._write(stream_id)
 
-    def _begin(
-        self, stream_id: int, request: Request, shown: Representation, *, unread: bool
-    ) -> Promise | None:
+    def _begin(self, stream_id: int, request: Request, shown: Representation) -> Promise | None:
         """Send the header section; returns what of the file is to follow, None for nothing."""
         version = shown.version
         # §8.8.2.1: no date of ours is later than the answer.
@@ -235,7 +228,7 @@ class FileProtocol(QuicConnectionProtocol):
         ]
         ended = request.is_head or start == end
         self._send_headers(stream_id, 200 if wanted is None else 206, fields, ended=ended)
-        return None if ended else Promise(stream_id, shown.path, version, start, end, b"", unread)
+        return None if ended else Promise(stream_id, shown.path, version, start, end, b"")
 
     def _send_listing(self, stream_id: int, request: Request, found: Path) -> None:
         page = self._listings.page(found, View.of(request.target), monotonic())
@@ -290,11 +283,6 @@ class FileProtocol(QuicConnectionProtocol):
         head = [(b":status", b"%d" % status), (b"date", http_date(int(time())))]
         self._http.send_headers(stream_id, [*head, *fields], ended)
 
-    def _stop_upload(self, stream_id: int) -> None:
-        """RFC 9114 §4.1: the response is whole and does not depend on the rest of the request."""
-        with contextlib.suppress(StreamStateError):
-            self._quic.stop_stream(stream_id, H3_NO_ERROR)
-
     # --- bodies ---------------------------------------------------------------------------------
 
     def _write(self, stream_id: int) -> None:
@@ -315,10 +303,7 @@ class FileProtocol(QuicConnectionProtocol):
                 break
             except StreamStateError:
                 break
-        unread = download.promise.unread
         self._drop(stream_id)
-        if unread:
-            self._stop_upload(stream_id)
 
     def _cancel(self, stream_id: int) -> None:
         """The client wants no answer any more (RFC 9114 §4.1.1)."""
