@@ -64,8 +64,10 @@ MAX_PEER_IDS: Final = 3
 MAX_LOCAL_IDS: Final = 3
 #: RFC 9000 §5.1.2: retirements outstanding before we close, "at least twice the limit".
 MAX_PENDING_RETIREMENTS: Final = 4 * MAX_PEER_IDS
-#: Paths with state at once: the active one, the previous one and probes.
-MAX_PATHS: Final = 4
+#: Paths with state at once: the active one, the one to go back to, and addresses that are being
+#: asked. Who sends copies of the client's packets from several addresses needs more of these per
+#: packet than there are, to drive out the client's own.
+MAX_PATHS: Final = 8
 #: PATH_RESPONSEs owed at once (RFC 9000 §8.2.2 wants one each; a flood is cut here).
 MAX_PENDING_PATH_RESPONSES: Final = 8
 

@@ -36,6 +36,11 @@ def test_nothing_is_sent_to_strangers_nor_from_another_address() -> None:
     assert client.train(relay(CLIENT, ("192.0.2.2", 443))) is None
 
 
+def test_an_address_that_was_being_asked_at_the_handoff_can_be_asked_on() -> None:
+    asked = (("198.51.100.1", 53), LOCAL)
+    assert RelayedClient(CLIENT, LOCAL, [asked]).train(relay(asked[0])) is not None
+
+
 def test_a_client_that_moves_is_known_at_its_new_address_and_the_oldest_is_forgotten() -> None:
     client = RelayedClient(CLIENT, LOCAL)
     new = [("192.0.2.7", 50_001 + number) for number in range(MAX_RELAYED_ADDRESSES)]

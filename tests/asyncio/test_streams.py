@@ -97,6 +97,8 @@ def test_streams_side_by_side_keep_apart(ends: str, certificate: CertificateFile
             async def exchange(index: int) -> None:
                 reader, writer = await client.create_stream()
                 assert writer.get_extra_info("stream_id") == 4 * index
+                if isinstance(client, QuicConnectionProtocol):
+                    assert writer.get_extra_info("peername")[0].endswith("127.0.0.1")
                 body = body_of(10_000 + index)
                 writer.write(body)
                 writer.write_eof()

@@ -53,7 +53,7 @@ def ids_state(limit: int = 8, local: bytes = b"initial0", peer: bytes = b"peers-
         local_sent=1,
         local_retire_prior_to=0,
         local_limit=limit,
-        peer=[PeerId(0, peer, b"", 0)],
+        peer=[PeerId(0, peer, b"", [0])],
         peer_retire_prior_to=0,
         peer_seen=[0, 1],
         peer_retire_due=[],
@@ -447,9 +447,9 @@ def test_an_id_below_retire_prior_to_is_retired_when_it_comes_late():
 
 def test_a_path_goes_on_with_a_fresh_id_when_its_own_must_be_retired():
     owner = Owner()
-    assert owner.ids.id_for_path(0).sequence == 0
+    assert owner.ids.id_of_path(0).sequence == 0
     new(owner, 1, 1)
-    assert owner.ids.id_for_path(0).sequence == 1
+    assert owner.ids.take_spare_for_path(0).sequence == 1
     assert owner.write()[1] == [0]
 
 
@@ -488,21 +488,41 @@ def test_a_peer_that_skips_sequence_numbers_is_stopped():
 def test_each_path_has_an_id_of_its_own_while_there_are_spares():
     owner = Owner()
     new(owner, 1)
-    assert owner.ids.id_for_path(7).sequence == 1
-    assert owner.ids.id_for_path(7).sequence == 1
-    assert owner.ids.id_for_path(0).sequence == 0
-    assert owner.ids.id_for_path(8) is None
+    assert owner.ids.id_of_path(7) is None
+    assert owner.ids.take_spare_for_path(7).sequence == 1
+    assert owner.ids.id_of_path(7).sequence == 1
+    assert owner.ids.id_of_path(0).sequence == 0
+    assert owner.ids.take_spare_for_path(8) is None
     new(owner, 2)
-    assert owner.ids.id_for_path(8).sequence == 2
+    assert owner.ids.take_spare_for_path(8).sequence == 2
+
+
+def test_a_shared_id_is_retired_with_the_last_path_that_uses_it():
+    owner = Owner()
+    new(owner, 1)
+    assert owner.ids.share(0, 5).sequence == 0
+    assert not owner.ids.has_own(0)
+    owner.ids.release_path(0)
+    assert owner.ids.has_own(5)
+    assert not owner.ids.has_due()
+    owner.ids.release_path(5)
+    assert owner.write()[1] == [0]
+
+
+def test_the_last_id_is_kept_for_another_path():
+    owner = Owner()
+    owner.ids.release_path(0, keep=True)
+    assert not owner.ids.has_due()
+    assert owner.ids.take_spare_for_path(1).sequence == 0
 
 
 def test_the_empty_id_serves_every_path_and_is_never_retired():
     owner = Owner(ids_state(peer=b""))
     for serial in (0, 1, 2):
-        assert owner.ids.id_for_path(serial).cid == b""
+        assert owner.ids.id_of_path(serial).cid == b""
     assert owner.ids.take_spare_for_path(3).cid == b""
     owner.ids.release_path(0)
-    owner.ids.hand_over(0, 1)
+    assert owner.ids.share(0, 1).cid == b""
     assert not owner.ids.change_peer_id(0)
     assert not owner.ids.has_due()
 
@@ -510,17 +530,17 @@ def test_the_empty_id_serves_every_path_and_is_never_retired():
 def test_a_changed_id_retires_the_one_before():
     owner = Owner()
     assert not owner.ids.change_peer_id(0)
-    assert owner.ids.id_for_path(0).sequence == 0
+    assert owner.ids.id_of_path(0).sequence == 0
     new(owner, 1)
     assert owner.ids.change_peer_id(0)
-    assert owner.ids.id_for_path(0).sequence == 1
+    assert owner.ids.id_of_path(0).sequence == 1
     assert owner.write()[1] == [0]
 
 
 def test_a_forgotten_path_gives_its_id_back():
     owner = Owner()
     new(owner, 1)
-    owner.ids.id_for_path(5)
+    owner.ids.take_spare_for_path(5)
     owner.ids.release_path(5)
     assert owner.write()[1] == [1]
 

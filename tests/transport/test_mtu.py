@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from quicbaton.limits import MAX_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES
 from quicbaton.transport.paths.mtu import MAX_FAILURES, RAISE_US, SETTLE_US, STEP_BYTES, MtuSearch
-from quicbaton.transport.paths.paths import new_path
+from quicbaton.transport.paths.path import new_path
 from quicbaton.transport.state import NEVER, PathState
 
 

@@ -12,10 +12,10 @@ from quicbaton.limits import MAX_PATHS, MAX_PENDING_PATH_RESPONSES, MIN_DATAGRAM
 from quicbaton.transport import frames as f
 from quicbaton.transport.frames import PacketPlan
 from quicbaton.transport.paths.ids import ConnectionIds
-from quicbaton.transport.paths.paths import INITIAL_PTO_US, UNLIMITED, Paths, new_path
+from quicbaton.transport.paths.path import new_path, validated_path
+from quicbaton.transport.paths.paths import INITIAL_PTO_US, UNLIMITED, Paths
 from quicbaton.transport.state import (
     NEVER,
-    NONE,
     Address,
     ConnectionState,
     IdsState,
@@ -53,18 +53,16 @@ class Packet:
 
 def peer_ids(spares: int, empty: bool) -> list[PeerId]:
     if empty:
-        return [PeerId(0, b"", b"", 0)]
-    return [
-        PeerId(n, b"peers-%02d" % n, bytes(16), 0 if n == 0 else NONE) for n in range(spares + 1)
-    ]
+        return [PeerId(0, b"", b"", [0])]
+    return [PeerId(n, b"peers-%02d" % n, bytes(16), [] if n else [0]) for n in range(spares + 1)]
 
 
 def server_state(spares: int = 7, empty: bool = False, is_client: bool = False) -> ConnectionState:
     state = connection_state(is_client=is_client)
     state.ids = IdsState(
-        local=[LocalId(0, b"own-id-0", bytes(16), False, True)],
-        local_next_sequence=1,
-        local_sent=1,
+        local=[LocalId(n, b"own-id-%d" % n, bytes(16), False, True) for n in range(4)],
+        local_next_sequence=4,
+        local_sent=4,
         local_retire_prior_to=0,
         local_limit=1,
         peer=peer_ids(spares, empty),
@@ -86,6 +84,8 @@ class Endpoint:
     def __init__(self, state: ConnectionState | None = None, seed: int = 0, **options: Any) -> None:
         self.state = state or server_state(**options)
         self.drawn = seed
+        self.number = 0
+        self.reset = False
         self.ids = ConnectionIds(self.state.ids, NoIssuer(), self.state.events)
         self.paths = Paths(self.state, self.ids, self.entropy)
 
@@ -105,20 +105,34 @@ class Endpoint:
         return [path.remote for path in self.state.paths]
 
     def receive(
-        self, remote: Address, *, size: int = 1200, probing: bool = False, newest: bool = True
+        self,
+        remote: Address,
+        *,
+        size: int = 1200,
+        probing: bool = False,
+        newest: bool = True,
+        own: int = 0,
     ) -> PathState:
-        path = self.paths.on_datagram(remote, (), size, self.now)
+        """A packet that names our ID number `own`."""
+        path = self.paths.on_datagram(remote, (), size)
         assert path is not None
+        self.paths.on_local_id(path, b"own-id-%d" % own)
+        self.reset = False
         if not probing:
-            self.reset = self.paths.on_non_probing(path, newest)
+            self.number += newest
+            self.reset = self.paths.on_non_probing(path, self.number, is_newest=newest)
         return path
+
+    def receive_again(self, remote: Address, *, own: int = 0) -> bool:
+        """The latest packet a second time, from there."""
+        return self.paths.on_duplicate(remote, (), b"own-id-%d" % own, 1200, self.number)
 
     def send(self) -> list[Packet]:
         """What leaves now, as the sender does it."""
         packets = []
         for path in self.paths.probes_due():
             allowance = self.paths.allowance_bytes(path)
-            peer = self.ids.id_for_path(path.serial)
+            peer = self.paths.peer_id(path)
             assert peer is not None
             plan = PacketPlan(min(MIN_DATAGRAM_BYTES, allowance) - OVERHEAD)
             pad = self.paths.probes(path, plan, self.now)
@@ -148,7 +162,7 @@ class Endpoint:
         """The peer answers the challenges that went to these addresses."""
         for packet in packets:
             if packet.challenge and packet.remote in remotes:
-                self.paths.on_response(packet.challenge)
+                self.reset = self.paths.on_response(packet.challenge)
 
 
 # --- challenges and responses -------------------------------------------------------------------
@@ -193,17 +207,17 @@ def test_a_response_on_another_path_validates_the_path_that_was_challenged():
     packets = end.send()
     challenge = next(packet.challenge for packet in packets if packet.remote == AWAY)
     end.receive(HOME, newest=False)  # §8.2.3: where the response comes from does not matter
-    assert end.paths.on_response(challenge) is path
+    assert end.paths.on_response(challenge)
     assert path.validated
     assert path.full_size_validated
-    assert end.paths.on_response(challenge) is None
+    assert not end.paths.on_response(challenge)
 
 
 def test_an_unknown_response_is_ignored():
     end = Endpoint()
     end.receive(AWAY)
     end.send()
-    assert end.paths.on_response(b"guessed!") is None
+    assert not end.paths.on_response(b"guessed!")
     assert not end.paths.active.validated
 
 
@@ -278,29 +292,26 @@ def test_nothing_is_due_where_nothing_may_be_sent():
 )
 def test_no_unvalidated_address_ever_gets_more_than_three_times_its_bytes(steps, empty):
     """A spoofer moves the connection about; only HOME ever answers. The connection survives, is
-    never in more places than allowed, and uses no ID at two addresses."""
+    never in more places than allowed, uses up no ID, and tells nobody another address."""
     end = Endpoint(empty=empty)
     received: dict[Address, int] = {}
     sent: dict[Address, int] = {}
-    used: dict[bytes, str | int] = {}
     for where, size, us in steps:
         remote = HOME if where == 0 else (f"203.0.113.{where}", 53)
-        path = end.paths.on_datagram(remote, (), size, end.now)
-        if path is not None:
-            received[remote] = received.get(remote, 0) + size
-            if where % 3 == 2:
-                end.paths.on_challenge(path, size.to_bytes(8, "big"))
-            end.paths.on_non_probing(path, where % 2 == 0)
+        received[remote] = received.get(remote, 0) + size
+        path = end.receive(remote, size=size, newest=where % 2 == 0)
+        if where % 3 == 2:
+            end.paths.on_challenge(path, size.to_bytes(8, "big"))
         packets = end.send()
         for packet in packets:
             sent[packet.remote] = sent.get(packet.remote, 0) + packet.size
-            if not empty:
-                assert used.setdefault(packet.cid, packet.remote[0]) == packet.remote[0]
         end.answer(packets, HOME)
         end.pass_time(us)
         assert len(end.state.paths) <= MAX_PATHS
         assert HOME in end.remotes
         assert not end.state.closed
+        assert not end.state.ids.peer_retire_due
+        assert validated_path(end.state).remote == HOME
         end = end.moved()
     for remote, total in sent.items():
         assert remote == HOME or total <= 3 * received[remote]
@@ -311,14 +322,16 @@ def test_no_unvalidated_address_ever_gets_more_than_three_times_its_bytes(steps,
 
 def test_the_newest_non_probing_packet_moves_the_connection():
     end = Endpoint()
-    end.receive(AWAY)
-    assert end.reset
+    end.receive(AWAY, own=1)
+    assert not end.reset  # §9.4: not before the address is proved
     assert end.paths.active.remote == AWAY
     packets = end.send()
     assert [packet.remote for packet in packets] == [AWAY, HOME]  # §9.3.3: both are asked
     assert all(packet.challenge for packet in packets)
     assert packets[0].cid != packets[1].cid  # §9.5
     assert packets[1].size == 1200
+    end.answer(packets, AWAY)
+    assert end.reset
 
 
 def test_a_reordered_or_probing_packet_moves_nothing():
@@ -332,7 +345,7 @@ def test_a_reordered_or_probing_packet_moves_nothing():
 
 def test_a_finished_move_keeps_only_the_path_that_answered():
     end = Endpoint()
-    end.receive(AWAY)
+    end.receive(AWAY, own=1)
     end.answer(end.send(), AWAY)
     for _ in range(3):
         end.pass_time(INITIAL_PTO_US)
@@ -358,12 +371,16 @@ def test_another_host_starts_at_1200_bytes():
     assert end.paths.active.mtu_bytes == 1200
 
 
-def test_a_rebound_client_without_spare_ids_keeps_its_own():
+@pytest.mark.parametrize("own", [0, 1])
+def test_a_rebound_client_without_spare_ids_keeps_its_own(own):
     end = Endpoint(spares=0)
-    end.receive(REBOUND)
-    (packet,) = end.send()
-    assert (packet.remote, packet.cid) == (REBOUND, b"peers-00")
-    end.answer([packet], REBOUND)
+    end.receive(REBOUND, own=own)
+    packets = end.send()
+    assert [(packet.remote, packet.cid) for packet in packets] == [
+        (REBOUND, b"peers-00"),
+        (HOME, b"peers-00"),
+    ]
+    end.answer(packets, REBOUND)
     end.pass_time(GIVE_UP_US)
     end.pass_time(GIVE_UP_US)
     assert end.remotes == [REBOUND]
@@ -377,14 +394,14 @@ def test_a_rebound_that_was_spoofed_hands_the_id_back():
     end.pass_time(INITIAL_PTO_US)
     end.pass_time(2 * INITIAL_PTO_US)
     assert end.remotes == [HOME]
-    assert end.ids.id_for_path(end.paths.active.serial).cid == b"peers-00"
+    assert end.paths.peer_id(end.paths.active).cid == b"peers-00"
 
 
-def test_no_id_is_used_on_another_host_and_the_connection_waits_for_one():
+def test_a_client_that_moves_on_purpose_is_answered_by_an_id_of_its_own():
     end = Endpoint(spares=0)
-    end.receive(AWAY)
+    end.receive(AWAY, own=1)
     assert [packet.remote for packet in end.send()] == [HOME]
-    assert end.ids.id_for_path(end.paths.active.serial) is None
+    assert end.paths.peer_id(end.paths.active) is None
     end.ids.on_new_connection_id(1, 0, b"peers-01", bytes(16))
     assert [(packet.remote, packet.cid) for packet in end.send()] == [(AWAY, b"peers-01")]
 
@@ -398,11 +415,11 @@ def test_a_peer_with_the_empty_id_moves_and_is_asked_with_the_same_id():
 
 def test_the_active_path_takes_the_last_spare_before_a_probe_does():
     end = Endpoint(spares=0)
-    path = end.receive(AWAY, probing=True)
+    path = end.receive(AWAY, probing=True, own=1)
     end.paths.on_challenge(path, b"question")
     end.ids.on_new_connection_id(1, 1, b"peers-01", bytes(16))
     assert end.send() == []
-    assert end.ids.id_for_path(0).cid == b"peers-01"
+    assert end.ids.id_of_path(0).cid == b"peers-01"
 
 
 def test_a_spoofed_move_falls_back_to_the_last_validated_path():
@@ -411,7 +428,7 @@ def test_a_spoofed_move_falls_back_to_the_last_validated_path():
     end.answer(end.send(), HOME)
     assert not end.pass_time(INITIAL_PTO_US)
     end.send()
-    assert end.pass_time(2 * INITIAL_PTO_US)  # another host again: start anew
+    assert not end.pass_time(2 * INITIAL_PTO_US)  # nothing was measured elsewhere
     assert end.remotes == [HOME]
     assert end.paths.active.validated
     assert not end.state.closed
@@ -433,7 +450,7 @@ def test_a_newer_packet_from_the_old_path_undoes_a_spoofed_move():
     end.receive(VICTIM)
     end.send()
     end.receive(HOME)
-    assert end.reset
+    assert not end.reset
     assert end.paths.active.remote == HOME
     assert end.paths.active.challenge_at_us == NEVER  # known already
     end.pass_time(GIVE_UP_US)
@@ -447,6 +464,8 @@ def test_without_a_validated_path_the_connection_ends_in_silence():
     end.answer(end.send(), AWAY)
     end.pass_time(INITIAL_PTO_US)
     end.pass_time(2 * INITIAL_PTO_US)
+    end.pass_time(GIVE_UP_US)
+    assert end.remotes == [AWAY]
     end.paths.active.validated = end.paths.active.full_size_validated = False
     end.receive(REBOUND)
     end.pass_time(INITIAL_PTO_US)
@@ -509,21 +528,144 @@ def test_a_packet_without_room_leaves_the_frames_due():
     assert end.paths.has_due()
 
 
+# --- copies of genuine packets, §9.3.3 ------------------------------------------------------------
+
+
+def test_a_genuine_packet_behind_its_copy_leads_back():
+    end = Endpoint()
+    end.receive(VICTIM)
+    end.send()
+    assert end.receive_again(HOME)
+    assert end.paths.active.remote == HOME
+    assert not end.receive_again(VICTIM)  # once back, a duplicate says nothing
+
+
+def test_a_late_duplicate_from_the_old_address_says_nothing():
+    end = Endpoint()
+    end.receive(HOME)
+    end.receive(AWAY)
+    assert not end.paths.on_duplicate(HOME, (), b"own-id-0", 1200, end.number - 1)
+    assert end.paths.active.remote == AWAY
+
+
+def test_a_client_that_moves_behind_a_copy_is_asked_and_becomes_active_when_it_answers():
+    end = Endpoint()
+    end.receive(VICTIM)
+    assert not end.receive_again(AWAY)
+    assert end.paths.active.remote == VICTIM
+    end = end.moved()
+    packets = end.send()
+    assert {packet.remote for packet in packets} == {VICTIM, AWAY, HOME}
+    end.answer(packets, AWAY)
+    assert end.paths.active.remote == AWAY
+    assert end.reset
+    for _ in range(4):
+        end.pass_time(INITIAL_PTO_US)
+        end.send()
+    assert end.remotes == [AWAY]
+
+
+def test_copies_from_many_addresses_do_not_drive_out_the_client_s_own():
+    end = Endpoint()
+    for number in range(50):
+        for forger in range(MAX_PATHS - 3):
+            if forger == 0:
+                end.receive((f"203.0.113.{number}", forger))
+            else:
+                end.receive_again((f"203.0.113.{number}", forger))
+        end.receive_again(AWAY)
+        assert AWAY in end.remotes
+        assert HOME in end.remotes
+        if number == 0:
+            first = end.send()
+        end.send()
+    end.answer(first, AWAY)  # a round trip of fifty packets later
+    assert validated_path(end.state).remote == AWAY
+
+
+def test_nothing_is_measured_anew_before_the_address_is_proved():
+    end = Endpoint()
+    for _ in range(3):
+        end.receive(VICTIM)
+        assert not end.reset
+        end.receive(HOME)
+        assert not end.reset
+    assert end.state.measured_path == 0
+    end.receive(AWAY)
+    end.answer(end.send(), AWAY)
+    assert end.reset
+    assert end.state.measured_path == end.paths.active.serial
+
+
+# --- the peer's IDs, §9.5 -----------------------------------------------------------------------
+
+
+def test_a_client_whose_nat_gave_it_another_host_keeps_its_id():
+    end = Endpoint(spares=0)
+    end.receive(AWAY)
+    packets = end.send()
+    assert [(packet.remote, packet.cid) for packet in packets] == [
+        (AWAY, b"peers-00"),
+        (HOME, b"peers-00"),
+    ]
+    end.answer(packets, AWAY)
+    end.pass_time(INITIAL_PTO_US)
+    end.pass_time(2 * INITIAL_PTO_US)
+    assert end.remotes == [AWAY]
+    assert [(known.sequence, known.paths) for known in end.state.ids.peer] == [(0, [1])]
+    assert not end.ids.has_due()
+
+
+def test_an_id_that_we_asked_the_client_to_change_is_no_sign_of_a_move():
+    end = Endpoint(spares=0)
+    end.state.ids.local_retire_prior_to = 1  # a cutover
+    end.receive(AWAY, own=1)
+    packets = end.send()
+    assert [packet.cid for packet in packets if packet.remote == AWAY] == [b"peers-00"]
+
+
+def test_a_client_that_moves_on_purpose_again_and_again_always_gets_an_id():
+    end = Endpoint(spares=1)
+    following = 2
+    for number in range(1, 4):
+        before = end.paths.active.remote
+        away = (f"198.51.100.{number}", 5000)
+        end.receive(away, own=number)
+        packets = end.send()
+        assert packets[0].remote == away
+        end.answer(packets, away, before)
+        # The ID of the path before is given back, so the client issues another.
+        assert end.state.ids.peer_retire_due == [number - 1]
+        end.state.ids.peer_retire_due.clear()
+        end.ids.on_new_connection_id(following, 0, b"peers-%02d" % following, bytes(16))
+        following += 1
+        end = end.moved()
+        end.number = number
+
+
+def test_the_last_id_passes_from_a_path_that_failed_to_the_active_one():
+    end = Endpoint(spares=1)
+    end.receive(VICTIM, own=1)
+    end.send()
+    end.receive(AWAY, own=2)  # no ID is left
+    assert AWAY not in {packet.remote for packet in end.send()}
+    end.pass_time(INITIAL_PTO_US)
+    end.pass_time(2 * INITIAL_PTO_US)
+    end.receive(AWAY, own=2)
+    assert (AWAY, b"peers-01") in {(packet.remote, packet.cid) for packet in end.send()}
+    assert not end.ids.has_due()
+
+
 # --- bounds -------------------------------------------------------------------------------------
 
 
 def test_a_flood_of_spoofed_addresses_is_bounded_and_spares_the_way_back():
     end = Endpoint()
-    accepted = 0
     for number in range(200):
-        path = end.paths.on_datagram((f"203.0.113.{number}", 53), (), 1200, end.now)
-        if path is not None:
-            accepted += 1
-            end.paths.on_non_probing(path, True)
-            end.send()
+        end.receive((f"203.0.113.{number}", 53))
+        end.send()
         assert len(end.state.paths) <= MAX_PATHS
         assert HOME in end.remotes
-    assert accepted == MAX_PATHS - 1
     assert len(end.state.ids.peer) == 8  # no ID was used up
     for _ in range(4):
         end.answer(end.send(), HOME)
@@ -535,29 +677,44 @@ def test_the_oldest_unused_path_gives_way_to_a_new_one():
     end = Endpoint()
     for number in range(MAX_PATHS + 2):
         end.receive(("203.0.113.1", number), probing=True)
-    assert end.remotes == [HOME] + [("203.0.113.1", number) for number in (3, 4, 5)]
+    assert end.remotes == [HOME] + [("203.0.113.1", number) for number in range(3, MAX_PATHS + 2)]
     assert end.state.ids.peer_retire_due == []
 
 
 def test_a_path_whose_time_is_up_gives_way_though_its_timer_is_late():
     end = Endpoint()
-    for number in range(MAX_PATHS - 1):
-        path = end.receive(("203.0.113.1", number), probing=True)
-        end.paths.on_challenge(path, b"question")
-        end.send()
-    assert end.paths.on_datagram(AWAY, (), 1200, end.now) is None
+    late, *others = [("203.0.113.1", number) for number in range(MAX_PATHS - 1)]
+    end.paths.on_challenge(end.receive(late, probing=True), b"question")
+    end.send()
     end.pass_time(INITIAL_PTO_US)
     end.send()
     end.state.clock_us += 2 * INITIAL_PTO_US
-    assert end.paths.on_datagram(AWAY, (), 1200, end.now) is not None
+    for other in others:
+        end.paths.on_challenge(end.receive(other, probing=True), b"question")
+        end.send()
+    end.receive(late, probing=True)  # the latest to be heard, but it has failed
+    end.receive(AWAY, probing=True)
+    assert set(end.remotes) == {HOME, AWAY, *others}
+
+
+def test_of_paths_under_validation_the_one_longest_silent_gives_way():
+    end = Endpoint()
+    addresses = [("203.0.113.1", number) for number in range(MAX_PATHS - 1)]
+    for address in [*addresses, addresses[0]]:
+        end.paths.on_challenge(end.receive(address, probing=True), b"question")
+        end.send()
+    end.receive(AWAY, probing=True)
+    assert addresses[0] in end.remotes
+    assert addresses[1] not in end.remotes
+    assert AWAY in end.remotes
 
 
 def test_our_own_address_makes_a_path_too():
     end = Endpoint()
     end.paths.active.local = ("192.0.2.100", 443)
     active = end.paths.active
-    assert end.paths.on_datagram(HOME, (), 100, 0) is active  # the socket did not tell
-    other = end.paths.on_datagram(HOME, ("192.0.2.101", 443), 100, 0)
+    assert end.paths.on_datagram(HOME, (), 100) is active  # the socket did not tell
+    other = end.paths.on_datagram(HOME, ("192.0.2.101", 443), 100)
     assert other is not active
     assert end.state.paths[1] is other
 
@@ -567,16 +724,16 @@ def test_our_own_address_makes_a_path_too():
 
 def test_a_client_drops_what_comes_from_an_unknown_server():
     end = Endpoint(is_client=True)
-    assert end.paths.on_datagram(AWAY, (), 1200, 0) is None
+    assert end.paths.on_datagram(AWAY, (), 1200) is None
     assert end.remotes == [HOME]
 
 
 def test_a_client_whose_socket_changed_stays_on_its_path():
     end = Endpoint(is_client=True)
     end.paths.active.local = ("10.0.0.1", 999)
-    path = end.paths.on_datagram(HOME, ("10.0.0.2", 999), 1200, 0)
+    path = end.paths.on_datagram(HOME, ("10.0.0.2", 999), 1200)
     assert path is end.paths.active
-    assert not end.paths.on_non_probing(path, True)
+    assert not end.paths.on_non_probing(path, 1, is_newest=True)
     end.paths.on_challenge(path, b"question")
     (packet,) = end.send()
     assert packet.responses == [b"question"]

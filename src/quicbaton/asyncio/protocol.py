@@ -337,7 +337,10 @@ class StreamAdapter(asyncio.Transport):
         return True
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._stream_id if name == "stream_id" else default
+        """`stream_id`, and `peername`: the peer's address, as far as it is proved."""
+        if name == "stream_id":
+            return self._stream_id
+        return self._protocol._quic.get_peer_address() if name == "peername" else default
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._stopped is not None:

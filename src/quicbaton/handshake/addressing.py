@@ -8,10 +8,9 @@ from quicbaton import limits
 from quicbaton.handshake import inflight
 from quicbaton.transport import frames as f
 from quicbaton.transport import rangeset
-from quicbaton.transport.paths.paths import new_path
+from quicbaton.transport.paths.path import new_path
 from quicbaton.transport.state import (
     NEVER,
-    NONE,
     Address,
     IdsState,
     LocalId,
@@ -37,13 +36,13 @@ def import_ids(quic: QuicConnection, runs: list[SentRun], alias_until_us: int) -
     ]
     unsent = [own.sequence for own in local if own.due]
     retiring = list(quic._retire_connection_ids)
-    peer = [_peer_id(quic._peer_cid, 0)]
-    peer += [_peer_id(spare, NONE) for spare in quic._peer_cid_available]
+    peer = [_peer_id(quic._peer_cid, [0])]
+    peer += [_peer_id(spare, []) for spare in quic._peer_cid_available]
     for serial, path in enumerate(quic._network_paths):
         if path.peer_cid is None:
             continue
         if serial < limits.MAX_PATHS:
-            peer.append(_peer_id(path.peer_cid, serial))
+            peer.append(_peer_id(path.peer_cid, [serial]))
         else:
             # RFC 9000 §9.5: an ID used on a path that we give up is not for another one.
             retiring.append(path.peer_cid.sequence_number)
@@ -70,12 +69,12 @@ def import_ids(quic: QuicConnection, runs: list[SentRun], alias_until_us: int) -
     )
 
 
-def _peer_id(known: QuicConnectionId, path: int) -> PeerId:
+def _peer_id(known: QuicConnectionId, paths: list[int]) -> PeerId:
     return PeerId(
         sequence=known.sequence_number,
         cid=known.cid,
         token=known.stateless_reset_token or b"",
-        path=path,
+        paths=paths,
     )
 
 
@@ -115,5 +114,6 @@ def _path(
         path.challenges = [(challenge, False) for challenge in known.local_challenges]
         path.challenge_due = True
         path.challenge_tries = 1
+        path.challenged_us = now_us
         path.challenge_at_us = now_us + pto_us
     return path

@@ -110,6 +110,7 @@ def import_numbers(quic: QuicConnection, to_us: ToMicroseconds) -> NumberSpace:
         received_floor=window._lower,
         largest_received=space.largest_received_packet,
         largest_received_at_us=to_us(space.largest_received_time),
+        largest_non_probing=NONE,
         unacked_eliciting=0 if space.ack_at is None else 1,
         ack_at_us=to_us(space.ack_at),
         ecn_received=[0, 0, 0],

@@ -43,6 +43,7 @@ from quicbaton.transport import frames as f
 from quicbaton.transport.loss.recovery import GRANULARITY_US
 from quicbaton.transport.state import (
     NEVER,
+    NONE,
     Address,
     ConnectionState,
     DatagramEvent,
@@ -174,6 +175,8 @@ def _extract(
         ids=import_ids(quic, runs, now_us + _ALIAS_PTOS * pto_us),
         paths=paths,
         next_path_serial=len(paths),
+        measured_path=paths[0].serial,
+        unproved_from=NONE if paths[0].validated else 0,
         crypto=import_crypto(quic),
         handshake_done_due=handshake_done_due,
         handshake_done_acked=is_client or not handshake_done_unacked,

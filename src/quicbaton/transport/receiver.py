@@ -113,14 +113,19 @@ class Receiver:
                     break
                 continue
             number, payload = result
+            size = len(datagrams[index])
+            dcid = packets[index][1 : 1 + cid_length]
             if self._received.is_duplicate(number):
+                self._on_duplicate(remote, local, dcid, size, result)
                 continue
-            path = self._paths.on_datagram(remote, local, len(datagrams[index]), now_us)
+            path = self._paths.on_datagram(remote, local, size)
             if path is None:
                 continue
             authentic = True
-            self._path = path
-            self._packet_dcid = packets[index][1 : 1 + cid_length]
+            if dcid != self._packet_dcid or path is not self._path:
+                self._path = path
+                self._packet_dcid = dcid
+                self._paths.on_local_id(path, dcid)
             if ecn:
                 # §19.3.2: ECT(1), ECT(0), CE are 1, 2, 3 in the IP header.
                 state.numbers.ecn_received[(1, 0, 2)[ecn - 1]] += 1
@@ -144,15 +149,25 @@ class Receiver:
     def _read_packet(self, number: int, payload: bytes, now_us: int) -> None:
         if not payload:
             raise TransportError(f.PROTOCOL_VIOLATION, "a packet without frames")
-        newest = number > self._state.numbers.largest_received
         eliciting, probing = self._read_frames(payload)
         if self._trace is not None:
             qlog.log_received(self._trace, number, len(payload), self._kinds)
             self._kinds.clear()
-        self._received.on_packet(number, eliciting, now_us)
+        newest = self._received.on_packet(number, eliciting, now_us, probing=probing)
         moved = not probing and self._path is not self._state.paths[0]
-        if moved and self._paths.on_non_probing(self._path, newest):
+        if moved and self._paths.on_non_probing(self._path, number, is_newest=newest):
             self._recovery.on_path_change(now_us)
+
+    def _on_duplicate(
+        self, remote: Address, local: Address, dcid: bytes, size: int, packet: tuple[int, bytes]
+    ) -> None:
+        number, payload = packet
+        first = payload.lstrip(b"\0")[:1]
+        if not first or first[0] in _PROBING:
+            return  # as its first frame tells, behind what a short packet is padded with
+        if self._paths.on_duplicate(remote, local, dcid, size, number):
+            # The last ACK went to an address that is perhaps nobody's.
+            self._state.numbers.ack_at_us = self._now_us
 
     def _read_frames(self, payload: bytes) -> tuple[bool, bool]:
         """Handle all frames; (is ack-eliciting, holds probing frames only)."""
@@ -348,7 +363,8 @@ class Receiver:
         return at + 8
 
     def _on_path_response(self, payload: bytes, at: int) -> int:
-        self._paths.on_response(_pull_eight(payload, at, f.PATH_RESPONSE))
+        if self._paths.on_response(_pull_eight(payload, at, f.PATH_RESPONSE)):
+            self._recovery.on_path_change(self._now_us)
         return at + 8
 
     def _on_transport_close(self, payload: bytes, at: int) -> int:

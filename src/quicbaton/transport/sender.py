@@ -106,12 +106,13 @@ class Sender:
         if self._paths.has_due():
             self._probe_paths(trains, now_us)
         path = state.paths[0]
-        peer = self._ids.id_for_path(path.serial)
+        peer = self._paths.peer_id(path)
         # RFC 9000 §5.1.2: no ID to send to, the peer must issue one first; §8.1: no allowance.
         self.blocked = peer is None or self._allowed_bytes(path) < _SMALLEST_PACKET_BYTES
         if peer is None:
             return trains
-        if path.mtu_bytes != state.congestion.datagram_bytes:
+        measured = path.serial == state.measured_path
+        if measured and path.mtu_bytes != state.congestion.datagram_bytes:
             self._congestion.set_datagram_bytes(path.mtu_bytes)
         self._probe_mtu(trains, path, peer, now_us)
         packets = limits.QUICK_TRAIN_PACKETS if quick else limits.MAX_TRAIN_PACKETS
@@ -142,7 +143,7 @@ class Sender:
         state = self._state
         closing = state.closing
         path = state.paths[0]
-        peer = self._ids.id_for_path(path.serial)
+        peer = self._paths.peer_id(path)
         if closing is None or peer is None:
             return []
         reason = closing.reason.encode()[:256].decode(errors="ignore").encode()
@@ -318,7 +319,7 @@ class Sender:
     def _probe_paths(self, trains: list[Train], now_us: int) -> None:
         """PATH_CHALLENGE and PATH_RESPONSE, each in a packet on its own path (RFC 9000 §8.2)."""
         for path in self._paths.probes_due():
-            peer = self._ids.id_for_path(path.serial)
+            peer = self._paths.peer_id(path)
             if peer is None:
                 continue
             if not path.challenge_due and not self._congestion.room_bytes():

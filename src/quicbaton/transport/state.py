@@ -100,6 +100,7 @@ class NumberSpace(_State):
     received_floor: int  # numbers below count as received: their ranges were forgotten
     largest_received: int
     largest_received_at_us: int
+    largest_non_probing: int  # while newer packets were probing ones (§9.1); else NONE
     unacked_eliciting: int  # ack-eliciting packets received since the last ACK we sent
     ack_at_us: int  # when an ACK is due at the latest; NEVER: nothing to acknowledge
     ecn_received: list[int]  # ECT(0), ECT(1), CE counts (RFC 9000 §19.3.2)
@@ -268,7 +269,12 @@ class PeerId(_State):
     sequence: int
     cid: bytes
     token: bytes  # empty when none came with it
-    path: int  # serial number of the path that uses it; NONE: spare
+    paths: list[int]  # serial numbers of the paths that use it; empty: spare
+
+    @property
+    def path(self) -> int:
+        """The path that has used it longest; NONE: none does."""
+        return self.paths[0] if self.paths else NONE
 
 
 class IdsState(_State):
@@ -297,12 +303,15 @@ class PathState(_State):
     used: bool  # a non-probing packet came over it (§9.1): data may be sent there
     validated: bool
     full_size_validated: bool  # a challenge padded to 1200 bytes was answered (§8.2.1)
+    local_sequence: int  # number of our ID that the peer's packets name there; NONE: unknown
+    heard: int  # larger than that of the paths from which nothing came since
     received_bytes: int  # anti-amplification, until validated (§8.1)
     sent_bytes: int
     challenges: list[tuple[bytes, bool]]  # PATH_CHALLENGEs unanswered: data, padded to 1200
     challenge_due: bool
     challenge_tries: int  # of the validation that is running; 0: none
-    challenge_at_us: int  # when to try again or give up; NEVER: no validation is running
+    challenge_at_us: int  # when to try, again, or give up; NEVER: no validation is running
+    challenged_us: int  # when the latest validation began; NEVER: none did
     responses: list[bytes]  # PATH_RESPONSEs to send
     mtu_bytes: int  # datagram size that the path carries
     mtu_ceiling_bytes: int
@@ -449,6 +458,8 @@ class ConnectionState(_State):
     ids: IdsState
     paths: list[PathState]  # paths[0] is the active one
     next_path_serial: int
+    measured_path: int  # serial number of the path that RTT and congestion control are about
+    unproved_from: int  # packet that led off a validated path; NONE: the active one is validated
     crypto: CryptoState
     handshake_done_due: bool
     handshake_done_acked: bool

@@ -10,6 +10,7 @@ from aioquic.quic.logger import QuicLoggerTrace
 from quicbaton.errors import GivenAwayError
 from quicbaton.transport import rangeset
 from quicbaton.transport.log import ConnectionLog
+from quicbaton.transport.paths.path import validated_path
 from quicbaton.transport.state import NONE, Address, ConnectionState, Stream
 from quicbaton.transport.streams.receive_half import is_discarding
 
@@ -32,7 +33,7 @@ class ConnectionView:
         state = self._state
         role = "client" if state.is_client else "server"
         return (
-            f"<Connection {state.name.hex()} {self._phase()} {role} peer={state.paths[0].remote} "
+            f"<Connection {state.name.hex()} {self._phase()} {role} peer={self.peer_address} "
             f"streams={len(state.streams)} in_flight={state.congestion.in_flight_bytes}>"
         )
 
@@ -85,12 +86,19 @@ class ConnectionView:
 
     @property
     def peer_address(self) -> Address:
-        return self._state.paths[0].remote
+        """The peer's address, as a challenge or the handshake has proved it (RFC 9000 §8). Packets
+        may come from another one, and go there, before that is proved, too."""
+        return validated_path(self._state).remote
 
     @property
     def local_address(self) -> Address:
-        """Ours, as the client knows it; empty where the socket has only one."""
-        return self._state.paths[0].local
+        """Ours, as the client at `peer_address` knows it; empty where the socket has only one."""
+        return validated_path(self._state).local
+
+    @property
+    def sends_to(self) -> Address:
+        """Where packets go now. Anybody may have made that up: no program is to be told."""
+        return self._state.paths[0].remote
 
     @property
     def bytes_in_flight(self) -> int:
@@ -125,8 +133,9 @@ class ConnectionView:
         return 4 * self._state.flow.peer_streams_seen[0] + self._state.is_client
 
     def get_peer_address(self) -> Address | None:
+        """As `peer_address`: never one that is not proved."""
         self._check()
-        return self._state.paths[0].remote
+        return self.peer_address
 
     @property
     def stream_ids(self) -> list[int]:

@@ -358,7 +358,7 @@ class Departures:
         to = "" if link is None else link.peer_name
         self._given[effect.connection_id] = Given(frozen.cids, frozen.client, to)
         if machine.relays:
-            client = RelayedClient(frozen.client.remote, frozen.client.local)
+            client = RelayedClient(frozen.client.remote, frozen.client.local, frozen.client.others)
             self._clients[effect.connection_id] = client
         if frozen.left is not None:
             self._relays.leave(frozen.left, link, effect.connection_id, machine.handoff_id)

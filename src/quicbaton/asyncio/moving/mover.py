@@ -43,6 +43,7 @@ class Client(NamedTuple):
     remote: Address
     local: Address
     tokens: dict[bytes, bytes]  # connection ID -> stateless reset token
+    others: tuple[tuple[Address, Address], ...] = ()  # its other paths: (remote, local)
 
 
 class Frozen(NamedTuple):
@@ -381,4 +382,9 @@ def _relayed(state: ConnectionState, stream_id: int) -> RelayedStream:
 
 def _client(state: ConnectionState) -> Client:
     path = state.paths[0]
-    return Client(path.remote, path.local, {local.cid: local.token for local in state.ids.local})
+    return Client(
+        path.remote,
+        path.local,
+        {local.cid: local.token for local in state.ids.local},
+        tuple((other.remote, other.local) for other in state.paths[1:]),
+    )

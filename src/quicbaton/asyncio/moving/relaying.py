@@ -7,7 +7,7 @@ its client talks to an address from which the owner cannot send.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.udp import Datagram
@@ -82,19 +82,22 @@ class RelayOutlet:
 
 class RelayedClient:
     """The source's side: where the owner may send through us. A peer must not make an open relay
-    of this process, so it is where the client was at the handoff, and from where datagrams have
-    come for the connection since. Who lies about his address gets no more than from any server:
-    the owner validates a new path before it sends more than three times what came (RFC 9000 §8).
+    of this process, so it is where the client was at the handoff, the addresses that were being
+    asked then, and from where datagrams have come for the connection since. Who lies about his
+    address gets no more than from any server: the owner validates a new path before it sends more
+    than three times what came (RFC 9000 §8).
 
     Anybody who has seen one of the connection's IDs can send datagrams with it, from any number of
     addresses. Only the owner can tell theirs from the client's, and sends nothing there: where it
     has sent is therefore kept apart, so that they cannot displace the client.
     """
 
-    def __init__(self, remote: Address, local: Address) -> None:
+    def __init__(
+        self, remote: Address, local: Address, others: Iterable[tuple[Address, Address]] = ()
+    ) -> None:
         #: Where the owner has sent to, the latest last, and where it has not.
         self._used: dict[tuple[Address, Address], None] = {(remote, local): None}
-        self._seen: dict[tuple[Address, Address], None] = {}
+        self._seen: dict[tuple[Address, Address], None] = dict.fromkeys(others)
 
     def saw(self, datagram: Datagram) -> None:
         """A datagram with the connection's ID has come."""

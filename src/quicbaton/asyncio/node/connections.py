@@ -22,6 +22,7 @@ from quicbaton.asyncio.peers.link import Link
 from quicbaton.errors import CallerError, PeerError
 from quicbaton.handoff import Outcome
 from quicbaton.limits import FREEZE_ANSWER_S, MAX_HANDOFF_MESSAGE_BYTES
+from quicbaton.transport.paths.path import validated_path
 
 #: Sleeping connections described in one turn of the event loop: some ten milliseconds.
 _READ_AT_ONCE: Final = 256
@@ -163,7 +164,7 @@ class ConnectionCommands:
             infos[name] = c.ConnectionInfo(
                 connection=name.hex(),
                 state="asleep",
-                peer=_spell(state.paths[0].remote),
+                peer=_spell(validated_path(state).remote),
                 server_name=state.server_name,
                 alpn=state.alpn,
                 age_s=monotonic() - nap.origin_s,

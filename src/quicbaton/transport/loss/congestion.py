@@ -250,15 +250,17 @@ class CongestionController:
 
     # --- the path -------------------------------------------------------------------------------
 
-    def on_path_change(self, datagram_bytes: int, now_us: int) -> None:
+    def on_path_change(self, datagram_bytes: int, now_us: int, under_way_bytes: int = 0) -> None:
         """The connection uses another path: start over (RFC 9000 §9.4).
 
-        What is in flight has no part in the new path's window. It must still be reported, each
+        `under_way_bytes` are in flight on that path, which was in use before: they take up room in
+        its window. What is in flight on others has no part in it. It must still be reported, each
         byte once: with `on_discarded`, or as acked or lost when its path came back.
         """
         state = self._state
         fresh = initial(state.algorithm, datagram_bytes, now_us)
-        fresh.abandoned_bytes = state.abandoned_bytes + state.in_flight_bytes
+        fresh.in_flight_bytes = under_way_bytes
+        fresh.abandoned_bytes = state.abandoned_bytes + state.in_flight_bytes - under_way_bytes
         fresh.recovery_started_us = now_us
         # In place: whoever else holds the state goes on seeing it.
         for field in CongestionState.__struct_fields__:

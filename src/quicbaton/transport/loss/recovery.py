@@ -143,7 +143,7 @@ class Recovery:
         if newest.first + newest.count - 1 == largest and largest >= numbers.owner_first_number:
             sample_us = max(1, now_us - newest.at_us)
             self._sample_rtt(sample_us, ack_delay_us, now_us)
-        active = self._connection.paths[0].serial
+        active = self._connection.measured_path
         acked_bytes = 0
         for run in acked:
             state.eliciting_in_flight -= run.count
@@ -240,7 +240,11 @@ class Recovery:
         state.has_rtt = False
         state.first_rtt_at_us = NEVER
         state.pto_count = 0
-        self._congestion.on_path_change(self._connection.paths[0].mtu_bytes, now_us)
+        path = self._connection.paths[0]
+        # Else a peer that alternates between two addresses, and acknowledges nothing, would draw
+        # a fresh window each time.
+        under_way = [run.count * run.size for run in state.sent if run.path == path.serial]
+        self._congestion.on_path_change(path.mtu_bytes, now_us, sum(under_way))
         # Packets of the old path give no sample for the new one.
         self._numbers.owner_first_number = self._numbers.next_number
 
@@ -376,7 +380,7 @@ class Recovery:
         congestion = self._congestion
         if self._trace is not None:
             qlog.log_lost(self._trace, lost)
-        active = self._connection.paths[0].serial
+        active = self._connection.measured_path
         lost_bytes = 0
         largest_size = 0
         newest_at_us = NEVER

@@ -6,7 +6,7 @@ from quicbaton import limits
 from quicbaton.errors import TransportError
 from quicbaton.transport import frames as f
 from quicbaton.transport import rangeset
-from quicbaton.transport.state import NEVER, NumberSpace, Parameters
+from quicbaton.transport.state import NEVER, NONE, NumberSpace, Parameters
 
 
 class ReceivedNumbers:
@@ -24,13 +24,20 @@ class ReceivedNumbers:
             return False
         return number < state.received_floor or rangeset.contains(received, number)
 
-    def on_packet(self, number: int, eliciting: bool, now_us: int) -> None:
-        """Record a packet that was authentic and new, after its frames were processed."""
+    def on_packet(
+        self, number: int, eliciting: bool, now_us: int, *, probing: bool = False
+    ) -> bool:
+        """Record a packet that was authentic and new, after its frames were processed. True when
+        it has the highest number of all but probing ones (RFC 9000 §9.3)."""
         state = self._state
         received = state.received
-        in_order = number == state.largest_received + 1
+        largest = state.largest_received
+        in_order = number == largest + 1
+        newest = number > largest
+        if probing or state.largest_non_probing != NONE:
+            newest = self._is_newest_choice(number, probing)
         rangeset.add(received, number, number + 1)
-        if number > state.largest_received:
+        if number > largest:
             state.largest_received = number
             state.largest_received_at_us = now_us
         if len(received) > 2 * limits.MAX_RECEIVED_RANGES:
@@ -44,6 +51,20 @@ class ReceivedNumbers:
                 state.ack_at_us = now_us
             elif state.ack_at_us == NEVER:
                 state.ack_at_us = now_us + self._local.max_ack_delay_ms * 1000
+        return newest
+
+    def _is_newest_choice(self, number: int, probing: bool) -> bool:
+        """`on_packet`, where probing packets are among the newest."""
+        state = self._state
+        known = state.largest_non_probing
+        if probing:
+            if known == NONE and number > state.largest_received:
+                state.largest_non_probing = state.largest_received
+            return False
+        if number <= known:
+            return False
+        state.largest_non_probing = NONE if number > state.largest_received else number
+        return True
 
     def on_ack_acked(self, largest: int) -> None:
         """The peer has our ACK up to `largest`: it need not be told again (§13.2.4)."""

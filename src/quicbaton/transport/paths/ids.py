@@ -6,8 +6,9 @@ that makes room for them, in whatever order they arrive. An ID from before the c
 was lost is still sent again: a peer that never saw it could never retire it, and the cutover
 would stay open for ever.
 
-The peer's: each is bound to at most one path (§9.5). A path without one takes a spare when it
-first has something to send.
+The peer's: no two places are told apart by one (§9.5), except where the peer's own packets name
+the same ID of ours from both; `paths` decides. A path takes one when it first has something to
+send.
 """
 
 from __future__ import annotations
@@ -189,48 +190,69 @@ class ConnectionIds:
                 self._retire(known)
         if not rangeset.contains(state.peer_seen, sequence):
             rangeset.add(state.peer_seen, sequence, sequence + 1)
-            known = PeerId(sequence, cid, token, NONE)
+            known = PeerId(sequence, cid, token, [])
             if sequence < state.peer_retire_prior_to:
                 state.peer_retire_due.append(sequence)
             else:
                 state.peer.append(known)
         self._check_peer_limits()
 
-    def id_for_path(self, serial: int) -> PeerId | None:
-        """The ID for packets on that path, taking a spare when it has none; None: cannot send."""
+    def id_of_path(self, serial: int) -> PeerId | None:
+        """The ID that packets on that path carry; None: it has none yet."""
         peer = self._state.peer
         for known in peer:
-            if known.path == serial:
+            if serial in known.paths:
                 return known
-        return self.take_spare_for_path(serial)
+        return peer[0] if self.peer_is_empty else None
 
     def take_spare_for_path(self, serial: int) -> PeerId | None:
-        """Bind a fresh ID to that path and retire the one that it had; None: there is no spare."""
-        peer = self._state.peer
+        """Bind a fresh ID to that path and let go of the one that it had; None: there is no
+        spare."""
         if self.peer_is_empty:
-            return peer[0]
-        spare = min(
-            (known for known in peer if known.path == NONE),
-            key=lambda known: known.sequence,
-            default=None,
-        )
+            return self._state.peer[0]
+        spare = self._spare()
         if spare is not None:
             self.release_path(serial)
-            spare.path = serial
+            spare.paths.append(serial)
         return spare
 
-    def hand_over(self, source: int, target: int) -> None:
-        """Let one path go on with another's ID: the peer's address changed under it (§9.5)."""
-        for known in self._state.peer:
-            if known.path == source and known.cid:
-                known.path = target
+    def share(self, source: int, target: int) -> PeerId | None:
+        """Let the path `target` use the ID of `source`, too."""
+        known = self.id_of_path(source)
+        if known is not None and known.cid:
+            known.paths.append(target)
+        return known
 
-    def release_path(self, serial: int) -> None:
-        """Retire what the path used: an ID must not serve a second address (§9.5)."""
+    def release_path(self, serial: int, *, keep: bool = False) -> None:
+        """The path is gone. An ID that no other path uses is retired, since it must not serve a
+        second address (§9.5) and the peer issues another for it. With `keep` it becomes a spare
+        one: the last ID by which the peer can be told anything is never retired."""
         if self.peer_is_empty:
             return
-        for known in [known for known in self._state.peer if known.path == serial]:
-            self._retire(known)
+        for known in [known for known in self._state.peer if serial in known.paths]:
+            known.paths.remove(serial)
+            if not known.paths and not keep:
+                self._retire(known)
+
+    def is_asked_back(self, sequence: int) -> bool:
+        """Whether we have asked the peer not to use that ID of ours any more."""
+        return sequence < self._state.local_retire_prior_to
+
+    @property
+    def has_spare(self) -> bool:
+        """Whether a path can be given an ID that no other has."""
+        return self.peer_is_empty or self._spare() is not None
+
+    def has_own(self, serial: int) -> bool:
+        """Whether the path holds an ID that no other path uses."""
+        return any(known.paths == [serial] and known.cid for known in self._state.peer)
+
+    def sequence_of(self, cid: bytes) -> int:
+        """The number of an ID of ours; NONE: it is not one that the peer may still use."""
+        for local in self._state.local:
+            if local.cid == cid:
+                return local.sequence
+        return NONE
 
     def change_peer_id(self, serial: int) -> bool:
         """Switch the path to a fresh ID; False when the peer has supplied none."""
@@ -239,7 +261,7 @@ class ConnectionIds:
     def reset_tokens(self) -> set[bytes]:
         """Stateless reset tokens of the IDs in use; retired and unused ones do not count
         (RFC 9000 §10.3.1)."""
-        return {known.token for known in self._state.peer if known.token and known.path != NONE}
+        return {known.token for known in self._state.peer if known.token and known.paths}
 
     # --- frames -------------------------------------------------------------------------------
 
@@ -318,6 +340,11 @@ class ConnectionIds:
                 local.token,
             )
         )
+
+    def _spare(self) -> PeerId | None:
+        """Of the unused IDs the one with the lowest number: `peer` need not be in order."""
+        spares = [known for known in self._state.peer if not known.paths]
+        return min(spares, key=lambda known: known.sequence, default=None)
 
     def _retire(self, known: PeerId) -> None:
         self._state.peer.remove(known)

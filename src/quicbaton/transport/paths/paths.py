@@ -7,13 +7,27 @@ change. What then happens to it:
 
 * A PATH_CHALLENGE on it is answered on it, and answered with a challenge of our own.
 * A newer non-probing packet makes it active. Both it and the path before it are challenged
-  (§9.3.3): whoever forwards copies of genuine packets from elsewhere wins only for as long as the
-  genuine path is silent.
+  (§9.3.3).
 * No answer within three times the PTO: an active path gives way to the last validated one
-  (§9.3.2), an idle one is forgotten and its connection ID retired.
+  (§9.3.2), an idle one is forgotten.
+* A new address always gets a place: where there is none left, the path from which nothing has come
+  for longest loses its own, the active one and the one to go back to excepted.
 
 A challenge is never sent again as it was: every try carries fresh data, and the answer to any
 try counts, since the path may be slower than the timer.
+
+Copies. Whoever sees the peer's packets can send copies of them from elsewhere, ahead of the
+genuine ones, which then are duplicates. While the active path is not validated, a duplicate is
+therefore a sign (§9.3.3): where it comes from a validated address, that one is alive and becomes
+active again; another address is asked, and becomes active if it answers first. Nothing else
+depends on an address that is not proved: RTT and the congestion window stay with the path that they
+were measured on until the new one is validated (§9.4), and programs are told the address of the
+last validated path.
+
+IDs. A path uses the same ID of the peer's as another one if the peer's packets name the same ID of
+ours on both (§9.5): the peer does not know that its address changed, a NAT did that. So neither
+rebindings nor copies use up IDs. A peer that moves on purpose names another ID of ours, and gets a
+fresh one of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +36,6 @@ from collections.abc import Callable
 from typing import Final
 
 from quicbaton.limits import (
-    MAX_DATAGRAM_BYTES,
     MAX_PATHS,
     MAX_PENDING_PATH_RESPONSES,
     MIN_DATAGRAM_BYTES,
@@ -38,12 +51,14 @@ from quicbaton.transport.frames import (
 )
 from quicbaton.transport.paths.ids import ConnectionIds
 from quicbaton.transport.paths.mtu import MtuSearch
+from quicbaton.transport.paths.path import fallback_path, new_path, same_host, same_local
 from quicbaton.transport.state import (
     NEVER,
     NONE,
     Address,
     ConnectionState,
     PathState,
+    PeerId,
 )
 
 #: What `allowance_bytes` says of a validated path.
@@ -51,6 +66,8 @@ UNLIMITED: Final = 1 << 62
 #: PTO of a path without an RTT sample: kInitialRtt + 4 * kInitialRtt / 2 (RFC 9002 §6.2.2). A
 #: challenge must not be repeated sooner than an Initial packet would be (RFC 9000 §8.2.1).
 INITIAL_PTO_US: Final = 999_000
+#: An address that has been proved is not asked anew sooner than this.
+CHALLENGE_INTERVAL_US: Final = INITIAL_PTO_US
 #: Tries of one validation: sent at 0 and 1 PTO, given up after 3 (RFC 9000 §8.2.4).
 MAX_TRIES: Final = 2
 #: The smallest packet worth building: header, one path frame and the AEAD tag.
@@ -58,40 +75,10 @@ _SMALLEST_PROBE_BYTES: Final = 64
 _CHALLENGE_BYTES: Final = 8
 
 
-def new_path(
-    serial: int, remote: Address, local: Address, *, validated: bool, max_payload_bytes: int
-) -> PathState:
-    """A path at rest. `validated`: the handshake proved the address, in full-sized datagrams."""
-    ceiling = max(MIN_DATAGRAM_BYTES, min(max_payload_bytes, MAX_DATAGRAM_BYTES))
-    return PathState(
-        serial=serial,
-        remote=remote,
-        local=local,
-        used=validated,
-        validated=validated,
-        full_size_validated=validated,
-        received_bytes=0,
-        sent_bytes=0,
-        challenges=[],
-        challenge_due=False,
-        challenge_tries=0,
-        challenge_at_us=NEVER,
-        responses=[],
-        mtu_bytes=MIN_DATAGRAM_BYTES,
-        mtu_ceiling_bytes=ceiling,
-        mtu_limit_bytes=ceiling,
-        mtu_probe_bytes=0,
-        mtu_probe_number=NONE,
-        mtu_failures=0,
-        mtu_losses=0,
-        mtu_at_us=0 if ceiling > MIN_DATAGRAM_BYTES else NEVER,
-    )
-
-
 class Paths:
     """Finds, validates, switches and forgets paths; all that lasts is in the state."""
 
-    __slots__ = ("_entropy", "_ids", "_state")
+    __slots__ = ("_entropy", "_ids", "_latest", "_state")
 
     def __init__(
         self, state: ConnectionState, ids: ConnectionIds, entropy: Callable[[int], bytes]
@@ -99,6 +86,7 @@ class Paths:
         self._state = state
         self._ids = ids
         self._entropy = entropy
+        self._latest: PathState | None = None  # derived: from where the latest datagram came
 
     @property
     def active(self) -> PathState:
@@ -106,24 +94,32 @@ class Paths:
 
     # --- receiving ----------------------------------------------------------------------------
 
-    def on_datagram(
-        self, remote: Address, local: Address, size: int, now_us: int
-    ) -> PathState | None:
+    def on_datagram(self, remote: Address, local: Address, size: int) -> PathState | None:
         """The path of a datagram that authenticated; None: do not process it.
 
         Must not be called for datagrams that failed to authenticate.
         """
-        path = self._state.paths[0]
-        if path.remote != remote or not _same_local(path.local, local):
-            known = self._find_or_add(remote, local, now_us)
+        paths = self._state.paths
+        path = paths[0]
+        if path.remote != remote or not same_local(path.local, local):
+            known = self._find_or_add(remote, local)
             if known is None:
                 return None
             path = known
         if not path.validated:
             path.received_bytes += size
+        if path is not self._latest:
+            self._latest = path
+            path.heard = 1 + max(other.heard for other in paths)
         return path
 
-    def on_non_probing(self, path: PathState, is_newest: bool) -> bool:
+    def on_local_id(self, path: PathState, cid: bytes) -> None:
+        """A packet on `path` names this ID of ours; call it when that has changed."""
+        sequence = self._ids.sequence_of(cid)
+        if sequence != NONE:
+            path.local_sequence = sequence
+
+    def on_non_probing(self, path: PathState, number: int, *, is_newest: bool) -> bool:
         """A packet with other than probing frames came on `path` (§9.3).
 
         `is_newest`: its number is the highest among non-probing packets so far. Returns True
@@ -133,7 +129,31 @@ class Paths:
         if path is self._state.paths[0] or self._state.is_client:
             return False
         path.used = True
-        return self._migrate_to(path) if is_newest else False
+        if not is_newest:
+            return False
+        self._migrate_to(path, number)
+        return self._settle()
+
+    def on_duplicate(
+        self, remote: Address, local: Address, cid: bytes, size: int, number: int
+    ) -> bool:
+        """A non-probing packet came that had come before. True when it led back to a validated
+        path: what was said on the other since may not have reached the peer."""
+        state = self._state
+        if state.is_client or not NONE < state.unproved_from <= number:
+            return False
+        path = self.on_datagram(remote, local, size)
+        if path is None or path is state.paths[0]:
+            return False
+        self.on_local_id(path, cid)
+        path.used = True
+        if not path.validated:
+            self._start_validation(path)
+            return False
+        # The window and the RTT are still this path's: none was measured on the other.
+        self._migrate_to(path, number)
+        self._settle()
+        return True
 
     def on_challenge(self, path: PathState, data: bytes) -> None:
         """PATH_CHALLENGE came on `path`: the answer goes the same way (§8.2.2)."""
@@ -144,19 +164,39 @@ class Paths:
         if not path.validated and not self._state.is_client:
             self._start_validation(path)
 
-    def on_response(self, data: bytes) -> PathState | None:
-        """PATH_RESPONSE came, on whatever path (§8.2.3). Returns the path that it validated just
-        now: its owner deserves a fresh address validation token (§9.3).
+    def on_response(self, data: bytes) -> bool:
+        """PATH_RESPONSE came, on whatever path (§8.2.3). Returns True when the active path now
+        leads to another host (see `on_non_probing`).
 
         Unknown data is ignored (§19.18 permits it): it may answer a validation given up since.
         """
         for path in self._state.paths:
             for challenge, padded in path.challenges:
                 if challenge == data:
-                    return path if self._answered(path, padded) else None
-        return None
+                    self._answered(path, padded)
+                    return self._settle()
+        return False
 
     # --- sending ------------------------------------------------------------------------------
+
+    def peer_id(self, path: PathState) -> PeerId | None:
+        """The peer's ID for packets that go there; None: the peer must issue one first (§5.1.2)."""
+        ids = self._ids
+        known = ids.id_of_path(path.serial)
+        if known is not None:
+            return known
+        others = [other for other in self._state.paths if ids.id_of_path(other.serial)]
+        for other in others:
+            if other.local_sequence == path.local_sequence:
+                return ids.share(other.serial, path.serial)
+        known = ids.take_spare_for_path(path.serial)
+        if known is None:
+            # It named another ID of ours because we had asked for that, or it stayed where it was
+            # but for its port: there is nothing to tell apart.
+            for other in others:
+                if self._ids.is_asked_back(other.local_sequence) or same_host(other, path):
+                    return ids.share(other.serial, path.serial)
+        return known
 
     def allowance_bytes(self, path: PathState) -> int:
         """How many bytes may go there now: three times those received, until validated (§8.1)."""
@@ -180,11 +220,11 @@ class Paths:
         for index, path in enumerate(self._state.paths):
             if index == 0:
                 # The active path picks its connection ID before probes can take the last one.
-                self._ids.id_for_path(path.serial)
+                self.peer_id(path)
             if (
                 (path.challenge_due or path.responses)
                 and self.allowance_bytes(path) >= _SMALLEST_PROBE_BYTES
-                and self._ids.id_for_path(path.serial) is not None
+                and self.peer_id(path) is not None
             ):
                 due.append(path)
         return due
@@ -230,7 +270,11 @@ class Paths:
         for path in reversed(list(self._state.paths)):
             if path.challenge_at_us == NEVER or path.challenge_at_us > now_us:
                 continue
+            if path not in self._state.paths:
+                continue  # another's failure was its end, too
             if path.challenge_tries < MAX_TRIES:
+                if not path.challenge_tries:
+                    path.challenged_us = now_us
                 path.challenge_tries += 1
                 path.challenge_due = True
                 path.challenge_at_us = now_us + self._try_us(path.challenge_tries)
@@ -252,19 +296,16 @@ class Paths:
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _find_or_add(self, remote: Address, local: Address, now_us: int) -> PathState | None:
+    def _find_or_add(self, remote: Address, local: Address) -> PathState | None:
         state = self._state
         for path in state.paths:
             # A client's own address may change under it; the server's may not (§9).
-            if path.remote == remote and (state.is_client or _same_local(path.local, local)):
+            if path.remote == remote and (state.is_client or same_local(path.local, local)):
                 return path
         if state.is_client:
             return None
         if len(state.paths) >= MAX_PATHS:
-            victim = self._victim(now_us)
-            if victim is None:
-                return None
-            self._forget(victim)
+            self._forget(self._victim())
         path = new_path(
             state.next_path_serial,
             remote,
@@ -276,61 +317,91 @@ class Paths:
         state.paths.append(path)
         return path
 
-    def _victim(self, now_us: int) -> PathState | None:
-        """Which path to forget for a new one: never the active one, nor the one to go back to,
-        nor one being validated. The last rule slows a flood of spoofed addresses to a few paths
-        per validation, so that it cannot use up the peer's connection IDs."""
-        fallback = self._fallback()
-        idle = [
-            path
-            for path in self._state.paths[1:]
-            if path is not fallback and (path.challenge_at_us == NEVER or _is_overdue(path, now_us))
-        ]
+    def _victim(self) -> PathState:
+        """Which path to forget for a new one: never the active one, nor the one to go back to.
+
+        First those that nobody waits for, data never having gone there; then the one from which
+        nothing has come for longest. The peer's own address is heard again with each of its
+        packets, also behind copies from elsewhere: those that pass once go first.
+        """
+        state = self._state
+        fallback = fallback_path(state)
+        others = [path for path in state.paths[1:] if path is not fallback]
+        idle = [path for path in others if self._is_idle(path)]
         unused = [path for path in idle if not path.used]
-        if unused:
-            return unused[0]  # these stand in the order of their coming
-        return idle[-1] if idle else None
+        return min(unused or idle or others, key=lambda path: path.heard)
 
-    def _fallback(self) -> PathState | None:
-        """The path to go back to: validated, and the peer chose it once (§9: no data goes where
-        no non-probing packet came from)."""
-        for path in self._state.paths[1:]:
-            if path.validated and path.used:
-                return path
-        return None
+    def _is_idle(self, path: PathState) -> bool:
+        """True while it is not being validated; the last try has failed although its timer may not
+        have come round yet."""
+        at_us = path.challenge_at_us
+        overdue = path.challenge_tries >= MAX_TRIES and at_us <= self._state.clock_us
+        return at_us == NEVER or overdue
 
-    def _migrate_to(self, path: PathState) -> bool:
-        paths = self._state.paths
+    def _migrate_to(self, path: PathState, number: int) -> None:
+        state = self._state
+        paths = state.paths
         previous = paths[0]
-        same_host = _same_host(previous, path)
         paths.remove(path)
         paths.insert(0, path)
-        self._take_id(path, previous)
+        self.peer_id(path)  # before a probe can take the last one
+        if previous.validated and not path.validated:
+            state.unproved_from = number
         if path.validated and path.full_size_validated:
             self._end_validation(path)  # §9.3: back on a known address
         else:
             self._start_validation(path)
         # §9.3.3: the path before must be asked too. It stays validated meanwhile.
         self._start_validation(previous)
-        if same_host and path.mtu_bytes < previous.mtu_bytes:
+        if same_host(previous, path) and path.mtu_bytes < previous.mtu_bytes:
             # §9.4: most likely a NAT that changed the port; the route is the same.
             path.mtu_bytes = previous.mtu_bytes
             path.mtu_limit_bytes = previous.mtu_limit_bytes
             path.mtu_at_us = previous.mtu_at_us
-        return not same_host
 
-    def _take_id(self, path: PathState, previous: PathState) -> None:
-        """Give a path that became active an ID: its own (§9.5), or, when the peer supplied none
-        and only its port changed, the one that the path before used."""
-        if self._ids.id_for_path(path.serial) is None and _same_host(previous, path):
-            self._ids.hand_over(previous.serial, path.serial)
+    def _settle(self) -> bool:
+        """The active path may be another one, or validated now. True when RTT and congestion
+        control must start anew for it: only "on confirming a peer's ownership of its new address",
+        and not where only the port has changed (§9.4)."""
+        state = self._state
+        active = state.paths[0]
+        if active.validated:
+            state.unproved_from = NONE
+            self._free_an_id()
+        if active.serial == state.measured_path:
+            return False
+        measured = [path for path in state.paths if path.serial == state.measured_path]
+        nearby = bool(measured) and same_host(measured[0], active)
+        if not nearby and not active.validated:
+            return False
+        state.measured_path = active.serial
+        return not nearby
+
+    def _free_an_id(self) -> None:
+        """Keep a spare ID for the next move: the path heard least recently gives its own back, for
+        which the peer issues another. The active path is proved, so none is needed to go back to.
+        """
+        state = self._state
+        active = state.paths[0]
+        if self._ids.has_spare or self._ids.id_of_path(active.serial) is None:
+            return
+        others = [path for path in state.paths[1:] if self._ids.has_own(path.serial)]
+        if others:
+            self._forget(min(others, key=lambda path: path.heard))
 
     def _start_validation(self, path: PathState) -> None:
         if path.challenge_at_us != NEVER:
             return
+        now_us = self._state.clock_us
+        again_us = path.challenged_us + CHALLENGE_INTERVAL_US
+        if path.validated and path.challenged_us > NEVER and now_us < again_us:
+            # Its answer is a packet of which a copy may come from elsewhere, and so on for ever.
+            path.challenge_at_us = again_us
+            return
+        path.challenged_us = now_us
         path.challenge_due = True
         path.challenge_tries = 1
-        path.challenge_at_us = self._state.clock_us + self._try_us(1)
+        path.challenge_at_us = now_us + self._try_us(1)
 
     def _end_validation(self, path: PathState) -> None:
         path.challenges.clear()
@@ -338,53 +409,60 @@ class Paths:
         path.challenge_tries = 0
         path.challenge_at_us = NEVER
 
-    def _answered(self, path: PathState, padded: bool) -> bool:
-        """Settle the validation; True when the path was not validated before."""
+    def _answered(self, path: PathState, padded: bool) -> None:
+        """Settle the validation of a path whose challenge was answered."""
+        state = self._state
         newly = not path.validated
         path.validated = True
         path.full_size_validated = path.full_size_validated or padded
         if path.full_size_validated:
             self._end_validation(path)
-            return newly
-        # §8.2.3: the address is proved, its MTU is not: ask again in a datagram of 1200 bytes.
-        path.challenges = [challenge for challenge in path.challenges if challenge[1]]
-        path.challenge_due = not path.challenges
-        path.challenge_tries = 1
-        path.challenge_at_us = self._state.clock_us + self._try_us(1)
-        return newly
+        else:
+            # §8.2.3: the address is proved, its MTU is not: ask again in a datagram of 1200 bytes.
+            path.challenges = [challenge for challenge in path.challenges if challenge[1]]
+            path.challenge_due = not path.challenges
+            path.challenge_tries = 1
+            path.challenge_at_us = state.clock_us + self._try_us(1)
+        if newly and path.used and not state.paths[0].validated and path is not state.paths[0]:
+            # A duplicate from there was behind a copy from the active path, and it answers first.
+            self._migrate_to(path, state.unproved_from)
 
     def _fail(self, path: PathState, now_us: int) -> bool:
         self._end_validation(path)
-        active = self._state.paths[0]
+        state = self._state
+        active = state.paths[0]
         if path is not active:
             # A path validated once is all there is to go back to while the active one is not.
             if active.validated or not path.validated:
                 self._forget(path)
             return False
-        fallback = self._fallback()
+        fallback = fallback_path(state)
         if fallback is None:
             if path.validated:
                 # The peer is there (§8.2.3), only no answer to a full-sized challenge came. Two
                 # losses are no reason to give up the one address that is proved: ask again.
                 self._start_validation(path)
             else:
-                closing.end(
-                    self._state, NO_VIABLE_PATH, NONE, "no validated path to the peer is left"
-                )
+                closing.end(state, NO_VIABLE_PATH, NONE, "no validated path to the peer is left")
             return False
-        paths = self._state.paths
-        paths.remove(fallback)
-        paths.insert(0, fallback)
+        state.paths.remove(fallback)
+        state.paths.insert(0, fallback)
         self._end_validation(fallback)
         if not fallback.full_size_validated:
             self._start_validation(fallback)
-        self._take_id(fallback, path)
-        self._forget(path)
-        return not _same_host(fallback, path)
+        self.peer_id(fallback)
+        other_host = self._settle()
+        if path in state.paths:
+            self._forget(path)
+        return other_host
 
     def _forget(self, path: PathState) -> None:
-        self._state.paths.remove(path)
-        self._ids.release_path(path.serial)
+        state = self._state
+        state.paths.remove(path)
+        # Without an ID nothing can be said on the active path, not even that one is retired: this
+        # one, which has led nowhere, must do.
+        mute = self._ids.id_of_path(state.paths[0].serial) is None
+        self._ids.release_path(path.serial, keep=mute and not self._ids.has_spare)
 
     def _try_us(self, tries: int) -> int:
         """How long the given try may take: the PTO, doubled with each (§9.4, RFC 9002 §6.2.1);
@@ -396,18 +474,3 @@ class Paths:
             max_ack_delay_us = 1000 * self._state.remote.max_ack_delay_ms
             pto_us = max(pto_us, recovery.smoothed_rtt_us + variation_us + max_ack_delay_us)
         return pto_us << (tries - 1)
-
-
-def _is_overdue(path: PathState, now_us: int) -> bool:
-    # Its last try has failed; only the timer has not come round yet.
-    return path.challenge_tries >= MAX_TRIES and path.challenge_at_us <= now_us
-
-
-def _same_local(known: Address, local: Address) -> bool:
-    # Empty: that socket did not tell, as on a socket bound to one address.
-    return known == local or not known or not local
-
-
-def _same_host(one: PathState, other: PathState) -> bool:
-    """True when the paths differ in the peer's port at most."""
-    return one.remote[0] == other.remote[0] and _same_local(one.local, other.local)
