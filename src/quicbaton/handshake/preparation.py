@@ -14,8 +14,8 @@ from quicbaton.limits import MAX_PEER_IDS
 _RESET_TOKEN_BYTES = 16
 #: RFC 9000 §7.2: a client's first destination ID is at least so long; §17.2: and at most.
 _FIRST_DESTINATION_BYTES = (8, 20)
-#: What a server chooses first, where the program does not say. Secrets and header-protection keys of
-#: SHA-256 and AES-128 take 64 bytes less of every baton and sleeper than those of SHA-384 and
+#: What a server chooses first, where the program does not say. Secrets and header-protection keys
+#: of SHA-256 and AES-128 take 64 bytes less of every baton and sleeper than those of SHA-384 and
 #: AES-256, and RFC 8446 §9.1 has every client offer them.
 _CIPHER_SUITES = (
     CipherSuite.AES_128_GCM_SHA256,
@@ -42,8 +42,9 @@ def prepare(
 
     Also stops aioquic from issuing connection IDs of its own: our transport issues them after
     promotion. (aioquic with an empty ID of its own would even issue empty ones, which §19.15
-    forbids.) On a server it prefers AES-128 unless the configuration names cipher suites, keeps the client's server name, which aioquic forgets, and lets the
-    client resume sessions by `tickets`; then `quic` must have no ticket handlers of its own.
+    forbids.) On a server it prefers AES-128 unless the configuration names cipher suites, keeps
+    the client's server name, which aioquic forgets, and lets the client resume sessions by
+    `tickets`; then `quic` must have no ticket handlers of its own.
 
     Raises ConfigurationError when it comes too late or a length is wrong.
 
