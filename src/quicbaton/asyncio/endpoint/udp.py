@@ -112,6 +112,10 @@ def attach_steering(sock: socket.socket, program: bytes, instructions: int) -> N
     )
 
 
+#: So many reads in a row bring one datagram before a second one is not looked for.
+_ALONE: Final = 7
+
+
 class UdpSocket:
     """Reads and writes a bound socket on the running event loop.
 
@@ -138,6 +142,7 @@ class UdpSocket:
         self._port = name[1]
         self._wildcard = name[0] in ("0.0.0.0", "::")
         self._gso = False
+        self._alone = 0  # reads in a row that brought one datagram
         self.datagrams_sent = 0
         self.datagrams_received = 0
         self._configure()
@@ -164,7 +169,11 @@ class UdpSocket:
     def read_now(self) -> list[Datagram]:
         """What waits in the socket's buffer, up to a turn's share."""
         batch: list[Datagram] = []
-        for _ in range(_READS_PER_TURN):
+        # Where one datagram comes at a time, as requests of a waiting client do, looking for a
+        # second one costs 7 µs of the 200 that a request takes. It is looked for every eighth time.
+        alone = self._alone
+        reads = 1 if alone > _ALONE and alone & 7 else _READS_PER_TURN
+        for _ in range(reads):
             # recvmsg_into and slices of its buffer are no faster (1.8 against 2.0 µs for one
             # datagram, 12.5 against 13 to 16 µs for a burst of 40).
             try:
@@ -184,6 +193,7 @@ class UdpSocket:
                 ]
             else:
                 batch.append(Datagram(data, remote, local, ecn))
+        self._alone = alone + 1 if len(batch) == 1 else 0
         self.datagrams_received += len(batch)
         return batch
 
