@@ -172,7 +172,7 @@ class CongestionState(_State):
     hystart_css_rounds: int  # NONE outside conservative slow start
     hystart_css_baseline_us: int
     # Pacing: a token bucket
-    pacing_tokens_bytes: float  # below zero after probes, which pacing does not hold back
+    pacing_tokens_bytes: int | float  # below zero after probes, which pacing does not hold back
     pacing_updated_us: int
 
 

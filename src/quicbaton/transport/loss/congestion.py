@@ -89,7 +89,7 @@ def initial(algorithm: str, datagram_bytes: int, now_us: int) -> CongestionState
         hystart_samples=0,
         hystart_css_rounds=NONE,
         hystart_css_baseline_us=NONE,
-        pacing_tokens_bytes=float(window),
+        pacing_tokens_bytes=window,
         pacing_updated_us=now_us,
     )
 
@@ -231,7 +231,7 @@ class CongestionController:
         state.cubic_updated_us = NEVER
         state.cubic_carry = 0
         # A bucket filled for the old window would burst into a path that just failed.
-        state.pacing_tokens_bytes = min(state.pacing_tokens_bytes, float(state.window_bytes))
+        state.pacing_tokens_bytes = min(state.pacing_tokens_bytes, state.window_bytes)
         state.pacing_updated_us = now_us
 
     def on_discarded(self, size_bytes: int) -> None:
@@ -295,7 +295,7 @@ class CongestionController:
         waiting, and the rest at its pace over a round trip (RFC 9002 §7.7).
         """
         state = self._state
-        state.pacing_tokens_bytes = float(pacing.initial_window_bytes(state.datagram_bytes))
+        state.pacing_tokens_bytes = pacing.initial_window_bytes(state.datagram_bytes)
         state.pacing_updated_us = now_us
 
     # --- helpers, in reading order --------------------------------------------------------------

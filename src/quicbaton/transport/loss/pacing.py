@@ -69,5 +69,6 @@ def ready_at_us(state: CongestionState, smoothed_rtt_us: int, want_bytes: int, n
     return now_us + ceil(missing / rate) + 1
 
 
-def _capacity_bytes(state: CongestionState, rate: float) -> float:
-    return float(max(initial_window_bytes(state.datagram_bytes), rate * BUCKET_US))
+def _capacity_bytes(state: CongestionState, rate: float) -> int:
+    # A whole number: a connection at rest, whose bucket is full, is six bytes smaller by that.
+    return max(initial_window_bytes(state.datagram_bytes), int(rate * BUCKET_US))
