@@ -241,6 +241,12 @@ MAX_NO_RESET_IDS: Final = 1 << 17
 #: How long after the end of forwarding an ID is protected from a reset: well past every idle
 #: timeout in use, after which no client believes in the connection any more.
 NO_RESET_LIFETIME_S: Final = 600
+#: How long a connection ID that the peer retired still leads to its connection: longer than the
+#: network, or a process that forwards, keeps a datagram back.
+RETIRED_ID_LIFETIME_S: Final = 10
+#: So many of them at once; the oldest goes first, and what comes for it is answered with a reset
+#: that its peer ignores (RFC 9000 §10.3.1).
+MAX_RETIRED_IDS: Final = 1 << 16
 #: Stateless resets per second and in one burst, over all addresses and for one (RFC 9000 §10.3.3):
 #: a client needs one, a flood of strays shall not turn into a flood of answers.
 RESETS_PER_S: Final = 200

@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Callable
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
+from quicbaton.asyncio.moving.arrivals import Arrivals
 from quicbaton.asyncio.moving.machines import Machine, Machines
 from quicbaton.asyncio.moving.shared import SharedOwners
 from quicbaton.asyncio.stores import MemoryStore
@@ -14,6 +16,9 @@ from quicbaton.handoff.events import Event, Received, Sealed, Start
 from quicbaton.handoff.messages import Accept
 from quicbaton.ownership import Ledger
 from quicbaton.ownership.store import Found, Operation, Result
+from quicbaton.routing.quic_lb import IdLayout, Place
+from quicbaton.routing.route import Drop, DropReason, Local, route
+from quicbaton.routing.table import RoutingTable
 
 CID = b"connection"
 WAITS = Waits(frozen_s=0.3)
@@ -118,6 +123,32 @@ def test_adapter_that_raises_leaves_the_outcome_unknown_and_is_reported() -> Non
     complaints = run(test)
     assert len(complaints) > 1
     assert all(isinstance(context["exception"], ZeroDivisionError) for context in complaints)
+
+
+def test_ids_that_were_held_for_a_connection_that_stays_elsewhere_are_never_reset() -> None:
+    """A connection is offered back to the process that issued its client's IDs, in vain."""
+    here = Place(1, 2)
+    cid = IdLayout().encode(here, bytes(9))
+    table: RoutingTable[Any] = RoutingTable(IdLayout(), here)
+    table.bury(cid, 600.0)
+    machine: Any = SimpleNamespace(handoff_id=b"h" * 16, connection_id=CID)
+    opened: Any = SimpleNamespace(connection=SimpleNamespace(connection_ids=lambda: [cid]))
+    parts: Any = SimpleNamespace(table=table, discard=lambda _opened: None)
+    arrivals = Arrivals(
+        *(parts, parts, parts, parts),
+        relays=parts,
+        forwarders=parts,
+        seekers=parts,
+        departures=parts,
+        find_link=lambda _number: None,
+        on_moved=lambda _name, _resumed: None,
+    )
+    arrivals._opened[machine.handoff_id] = opened
+    arrivals.hold(machine)
+    datagram = (b"\x40" + cid).ljust(60, b"\x99")
+    assert isinstance(route(datagram, table, 1.0, may_reset=True), Local)
+    arrivals.performers[fx.Discard](machine, fx.Discard(CID))
+    assert route(datagram, table, 1.0, may_reset=True) == Drop(DropReason.TOMBSTONE)
 
 
 def test_closed_connection_closes_its_entry() -> None:

@@ -133,7 +133,7 @@ def test_an_owner_that_lost_its_link_asks_for_strays_again_and_gets_one_answer()
 def test_a_forwarder_that_owns_the_connection_again_forwards_no_more() -> None:
     machine = forwarder()
     machine.handle(ev.Received(TO_B, Moved(CID, HANDOFF, "A")), 0)
-    assert machine.handle(ev.TakenBack(), 0) == [Send(TO_B, ACK)]
+    assert machine.handle(ev.TakenBack(), 0) == [StopForwarding(CID), Send(TO_B, ACK)]
     assert machine.state is SourceState.DONE
     late = Moved(CID, HANDOFF, "C")
     assert machine.handle(ev.Received(TO_B, late), 0) == [Send(TO_B, ACK)]

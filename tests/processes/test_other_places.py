@@ -134,6 +134,25 @@ def test_a_forwarder_that_dies_is_waited_for_no_more(in_world: Any) -> None:
     in_world(test)
 
 
+def test_a_datagram_that_its_retirement_overtook_draws_no_reset(in_world: Any) -> None:
+    """What comes straight to the owner and what is forwarded to it do not keep their order."""
+
+    async def test(world: World) -> None:
+        first = await world.start()
+        async with download(world, first, 1_500_000) as (connection, _, relay):
+            second = await world.start("join", first)
+            relay.holds_next = True
+            await until(lambda: relay.held, "a datagram to hold back")
+            relay.mutes_client = True
+            assert (await first.hand_over(connection, second)).ok
+            assert (await second.hand_over(connection, first)).ok
+            relay.mutes_client = False
+            await first.cut_over()
+            relay.release()
+
+    in_world(test)
+
+
 @pytest.mark.parametrize("old", ["forwarder", "destination"])
 def test_with_a_process_of_the_release_before_a_cutover_is_awaited(in_world: Any, old: str) -> None:
     async def test(world: World) -> None:

@@ -42,6 +42,9 @@ class Relay:
         self.client_id_bytes = -1
         #: While true, the client is not heard.
         self.mutes_client = False
+        #: Set to have the client's next datagram `held` back.
+        self.holds_next = False
+        self.held: list[bytes] = []
 
     async def __aenter__(self) -> Self:
         self._down = await _open(self._from_client)
@@ -63,8 +66,17 @@ class Relay:
         if self.client_id_bytes < 0 and data[0] & 0x80:
             # RFC 9000 §17.2: flags, version, then both IDs with their lengths before them.
             self.client_id_bytes = data[6 + data[5]]
-        if not self.mutes_client:
+        if self.holds_next:
+            self.holds_next = False
+            self.held.append(data)
+        elif not self.mutes_client:
             self._up.sendto(data, self._server)
+
+    def release(self) -> None:
+        """Pass on what was held back: later than all that the client has sent since."""
+        for data in self.held:
+            self._up.sendto(data, self._server)
+        self.held.clear()
 
     def _from_server(self, data: bytes, _address: Any) -> None:
         self.sent.append(data)

@@ -93,6 +93,13 @@ def test_known_id_is_local(table: RoutingTable[str]) -> None:
     assert table.owners[short(cid_of(HERE))[1:13]] == "connection"  # the runtime's fast path
 
 
+def test_a_late_datagram_of_a_retired_id_is_its_connections(table: RoutingTable[str]) -> None:
+    """It overtook nothing that it could know of, and a reset would tell of a lost connection."""
+    table.add(cid_of(HERE), "connection")
+    table.retire(cid_of(HERE), NOW)
+    assert decide(table, short(cid_of(HERE)), may_reset=True) == Local("connection")
+
+
 def test_an_imported_connection_keeps_its_foreign_id(table: RoutingTable[str]) -> None:
     table.add(cid_of(REMOTE), "moved here")
     assert decide(table, short(cid_of(REMOTE))) == Local("moved here")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quicbaton.errors import InternalError, RefusedError
-from quicbaton.limits import NO_RESET_LIFETIME_S
+from quicbaton.limits import NO_RESET_LIFETIME_S, RETIRED_ID_LIFETIME_S
 from quicbaton.routing.quic_lb import IdLayout, Place
 from quicbaton.routing.table import RoutingTable
 
@@ -50,6 +50,27 @@ def test_removed_id_is_forgotten() -> None:
     assert not table.owners
     assert not table.may_live_elsewhere(b"id")
     table.remove(b"id")  # twice is nothing
+
+
+def test_retired_id_leads_to_its_connection_for_a_while() -> None:
+    table = new_table()
+    table.add(b"id", "a")
+    table.retire(b"id", 5)
+    table.retire(b"unknown", 5)
+    assert not table.owners
+    table.expire(4 + RETIRED_ID_LIFETIME_S)
+    assert table.owner_of(b"id") == "a"
+    table.expire(5 + RETIRED_ID_LIFETIME_S)
+    assert table.owner_of(b"id") is None
+
+
+def test_oldest_retired_id_makes_room_and_withholds_no_reset() -> None:
+    table = new_table(max_retired=2)
+    for number in range(3):
+        table.add(bytes([number]), "a")
+        table.retire(bytes([number]), number)
+    assert [table.owner_of(bytes([number])) for number in range(3)] == [None, "a", "a"]
+    assert table.no_reset_until < 0
 
 
 def test_given_away_then_forgotten_over_time() -> None:
@@ -146,7 +167,7 @@ def test_rebuilding_while_expiring_loses_nothing() -> None:
 
 
 actions = st.tuples(
-    st.sampled_from(["add", "remove", "forward", "bury", "expire"]),
+    st.sampled_from(["add", "remove", "retire", "forward", "bury", "expire"]),
     st.integers(0, 5),
     st.integers(1, 900),
 )
@@ -157,7 +178,7 @@ actions = st.tuples(
 def test_an_id_is_in_one_place_and_given_away_ids_are_guarded(
     script: list[tuple[str, int, int]],
 ) -> None:
-    table = new_table(max_owners=4, max_forwards=3, max_tombstones=3)
+    table = new_table(max_owners=4, max_forwards=3, max_tombstones=3, max_retired=2)
     now = 0.0
     guarded: dict[bytes, float] = {}  # the model: ID to the time until which no reset may go out
     for action, number, amount in script:
@@ -170,6 +191,8 @@ def test_an_id_is_in_one_place_and_given_away_ids_are_guarded(
                 case "remove":
                     table.remove(cid)
                     guarded.pop(cid, None)
+                case "retire":
+                    table.retire(cid, now)
                 case "forward":
                     table.forward(cid, "there", now + amount)
                     guarded[cid] = now + amount
@@ -181,10 +204,11 @@ def test_an_id_is_in_one_place_and_given_away_ids_are_guarded(
                     table.expire(now)
         except RefusedError:
             pass
-        places = [table.owners, table._forwards, table._tombstones]
+        places = [table.owners, table._retired, table._forwards, table._tombstones]
         ids = [cid for place in places for cid in place]
         assert len(ids) == len(set(ids))
         assert len(table.owners) <= 4
+        assert len(table._retired) <= 2
         assert len(table._forwards) <= 3
         assert len(table._tombstones) <= 3
         for cid, until in guarded.items():

@@ -151,7 +151,7 @@ class _Client:
     def add(self, cid: bytes, owner: object) -> None:
         """All datagrams of this socket are the one connection's."""
 
-    def remove(self, cid: bytes) -> None:
+    def retire(self, cid: bytes, now: float) -> None:
         """See `add`."""
 
     def forget(self, session: object) -> None:

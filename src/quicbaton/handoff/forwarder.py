@@ -129,10 +129,12 @@ class Forwarder(Machine[SourceState]):
         return self._state, [Send(event.link, MovedAck(self.connection_id, self._handoff_id))]
 
     def _taken_back(self, event: TakenBack, now_us: int) -> _Step:
-        if self._told_over is None:
-            return SourceState.DONE, []
-        ack = MovedAck(self.connection_id, self._handoff_id)
-        return SourceState.DONE, [Send(self._told_over, ack)]
+        # IDs that the client retired meanwhile do not come back with the connection.
+        effects: list[Effect] = [StopForwarding(self.connection_id)]
+        if self._told_over is not None:
+            ack = MovedAck(self.connection_id, self._handoff_id)
+            effects.append(Send(self._told_over, ack))
+        return SourceState.DONE, effects
 
     def _resumed(self, event: Received, now_us: int) -> _Step:
         assert isinstance(event.message, Resumed)

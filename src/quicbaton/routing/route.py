@@ -6,7 +6,7 @@ may belong to different connections.
 
 Short header, by its destination ID:
 
-    known                              Local
+    known, or retired a moment ago     Local
     given away, strays still follow    Forward to the new owner
     given away, or withheld            Drop: somebody may own it
     names another known place          Forward there (tossing)
@@ -149,7 +149,7 @@ def _known(
     cid: bytes, table: RoutingTable[OwnerT], now: float, forwarded: bool
 ) -> Route[OwnerT] | None:
     """Decide by the table alone; None when it does not know `cid`."""
-    owner = table.owners.get(cid)
+    owner = table.owner_of(cid)
     if owner is not None:
         return Local(owner)
     if not table.may_live_elsewhere(cid):

@@ -1,8 +1,11 @@
 """The routing table of one worker: connection ID to what happens to its packets.
 
-An ID is in at most one of three places:
+An ID is in at most one of four places:
 
 * `owners`: the connection lives here.
+* retired: the peer has retired it. The datagrams of one peer come by several ways, from the network
+  and forwarded, so one that was sent before may arrive after the retirement. It still finds its
+  connection for a while, and is no sign of a connection that is lost: no reset answers it.
 * forwards: it was given away; strays follow it until a time.
 * tombstones: it may live elsewhere, nothing is forwarded any more, and it must not be reset
   (RFC 9000 §21.11: never reset what could be active on any endpoint with the same key).
@@ -24,8 +27,10 @@ from quicbaton.errors import InternalError, RefusedError
 from quicbaton.limits import (
     MAX_FORWARDED_IDS,
     MAX_NO_RESET_IDS,
+    MAX_RETIRED_IDS,
     MAX_ROUTED_IDS,
     NO_RESET_LIFETIME_S,
+    RETIRED_ID_LIFETIME_S,
 )
 from quicbaton.routing.quic_lb import IdConfigs, IdLayout, Place
 
@@ -56,6 +61,7 @@ class RoutingTable(Generic[OwnerT]):
         max_owners: int = MAX_ROUTED_IDS,
         max_forwards: int = MAX_FORWARDED_IDS,
         max_tombstones: int = MAX_NO_RESET_IDS,
+        max_retired: int = MAX_RETIRED_IDS,
     ) -> None:
         """`place` is this worker's; `peers` are the places that packets may be tossed to."""
         self.configs = IdConfigs.of(layout)
@@ -67,12 +73,14 @@ class RoutingTable(Generic[OwnerT]):
         #: through the methods.
         self.owners: dict[bytes, OwnerT] = {}
         self.no_reset_until = float("-inf")
+        self._retired: dict[bytes, tuple[OwnerT, float]] = {}  # in the order of retirement
         self._forwards: dict[bytes, tuple[Target, float]] = {}
         self._tombstones: dict[bytes, float] = {}
         self._heap: list[tuple[float, bytes]] = []  # (until, cid); may hold dead entries
         self._max_owners = max_owners
         self._max_forwards = max_forwards
         self._max_tombstones = max_tombstones
+        self._max_retired = max_retired
 
     # --- commands ---
 
@@ -94,6 +102,7 @@ class RoutingTable(Generic[OwnerT]):
                 f"the routing table holds {self._max_owners} connection IDs and is full",
                 code="routing_table_full",
             )
+        self._retired.pop(cid, None)
         self._forwards.pop(cid, None)
         self._tombstones.pop(cid, None)
         self.owners[cid] = owner
@@ -115,10 +124,20 @@ class RoutingTable(Generic[OwnerT]):
         self.no_reset_until = float("-inf")
 
     def remove(self, cid: bytes) -> None:
-        """Forget `cid`: it was retired, or its connection is over for everybody."""
+        """Forget `cid`: its connection is over for everybody."""
         self.owners.pop(cid, None)
+        self._retired.pop(cid, None)
         self._forwards.pop(cid, None)
         self._tombstones.pop(cid, None)
+
+    def retire(self, cid: bytes, now: float) -> None:
+        """The peer retired `cid`: only what is late still comes for it."""
+        owner = self.owners.pop(cid, None)
+        if owner is None:
+            return
+        if len(self._retired) >= self._max_retired:
+            del self._retired[next(iter(self._retired))]
+        self._retired[cid] = (owner, now + RETIRED_ID_LIFETIME_S)
 
     def forward(self, cid: bytes, to: Target, until: float) -> None:
         """Send what comes for `cid` to its new owner; it is ours no more.
@@ -133,6 +152,7 @@ class RoutingTable(Generic[OwnerT]):
                 code="forwards_full",
             )
         self.owners.pop(cid, None)
+        self._retired.pop(cid, None)
         self._tombstones.pop(cid, None)
         self._forwards[cid] = (to, until)
         self._schedule(until, cid)
@@ -144,6 +164,7 @@ class RoutingTable(Generic[OwnerT]):
     def bury(self, cid: bytes, until: float) -> None:
         """Put a tombstone: drop what comes for `cid`, and never reset it, until then."""
         self.owners.pop(cid, None)
+        self._retired.pop(cid, None)
         self._forwards.pop(cid, None)
         if cid not in self._tombstones and len(self._tombstones) >= self._max_tombstones:
             oldest = next(iter(self._tombstones))
@@ -152,7 +173,12 @@ class RoutingTable(Generic[OwnerT]):
         self._schedule(until, cid)
 
     def expire(self, now: float) -> None:
-        """Turn expired forwards into tombstones and remove expired tombstones."""
+        """Turn expired forwards into tombstones; remove expired tombstones and retired IDs."""
+        while self._retired:
+            cid, (_, until) = next(iter(self._retired.items()))
+            if now < until:
+                break
+            del self._retired[cid]
         heap = self._heap
         while heap and heap[0][0] <= now:
             _, cid = heapq.heappop(heap)
@@ -167,6 +193,14 @@ class RoutingTable(Generic[OwnerT]):
     def has_room_here(self, count: int) -> bool:
         """Say whether `count` more IDs can be routed to connections of this process."""
         return len(self.owners) + count <= self._max_owners
+
+    def owner_of(self, cid: bytes) -> OwnerT | None:
+        """Return whose datagrams come for `cid`, be they late, or None."""
+        owner = self.owners.get(cid)
+        if owner is not None:
+            return owner
+        retired = self._retired.get(cid)
+        return None if retired is None else retired[0]
 
     def forward_of(self, cid: bytes, now: float) -> Target | None:
         """Return where strays of `cid` go, or None."""

@@ -17,7 +17,7 @@ class Routes(Protocol):
     """Where a session enters the IDs that it answers to."""
 
     def add(self, cid: bytes, owner: Session) -> None: ...
-    def remove(self, cid: bytes) -> None: ...
+    def retire(self, cid: bytes, now: float) -> None: ...
 
 
 class Outlet(Protocol):
@@ -86,6 +86,8 @@ class Session:
 
     def receive(self, batch: list[Datagram]) -> None:
         """Process datagrams of this connection, in order."""
+        if self._over:
+            return  # it has moved on; these are for an ID that was retired before
         self._receive(batch)
         self.process()
 
@@ -154,9 +156,9 @@ class Session:
         self.cids.add(cid)
 
     def remove_route(self, cid: bytes) -> None:
-        """The peer retired an ID: nobody answers to it any more."""
+        """The peer retired an ID: nothing new comes for it any more."""
         self.cids.discard(cid)
-        self._endpoint.table.remove(cid)
+        self._endpoint.table.retire(cid, monotonic())
         self._endpoint.on_retired(self)
 
     def detach(self) -> None:

@@ -33,6 +33,7 @@ from quicbaton.handoff import DestinationState, HandoffDestination
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
 from quicbaton.handoff.messages import MovedAck, Offer, RemoteOffer, Stray
+from quicbaton.limits import NO_RESET_LIFETIME_S
 
 #: H3_INTERNAL_ERROR (RFC 9114 §8.1).
 _INTERNAL_ERROR: Final = 0x102
@@ -215,11 +216,13 @@ class Arrivals:
             self._machines.feed(machine, ev.Received(0, stray))
 
     def _release(self, machine: HandoffDestination, opened: Opened) -> None:
+        """What was held is another's: its IDs that are of this process must not be reset."""
         sink = self._held.pop(machine.handoff_id, None)
         table = self._endpoint.table
+        until = monotonic() + NO_RESET_LIFETIME_S
         for cid in opened.connection.connection_ids() if sink is not None else ():
             if table.owners.get(cid) is sink:
-                table.remove(cid)
+                table.bury(cid, until)
 
     # --- what becomes of a machine --------------------------------------------------------------
 

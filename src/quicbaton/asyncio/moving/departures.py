@@ -31,12 +31,11 @@ from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
 from quicbaton.handoff.dialect import reads_new_kinds
 from quicbaton.handoff.messages import Precopied
+from quicbaton.limits import NO_RESET_LIFETIME_S
 from quicbaton.transport.connection import Connection
 
 #: The first baton format that names streams which stay behind.
 _RELAY_FORMAT: Final = 3
-#: How long a forwarder that was told to stop protects the IDs from resets.
-_TOMBSTONE_S: Final = 600.0
 
 
 _UNFINISHED: Final = (
@@ -371,9 +370,10 @@ class Departures:
         reach("after_destroy")
 
     def _stop_forwarding(self, _machine: HandoffSource, effect: fx.StopForwarding) -> None:
+        """What still comes for its IDs is dropped, and never reset: somebody may own it."""
         for cid in self._given[effect.connection_id].cids:
             if isinstance(self._endpoint.table.owners.get(cid), Sink):
-                self._endpoint.table.bury(cid, monotonic() + _TOMBSTONE_S)
+                self._endpoint.table.bury(cid, monotonic() + NO_RESET_LIFETIME_S)
 
     def _reroute(self, machine: HandoffSource, effect: fx.Reroute) -> None:
         # The connection may be on its way back here: then it will be `taken_back`.
