@@ -9,13 +9,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test coverage check bench clean
+.PHONY: help venv demo test coverage check fuzz bench clean
 
 help:
 	@echo "make demo   hand a live download from process to process (ARGS=\"--json FILE\")"
 	@echo "make test   run the tests"
 	@echo "make coverage   which lines the tests without processes reach"
 	@echo "make check  lint, formatting, types, layers"
+	@echo "make fuzz   fuzz every target for a minute (ARGS=\"--seconds N TARGET\")"
 	@echo "make bench  run every benchmark into bench/results (ARGS=\"--quick\")"
 	@echo "make venv   only make the environment (.venv)"
 	@echo "make clean  remove the environment and what the tools left behind"
@@ -50,8 +51,13 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# By coverage where atheris can be installed, else with hypothesis.
+fuzz: $(STAMP)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) install 'atheris>=2.3' 2>/dev/null || true
+	@$(BIN)/python tests/fuzz/run.py $(ARGS)
+
 bench: $(STAMP)
 	$(BIN)/python -m bench all $(ARGS)
 
 clean:
-	rm -rf $(VENV) .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .coverage .fuzz .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

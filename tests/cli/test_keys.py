@@ -186,6 +186,9 @@ def test_addresses_are_read_as_they_are_written() -> None:
         assert str(parse_address(text)) == text
     assert parse_address("[::1]") == ("::1", 7843)
     assert parse_address("host") == ("host", 7843)
+    for port in ("0", "65536", "٣", 5000 * "1"):
+        with pytest.raises(ConfigurationError):
+            parse_address(f"host:{port}")
 
 
 def test_two_commands_at_once_change_a_folder_one_after_the_other(

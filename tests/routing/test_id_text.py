@@ -133,6 +133,8 @@ def test_new_key_is_of_another_series_than_those_beside_it() -> None:
         ("plain", "ids_text"),
         ("plaintext:node", "ids_text"),
         ("plaintext:node=-1", "ids_text"),
+        ("plaintext:node=٣", "ids_text"),
+        ("plaintext:node=" + 5000 * "1", "ids_text"),
         ("plaintext:length=3", "ids_text"),
         ("plaintext:key=8f95f09245765f80256934e50c66207f", "ids_text"),
         ("encrypted:config=3", "ids_text"),

@@ -14,6 +14,21 @@ def state_of(end: End) -> ConnectionState:
     return connection._state
 
 
+def sealed(state: ConnectionState, number: int, payload: bytes, *, first_byte: int = 0x43) -> bytes:
+    """A short-header packet for the connection of `state`; its number has four bytes."""
+    protection = state.protection
+    suite = suite_of(protection.cipher)
+    first_byte |= (protection.recv_generation & 1) << 2
+    head = bytes([first_byte]) + state.ids.local[0].cid
+    context = KeyContext(protection.version, protection.cipher, protection.recv)
+    nonce = (context.iv ^ number).to_bytes(NONCE_BYTES)
+    low = (number & 0xFFFFFFFF).to_bytes(4)
+    body = context.aead.encrypt(nonce, payload, head + low)
+    mask = suite.masks(protection.recv_hp)(body[:16])
+    hidden = bytes(a ^ b for a, b in zip(low, mask[1:5], strict=True))
+    return bytes([head[0] ^ mask[0] & 0x1F]) + head[1:] + hidden + body
+
+
 class Forger:
     """Speaks to `victim` as its peer would, in packet numbers far ahead of the peer's."""
 
@@ -24,21 +39,10 @@ class Forger:
         self.number = state.numbers.largest_received + 100
 
     def packet(self, payload: bytes, *, first_byte: int = 0x43, number: int | None = None) -> bytes:
-        """A short-header packet; its number has four bytes and is the next one unless given."""
-        state = state_of(self.victim)
-        protection = state.protection
-        suite = suite_of(protection.cipher)
+        """A short-header packet; its number is the next one unless given."""
         if number is None:
             number = self.number = self.number + 1
-        first_byte |= (protection.recv_generation & 1) << 2
-        head = bytes([first_byte]) + state.ids.local[0].cid
-        context = KeyContext(protection.version, protection.cipher, protection.recv)
-        nonce = (context.iv ^ number).to_bytes(NONCE_BYTES)
-        low = (number & 0xFFFFFFFF).to_bytes(4)
-        body = context.aead.encrypt(nonce, payload, head + low)
-        mask = suite.masks(protection.recv_hp)(body[:16])
-        hidden = bytes(a ^ b for a, b in zip(low, mask[1:5], strict=True))
-        return bytes([head[0] ^ mask[0] & 0x1F]) + head[1:] + hidden + body
+        return sealed(state_of(self.victim), number, payload, first_byte=first_byte)
 
     def send(self, payload: bytes, *, first_byte: int = 0x43, number: int | None = None) -> None:
         self.victim.receive(

@@ -124,7 +124,7 @@ def find_server(text: str, options: argparse.Namespace) -> Server:
 
 def find_servers(text: str, options: argparse.Namespace) -> list[Server]:
     """What SERVER means: the processes that share a port, or one."""
-    if text.isascii() and text.isdigit():
+    if text.isascii() and text.isdigit() and len(text) <= 5:
         found = local_servers(user_state.control_sockets(int(text)))
         services = [server for server in found if _is_service(server)]
         if services:

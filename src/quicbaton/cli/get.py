@@ -38,6 +38,8 @@ from quicbaton.http3 import H3Connection
 from quicbaton.transport.connection import Connection
 
 CONNECT_TIMEOUT_S: Final = 10.0
+#: A longer Content-Length is no size of a file.
+_MAX_LENGTH_DIGITS: Final = 19
 
 OnProgress = Callable[[int, int | None], None]
 
@@ -163,7 +165,7 @@ class _Download(QuicConnectionProtocol):
             self._fail(f"the server answered {status.decode()}", f"http_{status.decode()}")
             return
         length = headers.get(b"content-length")
-        if length is not None and length.isdigit():
+        if length is not None and length.isdigit() and len(length) <= _MAX_LENGTH_DIGITS:
             self._expected = int(length)
 
     def _on_data(self, data: bytes) -> None:

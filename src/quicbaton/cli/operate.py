@@ -95,6 +95,6 @@ def serve_metrics(
 
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
-    if not port.isdigit() or int(port) > 65_535:
+    if not (port.isascii() and port.isdigit() and len(port) <= 5) or int(port) > 65_535:
         raise argparse.ArgumentTypeError(f"expected PORT or HOST:PORT, got {text!r}")
     return host.strip("[]") or "127.0.0.1", int(port)

@@ -444,7 +444,7 @@ async def _port_of(other: Path) -> int:
 
 def _port(text: str) -> int:
     # getaddrinfo cuts a larger number to 16 bits, and the server would be where nobody expects it.
-    if not (text.isascii() and text.isdigit()) or int(text) > 65_535:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5) or int(text) > 65_535:
         raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
     return int(text)
 

@@ -123,7 +123,7 @@ def open_ticket(ticket: bytes, ring: KeyRing, now: float) -> Resumption | None:
     try:
         text = _cipher(key, header[_ID_OFFSET:]).decrypt(_ZERO_NONCE, ticket[len(header) :], header)
         resumption = msgspec.msgpack.decode(text, type=Resumption)
-    except (InvalidTag, msgspec.DecodeError):
+    except (InvalidTag, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     age_s = now - resumption.issued_ms / 1000
     return resumption if -BATON_CLOCK_SKEW_S <= age_s <= TICKET_LIFETIME_S else None

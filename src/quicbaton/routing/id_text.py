@@ -110,7 +110,7 @@ def _parse(text: str) -> _Form:
         if key in _FLAGS and not value:
             field, setting = _FLAGS[key]
             fields[field] = setting
-        elif key in _NUMBERS and value.isdecimal():
+        elif key in _NUMBERS and value.isascii() and value.isdigit() and len(value) <= 2:
             fields[key] = int(value)
         elif key == "key":
             fields["key"] = _parse_key(value)

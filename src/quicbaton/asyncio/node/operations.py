@@ -92,8 +92,9 @@ class Operations:
     def _path_of(self, member: str) -> str:
         """The name by which a member can be linked to."""
         own, _, worker = member.rpartition("/")
-        if own == self._node.names.slot.rpartition("/")[0] and worker.isdigit():
-            return self._node.workers.get(int(worker), member)
+        if own == self._node.names.slot.rpartition("/")[0]:
+            paths = {str(number): path for number, path in self._node.workers.items()}
+            return paths.get(worker, member)
         return member
 
     def _place(self, name: bytes, member: str) -> Awaitable[Report]:

@@ -226,7 +226,8 @@ def parse_address(text: str) -> Address:
             f"{text!r}: write an IPv6 address in brackets, as in [::1]:{DEFAULT_PORT}",
             code="address",
         )
-    if not host or not digits.isascii() or not digits.isdigit() or not 0 < int(digits) < 1 << 16:
+    is_number = digits.isascii() and digits.isdigit() and len(digits) <= 5
+    if not host or not is_number or not 0 < int(digits) < 1 << 16:
         raise ConfigurationError(
             f"{text!r} is not an address: expected HOST:PORT, as in 10.0.0.1:{DEFAULT_PORT}",
             code="address",
