@@ -66,14 +66,22 @@ class Limited:
         self.refuse_segments: int | None = None
         self.refuse_from: int | None = None
         self.refuse_with = errno.EAGAIN
+        self.mtu_bytes = 65_535
+        self.tries = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
 
     def sendmsg(self, buffers: Any, ancillary: Any, flags: int, address: Any) -> int:
-        segmented = any(level == socket.IPPROTO_UDP for level, _, _ in ancillary)
-        if segmented and self.refuse_segments is not None:
+        size = sum(len(buffer) for buffer in buffers)
+        segments = [value for level, _, value in ancillary if level == socket.IPPROTO_UDP]
+        if segments and self.refuse_segments is not None:
             raise OSError(self.refuse_segments, "no segmentation here")
+        if segments and struct.unpack("=H", segments[0])[0] > self.mtu_bytes:
+            raise OSError(errno.EINVAL, "segments do not fit")  # as Linux' udp_send_skb says it
+        if not segments and size > self.mtu_bytes:
+            raise OSError(errno.EMSGSIZE, "too long")
+        self.tries += 1
         if self.refuse_from is not None and len(self.sent) >= self.refuse_from:
             raise OSError(self.refuse_with, "refused")
         self.sent.append(sum(len(buffer) for buffer in buffers))
@@ -110,12 +118,24 @@ def test_a_train_arrives_as_its_datagrams(host: str) -> None:
     run(main)
 
 
-def test_an_interface_that_cannot_segment_is_noticed_once() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        errno.EIO,
+        errno.EINVAL,
+        errno.EMSGSIZE,
+        errno.EOPNOTSUPP,
+        errno.ENOPROTOOPT,
+        errno.ENOSYS,
+        errno.EPROTONOSUPPORT,
+    ],
+)
+def test_an_interface_that_cannot_segment_is_noticed_once_and_nothing_is_lost(error: int) -> None:
     async def main() -> None:
         sender, _ = opened()
         receiver, inbox = opened()
         limited = limit(sender)
-        limited.refuse_segments = errno.EIO
+        limited.refuse_segments = error
         for _ in range(2):
             sender.send(train_of(10, 300, receiver.address))
         datagrams = await inbox.holds(20)
@@ -148,6 +168,90 @@ def test_what_a_full_buffer_refuses_waits_for_room(segmentation: bool) -> None:
         assert [datagram.data for datagram in datagrams] == [*train.datagrams(), b"behind it"]
         sender.close()
         receiver.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("segmentation", [True, False])
+@pytest.mark.parametrize("error", [errno.ENOBUFS, errno.ENOMEM])
+def test_what_a_full_queue_of_the_interface_refuses_waits_without_spinning(
+    error: int, segmentation: bool
+) -> None:
+    async def main() -> None:
+        room = asyncio.Event()
+        sender, _ = opened(on_room=room.set)
+        sender._gso = sender._gso and segmentation
+        segmentation_before = sender._gso
+        receiver, inbox = opened()
+        limited = limit(sender)
+        limited.refuse_from, limited.refuse_with = 0 if segmentation else 4, error
+        train = train_of(10, 300, receiver.address)
+        assert sender.send(train)
+        assert sender.is_full
+        tries = limited.tries
+        for _ in range(100):  # the socket is writable all the while
+            await asyncio.sleep(0)
+        assert limited.tries - tries < 20
+        limited.refuse_with = errno.EAGAIN  # then it is the buffer that is full
+        while not sender._writing:
+            await asyncio.sleep(0)
+        limited.refuse_with = error
+        while sender._writing:
+            await asyncio.sleep(0)
+        limited.refuse_from = None
+        await room.wait()
+        assert not sender.is_full
+        assert [datagram.data for datagram in await inbox.holds(10)] == train.datagrams()
+        assert sender._gso == segmentation_before
+        sender.close()
+        receiver.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("segmentation", [True, False])
+def test_a_size_that_the_interface_refuses_is_told_and_what_fits_is_sent(
+    segmentation: bool,
+) -> None:
+    async def main() -> None:
+        sender, _ = opened()
+        sender._gso = sender._gso and segmentation
+        before = sender._gso
+        receiver, inbox = opened()
+        limit(sender).mtu_bytes = 1280
+        assert not sender.send(train_of(10, 300, receiver.address, 1400))
+        assert sender.send(train_of(10, 300, receiver.address))
+        datagrams = await inbox.holds(11)
+        assert [len(datagram.data) for datagram in datagrams] == [300, *[1200] * 9, 300]
+        assert sender._gso == before  # that is another matter
+        sender.close()
+        receiver.close()
+
+    run(main)
+
+
+def test_a_download_goes_on_at_once_when_the_interface_takes_smaller_datagrams_only(
+    certificate: CertificateFiles,
+) -> None:
+    async def main() -> None:
+        configuration = server_configuration(certificate)
+        server = await serve(
+            "127.0.0.1", 0, configuration=configuration, create_protocol=FileServer
+        )
+        async with http_client(certificate, server.port) as client:
+            assert digest(await client.get(MB)) == digest(body_of(MB))
+            (session,) = server.endpoint.sessions.values()
+            path = session.connection._state.paths[0]
+            assert path.mtu_bytes == 1452
+            limited = limit(server.endpoint.udp)
+            limited.mtu_bytes = 1280
+            begin = session.connection.age_s
+            assert digest(await client.get(MB)) == digest(body_of(MB))
+            # Neither a probe timeout nor a loss: nothing was waited for.
+            assert session.connection._state.recovery.pto_count == 0
+            assert session.connection.age_s - begin < 2
+            assert 1280 - 16 < path.mtu_bytes <= 1280
+        server.close()
 
     run(main)
 

@@ -35,6 +35,7 @@ def parameters(stream_window: int = 1 << 20) -> Parameters:
         active_connection_id_limit=8,
         disable_active_migration=False,
         max_datagram_frame_bytes=65_535,
+        grease_quic_bit=False,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aioquic._buffer import Buffer
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicTransportParameters, pull_quic_transport_parameters
@@ -9,6 +11,8 @@ from aioquic.tls import Extension, ExtensionType
 
 from quicbaton.errors import RefusedError
 from quicbaton.transport.state import Parameters
+
+_GREASE_QUIC_BIT: Final = 0x2AB2
 
 
 def sent_parameters(quic: QuicConnection) -> QuicTransportParameters:
@@ -28,7 +32,9 @@ def _pull_parameters(extensions: list[Extension]) -> QuicTransportParameters:
     raise RefusedError("the handshake carried no transport parameters", code="not_ready")
 
 
-def import_parameters(wire: QuicTransportParameters) -> Parameters:
+def import_parameters(
+    wire: QuicTransportParameters, *, grease_quic_bit: bool = False
+) -> Parameters:
     """With RFC 9000 §18.2's defaults for what was left out."""
     return Parameters(
         max_idle_timeout_ms=wire.max_idle_timeout or 0,
@@ -41,7 +47,25 @@ def import_parameters(wire: QuicTransportParameters) -> Parameters:
         active_connection_id_limit=_or_default(wire.active_connection_id_limit, 2),
         disable_active_migration=bool(wire.disable_active_migration),
         max_datagram_frame_bytes=wire.max_datagram_frame_size or 0,
+        grease_quic_bit=grease_quic_bit,
     )
+
+
+def allows_grease(extensions: list[Extension] | None) -> bool:
+    """Whether the parameters have the empty grease_quic_bit (RFC 9287 §3), which aioquic skips.
+
+    We do not announce it ourselves: a client may clear the bit in its Handshake packets from then
+    on, and aioquic, which reads these, discards packets without it.
+    """
+    for kind, data in extensions or []:
+        if kind == ExtensionType.QUIC_TRANSPORT_PARAMETERS:
+            buf = Buffer(data=data)
+            while not buf.eof():
+                parameter = buf.pull_uint_var()
+                buf.pull_bytes(buf.pull_uint_var())
+                if parameter == _GREASE_QUIC_BIT:
+                    return True
+    return False
 
 
 def _or_default(value: int | None, default: int) -> int:

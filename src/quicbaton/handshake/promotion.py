@@ -33,6 +33,7 @@ from quicbaton.handshake.packets import (
     import_recovery,
 )
 from quicbaton.handshake.parameters import (
+    allows_grease,
     import_parameters,
     received_parameters,
     sent_parameters,
@@ -142,7 +143,9 @@ def _extract(
     is_client = quic.configuration.is_client
     promised = sent_parameters(quic)
     local = import_parameters(promised)
-    remote = import_parameters(received_parameters(quic))
+    remote = import_parameters(
+        received_parameters(quic), grease_quic_bit=allows_grease(quic.tls.received_extensions)
+    )
     runs = inflight.sent_runs(quic, to_us)
     streams = ImportedStreams(quic, local, remote, now_us)
     recovery = import_recovery(quic, runs, to_us, now_us)
@@ -184,6 +187,7 @@ def _extract(
         tokens=[],
         pings_due=list(quic._ping_pending),
         datagrams=list(quic._datagrams_pending),
+        datagrams_dropped=0,
         events=[_event(event) for event in quic._events],
         idle_timeout_us=_idle_timeout_us(local, remote),
         # Ready means that a packet of the peer's has just been processed.

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from aioquic.quic import events as aioquic_events
 
-from quicbaton import limits
 from quicbaton.errors import CallerError
-from quicbaton.transport import closing
+from quicbaton.transport import closing, datagrams
 from quicbaton.transport import frames as f
 from quicbaton.transport.events import to_aioquic
 from quicbaton.transport.loss.recovery import Recovery
@@ -77,17 +76,25 @@ class ApplicationSide(ConnectionView):
     # --- the connection -------------------------------------------------------------------------
 
     def send_datagram_frame(self, data: bytes) -> None:
-        """Queue an unreliable DATAGRAM (RFC 9221); the oldest goes when too many wait."""
-        self._check()
-        state = self._state
-        limit = state.remote.max_datagram_frame_bytes
-        if len(data) + 1 + f.varint_size(len(data)) > limit:
+        """Queue an unreliable DATAGRAM (RFC 9221); the oldest goes when too many wait.
+
+        Raises CallerError (`datagram_too_large`) for more than `max_datagram_bytes`.
+        """
+        largest = self.max_datagram_bytes
+        if len(data) > largest or not self._state.remote.max_datagram_frame_bytes:
             raise CallerError(
-                f"the peer takes DATAGRAM frames of up to {limit} bytes, this one has {len(data)}",
+                f"a DATAGRAM of {len(data)} bytes does not fit: the peer and the path take up to "
+                f"{largest} now; ask max_datagram_bytes, which changes with the path",
                 code="datagram_too_large",
             )
-        state.datagrams.append(data)
-        del state.datagrams[: -limits.MAX_QUEUED_DATAGRAMS]
+        datagrams.queue(self._state, data)
+
+    @property
+    def max_datagram_bytes(self) -> int:
+        """Bytes of the largest DATAGRAM that can be sent now: what the peer takes and a packet on
+        its path carries. It changes with the path, in a handoff to another host too."""
+        self._check()
+        return datagrams.largest_payload(self._state)
 
     def send_ping(self, uid: int) -> None:
         """Send a PING; its acknowledgement comes back as PingAcknowledged with `uid`."""

@@ -35,6 +35,7 @@ from quicbaton.transport.loss.recovery import Recovery
 from quicbaton.transport.packets.acks import ReceivedNumbers
 from quicbaton.transport.packets.protection import PacketProtection
 from quicbaton.transport.paths.ids import ConnectionIds, IdIssuer
+from quicbaton.transport.paths.mtu import MtuSearch
 from quicbaton.transport.paths.paths import Paths
 from quicbaton.transport.receiver import Receiver
 from quicbaton.transport.sender import Sender, Train, skip_numbers
@@ -71,7 +72,7 @@ class Connection(ApplicationSide):
     ) -> None:
         super().__init__(state, configuration, trace)
         self._origin_s = origin_s
-        self._protection = PacketProtection(state.protection)
+        self._protection = PacketProtection(state.protection, grease=state.remote.grease_quic_bit)
         self._congestion = CongestionController(state.congestion)
         self._streams = Streams(state)
         self._ids = ConnectionIds(
@@ -251,6 +252,15 @@ class Connection(ApplicationSide):
         if self._paths.on_timer(now_us):
             self._recovery.on_path_change(now_us)
         self._ids.drop_alias(now_us)
+
+    def on_refused(self, train: Train, now: float) -> None:
+        """The interface takes no datagrams of this train's size, so none of them was sent: give it
+        the time at which it was made. What they held is due again, in smaller ones."""
+        self._check()
+        for path in self._state.paths:
+            if (path.remote, path.local) == (train.remote, train.local):
+                MtuSearch(path).on_refused(train.segment_bytes)
+                self._recovery.on_refused(path, self._advance(now))
 
     # --- commands -------------------------------------------------------------------------------
 

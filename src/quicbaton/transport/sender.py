@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 from aioquic.quic.logger import QuicLoggerTrace
 
 from quicbaton import limits
+from quicbaton.transport import datagrams, qlog, rangeset
 from quicbaton.transport import frames as f
-from quicbaton.transport import qlog, rangeset
 from quicbaton.transport.loss.congestion import CongestionController
 from quicbaton.transport.loss.recovery import Recovery
 from quicbaton.transport.packets.acks import ReceivedNumbers
@@ -279,7 +279,7 @@ class Sender:
         ):
             del state.pings_due[0]
         if state.datagrams:
-            self._write_datagrams(plan)
+            datagrams.write_due(state, plan)
         self._streams.write_due(plan)
         if probing:
             if not plan.eliciting:
@@ -431,20 +431,6 @@ class Sender:
             if not plan.add(frame, (f.NEW_TOKEN, state.tokens_due[0], 0, 0, 0)):
                 return
             del state.tokens_due[0]
-
-    def _write_datagrams(self, plan: f.PacketPlan) -> None:
-        """RFC 9221 §5: unreliable, so no record is kept; one that can never fit is dropped."""
-        queue = self._state.datagrams
-        sent = 0
-        for data in queue:
-            head = bytes([f.DATAGRAM_LEN]) + f.encode_varint(len(data))
-            if not plan.add(head + data):
-                if not plan.parts:
-                    sent += 1
-                    continue
-                break
-            sent += 1
-        del queue[:sent]
 
     # --- packet numbers -------------------------------------------------------------------------
 

@@ -357,6 +357,7 @@ class Parameters(_State):
     active_connection_id_limit: int
     disable_active_migration: bool
     max_datagram_frame_bytes: int  # 0: no DATAGRAM frames (RFC 9221)
+    grease_quic_bit: bool  # takes packets whose fixed bit is zero (RFC 9287)
 
 
 # --- undelivered events: what `next_event` will say -------------------------------------------
@@ -467,6 +468,7 @@ class ConnectionState(_State):
     tokens: list[bytes]
     pings_due: list[int]  # uids
     datagrams: list[bytes]  # DATAGRAM frames to send
+    datagrams_dropped: int  # of these, dropped unsent: too many waited, or the MTU shrank
     events: list[Event]
     idle_timeout_us: int  # 0: none
     idle_from_us: int  # last restart of the idle timer (RFC 9000 §10.1)

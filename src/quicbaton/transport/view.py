@@ -101,6 +101,11 @@ class ConnectionView:
         return self._state.paths[0].remote
 
     @property
+    def datagrams_dropped(self) -> int:
+        """DATAGRAMs that were taken and never sent: too many waited, or the path's MTU shrank."""
+        return self._state.datagrams_dropped
+
+    @property
     def bytes_in_flight(self) -> int:
         return self._state.congestion.in_flight_bytes
 

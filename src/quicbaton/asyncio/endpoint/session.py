@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.sender import Train
+
+#: The packets' size may be refused, then those of the probes by which the right one is found.
+_MAX_REFUSALS: Final = 12
 
 
 class Routes(Protocol):
@@ -25,7 +28,7 @@ class Outlet(Protocol):
 
     @property
     def is_full(self) -> bool: ...
-    def send(self, train: Train) -> None: ...
+    def send(self, train: Train) -> bool: ...
 
 
 class Host(Protocol):
@@ -138,8 +141,7 @@ class Session:
         if outlet.is_full:
             self._wait_for_room(self)
         else:
-            for train in connection.trains_to_send(monotonic()):
-                outlet.send(train)
+            send_all(connection, outlet)
         self._arm()
 
     def transmit_soon(self) -> None:
@@ -227,7 +229,24 @@ class Session:
 def send_first(connection: Connection, outlet: Outlet) -> bool:
     """Send one short train of a connection that has been silent for a handoff; False when it has
     nothing to send."""
-    trains = [] if outlet.is_full else connection.trains_to_send(monotonic(), quick=True)
-    for train in trains:
-        outlet.send(train)
-    return bool(trains)
+    return not outlet.is_full and send_all(connection, outlet, quick=True)
+
+
+def send_all(connection: Connection, outlet: Outlet, *, quick: bool = False) -> bool:
+    """Send what is due now; False when that is nothing.
+
+    Where the interface refuses datagrams of the size that the path has carried, because its route
+    or its MTU has changed, what they held goes out again at once, in smaller ones.
+    """
+    now = monotonic()
+    sent = False
+    for _ in range(_MAX_REFUSALS):
+        refused = False
+        for train in connection.trains_to_send(now, quick=quick):
+            sent = True
+            if not outlet.send(train):
+                refused = True
+                connection.on_refused(train, now)
+        if not refused:
+            break
+    return sent

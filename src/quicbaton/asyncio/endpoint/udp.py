@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from quicbaton.limits import MIN_DATAGRAM_BYTES
 from quicbaton.transport.sender import Train
 from quicbaton.transport.state import Address
 
@@ -48,6 +49,9 @@ _BUFFER_BYTES: Final = 4 << 20
 _PORT_TRIES: Final = 100
 #: Trains kept while the socket's buffer is full; beyond, they are lost as on any full link.
 _MAX_OUTBOX: Final = 1024
+
+#: Until a full queue of the interface is tried again: what a gigabit takes for 125 KB of it.
+_QUEUE_PAUSE_S: Final = 0.001
 
 _IS_LINUX: Final = sys.platform.startswith("linux")
 
@@ -143,6 +147,11 @@ class UdpSocket:
         self._wildcard = name[0] in ("0.0.0.0", "::")
         self._gso = False
         self._alone = 0  # reads in a row that brought one datagram
+        self._writing = False
+        self._pause: asyncio.TimerHandle | None = None
+        #: Of the latest refusal: by the interface's queue; by the size.
+        self._queue_full = False
+        self._refused = False
         self.datagrams_sent = 0
         self.datagrams_received = 0
         self._configure()
@@ -161,9 +170,8 @@ class UdpSocket:
 
     def close(self) -> None:
         self.stop()
-        if self._outbox:
-            self._loop.remove_writer(self.sock.fileno())
-            self._outbox.clear()
+        self._stop_waiting()
+        self._outbox.clear()
         self.sock.close()
 
     def read_now(self) -> list[Datagram]:
@@ -197,16 +205,20 @@ class UdpSocket:
         self.datagrams_received += len(batch)
         return batch
 
-    def send(self, train: Train) -> None:
-        """Send a train, or keep it until the socket has room."""
+    def send(self, train: Train) -> bool:
+        """Send a train, or keep it until the socket has room. False when the interface does not
+        take datagrams of that size (EMSGSIZE): they are lost, and larger ones than 1200 bytes
+        should not be tried again on this path."""
         if self._outbox:
             if len(self._outbox) < _MAX_OUTBOX:
                 self._outbox.append(train)
-            return
+            return True
+        self._refused = False
         rest = self._try_send(train)
         if rest is not None:
             self._outbox.append(rest)
-            self._loop.add_writer(self.sock.fileno(), self._on_writable)
+            self._wait()
+        return not self._refused
 
     def send_datagram(self, data: bytes, remote: Address, local: Address = ()) -> None:
         self.send(Train(data, len(data), remote, local))
@@ -299,50 +311,87 @@ class UdpSocket:
             rest = self._try_send(self._outbox[0])
             if rest is not None:
                 self._outbox[0] = rest
+                self._wait()
                 return
             self._outbox.popleft()
-        self._loop.remove_writer(self.sock.fileno())
+        self._stop_waiting()
         self._on_room()
 
+    def _wait(self) -> None:
+        """Try again when there is room. Where the interface's queue was full and not the socket's
+        buffer, the socket is writable all the time: then after a pause."""
+        if not self._queue_full:
+            if self._pause is not None:
+                self._pause.cancel()
+                self._pause = None
+            if not self._writing:
+                self._writing = True
+                self._loop.add_writer(self.sock.fileno(), self._on_writable)
+            return
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self.sock.fileno())
+        self._pause = self._loop.call_later(_QUEUE_PAUSE_S, self._on_writable)
+
+    def _stop_waiting(self) -> None:
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self.sock.fileno())
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+
     def _try_send(self, train: Train) -> Train | None:
-        """Send it; what is left of it when the socket's buffer is full, else None."""
+        """Send it; what is left of it while there is no room, else None. Sets `_refused` when the
+        interface does not take datagrams of that size."""
         data = train.data
         segment_bytes = train.segment_bytes
-        ancillary: list[tuple[int, int, bytes]] = []
-        if train.local and self._wildcard:
-            ancillary.append(source_ancillary(train.local, is_v6=self._is_v6))
-        if len(data) > segment_bytes and not self._gso:
-            return self._send_singly(train, ancillary)
+        if len(data) <= segment_bytes or not self._gso:
+            return self._send_singly(train)
+        segmented = (_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", segment_bytes))
         try:
-            if len(data) > segment_bytes:
-                segmented = (_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", segment_bytes))
-                self.sock.sendmsg([data], [*ancillary, segmented], 0, train.remote)
-                self.datagrams_sent += -(-len(data) // segment_bytes)
-            else:
-                self.sock.sendmsg([data], ancillary, 0, train.remote)
-                self.datagrams_sent += 1
-        except (BlockingIOError, InterruptedError):
-            return train
+            self.sock.sendmsg([data], [*self._ancillary(train), segmented], 0, train.remote)
         except OSError as error:
-            if error.errno == errno.EIO and len(data) > segment_bytes:
-                # The interface cannot segment (udp(7)): one by one from now on.
+            if self._is_full_by(error):
+                return train
+            # The interface cannot segment (EIO, udp(7)), nor the kernel on this route, or it is
+            # about something else, the size for instance: what goes singly tells which.
+            before = self.datagrams_sent
+            rest = self._send_singly(train)
+            if rest is None and not self._refused and self.datagrams_sent > before:
                 self._gso = False
-                return self._send_singly(train, ancillary)
-            # Too big for the interface, or no route: lost, as the network could have it.
+            return rest
+        self.datagrams_sent += -(-len(data) // segment_bytes)
         return None
 
-    def _send_singly(self, train: Train, ancillary: list[tuple[int, int, bytes]]) -> Train | None:
+    def _send_singly(self, train: Train) -> Train | None:
         data = train.data
         step = train.segment_bytes
+        ancillary = self._ancillary(train)
         for at in range(0, len(data), step):
+            piece = data[at : at + step]
             try:
-                self.sock.sendmsg([data[at : at + step]], ancillary, 0, train.remote)
+                self.sock.sendmsg([piece], ancillary, 0, train.remote)
                 self.datagrams_sent += 1
-            except (BlockingIOError, InterruptedError):
-                return train._replace(data=data[at:])
-            except OSError:
+            except OSError as error:
+                if self._is_full_by(error):
+                    return train._replace(data=data[at:])
+                if error.errno == errno.EMSGSIZE and len(piece) > MIN_DATAGRAM_BYTES:
+                    self._refused = True
+                    continue  # the last one may be smaller
+                # No route, or a firewall: lost, as the network could have it.
                 return None
         return None
+
+    def _is_full_by(self, error: OSError) -> bool:
+        """Whether it is a matter of waiting: for the socket's buffer, or the interface's queue."""
+        self._queue_full = error.errno in (errno.ENOBUFS, errno.ENOMEM)
+        return self._queue_full or isinstance(error, (BlockingIOError, InterruptedError))
+
+    def _ancillary(self, train: Train) -> list[tuple[int, int, bytes]]:
+        if train.local and self._wildcard:
+            return [source_ancillary(train.local, is_v6=self._is_v6)]
+        return []
 
 
 def source_ancillary(local: Address, *, is_v6: bool) -> tuple[int, int, bytes]:

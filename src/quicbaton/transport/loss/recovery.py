@@ -25,6 +25,7 @@ from quicbaton.transport.state import (
     NEVER,
     NONE,
     ConnectionState,
+    PathState,
     RecoveryState,
     SentFrame,
     SentRun,
@@ -191,6 +192,21 @@ class Recovery:
                 run.size for run in state.sent if run.path == path.serial and not _is_mtu_probe(run)
             )
             MtuSearch(path).on_timeouts(state.pto_count, max(sizes, default=0), now_us)
+
+    def on_refused(self, path: PathState, now_us: int) -> None:
+        """What was to be sent there just now, in datagrams larger than its MTU now is, never left:
+        no sign of congestion, and nothing to wait for."""
+        state = self._state
+        refused: list[SentRun] = []
+        kept: list[SentRun] = []
+        for run in state.sent:
+            never_left = run.at_us == now_us and run.path == path.serial
+            (refused if never_left and run.size > path.mtu_bytes else kept).append(run)
+        state.sent[:] = kept
+        for run in refused:
+            state.eliciting_in_flight -= run.count
+            self._congestion.on_discarded(run.count * run.size)
+            self._deliver_lost(run)
 
     def queue_probe_data(self) -> None:
         """Queue the oldest outstanding contents again, for a probe that has nothing new to carry.
@@ -376,7 +392,6 @@ class Recovery:
             self._on_lost(lost, acked, now_us)
 
     def _on_lost(self, lost: list[SentRun], acked: list[SentRun], now_us: int) -> None:
-        delivery = self._delivery
         congestion = self._congestion
         if self._trace is not None:
             qlog.log_lost(self._trace, lost)
@@ -394,15 +409,18 @@ class Recovery:
                 lost_bytes += size
                 newest_at_us = max(newest_at_us, run.at_us)
                 largest_size = max(largest_size, run.size)
-            if run.stream_id != NONE:
-                delivery.on_run_lost(run.stream_id, run.offset, run.chunk * run.count)
-            for frame in run.frames:
-                delivery.on_frame_lost(frame)
+            self._deliver_lost(run)
         if lost_bytes:
             congestion.on_lost(lost_bytes, newest_at_us, now_us)
             MtuSearch(self._connection.paths[0]).on_packets_lost(largest_size, now_us)
             if self._is_persistent(lost, acked):
                 congestion.on_persistent_congestion(now_us)
+
+    def _deliver_lost(self, run: SentRun) -> None:
+        if run.stream_id != NONE:
+            self._delivery.on_run_lost(run.stream_id, run.offset, run.chunk * run.count)
+        for frame in run.frames:
+            self._delivery.on_frame_lost(frame)
 
     def _is_persistent(self, lost: list[SentRun], acked: list[SentRun]) -> bool:
         """RFC 9002 §7.6.2: nothing acknowledged over three PTOs' worth of sending."""

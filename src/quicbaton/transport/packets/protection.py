@@ -57,6 +57,8 @@ _RESERVED: Final = 0x18
 _KEY_PHASE: Final = 0x04
 _KEY_PHASE_SHIFT: Final = 2
 _NUMBER_LENGTH: Final = 0x03
+#: Multiplicative hashing: any change spreads over the upper bits of a product.
+_MIXER: Final = 0x9E3779B97F4A7C15F39CC0605CEDC835
 _PROTECTED: Final = 0x1F  # what header protection covers of it
 
 #: RFC 9001 §5.4.2: a sample begins as if the packet number were 4 bytes long.
@@ -77,12 +79,11 @@ _CLOSING_RESERVE_PACKETS: Final = 1024
 
 
 class PacketProtection:
-    """Packet protection over a `ProtectionState`, which it alone writes to.
+    """Packet protection over a `ProtectionState`, which it alone writes to. PeerError for one with
+    an unknown version or cipher suite."""
 
-    Raises PeerError for a state with an unknown version or cipher suite.
-    """
-
-    def __init__(self, state: ProtectionState) -> None:
+    def __init__(self, state: ProtectionState, *, grease: bool = False) -> None:
+        self._grease = grease  # the peer takes packets without the fixed bit (RFC 9287 §3.1)
         check_version(state.version)
         self._state = state
         self._suite = suite_of(state.cipher)
@@ -176,7 +177,11 @@ class PacketProtection:
 
     def _first_byte(self, number_length: int, spin: int) -> int:
         phase = self._state.send_generation & 1
-        return _FIXED | spin << _SPIN_SHIFT | phase << _KEY_PHASE_SHIFT | number_length - 1
+        fixed = _FIXED
+        if self._grease:
+            # Unpredictable without the key, whose IV is in it; one bit for a whole train.
+            fixed &= (self._sealing().iv ^ self._floor) * _MIXER >> 90
+        return fixed | spin << _SPIN_SHIFT | phase << _KEY_PHASE_SHIFT | number_length - 1
 
     def _seal_each(
         self, dcid: bytes, first_number: int, number_length: int, payloads: list[bytes], spin: int

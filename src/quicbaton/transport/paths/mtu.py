@@ -125,6 +125,16 @@ class MtuSearch:
         """The path no longer carries its size: back to 1200, and search again in a while."""
         begin(self._path, self._path.mtu_ceiling_bytes, now_us + SETTLE_US)
 
+    def on_refused(self, size: int) -> None:
+        """Our own interface takes no datagrams of that size: no need to lose any more (§4.2.1 of
+        RFC 8899 wants such news to be believed). The search goes on below."""
+        path = self._path
+        if size <= path.mtu_bytes:
+            begin(path, path.mtu_ceiling_bytes, 0)
+        path.mtu_limit_bytes = max(MIN_DATAGRAM_BYTES, min(path.mtu_limit_bytes, size - 1))
+        path.mtu_failures = 0
+        self._end_probe()
+
     def reset(self, ceiling_bytes: int, now_us: int) -> None:
         """Start anew: on another host, or through a relay that takes room of its own."""
         begin(self._path, ceiling_bytes, now_us)

@@ -74,6 +74,8 @@ class StandIn:
         # aioquic's HTTP/3 looks for these.
         self._quic_logger = None
         self._remote_max_datagram_frame_size = None
+        #: DATAGRAMs are no stream's: none can be sent from here.
+        self.max_datagram_bytes = 0
         self._logger = ConnectionLog(connection.original_destination_connection_id)
         self._ids = frozenset(stream.stream_id for stream in relayed)
         self._streams = {stream.stream_id: _Left(state, stream) for stream in relayed}
