@@ -24,6 +24,7 @@ from quicbaton.testing import (
 )
 from quicbaton.transport import rangeset
 from quicbaton.transport.connection import Connection
+from quicbaton.transport.sender import Train
 
 CLIENT = ("192.0.2.1", 1)
 SERVER = ("192.0.2.2", 2)
@@ -173,6 +174,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "next_event": (),
     "next_event_but_requests": (),
     "next_peer_stream_id": (),
+    "on_refused": (Train(b"", 1200, CLIENT, ()), 0.0),
     "parting_trains": (0.0,),
     "pause_reading": (0,),
     "set_priority": (0, 3, True),
