@@ -1,4 +1,8 @@
-"""Two ends of HTTP/3 over a perfect wire: what H3Connection needs of QUIC, and no more."""
+"""Two ends of HTTP/3 over a perfect wire: what H3Connection needs of QUIC, and no more.
+
+`Quic` is as strict as our transport: it refuses to write where nothing can be written, drops what
+comes for a half that is over, and answers STOP_SENDING with a reset.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from aioquic.quic.events import (
 )
 from msgspec import msgpack
 
+from quicbaton.errors import StreamStateError
 from quicbaton.http3 import H3Connection, Http3State, export_state, restore
 
 
@@ -24,11 +29,20 @@ class Quic:
     def __init__(self, is_client: bool) -> None:
         self.configuration = SimpleNamespace(is_client=is_client)
         self._quic_logger = None
-        self._remote_max_datagram_frame_size = 65_535
+        self._remote_max_datagram_frame_size: int | None = 65_535
         self._next = {False: 0 if is_client else 1, True: 2 if is_client else 3}
         self.peer_streams = 0
         self.outbox: list[QuicEvent] = []
         self.closed: tuple[int, str] | None = None
+        #: Connection time; it stands still unless a test moves it.
+        self.clock_us = 0
+        self.max_datagram_bytes = 1200
+        self.priorities: dict[int, tuple[int, bool]] = {}
+        #: Our halves with their end written, those that were reset, and the peer's that are over.
+        self._ended: set[int] = set()
+        self._reset: set[int] = set()
+        self._read: set[int] = set()
+        self._stopped: set[int] = set()
 
     def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
         return self._next[is_unidirectional]
@@ -37,19 +51,41 @@ class Quic:
         return 4 * self.peer_streams + self.configuration.is_client
 
     def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
-        is_uni = bool(stream_id & 2)
-        if stream_id & 1 != self.configuration.is_client:
-            self._next[is_uni] = max(self._next[is_uni], stream_id + 4)
+        self._check_writable(stream_id)
+        if stream_id in self._ended | self._reset:
+            raise StreamStateError(f"stream {stream_id} was ended or reset")
+        if end_stream:
+            self._ended.add(stream_id)
+        self._open(stream_id)
         if data or end_stream:
             self.outbox.append(
                 StreamDataReceived(data=data, end_stream=end_stream, stream_id=stream_id)
             )
 
     def reset_stream(self, stream_id: int, error_code: int) -> None:
-        self.outbox.append(StreamReset(error_code=error_code, stream_id=stream_id))
+        self._check_writable(stream_id)
+        self._open(stream_id)
+        if stream_id not in self._reset:
+            self._reset.add(stream_id)
+            self.outbox.append(StreamReset(error_code=int(error_code), stream_id=stream_id))
 
     def stop_stream(self, stream_id: int, error_code: int) -> None:
-        self.outbox.append(StopSendingReceived(error_code=error_code, stream_id=stream_id))
+        if stream_id & 2 and self._is_own(stream_id):
+            raise StreamStateError(f"stream {stream_id} can only be written")
+        if stream_id not in self._read | self._stopped:
+            self._stopped.add(stream_id)
+            self.outbox.append(StopSendingReceived(error_code=int(error_code), stream_id=stream_id))
+
+    def set_priority(self, stream_id: int, urgency: int, incremental: bool) -> None:
+        self._check_writable(stream_id)
+        if stream_id not in self._ended | self._reset:
+            self.priorities[stream_id] = (urgency, incremental)
+
+    def stream_is_finished(self, stream_id: int) -> bool:
+        sent = stream_id in self._ended | self._reset
+        if not stream_id & 2:
+            return sent and stream_id in self._read
+        return sent if self._is_own(stream_id) else stream_id in self._read
 
     def send_datagram_frame(self, data: bytes) -> None:
         self.outbox.append(DatagramFrameReceived(data=data))
@@ -58,6 +94,38 @@ class Quic:
         self, error_code: int = 0, frame_type: int | None = None, reason_phrase: str = ""
     ) -> None:
         self.closed = (int(error_code), reason_phrase)
+
+    def receive(self, event: QuicEvent) -> bool:
+        """Whether the event is one for HTTP/3."""
+        if isinstance(event, StreamDataReceived):
+            if event.stream_id in self._read | self._stopped:
+                return False
+            if event.end_stream:
+                self._read.add(event.stream_id)
+        elif isinstance(event, StreamReset):
+            if event.stream_id in self._read:
+                return False
+            self._read.add(event.stream_id)
+        elif isinstance(event, StopSendingReceived):
+            if event.stream_id in self._reset:
+                return False
+            self.reset_stream(event.stream_id, event.error_code)
+        stream_id = getattr(event, "stream_id", 2)
+        if not stream_id & 2 and not self._is_own(stream_id):
+            self.peer_streams = max(self.peer_streams, stream_id // 4 + 1)
+        return True
+
+    def _is_own(self, stream_id: int) -> bool:
+        return bool(stream_id & 1) != self.configuration.is_client
+
+    def _open(self, stream_id: int) -> None:
+        if self._is_own(stream_id):
+            is_uni = bool(stream_id & 2)
+            self._next[is_uni] = max(self._next[is_uni], stream_id + 4)
+
+    def _check_writable(self, stream_id: int) -> None:
+        if stream_id & 2 and not self._is_own(stream_id):
+            raise StreamStateError(f"stream {stream_id} can only be read")
 
 
 class End:
@@ -71,11 +139,19 @@ class End:
 
     def handle(self, event: QuicEvent) -> None:
         self.move()
-        stream_id = getattr(event, "stream_id", 2)
-        if not stream_id & 2 and stream_id & 1 == self.quic.configuration.is_client:
-            self.quic.peer_streams = max(self.quic.peer_streams, stream_id // 4 + 1)
-        self.seen += self.h3.handle_event(event)
+        if self.quic.receive(event):
+            self.seen += self.h3.handle_event(event)
         self.move()
+
+    def feed(self, stream_id: int, data: bytes, ended: bool = False, size: int = 1 << 62) -> None:
+        """The peer's bytes on a stream, in pieces of `size`."""
+        for piece in pieces(StreamDataReceived(data, ended, stream_id), [size]):
+            self.handle(piece)
+
+    def take_sent(self) -> list[QuicEvent]:
+        """What was sent since the last call."""
+        sent, self.quic.outbox = self.quic.outbox, []
+        return sent
 
     def move(self) -> None:
         """Through bytes and back."""
@@ -85,8 +161,10 @@ class End:
         encoded = msgpack.encode(state)
         decoded = msgpack.decode(encoded, type=Http3State)
         assert decoded == state
+        held = self.h3._held_bytes
         self.h3 = restore(self.quic, decoded)
         assert export_state(self.h3) == state
+        assert self.h3._held_bytes == held
 
 
 def pieces(event: QuicEvent, sizes: list[int]) -> list[QuicEvent]:

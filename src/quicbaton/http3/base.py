@@ -20,7 +20,6 @@ from quicbaton.http3.errors import (
     StreamOverloadError,
 )
 from quicbaton.http3.events import H3Event, StreamFailed
-from quicbaton.http3.priority import Priority
 from quicbaton.http3.rates import Rate
 from quicbaton.http3.state import Http3State, Http3Stream
 from quicbaton.http3.webtransport import OFFER
@@ -28,6 +27,8 @@ from quicbaton.transport.state import NONE
 
 #: Streams kept before the first look for finished ones; the threshold then follows the count.
 _FIRST_SWEEP: Final = 64
+#: RFC 6585 §5.
+_TOO_LARGE: Final = ((b":status", b"431"), (b"content-length", b"0"))
 _IDLE_FRAMES: Final = Rate(limits.IDLE_FRAMES_PER_S, limits.IDLE_FRAME_BURST)
 
 
@@ -111,6 +112,8 @@ class Http3Base:
         ]
         for stream_id in over:
             del self._streams[stream_id]
+        for stream_id in [known for known in self._state.priorities if self._is_finished(known)]:
+            del self._state.priorities[stream_id]
 
     # --- for both directions --------------------------------------------------------------------
 
@@ -167,6 +170,12 @@ class Http3Base:
         self._state.flags |= s.DONE
         self._quic.close(error_code=error.error_code, reason_phrase=error.reason_phrase)
 
+    def _prioritize(self, stream_id: int, urgency: int, incremental: bool) -> None:
+        """Tell the transport, if it has priorities."""
+        prioritize = getattr(self._quic, "set_priority", None)
+        if prioritize is not None:
+            prioritize(stream_id, urgency, incremental)
+
     def _open_uni_stream(self, stream_type: int, prefix: bytes) -> int:
         stream_id: int = self._quic.get_next_available_stream_id(is_unidirectional=True)
         qlog.log_stream_type(self._quic_logger, stream_id, stream_type)
@@ -180,13 +189,17 @@ class Http3Base:
         stream = self._streams.get(stream_id)
         if stream is None:
             return []
-        # A server whose client broke off before its request was whole has told nobody.
-        known = stream.receive != s.HEAD or self._is_client
-        if isinstance(error, FieldSectionTooLargeError) and self._refuse_fields(stream_id, stream):
-            return []
+        # A server has told nobody of a request that is not whole, and neither side of a
+        # WebTransport stream that does not belong to a session.
+        known = stream.kind <= s.PUSH and (
+            stream.receive != s.HEAD or (self._is_client and not stream_id & 1)
+        )
         if ended:
             self._end_receiving(stream_id, stream)
-        self._abort(stream_id, stream, error.error_code)
+        if not (
+            isinstance(error, FieldSectionTooLargeError) and self._refuse_fields(stream_id, stream)
+        ):
+            self._abort(stream_id, stream, error.error_code)
         if not known:
             return []
         return [StreamFailed(stream_id, int(error.error_code), error.reason_phrase)]
@@ -195,20 +208,14 @@ class Http3Base:
         """RFC 6585 §5: say 431, where there is somebody to hear it."""
         if self._is_client or stream.kind != s.REQUEST or stream.send != s.HEAD:
             return False
-        frame, _ = qpack.encode_response([(b":status", b"431"), (b"content-length", b"0")])
+        frame, _ = qpack.encode_response(_TOO_LARGE, 0)
         stream.kind = s.IGNORED
         self._hold(stream, b"")
         self._quic.send_stream_data(stream_id, frame, True)
         self._end_sending(stream_id, stream)
         # RFC 9114 §4.1: the rest of the request is of no interest, and that is no error.
-        self._quic.stop_stream(stream_id, ErrorCode.H3_NO_ERROR)
+        self._stop(stream_id, stream, ErrorCode.H3_NO_ERROR)
         return True
-
-    def _prioritize(self, stream_id: int, priority: Priority) -> None:
-        """Tell the transport, if it has priorities."""
-        prioritize = getattr(self._quic, "set_priority", None)
-        if prioritize is not None:
-            prioritize(stream_id, priority.urgency, priority.incremental)
 
     def _spend_idle_frame(self) -> None:
         if (now_us := self._clock_us()) != NONE:

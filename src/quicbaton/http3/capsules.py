@@ -35,10 +35,16 @@ def encode_capsule(kind: int, value: bytes) -> bytes:
 
 
 def read_capsules(
-    data: bytes, held: bytearray | None, kind: int, left: int, wanted: Callable[[int], bool]
+    data: bytes,
+    held: bytearray | None,
+    kind: int,
+    left: int,
+    wanted: Callable[[int], bool],
+    last: int = -1,
 ) -> tuple[list[Capsule], bytearray | None, int, int]:
     """Read on: `held`, `kind` and `left` are what this function returned last, None, -1 and 0 at
-    first, and return with the whole capsules of the kinds that are `wanted`.
+    first, and return with the whole capsules of the kinds that are `wanted`. What follows a capsule
+    of the kind `last` is returned as held, and not read.
 
     Raises MessageError for a wanted capsule that is larger than we take.
     """
@@ -67,6 +73,8 @@ def read_capsules(
             return capsules, held, kind, left
         if wanted(kind):
             capsules.append(Capsule(kind, bytes(held or b"")))
+        if kind == last:
+            return capsules, bytearray(data[at:]) or None, -1, 0
         held = None
         kind = -1
 

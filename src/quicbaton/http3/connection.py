@@ -38,6 +38,7 @@ from quicbaton.http3.receiving import ReceivingSide
 from quicbaton.http3.sending import SendingSide
 from quicbaton.transport.frames import encode_varint
 from quicbaton.transport.state import NONE
+from quicbaton.transport.streams.turns import CONTROL_URGENCY
 
 __all__ = [
     "H3_ALPN",
@@ -93,6 +94,8 @@ class H3Connection(ReceivingSide, SendingSide):
         state.local_control_stream = self._open_uni_stream(
             StreamType.CONTROL, encode_varint(StreamType.CONTROL) + settings
         )
+        # Settings, GOAWAY and credit for pushes do not wait behind what they are about.
+        self._prioritize(state.local_control_stream, CONTROL_URGENCY, False)
         state.local_encoder_stream = self._open_uni_stream(
             StreamType.QPACK_ENCODER, encode_varint(StreamType.QPACK_ENCODER)
         )

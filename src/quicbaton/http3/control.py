@@ -21,6 +21,7 @@ from quicbaton.http3.errors import (
 from quicbaton.http3.events import GoawayReceived, H3Event, PriorityReceived
 from quicbaton.http3.frames import parse_identifier, parse_settings, pull_header, pull_varint
 from quicbaton.http3.priority import parse_priority
+from quicbaton.http3.state import HEAD
 from quicbaton.transport.state import NONE
 
 #: Frames of messages, which have no place here (RFC 9114 §7.2).
@@ -124,12 +125,12 @@ class ControlStream(Http3Base):
             self._is_client
         ):
             raise FrameUnexpected("Servers must not send PRIORITY_UPDATE")  # RFC 9218 §7.2
-        size = _SIZES.get(frame_type)
-        if size is None:
-            self._spend_idle_frame()
-        elif frame_type in _IDENTIFIERS and length > size:
+        # A peer may say all of these again and again, in two bytes: none of them carries a message.
+        self._spend_idle_frame()
+        size = _SIZES.get(frame_type, length)
+        if frame_type in _IDENTIFIERS and length > size:
             raise FrameError(f"{FrameType(frame_type).name} frame has trailing data")
-        elif length > size:
+        if length > size:
             raise ExcessiveLoadError(f"a {FrameType(frame_type).name} frame of {length} bytes")
 
     def _on_control_frame(self, frame_type: int, payload: bytes, events: list[H3Event]) -> None:
@@ -189,13 +190,18 @@ class ControlStream(Http3Base):
         if element & 3:
             raise IdError("PRIORITY_UPDATE for what is no request")
         priority = parse_priority(payload[at:])
+        stream = self._streams.get(element)
         if element < state.next_request_id:
-            self._prioritize(element, priority)
-            if element in self._streams:
+            # Whether HTTP/3 has finished with the stream or not: the transport may have not.
+            self._prioritize(element, *priority)
+            if stream is not None and stream.receive != HEAD:
                 events.append(PriorityReceived(element, *priority))
-            return
-        # It may come before its request. An ID beyond what we let the client open is a lie, but
-        # what we allow is QUIC's to know: those that are remembered are few.
+                return
+            if self._is_finished(element):
+                return
+        # It may come before its request, or while that is half there: what the request says is
+        # older. An ID beyond what we let the client open is a lie, but what we allow is QUIC's to
+        # know: those that are remembered are few.
         state.priorities.pop(element, None)
         if len(state.priorities) >= limits.MAX_EARLY_PRIORITIES:
             del state.priorities[next(iter(state.priorities))]

@@ -8,7 +8,7 @@ call of their own: they asked for a frame that the stream's state forbids.
 
 from __future__ import annotations
 
-from quicbaton.errors import CallerError, QuicbatonError
+from quicbaton.errors import CallerError, QuicbatonError, StreamStateError
 from quicbaton.http3.codes import ErrorCode
 
 
@@ -72,6 +72,12 @@ class SessionGoneError(StreamError):
     error_code = ErrorCode.WEBTRANSPORT_SESSION_GONE
 
 
+class DatagramStreamError(StreamError):
+    """A datagram for a request that has no use for one (RFC 9297 §2)."""
+
+    error_code = ErrorCode.H3_DATAGRAM_ERROR
+
+
 class GoawayError(CallerError):
     """The server goes away: it takes no new requests (RFC 9114 §5.2). Use another connection."""
 
@@ -113,6 +119,13 @@ class FrameError(ProtocolError):
 
 class FrameUnexpected(ProtocolError):  # noqa: N818
     error_code = ErrorCode.H3_FRAME_UNEXPECTED
+
+
+class StreamOverError(FrameUnexpected, StreamStateError):
+    """A program writes to a stream that it has ended, or that the peer has given up meanwhile: an
+    error under both names, aioquic's and that of our transport's streams."""
+
+    code = "stream_state"
 
 
 class IdError(ProtocolError):

@@ -13,6 +13,8 @@ Fields = Sequence[tuple[bytes, bytes]]
 
 #: RFC 9110 §5.1: a token; RFC 9114 §4.2: in lower case.
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
+#: RFC 9110 §9.1: a token, in any case.
+_METHOD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 #: RFC 9114 §10.3, RFC 9110 §5.5: what could end the field elsewhere, and surrounding white space.
 _BAD_VALUE: Final = re.compile(rb"[\0\r\n]").search
 _WHITE: Final = b" \t"
@@ -57,12 +59,17 @@ def request_head(fields: Fields) -> RequestHead:
     method = pseudo.get(b":method")
     if method is None:
         raise MessageError("Pseudo-headers [b':method'] are missing")
+    if _METHOD(method) is None:
+        raise MessageError(f"Pseudo-header b':method' has invalid value {method!r}")
     protocol = pseudo.get(b":protocol", b"")
-    if method == b"CONNECT" and not protocol and (b":scheme" in pseudo or b":path" in pseudo):
-        # §4.4
-        raise MessageError("a CONNECT request has neither :scheme nor :path")
-    if protocol and method != b"CONNECT":
+    if b":protocol" in pseudo and (method != b"CONNECT" or not protocol):
         raise MessageError("only CONNECT has a :protocol")  # RFC 8441 §4, by RFC 9220 §3
+    if method == b"CONNECT" and not protocol:
+        # §4.4
+        if b":scheme" in pseudo or b":path" in pseudo:
+            raise MessageError("a CONNECT request has neither :scheme nor :path")
+        if not pseudo.get(b":authority"):
+            raise MessageError("a CONNECT request has an :authority")
     _check_target(pseudo, fields)
     # §4.3.1: all but CONNECT name a scheme and a path, and so does an extended one.
     if (method != b"CONNECT" or protocol) and not {b":scheme", b":path"} <= pseudo.keys():
@@ -83,7 +90,7 @@ def response_head(fields: Fields) -> ResponseHead:
     status = pseudo.get(b":status")
     if status is None:
         raise MessageError("Pseudo-headers [b':status'] are missing")
-    if len(status) != 3 or not status.isdigit():
+    if len(status) != 3 or not status.isdigit() or status < b"100":
         raise MessageError(f"Pseudo-header b':status' has invalid value {status!r}")
     if status == b"101":
         # §4.5: a stream of HTTP/3 does not change its protocol.

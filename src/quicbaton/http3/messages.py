@@ -19,6 +19,7 @@ from quicbaton.http3.errors import (
     IdError,
     MessageError,
     RequestIncompleteError,
+    RequestRejectedError,
     StreamCreationError,
     StreamError,
 )
@@ -95,9 +96,7 @@ class MessageReader(WebTransportSide):
                     break
                 frame_type, left, at = header
                 if frame_type == FrameType.WEBTRANSPORT_STREAM and self._webtransport:
-                    if stream.receive != s.HEAD or stream.flags or stream.kind == s.PUSH:
-                        raise FrameError("WEBTRANSPORT_STREAM after something else")
-                    stream.send = s.BODY
+                    self._check_webtransport(stream_id, stream)
                     events += self._begin_webtransport(stream_id, stream, left, data[at:], ended)
                     break
                 self._check_frame(stream_id, stream, frame_type, left)
@@ -132,25 +131,35 @@ class MessageReader(WebTransportSide):
             if not length:
                 self._spend_idle_frame()
         elif frame_type == FrameType.HEADERS:
+            if stream_id & 1 and stream.kind == s.REQUEST:
+                raise StreamCreationError("a bidirectional stream from a server")  # §6.1
             # §4.4: a tunnel has DATA frames only.
             if stream.receive >= s.TRAILED - bool(stream.flags & s.TUNNEL):
                 raise FrameUnexpected("HEADERS frame is not allowed in this state")
-            if stream_id & 1 and stream.kind == s.REQUEST:
-                raise StreamCreationError("a bidirectional stream from a server")  # §6.1
             _check_section_size(length)
         elif frame_type == FrameType.PUSH_PROMISE and stream.kind == s.REQUEST:
             if not self._is_client:
                 raise FrameUnexpected("Clients must not send PUSH_PROMISE")  # §7.2.5
+            if stream_id & 1 or (stream.flags & s.TUNNEL and stream.receive != s.HEAD):
+                raise FrameUnexpected("PUSH_PROMISE frame is not allowed in this state")
             _check_section_size(length)
         elif frame_type in _MISPLACED:
             place = "push" if stream.kind == s.PUSH else "request"
             raise FrameUnexpected(f"Invalid frame type on {place} stream")
-        elif frame_type == FrameType.WEBTRANSPORT_STREAM and self._webtransport:
-            raise FrameError("WEBTRANSPORT_STREAM after something else")
         else:
             # §9: a type that nobody knows is skipped.
             stream.flags |= s.BEGUN
             self._spend_idle_frame()
+
+    def _check_webtransport(self, stream_id: int, stream: Http3Stream) -> None:
+        """WebTransport's signal is the first thing that a stream's opener says ("Bidirectional
+        Streams")."""
+        is_answer = self._is_client and not stream_id & 1
+        has_begun = stream.receive != s.HEAD or stream.flags & s.BEGUN
+        if is_answer or has_begun or stream.kind == s.PUSH:
+            raise FrameError("WEBTRANSPORT_STREAM after something else")
+        if stream.send == s.HEAD:
+            stream.send = s.BODY
 
     # --- what the frames say --------------------------------------------------------------------
 
@@ -186,7 +195,7 @@ class MessageReader(WebTransportSide):
             stream.receive = s.TRAILED
         elif self._is_client:
             fields, response = qpack.decode_response(block)
-            self._begin_response(stream, response)
+            self._begin_response(stream_id, stream, response)
         else:
             fields, request = qpack.decode_request(block)
             early = self._begin_request(stream_id, stream, request)
@@ -202,6 +211,9 @@ class MessageReader(WebTransportSide):
         self, stream_id: int, stream: Http3Stream, request: RequestHead
     ) -> list[H3Event]:
         """A request's header section is whole; returns events that waited for it."""
+        is_session = request.protocol in webtransport.PROTOCOLS and self._webtransport
+        if is_session and len(self._state.sessions) >= limits.MAX_WEBTRANSPORT_SESSIONS:
+            raise RequestRejectedError("too many WebTransport sessions")
         stream.receive = s.BODY
         priority = request.priority
         if self._state.priorities:
@@ -209,10 +221,10 @@ class MessageReader(WebTransportSide):
             known = self._state.priorities.pop(stream_id, None)
             if known is not None:
                 priority = Priority(known >> 1, bool(known & 1))
-        self._prioritize(stream_id, priority)
+        self._prioritize(stream_id, *priority)
         if request.method == b"CONNECT":
             stream.flags |= s.TUNNEL
-            if request.protocol in webtransport.PROTOCOLS and self._webtransport:
+            if is_session:
                 return self._begin_session(stream_id)
         elif request.method == b"HEAD":
             stream.flags |= s.HEAD_REQUEST
@@ -220,13 +232,16 @@ class MessageReader(WebTransportSide):
             stream.receive_left = request.content_length
         return []
 
-    def _begin_response(self, stream: Http3Stream, response: ResponseHead) -> None:
+    def _begin_response(self, stream_id: int, stream: Http3Stream, response: ResponseHead) -> None:
         if response.is_interim:
             stream.flags |= s.INTERIM
+            self._spend_idle_frame()
             return
         stream.receive = s.BODY
-        if stream.flags & s.TUNNEL and 200 <= response.status < 300:
-            return
+        if stream.flags & s.TUNNEL:
+            if response.status < 300:
+                return  # RFC 9110 §9.3.6: a content-length means nothing
+            self._refuse_tunnel(stream_id, stream)
         # RFC 9110 §6.4.1: these have no content, whatever their fields say of it.
         if stream.flags & s.HEAD_REQUEST or response.status in (204, 304):
             stream.receive_left = 0
@@ -253,7 +268,7 @@ class MessageReader(WebTransportSide):
                 raise MessageError("content-length does not match data size")
             stream.receive_left -= len(content)
         if stream_id in self._state.sessions:
-            events += self._read_session(stream_id, stream, content)
+            self._read_session(stream_id, stream, content, events)
             return
         push_id = stream.link if stream.kind == s.PUSH else None
         events.append(DataReceived(content, stream_id, False, push_id))
@@ -277,7 +292,10 @@ class MessageReader(WebTransportSide):
             )
         if stream.receive_left > 0:
             raise MessageError("content-length does not match data size")
-        if stream_id in self._state.sessions:
+        session = self._state.sessions.get(stream_id)
+        if session is not None:
+            if session.capsule_type != NONE or session.capsule_held:
+                raise MessageError("the stream ends within a capsule")  # RFC 9297 §3.3
             events += self._session_ended(stream_id, 0, "")
         self._end_receiving(stream_id, stream)
         last = events[-1] if events else None

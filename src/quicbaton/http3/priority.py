@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from quicbaton.limits import MAX_PRIORITY_UPDATE_BYTES
+
 
 class Priority(NamedTuple):
     """RFC 9218 §4."""
@@ -29,23 +31,50 @@ class Priority(NamedTuple):
 #: §4.1, §4.2: what holds where nothing is said.
 DEFAULT: Final = Priority(3, False)
 
-#: Members of a Structured Fields dictionary (RFC 8941 §3.2) as far as we understand them: `u` with
-#: an integer, `i` with a boolean, each possibly with parameters, which mean nothing.
-_URGENCY: Final = re.compile(rb"u=([0-7])(?:;.*)?").fullmatch
-_INCREMENTAL: Final = re.compile(rb"i(?:=\?([01]))?(?:;.*)?").fullmatch
+#: One member of a Structured Fields dictionary (RFC 8941 §3.2): its key, its value if it has one,
+#: and parameters, which mean nothing here.
+_KEY: Final = rb"[a-z*][a-z0-9_\-.*]*"
+_ITEM: Final = (
+    rb"(?:-?[0-9]{1,12}\.[0-9]{1,3}|-?[0-9]{1,15}|\?[01]|:[A-Za-z0-9+/=]*:"
+    rb'|"(?:[ !#-\[\]-~]|\\["\\])*"|[A-Za-z*][!#$%&\'*+\-.^_`|~0-9A-Za-z:/]*)'
+)
+_PARAMETERS: Final = rb"(?:; *%b(?:=%b)?)*" % (_KEY, _ITEM)
+_LIST: Final = rb"\( *(?:%b%b(?: +|(?=\))))*\)" % (_ITEM, _PARAMETERS)
+_MEMBER: Final = re.compile(rb"(%b)(?:=(%b|%b))?%b" % (_KEY, _ITEM, _LIST, _PARAMETERS)).match
+_COMMA: Final = re.compile(rb"[ \t]*,[ \t]*").match
+_URGENCY: Final = re.compile(rb"[0-7]").fullmatch
+_INCREMENTAL: Final[dict[bytes | None, bool]] = {None: True, b"?1": True, b"?0": False}
 
 
 def parse_priority(value: bytes, base: Priority = DEFAULT) -> Priority:
     """The priority that a field's value says; what it does not say is as in `base`.
 
     §4: parameters that are unknown, out of range or of another type are ignored, and so is all of
-    a value that is no dictionary at all. The last of two of one name counts (RFC 8941 §3.2).
+    a value that is no dictionary at all, or longer than any that says something. The last of two of
+    one name counts (RFC 8941 §3.2).
     """
-    urgency, incremental = base
-    for member in value.split(b","):
-        text = member.strip(b" \t")
-        if (match := _URGENCY(text)) is not None:
-            urgency = int(match[1])
-        elif (match := _INCREMENTAL(text)) is not None:
-            incremental = match[1] != b"0"
-    return Priority(urgency, incremental)
+    if len(value) > MAX_PRIORITY_UPDATE_BYTES:
+        return base
+    members = _members(value.strip(b" "))
+    urgency = members.get(b"u")
+    return Priority(
+        base.urgency if urgency is None or _URGENCY(urgency) is None else int(urgency),
+        _INCREMENTAL.get(members[b"i"], base.incremental) if b"i" in members else base.incremental,
+    )
+
+
+def _members(value: bytes) -> dict[bytes, bytes | None]:
+    """A dictionary's values as they are written, None where the key stands alone; nothing for what
+    is no dictionary."""
+    members: dict[bytes, bytes | None] = {}
+    at = 0
+    while (member := _MEMBER(value, at)) is not None:
+        members[member[1]] = member[2]
+        at = member.end()
+        if at == len(value):
+            return members
+        comma = _COMMA(value, at)
+        if comma is None:
+            break
+        at = comma.end()
+    return {}

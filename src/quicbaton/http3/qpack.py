@@ -99,8 +99,11 @@ def decode_response(block: bytes) -> tuple[Headers, ResponseHead]:
     return fields, response_head(fields)
 
 
-def encode_response(fields: Fields) -> tuple[bytes, ResponseHead]:
-    """A response's HEADERS frame, and what it says. Raises MessageError for a malformed one."""
+def encode_response(fields: Fields, size: int) -> tuple[bytes, ResponseHead]:
+    """A response's HEADERS frame, and what it says, for fields of `size` bytes, counted as RFC
+    9114 §4.2.2 does it. Raises MessageError for a malformed one."""
+    if size > MAX_REMEMBERED_SECTION_BYTES:
+        return _encode_response(fields)
     return _remembered_response(tuple(fields))
 
 
@@ -120,9 +123,14 @@ def _remembered_request(block: bytes) -> tuple[Fields, RequestHead]:
     return _decode_request(block)
 
 
+def _encode_response(fields: Fields) -> tuple[bytes, ResponseHead]:
+    head = response_head(fields)
+    return encode_frame(FrameType.HEADERS, encode_fields(fields)), head
+
+
 @lru_cache(maxsize=MAX_REMEMBERED_SECTIONS)
 def _remembered_response(fields: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, ResponseHead]:
-    return encode_frame(FrameType.HEADERS, encode_fields(fields)), response_head(fields)
+    return _encode_response(fields)
 
 
 # --- the instruction streams --------------------------------------------------------------------

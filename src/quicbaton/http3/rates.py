@@ -7,8 +7,6 @@ ahead than the burst allows is too much. It is in `Http3State`, so it moves alon
 
 from __future__ import annotations
 
-from typing import Final
-
 from msgspec import Struct
 
 
@@ -23,7 +21,3 @@ class Rate(Struct, frozen=True):
         share_us = 1_000_000 // self.per_s
         whole_at_us = max(whole_at_us, now_us) + share_us
         return -1 if whole_at_us - now_us > self.burst * share_us else whole_at_us
-
-
-#: A time that never passes: the clock of a connection that has none.
-NO_CLOCK: Final = -1

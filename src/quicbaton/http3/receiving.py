@@ -27,6 +27,7 @@ from quicbaton.http3.control import CRITICAL, ControlStream
 from quicbaton.http3.errors import (
     ClosedCriticalStream,
     DatagramError,
+    DatagramStreamError,
     ExcessiveLoadError,
     IdError,
     ProtocolError,
@@ -36,6 +37,7 @@ from quicbaton.http3.errors import (
 from quicbaton.http3.events import (
     DatagramReceived,
     H3Event,
+    WebTransportSessionClosed,
 )
 from quicbaton.http3.frames import pull_varint
 from quicbaton.http3.messages import MessageReader
@@ -59,10 +61,12 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
         if self._state.flags & s.DONE:
             return []
         stream_id = NONE
+        ended = False
         try:
             if isinstance(event, StreamDataReceived):
                 stream_id = event.stream_id
-                return self._on_data(stream_id, event.data, event.end_stream)
+                ended = event.end_stream
+                return self._on_data(stream_id, event.data, ended)
             if isinstance(event, DatagramFrameReceived):
                 return self._on_datagram(event.data)
             if isinstance(event, StreamReset | StopSendingReceived):
@@ -70,7 +74,7 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
                 is_reset = isinstance(event, StreamReset)
                 return self._on_reset(stream_id) if is_reset else self._on_stop(stream_id)
         except StreamError as error:
-            return self._fail_stream(stream_id, error)
+            return self._fail_stream(stream_id, error, ended=ended)
         except ProtocolError as error:
             self._close(error)
         return []
@@ -116,6 +120,7 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
             stream = s.new_stream(s.REQUEST)
             self._add_stream(stream_id, stream)
             return stream
+        self._spend_request()
         if 0 <= state.goaway_sent <= stream_id:
             # §5.2: it was not processed in any way, and says so.
             self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_REJECTED)
@@ -124,7 +129,6 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
                 self._add_stream(stream_id, stream)
                 self._stop(stream_id, stream, ErrorCode.H3_REQUEST_REJECTED)
             return None
-        self._spend_request()
         state.next_request_id = max(state.next_request_id, stream_id + 4)
         stream = s.new_stream(s.REQUEST)
         self._add_stream(stream_id, stream)
@@ -172,6 +176,7 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
         if kind == StreamType.WEBTRANSPORT and self._webtransport:
             return self._begin_webtransport(stream_id, stream, link, rest, ended)
         # §6.2: an unknown type is none of ours to judge; its bytes are dropped as they come.
+        self._spend_idle_frame()
         stream.kind = s.IGNORED
         if ended:
             self._end_receiving(stream_id, stream)
@@ -182,6 +187,9 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
     ) -> list[H3Event]:
         if not 0 <= push_id <= self._state.max_push_id:
             raise IdError("Push ID exceeds the maximum push ID")  # §4.6
+        if self._state.push_streams >> push_id & 1:
+            raise IdError("Push ID is used by two streams")  # §4.6
+        self._state.push_streams |= 1 << push_id
         stream.kind = s.PUSH
         stream.link = push_id
         return self._read_message(stream_id, stream, rest, ended) if rest or ended else []
@@ -196,11 +204,16 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
         quarter, at = pulled
         if quarter >= 1 << 60:
             raise DatagramError("a quarter stream ID beyond all streams")
-        stream = self._streams.get(4 * quarter)
-        if stream is None or stream.kind != s.REQUEST or stream.receive != s.BODY:
-            # One for a stream that has not come, or whose direction is over, is dropped.
-            return []
-        return [DatagramReceived(data=data[at:], stream_id=4 * quarter)]
+        stream_id = 4 * quarter
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.kind != s.REQUEST or stream.receive > s.BODY:
+            return []  # §2.1: for a stream that has not come, or whose direction is over
+        if not stream.flags & s.TUNNEL:
+            if stream.receive == s.HEAD or stream.flags & s.REFUSED:
+                return []  # not known yet what the request is, or not known that there is none
+            # §2: no other method has a use for datagrams.
+            return self._fail_stream(stream_id, DatagramStreamError("no request for datagrams"))
+        return [DatagramReceived(data=data[at:], stream_id=stream_id)]
 
     def _on_reset(self, stream_id: int) -> list[H3Event]:
         if self._is_critical(stream_id):
@@ -212,15 +225,24 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
             stream = self._open_bidi(stream_id, True)
             if stream is None:
                 return []
+        if stream.flags & s.EARLY:
+            # Its session, when it comes, is not to hear of the half that is left.
+            self._end_receiving(stream_id, stream)
+            self._abort(stream_id, stream, ErrorCode.WEBTRANSPORT_BUFFERED_STREAM_REJECTED)
+            return []
+        self._note_cancelled(stream_id, stream)
         events: list[H3Event] = []
         if stream_id in self._state.sessions:
             events = self._session_ended(stream_id, 0, "")
-        if stream.kind == s.REQUEST and not stream_id & 1 and not self._is_client:
-            self._spend_cancelled()
-            if stream.receive == s.HEAD and stream.send != s.ENDED:
-                # §4.1: nobody was told of the request, so nobody will answer it.
-                self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_INCOMPLETE)
-                self._end_sending(stream_id, stream)
+        elif (
+            stream.kind == s.REQUEST
+            and not self._is_client
+            and stream.receive == s.HEAD
+            and stream.send != s.ENDED
+        ):
+            # §4.1: nobody was told of the request, so nobody will answer it.
+            self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_INCOMPLETE)
+            self._end_sending(stream_id, stream)
         self._end_receiving(stream_id, stream)
         return events
 
@@ -234,13 +256,20 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
             raise ClosedCriticalStream("Stopping a critical stream is not allowed")  # §6.2.1
         stream = self._streams.get(stream_id)
         if stream is None:
-            return []
+            if stream_id & 3 or self._is_client or stream_id < state.next_request_id:
+                return []  # over, as far as HTTP/3 goes
+            # A request that is given up before it comes is one all the same.
+            stream = self._open_bidi(stream_id, True)
+            if stream is None:
+                return []
+        self._note_cancelled(stream_id, stream)
         # The transport has reset the stream already.
-        events: list[H3Event] = []
-        if stream_id in self._state.sessions:
-            events = self._session_ended(stream_id, 0, "")
+        if stream_id in state.sessions:
+            self._leave_session(stream_id, stream)
+            self._stop(stream_id, stream, ErrorCode.WEBTRANSPORT_SESSION_GONE)
+            return [WebTransportSessionClosed(stream_id, 0, "")]
         self._end_sending(stream_id, stream)
-        return events
+        return []
 
     # --- what it costs --------------------------------------------------------------------------
 
@@ -251,7 +280,14 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
                 raise ExcessiveLoadError("too many requests at once")
             self._state.requests_at_us = whole_at_us
 
-    def _spend_cancelled(self) -> None:
+    def _note_cancelled(self, stream_id: int, stream: Http3Stream) -> None:
+        """A client has reset or stopped a stream: of a request that is unanswered that is giving it
+        up, once. What has its answer, as an upload that we asked to stop, is none."""
+        if self._is_client or stream.kind != s.REQUEST or stream.send == s.ENDED:
+            return
+        if stream.flags & s.CANCELLED:
+            return
+        stream.flags |= s.CANCELLED
         if (now_us := self._clock_us()) != NONE:
             whole_at_us = _CANCELLED.spend(self._state.resets_at_us, now_us)
             if whole_at_us < 0:

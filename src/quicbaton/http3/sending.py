@@ -18,6 +18,7 @@ from quicbaton.http3.errors import (
     FrameUnexpected,
     GoawayError,
     MessageError,
+    StreamOverError,
 )
 from quicbaton.http3.exceptions import InvalidStreamTypeError, NoAvailablePushIDError
 from quicbaton.http3.fields import Fields, validate_push_promise_headers, validate_trailers
@@ -41,15 +42,18 @@ class SendingSide(WebTransportSide):
     def send_headers(self, stream_id: int, headers: Fields, end_stream: bool = False) -> None:
         """Send a request, a response (interim ones first, if any), or trailers.
 
-        Raises FrameUnexpected when the stream is beyond that, MessageError for malformed fields,
+        Raises FrameUnexpected when the stream is beyond that, its kind StreamOverError when it has
+        ended, also by a reset or by the peer; MessageError for malformed fields,
         FieldSectionTooLargeError for more than the peer takes, and GoawayError for a request to a
-        server that goes away.
+        server that goes away. Nothing is written then.
         """
-        stream = self._streams.get(stream_id) or self._open_request(stream_id)
+        known = self._streams.get(stream_id)
+        stream = self._new_message(stream_id) if known is None else known
         if stream.send == s.ENDED:
-            raise FrameUnexpected("stream was already ended")
-        if stream.send == s.TRAILED:
+            raise StreamOverError("stream was already ended")
+        if stream.send == s.TRAILED or (stream.send == s.BODY and stream.flags & s.TUNNEL):
             raise FrameUnexpected("HEADERS frame is not allowed in this state")
+        size = self._check_size(headers)
         if stream.send == s.BODY:
             validate_trailers(headers)
             frame = encode_frame(FrameType.HEADERS, qpack.encode_fields(headers))
@@ -58,8 +62,9 @@ class SendingSide(WebTransportSide):
             frame = self._encode_request(stream_id, stream, headers)
             phase = s.BODY
         else:
-            frame, phase = self._encode_response(stream_id, stream, headers, end_stream)
-        self._check_size(headers)
+            frame, phase = self._encode_response(stream_id, stream, headers, size, end_stream)
+        if known is None:
+            self._add_stream(stream_id, stream)
         stream.send = phase
         self._write(stream_id, stream, frame, end_stream)
         qlog.log_headers(self._quic_logger, stream_id, len(frame), headers, created=True)
@@ -73,11 +78,9 @@ class SendingSide(WebTransportSide):
         """
         stream = self._streams.get(stream_id)
         if stream is None or stream.send != s.BODY:
-            raise FrameUnexpected(
-                "stream was already ended"
-                if stream is not None and stream.send == s.ENDED
-                else "DATA frame is not allowed in this state"
-            )
+            if stream is not None and stream.send == s.ENDED:
+                raise StreamOverError("stream was already ended")
+            raise FrameUnexpected("DATA frame is not allowed in this state")
         if stream.flags & s.HEAD_REQUEST and not self._is_client:
             data = b""
         elif stream.send_left != NONE:
@@ -107,9 +110,13 @@ class SendingSide(WebTransportSide):
                 "Push promises can only be sent for client-initiated bidirectional streams"
             )
         state = self._state
-        if state.next_push_id > state.max_push_id:
+        # §5.2: a client that goes away names the pushes that it will not take.
+        if state.next_push_id > state.max_push_id or (
+            0 <= state.goaway_received <= state.next_push_id
+        ):
             raise NoAvailablePushIDError
         validate_push_promise_headers(headers)
+        self._check_size(headers)
         push_id = state.next_push_id
         state.next_push_id += 1
         prefix = encode_varint(push_id)
@@ -164,22 +171,17 @@ class SendingSide(WebTransportSide):
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def _open_request(self, stream_id: int) -> Http3Stream:
-        """A stream of which HTTP/3 knows nothing: a client's new request, or one that is over."""
+    def _new_message(self, stream_id: int) -> Http3Stream:
+        """A stream of which HTTP/3 knows nothing: a client's new request, or one that is over. It
+        is not kept yet."""
         if stream_id & 3 or self._is_finished(stream_id):
             raise StreamStateError(f"stream {stream_id} is over, or was never opened")
-        state = self._state
         if not self._is_client:
             # QUIC knows whether it may be written to.
-            stream = s.new_stream(s.REQUEST, receive=s.ENDED)
-            self._add_stream(stream_id, stream)
-            return stream
-        if 0 <= state.goaway_received <= stream_id:
+            return s.new_stream(s.REQUEST, receive=s.ENDED)
+        if 0 <= self._state.goaway_received <= stream_id:
             raise GoawayError("the server takes no new requests: use another connection")
-        stream = s.new_stream(s.REQUEST)
-        self._add_stream(stream_id, stream)
-        state.next_request_id = max(state.next_request_id, stream_id + 4)
-        return stream
+        return s.new_stream(s.REQUEST)
 
     def _encode_request(self, stream_id: int, stream: Http3Stream, headers: Fields) -> bytes:
         frame, request = qpack.encode_request(headers)
@@ -191,13 +193,14 @@ class SendingSide(WebTransportSide):
             if request.method == b"HEAD":
                 stream.flags |= s.HEAD_REQUEST
             stream.send_left = request.content_length
+        self._state.next_request_id = max(self._state.next_request_id, stream_id + 4)
         return frame
 
     def _encode_response(
-        self, stream_id: int, stream: Http3Stream, headers: Fields, end_stream: bool
+        self, stream_id: int, stream: Http3Stream, headers: Fields, size: int, end_stream: bool
     ) -> tuple[bytes, int]:
-        """(HEADERS frame, the phase after it)."""
-        frame, response = qpack.encode_response(headers)
+        """(HEADERS frame, the phase after it) of fields of so many bytes."""
+        frame, response = qpack.encode_response(headers, size)
         if response.is_interim:
             # §4.1: a final response follows.
             if end_stream:
@@ -205,28 +208,24 @@ class SendingSide(WebTransportSide):
             return frame, s.HEAD
         if response.priority is not None:
             # RFC 9218 §8: the server knows better than the client what the response is good for.
-            self._prioritize(stream_id, response.priority)
+            self._prioritize(stream_id, *response.priority)
+        if stream.flags & s.TUNNEL and response.status >= 300:
+            self._refuse_tunnel(stream_id, stream)
         if response.status in (204, 304):
             stream.send_left = 0  # RFC 9110 §6.4.1
         elif not stream.flags & (s.TUNNEL | s.HEAD_REQUEST):
             stream.send_left = response.content_length
-        if stream.flags & s.TUNNEL and response.status >= 300:
-            # The request was refused: no tunnel, no session.
-            stream.flags &= ~s.TUNNEL
-            if stream_id in self._state.sessions:
-                self._end_session(stream_id)
         return frame, s.BODY
 
-    def _check_size(self, headers: Fields) -> None:
-        """RFC 9114 §4.2.2: what the peer would not take is not sent."""
+    def _check_size(self, headers: Fields) -> int:
+        """RFC 9114 §4.2.2: what the peer would not take is not sent. Returns the fields' size."""
+        size = FIELD_OVERHEAD_BYTES * len(headers)
+        for name, value in headers:
+            size += len(name) + len(value)
         settings = self._state.received_settings
-        limit = None if settings is None else settings.get(Setting.MAX_FIELD_SECTION_SIZE)
-        if limit is None:
-            return
-        size = sum(len(name) + len(value) for name, value in headers)
-        size += FIELD_OVERHEAD_BYTES * len(headers)
-        if size > limit:
-            raise FieldSectionTooLargeError(f"{size} bytes of fields, the peer takes {limit}")
+        if settings is not None and size > settings.get(Setting.MAX_FIELD_SECTION_SIZE, size):
+            raise FieldSectionTooLargeError(f"{size} bytes of fields are more than the peer takes")
+        return size
 
     def _write(self, stream_id: int, stream: Http3Stream, data: bytes, ended: bool) -> None:
         if not ended:
@@ -236,7 +235,15 @@ class SendingSide(WebTransportSide):
         if stream.send_left > 0 and not stream.flags & s.HEAD_REQUEST:
             self._fail_message(stream_id, stream)
         self._quic.send_stream_data(stream_id, data, True)
-        if not self._is_client and stream.receive != s.ENDED and stream.kind == s.REQUEST:
+        if stream_id in self._state.sessions:
+            self._leave_session(stream_id, stream)
+            return
+        if (
+            not self._is_client
+            and stream.receive != s.ENDED
+            and stream.kind == s.REQUEST
+            and not stream.flags & s.TUNNEL  # each direction of a tunnel ends by itself (§4.4)
+        ):
             # RFC 9114 §4.1: the answer is complete, and the rest of the request of no interest. A
             # client that is not told goes on sending, and libcurl waits for its timeout.
             self._stop(stream_id, stream, ErrorCode.H3_NO_ERROR)

@@ -18,7 +18,6 @@ from quicbaton.http3.errors import (
     BufferedStreamRejectedError,
     IdError,
     MessageError,
-    RequestRejectedError,
     SessionGoneError,
 )
 from quicbaton.http3.events import (
@@ -72,8 +71,7 @@ class WebTransportSide(Http3Base):
         self._send_capsule(
             session_id, capsules.CLOSE_SESSION, webtransport.encode_close(code, reason), ended=True
         )
-        self._end_session(session_id)
-        self._end_sending(session_id, self._streams[session_id])
+        self._leave_session(session_id, self._streams[session_id])
 
     def drain_webtransport_session(self, session_id: int) -> None:
         """Ask the peer to end a session when that suits."""
@@ -97,15 +95,9 @@ class WebTransportSide(Http3Base):
         stream.kind = s.WEBTRANSPORT
         stream.link = session_id
         if session_id not in self._state.sessions:
-            request = self._streams.get(session_id)
-            if request is None:
-                awaited = not self._is_client and not self._is_finished(session_id)
-            else:
-                awaited = request.receive == s.HEAD and not self._is_client
-            if not awaited:
+            if not self._is_awaited(session_id):
                 raise SessionGoneError("the stream's session is over")
-            early = sum(bool(other.flags & s.EARLY) for other in self._streams.values())
-            if early >= limits.MAX_EARLY_STREAMS:
+            if self._count_early() >= limits.MAX_EARLY_STREAMS:
                 raise BufferedStreamRejectedError("too many streams without a session")
             stream.flags |= s.EARLY
         if not rest and not ended:
@@ -116,7 +108,10 @@ class WebTransportSide(Http3Base):
         self, stream_id: int, stream: Http3Stream, data: bytes, ended: bool
     ) -> list[H3Event]:
         if stream.flags & s.EARLY:
-            self._hold(stream, bytes(stream.held or b"") + data)
+            if stream.held is None:
+                stream.held = bytearray()
+            stream.held += data
+            self._count_held(len(data))
             stream.flags |= s.FIN_HELD * ended
             return []
         session_id = stream.link
@@ -129,9 +124,7 @@ class WebTransportSide(Http3Base):
         ]
 
     def _begin_session(self, session_id: int) -> list[H3Event]:
-        """A request for a session has come (to a server) or goes out (from a client)."""
-        if len(self._state.sessions) >= limits.MAX_WEBTRANSPORT_SESSIONS:
-            raise RequestRejectedError("too many WebTransport sessions")
+        """A request for a session has come; returns the events of streams that were there first."""
         self._state.sessions[session_id] = s.Http3Session(NONE, 0, None)
         events: list[H3Event] = []
         for stream_id, other in list(self._streams.items()):
@@ -142,10 +135,37 @@ class WebTransportSide(Http3Base):
                 events += self._on_webtransport_data(stream_id, other, data, ended)
         return events
 
+    def _is_awaited(self, session_id: int) -> bool:
+        """Whether a session that does not exist may come yet."""
+        if self._is_client:
+            return False
+        request = self._streams.get(session_id)
+        if request is None:
+            return not self._is_finished(session_id)
+        return request.receive == s.HEAD and request.kind == s.REQUEST
+
+    def _count_early(self) -> int:
+        """How many streams wait for their session; those that wait in vain by now are ended."""
+        early = [
+            (stream_id, stream)
+            for stream_id, stream in self._streams.items()
+            if stream.flags & s.EARLY
+        ]
+        vain = [item for item in early if not self._is_awaited(item[1].link)]
+        for stream_id, stream in vain:
+            self._abort(stream_id, stream, ErrorCode.WEBTRANSPORT_SESSION_GONE)
+        return len(early) - len(vain)
+
     # --- a WebTransport session's own stream ----------------------------------------------------
 
-    def _read_session(self, stream_id: int, stream: Http3Stream, content: bytes) -> list[H3Event]:
-        """The capsules that a session's CONNECT stream carries (RFC 9297 §3)."""
+    def _read_session(
+        self, stream_id: int, stream: Http3Stream, content: bytes, events: list[H3Event]
+    ) -> None:
+        """The capsules that a session's CONNECT stream carries (RFC 9297 §3).
+
+        A server reads them before it has accepted the session ("Creating a New Session" would have
+        it wait): none of them means anything else afterwards.
+        """
         session = self._state.sessions[stream_id]
         whole, session.capsule_held, session.capsule_type, session.capsule_left = (
             capsules.read_capsules(
@@ -154,12 +174,12 @@ class WebTransportSide(Http3Base):
                 session.capsule_type,
                 session.capsule_left,
                 _WANTED_CAPSULES.__contains__,
+                capsules.CLOSE_SESSION,
             )
         )
-        events: list[H3Event] = []
         for capsule in whole:
-            if stream_id not in self._state.sessions:
-                raise MessageError("something follows the end of a WebTransport session")
+            if not capsule.value:
+                self._spend_idle_frame()
             if capsule.kind == capsules.DATAGRAM:
                 events.append(DatagramReceived(capsule.value, stream_id))
             elif capsule.kind == capsules.DRAIN_SESSION:
@@ -169,16 +189,34 @@ class WebTransportSide(Http3Base):
                 events += self._session_ended(stream_id, code, reason)
                 # "Session Termination": nothing may follow but the stream's end.
                 stream.receive_left = 0
-        return events
+                if session.capsule_held:
+                    raise MessageError("something follows the end of a WebTransport session")
 
     def _session_ended(self, session_id: int, code: int, reason: str) -> list[H3Event]:
+        """The peer has ended a session: so do we ("Session Termination")."""
         stream = self._streams[session_id]
         self._end_session(session_id)
-        if stream.send != s.ENDED:
-            # The recipient must close the stream in response.
+        if stream.send == s.BODY:
             self._quic.send_stream_data(session_id, b"", True)
             self._end_sending(session_id, stream)
+        elif stream.send == s.HEAD:
+            # An end without a response would be a malformed one.
+            self._quic.reset_stream(session_id, ErrorCode.H3_REQUEST_CANCELLED)
+            self._end_sending(session_id, stream)
         return [WebTransportSessionClosed(session_id, code, reason)]
+
+    def _leave_session(self, session_id: int, stream: Http3Stream) -> None:
+        """A session is over since this side has ended its stream: what the peer says there until it
+        has noticed is for nobody."""
+        self._end_session(session_id)
+        stream.kind = s.IGNORED
+        self._end_sending(session_id, stream)
+
+    def _refuse_tunnel(self, stream_id: int, stream: Http3Stream) -> None:
+        """The response to CONNECT is none of success: it is one like any other, and no session."""
+        stream.flags = stream.flags & ~s.TUNNEL | s.REFUSED
+        if stream_id in self._state.sessions:
+            self._end_session(stream_id)
 
     def _end_session(self, session_id: int) -> None:
         """A WebTransport session is over, and so are its streams ("Session Termination")."""

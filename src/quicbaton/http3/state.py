@@ -31,6 +31,8 @@ BEGUN: Final = 8  # a frame of an unknown type has come: no WebTransport stream 
 STOPPED: Final = 16  # we asked the peer to stop: its end may never be seen here
 EARLY: Final = 32  # a WebTransport stream that came before its session, which is awaited
 FIN_HELD: Final = 64  # and so is its end
+CANCELLED: Final = 128  # the client has given the request up, and that was counted
+REFUSED: Final = 256  # a CONNECT request that was refused: datagrams may be on their way
 
 #: Bits of `Http3State.flags`.
 OFFERS_WEBTRANSPORT: Final = 1
@@ -78,6 +80,7 @@ class Http3State(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     decoder_held: bytes  # half an instruction from the peer's QPACK decoder
     max_push_id: int  # sent by a client, received by a server
     next_push_id: int
+    push_streams: int  # a client's: a bit for each push ID whose stream has come
     goaway_sent: int  # requests (to a client: pushes) from here on are refused; NONE
     goaway_received: int
     next_request_id: int  # a request stream from here on was not seen yet
@@ -112,6 +115,7 @@ def new_state(*, flags: int, max_push_id: int) -> Http3State:
         decoder_held=b"",
         max_push_id=max_push_id,
         next_push_id=0,
+        push_streams=0,
         goaway_sent=-1,
         goaway_received=-1,
         next_request_id=0,
