@@ -20,6 +20,7 @@ from quicbaton.transport import frames as f
 from quicbaton.transport.frames import decode_varint
 from quicbaton.transport.loss.recovery import Recovery
 from quicbaton.transport.packets.acks import Ack, ReceivedNumbers, decode_ack
+from quicbaton.transport.packets.coalesced import short_packet
 from quicbaton.transport.packets.protection import PacketProtection
 from quicbaton.transport.paths.ids import ConnectionIds
 from quicbaton.transport.paths.paths import Paths
@@ -98,7 +99,7 @@ class Receiver:
         """
         state = self._state
         cid_length = len(state.ids.local[0].cid) if state.ids.local else 0
-        packets = [_short_packet(datagram, state.protection.version) for datagram in datagrams]
+        packets = [short_packet(datagram, state.protection.version) for datagram in datagrams]
         opened = self._protection.open(
             packets, cid_length, state.numbers.largest_received, now_us, self._recovery.pto_us()
         )
@@ -169,55 +170,65 @@ class Receiver:
             # The last ACK went to an address that is perhaps nobody's.
             self._state.numbers.ack_at_us = self._now_us
 
-    def _read_frames(self, payload: bytes) -> tuple[bool, bool]:
+    def _read_frames(self, payload: bytes) -> tuple[bool, bool]:  # noqa: PLR0912 - one hot loop
         """Handle all frames; (is ack-eliciting, holds probing frames only)."""
         at = 0
         end = len(payload)
         eliciting = False
         probing = True
         tracing = self._trace is not None
-        while at < end:
-            kind = payload[at]
-            if tracing:
-                self._kinds.append(kind)
-            if 0x08 <= kind <= 0x0F:
-                stream_id, at = decode_varint(payload, at + 1)
-                offset = 0
-                if kind & f.STREAM_OFF:
-                    offset, at = decode_varint(payload, at)
-                stop = end
-                if kind & f.STREAM_LEN:
-                    length, at = decode_varint(payload, at)
-                    stop = at + length
-                    if stop > end:
-                        raise TransportError(
-                            f.FRAME_ENCODING_ERROR, "STREAM is longer than its packet", kind
-                        )
-                if stream_id != self._stream_id or offset != self._stream_stop or not self._pieces:
+        kind = f.PADDING
+        try:
+            while at < end:
+                kind = payload[at]
+                if tracing:
+                    self._kinds.append(kind)
+                if 0x08 <= kind <= 0x0F:
+                    stream_id, at = decode_varint(payload, at + 1)
+                    offset = 0
+                    if kind & f.STREAM_OFF:
+                        offset, at = decode_varint(payload, at)
+                    stop = end
+                    if kind & f.STREAM_LEN:
+                        length, at = decode_varint(payload, at)
+                        stop = at + length
+                        if stop > end:
+                            raise TransportError(
+                                f.FRAME_ENCODING_ERROR, "STREAM is longer than its packet", kind
+                            )
+                    if (
+                        stream_id != self._stream_id
+                        or offset != self._stream_stop
+                        or not self._pieces
+                    ):
+                        self._flush_stream()
+                        self._stream_id = stream_id
+                        self._stream_start = offset
+                    self._pieces.append(payload[at:stop])
+                    self._stream_stop = offset + stop - at
+                    if kind & f.STREAM_FIN:
+                        self._flush_stream(fin=True)
+                    at = stop
+                    eliciting = True
+                    probing = False
+                    continue
+                if kind == f.PADDING:
+                    # In one step: padding comes by the hundred.
+                    at = end - len(payload[at:].lstrip(b"\0"))
+                    continue
+                handler = _HANDLERS.get(kind)
+                if handler is None:
+                    raise _unknown_type(payload, at)
+                if kind not in _NOT_ELICITING:
+                    eliciting = True
                     self._flush_stream()
-                    self._stream_id = stream_id
-                    self._stream_start = offset
-                self._pieces.append(payload[at:stop])
-                self._stream_stop = offset + stop - at
-                if kind & f.STREAM_FIN:
-                    self._flush_stream(fin=True)
-                at = stop
-                eliciting = True
-                probing = False
-                continue
-            if kind == f.PADDING:
-                # In one step: padding comes by the hundred.
-                at = end - len(payload[at:].lstrip(b"\0"))
-                continue
-            handler = _HANDLERS.get(kind)
-            if handler is None:
-                raise TransportError(f.FRAME_ENCODING_ERROR, "unknown frame type", kind)
-            if kind not in _NOT_ELICITING:
-                eliciting = True
-                self._flush_stream()
-            if kind not in _PROBING:
-                probing = False
-            at = handler(self, payload, at + 1)
+                if kind not in _PROBING:
+                    probing = False
+                at = handler(self, payload, at + 1)
+        except TransportError as error:
+            # §19.19: the frame that is at fault, where what found it could not know.
+            error.frame_type = error.frame_type or kind
+            raise
         return eliciting, probing
 
     def _flush_stream(self, fin: bool = False) -> None:
@@ -437,6 +448,15 @@ _HANDLERS: Final[dict[int, Callable[[Receiver, bytes, int], int]]] = {
 }
 
 
+def _unknown_type(payload: bytes, at: int) -> TransportError:
+    """§12.4: what no frame begins with. A type of several bytes is named as a whole; one that would
+    fit in fewer must not be written so."""
+    kind, _ = decode_varint(payload, at)
+    if kind in _HANDLERS or kind == f.PADDING or 0x08 <= kind <= 0x0F:
+        return TransportError(f.PROTOCOL_VIOLATION, "a frame type in too many bytes", kind)
+    return TransportError(f.FRAME_ENCODING_ERROR, "unknown frame type", kind)
+
+
 def _largest(ack: Ack) -> int:
     return ack[0][0][1]
 
@@ -455,34 +475,3 @@ def _pull_eight(payload: bytes, at: int, kind: int) -> bytes:
     if len(data) != 8:
         raise TransportError(f.FRAME_ENCODING_ERROR, "a frame is longer than its packet", kind)
     return data
-
-
-def _short_packet(datagram: bytes, version: int) -> bytes:
-    """The 1-RTT packet of a datagram: long-header packets before it are skipped by their Length.
-
-    They belong to the handshake, which is over (RFC 9001 §4.9.2). Empty when there is none.
-    """
-    at = 0
-    while at < len(datagram) and datagram[at] & 0x80:
-        try:
-            at = _end_of_long_packet(datagram, at, version)
-        except (IndexError, TransportError):
-            return b""
-    return datagram[at:] if at else datagram
-
-
-def _end_of_long_packet(datagram: bytes, at: int, version: int) -> int:
-    """Position behind the long-header packet at `at` (RFC 9000 §17.2)."""
-    if int.from_bytes(datagram[at + 1 : at + 5], "big") != version:
-        raise IndexError
-    # Initial is type 0 in version 1 and type 1 in version 2 (RFC 9369 §3.2); only it has a token.
-    kind = (datagram[at] >> 4) & 0x03
-    is_initial = kind == (0 if version == 1 else 1)
-    at += 5
-    at += 1 + datagram[at]
-    at += 1 + datagram[at]
-    if is_initial:
-        length, at = decode_varint(datagram, at)
-        at += length
-    length, at = decode_varint(datagram, at)
-    return at + length
