@@ -6,9 +6,11 @@ bytes are held, and when to look for finished streams again.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Final
 
 from quicbaton import limits
+from quicbaton.errors import StreamStateError
 from quicbaton.http3 import qlog, qpack
 from quicbaton.http3 import state as s
 from quicbaton.http3.codes import ErrorCode, Setting
@@ -155,6 +157,11 @@ class Http3Base:
             stream.flags |= s.STOPPED
             self._quic.stop_stream(stream_id, error_code)
 
+    def _say_last(self, stream_id: int, data: bytes) -> None:
+        """End what we send on a stream, unless the program has reset it without asking here."""
+        with contextlib.suppress(StreamStateError):
+            self._quic.send_stream_data(stream_id, data, True)
+
     def _hold(self, stream: Http3Stream, data: bytes | bytearray) -> None:
         """Keep `data` in place of what was held of a stream that is in the middle of something."""
         before = 0 if stream.held is None else len(stream.held)
@@ -211,7 +218,7 @@ class Http3Base:
         frame, _ = qpack.encode_response(_TOO_LARGE, 0)
         stream.kind = s.IGNORED
         self._hold(stream, b"")
-        self._quic.send_stream_data(stream_id, frame, True)
+        self._say_last(stream_id, frame)
         self._end_sending(stream_id, stream)
         # RFC 9114 §4.1: the rest of the request is of no interest, and that is no error.
         self._stop(stream_id, stream, ErrorCode.H3_NO_ERROR)

@@ -78,7 +78,11 @@ class SendingSide(WebTransportSide):
         """
         stream = self._streams.get(stream_id)
         if stream is None or stream.send != s.BODY:
-            if stream is not None and stream.send == s.ENDED:
+            if stream is None:
+                is_over = stream_id < self._state.next_request_id or stream_id & 3 != 0
+            else:
+                is_over = stream.send == s.ENDED
+            if is_over:
                 raise StreamOverError("stream was already ended")
             raise FrameUnexpected("DATA frame is not allowed in this state")
         if stream.flags & s.HEAD_REQUEST and not self._is_client:

@@ -197,7 +197,7 @@ class WebTransportSide(Http3Base):
         stream = self._streams[session_id]
         self._end_session(session_id)
         if stream.send == s.BODY:
-            self._quic.send_stream_data(session_id, b"", True)
+            self._say_last(session_id, b"")
             self._end_sending(session_id, stream)
         elif stream.send == s.HEAD:
             # An end without a response would be a malformed one.
