@@ -52,7 +52,7 @@ class Quic:
 
     def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
         self._check_writable(stream_id)
-        if stream_id in self._ended | self._reset:
+        if stream_id in self._ended or stream_id in self._reset:
             raise StreamStateError(f"stream {stream_id} was ended or reset")
         if end_stream:
             self._ended.add(stream_id)
@@ -72,17 +72,17 @@ class Quic:
     def stop_stream(self, stream_id: int, error_code: int) -> None:
         if stream_id & 2 and self._is_own(stream_id):
             raise StreamStateError(f"stream {stream_id} can only be written")
-        if stream_id not in self._read | self._stopped:
+        if stream_id not in self._read and stream_id not in self._stopped:
             self._stopped.add(stream_id)
             self.outbox.append(StopSendingReceived(error_code=int(error_code), stream_id=stream_id))
 
     def set_priority(self, stream_id: int, urgency: int, incremental: bool) -> None:
         self._check_writable(stream_id)
-        if stream_id not in self._ended | self._reset:
+        if stream_id not in self._ended and stream_id not in self._reset:
             self.priorities[stream_id] = (urgency, incremental)
 
     def stream_is_finished(self, stream_id: int) -> bool:
-        sent = stream_id in self._ended | self._reset
+        sent = stream_id in self._ended or stream_id in self._reset
         if not stream_id & 2:
             return sent and stream_id in self._read
         return sent if self._is_own(stream_id) else stream_id in self._read
@@ -98,7 +98,7 @@ class Quic:
     def receive(self, event: QuicEvent) -> bool:
         """Whether the event is one for HTTP/3."""
         if isinstance(event, StreamDataReceived):
-            if event.stream_id in self._read | self._stopped:
+            if event.stream_id in self._read or event.stream_id in self._stopped:
                 return False
             if event.end_stream:
                 self._read.add(event.stream_id)
