@@ -94,14 +94,30 @@ def test_answers_to_challenges_wait_for_acks() -> None:
     assert 0 < len(state.paths[0].responses) <= limits.MAX_PENDING_PATH_RESPONSES
 
 
-def test_too_many_unacknowledged_packets_close_the_connection(
+def test_a_peer_that_acknowledges_nothing_gets_no_more_than_there_is_room_to_remember(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(limits, "MAX_SENT_RUNS", 3)
     pair = settled()
     server, state = pair.server.connection, state_of(pair.server)
-    for uid in range(4):
+    for uid in range(10):
         server.send_ping(uid)
+        server.trains_to_send(pair.now)
+    assert len(state.recovery.sent) == 3
+    pair.run(seconds=10)
+    assert state.closing is None
+    assert state.recovery.sent == []
+    assert state.pings_due == []
+
+
+def test_too_many_records_of_probes_and_answers_close_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "MAX_SENT_RUNS", 3)
+    pair = settled()
+    server, state = pair.server.connection, state_of(pair.server)
+    for _ in range(7):
+        state.recovery.probes_due = 1
         server.trains_to_send(pair.now)
     Forger(pair.server, pair.client.address).send(bytes([f.PING]))
     assert state.closing is not None

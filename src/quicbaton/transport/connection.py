@@ -230,7 +230,7 @@ class Connection(ApplicationSide):
             closing.end(state, f.INTERNAL_ERROR, NONE, str(error))
         if len(state.events) > limits.MAX_QUEUED_EVENTS:
             closing.close(state, f.INTERNAL_ERROR, 0, "the application does not take its events")
-        if len(state.recovery.sent) > limits.MAX_SENT_RUNS:
+        if len(state.recovery.sent) > 2 * limits.MAX_SENT_RUNS:
             closing.close(state, f.INTERNAL_ERROR, 0, "too many packets are not acknowledged")
 
     def handle_timer(self, now: float) -> None:

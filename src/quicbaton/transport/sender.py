@@ -268,7 +268,7 @@ class Sender:
             state.handshake_done_due = False
         probing = state.recovery.probes_due > 0
         if probing:
-            self._recovery.queue_probe_ids()
+            self._ids.queue_unacknowledged()
             if not self._has_due():
                 self._recovery.queue_probe_data()
         self._ids.write_due(plan)
@@ -369,6 +369,8 @@ class Sender:
 
     def _room_bytes(self, path: PathState) -> int:
         """Of the window, less what is kept; a small one is not kept from those who need it now."""
+        if len(self._state.recovery.sent) >= limits.MAX_SENT_RUNS:
+            return 0
         room = self._congestion.room_bytes()
         if self.keep_for_quick_trains:
             kept = self.keep_for_quick_trains * limits.QUICK_TRAIN_PACKETS * path.mtu_bytes

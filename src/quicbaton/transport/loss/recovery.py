@@ -2,7 +2,8 @@
 
 A train of equal packets is one record (`SentRun`), so an ACK that covers forty packets costs one
 step. Records are cut where an ACK or a loss ends inside one. What a packet carried goes back to
-its part of the transport through a `Delivery`.
+its part of the transport through a `Delivery`. An ACK costs what it newly acknowledges, and a
+bisection for each of its ranges: one packet holds hundreds of ACK frames that say nothing new.
 
 Two rules come from the handoff. A packet that an earlier owner sent gives no RTT sample, since
 its round trip includes the transit. And losses across a handoff are no persistent congestion:
@@ -12,6 +13,7 @@ the silence was ours, not the network's.
 from __future__ import annotations
 
 from bisect import bisect_right
+from operator import attrgetter
 from typing import Final, Protocol
 
 from aioquic.quic.logger import QuicLoggerTrace
@@ -41,6 +43,9 @@ INITIAL_RTT_US: Final = 333_000
 PERSISTENT_CONGESTION_THRESHOLD: Final = 3
 #: Doublings of the PTO: beyond, the idle timeout ends the connection first.
 MAX_PTO_SHIFT: Final = 10
+#: The oldest records, among which a PTO looks for something to send again, and for full-sized
+#: packets: it may come every few milliseconds, and there may be thousands of records.
+_PROBED_RUNS: Final = 64
 
 
 class Delivery(Protocol):
@@ -120,7 +125,8 @@ class Recovery:
             self._congestion.on_sent(run.count * run.size, self._numbers.next_number)
 
     def on_ack(self, ranges: list[tuple[int, int]], ack_delay_us: int, now_us: int) -> bool:
-        """Process an ACK's ranges, half open, highest first; True when it brought news.
+        """Process an ACK's ranges, half open, highest first; True when something that is in flight
+        was acknowledged.
 
         Raises TransportError for a number not sent yet (RFC 9000 §13.1), and SecondSenderError
         for one skipped on purpose: somebody else sends with our keys, or the peer lies.
@@ -132,11 +138,18 @@ class Recovery:
         self._refuse_skipped(ranges)
         state = self._state
         sent = state.sent
-        numbers.largest_acked = max(numbers.largest_acked, largest)
+        grown = largest > numbers.largest_acked
+        if grown:
+            numbers.largest_acked = largest
         if not sent or largest < sent[0].first:
             return False
         acked = self._take_acked(ranges)
         if not acked:
+            if grown:
+                # RFC 9002 §6.1, §6.2.1: packets that are not ack-eliciting count, too. We keep no
+                # record of them, but a larger number says that there is one.
+                state.pto_count = 0
+                self._detect_lost(now_us, [])
             return False
 
         newest = acked[-1]
@@ -189,7 +202,9 @@ class Recovery:
             state.probes_due = 2
             path = self._connection.paths[0]
             sizes = (
-                run.size for run in state.sent if run.path == path.serial and not _is_mtu_probe(run)
+                run.size
+                for run in state.sent[:_PROBED_RUNS]
+                if run.path == path.serial and not _is_mtu_probe(run)
             )
             MtuSearch(path).on_timeouts(state.pto_count, max(sizes, default=0), now_us)
 
@@ -213,7 +228,7 @@ class Recovery:
 
         The packet stays in flight: a probe is no verdict on it (RFC 9002 §6.2.4).
         """
-        for run in self._state.sent:
+        for run in self._state.sent[:_PROBED_RUNS]:
             if run.stream_id != NONE:
                 self._delivery.on_run_lost(run.stream_id, run.offset, run.chunk * min(run.count, 2))
                 return
@@ -222,17 +237,6 @@ class Recovery:
                 for frame in carried:
                     self._delivery.on_frame_lost(frame)
                 return
-
-    def queue_probe_ids(self) -> None:
-        """Queue connection IDs that are not acknowledged again, whatever else a probe carries.
-
-        A client that has not got those of a new owner may send its acknowledgements to one that is
-        dead, and then no loss is ever found.
-        """
-        for run in self._state.sent:
-            for frame in run.frames:
-                if frame[0] == f.NEW_CONNECTION_ID:
-                    self._delivery.on_frame_lost(frame)
 
     def on_resumed(self, now_us: int) -> None:
         """A new owner took over: a deadline that passed in transit is armed again from now.
@@ -286,35 +290,37 @@ class Recovery:
         sent = self._state.sent
         oldest = sent[0].first
         acked: list[SentRun] = []
-        kept: list[SentRun] = []
-        index = 0
+        kept: list[SentRun] = []  # of those from `begin` to `index`
+        begin = index = 0
         count = len(sent)
         for start, stop in reversed(ranges):
             if stop <= oldest:
                 continue
+            run = sent[index]
+            if run.first + run.count <= start:  # before the range, perhaps with many others
+                before = index
+                index = _first_reaching(sent, index, start)
+                if acked:
+                    kept += sent[before:index]
+            if not acked:
+                begin = index
             while index < count and sent[index].first < stop:
                 run = sent[index]
                 first = run.first
                 end = first + run.count
-                if end <= start:  # before the range
-                    kept.append(run)
-                    index += 1
-                elif start <= first and end <= stop:  # inside
-                    acked.append(run)
-                    index += 1
-                else:
-                    if first < start:
-                        kept.append(cut(run, first, start))
-                    acked.append(cut(run, max(first, start), min(end, stop)))
-                    if stop >= end:
-                        index += 1
-                    else:
-                        sent[index] = cut(run, stop, end)
-                        break
+                if first < start:
+                    kept.append(cut(run, first, start))
+                    run = cut(run, start, end)
+                if end > stop:
+                    acked.append(cut(run, run.first, stop))
+                    sent[index] = cut(run, stop, end)
+                    break
+                acked.append(run)
+                index += 1
             if index == count:
                 break
         if acked:
-            sent[:index] = kept
+            sent[begin:index] = kept
         return acked
 
     def _sample_rtt(self, latest_us: int, ack_delay_us: int, now_us: int) -> None:
@@ -415,6 +421,8 @@ class Recovery:
             MtuSearch(self._connection.paths[0]).on_packets_lost(largest_size, now_us)
             if self._is_persistent(lost, acked):
                 congestion.on_persistent_congestion(now_us)
+                # RFC 9002 §5.2: the path may be another one now.
+                self._state.min_rtt_us = self._state.latest_rtt_us
 
     def _deliver_lost(self, run: SentRun) -> None:
         if run.stream_id != NONE:
@@ -448,6 +456,16 @@ class Recovery:
 #: Contents that no probe repeats: an ACK is made anew, a probe of the MTU is not data, and a PING
 #: of the application's must be reported once, though both copies arrive.
 _NOT_REPEATED: Final = frozenset({f.ACK, f.MTU_PROBE, f.PING})
+
+
+_first_number: Final = attrgetter("first")
+
+
+def _first_reaching(sent: list[SentRun], index: int, number: int) -> int:
+    """From that of `index` on, which lies before it, the first record that reaches `number`."""
+    following = bisect_right(sent, number, index, key=_first_number)
+    last = sent[following - 1]
+    return following - (last.first + last.count > number)
 
 
 def _is_mtu_probe(run: SentRun) -> bool:

@@ -265,6 +265,17 @@ class ConnectionIds:
 
     # --- frames -------------------------------------------------------------------------------
 
+    def queue_unacknowledged(self) -> None:
+        """Send our IDs again that are not acknowledged, whatever else a probe carries.
+
+        A client that has not got those of a new owner may send its acknowledgements to one that is
+        dead, and then no loss is ever found.
+        """
+        for local in self._state.local:
+            if not local.acked:
+                local.due = True
+                self._new_due = True
+
     def has_due(self) -> bool:
         return self._new_due or bool(self._state.peer_retire_due)
 
