@@ -39,6 +39,7 @@ from quicbaton.transport.streams.streams import Streams
 _NOT_ELICITING: Final = frozenset(
     {f.PADDING, f.ACK, f.ACK_ECN, f.TRANSPORT_CLOSE, f.APPLICATION_CLOSE}
 )
+_ACKS: Final = frozenset({f.ACK, f.ACK_ECN})
 #: Frames that do not make the peer's new address the active path (§9.1).
 _PROBING: Final = frozenset({f.PADDING, f.PATH_CHALLENGE, f.PATH_RESPONSE, f.NEW_CONNECTION_ID})
 
@@ -106,16 +107,46 @@ class Receiver:
         self._now_us = now_us
         self._acks.clear()
         self._pieces.clear()
+        try:
+            authentic = self._read_packets(datagrams, packets, opened, remote, local, ecn)
+        finally:
+            # Also before an error ends the connection: what came earlier is the program's.
+            self._flush_stream()
+        if authentic:
+            if self._ack_at_once:
+                self._ack_at_once = False
+                if state.numbers.ack_at_us != NEVER:
+                    state.numbers.ack_at_us = now_us
+            state.idle_from_us = now_us
+            state.idle_sent_since = False
+            self._process_acks(now_us)
+
+    # --- helpers, in reading order --------------------------------------------------------------
+
+    def _read_packets(
+        self,
+        datagrams: Sequence[bytes],
+        packets: Sequence[bytes],
+        opened: Sequence[tuple[int, bytes] | None],
+        remote: Address,
+        local: Address,
+        ecn: int,
+    ) -> bool:
+        """Process what was unprotected; True when something was authentic and new."""
+        state = self._state
+        now_us = self._now_us
+        cid_end = 1 + (len(state.ids.local[0].cid) if state.ids.local else 0)
         authentic = False
         for index, result in enumerate(opened):
             if result is None:
                 if self._is_stateless_reset(datagrams[index]):
+                    self._flush_stream()
                     self._drain(f.NO_ERROR, NONE, "stateless reset received")  # §10.3.1
                     break
                 continue
             number, payload = result
             size = len(datagrams[index])
-            dcid = packets[index][1 : 1 + cid_length]
+            dcid = packets[index][1:cid_end]
             if self._received.is_duplicate(number):
                 self._on_duplicate(remote, local, dcid, size, result)
                 continue
@@ -135,17 +166,7 @@ class Receiver:
                 self._ack_at_once = True  # §13.2.1: the sender should know at once
             if state.closing is not None:
                 break
-        if authentic:
-            self._flush_stream()
-            if self._ack_at_once:
-                self._ack_at_once = False
-                if state.numbers.ack_at_us != NEVER:
-                    state.numbers.ack_at_us = now_us
-            state.idle_from_us = now_us
-            state.idle_sent_since = False
-            self._process_acks(now_us)
-
-    # --- helpers, in reading order --------------------------------------------------------------
+        return authentic
 
     def _read_packet(self, number: int, payload: bytes, now_us: int) -> None:
         if not payload:
@@ -219,11 +240,11 @@ class Receiver:
                 handler = _HANDLERS.get(kind)
                 if handler is None:
                     raise _unknown_type(payload, at)
-                if kind not in _NOT_ELICITING:
-                    eliciting = True
+                if kind not in _ACKS:
+                    # No event overtakes earlier data, the connection's end included.
                     self._flush_stream()
-                if kind not in _PROBING:
-                    probing = False
+                eliciting |= kind not in _NOT_ELICITING
+                probing &= kind in _PROBING
                 at = handler(self, payload, at + 1)
         except TransportError as error:
             # §19.19: the frame that is at fault, where what found it could not know.
