@@ -11,6 +11,8 @@ from functools import partial
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
+from aioquic.quic.configuration import QuicConfiguration
+
 from quicbaton.asyncio.endpoint.endpoint import CreateProtocol
 from quicbaton.errors import ConfigurationError
 from quicbaton.files import FileProtocol, Folder
@@ -18,6 +20,9 @@ from quicbaton.files.listing import Listings
 
 #: Long enough for a client that thinks between two requests.
 _FOLDER_SLEEP_AFTER_S: Final = 10.0
+#: RFC 9221 §3: DATAGRAM frames of any size that a packet can have. A program that makes nothing of
+#: them loses nothing; without it WebTransport does not work.
+_MAX_DATAGRAM_BYTES: Final = 65_535
 
 
 class Program(NamedTuple):
@@ -26,6 +31,24 @@ class Program(NamedTuple):
     name: str
     create_protocol: CreateProtocol
     health: Callable[[], Awaitable[None]] | None
+    #: Sets what the program wants otherwise than we would have it; None: nothing.
+    settings: Callable[[QuicConfiguration], None] | None
+
+    def configure(self, configuration: QuicConfiguration) -> None:
+        """Let the program choose ALPN, DATAGRAM size, windows and whatever else is in there.
+
+        Raises ConfigurationError for a mistake of the program.
+        """
+        if self.settings is None:
+            return
+        try:
+            self.settings(configuration)
+        except Exception as error:
+            # The boundary to the program, which may raise anything.
+            raise ConfigurationError(
+                f"configure() of {self.name} raised {type(error).__name__}: {error}",
+                code="application",
+            ) from error
 
     async def check(self) -> None:
         """ConfigurationError when the program says that it is not healthy."""
@@ -47,7 +70,7 @@ def program(options: argparse.Namespace) -> Program:
         return load_program(options.app)
     folder = Folder(options.folder, dotfiles=options.dotfiles)
     create = partial(FileProtocol, folder=folder, listings=Listings(folder))
-    return Program(str(folder.root), create, None)
+    return Program(str(folder.root), create, None, None)
 
 
 def sleep_after_s(options: argparse.Namespace) -> float:
@@ -61,10 +84,21 @@ def sleep_after_s(options: argparse.Namespace) -> float:
 def load_program(text: str) -> Program:
     """MODULE:NAME. The module may have `async def health() -> None`, which raises when it is ill.
 
+    What is named, or the module, may have `configure(configuration)`: it gets aioquic's
+    QuicConfiguration, with HTTP/3 as protocol and DATAGRAM frames allowed, and changes what it
+    wants otherwise.
+
     Raises ConfigurationError: it cannot be imported, or has no such name.
     """
     module, found = import_named(text, what="--app", code="application")
-    return Program(text, found, getattr(module, "health", None))
+    chosen = getattr(found, "configure", None) or getattr(module, "configure", None)
+
+    def settings(configuration: QuicConfiguration) -> None:
+        configuration.max_datagram_frame_size = _MAX_DATAGRAM_BYTES
+        if chosen is not None:
+            chosen(configuration)
+
+    return Program(text, found, getattr(module, "health", None), settings)
 
 
 def import_named(text: str, *, what: str, code: str) -> tuple[ModuleType, Callable[..., Any]]:

@@ -1,0 +1,56 @@
+"""What `serve --app MODULE:NAME` takes from the program."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from aioquic.quic.configuration import QuicConfiguration
+
+from quicbaton.cli.program import Program, load_program
+from quicbaton.errors import ConfigurationError
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Loads a program from its source."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def from_source(source: str) -> Program:
+        (tmp_path / "chosen_program.py").write_text(source)
+        sys.modules.pop("chosen_program", None)
+        return load_program("chosen_program:Protocol")
+
+    return from_source
+
+
+def configured(program: Program) -> QuicConfiguration:
+    configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"])
+    program.configure(configuration)
+    return configuration
+
+
+def test_a_program_may_use_datagrams_without_asking(load) -> None:  # type: ignore[no-untyped-def]
+    configuration = configured(load("class Protocol: pass"))
+    assert configuration.max_datagram_frame_size == 65_535
+    assert configuration.alpn_protocols == ["h3"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def configure(c): c.alpn_protocols = ['echo']; c.max_data = 1 << 24\nclass Protocol: pass",
+        "class Protocol:\n"
+        "    @staticmethod\n"
+        "    def configure(c): c.alpn_protocols = ['echo']; c.max_data = 1 << 24",
+    ],
+)
+def test_a_program_chooses_protocol_and_windows(load, source: str) -> None:  # type: ignore[no-untyped-def]
+    configuration = configured(load(source))
+    assert configuration.alpn_protocols == ["echo"]
+    assert configuration.max_data == 1 << 24
+
+
+def test_a_program_that_cannot_configure_is_refused(load) -> None:  # type: ignore[no-untyped-def]
+    program = load("def configure(c): raise ValueError('no such window')\nclass Protocol: pass")
+    with pytest.raises(ConfigurationError, match=r"configure\(\) of .* ValueError: no such window"):
+        program.configure(QuicConfiguration(is_client=False))
