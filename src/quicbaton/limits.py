@@ -27,13 +27,37 @@ MAX_ACK_RANGES_SENT: Final = 64
 #: longer inside one read of the socket.
 ACK_EVERY_PACKETS: Final = 2
 
+#: Bytes that the streams of all connections of a process may hold: received and not consumed,
+#: written and not acknowledged. As it fills, windows shrink, credit is withheld, new clients are
+#: refused, and at last the connection that holds most is closed (transport/budget.py).
+MEMORY_BUDGET_BYTES: Final = 512 << 20
 #: Bytes a peer may send ahead, per stream and connection: windows begin as the handshake promised
-#: and grow by auto-tuning up to these.
+#: and grow by auto-tuning up to these. A stream's is two thirds of its connection's at most.
 MAX_STREAM_WINDOW_BYTES: Final = 16 << 20
-MAX_CONNECTION_WINDOW_BYTES: Final = 24 << 20
-#: Disjoint segments kept per stream before the gap below them is filled: a peer that sends every
-#: other byte would otherwise cost us an object per byte.
+MAX_CONNECTION_WINDOW_BYTES: Final = 3 * MAX_STREAM_WINDOW_BYTES // 2
+#: The window with which `quicbaton serve` begins a connection, and which is not taken from the
+#: budget: streams have 1 MiB of it. Thousands of idle connections have it, nearly none fills it.
+CONNECTION_WINDOW_BYTES: Final = 3 << 19
+#: What windows shrink to while memory is tight: 26 Mbit/s at 20 ms.
+MIN_STREAM_WINDOW_BYTES: Final = 64 << 10
+MIN_CONNECTION_WINDOW_BYTES: Final = 3 * MIN_STREAM_WINDOW_BYTES // 2
+#: Bytes of streams whose reader pauses that take nothing from the connection's window: sixteen
+#: paused uploads leave the others theirs. Beyond, the client waits for its own uploads.
+MAX_WITHHELD_BYTES: Final = 16 << 20
+#: Bytes in flight of one connection: a gigabit per second at 250 ms; all are kept until they are
+#: acknowledged, which a peer need never do. The second while memory is tight.
+MAX_FLIGHT_BYTES: Final = 32 << 20
+MIN_FLIGHT_BYTES: Final = 256 << 10
+#: Disjoint segments kept per stream and per connection before the gap below them is filled: a peer
+#: that sends every other byte would otherwise cost us an object of 150 bytes per byte. A full
+#: window with every tenth packet lost has 1,700.
 MAX_STREAM_SEGMENTS: Final = 4096
+MAX_CONNECTION_SEGMENTS: Final = 8192
+#: Streams of the peer's that end in a reset, whoever began it, for which it gets new ones at once,
+#: and per second after that: rapid reset (CVE-2023-44487, CVE-2025-8671) costs the peer a packet of
+#: some bytes and us a request. A browser that leaves a page of 300 images stays below.
+ABORTED_STREAMS_BURST: Final = 400
+ABORTED_STREAMS_PER_S: Final = 200
 #: Adjoining pieces of a stream are joined up to this size: fewer objects, and no byte is copied
 #: more often than the size over that of a piece.
 MAX_JOINED_BYTES: Final = 16_384
@@ -41,6 +65,9 @@ MAX_JOINED_BYTES: Final = 16_384
 #: to go on: two trains are ready while it produces more.
 STREAM_BUFFER_HIGH_BYTES: Final = 512 << 10
 STREAM_BUFFER_LOW_BYTES: Final = 256 << 10
+#: The same while memory is tight.
+TIGHT_BUFFER_HIGH_BYTES: Final = 64 << 10
+TIGHT_BUFFER_LOW_BYTES: Final = 32 << 10
 #: Buffered post-handshake CRYPTO bytes (RFC 9000 §7.5 requires 4096 at least).
 MAX_CRYPTO_BUFFER_BYTES: Final = 65_536
 #: CRYPTO frames kept until the gap below them is filled. Copies are kept as they come, so this and

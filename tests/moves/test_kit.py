@@ -187,6 +187,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "request_key_update": (),
     "reset_stream": (0, 0),
     "resume_reading": (0,),
+    "restore_credit": (),
     "send_buffer_bytes": (0,),
     "send_crypto": (b"",),
     "send_datagram_frame": (b"",),

@@ -63,6 +63,7 @@ def connection_state(
     flow.peer_streams_seen = [0, 0]
     flow.peer_streams_closed = [0, 0]
     flow.peer_streams_due = [False, False]
+    flow.peer_streams_withheld = [0, 0]
     flow.own_streams_opened = [0, 0]
     flow.own_streams_blocked_due = [False, False]
     flow.own_streams_blocked_at = [NONE, NONE]

@@ -161,7 +161,7 @@ def test_a_download_survives_a_path_that_loses_its_mtu() -> None:
     """With nothing but full-sized packets in flight no ACK ever tells of a loss: RFC 8899 §4.3."""
     pair = settled()
     server = pair.server.connection
-    size = 1_000_000
+    size = 600_000
     server.send_stream_data(1, bytes(size), end_stream=True)
     pair.run(seconds=0.05)
     assert state_of(pair.server).paths[0].mtu_bytes > 1300

@@ -43,6 +43,9 @@ _GAUGES: Final = {
     "handshakes": "Handshakes under way.",
     "open_forwards": "Connections given away whose strays are still sent on.",
     "relayed_streams": "Streams whose request runs here although the connection has moved on.",
+    "memory_held_bytes": "Stream bytes that connections hold: not consumed, or not acknowledged.",
+    "memory_budget_bytes": "What they may hold together.",
+    "memory_pressure": "0 enough; 1 windows shrink; 2 credit is withheld; 3 clients are refused.",
 }
 _COUNTERS: Final = {
     "accepted": "Handshakes begun.",
@@ -55,6 +58,7 @@ _COUNTERS: Final = {
     "woken": "Times a connection woke.",
     "streams_relayed": "Streams relayed since their request could not move.",
     "streams_cut": "Relayed streams cut when the grace period had passed.",
+    "closed_for_memory": "Connections closed since they held most of a memory that was full.",
 }
 
 

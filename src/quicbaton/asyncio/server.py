@@ -16,7 +16,7 @@ from quicbaton.handshake import SessionTickets
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.keys.spent import ReplayGuard, SpentTokens
-from quicbaton.limits import EARLY_DATA_WINDOW_S
+from quicbaton.limits import EARLY_DATA_WINDOW_S, MEMORY_BUDGET_BYTES
 from quicbaton.routing.id_text import usual_ids
 from quicbaton.routing.quic_lb import IdConfigs, IdFactory, Place
 from quicbaton.routing.table import RoutingTable
@@ -50,6 +50,7 @@ async def serve(
     ring: KeyRing | None = None,
     congestion_control: str = "cubic",
     sleep_after_s: float = 0.0,
+    memory_bytes: int = MEMORY_BUDGET_BYTES,
 ) -> QuicServer:
     """Serve QUIC at `host` and `port`; arguments as `aioquic.asyncio.serve` has them.
 
@@ -60,7 +61,9 @@ async def serve(
     takes over from. Clients may resume their sessions, and with a fresh key their early data
     (0-RTT) is accepted, too: it is certain then that it counts once. A connection that is silent
     for `sleep_after_s` and whose program can export its state shrinks to a few hundred bytes, and
-    wakes in a new protocol object; 0: never.
+    wakes in a new protocol object; 0: never. `memory_bytes` is what the streams of all connections
+    may hold together: as it fills windows shrink, then new clients are refused, and at last the
+    connection that holds most is closed.
     """
     # Keys that nobody else has were never used to accept anything: no need to wait.
     guard = SpentTokens() if ring is None else None
@@ -78,6 +81,7 @@ async def serve(
         stream_handler=stream_handler,
         congestion_control=congestion_control,
         sleep_after_s=sleep_after_s,
+        memory_bytes=memory_bytes,
     )
     endpoint.start()
     return QuicServer(endpoint)

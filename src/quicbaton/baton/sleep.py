@@ -19,6 +19,7 @@ import msgspec
 
 from quicbaton.http3.state import Http3State
 from quicbaton.transport import qlog
+from quicbaton.transport.budget import MemoryBudget
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.paths.ids import IdIssuer
 from quicbaton.transport.state import ConnectionState
@@ -68,6 +69,7 @@ def wake(
     *,
     issuer: IdIssuer,
     entropy: Callable[[int], bytes],
+    budget: MemoryBudget | None = None,
     configuration: Any = None,
     on_crypto: Callable[[bytes], None] | None = None,
     trace: qlog.Trace | None = None,
@@ -78,6 +80,7 @@ def wake(
         origin_s=nap.origin_s,
         issuer=issuer,
         entropy=entropy,
+        budget=budget,
         configuration=configuration,
         on_crypto=on_crypto,
         trace=trace,

@@ -37,6 +37,7 @@ from quicbaton.cli.control import add_cluster_options, find_cluster
 from quicbaton.cli.program import program, sleep_after_s
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import ConfigurationError, QuicbatonError
+from quicbaton.limits import CONNECTION_WINDOW_BYTES, MEMORY_BUDGET_BYTES
 
 DEFAULT_PORT: Final = 4433
 #: How long a takeover waits for connections that cannot move yet.
@@ -100,6 +101,14 @@ def add_parser(commands: Any) -> None:
         help="let connections that were silent for so long shrink to about a kilobyte until "
         "their next packet (default: 10 for a folder, never for --app; 0: never)",
     )
+    parser.add_argument(
+        "--memory",
+        type=int,
+        default=MEMORY_BUDGET_BYTES >> 20,
+        metavar="MB",
+        help="what the streams of all connections of a process may hold together; as it fills "
+        "windows shrink, and new clients are refused (default: 512)",
+    )
     others = parser.add_mutually_exclusive_group()
     others.add_argument(
         "--takeover", type=Path, metavar="SOCKET", help="replace the server with this socket"
@@ -157,6 +166,7 @@ class Server:
         with contextlib.nullcontext() if theirs else user_state.locked(user_state.state_folder()):
             self._configuration = _configuration(self._files)
         self._program = program(options)
+        self._program.configure(self._configuration)
         self._told_to_stop = False
         self._has_socket = False
         self._leaving: Leaving | None = None
@@ -302,6 +312,7 @@ class Server:
             retry=self._options.retry,
             ids=id_forms.chosen_ids(self._options, self._ring),
             sleep_after_s=sleep_after_s(self._options),
+            memory_bytes=self._options.memory << 20,
             store=store,
         )
         if store is not None:
@@ -421,7 +432,9 @@ def _certificate(options: argparse.Namespace) -> CertificateFiles:
 
 
 def _configuration(files: CertificateFiles) -> QuicConfiguration:
-    configuration = QuicConfiguration(is_client=False, alpn_protocols=H3_ALPN)
+    configuration = QuicConfiguration(
+        is_client=False, alpn_protocols=H3_ALPN, max_data=CONNECTION_WINDOW_BYTES
+    )
     try:
         configuration.load_cert_chain(files.certificate, files.key)
     except (OSError, ValueError, IndexError) as error:

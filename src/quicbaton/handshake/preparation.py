@@ -9,6 +9,7 @@ from aioquic.tls import CipherSuite, pull_client_hello
 from quicbaton.errors import ConfigurationError
 from quicbaton.handshake.tickets import SessionTickets
 from quicbaton.limits import MAX_PEER_IDS
+from quicbaton.transport.streams.flow import stream_window
 
 #: RFC 9000 §10.3: bytes of a stateless reset token.
 _RESET_TOKEN_BYTES = 16
@@ -52,6 +53,8 @@ def prepare(
 
     * from the configuration: max_idle_timeout, initial_max_data, the three
       initial_max_stream_data (one value), max_datagram_frame_size, version_information;
+      initial_max_stream_data is two thirds of initial_max_data at most, lest one stream that nobody
+      reads hold the credit of all others;
     * from private attributes that may be set here before the first datagram:
       ack_delay_exponent (3), initial_max_streams_bidi and _uni (128 each, `_local_max_streams_*`);
     * by this function: initial_source_connection_id, stateless_reset_token,
@@ -86,6 +89,10 @@ def prepare(
     quic.host_cid = cid
     quic._local_initial_source_connection_id = cid
     quic._local_active_connection_id_limit = MAX_PEER_IDS
+    most = min(quic.configuration.max_stream_data, stream_window(quic.configuration.max_data))
+    quic._local_max_stream_data_bidi_local = most
+    quic._local_max_stream_data_bidi_remote = most
+    quic._local_max_stream_data_uni = most
     # An attribute of the object shadows the method of its class: aioquic calls this instead.
     quic._replenish_connection_ids = _issue_none  # type: ignore[method-assign]
 

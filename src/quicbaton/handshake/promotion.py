@@ -170,7 +170,8 @@ def _extract(
         recovery=recovery,
         congestion=import_congestion(algorithm, paths[0].mtu_bytes, runs, now_us),
         flow=streams.flow(
-            (promised.initial_max_streams_bidi or 0, promised.initial_max_streams_uni or 0)
+            promised.initial_max_data or 0,
+            (promised.initial_max_streams_bidi or 0, promised.initial_max_streams_uni or 0),
         ),
         streams=streams.streams,
         finished=streams.finished(),

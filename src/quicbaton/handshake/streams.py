@@ -65,8 +65,8 @@ class ImportedStreams:
             return False
         return send_half.wants_to_send(ours.send)
 
-    def flow(self, initial_streams: tuple[int, int]) -> FlowState:
-        """Connection flow control; `initial_streams` are the stream limits of our parameters."""
+    def flow(self, window_bytes: int, initial_streams: tuple[int, int]) -> FlowState:
+        """Connection flow control; the arguments are what our parameters promised."""
         quic = self._quic
         data = quic._local_max_data
         outstanding = sum(
@@ -93,8 +93,9 @@ class ImportedStreams:
             receive_limit=data.value,
             receive_used=data.used,
             receive_consumed=data.used - outstanding,
+            receive_withheld=0,
             receive_limit_due=data.sent != data.value,
-            window_bytes=quic.configuration.max_data,
+            window_bytes=window_bytes,
             window_since_us=self._now_us,
             peer_streams_limit=advertised,
             peer_streams_seen=[limit.used for limit in peer_limits],
@@ -107,6 +108,8 @@ class ImportedStreams:
                     peer_limits, advertised, closed, initial_streams, strict=True
                 )
             ],
+            peer_streams_withheld=[0, 0],
+            aborts_paid_at_us=0,
             own_streams_limit=own_limits,
             own_streams_opened=[
                 quic._local_next_stream_id_bidi // 4,

@@ -29,6 +29,7 @@ from quicbaton.errors import (
 from quicbaton.transport import closing, qlog, resting
 from quicbaton.transport import frames as f
 from quicbaton.transport.application import ApplicationSide
+from quicbaton.transport.budget import MemoryBudget
 from quicbaton.transport.delivery import Dispatcher
 from quicbaton.transport.loss.congestion import CongestionController
 from quicbaton.transport.loss.recovery import Recovery
@@ -65,16 +66,20 @@ class Connection(ApplicationSide):
         origin_s: float,
         issuer: IdIssuer | None,
         entropy: Callable[[int], bytes],
+        budget: MemoryBudget | None = None,
         configuration: Any = None,
         on_crypto: Callable[[bytes], None] | None = None,
         on_token: Callable[[bytes], None] = lambda _token: None,
         trace: QuicLoggerTrace | None = None,
     ) -> None:
+        """`budget` is what the connections of the process may hold together; without one this
+        connection has one of its own."""
         super().__init__(state, configuration, trace)
         self._origin_s = origin_s
+        self._memory = (budget or MemoryBudget()).open(state.name)
         self._protection = PacketProtection(state.protection, grease=state.remote.grease_quic_bit)
         self._congestion = CongestionController(state.congestion)
-        self._streams = Streams(state)
+        self._streams = Streams(state, self._memory)
         self._ids = ConnectionIds(
             state.ids, issuer, state.events, state.local.active_connection_id_limit
         )
@@ -110,9 +115,11 @@ class Connection(ApplicationSide):
             self._paths,
             self._crypto,
             entropy,
+            self._memory,
             trace,
         )
         self._timers = Timers(state, self._recovery, self._paths, self._sender)
+        self._note_memory()
 
     @classmethod
     def resume(
@@ -124,6 +131,7 @@ class Connection(ApplicationSide):
         issuer: IdIssuer | None,
         entropy: Callable[[int], bytes],
         other_host: bool = False,
+        budget: MemoryBudget | None = None,
         configuration: Any = None,
         on_crypto: Callable[[bytes], None] | None = None,
         on_token: Callable[[bytes], None] = lambda _token: None,
@@ -147,6 +155,7 @@ class Connection(ApplicationSide):
             origin_s=now - clock_us / 1e6,
             issuer=issuer,
             entropy=entropy,
+            budget=budget,
             configuration=configuration,
             on_crypto=on_crypto,
             on_token=on_token,
@@ -221,6 +230,11 @@ class Connection(ApplicationSide):
         if state.closing is not None:
             closing.on_packets(state, len(datagrams))
             return
+        if len(state.events) > limits.MAX_QUEUED_EVENTS:
+            # Judged before a batch, when the application has had its turn: a batch of small frames
+            # may bring more than that.
+            closing.close(state, f.INTERNAL_ERROR, 0, "the application does not take its events")
+            return
         try:
             self._receiver.receive(datagrams, addr, local, ecn, now_us)
         except TransportError as error:
@@ -228,8 +242,7 @@ class Connection(ApplicationSide):
         except SecondSenderError as error:
             # On doubt about ownership stay silent: a CONNECTION_CLOSE would use a number, too.
             closing.end(state, f.INTERNAL_ERROR, NONE, str(error))
-        if len(state.events) > limits.MAX_QUEUED_EVENTS:
-            closing.close(state, f.INTERNAL_ERROR, 0, "the application does not take its events")
+        self._note_memory()
         if len(state.recovery.sent) > 2 * limits.MAX_SENT_RUNS:
             closing.close(state, f.INTERNAL_ERROR, 0, "too many packets are not acknowledged")
 
@@ -249,6 +262,7 @@ class Connection(ApplicationSide):
         if self._timers.wants_keep_alive(now_us):
             state.recovery.probes_due = max(1, state.recovery.probes_due)
         self._recovery.on_timer(now_us)
+        self._streams.on_timer(now_us)
         if self._paths.on_timer(now_us):
             self._recovery.on_path_change(now_us)
         self._ids.drop_alias(now_us)
@@ -270,6 +284,12 @@ class Connection(ApplicationSide):
         self._check()
         if _ANONYMOUS_PING not in self._state.pings_due:
             self._state.pings_due.append(_ANONYMOUS_PING)
+
+    def restore_credit(self) -> None:
+        """The budget says that this connection may give its peer credit again: send afterwards."""
+        self._check()
+        if self._state.closing is None:
+            self._streams.restore_credit(self._state.clock_us)
 
     def send_new_token(self, token: bytes) -> None:
         """Give the client an address validation token for its next connection (§8.1.3)."""
@@ -355,6 +375,8 @@ class Connection(ApplicationSide):
         self._check()
         now_us = self._advance(now)
         state = self._state
+        if state.closing is not None or state.closed:
+            self._note_memory()
         if state.closed:
             return []
         try:
@@ -362,7 +384,9 @@ class Connection(ApplicationSide):
                 return self._send_close(now_us)
             if self._protection.must_update and self._protection.can_update(now_us):
                 self._protection.update(now_us, self._recovery.pto_us())
-            return self._sender.build(now_us, quick=quick)
+            trains = self._sender.build(now_us, quick=quick)
+            self._note_memory()
+            return trains
         except TransportError as error:
             # RFC 9001 §6.6: the key is worn out and could not be updated.
             closing.close(state, error.error_code, error.frame_type, error.reason)
@@ -390,7 +414,17 @@ class Connection(ApplicationSide):
         if self._quic_logger is not None:
             qlog.log_owner(self._quic_logger, event, self._state)
         self._spent = True
+        self._memory.close()
         return self._state
+
+    def _note_memory(self) -> None:
+        state = self._state
+        if state.closing is None and not state.closed:
+            self._memory.note(self._streams.held_bytes(), state.flow.window_bytes)
+        elif self._memory.is_open:
+            # Nothing more is sent or read of it, and the end may take seconds.
+            self._streams.release()
+            self._memory.close()
 
     def _advance(self, now: float) -> int:
         """Connection time of `now`; it never goes backwards."""

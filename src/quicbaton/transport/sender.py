@@ -17,6 +17,7 @@ from aioquic.quic.logger import QuicLoggerTrace
 from quicbaton import limits
 from quicbaton.transport import datagrams, qlog, rangeset
 from quicbaton.transport import frames as f
+from quicbaton.transport.budget import Account
 from quicbaton.transport.loss.congestion import CongestionController
 from quicbaton.transport.loss.recovery import Recovery
 from quicbaton.transport.packets.acks import ReceivedNumbers
@@ -74,6 +75,7 @@ class Sender:
         paths: Paths,
         crypto: CryptoStream,
         entropy: Callable[[int], bytes],
+        memory: Account,
         trace: QuicLoggerTrace | None,
     ) -> None:
         self._trace = trace
@@ -87,6 +89,7 @@ class Sender:
         self._paths = paths
         self._crypto = crypto
         self._entropy = entropy
+        self._memory = memory
         self.pacing_at_us = NEVER  # derived: when the pacer lets us go on
         self.has_more = False  # derived: the turn's share of trains is used up
         self.keep_for_quick_trains = 0  # derived: so many must still find room in the window
@@ -371,10 +374,12 @@ class Sender:
         """Of the window, less what is kept; a small one is not kept from those who need it now."""
         if len(self._state.recovery.sent) >= limits.MAX_SENT_RUNS:
             return 0
-        room = self._congestion.room_bytes()
+        most = limits.MIN_FLIGHT_BYTES if self._memory.is_tight else limits.MAX_FLIGHT_BYTES
+        congestion = self._state.congestion
+        room = min(self._congestion.room_bytes(), most - congestion.in_flight_bytes)
         if self.keep_for_quick_trains:
             kept = self.keep_for_quick_trains * limits.QUICK_TRAIN_PACKETS * path.mtu_bytes
-            room -= min(kept, self._state.congestion.window_bytes // 3)
+            room -= min(kept, congestion.window_bytes // 3)
         return max(0, room)
 
     def _budget_bytes(self, path: PathState, packets: int, now_us: int) -> int:

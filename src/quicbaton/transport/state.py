@@ -238,6 +238,7 @@ class FlowState(_State):
     receive_limit: int  # MAX_DATA that we have advertised
     receive_used: int  # sum of the highest offsets received
     receive_consumed: int
+    receive_withheld: int  # taken from the queue of paused streams, not consumed yet
     receive_limit_due: bool
     window_bytes: int
     window_since_us: int
@@ -247,6 +248,8 @@ class FlowState(_State):
     peer_streams_closed: list[int]  # of these, finished: credit to give back
     peer_streams_window: list[int]  # how many may be open at once
     peer_streams_due: list[bool]
+    peer_streams_withheld: list[int]  # finished by a reset: credit that is to wait
+    aborts_paid_at_us: int  # when the last of the streams that a reset finished is paid for
     own_streams_limit: list[int]  # the peer's MAX_STREAMS
     own_streams_opened: list[int]
     own_streams_blocked_due: list[bool]

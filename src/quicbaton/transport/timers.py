@@ -7,6 +7,7 @@ from quicbaton.transport.paths.mtu import MtuSearch
 from quicbaton.transport.paths.paths import Paths
 from quicbaton.transport.sender import Sender
 from quicbaton.transport.state import NEVER, ConnectionState
+from quicbaton.transport.streams.flow import withheld_until_us
 
 
 class Timers:
@@ -32,6 +33,7 @@ class Timers:
             self._paths.next_timer_us(),
             state.ids.alias_until_us if state.ids.alias else NEVER,
             self._idle_us(),
+            withheld_until_us(state.flow),
         ]
         if not self._sender.blocked:  # else these would fire in vain, again and again
             if self._sender.has_more or state.recovery.probes_due:

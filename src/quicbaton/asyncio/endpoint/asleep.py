@@ -178,6 +178,7 @@ class Sleepers:
             nap,
             issuer=endpoint.ids,
             entropy=os.urandom,
+            budget=endpoint.budget,
             configuration=endpoint.configuration,
             trace=endpoint.start_trace(nap.connection.original_id),
         )

@@ -22,6 +22,7 @@ from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
 from quicbaton.asyncio.endpoint.address_tokens import AddressTokens
 from quicbaton.asyncio.endpoint.asleep import Sleeper, Sleepers
 from quicbaton.asyncio.endpoint.handshaking import Handshaking
+from quicbaton.asyncio.endpoint.memory import refuses_clients, relieve
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.asyncio.protocol import QuicConnectionProtocol, StreamHandler
@@ -33,6 +34,7 @@ from quicbaton.limits import (
     HANDSHAKE_S,
     MAX_HANDSHAKES,
     MAX_QUEUED_STRAYS,
+    MEMORY_BUDGET_BYTES,
     RETRY_FROM_HANDSHAKES,
 )
 from quicbaton.routing import route as routes
@@ -41,6 +43,7 @@ from quicbaton.routing.quic_lb import IdFactory
 from quicbaton.routing.reset import ResetLimiter, build_reset
 from quicbaton.routing.retry import AddressTokenError, TokenKind, ValidatedAddress
 from quicbaton.routing.table import RoutingTable, Target, is_sibling
+from quicbaton.transport.budget import MemoryBudget
 from quicbaton.transport.connection import Connection
 
 CreateProtocol = Callable[..., QuicConnectionProtocol]
@@ -86,6 +89,7 @@ class Endpoint:
         stream_handler: StreamHandler | None = None,
         congestion_control: str = "cubic",
         sleep_after_s: float = 0.0,
+        memory_bytes: int = MEMORY_BUDGET_BYTES,
     ) -> None:
         # aioquic parses short headers by the configured length; ours follow the cluster's layout.
         self._configuration = dataclasses.replace(
@@ -111,6 +115,8 @@ class Endpoint:
         self.table = table
         self.udp = UdpSocket(sock, self._on_batch, self._on_room)
         self.sessions: dict[bytes, Session] = {}
+        #: What the connections may hold together.
+        self.budget = MemoryBudget(memory_bytes)
         #: Idle connections that have shrunk to their state; `session_of` wakes them.
         self.asleep = Sleepers(self, sleep_after_s)
         #: Whether nothing here needs the session awake, a handoff for instance.
@@ -213,6 +219,8 @@ class Endpoint:
                 # The boundary between connections: what one stumbles over must not keep the
                 # others from their datagrams.
                 self._report(f"{owner!r} failed to process a datagram", error)
+        if self.budget.needs_attention:
+            relieve(self.budget, self.sessions, self.counters)
 
     def adopt(
         self, connection: Connection, protocol: QuicConnectionProtocol | None = None
@@ -381,7 +389,7 @@ class Endpoint:
 
     def _accept(self, header: LongHeader, datagram: Datagram) -> Owner | None:
         """Begin a handshake, unless the client's address must be validated first (§8.1)."""
-        if self.refuses:
+        if self.refuses or refuses_clients(self.budget):
             self._refuse_client(header, datagram, QuicErrorCode.CONNECTION_REFUSED)
             return None
         if not self.accepts:
@@ -468,6 +476,7 @@ class Endpoint:
             origin_s=promotion.origin_s,
             issuer=self.ids,
             entropy=os.urandom,
+            budget=self.budget,
             configuration=self._configuration,
             trace=promotion.trace,
         )
@@ -502,4 +511,6 @@ class Endpoint:
     def _keep_house(self) -> None:
         self.table.expire(monotonic())
         self.asleep.look()
+        if self.budget.needs_attention:
+            relieve(self.budget, self.sessions, self.counters)
         self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)

@@ -359,6 +359,7 @@ class Mover:
             issuer=None if relayed else self._endpoint.ids,
             entropy=os.urandom,
             other_host=relayed or not is_ours,
+            budget=self._endpoint.budget,
             configuration=self._endpoint.configuration,
             trace=trace,
         )

@@ -12,7 +12,7 @@ from quicbaton.asyncio.moving.handoffs import Handoffs
 from quicbaton.asyncio.peers import commands as c
 
 #: Counters of an endpoint that are no reason why a datagram reached nobody.
-_NOT_DROPPED: Final = frozenset({"forwarded", "tossed", "reset", "retry"})
+_NOT_DROPPED: Final = frozenset({"forwarded", "tossed", "reset", "retry", "closed_for_memory"})
 #: What a handoff's code says when it succeeded.
 _SUCCESSES: Final = frozenset({"ok", "relayed"})
 
@@ -56,6 +56,9 @@ def read_figures(
             "handshakes": len(endpoint.handshakes),
             "open_forwards": handoffs.unfinished_departures(),
             "relayed_streams": handoffs.relays.left,
+            "memory_held_bytes": endpoint.budget.held_bytes,
+            "memory_budget_bytes": endpoint.budget.total_bytes,
+            "memory_pressure": int(endpoint.budget.pressure),
         },
         counters={
             "accepted": endpoint.accepted,
@@ -68,6 +71,7 @@ def read_figures(
             "woken": endpoint.asleep.woken,
             "streams_relayed": handoffs.streams_relayed,
             "streams_cut": handoffs.streams_cut,
+            "closed_for_memory": counters["closed_for_memory"],
         },
         handoffs=_by_outcome(handoffs.outcomes),
         dropped={

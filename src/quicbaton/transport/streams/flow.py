@@ -7,11 +7,19 @@ from typing import Final
 from quicbaton import limits
 from quicbaton.errors import TransportError
 from quicbaton.transport import frames as f
+from quicbaton.transport.budget import Account
 from quicbaton.transport.frames import PacketPlan, encode_varint
-from quicbaton.transport.state import FlowState, SentFrame
+from quicbaton.transport.state import NEVER, FlowState, SentFrame
 
 #: RFC 9000 §4.6: more streams than this could not be named by a stream ID.
 MAX_STREAMS: Final = 1 << 60
+
+#: The time that a stream which a reset finished takes to be paid for, and how far ahead of now the
+#: peer may be with that: a token bucket as one moment.
+_ABORT_US: Final = 1_000_000 // limits.ABORTED_STREAMS_PER_S
+_ABORTS_AHEAD_US: Final = limits.ABORTED_STREAMS_BURST * _ABORT_US
+#: Given back together, so that a timer need not fire for each.
+_ABORTS_AT_ONCE: Final = 16
 
 
 def tuned_window(window_bytes: int, elapsed_us: int, rtt_us: int, ceiling_bytes: int) -> int:
@@ -37,27 +45,59 @@ def count_received(flow: FlowState, grown: int, frame_type: int) -> None:
     flow.receive_used = used
 
 
-def consume(flow: FlowState, size: int, now_us: int, rtt_us: int) -> None:
-    """Give `size` bytes of credit back; MAX_DATA falls due once half of the window is used."""
-    consumed = flow.receive_consumed + size
-    flow.receive_consumed = consumed
-    if flow.receive_limit_due or 2 * (flow.receive_limit - consumed) > flow.window_bytes:
+def held_bytes(flow: FlowState) -> int:
+    """Bytes received and not consumed."""
+    return flow.receive_used - flow.receive_consumed
+
+
+def review_limit(flow: FlowState, now_us: int, rtt_us: int, memory: Account) -> None:
+    """Bytes were consumed: make MAX_DATA due once half of the window is used (RFC 9000 §4.2)."""
+    window = flow.window_bytes
+    if flow.receive_limit_due or 2 * (flow.receive_limit - _base(flow, memory)) > window:
         return
     flow.receive_limit_due = True
-    flow.window_bytes = tuned_window(
-        flow.window_bytes,
-        now_us - flow.window_since_us,
-        rtt_us,
-        limits.MAX_CONNECTION_WINDOW_BYTES,
+    flow.window_bytes = memory.window(
+        window,
+        tuned_window(
+            window, now_us - flow.window_since_us, rtt_us, limits.MAX_CONNECTION_WINDOW_BYTES
+        ),
+        limits.MIN_CONNECTION_WINDOW_BYTES,
     )
     flow.window_since_us = now_us
 
 
-def make_room_for(flow: FlowState, stream_window_bytes: int) -> None:
+def _base(flow: FlowState, memory: Account) -> int:
+    """What the window begins at. Bytes of paused streams count as consumed, up to a limit: one
+    stream that nobody reads must not hold the credit of all others."""
+    withheld = 0 if memory.is_tight else min(flow.receive_withheld, limits.MAX_WITHHELD_BYTES)
+    return flow.receive_consumed + withheld
+
+
+def stream_window(connection_window_bytes: int) -> int:
+    """The largest window of a stream: two thirds of the connection's, lest one stream that nobody
+    reads hold all of it."""
+    return connection_window_bytes * 2 // 3
+
+
+def largest_stream_window(flow: FlowState, memory: Account) -> int:
+    """To what a stream's window may grow, since the connection's can follow; while memory is
+    tight, to what it is to shrink."""
+    return stream_window(
+        memory.window(
+            flow.window_bytes,
+            limits.MAX_CONNECTION_WINDOW_BYTES,
+            limits.MIN_CONNECTION_WINDOW_BYTES,
+        )
+    )
+
+
+def make_room_for(flow: FlowState, stream_window_bytes: int, memory: Account) -> None:
     """Keep the connection's window half as large again as that of any one stream."""
-    wanted = min(stream_window_bytes * 3 // 2, limits.MAX_CONNECTION_WINDOW_BYTES)
+    wanted = stream_window_bytes * 3 // 2
     if wanted > flow.window_bytes:
-        flow.window_bytes = wanted
+        flow.window_bytes = memory.window(
+            flow.window_bytes, wanted, limits.MIN_CONNECTION_WINDOW_BYTES
+        )
         flow.receive_limit_due = True
 
 
@@ -75,13 +115,44 @@ def open_peer_stream(flow: FlowState, stream_id: int, frame_type: int) -> None:
         flow.peer_streams_seen[kind] = ordinal + 1
 
 
-def close_peer_stream(flow: FlowState, stream_id: int) -> None:
-    """A stream of the peer's is finished; MAX_STREAMS falls due once half the window is used."""
+def close_peer_stream(flow: FlowState, stream_id: int, aborted: bool, now_us: int) -> None:
+    """A stream of the peer's is finished; MAX_STREAMS falls due once half the window is used.
+
+    The credit for one that a reset finished waits when there were many of them of late.
+    """
     kind = stream_id >> 1 & 1
-    flow.peer_streams_closed[kind] += 1
+    if aborted:
+        flow.aborts_paid_at_us = max(flow.aborts_paid_at_us, now_us) + _ABORT_US
+        if flow.aborts_paid_at_us - now_us > _ABORTS_AHEAD_US:
+            flow.peer_streams_withheld[kind] += 1
+            return
+    _give_streams_back(flow, kind, 1)
+
+
+def _give_streams_back(flow: FlowState, kind: int, count: int) -> None:
+    flow.peer_streams_closed[kind] += count
     window = flow.peer_streams_window[kind]
     if 2 * (flow.peer_streams_limit[kind] - flow.peer_streams_closed[kind]) <= window:
         flow.peer_streams_due[kind] = True
+
+
+def withheld_until_us(flow: FlowState) -> int:
+    """When streams that had to wait are given back, some at a time; NEVER: none waits."""
+    waiting = sum(flow.peer_streams_withheld)
+    if not waiting:
+        return NEVER
+    first_at_us = flow.aborts_paid_at_us - _ABORTS_AHEAD_US - (waiting - 1) * _ABORT_US
+    return first_at_us + (min(waiting, _ABORTS_AT_ONCE) - 1) * _ABORT_US
+
+
+def on_timer(flow: FlowState, now_us: int) -> None:
+    """Give the streams back whose time has come."""
+    unpaid = -((now_us + _ABORTS_AHEAD_US - flow.aborts_paid_at_us) // _ABORT_US)
+    for kind in (0, 1):
+        count = min(flow.peer_streams_withheld[kind], sum(flow.peer_streams_withheld) - unpaid)
+        if count > 0:
+            flow.peer_streams_withheld[kind] -= count
+            _give_streams_back(flow, kind, count)
 
 
 def check_streams_limit(value: int, frame_type: int) -> None:
@@ -118,10 +189,10 @@ def has_due(flow: FlowState) -> bool:
     )
 
 
-def write_due(flow: FlowState, plan: PacketPlan) -> None:
+def write_due(flow: FlowState, plan: PacketPlan, memory: Account) -> None:
     """Put the connection's due frames into the plan, as far as they fit."""
     if flow.receive_limit_due:
-        limit = max(flow.receive_limit, flow.receive_consumed + flow.window_bytes)
+        limit = max(flow.receive_limit, _base(flow, memory) + flow.window_bytes)
         if _add(plan, f.MAX_DATA, limit):
             flow.receive_limit = limit
             flow.receive_limit_due = False

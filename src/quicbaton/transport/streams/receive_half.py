@@ -15,8 +15,9 @@ from collections.abc import Iterable
 from quicbaton import limits
 from quicbaton.errors import TransportError
 from quicbaton.transport import frames as f
-from quicbaton.transport.state import NONE, ReceiveHalf
-from quicbaton.transport.streams.flow import tuned_window
+from quicbaton.transport.budget import Account
+from quicbaton.transport.state import NONE, FlowState, ReceiveHalf
+from quicbaton.transport.streams.flow import largest_stream_window, tuned_window
 
 Segment = tuple[int, bytes]
 
@@ -177,6 +178,11 @@ def take(half: ReceiveHalf, size: int) -> int:
     return size
 
 
+def withheld(half: ReceiveHalf) -> int:
+    """Bytes taken that do not count as consumed, since the application has paused."""
+    return half.taken - half.consumed
+
+
 def resume(half: ReceiveHalf) -> int:
     """End a pause; returns the bytes consumed by that."""
     half.paused = False
@@ -196,15 +202,20 @@ def discard(half: ReceiveHalf) -> int:
     return released + skipped
 
 
-def review_limit(half: ReceiveHalf, now_us: int, rtt_us: int) -> bool:
+def review_limit(
+    half: ReceiveHalf, now_us: int, rtt_us: int, flow: FlowState, memory: Account
+) -> bool:
     """Make MAX_STREAM_DATA due once half of the window is used (RFC 9000 §4.2); True when the
     window was enlarged."""
     window = half.window_bytes
     if half.limit_due or 2 * (half.limit - half.consumed) > window or not wants_limit(half):
         return False
     half.limit_due = True
-    half.window_bytes = tuned_window(
-        window, now_us - half.window_since_us, rtt_us, limits.MAX_STREAM_WINDOW_BYTES
+    ceiling = largest_stream_window(flow, memory)
+    half.window_bytes = (
+        min(window, ceiling)
+        if memory.is_tight
+        else tuned_window(window, now_us - half.window_since_us, rtt_us, ceiling)
     )
     half.window_since_us = now_us
     return half.window_bytes > window

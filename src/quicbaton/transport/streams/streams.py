@@ -12,8 +12,9 @@ A stream is forgotten once both halves are terminal; then only its ordinal remai
 from __future__ import annotations
 
 from quicbaton import limits
-from quicbaton.errors import StreamStateError
+from quicbaton.errors import StreamStateError, TransportError
 from quicbaton.transport import frames as f
+from quicbaton.transport.budget import Account, MemoryBudget
 from quicbaton.transport.frames import PacketPlan
 from quicbaton.transport.state import (
     NONE,
@@ -29,6 +30,7 @@ from quicbaton.transport.state import (
 )
 from quicbaton.transport.streams import flow as flow_rules
 from quicbaton.transport.streams import receive_half, send_half
+from quicbaton.transport.streams.credit import Credit
 from quicbaton.transport.streams.frames import control_frames_due, write_control, write_data
 from quicbaton.transport.streams.table import StreamTable, wrong_direction
 from quicbaton.transport.streams.turns import CONTROL_URGENCY, LOWEST_URGENCY, Turns
@@ -37,10 +39,23 @@ from quicbaton.transport.streams.turns import CONTROL_URGENCY, LOWEST_URGENCY, T
 class Streams:
     """All streams of a connection; see the module's head."""
 
-    __slots__ = ("_control", "_flow", "_state", "_streams", "_table", "_turns")
+    __slots__ = (
+        "_control",
+        "_credit",
+        "_flow",
+        "_memory",
+        "_segments",
+        "_state",
+        "_streams",
+        "_table",
+        "_turns",
+        "_written",
+    )
 
-    def __init__(self, state: ConnectionState) -> None:
+    def __init__(self, state: ConnectionState, memory: Account | None = None) -> None:
         self._state = state
+        self._memory = memory or MemoryBudget().open(b"")
+        self._credit = Credit(state, self._memory)
         self._flow = state.flow
         self._streams = state.streams
         self._table = StreamTable(state)
@@ -51,6 +66,13 @@ class Streams:
             for stream_id, stream in state.streams.items()
             if control_frames_due(stream) and not self._table.is_waiting(stream_id)
         }
+        #: Bytes written and not acknowledged, and segments behind gaps, of all streams.
+        self._written = self._segments = 0
+        for stream in state.streams.values():
+            if stream.send is not None and stream.send.reset_code == NONE:
+                self._written += stream.send.end - stream.send.base
+            if stream.receive is not None:
+                self._segments += len(stream.receive.segments)
 
     # --- getters ------------------------------------------------------------------------------
 
@@ -61,6 +83,10 @@ class Streams:
             | unidirectional << 1
             | (not self._state.is_client)
         )
+
+    def held_bytes(self) -> int:
+        """What the connection holds of its peer's bytes and of its program's."""
+        return flow_rules.held_bytes(self._flow) + self._written
 
     def buffered_bytes(self, stream_id: int) -> int:
         """Bytes written and never sent yet; 0 for a stream that cannot send (any more)."""
@@ -82,7 +108,10 @@ class Streams:
         if half is None or half.fin_written or half.reset_code != NONE:
             raise StreamStateError(f"stream {stream_id} was ended or reset: nothing can be written")
         send_half.write(half, data, fin)
-        if half.end - half.next >= limits.STREAM_BUFFER_HIGH_BYTES:
+        self._written += len(data)
+        tight = self._memory.is_tight
+        high = limits.TIGHT_BUFFER_HIGH_BYTES if tight else limits.STREAM_BUFFER_HIGH_BYTES
+        if half.end - half.next >= high:
             half.congested = True
         self._settle(stream_id, half)
         self._note_blocked()
@@ -114,7 +143,8 @@ class Streams:
         """Give the credit that was withheld. Until then a stream read to its end counts as open."""
         half = self._table.readable_half(stream_id)
         if half is not None and half.paused:
-            self._consumed(stream_id, half, receive_half.resume(half), now_us)
+            self._credit.resume(half, now_us)
+            self._on_consumed(stream_id, half)
 
     def set_priority(self, stream_id: int, urgency: int, incremental: bool) -> None:
         """When the stream is served, among those that have something to send (RFC 9218 §10)."""
@@ -133,7 +163,28 @@ class Streams:
         stream = self._streams.get(stream_id)
         if stream is not None and stream.receive is not None:
             half = stream.receive
-            self._consumed(stream_id, half, receive_half.take(half, size), now_us)
+            self._credit.take(half, size, now_us)
+            self._on_consumed(stream_id, half)
+
+    def restore_credit(self, now_us: int) -> None:
+        """There is memory again: give what was refused."""
+        for stream_id, stream in list(self._streams.items()):
+            if stream.receive is not None:
+                self._credit.restore(stream.receive, now_us)
+                self._on_consumed(stream_id, stream.receive)
+
+    def release(self) -> None:
+        """The connection is over: keep nothing of what its streams hold."""
+        for stream in self._streams.values():
+            if stream.send is not None:
+                stream.send.chunks.clear()
+                stream.send.starts.clear()
+            if stream.receive is not None:
+                stream.receive.segments.clear()
+
+    def on_timer(self, now_us: int) -> None:
+        """Give the peer the streams back that had to wait."""
+        flow_rules.on_timer(self._flow, now_us)
 
     def compact(self) -> None:
         """Release acknowledged bytes that share a chunk with others; call before a snapshot."""
@@ -163,7 +214,10 @@ class Streams:
             if not half.fin_delivered:
                 self._discard(stream_id, half, now_us)
             return
+        before = len(half.segments)
         fresh = receive_half.accept(half, offset, data)
+        if len(half.segments) != before:
+            self._count_segments(len(half.segments) - before)
         ended = half.delivered == half.final
         if fresh or ended:
             self._deliver(stream_id, fresh, ended)
@@ -260,7 +314,7 @@ class Streams:
     def write_due(self, plan: PacketPlan) -> None:
         """Fill the plan with due control frames, then with data of the streams in turn."""
         flow = self._flow
-        flow_rules.write_due(flow, plan)
+        flow_rules.write_due(flow, plan, self._memory)
         for stream_id in tuple(self._control):
             if not write_control(stream_id, self._streams[stream_id], plan):
                 return
@@ -313,7 +367,9 @@ class Streams:
             return
         half = stream.send
         had_lost = bool(half.lost)
+        before = half.base
         send_half.on_acked(half, offset, offset + length)
+        self._written -= half.base - before
         if had_lost:
             self._settle(stream_id, half)
         if half.fin_acked:
@@ -386,9 +442,12 @@ class Streams:
     def _end_turn(self, stream_id: int, half: SendHalf) -> None:
         self._turns.to_back(stream_id)
         self._settle(stream_id, half)
-        if half.congested and half.end - half.next < limits.STREAM_BUFFER_LOW_BYTES:
-            half.congested = False
-            self._state.events.append(WritableEvent(stream_id))
+        if half.congested:
+            tight = self._memory.is_tight
+            low = limits.TIGHT_BUFFER_LOW_BYTES if tight else limits.STREAM_BUFFER_LOW_BYTES
+            if half.end - half.next < low:
+                half.congested = False
+                self._state.events.append(WritableEvent(stream_id))
 
     def _note_blocked(self) -> None:
         flow = self._flow
@@ -408,6 +467,7 @@ class Streams:
     def _reset(self, stream_id: int, half: SendHalf, code: int) -> None:
         if half.reset_code != NONE or send_half.is_done(half):
             return
+        self._written -= half.end - half.base
         send_half.reset(half, code)
         self._turns.leave(stream_id)
         self._add_control(stream_id)
@@ -429,15 +489,18 @@ class Streams:
 
     def _discard(self, stream_id: int, half: ReceiveHalf, now_us: int) -> None:
         """Give credit for bytes that nobody will read."""
-        self._consumed(stream_id, half, receive_half.discard(half), now_us)
+        self._segments -= len(half.segments)
+        self._credit.discard(half, now_us)
+        self._on_consumed(stream_id, half)
 
-    def _consumed(self, stream_id: int, half: ReceiveHalf, size: int, now_us: int) -> None:
-        flow = self._flow
-        recovery = self._state.recovery
-        rtt_us = recovery.smoothed_rtt_us if recovery.has_rtt else 0
-        flow_rules.consume(flow, size, now_us, rtt_us)
-        if receive_half.review_limit(half, now_us, rtt_us):
-            flow_rules.make_room_for(flow, half.window_bytes)
+    def _count_segments(self, grown: int) -> None:
+        self._segments += grown
+        if self._segments > limits.MAX_CONNECTION_SEGMENTS:
+            raise TransportError(
+                f.INTERNAL_ERROR, f"streams have {self._segments} gaps at once", f.STREAM
+            )
+
+    def _on_consumed(self, stream_id: int, half: ReceiveHalf) -> None:
         if half.consumed == half.final:
             self._forget_if_finished(stream_id, self._streams[stream_id])
         elif half.limit_due:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from quicbaton.errors import StreamStateError, TransportError
 from quicbaton.transport import frames as f
 from quicbaton.transport import rangeset
-from quicbaton.transport.state import ConnectionState, ReceiveHalf, SendHalf, Stream
+from quicbaton.transport.state import NONE, ConnectionState, ReceiveHalf, SendHalf, Stream
 from quicbaton.transport.streams import flow as flow_rules
 from quicbaton.transport.streams.receive_half import new_receive_half
 from quicbaton.transport.streams.send_half import new_send_half
@@ -130,8 +130,17 @@ class StreamTable:
 
     def forget(self, stream_id: int) -> None:
         """Both halves are terminal: keep the ordinal, and give the peer a stream back."""
-        del self._streams[stream_id]
+        stream = self._streams.pop(stream_id)
         ordinal = stream_id >> 2
         rangeset.add(self._state.finished[stream_id & 3], ordinal, ordinal + 1)
         if stream_id & 1 != self._own_bit:
-            flow_rules.close_peer_stream(self._flow, stream_id)
+            flow_rules.close_peer_stream(
+                self._flow, stream_id, _is_aborted(stream), self._state.clock_us
+            )
+
+
+def _is_aborted(stream: Stream) -> bool:
+    send, receive = stream.send, stream.receive
+    return (receive is not None and receive.reset_code != NONE) or (
+        send is not None and send.reset_code != NONE
+    )
