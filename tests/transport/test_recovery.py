@@ -43,7 +43,10 @@ def ack(*ranges: tuple[int, int]) -> bytes:
     return b"".join(map(encode_varint, parts))
 
 
-def settled() -> tuple[Pair, ConnectionState, Forger]:
+Settled = tuple[Pair, ConnectionState, Forger]
+
+
+def settled() -> Settled:
     """A server that has room for everything and leaves no number out."""
     pair = Pair()
     pair.connect()
@@ -53,6 +56,11 @@ def settled() -> tuple[Pair, ConnectionState, Forger]:
     state.congestion.pacing_tokens_bytes = 1e12
     state.numbers.skip_at = 1 << 40
     return pair, state, Forger(pair.server, pair.client.address)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Settled:
+    return settled()
 
 
 def send_pings(pair: Pair, count: int) -> list[int]:
@@ -103,11 +111,11 @@ def test_an_ack_that_jumps_over_records_looks_at_few_of_them() -> None:
     assert Counting.looks <= 32
 
 
-@given(st.integers(0, 1 << 32))
+@given(seed=st.integers(0, 1 << 32))
 @settings(max_examples=200, deadline=None)
-def test_an_ack_takes_out_of_the_records_what_it_names(seed: int) -> None:
+def test_an_ack_takes_out_of_the_records_what_it_names(shared: Settled, seed: int) -> None:
     rng = random.Random(seed)
-    pair, state, _ = SETTLED
+    pair, state, _ = shared
     recovery = pair.server.connection._recovery  # type: ignore[attr-defined]
     number = 1000
     runs = []
@@ -149,9 +157,6 @@ def run_of(first: int, count: int) -> SentRun:
 
 def numbers_of(runs: Iterable[SentRun]) -> list[int]:
     return [run.first + index for run in runs for index in range(run.count)]
-
-
-SETTLED = settled()
 
 
 def test_an_ack_of_ack_only_packets_finds_losses() -> None:

@@ -13,6 +13,7 @@ the silence was ours, not the network's.
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import islice
 from operator import attrgetter
 from typing import Final, Protocol
 
@@ -375,10 +376,11 @@ class Recovery:
         wait_us = max(9 * max(state.smoothed_rtt_us, state.latest_rtt_us) // 8, GRANULARITY_US)
         lost_before = now_us - wait_us
         threshold = largest - PACKET_THRESHOLD + 1  # numbers below are lost
-        lost: list[SentRun] = []
+        # All that end below the threshold are lost, without a look at each.
+        index = max(0, bisect_right(sent, threshold - 1, key=_first_number) - 1)
+        lost = sent[:index]
         kept: list[SentRun] = []
-        index = 0
-        for run in sent:
+        for run in islice(sent, index, None):
             if run.first > largest:
                 break
             index += 1
@@ -413,7 +415,7 @@ class Recovery:
                 congestion.on_discarded(size)
             else:
                 lost_bytes += size
-                newest_at_us = max(newest_at_us, run.at_us)
+                newest_at_us = run.at_us  # they ascend
                 largest_size = max(largest_size, run.size)
             self._deliver_lost(run)
         if lost_bytes:
@@ -437,6 +439,8 @@ class Recovery:
             return False
         # max_ack_delay is part of the period whatever the space (§7.6.1).
         period_us = self.pto_us() * PERSISTENT_CONGESTION_THRESHOLD
+        if lost[-1].at_us - lost[0].at_us <= period_us:
+            return False
         since = max(state.first_rtt_at_us, state.newest_acked_at_us)
         owner_first = self._numbers.owner_first_number
         times = [(r.at_us, 0) for r in lost if r.at_us > since and r.first >= owner_first]
@@ -469,7 +473,8 @@ def _first_reaching(sent: list[SentRun], index: int, number: int) -> int:
 
 
 def _is_mtu_probe(run: SentRun) -> bool:
-    return any(frame[0] == f.MTU_PROBE for frame in run.frames)
+    # It has its packet for itself.
+    return bool(run.frames) and run.frames[0][0] == f.MTU_PROBE
 
 
 def cut(run: SentRun, first: int, stop: int) -> SentRun:
