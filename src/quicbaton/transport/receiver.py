@@ -191,7 +191,7 @@ class Receiver:
             # The last ACK went to an address that is perhaps nobody's.
             self._state.numbers.ack_at_us = self._now_us
 
-    def _read_frames(self, payload: bytes) -> tuple[bool, bool]:  # noqa: PLR0912 - one hot loop
+    def _read_frames(self, payload: bytes) -> tuple[bool, bool]:
         """Handle all frames; (is ack-eliciting, holds probing frames only)."""
         at = 0
         end = len(payload)
