@@ -18,7 +18,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), *(str(ROOT / "tests" / name) for name in ("transport", "handoff"))]
+sys.path[:0] = [
+    str(HERE),
+    *(str(ROOT / "tests" / name) for name in ("transport", "handoff", "http3")),
+]
 
 import fuzzing  # noqa: E402 - from this folder
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
