@@ -9,11 +9,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test coverage check fuzz bench clean
+.PHONY: help venv demo test test-aioquic-h3 coverage check fuzz bench clean
 
 help:
 	@echo "make demo   hand a live download from process to process (ARGS=\"--json FILE\")"
 	@echo "make test   run the tests"
+	@echo "make test-aioquic-h3   run aioquic's own HTTP/3 tests against ours (fetches its sdist)"
 	@echo "make coverage   which lines the tests without processes reach"
 	@echo "make check  lint, formatting, types, layers"
 	@echo "make fuzz   fuzz every target for a minute (ARGS=\"--seconds N TARGET\")"
@@ -41,6 +42,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
 
+# What fails and may is listed in tests/http3/aioquic_differences.py.
+test-aioquic-h3: $(STAMP)
+	@$(BIN)/python tests/http3/aioquic_suite.py
+
 coverage: $(STAMP)
 	$(BIN)/python -m coverage run -m pytest -m "not process" $(ARGS)
 	$(BIN)/python -m coverage report --skip-covered --skip-empty
@@ -60,4 +65,4 @@ bench: $(STAMP)
 	$(BIN)/python -m bench all $(ARGS)
 
 clean:
-	rm -rf $(VENV) .coverage .fuzz .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .aioquic .coverage .fuzz .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
