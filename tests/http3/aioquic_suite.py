@@ -4,7 +4,7 @@
 
 The sdist of the version that is installed is fetched by pip into .aioquic/ once. In test_h3 and
 test_webtransport the imports of `aioquic.h3` become those of `quicbaton.http3`, and nothing else is
-changed. What fails must be listed in `aioquic_differences`, with its reason, and nothing else there.
+changed. What fails must be listed in `aioquic_differences`, and nothing else.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from quicbaton.http3.errors import (
     StreamOverloadError,
 )
 from quicbaton.http3.events import H3Event, StreamFailed
-from quicbaton.http3.rates import Rate
+from quicbaton.http3.rates import rate
 from quicbaton.http3.state import Http3State, Http3Stream
 from quicbaton.http3.webtransport import OFFER
 from quicbaton.transport.state import NONE
@@ -31,7 +31,7 @@ from quicbaton.transport.state import NONE
 _FIRST_SWEEP: Final = 64
 #: RFC 6585 §5.
 _TOO_LARGE: Final = ((b":status", b"431"), (b"content-length", b"0"))
-_IDLE_FRAMES: Final = Rate(limits.IDLE_FRAMES_PER_S, limits.IDLE_FRAME_BURST)
+_IDLE_FRAMES: Final = rate(per_s=limits.IDLE_FRAMES_PER_S, burst=limits.IDLE_FRAME_BURST)
 
 
 def local_settings(*, webtransport: bool, datagrams: bool) -> dict[int, int]:
@@ -132,7 +132,8 @@ class Http3Base:
 
     def _end_receiving(self, stream_id: int, stream: Http3Stream) -> None:
         stream.receive = s.ENDED
-        self._hold(stream, b"")
+        if stream.held is not None:
+            self._hold(stream, b"")
         if stream.send == s.ENDED:
             self._streams.pop(stream_id, None)
 
@@ -215,7 +216,7 @@ class Http3Base:
         """RFC 6585 §5: say 431, where there is somebody to hear it."""
         if self._is_client or stream.kind != s.REQUEST or stream.send != s.HEAD:
             return False
-        frame, _ = qpack.encode_response(_TOO_LARGE, 0)
+        frame = qpack.encode_response(_TOO_LARGE).frame
         stream.kind = s.IGNORED
         self._hold(stream, b"")
         self._say_last(stream_id, frame)

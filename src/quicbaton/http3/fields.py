@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from quicbaton.http3.errors import MessageError
 from quicbaton.http3.priority import DEFAULT, Priority, parse_priority
+from quicbaton.limits import FIELD_OVERHEAD_BYTES
 
 Fields = Sequence[tuple[bytes, bytes]]
 
@@ -46,11 +47,7 @@ class ResponseHead(NamedTuple):
     status: int
     content_length: int
     priority: Priority | None  # None: the server does not say
-
-    @property
-    def is_interim(self) -> bool:
-        """RFC 9114 §4.1: another response follows."""
-        return self.status < 200
+    is_interim: bool  # RFC 9114 §4.1: another response follows
 
 
 def request_head(fields: Fields) -> RequestHead:
@@ -95,7 +92,12 @@ def response_head(fields: Fields) -> ResponseHead:
     if status == b"101":
         # §4.5: a stream of HTTP/3 does not change its protocol.
         raise MessageError("Pseudo-header b':status' cannot be 101")
-    return ResponseHead(int(status), length, None if priority is None else parse_priority(priority))
+    return ResponseHead(
+        int(status),
+        length,
+        None if priority is None else parse_priority(priority),
+        status < b"200",
+    )
 
 
 def validate_trailers(fields: Fields) -> None:
@@ -120,6 +122,14 @@ def validate_push_promise_headers(fields: Fields) -> None:
     if missing:
         raise MessageError(f"Pseudo-headers {missing} are missing")
     _check_target(pseudo, fields)
+
+
+def size_of(fields: Fields) -> int:
+    """What a field section counts: each field its name, its value and 32 bytes (§4.2.2)."""
+    size = FIELD_OVERHEAD_BYTES * len(fields)
+    for name, value in fields:
+        size += len(name) + len(value)
+    return size
 
 
 def is_interim_response(fields: Fields) -> bool:

@@ -41,8 +41,15 @@ from quicbaton.http3.sessions import WebTransportSide
 from quicbaton.http3.state import Http3Stream
 from quicbaton.transport.state import NONE
 
-#: Frames with a field section.
-_SECTIONS: Final = (FrameType.HEADERS, FrameType.PUSH_PROMISE)
+#: Frames of messages, as plain integers: to look up an enumeration's member costs 0.2 µs.
+_DATA: Final = int(FrameType.DATA)
+_HEADERS: Final = int(FrameType.HEADERS)
+_PUSH_PROMISE: Final = int(FrameType.PUSH_PROMISE)
+_WEBTRANSPORT_STREAM: Final = int(FrameType.WEBTRANSPORT_STREAM)
+#: Those with a field section.
+_SECTIONS: Final = (_HEADERS, _PUSH_PROMISE)
+#: Events that can say that a message has ended.
+_ENDING: Final = (HeadersReceived, DataReceived)
 #: Frames that belong on the control stream (RFC 9114 §7.2), those that belong nowhere, and promises
 #: where they are not expected.
 _MISPLACED: Final = RESERVED_FRAME_TYPES | {
@@ -95,7 +102,7 @@ class MessageReader(WebTransportSide):
                     self._hold(stream, data[at:])
                     break
                 frame_type, left, at = header
-                if frame_type == FrameType.WEBTRANSPORT_STREAM and self._webtransport:
+                if frame_type == _WEBTRANSPORT_STREAM and self._webtransport:
                     self._check_webtransport(stream_id, stream)
                     events += self._begin_webtransport(stream_id, stream, left, data[at:], ended)
                     break
@@ -109,7 +116,7 @@ class MessageReader(WebTransportSide):
                 left = stream.frame_left
             end = min(size, at + left)
             stream.frame_left = left - (end - at)
-            if frame_type == FrameType.DATA:
+            if frame_type == _DATA:
                 if end > at or not left:
                     # A whole event of content is passed on uncopied.
                     content = data[at:end] if at or end < size else data
@@ -125,19 +132,19 @@ class MessageReader(WebTransportSide):
         self, stream_id: int, stream: Http3Stream, frame_type: int, length: int
     ) -> None:
         """Whether a frame may begin here, before a byte of it is kept (RFC 9114 §4.1, §7)."""
-        if frame_type == FrameType.DATA:
+        if frame_type == _DATA:
             if stream.receive != s.BODY:
                 raise FrameUnexpected("DATA frame is not allowed in this state")
             if not length:
                 self._spend_idle_frame()
-        elif frame_type == FrameType.HEADERS:
+        elif frame_type == _HEADERS:
             if stream_id & 1 and stream.kind == s.REQUEST:
                 raise StreamCreationError("a bidirectional stream from a server")  # §6.1
             # §4.4: a tunnel has DATA frames only.
             if stream.receive >= s.TRAILED - bool(stream.flags & s.TUNNEL):
                 raise FrameUnexpected("HEADERS frame is not allowed in this state")
             _check_section_size(length)
-        elif frame_type == FrameType.PUSH_PROMISE and stream.kind == s.REQUEST:
+        elif frame_type == _PUSH_PROMISE and stream.kind == s.REQUEST:
             if not self._is_client:
                 raise FrameUnexpected("Clients must not send PUSH_PROMISE")  # §7.2.5
             if stream_id & 1 or (stream.flags & s.TUNNEL and stream.receive != s.HEAD):
@@ -186,7 +193,7 @@ class MessageReader(WebTransportSide):
         block: bytes,
         events: list[H3Event],
     ) -> None:
-        if frame_type == FrameType.PUSH_PROMISE:
+        if frame_type == _PUSH_PROMISE:
             events.append(self._read_promise(stream_id, block))
             return
         if stream.receive == s.BODY:
@@ -299,7 +306,7 @@ class MessageReader(WebTransportSide):
             events += self._session_ended(stream_id, 0, "")
         self._end_receiving(stream_id, stream)
         last = events[-1] if events else None
-        if newest <= FrameType.HEADERS and isinstance(last, HeadersReceived | DataReceived):
+        if newest <= _HEADERS and isinstance(last, _ENDING):
             last.stream_ended = True
         else:
             push_id = stream.link if stream.kind == s.PUSH else None

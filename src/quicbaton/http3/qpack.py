@@ -10,7 +10,7 @@ those that come again and again are remembered, as they are and as what they say
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import pylsqpack
 
@@ -27,10 +27,10 @@ from quicbaton.http3.fields import (
     ResponseHead,
     request_head,
     response_head,
+    size_of,
 )
 from quicbaton.http3.frames import encode_frame
 from quicbaton.limits import (
-    FIELD_OVERHEAD_BYTES,
     MAX_COUNTED_SECTION_BYTES,
     MAX_FIELD_SECTION_BYTES,
     MAX_FIELDS,
@@ -65,22 +65,37 @@ def decode_fields(block: bytes) -> Headers:
         _, fields = _decoder.feed_header(0, block)
     except (pylsqpack.DecompressionFailed, pylsqpack.StreamBlocked):
         raise QpackDecompressionFailed from None
-    # RFC 9114 §4.2.2: a field counts with its name, its value and 32 bytes.
-    size = sum(len(name) + len(value) for name, value in fields)
-    if len(fields) > MAX_FIELDS or (
-        size + FIELD_OVERHEAD_BYTES * len(fields) > MAX_FIELD_SECTION_BYTES
-    ):
+    size = size_of(fields)
+    if len(fields) > MAX_FIELDS or size > MAX_FIELD_SECTION_BYTES:
         raise FieldSectionTooLargeError(f"{len(fields)} fields of {size} bytes are too many")
     return fields
 
 
 def encode_fields(fields: Fields) -> bytes:
-    """The encoded field section, with the static table and literals."""
-    _, block = _encoder.encode(0, list(fields))
+    """The encoded field section, with the static table and literals.
+
+    Raises FieldSectionTooLargeError for a name or value that lsqpack does not take: 64 KiB.
+    """
+    try:
+        _, block = _encoder.encode(0, list(fields))
+    except ValueError as error:
+        raise FieldSectionTooLargeError(str(error)) from None
     return block
 
 
 # --- sections that come again -------------------------------------------------------------------
+
+
+class EncodedResponse(NamedTuple):
+    """A response's header section on its way out."""
+
+    frame: bytes
+    head: ResponseHead
+    size: int  # of its fields, as RFC 9114 §4.2.2 counts them
+
+
+#: By their fields. When there are too many all are forgotten: those that come again do so at once.
+_responses: Final[dict[tuple[tuple[bytes, bytes], ...], EncodedResponse]] = {}
 
 
 def decode_request(block: bytes) -> tuple[Headers, RequestHead]:
@@ -99,12 +114,19 @@ def decode_response(block: bytes) -> tuple[Headers, ResponseHead]:
     return fields, response_head(fields)
 
 
-def encode_response(fields: Fields, size: int) -> tuple[bytes, ResponseHead]:
-    """A response's HEADERS frame, and what it says, for fields of `size` bytes, counted as RFC
-    9114 §4.2.2 does it. Raises MessageError for a malformed one."""
-    if size > MAX_REMEMBERED_SECTION_BYTES:
-        return _encode_response(fields)
-    return _remembered_response(tuple(fields))
+def encode_response(fields: Fields) -> EncodedResponse:
+    """A response as it is sent, and what it says. Raises MessageError for a malformed one."""
+    key = tuple(fields)
+    known = _responses.get(key)
+    if known is None:
+        head = response_head(fields)
+        frame = encode_frame(FrameType.HEADERS, encode_fields(fields))
+        known = EncodedResponse(frame, head, size_of(fields))
+        if known.size <= MAX_REMEMBERED_SECTION_BYTES:
+            if len(_responses) == MAX_REMEMBERED_SECTIONS:
+                _responses.clear()
+            _responses[key] = known
+    return known
 
 
 def encode_request(fields: Fields) -> tuple[bytes, RequestHead]:
@@ -121,16 +143,6 @@ def _decode_request(block: bytes) -> tuple[Fields, RequestHead]:
 @lru_cache(maxsize=MAX_REMEMBERED_SECTIONS)
 def _remembered_request(block: bytes) -> tuple[Fields, RequestHead]:
     return _decode_request(block)
-
-
-def _encode_response(fields: Fields) -> tuple[bytes, ResponseHead]:
-    head = response_head(fields)
-    return encode_frame(FrameType.HEADERS, encode_fields(fields)), head
-
-
-@lru_cache(maxsize=MAX_REMEMBERED_SECTIONS)
-def _remembered_response(fields: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, ResponseHead]:
-    return _encode_response(fields)
 
 
 # --- the instruction streams --------------------------------------------------------------------

@@ -13,11 +13,16 @@ from msgspec import Struct
 class Rate(Struct, frozen=True):
     """A budget's size."""
 
-    per_s: int
-    burst: int
+    share_us: int  # what one event takes of it
+    burst_us: int
 
     def spend(self, whole_at_us: int, now_us: int) -> int:
         """When the budget is whole again after one more event at `now_us`; -1: it is exhausted."""
-        share_us = 1_000_000 // self.per_s
-        whole_at_us = max(whole_at_us, now_us) + share_us
-        return -1 if whole_at_us - now_us > self.burst * share_us else whole_at_us
+        whole_at_us = (whole_at_us if whole_at_us > now_us else now_us) + self.share_us
+        return -1 if whole_at_us - now_us > self.burst_us else whole_at_us
+
+
+def rate(*, per_s: int, burst: int) -> Rate:
+    """So many events a second, and `burst` at once."""
+    share_us = 1_000_000 // per_s
+    return Rate(share_us, burst * share_us)

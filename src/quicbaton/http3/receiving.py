@@ -41,12 +41,14 @@ from quicbaton.http3.events import (
 )
 from quicbaton.http3.frames import pull_varint
 from quicbaton.http3.messages import MessageReader
-from quicbaton.http3.rates import Rate
+from quicbaton.http3.rates import rate
 from quicbaton.http3.state import Http3Stream
 from quicbaton.transport.state import NONE
 
-_REQUESTS: Final = Rate(limits.REQUESTS_PER_S, limits.REQUEST_BURST)
-_CANCELLED: Final = Rate(limits.CANCELLED_REQUESTS_PER_S, limits.CANCELLED_REQUEST_BURST)
+_REQUESTS: Final = rate(per_s=limits.REQUESTS_PER_S, burst=limits.REQUEST_BURST)
+_CANCELLED: Final = rate(
+    per_s=limits.CANCELLED_REQUESTS_PER_S, burst=limits.CANCELLED_REQUEST_BURST
+)
 
 
 class ReceivingSide(MessageReader, ControlStream, Http3Base):
