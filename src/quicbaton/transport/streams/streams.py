@@ -113,7 +113,9 @@ class Streams:
         high = limits.TIGHT_BUFFER_HIGH_BYTES if tight else limits.STREAM_BUFFER_HIGH_BYTES
         if half.end - half.next >= high:
             half.congested = True
-        self._settle(stream_id, half)
+        if stream_id not in self._turns:
+            # One that is queued has something to send, and has more now.
+            self._settle(stream_id, half)
         self._note_blocked()
 
     def reset(self, stream_id: int, code: int) -> None:
@@ -151,9 +153,11 @@ class Streams:
         half = self._table.writable_half(stream_id)
         if half is None:
             return
+        urgency = min(max(urgency, CONTROL_URGENCY), LOWEST_URGENCY)
         queued = stream_id in self._turns
-        self._turns.leave(stream_id)
-        half.urgency = min(max(urgency, CONTROL_URGENCY), LOWEST_URGENCY)
+        if queued:
+            self._turns.leave(stream_id)
+        half.urgency = urgency
         half.incremental = incremental
         if queued:
             self._turns.enter(stream_id)
@@ -397,7 +401,8 @@ class Streams:
         if fin:
             stream.send.fin_acked = True
             stream.send.fin_due = False
-            self._settle(stream_id, stream.send)
+            if stream_id in self._turns:
+                self._settle(stream_id, stream.send)
         self.on_run_acked(stream_id, offset, length)
 
     def on_frame_lost(self, frame: SentFrame) -> None:

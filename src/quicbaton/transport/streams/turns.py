@@ -65,9 +65,15 @@ class Turns:
         """Queue the stream behind its equals, unless it is queued."""
         if stream_id in self._members:
             return
-        self._members.add(stream_id)
         order = self._state.order
         half = self._half(stream_id)
+        if not self._members:
+            # Alone, as the stream of most answers is.
+            self._members.add(stream_id)
+            self._shares[half.urgency] = [0, 1] if half.incremental else [1, 0]
+            order.append(stream_id)
+            return
+        self._members.add(stream_id)
         start, others, incremental = self._queue_of(half.urgency)
         self._shares.setdefault(half.urgency, [0, 0])[half.incremental] += 1
         if half.incremental:
@@ -81,6 +87,10 @@ class Turns:
     def leave(self, stream_id: int) -> None:
         if stream_id in self._members:
             self._members.remove(stream_id)
+            if not self._members:
+                self._state.order.clear()
+                self._shares.clear()
+                return
             self._state.order.remove(stream_id)
             half = self._half(stream_id)
             shares = self._shares[half.urgency]
