@@ -391,6 +391,8 @@ MAX_LOADS: Final = 1024
 
 # --- files ------------------------------------------------------------------------------------
 
+#: Descriptors that a server asks the kernel to let it have, if it may.
+MAX_DESCRIPTORS: Final = 1 << 16
 #: Files that the downloads of one process hold open, each once, however many download it; at most
 #: half of the descriptors that the process may have. Beyond, a file is opened for each read, which
 #: costs 15 µs beside the milliseconds that sending 256 KiB takes.
@@ -398,8 +400,12 @@ MAX_OPEN_FILES: Final = 16_384
 #: Descriptors that go along with one connection: the kernel passes 253 at once (SCM_MAX_FD).
 #: What is over is opened again by its path.
 MAX_PASSED_DESCRIPTORS: Final = 250
-#: Descriptors that have arrived over one channel, and that nobody has asked for.
-MAX_WAITING_DESCRIPTORS: Final = 2 * MAX_PASSED_DESCRIPTORS
+#: Writes with descriptors that one channel has brought and that nobody has taken: it waits for one
+#: at a time, so who sends more is cut off.
+MAX_WAITING_PARCELS: Final = 4
+#: The longest path that Linux opens (PATH_MAX), and folders in one: each costs a look of 2 µs.
+MAX_PATH_BYTES: Final = 4095
+MAX_PATH_DEPTH: Final = 128
 #: Entries of a folder that are looked at for a listing (30 ms of work), and that one page of it
 #: shows: half a megabyte, which is what a download may have in its stream's buffer, too.
 MAX_SCANNED_ENTRIES: Final = 10_000

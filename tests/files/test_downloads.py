@@ -20,7 +20,7 @@ _STEP = 100
 
 def begin(folder: Folder) -> Download:
     """A download of the folder's only file, the first bytes of which are read."""
-    shown = folder.represent(folder.locate("/f"), None)
+    shown = folder.represent(folder.locate("/f").path, None)
     promise = Promise(0, shown.path, shown.version, 0, shown.version.size, b"")
     download = Download(folder, promise, folder.hold(shown.file))
     assert download.read(_STEP) == _OLD[:_STEP]
@@ -186,7 +186,7 @@ def test_a_time_of_whole_seconds_says_nothing_of_a_copy(folder: Folder, tmp_path
 
 def test_a_tag_changes_with_the_content_whatever_the_times_say(folder: Folder) -> None:
     def tag() -> bytes:
-        shown = folder.represent(folder.locate("/f"), None)
+        shown = folder.represent(folder.locate("/f").path, None)
         shown.file.release()
         return shown.version.etag
 

@@ -370,7 +370,7 @@ def test_a_file_that_changed_under_a_move_resets_the_stream(root: Path) -> None:
     assert session.status(session.ask("GET", "/site/")) == 200
 
 
-@pytest.mark.parametrize("moves", [False])
+@pytest.mark.parametrize("moves", [False, True])
 @pytest.mark.parametrize(
     ("change", "goes_on"),
     [
@@ -397,6 +397,23 @@ def test_what_becomes_of_a_file_decides_alike_with_and_without_a_move(
             assert session.body(stream_id) == content
         else:
             assert session.browser.resets == {stream_id: H3_INTERNAL_ERROR}
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_another_host_goes_on_only_with_the_same_content(root: Path, replaced: bool) -> None:
+    """No open file goes there."""
+
+    async def test() -> None:
+        session = Session(root)
+        stream_id = session.browser.request("GET", "/file.bin")
+        session.pair.run(lambda: len(session.body(stream_id)) > 0, seconds=5)
+        if replaced:
+            change_file(root / "file.bin", "replaced")
+        move(session.pair.server, other_host=True)
+        session.pair.run(lambda: session.over(stream_id), seconds=30)
+        assert (stream_id in session.browser.resets) is replaced
 
     asyncio.run(test())
 

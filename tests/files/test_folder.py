@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def find(folder: Folder, target: str, accepted: bytes | None = None) -> Representation:
-    return folder.represent(folder.locate(target), accepted)
+    return folder.represent(folder.locate(target).path, accepted)
 
 
 def status_of(folder: Folder, target: str) -> int:
@@ -45,7 +45,7 @@ def test_names_that_are_not_utf8_are_served(folder: Folder) -> None:
     (folder.root / os.fsdecode(b"\xff\xfe")).write_bytes(b"odd")
     found = find(folder, "/%FF%FE")
     assert found.version.size == 3
-    assert folder.path_of(found.path).read_bytes() == b"odd"
+    assert Path(folder.path_of(found.path)).read_bytes() == b"odd"
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,9 @@ def test_a_loop_of_links_is_not_found(folder: Folder) -> None:
         ("/a%00b", 400),
         ("*", 400),
         ("/sub", 403),
+        ("/" + "x" * 300, 404),
+        ("/" + "x" * 5000, 414),
+        ("/" + "./" * 1000, 414),
     ],
 )
 def test_what_is_no_path_or_no_file_is_refused(folder: Folder, target: str, status: int) -> None:

@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def page(folder: Folder, view: View | None = None, path: str = "/", now: float = 0.0) -> str:
-    return Listings(folder).page(folder.locate(path), view or View(), now).decode()
+    return Listings(folder).page(folder.locate(path).path, view or View(), now).decode()
 
 
 class Reader(HTMLParser):
@@ -186,18 +186,18 @@ def test_many_files_are_shown_on_several_pages(folder: Folder) -> None:
 
 def test_a_page_is_kept_for_a_moment(folder: Folder) -> None:
     listings = Listings(folder)
-    root = folder.locate("/")
+    root = folder.locate("/").path
     first = listings.page(root, View(), 0.0)
     (folder.root / "new").touch()
     assert listings.page(root, View(), LISTING_LIFETIME_S) is first
     assert b"new" in listings.page(root, View(), LISTING_LIFETIME_S + 0.1)
     for number in range(2 * MAX_KEPT_LISTINGS):
         (folder.root / f"sub{number}").mkdir()
-        listings.page(folder.locate(f"/sub{number}"), View(), 0.0)
+        listings.page(folder.locate(f"/sub{number}").path, View(), 0.0)
     assert len(listings._kept) == MAX_KEPT_LISTINGS
 
 
 def test_a_folder_that_cannot_be_read_is_refused(folder: Folder) -> None:
     with pytest.raises(RefusedRequestError) as caught:
-        Listings(folder).page(folder.root / "none", View(), 0.0)
+        Listings(folder).page(str(folder.root / "none"), View(), 0.0)
     assert caught.value.status == 404

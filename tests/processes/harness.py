@@ -307,7 +307,7 @@ class Curl:
             *("--ca", str(certificate.certificate), "--timeout", f"{timeout_s:g}"),
             *("--rate", str(rate), "--hold-at", str(self._hold_at)),
         ]
-        self._sha256 = hashlib.sha256(content(0, size)).hexdigest()
+        self._sha256 = self.sha256_of(size)
         self._process: asyncio.subprocess.Process | None = None
         self._lines: asyncio.Task[None]
         self._moved_on = asyncio.Event()
@@ -356,6 +356,11 @@ class Curl:
         if self._lines.done() and self.outcome is None:
             raise AssertionError("the client's program broke off")
         return self.outcome
+
+    @staticmethod
+    def sha256_of(size: int) -> str:
+        """The hash of so many bytes of the body."""
+        return hashlib.sha256(content(0, size)).hexdigest()
 
     @property
     def whole(self) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,9 +26,11 @@ from quicbaton.asyncio.peers.peers import Peers
 from quicbaton.asyncio.peers.process_watch import ProcessWatch
 from quicbaton.errors import PeerError
 from quicbaton.handoff import Hello, encode
-from quicbaton.handoff.messages import PROTOCOL_VERSION, Cutover, Message
+from quicbaton.handoff.messages import PROTOCOL_VERSION, Baton, Cutover, Descriptors, Message
+from quicbaton.limits import MAX_WAITING_PARCELS
 
-CUTOVER = Cutover(b"connection", b"h" * 16)
+NAMES = (b"connection", b"h" * 16)
+CUTOVER = Cutover(*NAMES)
 HELLO = Hello(version=PROTOCOL_VERSION, node="other", pid=1, formats=(1, 2, 3))
 
 #: Connects twice, greets, says something on both links, and lives on in a child that holds them.
@@ -176,19 +180,113 @@ def test_a_process_that_does_not_greet_is_not_waited_for() -> None:
     run(test)
 
 
-def test_descriptors_that_nobody_asked_for_are_closed() -> None:
+def test_a_peer_whose_descriptors_nobody_asked_for_is_cut_off() -> None:
     async def test() -> None:
+        before = len(os.listdir("/proc/self/fd"))
         channel, other = pair()
         channel.start()
-        before = len(os.listdir("/proc/self/fd"))
         with other:
-            for _ in range(40):
-                socket.send_fds(other, [b"x"], [0])
-            await until(lambda: len(os.listdir("/proc/self/fd")) > before, "descriptors")
-            await asyncio.sleep(0.05)
-            assert len(os.listdir("/proc/self/fd")) <= before + 16
-            channel.abort()
-            assert len(os.listdir("/proc/self/fd")) < before
+            for _ in range(MAX_WAITING_PARCELS + 1):
+                socket.send_fds(other, [b"x"], [0] * 100)
+            await until(lambda: channel.closed, "the end")
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    run(test)
+
+
+def two_links(on_message: Callable[[Link, Message], None]) -> tuple[Link, Channel, Link]:
+    """A link that writes, and the other end of it, whose channel does not read yet."""
+    ours, theirs = (Channel(sock) for sock in socket.socketpair())
+    sender = Record().make(ours)
+    ours.start()
+    receiver = Link(
+        theirs,
+        2,
+        "they",
+        on_up=lambda _link: None,
+        on_message=on_message,
+        on_lost=lambda _link: None,
+    )
+    return sender, theirs, receiver
+
+
+def test_descriptors_come_with_their_message_behind_what_was_written_before(
+    tmp_path: Path,
+) -> None:
+    """Also where the peer does not read for a while: they wait in their place."""
+
+    async def test() -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        received: list[str] = []
+
+        def on_message(link: Link, message: Message) -> None:
+            received.append(type(message).__name__)
+            if isinstance(message, Descriptors):
+                for descriptor in link.take_descriptors(message):
+                    received.append(os.pread(descriptor, 100, 0).decode())
+                    os.close(descriptor)
+
+        sender, channel, _ = two_links(on_message)
+        for number in range(3):
+            sender.send(Baton(*NAMES, bytes(3_000_000)))
+            (tmp_path / f"{number}").write_text(f"file {number}")
+            with (tmp_path / f"{number}").open() as file:
+                sender.send_descriptors(Descriptors(*NAMES, 1), [file.fileno()])
+        channel.start()
+        await until(lambda: len(received) == 9, "all")
+        assert received == [
+            part for number in range(3) for part in ("Baton", "Descriptors", f"file {number}")
+        ]
+        sender.abort()
+        await until(lambda: channel.closed, "the end")
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    run(test)
+
+
+def test_descriptors_that_wait_to_be_written_are_closed_with_the_link() -> None:
+    async def test() -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        sender, channel, _ = two_links(lambda _link, _message: None)
+        for _ in range(3):
+            sender.send(Baton(*NAMES, bytes(3_000_000)))
+            sender.send_descriptors(Descriptors(*NAMES, 2), [0, 0])
+        assert len(os.listdir("/proc/self/fd")) > before + 2
+        sender.abort()
+        channel.abort()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    run(test)
+
+
+def test_a_process_that_has_no_room_for_all_descriptors_takes_none() -> None:
+    """And takes the next ones for what they are."""
+
+    async def test() -> None:
+        received: list[int] = []
+
+        def on_message(link: Link, message: Message) -> None:
+            if isinstance(message, Descriptors):
+                taken = link.take_descriptors(message)
+                received.append(len(taken))
+                for descriptor in taken:
+                    os.close(descriptor)
+
+        sender, channel, _ = two_links(on_message)
+        sender.send_descriptors(Descriptors(*NAMES, 3), [0, 0, 0])
+        sender.send_descriptors(Descriptors(*NAMES, 1), [0])
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, hard))
+        try:
+            channel.start()
+            await until(lambda: len(received) == 2, "both")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert received == [0, 1]
+        sender.abort()
+        await until(lambda: channel.closed, "the end")
 
     run(test)
 

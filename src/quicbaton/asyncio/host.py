@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import resource
 import socket
 from pathlib import Path
 from typing import Final
+
+from quicbaton.limits import MAX_DESCRIPTORS
 
 #: Of the 16 that the kernel draws at random: enough to tell boots apart, and in every baton.
 _BOOT_ID_BYTES: Final = 8
@@ -33,6 +36,15 @@ def tune_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS, _LOOKS, _LOOKS)
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process have as many descriptors as it may. The soft limit is 1024 on most systems,
+    for programs that use select(2), as nothing here does. Workers inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def boot_id() -> bytes:

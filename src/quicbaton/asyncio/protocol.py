@@ -8,7 +8,8 @@ overrides `quic_event_received`. To let its connections move it adds `export_sta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+import os
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from aioquic.quic import events
@@ -158,12 +159,38 @@ class QuicConnectionProtocol:
             )
         return b""
 
+    def export_descriptors(self) -> Sequence[int]:
+        """Open files that should go along with what `export_state` has just said. They stay this
+        object's, which closes them in `connection_left`.
+
+        They reach `import_descriptors` of the next owner if that is a process of this host and has
+        room for them (250 at most). To another host, out of a file and after a sleep none come: so
+        `import_state` must know what to do without.
+        """
+        return ()
+
+    def import_descriptors(self, descriptors: list[int]) -> None:
+        """Take open files over, from here on this object's to close. Called before `import_state`,
+        with all that `export_descriptors` named, or not at all; their numbers are other ones."""
+        for descriptor in descriptors:
+            os.close(descriptor)
+
     def import_state(self, data: bytes) -> None:
         """Go on from what `export_state` said; called before any event, after `_http` is set.
 
-        The connection is not this process's yet, and what is built may be dropped again: begin
-        nothing here that would outlive it. What this raises leaves the connection to its source.
+        The connection is not this process's yet, and what is built may be dropped again, by
+        `connection_left`: begin nothing here that would outlive it. What this raises leaves the
+        connection to its source.
         """
+
+    def connection_left(self) -> None:
+        """Close what `export_descriptors` would name. Called when nothing more comes of this
+        object: its connection is over, asleep, or another object's. Call this one from yours.
+
+        It ends the circle of objects, which only the garbage collector would find.
+        """
+        self.let_requests_in()
+        self._transmitter = None
 
     # --- for the runtime ------------------------------------------------------------------------
 
@@ -208,12 +235,6 @@ class QuicConnectionProtocol:
         self._quic = quic
         if self._http is not None:
             self._http.use_quic(quic)
-
-    def connection_left(self) -> None:
-        """The connection sleeps or is over: there is nothing to transmit any more. This ends the
-        circle of objects, which only the garbage collector would find."""
-        self.let_requests_in()
-        self._transmitter = None
 
     def process_events(self) -> None:
         """Deliver all events that wait."""

@@ -19,7 +19,7 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.endpoint.udp import open_udp
-from quicbaton.asyncio.host import tune_collector
+from quicbaton.asyncio.host import raise_descriptor_limit, tune_collector
 from quicbaton.asyncio.node.leaving import Leaving
 from quicbaton.asyncio.node.node import Node
 from quicbaton.asyncio.node.operations import Operations
@@ -152,6 +152,8 @@ class Server:
     """One serving process from its options to its end."""
 
     def __init__(self, options: argparse.Namespace, reporter: Reporter) -> None:
+        # Before the program counts on it.
+        raise_descriptor_limit()
         self._options = options
         self._reporter = reporter
         self._cluster = find_cluster(options, serves=True)

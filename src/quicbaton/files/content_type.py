@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+from functools import lru_cache
 from typing import Final
 
 _UNKNOWN: Final = "application/octet-stream"
@@ -44,12 +45,8 @@ _MAX_CUT_BYTES: Final = 3
 
 def content_type(name: str) -> str:
     """The media type by the name's ending, without a charset."""
-    ending = name.rpartition(".")[2].lower()
-    known = _COMPRESSED.get(ending) or _TYPES.get(ending)
-    if known is not None:
-        return known
-    guessed, encoding = mimetypes.guess_type(name)
-    return guessed if guessed is not None and encoding is None else _UNKNOWN
+    _, dot, ending = name.rpartition(".")
+    return _type_of(ending.lower()) if dot else _UNKNOWN
 
 
 def is_text(media_type: str) -> bool:
@@ -61,6 +58,15 @@ def with_charset(media_type: str, sample: bytes) -> str:
     """The type of a text that begins with `sample`. Nothing is said of one that is not UTF-8: it
     may say so itself, and what we say would count for more than that."""
     return f"{media_type}; charset=utf-8" if _is_utf8(sample) else media_type
+
+
+@lru_cache(maxsize=256)
+def _type_of(ending: str) -> str:
+    known = _COMPRESSED.get(ending) or _TYPES.get(ending)
+    if known is not None:
+        return known
+    guessed, encoding = mimetypes.guess_type(f"file.{ending}")
+    return guessed if guessed is not None and encoding is None else _UNKNOWN
 
 
 def _is_utf8(sample: bytes) -> bool:

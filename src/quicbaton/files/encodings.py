@@ -37,7 +37,8 @@ def choose(accepted: bytes | None, available: Sequence[Encoding]) -> Encoding | 
 
     Raises RefusedRequestError (406) when the client excludes all that there is.
     """
-    if accepted is None:
+    if accepted is None or (not available and b";" not in accepted):
+        # Without a weight nothing excludes the file as it is.
         return None
     weights = _weights(accepted)
     best: Encoding | None = None

@@ -13,11 +13,20 @@ from quicbaton.files.encodings import ENCODINGS, Encoding, choose
 from quicbaton.files.open_files import OpenFile, OpenFiles, status_of
 from quicbaton.files.refusal import RefusedRequestError
 from quicbaton.files.version import FileVersion
+from quicbaton.limits import MAX_PATH_BYTES, MAX_PATH_DEPTH
 
 INDEX_NAME: Final = "index.html"
 #: RFC 8615: what everybody may ask for, though its name begins with a dot.
 _WELL_KNOWN: Final = b".well-known"
 _DOT_SEGMENTS: Final = (b".", b"..")
+_SUFFIXES: Final = tuple(encoding.suffix for encoding in ENCODINGS)
+
+
+class Located(NamedTuple):
+    """What a path leads to."""
+
+    path: str
+    is_folder: bool
 
 
 class Representation(NamedTuple):
@@ -44,55 +53,53 @@ class Folder:
         self.root = root.resolve()
         self.dotfiles = dotfiles
         self.files = OpenFiles() if files is None else files
+        self._root = str(self.root)
+        self._inside = self._root.rstrip("/") + "/"
 
-    def locate(self, target: str) -> Path:
+    def locate(self, target: str) -> Located:
         """The file or folder that a request target names, links followed.
 
         RefusedRequestError: 404 when there is none, 403 when it lies outside, 400 when it is no
-        path.
+        path, 414 when it is too long for one.
         """
         path = target.partition("?")[0].partition("#")[0]
         decoded = unquote_to_bytes(path)
         if not path.startswith("/") or b"\0" in decoded:
             raise RefusedRequestError(400)
-        if not self.dotfiles and _is_hidden(decoded):
+        if len(decoded) > MAX_PATH_BYTES or decoded.count(b"/") > MAX_PATH_DEPTH:
+            raise RefusedRequestError(414)
+        if not self.dotfiles and b"/." in decoded and _is_hidden(decoded):
             # As if it were not there: that it is, is nobody's business either.
             raise RefusedRequestError(404)
-        # RFC 3986 §5.2.4 dot segments are the client's to remove; what is left of them is followed
-        # here like a link, and stays inside for the same reason.
-        wanted = self.root / os.fsdecode(decoded).lstrip("/")
         try:
-            found = wanted.resolve()
-            if not found.is_relative_to(self.root):
-                # Before anything else: the answer says nothing about what is out there.
-                raise RefusedRequestError(403)
-            status = found.lstat()
+            # RFC 3986 §5.2.4 dot segments are the client's to remove; what is left of them is
+            # followed here like a link, and stays inside for the same reason.
+            found = self._resolve(os.fsdecode(decoded).lstrip("/"))
+            is_folder = stat.S_ISDIR(os.lstat(found).st_mode)
         except OSError as error:
             raise RefusedRequestError(status_of(error)) from error
-        except RuntimeError as error:  # a loop of links
-            raise RefusedRequestError(404) from error
-        if decoded.endswith(b"/") and not stat.S_ISDIR(status.st_mode):
+        if decoded.endswith(b"/") and not is_folder:
             raise RefusedRequestError(404)
-        return found
+        return Located(found, is_folder)
 
-    def represent(self, found: Path, accepted: bytes | None) -> Representation:
+    def represent(self, path: str, accepted: bytes | None) -> Representation:
         """A located file as a client with this Accept-Encoding gets it.
 
         RefusedRequestError: it is no regular file, or cannot be read; 406 when the client accepts
         nothing that is there.
         """
-        file = self.files.open(found)
+        file = self.files.open(path)
         try:
             version = file.version()
-            media_type = content_type(found.name)
+            media_type = content_type(path)
             if is_text(media_type):
                 sample = os.pread(file.descriptor, SAMPLE_BYTES, 0)
                 media_type = with_charset(media_type, sample)
-            encoded = _encoded(found, version)
+            encoded = _encoded(path, version)
             chosen = choose(accepted, encoded)
-            path, coding = found, b""
+            coding = b""
             if chosen is not None:
-                path = found.with_name(found.name + chosen.suffix)
+                path += chosen.suffix
                 coding = chosen.coding
                 plain, file = file, self.files.open(path)
                 plain.release()
@@ -103,9 +110,8 @@ class Folder:
         except RefusedRequestError:
             file.release()
             raise
-        return Representation(
-            file, self._name_of(path), version, media_type, coding, varies=bool(encoded)
-        )
+        name = os.fsencode(path.removeprefix(self._inside)).decode("latin-1")
+        return Representation(file, name, version, media_type, coding, varies=bool(encoded))
 
     def hold(self, file: OpenFile) -> OpenFile | None:
         """The file, to keep; released, and None, where too many are kept."""
@@ -114,19 +120,13 @@ class Folder:
             return None
         return file
 
-    def find(self, path: str) -> Path:
-        """What a name of ours leads to now. RefusedRequestError (403): outside, or in a circle."""
-        try:
-            found = self.path_of(path).resolve()
-        except (OSError, RuntimeError) as error:
-            raise RefusedRequestError(403) from error
-        if not found.is_relative_to(self.root):
-            raise RefusedRequestError(403)
-        return found
+    def find(self, path: str) -> str:
+        """What a name of ours leads to now. RefusedRequestError (403): outside."""
+        return self._resolve(os.fsdecode(path.encode("latin-1")))
 
-    def path_of(self, path: str) -> Path:
+    def path_of(self, path: str) -> str:
         """Where the file of such a name lies, without looking."""
-        return self.root / os.fsdecode(path.encode("latin-1"))
+        return self._inside + os.fsdecode(path.encode("latin-1"))
 
     def shows(self, entry: os.DirEntry[str]) -> bool:
         """Whether a listing should name it: it can be opened from there."""
@@ -135,17 +135,22 @@ class Folder:
         if not entry.is_symlink():
             return True
         try:
-            return Path(entry.path).resolve().is_relative_to(self.root)
-        except (OSError, RuntimeError):
+            self._resolve(entry.path.removeprefix(self._inside))
+        except (OSError, RefusedRequestError):
             return False
+        return True
 
-    def title_of(self, found: Path) -> str:
+    def title_of(self, found: str) -> str:
         """A located folder's path as in a URL, decoded: `/`, `/sub/`."""
-        name = str(found.relative_to(self.root))
-        return "/" if name == "." else f"/{name}/"
+        return "/" if found == self._root else f"/{found.removeprefix(self._inside)}/"
 
-    def _name_of(self, found: Path) -> str:
-        return os.fsencode(found.relative_to(self.root)).decode("latin-1")
+    def _resolve(self, name: str) -> str:
+        """Follow all links below the root. RefusedRequestError (403): they lead outside. Nothing is
+        said then of what is out there."""
+        found = os.path.realpath(self._inside + name)
+        if found != self._root and not found.startswith(self._inside):
+            raise RefusedRequestError(403)
+        return found
 
 
 def redirect_target(path: str) -> bytes:
@@ -161,16 +166,15 @@ def _is_hidden(path: bytes) -> bool:
     return any(segment.startswith(b".") and segment not in _DOT_SEGMENTS for segment in segments)
 
 
-def _encoded(found: Path, version: FileVersion) -> list[Encoding]:
+def _encoded(path: str, version: FileVersion) -> list[Encoding]:
     """The encodings of a file that lie beside it, as `page.html.br` beside `page.html`. One that is
     older than the file is of another content."""
-    encoded = []
-    name = os.fspath(found)
-    if name.endswith(tuple(encoding.suffix for encoding in ENCODINGS)):
+    if path.endswith(_SUFFIXES):
         return []
+    encoded = []
     for encoding in ENCODINGS:
         try:
-            status = os.lstat(name + encoding.suffix)
+            status = os.lstat(path + encoding.suffix)
         except OSError:
             continue
         if stat.S_ISREG(status.st_mode) and status.st_mtime_ns >= version.mtime_ns:

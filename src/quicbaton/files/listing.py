@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from itertools import islice
-from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -74,9 +73,9 @@ class Listings:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._kept: dict[tuple[Path, View], tuple[float, bytes]] = {}
+        self._kept: dict[tuple[str, View], tuple[float, bytes]] = {}
 
-    def page(self, found: Path, view: View, now: float) -> bytes:
+    def page(self, found: str, view: View, now: float) -> bytes:
         """The page of a located folder. RefusedRequestError: it cannot be read, or has no such
         page."""
         key = (found, view)
@@ -89,7 +88,7 @@ class Listings:
             del self._kept[next(iter(self._kept))]
         return kept[1]
 
-    def _make(self, found: Path, view: View) -> str:
+    def _make(self, found: str, view: View) -> str:
         entries, is_whole = self._read(found)
         entries.sort(key=_SORT_KEYS[view.column], reverse=view.descending)
         # Stable: within each half the order stays.
@@ -106,7 +105,7 @@ class Listings:
         ]
         return page(_show(title), _breadcrumb(title), "\n".join(filter(None, parts)))
 
-    def _read(self, found: Path) -> tuple[list[_Entry], bool]:
+    def _read(self, found: str) -> tuple[list[_Entry], bool]:
         entries: list[_Entry] = []
         try:
             with os.scandir(found) as listed:

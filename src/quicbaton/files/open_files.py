@@ -9,7 +9,6 @@ import os
 import resource
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 
 from quicbaton.files.refusal import RefusedRequestError
 from quicbaton.files.version import FileVersion
@@ -66,7 +65,7 @@ class OpenFiles:
         """True while no download should hold another one."""
         return len(self._files) > self._limit
 
-    def open(self, path: Path) -> OpenFile:
+    def open(self, path: str) -> OpenFile:
         """Open a regular file. RefusedRequestError: there is none, or it may not be read."""
         try:
             # Not blocking: opening a FIFO would wait for its writer.
@@ -86,7 +85,7 @@ class OpenFiles:
         return self._enter(descriptor)
 
     @contextlib.contextmanager
-    def opened(self, path: Path) -> Iterator[OpenFile]:
+    def opened(self, path: str) -> Iterator[OpenFile]:
         """Open for a moment."""
         file = self.open(path)
         try:

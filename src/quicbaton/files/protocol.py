@@ -10,7 +10,6 @@ import contextlib
 import os
 from collections.abc import Sequence
 from hashlib import blake2b
-from pathlib import Path
 from time import monotonic, time
 from typing import Any, Final
 
@@ -31,6 +30,7 @@ from quicbaton.files.refusal import RefusedRequestError
 from quicbaton.files.request import Request, parse_request
 from quicbaton.http3.connection import H3Connection
 from quicbaton.http3.events import H3Event, HeadersReceived, StreamFailed
+from quicbaton.limits import MAX_PASSED_DESCRIPTORS
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable
 
@@ -49,6 +49,7 @@ _REASONS: Final = {
     405: "Only GET and HEAD",
     406: "Not available in an encoding that you accept",
     412: "It has changed",
+    414: "No path is so long",
     416: "No such range",
     503: "Too busy",
 }
@@ -107,9 +108,10 @@ class FileProtocol(QuicConnectionProtocol):
         return _ENCODER.encode(promises) if promises else b""
 
     def export_descriptors(self) -> Sequence[int]:
-        """Their files, each once."""
+        """Their files, each once, and no more than can be passed."""
         held = (download.file for download in self._downloads.values())
-        return list({file.key: file.descriptor for file in held if file is not None}.values())
+        descriptors = {file.descriptor: None for file in held if file is not None}
+        return list(descriptors)[:MAX_PASSED_DESCRIPTORS]
 
     def import_descriptors(self, descriptors: Sequence[int]) -> None:
         self._passed = list(descriptors)
@@ -178,19 +180,19 @@ class FileProtocol(QuicConnectionProtocol):
             self._drop(stream_id)
 
     def _answer(self, stream_id: int, request: Request) -> None:
-        found = self._folder.locate(request.target)
-        path = request.target.partition("?")[0]
-        if found.is_dir():
-            if not path.endswith("/"):
-                location = [(b"location", redirect_target(path))]
+        path, is_folder = self._folder.locate(request.target)
+        if is_folder:
+            target = request.target.partition("?")[0]
+            if not target.endswith("/"):
+                location = [(b"location", redirect_target(target))]
                 self._send_headers(stream_id, 301, location, ended=True)
                 return
-            index = found / INDEX_NAME
-            if not index.is_file() or index.is_symlink():
-                self._send_listing(stream_id, request, found)
+            index = f"{path}/{INDEX_NAME}"
+            if not os.path.isfile(index) or os.path.islink(index):
+                self._send_listing(stream_id, request, path)
                 return
-            found = index
-        shown = self._folder.represent(found, request.fields.get(b"accept-encoding"))
+            path = index
+        shown = self._folder.represent(path, request.fields.get(b"accept-encoding"))
         try:
             promise = self._begin(stream_id, request, shown)
         except BaseException:
@@ -230,8 +232,8 @@ class FileProtocol(QuicConnectionProtocol):
         self._send_headers(stream_id, 200 if wanted is None else 206, fields, ended=ended)
         return None if ended else Promise(stream_id, shown.path, version, start, end, b"")
 
-    def _send_listing(self, stream_id: int, request: Request, found: Path) -> None:
-        page = self._listings.page(found, View.of(request.target), monotonic())
+    def _send_listing(self, stream_id: int, request: Request, path: str) -> None:
+        page = self._listings.page(path, View.of(request.target), monotonic())
         digest = blake2b(page, digest_size=_ETAG_BYTES).hexdigest()
         validators = Validators(b'"%s"' % digest.encode(), None)
         fields = _describe(validators)

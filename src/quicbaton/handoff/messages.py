@@ -21,7 +21,7 @@ from typing import Annotated, Final
 import msgspec
 
 from quicbaton.errors import PeerError
-from quicbaton.limits import MAX_HANDOFF_MESSAGE_BYTES
+from quicbaton.limits import MAX_HANDOFF_MESSAGE_BYTES, MAX_PASSED_DESCRIPTORS
 
 #: Both sides of a link must speak the same.
 PROTOCOL_VERSION: Final = 1
@@ -110,6 +110,13 @@ class Baton(HandoffMessage, frozen=True, tag="baton"):
     """Source: the connection, sealed."""
 
     sealed: bytes
+
+
+class Descriptors(HandoffMessage, frozen=True, tag="descriptors"):
+    """Source, on one host: open files of the application, which ride on this message. They belong
+    to the baton that comes next."""
+
+    count: Annotated[int, msgspec.Meta(ge=1, le=MAX_PASSED_DESCRIPTORS)]
 
 
 class Ready(HandoffMessage, frozen=True, tag="ready"):
@@ -304,6 +311,7 @@ Message = (
     | Accept
     | AcceptRelayed
     | Refuse
+    | Descriptors
     | Baton
     | Ready
     | Committed

@@ -30,7 +30,8 @@ class Application(Protocol):
     """A program on a connection: what `quicbaton.asyncio.QuicConnectionProtocol` is, too.
 
     If it has an attribute `_http` with an `H3Connection`, that moves along, and is set in the
-    next owner's object before `import_state` is called.
+    next owner's object before `import_state` is called. `export_descriptors`,
+    `import_descriptors` and `connection_left` are called where it has them.
     """
 
     def quic_event_received(self, event: QuicEvent) -> None: ...
@@ -145,18 +146,33 @@ class End:
         if self.kind == "aioquic":
             self._make_application()
 
-    def resume(self, connection: Connection, http: H3Connection | None, application: bytes) -> None:
-        """Begin with a connection that another owner had."""
+    def resume(
+        self,
+        connection: Connection,
+        http: H3Connection | None,
+        application: bytes,
+        descriptors: list[int] | None = None,
+    ) -> None:
+        """Begin with a connection that another owner had; `descriptors` are this end's to close."""
         self._connection = connection
         self._http = http
         self._make_application()
         if self.application is not None:
+            if descriptors:
+                self.application.import_descriptors(descriptors)  # type: ignore[attr-defined]
             if hasattr(self.application, "_http"):
                 self.application._http = http
             self.application.import_state(application)
 
+    def let_go(self) -> None:
+        """The application has nothing more to do with the connection."""
+        left = getattr(self._application, "connection_left", None)
+        if left is not None:
+            left()
+
     def lie_down(self, asleep: Asleep, wake: Callable[[], None]) -> None:
         """Have nothing but these bytes until `wake` is called."""
+        self.let_go()
         self._connection = self._application = self._http = None
         self._asleep, self._wake = asleep, wake
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from quicbaton.errors import CallerError, RefusedError
 from quicbaton.http3 import H3Connection
-from quicbaton.testing.end import End
+from quicbaton.testing.end import Application, End
 from quicbaton.transport.connection import Connection
 
 
@@ -23,7 +25,7 @@ def move(
     by the new owner before anything else. `begin_cutover` issues new connection IDs and asks the
     peer to retire all earlier ones. `other_host` moves it to a host whose clock shows another time,
     hours apart: it learns from the old one, which counts by its own clock, how long the connection
-    stood still.
+    stood still. The application's open files go along, but not to another host.
 
     Raises RefusedError, with everything as it was, for an end that cannot be moved: its handshake
     is not over (`not_ready`), it is closing (`closing`), its application refuses, or a cutover is
@@ -41,12 +43,15 @@ def move(
         raise RefusedError("the peer has not answered the last cutover", code="cutover_pending")
     application, http = end.application, end.http
     exported = b""
+    descriptors: list[int] = []
     if application is not None:
         exported = application.export_state()
+        descriptors = [] if other_host else _copies(application)
         http = http or getattr(application, "_http", None)
     configuration = old.configuration
     baton = pair.cluster.pack(old, now=pair.now, http=http, application=exported, term=end.term + 1)
     end.frozen = True
+    end.let_go()
     if transit_s:
         pair.run(seconds=transit_s)
 
@@ -70,7 +75,7 @@ def move(
     )
     new.term = unpacked.term
     new.peer_cid_bytes = end.peer_cid_bytes
-    new.resume(unpacked.connection, unpacked.http, unpacked.application)
+    new.resume(unpacked.connection, unpacked.http, unpacked.application, descriptors)
     if begin_cutover:
         unpacked.connection.begin_cutover()
     pair.replace(new)
@@ -78,3 +83,9 @@ def move(
         new.receive(data, source, pair.now)
     new.process()
     return new
+
+
+def _copies(application: Application) -> list[int]:
+    """What the kernel makes of the application's descriptors on their way."""
+    export = getattr(application, "export_descriptors", None)
+    return [] if export is None else [os.dup(descriptor) for descriptor in export()]

@@ -184,11 +184,14 @@ class Sleepers:
         )
         self.woken += 1
         failure: Exception | None = None
+        protocol: QuicConnectionProtocol | None = None
         try:
             protocol = endpoint.create_protocol(connection)
-            import_program(protocol, connection, nap.http3, nap.application)
+            import_program(protocol, connection, nap.http3, nap.application, [])
         except Exception as error:
             # The program cannot go on with what it exported: whoever says so to the client.
+            if protocol is not None:
+                protocol.connection_left()
             protocol = QuicConnectionProtocol(connection)
             failure = error
         for cid in connection.connection_ids():

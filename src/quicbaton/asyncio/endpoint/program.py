@@ -12,6 +12,7 @@ from quicbaton.asyncio.protocol import QuicConnectionProtocol
 from quicbaton.errors import QuicbatonError, RefusedError
 from quicbaton.http3 import export_state, restore
 from quicbaton.http3.state import Http3State
+from quicbaton.limits import MAX_PASSED_DESCRIPTORS
 from quicbaton.transport.connection import Connection
 
 
@@ -39,16 +40,39 @@ def export_program(
     return application, None if protocol._http is None else export_state(protocol._http, left)
 
 
+def export_descriptors(protocol: QuicConnectionProtocol) -> list[int]:
+    """The open files that go along with what `export_program` has just said; none of them where
+    they are too many. They stay the protocol's.
+
+    Raises RefusedError with the code `export_failed` for a mistake of the application.
+    """
+    try:
+        descriptors = [int(descriptor) for descriptor in protocol.export_descriptors()]
+    except QuicbatonError:
+        raise
+    except Exception as error:
+        raise _blame(protocol, "export_descriptors", error) from error
+    return descriptors if len(descriptors) <= MAX_PASSED_DESCRIPTORS else []
+
+
 def import_program(
     protocol: QuicConnectionProtocol,
     connection: Connection,
     http3: Http3State | None,
     application: bytes,
+    descriptors: list[int],
 ) -> None:
-    """Let a new `protocol` go on where the exported one stood.
+    """Let a new `protocol` go on where the exported one stood. `descriptors` are its own from here
+    on, whatever comes of this.
 
-    Raises RefusedError with the code `import_failed` for a mistake of the application.
+    Raises RefusedError with the code `import_failed` for a mistake of the application, which the
+    caller ends by `connection_left`.
     """
+    try:
+        if descriptors:
+            protocol.import_descriptors(descriptors)
+    except Exception as error:
+        raise _blame(protocol, "import_descriptors", error) from error
     if http3 is not None:
         protocol._http = restore(connection, http3)
     try:

@@ -22,6 +22,7 @@ from quicbaton.asyncio.moving.departures import Departures
 from quicbaton.asyncio.moving.forwarders import Forwarders
 from quicbaton.asyncio.moving.machines import Machines, Report
 from quicbaton.asyncio.moving.mover import Mover, Opened
+from quicbaton.asyncio.moving.parcels import Parcels
 from quicbaton.asyncio.moving.relaying import RelayOutlet
 from quicbaton.asyncio.moving.seeking import Seekers
 from quicbaton.asyncio.moving.strays import Sink, datagrams, deliver
@@ -32,7 +33,7 @@ from quicbaton.errors import PeerError, QuicbatonError, RefusedError
 from quicbaton.handoff import DestinationState, HandoffDestination
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
-from quicbaton.handoff.messages import MovedAck, Offer, RemoteOffer, Stray
+from quicbaton.handoff.messages import Descriptors, MovedAck, Offer, RemoteOffer, Stray
 from quicbaton.limits import NO_RESET_LIFETIME_S
 
 #: H3_INTERNAL_ERROR (RFC 9114 §8.1).
@@ -74,6 +75,7 @@ class Arrivals:
         self._departures = departures
         self._on_moved = on_moved
         self._opened: dict[bytes, Opened] = {}
+        self._parcels = Parcels()
         #: What takes the datagrams of a connection that waits for its store, by handoff id.
         self._held: dict[bytes, Sink] = {}
         #: Connections for which other processes send.
@@ -146,6 +148,10 @@ class Arrivals:
             session = self._endpoint.session_of(name)
             if session is not None:
                 self.on_retired(session)
+
+    def on_descriptors(self, link: Link, message: Descriptors) -> None:
+        """Open files have come that go along with a baton."""
+        self._parcels.arrived(link, message, self._machines.destinations.get(message.handoff_id))
 
     def relayed_through(self, connection_id: bytes) -> str | None:
         """The process that sends for this connection, empty while it is out of reach; None where
@@ -231,6 +237,7 @@ class Arrivals:
         self._seekers.forget(machine)
         self._held.pop(machine.handoff_id, None)
         self._forwarders.forget(machine)
+        self._parcels.drop(machine.handoff_id)
         self._source_of.pop(machine.handoff_id, None)
 
     def lose(self, machine: HandoffDestination) -> None:
@@ -238,6 +245,7 @@ class Arrivals:
         opened = self._opened.pop(machine.handoff_id, None)
         if opened is not None:
             self._mover.reset(opened.client)
+            self._mover.discard(opened)
 
     def reset(self, machine: HandoffDestination) -> None:
         """The connection was rebuilt here, and is nobody's."""
@@ -246,14 +254,17 @@ class Arrivals:
     # --- effects --------------------------------------------------------------------------------
 
     def _rebuild(self, machine: HandoffDestination, effect: fx.Rebuild) -> None:
+        parcel = self._parcels.take(machine.handoff_id)
         try:
-            opened = self._mover.open(effect.sealed, relayed=machine.relayed, live=True)
+            opened = self._mover.open(effect.sealed, parcel, relayed=machine.relayed, live=True)
             if opened.header.connection_id != machine.connection_id:
                 self._mover.discard(opened)
                 raise PeerError("the baton is another connection's", code="wrong_connection")
         except QuicbatonError as error:
             self._machines.feed(machine, ev.RebuildFailed(error.code, str(error)))
             return
+        finally:
+            parcel.close()
         self._opened[machine.handoff_id] = opened
         reach("rebuilt")
         header = opened.header

@@ -17,6 +17,7 @@ from quicbaton.asyncio.failpoints import reach
 from quicbaton.asyncio.moving.forwarders import Forwarders
 from quicbaton.asyncio.moving.machines import Machine, Machines, Report
 from quicbaton.asyncio.moving.mover import Frozen, Given, Mover
+from quicbaton.asyncio.moving.parcels import send_ahead
 from quicbaton.asyncio.moving.precopy import Copying, is_worth_it
 from quicbaton.asyncio.moving.relaying import RelayedClient
 from quicbaton.asyncio.moving.seeking import Seekers
@@ -30,7 +31,7 @@ from quicbaton.handoff import HandoffSource, Outcome, SourceState
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
 from quicbaton.handoff.dialect import reads_new_kinds
-from quicbaton.handoff.messages import Precopied
+from quicbaton.handoff.messages import Baton, Precopied
 from quicbaton.limits import NO_RESET_LIFETIME_S
 from quicbaton.transport.connection import Connection
 
@@ -299,6 +300,14 @@ class Departures:
             self._mover.reset(frozen.client, frozen.cids)
         if frozen is not None and frozen.left is not None:
             self._relays.lose(frozen.left)
+        elif frozen is not None:
+            frozen.session.protocol.connection_left()
+
+    def send_descriptors(self, link: Link, baton: Baton) -> None:
+        """Send the open files that go along with this baton, which is sent next."""
+        frozen = self._frozen.get(baton.connection_id)
+        if frozen is not None:
+            send_ahead(link, baton, frozen.descriptors)
 
     def reset(self, machine: HandoffSource) -> None:
         """The connection was given away, and is nobody's."""
@@ -362,7 +371,7 @@ class Departures:
         if frozen.left is not None:
             self._relays.leave(frozen.left, link, effect.connection_id, machine.handoff_id)
         else:
-            # Nothing is left of it for the garbage collector to find.
+            # Its program's open files are another's; nothing is left for the garbage collector.
             frozen.session.protocol.connection_left()
         self._forwarders.handed_on(effect.connection_id, to)
         self.count += 1

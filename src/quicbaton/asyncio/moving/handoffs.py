@@ -42,6 +42,7 @@ from quicbaton.handoff.messages import (
     Baton,
     Cutover,
     CutoverAck,
+    Descriptors,
     HandoffMessage,
     Load,
     Message,
@@ -258,6 +259,8 @@ class Handoffs:
         """Dispatch by the rules of `quicbaton.handoff`. PeerError: close the link."""
         if isinstance(message, (StreamMessage, StreamsCut)):
             self.relays.on_message(link, message)
+        elif isinstance(message, Descriptors):
+            self._arrivals.on_descriptors(link, message)
         elif isinstance(message, HandoffMessage):
             self._dispatch(link, message)
         elif isinstance(message, Toss):
@@ -385,6 +388,8 @@ class Handoffs:
         elif link is not None:
             before, after = _SEND_POINTS[type(effect.message)]
             reach(before)
+            if isinstance(effect.message, Baton):
+                self._departures.send_descriptors(link, effect.message)
             message = spell(effect.message, link.peer_formats)
             if isinstance(message, _UNHURRIED):
                 link.send_unhurried(message)

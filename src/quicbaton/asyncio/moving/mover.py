@@ -13,9 +13,14 @@ from typing import NamedTuple
 from aioquic.quic.logger import QuicLoggerTrace
 
 from quicbaton.asyncio.endpoint.endpoint import Endpoint, Owner
-from quicbaton.asyncio.endpoint.program import export_program, import_program
+from quicbaton.asyncio.endpoint.program import (
+    export_descriptors,
+    export_program,
+    import_program,
+)
 from quicbaton.asyncio.endpoint.session import Session, send_first
 from quicbaton.asyncio.endpoint.udp import Datagram
+from quicbaton.asyncio.moving.parcels import Parcel, copy
 from quicbaton.asyncio.moving.precopy import Copies, Copying
 from quicbaton.asyncio.moving.relaying import RelayOutlet
 from quicbaton.asyncio.moving.stream_relay.new_owner import NewOwner
@@ -56,6 +61,7 @@ class Frozen(NamedTuple):
     precopies: Mapping[bytes, Pieces]  # what of the streams is not in the snapshot
     parting: list[list[Train]]  # sent already, as far as the connection knows
     left: LeftBehind | None  # what does not move: the protocol object, for some streams
+    descriptors: tuple[int, ...]  # the application's open files, which go along; the protocol's
 
 
 class Given(NamedTuple):
@@ -136,7 +142,7 @@ class Mover:
         if session is None:
             raise RefusedError("the connection has ended", code="closed")
         parting = session.connection.parting_trains(monotonic())
-        frozen = Frozen(session, tuple(session.cids), None, b"", {}, parting, None)
+        frozen = Frozen(session, tuple(session.cids), None, b"", {}, parting, None, ())
         self._endpoint.release(session, strays)
         return frozen
 
@@ -156,6 +162,7 @@ class Mover:
         session = frozen.session
         left = _streams_left(session) if may_relay else []
         application, http3 = export_program(session.protocol, left)
+        descriptors = tuple(export_descriptors(session.protocol))
         now = monotonic()
         state = session.connection.freeze(now)
         snapshot = Snapshot(
@@ -175,7 +182,9 @@ class Mover:
             copying.send(missing(state.streams, copying.pieces))
             snapshot.precopied = leave_out(state, copying.copy_id, copying.pieces)
             frozen = frozen._replace(precopies={copying.copy_id: copying.pieces})
-        frozen = frozen._replace(client=_client(state), snapshot=encode_snapshot(snapshot))
+        frozen = frozen._replace(
+            client=_client(state), snapshot=encode_snapshot(snapshot), descriptors=descriptors
+        )
         # Last: a full disk may fail it, and from here on the snapshot is what a thaw needs.
         self._endpoint.end_trace(session.connection)
         return frozen
@@ -205,11 +214,20 @@ class Mover:
         snapshot = decode_snapshot(frozen.snapshot, frozen.precopies)
         if frozen.left is not None:
             return self._endpoint.adopt(*self._bring_back(snapshot, frozen.left))
-        return self._endpoint.adopt(*self._rebuild(snapshot))
+        rebuilt = self._rebuild(snapshot, copy(frozen.descriptors))
+        frozen.session.protocol.connection_left()
+        return self._endpoint.adopt(*rebuilt)
 
-    def open(self, sealed: bytes, *, relayed: bool = False, live: bool = False) -> Opened:
+    def open(
+        self,
+        sealed: bytes,
+        parcel: Parcel | None = None,
+        *,
+        relayed: bool = False,
+        live: bool = False,
+    ) -> Opened:
         """Open, check and rebuild a baton, silently. A `live` one comes from its source right now,
-        whatever the clocks of the two hosts say.
+        whatever the clocks of the two hosts say. The program takes what is in `parcel`.
 
         A connection that another process will send for gets no connection IDs of ours, since what
         comes for them would not come here; nor any of that process's, which would have to know
@@ -222,7 +240,7 @@ class Mover:
         client = _client(snapshot.connection)
         self._check_ids(client)
         self._check_room(client)
-        connection, protocol = self._rebuild(snapshot, relayed=relayed)
+        connection, protocol = self._rebuild(snapshot, parcel, relayed=relayed)
         relay = None
         if snapshot.relayed:
             relay = NewOwner(connection, snapshot.connection, snapshot.relayed)
@@ -284,6 +302,7 @@ class Mover:
 
     def discard(self, opened: Opened) -> None:
         """Let go of a rebuilt connection, which has sent nothing."""
+        opened.protocol.connection_left()
         self._endpoint.end_trace(opened.connection)
 
     def reset(self, client: Client, cids: tuple[bytes, ...] = ()) -> None:
@@ -321,15 +340,21 @@ class Mover:
             )
 
     def _rebuild(
-        self, snapshot: Snapshot, *, relayed: bool = False
+        self,
+        snapshot: Snapshot,
+        parcel: Parcel | None,
+        *,
+        relayed: bool = False,
     ) -> tuple[Connection, QuicConnectionProtocol]:
         endpoint = self._endpoint
         trace = endpoint.start_trace(snapshot.connection.original_id)
         connection = self._make_connection(snapshot, trace, relayed=relayed)
         protocol = endpoint.create_protocol(connection)
         try:
-            import_program(protocol, connection, snapshot.http3, snapshot.application)
+            passed = [] if parcel is None else parcel.take()
+            import_program(protocol, connection, snapshot.http3, snapshot.application, passed)
         except Exception:
+            protocol.connection_left()
             endpoint.end_trace(connection)
             raise
         return connection, protocol

@@ -9,24 +9,30 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import stat
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from time import monotonic
 from typing import Final, NamedTuple
 
 from quicbaton.asyncio.peers.process_watch import ProcessWatch
 from quicbaton.errors import ConfigurationError, PeerError
-from quicbaton.limits import CHANNEL_CROWDED_BYTES, CHANNEL_FULL_BYTES, MAX_OUTBOX_BYTES
+from quicbaton.limits import (
+    CHANNEL_CROWDED_BYTES,
+    CHANNEL_FULL_BYTES,
+    MAX_OUTBOX_BYTES,
+    MAX_PASSED_DESCRIPTORS,
+    MAX_WAITING_PARCELS,
+)
 
 #: Bytes read at once.
 _READ_BYTES: Final = 1 << 20
-#: Descriptors that one frame may bring, and that may wait to be taken.
-_MAX_DESCRIPTORS: Final = 16
 #: What a child process inherits it keeps alive.
 _CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _BUFFER_BYTES: Final = 1 << 20
@@ -43,6 +49,13 @@ class PeerCredentials(NamedTuple):
     pid: int  # 0 on another host, where it would say nothing here
     uid: int
     node: str = ""  # the node's name, over TLS only
+
+
+class _Parcel(NamedTuple):
+    """Bytes that wait to be written, and descriptors of ours that ride on their first one."""
+
+    data: bytes
+    descriptors: list[int]
 
 
 class Channel:
@@ -62,9 +75,10 @@ class Channel:
                     sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
-        self._outbox: deque[bytes] = deque()
+        self._outbox: deque[bytes | _Parcel] = deque()
         self._outbox_bytes = 0
-        self._descriptors: deque[int] = deque()
+        #: What came with one write of the peer's each, in order.
+        self._parcels: deque[list[int]] = deque()
         self._closed = False
         self._closing = False  # after what waits is written
         self._broken = False  # nobody takes what we write any more
@@ -164,11 +178,38 @@ class Channel:
             self._outbox_bytes += len(data) - sent
             self._loop.add_writer(self._sock.fileno(), self._on_writable)
 
+    def queue_descriptors(self, data: bytes, descriptors: Sequence[int]) -> None:
+        """Send `data` with descriptors in its place behind what waits to be written, or not at
+        all, where descriptors cannot be passed. They stay the caller's, who may close them."""
+        if self._closed or self._closing or self._broken:
+            return
+        if not self._outbox:
+            with contextlib.suppress(PeerError):
+                self.write_descriptors(data, list(descriptors))
+                return
+        copies: list[int] = []
+        try:
+            for descriptor in descriptors:
+                copies.append(os.dup(descriptor))
+        except OSError:
+            # Too many are open here.
+            _close_all(copies)
+            return
+        if not self._outbox:
+            self._loop.add_writer(self._sock.fileno(), self._on_writable)
+        self._outbox.append(_Parcel(data, copies))
+        self._outbox_bytes += len(data)
+
     def take_descriptors(self) -> list[int]:
         """Descriptors that arrived so far; the caller owns them."""
-        taken = list(self._descriptors)
-        self._descriptors.clear()
+        taken = list(chain.from_iterable(self._parcels))
+        self._parcels.clear()
         return taken
+
+    def take_parcel(self) -> list[int]:
+        """The descriptors that came first, with one write of the peer's; the caller owns them.
+        Empty if there are none, or if not all of them could be had."""
+        return self._parcels.popleft() if self._parcels else []
 
     def watch(self, on_exit: Callable[[], None]) -> ProcessWatch:
         """Have `on_exit` called when the process at the other end has exited. For a process of
@@ -198,42 +239,50 @@ class Channel:
 
     def _on_readable(self) -> None:
         try:
-            data, ancillary, _, _ = self._sock.recvmsg(
+            data, ancillary, flags, _ = self._sock.recvmsg(
                 _READ_BYTES,
-                socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize),
+                socket.CMSG_SPACE(MAX_PASSED_DESCRIPTORS * array.array("i").itemsize),
                 _CLOSE_ON_EXEC,
             )
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            data, ancillary = b"", []
-        for level, kind, value in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                descriptors = array.array("i")
-                descriptors.frombytes(value[: len(value) - len(value) % descriptors.itemsize])
-                self._descriptors.extend(descriptors)
-        while len(self._descriptors) > _MAX_DESCRIPTORS:
-            # Nobody asked for so many.
-            os.close(self._descriptors.popleft())
-        if data:
+            data, ancillary, flags = b"", [], 0
+        self._keep_descriptors(ancillary, is_cut=bool(flags & socket.MSG_CTRUNC))
+        if data and len(self._parcels) <= MAX_WAITING_PARCELS:
             self._take(data)
         else:
             self._lose()
+
+    def _keep_descriptors(self, ancillary: list[tuple[int, int, bytes]], *, is_cut: bool) -> None:
+        """Put away what came with one read. The kernel ends a read behind the first write that
+        brings descriptors, and gives as many of these as this process has room for."""
+        parcel = array.array("i")
+        for level, kind, value in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                parcel.frombytes(value[: len(value) - len(value) % parcel.itemsize])
+        if is_cut:
+            _close_all(parcel)
+            # An empty one, so that the next is not taken for it.
+            self._parcels.append([])
+        elif parcel:
+            self._parcels.append(parcel.tolist())
 
     def _take(self, data: bytes) -> None:
         self.on_data(data)
 
     def _on_writable(self) -> None:
         while self._outbox:
-            data = self._outbox[0]
+            waiting = self._outbox[0]
+            data = waiting.data if isinstance(waiting, _Parcel) else waiting
             try:
-                sent = self._sock.send(data)
+                sent = self._send(waiting)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
                 # As in `write`.
                 self._broken = True
-                self._outbox.clear()
+                self._drop_outbox()
                 break
             self._outbox_bytes -= sent
             if sent < len(data):
@@ -246,6 +295,28 @@ class Channel:
         self._tell_drained()
         if self._closing:
             self._lose()
+
+    def _send(self, waiting: bytes | _Parcel) -> int:
+        """How many bytes the kernel took; a parcel that it does not pass counts as sent."""
+        if not isinstance(waiting, _Parcel):
+            return self._sock.send(waiting)
+        try:
+            sent = socket.send_fds(self._sock, [waiting.data], waiting.descriptors)
+        except (BlockingIOError, InterruptedError):
+            raise
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS:
+                raise
+            # Too many descriptors of this user are on their way.
+            sent = len(waiting.data)
+        _close_all(waiting.descriptors)
+        return sent
+
+    def _drop_outbox(self) -> None:
+        for waiting in self._outbox:
+            if isinstance(waiting, _Parcel):
+                _close_all(waiting.descriptors)
+        self._outbox.clear()
 
     def _tell_drained(self) -> None:
         if not self.is_full or self._closed:
@@ -261,9 +332,14 @@ class Channel:
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
-        for descriptor in self.take_descriptors():
-            os.close(descriptor)
+        self._drop_outbox()
+        _close_all(self.take_descriptors())
         self.on_lost()
+
+
+def _close_all(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def peer_credentials(sock: socket.socket) -> PeerCredentials:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from quicbaton.asyncio.peers.channel import Channel
 from quicbaton.asyncio.peers.names import is_name_of
@@ -12,7 +12,7 @@ from quicbaton.asyncio.peers.process_watch import ProcessWatch
 from quicbaton.baton.versions import readable_versions
 from quicbaton.errors import PeerError
 from quicbaton.handoff import FrameReader, Hello, encode, shared_formats
-from quicbaton.handoff.messages import PROTOCOL_VERSION, HandoffMessage, Message
+from quicbaton.handoff.messages import PROTOCOL_VERSION, Descriptors, HandoffMessage, Message
 
 
 class Link:
@@ -122,6 +122,23 @@ class Link:
         if not self._unhurried:
             asyncio.get_running_loop().call_soon(self._flush)
         self._unhurried.append(encode(message))
+
+    def send_descriptors(self, message: Descriptors, descriptors: Sequence[int]) -> None:
+        """Send descriptors, on this host and where the kernel lets them through; else nothing. They
+        stay the caller's, who may close them."""
+        if not self.is_remote:
+            self._flush()
+            self._channel.queue_descriptors(encode(message), descriptors)
+
+    def take_descriptors(self, message: Descriptors) -> list[int]:
+        """What came with this message, which is being handled; the caller owns them. Empty where
+        this process had no room for all."""
+        parcel = self._channel.take_parcel()
+        if len(parcel) == message.count:
+            return parcel
+        for descriptor in parcel:
+            os.close(descriptor)
+        return []
 
     def feed(self, data: bytes) -> None:
         """Bytes from the channel."""

@@ -128,6 +128,7 @@ class StreamRelays:
         """Nobody is there to relay to."""
         left.stand_in.cut(_H3_INTERNAL_ERROR, "the connection is lost")
         left.protocol.process_events()
+        left.protocol.connection_left()
 
     # --- helpers --------------------------------------------------------------------------------
 
@@ -148,13 +149,14 @@ class StreamRelays:
 
     def _deliver(self, handoff_id: bytes, left: _Left) -> None:
         left.protocol.process_events()
-        if not left.stand_in.stream_ids:
-            self._left.pop(handoff_id, None)
+        if not left.stand_in.stream_ids and self._left.pop(handoff_id, None) is not None:
+            left.protocol.connection_left()
 
     def _end(self, handoff_id: bytes, left: _Left, error_code: int, reason: str) -> None:
         self._left.pop(handoff_id, None)
         left.stand_in.cut(error_code, reason)
         left.protocol.process_events()
+        left.protocol.connection_left()
 
     def _forget_owned(self, handoff_id: bytes) -> None:
         self._owned.pop(handoff_id, None)

@@ -1,0 +1,83 @@
+"""Open files that go along with a connection, between two processes of one host.
+
+    source                                    destination
+    ── Descriptors (with the files) ────────►  keeps them, by the handoff's id
+    ── BATON ───────────────────────────────►  gives them to the program that it rebuilds
+
+They are copies from the kernel's hand: the source's own stay open until it has given the
+connection away, so a handoff that is broken off finds them where they were. Whatever ends an
+attempt at the destination closes what came for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from quicbaton.asyncio.peers.link import Link
+from quicbaton.handoff import HandoffDestination
+from quicbaton.handoff.dialect import reads_new_kinds
+from quicbaton.handoff.messages import Baton, Descriptors
+
+
+class Parcel:
+    """Descriptors that belong to nobody else; closed unless somebody takes them."""
+
+    def __init__(self, descriptors: Iterable[int] = ()) -> None:
+        self._descriptors = list(descriptors)
+
+    def take(self) -> list[int]:
+        """All of them; they are the caller's to close."""
+        taken, self._descriptors = self._descriptors, []
+        return taken
+
+    def close(self) -> None:
+        """Close what nobody took."""
+        for descriptor in self.take():
+            os.close(descriptor)
+
+
+def copy(descriptors: Iterable[int]) -> Parcel:
+    """Further descriptors for the same open files; none where this process can have no more."""
+    copies: list[int] = []
+    try:
+        for descriptor in descriptors:
+            copies.append(os.dup(descriptor))
+    except OSError:
+        Parcel(copies).close()
+        return Parcel()
+    return Parcel(copies)
+
+
+def send_ahead(link: Link, baton: Baton, descriptors: tuple[int, ...]) -> None:
+    """Send what goes along with a baton, which is sent next."""
+    if descriptors and reads_new_kinds(link.peer_formats):
+        message = Descriptors(baton.connection_id, baton.handoff_id, len(descriptors))
+        link.send_descriptors(message, descriptors)
+
+
+class Parcels:
+    """What has come for connections whose batons have not, by handoff id."""
+
+    def __init__(self) -> None:
+        self._parcels: dict[bytes, Parcel] = {}
+
+    def __len__(self) -> int:
+        return len(self._parcels)
+
+    def arrived(self, link: Link, message: Descriptors, machine: HandoffDestination | None) -> None:
+        """Keep what came with this message for the machine that waits for the baton."""
+        parcel = Parcel(link.take_descriptors(message))
+        if machine is None or machine.ended:
+            parcel.close()
+            return
+        self.drop(message.handoff_id)
+        self._parcels[message.handoff_id] = parcel
+
+    def take(self, handoff_id: bytes) -> Parcel:
+        """What came for this handoff, for the caller to close."""
+        return self._parcels.pop(handoff_id, None) or Parcel()
+
+    def drop(self, handoff_id: bytes) -> None:
+        """Nothing comes of this handoff."""
+        self.take(handoff_id).close()

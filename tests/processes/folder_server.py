@@ -1,0 +1,17 @@
+"""The server process of tests about files: what `FOLDER` in the environment names, over HTTP/3."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+import moving_server
+
+from quicbaton.files import FileProtocol, Folder
+
+_FOLDER = Folder(Path(os.environ["FOLDER"]))
+moving_server.PROGRAMS["moving"] = {"create_protocol": partial(FileProtocol, folder=_FOLDER)}
+
+if __name__ == "__main__":
+    moving_server.main()
