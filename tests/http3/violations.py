@@ -393,6 +393,9 @@ def _ends() -> Iterator[Row]:
                 yield row(name, role, scene, sent, cut)
         yield row("half a section", role, "before headers", headers(OK)[:-1], cut)
         yield row("half of DATA", role, "after headers", data(b"x" * 99)[:-1], cut)
+        empty = encode_frame(F.HEADERS, b"\0\0")
+        yield row("empty trailers", role, "after headers", empty, SERVED)
+        yield row("no fields", role, "before headers", empty, bad)
     yield row("whole", "server", "after headers", b"", SERVED)
     yield row("whole", "client", "after headers", b"", SERVED)
     length = [*POST, (b"content-length", b"3")]

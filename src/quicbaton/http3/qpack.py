@@ -49,6 +49,9 @@ _PREFIX_FULL: Final = 0x3F
 #: Continuation bytes of a 62-bit stream ID (RFC 7541 §5.1: 7 bits each).
 _MAX_CONTINUATION: Final = 9
 
+#: RFC 9204 §4.5: a prefix and no field, as some send for trailers. lsqpack takes it for an error.
+_EMPTY_SECTION: Final = b"\0\0"
+
 _decoder = pylsqpack.Decoder(0, 0)
 _encoder = pylsqpack.Encoder()
 
@@ -61,6 +64,8 @@ def decode_fields(block: bytes) -> Headers:
     """
     if len(block) > MAX_COUNTED_SECTION_BYTES:
         _check_count(block)
+    if block == _EMPTY_SECTION:
+        return []
     try:
         _, fields = _decoder.feed_header(0, block)
     except (pylsqpack.DecompressionFailed, pylsqpack.StreamBlocked):
