@@ -128,9 +128,10 @@ def stricter(section: Fields) -> bool:
         or b"" in names
         # RFC 9110 §8.6: two lengths, or one that is no number.
         or b"content-length" in names
-        # §4.3.1: host and authority are one, scheme and path are there; §4.4: CONNECT; RFC 8441 §4: `:protocol`.
+        # §4.3.1: host and authority are one, scheme and path are there; §4.4: CONNECT; RFC 8441
+        # §4: `:protocol`.
         or b"host" in names
-        or not {b":scheme", b":path"} <= set(names)
+        or (method is not None and not {b":scheme", b":path"} <= set(names))
         or method == b"CONNECT"
         or b":protocol" in names
         # RFC 9110 §9.1, §15.
