@@ -258,7 +258,8 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
             raise ClosedCriticalStream("Stopping a critical stream is not allowed")  # §6.2.1
         stream = self._streams.get(stream_id)
         if stream is None:
-            if stream_id & 3 or self._is_client or stream_id < state.next_request_id:
+            known = self._is_client or stream_id < state.next_request_id
+            if stream_id & 3 or known or self._is_finished(stream_id):
                 return []  # over, as far as HTTP/3 goes
             # A request that is given up before it comes is one all the same.
             stream = self._open_bidi(stream_id, True)
