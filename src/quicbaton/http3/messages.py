@@ -30,6 +30,7 @@ from quicbaton.http3.events import (
     PushPromiseReceived,
 )
 from quicbaton.http3.fields import (
+    Fields,
     RequestHead,
     ResponseHead,
     validate_push_promise_headers,
@@ -70,6 +71,14 @@ class MessageReader(WebTransportSide):
         self, stream_id: int, stream: Http3Stream, data: bytes, ended: bool
     ) -> list[H3Event]:
         """Events for what `data` completes. What was right before an error of the stream counts."""
+        if ended and stream.receive == s.HEAD and not self._is_client:
+            whole = self._whole_request(stream, data)
+            if whole is not None:
+                # Spares a GET the way through its frames, a third of what it costs here.
+                fields, request = whole
+                self._begin_request(stream_id, stream, request)
+                stream.receive = s.ENDED
+                return [HeadersReceived(list(fields), stream_id, True)]
         events: list[H3Event] = []
         try:
             newest = self._read_frames(stream_id, stream, data, ended, events)
@@ -78,6 +87,14 @@ class MessageReader(WebTransportSide):
         except StreamError as error:
             events += self._fail_stream(stream_id, error, ended=ended)
         return events
+
+    def _whole_request(self, stream: Http3Stream, data: bytes) -> tuple[Fields, RequestHead] | None:
+        """The request that `data` is, if that is all of its stream and nothing is odd with it."""
+        begun = stream.flags or stream.held is not None or stream.frame_type != NONE
+        too_long = len(data) > limits.MAX_REMEMBERED_SECTION_BYTES
+        if begun or too_long or stream.send == s.ENDED or self._quic_logger is not None:
+            return None
+        return qpack.whole_request(data)
 
     def _read_frames(
         self,

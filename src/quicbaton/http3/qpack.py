@@ -17,6 +17,7 @@ import pylsqpack
 from quicbaton.http3.codes import FrameType
 from quicbaton.http3.errors import (
     FieldSectionTooLargeError,
+    ProtocolError,
     QpackDecoderStreamError,
     QpackDecompressionFailed,
     QpackEncoderStreamError,
@@ -29,7 +30,7 @@ from quicbaton.http3.fields import (
     response_head,
     size_of,
 )
-from quicbaton.http3.frames import encode_frame
+from quicbaton.http3.frames import encode_frame, pull_header
 from quicbaton.limits import (
     MAX_COUNTED_SECTION_BYTES,
     MAX_FIELD_SECTION_BYTES,
@@ -143,6 +144,20 @@ def encode_request(fields: Fields) -> tuple[bytes, RequestHead]:
 def _decode_request(block: bytes) -> tuple[Fields, RequestHead]:
     fields = decode_fields(block)
     return fields, request_head(fields)
+
+
+@lru_cache(maxsize=MAX_REMEMBERED_SECTIONS)
+def whole_request(stream: bytes) -> tuple[Fields, RequestHead] | None:
+    """The request that a stream's bytes are from the first to the last, as of nearly all GETs: one
+    HEADERS frame. None for more than that, and for what is wrong or out of the ordinary with it."""
+    header = pull_header(stream, 0)
+    if header is None or header[0] != FrameType.HEADERS or header[2] + header[1] != len(stream):
+        return None
+    try:
+        fields, head = _decode_request(stream[header[2] :])
+    except ProtocolError:
+        return None
+    return None if head.method == b"CONNECT" or head.content_length > 0 else (fields, head)
 
 
 @lru_cache(maxsize=MAX_REMEMBERED_SECTIONS)

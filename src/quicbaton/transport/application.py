@@ -142,6 +142,9 @@ class ApplicationSide(ConnectionView):
         event = state.events.pop(0)
         if type(event) is StreamDataEvent:
             self._streams.on_event_taken(event.stream_id, len(event.data), state.clock_us)
+            return aioquic_events.StreamDataReceived(
+                data=event.data, end_stream=event.end_stream, stream_id=event.stream_id
+            )
         return to_aioquic(event)
 
     @property
