@@ -4,6 +4,7 @@ that no process keeps a file open for longer than it serves it."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -93,14 +94,13 @@ async def check(curl: Curl, goes_on: bool) -> None:
 
 
 def opened(server: Server, file: Path) -> int:
-    """How often a process has the file open, under whatever name."""
+    """How often a process has the file open, under whatever name; a dead one has nothing open."""
     count = 0
-    for entry in Path(f"/proc/{server.pid}/fd").iterdir():
-        try:
-            target = os.readlink(entry)
-        except FileNotFoundError:
-            continue
-        count += Path(target.removesuffix(" (deleted)")).parent == file.parent
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for entry in list(Path(f"/proc/{server.pid}/fd").iterdir()):
+            with contextlib.suppress(FileNotFoundError):
+                target = os.readlink(entry).removesuffix(" (deleted)")
+                count += Path(target).parent == file.parent
     return count
 
 
