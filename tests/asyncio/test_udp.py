@@ -25,7 +25,8 @@ from quicbaton.asyncio import serve
 from quicbaton.asyncio.endpoint import udp as udp_module
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket, open_udp
 from quicbaton.cli.certificate import CertificateFiles
-from quicbaton.transport.sender import Train
+from quicbaton.transport.paths import ecn
+from quicbaton.transport.train import Train
 
 
 class Inbox:
@@ -332,6 +333,86 @@ def test_ecn_bits_and_our_address_are_reported(
             else:
                 assert datagram.local == ()
         receiver.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("bind", "to", "sends_from"),
+    [
+        ("127.0.0.1", "127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1", "0.0.0.0"),
+        ("::1", "::1", "::1"),
+        ("::", "::1", "::"),
+        ("::", "::ffff:127.0.0.1", "::"),
+    ],
+)
+@pytest.mark.parametrize("segmentation", [True, False])
+def test_trains_and_datagrams_are_sent_with_their_ecn_bits(
+    bind: str, to: str, sends_from: str, segmentation: bool
+) -> None:
+    async def main() -> None:
+        receiver, inbox = opened(bind)
+        sender, _ = opened(sends_from)
+        sender._gso = sender._gso and segmentation
+        sender.sock.setblocking(True)
+        local = (to, sender.address[1], 0, 0)[: len(sender.address)]
+        remote = (to, receiver.address[1], 0, 0)[: len(sender.address)]
+        for bits in (2, 0, 2):
+            assert sender.send(train_of(3, 300, remote)._replace(ecn=bits, local=local))
+        datagrams = await inbox.holds(9)
+        assert [datagram.ecn for datagram in datagrams] == [2, 2, 2, 0, 0, 0, 2, 2, 2]
+        sender.close()
+        receiver.close()
+
+    run(main)
+
+
+def test_a_kernel_that_refuses_marks_loses_nothing() -> None:
+    class Unmarking(Limited):
+        def sendmsg(self, buffers: Any, ancillary: Any, flags: int, address: Any) -> int:
+            if any(kind == socket.IP_TOS for _, kind, _ in ancillary):
+                raise OSError(errno.EINVAL, "no marks here")
+            return super().sendmsg(buffers, ancillary, flags, address)
+
+    async def main() -> None:
+        sender, _ = opened()
+        receiver, inbox = opened()
+        sender.sock = Unmarking(sender.sock)  # type: ignore[assignment]
+        train = train_of(5, 300, receiver.address)
+        for _ in range(2):
+            assert sender.send(train._replace(ecn=2))
+        datagrams = await inbox.holds(10)
+        assert [datagram.data for datagram in datagrams] == 2 * train.datagrams()
+        assert {datagram.ecn for datagram in datagrams} == {0}
+        sender.close()
+        receiver.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("segmentation", [True, False])
+def test_both_ends_of_a_connection_mark_what_they_send_and_report_what_they_got(
+    segmentation: bool, certificate: CertificateFiles
+) -> None:
+    def check(udp: UdpSocket) -> None:
+        udp._gso = udp._gso and segmentation
+
+    async def main() -> None:
+        configuration = server_configuration(certificate)
+        server = await serve(
+            "127.0.0.1", 0, configuration=configuration, create_protocol=FileServer
+        )
+        async with http_client(certificate, server.port) as client:
+            assert digest(await client.get(MB)) == digest(body_of(MB))
+            (session,) = server.endpoint.sessions.values()
+            transmitter: Any = client._transmitter
+            states = [session.connection._state, transmitter.connection._state]
+            for state, peer in (states, states[::-1]):
+                assert state.paths[0].ecn == ecn.CAPABLE
+                assert 0 < state.numbers.ecn_acked[0] <= peer.numbers.ecn_received[0]
+                assert peer.numbers.ecn_received[1:] == [0, 0]
+        server.close()
 
     run(main)
 

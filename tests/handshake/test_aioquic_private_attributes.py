@@ -12,7 +12,7 @@ from aioquic.quic.packet import QuicTransportParameters
 from aioquic.tls import Context
 from aioquic_pair import SERVER_CID, TOKEN, Pair
 
-from quicbaton.handshake import SessionTickets, prepare, ready, surface
+from quicbaton.handshake import EcnCounts, SessionTickets, prepare, ready, surface
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 
@@ -98,8 +98,11 @@ def test_aioquic_has_the_private_methods_that_we_stand_in_front_of() -> None:
             assert callable(getattr(kind, name))
 
 
-def test_preparing_shadows_two_methods_that_aioquic_has() -> None:
+def test_preparing_shadows_two_methods_that_aioquic_has_and_counting_marks_a_third() -> None:
     pair = Pair()
+    shadowed = vars(pair.server).keys() - surface.ATTRIBUTES["QuicConnection"]
+    assert shadowed == surface.METHODS["QuicConnection"] - {"_write_ack_frame"}
+    EcnCounts(pair.server)
     shadowed = vars(pair.server).keys() - surface.ATTRIBUTES["QuicConnection"]
     assert shadowed == surface.METHODS["QuicConnection"]
     assert pair.server.host_cid == SERVER_CID

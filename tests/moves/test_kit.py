@@ -24,7 +24,7 @@ from quicbaton.testing import (
 )
 from quicbaton.transport import rangeset
 from quicbaton.transport.connection import Connection
-from quicbaton.transport.sender import Train
+from quicbaton.transport.train import Train
 
 CLIENT = ("192.0.2.1", 1)
 SERVER = ("192.0.2.2", 2)

@@ -72,6 +72,7 @@ def connection_state(
     numbers.ack_at_us = NEVER
     numbers.skip_at = 1 << 40
     numbers.ecn_received = [0, 0, 0]
+    numbers.ecn_acked = [0, 0, 0]
     recovery = state.recovery
     recovery.smoothed_rtt_us = recovery.latest_rtt_us = recovery.min_rtt_us = 20_000
     recovery.rtt_variation_us = 5_000

@@ -148,6 +148,7 @@ def run_of(first: int, count: int) -> SentRun:
         size=1200,
         eliciting=True,
         path=0,
+        marked=False,
         stream_id=0,
         offset=10 * (first - 1000),
         chunk=10,

@@ -22,6 +22,7 @@ What a promoted client still needs of TLS is in `post_handshake`. This package a
 only ones that touch aioquic's private attributes; `surface` records which there are.
 """
 
+from quicbaton.handshake.ecn import EcnCounts
 from quicbaton.handshake.post_handshake import PostHandshakeTls
 from quicbaton.handshake.preparation import prepare, ready
 from quicbaton.handshake.promotion import Promotion, dismantle, promote
@@ -29,6 +30,7 @@ from quicbaton.handshake.refusal import refuse
 from quicbaton.handshake.tickets import SessionTickets
 
 __all__ = [
+    "EcnCounts",
     "PostHandshakeTls",
     "Promotion",
     "SessionTickets",

@@ -65,6 +65,7 @@ def _run(packet: QuicSentPacket, to_us: Callable[[float | None], int]) -> SentRu
         eliciting=True,
         # aioquic does not record the path; before promotion there is hardly ever another one.
         path=0,
+        marked=False,
         stream_id=NONE,
         offset=0,
         chunk=0,

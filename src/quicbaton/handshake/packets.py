@@ -88,7 +88,9 @@ def _present(
     )
 
 
-def import_numbers(quic: QuicConnection, to_us: ToMicroseconds) -> NumberSpace:
+def import_numbers(
+    quic: QuicConnection, to_us: ToMicroseconds, ecn_received: list[int]
+) -> NumberSpace:
     space = inflight.one_rtt_space(quic)
     window = space.received_packets
     received: list[int] = []
@@ -113,7 +115,9 @@ def import_numbers(quic: QuicConnection, to_us: ToMicroseconds) -> NumberSpace:
         largest_non_probing=NONE,
         unacked_eliciting=0 if space.ack_at is None else 1,
         ack_at_us=to_us(space.ack_at),
-        ecn_received=[0, 0, 0],
+        ecn_received=ecn_received,
+        ecn_sent=0,
+        ecn_acked=[0, 0, 0],
         owner_first_number=0,
     )
 

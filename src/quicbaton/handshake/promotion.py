@@ -14,7 +14,7 @@ lies below the first that we use.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from aioquic.quic import events
@@ -81,13 +81,18 @@ class Promotion(NamedTuple):
 
 
 def promote(
-    quic: QuicConnection, now: float, *, local_address: Address, algorithm: str | None = None
+    quic: QuicConnection,
+    now: float,
+    *,
+    local_address: Address,
+    algorithm: str | None = None,
+    ecn_received: Sequence[int] = (0, 0, 0),
 ) -> Promotion:
     """Extract the whole state of a `ready` connection; `quic` must not be used afterwards.
 
     `now` is of the clock that aioquic was driven with, in seconds; `local_address` is ours, empty
     where the socket has one only; `algorithm` names the congestion control, else the one of
-    aioquic's configuration.
+    aioquic's configuration; `ecn_received` is what `EcnCounts` has counted in 1-RTT packets.
 
     Raises RefusedError when the connection is not ready, or in a way that cannot be extracted.
     """
@@ -108,6 +113,7 @@ def promote(
         to_us(now),
         local_address,
         algorithm or quic.configuration.congestion_control_algorithm,
+        list(ecn_received),
     )
     key_update_wanted = (
         quic._key_update_pending or quic._cryptos[Epoch.ONE_RTT]._update_key_requested
@@ -139,6 +145,7 @@ def _extract(
     now_us: int,
     local_address: Address,
     algorithm: str,
+    ecn_received: list[int],
 ) -> ConnectionState:
     is_client = quic.configuration.is_client
     promised = sent_parameters(quic)
@@ -166,7 +173,7 @@ def _extract(
         remote=remote,
         clock_us=now_us,
         protection=import_protection(quic, now_us),
-        numbers=import_numbers(quic, to_us),
+        numbers=import_numbers(quic, to_us, ecn_received),
         recovery=recovery,
         congestion=import_congestion(algorithm, paths[0].mtu_bytes, runs, now_us),
         flow=streams.flow(

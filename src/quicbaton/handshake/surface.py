@@ -120,5 +120,5 @@ METHODS: Final[dict[str, frozenset[str]]] = {
     "Context": frozenset(
         {"_build_session_ticket", "_server_handle_finished", "_server_handle_hello"}
     ),
-    "QuicConnection": frozenset({"_initialize", "_replenish_connection_ids"}),
+    "QuicConnection": frozenset({"_initialize", "_replenish_connection_ids", "_write_ack_frame"}),
 }

@@ -11,10 +11,10 @@ from aioquic.quic.events import QuicEvent
 
 from quicbaton.baton.sleep import Asleep
 from quicbaton.errors import CallerError
-from quicbaton.handshake import PostHandshakeTls, promote, ready
+from quicbaton.handshake import EcnCounts, PostHandshakeTls, promote, ready
 from quicbaton.http3 import H3Connection
 from quicbaton.testing.entropy import Entropy
-from quicbaton.testing.link import Direction
+from quicbaton.testing.link import Direction, Marked, ecn_of
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.paths.ids import IdIssuer
 from quicbaton.transport.state import Address
@@ -79,6 +79,7 @@ class End:
         self.entropy = entropy
         self.algorithm = algorithm
         self._quic: QuicConnection | None = None
+        self._marks: EcnCounts | None = None
         self._connection: Connection | None = None
         self._asleep: Asleep | None = None
         self._wake: Callable[[], None] = lambda: None
@@ -143,6 +144,7 @@ class End:
     def adopt(self, quic: QuicConnection) -> None:
         """Begin with a handshake."""
         self._quic = quic
+        self._marks = EcnCounts(quic)
         if self.kind == "aioquic":
             self._make_application()
 
@@ -185,7 +187,11 @@ class End:
         if self.frozen:
             self.strays.append((data, source))
             return
-        self.connection.receive_datagram(data, source, now)
+        if self._connection is not None or self.asleep:
+            self.connection.receive_datagram(data, source, now, ecn=ecn_of(data))
+        elif self._marks is not None:
+            address: Any = source
+            self._marks.receive(data, address, ecn_of(data), now)
         if self._connection is None and self.kind == "quicbaton":
             self._promote_if_ready(now)
         self.process()
@@ -204,7 +210,18 @@ class End:
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         if self.frozen or self.asleep or not self.started:
             return []
-        datagrams: list[tuple[bytes, Address]] = self.connection.datagrams_to_send(now)
+        connection = self._connection
+        if connection is None:
+            aioquic_s: list[tuple[bytes, Address]] = self.connection.datagrams_to_send(now)
+            return aioquic_s
+        datagrams: list[tuple[bytes, Address]] = []
+        while trains := connection.trains_to_send(now):
+            for train in trains:
+                datagrams += [
+                    (Marked.of(data, train.ecn), train.remote) for data in train.datagrams()
+                ]
+            if not connection.has_more:
+                break
         return datagrams
 
     def take_events(self) -> list[QuicEvent]:
@@ -230,7 +247,13 @@ class End:
         if quic is None or not ready(quic):
             return
         local: Address = ()
-        promotion = promote(quic, now, local_address=local, algorithm=self.algorithm)
+        promotion = promote(
+            quic,
+            now,
+            local_address=local,
+            algorithm=self.algorithm,
+            ecn_received=(0, 0, 0) if self._marks is None else self._marks.one_rtt,
+        )
         self._tls = promotion.tls
         self._connection = Connection(
             promotion.state,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from heapq import heappop, heappush
 from random import Random
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -19,6 +19,25 @@ from quicbaton.transport.state import Address
 
 #: Which way a datagram goes, by who sent it.
 Direction = Literal["client", "server"]
+
+
+class Marked(bytes):
+    """A datagram with ECN bits in its IP header; one that is plain `bytes` has none."""
+
+    ecn: int
+
+    @classmethod
+    def of(cls, data: bytes, ecn: int) -> bytes:
+        if not ecn:
+            return bytes(data)
+        marked = cls(data)
+        marked.ecn = ecn
+        return marked
+
+
+def ecn_of(data: bytes) -> int:
+    """The ECN bits of a datagram's IP header."""
+    return data.ecn if isinstance(data, Marked) else 0
 
 
 class Conditions(Struct, frozen=True):
@@ -32,6 +51,7 @@ class Conditions(Struct, frozen=True):
     rate_bytes_per_s: float = 0.0  # 0: any
     queue_bytes: int = 1 << 20  # what waits for its turn when there is a rate; the rest is lost
     mtu_bytes: int = 65_507  # larger datagrams vanish
+    ecn: Literal["kept", "bleached", "rewritten", "congested", "dropped"] = "kept"
 
     def __post_init__(self) -> None:
         for name in ("loss", "duplication", "corruption"):
@@ -39,6 +59,10 @@ class Conditions(Struct, frozen=True):
                 raise ConfigurationError(f"{name} is a probability, got {getattr(self, name)}")
         if min(self.delay_s, self.jitter_s, self.rate_bytes_per_s) < 0:
             raise ConfigurationError("delay, jitter and rate of a link are not negative")
+
+
+#: What such a link makes of a mark: none, ECT(1), CE.
+_REMARKED: Final = {"bleached": 0, "rewritten": 1, "congested": 3}
 
 
 class Delivery(NamedTuple):
@@ -114,7 +138,11 @@ class Link:
         if leaves_s is None:
             return
         if damaged < conditions.corruption and data:
-            data = _flip(data, int(bit * len(data) * 8))
+            data = Marked.of(_flip(data, int(bit * len(data) * 8)), ecn_of(data))
+        if ecn_of(data):
+            if conditions.ecn == "dropped":
+                return
+            data = Marked.of(data, _REMARKED.get(conditions.ecn, ecn_of(data)))
         for draw in delays[: 1 + (doubled < conditions.duplication)]:
             at_s = leaves_s + conditions.delay_s + conditions.jitter_s * draw
             self._order += 1

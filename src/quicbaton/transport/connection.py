@@ -39,7 +39,7 @@ from quicbaton.transport.paths.ids import ConnectionIds, IdIssuer
 from quicbaton.transport.paths.mtu import MtuSearch
 from quicbaton.transport.paths.paths import Paths
 from quicbaton.transport.receiver import Receiver
-from quicbaton.transport.sender import Sender, Train, skip_numbers
+from quicbaton.transport.sender import Sender, skip_numbers
 from quicbaton.transport.state import (
     NEVER,
     NONE,
@@ -49,6 +49,7 @@ from quicbaton.transport.state import (
 from quicbaton.transport.streams.crypto import CryptoStream
 from quicbaton.transport.streams.streams import Streams
 from quicbaton.transport.timers import Timers
+from quicbaton.transport.train import Train
 
 #: A PING whose acknowledgement nobody waits for: its record's uid + 1 is 0.
 _ANONYMOUS_PING: Final = -1
@@ -398,9 +399,14 @@ class Connection(ApplicationSide):
         datagrams: list[tuple[bytes, Address]] = []
         while trains := self.trains_to_send(now):
             datagrams += [(data, train.remote) for train in trains for data in train.datagrams()]
-            if not self._sender.has_more:
+            if not self.has_more:
                 break
         return datagrams
+
+    @property
+    def has_more(self) -> bool:
+        """After `trains_to_send`: that was a turn's share, and there is more to send now."""
+        return self._sender.has_more
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer` and then send; None: never. At or before now: at once."""

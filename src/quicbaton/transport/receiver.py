@@ -267,13 +267,13 @@ class Receiver:
         if len(acks) > 1:
             acks.sort(key=_largest, reverse=True)
         exponent = self._state.remote.ack_delay_exponent
-        newest, _ = acks[0]
-        for ranges, delay in acks:
+        newest = acks[0][0]
+        for ranges, delay, counts in acks:
             # What an endpoint acknowledged it goes on acknowledging, down to the lowest number
             # that it still reports: an older ACK matters only where it reaches lower.
             if ranges is not newest and ranges[-1][0] >= newest[-1][0]:
                 continue
-            self._recovery.on_ack(ranges, delay << exponent, now_us)
+            self._recovery.on_ack(ranges, delay << exponent, now_us, counts)
             self._protection.on_acked(ranges[0][1] - 1)
         if self._trace is not None:
             qlog.log_metrics(self._trace, self._state)

@@ -10,7 +10,7 @@ packets cost 1.53 / 0.51 / 0.40 / 0.38 s of CPU per 90 MB.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from aioquic.quic.logger import QuicLoggerTrace
 
@@ -22,13 +22,13 @@ from quicbaton.transport.loss.congestion import CongestionController
 from quicbaton.transport.loss.recovery import Recovery
 from quicbaton.transport.packets.acks import ReceivedNumbers
 from quicbaton.transport.packets.protection import PacketProtection
+from quicbaton.transport.paths import ecn
 from quicbaton.transport.paths.ids import ConnectionIds
 from quicbaton.transport.paths.mtu import MtuSearch
 from quicbaton.transport.paths.paths import Paths
 from quicbaton.transport.state import (
     NEVER,
     NONE,
-    Address,
     ConnectionState,
     PathState,
     PeerId,
@@ -36,6 +36,7 @@ from quicbaton.transport.state import (
 )
 from quicbaton.transport.streams.crypto import CryptoStream
 from quicbaton.transport.streams.streams import Streams
+from quicbaton.transport.train import Train
 
 _TAG_BYTES: Final = 16
 #: Less than this is not worth a packet; what anti-amplification leaves may be so little. An ACK of
@@ -43,21 +44,6 @@ _TAG_BYTES: Final = 16
 _SMALLEST_PACKET_BYTES: Final = 96
 #: Below this many bytes a train waits for more pacing budget instead of going out in dribbles.
 _SMALLEST_PACED_BYTES: Final = 16 * limits.MIN_DATAGRAM_BYTES
-
-
-class Train(NamedTuple):
-    """Datagrams to one address in one buffer: each `segment_bytes` long, the last one at most."""
-
-    data: bytes
-    segment_bytes: int
-    remote: Address
-    local: Address
-
-    def datagrams(self) -> list[bytes]:
-        data, size = self.data, self.segment_bytes
-        if len(data) <= size:
-            return [data]
-        return [data[at : at + size] for at in range(0, len(data), size)]
 
 
 class Sender:
@@ -90,9 +76,11 @@ class Sender:
         self._crypto = crypto
         self._entropy = entropy
         self._memory = memory
+        self._ecn = ecn.EcnFeedback(state)
         self.pacing_at_us = NEVER  # derived: when the pacer lets us go on
         self.has_more = False  # derived: the turn's share of trains is used up
         self.keep_for_quick_trains = 0  # derived: so many must still find room in the window
+        self._mark = 0  # derived: ECN bits of the train under way
         self.blocked = False  # derived: nothing may be sent until the peer sends something
 
     # --- poll -----------------------------------------------------------------------------------
@@ -101,6 +89,7 @@ class Sender:
         """The trains to send now, `limits.MAX_TRAINS_PER_TURN` of bulk data at most, or a short
         one if it must be `quick`."""
         state = self._state
+        self._mark = 0  # probes of paths and sizes have none
         self.pacing_at_us = NEVER
         self.has_more = False
         trains: list[Train] = []
@@ -168,12 +157,13 @@ class Sender:
 
     def _train(self, path: PathState, peer: PeerId, room: int, now_us: int) -> Train | None:
         """One train: mixed packets for what is small or due, then a run of bulk data, its tail."""
+        mark = self._mark = ecn.mark(path)
         budget = self._budget_bytes(path, room, now_us)
         allowed = self._allowed_bytes(path)
         mtu = path.mtu_bytes
         segments: list[bytes] = []
         while room and allowed >= _SMALLEST_PACKET_BYTES:
-            may_elicit = budget >= mtu or self._recovery_probes() > 0
+            may_elicit = budget >= mtu or self._state.recovery.probes_due > 0
             control = self._control_due(now_us)
             if may_elicit and not control:
                 count = min(room, budget // mtu, self._numbers_before_skip())
@@ -186,7 +176,7 @@ class Sender:
                     allowed -= len(data)
                     continue
                 control = self._streams.has_due()
-            if not control and not (may_elicit and self._recovery_probes()):
+            if not control and not (may_elicit and self._state.recovery.probes_due):
                 break
             data = self._mixed(path, peer, may_elicit, min(mtu, allowed), now_us)
             if not data:
@@ -201,7 +191,7 @@ class Sender:
             return None
         data = segments[0] if len(segments) == 1 else b"".join(segments)
         path.sent_bytes += len(data)
-        return Train(data, min(mtu, len(data)), path.remote, path.local)
+        return Train(data, min(mtu, len(data)), path.remote, path.local, mark)
 
     def _run(
         self, path: PathState, peer: PeerId, max_packets: int, now_us: int
@@ -225,6 +215,7 @@ class Sender:
                 size=path.mtu_bytes,
                 eliciting=True,
                 path=path.serial,
+                marked=self._mark != 0,
                 stream_id=stream_id,
                 offset=offset,
                 chunk=chunk,
@@ -309,6 +300,7 @@ class Sender:
                 size=len(data),
                 eliciting=plan.eliciting,
                 path=path.serial,
+                marked=self._mark != 0,
                 stream_id=NONE,
                 offset=0,
                 chunk=0,
@@ -367,9 +359,6 @@ class Sender:
         allowance = self._paths.allowance_bytes(path)
         return allowance if path.validated else allowance - _SMALLEST_PACKET_BYTES
 
-    def _recovery_probes(self) -> int:
-        return self._state.recovery.probes_due
-
     def _room_bytes(self, path: PathState) -> int:
         """Of the window, less what is kept; a small one is not kept from those who need it now."""
         if len(self._state.recovery.sent) >= limits.MAX_SENT_RUNS:
@@ -425,7 +414,11 @@ class Sender:
         )
 
     def _anything_due(self, now_us: int) -> bool:
-        return self._streams.has_due() or self._control_due(now_us) or self._recovery_probes() > 0
+        return (
+            self._streams.has_due()
+            or self._control_due(now_us)
+            or self._state.recovery.probes_due > 0
+        )
 
     def _has_due(self) -> bool:
         return self._streams.has_due() or not self._streams_only_due()
@@ -465,6 +458,8 @@ class Sender:
 
     def _on_sent(self, run: SentRun) -> None:
         self._recovery.on_sent(run)
+        if run.marked:
+            self._ecn.on_sent(run)
         if self._trace is not None:
             qlog.log_sent(self._trace, run)
         if run.eliciting:

@@ -104,6 +104,8 @@ class NumberSpace(_State):
     unacked_eliciting: int  # ack-eliciting packets received since the last ACK we sent
     ack_at_us: int  # when an ACK is due at the latest; NEVER: nothing to acknowledge
     ecn_received: list[int]  # ECT(0), ECT(1), CE counts (RFC 9000 §19.3.2)
+    ecn_sent: int  # packets that we have marked ECT(0)
+    ecn_acked: list[int]  # the peer's counts, in its latest ACK
     owner_first_number: int  # numbers below were sent by an earlier owner: no RTT samples
 
 
@@ -117,6 +119,7 @@ class SentRun(_State):
     size: int  # bytes of each packet
     eliciting: bool  # ack-eliciting and counted in flight
     path: int  # the path's serial number
+    marked: bool  # sent with ECT(0)
     stream_id: int  # NONE for mixed packets
     offset: int  # stream offset of the first packet's data
     chunk: int  # stream bytes per packet
@@ -324,6 +327,8 @@ class PathState(_State):
     mtu_failures: int  # of the size under test
     mtu_losses: int  # losses of full-sized packets in a row: a black hole (RFC 8899 §4.3)
     mtu_at_us: int  # next probe
+    ecn: int  # whether it carries ECN marks: see paths.ecn
+    ecn_unproved: int  # packets marked to try that, less those that were lost
 
 
 class CryptoState(_State):

@@ -13,7 +13,7 @@ from aioquic.quic.packet import QuicErrorCode
 
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.errors import RefusedError
-from quicbaton.handshake import Promotion, dismantle, promote, ready
+from quicbaton.handshake import EcnCounts, Promotion, dismantle, promote, ready
 from quicbaton.transport.state import Address
 
 _BROKEN_OFF: Final = events.ConnectionTerminated(QuicErrorCode.INTERNAL_ERROR, None, "")
@@ -37,6 +37,7 @@ class Handshaking:
     ) -> None:
         """`deadline_s`: give up without a word after so long; None is as long as aioquic waits."""
         self.quic = quic
+        self._ecn = EcnCounts(quic)
         self._udp = udp
         self._on_promoted = on_promoted
         self._on_failed = on_failed
@@ -96,7 +97,7 @@ class Handshaking:
             self._local = datagram.local
             address: Any = datagram.remote
             now = monotonic()
-            self.quic.receive_datagram(datagram.data, address, now)
+            self._ecn.receive(datagram.data, address, datagram.ecn, now)
             if ready(self.quic):
                 self._promote(now, batch[index + 1 :])
                 return
@@ -111,7 +112,11 @@ class Handshaking:
     def _promote(self, now: float, rest: list[Datagram]) -> None:
         try:
             promotion = promote(
-                self.quic, now, local_address=self._local, algorithm=self._congestion_control
+                self.quic,
+                now,
+                local_address=self._local,
+                algorithm=self._congestion_control,
+                ecn_received=self._ecn.one_rtt,
             )
         except RefusedError as error:
             self._fail(QuicErrorCode.INTERNAL_ERROR, str(error))

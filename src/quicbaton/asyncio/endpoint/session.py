@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
 from quicbaton.transport.connection import Connection
-from quicbaton.transport.sender import Train
+from quicbaton.transport.train import Train
 
 #: The packets' size may be refused, then those of the probes by which the right one is found.
 _MAX_REFUSALS: Final = 12

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from quicbaton.limits import MIN_DATAGRAM_BYTES
-from quicbaton.transport.sender import Train
 from quicbaton.transport.state import Address
+from quicbaton.transport.train import Train
 
 _SOL_UDP: Final = 17
 _UDP_SEGMENT: Final = 103
@@ -36,6 +36,12 @@ _IPV6_RECVTCLASS: Final = 66
 _IPV6_TCLASS: Final = 67
 _IPV6_MTU_DISCOVER: Final = 23
 _PMTUDISC_PROBE: Final = 3  # set the don't-fragment bit, ignore the kernel's own estimate
+
+#: Where ECN bits go (RFC 3168 §5): a socket for both protocols takes either, by the destination.
+_TOS: Final = (socket.IPPROTO_IP, socket.IP_TOS)
+_TRAFFIC_CLASS: Final = (socket.IPPROTO_IPV6, _IPV6_TCLASS)
+#: How a kernel may say that it sends no marks.
+_NO_MARKS: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOPROTOOPT)
 
 #: Datagrams or coalesced bursts read in one turn of the event loop before others get theirs.
 _READS_PER_TURN: Final = 32
@@ -147,6 +153,7 @@ class UdpSocket:
         self._wildcard = name[0] in ("0.0.0.0", "::")
         self._gso = False
         self._alone = 0  # reads in a row that brought one datagram
+        self._marks = _IS_LINUX
         self._writing = False
         self._pause: asyncio.TimerHandle | None = None
         #: Of the latest refusal: by the interface's queue; by the size.
@@ -379,6 +386,10 @@ class UdpSocket:
                 if error.errno == errno.EMSGSIZE and len(piece) > MIN_DATAGRAM_BYTES:
                     self._refused = True
                     continue  # the last one may be smaller
+                if train.ecn and error.errno in _NO_MARKS:
+                    # The peer will not see any, and the path be tried no more.
+                    self._marks = False
+                    return self._send_singly(train._replace(data=data[at:], ecn=0))
                 # No route, or a firewall: lost, as the network could have it.
                 return None
         return None
@@ -389,9 +400,14 @@ class UdpSocket:
         return self._queue_full or isinstance(error, (BlockingIOError, InterruptedError))
 
     def _ancillary(self, train: Train) -> list[tuple[int, int, bytes]]:
+        ancillary = []
         if train.local and self._wildcard:
-            return [source_ancillary(train.local, is_v6=self._is_v6)]
-        return []
+            ancillary.append(source_ancillary(train.local, is_v6=self._is_v6))
+        if train.ecn and self._marks:
+            is_v4 = not self._is_v6 or str(train.remote[0]).startswith("::ffff:")
+            level, kind = _TOS if is_v4 else _TRAFFIC_CLASS
+            ancillary.append((level, kind, train.ecn.to_bytes(4, sys.byteorder)))
+        return ancillary
 
 
 def source_ancillary(local: Address, *, is_v6: bool) -> tuple[int, int, bytes]:

@@ -38,8 +38,8 @@ from quicbaton.keys.key_ring import KeyRing
 from quicbaton.ownership import Claim
 from quicbaton.routing.reset import announce_reset
 from quicbaton.transport.connection import Connection
-from quicbaton.transport.sender import Train
 from quicbaton.transport.state import Address, ConnectionState, WritableEvent
+from quicbaton.transport.train import Train
 
 
 class Client(NamedTuple):

@@ -15,8 +15,8 @@ from quicbaton.asyncio.peers.link import Link
 from quicbaton.handoff import HandoffDestination
 from quicbaton.handoff.messages import Relay
 from quicbaton.limits import MAX_RELAYED_ADDRESSES
-from quicbaton.transport.sender import Train
 from quicbaton.transport.state import Address
+from quicbaton.transport.train import Train
 
 
 class RelayOutlet:
@@ -54,7 +54,7 @@ class RelayOutlet:
                     train.segment_bytes,
                     train.remote,
                     train.local,
-                    0,
+                    train.ecn,
                 )
             )
         return True  # what the other process's interface says of its size we do not hear
@@ -116,7 +116,7 @@ class RelayedClient:
         else:
             return None
         _keep_latest(self._used, path)
-        return Train(relay.data, relay.segment, relay.remote, relay.local)
+        return Train(relay.data, relay.segment, relay.remote, relay.local, relay.ecn)
 
 
 def _keep_latest(paths: dict[tuple[Address, Address], None], path: tuple[Address, Address]) -> None:

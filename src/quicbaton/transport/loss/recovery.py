@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from itertools import islice
-from operator import attrgetter
 from typing import Final, Protocol
 
 from aioquic.quic.logger import QuicLoggerTrace
@@ -23,6 +22,8 @@ from quicbaton.errors import SecondSenderError, TransportError
 from quicbaton.transport import frames as f
 from quicbaton.transport import qlog
 from quicbaton.transport.loss.congestion import CongestionController
+from quicbaton.transport.loss.sent_runs import cut, first_number, first_reaching, is_mtu_probe
+from quicbaton.transport.paths.ecn import Counts, EcnFeedback
 from quicbaton.transport.paths.mtu import MtuSearch
 from quicbaton.transport.state import (
     NEVER,
@@ -93,6 +94,7 @@ class Recovery:
         self._numbers = state.numbers
         self._congestion = congestion
         self._delivery = delivery
+        self._ecn = EcnFeedback(state)
 
     # --- getters --------------------------------------------------------------------------------
 
@@ -125,7 +127,13 @@ class Recovery:
             state.last_eliciting_at_us = run.at_us
             self._congestion.on_sent(run.count * run.size, self._numbers.next_number)
 
-    def on_ack(self, ranges: list[tuple[int, int]], ack_delay_us: int, now_us: int) -> bool:
+    def on_ack(
+        self,
+        ranges: list[tuple[int, int]],
+        ack_delay_us: int,
+        now_us: int,
+        counts: Counts | None = None,
+    ) -> bool:
         """Process an ACK's ranges, half open, highest first; True when something that is in flight
         was acknowledged.
 
@@ -142,14 +150,15 @@ class Recovery:
         grown = largest > numbers.largest_acked
         if grown:
             numbers.largest_acked = largest
-        if not sent or largest < sent[0].first:
-            return False
-        acked = self._take_acked(ranges)
+        acked = self._take_acked(ranges) if sent and largest >= sent[0].first else []
+        congested = grown and self._ecn.on_ack(acked, counts)
         if not acked:
             if grown:
                 # RFC 9002 §6.1, §6.2.1: packets that are not ack-eliciting count, too. We keep no
                 # record of them, but a larger number says that there is one.
                 state.pto_count = 0
+                if congested:
+                    self._congestion.on_lost(0, state.newest_acked_at_us, now_us)
                 self._detect_lost(now_us, [])
             return False
 
@@ -169,6 +178,9 @@ class Recovery:
         # RFC 9002 §6.2.1: progress resets the backoff.
         state.pto_count = 0
         state.probes_due = 0
+        if congested:
+            # RFC 9002 §7.1, §B.7: as a loss of the largest packet acknowledged.
+            self._congestion.on_lost(0, newest.at_us, now_us)
         # RFC 9002 §A.7: losses first, so that the window does not grow just before it is cut.
         self._detect_lost(now_us, acked)
         if acked_bytes:
@@ -201,11 +213,12 @@ class Recovery:
         if deadline != NEVER and now_us >= deadline:
             state.pto_count += 1
             state.probes_due = 2
+            self._ecn.on_timeout()
             path = self._connection.paths[0]
             sizes = (
                 run.size
                 for run in state.sent[:_PROBED_RUNS]
-                if run.path == path.serial and not _is_mtu_probe(run)
+                if run.path == path.serial and not is_mtu_probe(run)
             )
             MtuSearch(path).on_timeouts(state.pto_count, max(sizes, default=0), now_us)
 
@@ -300,7 +313,7 @@ class Recovery:
             run = sent[index]
             if run.first + run.count <= start:  # before the range, perhaps with many others
                 before = index
-                index = _first_reaching(sent, index, start)
+                index = first_reaching(sent, index, start)
                 if acked:
                     kept += sent[before:index]
             if not acked:
@@ -377,7 +390,7 @@ class Recovery:
         lost_before = now_us - wait_us
         threshold = largest - PACKET_THRESHOLD + 1  # numbers below are lost
         # All that end below the threshold are lost, without a look at each.
-        index = max(0, bisect_right(sent, threshold - 1, key=_first_number) - 1)
+        index = max(0, bisect_right(sent, threshold - 1, key=first_number) - 1)
         lost = sent[:index]
         kept: list[SentRun] = []
         for run in islice(sent, index, None):
@@ -410,13 +423,15 @@ class Recovery:
         for run in lost:
             size = run.count * run.size
             self._state.eliciting_in_flight -= run.count
-            if run.path != active or _is_mtu_probe(run):
+            if run.path != active or is_mtu_probe(run):
                 # RFC 9000 §14.4: a lost MTU probe says nothing of congestion.
                 congestion.on_discarded(size)
             else:
                 lost_bytes += size
                 newest_at_us = run.at_us  # they ascend
                 largest_size = max(largest_size, run.size)
+            if run.marked:
+                self._ecn.on_lost(run)
             self._deliver_lost(run)
         if lost_bytes:
             congestion.on_lost(lost_bytes, newest_at_us, now_us)
@@ -460,34 +475,3 @@ class Recovery:
 #: Contents that no probe repeats: an ACK is made anew, a probe of the MTU is not data, and a PING
 #: of the application's must be reported once, though both copies arrive.
 _NOT_REPEATED: Final = frozenset({f.ACK, f.MTU_PROBE, f.PING})
-
-
-_first_number: Final = attrgetter("first")
-
-
-def _first_reaching(sent: list[SentRun], index: int, number: int) -> int:
-    """From that of `index` on, which lies before it, the first record that reaches `number`."""
-    following = bisect_right(sent, number, index, key=_first_number)
-    last = sent[following - 1]
-    return following - (last.first + last.count > number)
-
-
-def _is_mtu_probe(run: SentRun) -> bool:
-    # It has its packet for itself.
-    return bool(run.frames) and run.frames[0][0] == f.MTU_PROBE
-
-
-def cut(run: SentRun, first: int, stop: int) -> SentRun:
-    """The part of `run` with packet numbers [first, stop)."""
-    return SentRun(
-        first=first,
-        count=stop - first,
-        at_us=run.at_us,
-        size=run.size,
-        eliciting=run.eliciting,
-        path=run.path,
-        stream_id=run.stream_id,
-        offset=run.offset + (first - run.first) * run.chunk,
-        chunk=run.chunk,
-        frames=run.frames,
-    )

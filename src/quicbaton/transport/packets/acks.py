@@ -6,6 +6,7 @@ from quicbaton import limits
 from quicbaton.errors import TransportError
 from quicbaton.transport import frames as f
 from quicbaton.transport import rangeset
+from quicbaton.transport.paths.ecn import Counts
 from quicbaton.transport.state import NEVER, NONE, NumberSpace, Parameters
 
 
@@ -111,8 +112,9 @@ class ReceivedNumbers:
         self._state.ack_at_us = NEVER
 
 
-#: An ACK frame read: ranges [start, stop) from the highest down, and the raw delay.
-Ack = tuple[list[tuple[int, int]], int]
+#: An ACK frame read: ranges [start, stop) from the highest down, the raw delay, and its counts of
+#: ECN marks, if it has them.
+Ack = tuple[list[tuple[int, int]], int, Counts | None]
 
 
 def decode_ack(data: bytes, at: int, with_ecn: bool) -> tuple[Ack, int]:
@@ -134,8 +136,9 @@ def decode_ack(data: bytes, at: int, with_ecn: bool) -> tuple[Ack, int]:
         if start < 0:
             raise TransportError(f.FRAME_ENCODING_ERROR, "ACK range below zero", f.ACK)
         ranges.append((start, stop))
-    if with_ecn:
-        # We mark no packets, so the counts say nothing to us (§13.4.2).
-        for _ in range(3):
-            _, at = varint(data, at)
-    return (ranges, delay), at
+    if not with_ecn:
+        return (ranges, delay, None), at
+    ect_0, at = varint(data, at)
+    ect_1, at = varint(data, at)
+    ce, at = varint(data, at)
+    return (ranges, delay, (ect_0, ect_1, ce)), at

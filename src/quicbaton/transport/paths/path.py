@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quicbaton.limits import MAX_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES
+from quicbaton.transport.paths import ecn
 from quicbaton.transport.state import NEVER, NONE, Address, ConnectionState, PathState
 
 
@@ -37,6 +38,8 @@ def new_path(
         mtu_failures=0,
         mtu_losses=0,
         mtu_at_us=0 if ceiling > MIN_DATAGRAM_BYTES else NEVER,
+        ecn=ecn.TESTING,
+        ecn_unproved=0,
     )
 
 

@@ -49,6 +49,7 @@ from quicbaton.transport.frames import (
     PacketPlan,
     encode_varint,
 )
+from quicbaton.transport.paths import ecn
 from quicbaton.transport.paths.ids import ConnectionIds
 from quicbaton.transport.paths.mtu import MtuSearch
 from quicbaton.transport.paths.path import fallback_path, new_path, same_host, same_local
@@ -290,9 +291,13 @@ class Paths:
                 path.challenge_at_us = now_us + self._try_us(path.challenge_tries)
 
     def on_other_host(self, now_us: int) -> None:
-        """Datagrams leave from another host now: what size gets through is not known."""
+        """Datagrams leave from another host now: what size gets through is not known, nor whether
+        ECN marks do."""
         for path in self._state.paths:
             MtuSearch(path).reset(path.mtu_ceiling_bytes, now_us)
+            ecn.begin(path)
+        for run in self._state.recovery.sent:
+            run.marked = False  # what becomes of these tells nothing about the way from here
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -358,6 +363,8 @@ class Paths:
             path.mtu_bytes = previous.mtu_bytes
             path.mtu_limit_bytes = previous.mtu_limit_bytes
             path.mtu_at_us = previous.mtu_at_us
+            if previous.ecn in (ecn.CAPABLE, ecn.FAILED):
+                path.ecn = previous.ecn
 
     def _settle(self) -> bool:
         """The active path may be another one, or validated now. True when RTT and congestion
