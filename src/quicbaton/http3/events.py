@@ -33,7 +33,8 @@ __all__ = [
 @dataclass
 class StreamFailed(H3Event):
     """The peer's message is malformed, or its stream broke another rule: HTTP/3 has reset the
-    stream and will say nothing more of it. Told only of streams that the program knows."""
+    stream, or answered it with 431, and will say nothing more of it. Told only of streams that the
+    program knows."""
 
     stream_id: int
     error_code: int
