@@ -67,3 +67,39 @@ def test_a_destination_whose_routing_table_is_full_refuses_before_the_commit(
         destination.close()
 
     run(main)
+
+
+def test_a_ping_that_waits_fails_when_its_connection_goes_on_in_another_object(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async def main() -> None:
+        node = Node(
+            open_udp("127.0.0.1", 0),
+            tmp_path / "node.sock",
+            ring=KeyRing(ClusterKey.generate(os.urandom)),
+            configuration=server_configuration(certificate),
+            create_protocol=MovableServer,
+        )
+        node.endpoint.start()
+        async with http_client(certificate, int(node.endpoint.udp.address[1])) as client:
+            await client.get(10)
+            (session,) = node.endpoint.sessions.values()
+            udp, sent = node.endpoint.udp, list[object]()
+            real_send = udp.send
+            udp.send = sent.append  # type: ignore[method-assign]
+            waiting = asyncio.ensure_future(session.protocol.ping())
+            closed = asyncio.ensure_future(session.protocol.wait_closed())
+            await asyncio.sleep(0)
+            assert sent
+            await node.handoffs.save(session, list[bytes]().append)
+            udp.send = real_send  # type: ignore[method-assign]
+            node.handoffs.cancel_saves("test", "it stays")
+            with pytest.raises(ConnectionError):
+                await waiting
+            await closed
+            (thawed,) = node.endpoint.sessions.values()
+            assert thawed.protocol is not session.protocol
+            await thawed.protocol.ping()
+        node.close()
+
+    run(main)

@@ -427,9 +427,9 @@ def test_the_mistake_of_one_connection_s_program_stays_its_own(
 ) -> None:
     class Faulty(Watcher):
         def quic_event_received(self, event: Any) -> None:
-            super().quic_event_received(event)
             if isinstance(event, StreamDataReceived) and event.data == b"fail":
                 raise LookupError("a program's mistake")
+            super().quic_event_received(event)
 
     async def main() -> None:
         async with client_of(

@@ -193,6 +193,8 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "send_datagram_frame": (b"",),
     "send_new_token": (b"t",),
     "send_ping": (1,),
+    "next_ping_uid": (),
+    "let_go": (),
     "send_stream_data": (0, b""),
     "set_keep_alive": (1.0,),
     "sleep": (0.0,),

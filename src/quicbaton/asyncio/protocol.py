@@ -8,20 +8,28 @@ overrides `quic_event_received`. To let its connections move it adds `export_sta
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from aioquic.quic import events
 
-from quicbaton.errors import RefusedError
+from quicbaton.asyncio.stream_adapter import StreamAdapter
+from quicbaton.errors import QuicbatonError, RefusedError
 from quicbaton.http3.connection import H3Connection
 from quicbaton.http3.requests import first_path
 from quicbaton.limits import MAX_HELD_EVENTS
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable
 
-StreamHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]
+#: May be a coroutine function, or return a task: its end in an exception then resets the stream.
+StreamHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
+
+#: With which a stream is reset whose handler failed: H3_INTERNAL_ERROR (RFC 9114 §8.1), and for
+#: other protocols what most of them have for it.
+_H3_INTERNAL_ERROR: Final = 0x0102
+_INTERNAL_ERROR: Final = 1
 
 
 class Transmitter(Protocol):
@@ -52,7 +60,7 @@ class QuicConnectionProtocol:
         self._stream_handler = stream_handler
         self._streams: dict[int, StreamAdapter] = {}
         self._ping_waiters: dict[int, asyncio.Future[None]] = {}
-        self._next_ping = 0
+        self._handlers: set[asyncio.Future[Any]] = set()
         self._closed = asyncio.Event()
         self._transmitter: Transmitter | None = None
         self._relay: Relay | None = None
@@ -89,14 +97,31 @@ class QuicConnectionProtocol:
         self.transmit()
 
     async def ping(self) -> None:
-        """Return when the peer has acknowledged a PING; ConnectionError when there is no peer."""
+        """Return when the peer has acknowledged a PING; ConnectionError when there is no peer, or
+        the connection has moved on: then its next owner gets the acknowledgement."""
         self._check_open()
-        self._next_ping += 1
+        uid = self._quic.next_ping_uid()
         waiter = self._loop.create_future()
-        self._ping_waiters[self._next_ping] = waiter
-        self._quic.send_ping(self._next_ping)
+        self._ping_waiters[uid] = waiter
+        self._quic.send_ping(uid)
         self.transmit()
         await asyncio.shield(waiter)
+
+    def abandon_stream(self, stream_id: int, error_code: int | None = None) -> None:
+        """Reset a stream and refuse what the peer still sends on it, as far as it is open; the code
+        says "internal error" unless another is given."""
+        if error_code is None:
+            error_code = _INTERNAL_ERROR if self._http is None else _H3_INTERNAL_ERROR
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.abandon(error_code)
+            return
+        with contextlib.suppress(QuicbatonError):  # it is another process's now
+            if self._quic.can_send(stream_id):
+                self._quic.reset_stream(stream_id, error_code)
+        with contextlib.suppress(QuicbatonError):  # or can only be written
+            self._quic.stop_stream(stream_id, error_code)
+        self.transmit_soon()
 
     def transmit(self) -> None:
         """Send what is due. Call it after using `_quic` outside of `quic_event_received`."""
@@ -104,7 +129,7 @@ class QuicConnectionProtocol:
             self._transmitter.transmit()
 
     async def wait_closed(self) -> None:
-        """Return when the connection is closed."""
+        """Return when the connection is closed, or is no longer this object's."""
         await self._closed.wait()
 
     async def wait_connected(self) -> None:
@@ -121,7 +146,7 @@ class QuicConnectionProtocol:
                     return
                 reader, writer = self._create_stream(event.stream_id)
                 stream = self._streams[event.stream_id]
-                self._stream_handler(reader, writer)
+                self._watch(stream, self._stream_handler(reader, writer))
             stream.feed(event.data, event.end_stream)
         elif isinstance(event, events.StreamReset):
             stream = self._streams.get(event.stream_id)
@@ -131,6 +156,17 @@ class QuicConnectionProtocol:
             stream = self._streams.get(event.stream_id)
             if stream is not None:
                 stream.fail_writing(event.error_code)
+
+    def handler_failed(self, event: events.QuicEvent, error: Exception) -> None:
+        """`quic_event_received` raised `error` at that event; it has been reported.
+
+        Override it to answer in another way, with status 500 for instance. The default resets the
+        event's stream in both directions, so that nobody waits for what will not come. Streams
+        that one HTTP/3 side opens for itself belong to no request and stay.
+        """
+        stream_id = getattr(event, "stream_id", None)
+        if stream_id is not None and not (self._http is not None and stream_id & 2):
+            self.abandon_stream(stream_id)
 
     def running_streams(self) -> Collection[int]:
         """Streams that something works on which cannot be exported, a coroutine for instance.
@@ -190,6 +226,8 @@ class QuicConnectionProtocol:
         It ends the circle of objects, which only the garbage collector would find.
         """
         self.let_requests_in()
+        self.fail_pings("the connection is no longer this object's: it moved, sleeps or is over")
+        self._closed.set()
         self._transmitter = None
 
     # --- for the runtime ------------------------------------------------------------------------
@@ -236,6 +274,14 @@ class QuicConnectionProtocol:
         if self._http is not None:
             self._http.use_quic(quic)
 
+    def fail_pings(self, reason: str) -> None:
+        """No acknowledgement will come here: those who wait get a ConnectionError."""
+        for waiter in self._ping_waiters.values():
+            if not waiter.done():
+                waiter.set_exception(ConnectionError(reason))
+                waiter.exception()  # whoever waits sees it; nobody need wait any more
+        self._ping_waiters.clear()
+
     def process_events(self) -> None:
         """Deliver all events that wait."""
         next_event = self._quic.next_event
@@ -253,15 +299,41 @@ class QuicConnectionProtocol:
             except Exception as error:
                 # The boundary to the application: its mistake in one connection must not keep
                 # the same batch's other connections from their datagrams.
-                self._loop.call_exception_handler(
-                    {
-                        "message": f"{type(self).__name__}.quic_event_received failed",
-                        "exception": error,
-                        "protocol": self,
-                    }
-                )
+                self._on_handler_failed(event, error)
 
     # --- helpers --------------------------------------------------------------------------------
+
+    def _on_handler_failed(self, event: events.QuicEvent, error: Exception) -> None:
+        name = type(self).__name__
+        self._report(f"{name}.quic_event_received failed", error)
+        try:
+            self.handler_failed(event, error)
+        except Exception as second:
+            # Still the boundary to the application.
+            self._report(f"{name}.handler_failed failed", second)
+            QuicConnectionProtocol.handler_failed(self, event, error)
+
+    def _watch(self, stream: StreamAdapter, handler: Any) -> None:
+        """If what the stream handler returned can fail later on, its stream is then reset."""
+        if asyncio.iscoroutine(handler):
+            handler = self._loop.create_task(handler)
+        if not isinstance(handler, asyncio.Future):
+            return
+
+        def on_done(done: asyncio.Future[Any]) -> None:
+            self._handlers.discard(done)
+            error = None if done.cancelled() else done.exception()
+            if error is not None:
+                self._report("a stream handler failed", error)
+            if done.cancelled() or error is not None:
+                with contextlib.suppress(QuicbatonError):  # the connection is another process's
+                    stream.abandon(_INTERNAL_ERROR)
+
+        self._handlers.add(handler)  # the event loop itself holds on to no task
+        handler.add_done_callback(on_done)
+
+    def _report(self, what: str, error: BaseException) -> None:
+        self._loop.call_exception_handler({"message": what, "exception": error, "protocol": self})
 
     def _process_event(self, event: events.QuicEvent) -> None:
         """What the runtime and the calls that wait have to do with an event."""
@@ -289,6 +361,10 @@ class QuicConnectionProtocol:
     def _must_wait(self, decide: Callable[[str], bool]) -> bool:
         """Whether requests are not for the program yet: the first one has not come as a whole, or
         it is another process that is to answer."""
+        if self._quic.is_closing:
+            # Nobody else will answer, and nothing overtakes what came before the end.
+            self.let_requests_in()
+            return False
         waiting = self._quic.waiting_events
         if len(waiting) > MAX_HELD_EVENTS:
             self.let_requests_in()
@@ -311,151 +387,8 @@ class QuicConnectionProtocol:
 
     def _on_terminated(self, event: events.ConnectionTerminated) -> None:
         reason = event.reason_phrase or f"error {event.error_code:#x}"
-        for waiter in self._ping_waiters.values():
-            if not waiter.done():
-                waiter.set_exception(ConnectionError(reason))
-        self._ping_waiters.clear()
+        self.fail_pings(reason)
         for stream in list(self._streams.values()):
             stream.end(event.error_code, reason)
         self._streams.clear()
         self._closed.set()
-
-
-class StreamAdapter(asyncio.Transport):
-    """The asyncio transport of one stream, with backpressure in both directions.
-
-    Closing it ends the sending side only, as in aioquic: what the peer still sends can be read.
-    The stream is over, and `StreamWriter.wait_closed` returns, when both sides have ended.
-    """
-
-    def __init__(
-        self,
-        protocol: QuicConnectionProtocol,
-        stream_id: int,
-        reader: asyncio.StreamReader,
-        stream_protocol: asyncio.StreamReaderProtocol,
-    ) -> None:
-        super().__init__()
-        self._protocol = protocol
-        self._stream_id = stream_id
-        self._reader = reader
-        self._stream_protocol = stream_protocol
-        self._writable = protocol._quic.can_send(stream_id)
-        #: Nothing will be written any more.
-        self._closing = not self._writable
-        #: Nothing will be read any more.
-        self._ended = bool(stream_id & 2) and self._writable
-        #: `close` or `abort` was called.
-        self._closed = False
-        #: The peer's STOP_SENDING.
-        self._stopped: int | None = None
-        self._writing_paused = False
-        self._reading_paused = False
-
-    # --- of asyncio -----------------------------------------------------------------------------
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`stream_id`, and `peername`: the peer's address, as far as it is proved."""
-        if name == "stream_id":
-            return self._stream_id
-        return self._protocol._quic.get_peer_address() if name == "peername" else default
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self._stopped is not None:
-            raise ConnectionResetError(f"the peer stopped the stream ({self._stopped})")
-        quic = self._protocol._quic
-        quic.send_stream_data(self._stream_id, bytes(data))
-        if not self._writing_paused and quic.is_congested(self._stream_id):
-            self._writing_paused = True
-            self._stream_protocol.pause_writing()
-        self._protocol.transmit_soon()
-
-    def write_eof(self) -> None:
-        if self._closing:
-            return
-        self._closing = True
-        if self._stopped is None:
-            self._protocol._quic.send_stream_data(self._stream_id, b"", end_stream=True)
-            self._protocol.transmit_soon()
-        self._forget_if_over()
-
-    def close(self) -> None:
-        self._closed = True
-        self.write_eof()
-        self._forget_if_over()
-
-    def abort(self) -> None:
-        """Reset the sending side and refuse what the peer still sends."""
-        quic = self._protocol._quic
-        if self._writable:
-            quic.reset_stream(self._stream_id, 0)
-        if not self._ended:
-            quic.stop_stream(self._stream_id, 0)
-        self._protocol.transmit_soon()
-        self._closed = self._closing = self._ended = True
-        self.resume_writing()
-        self._forget_if_over()
-
-    def is_closing(self) -> bool:
-        return self._closing
-
-    def pause_reading(self) -> None:
-        self._reading_paused = True
-        self._protocol._quic.pause_reading(self._stream_id)
-
-    def resume_reading(self) -> None:
-        self._reading_paused = False
-        self._protocol._quic.resume_reading(self._stream_id)
-        self._protocol.transmit_soon()
-
-    def is_reading(self) -> bool:
-        return not self._reading_paused
-
-    # --- of the protocol ------------------------------------------------------------------------
-
-    def feed(self, data: bytes, end_stream: bool) -> None:
-        """The peer's bytes, in order."""
-        if self._ended:
-            return
-        self._reader.feed_data(data)
-        if end_stream:
-            self._reader.feed_eof()
-            self._ended = True
-            self._forget_if_over()
-
-    def fail_reading(self, error_code: int) -> None:
-        """The peer reset its side."""
-        self._reader.set_exception(
-            ConnectionResetError(f"the peer reset the stream ({error_code})")
-        )
-        self._ended = True
-        self._forget_if_over()
-
-    def fail_writing(self, error_code: int) -> None:
-        """The peer wants no more of ours: later writes raise, and none waits any longer."""
-        self._stopped = error_code
-        self.resume_writing()
-
-    def resume_writing(self) -> None:
-        """The buffer has room again."""
-        if self._writing_paused:
-            self._writing_paused = False
-            self._stream_protocol.resume_writing()
-            self._forget_if_over()
-
-    def end(self, error_code: int, reason: str) -> None:
-        """The connection is over. A reader that was not at its end learns it, unless the peer
-        closed without an error; aioquic tells none."""
-        self._closing = True
-        lost = None if self._ended or error_code == 0 else ConnectionResetError(reason)
-        self._stream_protocol.connection_lost(lost)
-
-    def _forget_if_over(self) -> None:
-        if self._closing and self._ended and not self._writing_paused:
-            self._protocol._streams.pop(self._stream_id, None)
-            if self._closed:
-                # Later, since this may be called from within the application.
-                self._protocol._loop.call_soon(self._stream_protocol.connection_lost, None)

@@ -41,6 +41,7 @@ from quicbaton.handshake.parameters import (
 from quicbaton.handshake.preparation import ready
 from quicbaton.handshake.streams import ImportedStreams, import_crypto
 from quicbaton.transport import frames as f
+from quicbaton.transport.application import FIRST_PING_UID
 from quicbaton.transport.loss.recovery import GRANULARITY_US
 from quicbaton.transport.state import (
     NEVER,
@@ -193,7 +194,9 @@ def _extract(
         handshake_done_acked=is_client or not handshake_done_unacked,
         tokens_due=[],
         tokens=[],
+        tokens_first=0,
         pings_due=list(quic._ping_pending),
+        next_ping_uid=FIRST_PING_UID,
         datagrams=list(quic._datagrams_pending),
         datagrams_dropped=0,
         events=[_event(event) for event in quic._events],

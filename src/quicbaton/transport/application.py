@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from aioquic.quic import events as aioquic_events
 
@@ -16,6 +17,11 @@ from quicbaton.transport.paths.ids import ConnectionIds
 from quicbaton.transport.state import NONE, DatagramEvent, Event, StreamDataEvent
 from quicbaton.transport.streams.streams import Streams
 from quicbaton.transport.view import ConnectionView
+
+#: Where `next_ping_uid` begins: programs that choose uids by themselves begin at the other end.
+FIRST_PING_UID: Final = 1 << 32
+#: Events from which on a queue is taken by its other end.
+_LONG_QUEUE: Final = 64
 
 
 class ApplicationSide(ConnectionView):
@@ -101,6 +107,13 @@ class ApplicationSide(ConnectionView):
         self._check()
         self._state.pings_due.append(uid)
 
+    def next_ping_uid(self) -> int:
+        """A uid for `send_ping` that no owner of this connection has given out before."""
+        self._check()
+        state = self._state
+        state.next_ping_uid += 1
+        return state.next_ping_uid - 1
+
     def request_key_update(self) -> None:
         """Start a key update (RFC 9001 §6); raises CallerError where §6.1 forbids it as yet."""
         self._check()
@@ -137,9 +150,17 @@ class ApplicationSide(ConnectionView):
         """The next event in aioquic's classes, or None. Taking it gives the peer new credit."""
         self._check()
         state = self._state
-        if not state.events:
+        events, taken = state.events, self._taken
+        if len(events) > _LONG_QUEUE and not taken:
+            # From the back of a list an event is taken at once, from the front all others move.
+            taken += reversed(events)
+            events.clear()
+        if taken:
+            event = taken.pop()
+        elif events:
+            event = events.pop(0)
+        else:
             return None
-        event = state.events.pop(0)
         if type(event) is StreamDataEvent:
             self._streams.on_event_taken(event.stream_id, len(event.data), state.clock_us)
             return aioquic_events.StreamDataReceived(
@@ -151,12 +172,14 @@ class ApplicationSide(ConnectionView):
     def waiting_events(self) -> Sequence[Event]:
         """What `next_event` is going to say, to look at."""
         self._check()
+        self._put_back()
         return self._state.events
 
     def next_event_but_requests(self) -> aioquic_events.QuicEvent | None:
         """As `next_event`, while what comes on a client's bidirectional streams, and in DATAGRAM
         frames, is to wait."""
         self._check()
+        self._put_back()
         events = self._state.events
         for index, event in enumerate(events):
             # What concerns no stream counts as one that does not wait.
@@ -164,3 +187,9 @@ class ApplicationSide(ConnectionView):
                 events.insert(0, events.pop(index))
                 return self.next_event()
         return None
+
+    def _put_back(self) -> None:
+        """Let the state have all events again, those of a long queue that is being taken too."""
+        if self._taken:
+            self._state.events[:0] = reversed(self._taken)
+            self._taken.clear()

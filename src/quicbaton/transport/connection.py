@@ -198,6 +198,7 @@ class Connection(ApplicationSide):
     def unrest(self, now: float) -> str:
         """Why the connection cannot be put to sleep: a code, empty when it can."""
         self._check()
+        self._put_back()
         return resting.unrest(self._state, self._sender, self._timers, self._advance(now))
 
     def quiet_s(self, now: float) -> float:
@@ -231,7 +232,7 @@ class Connection(ApplicationSide):
         if state.closing is not None:
             closing.on_packets(state, len(datagrams))
             return
-        if len(state.events) > limits.MAX_QUEUED_EVENTS:
+        if len(self._taken) + len(state.events) > limits.MAX_QUEUED_EVENTS:
             # Judged before a batch, when the application has had its turn: a batch of small frames
             # may bring more than that.
             closing.close(state, f.INTERNAL_ERROR, 0, "the application does not take its events")
@@ -286,6 +287,12 @@ class Connection(ApplicationSide):
         if _ANONYMOUS_PING not in self._state.pings_due:
             self._state.pings_due.append(_ANONYMOUS_PING)
 
+    def let_go(self) -> None:
+        """Nobody will drive this object: it holds nothing of what connections share."""
+        self._check()
+        self._spent = True
+        self._memory.close()
+
     def restore_credit(self) -> None:
         """The budget says that this connection may give its peer credit again: send afterwards."""
         self._check()
@@ -295,8 +302,9 @@ class Connection(ApplicationSide):
     def send_new_token(self, token: bytes) -> None:
         """Give the client an address validation token for its next connection (§8.1.3)."""
         self._check()
-        self._state.tokens.append(token)
-        self._state.tokens_due.append(len(self._state.tokens) - 1)
+        state = self._state
+        state.tokens_due.append(state.tokens_first + len(state.tokens))
+        state.tokens.append(token)
 
     def send_crypto(self, data: bytes) -> None:
         """Send post-handshake TLS messages, such as session tickets."""
@@ -419,6 +427,7 @@ class Connection(ApplicationSide):
     def _give_up(self, event: str) -> ConnectionState:
         if self._quic_logger is not None:
             qlog.log_owner(self._quic_logger, event, self._state)
+        self._put_back()
         self._spent = True
         self._memory.close()
         return self._state

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from quicbaton import limits
 from quicbaton.transport import frames as f
 from quicbaton.transport.packets.acks import ReceivedNumbers
 from quicbaton.transport.paths.ids import ConnectionIds
@@ -68,7 +67,7 @@ class Dispatcher:
 
     def _on_ping_acked(self, frame: SentFrame) -> None:
         # A uid of none is a probe or keep-alive: the application did not ask.
-        if frame[1] and len(self._state.events) < limits.MAX_QUEUED_EVENTS:
+        if frame[1]:
             self._state.events.append(PingAckedEvent(frame[1] - 1))
 
     def _on_ping_lost(self, frame: SentFrame) -> None:
@@ -86,16 +85,20 @@ class Dispatcher:
 
     def _on_token_acked(self, frame: SentFrame) -> None:
         state = self._state
-        if frame[1] < len(state.tokens):
-            state.tokens[frame[1]] = b""
+        index = frame[1] - state.tokens_first
+        if index < 0:
+            return
+        state.tokens[index] = b""
+        if frame[1] in state.tokens_due:  # the copy that counted as lost arrived after all
+            state.tokens_due.remove(frame[1])
         if not any(state.tokens):  # nothing left that a handoff would have to carry
+            state.tokens_first += len(state.tokens)
             state.tokens.clear()
-            state.tokens_due.clear()
 
     def _on_token_lost(self, frame: SentFrame) -> None:
         state = self._state
-        known = frame[1] < len(state.tokens) and state.tokens[frame[1]]
-        if known and frame[1] not in state.tokens_due:
+        index = frame[1] - state.tokens_first
+        if index >= 0 and state.tokens[index] and frame[1] not in state.tokens_due:
             state.tokens_due.append(frame[1])
 
     def _on_mtu_probe_acked(self, frame: SentFrame) -> None:

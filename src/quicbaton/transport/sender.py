@@ -426,7 +426,7 @@ class Sender:
     def _write_tokens(self, plan: f.PacketPlan) -> None:
         state = self._state
         while state.tokens_due:
-            token = state.tokens[state.tokens_due[0]]
+            token = state.tokens[state.tokens_due[0] - state.tokens_first]
             frame = bytes([f.NEW_TOKEN]) + f.encode_varint(len(token)) + token
             if not plan.add(frame, (f.NEW_TOKEN, state.tokens_due[0], 0, 0, 0)):
                 return

@@ -472,9 +472,11 @@ class ConnectionState(_State):
     crypto: CryptoState
     handshake_done_due: bool
     handshake_done_acked: bool
-    tokens_due: list[int]  # indexes into tokens, NEW_TOKEN to send (again)
-    tokens: list[bytes]
+    tokens_due: list[int]  # indexes of NEW_TOKENs to send (again)
+    tokens: list[bytes]  # those that are not acknowledged; empty ones are
+    tokens_first: int  # index of the first of them: none is used twice
     pings_due: list[int]  # uids
+    next_ping_uid: int  # as `Connection.next_ping_uid` gives them out, over all owners
     datagrams: list[bytes]  # DATAGRAM frames to send
     datagrams_dropped: int  # of these, dropped unsent: too many waited, or the MTU shrank
     events: list[Event]

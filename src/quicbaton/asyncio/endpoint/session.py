@@ -91,17 +91,19 @@ class Session:
         """Process datagrams of this connection, in order."""
         if self._over:
             return  # it has moved on; these are for an ID that was retired before
-        self._receive(batch)
+        self._receive(batch, self.protocol.process_events)
         self.process()
 
     def resume(self, strays: list[Datagram]) -> None:
         """Process what arrived during a handoff. It may open the window, and the client has been
         waiting: then one train goes before the application gets its turn."""
         if strays:
-            self._receive(strays)
+            self._receive(strays, None)
             send_first(self.connection, self._outlet)
 
-    def _receive(self, batch: list[Datagram]) -> None:
+    def _receive(self, batch: list[Datagram], deliver: Callable[[], None] | None) -> None:
+        """Process runs of datagrams of one address each; the program gets what one brought before
+        the next: a connection is judged by what its program leaves in the queue."""
         now = monotonic()
         connection = self.connection
         first = batch[0]
@@ -121,6 +123,8 @@ class Session:
                         ecn=first.ecn,
                     )
                     if index < len(batch):
+                        if deliver is not None:
+                            deliver()
                         start = index
                         first = batch[index]
 

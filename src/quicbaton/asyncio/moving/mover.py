@@ -304,6 +304,7 @@ class Mover:
         """Let go of a rebuilt connection, which has sent nothing."""
         opened.protocol.connection_left()
         self._endpoint.end_trace(opened.connection)
+        opened.connection.let_go()
 
     def reset(self, client: Client, cids: tuple[bytes, ...] = ()) -> None:
         """Nobody owns the connection: its client is told so (RFC 9000 §10.3).
@@ -356,6 +357,7 @@ class Mover:
         except Exception:
             protocol.connection_left()
             endpoint.end_trace(connection)
+            connection.let_go()
             raise
         return connection, protocol
 
