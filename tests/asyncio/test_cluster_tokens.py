@@ -25,7 +25,7 @@ from loopback import (
 )
 
 from quicbaton.asyncio import QuicServer, serve
-from quicbaton.asyncio.endpoint import endpoint as endpoints
+from quicbaton.asyncio.endpoint import newcomers
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.server import make_endpoint
 from quicbaton.cli.certificate import CertificateFiles
@@ -250,8 +250,8 @@ def test_flood_of_initials_is_bounded_and_real_clients_get_in(
 ) -> None:
     # Each Initial has an ID of its own and would be a handshake of 45 KB. From the first limit on
     # only those that answer a Retry get one; an attacker with a false address cannot.
-    monkeypatch.setattr(endpoints, "RETRY_FROM_HANDSHAKES", 4)
-    monkeypatch.setattr(endpoints, "MAX_HANDSHAKES", 8)
+    monkeypatch.setattr(newcomers, "RETRY_FROM_HANDSHAKES", 4)
+    monkeypatch.setattr(newcomers, "MAX_HANDSHAKES", 8)
 
     async def main() -> None:
         server = await start(certificate, KeyRing(OLD))

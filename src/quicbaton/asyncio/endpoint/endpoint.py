@@ -10,38 +10,39 @@ from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.logger import QuicLoggerTrace
-from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
 
 from quicbaton.asyncio.endpoint.address_tokens import AddressTokens
 from quicbaton.asyncio.endpoint.asleep import Sleeper, Sleepers
 from quicbaton.asyncio.endpoint.handshaking import Handshaking
-from quicbaton.asyncio.endpoint.memory import refuses_clients, relieve
+from quicbaton.asyncio.endpoint.memory import relieve
+from quicbaton.asyncio.endpoint.newcomers import Newcomers
+from quicbaton.asyncio.endpoint.newcomers import Owner as Owner
 from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.endpoint.turns import Turns
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.asyncio.protocol import QuicConnectionProtocol, StreamHandler
 from quicbaton.errors import RefusedError
-from quicbaton.handshake import Promotion, SessionTickets, prepare, refuse
+from quicbaton.handshake import Promotion, SessionTickets, prepare
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.keys.spent import ReplayGuard, SpentTokens
 from quicbaton.limits import (
+    FIRST_SHARE_DATAGRAMS,
     HANDSHAKE_S,
-    MAX_HANDSHAKES,
     MAX_QUEUED_STRAYS,
     MEMORY_BUDGET_BYTES,
-    RETRY_FROM_HANDSHAKES,
 )
 from quicbaton.routing import route as routes
 from quicbaton.routing.long_header import LongHeader, build_version_negotiation
 from quicbaton.routing.quic_lb import IdFactory
 from quicbaton.routing.reset import ResetLimiter, build_reset
-from quicbaton.routing.retry import AddressTokenError, TokenKind, ValidatedAddress
+from quicbaton.routing.retry import TokenKind, ValidatedAddress
 from quicbaton.routing.table import RoutingTable, Target, is_sibling
 from quicbaton.transport.budget import MemoryBudget
 from quicbaton.transport.connection import Connection
@@ -60,13 +61,6 @@ _PREDECESSORS: Final = frozenset(
         routes.DropReason.TOO_SMALL_TO_RESET,
     }
 )
-
-
-class Owner(Protocol):
-    """Whoever takes a connection's datagrams: a handshake, a session, a handoff."""
-
-    def receive(self, batch: list[Datagram]) -> None: ...
-    def __hash__(self) -> int: ...
 
 
 class Endpoint:
@@ -97,7 +91,7 @@ class Endpoint:
         )
         self._create_protocol = create_protocol
         self._ring = ring
-        self._retry = retry
+        self.retry = retry
         self._tickets = tickets
         self._session_ticket_fetcher = session_ticket_fetcher
         self._session_ticket_handler = session_ticket_handler
@@ -105,7 +99,7 @@ class Endpoint:
         self._congestion_control = congestion_control
         self._loop = asyncio.get_running_loop()
         self._limiter = ResetLimiter(monotonic())
-        self._tokens = AddressTokens(ring, replay_guard or SpentTokens())
+        self.tokens = AddressTokens(ring, replay_guard or SpentTokens())
         self._versions = frozenset(configuration.supported_versions)
         self._waiting: set[Session] = set()
         self._extra: list[UdpSocket] = []
@@ -114,6 +108,9 @@ class Endpoint:
         self.ids = ids
         self.table = table
         self.udp = UdpSocket(sock, self._on_batch, self._on_room)
+        self._newcomers = Newcomers(self)
+        self._turns: Turns[Owner] = Turns(self.serve, self._serve_late)
+        self._turns.expect(self._newcomers, 1)
         self.sessions: dict[bytes, Session] = {}
         #: What the connections may hold together.
         self.budget = MemoryBudget(memory_bytes)
@@ -183,6 +180,7 @@ class Endpoint:
         self.asleep.clear()
         for handshake in list(self.handshakes):
             handshake.close()
+        self._turns.clear()
         if self._housekeeping is not None:
             self._housekeeping.cancel()
         for extra in self._extra:
@@ -197,30 +195,14 @@ class Endpoint:
 
     def deliver(self, batch: list[Datagram], *, forwarded: bool = False) -> None:
         """Route datagrams, from the socket or forwarded by another process, to their owners."""
-        owners = self.table.owners
-        id_end = 1 + self._id_length
-        groups: dict[Owner, list[Datagram]] = {}
-        for datagram in batch:
-            data = datagram.data
-            owner = owners.get(data[1:id_end]) if data and data[0] < 0x80 else None
-            if owner is None:
-                owner = self._decide(datagram, forwarded)
-                if owner is None:
-                    continue
-            group = groups.get(owner)
-            if group is None:
-                groups[owner] = [datagram]
-            else:
-                group.append(datagram)
-        for owner, group in groups.items():
-            try:
-                owner.receive(group)
-            except Exception as error:
-                # The boundary between connections: what one stumbles over must not keep the
-                # others from their datagrams.
-                self._report(f"{owner!r} failed to process a datagram", error)
-        if self.budget.needs_attention:
-            relieve(self.budget, self.sessions, self.counters)
+        groups = self._group(batch, forwarded)
+        if forwarded:
+            # They come one by one over a link, and must not wait for a second hop.
+            for owner, group in groups.items():
+                self.serve(owner, group)
+        else:
+            self._turns.take(groups)
+        self._relieve()
 
     def adopt(
         self, connection: Connection, protocol: QuicConnectionProtocol | None = None
@@ -230,6 +212,7 @@ class Endpoint:
             protocol = self._create_protocol(connection, stream_handler=self._stream_handler)
         session = Session(self, connection, protocol)
         self.sessions[connection.name] = session
+        self._turns.expect(session, FIRST_SHARE_DATAGRAMS)
         self.asleep.watch(session)
         self.on_session(session)
         return session
@@ -333,6 +316,44 @@ class Endpoint:
     def _on_batch(self, batch: list[Datagram]) -> None:
         self.deliver(batch)
 
+    def _group(self, batch: list[Datagram], forwarded: bool) -> dict[Owner, list[Datagram]]:
+        """Datagrams by who is to have them."""
+        owners = self.table.owners
+        id_end = 1 + self._id_length
+        groups: dict[Owner, list[Datagram]] = {}
+        for datagram in batch:
+            data = datagram.data
+            owner = owners.get(data[1:id_end]) if data and data[0] < 0x80 else None
+            if owner is None:
+                owner = self._decide(datagram, forwarded)
+                if owner is None:
+                    continue
+            group = groups.get(owner)
+            if group is None:
+                groups[owner] = [datagram]
+            else:
+                group.append(datagram)
+        return groups
+
+    def serve(self, owner: Owner, group: list[Datagram]) -> None:
+        try:
+            owner.receive(group)
+        except Exception as error:
+            # The boundary between connections: what one stumbles over must not keep the others
+            # from their datagrams.
+            self._report(f"{owner!r} failed to process a datagram", error)
+
+    def _serve_late(self, group: list[Datagram]) -> None:
+        """Datagrams that have waited: their connection may have another owner by now."""
+        for owner, datagrams in self._group(group, False).items():
+            self.serve(owner, datagrams)
+        self._relieve()
+
+    def _relieve(self) -> None:
+        """Take memory back where connections hold too much together."""
+        if self.budget.needs_attention:
+            relieve(self.budget, self.sessions, self.counters)
+
     def _decide(self, datagram: Datagram, forwarded: bool) -> Owner | None:
         """Ask `routing` and do what it says; the owner to deliver to, if there is one."""
         now = monotonic()
@@ -348,13 +369,13 @@ class Endpoint:
             case routes.Local():
                 return decision.owner
             case routes.New():
-                return self._accept(decision.header, datagram)
+                return self._newcomers
             case routes.Forward():
                 tossed = is_sibling(decision.to, self.table.place)
                 self.counters["tossed" if tossed else "forwarded"] += 1
                 self.on_foreign(decision.to, datagram)
             case routes.VersionNegotiation():
-                self._answer(
+                self.answer(
                     build_version_negotiation(
                         decision.header.destination_id,
                         decision.header.source_id,
@@ -366,7 +387,7 @@ class Endpoint:
             case routes.Reset():
                 if self._limiter.allow(str(datagram.remote[0]), now):
                     self.counters["reset"] += 1
-                    self._answer(
+                    self.answer(
                         build_reset(
                             len(datagram.data),
                             decision.cid,
@@ -384,32 +405,10 @@ class Endpoint:
                     self.counters[decision.reason] += 1
         return None
 
-    def _answer(self, data: bytes, datagram: Datagram) -> None:
+    def answer(self, data: bytes, datagram: Datagram) -> None:
         self.udp.send_datagram(data, datagram.remote, datagram.local)
 
-    def _accept(self, header: LongHeader, datagram: Datagram) -> Owner | None:
-        """Begin a handshake, unless the client's address must be validated first (§8.1)."""
-        if self.refuses or refuses_clients(self.budget):
-            self._refuse_client(header, datagram, QuicErrorCode.CONNECTION_REFUSED)
-            return None
-        if not self.accepts:
-            self.counters["not_accepting"] += 1
-            return None
-        try:
-            validated = self._tokens.validate(header, datagram)
-        except AddressTokenError:
-            self._refuse_client(header, datagram, QuicErrorCode.INVALID_TOKEN)
-            return None
-        if len(self.handshakes) >= MAX_HANDSHAKES:
-            self.counters["too_many_handshakes"] += 1
-            return None
-        pressed = len(self.handshakes) >= RETRY_FROM_HANDSHAKES
-        if validated is None and (self._retry or pressed):
-            self._send_retry(header, datagram)
-            return None
-        return self._begin(header, validated)
-
-    def _begin(self, header: LongHeader, validated: ValidatedAddress | None) -> Owner | None:
+    def begin(self, header: LongHeader, validated: ValidatedAddress | None) -> Owner | None:
         """Begin a handshake; None where the routing table is full."""
         retried = validated is not None and validated.kind is TokenKind.RETRY
         cid, token = self.ids.issue()
@@ -446,23 +445,6 @@ class Endpoint:
         self.handshakes.add(handshake)
         return handshake
 
-    def _refuse_client(self, header: LongHeader, datagram: Datagram, code: QuicErrorCode) -> None:
-        self.counters[code.name.lower()] += 1
-        self._answer(
-            refuse(
-                version=header.version,
-                destination_id=header.destination_id,
-                source_id=header.source_id,
-                error_code=code,
-            ),
-            datagram,
-        )
-
-    def _send_retry(self, header: LongHeader, datagram: Datagram) -> None:
-        self.counters["retry"] += 1
-        retry_id, _ = self.ids.issue()
-        self._answer(self._tokens.retry(header, datagram, retry_id), datagram)
-
     def _on_promoted(
         self,
         cids: tuple[bytes, ...],
@@ -481,8 +463,8 @@ class Endpoint:
             trace=promotion.trace,
         )
         connection.start()
-        if self._retry:
-            connection.send_new_token(self._tokens.for_next_visit(connection.peer_address))
+        if self.retry:
+            connection.send_new_token(self.tokens.for_next_visit(connection.peer_address))
         session = self.adopt(connection)
         if rest:
             session.receive(rest)

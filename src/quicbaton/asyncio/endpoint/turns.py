@@ -1,0 +1,146 @@
+"""Who is served next: no connection keeps the others of its process waiting.
+
+Theory of operation. A batch of datagrams comes grouped by owner. Each owner gets its share of them
+processed at once, as long as the batch has not taken a turn's time; what is left waits in line. The
+owners in line take turns, and between two turns the event loop reads the socket, so whoever is not
+in line is served before them.
+
+An owner's share is what fits a turn at the cost of its last datagrams. One whose share is smaller
+than everybody's stands in line from the beginning. A cost that rises counts at once; it falls with
+each datagram that takes less. A new connection has to prove itself: its first share is small.
+
+So the wait of a connection that asks for little is about a turn, whatever the others send, and
+costly connections share among themselves what time is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable
+from time import perf_counter
+from typing import Final, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+from quicbaton.asyncio.endpoint.udp import Datagram
+from quicbaton.limits import (
+    MAX_SHARE_DATAGRAMS,
+    MAX_WAITING_DATAGRAMS,
+    MAX_WAITING_PER_OWNER,
+    TURN_S,
+)
+
+#: How many cheap datagrams make up for dear ones, nearly: those of a page load.
+_MEMORY_DATAGRAMS: Final = 8
+
+OwnerT = TypeVar("OwnerT", bound=Hashable)
+
+
+class Turns(Generic[OwnerT]):
+    """Calls `serve(owner, datagrams)` for one owner after the other, never for long, and
+    `serve_late(datagrams)` for those of one owner that have waited."""
+
+    def __init__(
+        self,
+        serve: Callable[[OwnerT, list[Datagram]], None],
+        serve_late: Callable[[list[Datagram]], None],
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        self._serve = serve
+        self._serve_late = serve_late
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        #: Who waits, in the order in which they are served, and with what.
+        self._line: dict[OwnerT, deque[Datagram]] = {}
+        #: Seconds per datagram, of those who cannot have a full share.
+        self._costs: WeakKeyDictionary[OwnerT, float] = WeakKeyDictionary()
+        self._next: asyncio.Handle | None = None
+        self._waiting = 0
+        #: Datagrams that found no room in line: lost, as in any receive buffer that overflows.
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        """Datagrams that wait."""
+        return self._waiting
+
+    def expect(self, owner: OwnerT, share: int) -> None:
+        """So many datagrams of the owner, which is new, may fill a turn."""
+        self._costs[owner] = TURN_S / share
+
+    def take(self, groups: dict[OwnerT, list[Datagram]]) -> None:
+        """Serve owners, or have them stand in line."""
+        until_s = self._clock() + TURN_S if len(groups) > 1 else 0.0
+        for owner, group in groups.items():
+            late = until_s and self._clock() > until_s
+            if late or owner in self._line or owner in self._costs:
+                self._stand_in_line(owner, group)
+            elif len(group) <= MAX_SHARE_DATAGRAMS:
+                self._serve_timed(owner, group, late=False)
+            else:
+                self._serve_timed(owner, group[:MAX_SHARE_DATAGRAMS], late=False)
+                self._stand_in_line(owner, group[MAX_SHARE_DATAGRAMS:])
+
+    def clear(self) -> None:
+        """Nobody is served any more."""
+        self._line.clear()
+        self._waiting = 0
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+
+    # --- helpers, in reading order --------------------------------------------------------------
+
+    def _stand_in_line(self, owner: OwnerT, group: list[Datagram]) -> None:
+        waiting = self._line.get(owner)
+        if waiting is None:
+            waiting = self._line[owner] = deque()
+        room = min(MAX_WAITING_PER_OWNER, MAX_WAITING_DATAGRAMS // len(self._line)) - len(waiting)
+        if len(group) > room:
+            self.dropped += len(group) - max(0, room)
+            group = group[: max(0, room)]
+        waiting.extend(group)
+        self._waiting += len(group)
+        if self._next is None:
+            self._next = self._loop.call_soon(self._serve_line)
+
+    def _serve_line(self) -> None:
+        """One turn: a share of each, as long as there is time."""
+        self._next = None
+        until_s = self._clock() + TURN_S
+        for owner in list(self._line):
+            waiting = self._line.pop(owner)
+            share = MAX_SHARE_DATAGRAMS
+            if owner in self._costs:
+                share = max(1, int(TURN_S / self._costs[owner]))
+            group = [waiting.popleft() for _ in range(min(share, len(waiting)))]
+            self._waiting -= len(group)
+            if waiting:
+                self._line[owner] = waiting  # behind all others
+            if group:
+                self._serve_timed(owner, group, late=True)
+            if self._clock() > until_s:
+                break
+        if self._line and self._next is None:
+            self._next = self._loop.call_soon(self._serve_line)
+
+    def _serve_timed(self, owner: OwnerT, group: list[Datagram], *, late: bool) -> None:
+        begun_s = self._clock()
+        if late:
+            self._serve_late(group)
+        else:
+            self._serve(owner, group)
+        spent_s = self._clock() - begun_s
+        if late or spent_s > TURN_S:
+            self._learn(owner, spent_s / len(group), len(group))
+
+    def _learn(self, owner: OwnerT, spent_s: float, count: int) -> None:
+        """So many datagrams have just taken so long each."""
+        if type(owner).__weakrefoffset__ == 0:
+            return  # a sleeper's, which becomes a session by its first datagram
+        cost_s = self._costs.get(owner, 0.0)
+        if spent_s < cost_s:
+            spent_s = cost_s + (spent_s - cost_s) * min(1.0, count / _MEMORY_DATAGRAMS)
+        if spent_s * MAX_SHARE_DATAGRAMS > TURN_S:
+            self._costs[owner] = spent_s
+        else:
+            self._costs.pop(owner, None)
