@@ -76,7 +76,8 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
                 is_reset = isinstance(event, StreamReset)
                 return self._on_reset(stream_id) if is_reset else self._on_stop(stream_id)
         except StreamError as error:
-            return self._fail_stream(stream_id, error, ended=ended)
+            if self._may_fail(stream_id):
+                return self._fail_stream(stream_id, error, ended=ended)
         except ProtocolError as error:
             self._close(error)
         return []
@@ -282,6 +283,18 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
             if whole_at_us < 0:
                 raise ExcessiveLoadError("too many requests at once")
             self._state.requests_at_us = whole_at_us
+
+    def _may_fail(self, stream_id: int) -> bool:
+        """A request that is broken costs what one that is given up does (CVE-2025-8671): a client
+        that makes us reset streams has no more of them than one that resets them itself. False
+        when there were too many, and the connection is closed."""
+        try:
+            if (stream := self._streams.get(stream_id)) is not None:
+                self._note_cancelled(stream_id, stream)
+        except ExcessiveLoadError as error:
+            self._close(error)
+            return False
+        return True
 
     def _note_cancelled(self, stream_id: int, stream: Http3Stream) -> None:
         """A client has reset or stopped a stream: of a request that is unanswered that is giving it
