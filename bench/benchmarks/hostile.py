@@ -1,0 +1,194 @@
+"""What each attack of `docs/security.md` costs the attacker, costs us, and costs the neighbours.
+
+The attacks are those of `tests.clients.hostile`, each by a process of its own, against
+`quicbaton serve`. An attacker with a connection keeps 64 packets on its way, as a client with a
+fast link does; one without waits after each 32 datagrams until the server has read them. So an
+attacker takes all that the server's one core gives it, and nobody's packets are lost to a full
+socket buffer: that anybody can fill a link with packets is no news about a server.
+
+* Per attack, alone: CPU time of the server process (user and system) per 1,000 bytes that the
+  attacker sent, the peak of its resident memory above what it was before, and what the attacker
+  was told in the end. A server of its own each.
+* Per attack and round, beside two innocent libcurls (`bench.innocents`): the longest time that
+  one of them waits, for the answer to a small request or for the next piece of a download.
+  Reported is the median over the rounds. Before each attack the innocent are looked at for as
+  long without one; `undisturbed_wait_ms` is the median of that.
+"""
+
+import argparse
+import hashlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tests.clients.hostile import ATTACKS, Result
+
+from bench.benchmark import Benchmark
+from bench.file_server import FileServer
+from bench.innocents import Waits
+from bench.processes import Program
+
+_SECONDS = 2.0
+_QUICK_SECONDS = 0.5
+_PACKETS = 1_000_000
+#: After an attack: what it set in motion goes on for a while.
+_AFTERMATH_S = 0.3
+_SMALL_BYTES = 1024
+_BODY_BYTES = 1_000_000
+_LARGE_BYTES = 100_000_000
+#: More than without an attack; docs/security.md promises it.
+_PROMISE_MS = 50.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's own options."""
+    parser.add_argument("--attacks", default=",".join(ATTACKS), help="a comma-separated choice")
+    parser.add_argument("--seconds", type=float, default=0.0, help=f"of each ({_SECONDS:g})")
+
+
+def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> dict[str, Any]:
+    """Measure every attack alone, then in rounds beside innocent clients."""
+    names = options.attacks.split(",")
+    if unknown := set(names) - set(ATTACKS):
+        raise SystemExit(f"no such attack: {', '.join(sorted(unknown))}")
+    seconds = options.seconds or (_QUICK_SECONDS if options.quick else _SECONDS)
+    rounds = 1 if options.quick else options.rounds
+    total = len(names) * (1 + rounds)
+    done = 0
+    alone: dict[str, dict[str, Any]] = {}
+    beside: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = _write_files(folder)
+        for attack in names:
+            step(done, total, f"{attack}, alone")
+            alone[attack] = _alone(folder, files, attack, seconds)
+            done += 1
+        for number in range(rounds):
+            for attack in names:
+                step(done, total, f"{attack}, beside others")
+                measured = _beside(folder, files, attack, seconds)
+                beside.append({"round": number, "attack": attack, **measured})
+                done += 1
+    step(total, total, "done")
+    return _figures(alone, beside, seconds)
+
+
+def _alone(folder: Path, files: Path, attack: str, seconds: float) -> dict[str, Any]:
+    with FileServer(folder, files) as server:
+        # What is loaded and compiled once is no attack's.
+        _attack(server.port, attack, 0.05)
+        _attack(server.port, "request_flood", 0.05)
+        time.sleep(_AFTERMATH_S)
+        before_kb, _ = server.resident_kb()
+        server.forget_peak()
+        before_s = server.cpu_s()
+        result = _attack(server.port, attack, seconds)
+        cpu_s = server.cpu_s() - before_s
+        time.sleep(_AFTERMATH_S)
+        after_kb, peak_kb = server.resident_kb()
+    return {
+        **msgspec.to_builtins(result),
+        "cpu_s": round(cpu_s, 4),
+        "peak_kb": peak_kb - before_kb,
+        "left_kb": after_kb - before_kb,
+    }
+
+
+def _beside(folder: Path, files: Path, attack: str, seconds: float) -> dict[str, Any]:
+    hashes = [hashlib.sha256((files / name).read_bytes()).hexdigest() for name in ("small", "body")]
+    with FileServer(folder, files) as server:
+        arguments = (str(server.port), str(server.certificate), *hashes)
+        with Program("bench.innocents", *arguments) as innocents:
+            innocents.read_line()
+            _ask(innocents)
+            time.sleep(seconds + _AFTERMATH_S)
+            undisturbed = _ask(innocents)
+            result = _attack(server.port, attack, seconds)
+            time.sleep(_AFTERMATH_S)
+            disturbed = _ask(innocents)
+    if disturbed.broken or undisturbed.broken:
+        raise RuntimeError(f"{attack} hurt the innocent: {disturbed.broken} {undisturbed.broken}")
+    return {
+        "undisturbed_ms": max(undisturbed.request_ms, undisturbed.body_ms),
+        "worst_ms": max(disturbed.request_ms, disturbed.body_ms),
+        "request_ms": disturbed.request_ms,
+        "body_ms": disturbed.body_ms,
+        "requests": disturbed.requests,
+        "downloads": disturbed.downloads,
+        "closed": result.closed,
+        "packets": result.packets,
+    }
+
+
+def _attack(port: int, attack: str, seconds: float) -> Result:
+    """By a process of its own, to its end."""
+    command = [sys.executable, "-m", "tests.clients.hostile", str(port), attack]
+    limits = ("--packets", str(_PACKETS), "--seconds", f"{seconds:g}")
+    output = subprocess.check_output([*command, *limits])
+    return msgspec.json.decode(output, type=Result)
+
+
+def _ask(innocents: Program) -> Waits:
+    innocents.write_line("")
+    return msgspec.json.decode(innocents.read_line(), type=Waits)
+
+
+def _write_files(folder: Path) -> Path:
+    files = folder / "files"
+    files.mkdir()
+    for name, size in (("small", _SMALL_BYTES), ("body", _BODY_BYTES), ("large", _LARGE_BYTES)):
+        (files / name).write_bytes(os.urandom(size))
+    return files
+
+
+def _figures(
+    alone: dict[str, dict[str, Any]], beside: list[dict[str, Any]], seconds: float
+) -> dict[str, Any]:
+    def median(attack: str, quantity: str) -> float:
+        return statistics.median(one[quantity] for one in beside if one["attack"] == attack)
+
+    return {
+        "undisturbed_wait_ms": round(statistics.median(one["undisturbed_ms"] for one in beside), 1),
+        "worst_wait_ms": {attack: round(median(attack, "worst_ms"), 1) for attack in alone},
+        "cpu_us_per_attacker_kb": {
+            attack: round(one["cpu_s"] * 1e9 / one["sent_bytes"], 1)
+            for attack, one in alone.items()
+        },
+        "rss_kb": {attack: one["peak_kb"] for attack, one in alone.items()},
+        "rss_left_kb": {attack: one["left_kb"] for attack, one in alone.items()},
+        "attacker_bytes": {attack: one["sent_bytes"] for attack, one in alone.items()},
+        "attacker_packets": {attack: one["packets"] for attack, one in alone.items()},
+        "attacker_closed": {attack: one["closed"] for attack, one in alone.items()},
+        "method": {"seconds_per_attack": seconds, "rounds": len(beside) // max(1, len(alone))},
+        "alone": list(alone.values()),
+        "rounds": beside,
+    }
+
+
+def plot(figures: dict[str, Any], axes: Any) -> None:
+    """Draw the longest waits, beside what is promised."""
+    waits = sorted(figures["worst_wait_ms"].items(), key=lambda one: one[1])
+    undisturbed = figures["undisturbed_wait_ms"]
+    axes.barh([name.replace("_", " ") for name, _ in waits], [wait for _, wait in waits])
+    axes.axvline(undisturbed, color="#475569", linestyle=":", label="without an attack")
+    axes.axvline(undisturbed + _PROMISE_MS, color="#c2410c", linestyle=":", label="promised")
+    axes.tick_params(axis="y", labelsize=6)
+    axes.set_xlabel("longest wait of an innocent client beside the attack, ms")
+    axes.set_title("Innocent clients of a server under attack (less is better)", loc="left")
+    axes.legend(frameon=False, loc="lower right")
+
+
+BENCHMARK = Benchmark(
+    summary="attacks: what they cost the attacker, the server, and the clients beside it",
+    configure=configure,
+    run=run,
+    plot=plot,
+)

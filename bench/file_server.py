@@ -1,0 +1,75 @@
+"""`quicbaton serve FOLDER`, one process, as users run it, with figures of the process."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_EXIT_TIMEOUT_S = 10.0
+
+
+class FileServer:
+    """Serves the folder `files`; what it keeps of its own is in `folder`."""
+
+    def __init__(self, folder: Path, files: Path, *options: str) -> None:
+        run = folder / "run"
+        run.mkdir(mode=0o700, exist_ok=True)
+        environment = {
+            **os.environ,
+            "XDG_STATE_HOME": str(folder / "state"),
+            "XDG_RUNTIME_DIR": str(run),
+        }
+        arguments = ("--host", "127.0.0.1", "--port", "0", "--json", *options)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "quicbaton", "serve", str(files), *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the server ended before it was ready")
+        ready = json.loads(line)
+        self.pid = self._process.pid
+        self.port = int(ready["port"])
+        self.certificate = Path(ready["certificate"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(_EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def cpu_s(self) -> float:
+        """User and system time so far: clock_getcpuclockid(3)."""
+        return time.clock_gettime((~self._process.pid << 3) | 2)
+
+    def forget_peak(self) -> None:
+        """Begin to look for the peak of resident memory anew (proc_pid_clear_refs(5))."""
+        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5", encoding="ascii")
+
+    def resident_kb(self) -> tuple[int, int]:
+        """Resident memory: now, and its peak since `forget_peak`."""
+        found = {}
+        for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in ("VmRSS", "VmHWM"):
+                found[name] = int(value.split()[0])
+        return found["VmRSS"], found["VmHWM"]

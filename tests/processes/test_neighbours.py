@@ -1,0 +1,120 @@
+"""Innocent clients of a server under attack: nothing that one client does hurts another.
+
+The attacks are those of `docs/security.md`, by `tests.clients.hostile` in a process of its own,
+against `quicbaton serve`. Three libcurls are beside each: one asks for a small file again and
+again, one downloads again and again, and one downloads at a limited rate. How long they wait is
+the benchmark `hostile`'s to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from attacker import resident_bytes
+from bench.file_server import FileServer
+from tests.clients.hostile import ATTACKS, Result
+
+pytestmark = pytest.mark.process
+
+_GUARD_S = 120.0
+_DOWNLOAD_BYTES = 2_000_000
+_PACKETS = 1500
+_SECONDS = 3.0
+#: A limit takes as many seconds to reach as the machine is busy.
+_LIMITED_SECONDS = 60.0
+#: What one attack may make the server hold: a connection's budget, or the handshakes of `_PACKETS`
+#: Initials, each of them 60 KB.
+_MEMORY_BYTES = 100 << 20
+
+#: How the attacker's connection ends, where a limit ends it.
+_ENDS = {
+    "rapid_reset": {"application 0x107"},
+    "stopped_requests": {"application 0x107"},
+    "made_you_reset": {"application 0x107"},
+    "dynamic_table": {"application 0x201"},
+    "huffman_bomb": {"application 0x200"},
+    "gapped_stream": {"transport 0x1"},
+    "crypto_hoarding": {"transport 0xd"},
+    "new_connection_ids": {"transport 0x9"},
+    "acks_of_the_future": {"transport 0xa"},
+    "optimistic_acks": {"transport 0xa", "reset"},
+    "ack_scans": {"transport 0xa", "reset"},
+    "key_updates": {"transport 0xe"},
+    "datagrams": {"transport 0xa"},
+}
+
+
+@contextmanager
+def _serving(folder: Path) -> Iterator[tuple[FileServer, dict[str, str]]]:
+    files = folder / "files"
+    files.mkdir()
+    hashes = {}
+    for name, size in (("small", 1024), ("body", _DOWNLOAD_BYTES), ("large", 20_000_000)):
+        content = os.urandom(size)
+        (files / name).write_bytes(content)
+        hashes[name] = hashlib.sha256(content).hexdigest()
+    with FileServer(folder, files) as server:
+        yield server, hashes
+
+
+async def _run(*command: str) -> bytes:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", *command, stdout=subprocess.PIPE
+    )
+    async with asyncio.timeout(_GUARD_S):
+        output, _ = await process.communicate()
+    assert process.returncode == 0, command
+    return output
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_neighbours_of_an_attack_are_served(attack: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        seconds = _LIMITED_SECONDS if attack in _ENDS else _SECONDS
+        with _serving(tmp_path) as (server, hashes):
+            ca = str(server.certificate)
+            url = f"https://localhost:{server.port}/body"
+            innocent = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "bench.innocents", str(server.port), ca),
+                *(hashes["small"], hashes["body"]),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            assert innocent.stdin is not None
+            assert innocent.stdout is not None
+            assert await innocent.stdout.readline() == b"ready\n"
+            before = resident_bytes(server.pid)
+            download, output = await asyncio.gather(
+                _run("quicbaton.cli.curl", url, "--ca", ca, "--rate", "2000000"),
+                _run(
+                    *("tests.clients.hostile", str(server.port), attack),
+                    *("--packets", str(_PACKETS), "--seconds", f"{seconds:g}"),
+                ),
+            )
+            result = msgspec.json.decode(output, type=Result)
+            # Byte for byte, over the connections that they began on.
+            outcome: dict[str, Any] = json.loads(download.splitlines()[-1])
+            assert outcome["sha256"] == hashes["body"], outcome["error"]
+            innocent.stdin.write(b"\n")
+            waits = json.loads(await innocent.stdout.readline())
+            assert waits["broken"] == []
+            assert waits["requests"] > 0
+            innocent.stdin.close()
+            await innocent.wait()
+            assert resident_bytes(server.pid) - before < _MEMORY_BYTES
+            assert result.largest_ratio <= 3  # RFC 9000 §8.1
+            if attack in _ENDS:
+                assert result.closed in _ENDS[attack], result
+
+    asyncio.run(main())
