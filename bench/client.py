@@ -1,8 +1,9 @@
 """The client of the transport benchmark: libcurl over HTTP/3, told by lines what to do.
 
 `open` makes a connection with one small request, outside of what is measured. `download`,
-`upload` and `small` then use that connection, and say so if curl opened another one. Hashes are
-taken after the clock has stopped.
+`upload` and `small` then use that connection, and say so if curl opened another one. `connect`
+opens and closes connections with a small request each. Hashes are taken after the clock has
+stopped.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ _TIMEOUT_S = 300
 
 
 class Command(msgspec.Struct):
-    """What to do: `open`, `download`, `upload`, `small` (that many times) or `close`."""
+    """What to do: `open`, `download`, `upload`, `small` or `connect` (that many times), `close`."""
 
     operation: str
     port: int
@@ -57,6 +58,8 @@ class _Session:
             return self._get("/small", command.port, command.count)
         if command.operation == "upload":
             return self._upload(command.port)
+        if command.operation == "connect":
+            return self._connect(command)
         if command.operation == "close":
             self._curl.close()
             return Answer()
@@ -70,6 +73,16 @@ class _Session:
         self._curl.setopt(pycurl.NOSIGNAL, 1)
         self._curl.setopt(pycurl.TIMEOUT, _TIMEOUT_S)
         return self._get("/small", command.port, 1, connections=1)
+
+    def _connect(self, command: Command) -> Answer:
+        """Each from a handle of its own, which remembers no session: handshakes are full ones."""
+        answer, seconds = Answer(), 0.0
+        for _ in range(command.count):
+            answer = self._open(command)
+            seconds += answer.seconds
+            self._curl.close()
+        answer.seconds = seconds
+        return answer
 
     def _get(self, path: str, port: int, count: int, connections: int = 0) -> Answer:
         self._curl.setopt(pycurl.HTTPGET, 1)
