@@ -9,7 +9,8 @@ from typing import Any
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
 
-from quicbaton.asyncio.endpoint.endpoint import CreateProtocol, Endpoint, Owner
+from quicbaton.asyncio.endpoint.endpoint import CreateProtocol, Endpoint
+from quicbaton.asyncio.endpoint.newcomers import Owner
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.protocol import QuicConnectionProtocol, StreamHandler
 from quicbaton.handshake import SessionTickets

@@ -22,8 +22,7 @@ from quicbaton.asyncio.endpoint.address_tokens import AddressTokens
 from quicbaton.asyncio.endpoint.asleep import Sleeper, Sleepers
 from quicbaton.asyncio.endpoint.handshaking import Handshaking
 from quicbaton.asyncio.endpoint.memory import relieve
-from quicbaton.asyncio.endpoint.newcomers import Newcomers
-from quicbaton.asyncio.endpoint.newcomers import Owner as Owner
+from quicbaton.asyncio.endpoint.newcomers import Newcomers, Owner
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.turns import Turns
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from aioquic.quic.logger import QuicLoggerTrace
 
-from quicbaton.asyncio.endpoint.endpoint import Endpoint, Owner
+from quicbaton.asyncio.endpoint.endpoint import Endpoint
+from quicbaton.asyncio.endpoint.newcomers import Owner
 from quicbaton.asyncio.endpoint.program import (
     export_descriptors,
     export_program,
