@@ -41,6 +41,12 @@ class HostOrder(msgspec.Struct):
     small_disks: dict[str, int] = {}
 
 
+def set_mtu(size: int) -> None:
+    """Let the device of the host that this runs on take packets of that size at most."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        _configure(sock, _SIOCSIFMTU, _DEVICE, struct.pack("i", size))
+
+
 def main() -> None:
     """Set up, pass the device on through the socket in argv, and stay."""
     order = msgspec.json.decode(sys.argv[1], type=HostOrder)

@@ -99,6 +99,13 @@ class Host:
         assert not await compiler.wait()
         self._wall_clock = ("env", f"LD_PRELOAD={library}", f"CLOCK_AHEAD_S={ahead_s}")
 
+    async def set_mtu(self, size: int) -> None:
+        """The interface takes packets of that size at most from now on."""
+        script = f"import host_process; host_process.set_mtu({size})"
+        path = {"PYTHONPATH": str(_HERE)}
+        process = await self.start(sys.executable, "-c", script, environment=path)
+        assert not await process.wait()
+
     async def start(
         self, *command: str | Path, environment: dict[str, str] | None = None, **more: Any
     ) -> asyncio.subprocess.Process:

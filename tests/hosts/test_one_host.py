@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from harness import GUARD_S, Curl, Server, World
+from lossy_link import CLEAR
 from network import Network
 from sites import ROUGH, Datagrams, curl_from, one_host
 
@@ -56,6 +58,29 @@ def test_a_download_arrives_over_a_rough_link(over_rough_link: Callable[[_Test],
         assert any(note.lost for note in await network.notes())
 
     over_rough_link(test)
+
+
+def test_an_interface_whose_mtu_drops_costs_no_silence(
+    tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
+) -> None:
+    """The kernel refuses what is too large now (EMSGSIZE, or EINVAL of a whole train): it goes out
+    again in smaller datagrams, and nobody waits for a probe timeout, let alone for three."""
+
+    async def run() -> None:
+        async with one_host(tmp_path, seed, hosts_certificate, CLEAR) as (network, world):
+            server = await world.start()
+            async with download(network, world, server, size=4_000_000, rate=1_000_000) as curl:
+                await curl.received(1_000_000)
+                await network.hosts["a"].set_mtu(1280)
+                before = len(await network.notes())
+            sent = [note for note in await network.notes() if note.sender == "a"]
+            after = [note for note in (await network.notes())[before:] if note.sender == "a"]
+            assert max(len(note.payload) for note in sent) == 1452
+            assert 1200 < max(len(note.payload) for note in after) <= 1280 - 28
+            pauses = [b.at_s - a.at_s for a, b in pairwise(after)]
+            assert max(pauses) < 1  # 4.4 s, where it is taken for loss
+
+    asyncio.run(run())
 
 
 def test_a_client_moves_to_another_port_in_the_middle(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from forge import Forger, state_of
 
 from quicbaton import limits
-from quicbaton.testing import Conditions, Pair
+from quicbaton.testing import Conditions, Pair, move
 from quicbaton.transport import frames as f
 from quicbaton.transport.frames import encode_varint
+from quicbaton.transport.state import Address
 
 _CONGESTION_EXPERIENCED = 3
 
@@ -92,6 +95,39 @@ def test_answers_to_challenges_wait_for_acks() -> None:
     assert state.congestion.in_flight_bytes <= 2 * state.congestion.window_bytes
     assert len(state.recovery.sent) < 50
     assert 0 < len(state.paths[0].responses) <= limits.MAX_PENDING_PATH_RESPONSES
+
+
+@pytest.mark.parametrize("frames", [1, 100])
+@pytest.mark.parametrize("probing", [True, False])
+def test_a_flood_of_challenges_from_many_addresses_is_answered_within_all_limits(
+    frames: int, probing: bool
+) -> None:
+    """RFC 9000 §8.1, §8.2.2: one response to a challenge at most, and to an address that is not
+    proved three times what came from it, whatever is sent there. A move changes nothing of it."""
+    pair = settled()
+    forger = Forger(pair.server, pair.client.address)
+    got: Counter[Address] = Counter()
+    came: Counter[Address] = Counter()
+    packets = 0
+    for number in range(400):
+        forger.source = (f"203.0.113.{number % 20}", 53)
+        payload = b"".join(
+            bytes([f.PATH_CHALLENGE]) + (number * frames + one).to_bytes(8) for one in range(frames)
+        )
+        packet = forger.packet(payload if probing else payload + bytes([f.PING]))
+        came[forger.source] += len(packet)
+        pair.server.receive(packet, forger.source, pair.now)
+        for train in pair.server.connection.trains_to_send(pair.now):
+            got[train.remote] += len(train.data)
+            packets += len(train.datagrams())
+        assert all(len(path.responses) <= 8 for path in state_of(pair.server).paths)
+        if number % 100 == 99:
+            pair.server = forger.victim = move(pair.server)
+        pair.now += 0.001
+    assert all(got[address] <= 3 * came[address] for address in came)
+    assert packets <= 3 * 400  # of a challenge back, of the answers, of an ACK
+    assert len(state_of(pair.server).paths) <= limits.MAX_PATHS
+    assert len(state_of(pair.server).recovery.sent) < 500
 
 
 def test_a_peer_that_acknowledges_nothing_gets_no_more_than_there_is_room_to_remember(
