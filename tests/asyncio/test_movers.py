@@ -32,7 +32,7 @@ class MovableServer(FileServer):
         self.start_http(self._http)
 
 
-def test_a_destination_whose_routing_table_is_full_refuses_before_the_commit(
+def test_a_destination_without_room_refuses_before_the_commit(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
     async def main() -> None:
@@ -53,6 +53,14 @@ def test_a_destination_whose_routing_table_is_full_refuses_before_the_commit(
             (session,) = source.endpoint.sessions.values()
             name, sealed = session.connection.name, list[bytes]()
             await source.handoffs.save(session, sealed.append)
+
+            budget = destination.endpoint.budget
+            others = budget.open(b"other connections")
+            others.note(budget.total_bytes - 1, 0)
+            with pytest.raises(RefusedError) as caught:
+                destination.handoffs.resume_file(sealed[0])
+            assert caught.value.code == "memory_full"
+            others.close()
 
             destination.endpoint.table._max_owners = 3
             with pytest.raises(RefusedError) as caught:

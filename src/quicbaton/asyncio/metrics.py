@@ -45,7 +45,7 @@ _GAUGES: Final = {
     "relayed_streams": "Streams whose request runs here although the connection has moved on.",
     "memory_held_bytes": "Stream bytes that connections hold: not consumed, or not acknowledged.",
     "memory_budget_bytes": "What they may hold together.",
-    "memory_pressure": "0 enough; 1 windows shrink; 2 credit is withheld; 3 clients are refused.",
+    "memory_pressure": "0 enough, 1 windows shrink, 2 no credit, 3 no new clients, 4 full.",
 }
 _COUNTERS: Final = {
     "accepted": "Handshakes begun.",

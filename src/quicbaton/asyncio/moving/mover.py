@@ -13,6 +13,7 @@ from typing import NamedTuple
 from aioquic.quic.logger import QuicLoggerTrace
 
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
+from quicbaton.asyncio.endpoint.memory import refuses_clients
 from quicbaton.asyncio.endpoint.newcomers import Owner
 from quicbaton.asyncio.endpoint.program import (
     export_descriptors,
@@ -333,12 +334,18 @@ class Mover:
             )
 
     def _check_room(self, client: Client) -> None:
-        """For its IDs, and for as many that it gets in the cutover: once the connection is ours, it
-        is too late to find that there is none."""
+        """For its IDs, as many that it gets in the cutover, and what it holds: once the connection
+        is ours, it is too late to find that there is none."""
         if not self._endpoint.table.has_room_here(2 * len(client.tokens)):
             raise RefusedError(
                 "the routing table is full here: choose another destination",
                 code="routing_table_full",
+            )
+        if refuses_clients(self._endpoint.budget):
+            raise RefusedError(
+                "there is too little memory here for one more connection: choose another "
+                "destination, or try again",
+                code="memory_full",
             )
 
     def _rebuild(
