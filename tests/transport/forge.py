@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quicbaton.testing import End
 from quicbaton.transport.connection import Connection
-from quicbaton.transport.packets.cipher import NONCE_BYTES, KeyContext, suite_of
+from quicbaton.transport.packets.cipher import NONCE_BYTES, KeyContext, header_key, suite_of
 from quicbaton.transport.state import Address, ConnectionState
 
 
@@ -24,7 +24,8 @@ def sealed(state: ConnectionState, number: int, payload: bytes, *, first_byte: i
     nonce = (context.iv ^ number).to_bytes(NONCE_BYTES)
     low = (number & 0xFFFFFFFF).to_bytes(4)
     body = context.aead.encrypt(nonce, payload, head + low)
-    mask = suite.masks(protection.recv_hp)(body[:16])
+    hp = header_key(protection.version, protection.cipher, protection.recv_hp, protection.recv)
+    mask = suite.masks(hp)(body[:16])
     hidden = bytes(a ^ b for a, b in zip(low, mask[1:5], strict=True))
     return bytes([head[0] ^ mask[0] & 0x1F]) + head[1:] + hidden + body
 

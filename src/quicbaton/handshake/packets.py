@@ -13,7 +13,7 @@ from quicbaton.errors import RefusedError
 from quicbaton.handshake import inflight
 from quicbaton.transport import rangeset
 from quicbaton.transport.loss import congestion, recovery
-from quicbaton.transport.packets.cipher import derive_keys, next_keys
+from quicbaton.transport.packets.cipher import header_key, next_keys
 from quicbaton.transport.state import (
     NEVER,
     NONE,
@@ -75,12 +75,14 @@ def import_protection(quic: QuicConnection, now_us: int) -> ProtectionState:
 def _present(
     version: int, cipher: int, first_secret: bytes | None, context: CryptoContext
 ) -> tuple[Keys, bytes, int]:
-    """Present keys, header protection key, and how many key updates led there (RFC 9001 §6.1)."""
+    """Present keys, the header protection key if it does not follow from them, and how many key
+    updates led there (RFC 9001 §6.1)."""
     if first_secret is None or context.secret is None:
         raise RefusedError("the 1-RTT keys are not there", code="not_ready")
-    keys, hp = derive_keys(version, cipher, first_secret)
+    keys = first = Keys(first_secret)
     for generation in range(_MAX_KEY_UPDATES):
         if keys.secret == context.secret:
+            hp = header_key(version, cipher, b"", first) if generation else b""
             return keys, hp, generation
         keys = next_keys(version, cipher, keys)
     raise RefusedError(

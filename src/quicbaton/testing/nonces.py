@@ -22,6 +22,7 @@ from quicbaton.transport.packets.cipher import (
     SAMPLE_BYTES,
     KeyContext,
     Masks,
+    header_key,
     next_keys,
     suite_of,
 )
@@ -116,11 +117,13 @@ class NonceChecker:
         own: Direction = "client" if is_client else "server"
         other: Direction = "server" if is_client else "client"
         common = (protection.version, protection.cipher)
+        send_hp = header_key(*common, protection.send_hp, protection.send)
+        recv_hp = header_key(*common, protection.recv_hp, protection.recv)
         self._senders[own] = _Sender(
-            *common, protection.send_hp, protection.send, protection.send_generation, cid_bytes
+            *common, send_hp, protection.send, protection.send_generation, cid_bytes
         )
         self._senders[other] = _Sender(
-            *common, protection.recv_hp, protection.recv, protection.recv_generation, own_cid_bytes
+            *common, recv_hp, protection.recv, protection.recv_generation, own_cid_bytes
         )
         early, self._early = self._early, []
         for direction, data in early:

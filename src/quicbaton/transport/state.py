@@ -67,7 +67,9 @@ class ProtectionState(_State):
 
     version: int  # QUIC version: its HKDF labels
     cipher: int  # TLS cipher suite number
-    send_hp: bytes  # header protection keys survive key updates, so they cannot be derived
+    # Header protection keys survive key updates: after one they cannot be derived. Empty before,
+    # when they follow from the secrets (§5.1): 32 to 64 bytes less of nearly every connection.
+    send_hp: bytes
     recv_hp: bytes
     send: Keys
     recv: Keys

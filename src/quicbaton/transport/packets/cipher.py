@@ -73,12 +73,14 @@ def check_version(version: int) -> None:
     _label_prefix(version)
 
 
-def derive_keys(version: int, cipher: int, secret: bytes) -> tuple[Keys, bytes]:
-    """Keys and header protection key from a 1-RTT traffic secret (RFC 9001 §5.1)."""
+def header_key(version: int, cipher: int, known: bytes, keys: Keys) -> bytes:
+    """The header protection key: `known`, or if that is empty what follows from the keys of the
+    first generation (RFC 9001 §5.1)."""
+    if known:
+        return known
     suite = suite_of(cipher)
     prefix = _label_prefix(version)
-    hp = _expand_label(suite.hash, secret, prefix + b" hp", suite.key_bytes)
-    return Keys(secret), hp
+    return _expand_label(suite.hash, keys.secret, prefix + b" hp", suite.key_bytes)
 
 
 def next_keys(version: int, cipher: int, keys: Keys) -> Keys:

@@ -38,13 +38,13 @@ from quicbaton.transport.packets.cipher import (
     KeyContext,
     Masks,
     check_version,
-    derive_keys,
+    header_key,
     next_keys,
     suite_of,
 )
 from quicbaton.transport.state import NEVER, Keys, ProtectionState
 
-__all__ = ["PacketProtection", "derive_keys", "next_keys"]
+__all__ = ["PacketProtection", "next_keys"]
 
 #: An authentic packet's number and payload, or None for a packet that is not authentic.
 Opened = tuple[int, bytes] | None
@@ -419,6 +419,7 @@ class PacketProtection:
 
     def _advance_send(self) -> None:
         state = self._state
+        state.send_hp = header_key(state.version, state.cipher, state.send_hp, state.send)
         state.send = next_keys(state.version, state.cipher, state.send)
         state.send_generation += 1
         state.send_first_number = self._floor  # the first packet sealed sets it exactly
@@ -440,6 +441,7 @@ class PacketProtection:
             self._advance_send()
         assert self._next_keys is not None, "open() derives it first"
         assert self._next is not None, "open() derives it first"
+        state.recv_hp = header_key(state.version, state.cipher, state.recv_hp, state.recv)
         state.previous_recv, self._previous = state.recv, self._receive
         state.recv, self._receive = self._next_keys, self._next
         state.previous_recv_until_us = self._opened_at_us + 3 * self._opened_pto_us
@@ -452,7 +454,8 @@ class PacketProtection:
         if self._send is None:
             state = self._state
             self._send = KeyContext(state.version, state.cipher, state.send)
-            self._send_masks = self._suite.masks(state.send_hp)
+            hp = header_key(state.version, state.cipher, state.send_hp, state.send)
+            self._send_masks = self._suite.masks(hp)
         return self._send
 
     def _prepare_to_open(self) -> None:
@@ -460,7 +463,8 @@ class PacketProtection:
             return
         self._can_open = True
         state = self._state
-        self._receive_masks = self._suite.masks(state.recv_hp)
+        hp = header_key(state.version, state.cipher, state.recv_hp, state.recv)
+        self._receive_masks = self._suite.masks(hp)
         self._receive = KeyContext(state.version, state.cipher, state.recv)
         if state.previous_recv is not None:
             self._previous = KeyContext(state.version, state.cipher, state.previous_recv)
