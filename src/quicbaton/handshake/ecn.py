@@ -7,7 +7,7 @@ packet number space, its ACK frames say them, and promotion takes over the count
 
 from __future__ import annotations
 
-from aioquic.buffer import UINT_VAR_MAX_SIZE
+from aioquic.buffer import UINT_VAR_MAX_SIZE, size_uint_var
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicFrameType, push_ack_frame
 from aioquic.quic.packet_builder import QuicPacketBuilder
@@ -16,8 +16,8 @@ from aioquic.quic.recovery import QuicPacketSpace
 #: By the ECN bits of an IP header (RFC 3168 §5): where in an ACK frame it is counted.
 _PLACES = {1: 1, 2: 0, 3: 2}
 _SPACES = 3
-#: The type, the four fields before the ranges, and three counts.
-_CAPACITY = 1 + 7 * UINT_VAR_MAX_SIZE
+#: The type, and the four fields of the newest range: what aioquic takes an ACK frame to need.
+_ACK_BYTES = 1 + 4 * UINT_VAR_MAX_SIZE
 
 
 class EcnCounts:
@@ -56,17 +56,21 @@ class EcnCounts:
     def _write(self, builder: QuicPacketBuilder, space: QuicPacketSpace, now: float) -> None:
         quic = self._quic
         counts = self._counts[quic._loss.spaces.index(space)]
-        if not any(counts) or space.largest_received_time is None:
+        counts_bytes = sum(size_uint_var(count) for count in counts)
+        # aioquic arms its timer for an ACK that has room without counts. One that could not be
+        # written would have the timer fire for ever.
+        has_room = builder.remaining_buffer_space >= _ACK_BYTES + counts_bytes
+        if not any(counts) or not has_room or space.largest_received_time is None:
             self._write_plain(builder, space, now)
             return
         buf = builder.start_frame(
             QuicFrameType.ACK_ECN,
-            capacity=_CAPACITY,
+            capacity=_ACK_BYTES + counts_bytes,
             handler=quic._on_ack_delivery,
             handler_args=(space, space.largest_received_packet),
         )
         delay = int((now - space.largest_received_time) * 1_000_000)
-        room = builder.remaining_buffer_space - 3 * UINT_VAR_MAX_SIZE
+        room = builder.remaining_buffer_space - counts_bytes
         push_ack_frame(buf, space.ack_queue, delay >> quic._local_ack_delay_exponent, room)
         for count in counts:
             buf.push_uint_var(count)
