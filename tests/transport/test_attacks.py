@@ -15,7 +15,7 @@ from quicbaton import limits
 from quicbaton.testing import Pair
 from quicbaton.transport import frames as f
 from quicbaton.transport.frames import encode_varint
-from quicbaton.transport.packets.cipher import NONCE_BYTES, KeyContext, next_keys, suite_of
+from quicbaton.transport.packets.cipher import NONCE_BYTES, KeyContext, header_key, next_keys, suite_of
 from quicbaton.transport.state import ConnectionState
 
 #: Payload bytes of an attacker's packet.
@@ -331,7 +331,8 @@ def updated(attacker: Attacker, updates: int) -> bytes:
     nonce = (context.iv ^ attacker.number).to_bytes(NONCE_BYTES)
     low = (attacker.number & 0xFFFFFFFF).to_bytes(4)
     body = context.aead.encrypt(nonce, bytes([f.PING]) * 4, head + low)
-    mask = suite_of(protection.cipher).masks(protection.recv_hp)(body[:16])
+    hp = header_key(protection.version, protection.cipher, protection.recv_hp, protection.recv)
+    mask = suite_of(protection.cipher).masks(hp)(body[:16])
     hidden = bytes(a ^ b for a, b in zip(low, mask[1:5], strict=True))
     return bytes([head[0] ^ mask[0] & 0x1F]) + head[1:] + hidden + body
 
