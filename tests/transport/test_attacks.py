@@ -15,7 +15,13 @@ from quicbaton import limits
 from quicbaton.testing import Pair
 from quicbaton.transport import frames as f
 from quicbaton.transport.frames import encode_varint
-from quicbaton.transport.packets.cipher import NONCE_BYTES, KeyContext, header_key, next_keys, suite_of
+from quicbaton.transport.packets.cipher import (
+    NONCE_BYTES,
+    KeyContext,
+    header_key,
+    next_keys,
+    suite_of,
+)
 from quicbaton.transport.state import ConnectionState
 
 #: Payload bytes of an attacker's packet.
