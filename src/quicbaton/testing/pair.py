@@ -38,7 +38,6 @@ START_S: Final = 1000.0
 _MAX_TIMERS_AT_ONCE: Final = 100
 #: How late aioquic's timers fire.
 _LATE_S: Final = 1e-6
-_LATEST_S: Final = 1e-3
 #: Steps of one `run`: far more than a test takes.
 _MAX_STEPS: Final = 1_000_000
 
@@ -66,7 +65,6 @@ class Pair:
         self.nonces = NonceChecker()
         self.cluster = Cluster(entropy.child("cluster"))
         self._timers_at_once = 0
-        self._late_s = _LATE_S
         common = {
             "alpn_protocols": [alpn],
             "supported_versions": [version],
@@ -204,21 +202,14 @@ class Pair:
             self._timers_at_once = 0
 
     def _deliver(self, arrival: Delivery) -> None:
-        self._late_s = _LATE_S
         for end in (self.client, self.server):
             if end.side != arrival.direction and end.address == arrival.destination:
                 end.receive(arrival.data, arrival.source, self.now)
 
     def _fire(self, end: End, at: float) -> None:
         # aioquic compares sums of floats in two ways, and a clock that stands still can keep it
-        # between the two for ever: its timers fire a little late, as on a real clock. Each that
-        # follows another comes later: an ACK that an address without allowance holds back is due
-        # for aioquic again and again.
-        if end.kind == "quicbaton":
-            self._advance(at)
-        else:
-            self._advance(max(at, self.now) + self._late_s)
-            self._late_s = min(2 * self._late_s, _LATEST_S)
+        # between the two for ever: its timers fire a little late, as on a real clock.
+        self._advance(at if end.kind == "quicbaton" else max(at, self.now) + _LATE_S)
         self._timers_at_once += 1
         if self._timers_at_once > _MAX_TIMERS_AT_ONCE:
             raise SpinningError(f"the timer of {end!r} fires for ever at {self.now:.6f}")
