@@ -9,8 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-_EXIT_TIMEOUT_S = 10.0
-
 
 class FileServer:
     """Serves the folder `files`; what it keeps of its own is in `folder`."""
@@ -48,12 +46,9 @@ class FileServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(_EXIT_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        # A stop in good order would wait for the clients.
+        self._process.kill()
+        self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
 

@@ -321,6 +321,8 @@ TURN_S: Final = 0.004
 MAX_SHARE_DATAGRAMS: Final = 16
 #: The same of a connection that is new: nobody knows yet what its datagrams cost.
 FIRST_SHARE_DATAGRAMS: Final = 4
+#: Of Initials that begin handshakes, of all clients together: each takes one or two milliseconds.
+NEWCOMERS_SHARE: Final = 2
 #: Datagrams that wait for their turn, in all and of one connection: 12 MB, and a flight of 1.4 MB.
 #: Beyond, the longest lines lose theirs, as a receive buffer that overflows would lose anybody's.
 MAX_WAITING_DATAGRAMS: Final = 8192

@@ -86,7 +86,7 @@ def test_a_costly_connection_gets_what_fits_a_turn() -> None:
         for _ in range(40):
             before_s = scene.now_s
             await asyncio.sleep(0)
-            assert scene.now_s - before_s <= 1.5 * TURN_S
+            assert scene.now_s - before_s < 1.5 * TURN_S
             # Between two of its turns the other is served, at once.
             scene.send((cheap, 1))
             assert scene.served[-1] == ("cheap", 1)
@@ -100,10 +100,10 @@ def test_costly_connections_share_the_time() -> None:
     async def main(scene: Scene) -> None:
         parties = [scene.party(str(number), TURN_S) for number in range(5)]
         for party in parties:
-            scene.turns.expect(party, 1)
+            scene.turns.expect(party, 2)
         scene.send(*((party, 10) for party in parties))
         await _all_served(scene)
-        assert scene.served == [(str(number), 1) for number in range(5)] * 10
+        assert scene.served == [(str(number), 2) for number in range(5)] * 5
 
     play(main)
 

@@ -41,7 +41,6 @@ _MEMORY_BYTES = 100 << 20
 _ENDS = {
     "rapid_reset": {"application 0x107"},
     "stopped_requests": {"application 0x107"},
-    "made_you_reset": {"application 0x107"},
     "dynamic_table": {"application 0x201"},
     "huffman_bomb": {"application 0x200"},
     "gapped_stream": {"transport 0x1"},

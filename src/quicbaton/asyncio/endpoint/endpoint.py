@@ -36,6 +36,7 @@ from quicbaton.limits import (
     HANDSHAKE_S,
     MAX_QUEUED_STRAYS,
     MEMORY_BUDGET_BYTES,
+    NEWCOMERS_SHARE,
 )
 from quicbaton.routing import route as routes
 from quicbaton.routing.long_header import LongHeader, build_version_negotiation
@@ -109,7 +110,7 @@ class Endpoint:
         self.udp = UdpSocket(sock, self._on_batch, self._on_room)
         self._newcomers = Newcomers(self)
         self._turns: Turns[Owner] = Turns(self.serve, self._serve_late)
-        self._turns.expect(self._newcomers, 1)
+        self._turns.expect(self._newcomers, NEWCOMERS_SHARE)
         self.sessions: dict[bytes, Session] = {}
         #: What the connections may hold together.
         self.budget = MemoryBudget(memory_bytes)

@@ -33,6 +33,9 @@ from quicbaton.limits import (
 #: How many cheap datagrams make up for dear ones, nearly: those of a page load.
 _MEMORY_DATAGRAMS: Final = 8
 
+#: However costly they are: a first flight of two datagrams is one step for its handshake.
+_LEAST_DATAGRAMS: Final = 2
+
 OwnerT = TypeVar("OwnerT", bound=Hashable)
 
 
@@ -111,7 +114,7 @@ class Turns(Generic[OwnerT]):
             waiting = self._line.pop(owner)
             share = MAX_SHARE_DATAGRAMS
             if owner in self._costs:
-                share = max(1, int(TURN_S / self._costs[owner]))
+                share = max(_LEAST_DATAGRAMS, int(TURN_S / self._costs[owner]))
             group = [waiting.popleft() for _ in range(min(share, len(waiting)))]
             self._waiting -= len(group)
             if waiting:
