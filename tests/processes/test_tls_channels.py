@@ -387,7 +387,7 @@ def test_a_message_too_long_cuts_the_link_at_its_announcement(with_ends: Any) ->
         told: list[str] = []
         link_of(both.door.channels[0], "b/0", told)
         channel.start()
-        channel.write(encode(Hello(PROTOCOL_VERSION, "a/0", 1, (1, 2))))
+        channel.write(encode(Hello(PROTOCOL_VERSION, "a/0", 1, readable_versions())))
         await until(lambda: told == ["up"], "the greeting")
         channel.write(b"\xff\xff\xff\xff" + bytes(1 << 20))
         await until(lambda: told == ["up", "lost"], "the end")
