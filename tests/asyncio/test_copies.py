@@ -17,7 +17,7 @@ COPY = b"c" * 16
 class OneLink:
     """A link as `Copies` sees it."""
 
-    peer_formats = frozenset((1, 2))
+    peer_formats = frozenset((2, 3))
 
     def __init__(self, number: int) -> None:
         self.number = number

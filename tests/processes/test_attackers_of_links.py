@@ -180,7 +180,7 @@ def test_forged_messages_without_tls_are_hung_up_on(among_nodes: Any) -> None:
         connection = bytes.fromhex(name)
         cid = scene.tap.ids()[-1]
         remote, local = ("127.0.0.1", 9), ("127.0.0.1", scene.port)
-        hello = encode(Hello(PROTOCOL_VERSION, f"{second}/0", 1, (1, 2)))
+        hello = encode(Hello(PROTOCOL_VERSION, f"{second}/0", 1, (3,)))
         frames = [
             c.encode(c.HandOff(name, f"{second}/0")),
             c.encode(c.Freeze(name)),

@@ -61,7 +61,7 @@ async def _say_on_a_link(scene: NodeScene, node: str, *words: bytes) -> list[Mes
     heard: list[Message] = []
     channel.on_data = lambda data: heard.extend(reader.feed(data))
     channel.start()
-    hello = Hello(PROTOCOL_VERSION, "c/0", 1, (1, 2))
+    hello = Hello(PROTOCOL_VERSION, "c/0", 1, (3,))
     asked = PrecopyEnd(os.urandom(16))
     channel.write(c.encode(c.OpenLink()) + encode(hello) + b"".join(words) + encode(asked))
     answered = Precopied(asked.precopy_id, False)

@@ -373,7 +373,9 @@ def test_a_process_cannot_take_another_nodes_name(with_ends: Any, name: str) -> 
         told: list[str] = []
         link_of(both.door.channels[0], "b/0", told)
         channel.start()
-        channel.write(encode(Hello(PROTOCOL_VERSION, name, 1, (1, 2))) + encode(CUTOVER))
+        channel.write(
+            encode(Hello(PROTOCOL_VERSION, name, 1, readable_versions())) + encode(CUTOVER)
+        )
         await until(lambda: told, "the end")
         assert told == ["lost"]
         channel.close()
@@ -417,7 +419,7 @@ def test_a_lost_link_is_no_proof_of_death(with_ends: Any) -> None:
             peers.add(link)
         for number, channel in enumerate(links):
             channel.start()
-            channel.write(encode(Hello(PROTOCOL_VERSION, f"a/{number}", 1, (1, 2))))
+            channel.write(encode(Hello(PROTOCOL_VERSION, f"a/{number}", 1, readable_versions())))
         await until(lambda: peers.find("a/0") and peers.find("a/1"), "greetings")
         assert peers.find("a") is not None
         for channel in links:
