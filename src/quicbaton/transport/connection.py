@@ -312,10 +312,9 @@ class Connection(ApplicationSide):
         self._crypto.write(data)
 
     def prepare(self) -> None:
-        """Make what the first packet would have to wait for, while there is time. A connection
-        that was let go meanwhile will have none."""
-        if not self._spent:
-            self._protection.prepare()
+        """Make what the first packet would have to wait for, while there is time."""
+        self._check()
+        self._protection.prepare()
 
     def prepare_to_part(self) -> None:
         """A handoff is near: until `stay`, keep room for three short trains in the window, two to

@@ -273,7 +273,13 @@ class Arrivals:
             ev.Rebuilt(header.connection_id, header.term, header.baton_id, opened.digest),
         )
         # READY goes first; the source then takes as long as this does.
-        asyncio.get_running_loop().call_soon(opened.connection.prepare)
+        asyncio.get_running_loop().call_soon(self._prepare, machine.handoff_id)
+
+    def _prepare(self, handoff_id: bytes) -> None:
+        opened = self._opened.get(handoff_id)
+        # None: it was discarded, or resumed, before its turn came.
+        if opened is not None:
+            opened.connection.prepare()
 
     def _dial(self, machine: HandoffDestination, _effect: fx.Connect) -> None:
         self._seekers.seek(machine, self._source_of[machine.handoff_id])
