@@ -17,8 +17,6 @@ COPY = b"c" * 16
 class OneLink:
     """A link as `Copies` sees it."""
 
-    peer_formats = frozenset((2, 3))
-
     def __init__(self, number: int) -> None:
         self.number = number
         self.sent: list[Any] = []

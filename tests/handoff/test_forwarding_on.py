@@ -13,7 +13,6 @@ from quicbaton.handoff import (
     answer_stale,
 )
 from quicbaton.handoff import events as ev
-from quicbaton.handoff.dialect import spell
 from quicbaton.handoff.effects import (
     Connect,
     Deliver,
@@ -33,7 +32,6 @@ from quicbaton.handoff.messages import (
     HandoffMessage,
     Moved,
     MovedAck,
-    Offer,
     Ready,
     Refuse,
     Relay,
@@ -259,17 +257,3 @@ def test_time_stood_still_is_counted_by_the_source_alone() -> None:
     (_, message) = sent(machine.handle(ev.Received(TO_B, READY), 350))[0]
     assert isinstance(message, RemoteCommitted)
     assert message.frozen_us == 250
-
-
-def test_an_older_peer_gets_the_older_kinds() -> None:
-    old, new = frozenset([2]), frozenset([2, 3])
-    machine = HandoffSource(CID, HANDOFF, ledger := Ledger())
-    ledger.own(CID)
-    start = ev.Start(TO_B, "A", "B", 100, 1, (b"id",), False, ("::1", 443))
-    (_, offer) = sent(machine.handle(start, 0))[0]
-    assert spell(offer, new) is offer
-    assert spell(offer, old) == Offer(CID, HANDOFF, 1, 100, 1, "A", "B", (b"id",))
-    committed = RemoteCommitted(CID, HANDOFF, 2, BATON_ID, DIGEST, 9)
-    assert spell(committed, old) == Committed(CID, HANDOFF, 2, BATON_ID, DIGEST)
-    assert spell(Resumed(CID, HANDOFF, 9), old) is None
-    assert spell(READY, old) is READY

@@ -52,8 +52,7 @@ then.
     Discard           | drop what was rebuilt
 
 With DestroyKeys all destination machines of the connection get GivenOn, and with Resume its source
-machine, if there is one, gets TakenBack. What a Send says to a peer of the release before is
-decided by `dialect.spell`.
+machine, if there is one, gets TakenBack.
 
 With a shared store (`quicbaton.ownership.store`) the machines are `shared_source.SharedSource`, and
 `shared_destination.SharedDestination` for a RemoteOffer that names a store. Two effects more, from

@@ -26,18 +26,13 @@ from quicbaton.asyncio.moving.stream_relay.relays import StreamRelays
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.asyncio.peers.names import Names
 from quicbaton.baton.precopy import Pieces
-from quicbaton.errors import QuicbatonError, RefusedError
+from quicbaton.errors import QuicbatonError
 from quicbaton.handoff import HandoffSource, Outcome, SourceState
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
-from quicbaton.handoff.dialect import reads_new_kinds
 from quicbaton.handoff.messages import Baton, Precopied
 from quicbaton.limits import NO_RESET_LIFETIME_S
 from quicbaton.transport.connection import Connection
-
-#: The first baton format that names streams which stay behind.
-_RELAY_FORMAT: Final = 3
-
 
 _UNFINISHED: Final = (
     SourceState.SEALING,
@@ -115,23 +110,12 @@ class Departures:
     ) -> asyncio.Future[Report]:
         """Hand a connection to the process at the other end of `link`. `relay`: if that cannot send
         from the address that the client talks to, send for it. `shared`: by the shared store."""
-        if relay and not reads_new_kinds(link.peer_formats):
-            raise RefusedError(
-                "the other process is of a release that cannot be relayed: upgrade it first",
-                code="needs_format_3",
-            )
         running = session.protocol.running_streams()
         session.protocol.check_exportable(running)
-        if max(link.peer_formats) < _RELAY_FORMAT and running:
-            raise RefusedError(
-                "requests run that cannot be exported, and the other process is of a release that "
-                "cannot relay their streams: wait until they have ended",
-                code="needs_format_3",
-            )
         machine = self._machines.new_source(session.connection.name, link.peer_pid, shared=shared)
         waiter = self._machines.wait_for(machine)
         in_the_way = self._is_cutover_in_the_way(session, link, relay=relay)
-        if in_the_way or not is_worth_it(session, link):
+        if in_the_way or not is_worth_it(session):
             self._offer(machine, session, link, relay=relay)
         else:
             self._copying[machine] = Copying(
@@ -331,7 +315,7 @@ class Departures:
             frozen = self._frozen[name] = self._mover.snapshot(
                 self._frozen[name],
                 self._copying.get(machine),
-                may_relay=not saving and version >= _RELAY_FORMAT,
+                may_relay=not saving,
             )
             sealed = self._mover.seal(frozen, name, effect.term, effect.audience, version)
         except QuicbatonError as error:

@@ -16,7 +16,6 @@ from quicbaton.asyncio.moving.machines import Machines
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.handoff import DestinationState, HandoffDestination
 from quicbaton.handoff import events as ev
-from quicbaton.handoff.dialect import reads_new_kinds
 from quicbaton.handoff.messages import MovedAck, Refuse
 from quicbaton.limits import MAX_FORWARDERS
 
@@ -41,10 +40,8 @@ class Forwarders:
         """Whether all of the connection's forwarders would learn that `to` owns it, and it of
         them."""
         known = self._living(connection_id)
-        return (
-            reads_new_kinds(to.peer_formats)
-            and len(known) < MAX_FORWARDERS
-            and all(self._can_tell(machine, to.peer_name) for machine in known)
+        return len(known) < MAX_FORWARDERS and all(
+            self._can_tell(machine, to.peer_name) for machine in known
         )
 
     def announced(
@@ -104,11 +101,7 @@ class Forwarders:
 
     def _can_tell(self, machine: HandoffDestination, to: str) -> bool:
         link = self._find_link(machine.link)
-        return (
-            link is not None
-            and reads_new_kinds(link.peer_formats)
-            and bool(self._spell(machine, to))
-        )
+        return link is not None and bool(self._spell(machine, to))
 
     def _spell(self, machine: HandoffDestination, to: str) -> str:
         """What that forwarder knows the process `to` by. A path means nothing on another host."""

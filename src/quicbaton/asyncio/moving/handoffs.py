@@ -36,7 +36,6 @@ from quicbaton.errors import PeerError, QuicbatonError, RefusedError
 from quicbaton.handoff import HandoffDestination, HandoffSource, Waits, answer_stale
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
-from quicbaton.handoff.dialect import spell
 from quicbaton.handoff.messages import (
     Accept,
     Baton,
@@ -164,7 +163,7 @@ class Handoffs:
         from the address that the client talks to, send for it. RefusedError (`relayed`) for one
         that another process sends for already: it moves no further."""
         self._check_not_relayed(session)
-        if self.shared is None or not self.shared.fits(link):
+        if self.shared is None:
             return self._departures.hand_over(session, link, relay=relay)
         return self.shared.hand_over(
             link,
@@ -390,11 +389,10 @@ class Handoffs:
             reach(before)
             if isinstance(effect.message, Baton):
                 self._departures.send_descriptors(link, effect.message)
-            message = spell(effect.message, link.peer_formats)
-            if isinstance(message, _UNHURRIED):
-                link.send_unhurried(message)
-            elif message is not None:
-                link.send(message)
+            if isinstance(effect.message, _UNHURRIED):
+                link.send_unhurried(effect.message)
+            else:
+                link.send(effect.message)
             if isinstance(effect.message, Baton):
                 self._departures.part(effect.message.connection_id)
             reach(after)

@@ -16,7 +16,6 @@ from collections.abc import Iterable
 
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.handoff import HandoffDestination
-from quicbaton.handoff.dialect import reads_new_kinds
 from quicbaton.handoff.messages import Baton, Descriptors
 
 
@@ -51,7 +50,7 @@ def copy(descriptors: Iterable[int]) -> Parcel:
 
 def send_ahead(link: Link, baton: Baton, descriptors: tuple[int, ...]) -> None:
     """Send what goes along with a baton, which is sent next."""
-    if descriptors and reads_new_kinds(link.peer_formats):
+    if descriptors:
         message = Descriptors(baton.connection_id, baton.handoff_id, len(descriptors))
         link.send_descriptors(message, descriptors)
 

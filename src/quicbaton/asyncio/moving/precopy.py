@@ -37,14 +37,11 @@ from quicbaton.limits import (
 
 #: Below this the way there and back takes longer than to carry it in the baton.
 _WORTH_BYTES: Final = 64 << 10
-#: The format whose batons can leave out what these copies have.
-_FORMAT: Final = 2
 
 
-def is_worth_it(session: Session, link: Link) -> bool:
-    """Whether so much is buffered that it should go ahead, and the peer knows how."""
-    buffered = session.connection.buffered_bytes()
-    return _WORTH_BYTES <= buffered <= MAX_PRECOPY_BYTES and _FORMAT in link.peer_formats
+def is_worth_it(session: Session) -> bool:
+    """Whether so much is buffered that it should go ahead."""
+    return _WORTH_BYTES <= session.connection.buffered_bytes() <= MAX_PRECOPY_BYTES
 
 
 class Copying:
@@ -151,8 +148,7 @@ class Copies:
     def on_message(self, link: Link, message: Precopy | PrecopyEnd) -> None:
         copy_id = message.precopy_id
         if isinstance(message, PrecopyEnd):
-            # The release before had another form of batons that leave something out.
-            kept = copy_id in self.kept and _FORMAT in link.peer_formats
+            kept = copy_id in self.kept
             link.send(Precopied(copy_id, kept))
             if kept:
                 self._renew(copy_id)

@@ -19,7 +19,6 @@ from quicbaton.errors import QuicbatonError
 from quicbaton.handoff import DestinationState, HandoffDestination, SourceState
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
-from quicbaton.handoff.dialect import reads_new_kinds
 from quicbaton.handoff.store_questions import (
     AskStore,
     ReadStore,
@@ -76,10 +75,6 @@ class SharedOwners:
             AskStore: self._ask,
             ReadStore: self._read,
         }
-
-    def fits(self, link: Link) -> bool:
-        """Whether the process at the other end knows of shared stores at all."""
-        return reads_new_kinds(link.peer_formats)
 
     def hand_over(
         self,

@@ -26,9 +26,6 @@ from quicbaton.handoff.messages import Load
 from quicbaton.limits import MAX_ROUTED_IDS
 from quicbaton.routing.placement import Member, Placement
 
-#: Messages of this kind are for those that read this baton format.
-_FORMAT = 2
-
 
 class Operations:
     """Makes a node drain, place and tell; `placement` decides where new connections go."""
@@ -131,8 +128,7 @@ class Operations:
         here = self._here()
         load = Load(name=here.name, connections=here.connections, room=here.room)
         for link in self._node.links:
-            if _FORMAT in link.peer_formats:
-                link.send(load)
+            link.send(load)
         self._timer = self._loop.call_later(LOAD_INTERVAL_S, self._tell_load)
 
     async def _read_figures(self, _channel: Channel, _frame: c.ReadFigures) -> c.Frame:
