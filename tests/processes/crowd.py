@@ -133,8 +133,7 @@ class Handshaker:
         self.done: asyncio.Future[bytes] = self._loop.create_future()
         self._loop.add_reader(self._socket.fileno(), self._on_readable)
         self._quic.connect(self._address, now=monotonic())
-        for data, address in self._quic.datagrams_to_send(now=monotonic()):
-            self._socket.sendto(data, address)
+        self._transmit()
 
     def go_on(self) -> None:
         """Finish the handshake, then fetch 1000 bytes: `done` has them."""
@@ -181,5 +180,7 @@ class Handshaker:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._quic.handle_timer(now=monotonic())
-        self._transmit()
+        # What was lost on its way is sent again, until the answer is there.
+        if not (self._held and self.flight_came.is_set()):
+            self._quic.handle_timer(now=monotonic())
+            self._transmit()
