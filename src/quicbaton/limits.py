@@ -65,9 +65,11 @@ MAX_JOINED_BYTES: Final = 16_384
 #: to go on: two trains are ready while it produces more.
 STREAM_BUFFER_HIGH_BYTES: Final = 512 << 10
 STREAM_BUFFER_LOW_BYTES: Final = 256 << 10
-#: The same while memory is tight.
-TIGHT_BUFFER_HIGH_BYTES: Final = 64 << 10
-TIGHT_BUFFER_LOW_BYTES: Final = 32 << 10
+#: The same while memory is tight, or the unsent bytes of all streams of the connection are as many
+#: as these: a client that asks for a hundred files and reads none must not hold 50 MB for that.
+SMALL_BUFFER_HIGH_BYTES: Final = 64 << 10
+SMALL_BUFFER_LOW_BYTES: Final = 32 << 10
+CONNECTION_BUFFER_BYTES: Final = 2 << 20
 #: Buffered post-handshake CRYPTO bytes (RFC 9000 §7.5 requires 4096 at least).
 MAX_CRYPTO_BUFFER_BYTES: Final = 65_536
 #: CRYPTO frames kept until the gap below them is filled. Copies are kept as they come, so this and

@@ -193,6 +193,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "send_datagram_frame": (b"",),
     "send_new_token": (b"t",),
     "send_ping": (1,),
+    "send_room_bytes": (0,),
     "next_ping_uid": (),
     "let_go": (),
     "send_stream_data": (0, b""),

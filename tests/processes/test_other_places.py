@@ -151,26 +151,3 @@ def test_a_datagram_that_its_retirement_overtook_draws_no_reset(in_world: Any) -
             relay.release()
 
     in_world(test)
-
-
-@pytest.mark.parametrize("old", ["forwarder", "destination"])
-def test_with_a_process_of_the_release_before_a_cutover_is_awaited(in_world: Any, old: str) -> None:
-    async def test(world: World) -> None:
-        first = await world.start(formats=(2,) if old == "forwarder" else (2, 3))
-        async with download(world, first, 1_600_000) as (connection, _, relay):
-            second = await world.start("join", first)
-            third = await world.start(
-                "join", first, formats=(2,) if old == "destination" else (2, 3)
-            )
-            relay.mutes_client = True
-            assert (await first.hand_over(connection, second)).ok
-            answer = await second.hand_over(connection, third)
-            assert (answer.ok, answer.code) == (False, "cutover_pending")
-            relay.mutes_client = False
-
-            async def handed_on() -> bool:
-                return (await second.hand_over(connection, third)).ok
-
-            await until(handed_on, "the cutover, and a handoff")
-
-    in_world(test)

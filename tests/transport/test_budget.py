@@ -11,6 +11,7 @@ from quicbaton import limits
 from quicbaton.testing import Pair
 from quicbaton.transport import frames as f
 from quicbaton.transport.budget import Account, MemoryBudget, Pressure
+from quicbaton.transport.state import WritableEvent
 from quicbaton.transport.streams.streams import Streams
 
 WINDOW = limits.CONNECTION_WINDOW_BYTES
@@ -161,10 +162,51 @@ def test_a_program_is_told_earlier_to_wait_while_memory_is_tight() -> None:
     budget = MemoryBudget(1 << 20)
     node, account = shared_node(budget)
     account.note(600_000, 0)
-    node.streams.write(1, bytes(limits.TIGHT_BUFFER_HIGH_BYTES), fin=False)
+    node.streams.write(1, bytes(limits.SMALL_BUFFER_HIGH_BYTES), fin=False)
     half = node.state.streams[1].send
     assert half is not None
     assert half.congested
+
+
+def fill(node: Node, streams: range) -> None:
+    """Write as a program does that stops where it is told to wait."""
+    for stream_id in streams:
+        while not is_congested(node, stream_id):
+            room = node.streams.send_room_bytes(stream_id)
+            node.streams.write(stream_id, bytes(min(room, 256 << 10)), fin=False)
+
+
+def is_congested(node: Node, stream_id: int) -> bool:
+    stream = node.state.streams.get(stream_id)
+    return stream is not None and stream.send is not None and stream.send.congested
+
+
+def test_who_asks_for_much_and_reads_nothing_has_small_buffers() -> None:
+    node = Node(connection_state(stream_window=1 << 10, connection_window=1 << 20))
+    streams = range(1, 4 * 100, 4)
+    fill(node, streams)
+    most = limits.CONNECTION_BUFFER_BYTES + 100 * limits.SMALL_BUFFER_HIGH_BYTES
+    assert node.streams.held_bytes() <= most
+    # It counts what is there, also at the next owner.
+    node.streams = Streams(node.state)
+    node.streams.reset(1, 0)
+    fill(node, range(401, 405, 4))
+    assert node.streams.buffered_bytes(401) == limits.SMALL_BUFFER_HIGH_BYTES
+    # With what was given up there is room for large ones again.
+    for stream_id in streams:
+        node.streams.reset(stream_id, 0)
+    fill(node, range(405, 409, 4))
+    assert node.streams.buffered_bytes(405) == limits.STREAM_BUFFER_HIGH_BYTES
+
+
+def test_every_program_that_waits_is_told_to_go_on_when_buffers_were_small() -> None:
+    node = Node(connection_state(stream_window=16 << 20, connection_window=64 << 20))
+    streams = range(1, 4 * 20, 4)
+    fill(node, streams)
+    node.packets(limit=1 << 20, payload_bytes=1200)
+    assert {event.stream_id for event in node.state.events if type(event) is WritableEvent} == set(
+        streams
+    )
 
 
 # --- connections --------------------------------------------------------------------------------

@@ -297,7 +297,8 @@ class FileProtocol(QuicConnectionProtocol):
             if self._quic.is_congested(stream_id):
                 return
             try:
-                data = download.read(CHUNK_BYTES)
+                room_bytes = self._quic.send_room_bytes(stream_id)
+                data = download.read(min(CHUNK_BYTES, room_bytes))
                 http.send_data(stream_id, data, download.is_complete)
             except FileChangedError:
                 # A short body, or a mixed one, must not look like a whole one.

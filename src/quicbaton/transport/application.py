@@ -49,6 +49,11 @@ class ApplicationSide(ConnectionView):
         self._check()
         return self._streams.buffered_bytes(stream_id)
 
+    def send_room_bytes(self, stream_id: int) -> int:
+        """Bytes that fill the buffer of a stream that is not congested: it is with them."""
+        self._check()
+        return self._streams.send_room_bytes(stream_id)
+
     def reset_stream(self, stream_id: int, error_code: int) -> None:
         """Abandon what we send on a stream (RFC 9000 §19.4)."""
         self._check()

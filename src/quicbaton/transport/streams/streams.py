@@ -45,6 +45,7 @@ class Streams:
         "_flow",
         "_memory",
         "_segments",
+        "_send_end",
         "_state",
         "_streams",
         "_table",
@@ -68,9 +69,12 @@ class Streams:
         }
         #: Bytes written and not acknowledged, and segments behind gaps, of all streams.
         self._written = self._segments = 0
+        #: What `flow.send_used` is to become by what is written so far.
+        self._send_end = state.flow.send_used
         for stream in state.streams.values():
             if stream.send is not None and stream.send.reset_code == NONE:
                 self._written += stream.send.end - stream.send.base
+                self._send_end += stream.send.end - stream.send.next
             if stream.receive is not None:
                 self._segments += len(stream.receive.segments)
 
@@ -96,6 +100,12 @@ class Streams:
             return 0
         return half.end - half.next
 
+    def send_room_bytes(self, stream_id: int) -> int:
+        """How much more fills a stream's buffer. Never nothing: only who has filled it is told
+        when to go on."""
+        room = self._buffer_high_bytes() - self.buffered_bytes(stream_id)
+        return max(limits.SMALL_BUFFER_LOW_BYTES, room)
+
     # --- commands of the application ----------------------------------------------------------
 
     def write(self, stream_id: int, data: bytes, fin: bool) -> None:
@@ -109,9 +119,8 @@ class Streams:
             raise StreamStateError(f"stream {stream_id} was ended or reset: nothing can be written")
         send_half.write(half, data, fin)
         self._written += len(data)
-        tight = self._memory.is_tight
-        high = limits.TIGHT_BUFFER_HIGH_BYTES if tight else limits.STREAM_BUFFER_HIGH_BYTES
-        if half.end - half.next >= high:
+        self._send_end += len(data)
+        if half.end - half.next >= self._buffer_high_bytes():
             half.congested = True
         if stream_id not in self._turns:
             # One that is queued has something to send, and has more now.
@@ -448,11 +457,20 @@ class Streams:
         self._turns.to_back(stream_id)
         self._settle(stream_id, half)
         if half.congested:
-            tight = self._memory.is_tight
-            low = limits.TIGHT_BUFFER_LOW_BYTES if tight else limits.STREAM_BUFFER_LOW_BYTES
+            small = self._has_small_buffers()
+            low = limits.SMALL_BUFFER_LOW_BYTES if small else limits.STREAM_BUFFER_LOW_BYTES
             if half.end - half.next < low:
                 half.congested = False
                 self._state.events.append(WritableEvent(stream_id))
+
+    def _buffer_high_bytes(self) -> int:
+        small = self._has_small_buffers()
+        return limits.SMALL_BUFFER_HIGH_BYTES if small else limits.STREAM_BUFFER_HIGH_BYTES
+
+    def _has_small_buffers(self) -> bool:
+        """While memory is tight, or the streams together have much that was never sent."""
+        unsent_bytes = self._send_end - self._flow.send_used
+        return self._memory.is_tight or unsent_bytes >= limits.CONNECTION_BUFFER_BYTES
 
     def _note_blocked(self) -> None:
         flow = self._flow
@@ -473,6 +491,7 @@ class Streams:
         if half.reset_code != NONE or send_half.is_done(half):
             return
         self._written -= half.end - half.base
+        self._send_end -= half.end - half.next
         send_half.reset(half, code)
         self._turns.leave(stream_id)
         self._add_control(stream_id)
