@@ -128,10 +128,22 @@ def test_a_new_connection_proves_itself() -> None:
     async def main(scene: Scene) -> None:
         party = scene.party("new", TURN_S / 2)
         scene.turns.expect(party, 4)
-        scene.send((party, 100))
-        assert not scene.served
+        scene.send((party, 100), (scene.party("known"), 1))
+        assert scene.served == [("known", 1)]
         await asyncio.sleep(0)
-        assert scene.served == [("new", 4)]
+        assert scene.served[1:] == [("new", 4)]
+
+    play(main)
+
+
+def test_a_costly_connection_that_is_alone_need_not_stand_in_line() -> None:
+    async def main(scene: Scene) -> None:
+        party = scene.party("costly", TURN_S / 4)
+        scene.turns.expect(party, 4)
+        scene.send((party, 5))
+        assert scene.served == [("costly", 4)]
+        await _all_served(scene)
+        assert scene.served[1:] == [("costly", 1)]
 
     play(main)
 

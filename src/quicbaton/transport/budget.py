@@ -132,7 +132,8 @@ class Account:
         if grown:
             self.held_bytes = held_bytes
             self.budget._add_held(grown)
-        promised_bytes = max(0, window_bytes - limits.CONNECTION_WINDOW_BYTES)
+        promised_bytes = window_bytes - limits.CONNECTION_WINDOW_BYTES
+        promised_bytes = promised_bytes if promised_bytes > 0 else 0
         if promised_bytes != self.promised_bytes:
             self.budget.promised_bytes += promised_bytes - self.promised_bytes
             self.promised_bytes = promised_bytes

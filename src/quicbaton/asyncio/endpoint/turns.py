@@ -6,8 +6,9 @@ owners in line take turns, and between two turns the event loop reads the socket
 in line is served before them.
 
 An owner's share is what fits a turn at the cost of its last datagrams. One whose share is smaller
-than everybody's stands in line from the beginning. A cost that rises counts at once; it falls with
-each datagram that takes less. A new connection has to prove itself: its first share is small.
+than everybody's stands in line from the beginning, unless it is alone. A cost that rises counts at
+once; it falls with each datagram that takes less. A new connection has to prove itself: its first
+share is small.
 
 So the wait of a connection that asks for little is about a turn, whatever the others send, and
 costly connections share among themselves what time is left.
@@ -72,16 +73,20 @@ class Turns(Generic[OwnerT]):
 
     def take(self, groups: dict[OwnerT, list[Datagram]]) -> None:
         """Serve owners, or have them stand in line."""
-        until_s = self._clock() + TURN_S if len(groups) > 1 else 0.0
+        # Nobody waits for the time that the share of a lone one takes.
+        alone = len(groups) == 1 and not self._line
+        until_s = 0.0 if alone else self._clock() + TURN_S
         for owner, group in groups.items():
             late = until_s and self._clock() > until_s
-            if late or owner in self._line or owner in self._costs:
+            costly = owner in self._costs
+            if late or owner in self._line or (costly and not alone):
                 self._stand_in_line(owner, group)
-            elif len(group) <= MAX_SHARE_DATAGRAMS:
-                self._serve_timed(owner, group, late=False)
-            else:
-                self._serve_timed(owner, group[:MAX_SHARE_DATAGRAMS], late=False)
-                self._stand_in_line(owner, group[MAX_SHARE_DATAGRAMS:])
+                continue
+            share = self._share(owner) if costly else MAX_SHARE_DATAGRAMS
+            if len(group) > share:
+                self._stand_in_line(owner, group[share:])
+                group = group[:share]  # noqa: PLW2901 - the rest is in line
+            self._serve_timed(owner, group, late=False, costly=costly)
 
     def clear(self) -> None:
         """Nobody is served any more."""
@@ -112,28 +117,34 @@ class Turns(Generic[OwnerT]):
         until_s = self._clock() + TURN_S
         for owner in list(self._line):
             waiting = self._line.pop(owner)
-            share = MAX_SHARE_DATAGRAMS
-            if owner in self._costs:
-                share = max(_LEAST_DATAGRAMS, int(TURN_S / self._costs[owner]))
-            group = [waiting.popleft() for _ in range(min(share, len(waiting)))]
+            group = [waiting.popleft() for _ in range(min(self._share(owner), len(waiting)))]
             self._waiting -= len(group)
             if waiting:
                 self._line[owner] = waiting  # behind all others
             if group:
-                self._serve_timed(owner, group, late=True)
+                self._serve_timed(owner, group, late=True, costly=True)
             if self._clock() > until_s:
                 break
         if self._line and self._next is None:
             self._next = self._loop.call_soon(self._serve_line)
 
-    def _serve_timed(self, owner: OwnerT, group: list[Datagram], *, late: bool) -> None:
+    def _share(self, owner: OwnerT) -> int:
+        """How many datagrams of the owner fill a turn."""
+        cost_s = self._costs.get(owner)
+        if cost_s is None:
+            return MAX_SHARE_DATAGRAMS
+        return max(_LEAST_DATAGRAMS, int(TURN_S / cost_s))
+
+    def _serve_timed(
+        self, owner: OwnerT, group: list[Datagram], *, late: bool, costly: bool
+    ) -> None:
         begun_s = self._clock()
         if late:
             self._serve_late(group)
         else:
             self._serve(owner, group)
         spent_s = self._clock() - begun_s
-        if late or spent_s > TURN_S:
+        if costly or spent_s > TURN_S:
             self._learn(owner, spent_s / len(group), len(group))
 
     def _learn(self, owner: OwnerT, spent_s: float, count: int) -> None:

@@ -37,7 +37,10 @@ class ReceivedNumbers:
         newest = number > largest
         if probing or state.largest_non_probing != NONE:
             newest = self._is_newest_choice(number, probing)
-        rangeset.add(received, number, number + 1)
+        if in_order and received:
+            received[-1] = number + 1
+        else:
+            rangeset.add(received, number, number + 1)
         if number > largest:
             state.largest_received = number
             state.largest_received_at_us = now_us

@@ -82,35 +82,44 @@ class EcnFeedback:
         say nothing about marks (§13.4.2.1). True when more packets than before have met
         congestion on their way."""
         numbers = self._state.numbers
-        marked = [run for run in acked if run.marked]
+        marked = 0
+        for run in acked:
+            if run.marked:
+                marked += run.count
         if counts is None:
-            self._conclude(marked, FAILED if marked else None)
+            if marked:
+                self._conclude(acked, FAILED)
             return False
-        before = numbers.ecn_acked
-        news = [now - then for now, then in zip(counts, before, strict=True)]
-        if not any(news) and not marked:
-            return False
+        ect_0, ect_1, met = counts
+        ect_0_before, ect_1_before, met_before = numbers.ecn_acked
         agrees = (
-            min(news) >= 0
-            and news[0] + news[2] >= sum([run.count for run in marked])
-            and counts[0] <= numbers.ecn_sent
-            and not counts[1]  # never sent
+            ect_0 >= ect_0_before
+            and met >= met_before
+            and ect_0 - ect_0_before + met - met_before >= marked
+            and ect_0 <= numbers.ecn_sent
+            and not ect_1  # never sent
         )
-        numbers.ecn_acked = [max(pair) for pair in zip(counts, before, strict=True)]
+        numbers.ecn_acked = [
+            max(ect_0, ect_0_before),
+            max(ect_1, ect_1_before),
+            max(met, met_before),
+        ]
         if not agrees:
-            self._conclude(marked, FAILED)
+            self._conclude(acked, FAILED)
             return False
-        self._conclude(marked, CAPABLE if marked else None)
-        return news[2] > 0
+        if marked:
+            self._conclude(acked, CAPABLE)
+        return met > met_before
 
     # --- helpers, in reading order --------------------------------------------------------------
 
-    def _conclude(self, marked: list[SentRun], verdict: int | None) -> None:
-        """On the paths that these runs took; where there are none, on the one in use."""
-        if verdict is None:
+    def _conclude(self, acked: list[SentRun], verdict: int) -> None:
+        """On the paths that the marked ones took; where there are none, on the one in use."""
+        paths = self._state.paths
+        if len(paths) == 1 and paths[0].ecn == verdict:
             return
-        serials = {run.path for run in marked} or {self._state.paths[0].serial}
-        for path in self._state.paths:
+        serials = {run.path for run in acked if run.marked} or {paths[0].serial}
+        for path in paths:
             if path.serial in serials and path.ecn != FAILED:
                 path.ecn = verdict
 

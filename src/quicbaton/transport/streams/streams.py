@@ -90,7 +90,7 @@ class Streams:
 
     def held_bytes(self) -> int:
         """What the connection holds of its peer's bytes and of its program's."""
-        return flow_rules.held_bytes(self._flow) + self._written
+        return self._flow.receive_used - self._flow.receive_consumed + self._written
 
     def buffered_bytes(self, stream_id: int) -> int:
         """Bytes written and never sent yet; 0 for a stream that cannot send (any more)."""
@@ -120,7 +120,8 @@ class Streams:
         send_half.write(half, data, fin)
         self._written += len(data)
         self._send_end += len(data)
-        if half.end - half.next >= self._buffer_high_bytes():
+        unsent = half.end - half.next
+        if unsent >= limits.SMALL_BUFFER_HIGH_BYTES and unsent >= self._buffer_high_bytes():
             half.congested = True
         if stream_id not in self._turns:
             # One that is queued has something to send, and has more now.
@@ -220,7 +221,8 @@ class Streams:
         stop = offset + len(data)
         if fin or half.final != NONE:
             receive_half.check_final_size(half, stop, fin, f.STREAM)
-            self._review_control(stream_id, stream)
+            if stream_id in self._control:
+                self._review_control(stream_id, stream)
         if stop > half.highest:
             flow_rules.count_received(self._flow, receive_half.grow(half, stop, f.STREAM), f.STREAM)
         if receive_half.is_discarding(half):
@@ -285,6 +287,8 @@ class Streams:
         assert half is not None  # by the direction
         if limit > half.limit:
             half.limit = limit
+            if half.next == half.end and not half.lost:
+                return  # nothing has waited for it
             half.blocked_due = False
             self._review_control(stream_id, stream)
             self._settle(stream_id, half)
