@@ -1,4 +1,4 @@
-"""`quicbaton serve FOLDER`, one process, as users run it, with figures of the process."""
+"""`quicbaton serve`, one process, as users run it, with figures of the process."""
 
 import json
 import os
@@ -9,21 +9,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+#: Serves the folder, and what else the innocent beside an attack ask for.
+NEIGHBOURHOOD = "bench.servers.neighbourhood:Neighbourhood"
+
 
 class FileServer:
-    """Serves the folder `files`; what it keeps of its own is in `folder`."""
+    """Serves the folder `files`, by the program `app` if there is one; what it keeps of its own is
+    in `folder`."""
 
-    def __init__(self, folder: Path, files: Path, *options: str) -> None:
+    def __init__(self, folder: Path, files: Path, *options: str, app: str = "") -> None:
         run = folder / "run"
         run.mkdir(mode=0o700, exist_ok=True)
         environment = {
             **os.environ,
             "XDG_STATE_HOME": str(folder / "state"),
             "XDG_RUNTIME_DIR": str(run),
+            "NEIGHBOURHOOD": str(files),
         }
+        what = ("--app", app) if app else (str(files),)
         arguments = ("--host", "127.0.0.1", "--port", "0", "--json", *options)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "quicbaton", "serve", str(files), *arguments],
+            [sys.executable, "-m", "quicbaton", "serve", *what, *arguments],
             env=environment,
             stdout=subprocess.PIPE,
             text=True,

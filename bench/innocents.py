@@ -1,8 +1,9 @@
 """Innocent clients beside an attack: libcurl over HTTP/3, noting how long it ever waits.
 
-Two connections, a thread each: one asks for a small file again and again, one downloads a megabyte
-again and again and looks at the pauses between the pieces of the body. A line on stdin is answered
-with the longest waits since the line before, the one that goes on included.
+Three connections, a thread each: one asks for a small file again and again, one downloads a
+megabyte again and again and looks at the pauses between the pieces of the body, and one uploads and
+looks at the time until it has the answer. A line on stdin is answered with the longest waits since
+the line before, the one that goes on included.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ import pycurl
 _TIMEOUT_S = 60
 #: Between two requests: the clients should not be the load that is measured.
 _PAUSE_S = 0.01
+_UPLOAD = bytes(range(256)) * 256
 
 
 class Waits(msgspec.Struct):
@@ -25,15 +27,18 @@ class Waits(msgspec.Struct):
 
     request_ms: float
     body_ms: float
+    upload_ms: float
     requests: int
     downloads: int
+    uploads: int
     broken: list[str]
 
 
 class _Client(threading.Thread):
     """One connection that asks for one file."""
 
-    def __init__(self, url: str, ca_file: Path, sha256: str) -> None:
+    def __init__(self, url: str, ca_file: Path, sha256: str, upload: bytes = b"") -> None:
+        """Each answer is to have that hash; with `upload` as the request's body."""
         super().__init__(daemon=True)
         self._sha256 = sha256
         self._curl = pycurl.Curl()
@@ -47,6 +52,9 @@ class _Client(threading.Thread):
             (pycurl.WRITEFUNCTION, self._on_piece),
         ):
             self._curl.setopt(option, value)
+        if upload:
+            self._curl.setopt(pycurl.POSTFIELDS, upload)
+            self._curl.setopt(pycurl.HTTPHEADER, ["Expect:"])
         self._digest = hashlib.sha256()
         self._connected = False
         self._lock = threading.Lock()
@@ -98,11 +106,15 @@ class _Client(threading.Thread):
 
 
 def main() -> None:
-    """PORT CA SMALL-SHA256 BODY-SHA256: ask for /small and /body until stdin ends."""
+    """PORT CA SMALL-SHA256 BODY-SHA256: ask for /small and /body until stdin ends; upload."""
     port, ca_file, small, body = sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+    site = f"https://localhost:{port}"
+    # An upload's answer is the hash of its body.
+    answer = hashlib.sha256(hashlib.sha256(_UPLOAD).hexdigest().encode()).hexdigest()
     clients = [
-        _Client(f"https://localhost:{port}/{name}", ca_file, sha256)
-        for name, sha256 in (("small", small), ("body", body))
+        _Client(f"{site}/small", ca_file, small),
+        _Client(f"{site}/body", ca_file, body),
+        _Client(f"{site}/upload", ca_file, answer, _UPLOAD),
     ]
     for client in clients:
         client.ask_once()
@@ -110,10 +122,8 @@ def main() -> None:
         client.start()
     print("ready", flush=True)
     for _ in sys.stdin:
-        (request_ms, requests, broken), (body_ms, downloads, more) = (
-            client.take() for client in clients
-        )
-        waits = Waits(request_ms, body_ms, requests, downloads, broken + more)
+        longest_ms, counts, broken = zip(*(client.take() for client in clients), strict=True)
+        waits = Waits(*longest_ms, *counts, [what for one in broken for what in one])
         print(msgspec.json.encode(waits).decode(), flush=True)
 
 

@@ -1,6 +1,7 @@
 """Fixtures that many tests share, and the tables that some fill, at the end of a run."""
 
 import datetime
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +16,14 @@ from quicbaton.cli.certificate import CertificateFiles, write_self_signed
 # How long an example takes says how busy the machine is.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where Python is to leave no bytecode beside its sources, the processes that tests start, a
+    thousand of them, would compile everything anew: half a second of each."""
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        folder = config.rootpath / ".pytest_cache" / "bytecode"
+        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(folder))
 
 
 @pytest.fixture

@@ -9,10 +9,12 @@ socket buffer: that anybody can fill a link with packets is no news about a serv
 * Per attack, alone: CPU time of the server process (user and system) per 1,000 bytes that the
   attacker sent, the peak of its resident memory above what it was before, and what the attacker
   was told in the end. A server of its own each.
-* Per attack and round, beside two innocent libcurls (`bench.innocents`): the longest time that
-  one of them waits, for the answer to a small request or for the next piece of a download.
-  Reported is the median over the rounds. Before each attack the innocent are looked at for as
-  long without one; `undisturbed_wait_ms` is the median of that.
+* Per attack and round, beside three innocent libcurls (`bench.innocents`) and two connections of
+  aioquic (`bench.bystanders`): the longest time that one of them waits, for the answer to a small
+  request, for the next piece of a download, for the answer to an upload, for what a WebTransport
+  session echoes, and, after the attack, for the answer to an idle connection. Reported is the
+  median over the rounds. Before each attack the innocent are looked at for as long without one;
+  `undisturbed_wait_ms` is the median of that.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,9 @@ import msgspec
 from tests.clients.hostile import ATTACKS, Result
 
 from bench.benchmark import Benchmark
-from bench.file_server import FileServer
-from bench.innocents import Waits
+from bench.bystanders import Waits as BystanderWaits
+from bench.file_server import NEIGHBOURHOOD, FileServer
+from bench.innocents import Waits as InnocentWaits
 from bench.processes import Program
 
 _SECONDS = 2.0
@@ -104,25 +108,24 @@ def _alone(folder: Path, files: Path, attack: str, seconds: float) -> dict[str, 
 
 def _beside(folder: Path, files: Path, attack: str, seconds: float) -> dict[str, Any]:
     hashes = [hashlib.sha256((files / name).read_bytes()).hexdigest() for name in ("small", "body")]
-    with FileServer(folder, files) as server:
+    with FileServer(folder, files, app=NEIGHBOURHOOD) as server, ExitStack() as stack:
         arguments = (str(server.port), str(server.certificate), *hashes)
-        with Program("bench.innocents", *arguments) as innocents:
-            innocents.read_line()
-            _ask(innocents)
-            time.sleep(seconds + _AFTERMATH_S)
-            undisturbed = _ask(innocents)
-            result = _attack(server.port, attack, seconds)
-            time.sleep(_AFTERMATH_S)
-            disturbed = _ask(innocents)
-    if disturbed.broken or undisturbed.broken:
-        raise RuntimeError(f"{attack} hurt the innocent: {disturbed.broken} {undisturbed.broken}")
+        innocents = stack.enter_context(Program("bench.innocents", *arguments))
+        bystanders = stack.enter_context(Program("bench.bystanders", str(server.port)))
+        for program in (innocents, bystanders):
+            program.read_line()
+        _ask(innocents, bystanders)
+        time.sleep(seconds + _AFTERMATH_S)
+        undisturbed, _ = _ask(innocents, bystanders)
+        result = _attack(server.port, attack, seconds)
+        time.sleep(_AFTERMATH_S)
+        disturbed, broken = _ask(innocents, bystanders)
+    if broken:
+        raise RuntimeError(f"{attack} hurt the innocent: {broken}")
     return {
-        "undisturbed_ms": max(undisturbed.request_ms, undisturbed.body_ms),
-        "worst_ms": max(disturbed.request_ms, disturbed.body_ms),
-        "request_ms": disturbed.request_ms,
-        "body_ms": disturbed.body_ms,
-        "requests": disturbed.requests,
-        "downloads": disturbed.downloads,
+        "undisturbed_ms": max(undisturbed.values()),
+        "worst_ms": max(disturbed.values()),
+        **disturbed,
         "closed": result.closed,
         "packets": result.packets,
     }
@@ -136,9 +139,20 @@ def _attack(port: int, attack: str, seconds: float) -> Result:
     return msgspec.json.decode(output, type=Result)
 
 
-def _ask(innocents: Program) -> Waits:
-    innocents.write_line("")
-    return msgspec.json.decode(innocents.read_line(), type=Waits)
+def _ask(innocents: Program, bystanders: Program) -> tuple[dict[str, float], list[str]]:
+    """Their longest waits in ms, by what for, and what is broken."""
+    for program in (innocents, bystanders):
+        program.write_line("")
+    curls = msgspec.json.decode(innocents.read_line(), type=InnocentWaits)
+    others = msgspec.json.decode(bystanders.read_line(), type=BystanderWaits)
+    waits = {
+        "request_ms": curls.request_ms,
+        "body_ms": curls.body_ms,
+        "upload_ms": curls.upload_ms,
+        "session_ms": others.session_ms,
+        "idle_ms": others.idle_ms,
+    }
+    return waits, curls.broken + others.broken
 
 
 def _write_files(folder: Path) -> Path:

@@ -1,9 +1,10 @@
 """Innocent clients of a server under attack: nothing that one client does hurts another.
 
 The attacks are those of `docs/security.md`, by `tests.clients.hostile` in a process of its own,
-against `quicbaton serve`. Three libcurls are beside each: one asks for a small file again and
-again, one downloads again and again, and one downloads at a limited rate. How long they wait is
-the benchmark `hostile`'s to say.
+against `quicbaton serve`. Beside each are four libcurls, of which one asks for a small file again
+and again, one downloads again and again, one uploads, and one downloads at a limited rate; and two
+connections of aioquic, of which one talks in a WebTransport session and one is idle. How long they
+wait is the benchmark `hostile`'s to say.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from attacker import resident_bytes
-from bench.file_server import FileServer
+from bench.file_server import NEIGHBOURHOOD, FileServer
 from tests.clients.hostile import ATTACKS, Result
 
 pytestmark = pytest.mark.process
@@ -50,7 +51,6 @@ _ENDS = {
     "optimistic_acks": {"transport 0xa", "reset"},
     "ack_scans": {"transport 0xa", "reset"},
     "key_updates": {"transport 0xe"},
-    "datagrams": {"transport 0xa"},
 }
 
 
@@ -63,7 +63,7 @@ def _serving(folder: Path) -> Iterator[tuple[FileServer, dict[str, str]]]:
         content = os.urandom(size)
         (files / name).write_bytes(content)
         hashes[name] = hashlib.sha256(content).hexdigest()
-    with FileServer(folder, files) as server:
+    with FileServer(folder, files, app=NEIGHBOURHOOD) as server:
         yield server, hashes
 
 
@@ -77,22 +77,44 @@ async def _run(*command: str) -> bytes:
     return output
 
 
+@asynccontextmanager
+async def _beside(module: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, *arguments),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert await process.stdout.readline() == b"ready\n"
+        yield process
+    finally:
+        process.stdin.close()
+        await process.wait()
+
+
+async def _ask(process: asyncio.subprocess.Process) -> dict[str, Any]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"\n")
+    found: dict[str, Any] = json.loads(await process.stdout.readline())
+    return found
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_neighbours_of_an_attack_are_served(attack: str, tmp_path: Path) -> None:
     async def main() -> None:
         seconds = _LIMITED_SECONDS if attack in _ENDS else _SECONDS
-        with _serving(tmp_path) as (server, hashes):
+        async with AsyncExitStack() as stack:
+            server, hashes = stack.enter_context(_serving(tmp_path))
             ca = str(server.certificate)
             url = f"https://localhost:{server.port}/body"
-            innocent = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "bench.innocents", str(server.port), ca),
-                *(hashes["small"], hashes["body"]),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+            port = str(server.port)
+            curls = await stack.enter_async_context(
+                _beside("bench.innocents", port, ca, hashes["small"], hashes["body"])
             )
-            assert innocent.stdin is not None
-            assert innocent.stdout is not None
-            assert await innocent.stdout.readline() == b"ready\n"
+            others = await stack.enter_async_context(_beside("bench.bystanders", port))
             before = resident_bytes(server.pid)
             download, output = await asyncio.gather(
                 _run("quicbaton.cli.curl", url, "--ca", ca, "--rate", "2000000"),
@@ -105,12 +127,10 @@ def test_neighbours_of_an_attack_are_served(attack: str, tmp_path: Path) -> None
             # Byte for byte, over the connections that they began on.
             outcome: dict[str, Any] = json.loads(download.splitlines()[-1])
             assert outcome["sha256"] == hashes["body"], outcome["error"]
-            innocent.stdin.write(b"\n")
-            waits = json.loads(await innocent.stdout.readline())
-            assert waits["broken"] == []
-            assert waits["requests"] > 0
-            innocent.stdin.close()
-            await innocent.wait()
+            for process, counted in ((curls, ("requests", "uploads")), (others, ("echoes",))):
+                found = await _ask(process)
+                assert found["broken"] == []
+                assert all(found[name] > 0 for name in counted), found
             assert resident_bytes(server.pid) - before < _MEMORY_BYTES
             assert result.largest_ratio <= 3  # RFC 9000 §8.1
             if attack in _ENDS:

@@ -130,10 +130,9 @@ class Turns(Generic[OwnerT]):
 
     def _share(self, owner: OwnerT) -> int:
         """How many datagrams of the owner fill a turn."""
-        cost_s = self._costs.get(owner)
-        if cost_s is None:
+        if owner not in self._costs:
             return MAX_SHARE_DATAGRAMS
-        return max(_LEAST_DATAGRAMS, int(TURN_S / cost_s))
+        return max(_LEAST_DATAGRAMS, int(TURN_S / self._costs[owner]))
 
     def _serve_timed(
         self, owner: OwnerT, group: list[Datagram], *, late: bool, costly: bool
