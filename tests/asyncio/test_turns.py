@@ -7,7 +7,12 @@ from collections.abc import Awaitable, Callable
 
 from quicbaton.asyncio.endpoint.turns import Turns
 from quicbaton.asyncio.endpoint.udp import Datagram
-from quicbaton.limits import MAX_SHARE_DATAGRAMS, MAX_WAITING_PER_OWNER, TURN_S
+from quicbaton.limits import (
+    BULK_SHARE_DATAGRAMS,
+    MAX_SHARE_DATAGRAMS,
+    MAX_WAITING_PER_OWNER,
+    TURN_S,
+)
 
 
 class Party:
@@ -74,7 +79,7 @@ def test_more_than_a_share_waits_for_the_next_turn() -> None:
         scene.send((scene.party("a"), 3 * MAX_SHARE_DATAGRAMS), (scene.party("b"), 1))
         assert scene.served == [("a", MAX_SHARE_DATAGRAMS), ("b", 1)]
         await _all_served(scene)
-        assert scene.served[2:] == [("a", MAX_SHARE_DATAGRAMS)] * 2
+        assert sum(count for _, count in scene.served[2:]) == 2 * MAX_SHARE_DATAGRAMS
 
     play(main)
 
@@ -144,6 +149,38 @@ def test_a_costly_connection_that_is_alone_need_not_stand_in_line() -> None:
         assert scene.served == [("costly", 4)]
         await _all_served(scene)
         assert scene.served[1:] == [("costly", 1)]
+
+    play(main)
+
+
+def test_an_upload_is_served_in_larger_batches() -> None:
+    async def main(scene: Scene) -> None:
+        party = scene.party("upload", TURN_S / 200)
+        for _ in range(8):
+            scene.send((party, BULK_SHARE_DATAGRAMS))
+            await _all_served(scene)
+        assert scene.served[-1] == ("upload", BULK_SHARE_DATAGRAMS)
+        # What it costs then counts at once.
+        party.cost_s = TURN_S / 8
+        scene.send((party, BULK_SHARE_DATAGRAMS))
+        scene.send((party, BULK_SHARE_DATAGRAMS), (scene.party("other"), 1))
+        scene.served.clear()
+        await asyncio.sleep(0)
+        assert scene.served == [("upload", 8)]
+
+    play(main)
+
+
+def test_a_turn_has_several_shares_where_they_fit() -> None:
+    async def main(scene: Scene) -> None:
+        parties = [scene.party(str(number), TURN_S / 100) for number in range(3)]
+        for party in parties:
+            scene.turns.expect(party, 4)
+        scene.send(*((party, 12) for party in parties))
+        await asyncio.sleep(0)
+        assert [name for name, _ in scene.served[:6]] == ["0", "1", "2"] * 2
+        await _all_served(scene)
+        assert sum(count for _, count in scene.served) == 36
 
     play(main)
 

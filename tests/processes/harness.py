@@ -280,6 +280,12 @@ class World:
         return Curl(self.certificate, port, size, rate)
 
 
+class RunningWorld(World):
+    """Its servers have requests that cannot be exported."""
+
+    program = Path(__file__).with_name("running_server.py")
+
+
 class Curl:
     """libcurl in a process of its own, downloading; `entry` as `World` has it.
 

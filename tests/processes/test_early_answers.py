@@ -9,19 +9,13 @@ from typing import Any
 
 import pycurl
 import pytest
-from harness import Server, World, until
+from harness import RunningWorld, Server, World, until
 from moving_server import content
 
 pytestmark = pytest.mark.process
 
 _UPLOAD_BYTES = 100_000_000
 _ANSWER_BYTES = 200_000
-
-
-class RunningWorld(World):
-    """Its servers have requests that cannot be exported."""
-
-    program = Path(__file__).with_name("running_server.py")
 
 
 @pytest.fixture

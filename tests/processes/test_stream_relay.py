@@ -8,13 +8,12 @@ import json
 import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic import events
-from harness import Server, World, until
+from harness import RunningWorld, Server, World, until
 from moving_server import content
 from wire import Relay
 
@@ -27,12 +26,6 @@ pytestmark = pytest.mark.process
 
 _REQUEST_CANCELLED = 0x10C
 _INTERNAL_ERROR = 0x102
-
-
-class RunningWorld(World):
-    """Its servers have requests that cannot be exported."""
-
-    program = Path(__file__).with_name("running_server.py")
 
 
 @pytest.fixture

@@ -25,21 +25,9 @@ OFFER: Final[dict[int, int]] = {
     Setting.WEBTRANSPORT_MAX_SESSIONS_13: 1,
     Setting.WEBTRANSPORT_ENABLED: 1,
 }
-#: Of these a peer that speaks WebTransport sends one at least.
-_SUPPORT: Final = (
-    Setting.ENABLE_WEBTRANSPORT,
-    Setting.WEBTRANSPORT_MAX_SESSIONS_07,
-    Setting.WEBTRANSPORT_MAX_SESSIONS_13,
-    Setting.WEBTRANSPORT_ENABLED,
-)
 #: "Resetting Data Streams": where a program's 32-bit codes lie among those of HTTP/3.
 _FIRST_CODE: Final = 0x52E4A40FA8DB
 _LAST_CODE: Final = 0x52E5AC983162
-
-
-def is_supported(settings: dict[int, int]) -> bool:
-    """Whether a peer with these settings speaks WebTransport, in any draft."""
-    return any(settings.get(setting) for setting in _SUPPORT)
 
 
 def check_settings(settings: dict[int, int]) -> None:

@@ -5,10 +5,11 @@ processed at once, as long as the batch has not taken a turn's time; what is lef
 owners in line take turns, and between two turns the event loop reads the socket, so whoever is not
 in line is served before them.
 
-An owner's share is what fits a turn at the cost of its last datagrams. One whose share is smaller
-than everybody's stands in line from the beginning, unless it is alone. A cost that rises counts at
-once; it falls with each datagram that takes less. A new connection has to prove itself: its first
-share is small.
+An owner's share is what fits a turn at the cost of its last datagrams: of an upload it is larger
+than of those of whom nothing is known, since who is served in larger batches is served for less.
+One whose share is smaller than theirs stands in line from the beginning, unless it is alone. A cost
+that rises counts at once; it falls with each datagram that takes less. A new connection has to
+prove itself: its first share is small.
 
 So the wait of a connection that asks for little is about a turn, whatever the others send, and
 costly connections share among themselves what time is left.
@@ -25,6 +26,7 @@ from weakref import WeakKeyDictionary
 
 from quicbaton.asyncio.endpoint.udp import Datagram
 from quicbaton.limits import (
+    BULK_SHARE_DATAGRAMS,
     MAX_SHARE_DATAGRAMS,
     MAX_WAITING_DATAGRAMS,
     MAX_WAITING_PER_OWNER,
@@ -33,6 +35,9 @@ from quicbaton.limits import (
 
 #: How many cheap datagrams make up for dear ones, nearly: those of a page load.
 _MEMORY_DATAGRAMS: Final = 8
+
+#: A datagram of those who can have a full share takes no longer.
+_ORDINARY_COST_S: Final = TURN_S / MAX_SHARE_DATAGRAMS
 
 #: However costly they are: a first flight of two datagrams is one step for its handshake.
 _LEAST_DATAGRAMS: Final = 2
@@ -56,7 +61,7 @@ class Turns(Generic[OwnerT]):
         self._loop = asyncio.get_running_loop()
         #: Who waits, in the order in which they are served, and with what.
         self._line: dict[OwnerT, deque[Datagram]] = {}
-        #: Seconds per datagram, of those who cannot have a full share.
+        #: Seconds per datagram, of those who cannot have a full share, or can have a larger one.
         self._costs: WeakKeyDictionary[OwnerT, float] = WeakKeyDictionary()
         self._next: asyncio.Handle | None = None
         self._waiting = 0
@@ -78,11 +83,11 @@ class Turns(Generic[OwnerT]):
         until_s = 0.0 if alone else self._clock() + TURN_S
         for owner, group in groups.items():
             late = until_s and self._clock() > until_s
-            costly = owner in self._costs
+            share = self._share(owner)
+            costly = share < MAX_SHARE_DATAGRAMS
             if late or owner in self._line or (costly and not alone):
                 self._stand_in_line(owner, group)
                 continue
-            share = self._share(owner) if costly else MAX_SHARE_DATAGRAMS
             if len(group) > share:
                 self._stand_in_line(owner, group[share:])
                 group = group[:share]  # noqa: PLW2901 - the rest is in line
@@ -112,19 +117,21 @@ class Turns(Generic[OwnerT]):
             self._next = self._loop.call_soon(self._serve_line)
 
     def _serve_line(self) -> None:
-        """One turn: a share of each, as long as there is time."""
+        """One turn: a share of each, round and round as long as another is expected to fit."""
         self._next = None
         until_s = self._clock() + TURN_S
-        for owner in list(self._line):
+        expected_s = 0.0
+        while self._line and self._clock() + expected_s <= until_s:
+            owner = next(iter(self._line))
             waiting = self._line.pop(owner)
             group = [waiting.popleft() for _ in range(min(self._share(owner), len(waiting)))]
             self._waiting -= len(group)
             if waiting:
                 self._line[owner] = waiting  # behind all others
             if group:
+                begun_s = self._clock()
                 self._serve_timed(owner, group, late=True, costly=True)
-            if self._clock() > until_s:
-                break
+                expected_s = self._clock() - begun_s
         if self._line and self._next is None:
             self._next = self._loop.call_soon(self._serve_line)
 
@@ -132,7 +139,8 @@ class Turns(Generic[OwnerT]):
         """How many datagrams of the owner fill a turn."""
         if owner not in self._costs:
             return MAX_SHARE_DATAGRAMS
-        return max(_LEAST_DATAGRAMS, int(TURN_S / self._costs[owner]))
+        fitting = int(TURN_S / self._costs[owner])
+        return min(max(_LEAST_DATAGRAMS, fitting), BULK_SHARE_DATAGRAMS)
 
     def _serve_timed(
         self, owner: OwnerT, group: list[Datagram], *, late: bool, costly: bool
@@ -143,17 +151,19 @@ class Turns(Generic[OwnerT]):
         else:
             self._serve(owner, group)
         spent_s = self._clock() - begun_s
-        if costly or spent_s > TURN_S:
+        if costly or spent_s > TURN_S or len(group) >= MAX_SHARE_DATAGRAMS:
             self._learn(owner, spent_s / len(group), len(group))
 
     def _learn(self, owner: OwnerT, spent_s: float, count: int) -> None:
         """So many datagrams have just taken so long each."""
         if type(owner).__weakrefoffset__ == 0:
             return  # a sleeper's, which becomes a session by its first datagram
-        cost_s = self._costs.get(owner, 0.0)
+        cost_s = self._costs.get(owner, _ORDINARY_COST_S)
         if spent_s < cost_s:
-            spent_s = cost_s + (spent_s - cost_s) * min(1.0, count / _MEMORY_DATAGRAMS)
-        if spent_s * MAX_SHARE_DATAGRAMS > TURN_S:
+            # Dear ones are forgiven soon; what deserves a larger share shows in the long run.
+            memory = _MEMORY_DATAGRAMS if cost_s > _ORDINARY_COST_S else BULK_SHARE_DATAGRAMS
+            spent_s = cost_s + (spent_s - cost_s) * min(1.0, count / memory)
+        if spent_s > _ORDINARY_COST_S or count >= MAX_SHARE_DATAGRAMS:
             self._costs[owner] = spent_s
         else:
             self._costs.pop(owner, None)
