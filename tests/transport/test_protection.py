@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quicbaton.errors import InternalError, PeerError, TransportError
+from quicbaton.testing import Pair
 from quicbaton.transport.frames import AEAD_LIMIT_REACHED, KEY_UPDATE_ERROR, PROTOCOL_VIOLATION
 from quicbaton.transport.packets.cipher import header_key, key_and_iv
 from quicbaton.transport.packets.protection import PacketProtection, next_keys
@@ -699,3 +700,14 @@ def test_aioquic_rejects_what_is_sealed_with_other_keys() -> None:
     (packet,) = ours.seal(b"payload")
     with pytest.raises(CryptoError):
         aioquic_open(aioquic_pair(0x1301, 1), packet, 0)
+
+
+def test_a_snapshot_leaves_out_header_keys_that_can_be_derived() -> None:
+    pair = Pair()
+    pair.connect()
+    pair.run(seconds=1)
+    state = pair.server.connection._state
+    assert state.protection.send_hp
+    assert state.protection.recv_hp
+    frozen = pair.server.connection.freeze(pair.now)
+    assert (frozen.protection.send_hp, frozen.protection.recv_hp) == (b"", b"")

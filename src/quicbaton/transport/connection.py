@@ -428,6 +428,7 @@ class Connection(ApplicationSide):
         if self._quic_logger is not None:
             qlog.log_owner(self._quic_logger, event, self._state)
         self._put_back()
+        self._protection.compact()
         self._spent = True
         self._memory.close()
         return self._state

@@ -67,8 +67,8 @@ class ProtectionState(_State):
 
     version: int  # QUIC version: its HKDF labels
     cipher: int  # TLS cipher suite number
-    # Header protection keys survive key updates: after one they cannot be derived. Empty before,
-    # when they follow from the secrets (§5.1): 32 to 64 bytes less of nearly every connection.
+    # Header protection keys survive key updates: after one they cannot be derived. Before, as they
+    # follow from the secrets (§5.1), they may be empty, and are in a snapshot: 32 to 64 bytes less.
     send_hp: bytes
     recv_hp: bytes
     send: Keys

@@ -110,6 +110,14 @@ class PacketProtection:
         self._sealing()
         self._prepare_to_open()
 
+    def compact(self) -> None:
+        """Leave out what follows from the rest: before a snapshot."""
+        state = self._state
+        if not state.send_generation:
+            state.send_hp = b""
+        if not state.recv_generation:
+            state.recv_hp = b""
+
     # --- sending ------------------------------------------------------------------------------
 
     def seal(
@@ -454,8 +462,8 @@ class PacketProtection:
         if self._send is None:
             state = self._state
             self._send = KeyContext(state.version, state.cipher, state.send)
-            hp = header_key(state.version, state.cipher, state.send_hp, state.send)
-            self._send_masks = self._suite.masks(hp)
+            state.send_hp = header_key(state.version, state.cipher, state.send_hp, state.send)
+            self._send_masks = self._suite.masks(state.send_hp)
         return self._send
 
     def _prepare_to_open(self) -> None:
@@ -463,8 +471,8 @@ class PacketProtection:
             return
         self._can_open = True
         state = self._state
-        hp = header_key(state.version, state.cipher, state.recv_hp, state.recv)
-        self._receive_masks = self._suite.masks(hp)
+        state.recv_hp = header_key(state.version, state.cipher, state.recv_hp, state.recv)
+        self._receive_masks = self._suite.masks(state.recv_hp)
         self._receive = KeyContext(state.version, state.cipher, state.recv)
         if state.previous_recv is not None:
             self._previous = KeyContext(state.version, state.cipher, state.previous_recv)
