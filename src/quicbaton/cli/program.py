@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from aioquic.quic.configuration import QuicConfiguration
 
+from quicbaton.asgi import AsgiProtocol, Lifespan
+from quicbaton.asyncio import QuicConnectionProtocol
 from quicbaton.asyncio.endpoint.endpoint import CreateProtocol
 from quicbaton.errors import ConfigurationError
 from quicbaton.files import FileProtocol, Folder
@@ -33,6 +37,8 @@ class Program(NamedTuple):
     health: Callable[[], Awaitable[None]] | None
     #: Sets what the program wants otherwise than we would have it; None: nothing.
     settings: Callable[[QuicConfiguration], None] | None
+    #: Of an ASGI program.
+    lifespan: Lifespan | None = None
 
     def configure(self, configuration: QuicConfiguration) -> None:
         """Let the program choose ALPN, DATAGRAM size, windows and whatever else is in there.
@@ -50,8 +56,10 @@ class Program(NamedTuple):
                 code="application",
             ) from error
 
-    async def check(self) -> None:
-        """ConfigurationError when the program says that it is not healthy."""
+    async def start(self) -> None:
+        """Let the program begin. ConfigurationError when it cannot, or is not healthy."""
+        if self.lifespan is not None:
+            await self.lifespan.startup()
         if self.health is None:
             return
         try:
@@ -63,11 +71,32 @@ class Program(NamedTuple):
                 code="unhealthy",
             ) from error
 
+    async def stop(self) -> None:
+        """Let the program clean up."""
+        if self.lifespan is not None:
+            await self.lifespan.shutdown()
+
+
+def named_program(options: argparse.Namespace) -> str | None:
+    """MODULE:NAME of the program to serve; None for a folder."""
+    if options.app is not None:
+        return str(options.app)
+    return str(options.folder) if _names_program(options.folder) else None
+
+
+def check_folder(folder: Path) -> None:
+    """ConfigurationError for what is neither a folder nor MODULE:NAME."""
+    if not folder.is_dir() and not _names_program(folder):
+        raise ConfigurationError(
+            f"{folder} is not a folder, nor the MODULE:NAME of a program: name one that exists"
+        )
+
 
 def program(options: argparse.Namespace) -> Program:
     """What the options name."""
-    if options.app is not None:
-        return load_program(options.app)
+    named = named_program(options)
+    if named is not None:
+        return load_program(named)
     folder = Folder(options.folder, dotfiles=options.dotfiles)
     create = partial(FileProtocol, folder=folder, listings=Listings(folder))
     return Program(str(folder.root), create, None, None)
@@ -78,11 +107,14 @@ def sleep_after_s(options: argparse.Namespace) -> float:
     a program, which may hold on to the object of a connection that sleeps."""
     if options.sleep_after is not None:
         return float(options.sleep_after)
-    return 0.0 if options.app is not None else _FOLDER_SLEEP_AFTER_S
+    return 0.0 if named_program(options) is not None else _FOLDER_SLEEP_AFTER_S
 
 
 def load_program(text: str) -> Program:
-    """MODULE:NAME. The module may have `async def health() -> None`, which raises when it is ill.
+    """MODULE:NAME: an ASGI 3 program, a QuicConnectionProtocol class, or a function that makes
+    protocols. They are told apart by what they are.
+
+    The module may have `async def health() -> None`, which raises when it is ill.
 
     What is named, or the module, may have `configure(configuration)`: it gets aioquic's
     QuicConfiguration, with HTTP/3 as protocol and DATAGRAM frames allowed, and changes what it
@@ -90,7 +122,7 @@ def load_program(text: str) -> Program:
 
     Raises ConfigurationError: it cannot be imported, or has no such name.
     """
-    module, found = import_named(text, what="--app", code="application")
+    module, found = import_named(text, what="a program", code="application")
     chosen = getattr(found, "configure", None) or getattr(module, "configure", None)
 
     def settings(configuration: QuicConfiguration) -> None:
@@ -98,7 +130,31 @@ def load_program(text: str) -> Program:
         if chosen is not None:
             chosen(configuration)
 
-    return Program(text, found, getattr(module, "health", None), settings)
+    health = getattr(module, "health", None)
+    if not _is_asgi(found):
+        return Program(text, found, health, settings)
+    lifespan = Lifespan(found, text)
+    create = partial(AsgiProtocol, application=found, lifespan=lifespan)
+    return Program(text, create, health, settings, lifespan)
+
+
+def _names_program(folder: Path) -> bool:
+    return ":" in str(folder) and not folder.is_dir()
+
+
+def _is_asgi(found: Any) -> bool:
+    """Whether it is called with (scope, receive, send), and awaited."""
+    if inspect.isclass(found):
+        if issubclass(found, QuicConnectionProtocol):
+            return False
+        raise ConfigurationError(
+            f"{found.__qualname__} is a class, and no QuicConnectionProtocol: name an ASGI "
+            "program, which is an object or an async function, or a protocol class",
+            code="application",
+        )
+    return inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(
+        getattr(found, "__call__", None)  # noqa: B004 - whether that is async, not whether it is
+    )
 
 
 def import_named(text: str, *, what: str, code: str) -> tuple[ModuleType, Callable[..., Any]]:

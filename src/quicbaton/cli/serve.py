@@ -34,7 +34,7 @@ from quicbaton.cli import id_forms, operate, supervise, user_state
 from quicbaton.cli.addresses import any_address
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.control import add_cluster_options, find_cluster
-from quicbaton.cli.program import program, sleep_after_s
+from quicbaton.cli.program import check_folder, program, sleep_after_s
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.limits import CONNECTION_WINDOW_BYTES, MEMORY_BUDGET_BYTES
@@ -51,12 +51,17 @@ def add_parser(commands: Any) -> None:
         description="Serve a folder over HTTP/3. Live connections can be handed to another "
         "process with `quicbaton handoff`, or all at once by starting that with --takeover.",
     )
-    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="the folder to serve")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        metavar="DIR or MODULE:NAME",
+        help="the folder to serve, or a program: an ASGI application, or a protocol class",
+    )
     parser.add_argument(
         "--app",
         metavar="MODULE:NAME",
-        help="serve your own protocol instead: a QuicConnectionProtocol class, or a function that "
-        "makes one",
+        help="the same as MODULE:NAME alone",
     )
     parser.add_argument(
         "--dotfiles",
@@ -132,9 +137,9 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace, reporter: Reporter) -> int:
     if (options.folder is None) == (options.app is None):
-        options.misunderstood("name a folder to serve, DIR, or a program with --app; not both")
-    if options.folder is not None and not options.folder.is_dir():
-        raise ConfigurationError(f"{options.folder} is not a folder: name one that exists")
+        options.misunderstood("name a folder to serve, DIR, or a program, MODULE:NAME; not both")
+    if options.folder is not None:
+        check_folder(options.folder)
     if (options.cert is None) != (options.key is None):
         raise ConfigurationError("--cert and --key go together: give both or neither")
     if options.workers is not None:
@@ -207,6 +212,7 @@ class Server:
             if metrics is not None:
                 metrics.close()
             node.close()
+            await self.finish()
             self.close()
 
     async def _begin(self) -> Node:
@@ -224,7 +230,11 @@ class Server:
         if self._options.keylog is not None:
             self._keylog = _open_keylog(self._options.keylog)
             self._configuration.secrets_log_file = self._keylog
-        await self._program.check()
+        await self._program.start()
+
+    async def finish(self) -> None:
+        """Let the program clean up: nobody is served any more."""
+        await self._program.stop()
 
     def close(self) -> None:
         """Close what `prepare` opened."""

@@ -64,6 +64,7 @@ async def _serve(assignment: Assignment, options: argparse.Namespace, reporter: 
         await worker.until_over()
     finally:
         node.close()
+        await server.finish()
         server.close()
     return 1 if worker.failed else 0
 

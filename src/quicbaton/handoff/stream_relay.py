@@ -61,6 +61,11 @@ class Sending:
         return self._uncredited_bytes + self._kept_bytes >= self._window_bytes
 
     @property
+    def room_bytes(self) -> int:
+        """How much makes it full; never nothing."""
+        return max(1, self._window_bytes - self._uncredited_bytes - self._kept_bytes)
+
+    @property
     def has_room(self) -> bool:
         return self._uncredited_bytes + self._kept_bytes <= self._window_bytes // 2
 

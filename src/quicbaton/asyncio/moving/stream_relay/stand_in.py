@@ -155,6 +155,12 @@ class StandIn:
         stream = self._streams.get(stream_id)
         return stream is not None and stream.congested
 
+    def send_room_bytes(self, stream_id: int) -> int:
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.sending is None:
+            return 1  # to write there fails, and says why
+        return stream.sending.room_bytes
+
     def can_send(self, stream_id: int) -> bool:
         stream = self._streams.get(stream_id)
         return stream is not None and stream.sending is not None and not stream.sending.ended

@@ -1,0 +1,16 @@
+"""ASGI 3 programs over HTTP/3 (https://asgi.readthedocs.io, specification 2.4 of HTTP).
+
+scope           what a program is told of a request
+exchange        one request and its response, between a task's awaits and events of HTTP/3
+lifespan        startup and shutdown of the program
+protocol        all of it as a protocol of `quicbaton.asyncio`
+
+A request is a task, which no bytes can move: when its connection does, its stream is relayed
+between the two processes until the task is done (`running_streams`). What the task has written
+moves as data. A program sees no difference: `http.disconnect` means that the client is gone.
+"""
+
+from quicbaton.asgi.lifespan import Lifespan
+from quicbaton.asgi.protocol import AsgiProtocol
+
+__all__ = ["AsgiProtocol", "Lifespan"]

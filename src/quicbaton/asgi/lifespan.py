@@ -1,0 +1,73 @@
+"""Startup and shutdown of a program (ASGI lifespan 2.0)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final
+
+from quicbaton.asgi.scope import Application, Message
+from quicbaton.errors import ConfigurationError
+
+_LOG: Final = logging.getLogger("quicbaton.asgi")
+
+
+class Lifespan:
+    """Runs the program's lifespan beside its requests; `state` is what it has left for them."""
+
+    def __init__(self, application: Application, name: str) -> None:
+        self.state: dict[str, Any] = {}
+        self._application = application
+        self._name = name
+        self._task: asyncio.Task[None] | None = None
+        self._inbox: asyncio.Queue[Message] = asyncio.Queue()
+        self._started = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._failure = ""
+
+    async def startup(self) -> None:
+        """Returns when the program is ready, at once for one that knows of no lifespan.
+
+        Raises ConfigurationError (`lifespan`) when it says that its startup failed.
+        """
+        self._inbox.put_nowait({"type": "lifespan.startup"})
+        self._task = asyncio.create_task(self._run())
+        await self._started.wait()
+        if self._failure:
+            raise ConfigurationError(
+                f"the startup of {self._name} failed: {self._failure}", code="lifespan"
+            )
+
+    async def shutdown(self) -> None:
+        """Returns when the program has cleaned up, or has ended before."""
+        if self._task is None or self._task.done():
+            return
+        self._inbox.put_nowait({"type": "lifespan.shutdown"})
+        await self._stopped.wait()
+        await asyncio.wait((self._task,))
+
+    async def _run(self) -> None:
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}}
+        try:
+            await self._application({**scope, "state": self.state}, self._inbox.get, self._send)
+        except Exception as error:
+            # The boundary to the program. Before it has answered, this says that it knows of no
+            # lifespan; afterwards it is a mistake that somebody should hear of.
+            if self._started.is_set():
+                _LOG.error("the lifespan of %s ended early", self._name, exc_info=error)
+        finally:
+            self._started.set()
+            self._stopped.set()
+
+    async def _send(self, message: Message) -> None:
+        match message["type"]:
+            case "lifespan.startup.complete":
+                self._started.set()
+            case "lifespan.startup.failed":
+                self._failure = message.get("message", "") or "it does not say why"
+                self._started.set()
+            case "lifespan.shutdown.complete":
+                self._stopped.set()
+            case "lifespan.shutdown.failed":
+                _LOG.error("the shutdown of %s failed: %s", self._name, message.get("message", ""))
+                self._stopped.set()

@@ -1,0 +1,228 @@
+"""An ASGI program behind HTTP/3, asked by libcurl."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import asgi_programs
+import pycurl
+import pytest
+from loopback import run, server_configuration
+
+from quicbaton.asgi import AsgiProtocol, Lifespan
+from quicbaton.asyncio import serve
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.errors import ConfigurationError
+
+#: What libcurl calls a stream that was reset: CURLE_HTTP2_STREAM, CURLE_HTTP3 and others.
+_RESET_CODES = {92, 95, pycurl.E_PARTIAL_FILE, pycurl.E_RECV_ERROR}
+
+
+class Answer:
+    """What came of a request."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.body = b""
+        self.fields: list[str] = []
+        self.error = 0
+
+
+class Client:
+    """One libcurl, one connection."""
+
+    def __init__(self, port: int, certificate: CertificateFiles) -> None:
+        self._site = f"https://localhost:{port}"
+        self._curl = pycurl.Curl()
+        self._curl.setopt(pycurl.CAINFO, str(certificate.certificate))
+        self._curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_3ONLY)
+        self._curl.setopt(pycurl.RESOLVE, [f"localhost:{port}:127.0.0.1"])
+        self._curl.setopt(pycurl.NOSIGNAL, 1)
+        self._curl.setopt(pycurl.TIMEOUT, 30)
+
+    async def ask(
+        self, path: str, body: bytes | None = None, *fields: str, timeout_s: int = 30
+    ) -> Answer:
+        answer, pieces = Answer(), []
+        curl = self._curl
+        curl.setopt(pycurl.URL, self._site + path)
+        curl.setopt(pycurl.HTTPHEADER, ["Expect:", *fields])
+        curl.setopt(pycurl.TIMEOUT, timeout_s)
+        curl.setopt(pycurl.WRITEFUNCTION, pieces.append)
+        curl.setopt(pycurl.HEADERFUNCTION, lambda line: answer.fields.append(line.decode()))
+        if body is None:
+            curl.setopt(pycurl.HTTPGET, 1)
+        else:
+            curl.setopt(pycurl.POSTFIELDS, body)
+        try:
+            await asyncio.to_thread(curl.perform)
+        except pycurl.error as error:
+            answer.error = error.args[0]
+        answer.status = curl.getinfo(pycurl.RESPONSE_CODE)
+        answer.body = b"".join(pieces)
+        return answer
+
+
+@asynccontextmanager
+async def serving(certificate: CertificateFiles, application: Any) -> AsyncIterator[Client]:
+    lifespan = Lifespan(application, "test:application")
+    await lifespan.startup()
+    server = await serve(
+        "127.0.0.1",
+        0,
+        configuration=server_configuration(certificate),
+        create_protocol=partial(AsgiProtocol, application=application, lifespan=lifespan),
+    )
+    try:
+        yield Client(server.port, certificate)
+    finally:
+        server.close()
+        await lifespan.shutdown()
+
+
+def ask_all(
+    certificate: CertificateFiles, asking: Callable[[Client], Awaitable[None]]
+) -> list[str]:
+    """Run `asking` beside the program of the tests; what that has noted."""
+    asgi_programs.STARTED.clear()
+
+    async def main() -> None:
+        async with serving(certificate, asgi_programs.application) as client:
+            await asking(client)
+
+    run(main)
+    return asgi_programs.STARTED
+
+
+def test_a_program_answers_and_has_the_state_of_its_startup(certificate: CertificateFiles) -> None:
+    async def asking(client: Client) -> None:
+        answer = await client.ask("/hello")
+        assert (answer.status, answer.body) == (200, b"hello from startup")
+
+    assert ask_all(certificate, asking) == ["lifespan.startup", "lifespan.shutdown"]
+
+
+def test_the_scope_says_what_the_specification_says(certificate: CertificateFiles) -> None:
+    async def asking(client: Client) -> None:
+        answer = await client.ask("/scope/caf%C3%A9%2Fx?a=1&b=%20", None, "x-mark: 1", "x-mark: 2")
+        scope = eval(answer.body)
+        assert scope["type"] == "http"
+        assert scope["http_version"] == "3"
+        assert scope["method"] == "GET"
+        assert scope["scheme"] == "https"
+        assert scope["path"] == "/scope/café/x"
+        assert scope["raw_path"] == b"/scope/caf%C3%A9%2Fx"
+        assert scope["query_string"] == b"a=1&b=%20"
+        assert scope["root_path"] == ""
+        host, *others = scope["headers"]
+        assert host[0] == b"host"
+        assert host[1].startswith(b"localhost:")
+        assert [value for name, value in others if name == b"x-mark"] == [b"1", b"2"]
+        assert not any(name.startswith(b":") for name, _ in others)
+        assert scope["client"][0] == "127.0.0.1"
+
+    ask_all(certificate, asking)
+
+
+@pytest.mark.parametrize("size", [0, 10, 3_000_000])
+def test_bodies_arrive_whole_both_ways(certificate: CertificateFiles, size: int) -> None:
+    async def asking(client: Client) -> None:
+        body = asgi_programs.pattern(size)
+        answer = await client.ask("/hash", body)
+        assert answer.body.decode() == hashlib.sha256(body).hexdigest()
+        answer = await client.ask(f"/large/{size}")
+        assert answer.body == body
+
+    ask_all(certificate, asking)
+
+
+def test_a_mistake_of_the_program_costs_its_request(
+    certificate: CertificateFiles, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def asking(client: Client) -> None:
+        answer = await client.ask("/raise")
+        assert (answer.error, answer.status, answer.body) == (0, 500, b"Internal Server Error")
+        answer = await client.ask("/nothing")
+        assert (answer.error, answer.status) == (0, 500)
+        # What is not whole must not look like it.
+        answer = await client.ask("/raise-late")
+        assert answer.error in _RESET_CODES
+        answer = await client.ask("/hello")
+        assert answer.status == 200
+
+    with caplog.at_level(logging.ERROR):
+        ask_all(certificate, asking)
+    assert len([one for one in caplog.records if one.name == "quicbaton.asgi"]) == 3
+
+
+def test_trailers_and_early_hints(certificate: CertificateFiles) -> None:
+    async def asking(client: Client) -> None:
+        answer = await client.ask("/trailers", None, "te: trailers")
+        assert answer.body == b"body"
+        assert any(line.startswith("x-sum: 7") for line in answer.fields)
+        # Who does not take them gets none.
+        answer = await client.ask("/trailers")
+        assert answer.body == b"body"
+        assert not any(line.startswith("x-sum") for line in answer.fields)
+        answer = await client.ask("/hints")
+        assert answer.status == 200
+        assert answer.fields[0].startswith("HTTP/3 103")
+
+    ask_all(certificate, asking)
+
+
+def test_a_client_that_goes_is_a_disconnect(certificate: CertificateFiles) -> None:
+    async def asking(client: Client) -> None:
+        answer = await client.ask("/wait", timeout_s=1)
+        assert answer.error == pycurl.E_OPERATION_TIMEDOUT
+        assert answer.body == b"waiting"
+        while "refused" not in asgi_programs.STARTED:
+            await asyncio.sleep(0.01)
+
+    noted = ask_all(certificate, asking)
+    assert noted == ["lifespan.startup", "disconnected", "refused", "lifespan.shutdown"]
+
+
+def test_a_program_that_does_not_read_holds_the_client_back(certificate: CertificateFiles) -> None:
+    """What it has not taken is bounded by the stream's window."""
+    held: list[int] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        await asyncio.sleep(0.5)
+        total, more = 0, True
+        while more:
+            message = await receive()
+            total += len(message["body"])
+            more = message["more_body"]
+            held.append(len(message["body"]))
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"%d" % total})
+
+    async def main() -> None:
+        async with serving(certificate, application) as client:
+            body = bytes(20_000_000)
+            answer = await client.ask("/", body)
+            assert answer.body == b"%d" % len(body)
+
+    run(main)
+    assert len(held) > 1
+
+
+def test_a_startup_that_fails_says_why() -> None:
+    async def application(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+    async def main() -> None:
+        with pytest.raises(ConfigurationError, match="no database"):
+            await Lifespan(application, "main:app").startup()
+
+    run(main)
