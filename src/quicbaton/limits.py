@@ -313,6 +313,11 @@ RETRY_FROM_HANDSHAKES: Final = 1024
 #: would hold the places of others.
 HANDSHAKE_S: Final = 30
 
+# --- ASGI -------------------------------------------------------------------------------------
+
+#: A WebSocket's message, which a program gets in one piece: uvicorn's default.
+MAX_WEBSOCKET_MESSAGE_BYTES: Final = 16 << 20
+
 # --- turns of connections ---------------------------------------------------------------------
 
 #: Seconds of work for connections before the socket is read again: what somebody who asks for

@@ -1,7 +1,9 @@
 """ASGI 3 programs over HTTP/3 (https://asgi.readthedocs.io, specification 2.4 of HTTP).
 
 scope           what a program is told of a request
-exchange        one request and its response, between a task's awaits and events of HTTP/3
+exchange        a program at work on one request, between its awaits and events of HTTP/3
+http            a request and its response
+websocket       a WebSocket over Extended CONNECT
 lifespan        startup and shutdown of the program
 protocol        all of it as a protocol of `quicbaton.asyncio`
 

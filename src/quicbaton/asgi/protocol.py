@@ -10,8 +10,10 @@ from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic import events
 
 from quicbaton.asgi.exchange import Exchange, Fields
+from quicbaton.asgi.http import HttpExchange
 from quicbaton.asgi.lifespan import Lifespan
-from quicbaton.asgi.scope import Application, http_scope
+from quicbaton.asgi.scope import Application, request_scope
+from quicbaton.asgi.websocket import WebSocketExchange
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
 from quicbaton.errors import GivenAwayError, StreamStateError
 from quicbaton.http3 import H3Connection
@@ -81,16 +83,26 @@ class AsgiProtocol(QuicConnectionProtocol):
             self._disconnect(event.stream_id)
 
     def _begin(self, event: HeadersReceived) -> None:
-        if not any(name == b":method" for name, _ in event.headers):
+        pseudo = {name: value for name, value in event.headers if name[:1] == b":"}
+        if b":method" not in pseudo:
             return  # the trailers of a request that has been answered
-        scope = http_scope(
+        protocol = pseudo.get(b":protocol")
+        if pseudo[b":method"] == b"CONNECT" and protocol != b"websocket":
+            # RFC 9220 §3, for a protocol that we do not know; and a tunnel is no program's.
+            self.send_headers(event.stream_id, [(b":status", b"501")], ended=True)
+            return
+        scope = request_scope(
             event.headers,
             client=self._quic.peer_address,
             server=self._quic.local_address,
             root_path=self._root_path,
             state=self._lifespan.state,
         )
-        exchange = Exchange(self, event.stream_id, scope, ended=event.stream_ended)
+        exchange: Exchange
+        if protocol is None:
+            exchange = HttpExchange(self, event.stream_id, scope, ended=event.stream_ended)
+        else:
+            exchange = WebSocketExchange(self, event.stream_id, scope)
         self._exchanges[event.stream_id] = exchange
         exchange.start(self._application)
 

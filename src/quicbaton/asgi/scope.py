@@ -1,4 +1,4 @@
-"""What a program is told of a request: the scope of one `http` connection (ASGI HTTP 2.4)."""
+"""What a program is told of a request: the scope of `http` and `websocket` (ASGI HTTP 2.4)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VERSIONS: Final = {"version": "3.0", "spec_version": "2.4"}
 _V4_IN_V6: Final = "::ffff:"
 
 
-def http_scope(
+def request_scope(
     headers: Iterable[tuple[bytes, bytes]],
     *,
     client: Address,
@@ -26,8 +26,9 @@ def http_scope(
     root_path: str,
     state: dict[str, Any],
 ) -> Scope:
-    """Of a request with these fields. `client` is the validated address, `server` the one that it
-    talks to; `state` is what the lifespan has left, of which the program gets a copy."""
+    """Of a request with these fields, of a WebSocket if it asks for one. `client` is the validated
+    address, `server` the one that it talks to; `state` is what the lifespan has left, of which the
+    program gets a copy."""
     pseudo: dict[bytes, bytes] = {}
     fields: list[tuple[bytes, bytes]] = []
     for name, value in headers:
@@ -42,8 +43,7 @@ def http_scope(
         "type": "http",
         "asgi": dict(VERSIONS),
         "http_version": "3",
-        "method": pseudo[b":method"].decode("latin-1"),
-        "scheme": pseudo.get(b":scheme", b"https").decode("latin-1"),
+        "scheme": "https",
         "path": root_path + unquote_to_bytes(raw_path).decode("utf-8", "replace"),
         "raw_path": raw_path,
         "query_string": query,
@@ -52,8 +52,15 @@ def http_scope(
         "client": _pair(client),
         "server": _pair(server),
         "state": dict(state),
-        "extensions": {"http.response.early_hint": {}},
     }
+    if pseudo.get(b":protocol") == b"websocket":
+        scope["type"] = "websocket"
+        scope["scheme"] = "wss"
+        scope["subprotocols"] = _subprotocols(fields)
+        scope["extensions"] = {"websocket.http.response": {}}
+        return scope
+    scope["method"] = pseudo[b":method"].decode("latin-1")
+    scope["extensions"] = {"http.response.early_hint": {}}
     if _takes_trailers(fields):
         scope["extensions"]["http.response.trailers"] = {}
     return scope
@@ -61,6 +68,13 @@ def http_scope(
 
 def _pair(address: Address) -> tuple[str, int] | None:
     return (str(address[0]).removeprefix(_V4_IN_V6), int(address[1])) if address else None
+
+
+def _subprotocols(fields: Iterable[tuple[bytes, bytes]]) -> list[str]:
+    """RFC 6455 §11.3.4: in as many fields as the client likes."""
+    values = [value for name, value in fields if name == b"sec-websocket-protocol"]
+    listed = b",".join(values).decode("latin-1").split(",")
+    return [name.strip() for name in listed if name.strip()]
 
 
 def _takes_trailers(fields: Iterable[tuple[bytes, bytes]]) -> bool:

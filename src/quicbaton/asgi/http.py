@@ -1,0 +1,151 @@
+"""An HTTP request and its response, as messages of ASGI (HTTP 2.4)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from enum import Enum, auto
+from typing import Final
+
+from quicbaton.asgi.exchange import Exchange, Fields, Wire
+from quicbaton.asgi.scope import Message, Scope
+from quicbaton.errors import StreamStateError
+
+#: RFC 9114 §4.2: HTTP/3 has no such fields; programs that were written for HTTP/1.1 may send them.
+_FIELDS_TO_DROP: Final = frozenset({b"transfer-encoding", b"connection", b"keep-alive"})
+_NO_BODY: Final = frozenset({204, 304})  # RFC 9110 §15.3.5, §15.4.5
+
+
+class _Stage(Enum):
+    BEFORE = auto()  # nothing of the response is said
+    HEAD = auto()  # its head is said, and waits for the first of its body
+    BODY = auto()
+    TRAILERS = auto()
+    DONE = auto()
+
+
+class HttpExchange(Exchange):
+    """One request. `ended`: it has no body."""
+
+    def __init__(self, wire: Wire, stream_id: int, scope: Scope, *, ended: bool) -> None:
+        super().__init__(wire, stream_id, scope)
+        self._chunks: deque[bytes] = deque()
+        self._body_ended = ended
+        self._body_told = False
+        self._stage = _Stage.BEFORE
+        self._has_body = scope["method"] != "HEAD"
+        self._head: Fields = []
+        self._trailers: Fields = []
+        self._awaits_trailers = False
+
+    def feed(self, data: bytes, *, ended: bool) -> None:
+        if data:
+            self._chunks.append(data)
+            if not ended:
+                self.hold_back()
+        self._body_ended |= ended
+        self.tell()
+
+    def is_complete(self) -> bool:
+        return self._stage is _Stage.DONE
+
+    def fail(self) -> None:
+        """Status 500; a reset where a part of the answer is out: a short body must not look like a
+        whole one."""
+        stage, self._stage = self._stage, _Stage.DONE
+        if self.is_disconnected or stage is _Stage.DONE:
+            return
+        if stage in (_Stage.BODY, _Stage.TRAILERS):
+            self.wire.abort(self.stream_id)
+            return
+        with contextlib.suppress(StreamStateError):  # the client gave it up meanwhile
+            send_text(self, 500, b"Internal Server Error")
+
+    async def receive(self) -> Message:
+        if self._body_told:
+            while not self.is_disconnected and self._stage is not _Stage.DONE:
+                await self.wait_for_news()
+            return {"type": "http.disconnect"}
+        while not self._chunks and not self._body_ended and not self.is_disconnected:
+            await self.wait_for_news()
+        if self.is_disconnected and not self._body_ended:
+            return {"type": "http.disconnect"}
+        body = self._chunks.popleft() if self._chunks else b""
+        more = bool(self._chunks) or not self._body_ended
+        self._body_told = not more
+        if not self._chunks:
+            self.let_on()
+        return {"type": "http.request", "body": body, "more_body": more}
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.start" and self._stage is _Stage.BEFORE:
+            self._begin(message)
+        elif kind == "http.response.body" and self._stage in (_Stage.HEAD, _Stage.BODY):
+            more = message.get("more_body", False)
+            await self._send_body(bytes(message.get("body", b"")), more=more)
+        elif kind == "http.response.trailers" and self._stage is _Stage.TRAILERS:
+            self._send_trailers(message)
+        elif kind == "http.response.early_hint" and self._stage in (_Stage.BEFORE, _Stage.HEAD):
+            links = [(b"link", bytes(link)) for link in message["links"]]
+            self.wire.send_headers(self.stream_id, [(b":status", b"103"), *links], ended=False)
+        else:
+            raise RuntimeError(f"{kind!r} is not what may come next of a response")
+
+    # --- helpers, in reading order --------------------------------------------------------------
+
+    def _begin(self, message: Message) -> None:
+        status = int(message["status"])
+        fields = [field for field in _fields(message) if field[0] not in _FIELDS_TO_DROP]
+        self._head = [(b":status", b"%d" % status), *fields]
+        self._has_body &= status not in _NO_BODY
+        self._awaits_trailers = bool(message.get("trailers", False))
+        self._stage = _Stage.HEAD
+
+    async def _send_body(self, data: bytes, *, more: bool) -> None:
+        ended = not more and not self._awaits_trailers
+        data = data if self._has_body else b""
+        if self._stage is _Stage.HEAD:
+            self._stage = _Stage.BODY
+            alone = ended and not data
+            self.wire.send_headers(self.stream_id, self._head, ended=alone)
+            if alone:
+                self._end()
+                return
+        if data or ended:
+            await self.write(data, ended=ended)
+        if ended:
+            self._end()
+        elif not more:
+            self._stage = _Stage.TRAILERS
+
+    def _send_trailers(self, message: Message) -> None:
+        self._trailers += _fields(message)
+        if message.get("more_trailers", False):
+            return
+        if self._trailers and "http.response.trailers" in self.scope["extensions"]:
+            self.wire.send_headers(self.stream_id, self._trailers, ended=True)
+        else:
+            self.wire.send_data(self.stream_id, b"", ended=True)
+        self._end()
+
+    def _end(self) -> None:
+        self._stage = _Stage.DONE
+        self.tell()
+
+
+def send_text(exchange: Exchange, status: int, text: bytes) -> None:
+    """Answer a request with a short text of our own."""
+    fields = [
+        (b":status", b"%d" % status),
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"%d" % len(text)),
+    ]
+    without_body = exchange.scope.get("method") == "HEAD"
+    exchange.wire.send_headers(exchange.stream_id, fields, ended=without_body)
+    if not without_body:
+        exchange.wire.send_data(exchange.stream_id, text, ended=True)
+
+
+def _fields(message: Message) -> Fields:
+    return [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]

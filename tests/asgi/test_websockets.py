@@ -1,0 +1,234 @@
+"""WebSockets over HTTP/3 (RFC 9220), with aioquic's HTTP/3 and wsproto's frames at the client."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from aioquic.asyncio import QuicConnectionProtocol as AioquicProtocol
+from aioquic.asyncio import connect
+from aioquic.h3.connection import H3_ALPN
+from aioquic.h3.connection import H3Connection as AioquicH3Connection
+from aioquic.h3.events import DataReceived, HeadersReceived
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import QuicEvent
+from loopback import run, server_configuration
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+
+from quicbaton.asgi import AsgiProtocol, Lifespan
+from quicbaton.asyncio import serve
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.limits import MAX_WEBSOCKET_MESSAGE_BYTES
+
+ENDED: list[Any] = []
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    """`/echo` sends messages back; `/deny`, `/refuse`, `/raise`, `/bye` do what they say."""
+    if scope["type"] != "websocket":
+        raise NotImplementedError
+    assert (await receive())["type"] == "websocket.connect"
+    match scope["path"]:
+        case "/deny":
+            await send({"type": "websocket.close"})
+            return
+        case "/refuse":
+            await send({"type": "websocket.http.response.start", "status": 401, "headers": []})
+            await send({"type": "websocket.http.response.body", "body": b"who are you?"})
+            return
+    chosen = next(iter(scope["subprotocols"]), None)
+    await send({"type": "websocket.accept", "subprotocol": chosen, "headers": [(b"x-by", b"us")]})
+    while True:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            ENDED.append((message["code"], message["reason"]))
+            return
+        if scope["path"] == "/raise":
+            raise ValueError("a mistake of the program")
+        if scope["path"] == "/bye":
+            await send({"type": "websocket.close", "code": 4001, "reason": "bye"})
+            return
+        echo = {"text": message["text"], "bytes": message["bytes"]}
+        await send({"type": "websocket.send", **echo})
+
+
+class Client(AioquicProtocol):
+    """One WebSocket."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._http = AioquicH3Connection(self._quic)
+        self._frames = Connection(ConnectionType.CLIENT)
+        self._stream_id = -1
+        self.head: dict[bytes, bytes] = {}
+        self.opened = asyncio.Event()
+        self.frames: asyncio.Queue[Event] = asyncio.Queue()
+        self.body = b""
+        self.ended = asyncio.Event()
+
+    async def open(self, path: str, *fields: tuple[bytes, bytes]) -> bytes:
+        """Returns the status."""
+        self._stream_id = self._quic.get_next_available_stream_id()
+        head = [
+            (b":method", b"CONNECT"),
+            (b":protocol", b"websocket"),
+            (b":scheme", b"https"),
+            (b":authority", b"localhost"),
+            (b":path", path.encode()),
+            (b"sec-websocket-version", b"13"),
+        ]
+        self._http.send_headers(self._stream_id, [*head, *fields])
+        self.transmit()
+        await self.opened.wait()
+        return self.head[b":status"]
+
+    def say(self, *frames: Event, ended: bool = False) -> None:
+        for frame in frames:
+            self.send_raw(self._frames.send(frame))
+        if ended:
+            self.send_raw(b"", ended=True)
+
+    def send_raw(self, data: bytes, *, ended: bool = False) -> None:
+        self._http.send_data(self._stream_id, data, ended)
+        self.transmit()
+
+    async def message(self) -> str | bytes:
+        """The next one, of however many frames."""
+        parts: list[Any] = []
+        while True:
+            frame = await self.frames.get()
+            assert isinstance(frame, (TextMessage, BytesMessage)), frame
+            parts.append(frame.data)
+            if frame.message_finished:
+                return parts[0][:0].join(parts)  # type: ignore[no-any-return]
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        for http_event in self._http.handle_event(event):
+            if isinstance(http_event, HeadersReceived):
+                self.head = dict(http_event.headers)
+                self.opened.set()
+            if isinstance(http_event, DataReceived):
+                self.body += http_event.data
+                if self.head[b":status"] == b"200" and http_event.data:
+                    self._frames.receive_data(http_event.data)
+                    for frame in self._frames.events():
+                        self.frames.put_nowait(frame)
+            if isinstance(http_event, (HeadersReceived, DataReceived)) and http_event.stream_ended:
+                self.ended.set()
+
+
+@asynccontextmanager
+async def client_of(certificate: CertificateFiles) -> AsyncIterator[Client]:
+    ENDED.clear()
+    server = await serve(
+        "127.0.0.1",
+        0,
+        configuration=server_configuration(certificate),
+        create_protocol=partial(
+            AsgiProtocol, application=application, lifespan=Lifespan(application, "test")
+        ),
+    )
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN)
+    configuration.verify_mode = ssl.CERT_NONE
+    try:
+        async with connect(
+            "127.0.0.1", server.port, configuration=configuration, create_protocol=Client
+        ) as client:
+            assert isinstance(client, Client)
+            yield client
+    finally:
+        server.close()
+
+
+def test_messages_of_both_kinds_come_back(certificate: CertificateFiles) -> None:
+    async def main() -> None:
+        async with client_of(certificate) as client:
+            wanted = (b"sec-websocket-protocol", b"chat, other")
+            assert await client.open("/echo", wanted) == b"200"
+            assert client.head[b"sec-websocket-protocol"] == b"chat"
+            assert client.head[b"x-by"] == b"us"
+            for message in ("hello", b"\0\1\2", "ü" * 70_000, bytes(3_000_000)):
+                kind = TextMessage if isinstance(message, str) else BytesMessage
+                client.say(kind(message))  # type: ignore[type-var]
+                assert await client.message() == message
+            client.say(TextMessage("in ", message_finished=False), TextMessage("parts"))
+            assert await client.message() == "in parts"
+            client.say(Ping(b"there?"))
+            assert await client.frames.get() == Pong(b"there?")
+            client.say(CloseConnection(4000, "done"))
+            assert await client.frames.get() == CloseConnection(4000, "done")
+            await client.ended.wait()
+            assert ENDED == [(4000, "done")]
+
+    run(main)
+
+
+def test_a_program_may_refuse(certificate: CertificateFiles) -> None:
+    async def main() -> None:
+        async with client_of(certificate) as client:
+            assert await client.open("/deny") == b"403"
+        async with client_of(certificate) as client:
+            assert await client.open("/refuse") == b"401"
+            await client.ended.wait()
+            assert client.body == b"who are you?"
+
+    run(main)
+
+
+def test_ends_have_their_codes(certificate: CertificateFiles) -> None:
+    async def main() -> None:
+        for path, code in (("/bye", 4001), ("/raise", 1011)):
+            async with client_of(certificate) as client:
+                await client.open(path)
+                client.say(TextMessage("now"))
+                frame = await client.frames.get()
+                assert isinstance(frame, CloseConnection)
+                assert frame.code == code
+                await client.ended.wait()
+
+    run(main)
+
+
+def test_a_client_that_breaks_a_rule_is_told(certificate: CertificateFiles) -> None:
+    async def main() -> None:
+        async with client_of(certificate) as client:
+            await client.open("/echo")
+            client.send_raw(b"\x81\x05hello")  # a client's frames are masked
+            frame = await client.frames.get()
+            assert isinstance(frame, CloseConnection)
+            assert frame.code == 1002
+        assert [code for code, _ in ENDED] == [1002]
+
+    run(main)
+
+
+def test_a_message_that_is_too_large_ends_it(certificate: CertificateFiles) -> None:
+    async def main() -> None:
+        async with client_of(certificate) as client:
+            await client.open("/echo")
+            piece = bytes(1 << 20)
+            for _ in range(MAX_WEBSOCKET_MESSAGE_BYTES // len(piece) + 1):
+                client.say(BytesMessage(piece, message_finished=False))  # type: ignore[arg-type]
+            frame = await client.frames.get()
+            assert isinstance(frame, CloseConnection)
+            assert frame.code == 1009
+
+    run(main)
+
+
+def test_a_client_that_goes_without_a_word_is_a_disconnect(certificate: CertificateFiles) -> None:
+    async def main() -> None:
+        async with client_of(certificate) as client:
+            await client.open("/echo")
+            client.say(TextMessage("hello"))
+            await client.message()
+        while not ENDED:
+            await asyncio.sleep(0.01)
+        assert ENDED == [(1006, "")]
+
+    run(main)
