@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_line import Server
 from service_home import Service, ServiceHome, service_home
 
 pytestmark = pytest.mark.process
@@ -59,6 +60,28 @@ def test_what_is_no_program_is_named(home: ServiceHome) -> None:
         assert done.returncode == 1, named
         assert said in done.stderr, named
         sys.modules.pop("broken", None)
+
+
+def test_a_program_is_made_by_a_factory_and_found_in_its_folder(home: ServiceHome) -> None:
+    folder = home.path / "elsewhere"
+    folder.mkdir()
+    (folder / "made.py").write_text(
+        "from pathlib import Path\n"
+        "def make():\n"
+        "    async def app(scope, receive, send):\n"
+        "        if scope['type'] == 'lifespan':\n"
+        "            raise NotImplementedError\n"
+        "        body = (scope['root_path'] + ' ' + scope['path']).encode()\n"
+        "        await send({'type': 'http.response.start', 'status': 200})\n"
+        "        await send({'type': 'http.response.body', 'body': body})\n"
+        "    return app\n"
+    )
+    options = ("--app-dir", str(folder), "--factory", "--root-path", "/api/")
+    arguments = ("--host", "127.0.0.1", "--port", "0", "--json", *options)
+    server = Server(home.start("quicbaton", "serve", "made:make", *arguments))
+    outcome = home.download(server, "things", 1_000_000).outcome()
+    assert outcome["sha256"] == hashlib.sha256(b"/api /api/things").hexdigest()
+    assert server.stop() == 0
 
 
 def test_a_startup_that_fails_ends_the_start(home: ServiceHome) -> None:

@@ -96,7 +96,9 @@ def program(options: argparse.Namespace) -> Program:
     """What the options name."""
     named = named_program(options)
     if named is not None:
-        return load_program(named)
+        return load_program(
+            named, folder=options.app_dir, factory=options.factory, root_path=options.root_path
+        )
     folder = Folder(options.folder, dotfiles=options.dotfiles)
     create = partial(FileProtocol, folder=folder, listings=Listings(folder))
     return Program(str(folder.root), create, None, None)
@@ -110,9 +112,13 @@ def sleep_after_s(options: argparse.Namespace) -> float:
     return 0.0 if named_program(options) is not None else _FOLDER_SLEEP_AFTER_S
 
 
-def load_program(text: str) -> Program:
+def load_program(
+    text: str, *, folder: Path | None = None, factory: bool = False, root_path: str = ""
+) -> Program:
     """MODULE:NAME: an ASGI 3 program, a QuicConnectionProtocol class, or a function that makes
-    protocols. They are told apart by what they are.
+    protocols. They are told apart by what they are. MODULE is looked for in `folder` first, else
+    here; `factory`: the name is that of a function, called without arguments, that makes what is
+    to be served. `root_path` is where an ASGI program is mounted.
 
     The module may have `async def health() -> None`, which raises when it is ill.
 
@@ -122,7 +128,15 @@ def load_program(text: str) -> Program:
 
     Raises ConfigurationError: it cannot be imported, or has no such name.
     """
-    module, found = import_named(text, what="a program", code="application")
+    module, found = import_named(text, what="a program", code="application", folder=folder)
+    if factory:
+        try:
+            found = found()
+        except Exception as error:
+            # The boundary to the program, which may raise anything.
+            raise ConfigurationError(
+                f"{text}() raised {type(error).__name__}: {error}", code="application"
+            ) from error
     chosen = getattr(found, "configure", None) or getattr(module, "configure", None)
 
     def settings(configuration: QuicConfiguration) -> None:
@@ -134,7 +148,9 @@ def load_program(text: str) -> Program:
     if not _is_asgi(found):
         return Program(text, found, health, settings)
     lifespan = Lifespan(found, text)
-    create = partial(AsgiProtocol, application=found, lifespan=lifespan)
+    create = partial(
+        AsgiProtocol, application=found, lifespan=lifespan, root_path=root_path.rstrip("/")
+    )
     return Program(text, create, health, settings, lifespan)
 
 
@@ -157,7 +173,9 @@ def _is_asgi(found: Any) -> bool:
     )
 
 
-def import_named(text: str, *, what: str, code: str) -> tuple[ModuleType, Callable[..., Any]]:
+def import_named(
+    text: str, *, what: str, code: str, folder: Path | None = None
+) -> tuple[ModuleType, Callable[..., Any]]:
     """The module and the class or function that MODULE:NAME says, for the option `what`.
 
     Raises ConfigurationError with `code`: it cannot be imported, or has no such name.
@@ -165,9 +183,10 @@ def import_named(text: str, *, what: str, code: str) -> tuple[ModuleType, Callab
     module_name, colon, name = text.partition(":")
     if not (module_name and colon and name):
         raise ConfigurationError(f"{what} is MODULE:NAME, got {text!r}", code=code)
-    if os.getcwd() not in sys.path:
+    place = os.path.abspath(folder or os.getcwd())
+    if place not in sys.path:
         # As `python -m` does it.
-        sys.path.insert(0, os.getcwd())
+        sys.path.insert(0, place)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:

@@ -64,6 +64,20 @@ def add_parser(commands: Any) -> None:
         help="the same as MODULE:NAME alone",
     )
     parser.add_argument(
+        "--app-dir", type=Path, metavar="DIR", help="look for MODULE there (default: here)"
+    )
+    parser.add_argument(
+        "--factory",
+        action="store_true",
+        help="MODULE:NAME is a function without arguments that makes the program",
+    )
+    parser.add_argument(
+        "--root-path",
+        default="",
+        metavar="PATH",
+        help="where an ASGI program is mounted: what a proxy has cut off its paths",
+    )
+    parser.add_argument(
         "--dotfiles",
         "--hidden",
         action="store_true",
