@@ -1,4 +1,5 @@
-"""`quicbaton serve`: a folder over HTTP/3, in a process that can hand its connections over."""
+"""`quicbaton serve`: a folder or a program over HTTP/3, in a process that can hand its
+connections over."""
 
 from __future__ import annotations
 
@@ -47,8 +48,8 @@ TAKEOVER_DEADLINE_S: Final = 60.0
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "serve",
-        help="serve a folder over HTTP/3",
-        description="Serve a folder over HTTP/3. Live connections can be handed to another "
+        help="serve a folder, or a program, over HTTP/3",
+        description="Serve a folder, or a program, over HTTP/3. Live connections can be handed to another "
         "process with `quicbaton handoff`, or all at once by starting that with --takeover.",
     )
     parser.add_argument(
