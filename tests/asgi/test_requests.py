@@ -13,12 +13,15 @@ from typing import Any
 import asgi_programs
 import pycurl
 import pytest
-from loopback import run, server_configuration
+from loopback import client_configuration, run, server_configuration
 
 from quicbaton.asgi import AsgiProtocol, Lifespan
-from quicbaton.asyncio import serve
+from quicbaton.asgi.scope import request_scope
+from quicbaton.asyncio import QuicServer, connect, serve
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import ConfigurationError
+from quicbaton.http3 import H3Connection
+from quicbaton.http3.codes import ErrorCode
 
 #: What libcurl calls a stream that was reset: CURLE_HTTP2_STREAM, CURLE_HTTP3 and others.
 _RESET_CODES = {92, 95, pycurl.E_PARTIAL_FILE, pycurl.E_RECV_ERROR}
@@ -36,6 +39,8 @@ class Answer:
 
 class Client:
     """One libcurl, one connection."""
+
+    server: QuicServer
 
     def __init__(self, port: int, certificate: CertificateFiles) -> None:
         self._site = f"https://localhost:{port}"
@@ -80,7 +85,9 @@ async def serving(certificate: CertificateFiles, application: Any) -> AsyncItera
         create_protocol=partial(AsgiProtocol, application=application, lifespan=lifespan),
     )
     try:
-        yield Client(server.port, certificate)
+        client = Client(server.port, certificate)
+        client.server = server
+        yield client
     finally:
         server.close()
         await lifespan.shutdown()
@@ -161,6 +168,89 @@ def test_a_mistake_of_the_program_costs_its_request(
     assert len([one for one in caplog.records if one.name == "quicbaton.asgi"]) == 3
 
 
+def test_a_head_that_cannot_be_said_is_a_500(certificate: CertificateFiles) -> None:
+    async def application(scope: Any, _receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        value = 5 if scope["path"] == "/number" else b"a\nb"
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x", value)]})
+        await send({"type": "http.response.body", "body": b"body"})
+
+    async def main() -> None:
+        async with serving(certificate, application) as client:
+            for path in ("/number", "/line"):
+                answer = await client.ask(path)
+                assert (answer.error, answer.status) == (0, 500)
+
+    run(main)
+
+
+def test_requests_that_are_given_up_leave_no_streams(certificate: CertificateFiles) -> None:
+    """Also by a client that resets its half only, and asks for no end of ours."""
+
+    async def main() -> None:
+        async with (
+            serving(certificate, asgi_programs.application) as curl,
+            connect(
+                "127.0.0.1", curl.server.port, configuration=client_configuration(certificate)
+            ) as client,
+        ):
+            http = H3Connection(client._quic)
+            head = [(b":method", b"POST"), (b":scheme", b"https"), (b":authority", b"localhost")]
+            asked = set()
+            for _ in range(5):
+                stream_id = client._quic.get_next_available_stream_id()
+                http.send_headers(stream_id, [*head, (b":path", b"/wait")])
+                client.transmit()
+                await asyncio.sleep(0.05)
+                client._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
+                client.transmit()
+                asked.add(stream_id)
+            (session,) = curl.server.endpoint.sessions.values()
+            while session.connection.streams.keys() & asked:
+                await asyncio.sleep(0.01)
+
+    run(main)
+
+
+def test_a_program_that_works_on_after_its_response_holds_no_stream(
+    certificate: CertificateFiles,
+) -> None:
+    done = asyncio.Event()
+
+    async def application(scope: Any, _receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"body"})
+        await done.wait()
+
+    async def main() -> None:
+        async with serving(certificate, application) as client:
+            assert (await client.ask("/")).body == b"body"
+            (session,) = client.server.endpoint.sessions.values()
+            # By its next packet the client acknowledges what it has.
+            asking = asyncio.ensure_future(client.ask("/"))
+            while 0 in session.protocol.running_streams():
+                await asyncio.sleep(0.01)
+            done.set()
+            assert (await asking).body == b"body"
+
+    run(main)
+
+
+def test_cookies_are_one_field(certificate: CertificateFiles) -> None:
+    scope = request_scope(
+        [(b":method", b"GET"), (b":path", b"/"), (b"cookie", b"a=1"), (b"cookie", b"b=2")],
+        client=("::ffff:10.0.0.1", 5),
+        server=(),
+        root_path="",
+        state={},
+    )
+    assert scope["headers"] == [(b"cookie", b"a=1; b=2")]
+    assert (scope["client"], scope["server"]) == (("10.0.0.1", 5), None)
+
+
 def test_trailers_and_early_hints(certificate: CertificateFiles) -> None:
     async def asking(client: Client) -> None:
         answer = await client.ask("/trailers", None, "te: trailers")
@@ -214,6 +304,20 @@ def test_a_program_that_does_not_read_holds_the_client_back(certificate: Certifi
 
     run(main)
     assert len(held) > 1
+
+
+def test_a_program_that_waits_for_more_after_its_shutdown_is_ended() -> None:
+    async def application(_scope: Any, receive: Any, send: Any) -> None:
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+
+    async def main() -> None:
+        lifespan = Lifespan(application, "main:app")
+        await lifespan.startup()
+        await lifespan.shutdown()
+
+    run(main)
 
 
 def test_a_startup_that_fails_says_why() -> None:

@@ -66,7 +66,7 @@ def test_a_program_is_made_by_a_factory_and_found_in_its_folder(home: ServiceHom
     folder = home.path / "elsewhere"
     folder.mkdir()
     (folder / "made.py").write_text(
-        "from pathlib import Path\n"
+        "async def health(request): return {}\n"  # a route: no business of ours
         "def make():\n"
         "    async def app(scope, receive, send):\n"
         "        if scope['type'] == 'lifespan':\n"

@@ -15,7 +15,7 @@ from aioquic.h3.connection import H3_ALPN
 from aioquic.h3.connection import H3Connection as AioquicH3Connection
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.events import QuicEvent
+from aioquic.quic.events import QuicEvent, StreamReset
 from loopback import run, server_configuration
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
@@ -34,6 +34,16 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         raise NotImplementedError
     assert (await receive())["type"] == "websocket.connect"
     match scope["path"]:
+        case "/late":
+            await asyncio.sleep(0.3)
+        case "/broadcast":
+            await send({"type": "websocket.accept", "headers": [(b"X-By", b"us")]})
+            texts = [str(number) * 1_000_000 for number in range(8)]
+            await asyncio.gather(*(send({"type": "websocket.send", "text": t}) for t in texts))
+            await send({"type": "websocket.close"})
+            return
+        case "/bad":
+            await send({"type": "websocket.accept", "headers": [(b"x", b"a\nb")]})
         case "/deny":
             await send({"type": "websocket.close"})
             return
@@ -70,6 +80,7 @@ class Client(AioquicProtocol):
         self.frames: asyncio.Queue[Event] = asyncio.Queue()
         self.body = b""
         self.ended = asyncio.Event()
+        self.reset = asyncio.Event()
 
     async def open(self, path: str, *fields: tuple[bytes, bytes]) -> bytes:
         """Returns the status."""
@@ -108,6 +119,8 @@ class Client(AioquicProtocol):
                 return parts[0][:0].join(parts)  # type: ignore[no-any-return]
 
     def quic_event_received(self, event: QuicEvent) -> None:
+        if isinstance(event, StreamReset):
+            self.reset.set()
         for http_event in self._http.handle_event(event):
             if isinstance(http_event, HeadersReceived):
                 self.head = dict(http_event.headers)
@@ -176,6 +189,64 @@ def test_a_program_may_refuse(certificate: CertificateFiles) -> None:
             assert await client.open("/refuse") == b"401"
             await client.ended.wait()
             assert client.body == b"who are you?"
+
+    run(main)
+
+
+def test_messages_of_many_tasks_and_answers_to_pings_do_not_mix(
+    certificate: CertificateFiles,
+) -> None:
+    async def main() -> None:
+        async with client_of(certificate) as client:
+            assert await client.open("/broadcast") == b"200"
+            assert client.head[b"x-by"] == b"us"
+            found: list[Any] = []
+            while len(found) < 8:
+                client.say(Ping(b"there?"))
+                frame = await client.frames.get()
+                parts = []
+                while isinstance(frame, TextMessage):
+                    parts.append(frame.data)
+                    if frame.message_finished:
+                        break
+                    frame = await client.frames.get()
+                if parts:
+                    found.append("".join(parts))
+                else:
+                    assert frame == Pong(b"there?")
+            assert sorted(found) == [str(number) * 1_000_000 for number in range(8)]
+
+    run(main)
+
+
+def test_what_comes_before_the_accept_waits(certificate: CertificateFiles) -> None:
+    async def main() -> None:
+        async with client_of(certificate) as client:
+            opening = asyncio.ensure_future(client.open("/late"))
+            await asyncio.sleep(0.1)
+            client.say(Ping(b"early"), TextMessage("first"))
+            assert await opening == b"200"
+            assert await client.frames.get() == Pong(b"early")
+            assert await client.message() == "first"
+
+    run(main)
+
+
+def test_a_client_that_ends_its_stream_has_left(certificate: CertificateFiles) -> None:
+    async def main() -> None:
+        async with client_of(certificate) as client:
+            await client.open("/echo")
+            client.send_raw(b"", ended=True)
+            await client.reset.wait()
+            assert ENDED == [(1006, "")]
+
+    run(main)
+
+
+def test_a_mistake_in_the_accept_is_a_500(certificate: CertificateFiles) -> None:
+    async def main() -> None:
+        async with client_of(certificate) as client:
+            assert await client.open("/bad") == b"500"
 
     run(main)
 

@@ -9,6 +9,8 @@ from aioquic.quic.configuration import QuicConfiguration
 from quicbaton.cli.program import Program, load_program
 from quicbaton.errors import ConfigurationError
 
+_PROTOCOL = "from quicbaton.asyncio import QuicConnectionProtocol as Protocol"
+
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
@@ -30,7 +32,7 @@ def configured(program: Program) -> QuicConfiguration:
 
 
 def test_a_program_may_use_datagrams_without_asking(load) -> None:  # type: ignore[no-untyped-def]
-    configuration = configured(load("class Protocol: pass"))
+    configuration = configured(load(_PROTOCOL))
     assert configuration.max_datagram_frame_size == 65_535
     assert configuration.alpn_protocols == ["h3"]
 
@@ -38,8 +40,9 @@ def test_a_program_may_use_datagrams_without_asking(load) -> None:  # type: igno
 @pytest.mark.parametrize(
     "source",
     [
-        "def configure(c): c.alpn_protocols = ['echo']; c.max_data = 1 << 24\nclass Protocol: pass",
-        "class Protocol:\n"
+        "def configure(c): c.alpn_protocols = ['echo']; c.max_data = 1 << 24\n" + _PROTOCOL,
+        "from quicbaton.asyncio import QuicConnectionProtocol\n"
+        "class Protocol(QuicConnectionProtocol):\n"
         "    @staticmethod\n"
         "    def configure(c): c.alpn_protocols = ['echo']; c.max_data = 1 << 24",
     ],
@@ -51,6 +54,8 @@ def test_a_program_chooses_protocol_and_windows(load, source: str) -> None:  # t
 
 
 def test_a_program_that_cannot_configure_is_refused(load) -> None:  # type: ignore[no-untyped-def]
-    program = load("def configure(c): raise ValueError('no such window')\nclass Protocol: pass")
+    program = load(
+        "def configure(c): raise ValueError('no such window')\nfrom quicbaton.asyncio import QuicConnectionProtocol as Protocol"
+    )
     with pytest.raises(ConfigurationError, match=r"configure\(\) of .* ValueError: no such window"):
         program.configure(QuicConfiguration(is_client=False))

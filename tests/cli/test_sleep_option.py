@@ -2,6 +2,7 @@
 
 import asyncio
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
@@ -31,7 +32,11 @@ def test_a_silent_client_s_connection_is_listed_as_asleep(home: Home) -> None:
 
 
 def test_a_folder_sleeps_by_default_and_a_program_only_when_asked() -> None:
-    assert sleep_after_s(Namespace(app=None, sleep_after=None)) == 10
-    assert sleep_after_s(Namespace(app="chat:Chat", sleep_after=None)) == 0
-    assert sleep_after_s(Namespace(app="chat:Chat", sleep_after=30.0)) == 30
-    assert sleep_after_s(Namespace(app=None, sleep_after=0.0)) == 0
+    def found(app: str | None, asked: float | None, folder: str = "files") -> float:
+        return sleep_after_s(Namespace(app=app, folder=Path(folder), sleep_after=asked))
+
+    assert found(None, None) == 10
+    assert found("chat:Chat", None) == 0
+    assert found(None, None, "chat:Chat") == 0
+    assert found("chat:Chat", 30.0) == 30
+    assert found(None, 0.0) == 0

@@ -9,14 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
 from quicbaton.asgi.scope import Application, Message, Scope
-from quicbaton.errors import StreamStateError
+from quicbaton.errors import GivenAwayError, StreamStateError
 
 _LOG: Final = logging.getLogger("quicbaton.asgi")
 
 Fields = list[tuple[bytes, bytes]]
+
+#: RFC 9114 §4.2: HTTP/3 has no such fields; programs that were written for HTTP/1.1 may send them.
+_FIELDS_TO_DROP: Final = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+)
 
 
 class ClientGoneError(OSError):
@@ -46,6 +52,7 @@ class Exchange(ABC):
         self._paused = False
         self._news = asyncio.Event()
         self._room = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     def start(self, application: Application) -> None:
@@ -107,8 +114,20 @@ class Exchange(ABC):
             self._paused = False
             self.wire.resume_reading(self.stream_id)
 
-    async def write(self, data: bytes, *, ended: bool = False) -> None:
-        """Hand over what fits, and wait for room: whoever sends much in one piece waits here."""
+    @property
+    def is_writing(self) -> bool:
+        """Whether a part of something is out: nothing else may be written now."""
+        return self._writing.locked()
+
+    async def write(self, make: Callable[[], bytes], *, ended: bool = False) -> None:
+        """Hand over what fits, and wait for room: whoever sends much in one piece waits here, and
+        other tasks of the program, whose pieces come behind it, do."""
+        async with self._writing:
+            await self._write(make(), ended=ended)
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    async def _write(self, data: bytes, *, ended: bool) -> None:
         at = 0
         while True:
             self._room.clear()
@@ -123,8 +142,6 @@ class Exchange(ABC):
                     return
             else:
                 await self._room.wait()
-
-    # --- helpers --------------------------------------------------------------------------------
 
     async def _run(self, application: Application) -> None:
         what = f"{self.scope['type']} {self.scope['path']}"
@@ -152,6 +169,22 @@ class Exchange(ABC):
             raise ClientGoneError("the client is gone")
         try:
             await self.send(message)
-        except StreamStateError as error:
+        except (StreamStateError, GivenAwayError) as error:
             self.disconnect()
             raise ClientGoneError("the client is gone") from error
+
+
+def fields_of(message: Message) -> Fields:
+    """The header fields that a program says, less those that HTTP/3 does not have."""
+    fields = [
+        (bytes_of(name, "headers").lower(), bytes_of(value, "headers"))
+        for name, value in message.get("headers") or ()
+    ]
+    return [field for field in fields if field[0] not in _FIELDS_TO_DROP]
+
+
+def bytes_of(value: Any, key: str) -> bytes:
+    """TypeError for what is no byte string: bytes(5) would be five zeros."""
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        raise TypeError(f"{key!r} of a message are bytes, not {type(value).__name__}")
+    return bytes(value)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from enum import Enum, auto
 from typing import Final
 
-from quicbaton.asgi.exchange import Exchange, Fields, Wire
+from quicbaton.asgi.exchange import Exchange, Fields, Wire, bytes_of, fields_of
 from quicbaton.asgi.scope import Message, Scope
 from quicbaton.errors import StreamStateError
 
-#: RFC 9114 §4.2: HTTP/3 has no such fields; programs that were written for HTTP/1.1 may send them.
-_FIELDS_TO_DROP: Final = frozenset({b"transfer-encoding", b"connection", b"keep-alive"})
 _NO_BODY: Final = frozenset({204, 304})  # RFC 9110 §15.3.5, §15.4.5
 
 
@@ -29,7 +26,7 @@ class HttpExchange(Exchange):
 
     def __init__(self, wire: Wire, stream_id: int, scope: Scope, *, ended: bool) -> None:
         super().__init__(wire, stream_id, scope)
-        self._chunks: deque[bytes] = deque()
+        self._body = bytearray()
         self._body_ended = ended
         self._body_told = False
         self._stage = _Stage.BEFORE
@@ -39,10 +36,9 @@ class HttpExchange(Exchange):
         self._awaits_trailers = False
 
     def feed(self, data: bytes, *, ended: bool) -> None:
-        if data:
-            self._chunks.append(data)
-            if not ended:
-                self.hold_back()
+        self._body += data
+        if data and not ended:
+            self.hold_back()
         self._body_ended |= ended
         self.tell()
 
@@ -66,16 +62,15 @@ class HttpExchange(Exchange):
             while not self.is_disconnected and self._stage is not _Stage.DONE:
                 await self.wait_for_news()
             return {"type": "http.disconnect"}
-        while not self._chunks and not self._body_ended and not self.is_disconnected:
+        while not self._body and not self._body_ended and not self.is_disconnected:
             await self.wait_for_news()
         if self.is_disconnected and not self._body_ended:
             return {"type": "http.disconnect"}
-        body = self._chunks.popleft() if self._chunks else b""
-        more = bool(self._chunks) or not self._body_ended
-        self._body_told = not more
-        if not self._chunks:
-            self.let_on()
-        return {"type": "http.request", "body": body, "more_body": more}
+        body = bytes(self._body)
+        self._body.clear()
+        self._body_told = self._body_ended
+        self.let_on()
+        return {"type": "http.request", "body": body, "more_body": not self._body_told}
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
@@ -83,11 +78,11 @@ class HttpExchange(Exchange):
             self._begin(message)
         elif kind == "http.response.body" and self._stage in (_Stage.HEAD, _Stage.BODY):
             more = message.get("more_body", False)
-            await self._send_body(bytes(message.get("body", b"")), more=more)
+            await self._send_body(bytes_of(message.get("body", b""), "body"), more=more)
         elif kind == "http.response.trailers" and self._stage is _Stage.TRAILERS:
             self._send_trailers(message)
         elif kind == "http.response.early_hint" and self._stage in (_Stage.BEFORE, _Stage.HEAD):
-            links = [(b"link", bytes(link)) for link in message["links"]]
+            links = [(b"link", bytes_of(link, "links")) for link in message["links"]]
             self.wire.send_headers(self.stream_id, [(b":status", b"103"), *links], ended=False)
         else:
             raise RuntimeError(f"{kind!r} is not what may come next of a response")
@@ -96,8 +91,7 @@ class HttpExchange(Exchange):
 
     def _begin(self, message: Message) -> None:
         status = int(message["status"])
-        fields = [field for field in _fields(message) if field[0] not in _FIELDS_TO_DROP]
-        self._head = [(b":status", b"%d" % status), *fields]
+        self._head = [(b":status", b"%d" % status), *fields_of(message)]
         self._has_body &= status not in _NO_BODY
         self._awaits_trailers = bool(message.get("trailers", False))
         self._stage = _Stage.HEAD
@@ -106,21 +100,21 @@ class HttpExchange(Exchange):
         ended = not more and not self._awaits_trailers
         data = data if self._has_body else b""
         if self._stage is _Stage.HEAD:
-            self._stage = _Stage.BODY
             alone = ended and not data
             self.wire.send_headers(self.stream_id, self._head, ended=alone)
+            self._stage = _Stage.BODY
             if alone:
                 self._end()
                 return
         if data or ended:
-            await self.write(data, ended=ended)
+            await self.write(lambda: data, ended=ended)
         if ended:
             self._end()
         elif not more:
             self._stage = _Stage.TRAILERS
 
     def _send_trailers(self, message: Message) -> None:
-        self._trailers += _fields(message)
+        self._trailers += fields_of(message)
         if message.get("more_trailers", False):
             return
         if self._trailers and "http.response.trailers" in self.scope["extensions"]:
@@ -145,7 +139,3 @@ def send_text(exchange: Exchange, status: int, text: bytes) -> None:
     exchange.wire.send_headers(exchange.stream_id, fields, ended=without_body)
     if not without_body:
         exchange.wire.send_data(exchange.stream_id, text, ended=True)
-
-
-def _fields(message: Message) -> Fields:
-    return [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]

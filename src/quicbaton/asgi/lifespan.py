@@ -9,6 +9,10 @@ from typing import Any, Final
 from quicbaton.asgi.scope import Application, Message
 from quicbaton.errors import ConfigurationError
 
+#: How long a program may take to clean up, and then to return.
+_SHUTDOWN_S: Final = 30.0
+_RETURN_S: Final = 1.0
+
 _LOG: Final = logging.getLogger("quicbaton.asgi")
 
 
@@ -39,12 +43,20 @@ class Lifespan:
             )
 
     async def shutdown(self) -> None:
-        """Returns when the program has cleaned up, or has ended before."""
-        if self._task is None or self._task.done():
+        """Returns when the program has cleaned up, has ended before, or takes too long."""
+        task = self._task
+        if task is None:
             return
-        self._inbox.put_nowait({"type": "lifespan.shutdown"})
-        await self._stopped.wait()
-        await asyncio.wait((self._task,))
+        if not task.done() and not self._failure:
+            self._inbox.put_nowait({"type": "lifespan.shutdown"})
+            try:
+                await asyncio.wait_for(self._stopped.wait(), _SHUTDOWN_S)
+            except TimeoutError:
+                _LOG.error("the shutdown of %s takes longer than %g s", self._name, _SHUTDOWN_S)
+        # Some wait for a further message, which never comes.
+        await asyncio.wait((task,), timeout=_RETURN_S if not self._failure else 0)
+        task.cancel()
+        await asyncio.wait((task,))
 
     async def _run(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}}

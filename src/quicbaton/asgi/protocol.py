@@ -56,11 +56,20 @@ class AsgiProtocol(QuicConnectionProtocol):
             for http_event in self._http.handle_event(event):
                 self._http_event_received(http_event)
 
+    def handler_failed(self, event: events.QuicEvent, error: Exception) -> None:
+        """A mistake of ours, not of the program, which hears that its client is gone."""
+        stream_id = getattr(event, "stream_id", None)
+        if stream_id is not None:
+            self._disconnect(stream_id)
+        super().handler_failed(event, error)
+
     # --- moving ---------------------------------------------------------------------------------
 
     def running_streams(self) -> Collection[int]:
         """Those of requests that the program still works on."""
-        return [*super().running_streams(), *self._exchanges]
+        finished = self._quic.stream_is_finished
+        mine = [stream_id for stream_id in self._exchanges if not finished(stream_id)]
+        return [*super().running_streams(), *mine]
 
     def export_state(self) -> bytes:
         """Nothing: what a program keeps of a connection, it keeps in tasks."""
@@ -105,6 +114,8 @@ class AsgiProtocol(QuicConnectionProtocol):
             exchange = WebSocketExchange(self, event.stream_id, scope)
         self._exchanges[event.stream_id] = exchange
         exchange.start(self._application)
+        if protocol is not None and event.stream_ended:
+            exchange.feed(b"", ended=True)
 
     def _disconnect(self, stream_id: int) -> None:
         exchange = self._exchanges.get(stream_id)
@@ -145,5 +156,9 @@ class AsgiProtocol(QuicConnectionProtocol):
             self.transmit_soon()
 
     def over(self, stream_id: int) -> None:
-        """The program is done with the request."""
+        """The program is done with the request. What it has not ended ends here."""
         self._exchanges.pop(stream_id, None)
+        with contextlib.suppress(GivenAwayError, StreamStateError):
+            if self._quic.can_send(stream_id):
+                self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
+                self.transmit_soon()

@@ -31,11 +31,17 @@ def request_scope(
     program gets a copy."""
     pseudo: dict[bytes, bytes] = {}
     fields: list[tuple[bytes, bytes]] = []
+    cookies: list[bytes] = []
     for name, value in headers:
         if name[:1] == b":":
             pseudo[name] = value
+        elif name == b"cookie":
+            cookies.append(value)
         elif name != b"host" or b":authority" not in pseudo:
             fields.append((name, value))
+    if cookies:
+        # RFC 9114 §4.2.1: clients may cut it, to compress better.
+        fields.append((b"cookie", b"; ".join(cookies)))
     if b":authority" in pseudo:
         fields.insert(0, (b"host", pseudo[b":authority"]))
     raw_path, _, query = pseudo.get(b":path", b"").partition(b"?")

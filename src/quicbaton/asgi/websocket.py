@@ -1,29 +1,33 @@
 """A WebSocket over an Extended CONNECT stream (RFC 9220), as messages of ASGI (WebSocket 2.4).
 
-Frames are wsproto's business. A message that is too large ends the WebSocket (1009); what the
-client sends faster than the program takes waits at the client.
+Frames are wsproto's business. Bytes become messages only as the program takes them: what a client
+sends faster waits here, up to the stream's window, then at the client. A message that is too large
+ends the WebSocket (1009).
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 from collections import deque
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Final
 
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-from quicbaton.asgi.exchange import ClientGoneError, Exchange, Wire
+from quicbaton.asgi.exchange import ClientGoneError, Exchange, Wire, bytes_of, fields_of
 from quicbaton.asgi.http import send_text
 from quicbaton.asgi.scope import Message, Scope
-from quicbaton.errors import StreamStateError
+from quicbaton.errors import QuicbatonError
 from quicbaton.limits import MAX_WEBSOCKET_MESSAGE_BYTES
 
 _NOT_SAID: Final = 1005  # RFC 6455 §7.1.5: a close frame without a code
 _ABNORMAL: Final = 1006  # and no close frame at all
+#: Parsed at a time: some hundreds of the smallest messages.
+_PIECE_BYTES: Final = 4096
 
 
 class _Stage(Enum):
@@ -40,77 +44,101 @@ class WebSocketExchange(Exchange):
         super().__init__(wire, stream_id, scope)
         self._stage = _Stage.CONNECTING
         self._frames = Connection(ConnectionType.SERVER)
-        self._inbox: deque[Message] = deque([{"type": "websocket.connect"}])
-        #: Of a message that has not ended, and how much they are.
-        self._parts: list[Any] = []
-        self._parts_bytes = 0
+        self._raw = bytearray()  # not parsed yet
+        self._raw_ended = False
+        #: Messages that the program has not taken.
+        self._inbox: deque[str | bytes] = deque()
+        self._connect_told = False
+        #: Of a message that has not ended.
+        self._text = io.StringIO()
+        self._data = bytearray()
+        #: Answers to a ping and to a close frame that wait for a message to be out.
+        self._pong: bytes = b""
+        self._farewell: bytes = b""
         self._code = _ABNORMAL
         self._reason = ""
 
+    # --- from HTTP/3 ----------------------------------------------------------------------------
+
     def feed(self, data: bytes, *, ended: bool) -> None:
-        try:
-            self._frames.receive_data(data)
-            for event in self._frames.events():
-                self._on_frame(event)
-        except (RemoteProtocolError, LocalProtocolError) as error:
-            self._close(getattr(error, "event_hint", None), CloseReason.PROTOCOL_ERROR)
-        if ended:
-            self.disconnect()
+        self._raw += data
+        self._raw_ended |= ended
+        if data:
+            self.hold_back()
+        self._parse()
         self.tell()
+
+    def has_room(self) -> None:
+        super().has_room()
+        self._send_control()
+
+    # --- the program's side ---------------------------------------------------------------------
 
     def is_complete(self) -> bool:
         return self._stage is _Stage.CLOSED
 
     def fail(self) -> None:
-        """Status 500 before the WebSocket is open, its close code 1011 afterwards."""
+        """Status 500 before the WebSocket is open, its close code 1011 afterwards; a reset where
+        neither can be said."""
         stage, self._stage = self._stage, _Stage.CLOSED
-        if self.is_disconnected or stage is _Stage.CLOSED:
+        if self.is_disconnected:
             return
-        with contextlib.suppress(StreamStateError):  # the client is gone meanwhile
+        try:
             if stage is _Stage.CONNECTING:
                 send_text(self, 500, b"Internal Server Error")
-            elif stage is _Stage.OPEN:
-                self._send_close(CloseReason.INTERNAL_ERROR, "")
+            elif stage is _Stage.OPEN and not self.is_writing:
+                frame = self._frames.send(CloseConnection(CloseReason.INTERNAL_ERROR))
+                self.wire.send_data(self.stream_id, frame, ended=True)
             else:
                 self.wire.abort(self.stream_id)
+        except (QuicbatonError, LocalProtocolError):
+            self.wire.abort(self.stream_id)
 
     async def receive(self) -> Message:
+        if not self._connect_told:
+            self._connect_told = True
+            return {"type": "websocket.connect"}
         while not self._inbox:
+            self._parse()
+            if self._inbox:
+                break
             if self.is_disconnected or self._stage is _Stage.CLOSED:
-                return {
-                    "type": "websocket.disconnect",
-                    "code": self._code,
-                    "reason": self._reason,
-                }
+                code, reason = self._code, self._reason
+                return {"type": "websocket.disconnect", "code": code, "reason": reason}
+            self.let_on()
             await self.wait_for_news()
         message = self._inbox.popleft()
-        if not self._inbox:
-            self.let_on()
-        return message
+        text, data = (message, None) if isinstance(message, str) else (None, message)
+        return {"type": "websocket.receive", "text": text, "bytes": data}
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
         if kind == "websocket.accept" and self._stage is _Stage.CONNECTING:
             self._accept(message)
         elif kind == "websocket.send" and self._stage is _Stage.OPEN:
-            text, data = message.get("text"), message.get("bytes")
-            event = BytesMessage(bytes(data or b"")) if text is None else TextMessage(text)
-            await self.write(self._frames.send(event))
+            text = message.get("text")
+            event: Event
+            if text is None:
+                event = BytesMessage(bytes_of(message.get("bytes"), "bytes"))
+            else:
+                event = TextMessage(text)
+            await self.write(lambda: self._frame(event))
+            self._send_control()
         elif kind == "websocket.close" and self._stage is _Stage.OPEN:
-            self._code = message.get("code") or CloseReason.NORMAL_CLOSURE
-            self._stage = _Stage.CLOSED
-            self._send_close(self._code, message.get("reason") or "")
+            code = int(message.get("code") or CloseReason.NORMAL_CLOSURE)
+            close = CloseConnection(code, str(message.get("reason") or ""))
+            await self.write(lambda: self._frame(close), ended=True)
+            self._code, self._stage = code, _Stage.CLOSED
         elif kind == "websocket.close" and self._stage is _Stage.CONNECTING:
-            self._stage = _Stage.CLOSED
             send_text(self, 403, b"Forbidden")
+            self._stage = _Stage.CLOSED
         elif kind == "websocket.http.response.start" and self._stage is _Stage.CONNECTING:
-            self._stage = _Stage.DENIED
-            fields = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
-            head = [(b":status", b"%d" % message["status"]), *fields]
+            head = [(b":status", b"%d" % message["status"]), *fields_of(message)]
             self.wire.send_headers(self.stream_id, head, ended=False)
+            self._stage = _Stage.DENIED
         elif kind == "websocket.http.response.body" and self._stage is _Stage.DENIED:
-            more = message.get("more_body", False)
-            await self.write(bytes(message.get("body", b"")), ended=not more)
+            body, more = bytes_of(message.get("body", b""), "body"), message.get("more_body", False)
+            await self.write(lambda: body, ended=not more)
             if not more:
                 self._stage = _Stage.CLOSED
         elif self._stage is _Stage.CLOSED:
@@ -120,55 +148,94 @@ class WebSocketExchange(Exchange):
 
     # --- helpers, in reading order --------------------------------------------------------------
 
-    def _on_frame(self, event: object) -> None:
-        if isinstance(event, (TextMessage, BytesMessage)):
-            self._on_message(event)
-        elif isinstance(event, Ping):
-            self.wire.send_data(self.stream_id, self._frames.send(event.response()), ended=False)
-        elif isinstance(event, CloseConnection):
-            self._code = int(event.code) if event.code else _NOT_SAID
-            self._reason = event.reason or ""
-            if self._stage is not _Stage.CLOSED:
-                self._stage = _Stage.CLOSED
-                with contextlib.suppress(LocalProtocolError, StreamStateError):
-                    answer = self._frames.send(event.response())
-                    self.wire.send_data(self.stream_id, answer, ended=True)
-            self.disconnect()
-
-    def _on_message(self, event: TextMessage | BytesMessage) -> None:
-        self._parts.append(event.data)
-        self._parts_bytes += len(event.data)
-        if self._parts_bytes > MAX_WEBSOCKET_MESSAGE_BYTES:
-            self._parts.clear()
-            self._close(None, CloseReason.MESSAGE_TOO_BIG)
-            return
-        if not event.message_finished:
-            return
-        text = "".join(self._parts) if isinstance(event, TextMessage) else None
-        data = b"".join(self._parts) if text is None else None
-        self._inbox.append({"type": "websocket.receive", "text": text, "bytes": data})
-        self._parts.clear()
-        self._parts_bytes = 0
-        self.hold_back()
+    def _frame(self, event: Event) -> bytes:
+        """Made only when its turn has come: the client may have closed meanwhile."""
+        try:
+            return self._frames.send(event)
+        except LocalProtocolError as error:
+            if self._stage is _Stage.CLOSED:
+                raise ClientGoneError("the WebSocket is closed") from error
+            raise
 
     def _accept(self, message: Message) -> None:
-        fields = [(bytes(name), bytes(value)) for name, value in message.get("headers") or ()]
+        fields = [(b":status", b"200"), *fields_of(message)]
         subprotocol = message.get("subprotocol")
         if subprotocol:
             fields.append((b"sec-websocket-protocol", subprotocol.encode()))
+        self.wire.send_headers(self.stream_id, fields, ended=False)
         self._stage = _Stage.OPEN
-        self.wire.send_headers(self.stream_id, [(b":status", b"200"), *fields], ended=False)
 
-    def _close(self, hint: object, code: CloseReason) -> None:
+    def _parse(self) -> None:
+        """Make messages of what has come, until there is one that the program has not taken."""
+        while self._raw and not self._inbox and self._stage is _Stage.OPEN:
+            piece = bytes(self._raw[:_PIECE_BYTES])
+            del self._raw[:_PIECE_BYTES]
+            try:
+                self._frames.receive_data(piece)
+                for event in self._frames.events():
+                    self._on_frame(event)
+            except (RemoteProtocolError, LocalProtocolError):
+                self._close(CloseReason.PROTOCOL_ERROR)
+        if self._stage in (_Stage.DENIED, _Stage.CLOSED):
+            self._raw.clear()
+        if self._raw_ended and not self._raw:
+            self.disconnect()
+
+    def _on_frame(self, event: Event) -> None:
+        if self._stage is not _Stage.OPEN:
+            return
+        if isinstance(event, TextMessage):
+            self._text.write(event.data)
+            if self._is_within(self._text.tell()) and event.message_finished:
+                self._inbox.append(self._text.getvalue())
+                self._text = io.StringIO()
+        elif isinstance(event, BytesMessage):
+            self._data += event.data
+            if self._is_within(len(self._data)) and event.message_finished:
+                self._inbox.append(bytes(self._data))
+                self._data.clear()
+        elif isinstance(event, Ping):
+            self._pong = self._frames.send(event.response())
+            self._send_control()
+        elif isinstance(event, CloseConnection):
+            self._code = int(event.code) if event.code else _NOT_SAID
+            self._reason = event.reason or ""
+            with contextlib.suppress(LocalProtocolError):
+                self._farewell = self._frames.send(event.response())
+            self._end()
+
+    def _is_within(self, size: int) -> bool:
+        if size <= MAX_WEBSOCKET_MESSAGE_BYTES:
+            return True
+        self._close(CloseReason.MESSAGE_TOO_BIG)
+        return False
+
+    def _close(self, code: CloseReason) -> None:
         """The client has broken a rule."""
         if self._stage is _Stage.OPEN:
-            self._stage = _Stage.CLOSED
-            self._code = int(getattr(hint, "code", None) or code)
-            with contextlib.suppress(StreamStateError):
-                self._send_close(self._code, "")
+            self._code = int(code)
+            with contextlib.suppress(LocalProtocolError):
+                self._farewell = self._frames.send(CloseConnection(code))
+            self._end()
+
+    def _end(self) -> None:
+        """Nothing comes any more, and nothing goes but the farewell."""
+        self._stage = _Stage.CLOSED
+        if self.is_writing:
+            # It would be taken for a part of the message that is half out.
+            self.wire.abort(self.stream_id)
+        else:
+            self._send_control()
         self.disconnect()
 
-    def _send_close(self, code: int, reason: str) -> None:
-        with contextlib.suppress(LocalProtocolError):  # it is closed already
-            frame = self._frames.send(CloseConnection(code, reason))
-            self.wire.send_data(self.stream_id, frame, ended=True)
+    def _send_control(self) -> None:
+        """Answer the newest ping (RFC 6455 §5.5.3), and a close frame, between messages."""
+        if self.is_writing or self.is_disconnected:
+            return
+        with contextlib.suppress(QuicbatonError):  # the client is gone meanwhile
+            if self._farewell:
+                self.wire.send_data(self.stream_id, self._farewell, ended=True)
+                self._farewell = b""
+            elif self._pong and self.wire.room_bytes(self.stream_id):
+                self.wire.send_data(self.stream_id, self._pong, ended=False)
+                self._pong = b""

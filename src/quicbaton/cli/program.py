@@ -65,6 +65,7 @@ class Program(NamedTuple):
         try:
             await self.health()
         except Exception as error:
+            await self.stop()
             # The boundary to the program, which may raise anything.
             raise ConfigurationError(
                 f"health() of {self.name} raised {type(error).__name__}: {error}",
@@ -120,7 +121,7 @@ def load_program(
     here; `factory`: the name is that of a function, called without arguments, that makes what is
     to be served. `root_path` is where an ASGI program is mounted.
 
-    The module may have `async def health() -> None`, which raises when it is ill.
+    The module of a protocol may have `async def health() -> None`, which raises when it is ill.
 
     What is named, or the module, may have `configure(configuration)`: it gets aioquic's
     QuicConfiguration, with HTTP/3 as protocol and DATAGRAM frames allowed, and changes what it
@@ -137,21 +138,23 @@ def load_program(
             raise ConfigurationError(
                 f"{text}() raised {type(error).__name__}: {error}", code="application"
             ) from error
+    is_asgi = _is_asgi(found)
+    # In the module of an ASGI program these names are those of its routes.
     chosen = getattr(found, "configure", None) or getattr(module, "configure", None)
+    chosen = None if is_asgi else chosen
 
     def settings(configuration: QuicConfiguration) -> None:
         configuration.max_datagram_frame_size = _MAX_DATAGRAM_BYTES
         if chosen is not None:
             chosen(configuration)
 
-    health = getattr(module, "health", None)
-    if not _is_asgi(found):
-        return Program(text, found, health, settings)
+    if not is_asgi:
+        return Program(text, found, getattr(module, "health", None), settings)
     lifespan = Lifespan(found, text)
     create = partial(
         AsgiProtocol, application=found, lifespan=lifespan, root_path=root_path.rstrip("/")
     )
-    return Program(text, create, health, settings, lifespan)
+    return Program(text, create, None, settings, lifespan)
 
 
 def _names_program(folder: Path) -> bool:

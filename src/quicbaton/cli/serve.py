@@ -49,8 +49,9 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "serve",
         help="serve a folder, or a program, over HTTP/3",
-        description="Serve a folder, or a program, over HTTP/3. Live connections can be handed to another "
-        "process with `quicbaton handoff`, or all at once by starting that with --takeover.",
+        description="Serve a folder, or a program, over HTTP/3. Live connections can be handed to "
+        "another process with `quicbaton handoff`, or all at once by starting that with "
+        "--takeover.",
     )
     parser.add_argument(
         "folder",
@@ -215,11 +216,15 @@ class Server:
         try:
             node = await beginning
         except asyncio.CancelledError:
+            await self.finish()
             if not self._told_to_stop:
                 raise
             self._reporter.event("stopped", "stopped before it served")
             self.close()
             return
+        except BaseException:
+            await self.finish()
+            raise
         metrics = operate.serve_metrics(self._options, self._reporter, lambda: [node.name])
         try:
             await self._until_over(node)

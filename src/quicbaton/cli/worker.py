@@ -46,24 +46,30 @@ async def _serve(assignment: Assignment, options: argparse.Namespace, reporter: 
     tune_collector()
     server = Server(options, reporter)
     await server.prepare()
-    node = server.node(
-        sockets[assignment.slot], assignment.own_control, server.node_number, assignment.slot, {}
-    )
     try:
-        worker = Worker(
-            node,
-            sockets,
-            assignment.roster,
-            version=version("quicbaton"),
-            grace_s=options.grace,
-            on_begin=lambda: _speak_up(assignment.stderr),
+        node = server.node(
+            sockets[assignment.slot],
+            assignment.own_control,
+            server.node_number,
+            assignment.slot,
+            {},
         )
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, worker.leave)
-        await worker.until_over()
+        try:
+            worker = Worker(
+                node,
+                sockets,
+                assignment.roster,
+                version=version("quicbaton"),
+                grace_s=options.grace,
+                on_begin=lambda: _speak_up(assignment.stderr),
+            )
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, worker.leave)
+            await worker.until_over()
+        finally:
+            node.close()
     finally:
-        node.close()
         await server.finish()
         server.close()
     return 1 if worker.failed else 0
