@@ -54,8 +54,6 @@ def test_a_program_chooses_protocol_and_windows(load, source: str) -> None:  # t
 
 
 def test_a_program_that_cannot_configure_is_refused(load) -> None:  # type: ignore[no-untyped-def]
-    program = load(
-        "def configure(c): raise ValueError('no such window')\nfrom quicbaton.asyncio import QuicConnectionProtocol as Protocol"
-    )
+    program = load("def configure(c): raise ValueError('no such window')\n" + _PROTOCOL)
     with pytest.raises(ConfigurationError, match=r"configure\(\) of .* ValueError: no such window"):
         program.configure(QuicConfiguration(is_client=False))
