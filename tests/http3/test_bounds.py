@@ -331,6 +331,18 @@ def test_rapid_resets_are_too_many_however_they_are_made(how: str) -> None:
     assert is_overloaded(end)
 
 
+def test_broken_requests_count_as_given_up() -> None:
+    """CVE-2025-8671: a client has us reset streams instead of doing so itself."""
+    end = server()
+    number = 0
+    while end.quic.closed is None:
+        assert number <= limits.CANCELLED_REQUEST_BURST
+        end.feed(4 * number, headers([*GET, (b"Upper-Case", b"1")]), True)
+        number += 1
+    assert is_overloaded(end)
+    assert number == limits.CANCELLED_REQUEST_BURST + 1
+
+
 def test_uploads_that_we_stopped_are_not_given_up_by_their_client() -> None:
     end = server()
     for number in range(2 * limits.CANCELLED_REQUEST_BURST):

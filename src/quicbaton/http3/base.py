@@ -31,6 +31,9 @@ from quicbaton.transport.state import NONE
 _FIRST_SWEEP: Final = 64
 #: RFC 6585 §5.
 _TOO_LARGE: Final = ((b":status", b"431"), (b"content-length", b"0"))
+_CANCELLED: Final = rate(
+    per_s=limits.CANCELLED_REQUESTS_PER_S, burst=limits.CANCELLED_REQUEST_BURST
+)
 _IDLE_FRAMES: Final = rate(per_s=limits.IDLE_FRAMES_PER_S, burst=limits.IDLE_FRAME_BURST)
 
 
@@ -193,10 +196,13 @@ class Http3Base:
     def _fail_stream(
         self, stream_id: int, error: StreamError, *, ended: bool = False
     ) -> list[H3Event]:
-        """Answer an error of a stream, which has `ended` or not."""
+        """Answer an error of a stream, which has `ended` or not. ExcessiveLoadError when there were
+        too many: a client that makes us reset streams has no more of them than one that resets them
+        itself (CVE-2025-8671)."""
         stream = self._streams.get(stream_id)
         if stream is None:
             return []
+        self._note_cancelled(stream_id, stream)
         # A server has told nobody of a request that is not whole, and neither side of a
         # WebTransport stream that does not belong to a session.
         known = stream.kind <= s.PUSH and (
@@ -224,6 +230,20 @@ class Http3Base:
         # RFC 9114 §4.1: the rest of the request is of no interest, and that is no error.
         self._stop(stream_id, stream, ErrorCode.H3_NO_ERROR)
         return True
+
+    def _note_cancelled(self, stream_id: int, stream: Http3Stream) -> None:
+        """A client has reset or stopped a stream: of a request that is unanswered that is giving it
+        up, once. What has its answer, as an upload that we asked to stop, is none."""
+        if self._is_client or stream.kind != s.REQUEST or stream.send == s.ENDED:
+            return
+        if stream.flags & s.CANCELLED:
+            return
+        stream.flags |= s.CANCELLED
+        if (now_us := self._clock_us()) != NONE:
+            whole_at_us = _CANCELLED.spend(self._state.resets_at_us, now_us)
+            if whole_at_us < 0:
+                raise ExcessiveLoadError("too many requests were given up")
+            self._state.resets_at_us = whole_at_us
 
     def _spend_idle_frame(self) -> None:
         if (now_us := self._clock_us()) != NONE:

@@ -46,9 +46,6 @@ from quicbaton.http3.state import Http3Stream
 from quicbaton.transport.state import NONE
 
 _REQUESTS: Final = rate(per_s=limits.REQUESTS_PER_S, burst=limits.REQUEST_BURST)
-_CANCELLED: Final = rate(
-    per_s=limits.CANCELLED_REQUESTS_PER_S, burst=limits.CANCELLED_REQUEST_BURST
-)
 
 
 class ReceivingSide(MessageReader, ControlStream, Http3Base):
@@ -76,8 +73,10 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
                 is_reset = isinstance(event, StreamReset)
                 return self._on_reset(stream_id) if is_reset else self._on_stop(stream_id)
         except StreamError as error:
-            if self._may_fail(stream_id):
+            try:
                 return self._fail_stream(stream_id, error, ended=ended)
+            except ExcessiveLoadError as too_many:
+                self._close(too_many)
         except ProtocolError as error:
             self._close(error)
         return []
@@ -283,29 +282,3 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
             if whole_at_us < 0:
                 raise ExcessiveLoadError("too many requests at once")
             self._state.requests_at_us = whole_at_us
-
-    def _may_fail(self, stream_id: int) -> bool:
-        """A request that is broken costs what one that is given up does (CVE-2025-8671): a client
-        that makes us reset streams has no more of them than one that resets them itself. False
-        when there were too many, and the connection is closed."""
-        try:
-            if (stream := self._streams.get(stream_id)) is not None:
-                self._note_cancelled(stream_id, stream)
-        except ExcessiveLoadError as error:
-            self._close(error)
-            return False
-        return True
-
-    def _note_cancelled(self, stream_id: int, stream: Http3Stream) -> None:
-        """A client has reset or stopped a stream: of a request that is unanswered that is giving it
-        up, once. What has its answer, as an upload that we asked to stop, is none."""
-        if self._is_client or stream.kind != s.REQUEST or stream.send == s.ENDED:
-            return
-        if stream.flags & s.CANCELLED:
-            return
-        stream.flags |= s.CANCELLED
-        if (now_us := self._clock_us()) != NONE:
-            whole_at_us = _CANCELLED.spend(self._state.resets_at_us, now_us)
-            if whole_at_us < 0:
-                raise ExcessiveLoadError("too many requests were given up")
-            self._state.resets_at_us = whole_at_us
