@@ -320,6 +320,25 @@ def test_a_program_that_waits_for_more_after_its_shutdown_is_ended() -> None:
     run(main)
 
 
+def test_a_startup_that_does_not_end_is_only_ended() -> None:
+    heard: list[str] = []
+
+    async def application(_scope: Any, receive: Any, _send: Any) -> None:
+        while True:
+            heard.append((await receive())["type"])
+
+    async def main() -> None:
+        lifespan = Lifespan(application, "main:app")
+        starting = asyncio.ensure_future(lifespan.startup())
+        while not heard:
+            await asyncio.sleep(0)
+        await lifespan.shutdown()
+        await starting
+
+    run(main)
+    assert heard == ["lifespan.startup"]
+
+
 def test_a_startup_that_fails_says_why() -> None:
     async def application(_scope: Any, receive: Any, send: Any) -> None:
         await receive()

@@ -18,6 +18,8 @@ from quicbaton.errors import GivenAwayError, StreamStateError
 _LOG: Final = logging.getLogger("quicbaton.asgi")
 
 Fields = list[tuple[bytes, bytes]]
+#: What a connection says of a stream, or of itself, that is over.
+CLIENT_GONE: Final = (StreamStateError, GivenAwayError)
 
 #: RFC 9114 §4.2: HTTP/3 has no such fields; programs that were written for HTTP/1.1 may send them.
 _FIELDS_TO_DROP: Final = frozenset(
@@ -169,7 +171,7 @@ class Exchange(ABC):
             raise ClientGoneError("the client is gone")
         try:
             await self.send(message)
-        except (StreamStateError, GivenAwayError) as error:
+        except CLIENT_GONE as error:
             self.disconnect()
             raise ClientGoneError("the client is gone") from error
 

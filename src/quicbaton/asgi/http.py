@@ -6,9 +6,8 @@ import contextlib
 from enum import Enum, auto
 from typing import Final
 
-from quicbaton.asgi.exchange import Exchange, Fields, Wire, bytes_of, fields_of
+from quicbaton.asgi.exchange import CLIENT_GONE, Exchange, Fields, Wire, bytes_of, fields_of
 from quicbaton.asgi.scope import Message, Scope
-from quicbaton.errors import StreamStateError
 
 _NO_BODY: Final = frozenset({204, 304})  # RFC 9110 §15.3.5, §15.4.5
 
@@ -54,7 +53,7 @@ class HttpExchange(Exchange):
         if stage in (_Stage.BODY, _Stage.TRAILERS):
             self.wire.abort(self.stream_id)
             return
-        with contextlib.suppress(StreamStateError):  # the client gave it up meanwhile
+        with contextlib.suppress(*CLIENT_GONE):  # the client gave it up meanwhile
             send_text(self, 500, b"Internal Server Error")
 
     async def receive(self) -> Message:

@@ -43,18 +43,20 @@ class Lifespan:
             )
 
     async def shutdown(self) -> None:
-        """Returns when the program has cleaned up, has ended before, or takes too long."""
+        """Returns when the program has cleaned up, has ended before, or takes too long. One whose
+        startup failed, or has not ended, has nothing to clean up, and is only ended."""
         task = self._task
         if task is None:
             return
-        if not task.done() and not self._failure:
+        is_up = self._started.is_set() and not self._failure
+        if is_up and not task.done():
             self._inbox.put_nowait({"type": "lifespan.shutdown"})
             try:
                 await asyncio.wait_for(self._stopped.wait(), _SHUTDOWN_S)
             except TimeoutError:
                 _LOG.error("the shutdown of %s takes longer than %g s", self._name, _SHUTDOWN_S)
         # Some wait for a further message, which never comes.
-        await asyncio.wait((task,), timeout=_RETURN_S if not self._failure else 0)
+        await asyncio.wait((task,), timeout=_RETURN_S if is_up else 0)
         task.cancel()
         await asyncio.wait((task,))
 

@@ -9,13 +9,12 @@ from typing import Any
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic import events
 
-from quicbaton.asgi.exchange import Exchange, Fields
+from quicbaton.asgi.exchange import CLIENT_GONE, Exchange, Fields
 from quicbaton.asgi.http import HttpExchange
 from quicbaton.asgi.lifespan import Lifespan
 from quicbaton.asgi.scope import Application, request_scope
 from quicbaton.asgi.websocket import WebSocketExchange
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
-from quicbaton.errors import GivenAwayError, StreamStateError
 from quicbaton.http3 import H3Connection
 from quicbaton.http3.codes import ErrorCode
 from quicbaton.http3.events import StreamFailed
@@ -144,13 +143,13 @@ class AsgiProtocol(QuicConnectionProtocol):
         self._quic.pause_reading(stream_id)
 
     def resume_reading(self, stream_id: int) -> None:
-        with contextlib.suppress(GivenAwayError, StreamStateError):
+        with contextlib.suppress(*CLIENT_GONE):
             self._quic.resume_reading(stream_id)
             self.transmit_soon()
 
     def abort(self, stream_id: int) -> None:
         """The response ends here, and is not whole."""
-        with contextlib.suppress(GivenAwayError, StreamStateError):
+        with contextlib.suppress(*CLIENT_GONE):
             self._quic.reset_stream(stream_id, ErrorCode.H3_INTERNAL_ERROR)
             self._quic.stop_stream(stream_id, ErrorCode.H3_INTERNAL_ERROR)
             self.transmit_soon()
@@ -158,7 +157,7 @@ class AsgiProtocol(QuicConnectionProtocol):
     def over(self, stream_id: int) -> None:
         """The program is done with the request. What it has not ended ends here."""
         self._exchanges.pop(stream_id, None)
-        with contextlib.suppress(GivenAwayError, StreamStateError):
+        with contextlib.suppress(*CLIENT_GONE):
             if self._quic.can_send(stream_id):
                 self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
                 self.transmit_soon()

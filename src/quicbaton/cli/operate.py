@@ -12,7 +12,7 @@ from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.cluster import Cluster
 from quicbaton.cli.control import Server
 from quicbaton.cli.fleet import ask_all
-from quicbaton.cli.program import import_named
+from quicbaton.cli.program import import_named, make
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import ConfigurationError
 from quicbaton.routing.placement import Placement, parse_placement
@@ -55,14 +55,8 @@ def load_placement(text: str) -> Placement | None:
     """
     if ":" not in text or text.startswith("path:"):
         return parse_placement(text)
-    _, make = import_named(text, what="--placement", code="placement")
-    try:
-        made = make()
-    except Exception as error:
-        # The boundary to the user's program, which may raise anything.
-        raise ConfigurationError(
-            f"cannot make the placement {text}: {type(error).__name__}: {error}", code="placement"
-        ) from error
+    _, maker = import_named(text, what="--placement", code="placement")
+    made = make(maker, what=f"the placement {text}", code="placement")
     if not callable(getattr(made, "choose", None)) or not hasattr(made, "wants_path"):
         raise ConfigurationError(
             f"{text} is no placement: it needs choose(newcomer, members, here) and wants_path",

@@ -131,17 +131,11 @@ def load_program(
     """
     module, found = import_named(text, what="a program", code="application", folder=folder)
     if factory:
-        try:
-            found = found()
-        except Exception as error:
-            # The boundary to the program, which may raise anything.
-            raise ConfigurationError(
-                f"{text}() raised {type(error).__name__}: {error}", code="application"
-            ) from error
+        found = make(found, what=f"the program {text}", code="application")
     is_asgi = _is_asgi(found)
-    # In the module of an ASGI program these names are those of its routes.
-    chosen = getattr(found, "configure", None) or getattr(module, "configure", None)
-    chosen = None if is_asgi else chosen
+    chosen = None
+    if not is_asgi:  # in the module of an ASGI program these names are those of its routes
+        chosen = getattr(found, "configure", None) or getattr(module, "configure", None)
 
     def settings(configuration: QuicConfiguration) -> None:
         configuration.max_datagram_frame_size = _MAX_DATAGRAM_BYTES
@@ -174,6 +168,17 @@ def _is_asgi(found: Any) -> bool:
     return inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(
         getattr(found, "__call__", None)  # noqa: B004 - whether that is async, not whether it is
     )
+
+
+def make(maker: Callable[[], Any], *, what: str, code: str) -> Any:
+    """What a function of the user's makes. Raises ConfigurationError with `code` when it fails."""
+    try:
+        return maker()
+    except Exception as error:
+        # The boundary to the user's program, which may raise anything.
+        raise ConfigurationError(
+            f"cannot make {what}: {type(error).__name__}: {error}", code=code
+        ) from error
 
 
 def import_named(

@@ -214,17 +214,18 @@ class Server:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, on_signal)
         try:
+            await self._serve(beginning)
+        finally:
+            await self.close()
+
+    async def _serve(self, beginning: asyncio.Task[Node]) -> None:
+        try:
             node = await beginning
         except asyncio.CancelledError:
-            await self.finish()
             if not self._told_to_stop:
                 raise
             self._reporter.event("stopped", "stopped before it served")
-            self.close()
             return
-        except BaseException:
-            await self.finish()
-            raise
         metrics = operate.serve_metrics(self._options, self._reporter, lambda: [node.name])
         try:
             await self._until_over(node)
@@ -232,8 +233,6 @@ class Server:
             if metrics is not None:
                 metrics.close()
             node.close()
-            await self.finish()
-            self.close()
 
     async def _begin(self) -> Node:
         await self.prepare()
@@ -252,12 +251,9 @@ class Server:
             self._configuration.secrets_log_file = self._keylog
         await self._program.start()
 
-    async def finish(self) -> None:
-        """Let the program clean up: nobody is served any more."""
+    async def close(self) -> None:
+        """Nobody is served any more: let the program clean up, and close what `prepare` opened."""
         await self._program.stop()
-
-    def close(self) -> None:
-        """Close what `prepare` opened."""
         if self._keylog is not None:
             self._keylog.close()
 

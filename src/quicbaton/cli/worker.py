@@ -70,8 +70,7 @@ async def _serve(assignment: Assignment, options: argparse.Namespace, reporter: 
         finally:
             node.close()
     finally:
-        await server.finish()
-        server.close()
+        await server.close()
     return 1 if worker.failed else 0
 
 

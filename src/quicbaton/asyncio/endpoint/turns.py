@@ -129,9 +129,7 @@ class Turns(Generic[OwnerT]):
             if waiting:
                 self._line[owner] = waiting  # behind all others
             if group:
-                begun_s = self._clock()
-                self._serve_timed(owner, group, late=True, costly=True)
-                expected_s = self._clock() - begun_s
+                expected_s = self._serve_timed(owner, group, late=True, costly=True)
         if self._line and self._next is None:
             self._next = self._loop.call_soon(self._serve_line)
 
@@ -144,7 +142,8 @@ class Turns(Generic[OwnerT]):
 
     def _serve_timed(
         self, owner: OwnerT, group: list[Datagram], *, late: bool, costly: bool
-    ) -> None:
+    ) -> float:
+        """Returns the seconds that it took."""
         begun_s = self._clock()
         if late:
             self._serve_late(group)
@@ -153,6 +152,7 @@ class Turns(Generic[OwnerT]):
         spent_s = self._clock() - begun_s
         if costly or spent_s > TURN_S or len(group) >= MAX_SHARE_DATAGRAMS:
             self._learn(owner, spent_s / len(group), len(group))
+        return spent_s
 
     def _learn(self, owner: OwnerT, spent_s: float, count: int) -> None:
         """So many datagrams have just taken so long each."""
