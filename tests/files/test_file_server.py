@@ -9,66 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aioquic.h3.events import DataReceived, HeadersReceived
-from aioquic.quic.events import QuicEvent, StopSendingReceived, StreamReset
+from browser import Browser
 
 from quicbaton.files import Folder
 from quicbaton.files.dates import http_date, parse_date
 from quicbaton.files.open_files import OpenFiles
-from quicbaton.files.protocol import H3_INTERNAL_ERROR, H3_NO_ERROR, FileProtocol
-from quicbaton.http3 import H3Connection
+from quicbaton.files.protocol import FileProtocol
+from quicbaton.http3.codes import ErrorCode
 from quicbaton.testing import Conditions, EndOptions, Pair, move
 
 SIZE = 3_000_000
-
-
-class Browser:
-    """An HTTP/3 client that keeps what it gets."""
-
-    def __init__(self, quic: Any) -> None:
-        self._quic = quic
-        self._http = H3Connection(quic)
-        self.headers: dict[int, dict[bytes, bytes]] = {}
-        self.bodies: dict[int, bytearray] = {}
-        self.ended: set[int] = set()
-        self.resets: dict[int, int] = {}
-        self.stops: dict[int, int] = {}
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        *fields: tuple[bytes, bytes],
-        body: bytes = b"",
-        ends: bool = True,
-    ) -> int:
-        """`ends`: whether all of the request is sent."""
-        stream_id: int = self._quic.get_next_available_stream_id()
-        pseudo = {":method": method, ":scheme": "https", ":authority": "localhost", ":path": path}
-        headers = [(name.encode(), value.encode()) for name, value in pseudo.items()]
-        self._http.send_headers(stream_id, [*headers, *fields], ends and not body)
-        if body:
-            self._http.send_data(stream_id, body, ends)
-        return stream_id
-
-    def quic_event_received(self, event: QuicEvent) -> None:
-        if isinstance(event, StreamReset):
-            self.resets[event.stream_id] = event.error_code
-        elif isinstance(event, StopSendingReceived):
-            self.stops[event.stream_id] = event.error_code
-        for http_event in self._http.handle_event(event):
-            if isinstance(http_event, HeadersReceived):
-                self.headers[http_event.stream_id] = dict(http_event.headers)
-            elif isinstance(http_event, DataReceived):
-                self.bodies.setdefault(http_event.stream_id, bytearray()).extend(http_event.data)
-            if getattr(http_event, "stream_ended", False):
-                self.ended.add(http_event.stream_id)
-
-    def export_state(self) -> bytes:
-        return b""
-
-    def import_state(self, data: bytes) -> None:
-        pass
 
 
 class Session:
@@ -313,7 +263,7 @@ def test_an_upload_that_nobody_will_read_is_stopped_without_an_error(root: Path)
         session.pair.run(lambda refused=refused: refused in session.browser.stops, seconds=5)
         assert refused in session.browser.ended
         assert session.status(refused) == status
-        assert session.browser.stops[refused] == H3_NO_ERROR
+        assert session.browser.stops[refused] == ErrorCode.H3_NO_ERROR
         assert refused not in session.browser.resets
 
 
@@ -327,7 +277,7 @@ def test_a_download_with_a_request_that_does_not_end_is_whole_and_stops_it_then(
     session.pair.run(lambda: session.over(got), seconds=5)
     assert session.body(got) == (root / "file.bin").read_bytes()
     assert got in session.browser.ended
-    assert session.browser.stops[got] == H3_NO_ERROR
+    assert session.browser.stops[got] == ErrorCode.H3_NO_ERROR
 
 
 @on_loop
@@ -365,7 +315,7 @@ def test_a_file_that_changed_under_a_move_resets_the_stream(root: Path) -> None:
     (root / "file.bin").write_bytes(os.urandom(SIZE))
     move(session.pair.server)
     session.pair.run(lambda: session.over(stream_id), seconds=5)
-    assert session.browser.resets == {stream_id: H3_INTERNAL_ERROR}
+    assert session.browser.resets == {stream_id: ErrorCode.H3_INTERNAL_ERROR}
     # Other requests of the connection go on.
     assert session.status(session.ask("GET", "/site/")) == 200
 
@@ -396,7 +346,7 @@ def test_what_becomes_of_a_file_decides_alike_with_and_without_a_move(
         if goes_on:
             assert session.body(stream_id) == content
         else:
-            assert session.browser.resets == {stream_id: H3_INTERNAL_ERROR}
+            assert session.browser.resets == {stream_id: ErrorCode.H3_INTERNAL_ERROR}
 
     asyncio.run(test())
 

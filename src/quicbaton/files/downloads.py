@@ -5,16 +5,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
 
 import msgspec
 
+from quicbaton.errors import StreamStateError
 from quicbaton.files.folder import Folder
 from quicbaton.files.open_files import OpenFile
 from quicbaton.files.refusal import RefusedRequestError
 from quicbaton.files.version import FileVersion
+from quicbaton.http3.codes import ErrorCode
+from quicbaton.http3.connection import H3Connection
+from quicbaton.limits import MAX_PASSED_DESCRIPTORS
 
+_LOG: Final = logging.getLogger("quicbaton.files")
+
+#: One DATA frame. What has been read is carried by a handoff, what has not is read again there.
+CHUNK_BYTES: Final = 256 << 10
 #: How much of what was sent last is compared with the file before it counts as one that has grown.
 _TAIL_BYTES: Final = 64
 
@@ -98,6 +109,112 @@ class Download:
         return (status.st_dev, status.st_ino) != now.key
 
 
+class Streams(Protocol):
+    """What downloads ask of a connection: `Connection` has it, and what stands in for one."""
+
+    def is_congested(self, stream_id: int) -> bool: ...
+    def send_room_bytes(self, stream_id: int) -> int: ...
+    def reset_stream(self, stream_id: int, error_code: int) -> None: ...
+
+
+class Downloads:
+    """The downloads of one connection, which fill its streams and move with it.
+
+    A protocol passes `StreamWritable` on to `fill`, and calls the methods that are named as its
+    own: `export_descriptors`, `import_descriptors`, `connection_left`.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._downloads: dict[int, Download] = {}
+        #: Open files that came along, until `go_on` has said for which downloads.
+        self._passed: list[int] = []
+
+    def __contains__(self, stream_id: int) -> bool:
+        return stream_id in self._downloads
+
+    def __len__(self) -> int:
+        return len(self._downloads)
+
+    def add(self, download: Download) -> None:
+        """Begin: its header section is sent, and `fill` is to be called."""
+        self._downloads[download.promise.stream_id] = download
+
+    def fill(self, stream_id: int, quic: Streams, http: H3Connection) -> None:
+        """Write until the stream's buffer is full or the file is at its end."""
+        download = self._downloads.get(stream_id)
+        if download is None:
+            return
+        while not download.is_complete:
+            if quic.is_congested(stream_id):
+                return
+            try:
+                room_bytes = quic.send_room_bytes(stream_id)
+                data = download.read(min(CHUNK_BYTES, room_bytes))
+                http.send_data(stream_id, data, download.is_complete)
+            except FileChangedError as error:
+                # A short body, or a mixed one, must not look like a whole one.
+                _break_off(stream_id, quic, error)
+                break
+            except StreamStateError:
+                break
+        self.drop(stream_id)
+
+    def drop(self, stream_id: int) -> bool:
+        """Forget a download; whether there was one."""
+        download = self._downloads.pop(stream_id, None)
+        if download is not None:
+            download.release()
+        return download is not None
+
+    # --- moving ---------------------------------------------------------------------------------
+
+    def promises(self) -> list[Promise]:
+        """What `go_on` needs elsewhere."""
+        return [download.promise for download in self._downloads.values()]
+
+    def export_descriptors(self) -> Sequence[int]:
+        """Their files, each once, and no more than can be passed."""
+        held = (download.file for download in self._downloads.values())
+        descriptors = {file.descriptor: None for file in held if file is not None}
+        return list(descriptors)[:MAX_PASSED_DESCRIPTORS]
+
+    def import_descriptors(self, descriptors: Sequence[int]) -> None:
+        self._passed = list(descriptors)
+
+    def go_on(self, promises: Iterable[Promise], quic: Streams) -> None:
+        """Go on with another process's downloads, or reset them if their file is another one by
+        now.
+
+        Writing begins with `StreamWritable`, which every unfinished download is owed.
+        """
+        passed = {file.key: file for file in self._take_passed()}
+        for promise in promises:
+            try:
+                self._downloads[promise.stream_id] = go_on(self._folder, promise, passed)
+            except FileChangedError as error:
+                _break_off(promise.stream_id, quic, error)
+        for file in passed.values():
+            file.release()
+
+    def connection_left(self) -> None:
+        """Close what is open: it is over, or another object's."""
+        for download in self._downloads.values():
+            download.release()
+        self._downloads.clear()
+        for descriptor in self._passed:
+            os.close(descriptor)
+        self._passed = []
+
+    def _take_passed(self) -> list[OpenFile]:
+        files = []
+        passed, self._passed = self._passed, []
+        for descriptor in passed:
+            with contextlib.suppress(RefusedRequestError):
+                files.append(self._folder.files.adopt(descriptor))
+        return files
+
+
 def go_on(folder: Folder, promise: Promise, passed: dict[tuple[int, int], OpenFile]) -> Download:
     """Go on with a download of another process: with the descriptor that it passed, or with what
     the path leads to now, if that is the same. Raises FileChangedError."""
@@ -114,6 +231,11 @@ def go_on(folder: Folder, promise: Promise, passed: dict[tuple[int, int], OpenFi
         raise FileChangedError(f"{promise.path!r} is another file by now")
     promise.seen = now
     return Download(folder, promise, folder.hold(found))
+
+
+def _break_off(stream_id: int, quic: Streams, error: FileChangedError) -> None:
+    _LOG.warning("stream %d is reset in the middle of a file: %s", stream_id, error)
+    quic.reset_stream(stream_id, ErrorCode.H3_INTERNAL_ERROR)
 
 
 def _check_found(seen: FileVersion, now: FileVersion) -> None:

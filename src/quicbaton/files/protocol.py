@@ -20,26 +20,18 @@ from quicbaton.asyncio.protocol import QuicConnectionProtocol
 from quicbaton.errors import PeerError, StreamStateError
 from quicbaton.files.conditions import Validators, Verdict, evaluate, takes_range
 from quicbaton.files.dates import http_date
-from quicbaton.files.downloads import Download, FileChangedError, Promise, go_on
+from quicbaton.files.downloads import Download, Downloads, Promise
 from quicbaton.files.folder import INDEX_NAME, Folder, Representation, redirect_target
 from quicbaton.files.listing import Listings, View
 from quicbaton.files.listing_page import CONTENT_SECURITY_POLICY
-from quicbaton.files.open_files import OpenFile
 from quicbaton.files.ranges import ByteRange, wanted_range
 from quicbaton.files.refusal import RefusedRequestError
 from quicbaton.files.request import Request, parse_request
+from quicbaton.http3.codes import ErrorCode
 from quicbaton.http3.connection import H3Connection
 from quicbaton.http3.events import H3Event, HeadersReceived, StreamFailed
-from quicbaton.limits import MAX_PASSED_DESCRIPTORS
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable
-
-#: One DATA frame. What has been read is carried by a handoff, what has not is read again there.
-CHUNK_BYTES: Final = 256 << 10
-
-# RFC 9114 §8.1
-H3_NO_ERROR: Final = 0x100
-H3_INTERNAL_ERROR: Final = 0x102
 
 _METHODS: Final = (b"GET", b"HEAD")
 _REASONS: Final = {
@@ -78,24 +70,22 @@ class FileProtocol(QuicConnectionProtocol):
         super().__init__(quic, stream_handler)
         self._folder = folder
         self._listings = Listings(folder) if listings is None else listings
-        self._downloads: dict[int, Download] = {}
-        #: Open files that came along, until `import_state` has said for which downloads.
-        self._passed: list[int] = []
+        self._downloads = Downloads(folder)
 
-    def close(self, error_code: int = H3_NO_ERROR, reason_phrase: str = "") -> None:
+    def close(self, error_code: int = ErrorCode.H3_NO_ERROR, reason_phrase: str = "") -> None:
         """Close the connection, as HTTP/3 does it without an error."""
         super().close(error_code, reason_phrase)
 
     def quic_event_received(self, event: events.QuicEvent) -> None:
         if isinstance(event, StreamWritable):
-            self._write(event.stream_id)
+            self._fill(event.stream_id)
             return
         if isinstance(event, events.ProtocolNegotiated):
             self._http = H3Connection(self._quic)
         elif isinstance(event, events.StreamReset | events.StopSendingReceived):
             self._cancel(event.stream_id)
         elif isinstance(event, events.ConnectionTerminated):
-            self._release_all()
+            self._downloads.connection_left()
         if self._http is not None:
             for http_event in self._http.handle_event(event):
                 self._http_event_received(http_event)
@@ -104,56 +94,26 @@ class FileProtocol(QuicConnectionProtocol):
 
     def export_state(self) -> bytes:
         """The downloads that are under way, if any."""
-        promises = [download.promise for download in self._downloads.values()]
+        promises = self._downloads.promises()
         return _ENCODER.encode(promises) if promises else b""
 
     def export_descriptors(self) -> Sequence[int]:
-        """Their files, each once, and no more than can be passed."""
-        held = (download.file for download in self._downloads.values())
-        descriptors = {file.descriptor: None for file in held if file is not None}
-        return list(descriptors)[:MAX_PASSED_DESCRIPTORS]
+        return self._downloads.export_descriptors()
 
     def import_descriptors(self, descriptors: Sequence[int]) -> None:
-        self._passed = list(descriptors)
+        self._downloads.import_descriptors(descriptors)
 
     def import_state(self, data: bytes) -> None:
-        """Go on with downloads, or reset them if their file is another one by now.
-
-        Writing begins with `StreamWritable`, which every unfinished download is owed.
-        """
+        """Go on with downloads, or reset them if their file is another one by now."""
         try:
             promises = _DECODER.decode(data) if data else []
         except msgspec.DecodeError as error:
             raise PeerError(f"not a file server's state: {error}", code="application") from error
-        passed = {file.key: file for file in self._take_passed()}
-        for promise in promises:
-            try:
-                self._downloads[promise.stream_id] = go_on(self._folder, promise, passed)
-            except FileChangedError:
-                self._quic.reset_stream(promise.stream_id, H3_INTERNAL_ERROR)
-        for file in passed.values():
-            file.release()
+        self._downloads.go_on(promises, self._quic)
 
     def connection_left(self) -> None:
-        """Close what is open: it is over, or another object's."""
         super().connection_left()
-        self._release_all()
-
-    def _take_passed(self) -> list[OpenFile]:
-        files = []
-        passed, self._passed = self._passed, []
-        for descriptor in passed:
-            with contextlib.suppress(RefusedRequestError):
-                files.append(self._folder.files.adopt(descriptor))
-        return files
-
-    def _release_all(self) -> None:
-        for download in self._downloads.values():
-            download.release()
-        self._downloads.clear()
-        for descriptor in self._passed:
-            os.close(descriptor)
-        self._passed = []
+        self._downloads.connection_left()
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -165,7 +125,7 @@ class FileProtocol(QuicConnectionProtocol):
                 self._handle(event.stream_id, request)
         elif isinstance(event, StreamFailed):
             # It has been reset: what was malformed came behind its header section.
-            self._drop(event.stream_id)
+            self._downloads.drop(event.stream_id)
 
     def _handle(self, stream_id: int, request: Request) -> None:
         try:
@@ -177,7 +137,7 @@ class FileProtocol(QuicConnectionProtocol):
                 self._refuse(stream_id, request, error)
         except StreamStateError:
             # The client gave the stream up before we came to answer: nobody waits.
-            self._drop(stream_id)
+            self._downloads.drop(stream_id)
 
     def _answer(self, stream_id: int, request: Request) -> None:
         path, is_folder = self._folder.locate(request.target)
@@ -202,8 +162,8 @@ class FileProtocol(QuicConnectionProtocol):
             shown.file.release()
             return
         file = self._folder.hold(shown.file)
-        self._downloads[stream_id] = Download(self._folder, promise, file)
-        self._write(stream_id)
+        self._downloads.add(Download(self._folder, promise, file))
+        self._fill(stream_id)
 
     def _begin(self, stream_id: int, request: Request, shown: Representation) -> Promise | None:
         """Send the header section; returns what of the file is to follow, None for nothing."""
@@ -285,41 +245,15 @@ class FileProtocol(QuicConnectionProtocol):
         head = [(b":status", b"%d" % status), (b"date", http_date(int(time())))]
         self._http.send_headers(stream_id, [*head, *fields], ended)
 
-    # --- bodies ---------------------------------------------------------------------------------
-
-    def _write(self, stream_id: int) -> None:
-        """Write until the stream's buffer is full or the file is at its end."""
-        download = self._downloads.get(stream_id)
-        http = self._http
-        if download is None or http is None:
-            return
-        while not download.is_complete:
-            if self._quic.is_congested(stream_id):
-                return
-            try:
-                room_bytes = self._quic.send_room_bytes(stream_id)
-                data = download.read(min(CHUNK_BYTES, room_bytes))
-                http.send_data(stream_id, data, download.is_complete)
-            except FileChangedError:
-                # A short body, or a mixed one, must not look like a whole one.
-                self._quic.reset_stream(stream_id, H3_INTERNAL_ERROR)
-                break
-            except StreamStateError:
-                break
-        self._drop(stream_id)
+    def _fill(self, stream_id: int) -> None:
+        if self._http is not None:
+            self._downloads.fill(stream_id, self._quic, self._http)
 
     def _cancel(self, stream_id: int) -> None:
         """The client wants no answer any more (RFC 9114 §4.1.1)."""
-        if self._drop(stream_id):
+        if self._downloads.drop(stream_id):
             with contextlib.suppress(StreamStateError):
-                self._quic.reset_stream(stream_id, H3_NO_ERROR)
-
-    def _drop(self, stream_id: int) -> bool:
-        """Forget a download; whether there was one."""
-        download = self._downloads.pop(stream_id, None)
-        if download is not None:
-            download.release()
-        return download is not None
+                self._quic.reset_stream(stream_id, ErrorCode.H3_NO_ERROR)
 
 
 def _describe(validators: Validators) -> Headers:
