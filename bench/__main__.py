@@ -62,6 +62,8 @@ def _run(name: str, benchmark: Benchmark, options: argparse.Namespace) -> None:
                 task, completed=done, total=total, description=label
             ),
         )
+    for line in benchmark.report(figures):
+        console.print(line, highlight=False, soft_wrap=True)
     for path in report.write(name, benchmark, figures, options.json, measured_on):
         console.print(f"wrote {path}", style="dim", highlight=False)
 

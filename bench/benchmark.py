@@ -19,13 +19,15 @@ class Benchmark:
 
     `run(options, step)` returns the figures under their published keys, raw rounds included; it
     calls `step(done, total, label)` as it goes. `plot(figures, axes)` draws one chart. `configure`
-    adds the benchmark's own options to those that all share: `--rounds` and `--quick`.
+    adds the benchmark's own options to those that all share: `--rounds` and `--quick`. `report`
+    says in lines what to know at once: targets met and missed, peers that are not there.
     """
 
     summary: str
     configure: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, Callable[[int, int, str], None]], dict[str, Any]]
     plot: Callable[[dict[str, Any], Any], None]
+    report: Callable[[dict[str, Any]], list[str]] = lambda _figures: []
 
 
 def discover() -> dict[str, Benchmark]:

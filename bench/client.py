@@ -2,8 +2,9 @@
 
 `open` makes a connection with one small request, outside of what is measured. `download`,
 `upload` and `small` then use that connection, and say so if curl opened another one. `connect`
-opens and closes connections with a small request each. Hashes are taken after the clock has
-stopped.
+opens and closes connections with a small request each. `open_many` opens a connection that `many`
+then uses for small requests, so many at a time as `STREAMS` says. Hashes are taken after the clock
+has stopped.
 """
 
 import hashlib
@@ -17,11 +18,17 @@ import pycurl
 
 from bench.servers.application import SMALL_BYTES, make_body
 
+#: Requests at a time of `many`.
+STREAMS = 32
+
 _TIMEOUT_S = 300
+#: A connection on which nothing comes for so long has stalled.
+_STALL_S = 10
 
 
 class Command(msgspec.Struct):
-    """What to do: `open`, `download`, `upload`, `small` or `connect` (that many times), `close`."""
+    """What to do: `open`, `download`, `upload`, `small`, `many` or `connect` (that many times),
+    `close`, `open_many`, `close_many`."""
 
     operation: str
     port: int
@@ -48,30 +55,39 @@ class _Session:
         self._ca_file = ca_file
         self._body = memoryview(make_body(body_bytes))
         self._curl = pycurl.Curl()
+        self._streams = _Streams()
 
     def perform(self, command: Command) -> Answer:
-        if command.operation == "open":
-            return self._open(command)
-        if command.operation == "download":
-            return self._get("/body", command.port, 1)
-        if command.operation == "small":
-            return self._get("/small", command.port, command.count)
-        if command.operation == "upload":
-            return self._upload(command.port)
-        if command.operation == "connect":
-            return self._connect(command)
-        if command.operation == "close":
-            self._curl.close()
-            return Answer()
-        raise _RequestError(f"unknown operation {command.operation!r}")
+        port, count = command.port, command.count
+        operations: dict[str, Callable[[], Answer]] = {
+            "open": lambda: self._open(command),
+            "download": lambda: self._get("/body", port, 1),
+            "small": lambda: self._get("/small", port, count),
+            "upload": lambda: self._upload(port),
+            "connect": lambda: self._connect(command),
+            "close": self._close,
+            "open_many": lambda: self._open_many(port),
+            "many": lambda: self._streams.get(self._ca_file, port, count, connections=0),
+            "close_many": self._close_many,
+        }
+        if command.operation not in operations:
+            raise _RequestError(f"unknown operation {command.operation!r}")
+        return operations[command.operation]()
+
+    def _close(self) -> Answer:
+        self._curl.close()
+        return Answer()
+
+    def _open_many(self, port: int) -> Answer:
+        self._streams = _Streams()
+        return self._streams.get(self._ca_file, port, 1, connections=1)
+
+    def _close_many(self) -> Answer:
+        self._streams.close()
+        return Answer()
 
     def _open(self, command: Command) -> Answer:
-        self._curl = pycurl.Curl()
-        self._curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_3ONLY)
-        self._curl.setopt(pycurl.CAINFO, str(self._ca_file))
-        self._curl.setopt(pycurl.PROXY, "")
-        self._curl.setopt(pycurl.NOSIGNAL, 1)
-        self._curl.setopt(pycurl.TIMEOUT, _TIMEOUT_S)
+        self._curl = _handle(self._ca_file)
         return self._get("/small", command.port, 1, connections=1)
 
     def _connect(self, command: Command) -> Answer:
@@ -123,8 +139,7 @@ class _Session:
     def _timed(
         self, path: str, port: int, write: Callable[[bytes], None], connections: int
     ) -> float:
-        self._curl.setopt(pycurl.URL, f"https://localhost:{port}{path}")
-        self._curl.setopt(pycurl.RESOLVE, [f"localhost:{port}:127.0.0.1"])
+        _aim(self._curl, port, path)
         self._curl.setopt(pycurl.WRITEFUNCTION, write)
         before = time.perf_counter()
         self._curl.perform()
@@ -134,6 +149,86 @@ class _Session:
         if self._curl.getinfo(pycurl.NUM_CONNECTS) != connections:
             raise _RequestError(f"{path} did not use the connection that was open")
         return seconds
+
+
+class _Streams:
+    """One connection with `STREAMS` small requests at a time."""
+
+    def __init__(self) -> None:
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
+        self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, 1)
+        self._handles: list[pycurl.Curl] = []
+        self._bodies: dict[pycurl.Curl, bytearray] = {}
+
+    def get(self, ca_file: Path, port: int, count: int, *, connections: int) -> Answer:
+        """Make `count` requests; `connections` is how many they may open."""
+        while len(self._handles) < min(count, STREAMS):
+            handle = _handle(ca_file)
+            handle.setopt(pycurl.PIPEWAIT, 1)
+            _aim(handle, port, "/small")
+            self._handles.append(handle)
+        begun, opened, last = 0, 0, b""
+        before = time.perf_counter()
+        for handle in self._handles[: min(count, STREAMS)]:
+            self._begin(handle)
+            begun += 1
+        done = 0
+        while done < count:
+            self._multi.perform()
+            left, finished, failed = self._multi.info_read()
+            if failed:
+                raise _RequestError(str(failed[0][2]))
+            for handle in finished:
+                self._multi.remove_handle(handle)
+                last = self._take(handle)
+                opened += handle.getinfo(pycurl.NUM_CONNECTS)
+                done += 1
+                if begun < count:
+                    self._begin(handle)
+                    begun += 1
+            if not finished and not left:
+                # libcurl's own timers, in ms; -1: it has none.
+                wait_ms = self._multi.timeout()
+                self._multi.select(min(1.0, wait_ms / 1000) if wait_ms >= 0 else 1.0)
+        seconds = time.perf_counter() - before
+        if opened != connections:
+            raise _RequestError(f"{opened} connections were opened, not {connections}")
+        return Answer("", seconds, len(last), hashlib.sha256(last).hexdigest())
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.close()
+        self._multi.close()
+
+    def _begin(self, handle: pycurl.Curl) -> None:
+        body = self._bodies[handle] = bytearray()
+        handle.setopt(pycurl.WRITEFUNCTION, body.extend)
+        self._multi.add_handle(handle)
+
+    def _take(self, handle: pycurl.Curl) -> bytes:
+        body = bytes(self._bodies[handle])
+        status = handle.getinfo(pycurl.RESPONSE_CODE)
+        if status != 200 or len(body) != SMALL_BYTES:
+            raise _RequestError(f"status {status} with {len(body)} bytes")
+        return body
+
+
+def _handle(ca_file: Path) -> pycurl.Curl:
+    curl = pycurl.Curl()
+    curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_3ONLY)
+    curl.setopt(pycurl.CAINFO, str(ca_file))
+    curl.setopt(pycurl.PROXY, "")
+    curl.setopt(pycurl.NOSIGNAL, 1)
+    curl.setopt(pycurl.TIMEOUT, _TIMEOUT_S)
+    curl.setopt(pycurl.LOW_SPEED_LIMIT, 1)
+    curl.setopt(pycurl.LOW_SPEED_TIME, _STALL_S)
+    return curl
+
+
+def _aim(curl: pycurl.Curl, port: int, path: str) -> None:
+    curl.setopt(pycurl.URL, f"https://localhost:{port}{path}")
+    curl.setopt(pycurl.RESOLVE, [f"localhost:{port}:127.0.0.1"])
 
 
 def main() -> None:

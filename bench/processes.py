@@ -100,8 +100,20 @@ class Client(Program):
 
     def ask(self, operation: str, port: int, count: int = 1) -> Answer:
         """Have the client do something and return what it measured."""
-        self.write_line(msgspec.json.encode(Command(operation, port, count)).decode())
-        answer = msgspec.json.decode(self.read_line(), type=Answer)
+        answer = self.try_to(operation, port, count)
         if answer.error:
             raise RuntimeError(f"{operation} on port {port}: {answer.error}")
         return answer
+
+    def try_to(self, operation: str, port: int, count: int = 1) -> Answer:
+        """The same; a failure is an answer, too."""
+        self.tell(operation, port, count)
+        return self.answer()
+
+    def tell(self, operation: str, port: int, count: int = 1) -> None:
+        """Have the client begin something."""
+        self.write_line(msgspec.json.encode(Command(operation, port, count)).decode())
+
+    def answer(self) -> Answer:
+        """What came of it, when it is done."""
+        return msgspec.json.decode(self.read_line(), type=Answer)

@@ -16,7 +16,7 @@ from quicbaton.http3 import H3Connection
 from quicbaton.limits import STREAM_BUFFER_HIGH_BYTES
 
 
-class _Protocol(QuicConnectionProtocol):
+class Protocol(QuicConnectionProtocol):
     content: Content
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -48,8 +48,8 @@ async def start(options: Options, content: Content) -> int:
         max_stream_data=MAX_STREAM_DATA,
     )
     configuration.load_cert_chain(options.certificate, options.key)
-    _Protocol.content = content
-    server = await serve("127.0.0.1", 0, configuration=configuration, create_protocol=_Protocol)
+    Protocol.content = content
+    server = await serve("127.0.0.1", 0, configuration=configuration, create_protocol=Protocol)
     return server.port
 
 
