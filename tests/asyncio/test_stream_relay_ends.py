@@ -308,6 +308,25 @@ def test_what_the_client_breaks_off_reaches_the_application() -> None:
     assert not relayed.new.is_open
 
 
+@pytest.mark.parametrize("who", ["client", "application"])
+def test_a_reader_that_was_held_back_may_go_on_after_the_end(who: str) -> None:
+    relayed = Relayed(paused=True)
+    relayed.open()
+    relayed.write_up(RELAY_WINDOW_BYTES)
+    relayed.deliver(relayed.to_old)
+    if who == "client":
+        relayed.client.reset_stream(_STREAM, 7)
+        relayed.run()
+        relayed.deliver(relayed.to_old)
+    else:
+        relayed.application.stop_stream(_STREAM, 7)
+    relayed.application.resume_reading(_STREAM)
+    relayed.write_down(0, end=True)
+    relayed.settle()
+    assert relayed.down_ended
+    assert not relayed.stand_in.stream_ids
+
+
 def test_closing_what_is_left_ends_the_streams_and_not_the_connection() -> None:
     relayed = Relayed()
     relayed.open()

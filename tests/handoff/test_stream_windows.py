@@ -165,6 +165,14 @@ def test_bytes_that_cross_with_a_stop_mean_nothing() -> None:
     assert receiving.ended
 
 
+def test_what_was_held_back_when_the_end_came_needs_no_credit() -> None:
+    receiving = Receiving(WINDOW, window_bytes=WINDOW)
+    receiving.receive(0, True)
+    receiving.abandon()
+    assert receiving.release(WINDOW) == 0
+    assert receiving.release_all() == 0
+
+
 def test_a_peer_that_ignores_the_window_is_refused() -> None:
     receiving = Receiving(window_bytes=WINDOW)
     receiving.receive(WINDOW, False)

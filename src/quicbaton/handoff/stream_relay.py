@@ -196,6 +196,8 @@ class Receiving:
 
     def release(self, size_bytes: int) -> int:
         """So much has left our hands: the credit to give now, possibly 0."""
+        if self._is_abandoned:
+            return 0  # what a reader held back when the end came
         self._released_bytes += size_bytes
         return self._give()
 
