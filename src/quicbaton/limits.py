@@ -140,6 +140,12 @@ MAX_CAPSULE_BYTES: Final = 4096
 MAX_CLOSE_REASON_BYTES: Final = 1024
 #: WebTransport sessions of one connection: browsers open one.
 MAX_WEBTRANSPORT_SESSIONS: Final = 16
+#: What of a WebTransport session waits for its program: datagrams, of which the oldest goes when
+#: there are more; news of other kinds, and bytes of its streams. Streams that come whole in one
+#: packet give no hold to flow control, so a session with more of either is torn off.
+MAX_WAITING_SESSION_DATAGRAMS: Final = 256
+MAX_WAITING_SESSION_NEWS: Final = 4096
+MAX_WAITING_SESSION_BYTES: Final = 16 << 20
 #: Streams that came before their WebTransport session ("Buffering Incoming Streams").
 MAX_EARLY_STREAMS: Final = 16
 #: Requests of one connection, per second and at once. Twice what a core answers: it bounds what one

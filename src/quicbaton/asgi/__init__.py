@@ -4,6 +4,7 @@ scope           what a program is told of a request
 exchange        a program at work on one request, between its awaits and events of HTTP/3
 http            a request and its response
 websocket       a WebSocket over Extended CONNECT
+webtransport    a WebTransport session, by an extension of ours
 lifespan        startup and shutdown of the program
 protocol        all of it as a protocol of `quicbaton.asyncio`
 

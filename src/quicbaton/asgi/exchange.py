@@ -71,6 +71,14 @@ class Exchange(ABC):
         """The stream's buffer has drained."""
         self._room.set()
 
+    def stream_reset(self, stream_id: int, error_code: int) -> None:
+        """The client ends what it sends before it is whole: it wants no answer any more."""
+        self.disconnect()
+
+    def stream_stopped(self, stream_id: int, error_code: int) -> None:
+        """The client wants no more of what we send."""
+        self.disconnect()
+
     def disconnect(self) -> None:
         """The client wants no answer any more, or is gone."""
         self.is_disconnected = True
@@ -88,8 +96,8 @@ class Exchange(ABC):
         """What the program says. StreamStateError means that the client is gone."""
 
     @abstractmethod
-    def is_complete(self) -> bool:
-        """Whether the program has said all that it has to."""
+    def conclude(self) -> bool:
+        """The program has returned: whether it has said all that it has to."""
 
     @abstractmethod
     def fail(self) -> None:
@@ -159,7 +167,7 @@ class Exchange(ABC):
             _LOG.error("the program failed at %s", what, exc_info=error)
             self.fail()
         else:
-            if not self.is_disconnected and not self.is_complete():
+            if not self.is_disconnected and not self.conclude():
                 _LOG.error("the program returned without a whole response: %s", what)
                 self.fail()
         finally:

@@ -41,7 +41,7 @@ class HttpExchange(Exchange):
         self._body_ended |= ended
         self.tell()
 
-    def is_complete(self) -> bool:
+    def conclude(self) -> bool:
         return self._stage is _Stage.DONE
 
     def fail(self) -> None:

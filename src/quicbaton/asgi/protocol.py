@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Final
 
-from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
+from aioquic.h3.events import (
+    DatagramReceived,
+    DataReceived,
+    H3Event,
+    HeadersReceived,
+    WebTransportStreamDataReceived,
+)
 from aioquic.quic import events
 
 from quicbaton.asgi.exchange import CLIENT_GONE, Exchange, Fields
@@ -14,10 +20,15 @@ from quicbaton.asgi.http import HttpExchange
 from quicbaton.asgi.lifespan import Lifespan
 from quicbaton.asgi.scope import Application, request_scope
 from quicbaton.asgi.websocket import WebSocketExchange
+from quicbaton.asgi.webtransport import WebTransportExchange
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
 from quicbaton.http3 import H3Connection
 from quicbaton.http3.codes import ErrorCode
-from quicbaton.http3.events import StreamFailed
+from quicbaton.http3.events import StreamFailed, WebTransportSessionClosed
+from quicbaton.http3.webtransport import PROTOCOLS as WEBTRANSPORT
+
+#: Of Extended CONNECT (RFC 9220), as far as ASGI knows them.
+_PROTOCOLS: Final = WEBTRANSPORT | {b"websocket"}
 
 
 class AsgiProtocol(QuicConnectionProtocol):
@@ -36,6 +47,7 @@ class AsgiProtocol(QuicConnectionProtocol):
         self._application = application
         self._lifespan = lifespan
         self._root_path = root_path
+        #: By stream; all streams of a WebTransport session have one.
         self._exchanges: dict[int, Exchange] = {}
 
     def quic_event_received(self, event: events.QuicEvent) -> None:
@@ -45,9 +57,9 @@ class AsgiProtocol(QuicConnectionProtocol):
                 exchange.has_room()
             return
         if isinstance(event, events.ProtocolNegotiated):
-            self._http = H3Connection(self._quic)
+            self._http = H3Connection(self._quic, enable_webtransport=True)
         elif isinstance(event, events.StreamReset | events.StopSendingReceived):
-            self._disconnect(event.stream_id)
+            self._break_off(event)
         elif isinstance(event, events.ConnectionTerminated):
             for stream_id in list(self._exchanges):
                 self._disconnect(stream_id)
@@ -89,13 +101,29 @@ class AsgiProtocol(QuicConnectionProtocol):
                 exchange.feed(event.data, ended=event.stream_ended)
         elif isinstance(event, StreamFailed):
             self._disconnect(event.stream_id)
+        else:
+            self._session_event_received(event)
+
+    def _session_event_received(self, event: H3Event) -> None:
+        if isinstance(event, WebTransportStreamDataReceived):
+            session = self._exchanges.get(event.session_id)
+            if isinstance(session, WebTransportExchange):
+                session.feed_stream(event.stream_id, event.data, ended=event.stream_ended)
+        elif isinstance(event, DatagramReceived):
+            session = self._exchanges.get(event.stream_id)
+            if isinstance(session, WebTransportExchange):
+                session.feed_datagram(event.data)
+        elif isinstance(event, WebTransportSessionClosed):
+            session = self._exchanges.get(event.session_id)
+            if isinstance(session, WebTransportExchange):
+                session.session_closed(event.code, event.reason)
 
     def _begin(self, event: HeadersReceived) -> None:
         pseudo = {name: value for name, value in event.headers if name[:1] == b":"}
         if b":method" not in pseudo:
             return  # the trailers of a request that has been answered
         protocol = pseudo.get(b":protocol")
-        if pseudo[b":method"] == b"CONNECT" and protocol != b"websocket":
+        if pseudo[b":method"] == b"CONNECT" and protocol not in _PROTOCOLS:
             # RFC 9220 §3, for a protocol that we do not know; and a tunnel is no program's.
             self.send_headers(event.stream_id, [(b":status", b"501")], ended=True)
             return
@@ -105,16 +133,31 @@ class AsgiProtocol(QuicConnectionProtocol):
             server=self._quic.local_address,
             root_path=self._root_path,
             state=self._lifespan.state,
+            max_datagram_bytes=self._largest_datagram(event.stream_id) if protocol else 0,
         )
         exchange: Exchange
         if protocol is None:
             exchange = HttpExchange(self, event.stream_id, scope, ended=event.stream_ended)
+        elif protocol in WEBTRANSPORT:
+            exchange = WebTransportExchange(self, event.stream_id, scope)
         else:
             exchange = WebSocketExchange(self, event.stream_id, scope)
         self._exchanges[event.stream_id] = exchange
         exchange.start(self._application)
         if protocol is not None and event.stream_ended:
             exchange.feed(b"", ended=True)
+
+    def _largest_datagram(self, stream_id: int) -> int:
+        return 0 if self._http is None else self._http.max_datagram_bytes(stream_id)
+
+    def _break_off(self, event: events.StreamReset | events.StopSendingReceived) -> None:
+        exchange = self._exchanges.get(event.stream_id)
+        if exchange is None:
+            return
+        if isinstance(event, events.StreamReset):
+            exchange.stream_reset(event.stream_id, event.error_code)
+        else:
+            exchange.stream_stopped(event.stream_id, event.error_code)
 
     def _disconnect(self, stream_id: int) -> None:
         exchange = self._exchanges.get(stream_id)
@@ -156,8 +199,56 @@ class AsgiProtocol(QuicConnectionProtocol):
 
     def over(self, stream_id: int) -> None:
         """The program is done with the request. What it has not ended ends here."""
-        self._exchanges.pop(stream_id, None)
+        exchange = self._exchanges.pop(stream_id, None)
+        if isinstance(exchange, WebTransportExchange):
+            for member in exchange.stream_ids:
+                self._exchanges.pop(member, None)
         with contextlib.suppress(*CLIENT_GONE):
             if self._quic.can_send(stream_id):
                 self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
                 self.transmit_soon()
+
+    # --- for WebTransport sessions --------------------------------------------------------------
+
+    def join(self, stream_id: int, session_id: int) -> None:
+        """A stream is a session's."""
+        self._exchanges[stream_id] = self._exchanges[session_id]
+
+    def part(self, stream_id: int) -> None:
+        """Both directions of a session's stream are over for the program."""
+        self._exchanges.pop(stream_id, None)
+
+    async def open_stream(self, session_id: int, *, unidirectional: bool) -> int:
+        assert self._http is not None, "an HTTP/3 event came out of it"
+        stream_id = self._http.create_webtransport_stream(session_id, unidirectional)
+        self.transmit_soon()
+        return stream_id
+
+    def send_on_stream(self, stream_id: int, data: bytes, *, ended: bool) -> None:
+        self._quic.send_stream_data(stream_id, data, ended)
+        self.transmit_soon()
+
+    def reset_stream(self, stream_id: int, error_code: int) -> None:
+        self._quic.reset_stream(stream_id, error_code)
+        self.transmit_soon()
+
+    def stop_stream(self, stream_id: int, error_code: int) -> None:
+        self._quic.stop_stream(stream_id, error_code)
+        self.transmit_soon()
+
+    def send_datagram(self, session_id: int, data: bytes) -> None:
+        """One that fits no packet any more, since the path has changed, is lost like others."""
+        assert self._http is not None, "an HTTP/3 event came out of it"
+        if len(data) <= self._http.max_datagram_bytes(session_id):
+            self._http.send_datagram(session_id, data)
+            self.transmit_soon()
+
+    def close_session(self, session_id: int, code: int, reason: str) -> None:
+        assert self._http is not None, "an HTTP/3 event came out of it"
+        self._http.close_webtransport_session(session_id, code, reason)
+        self.transmit_soon()
+
+    def abort_session(self, session_id: int) -> None:
+        assert self._http is not None, "an HTTP/3 event came out of it"
+        self._http.abort_webtransport_session(session_id)
+        self.transmit_soon()

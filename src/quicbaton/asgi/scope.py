@@ -1,11 +1,14 @@
-"""What a program is told of a request: the scope of `http` and `websocket` (ASGI HTTP 2.4)."""
+"""What a program is told of a request: the scope of `http` and `websocket` (ASGI HTTP 2.4), and of
+`webtransport` (docs/webtransport.md)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
+from quicbaton.http3.webtransport import PROTOCOLS as WEBTRANSPORT
 from quicbaton.transport.state import Address
 
 Scope = MutableMapping[str, Any]
@@ -15,7 +18,12 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 VERSIONS: Final = {"version": "3.0", "spec_version": "2.4"}
+#: Of the extension that docs/webtransport.md describes.
+_WEBTRANSPORT_VERSION: Final = "1.0"
 _V4_IN_V6: Final = "::ffff:"
+#: RFC 9651 §3.3.3: a String, and a List of them and nothing else.
+_STRING: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
+_STRINGS: Final = re.compile(rf"{_STRING.pattern}(?:[ \t]*,[ \t]*{_STRING.pattern})*")
 
 
 def request_scope(
@@ -25,10 +33,12 @@ def request_scope(
     server: Address,
     root_path: str,
     state: dict[str, Any],
+    max_datagram_bytes: int = 0,
 ) -> Scope:
-    """Of a request with these fields, of a WebSocket if it asks for one. `client` is the validated
-    address, `server` the one that it talks to; `state` is what the lifespan has left, of which the
-    program gets a copy."""
+    """Of a request with these fields, of a WebSocket or a WebTransport session if it asks for one.
+    `client` is the validated address, `server` the one that it talks to; `state` is what the
+    lifespan has left, of which the program gets a copy; `max_datagram_bytes` is what a session's
+    datagrams can have."""
     pseudo: dict[bytes, bytes] = {}
     fields: list[tuple[bytes, bytes]] = []
     cookies: list[bytes] = []
@@ -66,6 +76,12 @@ def request_scope(
         scope["extensions"] = {"websocket.http.response": {}}
         return scope
     scope["method"] = pseudo[b":method"].decode("latin-1")
+    if pseudo.get(b":protocol") in WEBTRANSPORT:
+        scope["type"] = "webtransport"
+        scope["subprotocols"] = _available_protocols(fields)
+        scope["webtransport"] = {"spec_version": _WEBTRANSPORT_VERSION}
+        scope["extensions"] = {"webtransport": {"max_datagram_size": max_datagram_bytes}}
+        return scope
     scope["extensions"] = {"http.response.early_hint": {}}
     if _takes_trailers(fields):
         scope["extensions"]["http.response.trailers"] = {}
@@ -81,6 +97,21 @@ def _subprotocols(fields: Iterable[tuple[bytes, bytes]]) -> list[str]:
     values = [value for name, value in fields if name == b"sec-websocket-protocol"]
     listed = b",".join(values).decode("latin-1").split(",")
     return [name.strip() for name in listed if name.strip()]
+
+
+def quote(text: str) -> bytes:
+    """As a String of a structured field (RFC 9651 §3.3.3)."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return b'"%s"' % escaped.encode("ascii")
+
+
+def _available_protocols(fields: Iterable[tuple[bytes, bytes]]) -> list[str]:
+    """Of WebTransport over HTTP/3, "Application Protocol Negotiation": a malformed list is none."""
+    values = [value for name, value in fields if name == b"wt-available-protocols"]
+    text = b", ".join(values).decode("latin-1").strip()
+    if not _STRINGS.fullmatch(text):
+        return []
+    return [re.sub(r"\\(.)", r"\1", name) for name in _STRING.findall(text)]
 
 
 def _takes_trailers(fields: Iterable[tuple[bytes, bytes]]) -> bool:

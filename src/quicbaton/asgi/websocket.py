@@ -74,7 +74,7 @@ class WebSocketExchange(Exchange):
 
     # --- the program's side ---------------------------------------------------------------------
 
-    def is_complete(self) -> bool:
+    def conclude(self) -> bool:
         return self._stage is _Stage.CLOSED
 
     def fail(self) -> None:

@@ -127,6 +127,11 @@ class Http3Base:
         ask = getattr(self._quic, "stream_is_finished", None)
         return ask is not None and bool(ask(stream_id))
 
+    def _can_send(self, stream_id: int) -> bool:
+        """Whether a program may still write to a stream; True when QUIC cannot tell."""
+        ask = getattr(self._quic, "can_send", None)
+        return ask is None or bool(ask(stream_id))
+
     def _add_stream(self, stream_id: int, stream: Http3Stream) -> None:
         if len(self._streams) >= self._sweep_at:
             self.forget_finished_streams()

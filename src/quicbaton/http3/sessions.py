@@ -67,11 +67,20 @@ class WebTransportSide(Http3Base):
         return stream_id
 
     def close_webtransport_session(self, session_id: int, code: int = 0, reason: str = "") -> None:
-        """End a session with a program's code and reason; its streams are reset."""
+        """End a session with a program's code and reason; its streams are reset, less those that
+        the program has ended before: what it has said in full is not taken back."""
         self._send_capsule(
             session_id, capsules.CLOSE_SESSION, webtransport.encode_close(code, reason), ended=True
         )
+        for stream_id, stream in self._members(session_id):
+            if stream.send != s.ENDED and not self._can_send(stream_id):
+                self._end_sending(stream_id, stream)
         self._leave_session(session_id, self._streams[session_id])
+
+    def abort_webtransport_session(self, session_id: int) -> None:
+        """Tear a session off, with its streams: no client takes that for an end."""
+        if session_id in self._state.sessions:
+            self._abort(session_id, self._streams[session_id], ErrorCode.H3_INTERNAL_ERROR)
 
     def drain_webtransport_session(self, session_id: int) -> None:
         """Ask the peer to end a session when that suits."""
@@ -221,13 +230,15 @@ class WebTransportSide(Http3Base):
     def _end_session(self, session_id: int) -> None:
         """A WebTransport session is over, and so are its streams ("Session Termination")."""
         del self._state.sessions[session_id]
-        members = [
+        for stream_id, stream in self._members(session_id):
+            self._abort(stream_id, stream, ErrorCode.WEBTRANSPORT_SESSION_GONE)
+
+    def _members(self, session_id: int) -> list[tuple[int, Http3Stream]]:
+        return [
             (stream_id, stream)
             for stream_id, stream in self._streams.items()
             if stream.kind == s.WEBTRANSPORT and stream.link == session_id
         ]
-        for stream_id, stream in members:
-            self._abort(stream_id, stream, ErrorCode.WEBTRANSPORT_SESSION_GONE)
 
     def _abort(self, stream_id: int, stream: Http3Stream, error_code: int) -> None:
         if stream_id in self._state.sessions:
