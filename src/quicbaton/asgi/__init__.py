@@ -5,15 +5,17 @@ exchange        a program at work on one request, between its awaits and events 
 http            a request and its response
 websocket       a WebSocket over Extended CONNECT
 webtransport    a WebTransport session, by an extension of ours
+state           what of them is data, and moves
 lifespan        startup and shutdown of the program
 protocol        all of it as a protocol of `quicbaton.asyncio`
 
 A request is a task, which no bytes can move: when its connection does, its stream is relayed
 between the two processes until the task is done (`running_streams`). What the task has written
-moves as data. A program sees no difference: `http.disconnect` means that the client is gone.
+moves as data, and so does a response that names a file. A program sees no difference:
+`http.disconnect` means that the client is gone.
 """
 
 from quicbaton.asgi.lifespan import Lifespan
-from quicbaton.asgi.protocol import AsgiProtocol
+from quicbaton.asgi.protocol import AsgiProtocol, whole_disk
 
-__all__ = ["AsgiProtocol", "Lifespan"]
+__all__ = ["AsgiProtocol", "Lifespan", "whole_disk"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from enum import Enum, auto
 from typing import Final
 
 from quicbaton.asgi.exchange import CLIENT_GONE, Exchange, Fields, Wire, bytes_of, fields_of
 from quicbaton.asgi.scope import Message, Scope
+from quicbaton.files.downloads import CHUNK_BYTES, Download
 
 _NO_BODY: Final = frozenset({204, 304})  # RFC 9110 §15.3.5, §15.4.5
 
@@ -78,6 +80,8 @@ class HttpExchange(Exchange):
         elif kind == "http.response.body" and self._stage in (_Stage.HEAD, _Stage.BODY):
             more = message.get("more_body", False)
             await self._send_body(bytes_of(message.get("body", b""), "body"), more=more)
+        elif kind == "http.response.pathsend" and self._stage is _Stage.HEAD:
+            await self._send_path(os.fspath(message["path"]))
         elif kind == "http.response.trailers" and self._stage is _Stage.TRAILERS:
             self._send_trailers(message)
         elif kind == "http.response.early_hint" and self._stage in (_Stage.BEFORE, _Stage.HEAD):
@@ -112,6 +116,37 @@ class HttpExchange(Exchange):
         elif not more:
             self._stage = _Stage.TRAILERS
 
+    async def _send_path(self, path: str) -> None:
+        """A file as the whole body."""
+        if not self._has_body:
+            await self._send_body(b"", more=False)
+            return
+        download = self.wire.open_file(self.stream_id, path)
+        try:
+            _check_length(self._head, download.left_bytes, path)
+            if self._awaits_trailers:
+                await self._send_pieces(download)
+            else:
+                self._hand_over(download)
+        except BaseException:
+            download.release()
+            raise
+
+    async def _send_pieces(self, download: Download) -> None:
+        """As any other body, since the program has more to say behind it."""
+        while not download.is_complete:
+            await self._send_body(download.read(CHUNK_BYTES), more=True)
+        download.release()
+        await self._send_body(b"", more=False)
+
+    def _hand_over(self, download: Download) -> None:
+        """The response is data from here on: what the program still does is no part of it."""
+        self.wire.send_file(self._head, download)
+        self._body.clear()
+        self._body_told = True
+        self.let_on()
+        self._end()
+
     def _send_trailers(self, message: Message) -> None:
         self._trailers += fields_of(message)
         if message.get("more_trailers", False):
@@ -125,6 +160,14 @@ class HttpExchange(Exchange):
     def _end(self) -> None:
         self._stage = _Stage.DONE
         self.tell()
+
+
+def _check_length(head: Fields, size: int, path: str) -> None:
+    """RFC 9110 §8.6: what the program has said must be so."""
+    for name, value in head:
+        if name == b"content-length" and value.strip() != b"%d" % size:
+            said = value.decode("latin-1")
+            raise RuntimeError(f"content-length is {said!r}, and {path!r} has {size} bytes")
 
 
 def send_text(exchange: Exchange, status: int, text: bytes) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from aioquic.h3.events import (
@@ -19,9 +20,13 @@ from quicbaton.asgi.exchange import CLIENT_GONE, Exchange, Fields
 from quicbaton.asgi.http import HttpExchange
 from quicbaton.asgi.lifespan import Lifespan
 from quicbaton.asgi.scope import Application, request_scope
+from quicbaton.asgi.state import AsgiState, decode, encode
 from quicbaton.asgi.websocket import WebSocketExchange
 from quicbaton.asgi.webtransport import WebTransportExchange
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
+from quicbaton.files import Folder
+from quicbaton.files.downloads import Download, Downloads, begin
+from quicbaton.files.refusal import RefusedRequestError
 from quicbaton.http3 import H3Connection
 from quicbaton.http3.codes import ErrorCode
 from quicbaton.http3.events import StreamFailed, WebTransportSessionClosed
@@ -30,9 +35,20 @@ from quicbaton.http3.webtransport import PROTOCOLS as WEBTRANSPORT
 #: Of Extended CONNECT (RFC 9220), as far as ASGI knows them.
 _PROTOCOLS: Final = WEBTRANSPORT | {b"websocket"}
 
+#: Why a program's file cannot be sent, by the HTTP status that would say so.
+_REFUSALS: Final = {403: "it may not be read, or is no regular file", 404: "there is none"}
+
+
+def whole_disk() -> Folder:
+    """Whatever a program may name: what it sends is for the program to decide."""
+    return Folder(Path("/"), dotfiles=True)
+
 
 class AsgiProtocol(QuicConnectionProtocol):
-    """Runs `application` for each request of a client."""
+    """Runs `application` for each request of a client.
+
+    `disk`: what all protocols of a process share, so that a file has one descriptor.
+    """
 
     def __init__(
         self,
@@ -42,6 +58,7 @@ class AsgiProtocol(QuicConnectionProtocol):
         application: Application,
         lifespan: Lifespan,
         root_path: str = "",
+        disk: Folder | None = None,
     ) -> None:
         super().__init__(quic, stream_handler)
         self._application = application
@@ -49,12 +66,17 @@ class AsgiProtocol(QuicConnectionProtocol):
         self._root_path = root_path
         #: By stream; all streams of a WebTransport session have one.
         self._exchanges: dict[int, Exchange] = {}
+        self._disk = whole_disk() if disk is None else disk
+        #: Responses whose program has named a file, and has no part in them any more.
+        self._downloads = Downloads(self._disk)
 
     def quic_event_received(self, event: events.QuicEvent) -> None:
         if isinstance(event, StreamWritable):
             exchange = self._exchanges.get(event.stream_id)
             if exchange is not None:
                 exchange.has_room()
+            elif self._http is not None:
+                self._downloads.fill(event.stream_id, self._quic, self._http)
             return
         if isinstance(event, events.ProtocolNegotiated):
             self._http = H3Connection(self._quic, enable_webtransport=True)
@@ -63,6 +85,7 @@ class AsgiProtocol(QuicConnectionProtocol):
         elif isinstance(event, events.ConnectionTerminated):
             for stream_id in list(self._exchanges):
                 self._disconnect(stream_id)
+            self._downloads.connection_left()
         if self._http is not None:
             for http_event in self._http.handle_event(event):
                 self._http_event_received(http_event)
@@ -83,8 +106,21 @@ class AsgiProtocol(QuicConnectionProtocol):
         return [*super().running_streams(), *mine]
 
     def export_state(self) -> bytes:
-        """Nothing: what a program keeps of a connection, it keeps in tasks."""
-        return b""
+        """What is no task: downloads of files."""
+        return encode(AsgiState(self._downloads.promises()))
+
+    def export_descriptors(self) -> Sequence[int]:
+        return self._downloads.export_descriptors()
+
+    def import_descriptors(self, descriptors: Sequence[int]) -> None:
+        self._downloads.import_descriptors(descriptors)
+
+    def import_state(self, data: bytes) -> None:
+        self._downloads.go_on(decode(data).downloads, self._quic)
+
+    def connection_left(self) -> None:
+        super().connection_left()
+        self._downloads.connection_left()
 
     # --- from HTTP/3 ----------------------------------------------------------------------------
 
@@ -153,8 +189,8 @@ class AsgiProtocol(QuicConnectionProtocol):
     def _break_off(self, event: events.StreamReset | events.StopSendingReceived) -> None:
         exchange = self._exchanges.get(event.stream_id)
         if exchange is None:
-            return
-        if isinstance(event, events.StreamReset):
+            self._disconnect(event.stream_id)
+        elif isinstance(event, events.StreamReset):
             exchange.stream_reset(event.stream_id, event.error_code)
         else:
             exchange.stream_stopped(event.stream_id, event.error_code)
@@ -163,6 +199,8 @@ class AsgiProtocol(QuicConnectionProtocol):
         exchange = self._exchanges.get(stream_id)
         if exchange is not None:
             exchange.disconnect()
+        elif self._downloads.drop(stream_id):
+            self._end_stream(stream_id)
 
     # --- for exchanges --------------------------------------------------------------------------
 
@@ -197,16 +235,31 @@ class AsgiProtocol(QuicConnectionProtocol):
             self._quic.stop_stream(stream_id, ErrorCode.H3_INTERNAL_ERROR)
             self.transmit_soon()
 
+    def open_file(self, stream_id: int, path: str) -> Download:
+        """All of a file. RuntimeError, which is no word about the client, when it cannot be."""
+        try:
+            return begin(self._disk, stream_id, path)
+        except RefusedRequestError as error:
+            why = _REFUSALS.get(error.status, "no more files can be opened")
+            raise RuntimeError(f"{path!r} cannot be sent: {why}") from error
+
+    def send_file(self, head: Fields, download: Download) -> None:
+        """A response with a file as its body. It is no exchange's any more, and moves as data."""
+        assert self._http is not None, "an HTTP/3 event came out of it"
+        stream_id = download.promise.stream_id
+        self.send_headers(stream_id, head, ended=download.is_complete)
+        self._exchanges.pop(stream_id, None)
+        self._downloads.add(download)
+        self._downloads.fill(stream_id, self._quic, self._http)
+
     def over(self, stream_id: int) -> None:
         """The program is done with the request. What it has not ended ends here."""
         exchange = self._exchanges.pop(stream_id, None)
         if isinstance(exchange, WebTransportExchange):
             for member in exchange.stream_ids:
                 self._exchanges.pop(member, None)
-        with contextlib.suppress(*CLIENT_GONE):
-            if self._quic.can_send(stream_id):
-                self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
-                self.transmit_soon()
+        if exchange is not None:
+            self._end_stream(stream_id)
 
     # --- for WebTransport sessions --------------------------------------------------------------
 
@@ -252,3 +305,11 @@ class AsgiProtocol(QuicConnectionProtocol):
         assert self._http is not None, "an HTTP/3 event came out of it"
         self._http.abort_webtransport_session(session_id)
         self.transmit_soon()
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _end_stream(self, stream_id: int) -> None:
+        with contextlib.suppress(*CLIENT_GONE):
+            if self._quic.can_send(stream_id):
+                self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
+                self.transmit_soon()

@@ -82,7 +82,7 @@ def request_scope(
         scope["webtransport"] = {"spec_version": _WEBTRANSPORT_VERSION}
         scope["extensions"] = {"webtransport": {"max_datagram_size": max_datagram_bytes}}
         return scope
-    scope["extensions"] = {"http.response.early_hint": {}}
+    scope["extensions"] = {"http.response.early_hint": {}, "http.response.pathsend": {}}
     if _takes_trailers(fields):
         scope["extensions"]["http.response.trailers"] = {}
     return scope

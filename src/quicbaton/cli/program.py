@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from aioquic.quic.configuration import QuicConfiguration
 
-from quicbaton.asgi import AsgiProtocol, Lifespan
+from quicbaton.asgi import AsgiProtocol, Lifespan, whole_disk
 from quicbaton.asyncio import QuicConnectionProtocol
 from quicbaton.asyncio.endpoint.endpoint import CreateProtocol
 from quicbaton.errors import ConfigurationError
@@ -146,7 +146,11 @@ def load_program(
         return Program(text, found, getattr(module, "health", None), settings)
     lifespan = Lifespan(found, text)
     create = partial(
-        AsgiProtocol, application=found, lifespan=lifespan, root_path=root_path.rstrip("/")
+        AsgiProtocol,
+        application=found,
+        lifespan=lifespan,
+        root_path=root_path.rstrip("/"),
+        disk=whole_disk(),
     )
     return Program(text, create, None, settings, lifespan)
 

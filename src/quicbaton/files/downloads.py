@@ -58,6 +58,11 @@ class Download:
         """Everything was read."""
         return self.promise.offset == self.promise.end
 
+    @property
+    def left_bytes(self) -> int:
+        """What was not read yet."""
+        return self.promise.end - self.promise.offset
+
     def read(self, most_bytes: int) -> bytes:
         """The next bytes. Raises FileChangedError."""
         promise = self.promise
@@ -107,6 +112,18 @@ class Download:
         except OSError:
             return True
         return (status.st_dev, status.st_ino) != now.key
+
+
+def begin(folder: Folder, stream_id: int, path: str) -> Download:
+    """All of the file to which a path leads, links followed. It is held, however many are.
+
+    RefusedRequestError: there is none, or it cannot be read.
+    """
+    found = os.path.realpath(path)
+    file = folder.files.open(found)
+    version = file.version()
+    promise = Promise(stream_id, folder.name_of(found), version, 0, version.size, b"")
+    return Download(folder, promise, file)
 
 
 class Streams(Protocol):

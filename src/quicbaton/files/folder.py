@@ -110,7 +110,7 @@ class Folder:
         except RefusedRequestError:
             file.release()
             raise
-        name = os.fsencode(path.removeprefix(self._inside)).decode("latin-1")
+        name = self.name_of(path)
         return Representation(file, name, version, media_type, coding, varies=bool(encoded))
 
     def hold(self, file: OpenFile) -> OpenFile | None:
@@ -119,6 +119,10 @@ class Folder:
             file.release()
             return None
         return file
+
+    def name_of(self, found: str) -> str:
+        """A located file's path as it travels: relative to the root, its bytes as latin-1."""
+        return os.fsencode(found.removeprefix(self._inside)).decode("latin-1")
 
     def find(self, path: str) -> str:
         """What a name of ours leads to now. RefusedRequestError (403): outside."""
