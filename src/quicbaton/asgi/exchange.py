@@ -10,7 +10,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from quicbaton.asgi.scope import Application, Message, Scope
 from quicbaton.errors import GivenAwayError, StreamStateError
@@ -32,6 +32,13 @@ class ClientGoneError(OSError):
     """`send()` was called for a client that is gone (ASGI HTTP 2.4)."""
 
 
+class Arrived(NamedTuple):
+    """What has come of a request's content."""
+
+    body: bytes
+    ended: bool
+
+
 class Wire(Protocol):
     """What an exchange does to its connection; always to the present one, should that move."""
 
@@ -43,6 +50,7 @@ class Wire(Protocol):
     def open_file(self, stream_id: int, path: str) -> Download: ...
     def send_file(self, head: Fields, download: Download) -> None: ...
     def abort(self, stream_id: int) -> None: ...
+    def may_begin(self, stream_id: int) -> bool: ...
     def over(self, stream_id: int) -> None: ...
 
 
@@ -59,9 +67,10 @@ class Exchange(ABC):
         self._room = asyncio.Event()
         self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+        self._has_begun = False
 
     def start(self, application: Application) -> None:
-        """Run the program as a task."""
+        """Run the program as a task; once, however often this is called."""
         self._task = asyncio.create_task(self._run(application))
 
     # --- from HTTP/3 ----------------------------------------------------------------------------
@@ -87,6 +96,10 @@ class Exchange(ABC):
         self.is_disconnected = True
         self._news.set()
         self._room.set()
+
+    def arrived(self) -> Arrived | None:
+        """What has come for a program that has not begun; None for what cannot begin elsewhere."""
+        return None
 
     # --- for the kinds --------------------------------------------------------------------------
 
@@ -157,6 +170,9 @@ class Exchange(ABC):
                 await self._room.wait()
 
     async def _run(self, application: Application) -> None:
+        if self._has_begun or not self.wire.may_begin(self.stream_id):
+            return
+        self._has_begun = True
         what = f"{self.scope['type']} {self.scope['path']}"
         try:
             await application(self.scope, self.receive, self._send)

@@ -7,7 +7,15 @@ import os
 from enum import Enum, auto
 from typing import Final
 
-from quicbaton.asgi.exchange import CLIENT_GONE, Exchange, Fields, Wire, bytes_of, fields_of
+from quicbaton.asgi.exchange import (
+    CLIENT_GONE,
+    Arrived,
+    Exchange,
+    Fields,
+    Wire,
+    bytes_of,
+    fields_of,
+)
 from quicbaton.asgi.scope import Message, Scope
 from quicbaton.files.downloads import CHUNK_BYTES, Download
 
@@ -42,6 +50,9 @@ class HttpExchange(Exchange):
             self.hold_back()
         self._body_ended |= ended
         self.tell()
+
+    def arrived(self) -> Arrived:
+        return Arrived(bytes(self._body), self._body_ended)
 
     def conclude(self) -> bool:
         return self._stage is _Stage.DONE

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from aioquic.h3.events import (
     DatagramReceived,
     DataReceived,
@@ -20,10 +21,11 @@ from quicbaton.asgi.exchange import CLIENT_GONE, Exchange, Fields
 from quicbaton.asgi.http import HttpExchange
 from quicbaton.asgi.lifespan import Lifespan
 from quicbaton.asgi.scope import Application, request_scope
-from quicbaton.asgi.state import AsgiState, decode, encode
+from quicbaton.asgi.state import AsgiState, UnbegunRequest, decode, encode
 from quicbaton.asgi.websocket import WebSocketExchange
 from quicbaton.asgi.webtransport import WebTransportExchange
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
+from quicbaton.asyncio.protocol import Transmitter
 from quicbaton.files import Folder
 from quicbaton.files.downloads import Download, Downloads, begin
 from quicbaton.files.refusal import RefusedRequestError
@@ -31,6 +33,7 @@ from quicbaton.http3 import H3Connection
 from quicbaton.http3.codes import ErrorCode
 from quicbaton.http3.events import StreamFailed, WebTransportSessionClosed
 from quicbaton.http3.webtransport import PROTOCOLS as WEBTRANSPORT
+from quicbaton.transport.connection import Connection
 
 #: Of Extended CONNECT (RFC 9220), as far as ASGI knows them.
 _PROTOCOLS: Final = WEBTRANSPORT | {b"websocket"}
@@ -69,6 +72,11 @@ class AsgiProtocol(QuicConnectionProtocol):
         self._disk = whole_disk() if disk is None else disk
         #: Responses whose program has named a file, and has no part in them any more.
         self._downloads = Downloads(self._disk)
+        #: Requests with which the program has not begun, by stream.
+        self._unbegun: dict[int, HeadersReceived] = {}
+        #: What has come with the connection, until that is ours.
+        self._brought: list[UnbegunRequest] = []
+        self._is_whole = True
 
     def quic_event_received(self, event: events.QuicEvent) -> None:
         if isinstance(event, StreamWritable):
@@ -101,13 +109,18 @@ class AsgiProtocol(QuicConnectionProtocol):
 
     def running_streams(self) -> Collection[int]:
         """Those of requests that the program still works on."""
-        finished = self._quic.stream_is_finished
-        mine = [stream_id for stream_id in self._exchanges if not finished(stream_id)]
+        finished, unbegun = self._quic.stream_is_finished, self._unbegun
+        mine = [one for one in self._exchanges if one not in unbegun and not finished(one)]
         return [*super().running_streams(), *mine]
 
     def export_state(self) -> bytes:
-        """What is no task: downloads of files."""
-        return encode(AsgiState(self._downloads.promises()))
+        """What is no task: downloads of files, and requests with which nobody has begun."""
+        requests = [
+            UnbegunRequest(stream_id, event.headers, *arrived)
+            for stream_id, event in self._unbegun.items()
+            if (arrived := self._exchanges[stream_id].arrived()) is not None
+        ]
+        return encode(AsgiState(self._downloads.promises(), requests))
 
     def export_descriptors(self) -> Sequence[int]:
         return self._downloads.export_descriptors()
@@ -116,7 +129,32 @@ class AsgiProtocol(QuicConnectionProtocol):
         self._downloads.import_descriptors(descriptors)
 
     def import_state(self, data: bytes) -> None:
-        self._downloads.go_on(decode(data).downloads, self._quic)
+        state = decode(data)
+        self._downloads.go_on(state.downloads, self._quic)
+        self._brought = state.requests
+
+    def connection_made(self, transport: Transmitter) -> None:
+        """The connection is ours: begin with what was brought."""
+        super().connection_made(transport)
+        brought, self._brought = self._brought, []
+        for stream_id, headers, body, ended in map(msgspec.structs.astuple, brought):
+            self._begin(HeadersReceived(headers, stream_id, stream_ended=False))
+            exchange = self._exchanges.get(stream_id)
+            if exchange is None:
+                continue  # it is answered
+            # One after the other: with a body that waits here, reading is paused.
+            if body:
+                exchange.feed(body, ended=False)
+            if ended:
+                exchange.feed(b"", ended=True)
+
+    def use_connection(self, quic: Any) -> None:
+        """A stand-in has no streams of requests with which the program has not begun: they are in
+        the state that moves. If they come back, since the handoff failed, it begins here."""
+        super().use_connection(quic)
+        self._is_whole = isinstance(quic, Connection)
+        for stream_id in self._unbegun if self._is_whole else ():
+            self._exchanges[stream_id].start(self._application)
 
     def connection_left(self) -> None:
         super().connection_left()
@@ -179,6 +217,8 @@ class AsgiProtocol(QuicConnectionProtocol):
         else:
             exchange = WebSocketExchange(self, event.stream_id, scope)
         self._exchanges[event.stream_id] = exchange
+        if exchange.arrived() is not None:
+            self._unbegun[event.stream_id] = event
         exchange.start(self._application)
         if protocol is not None and event.stream_ended:
             exchange.feed(b"", ended=True)
@@ -187,6 +227,7 @@ class AsgiProtocol(QuicConnectionProtocol):
         return 0 if self._http is None else self._http.max_datagram_bytes(stream_id)
 
     def _break_off(self, event: events.StreamReset | events.StopSendingReceived) -> None:
+        self._unbegun.pop(event.stream_id, None)
         exchange = self._exchanges.get(event.stream_id)
         if exchange is None:
             self._disconnect(event.stream_id)
@@ -196,11 +237,21 @@ class AsgiProtocol(QuicConnectionProtocol):
             exchange.stream_stopped(event.stream_id, event.error_code)
 
     def _disconnect(self, stream_id: int) -> None:
+        self._unbegun.pop(stream_id, None)
         exchange = self._exchanges.get(stream_id)
         if exchange is not None:
             exchange.disconnect()
         elif self._downloads.drop(stream_id):
             self._end_stream(stream_id)
+
+    def may_begin(self, stream_id: int) -> bool:
+        """Whether the program begins with a request here. It does so once, whatever becomes of the
+        connection: one that was given away took with it what had not begun."""
+        if stream_id in self._unbegun:
+            if not self._is_whole or self._quic.is_given_away:
+                return False
+            del self._unbegun[stream_id]
+        return True
 
     # --- for exchanges --------------------------------------------------------------------------
 

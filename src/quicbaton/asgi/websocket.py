@@ -18,7 +18,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessa
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-from quicbaton.asgi.exchange import ClientGoneError, Exchange, Wire, bytes_of, fields_of
+from quicbaton.asgi.exchange import Arrived, ClientGoneError, Exchange, Wire, bytes_of, fields_of
 from quicbaton.asgi.http import send_text
 from quicbaton.asgi.scope import Message, Scope
 from quicbaton.errors import QuicbatonError
@@ -67,6 +67,9 @@ class WebSocketExchange(Exchange):
             self.hold_back()
         self._parse()
         self.tell()
+
+    def arrived(self) -> Arrived:
+        return Arrived(bytes(self._raw), self._raw_ended)
 
     def has_room(self) -> None:
         super().has_room()

@@ -74,6 +74,11 @@ class ConnectionView:
         return self._state.closed
 
     @property
+    def is_given_away(self) -> bool:
+        """True once it was frozen for a handoff, or put to sleep: its state has moved on."""
+        return self._spent
+
+    @property
     def is_closing(self) -> bool:
         """True from a close, ours or the peer's, on."""
         return self._state.closing is not None or self._state.closed

@@ -1,0 +1,171 @@
+"""Requests with which the program has not begun: they move as data, and begin once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from browser import Browser
+
+from quicbaton.asgi import AsgiProtocol, Lifespan
+from quicbaton.asyncio.moving.stream_relay.stand_in import StandIn
+from quicbaton.errors import PeerError
+from quicbaton.testing import Conditions, EndOptions, Pair, move
+
+
+class Counting:
+    """An ASGI program that answers with what it got; where it began, by path."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.scopes: list[Any] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.begun.append(scope["path"])
+        self.scopes.append(scope)
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body, more = body + message["body"], message["more_body"]
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": body})
+
+
+class NoTransmitter:
+    """The pair sends by itself."""
+
+    def transmit(self) -> None: ...
+    def transmit_soon(self) -> None: ...
+    def add_route(self, cid: bytes) -> None: ...
+    def remove_route(self, cid: bytes) -> None: ...
+
+
+class Session:
+    """A browser joined to the program."""
+
+    def __init__(self) -> None:
+        self.program = Counting()
+        create = partial(
+            AsgiProtocol, application=self.program, lifespan=Lifespan(self.program, "test")
+        )
+        self.pair = Pair(
+            Conditions(delay_s=0.005),
+            client=EndOptions(create=Browser),
+            server=EndOptions(create=create),
+        )
+        self.pair.connect()
+        self.browser: Any = self.pair.client.application
+
+    @property
+    def protocol(self) -> Any:
+        return self.pair.server.application
+
+    def arrives(self, *stream_ids: int) -> None:
+        """Requests come, and no task has had its turn."""
+        self.pair.run(lambda: set(stream_ids) <= set(self.protocol._unbegun), seconds=5)
+
+    def move(self) -> None:
+        move(self.pair.server)
+        self.protocol.connection_made(NoTransmitter())
+
+    async def end(self, *stream_ids: int) -> None:
+        for _ in range(10_000):
+            if self.browser.ended >= set(stream_ids):
+                return
+            self.pair.step()
+            await asyncio.sleep(0)
+        raise AssertionError("the answers do not come")
+
+
+def with_session(test: Callable[[Session], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await test(Session())
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("moves", [1, 2])
+def test_they_move_whole_and_begin_at_the_last_owner(moves: int) -> None:
+    async def test(session: Session) -> None:
+        browser = session.browser
+        whole = browser.request("POST", "/whole", body=b"x" * 1000)
+        part = browser.request("POST", "/part", body=b"y" * 1000, ends=False)
+        bare = browser.request("GET", "/bare")
+        session.arrives(whole, part, bare)
+        old = session.protocol
+        for _ in range(moves):
+            assert not session.protocol.running_streams()
+            session.move()
+        await asyncio.sleep(0)
+        assert sorted(session.program.begun) == ["/bare", "/part", "/whole"]
+        assert not old.may_begin(whole)
+        session.browser._http.send_data(part, b"z" * 100_000, True)
+        await session.end(whole, part, bare)
+        assert browser.bodies[whole] == b"x" * 1000
+        assert browser.bodies[part] == b"y" * 1000 + b"z" * 100_000
+        assert browser.bodies.get(bare, b"") == b""
+        assert len(session.program.begun) == 3
+
+    with_session(test)
+
+
+def test_a_request_that_has_begun_stays() -> None:
+    async def test(session: Session) -> None:
+        stream_id = session.browser.request("POST", "/", body=b"x", ends=False)
+        session.arrives(stream_id)
+        await asyncio.sleep(0)
+        # It waits in its first receive(); what it did before, nobody knows.
+        assert session.program.begun == ["/"]
+        assert stream_id in session.protocol.running_streams()
+        assert session.protocol.export_state() == b""
+
+    with_session(test)
+
+
+def test_a_request_that_is_given_up_before_it_begins_does_so_where_it_is() -> None:
+    async def test(session: Session) -> None:
+        stream_id = session.browser.request("POST", "/", body=b"x", ends=False)
+        session.arrives(stream_id)
+        session.pair.client.connection.reset_stream(stream_id, 0x10C)
+        session.pair.run(lambda: not session.protocol._unbegun, seconds=5)
+        assert session.protocol.export_state() == b""
+        await asyncio.sleep(0)
+        assert session.program.begun == ["/"]
+
+    with_session(test)
+
+
+def test_a_handoff_that_fails_begins_them_here() -> None:
+    """Once, whether their tasks had their turns meanwhile or not."""
+
+    async def test(session: Session) -> None:
+        one = session.browser.request("GET", "/one")
+        session.arrives(one)
+        protocol, connection = session.protocol, session.pair.server.connection
+        # As a handoff does it, and takes it back, for what it cannot move.
+        stand_in = StandIn(connection, connection._state, [])
+        protocol.use_connection(stand_in)
+        await asyncio.sleep(0)
+        assert session.program.begun == []
+        two = session.browser.request("GET", "/two")
+        protocol.use_connection(connection)
+        session.arrives(one, two)
+        protocol.use_connection(stand_in)
+        protocol.use_connection(connection)
+        await session.end(one, two)
+        assert session.program.begun == ["/one", "/two"]
+
+    with_session(test)
+
+
+def test_a_state_that_is_none_is_refused() -> None:
+    async def test(session: Session) -> None:
+        with pytest.raises(PeerError, match="not an ASGI server"):
+            session.protocol.import_state(b"\xc1")
+
+    with_session(test)
