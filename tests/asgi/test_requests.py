@@ -246,6 +246,7 @@ def test_cookies_are_one_field(certificate: CertificateFiles) -> None:
         server=(),
         root_path="",
         state={},
+        cipher_suite=0x1301,
     )
     assert scope["headers"] == [(b"cookie", b"a=1; b=2")]
     assert (scope["client"], scope["server"]) == (("10.0.0.1", 5), None)

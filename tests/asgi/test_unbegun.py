@@ -114,6 +114,28 @@ def test_they_move_whole_and_begin_at_the_last_owner(moves: int) -> None:
     with_session(test)
 
 
+def test_a_scope_is_the_same_before_and_after_a_move() -> None:
+    async def test(session: Session) -> None:
+        one = session.browser.request("GET", "/")
+        await session.end(one)
+        move(session.pair.server)
+        two = session.browser.request("GET", "/")
+        await session.end(two)
+        before, after = session.program.scopes
+        assert before == after
+        assert before["extensions"]["tls"] == {
+            "server_cert": None,
+            "client_cert_chain": [],
+            "client_cert_name": None,
+            "client_cert_error": None,
+            "tls_version": 0x0304,
+            "cipher_suite": session.pair.server.connection.cipher_suite,
+        }
+        assert before["extensions"]["tls"]["cipher_suite"] in (0x1301, 0x1302, 0x1303)
+
+    with_session(test)
+
+
 def test_a_request_that_has_begun_stays() -> None:
     async def test(session: Session) -> None:
         stream_id = session.browser.request("POST", "/", body=b"x", ends=False)

@@ -207,6 +207,7 @@ class AsgiProtocol(QuicConnectionProtocol):
             server=self._quic.local_address,
             root_path=self._root_path,
             state=self._lifespan.state,
+            cipher_suite=self._quic.cipher_suite,
             max_datagram_bytes=self._largest_datagram(event.stream_id) if protocol else 0,
         )
         exchange: Exchange

@@ -20,6 +20,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 VERSIONS: Final = {"version": "3.0", "spec_version": "2.4"}
 #: Of the extension that docs/webtransport.md describes.
 _WEBTRANSPORT_VERSION: Final = "1.0"
+#: RFC 9001 §4.2: no older one may be used, and the handshake speaks no other.
+_TLS_1_3: Final = 0x0304
 _V4_IN_V6: Final = "::ffff:"
 #: RFC 9651 §3.3.3: a String, and a List of them and nothing else.
 _STRING: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
@@ -33,12 +35,13 @@ def request_scope(
     server: Address,
     root_path: str,
     state: dict[str, Any],
+    cipher_suite: int,
     max_datagram_bytes: int = 0,
 ) -> Scope:
     """Of a request with these fields, of a WebSocket or a WebTransport session if it asks for one.
     `client` is the validated address, `server` the one that it talks to; `state` is what the
-    lifespan has left, of which the program gets a copy; `max_datagram_bytes` is what a session's
-    datagrams can have."""
+    lifespan has left, of which the program gets a copy; `cipher_suite` is TLS's number for what
+    protects the connection, and `max_datagram_bytes` what a session's datagrams can have."""
     pseudo: dict[bytes, bytes] = {}
     fields: list[tuple[bytes, bytes]] = []
     cookies: list[bytes] = []
@@ -69,23 +72,38 @@ def request_scope(
         "server": _pair(server),
         "state": dict(state),
     }
+    extensions = scope["extensions"] = {"tls": _tls(cipher_suite)}
     if pseudo.get(b":protocol") == b"websocket":
         scope["type"] = "websocket"
         scope["scheme"] = "wss"
         scope["subprotocols"] = _subprotocols(fields)
-        scope["extensions"] = {"websocket.http.response": {}}
+        extensions["websocket.http.response"] = {}
         return scope
     scope["method"] = pseudo[b":method"].decode("latin-1")
     if pseudo.get(b":protocol") in WEBTRANSPORT:
         scope["type"] = "webtransport"
         scope["subprotocols"] = _available_protocols(fields)
         scope["webtransport"] = {"spec_version": _WEBTRANSPORT_VERSION}
-        scope["extensions"] = {"webtransport": {"max_datagram_size": max_datagram_bytes}}
+        extensions["webtransport"] = {"max_datagram_size": max_datagram_bytes}
         return scope
-    scope["extensions"] = {"http.response.early_hint": {}, "http.response.pathsend": {}}
+    extensions["http.response.early_hint"] = {}
+    extensions["http.response.pathsend"] = {}
     if _takes_trailers(fields):
-        scope["extensions"]["http.response.trailers"] = {}
+        extensions["http.response.trailers"] = {}
     return scope
+
+
+def _tls(cipher_suite: int) -> dict[str, Any]:
+    """ASGI TLS 0.2. We ask clients for no certificate. Which one the client was shown is no part of
+    a connection's state, and the process that has it now may have another: so it is not said."""
+    return {
+        "server_cert": None,
+        "client_cert_chain": [],
+        "client_cert_name": None,
+        "client_cert_error": None,
+        "tls_version": _TLS_1_3,
+        "cipher_suite": cipher_suite,
+    }
 
 
 def _pair(address: Address) -> tuple[str, int] | None:

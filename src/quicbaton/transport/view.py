@@ -88,6 +88,11 @@ class ConnectionView:
         return self._state.alpn
 
     @property
+    def cipher_suite(self) -> int:
+        """Its number (RFC 8446 §B.4)."""
+        return self._state.protection.cipher
+
+    @property
     def server_name(self) -> str:
         return self._state.server_name
 
