@@ -1,4 +1,5 @@
-"""Responses that name a file (`http.response.pathsend`): data, which moves without a relay."""
+"""Responses that name a file (`http.response.pathsend`), or an open one (`.zerocopysend`): data,
+which moves without a relay."""
 
 from __future__ import annotations
 
@@ -28,6 +29,8 @@ class Site:
         self.fields: list[tuple[bytes, bytes]] = []
         self.trailers = False
         self.status = 200
+        self.file: Any = None
+        self.last: dict[str, Any] = {}
         self.messages: list[Any] = []
         self.background = asyncio.Event()
         self.returned = 0
@@ -38,13 +41,25 @@ class Site:
         await send({"type": "http.response.start", **head})
         if scope["path"] == "/body":
             await send({"type": "http.response.body", "body": b"body", "more_body": True})
-        await send({"type": "http.response.pathsend", "path": str(self.path)})
+        if scope["path"] == "/parts":
+            await self._send_parts(send)
+        else:
+            await send({"type": "http.response.pathsend", "path": str(self.path)})
         if self.trailers:
             await send({"type": "http.response.trailers", "headers": [(b"x-sum", b"7")]})
         if scope["path"] == "/background":
             self.messages.append(await receive())
             await self.background.wait()
         self.returned += 1
+
+    async def _send_parts(self, send: Any) -> None:
+        """Body, 1000 bytes from its position, body, the last half."""
+        part = {"type": "http.response.zerocopysend", "file": self.file}
+        await send({"type": "http.response.body", "body": b"<", "more_body": True})
+        for count in (400, 600):
+            await send({**part, "count": count, "more_body": True})
+        await send({"type": "http.response.body", "body": b">", "more_body": True})
+        await send({**part, "offset": os.fstat(self.file.fileno()).st_size // 2, **self.last})
 
 
 class Session:
@@ -228,7 +243,7 @@ def test_what_cannot_be_sent_is_a_mistake_of_the_program(
     errors = [str(one.exc_info[1]) for one in caplog.records if one.exc_info]
     assert "there is none" in errors[0]
     assert "no regular file" in errors[1]
-    assert f"content-length is '{SIZE + 1}'" in errors[3]
+    assert errors[3] == "the response has fewer bytes than its content-length says"
 
 
 def test_responses_without_a_body_have_none(file: Path) -> None:
@@ -292,5 +307,59 @@ def test_a_request_body_that_nobody_reads_does_not_hold_the_client(file: Path) -
         await session.run(lambda: session.over(stream_id))
         assert session.body(stream_id) == file.read_bytes()
         assert session.browser.stops[stream_id] == ErrorCode.H3_NO_ERROR
+
+    with_session(file, test)
+
+
+# --- parts of open files ----------------------------------------------------------------------
+
+
+def test_parts_of_a_file_mix_with_bodies_and_the_last_one_moves(file: Path) -> None:
+    data = file.read_bytes()[:400_000]
+    file.write_bytes(data)
+    whole = b"<" + data[:1000] + b">" + data[200_000:]
+
+    async def test(session: Session) -> None:
+        session.site.fields = [(b"content-length", b"%d" % len(whole))]
+        session.site.file = file.open("rb")
+        stream_id = session.browser.request("GET", "/parts")
+        await session.run(lambda: session.site.returned)
+        session.site.file.close()  # its own is the program's
+
+        def move_on() -> None:
+            assert not session.protocol.running_streams()
+            move(session.pair.server)
+
+        await session.run(lambda: session.over(stream_id), move_on)
+        assert session.body(stream_id) == whole
+
+    with_session(file, test)
+
+
+def test_what_has_no_path_stays_with_its_task(file: Path) -> None:
+    """On another host, or where too many files are open, nobody could open it again."""
+    data = file.read_bytes()
+
+    async def test(session: Session) -> None:
+        session.site.file = file.open("rb")
+        file.unlink()
+        stream_id = session.browser.request("GET", "/parts")
+        await session.run(lambda: session.body(stream_id))
+        assert stream_id in session.protocol.running_streams()
+        await session.run(lambda: session.over(stream_id))
+        assert session.body(stream_id) == b"<" + data[:1000] + b">" + data[SIZE // 2 :]
+        session.site.file.close()
+
+    with_session(file, test)
+
+
+def test_a_part_that_is_not_there_is_a_mistake_of_the_program(file: Path) -> None:
+    async def test(session: Session) -> None:
+        for last in ({"count": SIZE}, {"offset": SIZE + 1}, {"offset": -1}):
+            session.site.last = last
+            session.site.file = file.open("rb")
+            stream_id = await session.ask("/parts")
+            assert session.browser.resets[stream_id] == ErrorCode.H3_INTERNAL_ERROR
+            session.site.file.close()
 
     with_session(file, test)

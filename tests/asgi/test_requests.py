@@ -185,6 +185,42 @@ def test_a_head_that_cannot_be_said_is_a_500(certificate: CertificateFiles) -> N
     run(main)
 
 
+@pytest.mark.parametrize(
+    ("length", "pieces", "status"),
+    [
+        (10, [10], 200),
+        (10, [4, 0, 6], 200),
+        (0, [0], 200),
+        (10, [11], 500),
+        (10, [9], 500),
+        (10, [4, 7], 0),
+        (10, [4, 5], 0),
+    ],
+)
+def test_a_body_of_another_length_than_was_said_is_a_mistake(
+    certificate: CertificateFiles, length: int, pieces: list[int], status: int
+) -> None:
+    """Status 0: what is out must not look like a whole response."""
+
+    async def application(scope: Any, _receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        fields = [(b"content-length", b"%d" % length)]
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        for number, size in enumerate(pieces, 1):
+            more = number < len(pieces)
+            await send({"type": "http.response.body", "body": bytes(size), "more_body": more})
+
+    async def main() -> None:
+        async with serving(certificate, application) as client:
+            answer = await client.ask("/")
+            assert (answer.error in _RESET_CODES) == (not status)
+            if status:
+                assert (answer.error, answer.status) == (0, status)
+
+    run(main)
+
+
 def test_requests_that_are_given_up_leave_no_streams(certificate: CertificateFiles) -> None:
     """Also by a client that resets its half only, and asks for no end of ours."""
 

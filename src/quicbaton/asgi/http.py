@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
@@ -43,6 +44,8 @@ class HttpExchange(Exchange):
         self._head: Fields = []
         self._trailers: Fields = []
         self._awaits_trailers = False
+        #: Of the content-length that the program has said; None: it has said nothing.
+        self._owed_bytes: int | None = None
 
     def feed(self, data: bytes, *, ended: bool) -> None:
         self._body += data
@@ -92,7 +95,11 @@ class HttpExchange(Exchange):
             more = message.get("more_body", False)
             await self._send_body(bytes_of(message.get("body", b""), "body"), more=more)
         elif kind == "http.response.pathsend" and self._stage is _Stage.HEAD:
-            await self._send_path(os.fspath(message["path"]))
+            path = os.fspath(message["path"])
+            await self._send_file(lambda: self.wire.open_file(self.stream_id, path), more=False)
+        elif kind == "http.response.zerocopysend" and self._stage in (_Stage.HEAD, _Stage.BODY):
+            more = message.get("more_body", False)
+            await self._send_file(lambda: self._open_part(message), more=more)
         elif kind == "http.response.trailers" and self._stage is _Stage.TRAILERS:
             self._send_trailers(message)
         elif kind == "http.response.early_hint" and self._stage in (_Stage.BEFORE, _Stage.HEAD):
@@ -108,11 +115,15 @@ class HttpExchange(Exchange):
         self._head = [(b":status", b"%d" % status), *fields_of(message)]
         self._has_body &= status not in _NO_BODY
         self._awaits_trailers = bool(message.get("trailers", False))
+        self._owed_bytes = _content_length(self._head) if self._has_body else None
         self._stage = _Stage.HEAD
 
     async def _send_body(self, data: bytes, *, more: bool) -> None:
         ended = not more and not self._awaits_trailers
         data = data if self._has_body else b""
+        self._check_length(len(data), more=more)
+        if self._owed_bytes is not None:
+            self._owed_bytes -= len(data)
         if self._stage is _Stage.HEAD:
             alone = ended and not data
             self.wire.send_headers(self.stream_id, self._head, ended=alone)
@@ -127,36 +138,57 @@ class HttpExchange(Exchange):
         elif not more:
             self._stage = _Stage.TRAILERS
 
-    async def _send_path(self, path: str) -> None:
-        """A file as the whole body."""
+    def _check_length(self, size: int, *, more: bool) -> None:
+        """RFC 9110 §8.6: what the program has said must be so."""
+        owed = self._owed_bytes
+        if owed is not None and (size > owed or (size < owed and not more)):
+            what = "more" if size > owed else "fewer"
+            raise RuntimeError(f"the response has {what} bytes than its content-length says")
+
+    async def _send_file(self, open_file: Callable[[], Download], *, more: bool) -> None:
+        """A file, or a part of one, as the body or a part of it."""
         if not self._has_body:
-            await self._send_body(b"", more=False)
+            await self._send_body(b"", more=more)
             return
-        download = self.wire.open_file(self.stream_id, path)
+        download = open_file()
         try:
-            _check_length(self._head, download.left_bytes, path)
-            if self._awaits_trailers:
-                await self._send_pieces(download)
+            self._check_length(download.left_bytes, more=more)
+            if more or self._awaits_trailers or self.is_writing or not download.is_named:
+                await self._send_pieces(download, more=more)
             else:
                 self._hand_over(download)
         except BaseException:
             download.release()
             raise
 
-    async def _send_pieces(self, download: Download) -> None:
+    async def _send_pieces(self, download: Download, *, more: bool) -> None:
         """As any other body, since the program has more to say behind it."""
         while not download.is_complete:
             await self._send_body(download.read(CHUNK_BYTES), more=True)
         download.release()
-        await self._send_body(b"", more=False)
+        await self._send_body(b"", more=more)
 
     def _hand_over(self, download: Download) -> None:
         """The response is data from here on: what the program still does is no part of it."""
-        self.wire.send_file(self._head, download)
+        ended = download.is_complete
+        if self._stage is _Stage.HEAD:
+            self.wire.send_headers(self.stream_id, self._head, ended=ended)
+        elif ended:
+            self.wire.send_data(self.stream_id, b"", ended=True)
+        self.wire.send_file(download)
         self._body.clear()
         self._body_told = True
         self.let_on()
         self._end()
+
+    def _open_part(self, message: Message) -> Download:
+        """Without an offset from the file's position, which is behind the part then."""
+        file, offset, count = message["file"], message.get("offset"), message.get("count")
+        if offset is not None:
+            return self.wire.open_part(self.stream_id, file.fileno(), offset, count)
+        download = self.wire.open_part(self.stream_id, file.fileno(), file.tell(), count)
+        file.seek(download.promise.end)
+        return download
 
     def _send_trailers(self, message: Message) -> None:
         self._trailers += fields_of(message)
@@ -173,12 +205,13 @@ class HttpExchange(Exchange):
         self.tell()
 
 
-def _check_length(head: Fields, size: int, path: str) -> None:
-    """RFC 9110 §8.6: what the program has said must be so."""
-    for name, value in head:
-        if name == b"content-length" and value.strip() != b"%d" % size:
-            said = value.decode("latin-1")
-            raise RuntimeError(f"content-length is {said!r}, and {path!r} has {size} bytes")
+def _content_length(head: Fields) -> int | None:
+    values = {value.strip() for name, value in head if name == b"content-length"}
+    if not values:
+        return None
+    if len(values) > 1 or not all(value.isdigit() for value in values):
+        raise RuntimeError(f"content-length is one number, not {b', '.join(values)!r}")
+    return int(values.pop())
 
 
 def send_text(exchange: Exchange, status: int, text: bytes) -> None:

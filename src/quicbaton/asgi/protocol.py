@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from quicbaton.asgi.webtransport import WebTransportExchange
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
 from quicbaton.asyncio.protocol import Transmitter
 from quicbaton.files import Folder
-from quicbaton.files.downloads import Download, Downloads, begin
+from quicbaton.files.downloads import Download, Downloads, begin, begin_with
 from quicbaton.files.refusal import RefusedRequestError
 from quicbaton.http3 import H3Connection
 from quicbaton.http3.codes import ErrorCode
@@ -39,7 +39,11 @@ from quicbaton.transport.connection import Connection
 _PROTOCOLS: Final = WEBTRANSPORT | {b"websocket"}
 
 #: Why a program's file cannot be sent, by the HTTP status that would say so.
-_REFUSALS: Final = {403: "it may not be read, or is no regular file", 404: "there is none"}
+_REFUSALS: Final = {
+    403: "it may not be read, or is no regular file",
+    404: "there is none",
+    416: "the file does not have it",
+}
 
 
 def whole_disk() -> Folder:
@@ -289,20 +293,25 @@ class AsgiProtocol(QuicConnectionProtocol):
 
     def open_file(self, stream_id: int, path: str) -> Download:
         """All of a file. RuntimeError, which is no word about the client, when it cannot be."""
-        try:
-            return begin(self._disk, stream_id, path)
-        except RefusedRequestError as error:
-            why = _REFUSALS.get(error.status, "no more files can be opened")
-            raise RuntimeError(f"{path!r} cannot be sent: {why}") from error
+        return _may_refuse(repr(path), lambda: begin(self._disk, stream_id, path))
 
-    def send_file(self, head: Fields, download: Download) -> None:
-        """A response with a file as its body. It is no exchange's any more, and moves as data."""
+    def open_part(
+        self, stream_id: int, descriptor: int, offset: int, count: int | None
+    ) -> Download:
+        """`count` bytes of an open file, which stays the program's. RuntimeError as above."""
+        return _may_refuse(
+            f"a part of descriptor {descriptor}",
+            lambda: begin_with(self._disk, stream_id, descriptor, offset, count),
+        )
+
+    def send_file(self, download: Download) -> None:
+        """The rest of a response is a file. It is no exchange's any more, and moves as data."""
         assert self._http is not None, "an HTTP/3 event came out of it"
         stream_id = download.promise.stream_id
-        self.send_headers(stream_id, head, ended=download.is_complete)
         self._exchanges.pop(stream_id, None)
         self._downloads.add(download)
         self._downloads.fill(stream_id, self._quic, self._http)
+        self.transmit_soon()
 
     def over(self, stream_id: int) -> None:
         """The program is done with the request. What it has not ended ends here."""
@@ -365,3 +374,11 @@ class AsgiProtocol(QuicConnectionProtocol):
             if self._quic.can_send(stream_id):
                 self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
                 self.transmit_soon()
+
+
+def _may_refuse(what: str, open_file: Callable[[], Download]) -> Download:
+    try:
+        return open_file()
+    except RefusedRequestError as error:
+        why = _REFUSALS.get(error.status, "no more files can be opened")
+        raise RuntimeError(f"{what} cannot be sent: {why}") from error

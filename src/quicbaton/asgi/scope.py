@@ -88,6 +88,7 @@ def request_scope(
         return scope
     extensions["http.response.early_hint"] = {}
     extensions["http.response.pathsend"] = {}
+    extensions["http.response.zerocopysend"] = {}
     if _takes_trailers(fields):
         extensions["http.response.trailers"] = {}
     return scope

@@ -38,7 +38,8 @@ class Promise(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """What a download still owes its client. It travels as it is."""
 
     stream_id: int
-    path: str  # relative to the folder, its bytes as latin-1: names need not be UTF-8
+    # Relative to the folder, its bytes as latin-1: names need not be UTF-8. Empty: it has none.
+    path: str
     seen: FileVersion
     offset: int  # of the next byte to read
     end: int
@@ -62,6 +63,11 @@ class Download:
     def left_bytes(self) -> int:
         """What was not read yet."""
         return self.promise.end - self.promise.offset
+
+    @property
+    def is_named(self) -> bool:
+        """It may go on without its descriptor."""
+        return bool(self.promise.path)
 
     def read(self, most_bytes: int) -> bytes:
         """The next bytes. Raises FileChangedError."""
@@ -124,6 +130,29 @@ def begin(folder: Folder, stream_id: int, path: str) -> Download:
     version = file.version()
     promise = Promise(stream_id, folder.name_of(found), version, 0, version.size, b"")
     return Download(folder, promise, file)
+
+
+def begin_with(
+    folder: Folder, stream_id: int, descriptor: int, offset: int, count: int | None
+) -> Download:
+    """`count` bytes of an open file, all to its end for None. The descriptor stays the caller's.
+
+    Its path is what the kernel says, and empty where that leads elsewhere by now: such a download
+    cannot go on without the descriptor. RefusedRequestError: it is no regular file, cannot be read,
+    or does not have so many bytes.
+    """
+    file = folder.files.adopt(os.dup(descriptor))
+    version = file.version()
+    end = version.size if count is None else offset + count
+    if not 0 <= offset <= end <= version.size:
+        file.release()
+        raise RefusedRequestError(416)
+    name = ""
+    with contextlib.suppress(OSError):
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        if FileVersion.of(os.stat(path)).key == version.key:
+            name = folder.name_of(path)
+    return Download(folder, Promise(stream_id, name, version, offset, end, b""), file)
 
 
 class Streams(Protocol):
