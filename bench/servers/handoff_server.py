@@ -255,7 +255,7 @@ async def start(options: argparse.Namespace) -> tuple[Node, Started]:
 async def _take_over(options: argparse.Namespace, shared: dict[str, Any]) -> tuple[Node, Started]:
     """Replace the process at `other`; returns when that has nothing left."""
     begun = monotonic()
-    command = c.TakeOver(str(options.control), _TAKEOVER_DEADLINE_S)
+    command = c.TakeOver(str(options.control), _TAKEOVER_DEADLINE_S, 0.0)
     channel, frames, passed, descriptor = await ask_for_socket(options.other, command)
     arrival = Arrival(channel, frames, passed, descriptor)
     node = Node(

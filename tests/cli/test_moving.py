@@ -294,7 +294,7 @@ def test_a_process_with_a_successor_shares_its_port_with_no_other(
     first = home.serve()
     del home.environment["QUICBATON_FAILPOINT"]
     name = str(home.path / "run" / "late.sock")
-    command = c.Join(name) if kind == "join" else c.TakeOver(name, 1.0)
+    command = c.Join(name) if kind == "join" else c.TakeOver(name, 1.0, 0.0)
     with socket.socket(socket.AF_UNIX) as late:
         late.connect(str(first.control))
         second = home.start("quicbaton", "serve", home.files, "--json", "--takeover", first.control)

@@ -246,7 +246,7 @@ async def _start(options: Options) -> tuple[Node, Arrival | None]:
         place = (joined.node, joined.worker, joined.workers)
         sock, arrival = socket.socket(fileno=descriptor), None
     else:
-        command = c.TakeOver(str(control), options.deadline_s)
+        command = c.TakeOver(str(control), options.deadline_s, 0.0)
         channel, frames, passed, descriptor = await ask_for_socket(other, command)
         arrival = Arrival(channel, frames, passed, descriptor)
         place = (passed.node, passed.worker, passed.workers)

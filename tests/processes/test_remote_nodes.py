@@ -180,7 +180,7 @@ def test_what_concerns_files_and_descriptors_is_not_for_other_hosts(
             c.Save("00", str(tmp_path / "taken")),
             c.Resume(str(tmp_path / "cluster" / "cluster.key")),
             c.Join("/somewhere"),
-            c.TakeOver("/somewhere", 1.0),
+            c.TakeOver("/somewhere", 1.0, 0.0),
             c.Introduce(0, "/somewhere"),
             c.TakePeer(),
             c.HandOff("00", str(pair.servers["b"].control)),

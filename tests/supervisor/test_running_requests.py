@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,16 +99,67 @@ def test_a_coroutine_goes_on_at_the_old_worker_while_the_new_one_answers(home: S
                 await come(lambda asked=asked: asked in client.ended)
                 if int(client.bodies[asked]) != old:
                     break
+            # The reload does not wait for it, and nobody is asked twice.
+            told = await reloading
+            assert f"requests of 1 go on in pid {old}" in told["output"]
+            listed = await asyncio.to_thread(home.json, "ps", str(service.port))
+            assert len(listed["connections"]) == 1
+            written = len(client.bodies[slow])
+            await come(lambda: len(client.bodies[slow]) > written)
             assert slow not in client.ended
+            assert Path(f"/proc/{old}").exists()
             enough.touch()
             await come(lambda: slow in client.ended)
             lines = bytes(client.bodies[slow]).decode().splitlines()
             assert lines == [f"{old} {number}" for number in range(len(lines))]
             assert client.resets == {}
-            await reloading
+            # Then it ends, and is not restarted.
+            await come(lambda: not Path(f"/proc/{old}").exists())
 
     asyncio.run(run())
-    assert service.pids() != [old]
+    assert old not in service.pids()
+
+
+def test_a_worker_that_lingers_is_nobodys_heir(home: ServiceHome) -> None:
+    """It has no port any more: when its successor dies, a new worker comes."""
+    service = service_of_lines(home)
+    (old,) = service.pids()
+
+    async def run() -> None:
+        async with client_of(home, service.port) as client:
+            slow = client.request("/lines/100000")
+            await come(lambda: client.bodies.get(slow))
+            await reload(home, service)
+            (new,) = await asyncio.to_thread(service.pids)
+            os.kill(new, signal.SIGKILL)
+            await come(lambda: not Path(f"/proc/{old}").exists())
+            while (newest := await asyncio.to_thread(service.pids)) in ([new], [0]):
+                pass
+            assert newest != [old]
+        async with client_of(home, service.port) as client:
+            asked = client.request("/pid")
+            await come(lambda: asked in client.ended)
+            assert [int(client.bodies[asked])] == await asyncio.to_thread(service.pids)
+
+    asyncio.run(run())
+
+
+def test_a_service_stops_though_requests_go_on_in_an_old_worker(home: ServiceHome) -> None:
+    service = service_of_lines(home)
+    (old,) = service.pids()
+
+    async def run() -> None:
+        async with client_of(home, service.port) as client:
+            slow = client.request("/lines/100000")
+            await come(lambda: client.bodies.get(slow))
+            await reload(home, service)
+            stopped = await asyncio.to_thread(
+                home.run, "stop", str(service.port), "--grace", "0.5", "--json"
+            )
+            assert stopped.returncode == 0, stopped.stderr
+
+    asyncio.run(run())
+    assert not Path(f"/proc/{old}").exists()
 
 
 def test_grace_bounds_the_wait_and_what_is_cut_is_listed(home: ServiceHome) -> None:

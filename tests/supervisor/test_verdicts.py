@@ -168,7 +168,12 @@ def test_who_takes_over_resets_nobody_from_the_moment_the_others_know_of_it(
         async with a_worker(tmp_path, certificate) as (node, worker):
             predecessor = str(tmp_path / "predecessor.sock")
             begin = c.Begin(
-                workers={}, predecessor=predecessor, deadline_s=1.0, elsewhere={}, may_reset=True
+                workers={},
+                predecessor=predecessor,
+                deadline_s=1.0,
+                linger_s=0.0,
+                elsewhere={},
+                may_reset=True,
             )
             with pytest.raises(PeerError):
                 await worker._begin(None, begin)  # type: ignore[arg-type]

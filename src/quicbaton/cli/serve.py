@@ -287,7 +287,7 @@ class Server:
 
     async def _take_over(self, other: Path) -> Node:
         control = self._control_path(await _port_of(other))
-        command = c.TakeOver(str(control), self._options.deadline)
+        command = c.TakeOver(str(control), self._options.deadline, 0.0)
         channel, frames, passed, descriptor = await ask_for_socket(other, command)
         self._has_socket = True
         arrival = Arrival(channel, frames, passed, descriptor)

@@ -52,8 +52,9 @@ def add_parser(commands: Any) -> None:
         type=float,
         default=_ITS_OWN,
         metavar="SECONDS",
-        help="for requests that still run at an old worker, whose connections have moved, and for "
-        "connections that cannot move yet; then they are cut (default: the service's --deadline)",
+        help="for requests that still run at an old worker, and for connections that cannot move "
+        "yet; then they are cut (default: for connections the service's --deadline; requests go on "
+        "in the background, until they have ended)",
     )
     reload.set_defaults(run=_reload)
 

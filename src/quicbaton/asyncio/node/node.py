@@ -398,7 +398,7 @@ class Node:
 
     async def _depart(self, channel: Channel, frame: c.TakeOver) -> None:
         self._check_no_successor()
-        self.departure = Departure(self, channel, frame.name, frame.deadline_s)
+        self.departure = Departure(self, channel, frame)
         try:
             await self.departure.run()
         finally:

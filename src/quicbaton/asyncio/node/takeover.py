@@ -18,7 +18,8 @@ the new one has failed with more connections than it took when the deadline come
 not answer or cannot read what the old one exports. The new one then closes what it got.
 
 A request whose handler is a running coroutine goes on in the old process after its connection has
-moved (`moving.stream_relay`); the old process waits for it, too, until the deadline.
+moved (`moving.stream_relay`); the old process waits for it, too, until the deadline. Or, if it may
+linger, it answers as soon as nothing but such requests is left, and lives on until they have ended.
 A link or a channel that breaks proves nothing: the link is opened again, and only a process that
 has exited counts as dead.
 """
@@ -26,6 +27,7 @@ has exited counts as dead.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 from time import monotonic
@@ -67,13 +69,14 @@ _H3_NO_ERROR: Final = 0x100
 class Departure:
     """The old process's side."""
 
-    def __init__(self, node: Node, channel: Channel, successor: str, deadline_s: float) -> None:
+    def __init__(self, node: Node, channel: Channel, frame: c.TakeOver) -> None:
         self._node = node
         self._channel = channel
-        self._successor = successor
-        self._deadline_s = deadline_s
+        self._successor = frame.name
+        self._deadline_s = frame.deadline_s
+        self._linger_s = frame.linger_s
         self._exodus = Exodus(
-            OwnConnections(node.endpoint, node.handoffs), node.link_to, [successor], relay=False
+            OwnConnections(node.endpoint, node.handoffs), node.link_to, [frame.name], relay=False
         )
         self._successor_died = asyncio.Event()
 
@@ -111,14 +114,21 @@ class Departure:
             endpoint.accepts = True
             endpoint.start()
             raise
-        cut = self._cut() + node.handoffs.relays.cut_left("grace", "the server restarted")
+        relays = node.handoffs.relays
+        cut = self._cut()
+        if not self._linger_s:
+            cut += relays.cut_left("grace", "the server restarted")
         text = f"{counted(self._exodus.moved, 'connection')} moved"
         if cut:
             # The answer is for people; programs read how many from the last step before it.
             self._channel.write(c.encode(c.Progress(self._exodus.moved, len(cut), [])))
             text += f", {len(cut)} cut at the deadline: " + "; ".join(cut)
+        if relays.left:
+            text += f"; requests of {relays.left} go on in pid {os.getpid()}"
         self._channel.write(c.encode(c.Answer(not cut, "cut" if cut else "ok", text)))
         reach("takeover_done")
+        await relays.until_none_left(self._linger_s)
+        relays.cut_left("grace", "the server restarted")
         node.leave_to_successor(self._channel.accepted_at)
 
     # --- helpers, in reading order --------------------------------------------------------------
@@ -181,7 +191,7 @@ class Departure:
     def _left(self) -> int:
         endpoint = self._node.endpoint
         unfinished = self._node.handoffs.unfinished_departures()
-        running = self._node.handoffs.relays.left
+        running = 0 if self._linger_s else self._node.handoffs.relays.left
         return endpoint.connection_count + len(endpoint.handshakes) + unfinished + running
 
     def _check_successor(self) -> None:

@@ -112,10 +112,14 @@ class Introduce(CommandFrame, tag="introduce"):
 class TakeOver(CommandFrame, tag="takeover"):
     """Replace this process: answered with `SocketPassed` and the descriptor, with `Stopped` once a
     link to `name` is up, with `Progress` as connections move, and with `Answer` when none is left.
+
+    Requests that still run here have until the deadline, too, and are cut then; or, if `linger_s`
+    is not 0, so long after the answer, and the process lives on for them.
     """
 
     name: str
     deadline_s: float
+    linger_s: float
 
 
 class OpenLink(CommandFrame, tag="link"):

@@ -21,6 +21,7 @@ class Begin(CommandFrame, tag="begin"):
     workers: dict[int, str]  # who else is on the port: worker number -> name
     predecessor: str
     deadline_s: float
+    linger_s: float  # as in `TakeOver`
     #: IDs of this place whose connections live in other workers -> their numbers.
     elsewhere: dict[bytes, int]
     #: Nobody else can own IDs of this place.
@@ -66,7 +67,9 @@ class Reload(CommandFrame, tag="reload"):
     negative is the service's own."""
 
     health_timeout_s: float
-    grace_s: float  # for what cannot move at once: running requests above all
+    #: For what cannot move at once, running requests above all. The service's own: these go on in
+    #: the background.
+    grace_s: float
 
 
 class ServiceStatus(CommandFrame, tag="service"):

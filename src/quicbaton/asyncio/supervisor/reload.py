@@ -35,8 +35,8 @@ class Reloads:
     ) -> c.Answer:
         """Replace all workers; the answer says how it went. CallerError while one is running.
 
-        `health_timeout_s` is for each new worker to become ready, `grace_s` for what cannot move at
-        once; negative: the usual.
+        `health_timeout_s` is for each new worker to become ready, negative: the usual; `grace_s` as
+        in `Supervisor.begin`.
         """
         if self.running or self._supervisor.stopping:
             what = "a reload is under way" if self.running else "the service is stopping"
@@ -53,8 +53,6 @@ class Reloads:
         slots = self._supervisor.slots
         if health_timeout_s < 0:
             health_timeout_s = self._supervisor.settings.health_timeout_s
-        if grace_s < 0:
-            grace_s = self._supervisor.settings.takeover_s
         moved = cut = 0
         for slot in slots:
             replacement = Replacement(self._supervisor, slot, on_step)
@@ -122,7 +120,7 @@ class Replacement:
         try:
             await new.wait_ready(health_timeout_s)
             answer = await supervisor.begin(
-                slot, new, slot.current, self._on_frame, takeover_s=grace_s
+                slot, new, slot.current, self._on_frame, grace_s=grace_s
             )
         except NotReadyError:
             raise

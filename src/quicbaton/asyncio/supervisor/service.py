@@ -159,7 +159,7 @@ class ServiceControl:
             (slot.number, process)
             for slot in self._supervisor.slots
             for process in slot.processes
-            if process.begun
+            if process.serves
         ]
 
     async def _lists(self) -> list[tuple[int, Process, c.Connections]]:

@@ -64,6 +64,9 @@ class Process:
         self.ready_s = 0.0
         #: It was told to serve.
         self.begun = False
+        #: Another one serves in its place, and answers at its control socket. It lives as long as
+        #: requests of connections that have moved still run in it.
+        self.replaced = False
         self.state: c.WorkerState | None = None
         #: For how long it has not answered, as far as its supervisor has listened.
         self.silent_s = 0.0
@@ -87,6 +90,11 @@ class Process:
 
     def __repr__(self) -> str:
         return f"<worker process {self.pid}>"
+
+    @property
+    def serves(self) -> bool:
+        """It was told to serve, and nobody has replaced it."""
+        return self.begun and not self.replaced
 
     @property
     def lived_s(self) -> float:

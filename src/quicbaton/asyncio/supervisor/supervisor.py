@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -143,10 +144,14 @@ class Supervisor:
         predecessor: Process | None = None,
         on_step: Callable[[c.Frame], None] = lambda _step: None,
         *,
-        takeover_s: float | None = None,
+        grace_s: float = -1.0,
     ) -> c.Answer:
-        """Have a process serve that is ready; by its answer it does. `takeover_s` is for what the
-        predecessor cannot hand over at once (default: the service's own)."""
+        """Have a process serve that is ready; by its answer it does.
+
+        `grace_s` is for what the predecessor cannot hand over at once, requests that still run
+        included. Negative: the service's own for connections, and such requests go on in the
+        background.
+        """
         # Of two that begin at the same time the later one is told of the earlier, and tells it.
         workers = {
             other.number: str(other.newest.control)
@@ -157,7 +162,8 @@ class Supervisor:
         begin = c.Begin(
             workers=workers,
             predecessor="" if predecessor is None else str(predecessor.control),
-            deadline_s=self.settings.takeover_s if takeover_s is None else takeover_s,
+            deadline_s=self.settings.takeover_s if grace_s < 0 else grace_s,
+            linger_s=math.inf if grace_s < 0 else 0.0,
             elsewhere=slot.elsewhere,
             may_reset=self._may_reset(slot),
         )
@@ -173,6 +179,7 @@ class Supervisor:
             raise PeerError(f"the new worker {process.ending()} when it served", code="died")
         if slot.current is not None:
             # It ends by itself, once it has nothing left to do.
+            slot.current.replaced = True
             slot.others.add(slot.current)
         slot.current = process
         slot.others.discard(process)
@@ -321,7 +328,7 @@ class Supervisor:
             pid=process.pid,
             message=process.ending(),
         )
-        heir = next((other for other in slot.others if other.begun), None)
+        heir = next((other for other in slot.others if other.serves), None)
         if slot.replacing:
             slot.state = "replacing"
         elif heir is not None:
@@ -362,7 +369,7 @@ class Supervisor:
                 other.control: other_slot.number
                 for other_slot in self.slots
                 for other in other_slot.processes
-                if other.begun
+                if other.serves
             }
             verdict = await survey(pid, living)
             if verdict.whole or self.stopping:
@@ -391,7 +398,7 @@ class Supervisor:
             with contextlib.suppress(QuicbatonError):
                 await ask(other.control, bury, c.Answer, _END_S)
 
-        everybody = [other for slot in self.slots for other in slot.processes if other.begun]
+        everybody = [other for slot in self.slots for other in slot.processes if other.serves]
         await asyncio.gather(*(tell(other) for other in everybody))
 
     async def _watch(self) -> None:
@@ -399,7 +406,10 @@ class Supervisor:
         while not self.stopping:
             await asyncio.sleep(_LOOK_S)
             ready = [
-                process for slot in self.slots for process in slot.processes if process.ready_s
+                process
+                for slot in self.slots
+                for process in slot.processes
+                if process.ready_s and not process.replaced
             ]
             await asyncio.gather(*(self._look(process) for process in ready))
 

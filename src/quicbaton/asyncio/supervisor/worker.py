@@ -254,7 +254,7 @@ class Worker:
         node = self._node
         predecessor = Path(frame.predecessor)
         asked, frames, passed, descriptor = await ask_for_socket(
-            predecessor, c.TakeOver(node.name, frame.deadline_s)
+            predecessor, c.TakeOver(node.name, frame.deadline_s, frame.linger_s)
         )
         self.follow(asked.peer.pid)
         arrival = Arrival(asked, frames, passed, descriptor)

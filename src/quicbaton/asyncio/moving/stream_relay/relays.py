@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 from typing import Final, NamedTuple
 
 from quicbaton.asyncio.endpoint.session import Session
@@ -40,6 +42,7 @@ class StreamRelays:
         self._left: dict[bytes, _Left] = {}
         self._owned: dict[bytes, NewOwner] = {}
         self._loop = asyncio.get_running_loop()
+        self._none_left = asyncio.Event()
         #: Streams of connections that arrived here whose requests still ran at the other process.
         self.relayed = 0
         #: Those of them that were reset since that process ended, or ended them.
@@ -49,6 +52,14 @@ class StreamRelays:
     def left(self) -> int:
         """Connections that have moved on, of which requests still run here."""
         return len(self._left)
+
+    async def until_none_left(self, timeout_s: float) -> None:
+        """Wait, so long at most, until all that runs here for others has ended."""
+        if self._left:
+            self._none_left.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if timeout_s == math.inf else timeout_s):
+                    await self._none_left.wait()
 
     def describe_left(self) -> list[str]:
         """Which they are: connection and streams."""
@@ -149,14 +160,20 @@ class StreamRelays:
 
     def _deliver(self, handoff_id: bytes, left: _Left) -> None:
         left.protocol.process_events()
-        if not left.stand_in.stream_ids and self._left.pop(handoff_id, None) is not None:
+        if not left.stand_in.stream_ids and handoff_id in self._left:
+            self._forget_left(handoff_id)
             left.protocol.connection_left()
 
     def _end(self, handoff_id: bytes, left: _Left, error_code: int, reason: str) -> None:
-        self._left.pop(handoff_id, None)
+        self._forget_left(handoff_id)
         left.stand_in.cut(error_code, reason)
         left.protocol.process_events()
         left.protocol.connection_left()
+
+    def _forget_left(self, handoff_id: bytes) -> None:
+        self._left.pop(handoff_id, None)
+        if not self._left:
+            self._none_left.set()
 
     def _forget_owned(self, handoff_id: bytes) -> None:
         self._owned.pop(handoff_id, None)
