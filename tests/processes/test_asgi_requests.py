@@ -1,0 +1,106 @@
+"""An ASGI program's requests of all kinds on one connection that moves: each is answered whole, and
+the program runs once for each."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exchanging_client import Client, client_of
+from harness import World, until
+from moving_server import content
+
+pytestmark = pytest.mark.process
+
+_SIZE = 3_000_000
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    """In which the program says what it begins with."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+    (folder / str(_SIZE)).write_bytes(content(0, _SIZE))
+    notes = folder / "notes"
+    notes.touch()
+    return notes
+
+
+@pytest.fixture
+def world_type(notes: Path) -> type[World]:
+    class AsgiWorld(World):
+        program = Path(__file__).with_name("asgi_server.py")
+        environment = {**os.environ, "NOTES": str(notes)}  # noqa: RUF012
+
+    return AsgiWorld
+
+
+def test_no_request_is_lost_or_run_twice_while_the_connection_goes_back_and_forth(
+    in_world: Any, notes: Path
+) -> None:
+    async def test(world: World) -> None:
+        one = await world.start()
+        async with client_of(world, await one.port()) as client:
+            two = await world.start("join", one)
+            connection = await one.the_connection()
+            asking = asyncio.create_task(_ask(client))
+            moves, source, destination = 0, one, two
+            while not asking.done() or moves < 4:
+                answer = await source.hand_over(connection, destination)
+                assert answer.ok or answer.code in ("cutover_pending", "streams_relayed"), answer
+                if answer.ok:
+                    moves, source, destination = moves + 1, destination, source
+            names = await asking
+            assert sorted(notes.read_text().split()) == sorted(names)
+        one.assert_no_mistake()
+        two.assert_no_mistake()
+
+    in_world(test)
+
+
+async def _ask(client: Client) -> list[str]:
+    """Requests in bunches, without and with bodies; returns their names."""
+    names = [f"{number}" for number in range(300)]
+    for start in range(0, len(names), 10):
+        bunch = [(name, client.ask(f"/note/{name}")) for name in names[start : start + 5]]
+        bodies = [
+            (name, client.ask(f"/note/{name}", method=b"POST"))
+            for name in names[start + 5 : start + 10]
+        ]
+        for name, exchange in bodies:
+            await client.upload(exchange, bytes(int(name) + 1))
+        for name, exchange in (*bunch, *bodies):
+            await exchange.ended.wait()
+            assert exchange.reset is None
+            size = 0 if (name, exchange) in bunch else int(name) + 1
+            assert int(exchange.body.split()[1]) == size
+    return names
+
+
+def test_a_handoff_that_fails_costs_neither_files_nor_tasks(in_world: Any) -> None:
+    """The same protocol object goes on with both, since the task cannot go into another."""
+
+    async def test(world: World) -> None:
+        one = await world.start()
+        async with client_of(world, await one.port()) as client:
+            forgetful = await world.start("join", one, forgetful=True, program="forgetful")
+            two = await world.start("join", one)
+            slow = client.ask("/slow/400000/6000")
+            file = client.ask(f"/file/{_SIZE}")
+            client.pause(file)
+            await until(lambda: slow.body, "the body to begin")
+            connection = await one.the_connection()
+            assert (await one.hand_over(connection, forgetful)).code == "import_failed"
+            assert (await one.hand_over(connection, two)).ok
+            client.resume(file)
+            await file.ended.wait()
+            assert file.body == content(0, _SIZE)
+            await slow.ended.wait()
+            assert slow.body == content(0, 400_000)
+        one.assert_no_mistake()
+        two.assert_no_mistake()
+
+    in_world(test)
