@@ -23,6 +23,7 @@ OURS = "quicbaton"
 _REPOSITORY = Path(__file__).parent.parent
 _START_TIMEOUT_S = 30.0
 _LOOK_S = 0.1
+_RELOAD_TIMEOUT_S = 120.0
 #: Larger than any upload of the benchmarks: peregrine refuses more than 16 MiB by default.
 _MAX_BODY_BYTES = 1 << 30
 
@@ -55,6 +56,7 @@ class AsgiServer:
             **environment,
         }
         self._name = name
+        self._reload: subprocess.Popen[str] | None = None
         self.log = folder / "log"
         command = _command(name, program, self.port, files, bin_folders, workers)
         with self.log.open("wb") as log:
@@ -100,15 +102,27 @@ class AsgiServer:
         pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self._pids())
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
-    def reload(self) -> None:
-        """Replace the workers, by the server's own means; ours returns when that is done."""
+    def begin_reload(self) -> None:
+        """Have the workers replaced, by the server's own means."""
         if self._name == OURS:
             command = [sys.executable, "-m", "quicbaton", "reload", str(self.port)]
-            subprocess.run(
-                command, env=self.environment, check=True, capture_output=True, timeout=120
+            self._reload = subprocess.Popen(
+                command,
+                env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
             )
         else:
             self._process.send_signal(signal.SIGHUP)
+
+    def end_reload(self) -> None:
+        """Wait for the command that reloads, if there is one; RuntimeError if it failed."""
+        if self._reload is None:
+            return
+        output, _ = self._reload.communicate(timeout=_RELOAD_TIMEOUT_S)
+        if self._reload.returncode:
+            raise RuntimeError(f"the reload failed: {output}")
 
     def _pids(self) -> list[int]:
         return list(_tree(self._process.pid))

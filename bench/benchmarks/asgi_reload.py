@@ -1,0 +1,151 @@
+"""What is still whole after a reload: downloads, WebSockets and server-sent events of one program.
+
+One worker of `quicbaton serve`, hypercorn and peregrine each runs the same ASGI program, with the
+options that it has by itself. Clients open so many downloads, WebSockets and streams of events,
+each over a connection of its own. When all have begun every server is told to reload: ours by
+`quicbaton reload`, hypercorn and peregrine by SIGHUP. Downloads and events take longer than the
+time that each server allows running requests by itself (3 s hypercorn, 10 s peregrine, 60 s ours;
+`--quick` is below the last). Whole is
+
+* a download whose bytes and length are right;
+* a WebSocket that echoes every message on the same connection until the downloads have ended;
+* a stream of events whose numbers have no gap, with its last event.
+
+A new client that comes in between is to be answered by a new process: a server that replaces its
+workers only when all clients have gone has cut nothing, and reloaded nothing.
+
+WebSockets go over HTTP/3 (RFC 9220) where a server speaks that, else over TLS and HTTP/1.1. The
+client is aioquic with wsproto. A peer that cannot be installed is printed as missing.
+"""
+
+import argparse
+import datetime
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench import peers
+from bench.asgi_servers import OURS, AsgiServer
+from bench.benchmark import Benchmark
+from bench.processes import Client, Program
+from bench.reload_client import Report
+from quicbaton.cli.certificate import write_self_signed
+
+SERVERS = (OURS, "hypercorn", "peregrine")
+
+_PROGRAM = "bench.servers.reload_program:application"
+_OF_EACH = 12
+#: After a reload was asked for, when a new client comes: new workers start within a second or two.
+_NEW_CLIENT_AFTER_S = 5.0
+_KINDS = ("downloads", "websockets", "events")
+_COLOURS = {"downloads": "#c2410c", "websockets": "#475569", "events": "#94a3b8"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's own options."""
+    parser.add_argument("--seconds", type=float, default=0.0, help="of a download (75; quick: 13)")
+    parser.add_argument("--workers", type=int, default=1, help="of each server (1)")
+
+
+def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> dict[str, Any]:
+    """Reload one server after the other, so that none waits for another's handshakes."""
+    seconds = options.seconds or (13.0 if options.quick else 75.0)
+    step(0, 1, "installing peers")
+    bin_folders, missing = peers.installed()
+    names = [name for name in SERVERS if name not in missing]
+    reports: dict[str, Report] = {}
+    answering: dict[str, str] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        files = write_self_signed(folder, datetime.datetime.now(datetime.UTC))
+        looking = stack.enter_context(Client(files.certificate, 0))
+        for number, name in enumerate(names):
+            step(number, len(names), name)
+            with AsgiServer(
+                name, _PROGRAM, folder / str(number), files, bin_folders, {}, options.workers
+            ) as server:
+                server.wait_until_open(looking)
+                before = _process_of(looking, server)
+                reports[name], meanwhile = _reload(server, looking, seconds)
+                answering[name] = (
+                    "nobody" if not meanwhile else "old" if meanwhile == before else "new"
+                )
+        step(len(names), len(names), "done")
+    return {
+        "whole": {
+            name: {kind: getattr(one, kind) for kind in _KINDS} for name, one in reports.items()
+        },
+        "of_each": _OF_EACH,
+        "seconds": seconds,
+        "workers": options.workers,
+        "websockets_over": {name: one.websockets_over for name, one in reports.items()},
+        "failures": {name: one.failures for name, one in reports.items()},
+        "new_client_answered_by": answering,
+        "missing": missing,
+        "peers": [peer.requirement for peer in peers.PEERS],
+    }
+
+
+def _process_of(looking: Client, server: AsgiServer) -> str:
+    """What tells the process apart that answers a new client; "" if none does."""
+    answer = looking.try_to("open", server.port)
+    looking.ask("close", server.port)
+    return answer.sha256
+
+
+def _reload(server: AsgiServer, looking: Client, seconds: float) -> tuple[Report, str]:
+    """Reload when all streams have begun. What has become of them when all have ended, and who
+    answers a new client in between."""
+    with Program("bench.reload_client", str(server.port), str(seconds), str(_OF_EACH)) as client:
+        client.read_line()
+        server.begin_reload()
+        time.sleep(_NEW_CLIENT_AFTER_S)
+        meanwhile = _process_of(looking, server)
+        report = msgspec.json.decode(client.read_line(), type=Report)
+        server.end_reload()
+        return report, meanwhile
+
+
+def report(figures: dict[str, Any]) -> list[str]:
+    """What was whole, and why the rest was not."""
+    lines = [f"{name} is missing: {reason}" for name, reason in figures["missing"].items()]
+    for name, whole in figures["whole"].items():
+        counts = ", ".join(f"{whole[kind]} of {figures['of_each']} {kind}" for kind in _KINDS)
+        over = figures["websockets_over"][name]
+        lines.append(f"{name}: whole are {counts} (WebSockets by {over})")
+        lines.append(f"  a new client in between: {figures['new_client_answered_by'][name]}")
+        lines += [f"  {failure}" for failure in figures["failures"][name]]
+    return lines
+
+
+def plot(figures: dict[str, Any], axes: Any) -> None:
+    """Draw how many of each kind stayed whole, by server."""
+    names = list(figures["whole"])
+    width = 0.8 / len(_KINDS)
+    for index, kind in enumerate(_KINDS):
+        places = [place + (index - 1) * width for place in range(len(names))]
+        values = [figures["whole"][name][kind] for name in names]
+        bars = axes.bar(places, values, width * 0.92, label=kind, color=_COLOURS[kind])
+        axes.bar_label(bars, padding=2)
+    axes.set_xticks(range(len(names)), names)
+    axes.tick_params(axis="x", length=0)
+    axes.set_ylim(0, figures["of_each"] * 1.25)
+    axes.set_ylabel(f"whole, of {figures['of_each']}")
+    axes.set_title(
+        f"Through one reload, {figures['seconds']:.0f} s long (more is better)", loc="left"
+    )
+    axes.legend(frameon=False, ncols=3, loc="upper left")
+
+
+BENCHMARK = Benchmark(
+    summary="downloads, WebSockets and events through a reload: which stay whole",
+    configure=configure,
+    run=run,
+    plot=plot,
+    report=report,
+)
