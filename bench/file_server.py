@@ -42,6 +42,7 @@ class FileServer:
         self.pid = self._process.pid
         self.port = int(ready["port"])
         self.certificate = Path(ready["certificate"])
+        self.control = str(ready["control"])
 
     def __enter__(self) -> Self:
         return self
