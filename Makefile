@@ -9,12 +9,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-aioquic-h3 coverage check fuzz bench clean
+.PHONY: help venv demo test test-aioquic-h3 clients coverage check fuzz bench clean
 
 help:
 	@echo "make demo   hand a live download from process to process (ARGS=\"--json FILE\")"
 	@echo "make test   run the tests"
 	@echo "make test-aioquic-h3   run aioquic's own HTTP/3 tests against ours (fetches its sdist)"
+	@echo "make clients   browsers and other real clients through handoffs, into docs/clients.md"
 	@echo "make coverage   which lines the tests without processes reach"
 	@echo "make check  lint, formatting, types, layers"
 	@echo "make fuzz   fuzz every target for a minute (ARGS=\"--seconds N TARGET\")"
@@ -46,6 +47,11 @@ test: $(STAMP)
 test-aioquic-h3: $(STAMP)
 	@$(BIN)/python tests/http3/aioquic_suite.py
 
+# Fetches the clients into .clients (gtlsclient and browsers by apt). make clients ARGS="bun qh3"
+clients: $(STAMP)
+	@$(BIN)/python -m tests.clients.matrix.install
+	@$(BIN)/python -m tests.clients.matrix $(if $(ARGS),$(ARGS),--write docs/clients.md)
+
 coverage: $(STAMP)
 	$(BIN)/python -m coverage run -m pytest -m "not process" $(ARGS)
 	$(BIN)/python -m coverage report --skip-covered --skip-empty
@@ -65,4 +71,4 @@ bench: $(STAMP)
 	$(BIN)/python -m bench all $(ARGS)
 
 clean:
-	rm -rf $(VENV) .aioquic .coverage .fuzz .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .aioquic .clients .coverage .fuzz .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

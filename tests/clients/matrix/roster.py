@@ -1,0 +1,57 @@
+"""The clients, and how each is started."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+
+CLIENTS = Path(__file__).parents[1]
+#: Where `install` puts what is not there: nothing outside this folder is changed but Debian's
+#: packages.
+CACHE = CLIENTS.parents[1] / ".clients"
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A client: the library of QUIC below it, its program, and another that it needs."""
+
+    name: str
+    engine: str
+    command: list[str]
+    needs: str = ""
+
+    @property
+    def missing(self) -> str:
+        """What it needs and is not there; or nothing."""
+        programs = [self.command[0], *([self.needs] if self.needs else [])]
+        return ", ".join(name for name in programs if shutil.which(name) is None)
+
+
+def _python(environment: str, program: str) -> list[str]:
+    interpreter = CACHE / environment / "bin" / "python"
+    return [str(interpreter), "-W", "ignore", str(CLIENTS / program)]
+
+
+def _bun(program: str) -> list[str]:
+    return [
+        str(CACHE / "node_modules/@oven/bun-linux-x64/bin/bun"),
+        "--experimental-http3-fetch",
+        str(CLIENTS / program),
+    ]
+
+
+def _node(program: str) -> list[str]:
+    return ["node", str(CLIENTS / program)]
+
+
+ROSTER = [
+    Entry("libcurl", "ngtcp2", _python("python", "with_libcurl.py")),
+    Entry("curl_cffi", "ngtcp2", _python("python", "with_curl_cffi.py")),
+    Entry("qh3", "its own, Rust", _python("python", "with_qh3.py")),
+    Entry("niquests", "qh3", _python("python", "with_niquests.py")),
+    Entry("bun", "lsquic", _bun("with_bun.mjs")),
+    Entry("gtlsclient", "ngtcp2, GnuTLS", _python("python", "with_gtlsclient.py"), "gtlsclient"),
+    Entry("aiopquic", "picoquic", _python("python312", "with_aiopquic.py")),
+    Entry("aioquic", "its own, Python", _python("python", "with_aioquic.py")),
+]
