@@ -42,6 +42,12 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
             await asyncio.gather(*(send({"type": "websocket.send", "text": t}) for t in texts))
             await send({"type": "websocket.close"})
             return
+        case "/order":
+            await send({"type": "websocket.accept"})
+            texts = ["1" * 1_000_000, "2", "3" * 1_000_000, "4"]
+            await asyncio.gather(*(send({"type": "websocket.send", "text": t}) for t in texts))
+            await send({"type": "websocket.close"})
+            return
         case "/bad":
             await send({"type": "websocket.accept", "headers": [(b"x", b"a\nb")]})
         case "/deny":
@@ -215,6 +221,21 @@ def test_messages_of_many_tasks_and_answers_to_pings_do_not_mix(
                 else:
                     assert frame == Pong(b"there?")
             assert sorted(found) == [str(number) * 1_000_000 for number in range(8)]
+
+    run(main)
+
+
+def test_a_short_message_does_not_overtake_a_long_one(certificate: CertificateFiles) -> None:
+    async def main() -> None:
+        async with client_of(certificate) as client:
+            assert await client.open("/order") == b"200"
+            found = [str(await client.message()) for _ in range(4)]
+            assert [(text[0], len(text)) for text in found] == [
+                ("1", 1_000_000),
+                ("2", 1),
+                ("3", 1_000_000),
+                ("4", 1),
+            ]
 
     run(main)
 

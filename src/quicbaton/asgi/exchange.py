@@ -69,6 +69,8 @@ class Exchange(ABC):
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._writing = asyncio.Lock()
+        #: Those that write more than fits, or wait for them.
+        self._writers = 0
         self._task: asyncio.Task[None] | None = None
         self._has_begun = False
 
@@ -151,10 +153,25 @@ class Exchange(ABC):
     async def write(self, make: Callable[[], bytes], *, ended: bool = False) -> None:
         """Hand over what fits, and wait for room: whoever sends much in one piece waits here, and
         other tasks of the program, whose pieces come behind it, do."""
-        async with self._writing:
-            await self._write(make(), ended=ended)
+        if self._writers:
+            await self._write_in_turn(make, ended=ended)
+            return
+        data = make()
+        if 0 < len(data) <= self.wire.room_bytes(self.stream_id) and not self.is_disconnected:
+            # Nobody is before us, and it fits: locks cost a small request 2 % of its CPU.
+            self.wire.send_data(self.stream_id, data, ended=ended)
+        else:
+            await self._write_in_turn(lambda: data, ended=ended)
 
     # --- helpers --------------------------------------------------------------------------------
+
+    async def _write_in_turn(self, make: Callable[[], bytes], *, ended: bool) -> None:
+        self._writers += 1
+        try:
+            async with self._writing:
+                await self._write(make(), ended=ended)
+        finally:
+            self._writers -= 1
 
     async def _write(self, data: bytes, *, ended: bool) -> None:
         at = 0
@@ -208,11 +225,15 @@ class Exchange(ABC):
 
 def fields_of(message: Message) -> Fields:
     """The header fields that a program says, less those that HTTP/3 does not have."""
-    fields = [
-        (bytes_of(name, "headers").lower(), bytes_of(value, "headers"))
-        for name, value in message.get("headers") or ()
-    ]
-    return [field for field in fields if field[0] not in _FIELDS_TO_DROP]
+    fields: Fields = []
+    for said in message.get("headers") or ():
+        name, value = said
+        if type(name) is not bytes or type(value) is not bytes:
+            name, value = bytes_of(name, "headers"), bytes_of(value, "headers")
+        name = name.lower()
+        if name not in _FIELDS_TO_DROP:
+            fields.append((name, value))
+    return fields
 
 
 def bytes_of(value: Any, key: str) -> bytes:

@@ -206,12 +206,12 @@ class HttpExchange(Exchange):
 
 
 def _content_length(head: Fields) -> int | None:
-    values = {value.strip() for name, value in head if name == b"content-length"}
+    values = [value.strip() for name, value in head if name == b"content-length"]
     if not values:
         return None
-    if len(values) > 1 or not all(value.isdigit() for value in values):
+    if values.count(values[0]) < len(values) or not values[0].isdigit():
         raise RuntimeError(f"content-length is one number, not {b', '.join(values)!r}")
-    return int(values.pop())
+    return int(values[0])
 
 
 def send_text(exchange: Exchange, status: int, text: bytes) -> None:
