@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aioquic.asyncio import QuicConnectionProtocol, connect
-from aioquic.buffer import encode_uint_var
 from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import (
     DatagramReceived,
@@ -113,9 +112,10 @@ class WebTransportClient(QuicConnectionProtocol):
             elif isinstance(http_event, WebTransportStreamDataReceived):
                 self._on_stream(http_event.stream_id, http_event.data, http_event.stream_ended)
             elif isinstance(http_event, DataReceived):
-                for capsule in self._capsules.read(http_event.data):
-                    self.closed = decode_close(capsule.value)
-                self._on_stream(http_event.stream_id, b"", http_event.stream_ended)
+                if http_event.stream_id == self.session:
+                    for capsule in self._capsules.read(http_event.data):
+                        self.closed = decode_close(capsule.value)
+                self._on_stream(http_event.stream_id, http_event.data, http_event.stream_ended)
         self._loop.create_task(self._tell())
 
     def _on_stream(self, stream_id: int, data: bytes, ended: bool) -> None:
@@ -126,11 +126,6 @@ class WebTransportClient(QuicConnectionProtocol):
     async def _tell(self) -> None:
         async with self._changed:
             self._changed.notify_all()
-
-
-def datagram_of(session: int, data: bytes) -> bytes:
-    """RFC 9297 §2.1: as a DATAGRAM frame has it."""
-    return encode_uint_var(session // 4) + data
 
 
 @asynccontextmanager

@@ -69,7 +69,7 @@ class Relayed:
         state = old.freeze(self.pair.now)
         half = state.streams[_STREAM].receive
         assert half is not None
-        relayed = [RelayedStream(_STREAM, half.taken - half.consumed)]
+        relayed = [RelayedStream(_STREAM, half.taken - half.consumed, False)]
         self.stand_in = StandIn(old, state, relayed)
         self.application = self.stand_in
         end = self.pair.server
@@ -142,7 +142,7 @@ class Relayed:
     def run(self) -> None:
         self.pair.run(seconds=0.05)
         while (event := self.owner.next_event()) is not None:
-            if not self.new.divert(event):
+            if self.new.divert(event) is not None:
                 self.other_events.append(event)
 
     def deliver(self, link: OneWay) -> None:

@@ -334,7 +334,8 @@ class AsgiProtocol(QuicConnectionProtocol):
 
     async def open_stream(self, session_id: int, *, unidirectional: bool) -> int:
         assert self._http is not None, "an HTTP/3 event came out of it"
-        stream_id = self._http.create_webtransport_stream(session_id, unidirectional)
+        stream_id = await self.reserve_stream(unidirectional)
+        self._http.begin_webtransport_stream(session_id, stream_id)
         self.transmit_soon()
         return stream_id
 

@@ -46,7 +46,7 @@ class Relay(Protocol):
 
     @property
     def is_open(self) -> bool: ...
-    def divert(self, event: events.QuicEvent) -> bool: ...
+    def divert(self, event: events.QuicEvent) -> events.QuicEvent | None: ...
 
 
 class QuicConnectionProtocol:
@@ -86,15 +86,26 @@ class QuicConnectionProtocol:
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a stream; `await writer.drain()` waits while its buffer is full."""
         self._check_open()
-        stream_id = self._quic.get_next_available_stream_id(is_unidirectional=is_unidirectional)
-        # The ID counts as used from the first write on; an empty one opens the stream.
-        self._quic.send_stream_data(stream_id, b"")
-        return self._create_stream(stream_id)
+        return self._create_stream(await self.reserve_stream(is_unidirectional))
 
     def request_key_update(self) -> None:
         """Update the encryption keys; raises CallerError when it is too soon (RFC 9001 §6.1)."""
         self._quic.request_key_update()
         self.transmit()
+
+    async def reserve_stream(self, is_unidirectional: bool = False) -> int:
+        """The ID of a new stream; of one that is relayed, if the connection is another process's.
+
+        Raises StreamStateError when there is no connection any more.
+        """
+        reserve = getattr(self._quic, "reserve_stream", None)
+        if reserve is not None:
+            reserved: int = await reserve(is_unidirectional)
+            return reserved
+        stream_id = self._quic.get_next_available_stream_id(is_unidirectional=is_unidirectional)
+        # The ID counts as used from the first write on; an empty one opens the stream.
+        self._quic.send_stream_data(stream_id, b"")
+        return stream_id
 
     async def ping(self) -> None:
         """Return when the peer has acknowledged a PING; ConnectionError when there is no peer, or
@@ -177,7 +188,7 @@ class QuicConnectionProtocol:
         can be used as ever, but for these streams only.
 
         The default names the open asyncio streams. HTTP/3 requests may be named, and WebTransport
-        streams; a WebTransport session itself may not, since its streams would not find it.
+        sessions: all streams and datagrams of a session stay with it, those that come later too.
         """
         return tuple(self._streams)
 
@@ -289,8 +300,11 @@ class QuicConnectionProtocol:
             next_event = self._quic.next_event_but_requests
         relay = self._relay
         while (event := next_event()) is not None:
-            if relay is not None and relay.divert(event):
-                continue
+            if relay is not None:
+                mine = relay.divert(event)
+                if mine is None:
+                    continue
+                event = mine
             # Stream data, which is nearly all there is, concerns none of this.
             if not isinstance(event, events.StreamDataReceived):
                 self._process_event(event)

@@ -26,6 +26,9 @@ class RelayedStream(msgspec.Struct, array_like=True, forbid_unknown_fields=True)
     stream_id: int
     #: Bytes that the application was given and, having paused its reading, has not consumed yet.
     withheld_bytes: int
+    #: It is the CONNECT stream of a WebTransport session: streams and datagrams of the session that
+    #: come later are the source's, too.
+    is_session: bool
 
 
 class Snapshot(msgspec.Struct, array_like=True, forbid_unknown_fields=True):

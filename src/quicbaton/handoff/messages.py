@@ -243,6 +243,22 @@ class StreamStop(StreamMessage, frozen=True, tag="stream_stop"):
     error_code: _Natural
 
 
+class OpenStream(HandoffMessage, frozen=True, tag="open_stream"):
+    """Source: the program of a WebTransport session wants one more stream."""
+
+    unidirectional: bool
+
+
+class StreamOpened(StreamMessage, frozen=True, tag="stream_opened"):
+    """Owner: this is the stream that you asked for; answers come in the order of asking."""
+
+
+class RelayedDatagram(HandoffMessage, frozen=True, tag="relayed_datagram"):
+    """Either side: the payload of a DATAGRAM frame, to or from the client. It may be lost."""
+
+    data: Annotated[bytes, msgspec.Meta(max_length=65_535)]
+
+
 class StreamsCut(HandoffMessage, frozen=True, tag="streams_cut"):
     """Either side: no stream of this connection is relayed any more. To the owner: reset those that
     are open; to the source: end what runs for them. `code` says why."""
@@ -331,8 +347,13 @@ Message = (
     | StreamCredit
     | StreamReset
     | StreamStop
+    | OpenStream
+    | StreamOpened
+    | RelayedDatagram
     | StreamsCut
 )
+#: What concerns relayed streams.
+RelayMessage = StreamMessage | OpenStream | RelayedDatagram | StreamsCut
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)

@@ -108,6 +108,10 @@ class H3Connection(ReceivingSide, SendingSide):
         self._quic = quic
         self._quic_logger = quic._quic_logger
 
+    def knows(self, stream_id: int) -> bool:
+        """Whether anything has come, or gone, on a stream that is not over."""
+        return stream_id in self._streams or self._is_critical(stream_id)
+
     # --- names of aioquic's, by which its own tests look inside ---------------------------------
 
     @property

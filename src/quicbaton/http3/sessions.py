@@ -47,24 +47,28 @@ class WebTransportSide(Http3Base):
 
         Raises StreamStateError when there is no such session (any more).
         """
+        stream_id: int = self._quic.get_next_available_stream_id(
+            is_unidirectional=is_unidirectional
+        )
+        self.begin_webtransport_stream(session_id, stream_id)
+        return stream_id
+
+    def begin_webtransport_stream(self, session_id: int, stream_id: int) -> None:
+        """Have a stream of which we have written nothing belong to a session.
+
+        Raises StreamStateError when there is no such session (any more).
+        """
         if session_id not in self._state.sessions:
             raise StreamStateError(f"stream {session_id} is no open WebTransport session")
-        session = encode_varint(session_id)
-        if is_unidirectional:
-            stream_id = self._open_uni_stream(
-                StreamType.WEBTRANSPORT, encode_varint(StreamType.WEBTRANSPORT) + session
-            )
-            stream = s.new_stream(s.WEBTRANSPORT, receive=s.ENDED, link=session_id)
-        else:
-            stream_id = self._quic.get_next_available_stream_id()
-            qlog.log_stream_type(self._quic_logger, stream_id, StreamType.WEBTRANSPORT)
-            self._quic.send_stream_data(
-                stream_id, encode_varint(FrameType.WEBTRANSPORT_STREAM) + session
-            )
-            stream = s.new_stream(s.WEBTRANSPORT, link=session_id)
+        qlog.log_stream_type(self._quic_logger, stream_id, StreamType.WEBTRANSPORT)
+        is_unidirectional = bool(stream_id & 2)
+        kind = StreamType.WEBTRANSPORT if is_unidirectional else FrameType.WEBTRANSPORT_STREAM
+        self._quic.send_stream_data(stream_id, encode_varint(kind) + encode_varint(session_id))
+        stream = s.new_stream(
+            s.WEBTRANSPORT, receive=s.ENDED if is_unidirectional else s.HEAD, link=session_id
+        )
         stream.send = s.BODY
         self._add_stream(stream_id, stream)
-        return stream_id
 
     def close_webtransport_session(self, session_id: int, code: int = 0, reason: str = "") -> None:
         """End a session with a program's code and reason; its streams are reset, less those that

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from quicbaton.errors import RefusedError
 from quicbaton.http3 import state as s
 from quicbaton.http3.connection import H3Connection
-from quicbaton.http3.state import Http3State
+from quicbaton.http3.state import Http3State, Http3Stream
 from quicbaton.transport.state import NONE
 
 _H3 = TypeVar("_H3", bound=H3Connection)
@@ -32,6 +32,7 @@ def export_state(h3: H3Connection, left: Collection[int] = ()) -> Http3State:
             code="not_exportable",
         )
     _refuse_critical(h3, left)
+    _refuse_torn_sessions(h3, left)
     h3.forget_finished_streams()
     state = h3._state
     now_us = h3._clock_us()
@@ -44,7 +45,30 @@ def export_state(h3: H3Connection, left: Collection[int] = ()) -> Http3State:
     streams = {
         stream_id: stream for stream_id, stream in state.streams.items() if stream_id not in left
     }
-    return replace(state, streams=streams)
+    sessions = {
+        session_id: session
+        for session_id, session in state.sessions.items()
+        if session_id not in left
+    }
+    return replace(state, streams=streams, sessions=sessions)
+
+
+def with_members(h3: H3Connection | None, left: list[int]) -> list[int]:
+    """The streams `left`, and with a WebTransport session all streams of it."""
+    sessions = sessions_among(h3, left)
+    if h3 is None or not sessions:
+        return left
+    members = [
+        stream_id
+        for stream_id, stream in h3._streams.items()
+        if stream.kind == s.WEBTRANSPORT and stream.link in sessions
+    ]
+    return list(dict.fromkeys((*left, *members)))
+
+
+def sessions_among(h3: H3Connection | None, stream_ids: Collection[int]) -> set[int]:
+    """Which of them are WebTransport sessions."""
+    return set() if h3 is None else h3._state.sessions.keys() & set(stream_ids)
 
 
 def restore(quic: Any, state: Http3State, cls: type[_H3] = H3Connection) -> _H3:  # type: ignore[assignment]
@@ -59,14 +83,33 @@ def restore(quic: Any, state: Http3State, cls: type[_H3] = H3Connection) -> _H3:
 
 
 def _refuse_critical(h3: H3Connection, left: Collection[int]) -> None:
-    """RFC 9114 §6.2.1: a connection lives as long as its control and QPACK streams. The streams of
-    a WebTransport session live as long as that."""
+    """RFC 9114 §6.2.1: a connection lives as long as its control and QPACK streams."""
     for stream_id in left:
         stream = h3._streams.get(stream_id)
-        is_critical = stream_id & 2 and (stream is None or stream.kind != s.WEBTRANSPORT)
-        if is_critical or stream_id in h3._state.sessions:
+        if stream_id & 2 and (stream is None or stream.kind != s.WEBTRANSPORT):
             raise RefusedError(
                 f"stream {stream_id} is none of a request's: it cannot stay behind when the "
                 "connection moves",
                 code="not_exportable",
             )
+
+
+def _refuse_torn_sessions(h3: H3Connection, left: Collection[int]) -> None:
+    """What is of a WebTransport session stays together. A stream of which half a header has come
+    may be of one, and nobody can say where it belongs."""
+    sessions = sessions_among(h3, left)
+    if not sessions:
+        return
+    for stream_id, stream in h3._streams.items():
+        is_member = stream.kind == s.WEBTRANSPORT and stream.link in sessions
+        if (is_member and stream_id not in left) or _is_nameless(stream):
+            raise RefusedError(
+                f"stream {stream_id} belongs to a WebTransport session that stays behind, or may: "
+                "try again when its header is whole",
+                code="not_exportable",
+            )
+
+
+def _is_nameless(stream: Http3Stream) -> bool:
+    begun = stream.kind == s.REQUEST and stream.receive == s.HEAD and stream.frame_type == NONE
+    return stream.kind == s.UNTYPED or (begun and bool(stream.held))

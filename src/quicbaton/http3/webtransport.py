@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from quicbaton.http3.codes import Setting
+from quicbaton.http3.codes import FrameType, Setting, StreamType
 from quicbaton.http3.errors import MessageError, SettingsError
+from quicbaton.http3.frames import pull_varint
 from quicbaton.limits import MAX_CLOSE_REASON_BYTES
+from quicbaton.transport.state import NONE
 
 #: The tokens of `:protocol`: until draft 14, and since.
 PROTOCOLS: Final = frozenset((b"webtransport", b"webtransport-h3"))
@@ -50,6 +52,25 @@ def from_http_error(error_code: int) -> int | None:
         return None
     shifted = error_code - _FIRST_CODE
     return shifted - shifted // 0x1F
+
+
+def session_of_stream(stream_id: int, data: bytes) -> int | None:
+    """The session that a peer's new stream names which begins with `data`; NONE (-1) where that
+    names none, and None as long as its header is not whole."""
+    pulled = pull_varint(data, 0)
+    if pulled is None:
+        return None
+    kind = StreamType.WEBTRANSPORT if stream_id & 2 else FrameType.WEBTRANSPORT_STREAM
+    if pulled[0] != kind:
+        return NONE
+    session = pull_varint(data, pulled[1])
+    return None if session is None else session[0]
+
+
+def session_of_datagram(data: bytes) -> int:
+    """The request stream that a DATAGRAM frame's payload names (RFC 9297 §2.1); NONE (-1): none."""
+    pulled = pull_varint(data, 0)
+    return NONE if pulled is None else 4 * pulled[0]
 
 
 def encode_close(code: int, reason: str) -> bytes:

@@ -52,10 +52,9 @@ from quicbaton.handoff.messages import (
     Precopy,
     PrecopyEnd,
     Ready,
+    RelayMessage,
     Resumed,
     Stray,
-    StreamMessage,
-    StreamsCut,
     Toss,
 )
 from quicbaton.handoff.waits import DEFAULT_WAITS
@@ -256,7 +255,7 @@ class Handoffs:
 
     def on_message(self, link: Link, message: Message) -> None:
         """Dispatch by the rules of `quicbaton.handoff`. PeerError: close the link."""
-        if isinstance(message, (StreamMessage, StreamsCut)):
+        if isinstance(message, RelayMessage):
             self.relays.on_message(link, message)
         elif isinstance(message, Descriptors):
             self._arrivals.on_descriptors(link, message)

@@ -36,6 +36,7 @@ from quicbaton.baton.seal import BatonFields, identify, open_baton, seal
 from quicbaton.baton.snapshot import RelayedStream, Snapshot, decode_snapshot, encode_snapshot
 from quicbaton.errors import RefusedError
 from quicbaton.handoff.events import Sealed
+from quicbaton.http3.transfer import sessions_among, with_members
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.ownership import Claim
 from quicbaton.routing.reset import announce_reset
@@ -164,6 +165,7 @@ class Mover:
         session = frozen.session
         left = _streams_left(session) if may_relay else []
         application, http3 = export_program(session.protocol, left)
+        sessions = sessions_among(session.protocol._http, left)
         descriptors = tuple(export_descriptors(session.protocol))
         now = monotonic()
         state = session.connection.freeze(now)
@@ -174,7 +176,7 @@ class Mover:
             frozen_at_us=round(now * 1e6),
             host=self._host,
             precopied=None,
-            relayed=[_relayed(state, stream_id) for stream_id in left],
+            relayed=[_relayed(state, one, is_session=one in sessions) for one in left],
         )
         if left:
             stand_in = StandIn(session.connection, state, snapshot.relayed)
@@ -245,7 +247,7 @@ class Mover:
         connection, protocol = self._rebuild(snapshot, parcel, relayed=relayed)
         relay = None
         if snapshot.relayed:
-            relay = NewOwner(connection, snapshot.connection, snapshot.relayed)
+            relay = NewOwner(connection, snapshot.connection, snapshot.relayed, protocol._http)
             protocol.relay(relay)
         frozen_at_us = snapshot.frozen_at_us if snapshot.host == self._host else None
         return Opened(
@@ -408,12 +410,14 @@ def _streams_left(session: Session) -> list[int]:
     # What has come for them is delivered here.
     protocol.process_events()
     known = session.connection.stream_ids
-    return [stream_id for stream_id in protocol.running_streams() if stream_id in known]
+    left = with_members(protocol._http, list(protocol.running_streams()))
+    return [stream_id for stream_id in left if stream_id in known]
 
 
-def _relayed(state: ConnectionState, stream_id: int) -> RelayedStream:
+def _relayed(state: ConnectionState, stream_id: int, *, is_session: bool) -> RelayedStream:
     half = state.streams[stream_id].receive
-    return RelayedStream(stream_id, 0 if half is None else half.taken - half.consumed)
+    withheld = 0 if half is None else half.taken - half.consumed
+    return RelayedStream(stream_id, withheld, is_session)
 
 
 def _client(state: ConnectionState) -> Client:

@@ -9,7 +9,10 @@ from aioquic.quic import events
 
 from quicbaton.asyncio.moving.stream_relay.wire import Wire
 from quicbaton.baton.snapshot import RelayedStream
+from quicbaton.errors import PeerError
 from quicbaton.handoff.messages import (
+    OpenStream,
+    RelayedDatagram,
     StreamBytes,
     StreamCredit,
     StreamMessage,
@@ -17,6 +20,8 @@ from quicbaton.handoff.messages import (
     StreamStop,
 )
 from quicbaton.handoff.stream_relay import Receiving, Sending
+from quicbaton.http3 import H3Connection
+from quicbaton.http3.webtransport import session_of_datagram, session_of_stream
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable
 from quicbaton.transport.state import ConnectionState
@@ -28,18 +33,33 @@ _OF_A_STREAM: Final = (
     events.StopSendingReceived,
     StreamWritable,
 )
+_StreamEvent = (
+    events.StreamDataReceived | events.StreamReset | events.StopSendingReceived | StreamWritable
+)
 
 
 class _Owned:
     """One stream. `to_left` has the client's bytes, `from_left` gets the application's; None where
-    that direction was over before the handoff."""
+    that direction was over before the handoff, or never was."""
 
-    def __init__(self, state: ConnectionState, relayed: RelayedStream) -> None:
+    def __init__(
+        self, *, sends: bool, receives: bool, withheld_bytes: int = 0, paused: bool = False
+    ) -> None:
+        self.to_left = Sending(withheld_bytes) if receives else None
+        self.from_left = Receiving() if sends else None
+        self.paused = paused
+
+    @classmethod
+    def of(cls, state: ConnectionState, relayed: RelayedStream) -> _Owned:
+        """One that was open at the handoff."""
         stream = state.streams[relayed.stream_id]
         sends, receives = open_directions(stream)
-        self.to_left = Sending(relayed.withheld_bytes) if receives else None
-        self.from_left = Receiving() if sends else None
-        self.paused = stream.receive is not None and stream.receive.paused
+        return cls(
+            sends=sends,
+            receives=receives,
+            withheld_bytes=relayed.withheld_bytes,
+            paused=stream.receive is not None and stream.receive.paused,
+        )
 
     @property
     def over(self) -> bool:
@@ -52,17 +72,26 @@ class NewOwner:
     """Diverts a connection's relayed streams from its protocol to the link, and back.
 
     It is made of the `state` that was frozen, before any stray is processed. Until `start` it only
-    keeps the events that come.
+    keeps the events that come. `http` is what the connection's other streams belong to: it says
+    which are new, since those of a relayed WebTransport session are the old owner's, too.
     """
 
     wire: Wire
 
     def __init__(
-        self, connection: Connection, state: ConnectionState, relayed: list[RelayedStream]
+        self,
+        connection: Connection,
+        state: ConnectionState,
+        relayed: list[RelayedStream],
+        http: H3Connection | None = None,
     ) -> None:
         self._connection = connection
-        self._ids = frozenset(stream.stream_id for stream in relayed)
-        self._streams = {stream.stream_id: _Owned(state, stream) for stream in relayed}
+        self._http = http
+        self._ids = {stream.stream_id for stream in relayed}
+        self._streams = {stream.stream_id: _Owned.of(state, stream) for stream in relayed}
+        self._sessions = {stream.stream_id for stream in relayed if stream.is_session}
+        #: What has come of new streams, as long as that does not say whether a session has them.
+        self._nameless: dict[int, bytes] = {}
         self._early: list[events.QuicEvent] | None = []
         self._transmit_soon: Callable[[], None] = lambda: None
         self._on_over: Callable[[], None] = lambda: None
@@ -103,26 +132,82 @@ class NewOwner:
 
     # --- from the connection --------------------------------------------------------------------
 
-    def divert(self, event: events.QuicEvent) -> bool:
-        """Pass an event on to the old owner; False when it is the protocol's."""
+    def divert(self, event: events.QuicEvent) -> events.QuicEvent | None:
+        """Pass an event on to the old owner; else return it, for it is the protocol's."""
         if isinstance(event, events.ConnectionTerminated):
             if self._early is not None:
                 self._early.append(event)
             elif self._streams:
                 self.wire.send_cut("closed")
                 self._streams.clear()
+                self._sessions.clear()
                 self._on_over()
-            return False
-        if not isinstance(event, _OF_A_STREAM) or event.stream_id not in self._ids:
-            return False
+            return event
+        if isinstance(event, events.DatagramFrameReceived):
+            return self._divert_datagram(event)
+        return self._divert_of_stream(event) if isinstance(event, _OF_A_STREAM) else event
+
+    def _divert_datagram(
+        self, event: events.DatagramFrameReceived
+    ) -> events.DatagramFrameReceived | None:
+        if session_of_datagram(event.data) not in self._sessions:
+            return event
         if self._early is not None:
             self._early.append(event)
-            return True
+        else:
+            self.wire.send_datagram(event.data)
+        return None
+
+    def _divert_of_stream(self, event: _StreamEvent) -> _StreamEvent | None:
+        if event.stream_id not in self._ids:
+            mine = self._assign(event)
+            if mine is None or mine.stream_id not in self._ids:
+                return mine
+            event = mine
+        if self._early is not None:
+            self._early.append(event)
+            return None
         stream = self._streams.get(event.stream_id)
         if stream is not None:
             self._pass_on(stream, event)
             self._forget_if_over(event.stream_id)
-        return True
+        return None
+
+    def _assign(self, event: _StreamEvent) -> _StreamEvent | None:
+        """Adopt a new stream if a relayed session has it. None as long as nobody can tell; then its
+        first bytes come with the event that says it."""
+        stream_id = event.stream_id
+        held = self._nameless.pop(stream_id, b"")
+        if not isinstance(event, events.StreamDataReceived) or not (
+            held or self._is_new(stream_id)
+        ):
+            return event
+        if held:
+            event = events.StreamDataReceived(
+                data=held + event.data, end_stream=event.end_stream, stream_id=stream_id
+            )
+        session = session_of_stream(stream_id, event.data)
+        if session is None and not event.end_stream:
+            self._nameless[stream_id] = event.data
+            return None
+        if session in self._sessions:
+            self._adopt(stream_id, sends=not stream_id & 2, receives=True)
+        return event
+
+    def _is_new(self, stream_id: int) -> bool:
+        is_peers = stream_id & 1 == self._connection.is_client
+        return (
+            bool(self._sessions)
+            and is_peers
+            and self._http is not None
+            and not self._http.knows(stream_id)
+        )
+
+    def _adopt(self, stream_id: int, *, sends: bool, receives: bool) -> None:
+        stream = self._streams[stream_id] = _Owned(sends=sends, receives=receives)
+        self._ids.add(stream_id)
+        if self._early is None and stream.to_left is not None:
+            stream.to_left.open()
 
     def _pass_on(self, stream: _Owned, event: events.QuicEvent) -> None:
         to_left, from_left = stream.to_left, stream.from_left
@@ -147,8 +232,27 @@ class NewOwner:
 
     # --- from the link --------------------------------------------------------------------------
 
-    def on_message(self, message: StreamMessage) -> None:
+    def on_message(self, message: StreamMessage | OpenStream | RelayedDatagram) -> None:
         """What the old owner's application does. PeerError for what it may not send."""
+        if isinstance(message, RelayedDatagram):
+            if len(message.data) <= self._connection.max_datagram_bytes:
+                self._connection.send_datagram_frame(message.data)
+        elif isinstance(message, OpenStream):
+            self._open(unidirectional=message.unidirectional)
+        else:
+            self._on_stream_message(message)
+        self._transmit_soon()
+
+    def _open(self, *, unidirectional: bool) -> None:
+        if not self._sessions:
+            raise PeerError("a stream of no session is asked for", code="no_session")
+        stream_id = self._connection.get_next_available_stream_id(unidirectional)
+        # The ID counts as used from the first write on; an empty one opens the stream.
+        self._connection.send_stream_data(stream_id, b"")
+        self._adopt(stream_id, sends=True, receives=not unidirectional)
+        self.wire.send_opened(stream_id)
+
+    def _on_stream_message(self, message: StreamMessage) -> None:
         stream_id = message.stream_id
         stream = self._streams.get(stream_id)
         if stream is None:
@@ -169,7 +273,6 @@ class NewOwner:
             self.wire.send_pieces(stream_id, to_left.credit(message.size_bytes))
             self._let_client_send(stream_id, stream, to_left)
         self._forget_if_over(stream_id)
-        self._transmit_soon()
 
     def cut(self, error_code: int) -> int:
         """The old owner is gone, or its request is: reset what is open. How many streams it was."""
@@ -180,6 +283,7 @@ class NewOwner:
             if stream.to_left is not None and not stream.to_left.drained:
                 self._connection.stop_stream(stream_id, error_code)
         self._streams.clear()
+        self._sessions.clear()
         self._transmit_soon()
         self._on_over()
         return count
@@ -211,5 +315,6 @@ class NewOwner:
                 # Its last bytes count as read, or the stream would never be over.
                 self._read_on(stream_id, stream)
             del self._streams[stream_id]
+            self._sessions.discard(stream_id)
             if not self._streams:
                 self._on_over()

@@ -14,7 +14,7 @@ from quicbaton.asyncio.moving.stream_relay.wire import Wire
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
 from quicbaton.errors import PeerError
-from quicbaton.handoff.messages import StreamCredit, StreamMessage, StreamsCut
+from quicbaton.handoff.messages import RelayedDatagram, RelayMessage, StreamCredit, StreamsCut
 
 #: RFC 9114 §8.1: for a request that was given up, and for one whose process is lost. A program
 #: without HTTP/3 sees the same codes.
@@ -95,14 +95,14 @@ class StreamRelays:
 
     # --- from links -----------------------------------------------------------------------------
 
-    def on_message(self, link: Link, message: StreamMessage | StreamsCut) -> None:
+    def on_message(self, link: Link, message: RelayMessage) -> None:
         """Pass it on to whom it is for. PeerError: close the link."""
         left = self._left.get(message.handoff_id)
         owned = self._owned.get(message.handoff_id)
         wire = left.wire if left is not None else owned.wire if owned is not None else None
         if wire is None:
             # Credit crosses with a stream's end; anything else is for a relay that we lost.
-            if not isinstance(message, (StreamsCut, StreamCredit)):
+            if not isinstance(message, (StreamsCut, StreamCredit, RelayedDatagram)):
                 link.send(StreamsCut(message.connection_id, message.handoff_id, "unknown"))
         elif wire.link is not link or wire.connection_id != message.connection_id:
             raise PeerError(f"{message!r} is not about this link's", code="wrong_connection")
@@ -110,7 +110,7 @@ class StreamRelays:
             self._on_left(message.handoff_id, left, message)
         elif owned is not None and isinstance(message, StreamsCut):
             self.cut += owned.cut(_H3_REQUEST_CANCELLED)
-        elif owned is not None and isinstance(message, StreamMessage):
+        elif owned is not None and not isinstance(message, StreamsCut):
             owned.on_message(message)
 
     def link_lost(self, link: Link) -> None:
@@ -149,7 +149,7 @@ class StreamRelays:
             left.stand_in.open(left.wire)
             self._deliver(handoff_id, left)
 
-    def _on_left(self, handoff_id: bytes, left: _Left, message: StreamMessage | StreamsCut) -> None:
+    def _on_left(self, handoff_id: bytes, left: _Left, message: RelayMessage) -> None:
         if isinstance(message, StreamsCut):
             reason = f"the connection's new owner relays no more ({message.code})"
             code = 0 if message.code == "closed" else _H3_REQUEST_CANCELLED

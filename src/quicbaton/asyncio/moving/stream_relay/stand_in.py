@@ -7,46 +7,75 @@ Then that goes out over the link, or, if the handoff fails, to the connection th
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from aioquic.quic import events
 
 from quicbaton.asyncio.moving.stream_relay.wire import Wire
 from quicbaton.baton.snapshot import RelayedStream
-from quicbaton.errors import GivenAwayError, StreamStateError
+from quicbaton.errors import GivenAwayError, PeerError, StreamStateError
 from quicbaton.handoff.messages import (
+    OpenStream,
+    RelayedDatagram,
     StreamBytes,
     StreamCredit,
     StreamMessage,
+    StreamOpened,
     StreamReset,
     StreamStop,
 )
 from quicbaton.handoff.stream_relay import Receiving, Sending
+from quicbaton.limits import MAX_WAITING_SESSION_DATAGRAMS
+from quicbaton.transport import datagrams
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable
 from quicbaton.transport.log import ConnectionLog
 from quicbaton.transport.state import NONE, ConnectionState
 from quicbaton.transport.view import open_directions
 
+#: RFC 9114 §8.1: H3_REQUEST_CANCELLED, of a stream that nobody waits for any more.
+_CANCELLED: Final = 0x10C
+
 
 class _Left:
-    """One stream. `sending` and `receiving` are None where that direction was over before."""
+    """One stream. `sending` and `receiving` are None where that direction was over before, or never
+    was."""
 
-    def __init__(self, state: ConnectionState, relayed: RelayedStream) -> None:
-        stream = state.streams[relayed.stream_id]
-        sends, receives = open_directions(stream)
+    def __init__(
+        self,
+        *,
+        sends: bool,
+        receives: bool,
+        withheld_bytes: int = 0,
+        paused: bool = False,
+        congested: bool = False,
+    ) -> None:
         self.sending = Sending() if sends else None
-        self.receiving = Receiving(relayed.withheld_bytes) if receives else None
-        self.withheld_bytes = relayed.withheld_bytes
-        self.paused = stream.receive is not None and stream.receive.paused
+        self.receiving = Receiving(withheld_bytes) if receives else None
+        self.withheld_bytes = withheld_bytes
+        self.paused = paused
         #: Credit that waits for the link.
         self.credit_bytes = 0
         #: The application was told to wait for StreamWritable.
-        self.congested = stream.send is not None and stream.send.congested
+        self.congested = congested
         #: What the application asked for before there was a link.
         self.reset_code: int | None = None
         self.stop_code: int | None = None
+
+    @classmethod
+    def of(cls, state: ConnectionState, relayed: RelayedStream) -> _Left:
+        """One that was open at the handoff."""
+        stream = state.streams[relayed.stream_id]
+        sends, receives = open_directions(stream)
+        return cls(
+            sends=sends,
+            receives=receives,
+            withheld_bytes=relayed.withheld_bytes,
+            paused=stream.receive is not None and stream.receive.paused,
+            congested=stream.send is not None and stream.send.congested,
+        )
 
     @property
     def over(self) -> bool:
@@ -67,18 +96,24 @@ class StandIn:
         self.alpn = connection.alpn
         self.server_name = connection.server_name
         self.peer_address = connection.peer_address
+        self.local_address = connection.local_address
         self.original_destination_connection_id = connection.original_destination_connection_id
         self.closed = False
         #: HTTP/3 counts per second where there is a clock; nothing new comes here.
         self.clock_us = NONE
-        # aioquic's HTTP/3 looks for these.
+        self._has_sessions = any(stream.is_session for stream in relayed)
+        #: DATAGRAMs are no stream's, but a session's: without one, none can be sent from here.
+        self.max_datagram_bytes = datagrams.largest_payload(state) if self._has_sessions else 0
+        # HTTP/3 looks for these.
         self._quic_logger = None
-        self._remote_max_datagram_frame_size = None
-        #: DATAGRAMs are no stream's: none can be sent from here.
-        self.max_datagram_bytes = 0
+        self._remote_max_datagram_frame_size = self.max_datagram_bytes or None
         self._logger = ConnectionLog(connection.original_destination_connection_id)
-        self._ids = frozenset(stream.stream_id for stream in relayed)
-        self._streams = {stream.stream_id: _Left(state, stream) for stream in relayed}
+        self._ids = {stream.stream_id for stream in relayed}
+        self._streams = {stream.stream_id: _Left.of(state, stream) for stream in relayed}
+        #: Who waits for a stream that was asked for, and whether it is a unidirectional one.
+        self._opening: deque[tuple[asyncio.Future[int], bool]] = deque()
+        #: From before there was a link.
+        self._datagrams: deque[bytes] = deque(maxlen=MAX_WAITING_SESSION_DATAGRAMS)
         self._events: deque[events.QuicEvent] = deque()
         self._wire: Wire | None = None
         self._close: tuple[int, int | None, str] | None = None
@@ -147,6 +182,22 @@ class StandIn:
             self._release(stream_id, stream, stream.withheld_bytes)
             stream.withheld_bytes = 0
 
+    async def reserve_stream(self, is_unidirectional: bool) -> int:
+        """The ID of a new stream, which is relayed. StreamStateError: nothing is, any more."""
+        if self.closed or not self._has_sessions:
+            raise StreamStateError("no more streams can be opened: the connection is elsewhere")
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._opening.append((future, is_unidirectional))
+        if self._wire is not None:
+            self._wire.send_open(unidirectional=is_unidirectional)
+        return await future
+
+    def send_datagram_frame(self, data: bytes) -> None:
+        if self._wire is not None:
+            self._wire.send_datagram(data)
+        else:
+            self._datagrams.append(data)
+
     def set_priority(self, stream_id: int, urgency: int, incremental: bool) -> None:
         """No effect: the client tells the new owner, which serves these streams among others."""
         self._find_if_open(stream_id, "set_priority")
@@ -214,6 +265,10 @@ class StandIn:
                 wire.send_reset(stream_id, stream.reset_code)
             else:
                 self._note_room(stream_id, stream)
+        for _, is_unidirectional in self._opening:
+            wire.send_open(unidirectional=is_unidirectional)
+        while self._datagrams:
+            wire.send_datagram(self._datagrams.popleft())
         if self._close is not None:
             self.close(*self._close)
         for stream_id in self.stream_ids:
@@ -233,18 +288,58 @@ class StandIn:
                 connection.pause_reading(stream_id)
             elif stream.receiving is not None:
                 connection.resume_reading(stream_id)
+        for future, is_unidirectional in self._opening:
+            if not future.cancelled():
+                stream_id = connection.get_next_available_stream_id(is_unidirectional)
+                connection.send_stream_data(stream_id, b"")
+                future.set_result(stream_id)
+        for data in self._datagrams:
+            connection.send_datagram_frame(data)
         if self._close is not None:
             connection.close(*self._close)
 
-    def on_message(self, message: StreamMessage) -> None:
+    def on_message(self, message: StreamMessage | OpenStream | RelayedDatagram) -> None:
         """What the new owner passes on; its events are then there to be taken.
 
         PeerError for what it may not send.
         """
+        if isinstance(message, RelayedDatagram):
+            if self._has_sessions:
+                self._events.append(events.DatagramFrameReceived(data=message.data))
+        elif isinstance(message, StreamOpened):
+            self._on_opened(message.stream_id)
+        elif isinstance(message, OpenStream):
+            raise PeerError("the owner opens its streams itself", code="unexpected_message")
+        else:
+            self._on_stream_message(message)
+
+    def _on_opened(self, stream_id: int) -> None:
+        if not self._opening:
+            raise PeerError("nobody has asked for a stream", code="unexpected_message")
+        future, is_unidirectional = self._opening.popleft()
+        self._adopt(stream_id, sends=True, receives=not is_unidirectional)
+        if future.cancelled():
+            self.reset_stream(stream_id, _CANCELLED)
+            self.stop_stream(stream_id, _CANCELLED)
+        else:
+            future.set_result(stream_id)
+
+    def _adopt(self, stream_id: int, *, sends: bool, receives: bool) -> _Left:
+        stream = self._streams[stream_id] = _Left(sends=sends, receives=receives)
+        self._ids.add(stream_id)
+        if stream.sending is not None:
+            stream.sending.open()
+        return stream
+
+    def _on_stream_message(self, message: StreamMessage) -> None:
         stream_id = message.stream_id
         stream = self._streams.get(stream_id)
         if stream is None:
-            return  # crossed with its end
+            if stream_id in self._ids or not isinstance(message, StreamBytes):
+                return  # crossed with its end
+            if not self._has_sessions:
+                raise PeerError(f"stream {stream_id} stays with nobody here", code="no_session")
+            stream = self._adopt(stream_id, sends=not stream_id & 2, receives=True)
         sending, receiving = stream.sending, stream.receiving
         if isinstance(message, StreamCredit):
             if sending is not None and self._wire is not None:
@@ -278,6 +373,10 @@ class StandIn:
         self._wire = None
         self._streams.clear()
         self.closed = True
+        while self._opening:
+            future, _ = self._opening.popleft()
+            if not future.done():
+                future.set_exception(StreamStateError(f"no stream can be opened: {reason}"))
         self._events.append(
             events.ConnectionTerminated(
                 error_code=error_code, frame_type=None, reason_phrase=reason

@@ -6,8 +6,11 @@ from collections.abc import Iterable
 
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.handoff.messages import (
+    OpenStream,
+    RelayedDatagram,
     StreamBytes,
     StreamCredit,
+    StreamOpened,
     StreamReset,
     StreamsCut,
     StreamStop,
@@ -39,6 +42,17 @@ class Wire:
 
     def send_stop(self, stream_id: int, error_code: int) -> None:
         self.link.send(StreamStop(self.connection_id, self.handoff_id, stream_id, error_code))
+
+    def send_open(self, *, unidirectional: bool) -> None:
+        self.link.send(OpenStream(self.connection_id, self.handoff_id, unidirectional))
+
+    def send_opened(self, stream_id: int) -> None:
+        self.link.send(StreamOpened(self.connection_id, self.handoff_id, stream_id))
+
+    def send_datagram(self, data: bytes) -> None:
+        """Lost while the link is full, as on any path (RFC 9221 §5)."""
+        if not self.link.is_full:
+            self.link.send(RelayedDatagram(self.connection_id, self.handoff_id, data))
 
     def send_cut(self, code: str) -> None:
         self.link.send(StreamsCut(self.connection_id, self.handoff_id, code))
