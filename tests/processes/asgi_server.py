@@ -34,6 +34,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         if message["type"] == "http.disconnect":
             return
         size, more = size + len(message["body"]), message["more_body"]
+    while kind == "file" and not set(arguments[1:]) <= set(_NOTES.read_text().split()):
+        await asyncio.sleep(0.01)
     await send({"type": "http.response.start", "status": 200})
     match kind:
         case "note":

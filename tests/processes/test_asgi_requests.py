@@ -4,13 +4,14 @@ the program runs once for each."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from exchanging_client import Client, client_of
-from harness import World, until
+from harness import Server, World, until
 from moving_server import content
 
 pytestmark = pytest.mark.process
@@ -104,3 +105,52 @@ def test_a_handoff_that_fails_costs_neither_files_nor_tasks(in_world: Any) -> No
         two.assert_no_mistake()
 
     in_world(test)
+
+
+def test_files_are_closed_once_they_have_moved_whatever_still_runs(
+    in_world: Any, notes: Path
+) -> None:
+    file = notes.with_name(str(_SIZE))
+
+    async def test(world: World) -> None:
+        one = await world.start()
+        async with client_of(world, await one.port()) as client:
+            two = await world.start("join", one)
+            slow = client.ask("/slow/400000/60000")
+            download = client.ask(f"/file/{_SIZE}")
+            client.pause(download)
+            await until(lambda: slow.body and download.body, "the bodies to begin")
+            assert (await one.hand_over(await one.the_connection(), two)).ok
+            await one.until(lambda: not has_open(one, file), "the file's end")
+            assert has_open(two, file)
+            client.resume(download)
+            await download.ended.wait()
+            assert download.body == content(0, _SIZE)
+            assert not slow.ended.is_set()
+
+    in_world(test)
+
+
+def test_a_file_that_a_task_names_after_the_move_is_relayed(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        one = await world.start()
+        async with client_of(world, await one.port()) as client:
+            two = await world.start("join", one)
+            late = client.ask(f"/file/{_SIZE}/enough")
+            await client.get("/note/first")
+            assert (await one.hand_over(await one.the_connection(), two)).ok
+            assert int((await client.get("/note/enough")).split()[0]) == two.pid
+            await late.ended.wait()
+            assert late.body == content(0, _SIZE)
+        one.assert_no_mistake()
+        two.assert_no_mistake()
+
+    in_world(test)
+
+
+def has_open(server: Server, file: Path) -> bool:
+    for link in Path(f"/proc/{server.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            if os.path.samefile(link, file):
+                return True
+    return False

@@ -160,6 +160,10 @@ class AsgiProtocol(QuicConnectionProtocol):
         for stream_id in self._unbegun if self._is_whole else ():
             self._exchanges[stream_id].start(self._application)
 
+    def rest_moved(self) -> None:
+        super().rest_moved()
+        self._downloads.rest_moved(self._quic)
+
     def connection_left(self) -> None:
         super().connection_left()
         self._downloads.connection_left()

@@ -230,6 +230,12 @@ class QuicConnectionProtocol:
         connection to its source.
         """
 
+    def rest_moved(self) -> None:
+        """Close what `export_descriptors` has named. Called when the connection has become another
+        process's while this object goes on with its running streams: `connection_left` comes when
+        they have ended, which may take long. Call this one from yours."""
+        self.fail_pings("the connection has moved on, and so will the answer")
+
     def connection_left(self) -> None:
         """Close what `export_descriptors` would name. Called when nothing more comes of this
         object: its connection is over, asleep, or another object's. Call this one from yours.

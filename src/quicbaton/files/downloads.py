@@ -161,13 +161,14 @@ class Streams(Protocol):
     def is_congested(self, stream_id: int) -> bool: ...
     def send_room_bytes(self, stream_id: int) -> int: ...
     def reset_stream(self, stream_id: int, error_code: int) -> None: ...
+    def stream_is_finished(self, stream_id: int) -> bool: ...
 
 
 class Downloads:
     """The downloads of one connection, which fill its streams and move with it.
 
     A protocol passes `StreamWritable` on to `fill`, and calls the methods that are named as its
-    own: `export_descriptors`, `import_descriptors`, `connection_left`.
+    own: `export_descriptors`, `import_descriptors`, `rest_moved`, `connection_left`.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -242,6 +243,12 @@ class Downloads:
                 _break_off(promise.stream_id, quic, error)
         for file in passed.values():
             file.release()
+
+    def rest_moved(self, quic: Streams) -> None:
+        """Close what another process has now: all but what has begun on the streams that `quic`,
+        a stand-in, still has."""
+        for stream_id in [one for one in self._downloads if quic.stream_is_finished(one)]:
+            self.drop(stream_id)
 
     def connection_left(self) -> None:
         """Close what is open: it is over, or another object's."""

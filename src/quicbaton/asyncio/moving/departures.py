@@ -354,7 +354,7 @@ class Departures:
             self._clients[effect.connection_id] = client
         if frozen.left is not None:
             self._relays.leave(frozen.left, link, effect.connection_id, machine.handoff_id)
-            frozen.left.protocol.fail_pings("the connection has moved on, and so will the answer")
+            frozen.left.protocol.rest_moved()
         else:
             # Its program's open files are another's; nothing is left for the garbage collector.
             frozen.session.protocol.connection_left()
