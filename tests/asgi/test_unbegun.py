@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from browser import Browser
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import TextMessage
 
 from quicbaton.asgi import AsgiProtocol, Lifespan
 from quicbaton.asyncio.moving.stream_relay.stand_in import StandIn
@@ -26,6 +28,9 @@ class Counting:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.begun.append(scope["path"])
         self.scopes.append(scope)
+        if scope["type"] == "websocket":
+            await self._echo(receive, send)
+            return
         body, more = b"", True
         while more:
             message = await receive()
@@ -34,6 +39,13 @@ class Counting:
             body, more = body + message["body"], message["more_body"]
         await send({"type": "http.response.start", "status": 200})
         await send({"type": "http.response.body", "body": body})
+
+    async def _echo(self, receive: Any, send: Any) -> None:
+        assert (await receive())["type"] == "websocket.connect"
+        await send({"type": "websocket.accept"})
+        message = await receive()
+        await send({"type": "websocket.send", "text": message["text"]})
+        await send({"type": "websocket.close"})
 
 
 class NoTransmitter:
@@ -110,6 +122,28 @@ def test_they_move_whole_and_begin_at_the_last_owner(moves: int) -> None:
         assert browser.bodies[part] == b"y" * 1000 + b"z" * 100_000
         assert browser.bodies.get(bare, b"") == b""
         assert len(session.program.begun) == 3
+
+    with_session(test)
+
+
+def test_a_websocket_moves_whole_with_what_was_said_early() -> None:
+    async def test(session: Session) -> None:
+        browser = session.browser
+        frames = Connection(ConnectionType.CLIENT)
+        stream_id = browser._quic.get_next_available_stream_id()
+        pseudo = {":method": "CONNECT", ":protocol": "websocket", ":scheme": "https"}
+        pseudo |= {":authority": "localhost", ":path": "/chat"}
+        headers = [(name.encode(), value.encode()) for name, value in pseudo.items()]
+        browser._http.send_headers(stream_id, headers)
+        browser._http.send_data(stream_id, frames.send(TextMessage("early")), False)
+        session.arrives(stream_id)
+        session.pair.run(lambda: session.protocol._exchanges[stream_id].arrived().body, seconds=5)
+        assert not session.protocol.running_streams()
+        session.move()
+        await session.end(stream_id)
+        frames.receive_data(bytes(browser.bodies[stream_id]))
+        assert next(iter(frames.events())) == TextMessage("early")
+        assert session.program.begun == ["/chat"]
 
     with_session(test)
 

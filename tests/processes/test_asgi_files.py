@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import wait_for
 from harness import GUARD_S, SLOWLY, World
 from moving_server import content
-from service_home import check_whole, service_home
+from service_home import check_whole, is_alive, service_home
 
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import ask
@@ -121,6 +122,8 @@ def test_downloads_go_on_through_a_reload_without_a_relay(tmp_path: Path) -> Non
             done = home.run("reload", str(service.port), "--json")
             assert done.returncode == 0, done.stderr
             assert not set(before) & set(service.pids())
+            for pid in before:
+                wait_for(lambda pid=pid: is_alive(pid), lambda alive: not alive)
             for slot in service.status():
                 assert asyncio.run(relayed(Path(slot["control"]))) == 0
         assert sum(slot["connections"] for slot in service.status()) == len(downloads)
