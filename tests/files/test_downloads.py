@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from quicbaton.files import Folder
-from quicbaton.files.downloads import Download, FileChangedError, Promise, go_on
+from quicbaton.files.downloads import Download, FileChangedError, Promise, begin_with, go_on
 from quicbaton.files.open_files import OpenFiles
+from quicbaton.files.refusal import RefusedRequestError
 
 _OLD = bytes(range(256)) * 40
 _NEW = bytes(reversed(_OLD))
@@ -194,3 +195,47 @@ def test_a_tag_changes_with_the_content_whatever_the_times_say(folder: Folder) -
     assert tag() == first
     set_back(folder.root / "f")
     assert tag() != first
+
+
+# --- parts of open files ----------------------------------------------------------------------
+
+
+def test_a_part_of_an_open_file_has_a_descriptor_and_a_path_of_its_own(folder: Folder) -> None:
+    with (folder.root / "f").open("rb") as file:
+        download = begin_with(folder, 0, file.fileno(), 100, 50)
+    assert download.is_named
+    assert rest_of(download) == _OLD[100:150]
+    download.release()
+    assert len(folder.files) == 0
+
+
+def test_a_file_that_its_path_does_not_lead_to_any_more_has_none(folder: Folder) -> None:
+    with (folder.root / "f").open("rb") as file:
+        replace(folder.root / "f")
+        download = begin_with(folder, 0, file.fileno(), 0, None)
+    assert not download.is_named
+    assert rest_of(download) == _OLD
+    download.release()
+
+
+@pytest.mark.parametrize(
+    ("offset", "count", "status"),
+    [(0, len(_OLD) + 1, 416), (len(_OLD) + 1, None, 416), (-1, None, 416), (0, -1, 416)],
+)
+def test_a_part_that_is_not_there_is_refused(
+    folder: Folder, offset: int, count: int | None, status: int
+) -> None:
+    with (folder.root / "f").open("rb") as file, pytest.raises(RefusedRequestError) as refused:
+        begin_with(folder, 0, file.fileno(), offset, count)
+    assert refused.value.status == status
+    assert len(folder.files) == 0
+
+
+def test_what_is_no_file_or_not_open_is_refused(folder: Folder) -> None:
+    reading, writing = os.pipe()
+    for descriptor, status in ((reading, 403), (writing, 403), (-1, 404)):
+        with pytest.raises(RefusedRequestError) as refused:
+            begin_with(folder, 0, descriptor, 0, 0)
+        assert refused.value.status == status
+    os.close(reading)
+    os.close(writing)

@@ -15,7 +15,7 @@ import msgspec
 
 from quicbaton.errors import StreamStateError
 from quicbaton.files.folder import Folder
-from quicbaton.files.open_files import OpenFile
+from quicbaton.files.open_files import OpenFile, status_of
 from quicbaton.files.refusal import RefusedRequestError
 from quicbaton.files.version import FileVersion
 from quicbaton.http3.codes import ErrorCode
@@ -141,7 +141,11 @@ def begin_with(
     cannot go on without the descriptor. RefusedRequestError: it is no regular file, cannot be read,
     or does not have so many bytes.
     """
-    file = folder.files.adopt(os.dup(descriptor))
+    try:
+        copied = os.dup(descriptor)
+    except OSError as error:
+        raise RefusedRequestError(status_of(error)) from error
+    file = folder.files.adopt(copied)
     version = file.version()
     end = version.size if count is None else offset + count
     if not 0 <= offset <= end <= version.size:
