@@ -153,7 +153,7 @@ class HttpExchange(Exchange):
         download = open_file()
         try:
             self._check_length(download.left_bytes, more=more)
-            if more or self._awaits_trailers or self.is_writing or not download.is_named:
+            if more or self._awaits_trailers or self._writers or not download.is_named:
                 await self._send_pieces(download, more=more)
             else:
                 self._hand_over(download)
