@@ -3,15 +3,15 @@
 One worker of `quicbaton serve`, hypercorn and peregrine each runs the same ASGI program, with the
 options that it has by itself. Clients open so many downloads, WebSockets and streams of events,
 each over a connection of its own. When all have begun every server is told to reload: ours by
-`quicbaton reload`, hypercorn and peregrine by SIGHUP. Downloads and events take longer than the
-time that each server allows running requests by itself (3 s hypercorn, 10 s peregrine, 60 s ours;
-`--quick` is below the last). Whole is
+`quicbaton reload`, hypercorn and peregrine by SIGHUP. Downloads and events take longer than
+the time that the peers allow running requests by themselves (3 s hypercorn, 10 s peregrine), and
+than the deadline of our service (60 s; `--quick` is below that). Whole is
 
 * a download whose bytes and length are right;
 * a WebSocket that echoes every message on the same connection until the downloads have ended;
 * a stream of events whose numbers have no gap, with its last event.
 
-A new client that comes in between is to be answered by a new process: a server that replaces its
+New clients that come in between are to be answered by a new process: a server that replaces its
 workers only when all clients have gone has cut nothing, and reloaded nothing.
 
 WebSockets go over HTTP/3 (RFC 9220) where a server speaks that, else over TLS and HTTP/1.1. The
@@ -40,8 +40,10 @@ SERVERS = (OURS, "hypercorn", "peregrine")
 
 _PROGRAM = "bench.servers.reload_program:application"
 _OF_EACH = 12
-#: After a reload was asked for, when a new client comes: new workers start within a second or two.
-_NEW_CLIENT_AFTER_S = 5.0
+#: How often a new client comes after a reload was asked for, until a new process answers it, and
+#: for what share of the downloads at most.
+_NEW_CLIENT_EVERY_S = 2.0
+_MEANWHILE = 0.6
 _KINDS = ("downloads", "websockets", "events")
 _COLOURS = {"downloads": "#c2410c", "websockets": "#475569", "events": "#94a3b8"}
 
@@ -71,7 +73,7 @@ def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> d
             ) as server:
                 server.wait_until_open(looking)
                 before = _process_of(looking, server)
-                reports[name], meanwhile = _reload(server, looking, seconds)
+                reports[name], meanwhile = _reload(server, looking, before, seconds)
                 answering[name] = (
                     "nobody" if not meanwhile else "old" if meanwhile == before else "new"
                 )
@@ -98,14 +100,18 @@ def _process_of(looking: Client, server: AsgiServer) -> str:
     return answer.sha256
 
 
-def _reload(server: AsgiServer, looking: Client, seconds: float) -> tuple[Report, str]:
+def _reload(server: AsgiServer, looking: Client, before: str, seconds: float) -> tuple[Report, str]:
     """Reload when all streams have begun. What has become of them when all have ended, and who
-    answers a new client in between."""
+    answers the last new client in between; `before` is who did so before."""
     with Program("bench.reload_client", str(server.port), str(seconds), str(_OF_EACH)) as client:
         client.read_line()
         server.begin_reload()
-        time.sleep(_NEW_CLIENT_AFTER_S)
-        meanwhile = _process_of(looking, server)
+        deadline = time.monotonic() + _MEANWHILE * seconds
+        while True:
+            time.sleep(_NEW_CLIENT_EVERY_S)
+            meanwhile = _process_of(looking, server)
+            if meanwhile not in ("", before) or time.monotonic() > deadline:
+                break
         report = msgspec.json.decode(client.read_line(), type=Report)
         server.end_reload()
         return report, meanwhile
