@@ -181,6 +181,7 @@ class AsgiProtocol(QuicConnectionProtocol):
             exchange = self._exchanges.get(event.stream_id)
             if exchange is not None:
                 exchange.feed(event.data, ended=event.stream_ended)
+                self.answers_soon = True
         elif isinstance(event, StreamFailed):
             self._disconnect(event.stream_id)
         else:
@@ -229,6 +230,7 @@ class AsgiProtocol(QuicConnectionProtocol):
         if exchange.arrived() is not None:
             self._unbegun[event.stream_id] = event
         exchange.start(self._application)
+        self.answers_soon = True
         if protocol is not None and event.stream_ended:
             exchange.feed(b"", ended=True)
 

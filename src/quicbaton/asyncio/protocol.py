@@ -52,6 +52,10 @@ class Relay(Protocol):
 class QuicConnectionProtocol:
     """One connection's application. Created at promotion, and again wherever it is resumed."""
 
+    #: Set while an event is handled by a protocol whose tasks answer it: these run first, and what
+    #: they say leaves together with the ACK, in one train and one turn of the event loop.
+    answers_soon = False
+
     def __init__(self, quic: Connection, stream_handler: StreamHandler | None = None) -> None:
         self._quic = quic
         #: Set this to the HTTP/3 connection, if there is one: it moves along.

@@ -129,9 +129,14 @@ class Session:
                         first = batch[index]
 
     def process(self) -> None:
-        """Deliver events, then send."""
-        self.protocol.process_events()
-        self.transmit()
+        """Deliver events, then send; after the tasks that the protocol has told to go on."""
+        protocol = self.protocol
+        protocol.process_events()
+        if protocol.answers_soon:
+            protocol.answers_soon = False
+            self.transmit_soon()
+        else:
+            self.transmit()
 
     def transmit(self) -> None:
         """Send what is due now and arm the timer."""
