@@ -13,6 +13,12 @@ the server brings their connections; those that do not end whole are counted. Re
 read before and after 10,000 requests.
 
 A peer that cannot be installed is printed as missing, with the reason.
+
+Sampled at 32 requests at a time, our time goes: 37 % to the transport in Python (24 of them to
+streams), 19 to ASGI, 18 to sendmsg, 7 to packet protection, 6 to HTTP/3, 6 to the asyncio layer and
+the event loop. What ASGI adds to events is the beginning of a request (its scope, its task) and
+the program's coroutine with its messages, about as much each. peregrine's whole request, in Swift,
+costs about half of ours: the way there leads through the transport, not through ASGI.
 """
 
 import argparse
