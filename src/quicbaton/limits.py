@@ -210,6 +210,9 @@ HANDOFF_FORWARD_S: Final = 60
 #: lie unread in the one that gets them: 20 ms of a gigabit, and what one stream can make a process
 #: hold beyond what its own socket lets in.
 RELAY_WINDOW_BYTES: Final = 256 << 10
+#: Processes between a relayed stream's program and its connection's owner, one more with each move:
+#: each of them lives on for it, and each byte passes all of them.
+MAX_RELAY_HOPS: Final = 32
 #: Seconds that a relayed connection waits for its link to come back: below the idle timeouts in
 #: use, after which its client is gone anyway.
 HANDOFF_RELAY_LOST_S: Final = 20

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -114,6 +116,62 @@ def test_a_session_goes_on_through_a_reload(home: ServiceHome) -> None:
             stream = client.open_stream()
             client.write(stream, b"hello", ended=True)
             assert await client.answer(stream) == b"%d hello" % await pid_of(client)
+
+    run(main)
+
+
+def test_a_session_goes_on_through_one_reload_after_the_other(home: ServiceHome) -> None:
+    """Each old worker passes on what is for the first."""
+    service = start(home)
+    (first,) = service.pids()
+
+    async def main() -> None:
+        async with webtransport_client(service.port) as client:
+            assert await client.open("/") == 200
+            half = client.open_stream()
+            traffic = Traffic(client, first)
+            running = asyncio.create_task(traffic.run())
+            pids = [first]
+            for number in range(4):
+                client.write(half, _LARGE[number * 200_000 :][:200_000])
+                await reload(home, service)
+                pids.append(await pid_of(client))
+                before = traffic.streams
+                while traffic.streams < before + 20 and not running.done():
+                    await asyncio.sleep(0.01)
+            assert len(set(pids)) == 5
+            traffic.stop()
+            await running
+            client.write(half, _LARGE[800_000:], ended=True)
+            assert await client.answer(half) == b"%d " % first + _LARGE
+            assert client.resets == {}
+            client.close_session(0, "")
+            # With the session all of them end but the last.
+            while any(Path(f"/proc/{pid}").exists() for pid in pids[:-1]):
+                await asyncio.sleep(0.01)
+            assert await pid_of(client) == pids[-1]
+
+    run(main)
+
+
+def test_a_session_ends_with_the_process_that_passes_it_on(home: ServiceHome) -> None:
+    service = start(home)
+    (first,) = service.pids()
+
+    async def main() -> None:
+        async with webtransport_client(service.port) as client:
+            assert await client.open("/") == 200
+            await reload(home, service)
+            second = await pid_of(client)
+            await reload(home, service)
+            third = await pid_of(client)
+            assert len({first, second, third}) == 3
+            os.kill(second, signal.SIGKILL)
+            await client.until(lambda: client.session in client.resets)
+            # Its program is told, and the connection lives on.
+            while Path(f"/proc/{first}").exists():
+                await asyncio.sleep(0.01)
+            assert await pid_of(client) == third
 
     run(main)
 

@@ -69,7 +69,7 @@ class Relayed:
         state = old.freeze(self.pair.now)
         half = state.streams[_STREAM].receive
         assert half is not None
-        relayed = [RelayedStream(_STREAM, half.taken - half.consumed, False)]
+        relayed = [RelayedStream(_STREAM, half.taken - half.consumed, False, 0, None, None)]
         self.stand_in = StandIn(old, state, relayed)
         self.application = self.stand_in
         end = self.pair.server

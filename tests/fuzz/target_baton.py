@@ -68,7 +68,7 @@ def seeds() -> list[bytes]:
             frozen_at_us=5,
             host=b"host",
             precopied=Precopied(b"c" * 16, [(stream_id, 0, 9) for stream_id in stream_ids]),
-            relayed=[RelayedStream(stream_id, 3, False) for stream_id in stream_ids],
+            relayed=[RelayedStream(stream_id, 3, False, 0, None, None) for stream_id in stream_ids],
         )
         for precopied in (snapshot.precopied, None):
             snapshot.precopied = precopied

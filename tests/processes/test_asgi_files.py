@@ -49,7 +49,6 @@ async def relayed(control: Path) -> int:
 
 
 def test_a_download_goes_back_and_forth_without_a_relay(in_world: Any) -> None:
-    """While a stream is relayed, a further handoff would be refused (`streams_relayed`)."""
 
     async def test(world: World) -> None:
         one = await world.start()

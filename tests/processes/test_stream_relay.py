@@ -218,31 +218,70 @@ def test_what_still_runs_after_the_grace_is_listed_reset_and_counted(in_world: A
     in_world(test)
 
 
-def test_a_connection_moves_on_when_its_running_requests_have_ended(in_world: Any) -> None:
+def test_a_connection_moves_on_while_its_requests_run(in_world: Any) -> None:
+    """Back and forth: each move puts one process more, or the same once more, between the request
+    and the client. A request that begins on the way is relayed from there."""
+
     async def test(world: World) -> None:
         first = await world.start()
         async with client_of(world, await first.port()) as client:
             second = await world.start("join", first)
-            echo = client.ask("/echo", method=b"POST")
-            await client.upload(echo, content(0, 50_000), end=False)
-            await until(lambda: echo.body, "the body to begin")
-            await hand_over(first, second)
-            await second.cut_over()
-            connection = await second.the_connection()
-            answer = await second.hand_over(connection, first)
-            assert (answer.ok, answer.code) == (False, "streams_relayed")
-            assert await client.get("/1000") == content(0, 1000)
-            await client.upload(echo, content(50_000, 100_000))
-            await echo.ended.wait()
-            assert echo.body == content(0, 100_000)
-            await until(lambda: _hands_over(second, first, connection), "a second handoff")
-            assert int(await client.get("/pid")) == first.pid
+            echoes = [client.ask("/echo", method=b"POST")]
+            connection = await first.the_connection()
+            source, destination = first, second
+            for number in range(5):
+                part = content(50_000 * number, 50_000 * (number + 1))
+                for echo in echoes:
+                    await client.upload(echo, part, end=False)
+                await until(lambda: echoes[-1].body, "the body to begin")
+                await _hand_over_once_more(source, destination, connection)
+                source, destination = destination, source
+                assert await client.get("/1000") == content(0, 1000)
+                assert int(await client.get("/pid")) == source.pid
+                echoes.append(client.ask("/echo", method=b"POST"))
+            for number, echo in enumerate(echoes):
+                await client.upload(echo, content(250_000, 260_000))
+                await echo.ended.wait()
+                assert echo.body == content(50_000 * number, 260_000)
+            assert (await client.counters())["left"] == 0
 
     in_world(test)
 
 
-async def _hands_over(source: Server, destination: Server, connection: str) -> bool:
-    return (await source.hand_over(connection, destination)).ok
+def test_a_relay_goes_on_when_its_connection_cannot_move_on(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start()
+        async with client_of(world, await first.port()) as client:
+            second = await world.start("join", first)
+            forgetful = await world.start("join", first, forgetful=True)
+            echo = client.ask("/echo", method=b"POST")
+            await client.upload(echo, content(0, 50_000), end=False)
+            await until(lambda: echo.body, "the body to begin")
+            connection = await first.the_connection()
+            await _hand_over_once_more(first, second, connection)
+            await second.cut_over()
+            for number in range(1, 4):
+                part = content(50_000 * number, 50_000 * (number + 1))
+                uploading = asyncio.create_task(client.upload(echo, part, end=number == 3))
+                answer = await second.hand_over(connection, forgetful)
+                assert answer.code in ("import_failed", "streams_relayed")
+                await uploading
+            await echo.ended.wait()
+            assert echo.body == content(0, 200_000)
+            assert int(await client.get("/pid")) == second.pid
+
+    in_world(test)
+
+
+async def _hand_over_once_more(source: Server, destination: Server, connection: str) -> None:
+    """As soon as the client has cut over, and the relay from the last time has begun."""
+
+    async def given() -> bool:
+        answer = await source.hand_over(connection, destination)
+        assert answer.ok or answer.code in ("cutover_pending", "streams_relayed"), answer
+        return answer.ok
+
+    await until(given, "a handoff")
 
 
 def test_a_running_request_survives_a_handoff_that_fails(in_world: Any) -> None:

@@ -256,10 +256,15 @@ class QuicConnectionProtocol:
     def connection_made(self, transport: Transmitter) -> None:
         self._transmitter = transport
 
-    def check_exportable(self, left: Collection[int]) -> None:
+    @property
+    def open_relay(self) -> Relay | None:
+        """What takes the events of streams whose requests run at an earlier owner, if any do."""
+        return self._relay if self._relay is not None and self._relay.is_open else None
+
+    def check_exportable(self, left: Collection[int], *, passes_on: bool = False) -> None:
         """RefusedError unless all but the streams `left`, which stay with this object, can be
-        exported."""
-        if self._relay is not None and self._relay.is_open:
+        exported. `passes_on`: streams that are relayed to here are no hindrance."""
+        if self.open_relay is not None and not passes_on:
             raise RefusedError(
                 "requests of the connection still run at its last owner, which relays their "
                 "streams: try again when they have ended",

@@ -18,9 +18,30 @@ from quicbaton.http3.state import Http3State
 from quicbaton.transport.state import ConnectionState
 
 
+class RelayedSending(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """The client's bytes on their way to the process where the request runs
+    (`handoff.stream_relay.Sending`)."""
+
+    uncredited_bytes: int
+    kept: bytes
+    fin_kept: bool
+    ended: bool
+    abandoned: bool
+
+
+class RelayedReceiving(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """What has come from that process (`handoff.stream_relay.Receiving`)."""
+
+    uncredited_bytes: int
+    released_bytes: int
+    ended: bool
+    abandoned: bool
+
+
 class RelayedStream(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """A stream whose request still runs at the handoff's source: what it sends and what the client
-    sends passes through the link between the two. Its transport state has moved like any other's.
+    """A stream whose request still runs at the handoff's source, or beyond it: what it sends and
+    what the client sends passes through the link between the two. Its transport state has moved
+    like any other's.
     """
 
     stream_id: int
@@ -29,6 +50,11 @@ class RelayedStream(msgspec.Struct, array_like=True, forbid_unknown_fields=True)
     #: It is the CONNECT stream of a WebTransport session: streams and datagrams of the session that
     #: come later are the source's, too.
     is_session: bool
+    #: Processes between the handoff's source and the one where the request runs. With any, the
+    #: relay goes on where it stood at the source; None is a direction that was over before that.
+    hops: int
+    to_left: RelayedSending | None
+    from_left: RelayedReceiving | None
 
 
 class Snapshot(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -75,6 +101,9 @@ def decode_snapshot(payload: bytes, precopies: Mapping[bytes, Pieces] = _NONE) -
     if snapshot.precopied is not None:
         pieces = precopies.get(snapshot.precopied.precopy_id) or Pieces()
         put_back(snapshot.connection, snapshot.precopied, pieces)
-    if any(stream.stream_id not in snapshot.connection.streams for stream in snapshot.relayed):
+    if any(
+        not stream.hops and stream.stream_id not in snapshot.connection.streams
+        for stream in snapshot.relayed
+    ):
         raise BatonMalformedError("the baton relays a stream that the connection does not have")
     return snapshot

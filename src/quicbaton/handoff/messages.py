@@ -244,13 +244,17 @@ class StreamStop(StreamMessage, frozen=True, tag="stream_stop"):
 
 
 class OpenStream(HandoffMessage, frozen=True, tag="open_stream"):
-    """Source: the program of a WebTransport session wants one more stream."""
+    """Source: the program of a WebTransport session wants one more stream. `request` is a number of
+    its choice, which nobody else chooses."""
 
+    request: _Natural
     unidirectional: bool
 
 
 class StreamOpened(StreamMessage, frozen=True, tag="stream_opened"):
-    """Owner: this is the stream that you asked for; answers come in the order of asking."""
+    """Owner: this is the stream that was asked for by `request`."""
+
+    request: _Natural
 
 
 class RelayedDatagram(HandoffMessage, frozen=True, tag="relayed_datagram"):

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from quicbaton.baton.snapshot import RelayedReceiving, RelayedSending
 from quicbaton.errors import PeerError
 from quicbaton.limits import RELAY_WINDOW_BYTES
 
@@ -125,6 +126,27 @@ class Sending:
         self._uncredited_bytes -= size_bytes
         return self._take()
 
+    def export(self) -> RelayedSending:
+        """What another process needs to go on in its place."""
+        return RelayedSending(
+            self._uncredited_bytes,
+            b"".join(self._kept),
+            self._fin_kept,
+            self.ended,
+            self._is_abandoned,
+        )
+
+    @classmethod
+    def restore(cls, state: RelayedSending) -> Sending:
+        """Goes on where the exported one stood, once it is opened."""
+        half = cls(state.uncredited_bytes)
+        if state.kept:
+            half._kept.append(memoryview(state.kept))
+            half._kept_bytes = len(state.kept)
+        half._fin_kept, half.ended = state.fin_kept, state.ended
+        half._is_abandoned = state.abandoned
+        return half
+
     def unsent(self) -> Iterable[Piece]:
         """What is kept, for somebody else to send."""
         for data in self._kept:
@@ -193,6 +215,20 @@ class Receiving:
                 code="relay_window",
             )
         return True
+
+    def export(self) -> RelayedReceiving:
+        """What another process needs to go on in its place."""
+        return RelayedReceiving(
+            self._uncredited_bytes, self._released_bytes, self.ended, self._is_abandoned
+        )
+
+    @classmethod
+    def restore(cls, state: RelayedReceiving) -> Receiving:
+        """Goes on where the exported one stood."""
+        half = cls(state.uncredited_bytes)
+        half._released_bytes = state.released_bytes
+        half.ended, half._is_abandoned = state.ended, state.abandoned
+        return half
 
     def release(self, size_bytes: int) -> int:
         """So much has left our hands: the credit to give now, possibly 0."""

@@ -32,8 +32,8 @@ def export_state(h3: H3Connection, left: Collection[int] = ()) -> Http3State:
             code="not_exportable",
         )
     _refuse_critical(h3, left)
-    _refuse_torn_sessions(h3, left)
     h3.forget_finished_streams()
+    _refuse_torn_sessions(h3, left)
     state = h3._state
     now_us = h3._clock_us()
     # A budget that is whole is whole: what was when says nothing any more.

@@ -17,14 +17,14 @@ from quicbaton.transport.connection import Connection
 
 
 def export_program(
-    protocol: QuicConnectionProtocol, left: Collection[int] = ()
+    protocol: QuicConnectionProtocol, left: Collection[int] = (), *, passes_on: bool = False
 ) -> tuple[bytes, Http3State | None]:
     """The application's bytes and HTTP/3's state, without the streams `left`, which go on with
-    these objects. They stay as they are.
+    these objects. They stay as they are. `passes_on`: what is relayed to here will be passed on.
 
     Raises RefusedError: what cannot be said, or `export_failed` for a mistake of the application.
     """
-    protocol.check_exportable(left)
+    protocol.check_exportable(left, passes_on=passes_on)
     try:
         application = protocol.export_state()
     except QuicbatonError:

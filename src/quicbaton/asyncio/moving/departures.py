@@ -111,7 +111,7 @@ class Departures:
         """Hand a connection to the process at the other end of `link`. `relay`: if that cannot send
         from the address that the client talks to, send for it. `shared`: by the shared store."""
         running = session.protocol.running_streams()
-        session.protocol.check_exportable(running)
+        session.protocol.check_exportable(running, passes_on=True)
         machine = self._machines.new_source(session.connection.name, link.peer_pid, shared=shared)
         waiter = self._machines.wait_for(machine)
         in_the_way = self._is_cutover_in_the_way(session, link, relay=relay)
@@ -282,6 +282,8 @@ class Departures:
         frozen = self._frozen.pop(machine.connection_id, None)
         if frozen is not None and frozen.client is not None:
             self._mover.reset(frozen.client, frozen.cids)
+        if frozen is not None and frozen.passed is not None:
+            self._relays.lose_passed(frozen.passed)
         if frozen is not None and frozen.left is not None:
             self._relays.lose(frozen.left)
         elif frozen is not None:
@@ -336,8 +338,11 @@ class Departures:
     def _thaw(self, _machine: HandoffSource, effect: fx.ThawConnection) -> None:
         reach("before_thaw")
         name = effect.connection_id
-        session = self._mover.thaw(self._frozen[name])
+        frozen = self._frozen[name]
+        session = self._mover.thaw(frozen)
         del self._frozen[name]
+        if frozen.passed is not None:
+            self._relays.give_back(frozen.passed, session)
         deliver(session, effect.strays)
         session.process()
         reach("after_thaw")
@@ -352,6 +357,8 @@ class Departures:
         if machine.relays:
             client = RelayedClient(frozen.client.remote, frozen.client.local, frozen.client.others)
             self._clients[effect.connection_id] = client
+        if frozen.passed is not None:
+            self._relays.pass_on(frozen.passed, link, machine.handoff_id)
         if frozen.left is not None:
             self._relays.leave(frozen.left, link, effect.connection_id, machine.handoff_id)
             frozen.left.protocol.rest_moved()

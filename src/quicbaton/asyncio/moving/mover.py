@@ -26,7 +26,7 @@ from quicbaton.asyncio.moving.parcels import Parcel, copy
 from quicbaton.asyncio.moving.precopy import Copies, Copying
 from quicbaton.asyncio.moving.relaying import RelayOutlet
 from quicbaton.asyncio.moving.stream_relay.new_owner import NewOwner
-from quicbaton.asyncio.moving.stream_relay.relays import LeftBehind
+from quicbaton.asyncio.moving.stream_relay.relays import LeftBehind, PassedOn
 from quicbaton.asyncio.moving.stream_relay.stand_in import StandIn
 from quicbaton.asyncio.peers.names import Names
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
@@ -64,6 +64,7 @@ class Frozen(NamedTuple):
     precopies: Mapping[bytes, Pieces]  # what of the streams is not in the snapshot
     parting: list[list[Train]]  # sent already, as far as the connection knows
     left: LeftBehind | None  # what does not move: the protocol object, for some streams
+    passed: PassedOn | None  # streams that are relayed to this process already
     descriptors: tuple[int, ...]  # the application's open files, which go along; the protocol's
 
 
@@ -145,7 +146,7 @@ class Mover:
         if session is None:
             raise RefusedError("the connection has ended", code="closed")
         parting = session.connection.parting_trains(monotonic())
-        frozen = Frozen(session, tuple(session.cids), None, b"", {}, parting, None, ())
+        frozen = Frozen(session, tuple(session.cids), None, b"", {}, parting, None, None, ())
         self._endpoint.release(session, strays)
         return frozen
 
@@ -163,8 +164,10 @@ class Mover:
         exported first; then the transport, which spends the connection.
         """
         session = frozen.session
+        relay = _open_relay(session.protocol) if may_relay else None
         left = _streams_left(session) if may_relay else []
-        application, http3 = export_program(session.protocol, left)
+        passed = [] if relay is None else relay.export()
+        application, http3 = export_program(session.protocol, left, passes_on=relay is not None)
         sessions = sessions_among(session.protocol._http, left)
         descriptors = tuple(export_descriptors(session.protocol))
         now = monotonic()
@@ -178,10 +181,15 @@ class Mover:
             precopied=None,
             relayed=[_relayed(state, one, is_session=one in sessions) for one in left],
         )
+        if relay is not None:
+            relay.hold()
+            session.protocol.relay(None)
+            frozen = frozen._replace(passed=PassedOn(relay, passed))
         if left:
             stand_in = StandIn(session.connection, state, snapshot.relayed)
             session.protocol.use_connection(stand_in)
             frozen = frozen._replace(left=LeftBehind(session.protocol, stand_in))
+        snapshot.relayed += passed
         if copying is not None and copying.copied:
             copying.send(missing(state.streams, copying.pieces))
             snapshot.precopied = leave_out(state, copying.copy_id, copying.pieces)
@@ -417,7 +425,13 @@ def _streams_left(session: Session) -> list[int]:
 def _relayed(state: ConnectionState, stream_id: int, *, is_session: bool) -> RelayedStream:
     half = state.streams[stream_id].receive
     withheld = 0 if half is None else half.taken - half.consumed
-    return RelayedStream(stream_id, withheld, is_session)
+    return RelayedStream(stream_id, withheld, is_session, 0, None, None)
+
+
+def _open_relay(protocol: QuicConnectionProtocol) -> NewOwner | None:
+    relay = protocol.open_relay
+    assert relay is None or isinstance(relay, NewOwner), "made here"
+    return relay
 
 
 def _client(state: ConnectionState) -> Client:

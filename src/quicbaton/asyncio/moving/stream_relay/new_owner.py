@@ -9,23 +9,29 @@ from aioquic.quic import events
 
 from quicbaton.asyncio.moving.stream_relay.wire import Wire
 from quicbaton.baton.snapshot import RelayedStream
-from quicbaton.errors import PeerError
+from quicbaton.errors import PeerError, RefusedError
 from quicbaton.handoff.messages import (
     OpenStream,
     RelayedDatagram,
+    RelayMessage,
     StreamBytes,
     StreamCredit,
     StreamMessage,
     StreamReset,
+    StreamsCut,
     StreamStop,
 )
 from quicbaton.handoff.stream_relay import Receiving, Sending
 from quicbaton.http3 import H3Connection
 from quicbaton.http3.webtransport import session_of_datagram, session_of_stream
+from quicbaton.limits import MAX_RELAY_HOPS
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable
 from quicbaton.transport.state import ConnectionState
 from quicbaton.transport.view import open_directions
+
+#: RFC 9114 §8.1: H3_REQUEST_CANCELLED, of a request that was given up.
+REQUEST_CANCELLED: Final = 0x10C
 
 _OF_A_STREAM: Final = (
     events.StreamDataReceived,
@@ -43,22 +49,34 @@ class _Owned:
     that direction was over before the handoff, or never was."""
 
     def __init__(
-        self, *, sends: bool, receives: bool, withheld_bytes: int = 0, paused: bool = False
+        self, to_left: Sending | None, from_left: Receiving | None, *, paused: bool, hops: int
     ) -> None:
-        self.to_left = Sending(withheld_bytes) if receives else None
-        self.from_left = Receiving() if sends else None
+        self.to_left = to_left
+        self.from_left = from_left
         self.paused = paused
+        self.hops = hops
 
     @classmethod
     def of(cls, state: ConnectionState, relayed: RelayedStream) -> _Owned:
         """One that was open at the handoff."""
-        stream = state.streams[relayed.stream_id]
+        stream = state.streams.get(relayed.stream_id)
+        half = None if stream is None else stream.receive
+        paused = half is not None and half.paused
+        if relayed.hops:
+            to_left, from_left = relayed.to_left, relayed.from_left
+            return cls(
+                None if to_left is None else Sending.restore(to_left),
+                None if from_left is None else Receiving.restore(from_left),
+                paused=paused,
+                hops=relayed.hops,
+            )
+        assert stream is not None, "a snapshot without it is refused"
         sends, receives = open_directions(stream)
         return cls(
-            sends=sends,
-            receives=receives,
-            withheld_bytes=relayed.withheld_bytes,
-            paused=stream.receive is not None and stream.receive.paused,
+            Sending(relayed.withheld_bytes) if receives else None,
+            Receiving() if sends else None,
+            paused=paused,
+            hops=0,
         )
 
     @property
@@ -93,6 +111,8 @@ class NewOwner:
         #: What has come of new streams, as long as that does not say whether a session has them.
         self._nameless: dict[int, bytes] = {}
         self._early: list[events.QuicEvent] | None = []
+        #: What comes from the old owner while the connection moves on.
+        self._held: list[RelayMessage] | None = None
         self._transmit_soon: Callable[[], None] = lambda: None
         self._on_over: Callable[[], None] = lambda: None
 
@@ -129,6 +149,63 @@ class NewOwner:
         for event in early:
             self.divert(event)
         self._transmit_soon()
+
+    # --- moving on ------------------------------------------------------------------------------
+
+    def export(self) -> list[RelayedStream]:
+        """What the next owner needs; the streams of this relay pass through this process then.
+
+        RefusedError: it has yet to begin, a stream's header is half here, or there are too many
+        processes between already.
+        """
+        if self._early is not None or self._nameless:
+            raise RefusedError(
+                "streams of the connection are about to be relayed: try again",
+                code="streams_relayed",
+            )
+        if any(stream.hops >= MAX_RELAY_HOPS for stream in self._streams.values()):
+            raise RefusedError(
+                f"requests of the connection run {MAX_RELAY_HOPS} moves away: try again when they "
+                "have ended",
+                code="streams_relayed",
+            )
+        return [
+            RelayedStream(
+                stream_id=stream_id,
+                withheld_bytes=0,
+                is_session=stream_id in self._sessions,
+                hops=stream.hops + 1,
+                to_left=None if stream.to_left is None else stream.to_left.export(),
+                from_left=None if stream.from_left is None else stream.from_left.export(),
+            )
+            for stream_id, stream in self._streams.items()
+        ]
+
+    def hold(self) -> None:
+        """The connection is frozen, with what was exported: keep what comes from now on."""
+        self._held = []
+
+    def take_held(self) -> list[RelayMessage]:
+        """What came since, for whoever passes it on."""
+        held, self._held = self._held or [], None
+        return held
+
+    def release(
+        self,
+        connection: Connection,
+        http: H3Connection | None,
+        transmit_soon: Callable[[], None],
+    ) -> int:
+        """The connection stays: go on with it. How many streams were cut meanwhile."""
+        self._connection, self._http = connection, http
+        self._transmit_soon = transmit_soon
+        cut = 0
+        for message in self.take_held():
+            if isinstance(message, StreamsCut):
+                cut += self.cut(REQUEST_CANCELLED)
+            else:
+                self.on_message(message)
+        return cut
 
     # --- from the connection --------------------------------------------------------------------
 
@@ -204,7 +281,10 @@ class NewOwner:
         )
 
     def _adopt(self, stream_id: int, *, sends: bool, receives: bool) -> None:
-        stream = self._streams[stream_id] = _Owned(sends=sends, receives=receives)
+        to_left, from_left = Sending() if receives else None, Receiving() if sends else None
+        hops = max((stream.hops for stream in self._streams.values()), default=0)
+        stream = _Owned(to_left, from_left, paused=False, hops=hops)
+        self._streams[stream_id] = stream
         self._ids.add(stream_id)
         if self._early is None and stream.to_left is not None:
             stream.to_left.open()
@@ -234,23 +314,26 @@ class NewOwner:
 
     def on_message(self, message: StreamMessage | OpenStream | RelayedDatagram) -> None:
         """What the old owner's application does. PeerError for what it may not send."""
+        if self._held is not None:
+            self._held.append(message)
+            return
         if isinstance(message, RelayedDatagram):
             if len(message.data) <= self._connection.max_datagram_bytes:
                 self._connection.send_datagram_frame(message.data)
         elif isinstance(message, OpenStream):
-            self._open(unidirectional=message.unidirectional)
+            self._open(message)
         else:
             self._on_stream_message(message)
         self._transmit_soon()
 
-    def _open(self, *, unidirectional: bool) -> None:
+    def _open(self, message: OpenStream) -> None:
         if not self._sessions:
             raise PeerError("a stream of no session is asked for", code="no_session")
-        stream_id = self._connection.get_next_available_stream_id(unidirectional)
+        stream_id = self._connection.get_next_available_stream_id(message.unidirectional)
         # The ID counts as used from the first write on; an empty one opens the stream.
         self._connection.send_stream_data(stream_id, b"")
-        self._adopt(stream_id, sends=True, receives=not unidirectional)
-        self.wire.send_opened(stream_id)
+        self._adopt(stream_id, sends=True, receives=not message.unidirectional)
+        self.wire.send_opened(stream_id, message.request)
 
     def _on_stream_message(self, message: StreamMessage) -> None:
         stream_id = message.stream_id
@@ -276,6 +359,10 @@ class NewOwner:
 
     def cut(self, error_code: int) -> int:
         """The old owner is gone, or its request is: reset what is open. How many streams it was."""
+        if self._held is not None:
+            wire = self.wire
+            self._held.append(StreamsCut(wire.connection_id, wire.handoff_id, "lost"))
+            return 0
         count = len(self._streams)
         for stream_id, stream in self._streams.items():
             if stream.from_left is not None and not stream.from_left.ended:

@@ -8,17 +8,17 @@ import math
 from typing import Final, NamedTuple
 
 from quicbaton.asyncio.endpoint.session import Session
-from quicbaton.asyncio.moving.stream_relay.new_owner import NewOwner
+from quicbaton.asyncio.moving.stream_relay.hop import Hop
+from quicbaton.asyncio.moving.stream_relay.new_owner import REQUEST_CANCELLED, NewOwner
 from quicbaton.asyncio.moving.stream_relay.stand_in import StandIn
 from quicbaton.asyncio.moving.stream_relay.wire import Wire
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
+from quicbaton.baton.snapshot import RelayedStream
 from quicbaton.errors import PeerError
 from quicbaton.handoff.messages import RelayedDatagram, RelayMessage, StreamCredit, StreamsCut
 
-#: RFC 9114 §8.1: for a request that was given up, and for one whose process is lost. A program
-#: without HTTP/3 sees the same codes.
-_H3_REQUEST_CANCELLED: Final = 0x10C
+#: RFC 9114 §8.1: for a request whose process is lost. A program without HTTP/3 sees the same codes.
 _H3_INTERNAL_ERROR: Final = 0x102
 
 
@@ -35,12 +35,21 @@ class _Left(NamedTuple):
     wire: Wire
 
 
+class PassedOn(NamedTuple):
+    """A relay whose connection moves on once more, and how its streams stood."""
+
+    relay: NewOwner
+    streams: list[RelayedStream]
+
+
 class StreamRelays:
     """By handoff id, which only the two processes know."""
 
     def __init__(self) -> None:
         self._left: dict[bytes, _Left] = {}
         self._owned: dict[bytes, NewOwner] = {}
+        #: By the ids of both handoffs.
+        self._hops: dict[bytes, Hop] = {}
         self._loop = asyncio.get_running_loop()
         self._none_left = asyncio.Event()
         #: Streams of connections that arrived here whose requests still ran at the other process.
@@ -50,12 +59,13 @@ class StreamRelays:
 
     @property
     def left(self) -> int:
-        """Connections that have moved on, of which requests still run here."""
-        return len(self._left)
+        """Connections that have moved on, of which requests still run here, or are relayed through
+        here."""
+        return len(self._left) + len(set(self._hops.values()))
 
     async def until_none_left(self, timeout_s: float) -> None:
         """Wait, so long at most, until all that runs here for others has ended."""
-        if self._left:
+        if self.left:
             self._none_left.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if timeout_s == math.inf else timeout_s):
@@ -63,7 +73,8 @@ class StreamRelays:
 
     def describe_left(self) -> list[str]:
         """Which they are: connection and streams."""
-        return [_describe(left) for left in self._left.values()]
+        described = [_describe(left) for left in self._left.values()]
+        return described + [_describe_hop(hop) for hop in set(self._hops.values())]
 
     def leave(
         self, left: LeftBehind, link: Link | None, connection_id: bytes, handoff_id: bytes
@@ -76,6 +87,32 @@ class StreamRelays:
         wire = Wire(link, connection_id, handoff_id)
         self._left[handoff_id] = _Left(left.protocol, left.stand_in, wire)
         self._loop.call_soon(self._open, handoff_id)
+
+    def pass_on(self, passed: PassedOn, link: Link | None, handoff_id: bytes) -> None:
+        """A connection is committed to the process at the end of `link`, and its streams that were
+        relayed to this one pass through it from now on."""
+        left = passed.relay.wire
+        self._owned.pop(left.handoff_id, None)
+        held = passed.relay.take_held()
+        if link is None:
+            left.send_cut("link_lost")
+            return
+        hop = Hop(left, Wire(link, left.connection_id, handoff_id), passed.streams)
+        for message in held:
+            hop.on_left(message)
+        self._hops[left.handoff_id] = self._hops[handoff_id] = hop
+        self._loop.call_soon(self._open_hop, hop)
+
+    def give_back(self, passed: PassedOn, session: Session) -> None:
+        """The connection of a relay that was to be passed on stays here, as `session`."""
+        protocol = session.protocol
+        protocol.relay(passed.relay)
+        self.cut += passed.relay.release(session.connection, protocol._http, protocol.transmit_soon)
+
+    def lose_passed(self, passed: PassedOn) -> None:
+        """The connection is nobody's."""
+        self._owned.pop(passed.relay.wire.handoff_id, None)
+        passed.relay.wire.send_cut("lost")
 
     def adopt(
         self, relay: NewOwner, session: Session, link: Link | None, handoff_id: bytes
@@ -97,6 +134,9 @@ class StreamRelays:
 
     def on_message(self, link: Link, message: RelayMessage) -> None:
         """Pass it on to whom it is for. PeerError: close the link."""
+        hop = self._hops.get(message.handoff_id)
+        if hop is not None and self._on_hop(hop, link, message):
+            return
         left = self._left.get(message.handoff_id)
         owned = self._owned.get(message.handoff_id)
         wire = left.wire if left is not None else owned.wire if owned is not None else None
@@ -104,12 +144,12 @@ class StreamRelays:
             # Credit crosses with a stream's end; anything else is for a relay that we lost.
             if not isinstance(message, (StreamsCut, StreamCredit, RelayedDatagram)):
                 link.send(StreamsCut(message.connection_id, message.handoff_id, "unknown"))
-        elif wire.link is not link or wire.connection_id != message.connection_id:
-            raise PeerError(f"{message!r} is not about this link's", code="wrong_connection")
-        elif left is not None:
+            return
+        _check(wire, link, message)
+        if left is not None:
             self._on_left(message.handoff_id, left, message)
         elif owned is not None and isinstance(message, StreamsCut):
-            self.cut += owned.cut(_H3_REQUEST_CANCELLED)
+            self.cut += owned.cut(REQUEST_CANCELLED)
         elif owned is not None and not isinstance(message, StreamsCut):
             owned.on_message(message)
 
@@ -123,6 +163,12 @@ class StreamRelays:
         for owned in list(self._owned.values()):
             if owned.wire.link is link:
                 self.cut += owned.cut(_H3_INTERNAL_ERROR)
+        for hop in set(self._hops.values()):
+            if hop.left.link is link:
+                hop.cut_owner()
+            if hop.owner.link is link:
+                hop.cut_left("link_lost")
+            self._forget_if_over(hop)
 
     # --- endings --------------------------------------------------------------------------------
 
@@ -132,7 +178,10 @@ class StreamRelays:
         cut = self.describe_left()
         for handoff_id, left in list(self._left.items()):
             left.wire.send_cut(code)
-            self._end(handoff_id, left, _H3_REQUEST_CANCELLED, reason)
+            self._end(handoff_id, left, REQUEST_CANCELLED, reason)
+        for hop in set(self._hops.values()):
+            hop.cut(code)
+            self._forget_if_over(hop)
         return cut
 
     def lose(self, left: LeftBehind) -> None:
@@ -149,10 +198,35 @@ class StreamRelays:
             left.stand_in.open(left.wire)
             self._deliver(handoff_id, left)
 
+    def _open_hop(self, hop: Hop) -> None:
+        hop.open()
+        self._forget_if_over(hop)
+
+    def _on_hop(self, hop: Hop, link: Link, message: RelayMessage) -> bool:
+        """False: it is for a program of this process."""
+        is_left = message.handoff_id == hop.left.handoff_id
+        _check(hop.left if is_left else hop.owner, link, message)
+        if is_left:
+            hop.on_left(message)
+        elif isinstance(message, StreamsCut):
+            hop.cut_left(message.code)
+        elif hop.takes(message):
+            hop.on_owner(message)
+        else:
+            return False
+        self._forget_if_over(hop)
+        return not isinstance(message, StreamsCut) or message.handoff_id not in self._left
+
+    def _forget_if_over(self, hop: Hop) -> None:
+        if not hop.stream_ids:
+            self._hops.pop(hop.left.handoff_id, None)
+            self._hops.pop(hop.owner.handoff_id, None)
+            self._tell_if_none_left()
+
     def _on_left(self, handoff_id: bytes, left: _Left, message: RelayMessage) -> None:
         if isinstance(message, StreamsCut):
             reason = f"the connection's new owner relays no more ({message.code})"
-            code = 0 if message.code == "closed" else _H3_REQUEST_CANCELLED
+            code = 0 if message.code == "closed" else REQUEST_CANCELLED
             self._end(handoff_id, left, code, reason)
             return
         left.stand_in.on_message(message)
@@ -172,7 +246,10 @@ class StreamRelays:
 
     def _forget_left(self, handoff_id: bytes) -> None:
         self._left.pop(handoff_id, None)
-        if not self._left:
+        self._tell_if_none_left()
+
+    def _tell_if_none_left(self) -> None:
+        if not self.left:
             self._none_left.set()
 
     def _forget_owned(self, handoff_id: bytes) -> None:
@@ -182,3 +259,13 @@ class StreamRelays:
 def _describe(left: _Left) -> str:
     streams = ", ".join(map(str, left.stand_in.stream_ids))
     return f"{left.wire.connection_id.hex()}: requests still run on streams {streams}"
+
+
+def _describe_hop(hop: Hop) -> str:
+    streams = ", ".join(map(str, hop.stream_ids))
+    return f"{hop.owner.connection_id.hex()}: streams {streams} are relayed through this process"
+
+
+def _check(wire: Wire, link: Link, message: RelayMessage) -> None:
+    if wire.link is not link or wire.connection_id != message.connection_id:
+        raise PeerError(f"{message!r} is not about this link's", code="wrong_connection")

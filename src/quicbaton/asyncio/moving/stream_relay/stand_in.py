@@ -8,6 +8,7 @@ Then that goes out over the link, or, if the handoff fails, to the connection th
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from typing import Any, Final, NoReturn
 
@@ -35,6 +36,8 @@ from quicbaton.transport.log import ConnectionLog
 from quicbaton.transport.state import NONE, ConnectionState
 from quicbaton.transport.view import open_directions
 
+#: Of a number that nobody else chooses.
+_REQUEST_BYTES: Final = 7
 #: RFC 9114 §8.1: H3_REQUEST_CANCELLED, of a stream that nobody waits for any more.
 _CANCELLED: Final = 0x10C
 
@@ -110,8 +113,9 @@ class StandIn:
         self._logger = ConnectionLog(connection.original_destination_connection_id)
         self._ids = {stream.stream_id for stream in relayed}
         self._streams = {stream.stream_id: _Left.of(state, stream) for stream in relayed}
-        #: Who waits for a stream that was asked for, and whether it is a unidirectional one.
-        self._opening: deque[tuple[asyncio.Future[int], bool]] = deque()
+        #: Who waits for a stream that was asked for, and whether it is a unidirectional one; by the
+        #: number of the request.
+        self._opening: dict[int, tuple[asyncio.Future[int], bool]] = {}
         #: From before there was a link.
         self._datagrams: deque[bytes] = deque(maxlen=MAX_WAITING_SESSION_DATAGRAMS)
         self._events: deque[events.QuicEvent] = deque()
@@ -187,9 +191,10 @@ class StandIn:
         if self.closed or not self._has_sessions:
             raise StreamStateError("no more streams can be opened: the connection is elsewhere")
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._opening.append((future, is_unidirectional))
+        request = int.from_bytes(os.urandom(_REQUEST_BYTES), "big")
+        self._opening[request] = future, is_unidirectional
         if self._wire is not None:
-            self._wire.send_open(unidirectional=is_unidirectional)
+            self._wire.send_open(request, unidirectional=is_unidirectional)
         return await future
 
     def send_datagram_frame(self, data: bytes) -> None:
@@ -265,8 +270,8 @@ class StandIn:
                 wire.send_reset(stream_id, stream.reset_code)
             else:
                 self._note_room(stream_id, stream)
-        for _, is_unidirectional in self._opening:
-            wire.send_open(unidirectional=is_unidirectional)
+        for request, (_, is_unidirectional) in self._opening.items():
+            wire.send_open(request, unidirectional=is_unidirectional)
         while self._datagrams:
             wire.send_datagram(self._datagrams.popleft())
         if self._close is not None:
@@ -288,7 +293,7 @@ class StandIn:
                 connection.pause_reading(stream_id)
             elif stream.receiving is not None:
                 connection.resume_reading(stream_id)
-        for future, is_unidirectional in self._opening:
+        for future, is_unidirectional in self._opening.values():
             if not future.cancelled():
                 stream_id = connection.get_next_available_stream_id(is_unidirectional)
                 connection.send_stream_data(stream_id, b"")
@@ -307,16 +312,17 @@ class StandIn:
             if self._has_sessions:
                 self._events.append(events.DatagramFrameReceived(data=message.data))
         elif isinstance(message, StreamOpened):
-            self._on_opened(message.stream_id)
+            self._on_opened(message)
         elif isinstance(message, OpenStream):
             raise PeerError("the owner opens its streams itself", code="unexpected_message")
         else:
             self._on_stream_message(message)
 
-    def _on_opened(self, stream_id: int) -> None:
-        if not self._opening:
-            raise PeerError("nobody has asked for a stream", code="unexpected_message")
-        future, is_unidirectional = self._opening.popleft()
+    def _on_opened(self, message: StreamOpened) -> None:
+        if message.request not in self._opening:
+            raise PeerError("nobody has asked for this stream", code="unexpected_message")
+        stream_id = message.stream_id
+        future, is_unidirectional = self._opening.pop(message.request)
         self._adopt(stream_id, sends=True, receives=not is_unidirectional)
         if future.cancelled():
             self.reset_stream(stream_id, _CANCELLED)
@@ -373,10 +379,10 @@ class StandIn:
         self._wire = None
         self._streams.clear()
         self.closed = True
-        while self._opening:
-            future, _ = self._opening.popleft()
+        for future, _ in self._opening.values():
             if not future.done():
                 future.set_exception(StreamStateError(f"no stream can be opened: {reason}"))
+        self._opening.clear()
         self._events.append(
             events.ConnectionTerminated(
                 error_code=error_code, frame_type=None, reason_phrase=reason

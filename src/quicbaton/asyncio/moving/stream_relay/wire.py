@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.handoff.messages import (
     OpenStream,
     RelayedDatagram,
+    RelayMessage,
     StreamBytes,
     StreamCredit,
     StreamOpened,
@@ -43,16 +46,23 @@ class Wire:
     def send_stop(self, stream_id: int, error_code: int) -> None:
         self.link.send(StreamStop(self.connection_id, self.handoff_id, stream_id, error_code))
 
-    def send_open(self, *, unidirectional: bool) -> None:
-        self.link.send(OpenStream(self.connection_id, self.handoff_id, unidirectional))
+    def send_open(self, request: int, *, unidirectional: bool) -> None:
+        self.link.send(OpenStream(self.connection_id, self.handoff_id, request, unidirectional))
 
-    def send_opened(self, stream_id: int) -> None:
-        self.link.send(StreamOpened(self.connection_id, self.handoff_id, stream_id))
+    def send_opened(self, stream_id: int, request: int) -> None:
+        self.link.send(StreamOpened(self.connection_id, self.handoff_id, stream_id, request))
 
     def send_datagram(self, data: bytes) -> None:
         """Lost while the link is full, as on any path (RFC 9221 §5)."""
         if not self.link.is_full:
             self.link.send(RelayedDatagram(self.connection_id, self.handoff_id, data))
+
+    def pass_on(self, message: RelayMessage) -> None:
+        """Send what came over another wire."""
+        if isinstance(message, RelayedDatagram):
+            self.send_datagram(message.data)
+        else:
+            self.link.send(msgspec.structs.replace(message, handoff_id=self.handoff_id))
 
     def send_cut(self, code: str) -> None:
         self.link.send(StreamsCut(self.connection_id, self.handoff_id, code))

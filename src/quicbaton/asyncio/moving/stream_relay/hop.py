@@ -1,0 +1,196 @@
+"""Relayed streams of which neither the program nor the connection is here any more.
+
+    old owner                   this process                    new owner
+    StandIn ◄══ Stream… messages ══► Hop ◄══ Stream… messages ══► NewOwner ◄─► client
+
+When a connection moves on whose streams are relayed to its owner, their relay moves with it as
+data: how much is under way in each direction, and what is kept. From there on this process passes
+messages on, in their order and as they are. The windows are between the two ends.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quicbaton.asyncio.moving.stream_relay.new_owner import REQUEST_CANCELLED
+from quicbaton.asyncio.moving.stream_relay.wire import Wire
+from quicbaton.baton.snapshot import RelayedStream
+from quicbaton.errors import PeerError
+from quicbaton.handoff.messages import (
+    OpenStream,
+    RelayedDatagram,
+    RelayMessage,
+    StreamBytes,
+    StreamCredit,
+    StreamMessage,
+    StreamOpened,
+    StreamReset,
+    StreamsCut,
+    StreamStop,
+)
+from quicbaton.http3.webtransport import session_of_datagram, session_of_stream
+
+#: RFC 9114 §8.1: H3_INTERNAL_ERROR, when a process is lost.
+_INTERNAL_ERROR: Final = 0x102
+
+
+class _Passing:
+    """One stream: what is still to come before both ends have forgotten it."""
+
+    __slots__ = ("is_down_over", "is_up_over", "uncredited_bytes")
+
+    def __init__(self, *, sends: bool, receives: bool) -> None:
+        #: Towards the client; it is over when all that was sent is credited, too.
+        self.is_down_over = not sends
+        self.uncredited_bytes = 0
+        #: From the client.
+        self.is_up_over = not receives
+
+    @classmethod
+    def of(cls, relayed: RelayedStream) -> _Passing:
+        to_left, from_left = relayed.to_left, relayed.from_left
+        passing = cls(sends=from_left is not None, receives=to_left is not None)
+        if from_left is not None:
+            passing.uncredited_bytes = from_left.uncredited_bytes
+            passing.is_down_over = from_left.ended
+        if to_left is not None:
+            passing.is_up_over = to_left.ended and not to_left.kept and not to_left.fin_kept
+        return passing
+
+    @property
+    def over(self) -> bool:
+        return self.is_down_over and not self.uncredited_bytes and self.is_up_over
+
+    def note_down(self, message: RelayMessage) -> None:
+        """The old owner has said this."""
+        if isinstance(message, StreamBytes):
+            # Of what nobody wants, nothing is ever credited.
+            if not self.is_down_over:
+                self.uncredited_bytes += len(message.data) + message.end_stream
+                self.is_down_over = message.end_stream
+        elif isinstance(message, StreamReset):
+            # The end of a direction counts as one byte, however often it is said.
+            self.uncredited_bytes += not self.is_down_over
+            self.is_down_over = True
+        elif isinstance(message, StreamStop):
+            self.is_up_over = True
+
+    def note_up(self, message: RelayMessage) -> None:
+        """The new owner has said this."""
+        if isinstance(message, StreamCredit):
+            self.uncredited_bytes -= message.size_bytes
+        elif isinstance(message, StreamStop):
+            self.is_down_over = True
+            self.uncredited_bytes = 0
+        elif isinstance(message, (StreamBytes, StreamReset)):
+            self.is_up_over |= isinstance(message, StreamReset) or message.end_stream
+
+
+class Hop:
+    """All of one connection. `left` leads to the old owner, `owner` to the new one."""
+
+    def __init__(self, left: Wire, owner: Wire, relayed: list[RelayedStream]) -> None:
+        self.left = left
+        self.owner = owner
+        self._streams = {stream.stream_id: _Passing.of(stream) for stream in relayed}
+        self._ids = set(self._streams)
+        self._sessions = {stream.stream_id for stream in relayed if stream.is_session}
+        #: Streams that the old owner has asked for.
+        self._asked: set[int] = set()
+        #: From the old owner, until the new one knows that the connection is its own.
+        self._early: list[RelayMessage] | None = []
+
+    def __repr__(self) -> str:
+        return f"<Hop {self.owner.connection_id.hex()} streams={sorted(self._streams)}>"
+
+    @property
+    def stream_ids(self) -> list[int]:
+        """Streams of which something may come still."""
+        return list(self._streams)
+
+    def open(self) -> None:
+        """COMMITTED is on its way to the new owner."""
+        early, self._early = self._early or [], None
+        for message in early:
+            self.on_left(message)
+
+    def takes(self, message: RelayMessage) -> bool:
+        """Whether something that the new owner says is about streams that pass through here; else
+        it is about those whose program is here."""
+        if isinstance(message, RelayedDatagram):
+            return session_of_datagram(message.data) in self._sessions
+        if isinstance(message, StreamOpened):
+            return message.request in self._asked
+        if isinstance(message, StreamBytes) and message.stream_id not in self._ids:
+            # A new stream begins with its whole header.
+            session = session_of_stream(message.stream_id, message.data)
+            return session is not None and session in self._sessions
+        return isinstance(message, StreamMessage) and message.stream_id in self._ids
+
+    def on_left(self, message: RelayMessage) -> None:
+        """The old owner says something."""
+        if self._early is not None:
+            self._early.append(message)
+            return
+        if isinstance(message, StreamsCut):
+            self.cut_owner(REQUEST_CANCELLED)
+            return
+        if isinstance(message, OpenStream):
+            self._asked.add(message.request)
+        elif isinstance(message, StreamMessage):
+            passing = self._streams.get(message.stream_id)
+            if passing is None:
+                return  # crossed with its end
+            passing.note_down(message)
+        self.owner.pass_on(message)
+        self._forget_if_over(message)
+
+    def on_owner(self, message: RelayMessage) -> None:
+        """The new owner says something that `takes` has claimed."""
+        if isinstance(message, StreamOpened):
+            self._asked.discard(message.request)
+            self._begin(message.stream_id, sends=True, receives=not message.stream_id & 2)
+        elif isinstance(message, StreamMessage):
+            if message.stream_id not in self._ids:
+                self._begin(message.stream_id, sends=not message.stream_id & 2, receives=True)
+            passing = self._streams.get(message.stream_id)
+            if passing is None:
+                return  # crossed with its end
+            passing.note_up(message)
+            if passing.uncredited_bytes < 0:
+                raise PeerError("credit for bytes that were never sent", code="relay_credit")
+        self.left.pass_on(message)
+        self._forget_if_over(message)
+
+    def cut_owner(self, error_code: int = _INTERNAL_ERROR) -> None:
+        """The old owner says no more: the client learns that these streams are not whole. Others
+        may be relayed over the same link."""
+        for stream_id, passing in self._streams.items():
+            if not passing.is_down_over:
+                self.owner.send_reset(stream_id, error_code)
+            if not passing.is_up_over:
+                self.owner.send_stop(stream_id, error_code)
+        self._streams.clear()
+
+    def cut_left(self, code: str) -> None:
+        """The new owner relays no more."""
+        self.left.send_cut(code)
+        self._streams.clear()
+
+    def cut(self, code: str) -> None:
+        """This process passes nothing on any more."""
+        self.cut_owner(REQUEST_CANCELLED)
+        self.cut_left(code)
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _begin(self, stream_id: int, *, sends: bool, receives: bool) -> None:
+        self._streams[stream_id] = _Passing(sends=sends, receives=receives)
+        self._ids.add(stream_id)
+
+    def _forget_if_over(self, message: RelayMessage) -> None:
+        stream_id = getattr(message, "stream_id", -1)
+        passing = self._streams.get(stream_id)
+        if passing is not None and passing.over:
+            del self._streams[stream_id]
+            self._sessions.discard(stream_id)
