@@ -31,7 +31,7 @@ from quicbaton.asyncio.peers.asking import ask, ask_for_socket
 from quicbaton.asyncio.peers.cluster import KEYS_FILE
 from quicbaton.asyncio.qlog_folder import QlogFolder
 from quicbaton.asyncio.stores import open_store
-from quicbaton.cli import id_forms, operate, supervise, user_state
+from quicbaton.cli import id_forms, operate, supervise, user_state, watch
 from quicbaton.cli.addresses import any_address
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.control import add_cluster_options, find_cluster
@@ -146,6 +146,7 @@ def add_parser(commands: Any) -> None:
     )
     add_cluster_options(parser)
     supervise.add_options(parser)
+    watch.add_options(parser)
     operate.add_options(parser)
     add_json_option(parser)
     parser.set_defaults(run=run, misunderstood=parser.error)
@@ -158,10 +159,13 @@ def run(options: argparse.Namespace, reporter: Reporter) -> int:
         check_folder(options.folder)
     if (options.cert is None) != (options.key is None):
         raise ConfigurationError("--cert and --key go together: give both or neither")
+    if options.reload and options.workers is None:
+        options.workers = 1
     if options.workers is not None:
         if options.takeover is not None or options.join is not None:
             raise ConfigurationError(
-                "--workers makes a service of its own: --takeover and --join are for single servers"
+                "--workers and --reload make a service of its own: --takeover and --join are for "
+                "single servers"
             )
         return supervise.run(options, reporter)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:

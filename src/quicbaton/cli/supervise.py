@@ -27,6 +27,7 @@ from quicbaton.cli.addresses import any_address
 from quicbaton.cli.control import find_cluster
 from quicbaton.cli.id_forms import chosen_ids
 from quicbaton.cli.reporter import Reporter
+from quicbaton.cli.watch import watch, watched_folders
 from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.limits import MAX_WORKERS
@@ -86,6 +87,7 @@ class _Service:
         self._over = asyncio.Event()
         self._signals = 0
         self._lock = -1
+        self._watched = watched_folders(options) if options.reload else []
 
     async def run(self) -> int:
         group, found, control = await self._begin()
@@ -131,6 +133,8 @@ class _Service:
                 )
                 self._systemd.ready(f"{_workers(supervisor)} serving {group.address}")
                 supervisor.spawn(self._systemd.keep_alive())
+                if options.reload:
+                    supervisor.spawn(self._reload_on_change(reloads))
                 await self._over.wait()
             finally:
                 service.close()
@@ -245,6 +249,13 @@ class _Service:
         # Whoever asked is answered first.
         asyncio.get_running_loop().call_later(0.05, self._over.set)
         return left
+
+    async def _reload_on_change(self, reloads: Reloads) -> None:
+        try:
+            await watch(self._watched, self._reporter, lambda: self._reload_by_signal(reloads))
+        except OSError as error:
+            text = f"files are not watched any more: {error}"
+            self._reporter.event("not_watched", text, message=str(error))
 
     async def _reload_by_signal(self, reloads: Reloads) -> None:
         self._systemd.reloading()

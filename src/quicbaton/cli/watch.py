@@ -1,0 +1,61 @@
+"""`quicbaton serve --reload`: new workers whenever a file of the program changes, for development.
+
+Connections, and what runs on them, stay: it is `quicbaton reload`. Code that does not come up
+replaces nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from quicbaton.cli.reporter import Reporter
+from quicbaton.errors import ConfigurationError
+
+
+def add_options(parser: Any) -> None:
+    parser.add_argument(
+        "--reload",
+        action="store_true",
+        help="for development: when a Python file changes, replace the workers, as `quicbaton "
+        "reload` does; connections and running requests stay",
+    )
+    parser.add_argument(
+        "--reload-dir",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="watch this folder, with all in it (default: that of --app-dir; may be given again)",
+    )
+
+
+def watched_folders(options: argparse.Namespace) -> list[Path]:
+    """What the options say is to be watched.
+
+    Raises ConfigurationError for what is no folder, and where watchfiles is not installed.
+    """
+    try:
+        import watchfiles  # noqa: F401, PLC0415 - an extra
+    except ImportError as error:
+        raise ConfigurationError(
+            "--reload needs watchfiles: pip install 'quicbaton[reload]'", code="no_watchfiles"
+        ) from error
+    folders = [Path(folder) for folder in options.reload_dir or [options.app_dir or Path()]]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigurationError(f"cannot watch {folder}: there is no such folder")
+    return folders
+
+
+async def watch(
+    folders: Sequence[Path], reporter: Reporter, reload: Callable[[], Awaitable[None]]
+) -> None:
+    """Call `reload` after each change, one at a time, until cancelled."""
+    from watchfiles import PythonFilter, awatch  # noqa: PLC0415 - an extra
+
+    async for changes in awatch(*folders, watch_filter=PythonFilter()):
+        names = sorted({Path(path).name for _, path in changes})
+        reporter.event("changed", f"changed: {', '.join(names)}", files=names)
+        await reload()
