@@ -1,9 +1,11 @@
 // What `conversation.py` is for clients in JavaScript: node, bun and deno alike.
 
+import { Buffer } from "node:buffer";
 import { createHash, randomBytes } from "node:crypto";
+import process from "node:process";
 import { createInterface } from "node:readline";
 
-export const [host, port, certificate] = process.argv.slice(2);
+export const [host, port, authority] = process.argv.slice(2);
 
 /** An answer as the matrix takes it; `body` is all of it, a Uint8Array. */
 export function answer(status, pid, body) {

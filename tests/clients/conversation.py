@@ -1,16 +1,23 @@
 """What every client of the matrix speaks with it: a JSON line in, a JSON line out.
 
-Nothing but the standard library: a client may run where quicbaton is not installed. The first line
-is the client's: {"client": its name and version, "can": [what it can do beyond the rest]}. Then
+Only the standard library is imported: a client may run where quicbaton is not installed. The first
+line is the client's: {"client": its name and version, "can": [...]}, and what it can is of
 
-    {"do": "open"}                        connect, and ask for nothing yet
-    {"do": "get", "urls": [...], "moving": false}   all at once; if `moving`, go on from another
-                                          local port half a second later ("move" in `can`)
-    {"do": "post", "url": ..., "size": n} so many random bytes
+    "open"         connect without asking for anything
+    "move"         go on from another local port
+    "one command"  nothing else on the same connection
+    "end uploads"  nothing but: it reads no answer before its upload is over
 
-are each answered with {"answers": [Answer...], "sent": SHA-256 of what was posted}, or with
-{"error": ...} where the client cannot. All of it goes over one connection if the client has its
-way. The end of stdin is the end.
+Then come commands:
+
+    {"do": "open"}
+    {"do": "get", "urls": [...], "moving": false}  all at once; if `moving`, go on from another
+                                                   local port half a second later
+    {"do": "post", "url": ..., "size": n}          so many random bytes
+
+Each is answered with {"answers": [Answer...], "sent": SHA-256 of what was posted}, or with
+{"error": ...}. All of it goes over one connection if the client has its way. The end of stdin is
+the end.
 """
 
 from __future__ import annotations
@@ -67,16 +74,22 @@ class Client:
     name = ""
     can: Sequence[str] = ()
 
-    def __init__(self, host: str, port: int, certificate: str) -> None:
+    def __init__(self, host: str, port: int, authority: str) -> None:
         self.host = host
         self.port = port
-        self.certificate = certificate
+        self.authority = authority
 
     async def open(self) -> None:
         raise NotImplementedError("it connects with its first request")
 
     async def get(self, urls: list[str], moving: bool) -> list[Answer]:
         raise NotImplementedError
+
+    async def upload(self, url: str, size: int) -> tuple[dict[str, Any], str]:
+        """Post so many random bytes: the answer, plain, and their SHA-256."""
+        body = os.urandom(size)
+        answer = await self.post(url, body)
+        return answer.plain(), hashlib.sha256(body).hexdigest()
 
     async def post(self, url: str, body: bytes) -> Answer:
         raise NotImplementedError
@@ -86,9 +99,9 @@ class Client:
 
 
 def converse(client_type: type[Client]) -> None:
-    """Be driven by stdin until that ends; the arguments are HOST PORT CERTIFICATE."""
-    host, port, certificate = sys.argv[1:]
-    asyncio.run(_converse(client_type(host, int(port), certificate)))
+    """Be driven by stdin until that ends; the arguments are HOST PORT AUTHORITY."""
+    host, port, authority = sys.argv[1:]
+    asyncio.run(_converse(client_type(host, int(port), authority)))
 
 
 async def _converse(client: Client) -> None:
@@ -103,18 +116,18 @@ async def _converse(client: Client) -> None:
 
 
 async def _obey(client: Client, command: dict[str, Any]) -> dict[str, Any]:
-    answers: list[Answer] = []
-    sent = ""
     match command["do"]:
         case "open":
             await client.open()
+            return {}
         case "get":
             answers = await client.get(command["urls"], command["moving"])
+            return {"answers": [answer.plain() for answer in answers]}
         case "post":
-            body = os.urandom(command["size"])
-            sent = hashlib.sha256(body).hexdigest()
-            answers = [await client.post(command["url"], body)]
-    return {"answers": [answer.plain() for answer in answers], "sent": sent}
+            answer, sent = await client.upload(command["url"], command["size"])
+            return {"answers": [answer], "sent": sent}
+        case other:
+            raise ValueError(f"no such command: {other}")
 
 
 def _say(message: dict[str, Any]) -> None:

@@ -87,8 +87,8 @@ def http_protocol(base: Any, http_connection: Any) -> Any:
 class EventClient(Client):
     """`_connect()` gives an async context manager of a connected protocol, as `connect` does."""
 
-    def __init__(self, host: str, port: int, certificate: str) -> None:
-        super().__init__(host, port, certificate)
+    def __init__(self, host: str, port: int, authority: str) -> None:
+        super().__init__(host, port, authority)
         self._context: Any = None
         self.protocol: Any = None
 

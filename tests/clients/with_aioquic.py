@@ -19,7 +19,7 @@ class Aioquic(EventClient):
         configuration = QuicConfiguration(
             is_client=True, alpn_protocols=H3_ALPN, server_name=self.host
         )
-        configuration.load_verify_locations(self.certificate)
+        configuration.load_verify_locations(self.authority)
         protocol = http_protocol(QuicConnectionProtocol, H3Connection)
         return connect(self.host, self.port, configuration=configuration, create_protocol=protocol)
 

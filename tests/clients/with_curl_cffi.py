@@ -18,8 +18,8 @@ class CurlCffi(Client):
         if part.startswith(("curl_cffi/", "libcurl/", "ngtcp2/"))
     )
 
-    def __init__(self, host: str, port: int, certificate: str) -> None:
-        super().__init__(host, port, certificate)
+    def __init__(self, host: str, port: int, authority: str) -> None:
+        super().__init__(host, port, authority)
         self._session: Any = None
 
     async def get(self, urls: list[str], moving: bool) -> list[Answer]:
@@ -36,7 +36,7 @@ class CurlCffi(Client):
         if self._session is None:
             self._session = AsyncSession(
                 impersonate="chrome",
-                verify=self.certificate,
+                verify=self.authority,
                 http_version=CurlHttpVersion.V3ONLY,
                 timeout=_PATIENCE_S,
                 # A request that begins while another connects waits for that connection.

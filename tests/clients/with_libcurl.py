@@ -14,8 +14,8 @@ class Libcurl(Client):
         part for part in pycurl.version.split() if part.startswith(("libcurl/", "ngtcp2/"))
     )
 
-    def __init__(self, host: str, port: int, certificate: str) -> None:
-        super().__init__(host, port, certificate)
+    def __init__(self, host: str, port: int, authority: str) -> None:
+        super().__init__(host, port, authority)
         self._multi = pycurl.CurlMulti()
         # It would open a connection for each of several requests that begin at once.
         self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, 1)
@@ -43,7 +43,7 @@ class Libcurl(Client):
         curl = pycurl.Curl()
         curl.setopt(pycurl.URL, url)
         curl.setopt(pycurl.HTTP_VERSION, _HTTP_3_ONLY)
-        curl.setopt(pycurl.CAINFO, self.certificate)
+        curl.setopt(pycurl.CAINFO, self.authority)
         curl.setopt(pycurl.PROXY, "")
         curl.setopt(pycurl.PIPEWAIT, True)
         curl.setopt(pycurl.TIMEOUT, _PATIENCE_S)

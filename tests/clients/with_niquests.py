@@ -12,8 +12,8 @@ _PATIENCE_S = 30
 class Niquests(Client):
     name = f"niquests/{version('niquests')} (qh3/{version('qh3')})"
 
-    def __init__(self, host: str, port: int, certificate: str) -> None:
-        super().__init__(host, port, certificate)
+    def __init__(self, host: str, port: int, authority: str) -> None:
+        super().__init__(host, port, authority)
         self._session: Any = None
 
     async def get(self, urls: list[str], moving: bool) -> list[Answer]:
@@ -32,10 +32,11 @@ class Niquests(Client):
                 multiplexed=True, disable_http1=True, disable_http2=True, pool_maxsize=1
             )
             self._session.quic_cache_layer.add_domain(self.host, self.port)
-        # Multiplexed, a response is a promise until `gather`. Unverified, since qh3 takes no
-        # certificate that is its own issuer.
+        # Multiplexed, a response is a promise until `gather`.
         responses = [
-            await self._session.request(method, url, data=body, verify=False, timeout=_PATIENCE_S)
+            await self._session.request(
+                method, url, data=body, verify=self.authority, timeout=_PATIENCE_S
+            )
             for method, url, body in requests
         ]
         await self._session.gather()

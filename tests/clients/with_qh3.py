@@ -1,9 +1,6 @@
 """qh3, whose QUIC and TLS are Rust."""
 
-import hashlib
-import ssl
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from conversation import converse
@@ -21,10 +18,7 @@ class Qh3(EventClient):
         configuration = QuicConfiguration(
             is_client=True, alpn_protocols=H3_ALPN, server_name=self.host
         )
-        # It takes no certificate that is its own issuer, but can be told which one to expect.
-        der = ssl.PEM_cert_to_DER_cert(Path(self.certificate).read_text())
-        configuration.verify_mode = ssl.CERT_NONE
-        configuration.assert_fingerprint = hashlib.sha256(der).hexdigest()
+        configuration.load_verify_locations(self.authority)
         protocol = http_protocol(QuicConnectionProtocol, H3Connection)
         return connect(self.host, self.port, configuration=configuration, create_protocol=protocol)
 

@@ -31,7 +31,7 @@ async def play(entry: Entry, service: Service, title: str, row: Row) -> Cell:
         async with (
             asyncio.timeout(_CELL_S),
             Relay(("127.0.0.1", service.port)) as relay,
-            DrivenClient(entry.command, relay.port, service.certificate, log) as client,
+            DrivenClient(entry.command, relay.port, service.authority, log) as client,
         ):
             row.version = client.name
             stage = Stage(client, service, relay, await service.accepted())

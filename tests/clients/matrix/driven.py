@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +16,8 @@ from tests.clients.matrix.service import GUARD_S
 
 #: More than a client waits for a response.
 _ANSWER_S = GUARD_S + 15
+#: For a client to end in good order.
+_END_S = 10.0
 _LINE_BYTES = 1 << 20
 
 
@@ -46,8 +50,8 @@ class Reply(msgspec.Struct, frozen=True):
 class DrivenClient:
     """A client's process. `port` is where it is to connect to."""
 
-    def __init__(self, command: Sequence[str], port: int, certificate: Path, log: Path) -> None:
-        self._command = [*command, "127.0.0.1", str(port), str(certificate)]
+    def __init__(self, command: Sequence[str], port: int, authority: Path, log: Path) -> None:
+        self._command = [*command, "127.0.0.1", str(port), str(authority)]
         self._log = log
         self._base = f"https://127.0.0.1:{port}"
         self._process: asyncio.subprocess.Process
@@ -66,6 +70,7 @@ class DrivenClient:
                 stderr=log,
                 limit=_LINE_BYTES,
                 env=environment,
+                start_new_session=True,
             )
         greeting = msgspec.json.decode(await self._line())
         self.name, self.can = greeting["client"], greeting["can"]
@@ -75,10 +80,13 @@ class DrivenClient:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            await asyncio.wait_for(self._process.wait(), GUARD_S)
+            await asyncio.wait_for(self._process.wait(), _END_S)
         except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
+            pass  # its last command hangs
+        finally:
+            # What it has started, too: a browser that is left behind, say.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     async def open(self) -> None:
         """Connect, and ask for nothing."""

@@ -112,10 +112,12 @@ class Relay:
 
     def _hold_back(self, data: bytes) -> None:
         handshake, rest = _split(data)
+        if rest[:1] < b"\x40":
+            # RFC 9000 §17.3.1: no packet. It fills up the datagram.
+            handshake, rest = data, b""
         if handshake:
-            self._outside[-1].sendto(handshake)
-            # What filled up the datagram is no packet.
-            rest = rest if rest[:1] > b"\x3f" else b""
+            # As long as it was: RFC 9000 §14.1 minds the size of datagrams with Initial packets.
+            self._outside[-1].sendto(handshake.ljust(len(data), b"\0"))
         if not rest:
             return
         if self._sent_bytes >= self._hold_after:

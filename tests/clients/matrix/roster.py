@@ -41,16 +41,24 @@ def _bun(program: str) -> list[str]:
     ]
 
 
+def _deno(program: str) -> list[str]:
+    deno = str(CACHE / "node_modules/@deno/linux-x64-glibc/deno")
+    return [deno, "run", "--unstable-net", "--no-config", "--allow-all", str(CLIENTS / program)]
+
+
 def _node(program: str) -> list[str]:
     return ["node", str(CLIENTS / program)]
 
 
 ROSTER = [
+    Entry("Chromium", "Google's", _node("with_chromium.mjs"), "chromium"),
+    Entry("Firefox", "neqo", _python("python", "with_firefox.py"), "firefox-esr"),
     Entry("libcurl", "ngtcp2", _python("python", "with_libcurl.py")),
     Entry("curl_cffi", "ngtcp2", _python("python", "with_curl_cffi.py")),
     Entry("qh3", "its own, Rust", _python("python", "with_qh3.py")),
     Entry("niquests", "qh3", _python("python", "with_niquests.py")),
     Entry("bun", "lsquic", _bun("with_bun.mjs")),
+    Entry("deno", "quinn", _deno("with_deno.mjs")),
     Entry("gtlsclient", "ngtcp2, GnuTLS", _python("python", "with_gtlsclient.py"), "gtlsclient"),
     Entry("aiopquic", "picoquic", _python("python312", "with_aiopquic.py")),
     Entry("aioquic", "its own, Python", _python("python", "with_aioquic.py")),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+from tests.clients.matrix.authority import make_certificates
 
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import CommandFailedError, ask, ask_in_steps
@@ -56,7 +58,8 @@ class Service:
         self.folder = folder
         self.gates = folder / "gates"
         self.port = 0
-        self.certificate = Path()
+        #: What its clients are to trust.
+        self.authority = Path()
         self._control = Path()
         self._process: asyncio.subprocess.Process
         self._number = 0
@@ -65,12 +68,15 @@ class Service:
         (self.folder / "run").mkdir(mode=0o700)
         self.gates.mkdir()
         command = [sys.executable, "-m", "quicbaton", "serve", "program:application"]
+        self.authority, chain, key = make_certificates(self.folder)
         options = ["--app-dir", str(_PROGRAM.parent), "--workers", "2", "--json"]
+        options += ["--cert", str(chain), "--key", str(key)]
         with (self.folder / "log").open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(*command, *options, "--host", "127.0.0.1", "--port", "0"),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
+                start_new_session=True,
                 env={
                     **os.environ,
                     "XDG_STATE_HOME": str(self.folder / "state"),
@@ -84,16 +90,18 @@ class Service:
             await self.__aexit__()
             raise
         self.port = ready["port"]
-        self.certificate = Path(ready["certificate"])
         self._control = Path(ready["control"])
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._process.terminate()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
         try:
             await asyncio.wait_for(self._process.wait(), GUARD_S)
-        except TimeoutError:
-            self._process.kill()
+        finally:
+            # Workers outlive a supervisor that did not end in good order.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     async def _ready(self) -> dict[str, Any]:
         assert self._process.stdout is not None
