@@ -16,22 +16,30 @@ const DIGITS = new Map(
     .map((code, digit) => [code, String(digit)]),
 );
 
-let connection;
+let connecting;
+let control;
 
-async function open() {
-  if (connection !== undefined) return;
-  connection = await Deno.connectQuic({
-    hostname: host,
-    port: Number(port),
-    caCerts: [readFileSync(authority, "utf8")],
-    alpnProtocols: ["h3"],
-  });
-  // The control stream stays open as long as the connection (RFC 9114 §6.2.1).
-  const control = (await connection.createUnidirectionalStream()).getWriter();
-  await control.write(new Uint8Array([0x0, SETTINGS, 0]));
-  (async () => {
-    for await (const stream of connection.incomingUnidirectionalStreams) drain(stream);
-  })().catch(() => {});
+/** The one connection, however many ask for it at once. */
+function connect() {
+  connecting ??= (async () => {
+    const connection = await Deno.connectQuic({
+      hostname: host,
+      port: Number(port),
+      caCerts: [readFileSync(authority, "utf8")],
+      alpnProtocols: ["h3"],
+    });
+    // It stays open as long as the connection (RFC 9114 §6.2.1), so it must not be collected.
+    control = (await connection.createUnidirectionalStream()).getWriter();
+    await control.write(new Uint8Array([0x0, SETTINGS, 0]));
+    drainAll(connection.incomingUnidirectionalStreams).catch(() => {});
+    return connection;
+  })();
+  return connecting;
+}
+
+/** The server's control streams end with the connection. */
+async function drainAll(streams) {
+  for await (const stream of streams) drain(stream).catch(() => {});
 }
 
 async function drain(stream) {
@@ -40,7 +48,7 @@ async function drain(stream) {
 
 async function request(url, body) {
   try {
-    await open();
+    const connection = await connect();
     const stream = await connection.createBidirectionalStream();
     const sending = send(stream.writable.getWriter(), new URL(url), body);
     const pieces = [];
@@ -172,7 +180,7 @@ function concatenate(parts) {
 converse({
   name: `deno/${Deno.version.deno}`,
   can: ["open"],
-  open,
+  open: connect,
   async get(urls) {
     return { answers: await Promise.all(urls.map((url) => request(url))) };
   },
