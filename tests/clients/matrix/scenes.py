@@ -214,6 +214,21 @@ async def ten_times(stage: Stage) -> None:
     await stage.ends_at(place)
 
 
+async def ten_times_running(stage: Stage) -> None:
+    """Ten handoffs while a program writes: the processes between pass its stream on."""
+    gate = stage.service.gate()
+    request = stage.start(stage.client.get(f"/slow/{gate}/{_BODY_BYTES}"))
+    await _while_running(request, stage.service.under_way(gate))
+    source = place = await stage.place()
+    for _ in range(_HANDOFFS):
+        place = await stage.hand_over()
+    stage.service.open_gate(gate)
+    (answer,) = await request
+    answer.assert_is(content(_BODY_BYTES))
+    assert answer.pid == source.worker.pid
+    await stage.ends_at(place)
+
+
 async def reload(stage: Stage) -> None:
     """All workers are replaced by new ones in the middle of a download."""
     gate = stage.service.gate()
@@ -320,6 +335,7 @@ SCENES: dict[str, Callable[[Stage], Awaitable[None]]] = {
     "in a download": in_a_download,
     "in eight at once": eight_at_once,
     "ten in a row": ten_times,
+    "ten in a row, program running": ten_times_running,
     "idle, then next request": idle_then_moved,
     "early answer": early_answer,
     "NAT rebinding": nat_rebinding,
