@@ -39,12 +39,7 @@ async def reload(home: ServiceHome, service: Service, *options: str) -> None:
 
 async def pid_of(client: WebTransportClient) -> int:
     """Who answers a request on the session's connection."""
-    stream_id = client._quic.get_next_available_stream_id()
-    pseudo = {":method": "GET", ":scheme": "https", ":authority": "localhost", ":path": "/pid"}
-    head = [(name.encode(), value.encode()) for name, value in pseudo.items()]
-    client._http.send_headers(stream_id, head, True)
-    client.transmit()
-    return int(await client.answer(stream_id))
+    return int(await client.answer(client.ask("/pid")))
 
 
 class Traffic:

@@ -18,6 +18,7 @@ from aioquic.h3.events import (
 )
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import QuicEvent, StopSendingReceived, StreamReset
+from loopback import GUARD_S
 
 from quicbaton.http3.capsules import CLOSE_SESSION, CapsuleReader, encode_capsule
 from quicbaton.http3.webtransport import decode_close, encode_close, from_http_error, to_http_error
@@ -43,6 +44,22 @@ class WebTransportClient(QuicConnectionProtocol):
         self.stops: dict[int, int | None] = {}
         #: (code, reason) of the session, once the server has closed it.
         self.closed: tuple[int, str] | None = None
+
+    def ask(self, path: str, *, method: str = "GET", ended: bool = True, protocol: str = "") -> int:
+        """An ordinary request, or CONNECT with another protocol; its stream, whose body is to be
+        found in `received`."""
+        stream_id = self._quic.get_next_available_stream_id()
+        pseudo = {":method": method, ":scheme": "https", ":authority": "localhost", ":path": path}
+        if protocol:
+            pseudo[":protocol"] = protocol
+        head = [(name.encode(), value.encode()) for name, value in pseudo.items()]
+        self._http.send_headers(stream_id, head, ended)
+        self.transmit()
+        return stream_id
+
+    def write_body(self, stream_id: int, data: bytes, *, ended: bool = False) -> None:
+        self._http.send_data(stream_id, data, ended)
+        self.transmit()
 
     async def open(self, path: str, *fields: tuple[bytes, bytes]) -> int:
         """Ask for a session; returns the status."""
@@ -97,7 +114,7 @@ class WebTransportClient(QuicConnectionProtocol):
 
     async def until(self, happened: Callable[[], bool]) -> None:
         async with self._changed:
-            await asyncio.wait_for(self._changed.wait_for(happened), 20)
+            await asyncio.wait_for(self._changed.wait_for(happened), GUARD_S)
 
     def quic_event_received(self, event: QuicEvent) -> None:
         if isinstance(event, StreamReset):

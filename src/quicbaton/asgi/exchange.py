@@ -10,8 +10,10 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol
 
+from quicbaton.asgi import access
 from quicbaton.asgi.scope import Application, Message, Scope
 from quicbaton.errors import GivenAwayError, StreamStateError
 from quicbaton.files.downloads import Download
@@ -55,6 +57,7 @@ class Wire(Protocol):
     def abort(self, stream_id: int) -> None: ...
     def may_begin(self, stream_id: int) -> bool: ...
     def over(self, stream_id: int) -> None: ...
+    def connection_name(self) -> str: ...
 
 
 class Exchange(ABC):
@@ -73,6 +76,9 @@ class Exchange(ABC):
         self._writers = 0
         self._task: asyncio.Task[None] | None = None
         self._has_begun = False
+        #: For the access log.
+        self.status = 0
+        self.sent_bytes = 0
 
     def start(self, application: Application) -> None:
         """Run the program as a task; once, however often this is called."""
@@ -159,6 +165,7 @@ class Exchange(ABC):
         data = make()
         if 0 < len(data) <= self.wire.room_bytes(self.stream_id) and not self.is_disconnected:
             # Nobody is before us, and it fits: locks cost a small request 2 % of its CPU.
+            self.sent_bytes += len(data)
             self.wire.send_data(self.stream_id, data, ended=ended)
         else:
             await self._write_in_turn(lambda: data, ended=ended)
@@ -183,6 +190,7 @@ class Exchange(ABC):
             if room:
                 piece = data if room >= len(data) and not at else data[at : at + room]
                 at += len(piece)
+                self.sent_bytes += len(piece)
                 self.wire.send_data(self.stream_id, piece, ended=ended and at == len(data))
                 if at == len(data):
                     return
@@ -194,6 +202,7 @@ class Exchange(ABC):
             return
         self._has_begun = True
         what = f"{self.scope['type']} {self.scope['path']}"
+        begun_s = monotonic()
         try:
             await application(self.scope, self.receive, self._send)
         except ClientGoneError:
@@ -211,7 +220,18 @@ class Exchange(ABC):
                 self.fail()
         finally:
             self.let_on()
+            if access.is_on():
+                self._log_access(monotonic() - begun_s)
             self.wire.over(self.stream_id)
+
+    def _log_access(self, seconds: float) -> None:
+        access.write(
+            self.scope,
+            self.status,
+            sent_bytes=self.sent_bytes,
+            seconds=seconds,
+            connection=self.wire.connection_name(),
+        )
 
     async def _send(self, message: Message) -> None:
         if self.is_disconnected:

@@ -111,7 +111,7 @@ class HttpExchange(Exchange):
     # --- helpers, in reading order --------------------------------------------------------------
 
     def _begin(self, message: Message) -> None:
-        status = int(message["status"])
+        status = self.status = int(message["status"])
         self._head = [(b":status", b"%d" % status), *fields_of(message)]
         self._has_body &= status not in _NO_BODY
         self._awaits_trailers = bool(message.get("trailers", False))
@@ -175,6 +175,7 @@ class HttpExchange(Exchange):
             self.wire.send_headers(self.stream_id, self._head, ended=ended)
         elif ended:
             self.wire.send_data(self.stream_id, b"", ended=True)
+        self.sent_bytes += download.left_bytes
         self.wire.send_file(download)
         self._body.clear()
         self._body_told = True
@@ -221,7 +222,9 @@ def send_text(exchange: Exchange, status: int, text: bytes) -> None:
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", b"%d" % len(text)),
     ]
+    exchange.status = status
     without_body = exchange.scope.get("method") == "HEAD"
     exchange.wire.send_headers(exchange.stream_id, fields, ended=without_body)
     if not without_body:
+        exchange.sent_bytes = len(text)
         exchange.wire.send_data(exchange.stream_id, text, ended=True)

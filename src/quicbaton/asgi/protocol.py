@@ -328,6 +328,11 @@ class AsgiProtocol(QuicConnectionProtocol):
         if exchange is not None:
             self._end_stream(stream_id)
 
+    def connection_name(self) -> str:
+        """What the access log calls the connection."""
+        name: bytes = self._quic.name
+        return name.hex()
+
     # --- for WebTransport sessions --------------------------------------------------------------
 
     def join(self, stream_id: int, session_id: int) -> None:

@@ -136,7 +136,8 @@ class WebSocketExchange(Exchange):
             send_text(self, 403, b"Forbidden")
             self._stage = _Stage.CLOSED
         elif kind == "websocket.http.response.start" and self._stage is _Stage.CONNECTING:
-            head = [(b":status", b"%d" % message["status"]), *fields_of(message)]
+            self.status = int(message["status"])
+            head = [(b":status", b"%d" % self.status), *fields_of(message)]
             self.wire.send_headers(self.stream_id, head, ended=False)
             self._stage = _Stage.DENIED
         elif kind == "websocket.http.response.body" and self._stage is _Stage.DENIED:
@@ -161,6 +162,7 @@ class WebSocketExchange(Exchange):
             raise
 
     def _accept(self, message: Message) -> None:
+        self.status = 200
         fields = [(b":status", b"200"), *fields_of(message)]
         subprotocol = message.get("subprotocol")
         if subprotocol:

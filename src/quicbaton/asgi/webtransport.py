@@ -315,6 +315,7 @@ class WebTransportExchange(Exchange):
     def _answer(self, kind: str, message: Message) -> None:
         """The first that the program says."""
         if kind == "webtransport.accept":
+            self.status = 200
             fields = [(b":status", b"200"), *fields_of(message)]
             chosen = message.get("subprotocol")
             if chosen is not None:
@@ -381,6 +382,7 @@ class WebTransportExchange(Exchange):
                     piece = data[at : at + room]
                     at += len(piece)
                     last = ended and at == len(data)
+                    self.sent_bytes += len(piece)
                     self.wire.send_on_stream(stream.stream_id, piece, ended=last)
                     if last:
                         self._end_sending(stream)

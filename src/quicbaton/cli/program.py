@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from aioquic.quic.configuration import QuicConfiguration
 
 from quicbaton.asgi import AsgiProtocol, Lifespan, whole_disk
+from quicbaton.asgi.concurrency import LimitedConcurrency
 from quicbaton.asyncio import QuicConnectionProtocol
 from quicbaton.asyncio.endpoint.endpoint import CreateProtocol
 from quicbaton.errors import ConfigurationError
@@ -98,7 +99,11 @@ def program(options: argparse.Namespace) -> Program:
     named = named_program(options)
     if named is not None:
         return load_program(
-            named, folder=options.app_dir, factory=options.factory, root_path=options.root_path
+            named,
+            folder=options.app_dir,
+            factory=options.factory,
+            root_path=options.root_path,
+            limit_concurrency=options.limit_concurrency,
         )
     folder = Folder(options.folder, dotfiles=options.dotfiles)
     create = partial(FileProtocol, folder=folder, listings=Listings(folder))
@@ -114,12 +119,18 @@ def sleep_after_s(options: argparse.Namespace) -> float:
 
 
 def load_program(
-    text: str, *, folder: Path | None = None, factory: bool = False, root_path: str = ""
+    text: str,
+    *,
+    folder: Path | None = None,
+    factory: bool = False,
+    root_path: str = "",
+    limit_concurrency: int | None = None,
 ) -> Program:
     """MODULE:NAME: an ASGI 3 program, a QuicConnectionProtocol class, or a function that makes
     protocols. They are told apart by what they are. MODULE is looked for in `folder` first, else
     here; `factory`: the name is that of a function, called without arguments, that makes what is
-    to be served. `root_path` is where an ASGI program is mounted.
+    to be served. `root_path` is where an ASGI program is mounted, `limit_concurrency` how many
+    requests it works on at a time.
 
     The module of a protocol may have `async def health() -> None`, which raises when it is ill.
 
@@ -144,6 +155,8 @@ def load_program(
 
     if not is_asgi:
         return Program(text, found, getattr(module, "health", None), settings)
+    if limit_concurrency is not None:
+        found = LimitedConcurrency(found, limit_concurrency)
     lifespan = Lifespan(found, text)
     create = partial(
         AsgiProtocol,

@@ -31,7 +31,7 @@ from quicbaton.asyncio.peers.asking import ask, ask_for_socket
 from quicbaton.asyncio.peers.cluster import KEYS_FILE
 from quicbaton.asyncio.qlog_folder import QlogFolder
 from quicbaton.asyncio.stores import open_store
-from quicbaton.cli import id_forms, operate, supervise, user_state, watch
+from quicbaton.cli import environment, id_forms, logs, operate, supervise, user_state, watch
 from quicbaton.cli.addresses import any_address
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.control import add_cluster_options, find_cluster
@@ -78,6 +78,13 @@ def add_parser(commands: Any) -> None:
         default="",
         metavar="PATH",
         help="where an ASGI program is mounted: what a proxy has cut off its paths",
+    )
+    parser.add_argument(
+        "--limit-concurrency",
+        type=int,
+        metavar="N",
+        help="answer requests of an ASGI program with 503 while a process works on so many "
+        "(default: no limit)",
     )
     parser.add_argument(
         "--dotfiles",
@@ -147,6 +154,8 @@ def add_parser(commands: Any) -> None:
     add_cluster_options(parser)
     supervise.add_options(parser)
     watch.add_options(parser)
+    logs.add_options(parser)
+    environment.add_options(parser)
     operate.add_options(parser)
     add_json_option(parser)
     parser.set_defaults(run=run, misunderstood=parser.error)
@@ -168,6 +177,8 @@ def run(options: argparse.Namespace, reporter: Reporter) -> int:
                 "single servers"
             )
         return supervise.run(options, reporter)
+    logs.configure(options)
+    environment.read(options.env_file)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(Server(options, reporter).run())
     return 0

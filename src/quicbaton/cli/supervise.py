@@ -48,6 +48,7 @@ def add_options(parser: Any) -> None:
     )
     parser.add_argument(
         "--grace",
+        "--timeout-graceful-shutdown",
         type=float,
         default=_DEFAULTS.grace_s,
         metavar="SECONDS",

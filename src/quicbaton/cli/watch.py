@@ -40,7 +40,7 @@ def watched_folders(options: argparse.Namespace) -> list[Path]:
         import watchfiles  # noqa: F401, PLC0415 - an extra
     except ImportError as error:
         raise ConfigurationError(
-            "--reload needs watchfiles: pip install 'quicbaton[reload]'", code="no_watchfiles"
+            "--reload needs watchfiles: pip install 'quicbaton[standard]'", code="no_watchfiles"
         ) from error
     folders = [Path(folder) for folder in options.reload_dir or [options.app_dir or Path()]]
     for folder in folders:

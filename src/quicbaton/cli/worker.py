@@ -19,6 +19,7 @@ from importlib.metadata import version
 
 from quicbaton.asyncio.host import tune_collector
 from quicbaton.asyncio.supervisor.worker import Assignment, Worker
+from quicbaton.cli import environment, logs
 from quicbaton.cli.main import parse
 from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.serve import Server, loop_factory
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     reporter = Reporter(as_json=False)
     logging.getLogger("quic").addHandler(logging.NullHandler())
     try:
+        logs.configure(options, worker=assignment.slot)
+        environment.read(options.env_file)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_serve(assignment, options, reporter))
     except QuicbatonError as error:

@@ -1,0 +1,36 @@
+"""`quicbaton serve --env-file`: environment variables for the program, from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from quicbaton.errors import ConfigurationError
+
+
+def add_options(parser: Any) -> None:
+    parser.add_argument(
+        "--env-file",
+        type=Path,
+        metavar="FILE",
+        help="set environment variables from this file, NAME=VALUE in each line, before the "
+        "program is imported; what is set already stays",
+    )
+
+
+def read(path: Path | None) -> None:
+    """Set what the file says. A reload reads it anew.
+
+    Raises ConfigurationError: there is no such file, or python-dotenv is not installed.
+    """
+    if path is None:
+        return
+    try:
+        from dotenv import load_dotenv  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ConfigurationError(
+            "--env-file needs python-dotenv: pip install 'quicbaton[standard]'", code="no_dotenv"
+        ) from error
+    if not path.is_file():
+        raise ConfigurationError(f"--env-file {path}: there is no such file")
+    load_dotenv(path)

@@ -1,0 +1,79 @@
+"""`quicbaton serve`: what is logged, where, and how it looks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import logging.config
+from pathlib import Path
+from typing import Any, Final
+
+from quicbaton.errors import ConfigurationError
+
+_LEVELS: Final = ("critical", "error", "warning", "info", "debug")
+_FORMAT: Final = "%(asctime)s %(levelname)s {worker}%(message)s"
+
+
+def add_options(parser: Any) -> None:
+    parser.add_argument(
+        "--log-level", choices=_LEVELS, default="info", help="what is logged (default: info)"
+    )
+    parser.add_argument(
+        "--access-log",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="log a line for each request of an ASGI program (default: yes)",
+    )
+    parser.add_argument(
+        "--log-config",
+        type=Path,
+        metavar="FILE",
+        help="configure logging by this file instead: JSON for logging.config.dictConfig, or "
+        "anything else for fileConfig. Loggers: quicbaton.access, quicbaton.asgi, quicbaton.files",
+    )
+
+
+def configure(options: argparse.Namespace, *, worker: int | None = None) -> None:
+    """Have this process log as the options say, on standard error.
+
+    Raises ConfigurationError for a --log-config that cannot be used.
+    """
+    logging.getLogger("quicbaton.access").disabled = not options.access_log
+    if options.log_config is not None:
+        _configure_by(options.log_config)
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("" if worker is None else f"[{worker}] "))
+    logger = logging.getLogger("quicbaton")
+    logger.handlers = [handler]
+    logger.setLevel(options.log_level.upper())
+    logger.propagate = False
+
+
+class _Formatter(logging.Formatter):
+    """Time, level, worker, message; and what else an access record has."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__(_FORMAT.format(worker=worker))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
+        line = super().formatMessage(record)
+        fields = vars(record)
+        if "duration_ms" in fields:
+            sent, took = fields["sent_bytes"], fields["duration_ms"]
+            line += f" {sent} bytes {took:.1f} ms {fields['connection']}"
+        return line
+
+
+def _configure_by(path: Path) -> None:
+    try:
+        if path.suffix == ".json":
+            logging.config.dictConfig(json.loads(path.read_text()))
+        else:
+            logging.config.fileConfig(path, disable_existing_loggers=False)
+    except Exception as error:
+        # The boundary to the user's file, which may name any class of any module.
+        raise ConfigurationError(
+            f"cannot use --log-config {path}: {type(error).__name__}: {error}", code="log_config"
+        ) from error
