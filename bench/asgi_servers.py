@@ -140,7 +140,18 @@ def _command(
         shared = ["--host", "127.0.0.1", "--port", str(port)]
         keys = ["--cert", str(files.certificate), "--key", str(files.key)]
         several = ["--workers", str(workers)] if workers else []
-        return [sys.executable, "-m", "quicbaton", "serve", program, *shared, *keys, *several]
+        quiet = ["--no-access-log"]  # as the others
+        return [
+            sys.executable,
+            "-m",
+            "quicbaton",
+            "serve",
+            program,
+            *quiet,
+            *shared,
+            *keys,
+            *several,
+        ]
     address = f"127.0.0.1:{port}"
     count = str(workers or 1)
     if name == "hypercorn":
