@@ -101,11 +101,14 @@ class Home:
                 if pipe is not None:
                     pipe.close()
 
-    def start(self, module: str, *arguments: str | Path) -> subprocess.Popen[str]:
+    def start(
+        self, module: str, *arguments: str | Path, folder: Path | None = None
+    ) -> subprocess.Popen[str]:
+        """A process; in this folder, else in the home."""
         process = subprocess.Popen(
             [sys.executable, "-m", module, *map(str, arguments)],
             env=self.environment,
-            cwd=self.path,
+            cwd=folder or self.path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
