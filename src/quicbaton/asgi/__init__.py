@@ -7,6 +7,7 @@ websocket       a WebSocket over Extended CONNECT
 webtransport    a WebTransport session, by an extension of ours
 state           what of them is data, and moves
 lifespan        startup and shutdown of the program
+disk            files that a program names as the bodies of its responses
 protocol        all of it as a protocol of `quicbaton.asyncio`
 
 A request is a task, which no bytes can move: when its connection does, its stream is relayed
@@ -15,7 +16,8 @@ moves as data, and so does a response that names a file. A program sees no diffe
 `http.disconnect` means that the client is gone.
 """
 
+from quicbaton.asgi.disk import whole_disk
 from quicbaton.asgi.lifespan import Lifespan
-from quicbaton.asgi.protocol import AsgiProtocol, whole_disk
+from quicbaton.asgi.protocol import AsgiProtocol
 
 __all__ = ["AsgiProtocol", "Lifespan", "whole_disk"]

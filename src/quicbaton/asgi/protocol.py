@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +16,7 @@ from aioquic.h3.events import (
 )
 from aioquic.quic import events
 
+from quicbaton.asgi import disk as files
 from quicbaton.asgi.exchange import CLIENT_GONE, Exchange, Fields
 from quicbaton.asgi.http import HttpExchange
 from quicbaton.asgi.lifespan import Lifespan
@@ -27,8 +27,7 @@ from quicbaton.asgi.webtransport import WebTransportExchange
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
 from quicbaton.asyncio.protocol import Transmitter
 from quicbaton.files import Folder
-from quicbaton.files.downloads import Download, Downloads, begin, begin_with
-from quicbaton.files.refusal import RefusedRequestError
+from quicbaton.files.downloads import Download, Downloads
 from quicbaton.http3 import H3Connection
 from quicbaton.http3.codes import ErrorCode
 from quicbaton.http3.events import StreamFailed, WebTransportSessionClosed
@@ -37,18 +36,6 @@ from quicbaton.transport.connection import Connection
 
 #: Of Extended CONNECT (RFC 9220), as far as ASGI knows them.
 _PROTOCOLS: Final = WEBTRANSPORT | {b"websocket"}
-
-#: Why a program's file cannot be sent, by the HTTP status that would say so.
-_REFUSALS: Final = {
-    403: "it may not be read, or is no regular file",
-    404: "there is none",
-    416: "the file does not have it",
-}
-
-
-def whole_disk() -> Folder:
-    """Whatever a program may name: what it sends is for the program to decide."""
-    return Folder(Path("/"), dotfiles=True)
 
 
 class AsgiProtocol(QuicConnectionProtocol):
@@ -73,7 +60,7 @@ class AsgiProtocol(QuicConnectionProtocol):
         self._root_path = root_path
         #: By stream; all streams of a WebTransport session have one.
         self._exchanges: dict[int, Exchange] = {}
-        self._disk = whole_disk() if disk is None else disk
+        self._disk = files.whole_disk() if disk is None else disk
         #: Responses whose program has named a file, and has no part in them any more.
         self._downloads = Downloads(self._disk)
         #: Requests with which the program has not begun, by stream.
@@ -298,17 +285,12 @@ class AsgiProtocol(QuicConnectionProtocol):
             self.transmit_soon()
 
     def open_file(self, stream_id: int, path: str) -> Download:
-        """All of a file. RuntimeError, which is no word about the client, when it cannot be."""
-        return _may_refuse(repr(path), lambda: begin(self._disk, stream_id, path))
+        return files.open_file(self._disk, stream_id, path)
 
     def open_part(
         self, stream_id: int, descriptor: int, offset: int, count: int | None
     ) -> Download:
-        """`count` bytes of an open file, which stays the program's. RuntimeError as above."""
-        return _may_refuse(
-            f"a part of descriptor {descriptor}",
-            lambda: begin_with(self._disk, stream_id, descriptor, offset, count),
-        )
+        return files.open_part(self._disk, stream_id, descriptor, offset, count)
 
     def send_file(self, download: Download) -> None:
         """The rest of a response is a file. It is no exchange's any more, and moves as data."""
@@ -386,11 +368,3 @@ class AsgiProtocol(QuicConnectionProtocol):
             if self._quic.can_send(stream_id):
                 self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
                 self.transmit_soon()
-
-
-def _may_refuse(what: str, open_file: Callable[[], Download]) -> Download:
-    try:
-        return open_file()
-    except RefusedRequestError as error:
-        why = _REFUSALS.get(error.status, "no more files can be opened")
-        raise RuntimeError(f"{what} cannot be sent: {why}") from error
