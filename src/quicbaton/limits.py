@@ -327,6 +327,35 @@ HANDSHAKE_S: Final = 30
 #: A WebSocket's message, which a program gets in one piece: uvicorn's default.
 MAX_WEBSOCKET_MESSAGE_BYTES: Final = 16 << 20
 
+# --- TCP --------------------------------------------------------------------------------------
+
+#: Connections of a process, handshakes included: with full buffers and windows they hold 14 GB,
+#: idle ones 40 KB each. Beyond, clients wait with the kernel, or another worker takes them.
+MAX_TCP_CONNECTIONS: Final = 8192
+#: Clients that wait to be accepted; the kernel has a bound of its own (net.core.somaxconn).
+TCP_BACKLOG: Final = 2048
+#: Seconds for a TLS handshake: three lost packets of a bad path. One that only begins it has a
+#: place for so long.
+TCP_HANDSHAKE_S: Final = 10
+#: Seconds for the head of a request from its first byte on: it fits a few packets.
+TCP_HEAD_S: Final = 10
+#: Seconds in which a client takes nothing of what waits for it, or does not answer the kernel's
+#: question whether it is there; then it counts as gone.
+TCP_UNREAD_S: Final = 60
+#: Seconds that a connection stays open when it is to close between two requests: one that is on
+#: its way is answered, and a client that was told to close does.
+TCP_LINGER_S: Final = 1.0
+#: Bytes of responses of one connection that are written and not sent: `send()` waits beyond.
+TCP_BUFFER_BYTES: Final = 256 << 10
+#: What a client of HTTP/2 may send ahead of programs that do not take it, per request and
+#: connection: 100 Mbit/s at 80 ms.
+TCP_STREAM_WINDOW_BYTES: Final = 1 << 20
+TCP_CONNECTION_WINDOW_BYTES: Final = 3 << 19
+#: Requests of one connection of HTTP/2 that run at once: what RFC 9113 §6.5.2 calls the least.
+MAX_TCP_STREAMS: Final = 100
+#: Seconds for which browsers remember that there is HTTP/3 (RFC 7838 §3.1).
+TCP_ALT_SVC_S: Final = 3600
+
 # --- turns of connections ---------------------------------------------------------------------
 
 #: Seconds of work for connections before the socket is read again: what somebody who asks for

@@ -11,7 +11,7 @@ STARTED: list[str] = []
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
     """By path: `/hello`, `/scope`, `/hash`, `/large/BYTES`, `/slow/PIECES`, `/raise`,
-    `/raise-late`, `/nothing`, `/trailers`, `/hints`, `/wait`."""
+    `/raise-late`, `/nothing`, `/bad-field`, `/short`, `/trailers`, `/hints`, `/wait`."""
     if scope["type"] == "lifespan":
         await _lifespan(scope, receive, send)
         return
@@ -89,6 +89,27 @@ async def _nothing(scope: Any, receive: Any, send: Any, _: str) -> None:
     pass
 
 
+async def _bad_field(scope: Any, receive: Any, send: Any, _: str) -> None:
+    headers = [(b"x-bad", b"one\r\nx-two: two")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await _end(send, b"body")
+
+
+async def _short(scope: Any, receive: Any, send: Any, _: str) -> None:
+    """Less than it has said."""
+    headers = [(b"content-length", b"100")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await _end(send, b"body")
+
+
+async def mounted(scope: Any, receive: Any, send: Any) -> None:
+    """A program that says where it is."""
+    if scope["type"] == "lifespan":
+        raise NotImplementedError
+    await _start(send)
+    await _end(send, f"{scope['root_path']} {scope['path']}".encode())
+
+
 async def _trailers(scope: Any, receive: Any, send: Any, _: str) -> None:
     await _start(send, trailers=True)
     await _end(send, b"body")
@@ -128,6 +149,8 @@ _PATHS = {
     "raise": _raise,
     "raise-late": _raise_late,
     "nothing": _nothing,
+    "bad-field": _bad_field,
+    "short": _short,
     "trailers": _trailers,
     "hints": _hints,
     "wait": _wait,

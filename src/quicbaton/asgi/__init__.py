@@ -1,4 +1,5 @@
-"""ASGI 3 programs over HTTP/3 (https://asgi.readthedocs.io, specification 2.4 of HTTP).
+"""ASGI 3 programs over HTTP/3, and over TCP beside it (https://asgi.readthedocs.io, specification
+2.4 of HTTP).
 
 scope           what a program is told of a request
 exchange        a program at work on one request, between its awaits and events of HTTP/3
@@ -9,6 +10,7 @@ state           what of them is data, and moves
 lifespan        startup and shutdown of the program
 disk            files that a program names as the bodies of its responses
 protocol        all of it as a protocol of `quicbaton.asyncio`
+tcp             the same over HTTP/1.1 and HTTP/2
 
 A request is a task, which no bytes can move: when its connection does, its stream is relayed
 between the two processes until the task is done (`running_streams`). What the task has written

@@ -21,7 +21,7 @@ VERSIONS: Final = {"version": "3.0", "spec_version": "2.4"}
 #: Of the extension that docs/webtransport.md describes.
 _WEBTRANSPORT_VERSION: Final = "1.0"
 #: RFC 9001 §4.2: no older one may be used, and the handshake speaks no other.
-_TLS_1_3: Final = 0x0304
+TLS_1_3: Final = 0x0304
 _V4_IN_V6: Final = "::ffff:"
 #: RFC 9651 §3.3.3: a String, and a List of them and nothing else.
 _STRING: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
@@ -36,12 +36,15 @@ def request_scope(
     root_path: str,
     state: dict[str, Any],
     cipher_suite: int,
+    tls_version: int = TLS_1_3,
+    http_version: str = "3",
     max_datagram_bytes: int = 0,
 ) -> Scope:
     """Of a request with these fields, of a WebSocket or a WebTransport session if it asks for one.
     `client` is the validated address, `server` the one that it talks to; `state` is what the
-    lifespan has left, of which the program gets a copy; `cipher_suite` is TLS's number for what
-    protects the connection, and `max_datagram_bytes` what a session's datagrams can have."""
+    lifespan has left, of which the program gets a copy; `cipher_suite` and `tls_version` are
+    TLS's numbers for what protects the connection, and `max_datagram_bytes` what a session's
+    datagrams can have."""
     pseudo: dict[bytes, bytes] = {}
     fields: list[tuple[bytes, bytes]] = []
     cookies: list[bytes] = []
@@ -61,7 +64,7 @@ def request_scope(
     scope: Scope = {
         "type": "http",
         "asgi": dict(VERSIONS),
-        "http_version": "3",
+        "http_version": http_version,
         "scheme": "https",
         "path": root_path + unquote_to_bytes(raw_path).decode("utf-8", "replace"),
         "raw_path": raw_path,
@@ -72,7 +75,7 @@ def request_scope(
         "server": _pair(server),
         "state": dict(state),
     }
-    extensions = scope["extensions"] = {"tls": _tls(cipher_suite)}
+    extensions = scope["extensions"] = {"tls": _tls(cipher_suite, tls_version)}
     if pseudo.get(b":protocol") == b"websocket":
         scope["type"] = "websocket"
         scope["scheme"] = "wss"
@@ -94,7 +97,7 @@ def request_scope(
     return scope
 
 
-def _tls(cipher_suite: int) -> dict[str, Any]:
+def _tls(cipher_suite: int, version: int) -> dict[str, Any]:
     """ASGI TLS 0.2. We ask clients for no certificate. Which one the client was shown is no part of
     a connection's state, and the process that has it now may have another: so it is not said."""
     return {
@@ -102,7 +105,7 @@ def _tls(cipher_suite: int) -> dict[str, Any]:
         "client_cert_chain": [],
         "client_cert_name": None,
         "client_cert_error": None,
-        "tls_version": _TLS_1_3,
+        "tls_version": version,
         "cipher_suite": cipher_suite,
     }
 

@@ -1,0 +1,366 @@
+"""A TLS connection with requests on it, whatever the version of HTTP.
+
+Nothing is written that the transport has no room for: `room_bytes` says how much a response may
+write, and those that wait are woken when there is more, the one first that has waited longest. What
+comes is read as programs take it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import struct
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
+from time import time
+from typing import Any, Final
+from wsgiref.handlers import format_date_time
+
+from msgspec import Struct
+
+from quicbaton.asgi import disk
+from quicbaton.asgi.exchange import Exchange, Fields
+from quicbaton.asgi.lifespan import Lifespan
+from quicbaton.asgi.scope import TLS_1_3, Application, Scope, request_scope
+from quicbaton.errors import StreamStateError
+from quicbaton.files import Folder
+from quicbaton.files.downloads import CHUNK_BYTES, Download, FileChangedError
+from quicbaton.limits import (
+    TCP_BUFFER_BYTES,
+    TCP_LINGER_S,
+    TCP_UNREAD_S,
+)
+from quicbaton.transport.state import Address
+
+_LOG: Final = logging.getLogger("quicbaton.asgi")
+#: For `SO_LINGER`: forget what is not sent, and tell the peer by a reset.
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
+_TLS_VERSIONS: Final = {"TLSv1.2": 0x0303, "TLSv1.3": TLS_1_3}
+
+
+class Serving(Struct, frozen=True):
+    """What all connections of a server share."""
+
+    application: Application
+    lifespan: Lifespan
+    root_path: str
+    #: Value of the Alt-Svc field (RFC 7838 §3).
+    alt_svc: bytes
+    #: Seconds without a request after which a connection is closed.
+    keep_alive_s: float
+    #: From which programs name files.
+    disk: Folder
+
+    def complete(self, fields: Fields) -> Fields:
+        """A response's fields with what every response has, where the program says nothing else."""
+        names = {name for name, _ in fields}
+        # RFC 9110 §6.6.1: an origin server with a clock says the time.
+        own = [(b"date", format_date_time(time()).encode()), (b"alt-svc", self.alt_svc)]
+        return fields + [field for field in own if field[0] not in names]
+
+
+class TcpConnection(asyncio.Protocol):
+    """One client. `on_over(connection)` is called when it is closed and no program works for it."""
+
+    def __init__(self, serving: Serving, on_over: Callable[[TcpConnection], None]) -> None:
+        self.serving = serving
+        self.peer: Address = ()
+        self.local: Address = ()
+        #: No request is begun here any more, as far as the client can be told in time.
+        self.retired = False
+        #: Programs at work, by stream.
+        self.exchanges: dict[int, Exchange] = {}
+        #: Told of new room, by stream; whose turn to write is next comes first.
+        self._writers: dict[int, Callable[[], None]] = {}
+        #: Responses that are files, in which no program has a part any more.
+        self._files: dict[int, Download] = {}
+        self._tls = (TLS_1_3, 0)
+        self._on_over = on_over
+        self._loop = asyncio.get_running_loop()
+        self._transport: Any = None
+        self._is_lost = False
+        self._is_reset = False
+        self._is_full = False
+        #: Somebody waits for the next turn.
+        self._is_short = False
+        #: The client was told that this is the end.
+        self.is_leaving = False
+        #: Why nothing is read.
+        self._pauses: set[object] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+
+    # --- from the transport ---------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._transport.set_write_buffer_limits(TCP_BUFFER_BYTES)
+        sock = transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            _watch_peer(sock)
+        self.peer = transport.get_extra_info("peername") or ()
+        self.local = transport.get_extra_info("sockname") or ()
+        self._tls = _tls_numbers(transport.get_extra_info("ssl_object"))
+        self.begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_lost = True
+        self.stop_timer()
+        self._waiting.clear()
+        for exchange in list(self.exchanges.values()):
+            exchange.disconnect()
+        for stream_id in list(self._files):
+            self.drop_file(stream_id)
+        self._check_over()
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        self.let_write()
+
+    # --- for the versions -----------------------------------------------------------------------
+
+    @abstractmethod
+    def begin(self) -> None:
+        """TLS is up."""
+
+    @abstractmethod
+    def retire(self) -> None:
+        """Begin no more requests, and close the connection when those that run have ended."""
+
+    @abstractmethod
+    def send_data(self, stream_id: int, data: bytes, *, ended: bool) -> None:
+        """A piece of a response, for which there is room."""
+
+    @abstractmethod
+    def room_bytes(self, stream_id: int) -> int:
+        """How much a response may write now; 0: it is told when that is more."""
+
+    @abstractmethod
+    def abort(self, stream_id: int) -> None:
+        """The response ends here, and is not whole."""
+
+    @property
+    def running(self) -> int:
+        """Requests whose programs work, or whose responses are being sent."""
+        return len(self.exchanges.keys() | self._files.keys())
+
+    @property
+    def client(self) -> str:
+        """Its address, for people."""
+        return f"{self.peer[0]} port {self.peer[1]}" if self.peer else "a client"
+
+    @property
+    def is_closing(self) -> bool:
+        """Nothing can be written any more."""
+        return self._is_lost or self._is_reset or self._transport.is_closing()
+
+    @property
+    def held_bytes(self) -> int:
+        """What is written, and the client has not taken."""
+        return self._waiting_bytes + int(self._transport.get_write_buffer_size())
+
+    def write(self, data: bytes) -> None:
+        """Send it, in one piece with what else is written in this turn of the event loop."""
+        if not self._waiting:
+            self._loop.call_soon(self.flush)
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+
+    def flush(self) -> None:
+        """Send what is written now."""
+        if self._waiting and not self.is_closing:
+            self._transport.write(b"".join(self._waiting))
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        if self._is_short and not self._is_full:
+            self._is_short = False
+            self.let_write()
+
+    def scope(self, headers: Fields, http_version: str) -> Scope:
+        """Of a request of this client."""
+        version, cipher_suite = self._tls
+        return request_scope(
+            headers,
+            client=self.peer,
+            server=self.local,
+            root_path=self.serving.root_path,
+            state=self.serving.lifespan.state,
+            cipher_suite=cipher_suite,
+            tls_version=version,
+            http_version=http_version,
+        )
+
+    def run(self, exchange: Exchange) -> None:
+        """Have the program begin with a request."""
+        self.exchanges[exchange.stream_id] = exchange
+        self._writers[exchange.stream_id] = exchange.has_room
+        exchange.start(self.serving.application)
+
+    def let_write(self, stream_id: int | None = None) -> None:
+        """There is room again, for all or for one."""
+        if stream_id is None:
+            for write in list(self._writers.values()):
+                write()
+        elif stream_id in self._writers:
+            self._writers[stream_id]()
+
+    def has_written(self, stream_id: int) -> None:
+        """Those that have waited longer come first the next time."""
+        if stream_id in self._writers:
+            self._writers[stream_id] = self._writers.pop(stream_id)
+
+    def transport_room_bytes(self) -> int:
+        """How much may be written now; 0: wait for `has_room`."""
+        if self._is_full:
+            return 0
+        room = TCP_BUFFER_BYTES - self.held_bytes
+        if room <= 0 and self._waiting:
+            # A client that takes all at once gets so much in a turn of the event loop.
+            self._is_short = True
+            return 0
+        # At least one: of a buffer that is just full the transport says nothing when it is not.
+        return max(1, room)
+
+    def pause(self, why: object) -> None:
+        """Read nothing until `resume(why)`."""
+        if not self._pauses and not self.is_closing:
+            self._transport.pause_reading()
+        self._pauses.add(why)
+
+    def resume(self, why: object) -> None:
+        """Read on, unless there is another reason not to."""
+        if why not in self._pauses:
+            return
+        self._pauses.remove(why)
+        if not self._pauses and not self.is_closing:
+            self._transport.resume_reading()
+
+    def arm_timer(self, seconds: float, then: Callable[[], None]) -> None:
+        """Call that after so long, instead of what was to be called before."""
+        if self.is_leaving:
+            return
+        self.stop_timer()
+        self._timer = self._loop.call_later(seconds, then)
+
+    def stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def close(self) -> None:
+        """Send what is written, and close."""
+        self.flush()
+        self.stop_timer()
+        if not self.is_closing:
+            self._transport.close()
+            # RFC 9112 §9.6: a client that does not take the rest, nor closes, is not waited for.
+            self._timer = self._loop.call_later(TCP_UNREAD_S, self.reset)
+
+    def close_when_told(self) -> None:
+        """Close when the client has, which was told to: what it sends meanwhile would be answered
+        with a TCP reset, and that can overtake what it has yet to read (RFC 9112 §9.6)."""
+        self.flush()
+        self.arm_timer(TCP_LINGER_S, self.close)
+        self.is_leaving = True
+
+    def reset(self) -> None:
+        """Close at once, by a TCP reset: nothing that was sent shall look whole."""
+        self._waiting.clear()
+        self.stop_timer()
+        if self._is_lost or self._is_reset:
+            return
+        self._is_reset = True
+        sock = self._transport.get_extra_info("socket")
+        with contextlib.suppress(OSError, AttributeError):  # it is gone already
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        # Not within a call of the transport's own, which may close it right after that.
+        self._loop.call_soon(self._transport.abort)
+
+    def forget(self, stream_id: int) -> None:
+        """The program is done with that request."""
+        self.exchanges.pop(stream_id, None)
+        if stream_id not in self._files:
+            self._writers.pop(stream_id, None)
+        self._check_over()
+
+    # --- files (what an exchange's wire has to do, the same for both versions) ------------------
+
+    def may_begin(self, stream_id: int) -> bool:
+        return True
+
+    def open_file(self, stream_id: int, path: str) -> Download:
+        return disk.open_file(self.serving.disk, stream_id, path)
+
+    def open_part(
+        self, stream_id: int, descriptor: int, offset: int, count: int | None
+    ) -> Download:
+        return disk.open_part(self.serving.disk, stream_id, descriptor, offset, count)
+
+    def send_file(self, download: Download) -> None:
+        """The rest of a response is a file."""
+        stream_id = download.promise.stream_id
+        self._files[stream_id] = download
+        self._writers[stream_id] = partial(self._fill, stream_id)
+        self._fill(stream_id)
+
+    def is_file(self, stream_id: int) -> bool:
+        """Whether a response is one that is being sent."""
+        return stream_id in self._files
+
+    def drop_file(self, stream_id: int) -> None:
+        """It is sent, or nobody wants it."""
+        download = self._files.pop(stream_id, None)
+        if download is not None:
+            download.release()
+            self._writers.pop(stream_id, None)
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _fill(self, stream_id: int) -> None:
+        """Write until there is no room or the file is at its end."""
+        download = self._files[stream_id]
+        try:
+            while not download.is_complete:
+                room = self.room_bytes(stream_id)
+                if not room:
+                    return
+                data = download.read(min(CHUNK_BYTES, room))
+                ended = not download.left_bytes
+                if ended:
+                    self.drop_file(stream_id)
+                self.send_data(stream_id, data, ended=ended)
+        except FileChangedError as error:
+            # A short body, or a mixed one, must not look like a whole one.
+            _LOG.warning("a response over TCP ends in the middle of a file: %s", error)
+            self.abort(stream_id)
+        except StreamStateError:
+            pass  # the client is gone
+        self.drop_file(stream_id)
+
+    def _check_over(self) -> None:
+        if self._is_lost and not self.exchanges:
+            self._on_over(self)
+
+
+def _tls_numbers(tls: Any) -> tuple[int, int]:
+    """Version and cipher suite, as TLS numbers them (ASGI TLS 0.2)."""
+    name, _, _ = tls.cipher()
+    suites = (cipher["id"] for cipher in tls.context.get_ciphers() if cipher["name"] == name)
+    # OpenSSL's have a prefix before the 16 bits of the wire.
+    return _TLS_VERSIONS.get(tls.version(), 0), next(suites, 0) & 0xFFFF
+
+
+def _watch_peer(sock: Any) -> None:
+    """Have the kernel find out that a peer is gone, or takes nothing of what waits for it."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(TCP_UNREAD_S))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(TCP_UNREAD_S * 1000))

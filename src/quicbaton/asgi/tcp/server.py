@@ -1,0 +1,222 @@
+"""The listening socket of a program, and the connections that came by it.
+
+All processes of a port accept from one open socket, which is never closed while any of them lives:
+a client that has connected is some process's to serve, whoever stops, starts or dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from quicbaton.asgi.disk import whole_disk
+from quicbaton.asgi.lifespan import Lifespan
+from quicbaton.asgi.scope import Application
+from quicbaton.asgi.tcp.connection import Serving, TcpConnection
+from quicbaton.asgi.tcp.http1 import Http1Connection
+from quicbaton.asgi.tcp.http2 import Http2Connection
+from quicbaton.asyncio.counted import counted
+from quicbaton.asyncio.listener import Listener
+from quicbaton.files import Folder
+from quicbaton.limits import (
+    MAX_TCP_CONNECTIONS,
+    TCP_ALT_SVC_S,
+    TCP_BACKLOG,
+    TCP_HANDSHAKE_S,
+)
+
+_ALPN: Final = ["h2", "http/1.1"]
+#: Pause after the process ran out of descriptors, which are freed as connections end.
+_NO_DESCRIPTOR_S: Final = 1.0
+
+
+class TcpServer:
+    """Serves `application` at a bound socket, which stays its maker's to close. Clients can connect
+    from now on; they wait until `start`.
+
+    Raises ConfigurationError (`tcp_port`) when another program has the port.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        context: ssl.SSLContext,
+        keep_alive_s: float,
+        *,
+        application: Application,
+        lifespan: Lifespan,
+        root_path: str = "",
+        disk: Folder | None = None,
+    ) -> None:
+        listener.listen(TCP_BACKLOG)
+        self.listener = listener.take()
+        port = int(self.listener.getsockname()[1])
+        self._context = context
+        self._serving = Serving(
+            application=application,
+            lifespan=lifespan,
+            root_path=root_path,
+            alt_svc=b'h3=":%d"; ma=%d' % (port, TCP_ALT_SVC_S),
+            keep_alive_s=keep_alive_s,
+            disk=whole_disk() if disk is None else disk,
+        )
+        self._loop = asyncio.get_running_loop()
+        self._connections: set[TcpConnection] = set()
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._wanted = False
+        self._reading = False
+        self._pause: asyncio.TimerHandle | None = None
+        self._none_left = asyncio.Event()
+        #: How many clients have connected.
+        self.accepted = 0
+
+    def start(self) -> None:
+        """Accept clients."""
+        self._wanted = True
+        self._read_if_room()
+
+    def stop_accepting(self) -> None:
+        """Leave new clients to others. Connections end between two requests, those that have not
+        had any after their first."""
+        self._wanted = False
+        self._stop_reading()
+        for connection in list(self._connections):
+            connection.retire()
+
+    @property
+    def running(self) -> int:
+        """Connections that are open, and programs that work on for clients that have left."""
+        return len(self._connections) + len(self._handshakes)
+
+    def describe_running(self) -> list[str]:
+        """For people."""
+        return [f"{counted(self.running, 'connection')} over TCP"] if self.running else []
+
+    async def until_none_left(self, timeout_s: float) -> None:
+        """Wait, so long at most, until nothing runs."""
+        self._none_left.clear()
+        if self.running:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if timeout_s == math.inf else timeout_s):
+                    await self._none_left.wait()
+
+    def cut(self) -> list[str]:
+        """End all connections now; which had requests that run."""
+        cut = [
+            f"{connection.client}: {counted(connection.running, 'request')} over TCP"
+            for connection in self._connections
+            if connection.running
+        ]
+        for connection in list(self._connections):
+            connection.reset()
+        for task in list(self._handshakes):
+            task.cancel()
+        return cut
+
+    def close(self) -> None:
+        """Accept nobody, and cut what is open. The listening socket stays open."""
+        self._wanted = False
+        self._stop_reading()
+        self.cut()
+
+    # --- helpers, in reading order --------------------------------------------------------------
+
+    def _read_if_room(self) -> None:
+        self._pause = None
+        if self._wanted and not self._reading and self.running < MAX_TCP_CONNECTIONS:
+            self._reading = True
+            self._loop.add_reader(self.listener.fileno(), self._accept)
+
+    def _stop_reading(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self.listener.fileno())
+
+    def _accept(self) -> None:
+        """One client at a time: the other workers get theirs."""
+        try:
+            sock, _ = self.listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another worker was faster, or the client has gone
+        except OSError:
+            self._stop_reading()
+            self._pause = self._loop.call_later(_NO_DESCRIPTOR_S, self._read_if_room)
+            return
+        sock.setblocking(False)
+        self.accepted += 1
+        task = self._loop.create_task(self._shake_hands(sock))
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshake_over)
+        if self.running >= MAX_TCP_CONNECTIONS:
+            # The others wait with the kernel, or go to another worker.
+            self._stop_reading()
+
+    async def _shake_hands(self, sock: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: _Greeting(self._begin),
+                sock,
+                ssl=self._context,
+                ssl_handshake_timeout=TCP_HANDSHAKE_S,
+            )
+        except OSError:
+            sock.close()  # of the client's making: it hung up, took too long, or speaks no TLS
+
+    def _handshake_over(self, task: asyncio.Task[None]) -> None:
+        self._handshakes.discard(task)
+        self._check_left()
+        if not task.cancelled() and task.exception() is not None:
+            self._loop.call_exception_handler(
+                {"message": "a TLS handshake failed", "exception": task.exception(), "task": task}
+            )
+        self._read_if_room()
+
+    def _begin(self, protocol: str | None) -> TcpConnection:
+        kind = Http2Connection if protocol == "h2" else Http1Connection
+        connection = kind(self._serving, self._over)
+        connection.retired = not self._wanted
+        self._connections.add(connection)
+        return connection
+
+    def _over(self, connection: TcpConnection) -> None:
+        self._connections.discard(connection)
+        self._check_left()
+        self._read_if_room()
+
+    def _check_left(self) -> None:
+        if not self.running:
+            self._none_left.set()
+
+
+class _Greeting(asyncio.Protocol):
+    """Until TLS has said which version of HTTP it is."""
+
+    def __init__(self, begin: Callable[[str | None], TcpConnection]) -> None:
+        self._begin = begin
+
+    def connection_made(self, transport: Any) -> None:
+        chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
+        connection = self._begin(chosen)
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+
+
+def tls_context(certificate: Path, key: Path, keylog: Path | None = None) -> ssl.SSLContext:
+    """For a server with that certificate. Raises OSError (`ssl.SSLError`) for files that are none.
+    With `keylog` TLS secrets are appended there (NSS format)."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9113 §9.2
+    context.set_alpn_protocols(_ALPN)
+    context.load_cert_chain(certificate, key)
+    if keylog is not None:
+        context.keylog_filename = str(keylog)
+    return context

@@ -1,0 +1,284 @@
+"""An ASGI program over HTTP/1.1 and HTTP/2, asked by libcurl and httpx."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import ssl
+from ast import literal_eval
+from pathlib import Path
+from typing import Any
+
+import asgi_programs
+import h2.events
+import httpx
+import pycurl
+import pytest
+from tcp_stage import Http2Client, Stage, on_stage
+
+from quicbaton.cli.certificate import CertificateFiles
+
+VERSIONS = pytest.mark.parametrize("version", ["1.1", "2"])
+#: What libcurl calls a response that was cut off.
+_CUT_CODES = {92, pycurl.E_PARTIAL_FILE, pycurl.E_RECV_ERROR, pycurl.E_GOT_NOTHING}
+
+
+@VERSIONS
+def test_a_program_answers_with_the_state_of_its_startup(
+    certificate: CertificateFiles, version: str
+) -> None:
+    async def play(stage: Stage) -> None:
+        answer = await stage.ask(version, "/hello")
+        assert (answer.status, answer.body) == (200, b"hello from startup")
+        assert answer.fields["alt-svc"] == f'h3=":{stage.port}"; ma=3600'
+        assert answer.fields["date"].endswith("GMT")
+
+    assert on_stage(certificate, play) == ["lifespan.startup", "lifespan.shutdown"]
+
+
+@VERSIONS
+def test_the_scope_is_as_over_quic_but_for_the_version(
+    certificate: CertificateFiles, version: str
+) -> None:
+    async def play(stage: Stage) -> None:
+        answer = await stage.ask(version, "/scope/%C3%A4?q=1", fields=["X-Mine: yes"])
+        scope = literal_eval(answer.body.decode())
+        assert scope["type"] == "http"
+        assert scope["http_version"] == version
+        assert scope["scheme"] == "https"
+        assert (scope["method"], scope["path"]) == ("GET", "/scope/ä")
+        assert (scope["raw_path"], scope["query_string"]) == (b"/scope/%C3%A4", b"q=1")
+        assert scope["client"][0] == "127.0.0.1"
+        assert scope["server"] == ("127.0.0.1", stage.port)
+        headers = dict(scope["headers"])
+        assert headers[b"x-mine"] == b"yes"
+        assert headers[b"host"] == f"localhost:{stage.port}".encode()
+
+    on_stage(certificate, play)
+
+
+@VERSIONS
+def test_a_program_is_mounted_where_the_user_says(
+    certificate: CertificateFiles, version: str
+) -> None:
+    async def play(stage: Stage) -> None:
+        answer = await stage.ask(version, "/things")
+        assert answer.body == b"/root /root/things"
+
+    on_stage(certificate, play, application=asgi_programs.mounted)
+
+
+@VERSIONS
+def test_bodies_arrive_whole_both_ways(certificate: CertificateFiles, version: str) -> None:
+    async def play(stage: Stage) -> None:
+        upload = bytes(range(251)) * 40_000
+        answer = await stage.ask(version, "/hash", body=upload)
+        assert answer.body == hashlib.sha256(upload).hexdigest().encode()
+        answer = await stage.ask(version, "/large/20000000")
+        assert not answer.error
+        assert answer.body == asgi_programs.pattern(20_000_000)
+
+    on_stage(certificate, play)
+
+
+@VERSIONS
+def test_an_upload_may_be_answered_before_it_is_read(
+    certificate: CertificateFiles, version: str
+) -> None:
+    async def play(stage: Stage) -> None:
+        context = ssl.create_default_context(cafile=str(certificate.certificate))
+        async with httpx.AsyncClient(http1=version == "1.1", http2=True, verify=context) as client:
+            site = f"https://localhost:{stage.port}"
+            other = asyncio.create_task(client.get(f"{site}/slow/10"))
+            answer = await client.post(f"{site}/hello", content=b"u" * 5_000_000)
+            assert answer.text == "hello from startup"
+            assert len((await other).content) == 10 * 6_000
+
+    on_stage(certificate, play)
+
+
+@VERSIONS
+def test_a_mistake_before_the_response_is_a_500(
+    certificate: CertificateFiles, version: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play(stage: Stage) -> None:
+        for path in ("/raise", "/nothing", "/bad-field", "/short"):
+            answer = await stage.ask(version, path)
+            assert answer.status == 500, path
+            assert answer.body == b"Internal Server Error"
+
+    with caplog.at_level(logging.CRITICAL, "quicbaton.asgi"):
+        on_stage(certificate, play)
+
+
+@VERSIONS
+@pytest.mark.parametrize("path", ["/raise-late"])
+def test_a_response_that_broke_off_never_looks_whole(
+    certificate: CertificateFiles, version: str, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play(stage: Stage) -> None:
+        answer = await stage.ask(version, path)
+        assert answer.error in _CUT_CODES
+
+    with caplog.at_level(logging.CRITICAL, "quicbaton.asgi"):
+        on_stage(certificate, play)
+
+
+def test_a_response_that_broke_off_hurts_no_other_request(
+    certificate: CertificateFiles, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play(stage: Stage) -> None:
+        client = await Http2Client.connect(stage)
+        slow = client.request("/slow/5")
+        broken = client.request("/raise-late")
+        reset = await client.until(h2.events.StreamReset, broken)
+        assert reset.error_code == 2  # INTERNAL_ERROR
+        await client.until(h2.events.StreamEnded, slow)
+        assert len(client.body(slow)) == 5 * 6_000
+        client.close()
+
+    with caplog.at_level(logging.CRITICAL, "quicbaton.asgi"):
+        on_stage(certificate, play)
+
+
+@VERSIONS
+def test_trailers_go_to_those_that_take_them(certificate: CertificateFiles, version: str) -> None:
+    async def play(stage: Stage) -> None:
+        answer = await stage.ask(version, "/trailers", fields=["TE: trailers"])
+        assert (answer.body, answer.fields.get("x-sum")) == (b"body", "7")
+        answer = await stage.ask(version, "/trailers")
+        assert (answer.body, answer.fields.get("x-sum")) == (b"body", None)
+
+    on_stage(certificate, play)
+
+
+@VERSIONS
+def test_a_client_that_leaves_is_told_to_the_program(
+    certificate: CertificateFiles, version: str
+) -> None:
+    async def play(stage: Stage) -> None:
+        reader, writer = await stage.connect(version)
+        if version == "2":
+            client = Http2Client(reader, writer)
+            await client.until(h2.events.DataReceived, client.request("/wait"))
+        else:
+            writer.write(b"GET /wait HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            await reader.readuntil(b"waiting")
+        writer.transport.abort()
+        while stage.server.running:
+            await asyncio.sleep(0.01)
+
+    noted = on_stage(certificate, play)
+    assert noted == ["lifespan.startup", "disconnected", "refused", "lifespan.shutdown"]
+
+
+@VERSIONS
+def test_a_program_waits_for_a_client_that_does_not_read(
+    certificate: CertificateFiles, version: str
+) -> None:
+    """It gets no further than the buffers: ours, the kernel's, and the client's window."""
+    sent = 0
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal sent
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        await send({"type": "http.response.start", "status": 200})
+        while scope["path"] == "/endless":
+            await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+            sent += 1
+        await send({"type": "http.response.body"})
+
+    async def play(stage: Stage) -> None:
+        reader, writer = await stage.connect(version)
+        if version == "2":
+            Http2Client(reader, writer).request("/endless")
+        else:
+            writer.write(b"GET /endless HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        for _ in range(30):
+            assert (await stage.ask(version, "/other")).status == 200
+        assert sent < 16
+        assert all(one.held_bytes < 1 << 20 for one in stage.server._connections)
+        writer.transport.abort()
+
+    on_stage(certificate, play, application=application)
+
+
+def test_a_program_that_reads_nothing_holds_up_no_other_request(
+    certificate: CertificateFiles,
+) -> None:
+    async def play(stage: Stage) -> None:
+        client = await Http2Client.connect(stage)
+        upload = client.request("/wait", method="POST")
+        await client.until(h2.events.DataReceived, upload)
+        while client.h2.local_flow_control_window(upload):
+            room = client.h2.local_flow_control_window(upload)
+            client.h2.send_data(upload, bytes(min(room, 16_384)))
+        client.flush()
+        other = client.request("/hello")
+        await client.until(h2.events.StreamEnded, other)
+        assert client.body(other) == b"hello from startup"
+        client.close()
+
+    on_stage(certificate, play)
+
+
+@VERSIONS
+def test_a_response_that_names_a_file_is_the_file(
+    certificate: CertificateFiles, version: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "file.bin"
+    content = asgi_programs.pattern(5_000_001)
+    path.write_bytes(content)
+    ended: list[bool] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        assert "http.response.pathsend" in scope["extensions"]
+        length = (b"content-length", b"%d" % len(content))
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        if scope["path"] == "/file":
+            await send({"type": "http.response.pathsend", "path": path})
+        else:
+            with path.open("rb") as file:
+                part = {"type": "http.response.zerocopysend", "file": file}
+                await send({**part, "offset": 0, "count": 1_000_000, "more_body": True})
+                await send({**part, "offset": 1_000_000})
+        ended.append(True)
+
+    async def play(stage: Stage) -> None:
+        for name in ("/file", "/parts"):
+            answers = await asyncio.gather(*(stage.ask(version, name) for _ in range(3)))
+            for answer in answers:
+                assert not answer.error
+                assert answer.body == content
+        stage.server.stop_accepting()
+        while stage.server.running:
+            await asyncio.sleep(0.01)
+
+    on_stage(certificate, play, application=application)
+    assert len(ended) == 6
+
+
+@VERSIONS
+def test_a_file_that_is_cut_off_meanwhile_never_looks_whole(
+    certificate: CertificateFiles, version: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(bytes(30_000_000))
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.pathsend", "path": path})
+        path.write_bytes(b"")
+
+    async def play(stage: Stage) -> None:
+        answer = await stage.ask(version, "/")
+        assert answer.error in _CUT_CODES, (answer.status, len(answer.body))
+
+    on_stage(certificate, play, application=application)
