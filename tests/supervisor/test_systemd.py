@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from command_line import GUARD_S, wait_for
 from service_home import FILE_BYTES, Service, ServiceHome, check_whole
 
 from quicbaton.asyncio.endpoint.udp import open_udp
+from quicbaton.asyncio.listener import bind_listener
 
 pytestmark = pytest.mark.process
 
@@ -73,14 +75,15 @@ class FakeSystemd:
         self.told = []
         return found
 
-    def start(self, workers: int, passed: dict[str, int]) -> Service:
-        return Service(self.home, self.launch(workers, passed))
+    def start(self, workers: int, passed: dict[str, int], what: str = "") -> Service:
+        return Service(self.home, self.launch(workers, passed, what))
 
-    def launch(self, workers: int, passed: dict[str, int]) -> subprocess.Popen[str]:
+    def launch(self, workers: int, passed: dict[str, int], what: str = "") -> subprocess.Popen[str]:
+        """The service of a folder, or of a program."""
         process = subprocess.Popen(
             [
                 *(sys.executable, "-c", _LAUNCHER, ",".join(map(str, passed.values()))),
-                *("quicbaton", "serve", str(self.home.files), "--json"),
+                *("quicbaton", "serve", what or str(self.home.files), "--json"),
                 *("--workers", str(workers)),
             ],
             env={
@@ -170,6 +173,41 @@ def test_the_descriptor_store_brings_the_sockets_back_and_dead_workers_clients_a
     for download in second.download_everywhere("file.bin"):
         check_whole(download, content)
     assert [slot["tossed"] for slot in second.status()] == [0, 0]
+
+
+def test_the_tcp_socket_of_a_socket_unit_is_served_and_kept(
+    systemd: FakeSystemd, home: ServiceHome
+) -> None:
+    (home.path / "hello.py").write_text(
+        "async def app(scope, receive, send):\n"
+        "    if scope['type'] == 'lifespan':\n"
+        "        raise NotImplementedError\n"
+        "    await send({'type': 'http.response.start', 'status': 200})\n"
+        "    await send({'type': 'http.response.body', 'body': b'hello'})\n"
+    )
+    with open_udp("127.0.0.1", 0, reuse_port=True) as activated:
+        port = activated.getsockname()[1]
+        with bind_listener("127.0.0.1", port).take() as listening:
+            listening.listen()
+            inode = os.fstat(listening.fileno()).st_ino
+            passed = {"udp.socket": activated.fileno(), "tcp.socket": listening.fileno()}
+            first = systemd.start(1, passed, "hello:app")
+    assert first.ready["tcp"] is True
+    systemd.wait_for("READY")
+    assert os.fstat(systemd.stored["listener"]).st_ino == inode
+    first.process.kill()
+    for pid in home.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    wait_for(home.worker_pids, lambda pids: not pids)
+    context = ssl.create_default_context(cafile=str(home.ca))
+    # With nobody there it waits.
+    waiting = socket.create_connection(("127.0.0.1", port))
+    second = systemd.start(1, systemd.stored, "hello:app")
+    assert second.port == port
+    waiting.settimeout(GUARD_S)
+    with context.wrap_socket(waiting, server_hostname="localhost") as tls:
+        tls.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert tls.recv(12) == b"HTTP/1.1 200"
 
 
 def test_a_socket_that_nobody_can_join_is_refused(systemd: FakeSystemd) -> None:

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import inspect
 import os
+import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -17,8 +18,10 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from quicbaton.asgi import AsgiProtocol, Lifespan, whole_disk
 from quicbaton.asgi.concurrency import LimitedConcurrency
+from quicbaton.asgi.tcp import TcpServer
 from quicbaton.asyncio import QuicConnectionProtocol
 from quicbaton.asyncio.endpoint.endpoint import CreateProtocol
+from quicbaton.asyncio.listener import Listener
 from quicbaton.errors import ConfigurationError
 from quicbaton.files import FileProtocol, Folder
 from quicbaton.files.listing import Listings
@@ -40,6 +43,9 @@ class Program(NamedTuple):
     settings: Callable[[QuicConfiguration], None] | None
     #: Of an ASGI program.
     lifespan: Lifespan | None = None
+    #: Serves it at a TCP socket, with TLS, and keeps connections without requests for so many
+    #: seconds; None for what only QUIC carries.
+    over_tcp: Callable[[Listener, ssl.SSLContext, float], TcpServer] | None = None
 
     def configure(self, configuration: QuicConfiguration) -> None:
         """Let the program choose ALPN, DATAGRAM size, windows and whatever else is in there.
@@ -158,14 +164,14 @@ def load_program(
     if limit_concurrency is not None:
         found = LimitedConcurrency(found, limit_concurrency)
     lifespan = Lifespan(found, text)
-    create = partial(
-        AsgiProtocol,
-        application=found,
-        lifespan=lifespan,
-        root_path=root_path.rstrip("/"),
-        disk=whole_disk(),
-    )
-    return Program(text, create, None, settings, lifespan)
+    mounted: dict[str, Any] = {
+        "application": found,
+        "lifespan": lifespan,
+        "root_path": root_path.rstrip("/"),
+        "disk": whole_disk(),
+    }
+    create = partial(AsgiProtocol, **mounted)
+    return Program(text, create, None, settings, lifespan, partial(TcpServer, **mounted))
 
 
 def _names_program(folder: Path) -> bool:

@@ -6,12 +6,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import errno
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -19,8 +17,8 @@ from aioquic.h3.connection import H3_ALPN
 from aioquic.quic.configuration import QuicConfiguration
 
 from quicbaton.asyncio.counted import counted
-from quicbaton.asyncio.endpoint.udp import open_udp
-from quicbaton.asyncio.host import raise_descriptor_limit, tune_collector
+from quicbaton.asyncio.host import loop_factory, raise_descriptor_limit, tune_collector
+from quicbaton.asyncio.listener import Listener
 from quicbaton.asyncio.node.leaving import Leaving
 from quicbaton.asyncio.node.node import Node
 from quicbaton.asyncio.node.operations import Operations
@@ -31,8 +29,17 @@ from quicbaton.asyncio.peers.asking import ask, ask_for_socket
 from quicbaton.asyncio.peers.cluster import KEYS_FILE
 from quicbaton.asyncio.qlog_folder import QlogFolder
 from quicbaton.asyncio.stores import open_store
-from quicbaton.cli import environment, id_forms, logs, operate, supervise, user_state, watch
-from quicbaton.cli.addresses import any_address
+from quicbaton.cli import (
+    environment,
+    id_forms,
+    logs,
+    operate,
+    ports,
+    supervise,
+    tcp,
+    user_state,
+    watch,
+)
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.control import add_cluster_options, find_cluster
 from quicbaton.cli.program import check_folder, program, sleep_after_s
@@ -94,7 +101,10 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--host", default="", help="address to listen on (default: all)")
     parser.add_argument(
-        "--port", type=_port, default=DEFAULT_PORT, help="UDP port (default: 4433; 0: any free one)"
+        "--port",
+        type=ports.parse_port,
+        default=DEFAULT_PORT,
+        help="port (default: 4433; 0: any free one)",
     )
     parser.add_argument("--cert", type=Path, metavar="FILE", help="certificate chain (PEM)")
     parser.add_argument("--key", type=Path, metavar="FILE", help="its private key (PEM)")
@@ -152,6 +162,7 @@ def add_parser(commands: Any) -> None:
         help="with --takeover, or at a reload: then cut what could not move (default: 60)",
     )
     add_cluster_options(parser)
+    tcp.add_options(parser)
     supervise.add_options(parser)
     watch.add_options(parser)
     logs.add_options(parser)
@@ -280,33 +291,39 @@ class Server:
     # --- three ways to begin --------------------------------------------------------------------
 
     def _start(self) -> Node:
-        sock = _open_port(self._options.host, self._options.port)
-        port = sock.getsockname()[1]
-        node = self.node(sock, self._control_path(port), self.node_number, 0, {})
+        sock, listener = ports.open_both(self._options)
+        control = self._control_path(sock.getsockname()[1])
+        node = self.node(sock, control, self.node_number, 0, {}, listener)
         node.start()
         self._listen_for_peers(node)
         self._report_ready(node)
         return node
 
     async def _join(self, other: Path) -> Node:
-        control = self._control_path(await _port_of(other))
+        port = await ports.port_of(other)
+        control = self._control_path(port)
+        listener = await tcp.listener_of(self._options, other, port)
         channel, _, joined, descriptor = await ask_for_socket(other, c.Join(str(control)))
         self._has_socket = True
         channel.close()
         sock = socket.socket(fileno=descriptor)
-        node = self.node(sock, control, joined.node, joined.worker, joined.workers)
+        node = self.node(sock, control, joined.node, joined.worker, joined.workers, listener)
         node.start()
         await self._introduce(node, joined.worker, joined.workers)
         self._report_ready(node)
         return node
 
     async def _take_over(self, other: Path) -> Node:
-        control = self._control_path(await _port_of(other))
+        port = await ports.port_of(other)
+        control = self._control_path(port)
+        listener = await tcp.listener_of(self._options, other, port)
         command = c.TakeOver(str(control), self._options.deadline, 0.0)
         channel, frames, passed, descriptor = await ask_for_socket(other, command)
         self._has_socket = True
         arrival = Arrival(channel, frames, passed, descriptor)
-        node = self.node(arrival.sock, control, passed.node, passed.worker, passed.workers)
+        node = self.node(
+            arrival.sock, control, passed.node, passed.worker, passed.workers, listener
+        )
         # The others toss to us what is for it as soon as they know of us.
         node.endpoint.follow(passed.name)
         try:
@@ -338,9 +355,21 @@ class Server:
     # --- helpers, in reading order --------------------------------------------------------------
 
     def node(
-        self, sock: socket.socket, control: Path, node: int, worker: int, workers: dict[int, str]
+        self,
+        sock: socket.socket,
+        control: Path,
+        node: int,
+        worker: int,
+        workers: dict[int, str],
+        listener: Listener,
     ) -> Node:
-        """The node that serves with these options at a socket. It is not started."""
+        """The node that serves with these options at a UDP socket, and at `listener` over TCP. It
+        is not started."""
+        try:
+            beside = tcp.beside(self._options, self._program, self._files, listener)
+        except QuicbatonError:
+            sock.close()
+            raise
         store = None if self._options.store is None else open_store(self._options.store)
         made = Node(
             sock,
@@ -358,6 +387,7 @@ class Server:
             memory_bytes=self._options.memory << 20,
             store=store,
         )
+        made.beside = beside
         if store is not None:
             made.closers.append(store.close)
         made.handoffs.on_moved = self._report_moved
@@ -413,13 +443,11 @@ class Server:
         address = node.endpoint.udp.address
         port = int(address[1])
         trust = self._files.certificate
-        lines = [f"serving {self._program.name} at https://localhost:{port}/ over HTTP/3 (UDP)"]
+        over_tcp = node.beside.listener is not None
+        served = tcp.describe(over_tcp=over_tcp)
+        lines = [f"serving {self._program.name} at https://localhost:{port}/ over {served}"]
         if self._options.cert is None:
-            lines += [
-                f"  certificate  {trust} (made for this machine; trust it like this:)",
-                f"               quicbaton get --ca {trust} https://localhost:{port}/FILE -o FILE",
-                f"               curl --http3-only --cacert {trust} https://localhost:{port}/FILE",
-            ]
+            lines += tcp.trust_lines(trust, port, over_tcp=over_tcp)
         lines.append(f"  control      {node.name}")
         if len(node.workers) > 1:
             lines.append(f"  worker       {node.endpoint.table.place.worker} of several")
@@ -435,6 +463,7 @@ class Server:
             pid=os.getpid(),
             worker=node.endpoint.table.place.worker,
             early_data=node.endpoint.early_data,
+            tcp=over_tcp,
         )
 
     def _report_moved(self, connection_id: bytes, resumed: bool) -> None:
@@ -456,16 +485,6 @@ class Server:
             left=progress.left,
             waiting=progress.waiting,
         )
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, if it is installed."""
-    try:
-        import uvloop  # noqa: PLC0415 - an extra
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 def _certificate(options: argparse.Namespace) -> CertificateFiles:
@@ -491,37 +510,3 @@ def _open_keylog(path: Path) -> TextIO:
     """Append to the file; one that is made is closed to others."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     return os.fdopen(descriptor, "a", buffering=1, encoding="ascii")
-
-
-async def _port_of(other: Path) -> int:
-    listed = await ask(other, c.ListConnections(), c.Connections)
-    return int(listed.address.rpartition(":")[2])
-
-
-def _port(text: str) -> int:
-    # getaddrinfo cuts a larger number to 16 bits, and the server would be where nobody expects it.
-    if not (text.isascii() and text.isdigit() and len(text) <= 5) or int(text) > 65_535:
-        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
-    return int(text)
-
-
-def _open_port(host: str, port: int) -> socket.socket:
-    """The UDP socket, in a group that others can join; refused while somebody has the port."""
-    try:
-        address = host or any_address()
-        # A socket of our user's in the same group would be let in without a word, and the kernel
-        # would share the clients out between two strangers.
-        open_udp(address, port).close()
-        return open_udp(address, port, reuse_port=True)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise ConfigurationError(
-                f"cannot listen at {host or 'any address'} port {port}: {error.strerror or error}"
-            ) from error
-    running = user_state.control_sockets(port)
-    hint = f" Control sockets for it: {', '.join(map(str, running))}." if running else ""
-    raise ConfigurationError(
-        f"UDP port {port} is taken.{hint} Use --join SOCKET to share it, --takeover SOCKET to "
-        "replace the server there, or another --port.",
-        code="port_taken",
-    )

@@ -12,17 +12,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from quicbaton.asyncio.counted import counted
+from quicbaton.asyncio.listener import Listener
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.cluster import KEYS_FILE
-from quicbaton.asyncio.supervisor.adoption import Found, find_workers, take_sockets
+from quicbaton.asyncio.supervisor.adoption import (
+    Found,
+    find_workers,
+    take_listener,
+    take_sockets,
+)
 from quicbaton.asyncio.supervisor.group import Group, inodes
 from quicbaton.asyncio.supervisor.reception import Reception
 from quicbaton.asyncio.supervisor.reload import Reloads
 from quicbaton.asyncio.supervisor.service import ServiceControl
 from quicbaton.asyncio.supervisor.spawn import Spawner
 from quicbaton.asyncio.supervisor.supervisor import Settings, Supervisor
-from quicbaton.asyncio.supervisor.systemd import Systemd, socket_name
-from quicbaton.cli import operate, user_state
+from quicbaton.asyncio.supervisor.systemd import LISTENER_NAME, Systemd, socket_name
+from quicbaton.cli import operate, tcp, user_state
 from quicbaton.cli.addresses import any_address
 from quicbaton.cli.control import find_cluster
 from quicbaton.cli.id_forms import chosen_ids
@@ -111,6 +117,8 @@ class _Service:
         group.steer(chosen_ids(options, self._ring()))
         for slot, sock in enumerate(group.sockets):
             self._systemd.keep(socket_name(slot), sock.fileno())
+        if group.listener.sock is not None:
+            self._systemd.keep(LISTENER_NAME, group.listener.sock.fileno())
         try:
             service = ServiceControl(
                 supervisor,
@@ -174,8 +182,9 @@ class _Service:
         elif first:
             group = Group.complete(first, max(options.workers, len(kept)))
         else:
-            host = options.host or any_address()
-            group = Group.open(host, port, options.workers)
+            group = self._open_group()
+        if group.listener.sock is None:
+            group.listener = await self._listener(group, found)
         if len(group.sockets) != options.workers:
             count = len(group.sockets)
             group.close()
@@ -188,6 +197,31 @@ class _Service:
             control = self._control_path(group.port)
             self._be_the_only_one(control)
         return group, found, control
+
+    def _open_group(self) -> Group:
+        """New sockets, at a port that is free over TCP, too, where any will do."""
+        options = self._options
+        host = options.host or any_address()
+        left = tcp.tries(options, options.port)
+        while True:
+            group = Group.open(host, options.port, options.workers)
+            group.listener = tcp.listener_at(options, group.port)
+            left -= 1
+            if group.listener.sock is not None or not left:
+                return group
+            group.close()
+
+    async def _listener(self, group: Group, found: list[Found]) -> Listener:
+        """The TCP socket: of living workers, of systemd, or a new one."""
+        passed = self._passed.listeners
+        listener = None
+        if found and tcp.may_serve_tcp(self._options):
+            listener = await take_listener(found)
+        if listener is None and passed and tcp.may_serve_tcp(self._options):
+            listener = Listener(passed.pop(0))
+        for sock in passed:
+            sock.close()
+        return listener or tcp.listener_at(self._options, group.port)
 
     def _be_the_only_one(self, control: Path) -> None:
         """Take a lock that ends with this process, however it ends."""
@@ -285,16 +319,14 @@ class _Service:
         group = supervisor.group
         what = self._options.app or self._options.folder
         trust = self._options.cert
+        over_tcp = group.listener.is_listening
         lines = [
-            f"serving {what} at https://localhost:{group.port}/ over HTTP/3 (UDP) with "
-            f"{_workers(supervisor)}"
+            f"serving {what} at https://localhost:{group.port}/ over "
+            f"{tcp.describe(over_tcp=over_tcp)} with {_workers(supervisor)}"
         ]
         if trust is None:
             trust = user_state.local_certificate(self._options.host).certificate
-            lines += [
-                f"  certificate  {trust} (made for this machine; trust it like this:)",
-                f"               curl --http3-only --cacert {trust} https://localhost:{group.port}/",
-            ]
+            lines += tcp.trust_lines(trust, group.port, over_tcp=over_tcp)
         lines.append(f"  control      {control}")
         lines.append(f"  early data   {_EARLY_DATA}")
         if not group.steered:
@@ -310,6 +342,7 @@ class _Service:
             steered=group.steered,
             early_data=_EARLY_DATA,
             sockets=inodes(group.sockets),
+            tcp=over_tcp,
         )
 
 

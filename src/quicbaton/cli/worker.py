@@ -17,12 +17,12 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from quicbaton.asyncio.host import tune_collector
+from quicbaton.asyncio.host import loop_factory, tune_collector
 from quicbaton.asyncio.supervisor.worker import Assignment, Worker
-from quicbaton.cli import environment, logs
+from quicbaton.cli import environment, logs, tcp
 from quicbaton.cli.main import parse
 from quicbaton.cli.reporter import Reporter
-from quicbaton.cli.serve import Server, loop_factory
+from quicbaton.cli.serve import Server
 from quicbaton.errors import QuicbatonError
 
 
@@ -56,6 +56,7 @@ async def _serve(assignment: Assignment, options: argparse.Namespace, reporter: 
             server.node_number,
             assignment.slot,
             {},
+            tcp.assigned(assignment.listener, assignment.no_listener),
         )
         try:
             worker = Worker(

@@ -76,6 +76,7 @@ class Leaving:
     async def _run(self, grace_s: float, to: str) -> c.Left:
         endpoint = self._node.endpoint
         endpoint.refuse_new()
+        self._node.beside.stop_accepting()
         until = monotonic() + grace_s
         try:
             moved = await self._hand_over(to, until) if to else 0
@@ -120,7 +121,13 @@ class Leaving:
                 open_ones.add(session)
         if open_ones:
             await self._announce(open_ones, until)
-        while (open_ones or endpoint.handshakes) and monotonic() < until and not self.over.is_set():
+        beside = self._node.beside
+        count += beside.running
+        while (
+            (open_ones or endpoint.handshakes or beside.running)
+            and monotonic() < until
+            and not self.over.is_set()
+        ):
             open_ones = {session for session in open_ones if not _close_if_idle(session)}
             for late in self._newcomers(open_ones):
                 # Its handshake was under way.
@@ -130,7 +137,7 @@ class Leaving:
             await asyncio.sleep(_LOOK_S)
         for session in open_ones:
             _close(session)
-        return count, len(open_ones)
+        return count, len(open_ones) + len(beside.cut())
 
     def _newcomers(self, known: set[Session]) -> list[Session]:
         return [

@@ -16,6 +16,7 @@ from quicbaton.asyncio.endpoint.udp import Datagram, open_udp
 from quicbaton.asyncio.failpoints import on_cut
 from quicbaton.asyncio.host import boot_id
 from quicbaton.asyncio.moving.handoffs import Handoffs
+from quicbaton.asyncio.node.beside import Beside, NothingBeside
 from quicbaton.asyncio.node.connections import ConnectionCommands
 from quicbaton.asyncio.node.control import Control, Handler
 from quicbaton.asyncio.node.takeover import Departure
@@ -93,6 +94,8 @@ class Node:
         #: supervisor to settle (`Bury`).
         self.on_death: Callable[[int], None] | None = None
         self.departure: Departure | None = None
+        #: Starts and ends with this node.
+        self.beside: Beside = NothingBeside()
         #: Told of every connection that this process gets; and whether it began here just now.
         self.watchers: list[Callable[[Session, bool], None]] = []
         #: Called when this process begins to serve.
@@ -122,6 +125,7 @@ class Node:
                 **connections.handlers(),
                 c.Join: self._join,
                 c.Introduce: self._introduce,
+                c.PassListener: self._pass_listener,
                 c.TakeOver: self._depart,
             },
             open_link=self._on_open_link,
@@ -146,11 +150,13 @@ class Node:
                 self._dial(name)
         for start in self.starters:
             start()
+        self.beside.start()
 
     def close(self) -> None:
         """Close all connections and go."""
         for close in self.closers:
             close()
+        self.beside.close()
         self.handoffs.close()
         self.endpoint.close()
         for listener in self._listeners:
@@ -390,6 +396,12 @@ class Node:
         self._siblings.append(sibling)
         self._siblings_of.setdefault(frame.name, []).append(sibling)
         steer(self.endpoint.udp.sock, self.endpoint.ids.configs, len(self._siblings) + 1)
+
+    async def _pass_listener(self, channel: Channel, _frame: c.PassListener) -> None:
+        listener = self.beside.listener
+        if listener is None:
+            raise CallerError("this process serves no TCP", code="no_listener")
+        channel.write_descriptors(c.encode(c.SocketOf(0, 1)), [listener.fileno()])
 
     async def _introduce(self, channel: Channel, frame: c.Introduce) -> c.Frame:
         self._peers.expect(channel, frame.name)

@@ -101,6 +101,7 @@ class Departure:
         reach("takeover_linked")
         endpoint.stop()
         endpoint.accepts = False
+        node.beside.stop_accepting()
         reach("takeover_stopped_reading")
         self._channel.write(c.encode(c.Stopped(self._foreign_ids())))
         # Their files would be worth nothing without this process: they come along alive.
@@ -113,22 +114,26 @@ class Departure:
             # Serve on with what is left.
             endpoint.accepts = True
             endpoint.start()
+            node.beside.start()
             raise
-        relays = node.handoffs.relays
+        relays, beside = node.handoffs.relays, node.beside
         cut = self._cut()
         if not self._linger_s:
-            cut += relays.cut_left("grace", "the server restarted")
+            cut += relays.cut_left("grace", "the server restarted") + beside.cut()
         text = f"{counted(self._exodus.moved, 'connection')} moved"
         if cut:
             # The answer is for people; programs read how many from the last step before it.
             self._channel.write(c.encode(c.Progress(self._exodus.moved, len(cut), [])))
             text += f", {len(cut)} cut at the deadline: " + "; ".join(cut)
-        if relays.left:
-            text += f"; requests of {relays.left} go on in pid {os.getpid()}"
+        if going_on := relays.left + beside.running:
+            text += f"; requests of {going_on} go on in pid {os.getpid()}"
         self._channel.write(c.encode(c.Answer(not cut, "cut" if cut else "ok", text)))
         reach("takeover_done")
-        await relays.until_none_left(self._linger_s)
+        await asyncio.gather(
+            relays.until_none_left(self._linger_s), beside.until_none_left(self._linger_s)
+        )
         relays.cut_left("grace", "the server restarted")
+        beside.cut()
         node.leave_to_successor(self._channel.accepted_at)
 
     # --- helpers, in reading order --------------------------------------------------------------
@@ -178,6 +183,7 @@ class Departure:
                 if monotonic() >= next_progress:
                     next_progress = monotonic() + _PROGRESS_S
                     waiting = exodus.examples() + handoffs.relays.describe_left()
+                    waiting += self._node.beside.describe_running()
                     self._channel.write(c.encode(c.Progress(exodus.moved, left, waiting[:20])))
                 await asyncio.sleep(_LOOK_S)
             exodus.begin_no_more()
@@ -191,7 +197,9 @@ class Departure:
     def _left(self) -> int:
         endpoint = self._node.endpoint
         unfinished = self._node.handoffs.unfinished_departures()
-        running = 0 if self._linger_s else self._node.handoffs.relays.left
+        running = self._node.handoffs.relays.left + self._node.beside.running
+        if self._linger_s:
+            running = 0
         return endpoint.connection_count + len(endpoint.handshakes) + unfinished + running
 
     def _check_successor(self) -> None:

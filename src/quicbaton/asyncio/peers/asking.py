@@ -96,7 +96,7 @@ async def ask_in_steps(
 
 
 async def ask_for_descriptor(
-    path: Path, command: c.PassSocket | c.PassRoster, timeout_s: float = TIMEOUT_S
+    path: Path, command: c.PassSocket | c.PassRoster | c.PassListener, timeout_s: float = TIMEOUT_S
 ) -> tuple[c.SocketOf, int]:
     """Send a command that is answered with one descriptor and nothing after it."""
     async with asyncio.timeout(timeout_s):
@@ -106,7 +106,8 @@ async def ask_for_descriptor(
 
 
 async def ask_for_socket(
-    predecessor: Path, command: c.TakeOver | c.Join | c.PassSocket | c.PassRoster
+    predecessor: Path,
+    command: c.TakeOver | c.Join | c.PassSocket | c.PassRoster | c.PassListener,
 ) -> tuple[Channel, asyncio.Queue[c.Frame], Any, int]:
     """Send a command that is answered with a descriptor; the channel, its further frames, the
     answer and the descriptor."""

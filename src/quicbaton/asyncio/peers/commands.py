@@ -102,6 +102,11 @@ class Join(CommandFrame, tag="join"):
     name: str
 
 
+class PassListener(CommandFrame, tag="pass_listener"):
+    """Accept from the TCP socket of the process, too: answered with `SocketOf` and its descriptor,
+    or with `Answer` where there is none."""
+
+
 class Introduce(CommandFrame, tag="introduce"):
     """Another process shares the port: strays for its IDs go to `name`. `Answer`."""
 
@@ -328,6 +333,7 @@ Frame = (
     | Save
     | Resume
     | Join
+    | PassListener
     | Introduce
     | TakeOver
     | OpenLink

@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from quicbaton.asyncio.listener import Listener, adopt_listener
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import (
     TIMEOUT_S,
@@ -74,6 +75,15 @@ async def take_sockets(found: list[Found]) -> Group:
         for sock in sockets:
             sock.close()
         raise
+
+
+async def take_listener(found: list[Found]) -> Listener | None:
+    """The TCP socket of living workers; None when they have none."""
+    for one in found:
+        with contextlib.suppress(PeerError, TimeoutError):
+            _, descriptor = await ask_for_descriptor(one.control, c.PassListener(), _PASS_S)
+            return adopt_listener(descriptor)
+    return None
 
 
 # --- helpers ----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Final
 
 from quicbaton.asyncio.endpoint.steer import steer
 from quicbaton.asyncio.endpoint.udp import open_udp
+from quicbaton.asyncio.listener import Listener
 from quicbaton.errors import ConfigurationError
 from quicbaton.limits import MAX_WORKERS
 from quicbaton.routing.quic_lb import IdConfigs, IdLayout
@@ -31,6 +32,8 @@ class Group:
                 f"a service has 1 to {MAX_WORKERS} workers, got {len(sockets)}", code="workers"
             )
         self.sockets = sockets
+        #: From which all workers accept, if they serve a program over TCP, too.
+        self.listener = Listener(None)
         #: False where the kernel cannot be told: workers then pass on what is not theirs.
         self.steered = False
 
@@ -77,6 +80,7 @@ class Group:
     def close(self) -> None:
         for sock in self.sockets:
             sock.close()
+        self.listener.close()
 
     @staticmethod
     def _open_first(host: str, port: int) -> socket.socket:

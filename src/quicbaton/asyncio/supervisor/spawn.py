@@ -216,11 +216,15 @@ class Spawner:
 
     def _run(self, slot: int, roster: int, words: int) -> subprocess.Popen[bytes]:
         sockets = [sock.fileno() for sock in self._group.sockets]
+        listener = self._group.listener
+        listening = [] if listener.sock is None else [listener.sock.fileno()]
         # Its standard error is ours again once it serves.
         stderr = os.dup(2)
         assignment: dict[str, Any] = {
             "slot": slot,
             "sockets": sockets,
+            "listener": listening[0] if listening else -1,
+            "no_listener": listener.refusal,
             "roster": roster,
             "stderr": stderr,
             "control": str(self._control),
@@ -231,7 +235,7 @@ class Spawner:
                 [sys.executable, "-m", self._module, json.dumps(assignment), *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stderr=words,
-                pass_fds=(*sockets, roster, stderr),
+                pass_fds=(*sockets, *listening, roster, stderr),
                 env=environment,
                 # A terminal's Ctrl-C is for the supervisor, which stops the workers in good order.
                 process_group=0,

@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 
 #: The first descriptor that systemd passes (SD_LISTEN_FDS_START).
 _FIRST_DESCRIPTOR: Final = 3
+#: What the TCP socket is kept as.
+LISTENER_NAME: Final = "listener"
 #: For systemd to take a notification; it may be busy, and a service must not hang on that.
 _SEND_S: Final = 1.0
 
@@ -22,6 +24,7 @@ class Passed(NamedTuple):
 
     kept: list[socket.socket]  # the port's sockets that a former self has kept, in order
     activated: list[socket.socket]  # a socket unit's
+    listeners: list[socket.socket]  # of TCP: the one that a former self has kept, a socket unit's
     rosters: dict[int, tuple[str, int]]  # pid of a worker -> name and descriptor of its roster
 
 
@@ -58,6 +61,7 @@ class Systemd:
         """What systemd has passed to this process; once, the caller owns it."""
         numbered: dict[int, socket.socket] = {}
         others = []
+        listeners: list[socket.socket] = []
         rosters = {}
         for name, descriptor in self._descriptors:
             kind, _, number = name.partition("-")
@@ -71,7 +75,11 @@ class Systemd:
                 os.close(descriptor)  # Neither a socket nor anything of ours.
                 continue
             sock.setblocking(False)
-            if kind == "socket" and number.isdigit():
+            is_inet = sock.family in (socket.AF_INET, socket.AF_INET6)
+            if is_inet and sock.type == socket.SOCK_STREAM:
+                # What was kept is in use, and comes first.
+                listeners.insert(0 if name == LISTENER_NAME else len(listeners), sock)
+            elif kind == "socket" and number.isdigit():
                 numbered[int(number)] = sock
             else:
                 others.append(sock)
@@ -82,7 +90,7 @@ class Systemd:
         if not whole:
             for sock in numbered.values():
                 sock.close()
-        return Passed(kept, others, rosters)
+        return Passed(kept, others, listeners, rosters)
 
     # --- notifications --------------------------------------------------------------------------
 

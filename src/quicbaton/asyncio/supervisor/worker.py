@@ -60,6 +60,8 @@ class Assignment(msgspec.Struct, forbid_unknown_fields=False):
     roster: int
     stderr: int  # for standard error, once it serves
     control: str  # the supervisor's control socket
+    listener: int = -1  # of TCP, for a program that is served over that, too
+    no_listener: str = ""  # why there is none
 
     @classmethod
     def parse(cls, text: str) -> Assignment:

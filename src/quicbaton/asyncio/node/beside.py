@@ -1,0 +1,62 @@
+"""What a process serves beside its QUIC connections, and cannot move: TCP."""
+
+from __future__ import annotations
+
+import socket
+from typing import Protocol
+
+
+class Beside(Protocol):
+    """A server that a node starts and stops with itself. While anything runs there, a process that
+    leaves stays, as it does for relayed streams."""
+
+    @property
+    def listener(self) -> socket.socket | None:
+        """The open socket at which it is reached, for other processes to accept from."""
+
+    @property
+    def running(self) -> int:
+        """How many connections there are."""
+
+    def describe_running(self) -> list[str]:
+        """What they are, for people."""
+
+    def start(self) -> None:
+        """Accept; again after `stop_accepting`, too."""
+
+    def stop_accepting(self) -> None:
+        """Leave new clients to others, and let what is open come to its end."""
+
+    async def until_none_left(self, timeout_s: float) -> None:
+        """Wait, so long at most, until nothing runs."""
+
+    def cut(self) -> list[str]:
+        """End what is open; what had not come to its end."""
+
+    def close(self) -> None:
+        """Accept nobody, and cut."""
+
+
+class NothingBeside:
+    """Of a process that serves QUIC alone."""
+
+    listener = None
+    running = 0
+
+    def describe_running(self) -> list[str]:
+        return []
+
+    def start(self) -> None:
+        return
+
+    def stop_accepting(self) -> None:
+        return
+
+    async def until_none_left(self, timeout_s: float) -> None:
+        return
+
+    def cut(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        return

@@ -1,0 +1,64 @@
+"""The port that a server asks for, over UDP and TCP."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import socket
+from pathlib import Path
+
+from quicbaton.asyncio.endpoint.udp import open_udp
+from quicbaton.asyncio.listener import Listener
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import ask
+from quicbaton.cli import tcp, user_state
+from quicbaton.cli.addresses import any_address
+from quicbaton.errors import ConfigurationError
+
+
+async def port_of(other: Path) -> int:
+    """The UDP port of the server at a control socket."""
+    listed = await ask(other, c.ListConnections(), c.Connections)
+    return int(listed.address.rpartition(":")[2])
+
+
+def parse_port(text: str) -> int:
+    """For argparse: a port number; 0 is any."""
+    # getaddrinfo cuts a larger number to 16 bits, and the server would be where nobody expects it.
+    if not (text.isascii() and text.isdigit() and len(text) <= 5) or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def open_both(options: argparse.Namespace) -> tuple[socket.socket, Listener]:
+    """The UDP socket, and that for TCP if there is to be one, at one port."""
+    left = tcp.tries(options, options.port)
+    while True:
+        sock = _open_port(options.host, options.port)
+        listener = tcp.listener_at(options, sock.getsockname()[1])
+        left -= 1
+        if listener.sock is not None or not left:
+            return sock, listener
+        sock.close()
+
+
+def _open_port(host: str, port: int) -> socket.socket:
+    """The UDP socket, in a group that others can join; refused while somebody has the port."""
+    try:
+        address = host or any_address()
+        # A socket of our user's in the same group would be let in without a word, and the kernel
+        # would share the clients out between two strangers.
+        open_udp(address, port).close()
+        return open_udp(address, port, reuse_port=True)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise ConfigurationError(
+                f"cannot listen at {host or 'any address'} port {port}: {error.strerror or error}"
+            ) from error
+    running = user_state.control_sockets(port)
+    hint = f" Control sockets for it: {', '.join(map(str, running))}." if running else ""
+    raise ConfigurationError(
+        f"UDP port {port} is taken.{hint} Use --join SOCKET to share it, --takeover SOCKET to "
+        "replace the server there, or another --port.",
+        code="port_taken",
+    )

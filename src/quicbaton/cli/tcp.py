@@ -1,0 +1,113 @@
+"""TCP beside UDP, for ASGI programs: its options, its socket, what is said of it."""
+
+from __future__ import annotations
+
+import argparse
+import ssl
+from pathlib import Path
+from typing import Any, Final
+
+from quicbaton.asgi.tcp import tls_context
+from quicbaton.asyncio.listener import PORT_TRIES, Listener, adopt_listener, bind_listener
+from quicbaton.asyncio.node.beside import Beside, NothingBeside
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.asyncio.peers.asking import ask_for_descriptor
+from quicbaton.cli.addresses import any_address
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.cli.program import Program, named_program
+from quicbaton.errors import ConfigurationError, PeerError
+
+_KEEP_ALIVE_S: Final = 5.0
+#: For another process to pass its socket.
+_PASS_S: Final = 5.0
+
+
+def add_options(parser: Any) -> None:
+    parser.add_argument(
+        "--no-tcp",
+        action="store_true",
+        help="serve an ASGI program over HTTP/3 alone, not over HTTP/1.1 and HTTP/2 beside it",
+    )
+    parser.add_argument(
+        "--timeout-keep-alive",
+        type=float,
+        default=_KEEP_ALIVE_S,
+        metavar="SECONDS",
+        help="over TCP: close connections on which no request comes for so long (default: 5)",
+    )
+
+
+def may_serve_tcp(options: argparse.Namespace) -> bool:
+    """Whether what the options name is perhaps an ASGI program, which is served over TCP, too."""
+    return not options.no_tcp and named_program(options) is not None
+
+
+def listener_at(options: argparse.Namespace, port: int) -> Listener:
+    """The TCP socket for what is served at a UDP port."""
+    if not may_serve_tcp(options):
+        return Listener(None)
+    return bind_listener(options.host or any_address(), port)
+
+
+def tries(options: argparse.Namespace, port: int) -> int:
+    """How often to look for a port that is free over both."""
+    return PORT_TRIES if not port and may_serve_tcp(options) else 1
+
+
+async def listener_of(options: argparse.Namespace, other: Path, port: int) -> Listener:
+    """The TCP socket of another process at the port, from which this one is to accept, too; a new
+    one if that has none."""
+    if may_serve_tcp(options):
+        try:
+            _, descriptor = await ask_for_descriptor(other, c.PassListener(), _PASS_S)
+            return adopt_listener(descriptor)
+        except (PeerError, TimeoutError):
+            pass  # it serves UDP alone, or is of a release that knows nothing of this
+    return listener_at(options, port)
+
+
+def assigned(descriptor: int, refusal: str) -> Listener:
+    """What a supervisor has given to its worker."""
+    return adopt_listener(descriptor) if descriptor >= 0 else Listener(None, refusal)
+
+
+def beside(
+    options: argparse.Namespace,
+    program: Program,
+    files: CertificateFiles,
+    listener: Listener,
+) -> Beside:
+    """What serves the program over TCP, if anything does. ConfigurationError (`tcp_port`) when the
+    port cannot be had."""
+    if options.no_tcp or program.over_tcp is None:
+        listener.close()
+        return NothingBeside()
+    return program.over_tcp(listener, context(files, options.keylog), options.timeout_keep_alive)
+
+
+def context(files: CertificateFiles, keylog: Path | None) -> ssl.SSLContext:
+    """Of the certificate that QUIC uses."""
+    try:
+        return tls_context(files.certificate, files.key, keylog)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"cannot use {files.certificate} with {files.key} over TCP: {error}"
+        ) from error
+
+
+def describe(*, over_tcp: bool) -> str:
+    """Over what a service is reached."""
+    return "HTTP/3 (UDP) and HTTP/1.1, HTTP/2 (TCP)" if over_tcp else "HTTP/3 (UDP)"
+
+
+def trust_lines(certificate: Path, port: int, *, over_tcp: bool) -> list[str]:
+    """How to trust a certificate that was made for this machine."""
+    url = f"https://localhost:{port}/"
+    lines = [
+        f"  certificate  {certificate} (made for this machine; trust it like this:)",
+        f"               quicbaton get --ca {certificate} {url}FILE -o FILE",
+        f"               curl --http3-only --cacert {certificate} {url}",
+    ]
+    if over_tcp:
+        lines.append(f"               curl --cacert {certificate} {url}")
+    return lines
