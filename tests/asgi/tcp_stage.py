@@ -62,7 +62,13 @@ class Answer:
 
 
 def perform(
-    stage: Stage, version: str, path: str, *, body: bytes | None = None, fields: Any = ()
+    stage: Stage,
+    version: str,
+    path: str,
+    *,
+    body: bytes | None = None,
+    fields: Any = (),
+    head: bool = False,
 ) -> Answer:
     """By libcurl."""
     answer, pieces, curl = Answer(), [], pycurl.Curl()
@@ -75,6 +81,7 @@ def perform(
     curl.setopt(pycurl.TIMEOUT, 60)
     curl.setopt(pycurl.WRITEFUNCTION, pieces.append)
     curl.setopt(pycurl.HEADERFUNCTION, answer.on_line)
+    curl.setopt(pycurl.NOBODY, head)
     if body is not None:
         curl.setopt(pycurl.POSTFIELDS, body)
     try:
@@ -144,6 +151,9 @@ class Http2Client:
     @classmethod
     async def connect(cls, stage: Stage) -> Http2Client:
         return cls(*await stage.connect("2"))
+
+    def write(self, data: bytes) -> None:
+        self._writer.write(data)
 
     def flush(self) -> None:
         self._writer.write(self.h2.data_to_send())

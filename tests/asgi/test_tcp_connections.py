@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 
 import h2.events
@@ -15,6 +16,7 @@ from quicbaton.limits import CANCELLED_REQUEST_BURST
 
 _HELLO = b"GET /hello HTTP/1.1\r\nhost: localhost\r\n\r\n"
 _BODY = b"hello from startup"
+_PONG = h2.events.PingAckReceived
 
 
 async def _response(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
@@ -135,6 +137,64 @@ def test_requests_that_are_given_up_without_end_close_the_connection(
         told = await client.until(h2.events.ConnectionTerminated)
         assert told.error_code == ErrorCodes.ENHANCE_YOUR_CALM
         assert (await stage.ask("2", "/hello")).body == _BODY
+        client.close()
+
+    on_stage(certificate, play)
+
+
+def test_a_client_that_reads_no_answers_is_read_no_more(certificate: CertificateFiles) -> None:
+    """PINGs, which h2 answers."""
+
+    async def play(stage: Stage) -> None:
+        # Inherited by those that are accepted: the kernel would keep megabytes of answers.
+        stage.server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        client = await Http2Client.connect(stage)
+        await client.until(h2.events.RemoteSettingsChanged)
+        (connection,) = stage.server._connections
+        for _ in range(5_000):
+            client.h2.ping(b"12345678")
+        pings = client.h2.data_to_send()
+        while connection not in connection._pauses:
+            client.write(pings)
+            await stage.ask("2", "/hello")
+        assert connection.held_bytes < 2 << 20
+        client.close()
+
+    on_stage(certificate, play)
+
+
+def test_much_at_once_is_looked_at_in_turns(
+    certificate: CertificateFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quicbaton.asgi.tcp.connection.TURN_S", 0.0)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def play(stage: Stage) -> None:
+        client = await Http2Client.connect(stage)
+        await client.until(h2.events.RemoteSettingsChanged)
+        (connection,) = stage.server._connections
+        taken: list[int] = []
+        take = connection.take
+
+        def look(data: bytes) -> None:
+            taken.append(turns)
+            take(data)
+
+        connection.take = look  # type: ignore[method-assign]
+        counting = asyncio.create_task(count())
+        for _ in range(5_000):
+            client.h2.ping(b"12345678")
+        client.flush()
+        while len([one for one in client.events if isinstance(one, _PONG)]) < 5_000:
+            await client.read()
+        counting.cancel()
+        assert len(taken) == len(set(taken)) > 10
         client.close()
 
     on_stage(certificate, play)

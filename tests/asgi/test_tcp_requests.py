@@ -83,6 +83,15 @@ def test_bodies_arrive_whole_both_ways(certificate: CertificateFiles, version: s
 
 
 @VERSIONS
+def test_a_head_has_no_body(certificate: CertificateFiles, version: str) -> None:
+    async def play(stage: Stage) -> None:
+        answer = await stage.ask(version, "/large/1000", head=True)
+        assert (answer.error, answer.status, answer.body) == (0, 200, b"")
+
+    on_stage(certificate, play)
+
+
+@VERSIONS
 def test_an_upload_may_be_answered_before_it_is_read(
     certificate: CertificateFiles, version: str
 ) -> None:

@@ -32,10 +32,13 @@ from quicbaton.limits import (
     TCP_BUFFER_BYTES,
     TCP_LINGER_S,
     TCP_UNREAD_S,
+    TURN_S,
 )
 from quicbaton.transport.state import Address
 
 _LOG: Final = logging.getLogger("quicbaton.asgi")
+#: Looked at at a time: some hundreds of the smallest frames, or chunks.
+_PIECE_BYTES: Final = 8192
 #: For `SO_LINGER`: forget what is not sent, and tell the peer by a reset.
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 _TLS_VERSIONS: Final = {"TLSv1.2": 0x0303, "TLSv1.3": TLS_1_3}
@@ -91,6 +94,8 @@ class TcpConnection(asyncio.Protocol):
         #: Why nothing is read.
         self._pauses: set[object] = set()
         self._timer: asyncio.TimerHandle | None = None
+        #: What has come and is not looked at.
+        self._unread = bytearray()
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
 
@@ -117,6 +122,11 @@ class TcpConnection(asyncio.Protocol):
             self.drop_file(stream_id)
         self._check_over()
 
+    def data_received(self, data: bytes) -> None:
+        self._unread += data
+        if self._turn not in self._pauses:
+            self._turn()
+
     def pause_writing(self) -> None:
         self._is_full = True
 
@@ -129,6 +139,10 @@ class TcpConnection(asyncio.Protocol):
     @abstractmethod
     def begin(self) -> None:
         """TLS is up."""
+
+    @abstractmethod
+    def take(self, data: bytes) -> None:
+        """A piece of what the client says."""
 
     @abstractmethod
     def retire(self) -> None:
@@ -292,6 +306,10 @@ class TcpConnection(asyncio.Protocol):
 
     # --- files (what an exchange's wire has to do, the same for both versions) ------------------
 
+    def connection_name(self) -> str:
+        """What a log calls it."""
+        return self.client
+
     def may_begin(self, stream_id: int) -> bool:
         return True
 
@@ -343,6 +361,20 @@ class TcpConnection(asyncio.Protocol):
         except StreamStateError:
             pass  # the client is gone
         self.drop_file(stream_id)
+
+    def _turn(self) -> None:
+        """Look at what has come for as long as others may wait: 256 KB, which are read at a time,
+        are a second's work where they are made of the smallest frames."""
+        until_s = self._loop.time() + TURN_S
+        while self._unread and not self.is_closing:
+            piece = bytes(self._unread[:_PIECE_BYTES])
+            del self._unread[:_PIECE_BYTES]
+            self.take(piece)
+            if self._unread and self._loop.time() > until_s:
+                self.pause(self._turn)
+                self._loop.call_soon(self._turn)
+                return
+        self.resume(self._turn)
 
     def _check_over(self) -> None:
         if self._is_lost and not self.exchanges:

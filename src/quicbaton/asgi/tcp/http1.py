@@ -48,7 +48,7 @@ class Http1Connection(TcpConnection):
 
     # --- from the transport ---------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
+    def take(self, data: bytes) -> None:
         if self.is_leaving:
             return
         if self._is_websocket:

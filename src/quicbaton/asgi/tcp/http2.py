@@ -121,7 +121,7 @@ class Http2Connection(TcpConnection):
 
     # --- from the transport ---------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
+    def take(self, data: bytes) -> None:
         if self.is_leaving:
             return
         if not self._sizes.are_legal(data):
