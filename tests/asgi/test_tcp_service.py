@@ -121,7 +121,8 @@ def test_both_ways_reach_one_program_with_one_lifespan(home: ServiceHome) -> Non
 
 @VERSIONS
 def test_requests_go_on_through_a_reload(home: ServiceHome, version: str) -> None:
-    service = start(home)
+    # Nobody reads what a test's servers say, and a pipe that is full would hold them up.
+    service = start(home, "--no-access-log")
     before = service.pids()
     download = Reader(home, service, version, f"slow/{_PIECES}")
     stop, failures, answered = threading.Event(), [], []

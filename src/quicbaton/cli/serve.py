@@ -13,9 +13,6 @@ import time
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from aioquic.h3.connection import H3_ALPN
-from aioquic.quic.configuration import QuicConfiguration
-
 from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.host import loop_factory, raise_descriptor_limit, tune_collector
 from quicbaton.asyncio.listener import Listener
@@ -40,12 +37,12 @@ from quicbaton.cli import (
     user_state,
     watch,
 )
-from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.cli.certificate import CertificateFiles, quic_configuration
 from quicbaton.cli.control import add_cluster_options, find_cluster
 from quicbaton.cli.program import check_folder, program, sleep_after_s
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import ConfigurationError, QuicbatonError
-from quicbaton.limits import CONNECTION_WINDOW_BYTES, MEMORY_BUDGET_BYTES
+from quicbaton.limits import MEMORY_BUDGET_BYTES
 
 DEFAULT_PORT: Final = 4433
 #: How long a takeover waits for connections that cannot move yet.
@@ -213,7 +210,7 @@ class Server:
         # Certificate and key are two files; those that we make for the user others may replace.
         theirs = options.cert is not None
         with contextlib.nullcontext() if theirs else user_state.locked(user_state.state_folder()):
-            self._configuration = _configuration(self._files)
+            self._configuration = quic_configuration(self._files)
         self._program = program(options)
         self._program.configure(self._configuration)
         self._told_to_stop = False
@@ -491,19 +488,6 @@ def _certificate(options: argparse.Namespace) -> CertificateFiles:
     if options.cert is not None:
         return CertificateFiles(options.cert.absolute(), options.key.absolute())
     return user_state.local_certificate(options.host)
-
-
-def _configuration(files: CertificateFiles) -> QuicConfiguration:
-    configuration = QuicConfiguration(
-        is_client=False, alpn_protocols=H3_ALPN, max_data=CONNECTION_WINDOW_BYTES
-    )
-    try:
-        configuration.load_cert_chain(files.certificate, files.key)
-    except (OSError, ValueError, IndexError) as error:
-        raise ConfigurationError(
-            f"cannot use {files.certificate} with {files.key}: {error}; both must be PEM files"
-        ) from error
-    return configuration
 
 
 def _open_keylog(path: Path) -> TextIO:

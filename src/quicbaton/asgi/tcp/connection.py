@@ -168,7 +168,9 @@ class TcpConnection(asyncio.Protocol):
     @property
     def client(self) -> str:
         """Its address, for people."""
-        return f"{self.peer[0]} port {self.peer[1]}" if self.peer else "a client"
+        if not self.peer:
+            return "a client"
+        return f"{str(self.peer[0]).removeprefix('::ffff:')} port {self.peer[1]}"
 
     @property
     def is_closing(self) -> bool:
