@@ -11,7 +11,7 @@ STARTED: list[str] = []
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
     """By path: `/hello`, `/scope`, `/hash`, `/large/BYTES`, `/slow/PIECES`, `/raise`,
-    `/raise-late`, `/nothing`, `/bad-field`, `/short`, `/trailers`, `/hints`, `/wait`."""
+    `/raise-late`, `/nothing`, `/bad-field`, `/short`, `/trailers`, `/hints`, `/dated`, `/wait`."""
     if scope["type"] == "lifespan":
         await _lifespan(scope, receive, send)
         return
@@ -122,6 +122,12 @@ async def _hints(scope: Any, receive: Any, send: Any, _: str) -> None:
     await _end(send, b"body")
 
 
+async def _dated(scope: Any, receive: Any, send: Any, _: str) -> None:
+    headers = [(b"Date", b"Sun, 06 Nov 1994 08:49:37 GMT")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await _end(send, b"long ago")
+
+
 async def _wait(scope: Any, receive: Any, send: Any, _: str) -> None:
     """Until the client is gone."""
     await _start(send)
@@ -153,5 +159,6 @@ _PATHS = {
     "short": _short,
     "trailers": _trailers,
     "hints": _hints,
+    "dated": _dated,
     "wait": _wait,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,6 +21,7 @@ from quicbaton.asgi.scope import request_scope
 from quicbaton.asyncio import QuicServer, connect, serve
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import ConfigurationError
+from quicbaton.files.dates import parse_date
 from quicbaton.http3 import H3Connection
 from quicbaton.http3.codes import ErrorCode
 
@@ -300,6 +302,34 @@ def test_trailers_and_early_hints(certificate: CertificateFiles) -> None:
         answer = await client.ask("/hints")
         assert answer.status == 200
         assert answer.fields[0].startswith("HTTP/3 103")
+
+    ask_all(certificate, asking)
+
+
+def test_a_response_says_when_it_was_made(certificate: CertificateFiles) -> None:
+    """RFC 9110 §6.6.1: an origin server with a clock must."""
+    dates = []
+
+    async def asking(client: Client) -> None:
+        for path in ("/hello", "/dated", "/hints", "/raise"):
+            answer = await client.ask(path)
+            dates.append([line for line in answer.fields if line.startswith("date:")])
+
+    began_s = int(time.time())
+    ask_all(certificate, asking)
+    assert [len(found) for found in dates] == [1, 1, 1, 1]
+    (own,) = dates.pop(1)
+    assert own.strip() == "date: Sun, 06 Nov 1994 08:49:37 GMT", "the program's own stays"
+    for (line,) in dates:
+        said_s = parse_date(line.removeprefix("date:").strip().encode())
+        assert said_s is not None
+        assert began_s <= said_s <= int(time.time())
+
+
+def test_requests_are_told_that_sessions_can_be_had(certificate: CertificateFiles) -> None:
+    async def asking(client: Client) -> None:
+        answer = await client.ask("/scope")
+        assert b"'webtransport': {}" in answer.body
 
     ask_all(certificate, asking)
 

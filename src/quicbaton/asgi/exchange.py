@@ -10,12 +10,13 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final, NamedTuple, Protocol
 
 from quicbaton.asgi import access
 from quicbaton.asgi.scope import Application, Message, Scope
 from quicbaton.errors import GivenAwayError, StreamStateError
+from quicbaton.files.dates import http_date
 from quicbaton.files.downloads import Download
 
 _LOG: Final = logging.getLogger("quicbaton.asgi")
@@ -254,6 +255,15 @@ def fields_of(message: Message) -> Fields:
         if name not in _FIELDS_TO_DROP:
             fields.append((name, value))
     return fields
+
+
+def dated(fields: Fields) -> Fields:
+    """A response's head with the time, if the program does not say it (RFC 9110 §6.6.1); 1xx
+    responses and trailers as they are."""
+    name, status = fields[0]
+    if name != b":status" or status < b"200" or any(name == b"date" for name, _ in fields):
+        return fields
+    return [*fields, (b"date", http_date(int(time())))]
 
 
 def bytes_of(value: Any, key: str) -> bytes:

@@ -17,7 +17,7 @@ from aioquic.h3.events import (
 from aioquic.quic import events
 
 from quicbaton.asgi import disk as files
-from quicbaton.asgi.exchange import CLIENT_GONE, Exchange, Fields
+from quicbaton.asgi.exchange import CLIENT_GONE, Exchange, Fields, dated
 from quicbaton.asgi.http import HttpExchange
 from quicbaton.asgi.lifespan import Lifespan
 from quicbaton.asgi.scope import Application, request_scope
@@ -255,7 +255,7 @@ class AsgiProtocol(QuicConnectionProtocol):
 
     def send_headers(self, stream_id: int, fields: Fields, *, ended: bool) -> None:
         assert self._http is not None, "an HTTP/3 event came out of it"
-        self._http.send_headers(stream_id, fields, ended)
+        self._http.send_headers(stream_id, dated(fields), ended)
         self.transmit_soon()
 
     def send_data(self, stream_id: int, data: bytes, *, ended: bool) -> None:

@@ -89,6 +89,9 @@ def request_scope(
         scope["webtransport"] = {"spec_version": _WEBTRANSPORT_VERSION}
         extensions["webtransport"] = {"max_datagram_size": max_datagram_bytes}
         return scope
+    if http_version == "3":
+        # A session can be had on this connection, should the client ask for one.
+        extensions["webtransport"] = {}
     extensions["http.response.early_hint"] = {}
     extensions["http.response.pathsend"] = {}
     extensions["http.response.zerocopysend"] = {}
