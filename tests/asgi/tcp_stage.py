@@ -17,7 +17,7 @@ import pycurl
 from loopback import run
 
 from quicbaton.asgi import Lifespan
-from quicbaton.asgi.tcp import TcpServer, tls_context
+from quicbaton.asgi.tcp import TcpServer, tls_identity
 from quicbaton.asyncio.listener import bind_listener
 from quicbaton.cli.certificate import CertificateFiles
 
@@ -104,10 +104,10 @@ async def serving(
     lifespan = Lifespan(application, "test:application")
     await lifespan.startup()
     listener = bind_listener("127.0.0.1", 0)
-    context = tls_context(certificate.certificate, certificate.key)
+    identity = tls_identity(certificate.certificate, certificate.key)
     server = TcpServer(
         listener,
-        context,
+        identity,
         keep_alive_s,
         application=application,
         lifespan=lifespan,

@@ -17,6 +17,7 @@ import pycurl
 import pytest
 from tcp_stage import Http2Client, Stage, on_stage
 
+from quicbaton.asgi.tcp import tls_identity
 from quicbaton.cli.certificate import CertificateFiles
 
 VERSIONS = pytest.mark.parametrize("version", ["1.1", "2"])
@@ -37,6 +38,15 @@ def test_a_program_answers_with_the_state_of_its_startup(
     assert on_stage(certificate, play) == ["lifespan.startup", "lifespan.shutdown"]
 
 
+def test_of_a_chain_the_program_is_told_the_servers_own(
+    certificate: CertificateFiles, tmp_path: Path
+) -> None:
+    own = certificate.certificate.read_text()
+    chain = tmp_path / "chain.pem"
+    chain.write_text(f"subject: comments may stand here\n{own}{own}")
+    assert tls_identity(chain, certificate.key).certificate == own
+
+
 @VERSIONS
 def test_the_scope_is_as_over_quic_but_for_the_version(
     certificate: CertificateFiles, version: str
@@ -54,6 +64,8 @@ def test_the_scope_is_as_over_quic_but_for_the_version(
         headers = dict(scope["headers"])
         assert headers[b"x-mine"] == b"yes"
         assert headers[b"host"] == f"localhost:{stage.port}".encode()
+        shown = certificate.certificate.read_text()
+        assert scope["extensions"]["tls"]["server_cert"] == shown
 
     on_stage(certificate, play)
 

@@ -39,12 +39,13 @@ def request_scope(
     tls_version: int = TLS_1_3,
     http_version: str = "3",
     max_datagram_bytes: int = 0,
+    certificate: str | None = None,
 ) -> Scope:
     """Of a request with these fields, of a WebSocket or a WebTransport session if it asks for one.
     `client` is the validated address, `server` the one that it talks to; `state` is what the
     lifespan has left, of which the program gets a copy; `cipher_suite` and `tls_version` are
-    TLS's numbers for what protects the connection, and `max_datagram_bytes` what a session's
-    datagrams can have."""
+    TLS's numbers for what protects the connection, `certificate` (PEM) is the one that the client
+    was shown, if that is known, and `max_datagram_bytes` what a session's datagrams can have."""
     pseudo: dict[bytes, bytes] = {}
     fields: list[tuple[bytes, bytes]] = []
     cookies: list[bytes] = []
@@ -75,7 +76,7 @@ def request_scope(
         "server": _pair(server),
         "state": dict(state),
     }
-    extensions = scope["extensions"] = {"tls": _tls(cipher_suite, tls_version)}
+    extensions = scope["extensions"] = {"tls": _tls(cipher_suite, tls_version, certificate)}
     if pseudo.get(b":protocol") == b"websocket":
         scope["type"] = "websocket"
         scope["scheme"] = "wss"
@@ -100,11 +101,12 @@ def request_scope(
     return scope
 
 
-def _tls(cipher_suite: int, version: int) -> dict[str, Any]:
-    """ASGI TLS 0.2. We ask clients for no certificate. Which one the client was shown is no part of
-    a connection's state, and the process that has it now may have another: so it is not said."""
+def _tls(cipher_suite: int, version: int, certificate: str | None) -> dict[str, Any]:
+    """ASGI TLS 0.2. We ask clients for no certificate. Which one a client of HTTP/3 was shown is no
+    part of its connection's state, and the process that has that now may have another: so it is not
+    said."""
     return {
-        "server_cert": None,
+        "server_cert": certificate,
         "client_cert_chain": [],
         "client_cert_name": None,
         "client_cert_error": None,

@@ -6,7 +6,6 @@ import argparse
 import importlib
 import inspect
 import os
-import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -18,7 +17,7 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from quicbaton.asgi import AsgiProtocol, Lifespan, whole_disk
 from quicbaton.asgi.concurrency import LimitedConcurrency
-from quicbaton.asgi.tcp import TcpServer
+from quicbaton.asgi.tcp import TcpServer, TlsIdentity
 from quicbaton.asyncio import QuicConnectionProtocol
 from quicbaton.asyncio.endpoint.endpoint import CreateProtocol
 from quicbaton.asyncio.listener import Listener
@@ -45,7 +44,7 @@ class Program(NamedTuple):
     lifespan: Lifespan | None = None
     #: Serves it at a TCP socket, with TLS, and keeps connections without requests for so many
     #: seconds; None for what only QUIC carries.
-    over_tcp: Callable[[Listener, ssl.SSLContext, float], TcpServer] | None = None
+    over_tcp: Callable[[Listener, TlsIdentity, float], TcpServer] | None = None
 
     def configure(self, configuration: QuicConfiguration) -> None:
         """Let the program choose ALPN, DATAGRAM size, windows and whatever else is in there.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import ssl
 from pathlib import Path
 from typing import Any, Final
 
-from quicbaton.asgi.tcp import tls_context
+from quicbaton.asgi.tcp import TlsIdentity, tls_identity
 from quicbaton.asyncio.listener import PORT_TRIES, Listener, adopt_listener, bind_listener
 from quicbaton.asyncio.node.beside import Beside, NothingBeside
 from quicbaton.asyncio.peers import commands as c
@@ -82,13 +81,13 @@ def beside(
     if options.no_tcp or program.over_tcp is None:
         listener.close()
         return NothingBeside()
-    return program.over_tcp(listener, context(files, options.keylog), options.timeout_keep_alive)
+    return program.over_tcp(listener, identity(files, options.keylog), options.timeout_keep_alive)
 
 
-def context(files: CertificateFiles, keylog: Path | None) -> ssl.SSLContext:
+def identity(files: CertificateFiles, keylog: Path | None) -> TlsIdentity:
     """Of the certificate that QUIC uses."""
     try:
-        return tls_context(files.certificate, files.key, keylog)
+        return tls_identity(files.certificate, files.key, keylog)
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"cannot use {files.certificate} with {files.key} over TCP: {error}"

@@ -56,6 +56,8 @@ class Serving(Struct, frozen=True):
     keep_alive_s: float
     #: From which programs name files.
     disk: Folder
+    #: PEM of the certificate that clients are shown.
+    certificate: str
 
     def complete(self, fields: Fields) -> Fields:
         """A response's fields with what every response has, where the program says nothing else."""
@@ -211,6 +213,7 @@ class TcpConnection(asyncio.Protocol):
             cipher_suite=cipher_suite,
             tls_version=version,
             http_version=http_version,
+            certificate=self.serving.certificate,
         )
 
     def run(self, exchange: Exchange) -> None:

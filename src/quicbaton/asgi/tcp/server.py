@@ -13,7 +13,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from quicbaton.asgi.disk import whole_disk
 from quicbaton.asgi.lifespan import Lifespan
@@ -32,8 +32,17 @@ from quicbaton.limits import (
 )
 
 _ALPN: Final = ["h2", "http/1.1"]
+_PEM_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
+_PEM_END: Final = "-----END CERTIFICATE-----"
 #: Pause after the process ran out of descriptors, which are freed as connections end.
 _NO_DESCRIPTOR_S: Final = 1.0
+
+
+class TlsIdentity(NamedTuple):
+    """A server's TLS, and the PEM of the certificate that clients are shown."""
+
+    context: ssl.SSLContext
+    certificate: str
 
 
 class TcpServer:
@@ -46,7 +55,7 @@ class TcpServer:
     def __init__(
         self,
         listener: Listener,
-        context: ssl.SSLContext,
+        identity: TlsIdentity,
         keep_alive_s: float,
         *,
         application: Application,
@@ -57,7 +66,7 @@ class TcpServer:
         listener.listen(TCP_BACKLOG)
         self.listener = listener.take()
         port = int(self.listener.getsockname()[1])
-        self._context = context
+        self._context = identity.context
         self._serving = Serving(
             application=application,
             lifespan=lifespan,
@@ -65,6 +74,7 @@ class TcpServer:
             alt_svc=b'h3=":%d"; ma=%d' % (port, TCP_ALT_SVC_S),
             keep_alive_s=keep_alive_s,
             disk=whole_disk() if disk is None else disk,
+            certificate=identity.certificate,
         )
         self._loop = asyncio.get_running_loop()
         self._connections: set[TcpConnection] = set()
@@ -210,8 +220,8 @@ class _Greeting(asyncio.Protocol):
         connection.connection_made(transport)
 
 
-def tls_context(certificate: Path, key: Path, keylog: Path | None = None) -> ssl.SSLContext:
-    """For a server with that certificate. Raises OSError (`ssl.SSLError`) for files that are none.
+def tls_identity(certificate: Path, key: Path, keylog: Path | None = None) -> TlsIdentity:
+    """Of a server with that certificate. Raises OSError (`ssl.SSLError`) for files that are none.
     With `keylog` TLS secrets are appended there (NSS format)."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9113 §9.2
@@ -219,4 +229,8 @@ def tls_context(certificate: Path, key: Path, keylog: Path | None = None) -> ssl
     context.load_cert_chain(certificate, key)
     if keylog is not None:
         context.keylog_filename = str(keylog)
-    return context
+    # RFC 8446 §4.4.2: the server's own comes first.
+    text = certificate.read_text(encoding="utf-8", errors="replace")
+    _, begin, rest = text.partition(_PEM_BEGIN)
+    own, end, _ = rest.partition(_PEM_END)
+    return TlsIdentity(context, f"{begin}{own}{end}\n")
