@@ -44,6 +44,16 @@ def test_certificate_is_valid_now_and_may_sign_no_other(tmp_path: Path) -> None:
     assert constraints.value.ca is False
 
 
+def test_browsers_take_it_by_its_hash(tmp_path: Path) -> None:
+    """On the terms of WebTransport's serverCertificateHashes."""
+    certificate = _load(write_self_signed(tmp_path, NOW))
+    key = certificate.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert isinstance(key.curve, ec.SECP256R1)
+    validity = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    assert validity <= datetime.timedelta(days=14)
+
+
 def test_writing_again_replaces_an_open_key_file(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_text("old")
     (tmp_path / "key.pem").chmod(0o644)

@@ -19,7 +19,9 @@ from quicbaton.limits import CONNECTION_WINDOW_BYTES
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
-_LIFETIME = datetime.timedelta(days=30)
+#: Browsers take a certificate by its hash, for WebTransport, if it is valid for 14 days at most.
+#: https://www.w3.org/TR/webtransport/#dom-webtransportoptions-servercertificatehashes
+_LIFETIME = datetime.timedelta(days=13)
 #: Clocks of client and server may differ a little.
 _SKEW = datetime.timedelta(hours=1)
 
