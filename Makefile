@@ -9,13 +9,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-aioquic-h3 clients coverage check fuzz bench clean
+.PHONY: help venv demo test test-aioquic-h3 clients pages coverage check fuzz bench clean
 
 help:
 	@echo "make demo   hand a live download from process to process (ARGS=\"--json FILE\")"
 	@echo "make test   run the tests"
 	@echo "make test-aioquic-h3   run aioquic's own HTTP/3 tests against ours (fetches its sdist)"
 	@echo "make clients   browsers and other real clients through handoffs, into docs/clients.md"
+	@echo "make pages   the pages of examples/ in browsers, through reloads"
 	@echo "make coverage   which lines the tests without processes reach"
 	@echo "make check  lint, formatting, types, layers"
 	@echo "make fuzz   fuzz every target for a minute (ARGS=\"--seconds N TARGET\")"
@@ -51,6 +52,11 @@ test-aioquic-h3: $(STAMP)
 clients: $(STAMP)
 	@$(BIN)/python -m tests.clients.matrix.install
 	@$(BIN)/python -m tests.clients.matrix $(if $(ARGS),$(ARGS),--write docs/clients.md)
+
+# The pages of examples/ in browsers, which make clients fetches, too.
+pages: $(STAMP)
+	@$(BIN)/python -m tests.clients.matrix.install
+	$(BIN)/python -m pytest -n 0 tests/clients/example_pages.py $(ARGS)
 
 coverage: $(STAMP)
 	$(BIN)/python -m coverage run -m pytest -m "not process" $(ARGS)

@@ -24,7 +24,8 @@ _here: set[WebSocket] = set()
 
 async def chat(websocket: WebSocket) -> None:
     await websocket.accept()
-    await websocket.send_text(f"process {os.getpid()} speaks to you")
+    version = websocket.scope["http_version"]
+    await websocket.send_text(f"process {os.getpid()} speaks to you over HTTP/{version}")
     _here.add(websocket)
     try:
         while True:

@@ -1,0 +1,74 @@
+"""A page in a real browser, for tests: a process that is told over its stdin what to evaluate."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+#: Hang guards: nothing waits so long unless it is broken.
+_ANSWER_S = 60.0
+_END_S = 10.0
+_LOOK_S = 0.1
+
+
+class Page:
+    """An open page."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def evaluate(self, expression: str) -> Any:
+        """What a JavaScript expression is in the page; a promise is awaited."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(expression).encode() + b"\n")
+        return await self.answer()
+
+    async def until(self, expression: str) -> Any:
+        """Evaluate again until it is something that JavaScript holds for true."""
+        last: Any = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER_S):
+                while not (last := await self.evaluate(expression)):
+                    await asyncio.sleep(_LOOK_S)
+                return last
+        text = await self.evaluate("document.body.innerText")
+        raise AssertionError(f"never came: {expression}; the page says: {text}")
+
+    async def answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = await asyncio.wait_for(self._process.stdout.readline(), _ANSWER_S)
+        assert line, "the browser ended"
+        answer = json.loads(line)
+        assert "value" in answer, answer
+        return answer["value"]
+
+
+@asynccontextmanager
+async def open_page(command: Sequence[str]) -> AsyncIterator[Page]:
+    """A page that the command has opened in a browser of its own."""
+    environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        page = Page(process)
+        await page.answer()
+        yield page
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), _END_S)
+        # What it has started, too.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
