@@ -4,17 +4,20 @@ GET /note/NAME      says in the file `NOTES` of the environment that it began; t
 POST /note/NAME     the same, and the bytes that came
 GET /slow/N/MS      N bytes of `content`, written over MS milliseconds
 GET /file/N         N bytes of `content`, as a file
+POST /script/NAME   runs the `asgi_script` in the field `script`; its transcript is a file NAME
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import moving_server
+from asgi_script import run_script
 from moving_server import content
 
 from quicbaton.asgi import AsgiProtocol, Lifespan, whole_disk
@@ -28,6 +31,10 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     if kind == "note":
         with _NOTES.open("a") as notes:
             notes.write(arguments[0] + "\n")
+    if kind == "script":
+        script = json.loads(dict(scope["headers"])[b"script"])
+        await run_script(script, receive, send, _NOTES.with_name(arguments[0]))
+        return
     size, more = 0, True
     while more:
         message = await receive()

@@ -24,6 +24,7 @@ class Exchange:
 
     def __init__(self, stream_id: int) -> None:
         self.stream_id = stream_id
+        self.heads: list[dict[bytes, bytes]] = []
         self.body = bytearray()
         self.ended = asyncio.Event()
         self.reset: int | None = None
@@ -60,14 +61,16 @@ class Client(QuicConnectionProtocol):
         for http_event in self._http.handle_event(event):
             if isinstance(http_event, DataReceived):
                 self._exchanges[http_event.stream_id].body += http_event.data
+            elif isinstance(http_event, HeadersReceived):
+                self._exchanges[http_event.stream_id].heads.append(dict(http_event.headers))
             if isinstance(http_event, (DataReceived, HeadersReceived)) and http_event.stream_ended:
                 self._exchanges[http_event.stream_id].ended.set()
 
-    def ask(self, path: str, *, method: bytes = b"GET") -> Exchange:
+    def ask(self, path: str, *fields: tuple[bytes, bytes], method: bytes = b"GET") -> Exchange:
         assert self._http is not None
         exchange = Exchange(self._quic.get_next_available_stream_id())
         self._exchanges[exchange.stream_id] = exchange
-        headers = [(b":method", method), *request_headers(path)[1:]]
+        headers = [(b":method", method), *request_headers(path)[1:], *fields]
         self._http.send_headers(exchange.stream_id, headers, end_stream=method == b"GET")
         self.transmit()
         return exchange

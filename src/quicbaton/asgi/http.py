@@ -74,18 +74,23 @@ class HttpExchange(Exchange):
 
     async def receive(self) -> Message:
         if self._body_told:
-            while not self.is_disconnected and self._stage is not _Stage.DONE:
+            while not self._is_over:
                 await self.wait_for_news()
             return {"type": "http.disconnect"}
-        while not self._body and not self._body_ended and not self.is_disconnected:
+        while not self._body and not self._body_ended and not self._is_over:
             await self.wait_for_news()
-        if self.is_disconnected and not self._body_ended:
+        if self._is_over and not self._body_ended:
             return {"type": "http.disconnect"}
         body = bytes(self._body)
         self._body.clear()
         self._body_told = self._body_ended
         self.let_on()
         return {"type": "http.request", "body": body, "more_body": not self._body_told}
+
+    @property
+    def _is_over(self) -> bool:
+        """Nothing comes any more: the client is gone, or has its answer, and was told to stop."""
+        return self.is_disconnected or self._stage is _Stage.DONE
 
     async def send(self, message: Message) -> None:
         kind = message["type"]

@@ -141,7 +141,8 @@ class NewOwner:
         """The old owner knows that the connection is ours, or will before it hears of this."""
         for stream_id, stream in self._streams.items():
             if stream.to_left is not None:
-                stream.to_left.open()
+                # What the owner before this one had kept goes first.
+                self.wire.send_pieces(stream_id, stream.to_left.open())
                 self._let_client_send(stream_id, stream, stream.to_left)
             elif stream.paused:
                 self._read_on(stream_id, stream)
