@@ -29,14 +29,13 @@ class Page:
         self._process.stdin.write(json.dumps(expression).encode() + b"\n")
         return await self.answer()
 
-    async def until(self, expression: str) -> Any:
-        """Evaluate again until it is something that JavaScript holds for true."""
-        last: Any = None
+    async def until(self, expression: str) -> None:
+        """Evaluate it again until it is something that JavaScript holds for true."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ANSWER_S):
-                while not (last := await self.evaluate(expression)):
+                while not await self.evaluate(f"Boolean({expression})"):
                     await asyncio.sleep(_LOOK_S)
-                return last
+                return
         text = await self.evaluate("document.body.innerText")
         raise AssertionError(f"never came: {expression}; the page says: {text}")
 

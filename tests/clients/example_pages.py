@@ -17,10 +17,13 @@ from tests.clients.matrix.roster import CACHE, CLIENTS
 from websocket_client import websocket_client
 from wsproto.events import TextMessage
 
+#: By what browsers are driven.
+_DRIVERS = (CACHE / "node_modules" / "playwright-core", CACHE / "python")
+
 pytestmark = [
     pytest.mark.process,
     pytest.mark.skipif(
-        not (CACHE / "node_modules" / "playwright-core").exists() and not os.environ.get("CI"),
+        not all(driver.exists() for driver in _DRIVERS) and not os.environ.get("CI"),
         reason="no browsers: make pages",
     ),
 ]
@@ -34,12 +37,22 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(main(), _GUARD_S))
 
 
-def chromium(one: Example, *options: str) -> list[str]:
+def chromium(one: Example) -> list[str]:
     assert shutil.which("chromium"), "chromium is not there: make pages"
     program = str(CLIENTS / "chromium_page.mjs")
     # Not localhost, which is ::1 to it first, where nothing listens in tests.
     url = f"https://127.0.0.1:{one.service.port}/"
-    return ["node", program, url, str(one.home.ca), *options]
+    return ["node", program, url, str(one.home.ca)]
+
+
+def chromium_h3(one: Example) -> list[str]:
+    return [*chromium(one), "h3"]
+
+
+def firefox(one: Example) -> list[str]:
+    assert shutil.which("firefox-esr"), "firefox-esr is not there: make pages"
+    python = str(CACHE / "python" / "bin" / "python")
+    return [python, str(CLIENTS / "firefox_page.py"), f"https://127.0.0.1:{one.service.port}/"]
 
 
 async def number(page: Page, name: str) -> int:
@@ -52,11 +65,14 @@ async def more_streams(page: Page) -> None:
     await page.until(f"Number(document.getElementById('same').textContent) >= {wanted}")
 
 
-def test_a_session_goes_on_through_two_reloads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("browser", [chromium, firefox])
+def test_a_session_goes_on_through_two_reloads(
+    tmp_path: Path, browser: Callable[[Example], list[str]]
+) -> None:
     """Opened as a person opens it: without flags, through the warning about the certificate."""
 
     async def main() -> None:
-        async with open_page(chromium(one)) as page:
+        async with open_page(browser(one)) as page:
             await more_streams(page)
             session = await number(page, "session")
             first, second = await asyncio.to_thread(one.reload)
@@ -81,14 +97,17 @@ def test_a_session_goes_on_through_two_reloads(tmp_path: Path) -> None:
         run(main)
 
 
-@pytest.mark.parametrize("version", ["2", "3"])
-def test_a_chat_goes_on_through_a_reload(tmp_path: Path, version: str) -> None:
+@pytest.mark.parametrize(
+    ("browser", "version"), [(chromium, "2"), (chromium_h3, "3"), (firefox, "2")]
+)
+def test_a_chat_goes_on_through_a_reload(
+    tmp_path: Path, browser: Callable[[Example], list[str]], version: str
+) -> None:
     """A WebSocket goes by TCP where the certificate is not trusted, and by flag over HTTP/3."""
 
     async def main() -> None:
         async with AsyncExitStack() as stack:
-            options = ["h3"] if version == "3" else []
-            page = await stack.enter_async_context(open_page(chromium(one, *options)))
+            page = await stack.enter_async_context(open_page(browser(one)))
             await page.until("document.querySelector('li')")
             greeting = await page.evaluate("document.querySelector('li').textContent")
             assert greeting.endswith(f"speaks to you over HTTP/{version}")
