@@ -122,9 +122,11 @@ def test_unidirectional_streams_reach_the_handler(ends: str, certificate: Certif
             ends, certificate, stream_handler=lambda *ends: received.put_nowait(ends)
         ) as client:
             _, writer = await client.create_stream(is_unidirectional=True)
+            assert writer.can_write_eof()
             writer.write(b"one way")
             writer.write_eof()
             reader, their_writer = await received.get()
+            assert not their_writer.can_write_eof()
             assert await reader.read() == b"one way"
             their_writer.close()
 

@@ -43,7 +43,8 @@ class StreamAdapter(asyncio.Transport):
     # --- of asyncio -----------------------------------------------------------------------------
 
     def can_write_eof(self) -> bool:
-        return True
+        """Whether it is a stream on which we send at all."""
+        return self._writable
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """`stream_id`, and `peername`: the peer's address, as far as it is proved."""
