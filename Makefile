@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-aioquic-h3 clients pages coverage check fuzz bench clean
+.PHONY: help venv demo test test-aioquic-h3 clients pages conformance coverage check fuzz bench clean
 
 help:
 	@echo "make demo   hand a live download from process to process (ARGS=\"--json FILE\")"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-aioquic-h3   run aioquic's own HTTP/3 tests against ours (fetches its sdist)"
 	@echo "make clients   browsers and other real clients through handoffs, into docs/clients.md"
 	@echo "make pages   the pages of examples/ in browsers, through reloads"
+	@echo "make conformance   checkers that others wrote, into docs/conformance.md"
 	@echo "make coverage   which lines the tests without processes reach"
 	@echo "make check  lint, formatting, types, layers"
 	@echo "make fuzz   fuzz every target for a minute (ARGS=\"--seconds N TARGET\")"
@@ -58,6 +59,10 @@ pages: $(STAMP)
 	@$(BIN)/python -m tests.clients.matrix.install
 	$(BIN)/python -m pytest -n 0 tests/clients/example_pages.py $(ARGS)
 
+# Fetches the checkers into .conformance. make conformance ARGS="autobahn migration" for a part
+conformance: $(STAMP)
+	@$(BIN)/python -m tests.conformance $(if $(ARGS),$(ARGS),--write docs/conformance.md)
+
 coverage: $(STAMP)
 	$(BIN)/python -m coverage run -m pytest -m "not process" $(ARGS)
 	$(BIN)/python -m coverage report --skip-covered --skip-empty
@@ -77,4 +82,4 @@ bench: $(STAMP)
 	$(BIN)/python -m bench all $(ARGS)
 
 clean:
-	rm -rf $(VENV) .aioquic .clients .coverage .fuzz .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .aioquic .clients .conformance .coverage .fuzz .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
