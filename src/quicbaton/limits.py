@@ -213,6 +213,9 @@ RELAY_WINDOW_BYTES: Final = 256 << 10
 #: Processes between a relayed stream's program and its connection's owner, one more with each move:
 #: each of them lives on for it, and each byte passes all of them.
 MAX_RELAY_HOPS: Final = 32
+#: Streams of one relay that have ended and are remembered, since something of them may be under way
+#: between two processes: several times what a client may have open.
+MAX_ENDED_RELAYED_STREAMS: Final = 1024
 #: Seconds that a relayed connection waits for its link to come back: below the idle timeouts in
 #: use, after which its client is gone anyway.
 HANDOFF_RELAY_LOST_S: Final = 20

@@ -112,6 +112,14 @@ class H3Connection(ReceivingSide, SendingSide):
         """Whether anything has come, or gone, on a stream that is not over."""
         return stream_id in self._streams or self._is_critical(stream_id)
 
+    def ignore(self, stream_id: int) -> None:
+        """All has been said on a stream that was another object's; what may come of it until QUIC
+        has finished with it is no request."""
+        if stream_id not in self._streams and not self._is_finished(stream_id):
+            stream = s.new_stream(s.IGNORED, send=s.ENDED)
+            stream.flags = s.STOPPED
+            self._add_stream(stream_id, stream)
+
     # --- names of aioquic's, by which its own tests look inside ---------------------------------
 
     @property

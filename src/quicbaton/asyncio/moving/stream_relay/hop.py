@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from quicbaton.asyncio.moving.stream_relay.ended import EndedStreams
 from quicbaton.asyncio.moving.stream_relay.new_owner import REQUEST_CANCELLED
 from quicbaton.asyncio.moving.stream_relay.wire import Wire
 from quicbaton.baton.snapshot import RelayedStream
@@ -32,6 +33,9 @@ from quicbaton.http3.webtransport import session_of_datagram, session_of_stream
 
 #: RFC 9114 §8.1: H3_INTERNAL_ERROR, when a process is lost.
 _INTERNAL_ERROR: Final = 0x102
+
+#: RFC 9000 §2.1: what we cannot send on.
+_CLIENTS_UNIDIRECTIONAL: Final = 2
 
 
 class _Passing:
@@ -93,7 +97,7 @@ class Hop:
         self.left = left
         self.owner = owner
         self._streams = {stream.stream_id: _Passing.of(stream) for stream in relayed}
-        self._ids = set(self._streams)
+        self._ended = EndedStreams()
         self._sessions = {stream.stream_id for stream in relayed if stream.is_session}
         #: Streams that the old owner has asked for.
         self._asked: set[int] = set()
@@ -121,11 +125,14 @@ class Hop:
             return session_of_datagram(message.data) in self._sessions
         if isinstance(message, StreamOpened):
             return message.request in self._asked
-        if isinstance(message, StreamBytes) and message.stream_id not in self._ids:
-            # A new stream begins with its whole header.
-            session = session_of_stream(message.stream_id, message.data)
-            return session is not None and session in self._sessions
-        return isinstance(message, StreamMessage) and message.stream_id in self._ids
+        if not isinstance(message, StreamMessage):
+            return False
+        if self._knows(message.stream_id):
+            return True
+        if not isinstance(message, StreamBytes):
+            return False
+        # A new stream begins with its whole header.
+        return session_of_stream(message.stream_id, message.data) in self._sessions
 
     def on_left(self, message: RelayMessage) -> None:
         """The old owner says something."""
@@ -151,7 +158,7 @@ class Hop:
             self._asked.discard(message.request)
             self._begin(message.stream_id, sends=True, receives=not message.stream_id & 2)
         elif isinstance(message, StreamMessage):
-            if message.stream_id not in self._ids:
+            if not self._knows(message.stream_id):
                 self._begin(message.stream_id, sends=not message.stream_id & 2, receives=True)
             passing = self._streams.get(message.stream_id)
             if passing is None:
@@ -162,6 +169,13 @@ class Hop:
         self.left.pass_on(message)
         self._forget_if_over(message)
 
+    def refuse(self, message: RelayMessage) -> None:
+        """The new owner says something of a stream that nobody here knows: it ends there."""
+        if isinstance(message, (StreamBytes, StreamOpened)):
+            self.owner.send_stop(message.stream_id, REQUEST_CANCELLED)
+            if message.stream_id & 3 != _CLIENTS_UNIDIRECTIONAL:
+                self.owner.send_reset(message.stream_id, REQUEST_CANCELLED)
+
     def cut_owner(self, error_code: int = _INTERNAL_ERROR) -> None:
         """The old owner says no more: the client learns that these streams are not whole. Others
         may be relayed over the same link."""
@@ -170,12 +184,12 @@ class Hop:
                 self.owner.send_reset(stream_id, error_code)
             if not passing.is_up_over:
                 self.owner.send_stop(stream_id, error_code)
-        self._streams.clear()
+        self._forget_all()
 
     def cut_left(self, code: str) -> None:
         """The new owner relays no more."""
         self.left.send_cut(code)
-        self._streams.clear()
+        self._forget_all()
 
     def cut(self, code: str) -> None:
         """This process passes nothing on any more."""
@@ -184,13 +198,21 @@ class Hop:
 
     # --- helpers --------------------------------------------------------------------------------
 
+    def _knows(self, stream_id: int) -> bool:
+        return stream_id in self._streams or stream_id in self._ended
+
     def _begin(self, stream_id: int, *, sends: bool, receives: bool) -> None:
         self._streams[stream_id] = _Passing(sends=sends, receives=receives)
-        self._ids.add(stream_id)
+
+    def _forget_all(self) -> None:
+        for stream_id in self._streams:
+            self._ended.add(stream_id)
+        self._streams.clear()
 
     def _forget_if_over(self, message: RelayMessage) -> None:
         stream_id = getattr(message, "stream_id", -1)
         passing = self._streams.get(stream_id)
         if passing is not None and passing.over:
             del self._streams[stream_id]
+            self._ended.add(stream_id)
             self._sessions.discard(stream_id)

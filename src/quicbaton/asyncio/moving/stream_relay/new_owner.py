@@ -7,9 +7,10 @@ from typing import Final
 
 from aioquic.quic import events
 
+from quicbaton.asyncio.moving.stream_relay.ended import EndedStreams
 from quicbaton.asyncio.moving.stream_relay.wire import Wire
 from quicbaton.baton.snapshot import RelayedStream
-from quicbaton.errors import PeerError, RefusedError
+from quicbaton.errors import RefusedError
 from quicbaton.handoff.messages import (
     OpenStream,
     RelayedDatagram,
@@ -105,7 +106,7 @@ class NewOwner:
     ) -> None:
         self._connection = connection
         self._http = http
-        self._ids = {stream.stream_id for stream in relayed}
+        self._ended = EndedStreams()
         self._streams = {stream.stream_id: _Owned.of(state, stream) for stream in relayed}
         self._sessions = {stream.stream_id for stream in relayed if stream.is_session}
         #: What has come of new streams, as long as that does not say whether a session has them.
@@ -121,8 +122,8 @@ class NewOwner:
 
     @property
     def is_open(self) -> bool:
-        """Streams are relayed still."""
-        return bool(self._streams)
+        """Streams are relayed still, or bytes are here of which nobody knows whose they are."""
+        return bool(self._streams or self._nameless)
 
     @property
     def stream_count(self) -> int:
@@ -217,9 +218,7 @@ class NewOwner:
                 self._early.append(event)
             elif self._streams:
                 self.wire.send_cut("closed")
-                self._streams.clear()
-                self._sessions.clear()
-                self._on_over()
+                self._forget_all()
             return event
         if isinstance(event, events.DatagramFrameReceived):
             return self._divert_datagram(event)
@@ -237,9 +236,9 @@ class NewOwner:
         return None
 
     def _divert_of_stream(self, event: _StreamEvent) -> _StreamEvent | None:
-        if event.stream_id not in self._ids:
+        if event.stream_id not in self._streams and event.stream_id not in self._ended:
             mine = self._assign(event)
-            if mine is None or mine.stream_id not in self._ids:
+            if mine is None or mine.stream_id not in self._streams:
                 return mine
             event = mine
         if self._early is not None:
@@ -255,6 +254,8 @@ class NewOwner:
         """Adopt a new stream if a relayed session has it. None as long as nobody can tell; then its
         first bytes come with the event that says it."""
         stream_id = event.stream_id
+        if isinstance(event, events.StopSendingReceived | StreamWritable):
+            return event  # it says nothing of what the client sends
         held = self._nameless.pop(stream_id, b"")
         if not isinstance(event, events.StreamDataReceived) or not (
             held or self._is_new(stream_id)
@@ -286,7 +287,6 @@ class NewOwner:
         hops = max((stream.hops for stream in self._streams.values()), default=0)
         stream = _Owned(to_left, from_left, paused=False, hops=hops)
         self._streams[stream_id] = stream
-        self._ids.add(stream_id)
         if self._early is None and stream.to_left is not None:
             stream.to_left.open()
 
@@ -329,7 +329,7 @@ class NewOwner:
 
     def _open(self, message: OpenStream) -> None:
         if not self._sessions:
-            raise PeerError("a stream of no session is asked for", code="no_session")
+            return  # crossed with the session's end
         stream_id = self._connection.get_next_available_stream_id(message.unidirectional)
         # The ID counts as used from the first write on; an empty one opens the stream.
         self._connection.send_stream_data(stream_id, b"")
@@ -370,10 +370,8 @@ class NewOwner:
                 self._connection.reset_stream(stream_id, error_code)
             if stream.to_left is not None and not stream.to_left.drained:
                 self._connection.stop_stream(stream_id, error_code)
-        self._streams.clear()
-        self._sessions.clear()
+        self._forget_all()
         self._transmit_soon()
-        self._on_over()
         return count
 
     # --- helpers --------------------------------------------------------------------------------
@@ -403,6 +401,19 @@ class NewOwner:
                 # Its last bytes count as read, or the stream would never be over.
                 self._read_on(stream_id, stream)
             del self._streams[stream_id]
+            self._ended.add(stream_id)
             self._sessions.discard(stream_id)
+            if self._http is not None:
+                # The next owner will not know it.
+                self._http.ignore(stream_id)
             if not self._streams:
                 self._on_over()
+
+    def _forget_all(self) -> None:
+        for stream_id in self._streams:
+            self._ended.add(stream_id)
+            if self._http is not None and not self._connection.closed:
+                self._http.ignore(stream_id)
+        self._streams.clear()
+        self._sessions.clear()
+        self._on_over()

@@ -107,7 +107,12 @@ class StreamRelays:
         """The connection of a relay that was to be passed on stays here, as `session`."""
         protocol = session.protocol
         protocol.relay(passed.relay)
-        self.cut += passed.relay.release(session.connection, protocol._http, protocol.transmit_soon)
+        try:
+            self.cut += passed.relay.release(
+                session.connection, protocol._http, protocol.transmit_soon
+            )
+        except PeerError:
+            passed.relay.wire.link.abort()
 
     def lose_passed(self, passed: PassedOn) -> None:
         """The connection is nobody's."""
@@ -140,6 +145,10 @@ class StreamRelays:
         left = self._left.get(message.handoff_id)
         owned = self._owned.get(message.handoff_id)
         wire = left.wire if left is not None else owned.wire if owned is not None else None
+        if wire is None and hop is not None:
+            # A stream of a session that has ended meanwhile; what else passes through is in order.
+            hop.refuse(message)
+            return
         if wire is None:
             # Credit crosses with a stream's end; anything else is for a relay that we lost.
             if not isinstance(message, (StreamsCut, StreamCredit, RelayedDatagram)):

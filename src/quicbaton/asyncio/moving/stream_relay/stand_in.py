@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 
 from aioquic.quic import events
 
+from quicbaton.asyncio.moving.stream_relay.ended import EndedStreams
 from quicbaton.asyncio.moving.stream_relay.wire import Wire
 from quicbaton.baton.snapshot import RelayedStream
 from quicbaton.errors import GivenAwayError, PeerError, StreamStateError
@@ -28,6 +29,7 @@ from quicbaton.handoff.messages import (
     StreamStop,
 )
 from quicbaton.handoff.stream_relay import Receiving, Sending
+from quicbaton.http3.webtransport import session_of_stream
 from quicbaton.limits import MAX_WAITING_SESSION_DATAGRAMS
 from quicbaton.transport import datagrams
 from quicbaton.transport.connection import Connection
@@ -104,14 +106,14 @@ class StandIn:
         self.closed = False
         #: HTTP/3 counts per second where there is a clock; nothing new comes here.
         self.clock_us = NONE
-        self._has_sessions = any(stream.is_session for stream in relayed)
+        self._sessions = {stream.stream_id for stream in relayed if stream.is_session}
         #: DATAGRAMs are no stream's, but a session's: without one, none can be sent from here.
-        self.max_datagram_bytes = datagrams.largest_payload(state) if self._has_sessions else 0
+        self.max_datagram_bytes = datagrams.largest_payload(state) if self._sessions else 0
         # HTTP/3 looks for these.
         self._quic_logger = None
         self._remote_max_datagram_frame_size = self.max_datagram_bytes or None
         self._logger = ConnectionLog(connection.original_destination_connection_id)
-        self._ids = {stream.stream_id for stream in relayed}
+        self._ended = EndedStreams()
         self._streams = {stream.stream_id: _Left.of(state, stream) for stream in relayed}
         #: Who waits for a stream that was asked for, and whether it is a unidirectional one; by the
         #: number of the request.
@@ -188,14 +190,20 @@ class StandIn:
 
     async def reserve_stream(self, is_unidirectional: bool) -> int:
         """The ID of a new stream, which is relayed. StreamStateError: nothing is, any more."""
-        if self.closed or not self._has_sessions:
+        if self.closed or not self._sessions:
             raise StreamStateError("no more streams can be opened: the connection is elsewhere")
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         request = int.from_bytes(os.urandom(_REQUEST_BYTES), "big")
         self._opening[request] = future, is_unidirectional
         if self._wire is not None:
             self._wire.send_open(request, unidirectional=is_unidirectional)
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                # It came just now, and nobody will ever end it.
+                self._give_up(future.result())
+            raise
 
     def send_datagram_frame(self, data: bytes) -> None:
         if self._wire is not None:
@@ -309,7 +317,7 @@ class StandIn:
         PeerError for what it may not send.
         """
         if isinstance(message, RelayedDatagram):
-            if self._has_sessions:
+            if self._sessions:
                 self._events.append(events.DatagramFrameReceived(data=message.data))
         elif isinstance(message, StreamOpened):
             self._on_opened(message)
@@ -319,20 +327,21 @@ class StandIn:
             self._on_stream_message(message)
 
     def _on_opened(self, message: StreamOpened) -> None:
-        if message.request not in self._opening:
-            raise PeerError("nobody has asked for this stream", code="unexpected_message")
         stream_id = message.stream_id
-        future, is_unidirectional = self._opening.pop(message.request)
-        self._adopt(stream_id, sends=True, receives=not is_unidirectional)
-        if future.cancelled():
-            self.reset_stream(stream_id, _CANCELLED)
-            self.stop_stream(stream_id, _CANCELLED)
+        future, _ = self._opening.pop(message.request, (None, False))
+        self._adopt(stream_id, sends=True, receives=not stream_id & 2)
+        if future is None or future.done():
+            # Who asked has gone, or was another process, for which this one passed it on.
+            self._give_up(stream_id)
         else:
             future.set_result(stream_id)
 
+    def _give_up(self, stream_id: int) -> None:
+        self.reset_stream(stream_id, _CANCELLED)
+        self.stop_stream(stream_id, _CANCELLED)
+
     def _adopt(self, stream_id: int, *, sends: bool, receives: bool) -> _Left:
         stream = self._streams[stream_id] = _Left(sends=sends, receives=receives)
-        self._ids.add(stream_id)
         if stream.sending is not None:
             stream.sending.open()
         return stream
@@ -341,10 +350,12 @@ class StandIn:
         stream_id = message.stream_id
         stream = self._streams.get(stream_id)
         if stream is None:
-            if stream_id in self._ids or not isinstance(message, StreamBytes):
+            if stream_id in self._ended or not isinstance(message, StreamBytes):
                 return  # crossed with its end
-            if not self._has_sessions:
-                raise PeerError(f"stream {stream_id} stays with nobody here", code="no_session")
+            if session_of_stream(stream_id, message.data) not in self._sessions:
+                # Of a session that is over; or of a relay that was passed on here, and is over.
+                self._refuse(stream_id)
+                return
             stream = self._adopt(stream_id, sends=not stream_id & 2, receives=True)
         sending, receiving = stream.sending, stream.receiving
         if isinstance(message, StreamCredit):
@@ -377,12 +388,11 @@ class StandIn:
     def cut(self, error_code: int, reason: str) -> None:
         """No stream is relayed any more: the application learns that the connection is over."""
         self._wire = None
+        for stream_id in self._streams:
+            self._ended.add(stream_id)
         self._streams.clear()
         self.closed = True
-        for future, _ in self._opening.values():
-            if not future.done():
-                future.set_exception(StreamStateError(f"no stream can be opened: {reason}"))
-        self._opening.clear()
+        self._open_no_more(reason)
         self._events.append(
             events.ConnectionTerminated(
                 error_code=error_code, frame_type=None, reason_phrase=reason
@@ -393,15 +403,32 @@ class StandIn:
 
     def _find_if_open(self, stream_id: int, what: str) -> _Left | None:
         """None for a relayed stream that is over."""
-        if stream_id not in self._ids:
+        stream = self._streams.get(stream_id)
+        if stream is None and stream_id not in self._ended and not self._ended.forgot:
             raise self._moved(f"{what} of stream {stream_id}")
-        return self._streams.get(stream_id)
+        return stream
 
     def _moved(self, what: str) -> GivenAwayError:
         return GivenAwayError(
             f"{what}: the connection is another process's now, and only its streams "
-            f"{sorted(self._ids)} are still served here"
+            f"{sorted(self._streams)} are still served here"
         )
+
+    def _refuse(self, stream_id: int) -> None:
+        """Nobody here reads the stream, nor writes to it."""
+        self._ended.add(stream_id)
+        if self._wire is not None:
+            self._wire.send_stop(stream_id, _CANCELLED)
+            if not stream_id & 2:
+                self._wire.send_reset(stream_id, _CANCELLED)
+
+    def _open_no_more(self, reason: str) -> None:
+        """Those who wait for a new stream wait no more."""
+        for future, _ in self._opening.values():
+            if not future.done():
+                future.set_exception(StreamStateError(f"no stream can be opened: {reason}"))
+                future.exception()  # whoever waits sees it; nobody need wait any more
+        self._opening.clear()
 
     def _release(self, stream_id: int, stream: _Left, size_bytes: int) -> None:
         """So many bytes were consumed. Before there is a link, `open` will say so."""
@@ -420,3 +447,8 @@ class StandIn:
         stream = self._streams.get(stream_id)
         if stream is not None and self._wire is not None and stream.over:
             del self._streams[stream_id]
+            self._ended.add(stream_id)
+            if stream_id in self._sessions:
+                self._sessions.remove(stream_id)
+                if not self._sessions:
+                    self._open_no_more("the session is over")

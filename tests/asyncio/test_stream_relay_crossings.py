@@ -1,0 +1,233 @@
+"""What one end of a stream relay says about a stream while that ends, or has ended, at the other:
+it costs that stream, and neither the link nor what else passes over it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+from aioquic.quic import events
+from loopback import run
+from relayed_stream import STREAM, OneWay, Relayed
+
+from quicbaton.asyncio.moving.stream_relay.relays import LeftBehind, PassedOn, StreamRelays
+from quicbaton.asyncio.peers.link import Link
+from quicbaton.asyncio.protocol import QuicConnectionProtocol
+from quicbaton.baton.snapshot import RelayedReceiving, RelayedSending, RelayedStream
+from quicbaton.errors import RefusedError, StreamStateError
+from quicbaton.handoff.messages import (
+    OpenStream,
+    StreamBytes,
+    StreamOpened,
+    StreamReset,
+    StreamsCut,
+    StreamStop,
+)
+from quicbaton.http3.transfer import export_state, restore
+from quicbaton.limits import MAX_ENDED_RELAYED_STREAMS
+from quicbaton.transport.state import NONE
+
+_ATTEMPT = bytes(16)
+_NEXT = bytes(15) + b"\x01"
+#: Of a unidirectional stream of the session on stream 0.
+_UNI_HEADER = b"\x40\x54\x00"
+
+
+def end_session(relayed: Relayed) -> None:
+    """The client breaks the session off in both directions."""
+    relayed.client.reset_stream(STREAM, 7)
+    relayed.client.stop_stream(STREAM, 8)
+    relayed.run()
+
+
+def ended(link: OneWay) -> list[tuple[type, int]]:
+    """Streams that were broken off over a link."""
+    ends = (StreamReset, StreamStop)
+    return [(type(one), one.stream_id) for one in link.take() if isinstance(one, ends)]
+
+
+def test_a_stream_asked_for_while_its_session_ends_is_refused_to_who_waits() -> None:
+    async def main() -> None:
+        relayed = Relayed(is_session=True)
+        relayed.open()
+        asking = asyncio.create_task(relayed.stand_in.reserve_stream(False))
+        await asyncio.sleep(0)
+        end_session(relayed)
+        (asked,) = (one for one in relayed.to_new.take() if isinstance(one, OpenStream))
+        relayed.new.on_message(asked)
+        while relayed.to_old.messages:
+            relayed.deliver(relayed.to_old)
+        relayed.take_application()
+        with pytest.raises(StreamStateError, match="the session is over"):
+            await asking
+        with pytest.raises(StreamStateError):
+            await relayed.stand_in.reserve_stream(False)
+
+    run(main)
+
+
+def test_a_stream_that_comes_for_somebody_who_was_cancelled_is_given_up() -> None:
+    async def main() -> None:
+        relayed = Relayed(is_session=True)
+        relayed.open()
+        asking = asyncio.create_task(relayed.stand_in.reserve_stream(False))
+        await asyncio.sleep(0)
+        (asked,) = (one for one in relayed.to_new.take() if isinstance(one, OpenStream))
+        relayed.new.on_message(asked)
+        (opened,) = (one for one in relayed.to_old.take() if isinstance(one, StreamOpened))
+        relayed.stand_in.on_message(opened)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        mine = opened.stream_id
+        assert ended(relayed.to_new) == [(StreamReset, mine), (StreamStop, mine)]
+
+    run(main)
+
+
+def test_a_stream_that_nobody_here_asked_for_is_given_up() -> None:
+    relayed = Relayed(is_session=True)
+    relayed.open()
+    relayed.stand_in.on_message(StreamOpened(relayed.owner.name, _ATTEMPT, 1, 5))
+    assert ended(relayed.to_new) == [(StreamReset, 1), (StreamStop, 1)]
+
+
+@pytest.mark.parametrize("is_session", [False, True])
+def test_bytes_of_a_stream_that_is_nobodys_end_that_stream(is_session: bool) -> None:
+    relayed = Relayed(is_session=is_session)
+    relayed.open()
+    relayed.to_new.take()
+    for data in (b"\x40\x41\x08", b"what was under way"):
+        relayed.stand_in.on_message(StreamBytes(relayed.owner.name, _ATTEMPT, 4, data, False))
+    assert ended(relayed.to_new) == [(StreamStop, 4), (StreamReset, 4)]
+    assert relayed.stand_in.stream_ids == [STREAM]
+    assert relayed.stand_in.next_event() is None or is_session
+
+
+def test_half_a_header_is_kept_when_the_session_ends_and_the_connection_stays_with_it() -> None:
+    relayed = Relayed(is_session=True)
+    relayed.open()
+    relayed.new.export()
+    relayed.client.send_stream_data(4, b"\x40")
+    relayed.run()
+    relayed.client.stop_stream(4, 9)  # which says nothing of what the client sends
+    relayed.run()
+    end_session(relayed)
+    assert relayed.new.is_open
+    with pytest.raises(RefusedError):
+        relayed.new.export()
+    relayed.client.send_stream_data(4, b"\x00", True)
+    relayed.run()
+    assert relayed.other_events[-1] == events.StreamDataReceived(b"\x40\x00", True, 4)
+    assert not relayed.new.is_open
+
+
+def test_what_comes_of_an_ended_stream_is_no_request_to_a_later_owner() -> None:
+    relayed = Relayed(is_session=True)
+    assert relayed.http is not None
+    relayed.open()
+    relayed.write_down(1000, end=True)
+    relayed.application.stop_stream(STREAM, 7)
+    while relayed.to_new.messages:
+        relayed.deliver(relayed.to_new)
+    assert not relayed.new.is_open
+    later = restore(relayed.owner, export_state(relayed.http))
+    # The client's answer to STOP_SENDING.
+    assert later.handle_event(events.StreamReset(7, STREAM)) == []
+    half = relayed.owner.streams[STREAM].send
+    assert half is not None
+    assert half.reset_code == NONE
+    relayed.run()
+    relayed.take_client()
+    assert relayed.got_down == relayed.sent_down
+    assert relayed.down_ended
+
+
+def test_streams_that_have_ended_are_remembered_within_bounds() -> None:
+    relayed = Relayed(is_session=True)
+    relayed.open()
+    count = 2 * MAX_ENDED_RELAYED_STREAMS
+    for number in range(count):
+        data = _UNI_HEADER + b"x"
+        message = StreamBytes(relayed.owner.name, _ATTEMPT, 2 + 4 * number, data, True)
+        relayed.stand_in.on_message(message)
+        relayed.take_application()
+    assert relayed.stand_in.stream_ids == [STREAM]
+    for number in (0, count - 1):  # one that is remembered, and one that is not
+        relayed.application.resume_reading(2 + 4 * number)
+        assert not relayed.application.can_send(2 + 4 * number)
+
+
+class Between:
+    """A process with a program of its own on stream 0, which passes a session on stream 4, and a
+    request on stream 8, on to another one before it."""
+
+    def __init__(self) -> None:
+        self.relayed = Relayed()
+        self.relays = StreamRelays()
+        self.to_left, self.to_owner = OneWay(), OneWay()
+        self.link = cast(Link, self.to_owner)
+        relay = self.relayed.new
+        relay.wire.link = cast(Link, self.to_left)
+        relay.hold()
+        streams = [
+            RelayedStream(
+                stream_id,
+                0,
+                stream_id == 4,
+                1,
+                RelayedSending(0, b"", False, False, False),
+                RelayedReceiving(0, 0, False, False),
+            )
+            for stream_id in (4, 8)
+        ]
+        stand_in = self.relayed.stand_in
+        protocol = QuicConnectionProtocol(cast(Any, stand_in))
+        self.name = self.relayed.owner.name
+        self.relays.pass_on(PassedOn(relay, streams), self.link, _NEXT)
+        self.relays.leave(LeftBehind(protocol, stand_in), self.link, self.name, _NEXT)
+
+    def say(self, *messages: Any) -> None:
+        """Before it the program says something, or behind it the owner does."""
+        for message in messages:
+            is_left = message.handoff_id == _ATTEMPT
+            self.relays.on_message(cast(Link, self.to_left) if is_left else self.link, message)
+
+    def end(self, stream_id: int) -> None:
+        """Both ends break a stream off."""
+        self.say(*(StreamStop(self.name, attempt, stream_id, 7) for attempt in (_NEXT, _ATTEMPT)))
+
+
+def test_a_stream_of_a_session_that_has_ended_costs_no_other_stream_that_passes() -> None:
+    async def main() -> None:
+        between = Between()
+        await asyncio.sleep(0)
+        between.end(4)
+        between.to_owner.take()
+        between.say(StreamBytes(between.name, _NEXT, 14, b"\x40\x54\x04late", False))
+        assert ended(between.to_owner) == [(StreamStop, 14)]
+        assert "streams 8 are relayed through" in between.relays.describe_left()[1]
+
+    run(main)
+
+
+def test_what_crosses_with_the_end_of_a_passing_relay_is_not_the_programs_here() -> None:
+    async def main() -> None:
+        between = Between()
+        await asyncio.sleep(0)
+        between.end(4)
+        between.end(8)
+        between.to_owner.take()
+        assert len(between.relays.describe_left()) == 1
+        between.say(
+            StreamBytes(between.name, _NEXT, 8, b"crossed", False),
+            StreamOpened(between.name, _NEXT, 5, 1),
+        )
+        sent = between.to_owner.take()
+        assert not any(isinstance(one, StreamsCut) for one in sent)
+        # The program that is here goes on.
+        between.say(StreamBytes(between.name, _NEXT, STREAM, b"more", True))
+        assert between.relays.left == 1
+
+    run(main)
