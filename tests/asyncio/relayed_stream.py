@@ -27,7 +27,7 @@ _FILLER = Random(5).randbytes(4 << 20)
 class OneWay:
     """A link that keeps what is sent until somebody delivers it."""
 
-    is_full = False
+    is_full = is_crowded = False
 
     def __init__(self) -> None:
         self.messages: deque[Message] = deque()

@@ -11,6 +11,7 @@ from aioquic.quic import events
 from loopback import run
 from relayed_stream import STREAM, OneWay, Relayed
 
+from quicbaton.asgi import AsgiProtocol, Lifespan
 from quicbaton.asyncio.moving.stream_relay.relays import LeftBehind, PassedOn, StreamRelays
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
@@ -159,6 +160,29 @@ def test_streams_that_have_ended_are_remembered_within_bounds() -> None:
         assert not relayed.application.can_send(2 + 4 * number)
 
 
+def test_streams_that_come_faster_than_they_are_taken_cost_their_session() -> None:
+    relayed = Relayed(is_session=True)
+    relayed.open()
+    relayed.client.send_stream_data(2, _UNI_HEADER + b"x", True)
+    relayed.run()
+    relayed.to_old.is_crowded = True
+    relayed.client.send_stream_data(6, _UNI_HEADER + b"x", True)
+    relayed.client.send_stream_data(10, _UNI_HEADER + b"x", True)
+    relayed.run()
+    relayed.run()
+    relayed.take_client()
+    assert set(relayed.client_codes) == {("reset", 0x107), ("stop", 0x107)}
+    while relayed.to_old.messages:
+        relayed.deliver(relayed.to_old)
+    while relayed.stand_in.next_event() is not None:
+        pass
+    assert not relayed.stand_in.stream_ids
+    while relayed.to_new.messages:
+        relayed.deliver(relayed.to_new)
+    assert not relayed.new.is_open
+    assert not relayed.owner.closed
+
+
 class Between:
     """A process with a program of its own on stream 0, which passes a session on stream 4, and a
     request on stream 8, on to another one before it."""
@@ -229,5 +253,27 @@ def test_what_crosses_with_the_end_of_a_passing_relay_is_not_the_programs_here()
         # The program that is here goes on.
         between.say(StreamBytes(between.name, _NEXT, STREAM, b"more", True))
         assert between.relays.left == 1
+
+    run(main)
+
+
+def test_a_stream_that_comes_after_its_session_has_ended_is_given_up() -> None:
+    async def main() -> None:
+        relayed = Relayed(is_session=True)
+        relayed.open()
+        relayed.to_new.take()
+        protocol = AsgiProtocol(
+            cast(Any, relayed.stand_in),
+            application=cast(Any, None),
+            lifespan=Lifespan(cast(Any, None), "none"),
+        )
+        protocol._http = relayed.http  # which knows of no session
+        opening = asyncio.create_task(protocol.open_stream(STREAM, unidirectional=False))
+        await asyncio.sleep(0)
+        (asked,) = (one for one in relayed.to_new.take() if isinstance(one, OpenStream))
+        relayed.stand_in.on_message(StreamOpened(asked.connection_id, _ATTEMPT, 1, asked.request))
+        with pytest.raises(StreamStateError):
+            await opening
+        assert ended(relayed.to_new) == [(StreamReset, 1), (StreamStop, 1)]
 
     run(main)

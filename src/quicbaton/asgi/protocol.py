@@ -26,6 +26,7 @@ from quicbaton.asgi.websocket import WebSocketExchange
 from quicbaton.asgi.webtransport import WebTransportExchange
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
 from quicbaton.asyncio.protocol import Transmitter
+from quicbaton.errors import StreamStateError
 from quicbaton.files import Folder
 from quicbaton.files.downloads import Download, Downloads
 from quicbaton.http3 import H3Connection
@@ -328,7 +329,12 @@ class AsgiProtocol(QuicConnectionProtocol):
     async def open_stream(self, session_id: int, *, unidirectional: bool) -> int:
         assert self._http is not None, "an HTTP/3 event came out of it"
         stream_id = await self.reserve_stream(unidirectional)
-        self._http.begin_webtransport_stream(session_id, stream_id)
+        try:
+            self._http.begin_webtransport_stream(session_id, stream_id)
+        except StreamStateError:
+            # The session has ended meanwhile; the stream would be nobody's, and stay.
+            self.abandon_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
+            raise
         self.transmit_soon()
         return stream_id
 

@@ -33,6 +33,8 @@ from quicbaton.transport.view import open_directions
 
 #: RFC 9114 §8.1: H3_REQUEST_CANCELLED, of a request that was given up.
 REQUEST_CANCELLED: Final = 0x10C
+#: The same for H3_EXCESSIVE_LOAD.
+_EXCESSIVE_LOAD: Final = 0x107
 
 _OF_A_STREAM: Final = (
     events.StreamDataReceived,
@@ -270,8 +272,21 @@ class NewOwner:
             self._nameless[stream_id] = event.data
             return None
         if session in self._sessions:
+            if self._early is None and self.wire.link.is_crowded:
+                self._tear_off(session)
             self._adopt(stream_id, sends=not stream_id & 2, receives=True)
         return event
+
+    def _tear_off(self, session_id: int) -> None:
+        """Streams that come whole in one packet give no hold to flow control, and the old owner
+        does not take them as fast as the client sends them: this session pays, before the link is
+        cut and all that passes over it."""
+        self._connection.reset_stream(session_id, _EXCESSIVE_LOAD)
+        self._connection.stop_stream(session_id, _EXCESSIVE_LOAD)
+        session = self._streams[session_id]
+        self._pass_on(session, events.StreamReset(_EXCESSIVE_LOAD, session_id))
+        self._pass_on(session, events.StopSendingReceived(_EXCESSIVE_LOAD, session_id))
+        self._forget_if_over(session_id)
 
     def _is_new(self, stream_id: int) -> bool:
         is_peers = stream_id & 1 == self._connection.is_client
