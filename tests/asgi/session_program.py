@@ -42,5 +42,7 @@ async def _echo(receive: Any, send: Any) -> None:
                         await answer(stream, body)
             case "webtransport.stream.opened":
                 await answer(message["stream"], waiting.pop(0))
+            case "webtransport.datagram.receive" if message["data"] == b"close":
+                await send({"type": "webtransport.close", "code": 3})
             case "webtransport.datagram.receive":
                 await send({"type": "webtransport.datagram.send", "data": message["data"]})

@@ -149,6 +149,23 @@ def test_a_session_goes_on_through_one_reload_after_the_other(home: ServiceHome)
     run(main)
 
 
+def test_a_client_that_does_not_end_its_side_keeps_no_process(home: ServiceHome) -> None:
+    service = start(home)
+    (old,) = service.pids()
+
+    async def main() -> None:
+        async with webtransport_client(service.port) as client:
+            assert await client.open("/") == 200
+            await reload(home, service)
+            client.send_datagram(b"close")
+            await client.until(lambda: client.closed == (3, ""))
+            while Path(f"/proc/{old}").exists():
+                await asyncio.sleep(0.01)
+            assert await pid_of(client) != old
+
+    run(main)
+
+
 def test_a_session_ends_with_the_process_that_passes_it_on(home: ServiceHome) -> None:
     service = start(home)
     (first,) = service.pids()

@@ -20,6 +20,7 @@ from quicbaton.errors import RefusedError, StreamStateError
 from quicbaton.handoff.messages import (
     OpenStream,
     StreamBytes,
+    StreamCredit,
     StreamOpened,
     StreamReset,
     StreamsCut,
@@ -275,5 +276,29 @@ def test_a_stream_that_comes_after_its_session_has_ended_is_given_up() -> None:
         with pytest.raises(StreamStateError):
             await opening
         assert ended(relayed.to_new) == [(StreamReset, 1), (StreamStop, 1)]
+
+    run(main)
+
+
+def test_a_relay_ends_with_what_the_application_does_last() -> None:
+    async def main() -> None:
+        between = Between()
+        await asyncio.sleep(0)
+        between.end(4)
+        between.end(8)
+        assert between.relays.left == 1
+        relayed = between.relayed
+        relayed.write_down(0, end=True)
+        sent = sum(
+            len(one.data) + one.end_stream
+            for one in between.to_owner.take()
+            if isinstance(one, StreamBytes)
+        )
+        between.say(StreamCredit(between.name, _NEXT, STREAM, sent))
+        assert relayed.stand_in.stream_ids == [STREAM]
+        # It has read enough; the owner will have nothing more to say.
+        relayed.application.stop_stream(STREAM, 7)
+        await asyncio.sleep(0)
+        assert between.relays.left == 0
 
     run(main)

@@ -371,6 +371,10 @@ class AsgiProtocol(QuicConnectionProtocol):
 
     def _end_stream(self, stream_id: int) -> None:
         with contextlib.suppress(*CLIENT_GONE):
+            if not self._is_whole:
+                # It is relayed, and this process lives until both directions are over: a client
+                # that does not end its own would keep it.
+                self._quic.stop_stream(stream_id, ErrorCode.H3_NO_ERROR)
             if self._quic.can_send(stream_id):
                 self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
                 self.transmit_soon()

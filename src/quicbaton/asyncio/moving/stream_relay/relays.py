@@ -86,6 +86,8 @@ class StreamRelays:
             return
         wire = Wire(link, connection_id, handoff_id)
         self._left[handoff_id] = _Left(left.protocol, left.stand_in, wire)
+        # Later: the application may be in the middle of what ends its last stream.
+        left.stand_in.on_over = lambda: self._deliver_soon(handoff_id)
         self._loop.call_soon(self._open, handoff_id)
 
     def pass_on(self, passed: PassedOn, link: Link | None, handoff_id: bytes) -> None:
@@ -240,6 +242,11 @@ class StreamRelays:
             return
         left.stand_in.on_message(message)
         self._deliver(handoff_id, left)
+
+    def _deliver_soon(self, handoff_id: bytes) -> None:
+        left = self._left.get(handoff_id)
+        if left is not None:
+            self._loop.call_soon(self._deliver, handoff_id, left)
 
     def _deliver(self, handoff_id: bytes, left: _Left) -> None:
         left.protocol.process_events()

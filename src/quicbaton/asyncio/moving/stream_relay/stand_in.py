@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from aioquic.quic import events
@@ -122,6 +123,8 @@ class StandIn:
         self._datagrams: deque[bytes] = deque(maxlen=MAX_WAITING_SESSION_DATAGRAMS)
         self._events: deque[events.QuicEvent] = deque()
         self._wire: Wire | None = None
+        #: Called when nothing is relayed any more, which may be the application's doing.
+        self.on_over: Callable[[], None] = lambda: None
         self._close: tuple[int, int | None, str] | None = None
 
     def __repr__(self) -> str:
@@ -452,3 +455,5 @@ class StandIn:
                 self._sessions.remove(stream_id)
                 if not self._sessions:
                     self._open_no_more("the session is over")
+            if not self._streams:
+                self.on_over()
