@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import pytest
 from loopback import run, server_configuration
 from websocket_client import WebSocketClient, websocket_client
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
@@ -15,7 +16,6 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessag
 from quicbaton.asgi import AsgiProtocol, Lifespan
 from quicbaton.asyncio import serve
 from quicbaton.cli.certificate import CertificateFiles
-from quicbaton.limits import MAX_WEBSOCKET_MESSAGE_BYTES
 
 ENDED: list[Any] = []
 
@@ -30,13 +30,13 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
             await asyncio.sleep(0.3)
         case "/broadcast":
             await send({"type": "websocket.accept", "headers": [(b"X-By", b"us")]})
-            texts = [str(number) * 1_000_000 for number in range(8)]
+            texts = [str(number) * 300_000 for number in range(8)]
             await asyncio.gather(*(send({"type": "websocket.send", "text": t}) for t in texts))
             await send({"type": "websocket.close"})
             return
         case "/order":
             await send({"type": "websocket.accept"})
-            texts = ["1" * 1_000_000, "2", "3" * 1_000_000, "4"]
+            texts = ["1" * 300_000, "2", "3" * 300_000, "4"]
             await asyncio.gather(*(send({"type": "websocket.send", "text": t}) for t in texts))
             await send({"type": "websocket.close"})
             return
@@ -139,7 +139,7 @@ def test_messages_of_many_tasks_and_answers_to_pings_do_not_mix(
                     found.append("".join(parts))
                 else:
                     assert frame == Pong(b"there?")
-            assert sorted(found) == [str(number) * 1_000_000 for number in range(8)]
+            assert sorted(found) == [str(number) * 300_000 for number in range(8)]
 
     run(main)
 
@@ -150,9 +150,9 @@ def test_a_short_message_does_not_overtake_a_long_one(certificate: CertificateFi
             assert await client.open("/order") == b"200"
             found = [str(await client.message()) for _ in range(4)]
             assert [(text[0], len(text)) for text in found] == [
-                ("1", 1_000_000),
+                ("1", 300_000),
                 ("2", 1),
-                ("3", 1_000_000),
+                ("3", 300_000),
                 ("4", 1),
             ]
 
@@ -218,12 +218,17 @@ def test_a_client_that_breaks_a_rule_is_told(certificate: CertificateFiles) -> N
     run(main)
 
 
-def test_a_message_that_is_too_large_ends_it(certificate: CertificateFiles) -> None:
+def test_a_message_that_is_too_large_ends_it(
+    certificate: CertificateFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 1 << 20
+    monkeypatch.setattr("quicbaton.asgi.websocket.MAX_WEBSOCKET_MESSAGE_BYTES", limit)
+
     async def main() -> None:
         async with client_of(certificate) as client:
             await client.open("/echo")
-            piece = bytes(1 << 20)
-            for _ in range(MAX_WEBSOCKET_MESSAGE_BYTES // len(piece) + 1):
+            piece = bytes(1 << 16)
+            for _ in range(limit // len(piece) + 1):
                 client.say(BytesMessage(piece, message_finished=False))  # type: ignore[arg-type]
             frame = await client.frames.get()
             assert isinstance(frame, CloseConnection)
