@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
-from tests.conformance import aioquic_asyncio, autobahn, known, migration, peregrine
+from tests.conformance import aioquic_asyncio, autobahn, known, migration, peregrine, served
 from tests.conformance.fetch import PACKAGES, SDISTS, FetchError
 from tests.conformance.outcome import Outcome, judge
 from tests.conformance.page import Ran, write_page
@@ -49,6 +49,18 @@ PARTS: Final = {
         SDISTS["aioquic"],
         aioquic_asyncio.run,
         known.AIOQUIC_ASYNCIO,
+    ),
+    "starlette": Part(
+        "Starlette's own tests",
+        SDISTS["starlette"],
+        partial(served.run, "starlette"),
+        known.STARLETTE,
+    ),
+    "fastapi": Part(
+        "FastAPI's own tests",
+        SDISTS["fastapi"],
+        partial(served.run, "fastapi"),
+        known.FASTAPI,
     ),
 }
 

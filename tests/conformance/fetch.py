@@ -23,12 +23,33 @@ SDISTS: Final = {
     "peregrine": "peregrine-server==1.2.0",
     "migration": "quic-migration-tester==0.1.0",
     "aioquic": f"aioquic=={version('aioquic')}",
+    "starlette": f"starlette=={version('starlette')}",
+    "fastapi": "fastapi==0.165.0",
 }
 PACKAGES: Final = (
     "a2wsgi==1.10.10",
     "django==5.2.19",
     "fastapi==0.165.0",
     "kosoku==0.1.0",
+    # For the tests of Starlette and FastAPI.
+    "dirty-equals==0.11",
+    "email-validator==2.4.0",
+    "flask==3.1.3",
+    "httpx2==2.16.2",
+    "inline-snapshot==0.36.1",
+    "itsdangerous==2.2.0",
+    "jinja2",
+    "opentelemetry-sdk==1.45.2",
+    "orjson==3.13.0",
+    "pydantic-settings==2.16.3",
+    "pyjwt==2.15.1",
+    "python-multipart",
+    "pwdlib==0.3.1",
+    "pyyaml",
+    "sqlmodel",
+    "strawberry-graphql",
+    "typer",
+    "ujson",
 )
 #: What is changed in them, by file: each text, once, and what stands there instead.
 EDITS: Final[dict[str, dict[str, list[tuple[str, str]]]]] = {

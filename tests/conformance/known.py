@@ -52,3 +52,55 @@ AIOQUIC_ASYNCIO: Final = {
     "test_server_receives_garbage": "calls the server's private parts",
     "test_wait_connected_twice": "several tasks may wait for a connection here",
 }
+
+_WHITESPACE = (
+    "RFC 9110 §5.5: no whitespace before or behind a field's value; such a request is malformed"
+)
+_TRAILERS = "Starlette's test client offers to take trailers and shows them; libcurl does neither"
+_DEBUG = "`http.response.debug` is for test clients within the process"
+
+STARLETTE: Final = {
+    "middleware.test_body_limit.test_received_bytes_are_counted_with_unreliable_content_length"
+    "[asyncio]": "RFC 9114 §4.1.2: a request with another length than it says is malformed",
+    "middleware.test_gzip.test_gzip_trailers[asyncio-True-gzip]": _TRAILERS,
+    "middleware.test_gzip.test_gzip_trailers[asyncio-True-identity]": _TRAILERS,
+    "middleware.test_gzip.test_gzip_trailers[asyncio-False-gzip]": _TRAILERS,
+    "middleware.test_gzip.test_gzip_trailers[asyncio-False-identity]": _TRAILERS,
+    "middleware.test_gzip.test_gzip_excluded_content_type_trailers[asyncio]": _TRAILERS,
+    "middleware.test_opentelemetry.test_http_span_uses_route_and_semantic_attributes[asyncio]": (
+        "it looks for the port and the version of HTTP/1.1"
+    ),
+    "test_exceptions.test_force_500_response[asyncio]": (
+        "a program that has said nothing is answered for, with a short text"
+    ),
+    "test_requests.test_request_headers[asyncio]": "libcurl sends fields in an order of its own",
+    "test_requests.test_cookies_invalid[asyncio-  =  b  ;  ;  =  ;   c  =  ;  -expected4]": (
+        _WHITESPACE
+    ),
+    "test_requests.test_request_send_push_promise[asyncio]": "`http.response.push` is not offered",
+    "test_responses.test_response_phrase[asyncio]": "RFC 9114 §4.1: a status below 200 is no whole "
+    "response",
+    r"test_staticfiles.test_staticfiles_304_with_if_none_match_wildcard[asyncio- \t* \t-GET]": (
+        _WHITESPACE
+    ),
+    r"test_staticfiles.test_staticfiles_304_with_if_none_match_wildcard[asyncio- \t* \t-HEAD]": (
+        _WHITESPACE
+    ),
+    "test_templates.test_templates[asyncio]": _DEBUG,
+    "test_templates.test_calls_context_processors[asyncio]": _DEBUG,
+    "test_templates.test_template_with_middleware[asyncio]": _DEBUG,
+    "test_templates.test_templates_with_directories[asyncio]": _DEBUG,
+    "test_templates.test_templates_with_environment[asyncio]": _DEBUG,
+}
+
+FASTAPI: Final = {
+    "test_dependency_after_yield_streaming.test_broken_session_stream_no_raise": (
+        "the head waits for the first of the body: a program that raises before that gets a 500"
+    ),
+    "test_dependency_concurrency.test_app_can_be_reused_across_event_loops": (
+        "the server is asyncio's, and has one loop"
+    ),
+    "test_fastapi_cli.test_fastapi_cli": "starts FastAPI's own command, which is not installed",
+    "test_security_http_base.test_security_http_base_with_whitespaces": _WHITESPACE,
+    "test_security_oauth2_authorization_code_bearer.test_token_with_whitespaces": _WHITESPACE,
+}

@@ -26,8 +26,11 @@ played over TCP through a relay that adds TLS, and over HTTP/3 through one that 
 CONNECT of the handshake (RFC 9220). Left out are those of compression (12 and 13), which is not \
 offered, and over HTTP/3 those of large messages (9), which would measure the relay.
 
-Starlette's and FastAPI's own tests are not among them: they call the program in their own \
-process, and look at its exceptions and objects there.
+Starlette's and FastAPI's own tests ask their programs over HTTP/3, by libcurl: their test client \
+has a server of ours inside. As a proxy does, it tells the program of the scheme, host and client \
+that a test has made up, and it raises the program's exception in the test, where that looks for \
+it. Left out are tests of the test client itself, of WebSockets, which it does not send as frames \
+(that is what Autobahn is for), FastAPI's tutorial and its telemetry.
 """
 
 
