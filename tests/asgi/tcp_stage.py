@@ -111,7 +111,7 @@ async def serving(
         keep_alive_s,
         application=application,
         lifespan=lifespan,
-        root_path="/root" if application is asgi_programs.mounted else "",
+        root_path="/mounted" if application is asgi_programs.mounted else "",
     )
     server.start()
     try:

@@ -76,7 +76,7 @@ def test_a_program_is_mounted_where_the_user_says(
 ) -> None:
     async def play(stage: Stage) -> None:
         answer = await stage.ask(version, "/things")
-        assert answer.body == b"/root /root/things"
+        assert answer.body == b"/mounted /mounted/things"
 
     on_stage(certificate, play, application=asgi_programs.mounted)
 

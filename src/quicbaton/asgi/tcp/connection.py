@@ -17,7 +17,6 @@ from collections.abc import Callable
 from functools import partial
 from time import time
 from typing import Any, Final
-from wsgiref.handlers import format_date_time
 
 from msgspec import Struct
 
@@ -27,6 +26,7 @@ from quicbaton.asgi.lifespan import Lifespan
 from quicbaton.asgi.scope import TLS_1_3, Application, Scope, request_scope
 from quicbaton.errors import StreamStateError
 from quicbaton.files import Folder
+from quicbaton.files.dates import http_date
 from quicbaton.files.downloads import CHUNK_BYTES, Download, FileChangedError
 from quicbaton.limits import (
     TCP_BUFFER_BYTES,
@@ -63,7 +63,7 @@ class Serving(Struct, frozen=True):
         """A response's fields with what every response has, where the program says nothing else."""
         names = {name for name, _ in fields}
         # RFC 9110 §6.6.1: an origin server with a clock says the time.
-        own = [(b"date", format_date_time(time()).encode()), (b"alt-svc", self.alt_svc)]
+        own = [(b"date", http_date(int(time()))), (b"alt-svc", self.alt_svc)]
         return fields + [field for field in own if field[0] not in names]
 
 

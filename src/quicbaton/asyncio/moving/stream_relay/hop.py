@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Final
 
 from quicbaton.asyncio.moving.stream_relay.ended import EndedStreams
-from quicbaton.asyncio.moving.stream_relay.new_owner import REQUEST_CANCELLED
 from quicbaton.asyncio.moving.stream_relay.wire import Wire
 from quicbaton.baton.snapshot import RelayedStream
 from quicbaton.errors import PeerError
@@ -29,10 +28,8 @@ from quicbaton.handoff.messages import (
     StreamsCut,
     StreamStop,
 )
+from quicbaton.http3.codes import ErrorCode
 from quicbaton.http3.webtransport import session_of_datagram, session_of_stream
-
-#: RFC 9114 §8.1: H3_INTERNAL_ERROR, when a process is lost.
-_INTERNAL_ERROR: Final = 0x102
 
 #: RFC 9000 §2.1: what we cannot send on.
 _CLIENTS_UNIDIRECTIONAL: Final = 2
@@ -140,7 +137,7 @@ class Hop:
             self._early.append(message)
             return
         if isinstance(message, StreamsCut):
-            self.cut_owner(REQUEST_CANCELLED)
+            self.cut_owner(ErrorCode.H3_REQUEST_CANCELLED)
             return
         if isinstance(message, OpenStream):
             self._asked.add(message.request)
@@ -172,11 +169,11 @@ class Hop:
     def refuse(self, message: RelayMessage) -> None:
         """The new owner says something of a stream that nobody here knows: it ends there."""
         if isinstance(message, (StreamBytes, StreamOpened)):
-            self.owner.send_stop(message.stream_id, REQUEST_CANCELLED)
+            self.owner.send_stop(message.stream_id, ErrorCode.H3_REQUEST_CANCELLED)
             if message.stream_id & 3 != _CLIENTS_UNIDIRECTIONAL:
-                self.owner.send_reset(message.stream_id, REQUEST_CANCELLED)
+                self.owner.send_reset(message.stream_id, ErrorCode.H3_REQUEST_CANCELLED)
 
-    def cut_owner(self, error_code: int = _INTERNAL_ERROR) -> None:
+    def cut_owner(self, error_code: int = ErrorCode.H3_INTERNAL_ERROR) -> None:
         """The old owner says no more: the client learns that these streams are not whole. Others
         may be relayed over the same link."""
         for stream_id, passing in self._streams.items():
@@ -193,7 +190,7 @@ class Hop:
 
     def cut(self, code: str) -> None:
         """This process passes nothing on any more."""
-        self.cut_owner(REQUEST_CANCELLED)
+        self.cut_owner(ErrorCode.H3_REQUEST_CANCELLED)
         self.cut_left(code)
 
     # --- helpers --------------------------------------------------------------------------------

@@ -24,17 +24,13 @@ from quicbaton.handoff.messages import (
 )
 from quicbaton.handoff.stream_relay import Receiving, Sending
 from quicbaton.http3 import H3Connection
+from quicbaton.http3.codes import ErrorCode
 from quicbaton.http3.webtransport import session_of_datagram, session_of_stream
 from quicbaton.limits import MAX_RELAY_HOPS
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable
 from quicbaton.transport.state import ConnectionState
 from quicbaton.transport.view import open_directions
-
-#: RFC 9114 §8.1: H3_REQUEST_CANCELLED, of a request that was given up.
-REQUEST_CANCELLED: Final = 0x10C
-#: The same for H3_EXCESSIVE_LOAD.
-_EXCESSIVE_LOAD: Final = 0x107
 
 _OF_A_STREAM: Final = (
     events.StreamDataReceived,
@@ -206,7 +202,7 @@ class NewOwner:
         cut = 0
         for message in self.take_held():
             if isinstance(message, StreamsCut):
-                cut += self.cut(REQUEST_CANCELLED)
+                cut += self.cut(ErrorCode.H3_REQUEST_CANCELLED)
             else:
                 self.on_message(message)
         return cut
@@ -281,11 +277,11 @@ class NewOwner:
         """Streams that come whole in one packet give no hold to flow control, and the old owner
         does not take them as fast as the client sends them: this session pays, before the link is
         cut and all that passes over it."""
-        self._connection.reset_stream(session_id, _EXCESSIVE_LOAD)
-        self._connection.stop_stream(session_id, _EXCESSIVE_LOAD)
+        self._connection.reset_stream(session_id, ErrorCode.H3_EXCESSIVE_LOAD)
+        self._connection.stop_stream(session_id, ErrorCode.H3_EXCESSIVE_LOAD)
         session = self._streams[session_id]
-        self._pass_on(session, events.StreamReset(_EXCESSIVE_LOAD, session_id))
-        self._pass_on(session, events.StopSendingReceived(_EXCESSIVE_LOAD, session_id))
+        self._pass_on(session, events.StreamReset(ErrorCode.H3_EXCESSIVE_LOAD, session_id))
+        self._pass_on(session, events.StopSendingReceived(ErrorCode.H3_EXCESSIVE_LOAD, session_id))
         self._forget_if_over(session_id)
 
     def _is_new(self, stream_id: int) -> bool:

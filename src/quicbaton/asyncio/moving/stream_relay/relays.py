@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.moving.stream_relay.hop import Hop
-from quicbaton.asyncio.moving.stream_relay.new_owner import REQUEST_CANCELLED, NewOwner
+from quicbaton.asyncio.moving.stream_relay.new_owner import NewOwner
 from quicbaton.asyncio.moving.stream_relay.stand_in import StandIn
 from quicbaton.asyncio.moving.stream_relay.wire import Wire
 from quicbaton.asyncio.peers.link import Link
@@ -17,9 +17,7 @@ from quicbaton.asyncio.protocol import QuicConnectionProtocol
 from quicbaton.baton.snapshot import RelayedStream
 from quicbaton.errors import PeerError
 from quicbaton.handoff.messages import RelayedDatagram, RelayMessage, StreamCredit, StreamsCut
-
-#: RFC 9114 §8.1: for a request whose process is lost. A program without HTTP/3 sees the same codes.
-_H3_INTERNAL_ERROR: Final = 0x102
+from quicbaton.http3.codes import ErrorCode
 
 
 class LeftBehind(NamedTuple):
@@ -127,7 +125,7 @@ class StreamRelays:
         """A connection is resumed here, and requests of it still run at the end of `link`."""
         self.relayed += relay.stream_count
         if link is None:
-            self.cut += relay.cut(_H3_INTERNAL_ERROR)
+            self.cut += relay.cut(ErrorCode.H3_INTERNAL_ERROR)
             return
         self._owned[handoff_id] = relay
         wire = Wire(link, session.connection.name, handoff_id)
@@ -160,7 +158,7 @@ class StreamRelays:
         if left is not None:
             self._on_left(message.handoff_id, left, message)
         elif owned is not None and isinstance(message, StreamsCut):
-            self.cut += owned.cut(REQUEST_CANCELLED)
+            self.cut += owned.cut(ErrorCode.H3_REQUEST_CANCELLED)
         elif owned is not None and not isinstance(message, StreamsCut):
             owned.on_message(message)
 
@@ -169,11 +167,14 @@ class StreamRelays:
         for handoff_id, left in list(self._left.items()):
             if left.wire.link is link:
                 self._end(
-                    handoff_id, left, _H3_INTERNAL_ERROR, "the connection's new owner is lost"
+                    handoff_id,
+                    left,
+                    ErrorCode.H3_INTERNAL_ERROR,
+                    "the connection's new owner is lost",
                 )
         for owned in list(self._owned.values()):
             if owned.wire.link is link:
-                self.cut += owned.cut(_H3_INTERNAL_ERROR)
+                self.cut += owned.cut(ErrorCode.H3_INTERNAL_ERROR)
         for hop in set(self._hops.values()):
             if hop.left.link is link:
                 hop.cut_owner()
@@ -189,7 +190,7 @@ class StreamRelays:
         cut = self.describe_left()
         for handoff_id, left in list(self._left.items()):
             left.wire.send_cut(code)
-            self._end(handoff_id, left, REQUEST_CANCELLED, reason)
+            self._end(handoff_id, left, ErrorCode.H3_REQUEST_CANCELLED, reason)
         for hop in set(self._hops.values()):
             hop.cut(code)
             self._forget_if_over(hop)
@@ -197,7 +198,7 @@ class StreamRelays:
 
     def lose(self, left: LeftBehind) -> None:
         """Nobody is there to relay to."""
-        left.stand_in.cut(_H3_INTERNAL_ERROR, "the connection is lost")
+        left.stand_in.cut(ErrorCode.H3_INTERNAL_ERROR, "the connection is lost")
         left.protocol.process_events()
         left.protocol.connection_left()
 
@@ -237,7 +238,7 @@ class StreamRelays:
     def _on_left(self, handoff_id: bytes, left: _Left, message: RelayMessage) -> None:
         if isinstance(message, StreamsCut):
             reason = f"the connection's new owner relays no more ({message.code})"
-            code = 0 if message.code == "closed" else REQUEST_CANCELLED
+            code = 0 if message.code == "closed" else ErrorCode.H3_REQUEST_CANCELLED
             self._end(handoff_id, left, code, reason)
             return
         left.stand_in.on_message(message)

@@ -30,6 +30,7 @@ from quicbaton.handoff.messages import (
     StreamStop,
 )
 from quicbaton.handoff.stream_relay import Receiving, Sending
+from quicbaton.http3.codes import ErrorCode
 from quicbaton.http3.webtransport import session_of_stream
 from quicbaton.limits import MAX_WAITING_SESSION_DATAGRAMS
 from quicbaton.transport import datagrams
@@ -41,8 +42,6 @@ from quicbaton.transport.view import open_directions
 
 #: Of a number that nobody else chooses.
 _REQUEST_BYTES: Final = 7
-#: RFC 9114 §8.1: H3_REQUEST_CANCELLED, of a stream that nobody waits for any more.
-_CANCELLED: Final = 0x10C
 
 
 class _Left:
@@ -340,8 +339,8 @@ class StandIn:
             future.set_result(stream_id)
 
     def _give_up(self, stream_id: int) -> None:
-        self.reset_stream(stream_id, _CANCELLED)
-        self.stop_stream(stream_id, _CANCELLED)
+        self.reset_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
+        self.stop_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
 
     def _adopt(self, stream_id: int, *, sends: bool, receives: bool) -> _Left:
         stream = self._streams[stream_id] = _Left(sends=sends, receives=receives)
@@ -421,9 +420,9 @@ class StandIn:
         """Nobody here reads the stream, nor writes to it."""
         self._ended.add(stream_id)
         if self._wire is not None:
-            self._wire.send_stop(stream_id, _CANCELLED)
+            self._wire.send_stop(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
             if not stream_id & 2:
-                self._wire.send_reset(stream_id, _CANCELLED)
+                self._wire.send_reset(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
 
     def _open_no_more(self, reason: str) -> None:
         """Those who wait for a new stream wait no more."""
