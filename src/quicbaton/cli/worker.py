@@ -1,8 +1,8 @@
 """`python -m quicbaton.cli.worker ASSIGNMENT serve ...`: one worker of a service.
 
 A supervisor starts it, with its own arguments, so that a reload reads them and all that they name
-anew. Nothing that the worker says before it serves goes to the terminal: the supervisor reads it,
-to say why a worker did not come up.
+anew. What the worker says before it serves waits in a file, in which the supervisor reads why a
+worker did not come up.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any, Final
 
 from quicbaton.asyncio.host import loop_factory, tune_collector
 from quicbaton.asyncio.supervisor.worker import Assignment, Worker
@@ -25,12 +26,18 @@ from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.serve import Server
 from quicbaton.errors import QuicbatonError
 
+_log: Final = logging.getLogger("quicbaton.worker")
+
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until told to stop; 1 when that does not begin."""
     assignment = Assignment.parse(arguments[0])
     options = parse(arguments[1:])
-    reporter = Reporter(as_json=False)
+    reporter = _Logged(as_json=False)
+    if options.as_json:
+        # Standard output is the supervisor's alone: whole lines of JSON. What a program prints goes
+        # where errors go.
+        os.dup2(2, 1)
     logging.getLogger("quic").addHandler(logging.NullHandler())
     try:
         logs.configure(options, worker=assignment.slot)
@@ -65,7 +72,7 @@ async def _serve(assignment: Assignment, options: argparse.Namespace, reporter: 
                 assignment.roster,
                 version=version("quicbaton"),
                 grace_s=options.grace,
-                on_begin=lambda: _speak_up(assignment.stderr),
+                on_begin=lambda: _speak_up(assignment.stderr, as_json=options.as_json),
             )
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -78,10 +85,22 @@ async def _serve(assignment: Assignment, options: argparse.Namespace, reporter: 
     return 1 if worker.failed else 0
 
 
-def _speak_up(stderr: int) -> None:
-    """From now on standard error is the service's."""
+def _speak_up(stderr: int, *, as_json: bool) -> None:
+    """From now on standard error is the service's; it gets what has been said so far, too."""
+    sys.stderr.flush()
+    said = os.pread(2, os.fstat(2).st_size, 0)
     os.dup2(stderr, 2)
+    os.write(2, said)
+    if as_json:
+        os.dup2(stderr, 1)
     os.close(stderr)
+
+
+class _Logged(Reporter):
+    """Writes a worker's events to the service's log. One connection's moves are for debugging."""
+
+    def event(self, name: str, text: str, **fields: Any) -> None:
+        _log.log(logging.DEBUG if "connection" in fields else logging.WARNING, "%s", text)
 
 
 if __name__ == "__main__":
