@@ -64,6 +64,10 @@ class Wire(Protocol):
 class Exchange(ABC):
     """Runs the program for one request. What is sent and received is for the kinds to say."""
 
+    #: Whether a request with which the program has not begun can begin at another owner: it is
+    #: what has `arrived` of it.
+    can_begin_elsewhere = False
+
     def __init__(self, wire: Wire, stream_id: int, scope: Scope) -> None:
         self.wire = wire
         self.stream_id = stream_id
@@ -109,9 +113,9 @@ class Exchange(ABC):
         self._news.set()
         self._room.set()
 
-    def arrived(self) -> Arrived | None:
-        """What has come for a program that has not begun; None for what cannot begin elsewhere."""
-        return None
+    def arrived(self) -> Arrived:
+        """What has come for a program that has not begun."""
+        raise NotImplementedError
 
     # --- for the kinds --------------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ class _Stage(Enum):
 class HttpExchange(Exchange):
     """One request. `ended`: it has no body."""
 
+    can_begin_elsewhere = True
+
     def __init__(self, wire: Wire, stream_id: int, scope: Scope, *, ended: bool) -> None:
         super().__init__(wire, stream_id, scope)
         self._body = bytearray()

@@ -108,9 +108,8 @@ class AsgiProtocol(QuicConnectionProtocol):
     def export_state(self) -> bytes:
         """What is no task: downloads of files, and requests with which nobody has begun."""
         requests = [
-            UnbegunRequest(stream_id, event.headers, *arrived)
+            UnbegunRequest(stream_id, event.headers, *self._exchanges[stream_id].arrived())
             for stream_id, event in self._unbegun.items()
-            if (arrived := self._exchanges[stream_id].arrived()) is not None
         ]
         return encode(AsgiState(self._downloads.promises(), requests))
 
@@ -215,7 +214,7 @@ class AsgiProtocol(QuicConnectionProtocol):
         else:
             exchange = WebSocketExchange(self, event.stream_id, scope)
         self._exchanges[event.stream_id] = exchange
-        if exchange.arrived() is not None:
+        if exchange.can_begin_elsewhere:
             self._unbegun[event.stream_id] = event
         exchange.start(self._application)
         self.answers_soon = True

@@ -49,13 +49,14 @@ def request_scope(
     pseudo: dict[bytes, bytes] = {}
     fields: list[tuple[bytes, bytes]] = []
     cookies: list[bytes] = []
-    for name, value in headers:
+    for field in headers:
+        name, value = field
         if name[:1] == b":":
             pseudo[name] = value
         elif name == b"cookie":
             cookies.append(value)
         elif name != b"host" or b":authority" not in pseudo:
-            fields.append((name, value))
+            fields.append(field)
     if cookies:
         # RFC 9114 §4.2.1: clients may cut it, to compress better.
         fields.append((b"cookie", b"; ".join(cookies)))
@@ -67,7 +68,7 @@ def request_scope(
         "asgi": dict(VERSIONS),
         "http_version": http_version,
         "scheme": "https",
-        "path": root_path + unquote_to_bytes(raw_path).decode("utf-8", "replace"),
+        "path": root_path + _decoded(raw_path),
         "raw_path": raw_path,
         "query_string": query,
         "root_path": root_path,
@@ -99,6 +100,12 @@ def request_scope(
     if _takes_trailers(fields):
         extensions["http.response.trailers"] = {}
     return scope
+
+
+def _decoded(raw_path: bytes) -> str:
+    """A path without its percent-encoding."""
+    plain = unquote_to_bytes(raw_path) if b"%" in raw_path else raw_path
+    return plain.decode("utf-8", "replace")
 
 
 def _tls(cipher_suite: int, version: int, certificate: str | None) -> dict[str, Any]:
