@@ -452,6 +452,10 @@ RESETS_PER_SLICE: Final = 256
 RESTART_FIRST_S: Final = 0.25
 RESTART_MOST_S: Final = 30.0
 RESTART_FORGIVEN_S: Final = 10.0
+#: Old processes of one worker number that live on for requests at which `--limit-max-requests`
+#: replaces its present one no more: each is an interpreter with the program in it, and a stream
+#: that is relayed may pass all of them.
+MAX_LINGERING_WORKERS: Final = 4
 #: What a worker says on standard error before it is ready, as far as it is passed on.
 MAX_LAST_WORDS_BYTES: Final = 4096
 #: Other processes whose load is remembered.

@@ -84,6 +84,7 @@ class FakeWorker:
             tossed=0,
             reset=0,
             unlisted=0,
+            requests=0,
         )
 
     async def _pass_roster(self, channel: Channel, _frame: c.PassRoster) -> None:

@@ -17,10 +17,13 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from quicbaton.asgi import AsgiProtocol, Lifespan, whole_disk
 from quicbaton.asgi.concurrency import LimitedConcurrency
+from quicbaton.asgi.counting import CountedRequests
 from quicbaton.asgi.tcp import TcpServer, TlsIdentity
 from quicbaton.asyncio import QuicConnectionProtocol
 from quicbaton.asyncio.endpoint.endpoint import CreateProtocol
 from quicbaton.asyncio.listener import Listener
+from quicbaton.asyncio.node.requests import RequestCount
+from quicbaton.cli import request_limits
 from quicbaton.errors import ConfigurationError
 from quicbaton.files import FileProtocol, Folder
 from quicbaton.files.listing import Listings
@@ -45,6 +48,8 @@ class Program(NamedTuple):
     #: Serves it at a TCP socket, with TLS, and keeps connections without requests for so many
     #: seconds; None for what only QUIC carries.
     over_tcp: Callable[[Listener, TlsIdentity, float], TcpServer] | None = None
+    #: Of an ASGI program.
+    requests: RequestCount = RequestCount()
 
     def configure(self, configuration: QuicConfiguration) -> None:
         """Let the program choose ALPN, DATAGRAM size, windows and whatever else is in there.
@@ -100,7 +105,14 @@ def check_folder(folder: Path) -> None:
 
 
 def program(options: argparse.Namespace) -> Program:
-    """What the options name."""
+    """What the options name. ConfigurationError when they ask for what it cannot do."""
+    found = _find(options)
+    if found.lifespan is None:
+        request_limits.check_program(options, found.name)
+    return found
+
+
+def _find(options: argparse.Namespace) -> Program:
     named = named_program(options)
     if named is not None:
         return load_program(
@@ -160,6 +172,8 @@ def load_program(
 
     if not is_asgi:
         return Program(text, found, getattr(module, "health", None), settings)
+    requests = RequestCount()
+    found = CountedRequests(found, requests)
     if limit_concurrency is not None:
         found = LimitedConcurrency(found, limit_concurrency)
     lifespan = Lifespan(found, text)
@@ -170,7 +184,8 @@ def load_program(
         "disk": whole_disk(),
     }
     create = partial(AsgiProtocol, **mounted)
-    return Program(text, create, None, settings, lifespan, partial(TcpServer, **mounted))
+    over_tcp = partial(TcpServer, **mounted)
+    return Program(text, create, None, settings, lifespan, over_tcp, requests)
 
 
 def _names_program(folder: Path) -> bool:

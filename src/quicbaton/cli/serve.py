@@ -32,6 +32,7 @@ from quicbaton.cli import (
     logs,
     operate,
     ports,
+    request_limits,
     supervise,
     tcp,
     user_state,
@@ -82,13 +83,6 @@ def add_parser(commands: Any) -> None:
         default="",
         metavar="PATH",
         help="where an ASGI program is mounted: what a proxy has cut off its paths",
-    )
-    parser.add_argument(
-        "--limit-concurrency",
-        type=int,
-        metavar="N",
-        help="answer requests of an ASGI program with 503 while a process works on so many "
-        "(default: no limit)",
     )
     parser.add_argument(
         "--dotfiles",
@@ -160,6 +154,7 @@ def add_parser(commands: Any) -> None:
     )
     add_cluster_options(parser)
     tcp.add_options(parser)
+    request_limits.add_options(parser)
     supervise.add_options(parser)
     watch.add_options(parser)
     logs.add_options(parser)
@@ -178,6 +173,7 @@ def run(options: argparse.Namespace, reporter: Reporter) -> int:
         raise ConfigurationError("--cert and --key go together: give both or neither")
     if options.reload and options.workers is None:
         options.workers = 1
+    request_limits.check(options)
     if options.workers is not None:
         if options.takeover is not None or options.join is not None:
             raise ConfigurationError(
@@ -385,6 +381,7 @@ class Server:
             store=store,
         )
         made.beside = beside
+        made.requests = self._program.requests
         if store is not None:
             made.closers.append(store.close)
         made.handoffs.on_moved = self._report_moved

@@ -160,7 +160,17 @@ def _workers(options: argparse.Namespace, reporter: Reporter) -> int:
         reporter.value(fields)
         return 0
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("WORKER", "PID", "STATE", "CONNS", "ACCEPTED", "TOSSED", "RESTARTS", "NOTE"):
+    for title in (
+        "WORKER",
+        "PID",
+        "STATE",
+        "CONNS",
+        "ACCEPTED",
+        "REQUESTS",
+        "TOSSED",
+        "RESTARTS",
+        "NOTE",
+    ):
         table.add_column(title, justify="left" if title in ("STATE", "NOTE") else "right")
     for slot in service.slots:
         table.add_row(
@@ -169,6 +179,7 @@ def _workers(options: argparse.Namespace, reporter: Reporter) -> int:
             slot.state,
             str(slot.connections),
             str(slot.accepted),
+            str(slot.requests),
             str(slot.tossed),
             str(slot.restarts),
             slot.message,

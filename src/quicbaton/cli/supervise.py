@@ -24,6 +24,7 @@ from quicbaton.asyncio.supervisor.adoption import (
 from quicbaton.asyncio.supervisor.group import Group, inodes
 from quicbaton.asyncio.supervisor.reception import Reception
 from quicbaton.asyncio.supervisor.reload import Reloads
+from quicbaton.asyncio.supervisor.renewal import Renewals
 from quicbaton.asyncio.supervisor.service import ServiceControl
 from quicbaton.asyncio.supervisor.spawn import Spawner
 from quicbaton.asyncio.supervisor.supervisor import Settings, Supervisor
@@ -144,6 +145,9 @@ class _Service:
                 supervisor.spawn(self._systemd.keep_alive())
                 if options.reload:
                     supervisor.spawn(self._reload_on_change(reloads))
+                if options.limit_max_requests is not None:
+                    limits = options.limit_max_requests, options.limit_max_requests_jitter
+                    supervisor.spawn(Renewals(supervisor, reloads, *limits).run())
                 await self._over.wait()
             finally:
                 service.close()

@@ -19,6 +19,7 @@ from quicbaton.asyncio.moving.handoffs import Handoffs
 from quicbaton.asyncio.node.beside import Beside, NothingBeside
 from quicbaton.asyncio.node.connections import ConnectionCommands
 from quicbaton.asyncio.node.control import Control, Handler
+from quicbaton.asyncio.node.requests import RequestCount
 from quicbaton.asyncio.node.takeover import Departure
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.acceptor import Acceptor, pass_on
@@ -96,6 +97,8 @@ class Node:
         self.departure: Departure | None = None
         #: Starts and ends with this node.
         self.beside: Beside = NothingBeside()
+        #: Of the program that is served here.
+        self.requests = RequestCount()
         #: Told of every connection that this process gets; and whether it began here just now.
         self.watchers: list[Callable[[Session, bool], None]] = []
         #: Called when this process begins to serve.

@@ -102,6 +102,7 @@ class WorkerState(CommandFrame, tag="worker_state"):
     tossed: int  # datagrams that the kernel steered here and that were another worker's
     reset: int
     unlisted: int  # connections that found no room in the roster
+    requests: int  # that its ASGI program was begun with
 
 
 class Left(CommandFrame, tag="left"):
@@ -155,6 +156,7 @@ class SlotInfo(CommandFrame):
     accepted: int
     tossed: int
     reset: int
+    requests: int
     message: str  # why it is down
 
 

@@ -6,6 +6,7 @@ and it keeps everything when the new one fails: the rest is then left as it is.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 from collections.abc import Callable
@@ -26,6 +27,8 @@ class Reloads:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self.running = False
+        #: Held while workers are replaced.
+        self._turn = asyncio.Lock()
 
     async def run(
         self,
@@ -43,9 +46,19 @@ class Reloads:
             raise CallerError(f"{what} already", code="busy")
         self.running = True
         try:
-            return await self._run(on_step, health_timeout_s, grace_s)
+            # A worker that is being renewed at this moment is replaced once more, behind that.
+            async with self._turn:
+                return await self._run(on_step, health_timeout_s, grace_s)
         finally:
             self.running = False
+
+    async def renew(self, slot: Slot) -> None:
+        """Replace one worker, unless all are being replaced. Raises when the old one goes on."""
+        if self.running or self._supervisor.stopping:
+            return
+        async with self._turn:
+            replacement = Replacement(self._supervisor, slot, lambda _step: None)
+            await replacement.run(self._supervisor.settings.health_timeout_s, grace_s=-1.0)
 
     async def _run(
         self, on_step: Callable[[c.ReloadStep], None], health_timeout_s: float, grace_s: float

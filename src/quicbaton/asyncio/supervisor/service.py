@@ -190,5 +190,6 @@ def _describe(slot: Slot) -> c.SlotInfo:
         accepted=state.accepted if state is not None else 0,
         tossed=state.tossed if state is not None else 0,
         reset=state.reset if state is not None else 0,
+        requests=state.requests if state is not None else 0,
         message=slot.message,
     )

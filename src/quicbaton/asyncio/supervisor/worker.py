@@ -217,6 +217,7 @@ class Worker:
             tossed=endpoint.counters["tossed"],
             reset=endpoint.counters["reset"],
             unlisted=self.roster.unlisted,
+            requests=node.requests.total,
         )
 
     async def _begin(self, channel: Channel, frame: c.Begin) -> c.Frame:

@@ -1,0 +1,23 @@
+"""Counts the requests that a program is begun with."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from quicbaton.asgi.scope import Application, Receive, Scope, Send
+from quicbaton.asyncio.node.requests import RequestCount
+
+
+class CountedRequests:
+    """The program `application`, each of whose requests is one more in `count`."""
+
+    def __init__(self, application: Application, count: RequestCount) -> None:
+        self._application = application
+        self._count = count
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # No coroutine of its own: what the program awaits would pass it each time.
+        if scope["type"] != "lifespan":
+            self._count.total += 1
+            self._count.over_tcp += scope["http_version"] != "3"
+        return self._application(scope, receive, send)
