@@ -49,7 +49,7 @@ class Source:
     def publish(self) -> None:
         self._feed(Start(1, "S", "D", 100, 2, (), cutover_pending=False))
         handoff_id = self.machine._handoff_id
-        self._feed(Received(1, Accept(CID, handoff_id)))
+        self._feed(Received(1, Accept(CID, handoff_id, relay=False)))
         self._feed(Sealed(b"b" * 16, b"d" * 32, b"sealed"))
 
     def _feed(self, event: Event) -> None:

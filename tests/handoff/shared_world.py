@@ -55,7 +55,7 @@ from quicbaton.handoff.events import (
     StrayArrived,
     TakenBack,
 )
-from quicbaton.handoff.messages import HandoffMessage, RemoteOffer
+from quicbaton.handoff.messages import HandoffMessage, Offer
 from quicbaton.handoff.new_owner import DestinationState
 from quicbaton.handoff.shared_destination import SharedDestination
 from quicbaton.handoff.shared_source import SharedSource
@@ -335,7 +335,7 @@ class SharedWorld(SmallWorld):
         side = self._addressee(end, message)
         if side is not None:
             self._tell(side, Received(number, message))
-        elif isinstance(message, RemoteOffer):
+        elif isinstance(message, Offer):
             self._tell(self._new_taker(link.other(end), end, message), Received(number, message))
         else:
             self._run(None, end, answer_stale(self.ledgers[end], number, message))
@@ -347,9 +347,9 @@ class SharedWorld(SmallWorld):
             if not side.gives and side.machine._handoff_id == message.handoff_id:
                 return number
         givers = [number for number, side in mine if side.gives]
-        return givers[-1] if givers and not isinstance(message, RemoteOffer) else None
+        return givers[-1] if givers and not isinstance(message, Offer) else None
 
-    def _new_taker(self, source: str, process: str, offer: RemoteOffer) -> int:
+    def _new_taker(self, source: str, process: str, offer: Offer) -> int:
         machine = SharedDestination(
             CID,
             offer.handoff_id,

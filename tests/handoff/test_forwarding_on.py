@@ -25,18 +25,16 @@ from quicbaton.handoff.effects import (
 )
 from quicbaton.handoff.messages import (
     Accept,
-    AcceptRelayed,
     ClaimRequest,
     Committed,
     Cutover,
     HandoffMessage,
     Moved,
     MovedAck,
+    Offer,
     Ready,
     Refuse,
     Relay,
-    RemoteCommitted,
-    RemoteOffer,
     Resumed,
     Stray,
 )
@@ -57,9 +55,9 @@ def source(*, relayed: bool = False, sealed_at_us: int = 0) -> HandoffSource:
     ledger = Ledger()
     ledger.own(CID)
     machine = HandoffSource(CID, HANDOFF, ledger)
-    accept = AcceptRelayed if relayed else Accept
+    accept = Accept(CID, HANDOFF, relay=relayed)
     machine.handle(ev.Start(TO_B, "A", "B", 100, 2, (), False, ("::1", 443), relayed), 0)
-    machine.handle(ev.Received(TO_B, accept(CID, HANDOFF)), 0)
+    machine.handle(ev.Received(TO_B, accept), 0)
     machine.handle(ev.Sealed(BATON_ID, DIGEST, b"sealed"), sealed_at_us)
     return machine
 
@@ -76,11 +74,11 @@ def owner(*, relayed: bool = False) -> HandoffDestination:
     machine = HandoffDestination(
         CID, HANDOFF, Ledger(), name="B", formats=frozenset([2]), can_send=not relayed
     )
-    offer = RemoteOffer(CID, HANDOFF, 1, 100, 2, "A", "B", (), ("::1", 443), relayed, b"")
+    offer = Offer(CID, HANDOFF, 1, 100, 2, "A", "B", (), ("::1", 443), relayed, b"")
     machine.handle(ev.Received(TO_B, offer), 0)
     machine.handle(ev.Received(TO_B, sent_baton()), 0)
     machine.handle(ev.Rebuilt(CID, 1, BATON_ID, DIGEST), 0)
-    machine.handle(ev.Received(TO_B, RemoteCommitted(CID, HANDOFF, 2, BATON_ID, DIGEST, 9)), 0)
+    machine.handle(ev.Received(TO_B, Committed(CID, HANDOFF, 2, BATON_ID, DIGEST, 9)), 0)
     return machine
 
 
@@ -88,7 +86,7 @@ def sent_baton() -> HandoffMessage:
     machine = HandoffSource(CID, HANDOFF, ledger := Ledger())
     ledger.own(CID)
     machine.handle(ev.Start(TO_B, "A", "B", 100, 2, (), False), 0)
-    machine.handle(ev.Received(TO_B, Accept(CID, HANDOFF)), 0)
+    machine.handle(ev.Received(TO_B, Accept(CID, HANDOFF, relay=False)), 0)
     (effect,) = machine.handle(ev.Sealed(BATON_ID, DIGEST, b"sealed"), 0)
     assert isinstance(effect, Send)
     return effect.message
@@ -218,7 +216,7 @@ def test_nobody_is_relayed_who_was_not_offered_it() -> None:
     ledger.own(CID)
     machine.handle(ev.Start(TO_B, "A", "B", 100, 2, (), False), 0)
     with pytest.raises(PeerError):
-        machine.handle(ev.Received(TO_B, AcceptRelayed(CID, HANDOFF)), 0)
+        machine.handle(ev.Received(TO_B, Accept(CID, HANDOFF, relay=True)), 0)
 
 
 def test_a_relayed_connection_has_no_deadline_but_for_its_link() -> None:
@@ -249,11 +247,8 @@ def test_a_relayed_owner_without_a_link_waits_and_then_gives_up() -> None:
     assert machine.get_timer() is None
 
 
-# --- what the release before understands ----------------------------------------------------------
-
-
 def test_time_stood_still_is_counted_by_the_source_alone() -> None:
     machine = source(sealed_at_us=100)
     (_, message) = sent(machine.handle(ev.Received(TO_B, READY), 350))[0]
-    assert isinstance(message, RemoteCommitted)
+    assert isinstance(message, Committed)
     assert message.frozen_us == 250

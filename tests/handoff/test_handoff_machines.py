@@ -56,7 +56,6 @@ from quicbaton.handoff.events import (
 from quicbaton.handoff.messages import (
     Abort,
     Accept,
-    AcceptRelayed,
     Baton,
     ClaimRequest,
     Closed,
@@ -70,8 +69,6 @@ from quicbaton.handoff.messages import (
     Ready,
     Refuse,
     Relay,
-    RemoteCommitted,
-    RemoteOffer,
     Resumed,
     Stray,
 )
@@ -90,28 +87,24 @@ BATON_ID, DIGEST = b"b" * 16, b"d" * 32
 LINK, NEW_LINK = 1, 2
 SECOND_US = 1_000_000
 
-OFFER = Offer(CID, HANDOFF, 1, 100, 1, "S", "D", ())
 ADDRESS = ("192.0.2.1", 443)
-REMOTE_OFFER = RemoteOffer(CID, HANDOFF, 1, 100, 1, "S", "D", (), ADDRESS, True, b"")
+OFFER = Offer(CID, HANDOFF, 1, 100, 1, "S", "D", (), ADDRESS, True, b"")
+ACCEPT = Accept(CID, HANDOFF, relay=False)
 STRAY = Stray(CID, HANDOFF, b"datagram", ("::1", 1), (), 0, 5)
 READY = Ready(CID, HANDOFF, BATON_ID, DIGEST)
 CLAIM = ClaimRequest(CID, HANDOFF, BATON_ID, DIGEST)
-COMMITTED = Committed(CID, HANDOFF, 2, BATON_ID, DIGEST)
-# What a machine sends: all happens at the time 0 here, so nothing has stood still.
-SAID_COMMITTED = RemoteCommitted(CID, HANDOFF, 2, BATON_ID, DIGEST, 0)
+# All happens at the time 0 here, so nothing has stood still.
+COMMITTED = Committed(CID, HANDOFF, 2, BATON_ID, DIGEST, 0)
 MOVED = Moved(CID, HANDOFF, "E")
 MOVED_ACK = MovedAck(CID, HANDOFF)
 
 MESSAGES: list[HandoffMessage] = [
     OFFER,
-    REMOTE_OFFER,
-    Accept(CID, HANDOFF),
-    AcceptRelayed(CID, HANDOFF),
+    ACCEPT,
     Refuse(CID, HANDOFF, "no", "no"),
     Baton(CID, HANDOFF, b"sealed"),
     READY,
     COMMITTED,
-    RemoteCommitted(CID, HANDOFF, 2, BATON_ID, DIGEST, 7),
     Resumed(CID, HANDOFF, 1500),
     Abort(CID, HANDOFF, "no", "no"),
     CLAIM,
@@ -157,22 +150,21 @@ def received(message: HandoffMessage, link: int = LINK) -> Received:
 SOURCE_PATHS: dict[SourceState, list[Event]] = {
     SourceState.IDLE: [],
     SourceState.OFFERED: [RELAYED_START],
-    SourceState.SEALING: [START, received(Accept(CID, HANDOFF))],
-    SourceState.FROZEN: [START, received(Accept(CID, HANDOFF)), SEALED],
+    SourceState.SEALING: [START, received(ACCEPT)],
+    SourceState.FROZEN: [START, received(ACCEPT), SEALED],
     SourceState.SAVED: [Save(False), SEALED],
-    SourceState.FORWARDING: [START, received(Accept(CID, HANDOFF)), SEALED, received(READY)],
+    SourceState.FORWARDING: [START, received(ACCEPT), SEALED, received(READY)],
     SourceState.RELAYING: [
-        *(RELAYED_START, received(AcceptRelayed(CID, HANDOFF)), SEALED),
+        *(RELAYED_START, received(Accept(CID, HANDOFF, relay=True)), SEALED),
         received(READY),
     ],
     SourceState.DONE: [
-        *(START, received(Accept(CID, HANDOFF)), SEALED),
+        *(START, received(ACCEPT), SEALED),
         *(received(READY), received(Cutover(CID, HANDOFF))),
     ],
     SourceState.ABORTED: [START, received(Refuse(CID, HANDOFF, "no", "no"))],
 }
 _TO_READY: list[Event] = [received(OFFER), received(Baton(CID, HANDOFF, b"sealed")), REBUILT]
-_TO_RELAYED: list[Event] = [received(REMOTE_OFFER), *_TO_READY[1:]]
 DESTINATION_PATHS: dict[DestinationState, list[Event]] = {
     DestinationState.IDLE: [],
     DestinationState.ACCEPTED: _TO_READY[:1],
@@ -181,8 +173,8 @@ DESTINATION_PATHS: dict[DestinationState, list[Event]] = {
     DestinationState.LAST_WORDS: [*_TO_READY, PeerDead(True)],
     DestinationState.ASKING: [*_TO_READY, LinkLost(LINK), LinkUp(LINK)],
     DestinationState.FORWARDING: [*_TO_READY, received(COMMITTED)],
-    DestinationState.RELAYING: [*_TO_RELAYED, received(COMMITTED)],
-    DestinationState.CUT_OFF: [*_TO_RELAYED, received(COMMITTED), LinkLost(LINK)],
+    DestinationState.RELAYING: [*_TO_READY, received(COMMITTED)],
+    DestinationState.CUT_OFF: [*_TO_READY, received(COMMITTED), LinkLost(LINK)],
     DestinationState.HANDED_ON: [*_TO_READY, received(COMMITTED), GivenOn("E")],
     DestinationState.CUTTING: [*_TO_READY, received(COMMITTED), CutoverSeen()],
     DestinationState.DONE: [*_TO_READY, received(COMMITTED), ConnectionClosed()],
@@ -280,7 +272,7 @@ def test_no_cell_is_written_twice(module: object) -> None:
 def test_keys_are_destroyed_between_the_commit_and_its_announcement() -> None:
     machine, ledger = source_in(SourceState.FROZEN)
     effects = machine.handle(received(READY), 0)
-    assert effects[:2] == [DestroyKeys(CID), Send(LINK, SAID_COMMITTED)]
+    assert effects[:2] == [DestroyKeys(CID), Send(LINK, COMMITTED)]
     assert ledger.record(CID).state is Ownership.GIVEN
 
 
@@ -303,7 +295,7 @@ def test_connection_that_is_not_ours_is_refused(start: Event) -> None:
 def test_connection_saved_while_it_was_offered_is_not_frozen_twice() -> None:
     machine, ledger = source_in(SourceState.OFFERED)
     ledger.freeze(CID, b"")
-    effects = machine.handle(received(Accept(CID, HANDOFF)), 0)
+    effects = machine.handle(received(ACCEPT), 0)
     assert outcomes(effects) == [(Outcome.KEPT, "freeze_when_frozen")]
     assert isinstance(sent(effects)[0], Abort)
     assert not any(isinstance(effect, (FreezeConnection, ThawConnection)) for effect in effects)
@@ -359,7 +351,7 @@ def test_saved_baton_goes_to_the_first_claim_with_its_strays() -> None:
     first = msgspec.structs.replace(CLAIM, handoff_id=OTHER)
     effects = machine.handle(received(first, NEW_LINK), 0)
     assert sent(effects) == [
-        msgspec.structs.replace(SAID_COMMITTED, handoff_id=OTHER),
+        msgspec.structs.replace(COMMITTED, handoff_id=OTHER),
         msgspec.structs.replace(STRAY, handoff_id=OTHER),
     ]
     answer = sent(machine.handle(received(CLAIM, LINK), 0))[0]
@@ -418,7 +410,7 @@ def test_waits_in_which_a_destination_gives_up_before_its_source_are_refused() -
 def test_frozen_time_is_counted_from_the_freeze() -> None:
     machine, _ = source_in(SourceState.OFFERED)
     assert machine.get_timer() == HANDOFF_OFFER_S * SECOND_US
-    machine.handle(received(Accept(CID, HANDOFF)), 7)
+    machine.handle(received(ACCEPT), 7)
     deadline_us = 7 + HANDOFF_FROZEN_S * SECOND_US
     machine.handle(SEALED, deadline_us - 1)
     assert machine.get_timer() == deadline_us
@@ -446,7 +438,7 @@ def test_death_of_the_new_owner_alone_is_no_reason_for_resets() -> None:
 
 def test_baton_names_the_audience_and_the_term() -> None:
     machine, _ = source_in(SourceState.OFFERED)
-    effects = machine.handle(received(Accept(CID, HANDOFF)), 0)
+    effects = machine.handle(received(ACCEPT), 0)
     assert effects == [FreezeConnection(CID), SealBaton(CID, 1, "D")]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from test_handoff_machines import (
-    ADDRESS,
+    ACCEPT,
     ARRIVED,
     BATON_ID,
     CID,
@@ -53,13 +53,12 @@ from quicbaton.handoff.events import Cancel, DeadlinePassed, Event, LinkLost, Li
 from quicbaton.handoff.messages import (
     Abort,
     Accept,
-    AcceptRelayed,
     Baton,
     ClaimRequest,
     Cutover,
     Moved,
+    Offer,
     Refuse,
-    RemoteOffer,
     Taken,
 )
 from quicbaton.handoff.shared_destination import SharedDestination
@@ -79,7 +78,7 @@ from quicbaton.ownership.store import Close, Entry, EntryState, Holder, Publish,
 
 STORE = b"store"
 SOURCE, DESTINATION = Holder("S", b"s" * 16), Holder("D", b"d" * 16)
-SHARED_OFFER = RemoteOffer(CID, HANDOFF, 1, 100, 1, "S", "D", (), ADDRESS, True, STORE)
+SHARED_OFFER = msgspec.structs.replace(OFFER, store_id=STORE)
 TAKEN = Taken(CID, HANDOFF, 2)
 PUBLISH = Publish(CID, 1, SOURCE, BATON_ID, DIGEST)
 TAKE = Take(CID, 1, "S", BATON_ID, DIGEST, DESTINATION)
@@ -102,7 +101,7 @@ DESTINATION_EVENTS = [
     *ANSWERS,
 ]
 
-_TO_FROZEN: list[Event] = [START, received(Accept(CID, HANDOFF)), SEALED, StoreDone(OFFERED)]
+_TO_FROZEN: list[Event] = [START, received(ACCEPT), SEALED, StoreDone(OFFERED)]
 SOURCE_PATHS: dict[SourceState, list[Event]] = {
     SourceState.IDLE: [],
     SourceState.OFFERED: [RELAYED_START],
@@ -113,7 +112,7 @@ SOURCE_PATHS: dict[SourceState, list[Event]] = {
     SourceState.FORWARDING: [*_TO_FROZEN, received(TAKEN)],
     SourceState.RELAYING: [
         RELAYED_START,
-        *(received(AcceptRelayed(CID, HANDOFF)), SEALED, StoreDone(OFFERED), received(TAKEN)),
+        *(received(Accept(CID, HANDOFF, relay=True)), SEALED, StoreDone(OFFERED), received(TAKEN)),
     ],
     SourceState.DONE: [*_TO_FROZEN, received(TAKEN), received(Cutover(CID, HANDOFF))],
     SourceState.ABORTED: [START, received(Refuse(CID, HANDOFF, "no", "no"))],
@@ -203,7 +202,7 @@ def test_baton_leaves_when_the_offer_stands_in_the_store() -> None:
 def test_offer_names_the_store() -> None:
     machine, _ = source_in(SourceState.IDLE)
     (offer,) = sent(machine.handle(START, 0))
-    assert isinstance(offer, RemoteOffer)
+    assert isinstance(offer, Offer)
     assert offer.store_id == STORE
 
 

@@ -80,7 +80,7 @@ def test_what_stood_still_by_the_sources_clock_counts_if_it_is_longer() -> None:
     # The way to us took longer than the source saw: nothing is ever taken back.
     assert opened.missed_us(1000.009, 5_000) == 0
     assert opened.waited_us(1000.009, 5_000) == 9_000
-    # A source of an older release does not say.
+    # A claim that is given again does not say.
     assert opened.missed_us(1000.009, 0) == 0
 
 

@@ -38,7 +38,6 @@ from quicbaton.handoff.messages import (
     Ready,
     Refuse,
     Relay,
-    RemoteCommitted,
     Resumed,
     Stray,
     StreamBytes,
@@ -91,8 +90,7 @@ def test_a_node_that_is_not_the_owner_moves_and_closes_nothing(among_nodes: Any)
                 Abort(*which, "no", "no"),
                 Ready(*which, bytes(16), bytes(32)),
                 ClaimRequest(*which, bytes(16), bytes(32)),
-                Committed(*which, 99, bytes(16), bytes(32)),
-                RemoteCommitted(*which, 99, bytes(16), bytes(32), 1),
+                Committed(*which, 99, bytes(16), bytes(32), 1),
                 Taken(*which, 99),
                 Resumed(*which, 1),
                 Refuse(*which, "no", "no"),
@@ -125,11 +123,14 @@ def test_a_node_offers_in_its_own_name_only(among_nodes: Any, tmp_path: Path) ->
     """The source's name is called later: another host must not choose a path of this one."""
 
     async def test(scene: NodeScene) -> None:
+
+        def offer_as(source: str) -> bytes:
+            handoff_id, rest = os.urandom(16), ((), ("127.0.0.1", scene.port), True, b"")
+            return encode(Offer(b"connection", handoff_id, 1, 1000, 2, source, "a/0", *rest))
+
         for source in (str(tmp_path / "some.sock"), "a/0", "b/0", "c"):
-            offer = Offer(b"connection", os.urandom(16), 1, 1000, 2, source, "a/0", ())
-            assert await _say_on_a_link(scene, "a", encode(offer)) == []
-        offer = Offer(b"connection", os.urandom(16), 1, 1000, 2, "c/0", "a/0", ())
-        answer, _ = await _say_on_a_link(scene, "a", encode(offer))
+            assert await _say_on_a_link(scene, "a", offer_as(source)) == []
+        answer, _ = await _say_on_a_link(scene, "a", offer_as("c/0"))
         assert isinstance(answer, Accept)
         moved = Moved(b"connection", os.urandom(16), str(tmp_path / "some.sock"))
         assert await _say_on_a_link(scene, "a", encode(moved)) == []

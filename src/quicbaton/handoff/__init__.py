@@ -55,7 +55,7 @@ With DestroyKeys all destination machines of the connection get GivenOn, and wit
 machine, if there is one, gets TakenBack.
 
 With a shared store (`quicbaton.ownership.store`) the machines are `shared_source.SharedSource`, and
-`shared_destination.SharedDestination` for a RemoteOffer that names a store. Two effects more, from
+`shared_destination.SharedDestination` for an Offer that names a store. Two effects more, from
 `store_questions`, are begun in the background, and answered by an event whenever the store answers:
 
     effect            | performed as

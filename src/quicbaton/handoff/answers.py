@@ -34,7 +34,7 @@ def answer_claim(ledger: Ledger, request: ClaimRequest | Ready) -> Committed | R
         )
     except FencedError as error:
         return refusal(request, error)
-    return committed(claim, request.handoff_id)
+    return committed(claim, request.handoff_id, frozen_us=0)
 
 
 def answer_stale(ledger: Ledger, link: int, message: HandoffMessage) -> list[Effect]:
@@ -69,9 +69,11 @@ def not_forwarding(taken: Taken) -> Refuse:
     return Refuse(taken.connection_id, taken.handoff_id, "not_forwarding", text)
 
 
-def committed(claim: Claim, handoff_id: bytes) -> Committed:
-    """The announcement of a claim."""
-    return Committed(claim.connection_id, handoff_id, claim.term, claim.baton_id, claim.digest)
+def committed(claim: Claim, handoff_id: bytes, frozen_us: int) -> Committed:
+    """The announcement of a claim, to a destination whose connection stood still for so long."""
+    return Committed(
+        claim.connection_id, handoff_id, claim.term, claim.baton_id, claim.digest, frozen_us
+    )
 
 
 def refusal(request: ClaimRequest | Ready, error: FencedError) -> Refuse:

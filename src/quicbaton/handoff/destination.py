@@ -73,7 +73,6 @@ from quicbaton.handoff.machine import Row, table
 from quicbaton.handoff.messages import (
     Abort,
     Accept,
-    AcceptRelayed,
     Address,
     Baton,
     Committed,
@@ -83,8 +82,6 @@ from quicbaton.handoff.messages import (
     Offer,
     Ready,
     Refuse,
-    RemoteCommitted,
-    RemoteOffer,
     Stray,
 )
 from quicbaton.handoff.new_owner import DestinationState, NewOwner
@@ -102,7 +99,7 @@ class HandoffDestination(NewOwner):
     `handoff_id`: the offer's, or 16 fresh random bytes for a saved baton. `name`: what an offer's
     audience must be, unless that is empty. `formats`: baton formats that can be read.
     `room_bytes`: how big a connection may be to be welcome. `can_send`: whether this process can
-    send from the address that a `RemoteOffer` names.
+    send from the address that the offer names.
     """
 
     ROLE = "destination"
@@ -168,10 +165,8 @@ class HandoffDestination(NewOwner):
             ]
         self._offered_term = offer.term
         self.relayed = not self._can_send
-        accept = AcceptRelayed if self.relayed else Accept
-        return DestinationState.ACCEPTED, [
-            Send(event.link, accept(self.connection_id, self._handoff_id))
-        ]
+        accept = Accept(self.connection_id, self._handoff_id, relay=self.relayed)
+        return DestinationState.ACCEPTED, [Send(event.link, accept)]
 
     def _why_not(self, offer: Offer) -> tuple[str, str] | None:
         if offer.format_version not in self._formats:
@@ -184,9 +179,9 @@ class HandoffDestination(NewOwner):
         if state not in (Ownership.ABSENT, Ownership.GIVEN):
             # It could not be adopted: an earlier handoff from here is not settled, for instance.
             return "in_hand", f"the connection is {state.value} in this process's own record"
-        return self._why_not_from_there(offer) if isinstance(offer, RemoteOffer) else None
+        return self._what_we_lack(offer)
 
-    def _why_not_from_there(self, offer: RemoteOffer) -> tuple[str, str] | None:
+    def _what_we_lack(self, offer: Offer) -> tuple[str, str] | None:
         if offer.store_id != self._store_id:
             return "no_store", f"{self._name} does not use the shared ownership store of the offer"
         if not (self._can_send or offer.relay):
@@ -272,10 +267,9 @@ class HandoffDestination(NewOwner):
         except FencedError as error:
             return self._give_up(error.code, str(error))
         self._link = event.link
-        frozen_us = message.frozen_us if isinstance(message, RemoteCommitted) else 0
         state = DestinationState.RELAYING if self.relayed else DestinationState.FORWARDING
         return state, [
-            Resume(claim, self._strays.drain(), frozen_us),
+            Resume(claim, self._strays.drain(), message.frozen_us),
             Report(Outcome.RESUMED, "ok", f"resumed in term {claim.term}"),
         ]
 
@@ -309,12 +303,11 @@ def _reason(event: Event) -> tuple[str, str]:
 _S = DestinationState
 _M = HandoffDestination
 _FAILURES: Final = (Abort, LinkLost, PeerDead, DeadlinePassed, Cancel)
-_COMMITTED: Final = (Committed, RemoteCommitted)
 _RESUMED: Final = (_S.FORWARDING, _S.RELAYING, _S.DISCARDED)
 
 #: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
 _ROWS: Final[tuple[Row[DestinationState], ...]] = (
-    (_S.IDLE, (Offer, RemoteOffer), _M._consider, (_S.ACCEPTED, _S.DISCARDED)),
+    (_S.IDLE, (Offer,), _M._consider, (_S.ACCEPTED, _S.DISCARDED)),
     (_S.IDLE, (Rebuilt,), _M._from_file, (_S.ASKING, _S.DISCARDED)),
     (_S.IDLE, (MovedAck,), _M._announced, (_S.FORWARDING,)),
     (_S.ACCEPTED, (Baton,), _M._rebuild, (_S.REBUILDING,)),
@@ -323,17 +316,17 @@ _ROWS: Final[tuple[Row[DestinationState], ...]] = (
     (_S.REBUILDING, (Rebuilt,), _M._ready, (_S.READY, _S.DISCARDED)),
     (_S.REBUILDING, (Stray,), _M._queue, (_S.REBUILDING,)),
     (_S.REBUILDING, (RebuildFailed, *_FAILURES), _M._fail, (_S.DISCARDED,)),
-    (_S.READY, _COMMITTED, _M._resume, _RESUMED),
+    (_S.READY, (Committed,), _M._resume, _RESUMED),
     (_S.READY, (Stray,), _M._queue, (_S.READY,)),
     (_S.READY, (LinkLost,), _M._reconnect, (_S.ASKING,)),
     (_S.READY, (PeerDead,), _M._source_died, (_S.LAST_WORDS,)),
     (_S.READY, (Abort, DeadlinePassed, Cancel), _M._fail, (_S.DISCARDED,)),
-    (_S.LAST_WORDS, _COMMITTED, _M._resume, _RESUMED),
+    (_S.LAST_WORDS, (Committed,), _M._resume, _RESUMED),
     (_S.LAST_WORDS, (Stray,), _M._queue, (_S.LAST_WORDS,)),
     (_S.LAST_WORDS, (LinkLost,), _M._orphaned, (_S.DISCARDED,)),
     (_S.LAST_WORDS, (Abort, Refuse, DeadlinePassed, Cancel), _M._fail, (_S.DISCARDED,)),
     (_S.ASKING, (LinkUp,), _M._ask, (_S.ASKING,)),
-    (_S.ASKING, _COMMITTED, _M._resume, _RESUMED),
+    (_S.ASKING, (Committed,), _M._resume, _RESUMED),
     (_S.ASKING, (Stray,), _M._queue, (_S.ASKING,)),
     (_S.ASKING, (LinkLost,), _M._reconnect, (_S.ASKING,)),
     (_S.ASKING, (PeerDead,), _M._source_died, (_S.LAST_WORDS, _S.DISCARDED)),
@@ -349,37 +342,37 @@ _ROWS: Final[tuple[Row[DestinationState], ...]] = (
     (_S.FORWARDING, (PeerDead,), _M._source_gone, (_S.FORWARDING, _S.DONE)),
     (_S.FORWARDING, (Refuse, DeadlinePassed), _M._finish, (_S.DONE,)),
     # COMMITTED again answers the ClaimRequest of a rejoin. It is too late to cancel.
-    (_S.FORWARDING, (*_COMMITTED, Cancel), _M._stay, (_S.FORWARDING,)),
+    (_S.FORWARDING, (Committed, Cancel), _M._stay, (_S.FORWARDING,)),
     (_S.RELAYING, (Stray,), _M._deliver, (_S.RELAYING,)),
     (_S.RELAYING, (Spoke,), _M._say_resumed, (_S.RELAYING,)),
     (_S.RELAYING, (LinkLost,), _M._rejoin, (_S.CUT_OFF,)),
     (_S.RELAYING, (ConnectionClosed,), _M._close, (_S.DONE,)),
     (_S.RELAYING, (PeerDead,), _M._stay, (_S.RELAYING,)),
-    (_S.RELAYING, (*_COMMITTED, Cancel, CutoverSeen), _M._stay, (_S.RELAYING,)),
+    (_S.RELAYING, (Committed, Cancel, CutoverSeen), _M._stay, (_S.RELAYING,)),
     (_S.RELAYING, (Refuse,), _M._unheard, (_S.DONE,)),
     (_S.CUT_OFF, (LinkUp,), _M._heard_again, (_S.RELAYING,)),
     (_S.CUT_OFF, (Cancel,), _M._rejoin, (_S.CUT_OFF,)),
     (_S.CUT_OFF, (Stray,), _M._deliver, (_S.CUT_OFF,)),
     (_S.CUT_OFF, (ConnectionClosed,), _M._close, (_S.DONE,)),
     (_S.CUT_OFF, (PeerDead, DeadlinePassed, Refuse), _M._unheard, (_S.DONE,)),
-    (_S.CUT_OFF, (*_COMMITTED, Spoke, CutoverSeen), _M._stay, (_S.CUT_OFF,)),
+    (_S.CUT_OFF, (Committed, Spoke, CutoverSeen), _M._stay, (_S.CUT_OFF,)),
     (_S.HANDED_ON, (Stray,), _M._deliver, (_S.HANDED_ON,)),
     (_S.HANDED_ON, (LinkLost,), _M._rejoin, (_S.HANDED_ON,)),
     (_S.HANDED_ON, (LinkUp,), _M._say_moved, (_S.HANDED_ON,)),
     (_S.HANDED_ON, (MovedAck, Refuse), _M._finish, (_S.DONE,)),
     (_S.HANDED_ON, (PeerDead, DeadlinePassed, Cancel), _M._finish, (_S.DONE,)),
     (_S.HANDED_ON, (ConnectionClosed,), _M._close, (_S.DONE,)),
-    (_S.HANDED_ON, (*_COMMITTED, Spoke, GivenOn, CutoverSeen), _M._stay, (_S.HANDED_ON,)),
+    (_S.HANDED_ON, (Committed, Spoke, GivenOn, CutoverSeen), _M._stay, (_S.HANDED_ON,)),
     (_S.CUTTING, (Stray,), _M._deliver, (_S.CUTTING,)),
     (_S.CUTTING, (ConnectionClosed,), _M._close, (_S.DONE,)),
     (_S.CUTTING, (CutoverAck, Refuse, LinkLost, PeerDead, DeadlinePassed), _M._finish, (_S.DONE,)),
-    (_S.CUTTING, (*_COMMITTED, LinkUp, Cancel), _M._stay, (_S.CUTTING,)),
+    (_S.CUTTING, (Committed, LinkUp, Cancel), _M._stay, (_S.CUTTING,)),
     (_S.CUTTING, (MovedAck, GivenOn, Spoke), _M._stay, (_S.CUTTING,)),
     (_S.DONE, (Stray,), _M._deliver, (_S.DONE,)),
-    (_S.DONE, (*_COMMITTED, CutoverAck, MovedAck, Refuse), _M._stay, (_S.DONE,)),
+    (_S.DONE, (Committed, CutoverAck, MovedAck, Refuse), _M._stay, (_S.DONE,)),
     (_S.DONE, (LinkLost, LinkUp, PeerDead, Cancel), _M._stay, (_S.DONE,)),
     (_S.DONE, (CutoverSeen, ConnectionClosed, GivenOn, Spoke), _M._stay, (_S.DONE,)),
-    (_S.DISCARDED, _COMMITTED, _M._decline, (_S.DISCARDED,)),
+    (_S.DISCARDED, (Committed,), _M._decline, (_S.DISCARDED,)),
     (_S.DISCARDED, (Rebuilt,), _M._discard_again, (_S.DISCARDED,)),
     (_S.DISCARDED, (Baton, Stray, Abort, Refuse), _M._stay, (_S.DISCARDED,)),
     (_S.DISCARDED, (RebuildFailed, LinkLost, LinkUp, PeerDead, Cancel), _M._stay, (_S.DISCARDED,)),

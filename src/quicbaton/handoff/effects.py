@@ -117,7 +117,8 @@ class Connect(Effect, frozen=True):
 class Resume(Effect, frozen=True):
     """The rebuilt connection is ours: process the strays, then speak first.
 
-    `frozen_us`: how long it stood still by the source's own clock; 0 where the source did not say.
+    `frozen_us`: how long it stood still by the source's own clock, 0 where the claim was given
+    again.
     """
 
     claim: Claim

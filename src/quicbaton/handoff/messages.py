@@ -7,8 +7,8 @@ and its handoff id: 16 random bytes that the source draws for an offer and the d
 a saved baton. The handoff id names one attempt and is what that attempt may claim with, so it never
 appears in a log.
 
-A kind of message never changes its shape. What a release adds are new kinds, and it sends them to
-those only that read its own baton format (`Hello.formats`): so it talks to the release before.
+A kind of message that was released keeps its shape. A later release adds new kinds, and sends them
+to peers that read its own baton format (`Hello.formats`): so it talks to the release before.
 
 On the wire a message is a 4-byte big-endian length and a MessagePack array that starts with the
 message's name. Nothing is optional: a missing, surplus or ill-typed field is a `PeerError`.
@@ -77,12 +77,8 @@ class Offer(HandoffMessage, frozen=True, tag="offer"):
     audience: _Name
     #: The QUIC connection IDs that strays will arrive with.
     stray_ids: Annotated[tuple[_QuicId, ...], msgspec.Meta(max_length=64)]
-
-
-class RemoteOffer(Offer, frozen=True, tag="remote_offer"):
-    """Source, to another host or with a shared store: as `Offer`, and what you must know first."""
-
-    #: The address that the client talks to. Who cannot send from there refuses, unless `relay`.
+    #: The address that the client talks to. A destination that cannot send from there refuses,
+    #: unless `relay`.
     local: Annotated[Address, msgspec.Meta(max_length=4)]
     #: I would pass on what you send, and what the client sends, for as long as it lives.
     relay: bool
@@ -94,9 +90,8 @@ class RemoteOffer(Offer, frozen=True, tag="remote_offer"):
 class Accept(HandoffMessage, frozen=True, tag="accept"):
     """Destination: there is room; freeze and send."""
 
-
-class AcceptRelayed(Accept, frozen=True, tag="accept_relayed"):
-    """Destination: as `Accept`, but I cannot send from the client's address: relay for me."""
+    #: I cannot send from the client's address: relay for me, as you have offered.
+    relay: bool
 
 
 class Refuse(HandoffMessage, frozen=True, tag="refuse"):
@@ -132,12 +127,8 @@ class Committed(HandoffMessage, frozen=True, tag="committed"):
     term: _Term
     baton_id: _Id
     digest: _Digest
-
-
-class RemoteCommitted(Committed, frozen=True, tag="remote_committed"):
-    """Source, to another host: as `Committed`. No two hosts' clocks are ever compared."""
-
-    #: How long the connection has stood still, by the source's own monotonic clock.
+    #: How long the connection has stood still, by the source's own monotonic clock, since no two
+    #: hosts' clocks are ever compared; 0 when the claim is given again.
     frozen_us: _Natural
 
 
@@ -327,15 +318,12 @@ Message = (
     | PrecopyEnd
     | Precopied
     | Offer
-    | RemoteOffer
     | Accept
-    | AcceptRelayed
     | Refuse
     | Descriptors
     | Baton
     | Ready
     | Committed
-    | RemoteCommitted
     | Taken
     | Resumed
     | Abort

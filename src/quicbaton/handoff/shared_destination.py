@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-           RemoteOffer         Baton           Rebuilt            Done
+              Offer            Baton           Rebuilt            Done
     IDLE ─────────────► ACCEPTED ───► REBUILDING ────► COMMITTING ─────► FORWARDING …
                             │              │                │ Conflict, Abort
                             └──────────────┴────────────────┴─ or deadline ──► DISCARDED
@@ -45,7 +45,6 @@ from quicbaton.handoff.messages import (
     MovedAck,
     Offer,
     Refuse,
-    RemoteOffer,
     Stray,
     Taken,
 )
@@ -113,7 +112,7 @@ class SharedDestination(HandoffDestination):
     # --- silent ---------------------------------------------------------------------------
 
     def _consider_store(self, event: Received, now_us: int) -> _Step:
-        assert isinstance(event.message, RemoteOffer)
+        assert isinstance(event.message, Offer)
         self._source = event.message.source
         return self._consider(event, now_us)
 
@@ -214,7 +213,7 @@ _OWNER = (_S.FORWARDING, _S.RELAYING, _S.CUT_OFF)
 
 #: In place of the cells of `destination`, or besides them.
 _ROWS: tuple[Row[DestinationState], ...] = (
-    (_S.IDLE, (RemoteOffer,), _M._consider_store, (_S.ACCEPTED, _S.DISCARDED)),
+    (_S.IDLE, (Offer,), _M._consider_store, (_S.ACCEPTED, _S.DISCARDED)),
     (_S.ACCEPTED, (Baton,), _M._receive, (_S.REBUILDING,)),
     (_S.REBUILDING, (Rebuilt,), _M._commit, (_S.COMMITTING, _S.DISCARDED)),
     (_S.REBUILDING, (LinkLost, PeerDead), _M._go_on, (_S.REBUILDING,)),
@@ -246,7 +245,7 @@ def _inherited() -> Table[DestinationState]:
         (state, kind): cell
         for (state, kind), cell in HandoffDestination.TABLE.items()
         if state not in _ELSEWHERE
-        and (state, kind) not in ((_S.IDLE, Offer), (_S.IDLE, Rebuilt), (_S.IDLE, MovedAck))
+        and (state, kind) not in ((_S.IDLE, Rebuilt), (_S.IDLE, MovedAck))
         and not (state is _S.REBUILDING and kind is Refuse)
     }
 

@@ -45,6 +45,7 @@ from quicbaton.errors import FencedError, PeerError
 from quicbaton.handoff.answers import (
     abort,
     answer_stale,
+    committed,
     refusal,
 )
 from quicbaton.handoff.effects import (
@@ -78,18 +79,16 @@ from quicbaton.handoff.machine import Row, table
 from quicbaton.handoff.messages import (
     Abort,
     Accept,
-    AcceptRelayed,
     Baton,
     ClaimRequest,
     Closed,
     Cutover,
     HandoffMessage,
     Moved,
+    Offer,
     Ready,
     Refuse,
     Relay,
-    RemoteCommitted,
-    RemoteOffer,
     Resumed,
 )
 from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
@@ -148,7 +147,7 @@ class HandoffSource(Forwarder):
         self._link = event.link
         self._audience = event.audience
         self._may_relay = event.relay
-        offer = RemoteOffer(
+        offer = Offer(
             connection_id=self.connection_id,
             handoff_id=self._handoff_id,
             term=self._ledger.record(self.connection_id).term,
@@ -184,13 +183,12 @@ class HandoffSource(Forwarder):
             )
         return None
 
-    def _accepted_relayed(self, event: Received, now_us: int) -> _Step:
-        if not self._may_relay:
-            raise PeerError("nobody offered to relay: close the link", code="unexpected_message")
-        self.relays = True
-        return self._accepted(event, now_us)
-
     def _accepted(self, event: Received, now_us: int) -> _Step:
+        accept = event.message
+        assert isinstance(accept, Accept)
+        if accept.relay and not self._may_relay:
+            raise PeerError("nobody offered to relay: close the link", code="unexpected_message")
+        self.relays = accept.relay
         try:
             return SourceState.SEALING, self._freeze(audience_id=self._handoff_id)
         except FencedError as error:
@@ -283,14 +281,7 @@ class HandoffSource(Forwarder):
         sealed baton, a moment after the freeze: it must not be more than the truth.
         """
         self._link = link
-        message = RemoteCommitted(
-            claim.connection_id,
-            self._handoff_id,
-            claim.term,
-            claim.baton_id,
-            claim.digest,
-            now_us - self._sealed_at_us,
-        )
+        message = committed(claim, self._handoff_id, frozen_us=now_us - self._sealed_at_us)
         return [
             DestroyKeys(self.connection_id),
             Send(link, message),
@@ -317,7 +308,6 @@ _ROWS: Final[tuple[Row[SourceState], ...]] = (
     (_S.IDLE, (Save,), _M._save, (_S.SEALING, _S.ABORTED)),
     (_S.IDLE, (ClaimRequest,), _M._answer_claim, (_S.IDLE,)),
     (_S.OFFERED, (Accept,), _M._accepted, (_S.SEALING, _S.ABORTED)),
-    (_S.OFFERED, (AcceptRelayed,), _M._accepted_relayed, (_S.SEALING, _S.ABORTED)),
     (_S.OFFERED, (Refuse, *_FAILURES), _M._not_begun, (_S.ABORTED,)),
     (_S.OFFERED, (ClaimRequest,), _M._answer_claim, (_S.OFFERED,)),
     (_S.SEALING, (Sealed,), _M._sealed, (_S.FROZEN, _S.SAVED, _S.ABORTED)),

@@ -33,7 +33,7 @@ from quicbaton.errors import PeerError, QuicbatonError, RefusedError
 from quicbaton.handoff import DestinationState, HandoffDestination
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
-from quicbaton.handoff.messages import Descriptors, MovedAck, Offer, RemoteOffer, Stray
+from quicbaton.handoff.messages import Descriptors, MovedAck, Offer, Stray
 from quicbaton.limits import NO_RESET_LIFETIME_S
 
 #: H3_INTERNAL_ERROR (RFC 9114 §8.1).
@@ -106,9 +106,8 @@ class Arrivals:
             offer.handoff_id,
             link.peer_pid,
             link.own_name,
-            shared=isinstance(offer, RemoteOffer) and bool(offer.store_id),
-            can_send=not isinstance(offer, RemoteOffer)
-            or self._endpoint.udp.can_send_from(offer.local),
+            shared=bool(offer.store_id),
+            can_send=self._endpoint.udp.can_send_from(offer.local),
         )
         self._source_of[offer.handoff_id] = offer.source
         return machine

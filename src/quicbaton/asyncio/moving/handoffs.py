@@ -454,18 +454,11 @@ def _check_names(link: Link, message: HandoffMessage) -> None:
         raise PeerError(f"{link!r} names {message.to!r}", code="wrong_name")
 
 
-def _plain(kind: type[HandoffMessage]) -> str:
-    """The name of a kind of message, or of the older one that it says more than."""
-    older = kind.__mro__[1]
-    known = older if issubclass(older, HandoffMessage) and older in get_args(Message) else kind
-    return str(known.__struct_config__.tag)
-
-
 #: Messages for which no client waits: it is still served, or again.
 _UNHURRIED: Final = (Offer, Accept, Cutover, CutoverAck, Moved, MovedAck, Resumed)
 #: The failpoints around a message, made once: strays are many.
 _SEND_POINTS: Final[dict[type, tuple[str, str]]] = {
-    kind: (f"before_{_plain(kind)}", f"after_{_plain(kind)}")
+    kind: (f"before_{kind.__struct_config__.tag}", f"after_{kind.__struct_config__.tag}")
     for kind in get_args(Message)
     if issubclass(kind, HandoffMessage)
 }
