@@ -22,6 +22,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import format_before
 import msgspec
 from aioquic.h3.connection import H3_ALPN
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
@@ -37,7 +38,7 @@ from quicbaton.asyncio.peers.acceptor import listen
 from quicbaton.asyncio.peers.asking import ask_for_socket
 from quicbaton.asyncio.peers.cluster import Cluster
 from quicbaton.asyncio.stores import open_store
-from quicbaton.baton.versions import DOWNGRADES, UPGRADES, readable_versions
+from quicbaton.baton.versions import readable_versions
 from quicbaton.errors import PeerError, QuicbatonError, RefusedError
 from quicbaton.handoff import Waits
 from quicbaton.http3 import H3Connection
@@ -301,6 +302,7 @@ def _run_forked(options: Options) -> None:
 
 def main() -> None:
     """Fork a server for every line of stdin."""
+    format_before.install()
     children: list[int] = []
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
     for line in sys.stdin:
@@ -318,7 +320,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # No release wrote another format than 3. These processes have one before it that says the same,
-    # so that what happens between two formats is tried.
-    UPGRADES[2] = DOWNGRADES[3] = bytes
     main()

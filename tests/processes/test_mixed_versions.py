@@ -1,76 +1,28 @@
-"""Two releases hand over both ways. No release has another baton format yet, so the process of
-these tests has a format 2 of its own, which says the same (`moving_server`). The code of a time
-before format 3, as long as the clone's history has it, is refused."""
+"""Two neighbouring releases hand over both ways: what the one before reads and writes is
+`format_before`."""
 
 from __future__ import annotations
 
-import asyncio
-import io
-import os
-import subprocess
-import tarfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import GUARD_S, SLOWLY, Server, World
+from exchanging_client import client_of
+from format_before import VERSION as BEFORE
+from harness import SLOWLY, RunningWorld, Server, World, until
+from moving_server import content
 from wire import Relay
 
-from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.asyncio.peers import commands as c
+from quicbaton.baton import FORMAT_VERSION as PRESENT
 
 pytestmark = pytest.mark.process
 
-_ROOT = Path(__file__).parents[2]
-#: A commit with baton format 1.
-_PREVIOUS_RELEASE = "afaa432"
-#: The only connection IDs that it can read: a process that shares its port must issue the same.
-_ITS_IDS = "plaintext:config=0"
-
-Run = Callable[[Callable[[World, World], Coroutine[Any, Any, None]]], None]
-
-
-class PreviousRelease(World):
-    """Its servers run what was checked out into `code`."""
-
-    def use(self, code: Path, ring: World) -> None:
-        self.program = code / "tests" / "processes" / "moving_server.py"
-        path = [str(code / "src"), str(self.program.parent)]
-        self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-        self.ring = ring.ring
-
-
-@pytest.fixture(scope="module")
-def previous_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The previous release's code."""
-    archive = subprocess.run(
-        ["git", "-C", str(_ROOT), "archive", "--format=tar", _PREVIOUS_RELEASE],
-        capture_output=True,
-        check=False,
-    )
-    if archive.returncode:
-        pytest.skip(f"this clone's history does not reach back to {_PREVIOUS_RELEASE}")
-    folder = tmp_path_factory.mktemp("previous")
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
-        tar.extractall(folder, filter="data")
-    return folder
-
 
 @pytest.fixture
-def in_worlds(tmp_path: Path, certificate: CertificateFiles, previous_code: Path) -> Run:
-    """Runs a coroutine function with a world of the present and one of the previous release."""
-
-    async def guarded(test: Callable[[World, World], Coroutine[Any, Any, None]]) -> None:
-        folders = tmp_path / "present", tmp_path / "previous"
-        for folder in folders:
-            folder.mkdir()
-        previous = PreviousRelease(folders[1], certificate)
-        async with asyncio.timeout(5 * GUARD_S), World(folders[0], certificate) as present:
-            previous.use(previous_code, present)
-            async with previous:
-                await test(present, previous)
-
-    return lambda test: asyncio.run(guarded(test))
+def world_type() -> type[World]:
+    return RunningWorld
 
 
 async def pass_around(
@@ -97,12 +49,12 @@ async def pass_around(
 
 def test_a_download_passes_between_two_formats_both_ways(in_world: Any) -> None:
     async def test(world: World) -> None:
-        first = await world.start(formats=(2,))
+        first = await world.start(formats=(BEFORE,))
 
         async def join() -> list[Server]:
             return [
                 await world.start("join", first),
-                await world.start("join", first, formats=(2, 3)),
+                await world.start("join", first, formats=(BEFORE, PRESENT)),
             ]
 
         await pass_around(first, world, join)
@@ -112,29 +64,75 @@ def test_a_download_passes_between_two_formats_both_ways(in_world: Any) -> None:
 
 def test_a_takeover_by_the_other_format_moves_a_download(in_world: Any) -> None:
     async def test(world: World) -> None:
-        old = await world.start(formats=(2,))
+        old = await world.start(formats=(BEFORE,))
         async with world.curl(await old.port(), 1_500_000, rate=SLOWLY) as curl:
             await curl.received(100_000)
             new = await world.fork("takeover", old)
             assert await new.settled() == "settled ok 1 connection moved"
-            older = await world.fork("takeover", new, formats=(2,))
-            assert await older.settled() == "settled ok 1 connection moved"
+            rolled_back = await world.fork("takeover", new, formats=(BEFORE,))
+            assert await rolled_back.settled() == "settled ok 1 connection moved"
             await curl.finish()
             assert curl.whole
 
     in_world(test)
 
 
-def test_a_release_that_shares_no_format_is_refused_and_nothing_is_lost(in_worlds: Run) -> None:
-    async def test(present: World, previous: World) -> None:
-        first = await present.start(ids=_ITS_IDS)
-        async with present.curl(await first.port(), 1_500_000, rate=SLOWLY) as curl:
+def test_what_the_format_before_cannot_say_stays_until_it_can(in_world: Any) -> None:
+    size = 40_000
+
+    async def test(world: World) -> None:
+        new = await world.start()
+        async with client_of(world, await new.port()) as client:
+            old = await world.start("join", new, formats=(BEFORE,))
+            running = client.ask(f"/slow/{size}/3000")
+            await until(lambda: running.body, "the body to begin")
+            connection = await new.the_connection()
+            refusal = await new.hand_over(connection, old)
+            assert (refusal.ok, refusal.code) == (False, f"needs_format_{PRESENT}")
+            assert int(await client.get("/pid")) == new.pid
+            await running.ended.wait()
+            assert running.body == content(0, size)
+            assert (await new.hand_over(connection, old)).ok
+            assert int(await client.get("/pid")) == old.pid
+        for server in (new, old):
+            server.assert_no_mistake()
+
+    in_world(test)
+
+
+def test_a_file_of_the_format_before_is_resumed(in_world: Any, tmp_path: Path) -> None:
+    file = tmp_path / "conn.baton"
+
+    async def test(world: World) -> None:
+        old = await world.start(formats=(BEFORE,))
+        async with world.curl(await old.port(), 1_500_000, rate=SLOWLY) as curl:
             await curl.received(100_000)
-            connection = await first.the_connection()
-            stranger = await previous.start("join", first)
-            answer = await first.hand_over(connection, stranger)
-            assert not answer.ok
+            saved = await old.command(c.Save(await old.the_connection(), str(file)))
+            assert saved.ok, saved
+            assert version_of(file) == BEFORE
+            new = await world.start("join", old)
+            resumed = await new.command(c.Resume(str(file)))
+            assert resumed.ok, resumed
             await curl.finish()
             assert curl.whole
 
-    in_worlds(test)
+    in_world(test)
+
+
+def version_of(baton: Path) -> int:
+    """Which format its header names; this process need not read that."""
+    return int.from_bytes(baton.read_bytes()[4:6], "big")
+
+
+def test_processes_that_share_no_format_refuse_and_nothing_is_lost(in_world: Any) -> None:
+    async def test(world: World) -> None:
+        first = await world.start(formats=(PRESENT,))
+        async with world.curl(await first.port(), 1_500_000, rate=SLOWLY) as curl:
+            await curl.received(100_000)
+            stranger = await world.start("join", first, formats=(BEFORE,))
+            refusal = await first.hand_over(await first.the_connection(), stranger)
+            assert (refusal.ok, refusal.code) == (False, "format_mismatch")
+            await curl.finish()
+            assert curl.whole
+
+    in_world(test)

@@ -1,4 +1,4 @@
-"""Handoffs to processes with another address, on another host, or of the release before."""
+"""Handoffs to processes with another address or on another host."""
 
 from __future__ import annotations
 

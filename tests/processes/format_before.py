@@ -1,0 +1,40 @@
+"""A baton format before the present one, as an earlier release would have had it.
+
+No release has written another format than 3. These processes have a format 2 besides, so that what
+happens between neighbouring releases is tried. It knows nothing of relayed streams, the last field
+of a snapshot: a connection that has some cannot be said in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from quicbaton.baton.versions import DOWNGRADES, FORMAT_VERSION, UPGRADES
+from quicbaton.errors import RefusedError
+
+VERSION = FORMAT_VERSION - 1
+
+
+def install() -> None:
+    """Have this process read the format, and write it to peers that read no later one."""
+    UPGRADES[VERSION] = upgrade
+    DOWNGRADES[FORMAT_VERSION] = downgrade
+
+
+def upgrade(payload: bytes) -> bytes:
+    """The payload in the present format."""
+    fields: list[Any] = msgspec.msgpack.decode(payload)
+    return msgspec.msgpack.encode([*fields, []])
+
+
+def downgrade(payload: bytes) -> bytes:
+    """The payload in this format. Raises RefusedError if the connection has relayed streams."""
+    *fields, relayed = msgspec.msgpack.decode(payload)
+    if relayed:
+        raise RefusedError(
+            f"format {VERSION} knows no relayed streams: wait for its requests to end",
+            code=f"needs_format_{FORMAT_VERSION}",
+        )
+    return msgspec.msgpack.encode(fields)
