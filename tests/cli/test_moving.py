@@ -7,10 +7,7 @@ import hashlib
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
 from time import time
 from typing import Any
 
@@ -36,25 +33,6 @@ RATE = 300_000
 
 def ps(home: Home, server: Server) -> dict[str, Any]:
     return home.json("ps", server.control)  # type: ignore[no-any-return]
-
-
-@contextmanager
-def serving_at(
-    path: Path, answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-) -> Iterator[None]:
-    """A control socket of ours, served by another thread."""
-    loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_unix_server(answer, path))
-    path.chmod(0o600)
-    thread = Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield
-    finally:
-        loop.call_soon_threadsafe(server.close)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 def pair(home: Home) -> tuple[Server, Server]:
@@ -109,30 +87,6 @@ def test_ps_shows_people_a_table(home: Home) -> None:
     lines = home.run("ps", server.control).stdout.splitlines()
     assert lines[1].split()[:3] == ["CONN", "WORKER", "STATE"]
     assert lines[2].split()[:3] == [connection, "0", "open"]
-
-
-def test_ps_shows_what_a_server_of_the_release_before_has(home: Home) -> None:
-    """Which worker has a connection it cannot say."""
-    control = home.path / "run" / "older.sock"
-    info = c.ConnectionInfo("00ff", "open", "peer", "name", "h3", 1.0, 1.0, 0, 0, 1, False)
-    listed = c.Connections(7, "127.0.0.1:4433", 1, 2, 3, 4, 5, 6, [info])
-    questions: list[bytes] = []
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        question = await reader.read(100)
-        questions.append(question)
-        # What it does not know it takes for garbage.
-        if question == c.encode(c.ListConnections()):
-            writer.write(c.encode(listed))
-            await writer.drain()
-        writer.close()
-
-    with serving_at(control, answer):
-        shown = home.run("ps", control).stdout.splitlines()
-        found = home.json("ps", control)
-    assert len(questions) == 4
-    assert shown[2].split()[:2] == ["00ff", "open"]
-    assert (found["pid"], found["resumed"], found["connections"][0]["worker"]) == (7, 2, None)
 
 
 def test_a_handoff_to_nobody_or_of_nothing_changes_nothing(home: Home) -> None:

@@ -39,8 +39,6 @@ _COUNTERS: Final = (
     "datagrams_received",
     "datagrams_forwarded",
 )
-#: The worker number of who does not say it.
-_UNKNOWN: Final = -1
 
 
 def add_parser(commands: Any) -> None:
@@ -121,7 +119,7 @@ def _list(options: argparse.Namespace, reporter: Reporter) -> int:
     seen: set[int] = set()
     for server in servers:
         try:
-            listed = _ask(server)
+            listed = server.ask(c.ListByWorker(), c.ByWorker)
         except QuicbatonError:
             # A supervisor has none, and whoever ends just now has none that we could name.
             if len(servers) == 1 and options.server is not None:
@@ -136,17 +134,6 @@ def _list(options: argparse.Namespace, reporter: Reporter) -> int:
         else:
             _print(server, listed)
     return 0
-
-
-def _ask(server: Server) -> c.ByWorker:
-    """What it and its workers have. A server of the release before does not say whose is what."""
-    try:
-        return server.ask(c.ListByWorker(), c.ByWorker)
-    except CommandFailedError as error:
-        if error.code not in ("link_lost", "local_only", "unexpected_message"):
-            raise
-    listed = server.ask(c.ListConnections(), c.Connections)
-    return c.ByWorker(listed.pid, listed.address, [c.WorkerConnections(_UNKNOWN, listed)])
 
 
 def _print(server: Server, found: c.ByWorker) -> None:
@@ -167,9 +154,8 @@ def _print(server: Server, found: c.ByWorker) -> None:
     for title, justify in _COLUMNS:
         table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for each in found.workers:
-        worker = "" if each.worker == _UNKNOWN else str(each.worker)
         for info in each.listed.connections:
-            table.add_row(info.connection, worker, *_row(info))
+            table.add_row(info.connection, str(each.worker), *_row(info))
     console.print(table)
 
 
@@ -209,10 +195,7 @@ def _named(found: c.ByWorker) -> dict[str, Any]:
         "address": found.address,
         **_total(found),
         "connections": [
-            {
-                **msgspec.structs.asdict(info),
-                "worker": None if each.worker == _UNKNOWN else each.worker,
-            }
+            {**msgspec.structs.asdict(info), "worker": each.worker}
             for each in found.workers
             for info in each.listed.connections
         ],

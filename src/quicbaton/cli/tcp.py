@@ -61,7 +61,7 @@ async def listener_of(options: argparse.Namespace, other: Path, port: int) -> Li
             _, descriptor = await ask_for_descriptor(other, c.PassListener(), _PASS_S)
             return adopt_listener(descriptor)
         except (PeerError, TimeoutError):
-            pass  # it serves UDP alone, or is of a release that knows nothing of this
+            pass  # it serves UDP alone
     return listener_at(options, port)
 
 

@@ -47,9 +47,9 @@ class Node:
 
     `name` is the path of its control socket: how other processes of the host call it. `options`
     are those of `make_endpoint`. The socket is read from `start` on. `formats` are the baton
-    formats that it speaks: with (1,) it is to others as the release before. `host` names this boot
-    of this host, if not as the kernel does. With a `cluster` it is
-    also NODE/WORKER, and has links with processes of other hosts. With a `store`, which stays its
+    formats that it tells its peers it reads, and the highest of them is that of its files. `host`
+    names this boot of this host, if not as the kernel does. With a `cluster` it is also
+    NODE/WORKER, and has links with processes of other hosts. With a `store`, which stays its
     maker's to close, connections change hands by that.
     """
 

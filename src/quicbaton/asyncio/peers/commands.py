@@ -65,7 +65,7 @@ class ListConnections(CommandFrame, tag="list"):
 
 
 class ListByWorker(CommandFrame, tag="list_by_worker"):
-    """Answered with `ByWorker`; by the release before with `Answer`, or not at all."""
+    """Answered with `ByWorker`."""
 
 
 class HandOff(CommandFrame, tag="handoff"):
