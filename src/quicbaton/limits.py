@@ -61,6 +61,13 @@ ABORTED_STREAMS_PER_S: Final = 200
 #: Adjoining pieces of a stream are joined up to this size: fewer objects, and no byte is copied
 #: more often than the size over that of a piece.
 MAX_JOINED_BYTES: Final = 16_384
+#: Bytes that come on a stream which nobody reads any more, until its peer is asked to stop: a form
+#: with a film of some minutes. They cost no memory, and half of the CPU that a program which reads
+#: them does, and the peer sends them one for one; while they come the stream counts as open.
+MAX_DRAINED_BYTES: Final = 64 << 20
+#: Seconds without any, after the peer has all that we sent: a client that has broken an upload off
+#: and waits to be told (libcurl) waits so long, and one whose network has a gap goes on after it.
+DRAIN_IDLE_S: Final = 1.0
 #: Unsent bytes of a stream at which the application is told to wait, and below which it is told
 #: to go on: two trains are ready while it produces more.
 STREAM_BUFFER_HIGH_BYTES: Final = 512 << 10

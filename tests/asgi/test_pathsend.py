@@ -306,6 +306,7 @@ def test_a_request_body_that_nobody_reads_does_not_hold_the_client(file: Path) -
         session.pair.client.connection.send_stream_data(stream_id, b"")
         await session.run(lambda: session.over(stream_id))
         assert session.body(stream_id) == file.read_bytes()
+        await session.run(lambda: stream_id in session.browser.stops)
         assert session.browser.stops[stream_id] == ErrorCode.H3_NO_ERROR
 
     with_session(file, test)

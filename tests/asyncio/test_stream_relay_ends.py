@@ -10,6 +10,7 @@ from relayed_stream import STREAM, Relayed
 
 from quicbaton.errors import GivenAwayError, PeerError, StreamStateError
 from quicbaton.handoff.messages import StreamBytes, StreamCredit
+from quicbaton.http3.codes import ErrorCode
 from quicbaton.limits import RELAY_WINDOW_BYTES
 
 _SIZES = st.sampled_from([1, 1000, 100_000, 300_000])
@@ -130,6 +131,25 @@ def test_what_the_application_breaks_off_reaches_the_client(opened_first: bool) 
     assert set(relayed.client_codes) == {("reset", 7), ("stop", 8)}
     assert not relayed.stand_in.stream_ids
     assert not relayed.new.is_open
+
+
+@pytest.mark.parametrize("opened_first", [True, False])
+def test_behind_a_complete_answer_the_client_may_send_on(opened_first: bool) -> None:
+    """RFC 9114 §4.1. The old owner has no part in it."""
+    relayed = Relayed()
+    if opened_first:
+        relayed.open()
+    relayed.write_down(100, end=True)
+    relayed.application.drain_stream(STREAM, ErrorCode.H3_NO_ERROR)
+    if not opened_first:
+        relayed.open()
+    relayed.write_up(6 * RELAY_WINDOW_BYTES, end=True)
+    relayed.settle()
+    assert relayed.down_ended
+    assert not relayed.stand_in.stream_ids
+    assert relayed.client_codes == []
+    assert relayed.owner.stream_is_finished(STREAM)
+    assert relayed.client.stream_is_finished(STREAM)
 
 
 def test_what_the_client_breaks_off_reaches_the_application() -> None:

@@ -6,7 +6,6 @@ line is the client's: {"client": its name and version, "can": [...]}, and what i
     "open"         connect without asking for anything
     "move"         go on from another local port
     "one command"  nothing else on the same connection
-    "end uploads"  nothing but: it reads no answer before its upload is over
 
 Then come commands:
 

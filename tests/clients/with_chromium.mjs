@@ -21,7 +21,6 @@ async function evaluate(requests) {
 
 converse({
   name: version,
-  can: ["end uploads"],
   get: (urls) => evaluate(urls.map((url) => ({ url }))),
   post: (url, size) => evaluate([{ url, size }]),
   close: () => browser?.close(),

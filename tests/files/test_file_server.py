@@ -277,6 +277,7 @@ def test_a_download_with_a_request_that_does_not_end_is_whole_and_stops_it_then(
     session.pair.run(lambda: session.over(got), seconds=5)
     assert session.body(got) == (root / "file.bin").read_bytes()
     assert got in session.browser.ended
+    session.pair.run(lambda: got in session.browser.stops, seconds=5)
     assert session.browser.stops[got] == ErrorCode.H3_NO_ERROR
 
 

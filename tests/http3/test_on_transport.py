@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from aioquic.h3.events import DataReceived, H3Event
+from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.events import ProtocolNegotiated
 from violations import GET, OK, POST, SESSION
 
@@ -38,9 +38,9 @@ class Talk:
         assert self.pair.server.http is not None
         return self.pair.server.http
 
-    def run(self, moving: bool = False) -> None:
+    def run(self, moving: bool = False, turns: int = 6) -> None:
         """Until both are silent; the server moves now and then."""
-        for _ in range(6):
+        for _ in range(turns):
             self.pair.run(seconds=0.2)
             for name, end in (("client", self.pair.client), ("server", self.pair.server)):
                 for event in end.take_events():
@@ -52,7 +52,7 @@ class Talk:
 
 
 @pytest.mark.parametrize("moving", [False, True])
-def test_an_early_answer_comes_whole_and_ends_the_upload(moving: bool) -> None:
+def test_an_early_answer_comes_whole_and_ends_an_upload_that_stops(moving: bool) -> None:
     talk = Talk()
     for stream_id in range(0, 40, 4):
         talk.client.send_headers(stream_id, POST)
@@ -61,12 +61,29 @@ def test_an_early_answer_comes_whole_and_ends_the_upload(moving: bool) -> None:
         talk.server.send_headers(stream_id, [(b":status", b"413")])
         talk.server.send_data(stream_id, b"too large", end_stream=True)
         talk.run(moving)
+        talk.run(moving)
         with pytest.raises(StreamStateError):
             talk.client.send_data(stream_id, b"more", end_stream=False)
     answers = [event for event in talk.seen["client"] if isinstance(event, DataReceived)]
     assert [event.data for event in answers if event.data] == [b"too large"] * 10
     assert not talk.server._state.streams
     assert talk.server._state.resets_at_us == 0  # no request was given up
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_behind_an_early_answer_an_upload_may_come_to_its_end(moving: bool) -> None:
+    talk = Talk()
+    talk.client.send_headers(0, POST)
+    talk.run(moving)
+    talk.server.send_headers(0, [(b":status", b"413")], end_stream=True)
+    for number in range(10):
+        talk.client.send_data(0, bytes(300_000), end_stream=number == 9)
+        talk.run(moving, turns=3)
+    assert talk.pair.client.connection.stream_is_finished(0)
+    assert talk.pair.server.connection.stream_is_finished(0)
+    assert [type(event) for event in talk.seen["server"]] == [HeadersReceived]
+    talk.server.forget_finished_streams()
+    assert not talk.server._state.streams
 
 
 @pytest.mark.parametrize("moving", [False, True])

@@ -373,7 +373,7 @@ class AsgiProtocol(QuicConnectionProtocol):
             if not self._is_whole:
                 # It is relayed, and this process lives until both directions are over: a client
                 # that does not end its own would keep it.
-                self._quic.stop_stream(stream_id, ErrorCode.H3_NO_ERROR)
+                self._quic.drain_stream(stream_id, ErrorCode.H3_NO_ERROR)
             if self._quic.can_send(stream_id):
                 self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
                 self.transmit_soon()

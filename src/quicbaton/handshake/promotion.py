@@ -182,6 +182,7 @@ def _extract(
             (promised.initial_max_streams_bidi or 0, promised.initial_max_streams_uni or 0),
         ),
         streams=streams.streams,
+        drains={},
         finished=streams.finished(),
         order=streams.order(),
         ids=import_ids(quic, runs, now_us + _ALIAS_PTOS * pto_us),

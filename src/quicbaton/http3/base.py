@@ -166,6 +166,15 @@ class Http3Base:
             stream.flags |= s.STOPPED
             self._quic.stop_stream(stream_id, error_code)
 
+    def _drain(self, stream_id: int, stream: Http3Stream) -> None:
+        """The answer is complete, and the rest of the request of no interest (RFC 9114 §4.1). The
+        client may send on for a while before it is asked to stop, where QUIC can wait: Chromium
+        hangs when it is asked before it has sent all, libcurl when it never is."""
+        if stream.receive != s.ENDED:
+            stream.flags |= s.STOPPED
+            drain = getattr(self._quic, "drain_stream", self._quic.stop_stream)
+            drain(stream_id, ErrorCode.H3_NO_ERROR)
+
     def _say_last(self, stream_id: int, data: bytes) -> None:
         """End what we send on a stream, unless the program has reset it without asking here."""
         with contextlib.suppress(StreamStateError):
@@ -232,8 +241,7 @@ class Http3Base:
         self._hold(stream, b"")
         self._say_last(stream_id, frame)
         self._end_sending(stream_id, stream)
-        # RFC 9114 §4.1: the rest of the request is of no interest, and that is no error.
-        self._stop(stream_id, stream, ErrorCode.H3_NO_ERROR)
+        self._drain(stream_id, stream)
         return True
 
     def _note_cancelled(self, stream_id: int, stream: Http3Stream) -> None:

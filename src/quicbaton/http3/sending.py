@@ -251,9 +251,7 @@ class SendingSide(WebTransportSide):
             and stream.kind == s.REQUEST
             and not stream.flags & s.TUNNEL  # each direction of a tunnel ends by itself (§4.4)
         ):
-            # RFC 9114 §4.1: the answer is complete, and the rest of the request of no interest. A
-            # client that is not told goes on sending, and libcurl waits for its timeout.
-            self._stop(stream_id, stream, ErrorCode.H3_NO_ERROR)
+            self._drain(stream_id, stream)
         self._end_sending(stream_id, stream)
 
     def _fail_message(self, stream_id: int, stream: Http3Stream) -> None:

@@ -64,6 +64,13 @@ class ApplicationSide(ConnectionView):
         self._check()
         self._streams.stop(stream_id, error_code)
 
+    def drain_stream(self, stream_id: int, error_code: int) -> None:
+        """Drop what the peer still sends on a stream, and ask it to stop only later: when it has
+        sent `limits.MAX_DRAINED_BYTES` more, or nothing for `limits.DRAIN_IDLE_S` after everything
+        that we sent on the stream has arrived."""
+        self._check()
+        self._streams.drain(stream_id, error_code)
+
     def pause_reading(self, stream_id: int) -> None:
         """Withhold flow-control credit: the peer may fill its window and then must wait."""
         self._check()

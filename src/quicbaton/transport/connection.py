@@ -119,7 +119,7 @@ class Connection(ApplicationSide):
             self._memory,
             trace,
         )
-        self._timers = Timers(state, self._recovery, self._paths, self._sender)
+        self._timers = Timers(state, self._recovery, self._streams, self._paths, self._sender)
         self._note_memory()
 
     @classmethod

@@ -24,6 +24,8 @@ from msgspec import Struct
 #: A timer that is not armed, a number that does not exist yet.
 NEVER: Final = -1
 NONE: Final = -1
+#: `ReceiveHalf.stop_code` of a stream that is drained: see `Drain`.
+DRAINED: Final = -2
 
 #: A float that is often nothing at all: written as the integer 0 it takes one byte, not nine.
 MostlyZero = int | float
@@ -222,7 +224,7 @@ class ReceiveHalf(_State):
     taken: int  # bytes taken from the event queue
     fin_delivered: bool
     reset_code: int  # RESET_STREAM received; NONE
-    stop_code: int  # STOP_SENDING asked for; NONE
+    stop_code: int  # STOP_SENDING asked for; NONE, or DRAINED
     stop_due: bool
 
 
@@ -231,6 +233,14 @@ class Stream(_State):
 
     send: SendHalf | None
     receive: ReceiveHalf | None
+
+
+class Drain(_State):
+    """What comes on a stream is dropped, and its peer is not asked to stop yet."""
+
+    code: int  # of the STOP_SENDING that it would get
+    limit: int  # offset from which on it is asked
+    heard_us: int  # newest bytes after all that we sent had arrived; NEVER: it has not
 
 
 class FlowState(_State):
@@ -464,6 +474,7 @@ class ConnectionState(_State):
     congestion: CongestionState
     flow: FlowState
     streams: dict[int, Stream]
+    drains: dict[int, Drain]  # streams that are drained: see streams/draining.py
     finished: list[list[int]]  # finished streams, ranges of ordinals, by type (id & 3)
     order: list[int]  # streams with something to send, the next one first: see streams/turns.py
     ids: IdsState

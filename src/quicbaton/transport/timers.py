@@ -8,16 +8,23 @@ from quicbaton.transport.paths.paths import Paths
 from quicbaton.transport.sender import Sender
 from quicbaton.transport.state import NEVER, ConnectionState
 from quicbaton.transport.streams.flow import withheld_until_us
+from quicbaton.transport.streams.streams import Streams
 
 
 class Timers:
     """Reads deadlines out of the state and the parts; arms nothing itself."""
 
     def __init__(
-        self, state: ConnectionState, recovery: Recovery, paths: Paths, sender: Sender
+        self,
+        state: ConnectionState,
+        recovery: Recovery,
+        streams: Streams,
+        paths: Paths,
+        sender: Sender,
     ) -> None:
         self._state = state
         self._recovery = recovery
+        self._streams = streams
         self._paths = paths
         self._sender = sender
 
@@ -34,6 +41,7 @@ class Timers:
             state.ids.alias_until_us if state.ids.alias else NEVER,
             self._idle_us(),
             withheld_until_us(state.flow),
+            self._streams.next_timer_us,
         ]
         if not self._sender.blocked:  # else these would fire in vain, again and again
             if self._sender.has_more or state.recovery.probes_due:

@@ -3,8 +3,8 @@
     0 ─ consumed ─ taken ─ delivered ─ gaps and `segments` ─ highest     `final`, once known
         └ paused ┘ └ in the event queue
 
-Bytes that nobody will read (after a reset or STOP_SENDING) count as delivered, taken and consumed
-at once, so that `consumed == final` means the end in every case.
+Bytes that nobody will read (after a reset or STOP_SENDING, or while the stream is drained) count as
+delivered, taken and consumed at once, so that `consumed == final` means the end in every case.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from quicbaton import limits
 from quicbaton.errors import TransportError
 from quicbaton.transport import frames as f
 from quicbaton.transport.budget import Account
-from quicbaton.transport.state import NONE, FlowState, ReceiveHalf
+from quicbaton.transport.state import DRAINED, NONE, FlowState, ReceiveHalf
 from quicbaton.transport.streams.flow import largest_stream_window, tuned_window
 
 Segment = tuple[int, bytes]
@@ -45,7 +45,7 @@ def new_receive_half(window_bytes: int, now_us: int) -> ReceiveHalf:
 
 def is_done(half: ReceiveHalf) -> bool:
     """True in the terminal states "Data Read" and "Reset Read" (RFC 9000 §3.2), and when a
-    stream that we asked to stop has told its final size."""
+    stream that nobody reads has told its final size."""
     return half.consumed == half.final and (
         half.fin_delivered or half.reset_code != NONE or half.stop_code != NONE
     )
@@ -223,7 +223,7 @@ def review_limit(
 
 def wants_limit(half: ReceiveHalf) -> bool:
     """RFC 9000 §4.1: no credit is needed once the final size is known or we asked to stop."""
-    return half.final == NONE and half.stop_code == NONE
+    return half.final == NONE and half.stop_code in (NONE, DRAINED)
 
 
 def next_limit(half: ReceiveHalf) -> int:

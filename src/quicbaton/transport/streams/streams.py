@@ -17,6 +17,7 @@ from quicbaton.transport import frames as f
 from quicbaton.transport.budget import Account, MemoryBudget
 from quicbaton.transport.frames import PacketPlan
 from quicbaton.transport.state import (
+    DRAINED,
     NONE,
     ConnectionState,
     ReceiveHalf,
@@ -31,6 +32,7 @@ from quicbaton.transport.state import (
 from quicbaton.transport.streams import flow as flow_rules
 from quicbaton.transport.streams import receive_half, send_half
 from quicbaton.transport.streams.credit import Credit
+from quicbaton.transport.streams.draining import Draining
 from quicbaton.transport.streams.frames import control_frames_due, write_control, write_data
 from quicbaton.transport.streams.table import StreamTable, wrong_direction
 from quicbaton.transport.streams.turns import CONTROL_URGENCY, LOWEST_URGENCY, Turns
@@ -42,6 +44,7 @@ class Streams:
     __slots__ = (
         "_control",
         "_credit",
+        "_draining",
         "_flow",
         "_memory",
         "_segments",
@@ -57,6 +60,7 @@ class Streams:
         self._state = state
         self._memory = memory or MemoryBudget().open(b"")
         self._credit = Credit(state, self._memory)
+        self._draining = Draining(state)
         self._flow = state.flow
         self._streams = state.streams
         self._table = StreamTable(state)
@@ -87,6 +91,11 @@ class Streams:
             | unidirectional << 1
             | (not self._state.is_client)
         )
+
+    @property
+    def next_timer_us(self) -> int:
+        """When `on_timer` has something to do; NEVER."""
+        return self._draining.next_us
 
     def held_bytes(self) -> int:
         """What the connection holds of its peer's bytes and of its program's."""
@@ -137,13 +146,23 @@ class Streams:
     def stop(self, stream_id: int, code: int) -> None:
         """Ask the peer to abandon sending (STOP_SENDING); what still arrives is discarded."""
         half = self._table.readable_half(stream_id)
+        if half is None:
+            return
+        can_stop = half.final == NONE and half.stop_code == DRAINED
+        if can_stop or not receive_half.is_discarding(half):
+            self._stop(stream_id, half, code)
+
+    def drain(self, stream_id: int, code: int) -> None:
+        """Discard what still arrives, and ask the peer to stop later (see `draining`)."""
+        half = self._table.readable_half(stream_id)
         if half is None or receive_half.is_discarding(half):
             return
-        half.stop_code = code
-        half.stop_due = True
-        half.limit_due = False
-        self._add_control(stream_id)
+        half.stop_code = DRAINED
+        self._draining.begin(stream_id, half, code)
         self._discard(stream_id, half, self._state.clock_us)
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            self._forget_if_finished(stream_id, stream)
 
     def pause_reading(self, stream_id: int) -> None:
         """Withhold flow-control credit: bytes taken from now on do not count as consumed."""
@@ -197,8 +216,10 @@ class Streams:
                 stream.receive.segments.clear()
 
     def on_timer(self, now_us: int) -> None:
-        """Give the peer the streams back that had to wait."""
+        """Give the peer the streams back that had to wait, and stop drained ones."""
         flow_rules.on_timer(self._flow, now_us)
+        for stream_id in self._draining.silent(now_us):
+            self._stop_drained(stream_id)
 
     def compact(self) -> None:
         """Release acknowledged bytes that share a chunk with others; call before a snapshot."""
@@ -228,6 +249,8 @@ class Streams:
         if receive_half.is_discarding(half):
             if not half.fin_delivered:
                 self._discard(stream_id, half, now_us)
+            if half.stop_code == DRAINED and self._draining.on_bytes(stream_id, half, now_us):
+                self._stop_drained(stream_id)
             return
         before = len(half.segments)
         fresh = receive_half.accept(half, offset, data)
@@ -446,6 +469,21 @@ class Streams:
 
     # --- consequences -------------------------------------------------------------------------
 
+    def _stop(self, stream_id: int, half: ReceiveHalf, code: int) -> None:
+        self._draining.end(stream_id)
+        half.stop_code = code
+        half.stop_due = True
+        half.limit_due = False
+        self._add_control(stream_id)
+        self._discard(stream_id, half, self._state.clock_us)
+
+    def _stop_drained(self, stream_id: int) -> None:
+        half = self._streams[stream_id].receive
+        code = self._draining.end(stream_id)
+        assert half is not None  # something of it is drained
+        assert code is not None
+        self._stop(stream_id, half, code)
+
     def _settle(self, stream_id: int, half: SendHalf) -> None:
         """Bring the sending order in line with what the stream has to send."""
         if self._table.is_waiting(stream_id):
@@ -536,10 +574,12 @@ class Streams:
 
     def _forget_if_finished(self, stream_id: int, stream: Stream) -> None:
         """Reduce a stream whose halves are both terminal to its ordinal (RFC 9000 §3)."""
-        if (stream.send is not None and not send_half.is_done(stream.send)) or (
-            stream.receive is not None and not receive_half.is_done(stream.receive)
-        ):
+        if stream.send is not None and not send_half.is_done(stream.send):
             return
+        if stream.receive is not None and not receive_half.is_done(stream.receive):
+            self._draining.all_arrived(stream_id, self._state.clock_us)
+            return
+        self._draining.end(stream_id)
         self._turns.leave(stream_id)
         self._control.pop(stream_id, None)
         self._table.forget(stream_id)

@@ -8,7 +8,7 @@ from typing import Final
 from aioquic.quic import events
 
 from quicbaton.asyncio.moving.stream_relay.ended import EndedStreams
-from quicbaton.asyncio.moving.stream_relay.wire import Wire
+from quicbaton.asyncio.moving.stream_relay.wire import Wire, stop
 from quicbaton.baton.snapshot import RelayedStream
 from quicbaton.errors import RefusedError
 from quicbaton.handoff.messages import (
@@ -363,7 +363,7 @@ class NewOwner:
         elif isinstance(message, StreamStop):
             if to_left is not None:
                 to_left.abandon()
-                self._connection.stop_stream(stream_id, message.error_code)
+                stop(self._connection, stream_id, message.error_code)
         elif isinstance(message, StreamCredit) and to_left is not None:
             self.wire.send_pieces(stream_id, to_left.credit(message.size_bytes))
             self._let_client_send(stream_id, stream, to_left)

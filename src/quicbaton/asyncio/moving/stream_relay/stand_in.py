@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 from aioquic.quic import events
 
 from quicbaton.asyncio.moving.stream_relay.ended import EndedStreams
-from quicbaton.asyncio.moving.stream_relay.wire import Wire
+from quicbaton.asyncio.moving.stream_relay.wire import Wire, stop
 from quicbaton.baton.snapshot import RelayedStream
 from quicbaton.errors import GivenAwayError, PeerError, StreamStateError
 from quicbaton.handoff.messages import (
@@ -178,6 +178,10 @@ class StandIn:
             self._wire.send_stop(stream_id, error_code)
             self._forget_if_over(stream_id)
 
+    def drain_stream(self, stream_id: int, error_code: int) -> None:
+        """The owner of the connection drains what it is to stop behind a complete answer."""
+        self.stop_stream(stream_id, error_code)
+
     def pause_reading(self, stream_id: int) -> None:
         stream = self._find_if_open(stream_id, "pause_reading")
         if stream is not None:
@@ -298,7 +302,7 @@ class StandIn:
             if stream.reset_code is not None:
                 connection.reset_stream(stream_id, stream.reset_code)
             if stream.stop_code is not None:
-                connection.stop_stream(stream_id, stream.stop_code)
+                stop(connection, stream_id, stream.stop_code)
             elif stream.receiving is not None and stream.paused:
                 connection.pause_reading(stream_id)
             elif stream.receiving is not None:

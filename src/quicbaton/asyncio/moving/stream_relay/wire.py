@@ -19,6 +19,17 @@ from quicbaton.handoff.messages import (
     StreamStop,
 )
 from quicbaton.handoff.stream_relay import Piece
+from quicbaton.http3.codes import H3_ALPN, ErrorCode
+from quicbaton.transport.connection import Connection
+
+
+def stop(connection: Connection, stream_id: int, error_code: int) -> None:
+    """Do what `StreamStop` asks for. RFC 9114 §4.1: H3_NO_ERROR stands behind a complete answer;
+    there the client may send on for a while."""
+    if error_code == ErrorCode.H3_NO_ERROR and connection.alpn in H3_ALPN:
+        connection.drain_stream(stream_id, error_code)
+    else:
+        connection.stop_stream(stream_id, error_code)
 
 
 class Wire:
