@@ -1,17 +1,21 @@
-"""The pages of `examples/` in real browsers, through reloads: `make pages`."""
+"""Pages in real browsers (`make pages`): those of `examples/` through reloads, and one of our own,
+whose uploads are answered early, and whose browser is killed."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import shutil
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+import ssl
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import httpx
 import pytest
 from example_service import Example, example
+from service_home import Service, ServiceHome, service_home
 from tests.clients.browser import Page, open_page
 from tests.clients.matrix.roster import CACHE, CLIENTS
 from websocket_client import websocket_client
@@ -31,13 +35,44 @@ pytestmark = [
 _STREAMS = 20
 #: A hang guard: browsers start slowly, and reload twice.
 _GUARD_S = 180
+_LOOK_S = 0.1
+#: One flight; more than a stream's window; more than a connection's.
+_UPLOADS_BYTES = (10_000, 1_000_000, 50_000_000)
+
+
+class Site(NamedTuple):
+    """`page_program` as a service of one worker."""
+
+    home: ServiceHome
+    service: Service
+
+    async def until_seen(self, **wanted: set[str]) -> None:
+        """Until the program has seen just this of its clients."""
+        url = f"https://localhost:{self.service.port}/seen"
+        trust = ssl.create_default_context(cafile=str(self.home.ca))
+        async with httpx.AsyncClient(verify=trust) as client:
+            while True:
+                seen = (await client.get(url)).json()
+                if {name: set(seen[name]) for name in wanted} == wanted:
+                    return
+                await asyncio.sleep(_LOOK_S)
+
+
+@contextmanager
+def site(path: Path) -> Iterator[Site]:
+    options = ("--app-dir", CLIENTS, "--workers", "1", "--host", "127.0.0.1", "--port", "0")
+    with service_home(path) as home:
+        program = "page_program:application"
+        yield Site(
+            home, Service(home, home.start("quicbaton", "serve", program, *options, "--json"))
+        )
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(main(), _GUARD_S))
 
 
-def chromium(one: Example) -> list[str]:
+def chromium(one: Example | Site) -> list[str]:
     assert shutil.which("chromium"), "chromium is not there: make pages"
     program = str(CLIENTS / "chromium_page.mjs")
     # Not localhost, which is ::1 to it first, where nothing listens in tests.
@@ -45,11 +80,11 @@ def chromium(one: Example) -> list[str]:
     return ["node", program, url, str(one.home.ca)]
 
 
-def chromium_h3(one: Example) -> list[str]:
+def chromium_h3(one: Example | Site) -> list[str]:
     return [*chromium(one), "h3"]
 
 
-def firefox(one: Example) -> list[str]:
+def firefox(one: Example | Site) -> list[str]:
     assert shutil.which("firefox-esr"), "firefox-esr is not there: make pages"
     python = str(CACHE / "python" / "bin" / "python")
     return [python, str(CLIENTS / "firefox_page.py"), f"https://127.0.0.1:{one.service.port}/"]
@@ -124,4 +159,52 @@ def test_a_chat_goes_on_through_a_reload(
             await page.until("document.querySelector('li').textContent === 'to the page'")
 
     with example("chat", tmp_path, CHAT_ROOM=str(tmp_path / "room")) as one:
+        run(main)
+
+
+@pytest.mark.parametrize(
+    ("browser", "version"), [(chromium, "2"), (chromium_h3, "3"), (firefox, "2")]
+)
+def test_an_upload_that_is_answered_early_has_its_answer(
+    tmp_path: Path, browser: Callable[[Site], list[str]], version: str
+) -> None:
+    async def main() -> None:
+        async with open_page(browser(one)) as page:
+            for size in _UPLOADS_BYTES:
+                for status in (200, 413):
+                    body = f"{{method: 'POST', body: new Uint8Array({size})}}"
+                    answer = await page.evaluate(
+                        f"fetch('early/{status}', {body}).then(async (a) => "
+                        "[a.status, await a.text()])"
+                    )
+                    assert answer == [status, version], size
+
+    with site(tmp_path) as one:
+        run(main)
+
+
+def test_a_browser_that_is_killed_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a download, an upload and a session, whose programs are told."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # it cannot tidy up
+    lasting = {"down", "up", "session"}
+
+    async def main() -> None:
+        async with open_page(chromium_h3(one)) as page:
+            await page.evaluate(
+                "fetch('down').then((a) => (reader = a.body.getReader()).read()).then(() => true)"
+            )
+            await page.evaluate(
+                "(up = fetch('up', {method: 'POST', body: new Uint8Array(50_000_000)}), true)"
+            )
+            await page.evaluate(
+                "(session = new WebTransport(new URL('session', location))).ready.then(() => true)"
+            )
+            await one.until_seen(begun=lasting, gone=set())
+            assert await asyncio.to_thread(one.service.names, 0)
+            page.kill()
+            await one.until_seen(gone=lasting)
+            while await asyncio.to_thread(one.service.names, 0):
+                await asyncio.sleep(_LOOK_S)
+
+    with site(tmp_path) as one:
         run(main)
