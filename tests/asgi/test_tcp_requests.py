@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import ssl
@@ -11,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import asgi_programs
+import h2.errors
 import h2.events
+import h2.exceptions
 import httpx
 import pycurl
 import pytest
 from tcp_stage import Http2Client, Stage, on_stage
 
-from quicbaton.asgi.tcp import tls_identity
+from quicbaton.asgi.tcp import http1, http2, tls_identity
 from quicbaton.cli.certificate import CertificateFiles
 
 VERSIONS = pytest.mark.parametrize("version", ["1.1", "2"])
@@ -99,6 +102,89 @@ def test_a_head_has_no_body(certificate: CertificateFiles, version: str) -> None
     async def play(stage: Stage) -> None:
         answer = await stage.ask(version, "/large/1000", head=True)
         assert (answer.error, answer.status, answer.body) == (0, 200, b"")
+
+    on_stage(certificate, play)
+
+
+class _Upload:
+    """One by hand that is answered, over either version."""
+
+    def __init__(self, version: str, stage: Stage) -> None:
+        self._version = version
+        self._stage = stage
+        self._stream = 0
+        self._http2: Http2Client | None = None
+
+    async def begin(self) -> None:
+        if self._version == "2":
+            self._http2 = await Http2Client.connect(self._stage)
+            self._stream = self._http2.request("/hello", method="POST")
+            await self._http2.until(h2.events.StreamEnded, self._stream)
+            return
+        self._reader, self._writer = await self._stage.connect("1.1")
+        head = b"POST /hello HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000000\r\n\r\n"
+        self._writer.write(head)
+        assert b"200 OK" in await self._reader.readuntil(b"\r\n0\r\n\r\n")
+
+    async def send(self, size: int) -> None:
+        if self._http2 is None:
+            self._writer.write(bytes(size))
+            await self._writer.drain()
+            return
+        while self._http2.h2.local_flow_control_window(self._stream) < size:
+            await self._http2.read()
+        self._http2.h2.send_data(self._stream, bytes(size))
+        self._http2.flush()
+
+    async def stopped(self) -> None:
+        if self._http2 is None:
+            assert await self._reader.read() == b""
+            return
+        reset = await self._http2.until(h2.events.StreamReset, self._stream)
+        assert reset.error_code == h2.errors.ErrorCodes.NO_ERROR
+
+    def close(self) -> None:
+        if self._http2 is None:
+            self._writer.close()
+        else:
+            self._http2.close()
+
+
+@VERSIONS
+def test_an_upload_that_is_answered_may_go_on_for_longer_than_a_silent_one(
+    certificate: CertificateFiles, version: str
+) -> None:
+    async def play(stage: Stage) -> None:
+        upload = _Upload(version, stage)
+        await upload.begin()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 3
+        while loop.time() < until:
+            await upload.send(100)
+            await asyncio.sleep(0.01)
+        await upload.stopped()
+        assert loop.time() >= until + 1
+        upload.close()
+
+    on_stage(certificate, play, keep_alive_s=1.5)
+
+
+@VERSIONS
+def test_an_upload_that_goes_on_and_on_behind_its_answer_is_stopped(
+    certificate: CertificateFiles, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (http1, http2):
+        monkeypatch.setattr(module, "MAX_DRAINED_BYTES", 1_000_000)
+
+    async def play(stage: Stage) -> None:
+        upload = _Upload(version, stage)
+        await upload.begin()
+        with contextlib.suppress(ConnectionError, h2.exceptions.ProtocolError):
+            for _ in range(110):
+                await upload.send(10_000)
+        with contextlib.suppress(ConnectionError):
+            await upload.stopped()
+        upload.close()
 
     on_stage(certificate, play)
 

@@ -14,7 +14,13 @@ from quicbaton.asgi.http import HttpExchange
 from quicbaton.asgi.tcp.connection import Serving, TcpConnection
 from quicbaton.asgi.websocket import WebSocketExchange
 from quicbaton.errors import StreamStateError
-from quicbaton.limits import MAX_FIELD_SECTION_BYTES, MAX_FIELDS, TCP_HEAD_S, TCP_LINGER_S
+from quicbaton.limits import (
+    MAX_DRAINED_BYTES,
+    MAX_FIELD_SECTION_BYTES,
+    MAX_FIELDS,
+    TCP_HEAD_S,
+    TCP_LINGER_S,
+)
 
 _WEBSOCKET_VERSION: Final = b"13"
 _PHRASES: Final = {int(status): status.phrase.encode() for status in HTTPStatus}
@@ -35,6 +41,8 @@ class Http1Connection(TcpConnection):
         self._is_websocket = False
         #: The response has a length, or an end, that leaves no place for trailers.
         self._is_chunked = False
+        #: What has come of a request since its response ended.
+        self._drained_bytes = 0
 
     def begin(self) -> None:
         self.arm_timer(self.serving.keep_alive_s, self.close)
@@ -43,7 +51,7 @@ class Http1Connection(TcpConnection):
         """A client that waits between two requests has a moment for the next: it is answered, and
         told to close (RFC 9112 §9.6). So no request meets a closed connection."""
         self.retired = True
-        if self._last and not self._current and not self.is_closing:
+        if self._last and not self._current and not self._is_draining and not self.is_closing:
             self.arm_timer(TCP_LINGER_S, self.close)
 
     # --- from the transport ---------------------------------------------------------------------
@@ -110,10 +118,26 @@ class Http1Connection(TcpConnection):
         self.run(exchange)
 
     def _feed(self, data: bytes, *, ended: bool) -> None:
-        """What comes of a request whose response has ended is of no use to anybody."""
+        if self._is_draining:
+            self._drain(len(data))
+            return
         exchange = self.exchanges.get(self._current)
         if exchange is not None and not (ended and self._websocket_key):
             exchange.feed(data, ended=ended)
+
+    @property
+    def _is_draining(self) -> bool:
+        """A response has ended before its request."""
+        return not self._current and self._h11.their_state is h11.SEND_BODY
+
+    def _drain(self, size: int) -> None:
+        """RFC 9112 §9.3: the next request begins where the body of this one ends. Nobody needs
+        what is left of it, but some clients read no answer before they have sent all."""
+        self._drained_bytes += size
+        if self._drained_bytes > MAX_DRAINED_BYTES:
+            self.close()
+        else:
+            self.arm_timer(self.serving.keep_alive_s, self.close)
 
     def _refuse(self, status: int) -> None:
         """Answer what is no request, or none for us, and close."""
@@ -223,12 +247,11 @@ class Http1Connection(TcpConnection):
     def _end_response(self) -> None:
         self.resume(self._current)
         self._current = 0
-        if self._h11.their_state is h11.SEND_BODY:
-            # RFC 9112 §9.3: the next request begins where the body of this one ends. Nobody needs
-            # what is left of it, and nobody waits for it long.
-            self.arm_timer(self.serving.keep_alive_s, self.close)
-            return
-        self._go_on()
+        self._drained_bytes = 0
+        if self._is_draining:
+            self._drain(0)
+        else:
+            self._go_on()
 
     def _go_on(self) -> None:
         """The request and its response are over: the next one, or the end."""

@@ -27,6 +27,7 @@ from quicbaton.http3.rates import rate
 from quicbaton.limits import (
     CANCELLED_REQUEST_BURST,
     CANCELLED_REQUESTS_PER_S,
+    MAX_DRAINED_BYTES,
     MAX_FIELD_SECTION_BYTES,
     MAX_FIELDS,
     MAX_TCP_STREAMS,
@@ -59,6 +60,9 @@ class _Stream:
         self.is_paused = False
         self.request_ended = False
         self.response_ended = False
+        #: What has come since the response ended, and when.
+        self.drained_bytes = 0
+        self.heard_s = 0.0
 
 
 class _FrameSizes:
@@ -157,6 +161,7 @@ class Http2Connection(TcpConnection):
                 stream.request_ended = True
                 if stream.response_ended:
                     del self._streams[event.stream_id]
+                    self._check_idle()
                 else:
                     stream.exchange.feed(b"", ended=True)
         elif isinstance(event, h2.events.StreamReset):
@@ -173,6 +178,8 @@ class Http2Connection(TcpConnection):
         size = event.flow_controlled_length
         if stream is None or stream.response_ended:
             self._acknowledge(size, event.stream_id)
+            if stream is not None:
+                self._note_drained(event.stream_id, stream, size)
             return
         stream.uncredited_bytes += size
         stream.exchange.feed(bytes(event.data or b""), ended=False)
@@ -290,10 +297,6 @@ class Http2Connection(TcpConnection):
             elif not stream.response_ended:
                 self._streams.pop(stream_id)
                 self._reset_stream(stream_id, ErrorCodes.CANCEL)
-            else:
-                # RFC 9113 §8.1: the answer is whole, and what is left of the request is in vain.
-                # Some clients read no answer before they have sent all, so they have their time.
-                self._loop.call_later(self.serving.keep_alive_s, self._stop_upload, stream_id)
         self.forget(stream_id)
         self._check_idle()
 
@@ -320,6 +323,9 @@ class Http2Connection(TcpConnection):
             stream.response_ended = True
             if stream.request_ended:
                 del self._streams[stream_id]
+            else:
+                self._note_drained(stream_id, stream, 0)
+                self._stop_if_silent(stream_id)
             self._check_idle()
 
     def _credit(self, stream_id: int, stream: _Stream) -> None:
@@ -335,12 +341,31 @@ class Http2Connection(TcpConnection):
             self._h2.reset_stream(stream_id, code)
         self._send_soon()
 
+    def _note_drained(self, stream_id: int, stream: _Stream, size: int) -> None:
+        """So much came behind a whole answer. Some clients read none before they have sent all."""
+        stream.drained_bytes += size
+        stream.heard_s = self._loop.time()
+        if stream.drained_bytes > MAX_DRAINED_BYTES:
+            self._stop_upload(stream_id)
+
+    def _stop_if_silent(self, stream_id: int) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        left_s = stream.heard_s + self.serving.keep_alive_s - self._loop.time()
+        if left_s > 0:
+            self._loop.call_later(left_s, self._stop_if_silent, stream_id)
+        else:
+            self._stop_upload(stream_id)
+
     def _stop_upload(self, stream_id: int) -> None:
+        """RFC 9113 §8.1: the answer is whole, and what is left of the request is in vain."""
         if self._streams.pop(stream_id, None) is not None and not self.is_closing:
             self._reset_stream(stream_id, ErrorCodes.NO_ERROR)
+            self._check_idle()
 
     def _check_idle(self) -> None:
-        if self.running or self.is_closing:
+        if self.running or self._streams or self.is_closing:
             return
         if self.retired:
             self._say_goodbye()
