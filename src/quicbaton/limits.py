@@ -217,6 +217,12 @@ HANDOFF_FORWARD_S: Final = 60
 #: lie unread in the one that gets them: 20 ms of a gigabit, and what one stream can make a process
 #: hold beyond what its own socket lets in.
 RELAY_WINDOW_BYTES: Final = 256 << 10
+#: Bytes of ended streams that one relay may always have under way, even on a link that others
+#: crowd: some milliseconds of a gigabit.
+RELAY_SHARE_BYTES: Final = 1 << 20
+#: Streams of one relay: what a program opens for its sessions faster than their client lets it
+#: waits at the new owner.
+MAX_RELAYED_STREAMS: Final = 4096
 #: Processes between a relayed stream's program and its connection's owner, one more with each move:
 #: each of them lives on for it, and each byte passes all of them.
 MAX_RELAY_HOPS: Final = 32

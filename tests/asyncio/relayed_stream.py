@@ -154,6 +154,8 @@ class Relayed:
             mine = self.new.divert(event)
             if mine is not None:
                 self.other_events.append(mine)
+                if self.http is not None:
+                    self.http.handle_event(mine)
 
     def deliver(self, link: OneWay) -> None:
         if link.messages:

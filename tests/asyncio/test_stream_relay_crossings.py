@@ -4,7 +4,9 @@ it costs that stream, and neither the link nor what else passes over it."""
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from aioquic.quic import events
@@ -16,7 +18,7 @@ from quicbaton.asyncio.moving.stream_relay.relays import LeftBehind, PassedOn, S
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
 from quicbaton.baton.snapshot import RelayedReceiving, RelayedSending, RelayedStream
-from quicbaton.errors import RefusedError, StreamStateError
+from quicbaton.errors import StreamStateError
 from quicbaton.handoff.messages import (
     OpenStream,
     StreamBytes,
@@ -27,7 +29,7 @@ from quicbaton.handoff.messages import (
     StreamStop,
 )
 from quicbaton.http3.transfer import export_state, restore
-from quicbaton.limits import MAX_ENDED_RELAYED_STREAMS
+from quicbaton.limits import MAX_ENDED_RELAYED_STREAMS, RELAY_WINDOW_BYTES
 from quicbaton.transport.state import NONE
 
 _ATTEMPT = bytes(16)
@@ -107,21 +109,114 @@ def test_bytes_of_a_stream_that_is_nobodys_end_that_stream(is_session: bool) -> 
     assert relayed.stand_in.next_event() is None or is_session
 
 
-def test_half_a_header_is_kept_when_the_session_ends_and_the_connection_stays_with_it() -> None:
+@pytest.mark.parametrize(
+    ("stream_id", "first", "rest"),
+    [(2, b"\x40", b"\x54\x00more"), (2, b"\x40\x54", b"\x00more"), (4, b"\x40", b"\x41\x00more")],
+)
+def test_half_a_header_moves_with_http3_until_it_says_whose_the_stream_is(
+    stream_id: int, first: bytes, rest: bytes
+) -> None:
     relayed = Relayed(is_session=True)
     relayed.open()
-    relayed.new.export()
+    relayed.to_old.take()
+    relayed.client.send_stream_data(stream_id, first)
+    relayed.run()
+    assert not relayed.to_old.messages
+    (exported,) = relayed.new.export()
+    assert exported.stream_id == STREAM
+    assert relayed.http is not None
+    # The next owner's relay finds it there.
+    relayed.new._http = relayed.http = restore(relayed.owner, export_state(relayed.http))
+    relayed.client.send_stream_data(stream_id, rest)
+    relayed.run()
+    (message,) = relayed.to_old.take()
+    assert isinstance(message, StreamBytes)
+    assert (message.stream_id, message.data) == (stream_id, first + rest)
+    assert relayed.http.begun(stream_id) == b""
+
+
+def test_half_a_header_is_nobodys_once_its_session_has_ended() -> None:
+    relayed = Relayed(is_session=True)
+    relayed.open()
     relayed.client.send_stream_data(4, b"\x40")
     relayed.run()
-    relayed.client.stop_stream(4, 9)  # which says nothing of what the client sends
-    relayed.run()
     end_session(relayed)
-    assert relayed.new.is_open
-    with pytest.raises(RefusedError):
-        relayed.new.export()
-    relayed.client.send_stream_data(4, b"\x00", True)
+    for link in (relayed.to_old, relayed.to_new) * 2:
+        while link.messages:
+            relayed.deliver(link)
+        relayed.take_application()
+    assert not relayed.new.is_open
+    relayed.client.send_stream_data(4, b"\x41\x00", True)
     relayed.run()
-    assert relayed.other_events[-1] == events.StreamDataReceived(b"\x40\x00", True, 4)
+    assert relayed.other_events[-1] == events.StreamDataReceived(b"\x41\x00", True, 4)
+    assert relayed.owner.reset_code(4) is not None
+
+
+@pytest.mark.parametrize("opened_first", [True, False])
+def test_a_stop_before_the_first_byte_reaches_the_session(opened_first: bool) -> None:
+    relayed = Relayed(is_session=True)
+    if opened_first:
+        relayed.open()
+    relayed.client.send_stream_data(4, b"")
+    relayed.client.stop_stream(4, 9)
+    relayed.run()
+    relayed.client.send_stream_data(4, b"\x40\x41\x00hello", True)
+    relayed.run()
+    if not opened_first:
+        relayed.open()
+    while relayed.to_old.messages:
+        relayed.deliver(relayed.to_old)
+    seen = []
+    while (event := relayed.stand_in.next_event()) is not None:
+        seen.append(event)
+    assert seen == [
+        events.StreamDataReceived(b"\x40\x41\x00hello", True, 4),
+        events.StopSendingReceived(9, 4),
+    ]
+    assert not relayed.stand_in.can_send(4)
+
+
+def test_a_stop_before_the_first_byte_of_a_request_is_the_new_owners() -> None:
+    relayed = Relayed(is_session=True)
+    relayed.open()
+    relayed.client.send_stream_data(4, b"")
+    relayed.client.stop_stream(4, 9)
+    relayed.run()
+    relayed.client.send_stream_data(4, b"\x01")
+    relayed.run()
+    assert relayed.other_events[-2:] == [
+        events.StopSendingReceived(9, 4),
+        events.StreamDataReceived(b"\x01", False, 4),
+    ]
+
+
+def test_the_tail_of_an_upload_is_relayed_until_the_program_has_it() -> None:
+    relayed = Relayed()
+    relayed.open()
+    relayed.write_down(0, end=True)
+    relayed.write_up(1000, end=True)
+    relayed.run()
+    while relayed.to_new.messages:
+        relayed.deliver(relayed.to_new)
+    # Both directions have ended, and the client knows that its bytes are here.
+    assert relayed.new.is_open
+    (exported,) = relayed.new.export()
+    assert exported.to_left is not None
+    assert exported.to_left.ended
+    assert exported.to_left.uncredited_bytes
+    relayed.settle()
+    assert relayed.got_up == relayed.sent_up
+    assert not relayed.new.is_open
+
+
+def test_what_a_program_never_reads_is_let_go_of_when_it_has_answered() -> None:
+    relayed = Relayed()
+    relayed.open()
+    relayed.application.pause_reading(STREAM)
+    relayed.write_up(1000, end=True)
+    relayed.write_down(1000, end=True)
+    relayed.settle()
+    assert not relayed.stand_in.stream_ids
     assert not relayed.new.is_open
 
 
@@ -159,29 +254,6 @@ def test_streams_that_have_ended_are_remembered_within_bounds() -> None:
     for number in (0, count - 1):  # one that is remembered, and one that is not
         relayed.application.resume_reading(2 + 4 * number)
         assert not relayed.application.can_send(2 + 4 * number)
-
-
-def test_streams_that_come_faster_than_they_are_taken_cost_their_session() -> None:
-    relayed = Relayed(is_session=True)
-    relayed.open()
-    relayed.client.send_stream_data(2, _UNI_HEADER + b"x", True)
-    relayed.run()
-    relayed.to_old.is_crowded = True
-    relayed.client.send_stream_data(6, _UNI_HEADER + b"x", True)
-    relayed.client.send_stream_data(10, _UNI_HEADER + b"x", True)
-    relayed.run()
-    relayed.run()
-    relayed.take_client()
-    assert set(relayed.client_codes) == {("reset", 0x107), ("stop", 0x107)}
-    while relayed.to_old.messages:
-        relayed.deliver(relayed.to_old)
-    while relayed.stand_in.next_event() is not None:
-        pass
-    assert not relayed.stand_in.stream_ids
-    while relayed.to_new.messages:
-        relayed.deliver(relayed.to_new)
-    assert not relayed.new.is_open
-    assert not relayed.owner.closed
 
 
 class Between:
@@ -300,5 +372,62 @@ def test_a_relay_ends_with_what_the_application_does_last() -> None:
         relayed.application.stop_stream(STREAM, 7)
         await asyncio.sleep(0)
         assert between.relays.left == 0
+
+    run(main)
+
+
+def test_a_relay_that_says_what_it_may_not_ends_alone() -> None:
+    async def main() -> None:
+        between = Between()
+        await asyncio.sleep(0)
+        between.to_owner.take()
+        # Of what was never sent; neither the link nor what else passes over it is closed.
+        between.say(StreamCredit(between.name, _NEXT, STREAM, 1 << 30))
+        assert ended(between.to_owner) == [(StreamReset, STREAM), (StreamStop, STREAM)]
+        assert between.relayed.stand_in.closed
+        (passes,) = between.relays.describe_left()
+        assert "streams 4, 8 are relayed through" in passes
+        between.say(StreamBytes(between.name, _NEXT, 8, b"more", False))
+        between.say(StreamCredit(between.name, _ATTEMPT, 8, 5))
+        assert (StreamReset, 8) in ended(between.to_owner)
+        assert between.relays.left == 0
+
+    run(main)
+
+
+def test_an_old_owner_that_sends_too_much_ends_its_relay_alone() -> None:
+    async def main() -> None:
+        relayed = Relayed()
+        relays = StreamRelays()
+        link = cast(Link, relayed.to_old)
+        session = cast(Any, SimpleNamespace(connection=relayed.owner, protocol=Mock()))
+        relays.adopt(relayed.new, session, link, _ATTEMPT)
+        await asyncio.sleep(0)
+        too_much = bytes(RELAY_WINDOW_BYTES + 2)
+        relays.on_message(link, StreamBytes(relayed.owner.name, _ATTEMPT, STREAM, too_much, False))
+        relayed.run()
+        relayed.take_client()
+        assert set(relayed.client_codes) == {("reset", 0x102), ("stop", 0x102)}
+        cut = relayed.to_old.take()[-1]
+        assert isinstance(cut, StreamsCut)
+        assert cut.code == "relay_window"
+        assert relays.cut == 1
+
+    run(main)
+
+
+def test_a_process_between_waits_until_the_program_has_the_tail_of_an_upload() -> None:
+    async def main() -> None:
+        between = Between()
+        await asyncio.sleep(0)
+        between.end(4)
+        between.say(
+            StreamBytes(between.name, _ATTEMPT, 8, b"answer", True),
+            StreamCredit(between.name, _NEXT, 8, 7),
+            StreamBytes(between.name, _NEXT, 8, b"tail", True),
+        )
+        assert "streams 8 are relayed through" in between.relays.describe_left()[1]
+        between.say(StreamCredit(between.name, _ATTEMPT, 8, 5))
+        assert len(between.relays.describe_left()) == 1
 
     run(main)

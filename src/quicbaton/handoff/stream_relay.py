@@ -14,7 +14,7 @@ make the other hold more than a window. Where it keeps something it is full, and
 is told to wait: the application by `is_congested`, the client by flow control (RFC 9000 §4.1).
 
 The end of a direction, by FIN or reset, counts as one byte. A sending end that is `settled` thus
-knows that the other side has everything, and its process may go.
+knows that the other side has everything, and its process may go; so may those between.
 """
 
 from __future__ import annotations
@@ -69,6 +69,11 @@ class Sending:
     @property
     def has_room(self) -> bool:
         return self._uncredited_bytes + self._kept_bytes <= self._window_bytes // 2
+
+    @property
+    def unsettled_bytes(self) -> int:
+        """What the other side has yet to let go of, or to get."""
+        return self._uncredited_bytes + self._kept_bytes + self._fin_kept
 
     @property
     def drained(self) -> bool:

@@ -108,9 +108,33 @@ class H3Connection(ReceivingSide, SendingSide):
         self._quic = quic
         self._quic_logger = quic._quic_logger
 
-    def knows(self, stream_id: int) -> bool:
-        """Whether anything has come, or gone, on a stream that is not over."""
-        return stream_id in self._streams or self._is_critical(stream_id)
+    def begun(self, stream_id: int) -> bytes | None:
+        """What has come of a stream that may yet turn out to be a WebTransport session's, possibly
+        nothing; None of one that is known to be something else, or is ours."""
+        if stream_id & 1 != self._is_client:
+            return None
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return None if self._is_critical(stream_id) else b""
+        begins = stream.kind == s.UNTYPED or (
+            stream.kind == s.REQUEST
+            and stream.receive == s.HEAD
+            and stream.frame_type == NONE
+            and not stream.flags & s.BEGUN
+        )
+        return bytes(stream.held or b"") if begins else None
+
+    def forget_begun(self, stream_id: int) -> None:
+        """A stream that had only begun is another object's."""
+        stream = self._streams.pop(stream_id, None)
+        if stream is not None:
+            self._hold(stream, b"")
+
+    def rest_moved(self) -> None:
+        """Another object has all but some streams: of those that had only begun nothing is kept."""
+        for stream_id in list(self._streams):
+            if self.begun(stream_id) is not None:
+                self.forget_begun(stream_id)
 
     def ignore(self, stream_id: int) -> None:
         """All has been said on a stream that was another object's; what may come of it until QUIC

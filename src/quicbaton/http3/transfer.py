@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from quicbaton.errors import RefusedError
 from quicbaton.http3 import state as s
 from quicbaton.http3.connection import H3Connection
-from quicbaton.http3.state import Http3State, Http3Stream
+from quicbaton.http3.state import Http3State
 from quicbaton.transport.state import NONE
 
 _H3 = TypeVar("_H3", bound=H3Connection)
@@ -95,21 +95,15 @@ def _refuse_critical(h3: H3Connection, left: Collection[int]) -> None:
 
 
 def _refuse_torn_sessions(h3: H3Connection, left: Collection[int]) -> None:
-    """What is of a WebTransport session stays together. A stream of which half a header has come
-    may be of one, and nobody can say where it belongs."""
+    """What is of a WebTransport session stays together."""
     sessions = sessions_among(h3, left)
     if not sessions:
         return
     for stream_id, stream in h3._streams.items():
         is_member = stream.kind == s.WEBTRANSPORT and stream.link in sessions
-        if (is_member and stream_id not in left) or _is_nameless(stream):
+        if is_member and stream_id not in left:
             raise RefusedError(
-                f"stream {stream_id} belongs to a WebTransport session that stays behind, or may: "
-                "try again when its header is whole",
+                f"stream {stream_id} belongs to a WebTransport session that stays behind: leave it "
+                "there, too",
                 code="not_exportable",
             )
-
-
-def _is_nameless(stream: Http3Stream) -> bool:
-    begun = stream.kind == s.REQUEST and stream.receive == s.HEAD and stream.frame_type == NONE
-    return stream.kind == s.UNTYPED or (begun and bool(stream.held))

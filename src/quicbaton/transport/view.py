@@ -177,6 +177,14 @@ class ConnectionView:
         half = stream.send if stream is not None else None
         return half is not None and not half.fin_written and half.reset_code == NONE
 
+    def reset_code(self, stream_id: int) -> int | None:
+        """With which code our direction of a stream was reset, by the program or in answer to
+        STOP_SENDING (RFC 9000 §3.5); None: it was not."""
+        self._check()
+        stream = self._state.streams.get(stream_id)
+        half = stream.send if stream is not None else None
+        return None if half is None or half.reset_code == NONE else half.reset_code
+
     def buffered_bytes(self) -> int:
         """Stream bytes that a snapshot would carry: unacknowledged, unsent and undelivered."""
         self._check()

@@ -10,7 +10,7 @@ messages on, in their order and as they are. The windows are between the two end
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from quicbaton.asyncio.moving.stream_relay.ended import EndedStreams
 from quicbaton.asyncio.moving.stream_relay.wire import Wire
@@ -35,56 +35,79 @@ from quicbaton.http3.webtransport import session_of_datagram, session_of_stream
 _CLIENTS_UNIDIRECTIONAL: Final = 2
 
 
-class _Passing:
+class _Direction:
+    """One direction of a stream that passes: over when its end has passed, and the credit for all
+    of it came back. Before that, what this process has taken in may not have left it."""
+
+    __slots__ = ("_ended", "_uncredited_bytes")
+
+    def __init__(self, uncredited_bytes: int = 0, *, ended: bool) -> None:
+        self._uncredited_bytes = uncredited_bytes
+        self._ended = ended
+
+    @property
+    def has_ended(self) -> bool:
+        """Its sender has said all, or its receiver wants no more."""
+        return self._ended
+
+    @property
+    def is_over(self) -> bool:
+        return self._ended and not self._uncredited_bytes
+
+    def note_bytes(self, size_bytes: int, *, end: bool) -> None:
+        # Of what nobody wants, nothing is ever credited.
+        if not self._ended:
+            self._uncredited_bytes += size_bytes + end
+            self._ended = end
+
+    def note_reset(self) -> None:
+        """The end of a direction counts as one byte, however often it is said."""
+        self._uncredited_bytes += not self._ended
+        self._ended = True
+
+    def note_credit(self, size_bytes: int) -> None:
+        self._uncredited_bytes -= size_bytes
+        if self._uncredited_bytes < 0:
+            raise PeerError("credit for bytes that were never sent", code="relay_credit")
+
+    def note_stop(self) -> None:
+        self._ended = True
+        self._uncredited_bytes = 0
+
+
+class _Passing(NamedTuple):
     """One stream: what is still to come before both ends have forgotten it."""
 
-    __slots__ = ("is_down_over", "is_up_over", "uncredited_bytes")
-
-    def __init__(self, *, sends: bool, receives: bool) -> None:
-        #: Towards the client; it is over when all that was sent is credited, too.
-        self.is_down_over = not sends
-        self.uncredited_bytes = 0
-        #: From the client.
-        self.is_up_over = not receives
+    down: _Direction  # towards the client
+    up: _Direction
 
     @classmethod
     def of(cls, relayed: RelayedStream) -> _Passing:
         to_left, from_left = relayed.to_left, relayed.from_left
-        passing = cls(sends=from_left is not None, receives=to_left is not None)
+        down, up = _Direction(ended=True), _Direction(ended=True)
         if from_left is not None:
-            passing.uncredited_bytes = from_left.uncredited_bytes
-            passing.is_down_over = from_left.ended
+            down = _Direction(from_left.uncredited_bytes, ended=from_left.ended)
         if to_left is not None:
-            passing.is_up_over = to_left.ended and not to_left.kept and not to_left.fin_kept
-        return passing
+            # What is kept passes through here later.
+            is_whole = to_left.ended and not to_left.kept and not to_left.fin_kept
+            up = _Direction(to_left.uncredited_bytes, ended=is_whole)
+        return cls(down, up)
 
     @property
-    def over(self) -> bool:
-        return self.is_down_over and not self.uncredited_bytes and self.is_up_over
+    def is_over(self) -> bool:
+        return self.down.is_over and self.up.is_over
 
-    def note_down(self, message: RelayMessage) -> None:
-        """The old owner has said this."""
+    def note(self, message: RelayMessage, *, is_down: bool) -> None:
+        """One of the two ends has said this. PeerError: it may not."""
+        forth, back = (self.down, self.up) if is_down else (self.up, self.down)
         if isinstance(message, StreamBytes):
-            # Of what nobody wants, nothing is ever credited.
-            if not self.is_down_over:
-                self.uncredited_bytes += len(message.data) + message.end_stream
-                self.is_down_over = message.end_stream
+            forth.note_bytes(len(message.data), end=message.end_stream)
         elif isinstance(message, StreamReset):
-            # The end of a direction counts as one byte, however often it is said.
-            self.uncredited_bytes += not self.is_down_over
-            self.is_down_over = True
+            forth.note_reset()
+        elif isinstance(message, StreamCredit):
+            back.note_credit(message.size_bytes)
         elif isinstance(message, StreamStop):
-            self.is_up_over = True
-
-    def note_up(self, message: RelayMessage) -> None:
-        """The new owner has said this."""
-        if isinstance(message, StreamCredit):
-            self.uncredited_bytes -= message.size_bytes
-        elif isinstance(message, StreamStop):
-            self.is_down_over = True
-            self.uncredited_bytes = 0
-        elif isinstance(message, (StreamBytes, StreamReset)):
-            self.is_up_over |= isinstance(message, StreamReset) or message.end_stream
+            back.note_stop()
 
 
 class Hop:
@@ -145,7 +168,7 @@ class Hop:
             passing = self._streams.get(message.stream_id)
             if passing is None:
                 return  # crossed with its end
-            passing.note_down(message)
+            passing.note(message, is_down=True)
         self.owner.pass_on(message)
         self._forget_if_over(message)
 
@@ -160,9 +183,7 @@ class Hop:
             passing = self._streams.get(message.stream_id)
             if passing is None:
                 return  # crossed with its end
-            passing.note_up(message)
-            if passing.uncredited_bytes < 0:
-                raise PeerError("credit for bytes that were never sent", code="relay_credit")
+            passing.note(message, is_down=False)
         self.left.pass_on(message)
         self._forget_if_over(message)
 
@@ -177,9 +198,9 @@ class Hop:
         """The old owner says no more: the client learns that these streams are not whole. Others
         may be relayed over the same link."""
         for stream_id, passing in self._streams.items():
-            if not passing.is_down_over:
+            if not passing.down.has_ended:
                 self.owner.send_reset(stream_id, error_code)
-            if not passing.is_up_over:
+            if not passing.up.has_ended:
                 self.owner.send_stop(stream_id, error_code)
         self._forget_all()
 
@@ -199,7 +220,9 @@ class Hop:
         return stream_id in self._streams or stream_id in self._ended
 
     def _begin(self, stream_id: int, *, sends: bool, receives: bool) -> None:
-        self._streams[stream_id] = _Passing(sends=sends, receives=receives)
+        self._streams[stream_id] = _Passing(
+            down=_Direction(ended=not sends), up=_Direction(ended=not receives)
+        )
 
     def _forget_all(self) -> None:
         for stream_id in self._streams:
@@ -209,7 +232,7 @@ class Hop:
     def _forget_if_over(self, message: RelayMessage) -> None:
         stream_id = getattr(message, "stream_id", -1)
         passing = self._streams.get(stream_id)
-        if passing is not None and passing.over:
+        if passing is not None and passing.is_over:
             del self._streams[stream_id]
             self._ended.add(stream_id)
             self._sessions.discard(stream_id)

@@ -10,7 +10,7 @@ from aioquic.quic import events
 from quicbaton.asyncio.moving.stream_relay.ended import EndedStreams
 from quicbaton.asyncio.moving.stream_relay.wire import Wire, stop
 from quicbaton.baton.snapshot import RelayedStream
-from quicbaton.errors import RefusedError
+from quicbaton.errors import PeerError, RefusedError
 from quicbaton.handoff.messages import (
     OpenStream,
     RelayedDatagram,
@@ -26,7 +26,13 @@ from quicbaton.handoff.stream_relay import Receiving, Sending
 from quicbaton.http3 import H3Connection
 from quicbaton.http3.codes import ErrorCode
 from quicbaton.http3.webtransport import session_of_datagram, session_of_stream
-from quicbaton.limits import MAX_RELAY_HOPS
+from quicbaton.limits import (
+    MAX_RELAY_HOPS,
+    MAX_RELAYED_STREAMS,
+    MAX_WAITING_SESSION_BYTES,
+    MAX_WAITING_SESSION_NEWS,
+    RELAY_SHARE_BYTES,
+)
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable
 from quicbaton.transport.state import ConnectionState
@@ -80,9 +86,37 @@ class _Owned:
 
     @property
     def over(self) -> bool:
-        return (self.to_left is None or self.to_left.drained) and (
+        """Both directions have ended, and the old owner has everything: before that this process,
+        should the connection move on, is not to end."""
+        return (self.to_left is None or self.to_left.settled) and (
             self.from_left is None or self.from_left.ended
         )
+
+    @property
+    def tail_bytes(self) -> int:
+        """What is under way of a stream that the client has ended, and cannot be held up by credit
+        any more."""
+        return 0 if self.to_left is None or not self.to_left.ended else self.to_left.unsettled_bytes
+
+
+class _Tails:
+    """Streams of one relay that their client has ended and that the old owner has not taken."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[int, int] = {}
+        self._total_bytes = 0
+
+    def note(self, stream_id: int, size_bytes: int) -> None:
+        """So much is under way of a stream that has ended; 0: of one that has not, or is over."""
+        self._total_bytes += size_bytes - self._sizes.pop(stream_id, 0)
+        if size_bytes:
+            self._sizes[stream_id] = size_bytes
+
+    def fit(self, *, is_crowded: bool) -> bool:
+        """Whether there may be more of them. On a crowded link, who has a small share of it goes
+        on."""
+        most_bytes = RELAY_SHARE_BYTES if is_crowded else MAX_WAITING_SESSION_BYTES
+        return self._total_bytes <= most_bytes and len(self._sizes) <= MAX_WAITING_SESSION_NEWS
 
 
 class NewOwner:
@@ -107,8 +141,12 @@ class NewOwner:
         self._ended = EndedStreams()
         self._streams = {stream.stream_id: _Owned.of(state, stream) for stream in relayed}
         self._sessions = {stream.stream_id for stream in relayed if stream.is_session}
-        #: What has come of new streams, as long as that does not say whether a session has them.
-        self._nameless: dict[int, bytes] = {}
+        #: Of streams that may be a session's. What else has come of these HTTP/3 has, so that it
+        #: moves with the rest.
+        self._stops: dict[int, events.StopSendingReceived] = {}
+        self._tails = _Tails()
+        for stream_id, stream in self._streams.items():
+            self._tails.note(stream_id, stream.tail_bytes)
         self._early: list[events.QuicEvent] | None = []
         #: What comes from the old owner while the connection moves on.
         self._held: list[RelayMessage] | None = None
@@ -120,8 +158,8 @@ class NewOwner:
 
     @property
     def is_open(self) -> bool:
-        """Streams are relayed still, or bytes are here of which nobody knows whose they are."""
-        return bool(self._streams or self._nameless)
+        """Streams are relayed still."""
+        return bool(self._streams)
 
     @property
     def stream_count(self) -> int:
@@ -155,10 +193,9 @@ class NewOwner:
     def export(self) -> list[RelayedStream]:
         """What the next owner needs; the streams of this relay pass through this process then.
 
-        RefusedError: it has yet to begin, a stream's header is half here, or there are too many
-        processes between already.
+        RefusedError: it has yet to begin, or there are too many processes between already.
         """
-        if self._early is not None or self._nameless:
+        if self._early is not None:
             raise RefusedError(
                 "streams of the connection are about to be relayed: try again",
                 code="streams_relayed",
@@ -234,72 +271,73 @@ class NewOwner:
         return None
 
     def _divert_of_stream(self, event: _StreamEvent) -> _StreamEvent | None:
-        if event.stream_id not in self._streams and event.stream_id not in self._ended:
-            mine = self._assign(event)
-            if mine is None or mine.stream_id not in self._streams:
-                return mine
-            event = mine
+        stream_id = event.stream_id
+        mine: list[_StreamEvent] = [event]
+        if stream_id not in self._streams and stream_id not in self._ended:
+            mine = self._claim(event)
+            if not mine:
+                return event
         if self._early is not None:
-            self._early.append(event)
+            self._early += mine
             return None
-        stream = self._streams.get(event.stream_id)
-        if stream is not None:
-            self._pass_on(stream, event)
-            self._forget_if_over(event.stream_id)
+        for one in mine:
+            stream = self._streams.get(stream_id)
+            if stream is not None:
+                self._pass_on(stream, one)
+                self._review(stream_id, stream)
         return None
 
-    def _assign(self, event: _StreamEvent) -> _StreamEvent | None:
-        """Adopt a new stream if a relayed session has it. None as long as nobody can tell; then its
-        first bytes come with the event that says it."""
-        stream_id = event.stream_id
-        if isinstance(event, events.StopSendingReceived | StreamWritable):
-            return event  # it says nothing of what the client sends
-        held = self._nameless.pop(stream_id, b"")
-        if not isinstance(event, events.StreamDataReceived) or not (
-            held or self._is_new(stream_id)
-        ):
-            return event
-        if held:
-            event = events.StreamDataReceived(
-                data=held + event.data, end_stream=event.end_stream, stream_id=stream_id
-            )
-        session = session_of_stream(stream_id, event.data)
-        if session is None and not event.end_stream:
-            self._nameless[stream_id] = event.data
-            return None
-        if session in self._sessions:
-            if self._early is None and self.wire.link.is_crowded:
-                self._tear_off(session)
-            self._adopt(stream_id, sends=not stream_id & 2, receives=True)
-        return event
+    def _claim(self, event: _StreamEvent) -> list[_StreamEvent]:
+        """Adopt a new stream if its header says that a relayed session has it: what the old owner
+        is to hear of it then, else nothing. As long as nobody can tell, HTTP/3 has what came, so
+        that it moves with the rest."""
+        stream_id, http = event.stream_id, self._http
+        begun = None if http is None or not self._sessions else http.begun(stream_id)
+        stop = self._stops.pop(stream_id, None)
+        if http is None or begun is None or isinstance(event, events.StreamReset | StreamWritable):
+            return []
+        if isinstance(event, events.StopSendingReceived):
+            self._stops[stream_id] = event
+            return []
+        data = begun + event.data
+        session_id = session_of_stream(stream_id, data)
+        if session_id is None and stop is not None:
+            self._stops[stream_id] = stop
+        if session_id is None or not self._admits(session_id):
+            return []
+        http.forget_begun(stream_id)
+        self._adopt(stream_id, sends=not stream_id & 2, receives=True)
+        mine: list[_StreamEvent] = [events.StreamDataReceived(data, event.end_stream, stream_id)]
+        if not stream_id & 2 and not self._connection.can_send(stream_id):
+            # The client's STOP_SENDING came before it was known whom it concerns, perhaps to an
+            # earlier owner: then the transport has its code, as long as it has the stream.
+            code = self._connection.reset_code(stream_id)
+            code = ErrorCode.H3_REQUEST_CANCELLED if code is None else code
+            mine.append(stop or events.StopSendingReceived(code, stream_id))
+        return mine
 
-    def _tear_off(self, session_id: int) -> None:
-        """Streams that come whole in one packet give no hold to flow control, and the old owner
-        does not take them as fast as the client sends them: this session pays, before the link is
-        cut and all that passes over it."""
+    def _admits(self, session_id: int) -> bool:
+        """Whether a session is relayed and gets one more stream of its client's. Streams that come
+        whole in one packet give no hold to flow control: a session whose old owner does not take
+        them as fast as they come is torn off here, before others pay for it."""
+        if session_id not in self._sessions:
+            return False
+        if self._early is not None or self._tails.fit(is_crowded=self.wire.link.is_crowded):
+            return True
         self._connection.reset_stream(session_id, ErrorCode.H3_EXCESSIVE_LOAD)
         self._connection.stop_stream(session_id, ErrorCode.H3_EXCESSIVE_LOAD)
         session = self._streams[session_id]
         self._pass_on(session, events.StreamReset(ErrorCode.H3_EXCESSIVE_LOAD, session_id))
         self._pass_on(session, events.StopSendingReceived(ErrorCode.H3_EXCESSIVE_LOAD, session_id))
-        self._forget_if_over(session_id)
-
-    def _is_new(self, stream_id: int) -> bool:
-        is_peers = stream_id & 1 == self._connection.is_client
-        return (
-            bool(self._sessions)
-            and is_peers
-            and self._http is not None
-            and not self._http.knows(stream_id)
-        )
+        self._forget(session_id, session)
+        return False
 
     def _adopt(self, stream_id: int, *, sends: bool, receives: bool) -> None:
         to_left, from_left = Sending() if receives else None, Receiving() if sends else None
-        hops = max((stream.hops for stream in self._streams.values()), default=0)
-        stream = _Owned(to_left, from_left, paused=False, hops=hops)
-        self._streams[stream_id] = stream
-        if self._early is None and stream.to_left is not None:
-            stream.to_left.open()
+        hops = max(self._streams[session_id].hops for session_id in self._sessions)
+        self._streams[stream_id] = _Owned(to_left, from_left, paused=False, hops=hops)
+        if self._early is None and to_left is not None:
+            to_left.open()
 
     def _pass_on(self, stream: _Owned, event: events.QuicEvent) -> None:
         to_left, from_left = stream.to_left, stream.from_left
@@ -341,6 +379,11 @@ class NewOwner:
     def _open(self, message: OpenStream) -> None:
         if not self._sessions:
             return  # crossed with the session's end
+        if len(self._streams) >= MAX_RELAYED_STREAMS:
+            raise PeerError(
+                f"more than {MAX_RELAYED_STREAMS} streams of one connection are relayed",
+                code="relay_streams",
+            )
         stream_id = self._connection.get_next_available_stream_id(message.unidirectional)
         # The ID counts as used from the first write on; an empty one opens the stream.
         self._connection.send_stream_data(stream_id, b"")
@@ -367,7 +410,7 @@ class NewOwner:
         elif isinstance(message, StreamCredit) and to_left is not None:
             self.wire.send_pieces(stream_id, to_left.credit(message.size_bytes))
             self._let_client_send(stream_id, stream, to_left)
-        self._forget_if_over(stream_id)
+        self._review(stream_id, stream)
 
     def cut(self, error_code: int) -> int:
         """The old owner is gone, or its request is: reset what is open. How many streams it was."""
@@ -405,26 +448,27 @@ class NewOwner:
         stream.paused = False
         self._connection.resume_reading(stream_id)
 
-    def _forget_if_over(self, stream_id: int) -> None:
-        stream = self._streams.get(stream_id)
-        if stream is not None and stream.over:
-            if stream.paused:
-                # Its last bytes count as read, or the stream would never be over.
-                self._read_on(stream_id, stream)
-            del self._streams[stream_id]
-            self._ended.add(stream_id)
-            self._sessions.discard(stream_id)
-            if self._http is not None:
-                # The next owner will not know it.
-                self._http.ignore(stream_id)
-            if not self._streams:
-                self._on_over()
+    def _review(self, stream_id: int, stream: _Owned) -> None:
+        """Something has come of the stream: is it over, or does it end?"""
+        if stream.over:
+            self._forget(stream_id, stream)
+        else:
+            self._tails.note(stream_id, stream.tail_bytes)
+
+    def _forget(self, stream_id: int, stream: _Owned) -> None:
+        if stream.paused and not self._connection.closed:
+            # Its last bytes count as read, or the stream would never be over.
+            self._read_on(stream_id, stream)
+        del self._streams[stream_id]
+        self._ended.add(stream_id)
+        self._sessions.discard(stream_id)
+        self._tails.note(stream_id, 0)
+        if self._http is not None and not self._connection.closed:
+            # The next owner will not know it.
+            self._http.ignore(stream_id)
+        if not self._streams:
+            self._on_over()
 
     def _forget_all(self) -> None:
-        for stream_id in self._streams:
-            self._ended.add(stream_id)
-            if self._http is not None and not self._connection.closed:
-                self._http.ignore(stream_id)
-        self._streams.clear()
-        self._sessions.clear()
-        self._on_over()
+        for stream_id, stream in list(self._streams.items()):
+            self._forget(stream_id, stream)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.moving.stream_relay.hop import Hop
@@ -18,6 +20,8 @@ from quicbaton.baton.snapshot import RelayedStream
 from quicbaton.errors import PeerError
 from quicbaton.handoff.messages import RelayedDatagram, RelayMessage, StreamCredit, StreamsCut
 from quicbaton.http3.codes import ErrorCode
+
+_LOG: Final = logging.getLogger("quicbaton.relays")
 
 
 class LeftBehind(NamedTuple):
@@ -82,6 +86,8 @@ class StreamRelays:
         if link is None:
             self.lose(left)
             return
+        if left.protocol._http is not None:
+            left.protocol._http.rest_moved()
         wire = Wire(link, connection_id, handoff_id)
         self._left[handoff_id] = _Left(left.protocol, left.stand_in, wire)
         # Later: the application may be in the middle of what ends its last stream.
@@ -111,8 +117,8 @@ class StreamRelays:
             self.cut += passed.relay.release(
                 session.connection, protocol._http, protocol.transmit_soon
             )
-        except PeerError:
-            passed.relay.wire.link.abort()
+        except PeerError as error:
+            self._break_owned(passed.relay, error)
 
     def lose_passed(self, passed: PassedOn) -> None:
         """The connection is nobody's."""
@@ -138,7 +144,10 @@ class StreamRelays:
     # --- from links -----------------------------------------------------------------------------
 
     def on_message(self, link: Link, message: RelayMessage) -> None:
-        """Pass it on to whom it is for. PeerError: close the link."""
+        """Pass it on to whom it is for. What a relay may not say ends that relay alone.
+
+        PeerError for what is not about this link's: close the link.
+        """
         hop = self._hops.get(message.handoff_id)
         if hop is not None and self._on_hop(hop, link, message):
             return
@@ -160,7 +169,10 @@ class StreamRelays:
         elif owned is not None and isinstance(message, StreamsCut):
             self.cut += owned.cut(ErrorCode.H3_REQUEST_CANCELLED)
         elif owned is not None and not isinstance(message, StreamsCut):
-            owned.on_message(message)
+            try:
+                owned.on_message(message)
+            except PeerError as error:
+                self._break_owned(owned, error)
 
     def link_lost(self, link: Link) -> None:
         """Nothing more passes over it: what was relayed is cut, on this side as on the other."""
@@ -211,23 +223,35 @@ class StreamRelays:
             self._deliver(handoff_id, left)
 
     def _open_hop(self, hop: Hop) -> None:
-        hop.open()
-        self._forget_if_over(hop)
+        self._within(hop, hop.open)
 
     def _on_hop(self, hop: Hop, link: Link, message: RelayMessage) -> bool:
         """False: it is for a program of this process."""
         is_left = message.handoff_id == hop.left.handoff_id
         _check(hop.left if is_left else hop.owner, link, message)
         if is_left:
-            hop.on_left(message)
+            self._within(hop, lambda: hop.on_left(message))
         elif isinstance(message, StreamsCut):
-            hop.cut_left(message.code)
+            self._within(hop, lambda: hop.cut_left(message.code))
         elif hop.takes(message):
-            hop.on_owner(message)
+            self._within(hop, lambda: hop.on_owner(message))
         else:
             return False
-        self._forget_if_over(hop)
         return not isinstance(message, StreamsCut) or message.handoff_id not in self._left
+
+    def _within(self, hop: Hop, act: Callable[[], None]) -> None:
+        """What one of its ends may not say ends this hop."""
+        try:
+            act()
+        except PeerError as error:
+            _log_broken(hop, error)
+            hop.cut(error.code)
+        self._forget_if_over(hop)
+
+    def _break_owned(self, owned: NewOwner, error: PeerError) -> None:
+        _log_broken(owned, error)
+        owned.wire.send_cut(error.code)
+        self.cut += owned.cut(ErrorCode.H3_INTERNAL_ERROR)
 
     def _forget_if_over(self, hop: Hop) -> None:
         if not hop.stream_ids:
@@ -241,8 +265,17 @@ class StreamRelays:
             code = 0 if message.code == "closed" else ErrorCode.H3_REQUEST_CANCELLED
             self._end(handoff_id, left, code, reason)
             return
-        left.stand_in.on_message(message)
-        self._deliver(handoff_id, left)
+        try:
+            left.stand_in.on_message(message)
+        except PeerError as error:
+            _log_broken(left.stand_in, error)
+            for stream_id in left.stand_in.stream_ids:
+                # Not all of the handoff: others may pass through here.
+                left.wire.send_reset(stream_id, ErrorCode.H3_INTERNAL_ERROR)
+                left.wire.send_stop(stream_id, ErrorCode.H3_INTERNAL_ERROR)
+            self._end(handoff_id, left, ErrorCode.H3_INTERNAL_ERROR, str(error))
+        else:
+            self._deliver(handoff_id, left)
 
     def _deliver_soon(self, handoff_id: bytes) -> None:
         left = self._left.get(handoff_id)
@@ -281,6 +314,10 @@ def _describe(left: _Left) -> str:
 def _describe_hop(hop: Hop) -> str:
     streams = ", ".join(map(str, hop.stream_ids))
     return f"{hop.owner.connection_id.hex()}: streams {streams} are relayed through this process"
+
+
+def _log_broken(relay: Hop | NewOwner | StandIn, error: PeerError) -> None:
+    _LOG.warning("%r ends, for what the other process said: %s", relay, error)
 
 
 def _check(wire: Wire, link: Link, message: RelayMessage) -> None:

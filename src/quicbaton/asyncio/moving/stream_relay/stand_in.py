@@ -378,6 +378,7 @@ class StandIn:
                 return  # over when the event is taken
         elif isinstance(message, StreamReset):
             if receiving is not None and receiving.receive(0, True):
+                self._credit(stream_id, stream, receiving.release_all())
                 receiving.abandon()
                 self._events.append(
                     events.StreamReset(error_code=message.error_code, stream_id=stream_id)
@@ -437,12 +438,16 @@ class StandIn:
         self._opening.clear()
 
     def _release(self, stream_id: int, stream: _Left, size_bytes: int) -> None:
-        """So many bytes were consumed. Before there is a link, `open` will say so."""
-        credit = 0 if stream.receiving is None else stream.receiving.release(size_bytes)
+        """So many bytes were consumed."""
+        if stream.receiving is not None:
+            self._credit(stream_id, stream, stream.receiving.release(size_bytes))
+
+    def _credit(self, stream_id: int, stream: _Left, size_bytes: int) -> None:
+        """Before there is a link, `open` will say so."""
         if self._wire is None:
-            stream.credit_bytes += credit
+            stream.credit_bytes += size_bytes
         else:
-            self._wire.send_credit(stream_id, credit)
+            self._wire.send_credit(stream_id, size_bytes)
 
     def _note_room(self, stream_id: int, stream: _Left) -> None:
         if stream.congested and stream.sending is not None and stream.sending.has_room:
@@ -452,6 +457,9 @@ class StandIn:
     def _forget_if_over(self, stream_id: int) -> None:
         stream = self._streams.get(stream_id)
         if stream is not None and self._wire is not None and stream.over:
+            if stream.receiving is not None:
+                # What nobody will read any more is here: the processes between need not wait.
+                self._wire.send_credit(stream_id, stream.receiving.release_all())
             del self._streams[stream_id]
             self._ended.add(stream_id)
             if stream_id in self._sessions:
