@@ -189,11 +189,52 @@ def test_a_supervisor_that_stood_still_does_not_blame_its_workers(
         monkeypatch.setattr(process, "signal", killed.append)
         looks = 0
         while not killed:
-            await stage.supervisor._look(process)
+            await stage.supervisor._look(stage.slot, process)
             looks += 1
         monkeypatch.undo()
         # As many as it takes when every one of them lasts as long as it should.
         assert looks == 4
+
+    on_stage(test)
+
+
+def test_an_old_process_that_listens_no_more_is_about_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its program may take its time to shut down."""
+
+    async def test(stage: Stage) -> None:
+        process = stage.supervisor.new_process(stage.slot)
+        process.be_replaced()
+        killed: list[signal.Signals] = []
+        monkeypatch.setattr(process, "signal", killed.append)
+        for _ in range(20):
+            await stage.supervisor._look(stage.slot, process)
+        monkeypatch.undo()
+        assert not killed
+        assert process.silent_s == 0
+
+    on_stage(test)
+
+
+def test_a_takeover_that_was_adopted_ends_with_the_new_process_as_the_one_that_serves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the old one's socket the new one answers."""
+
+    async def test(stage: Stage) -> None:
+        old, new = (stage.supervisor.new_process(stage.slot) for _ in range(2))
+        old.begun = new.begun = True
+        stage.slot.current = old
+        stage.slot.others = {new}
+
+        async def look() -> None:
+            old.be_replaced()
+
+        monkeypatch.setattr(old, "look", look)
+        await stage.supervisor._look(stage.slot, old)
+        assert stage.slot.current is new
+        assert stage.slot.others == {old}
 
     on_stage(test)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from aioquic_client import client_of, come
-from service_home import Service, ServiceHome
+from service_home import Service, ServiceHome, is_alive
 
 pytestmark = pytest.mark.process
 
@@ -70,9 +70,16 @@ PROGRAM = textwrap.dedent(
 )
 
 
-def service_of_lines(home: ServiceHome) -> Service:
+def service_of_lines(home: ServiceHome, *options: str, port: int = 0) -> Service:
     (home.path / "lines.py").write_text(PROGRAM)
-    return home.service(1, "--app", "lines:Lines")
+    return home.service(1, "--app", "lines:Lines", *options, port=port)
+
+
+async def next_supervisor(home: ServiceHome, service: Service, *options: str) -> Service:
+    """Kill a supervisor, and start the next one."""
+    service.process.kill()
+    await asyncio.to_thread(service.process.wait)
+    return await asyncio.to_thread(service_of_lines, home, *options, port=service.port)
 
 
 async def reload(home: ServiceHome, service: Service, *options: str) -> dict[str, Any]:
@@ -142,6 +149,69 @@ def test_a_worker_that_lingers_is_nobodys_heir(home: ServiceHome) -> None:
             assert [int(client.bodies[asked])] == await asyncio.to_thread(service.pids)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+def test_an_old_worker_that_hangs_is_killed_and_its_requests_are_reset(
+    home: ServiceHome, adopted: bool
+) -> None:
+    silence = ("--silence", "3")
+    service = service_of_lines(home, *silence)
+    (old,) = service.pids()
+
+    async def run() -> None:
+        nonlocal service
+        async with client_of(home, service.port) as client:
+            slow = client.request("/lines/100000")
+            await come(lambda: client.bodies.get(slow))
+            await reload(home, service)
+            if adopted:
+                service = await next_supervisor(home, service, *silence)
+                found = [event for event in service.events if event["event"] == "adopted"]
+                assert old in [event["pid"] for event in found]
+            (new,) = await asyncio.to_thread(service.pids)
+            assert new != old
+            # It has its time again whenever it answers.
+            os.kill(old, signal.SIGSTOP)
+            said = await asyncio.to_thread(service.wait_for, "worker_silent")
+            assert said["pid"] == old
+            await come(lambda: slow in client.resets)
+            assert client.resets == {slow: 0x102}
+            await come(lambda: not is_alive(old))
+            asked = client.request("/pid")
+            await come(lambda: asked in client.ended)
+            assert int(client.bodies[asked]) == new
+            assert client.terminated is None
+            await come(lambda: not list(service.control.parent.glob("*.lingering")))
+
+    asyncio.run(run())
+
+
+def test_an_old_worker_has_the_grace_when_the_next_supervisor_stops(home: ServiceHome) -> None:
+    service = service_of_lines(home)
+    (old,) = service.pids()
+
+    async def run() -> None:
+        async with client_of(home, service.port) as client:
+            slow = client.request("/lines/100000")
+            await come(lambda: client.bodies.get(slow))
+            await reload(home, service)
+            again = await next_supervisor(home, service)
+            stopping = asyncio.create_task(
+                asyncio.to_thread(home.run, "stop", str(again.port), "--grace", "60", "--json")
+            )
+            # The workers have heard of it.
+            await come(client.goaways)
+            written = len(client.bodies[slow])
+            await come(lambda: len(client.bodies[slow]) > written)
+            (home.path / "enough").touch()
+            await come(lambda: slow in client.ended)
+            assert client.resets == {}
+            stopped = await stopping
+            assert stopped.returncode == 0, stopped.stderr
+
+    asyncio.run(run())
+    assert not is_alive(old)
 
 
 def test_a_service_stops_though_requests_go_on_in_an_old_worker(home: ServiceHome) -> None:

@@ -122,9 +122,11 @@ class Leaving:
         if open_ones:
             await self._announce(open_ones, until)
         beside = self._node.beside
+        # Requests of connections that have moved on count where these are.
+        relays = self._node.handoffs.relays
         count += beside.running
         while (
-            (open_ones or endpoint.handshakes or beside.running)
+            (open_ones or endpoint.handshakes or beside.running or relays.left)
             and monotonic() < until
             and not self.over.is_set()
         ):

@@ -95,6 +95,10 @@ class Node:
         #: supervisor to settle (`Bury`).
         self.on_death: Callable[[int], None] | None = None
         self.departure: Departure | None = None
+        #: Under a supervisor: where this process answers as long as it lives on for requests after
+        #: it has been replaced.
+        self.lingers_at: Path | None = None
+        self.is_lingering = False
         #: Starts and ends with this node.
         self.beside: Beside = NothingBeside()
         #: Of the program that is served here.
@@ -184,6 +188,13 @@ class Node:
             asyncio.get_running_loop().call_exception_handler(
                 {"message": f"cannot listen at {control}, too", "exception": error}
             )
+
+    def linger(self) -> None:
+        """A successor has everything but requests that still run here, and is about to listen at
+        our control socket."""
+        self.is_lingering = True
+        if self.lingers_at is not None:
+            self.also_listen(self.lingers_at)
 
     def leave_to_successor(self, asked_at: Path | None) -> None:
         """It has everything, and listens at our own control socket, too, and at the one by which it

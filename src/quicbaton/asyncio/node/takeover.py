@@ -127,6 +127,7 @@ class Departure:
             text += f", {len(cut)} cut at the deadline: " + "; ".join(cut)
         if going_on := relays.left + beside.running:
             text += f"; requests of {going_on} go on in pid {os.getpid()}"
+            node.linger()
         self._channel.write(c.encode(c.Answer(not cut, "cut" if cut else "ok", text)))
         reach("takeover_done")
         await asyncio.gather(

@@ -93,7 +93,7 @@ class WorkerState(CommandFrame, tag="worker_state"):
 
     slot: int
     pid: int
-    state: str  # ready, serving, arriving, departing, stopping
+    state: str  # ready, serving, arriving, departing, lingering, stopping
     version: str
     sockets: list[int]  # inode numbers of the port's sockets, in order
     connections: int

@@ -19,6 +19,7 @@ from quicbaton.asyncio.peers.asking import (
 )
 from quicbaton.asyncio.peers.channel import Channel, connect_channel
 from quicbaton.asyncio.supervisor.group import Group
+from quicbaton.asyncio.supervisor.lingering import LINGERING_SUFFIX
 from quicbaton.errors import ConfigurationError, PeerError
 
 _PASS_S: Final = 5.0
@@ -34,14 +35,20 @@ class Found(NamedTuple):
 
 
 async def find_workers(control: Path, silent_s: float) -> list[Found]:
-    """The workers of the supervisor at `control`, which need not live.
+    """The workers of the supervisor at `control`, which need not live; old ones, too, in which
+    requests still run.
 
     One that says nothing for `silent_s` is killed: it would wake up one day and read a socket that
     is another's by then. Paths at which nobody listens any more are removed.
 
     Raises ConfigurationError when one cannot even be asked who it is.
     """
-    paths = sorted(control.parent.glob(f"{control.stem}-*.sock"))
+    of_workers = f"{control.stem}-*"
+    paths = sorted(
+        path
+        for suffix in (control.suffix, LINGERING_SUFFIX)
+        for path in control.parent.glob(of_workers + suffix)
+    )
     answers = await asyncio.gather(*(_find(path, silent_s) for path in paths))
     found: dict[int, Found] = {}
     # A worker answers at its predecessor's socket, too; its own, named after its pid, comes first.

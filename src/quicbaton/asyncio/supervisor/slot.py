@@ -16,7 +16,7 @@ class Slot:
         self.current: Process | None = None
         #: Was told to serve, and has not answered yet.
         self.beginning: Process | None = None
-        #: Ready, arriving or departing ones beside it.
+        #: Ready, arriving, departing or lingering ones beside it.
         self.others: set[Process] = set()
         #: A reload is replacing the current one.
         self.replacing = False

@@ -17,6 +17,7 @@ from typing import Any, Final
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import CommandFailedError, ask
 from quicbaton.asyncio.supervisor.group import Group
+from quicbaton.asyncio.supervisor.lingering import lingering_control
 from quicbaton.asyncio.supervisor.roster import make_roster
 from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
 from quicbaton.limits import MAX_LAST_WORDS_BYTES
@@ -64,8 +65,8 @@ class Process:
         self.ready_s = 0.0
         #: It was told to serve.
         self.begun = False
-        #: Another one serves in its place, and answers at its control socket. It lives as long as
-        #: requests of connections that have moved still run in it.
+        #: Another one serves in its place. It lives as long as requests of connections that have
+        #: moved still run in it.
         self.replaced = False
         self.state: c.WorkerState | None = None
         #: For how long it has not answered, as far as its supervisor has listened.
@@ -101,11 +102,19 @@ class Process:
         """Seconds since it was ready; 0 if it never was."""
         return monotonic() - self.ready_s if self.ready_s else 0.0
 
-    async def look(self, timeout_s: float = ANSWER_S) -> c.WorkerState:
-        """Ask how it is."""
-        self.state = await ask(self.control, c.WorkerStatus(), c.WorkerState, timeout_s)
+    def be_replaced(self) -> None:
+        """Another one answers at its control socket from here on."""
+        self.replaced = True
+        self.control = lingering_control(self.control)
+
+    async def look(self, timeout_s: float = ANSWER_S) -> None:
+        """Ask how it is. PeerError when it does not answer, or listens no more (`unreachable`)."""
+        state = await ask(self.control, c.WorkerStatus(), c.WorkerState, timeout_s)
         self.silent_s = 0.0
-        return self.state
+        if state.pid == self.pid:
+            self.state = state
+        else:
+            self.be_replaced()
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Return when it has everything that it needs to serve. NotReadyError when it ends before
@@ -131,6 +140,11 @@ class Process:
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
+
+    @property
+    def has_failed(self) -> bool:
+        """It has ended otherwise than in good order, as far as we may know."""
+        return self._child is not None and bool(self._child.returncode)
 
     def ending(self) -> str:
         """How it ended, as far as we may know."""

@@ -179,7 +179,7 @@ class Supervisor:
             raise PeerError(f"the new worker {process.ending()} when it served", code="died")
         if slot.current is not None:
             # It ends by itself, once it has nothing left to do.
-            slot.current.replaced = True
+            slot.current.be_replaced()
             slot.others.add(slot.current)
         slot.current = process
         slot.others.discard(process)
@@ -256,17 +256,22 @@ class Supervisor:
         process.begun = True
         process.ready_s = monotonic()
         process.state = found.state
-        if slot.current is None or found.state.state == "serving":
+        rest = ""
+        if found.state.state == "lingering":
+            process.be_replaced()
+            slot.others.add(process)
+            rest = ", an old process, for requests that still run in it"
+        elif slot.current is None or found.state.state == "serving":
             if slot.current is not None:
                 slot.others.add(slot.current)
             slot.current = process
+            slot.state = "serving"
         else:
             slot.others.add(process)
-        slot.state = "serving"
         self._keeper.keep(roster_name(slot.number, process.pid), process.roster)
         self.say(
             "adopted",
-            f"worker {slot.number} is found alive: pid {process.pid}",
+            f"worker {slot.number} is found alive: pid {process.pid}{rest}",
             worker=slot.number,
             pid=process.pid,
             control=str(process.control),
@@ -308,6 +313,10 @@ class Supervisor:
 
     def _on_exit(self, slot: Slot, process: Process) -> None:
         slot.others.discard(process)
+        if process.replaced:
+            # Nobody else ever has this path.
+            with contextlib.suppress(OSError):
+                process.control.unlink(missing_ok=True)
         was_current = slot.current is process
         if was_current:
             slot.current = None
@@ -319,6 +328,15 @@ class Supervisor:
         else:
             self._let_go(slot, process)
         if not was_current:
+            if process.replaced and process.has_failed:
+                self.say(
+                    "worker_died",
+                    f"the old process {process.pid} of worker {slot.number} {process.ending()}: "
+                    "requests that still ran in it are reset",
+                    worker=slot.number,
+                    pid=process.pid,
+                    message=process.ending(),
+                )
             return
         slot.message = f"pid {process.pid} {process.ending()}"
         self.say(
@@ -328,16 +346,19 @@ class Supervisor:
             pid=process.pid,
             message=process.ending(),
         )
-        heir = next((other for other in slot.others if other.serves), None)
         if slot.replacing:
             slot.state = "replacing"
-        elif heir is not None:
-            # A takeover was under way when it was adopted; who is left serves.
-            slot.others.discard(heir)
-            slot.current = heir
-        else:
+        elif not self._inherit(slot):
             slot.state = "starting"
             self.restart(slot, process.lived_s)
+
+    def _inherit(self, slot: Slot) -> bool:
+        """A takeover was under way when its two processes were adopted: who is left serves."""
+        heir = next((other for other in slot.others if other.serves), None)
+        if heir is not None:
+            slot.others.discard(heir)
+            slot.current = heir
+        return heir is not None
 
     async def _bury(self, slot: Slot, process: Process) -> None:
         """Settle what a dead process had."""
@@ -406,29 +427,38 @@ class Supervisor:
         while not self.stopping:
             await asyncio.sleep(_LOOK_S)
             ready = [
-                process
+                (slot, process)
                 for slot in self.slots
                 for process in slot.processes
-                if process.ready_s and not process.replaced
+                if process.ready_s
             ]
-            await asyncio.gather(*(self._look(process) for process in ready))
+            await asyncio.gather(*(self._look(*one) for one in ready))
 
-    async def _look(self, process: Process) -> None:
+    async def _look(self, slot: Slot, process: Process) -> None:
         asked_s = monotonic()
         try:
             await process.look()
-        except QuicbatonError:
+        except QuicbatonError as error:
+            if process.replaced and error.code == "unreachable":
+                return  # it is about to end, and listens no more
             # If we waited longer than we meant to, it was this process that stood still, and
             # perhaps the worker with it.
             process.silent_s += _LOOK_S + min(monotonic() - asked_s, ANSWER_S)
             if process.silent_s > self.settings.silent_s:
+                rest = ", and requests that still run in it are reset" if process.replaced else ""
                 self.say(
                     "worker_silent",
                     f"pid {process.pid} has not answered for {process.silent_s:.0f} s and is "
-                    "killed",
+                    f"killed{rest}",
                     pid=process.pid,
                 )
                 process.signal(signal.SIGKILL)
+            return
+        if process.replaced and slot.current is process and slot.beginning is None:
+            slot.others.add(process)
+            slot.current = None
+            if not self._inherit(slot):
+                self.restart(slot)
 
     async def _end(self, process: Process, grace_s: float, to: str) -> c.Left:
         left = c.Left(0, 0, 0)
@@ -455,5 +485,9 @@ class Supervisor:
             # Else it is stopping already, for somebody else: a signal now would cut what still has
             # its time.
             return c.Left(0, 0, 0)
+        except PeerError as error:
+            if process.replaced and error.code == "unreachable":
+                return c.Left(0, 0, 0)  # it is about to end
+            raise
         process.signal(signal.SIGTERM)
         return left

@@ -36,6 +36,7 @@ from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import ask, ask_for_socket
 from quicbaton.asyncio.peers.channel import Channel
 from quicbaton.asyncio.supervisor.group import inodes
+from quicbaton.asyncio.supervisor.lingering import lingering_control
 from quicbaton.asyncio.supervisor.roster import Roster
 from quicbaton.errors import CallerError, ConfigurationError, PeerError, QuicbatonError
 from quicbaton.limits import NO_RESET_LIFETIME_S
@@ -108,6 +109,7 @@ class Worker:
         self.roster = Roster(roster)
         self._keep_roster()
         node.on_death = self._on_death
+        node.lingers_at = lingering_control(Path(node.name))
         handlers: dict[type[c.Frame], Handler] = {
             c.WorkerStatus: self._status,
             c.Begin: self._begin,
@@ -204,7 +206,7 @@ class Worker:
         endpoint = node.endpoint
         phase = "stopping" if self._leaving.begun else self._phase
         if node.departure is not None or node.succeeded.is_set():
-            phase = "departing"
+            phase = "lingering" if node.is_lingering else "departing"
         return c.WorkerState(
             slot=self._slot,
             pid=os.getpid(),
