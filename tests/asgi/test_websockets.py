@@ -65,10 +65,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "websocket.send", **echo})
 
 
-@asynccontextmanager
-async def client_of(certificate: CertificateFiles) -> AsyncIterator[WebSocketClient]:
-    ENDED.clear()
-    server = await serve(
+async def start(certificate: CertificateFiles) -> Any:
+    return await serve(
         "127.0.0.1",
         0,
         configuration=server_configuration(certificate),
@@ -76,6 +74,12 @@ async def client_of(certificate: CertificateFiles) -> AsyncIterator[WebSocketCli
             AsgiProtocol, application=application, lifespan=Lifespan(application, "test")
         ),
     )
+
+
+@asynccontextmanager
+async def client_of(certificate: CertificateFiles) -> AsyncIterator[WebSocketClient]:
+    ENDED.clear()
+    server = await start(certificate)
     try:
         async with websocket_client(server.port) as client:
             yield client
@@ -102,6 +106,26 @@ def test_messages_of_both_kinds_come_back(certificate: CertificateFiles) -> None
             assert await client.frames.get() == CloseConnection(4000, "done")
             await client.ended.wait()
             assert ENDED == [(4000, "done")]
+
+    run(main)
+
+
+def test_half_a_message_counts_among_what_the_process_may_hold(
+    certificate: CertificateFiles,
+) -> None:
+    async def main() -> None:
+        server = await start(certificate)
+        memory = server.endpoint.budget
+        async with websocket_client(server.port) as client:
+            assert await client.open("/echo") == b"200"
+            client.say(BytesMessage(bytes(3_000_000), message_finished=False))
+            while memory.held_bytes < 3_000_000:
+                await asyncio.sleep(0.01)
+            client.say(BytesMessage(b""))
+            assert await client.message() == bytes(3_000_000)
+            while memory.held_bytes:
+                await asyncio.sleep(0.01)
+        server.close()
 
     run(main)
 

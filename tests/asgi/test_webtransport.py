@@ -16,6 +16,7 @@ from quicbaton import limits
 from quicbaton.asgi import AsgiProtocol, Lifespan
 from quicbaton.asyncio import serve
 from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.transport.budget import MemoryBudget
 
 _DATAGRAM_FRAME_BYTES = 65_535
 
@@ -28,6 +29,7 @@ class Program:
         self.told: list[dict[str, Any]] = []
         self.over = asyncio.Event()
         self.go_on = asyncio.Event()
+        self.memory = MemoryBudget()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         assert scope["type"] == "webtransport"
@@ -155,7 +157,11 @@ async def receive_until(receive: Any, kind: str) -> Any:
 
 @asynccontextmanager
 async def session(
-    certificate: CertificateFiles, path: str, *fields: tuple[bytes, bytes], status: int = 200
+    certificate: CertificateFiles,
+    path: str,
+    *fields: tuple[bytes, bytes],
+    status: int = 200,
+    memory_bytes: int = limits.MEMORY_BUDGET_BYTES,
 ) -> AsyncIterator[tuple[WebTransportClient, Program]]:
     program = Program()
     configuration = server_configuration(certificate)
@@ -167,7 +173,9 @@ async def session(
         create_protocol=partial(
             AsgiProtocol, application=program, lifespan=Lifespan(program, "test")
         ),
+        memory_bytes=memory_bytes,
     )
+    program.memory = server.endpoint.budget
     try:
         async with webtransport_client(server.port) as client:
             assert await client.open(path, *fields) == status
@@ -335,6 +343,39 @@ def test_a_client_that_sends_more_than_the_program_takes_is_torn_off(
         assert len(program.told) < 25
 
     in_session(certificate, "/deaf", work)
+
+
+def test_what_waits_for_the_program_counts_among_what_the_process_may_hold(
+    certificate: CertificateFiles,
+) -> None:
+    async def work(client: WebTransportClient, program: Program) -> None:
+        for _ in range(20):
+            client.write(client.open_stream(unidirectional=True), bytes(1000), ended=True)
+        half = client.open_stream()
+        client.write(half, bytes(300_000))
+        while program.memory.held_bytes < 320_000:
+            await asyncio.sleep(0.01)
+        program.go_on.set()
+        client.write(half, b"", ended=True)
+        while program.memory.held_bytes > 1000:
+            await asyncio.sleep(0.01)
+
+    in_session(certificate, "/deaf", work)
+
+
+def test_a_session_that_holds_most_of_the_memory_is_closed(certificate: CertificateFiles) -> None:
+    """Streams that come whole at once wait beside the connection."""
+
+    async def main() -> None:
+        async with session(certificate, "/deaf", memory_bytes=1 << 17) as (client, program):
+            for _ in range(1000):
+                client.write(client.open_stream(unidirectional=True), bytes(1000), ended=True)
+            await client.wait_closed()
+            assert program.memory.held_bytes == 0
+            program.go_on.set()
+            await program.over.wait()
+
+    run(main)
 
 
 def test_old_datagrams_give_way_to_new_ones(certificate: CertificateFiles) -> None:

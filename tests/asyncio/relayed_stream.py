@@ -71,6 +71,7 @@ class Relayed:
         self._hand_over(old, is_session=is_session)
 
     def _hand_over(self, old: Connection, *, is_session: bool) -> None:
+        self.memory = old.budget
         state = old.freeze(self.pair.now)
         half = state.streams[STREAM].receive
         assert half is not None

@@ -4,6 +4,7 @@ it costs that stream, and neither the link nor what else passes over it."""
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import Mock
@@ -14,6 +15,7 @@ from loopback import run
 from relayed_stream import STREAM, OneWay, Relayed
 
 from quicbaton.asgi import AsgiProtocol, Lifespan
+from quicbaton.asyncio.endpoint.memory import relieve
 from quicbaton.asyncio.moving.stream_relay.relays import LeftBehind, PassedOn, StreamRelays
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
@@ -429,5 +431,21 @@ def test_a_process_between_waits_until_the_program_has_the_tail_of_an_upload() -
         assert "streams 8 are relayed through" in between.relays.describe_left()[1]
         between.say(StreamCredit(between.name, _ATTEMPT, 8, 5))
         assert len(between.relays.describe_left()) == 1
+
+    run(main)
+
+
+def test_requests_that_hold_most_of_an_old_process_end_and_nothing_else() -> None:
+    async def main() -> None:
+        between = Between()
+        await asyncio.sleep(0)
+        between.to_owner.take()
+        budget = between.relayed.memory
+        between.relayed.stand_in.note_kept(budget.total_bytes)
+        relieve(budget, {}, Counter())
+        assert budget.held_bytes == 0
+        assert ended(between.to_owner) == [(StreamReset, STREAM), (StreamStop, STREAM)]
+        assert between.relayed.stand_in.closed
+        assert len(between.relays.describe_left()) == 1  # what passes through
 
     run(main)

@@ -44,6 +44,23 @@ def test_pressure_follows_what_is_held_up_and_down(held: int, pressure: Pressure
     assert (budget.pressure, budget.held_bytes) == (Pressure.ENOUGH, 0)
 
 
+def test_what_waits_beside_a_connection_counts_as_held() -> None:
+    budget = MemoryBudget(8 * LEAST)
+    account = budget.open(b"a")
+    account.note(LEAST // 2, 0)
+    account.keep(6 * LEAST)
+    assert budget.held_bytes == account.held_bytes == 6 * LEAST + LEAST // 2
+    # Who holds that much gets no more credit, wherever it is.
+    assert not account.may_credit(LEAST // 2)
+    account.note(0, 0)
+    assert budget.held_bytes == 6 * LEAST
+    account.keep(5)
+    assert (budget.held_bytes, budget.take_relieved()) == (5, [account])
+    account.close()
+    account.keep(7)
+    assert budget.held_bytes == 0
+
+
 def test_windows_grow_out_of_half_of_the_budget() -> None:
     budget = MemoryBudget(16 << 20)
     first, second = budget.open(b"1"), budget.open(b"2")

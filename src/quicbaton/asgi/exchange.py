@@ -57,6 +57,7 @@ class Wire(Protocol):
     def send_file(self, download: Download) -> None: ...
     def abort(self, stream_id: int) -> None: ...
     def may_begin(self, stream_id: int) -> bool: ...
+    def keep(self, grown_bytes: int) -> None: ...
     def over(self, stream_id: int) -> None: ...
     def connection_name(self) -> str: ...
 
@@ -81,6 +82,7 @@ class Exchange(ABC):
         self._writers = 0
         self._task: asyncio.Task[None] | None = None
         self._has_begun = False
+        self._kept_bytes = 0
         #: For the access log.
         self.status = 0
         self.sent_bytes = 0
@@ -156,6 +158,13 @@ class Exchange(ABC):
             self._paused = False
             self.wire.resume_reading(self.stream_id)
 
+    def keep(self, size_bytes: int) -> None:
+        """So much is kept here for the program of what the client has credit for again: it counts
+        among what the connection holds."""
+        if size_bytes != self._kept_bytes:
+            self.wire.keep(size_bytes - self._kept_bytes)
+            self._kept_bytes = size_bytes
+
     @property
     def is_writing(self) -> bool:
         """Whether a part of something is out: nothing else may be written now."""
@@ -225,6 +234,7 @@ class Exchange(ABC):
                 self.fail()
         finally:
             self.let_on()
+            self.keep(0)
             if access.is_on():
                 self._log_access(monotonic() - begun_s)
             self.wire.over(self.stream_id)

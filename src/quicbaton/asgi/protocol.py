@@ -69,6 +69,8 @@ class AsgiProtocol(QuicConnectionProtocol):
         #: What has come with the connection, until that is ours.
         self._brought: list[UnbegunRequest] = []
         self._is_whole = True
+        #: By exchanges.
+        self._kept_bytes = 0
 
     def quic_event_received(self, event: events.QuicEvent) -> None:
         if isinstance(event, StreamWritable):
@@ -144,6 +146,7 @@ class AsgiProtocol(QuicConnectionProtocol):
         the state that moves. If they come back, since the handoff failed, it begins here."""
         super().use_connection(quic)
         self._is_whole = isinstance(quic, Connection)
+        quic.note_kept(self._kept_bytes)
         for stream_id in self._unbegun if self._is_whole else ():
             self._exchanges[stream_id].start(self._application)
 
@@ -276,6 +279,11 @@ class AsgiProtocol(QuicConnectionProtocol):
         with contextlib.suppress(*CLIENT_GONE):
             self._quic.resume_reading(stream_id)
             self.transmit_soon()
+
+    def keep(self, grown_bytes: int) -> None:
+        """Exchanges keep so much more for their programs, or less."""
+        self._kept_bytes += grown_bytes
+        self._quic.note_kept(self._kept_bytes)
 
     def abort(self, stream_id: int) -> None:
         """The response ends here, and is not whole."""

@@ -111,6 +111,7 @@ class WebSocketExchange(Exchange):
             self.let_on()
             await self.wait_for_news()
         message = self._inbox.popleft()
+        self._count_kept()
         text, data = (message, None) if isinstance(message, str) else (None, message)
         return {"type": "websocket.receive", "text": text, "bytes": data}
 
@@ -183,8 +184,14 @@ class WebSocketExchange(Exchange):
                 self._close(CloseReason.PROTOCOL_ERROR)
         if self._stage in (_Stage.DENIED, _Stage.CLOSED):
             self._raw.clear()
+        self._count_kept()
         if self._raw_ended and not self._raw:
             self.disconnect()
+
+    def _count_kept(self) -> None:
+        """Messages that are whole, and those that have begun."""
+        whole = sum(map(len, self._inbox))
+        self.keep(whole + self._text.tell() + len(self._data))
 
     def _on_frame(self, event: Event) -> None:
         if self._stage is not _Stage.OPEN:

@@ -64,6 +64,7 @@ class _Stream:
     """One stream of the session: what of it waits for the program, and what may still be sent."""
 
     __slots__ = (
+        "credited_bytes",
         "data",
         "is_held",
         "is_paused",
@@ -83,6 +84,8 @@ class _Stream:
         #: The program has not been told of its end.
         self.receives = bool(not is_ours or not is_unidirectional)
         self.data = bytearray()
+        #: What of that came before its credit was withheld.
+        self.credited_bytes = 0
         self.was_ended = False
         self.reset_code: int | None = None
         self.is_queued = False
@@ -163,6 +166,9 @@ class WebTransportExchange(Exchange):
         stream.data += data
         stream.was_ended |= ended
         self._waiting_bytes += len(data)
+        if not stream.is_held:
+            stream.credited_bytes += len(data)
+            self.keep(self._kept_bytes + len(data))
         if not ended and not stream.is_held:
             stream.is_held = True
             self.wire.pause_reading(stream_id)
@@ -292,7 +298,7 @@ class WebTransportExchange(Exchange):
             self.disconnect()
 
     def _take(self, stream: _Stream) -> Message:
-        self._waiting_bytes -= len(stream.data)
+        self._note_taken(stream)
         message = stream.take()
         if stream.has_news:
             # Its next message comes before all others.
@@ -301,6 +307,12 @@ class WebTransportExchange(Exchange):
         self._let_client_send(stream)
         self._part_if_over(stream)
         return message
+
+    def _note_taken(self, stream: _Stream) -> None:
+        """All that waits of a stream leaves."""
+        self._waiting_bytes -= len(stream.data)
+        self.keep(self._kept_bytes - stream.credited_bytes)
+        stream.credited_bytes = 0
 
     def _let_client_send(self, stream: _Stream) -> None:
         if stream.is_held and not stream.data:
@@ -345,7 +357,7 @@ class WebTransportExchange(Exchange):
             stream = self._stream(message)
             if stream.receives:
                 stream.receives = False
-                self._waiting_bytes -= len(stream.data)
+                self._note_taken(stream)
                 stream.data.clear()
                 self.wire.stop_stream(stream.stream_id, _http_error(message))
                 self._let_client_send(stream)

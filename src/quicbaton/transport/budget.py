@@ -1,7 +1,8 @@
 """The memory that the connections of a process share: credit is granted from it.
 
 What counts is what peers and programs make connections hold: stream bytes received and not
-consumed, and bytes written and not acknowledged. As it fills, these follow one another:
+consumed, or kept beside the connection for a program that has not taken them, and bytes written and
+not acknowledged. As it fills, these follow one another:
 
     ENOUGH   windows grow by auto-tuning, as long as no more than half of everything is promised
     TIGHT    from 1/2 on: windows and send buffers shrink to a minimum
@@ -17,6 +18,7 @@ Accounts are brought up to date once a batch. A connection that waits for credit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
 
@@ -71,9 +73,10 @@ class MemoryBudget:
             f"promised={self.promised_bytes} of {self.total_bytes}>"
         )
 
-    def open(self, name: bytes) -> Account:
-        """An account for the connection of that name; the connection closes it."""
-        account = Account(self, name)
+    def open(self, name: bytes, shed: Callable[[], None] | None = None) -> Account:
+        """An account for the connection of that name, which closes it. `shed` ends what has one and
+        is no connection of this process, when it holds the most."""
+        account = Account(self, name, shed)
         self._accounts.add(account)
         return account
 
@@ -114,13 +117,17 @@ class MemoryBudget:
 class Account:
     """What one connection holds of a budget."""
 
-    __slots__ = ("budget", "held_bytes", "is_open", "name", "promised_bytes")
+    __slots__ = ("budget", "held_bytes", "is_open", "kept_bytes", "name", "promised_bytes", "shed")
 
-    def __init__(self, budget: MemoryBudget, name: bytes) -> None:
+    def __init__(
+        self, budget: MemoryBudget, name: bytes, shed: Callable[[], None] | None = None
+    ) -> None:
         self.budget = budget
         self.name = name
+        self.shed = shed
         self.is_open = True
-        self.held_bytes = 0
+        #: In all, and what of it is beside the connection.
+        self.held_bytes = self.kept_bytes = 0
         self.promised_bytes = 0
 
     def __repr__(self) -> str:
@@ -128,6 +135,7 @@ class Account:
 
     def note(self, held_bytes: int, window_bytes: int) -> None:
         """At the end of a batch: what the connection holds, and its receive window."""
+        held_bytes += self.kept_bytes
         grown = held_bytes - self.held_bytes
         if grown:
             self.held_bytes = held_bytes
@@ -138,8 +146,17 @@ class Account:
             self.budget.promised_bytes += promised_bytes - self.promised_bytes
             self.promised_bytes = promised_bytes
 
+    def keep(self, kept_bytes: int) -> None:
+        """So much of what the connection counts as consumed waits beside it for the program."""
+        if self.is_open and kept_bytes != self.kept_bytes:
+            grown = kept_bytes - self.kept_bytes
+            self.kept_bytes = kept_bytes
+            self.held_bytes += grown
+            self.budget._add_held(grown)
+
     def close(self) -> None:
         """The connection is over, or another process's."""
+        self.kept_bytes = 0
         self.note(0, 0)
         self.is_open = False
         self.budget._accounts.discard(self)
@@ -154,7 +171,10 @@ class Account:
         """Whether a peer for which so much is held may send more. If not, the account is among
         the relieved once it may."""
         budget = self.budget
-        if budget.pressure < Pressure.LOW or held_bytes < limits.MIN_CONNECTION_WINDOW_BYTES:
+        if (
+            budget.pressure < Pressure.LOW
+            or held_bytes + self.kept_bytes < limits.MIN_CONNECTION_WINDOW_BYTES
+        ):
             return True
         budget._waiting.add(self)
         return False

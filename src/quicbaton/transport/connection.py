@@ -293,6 +293,16 @@ class Connection(ApplicationSide):
         self._spent = True
         self._memory.close()
 
+    @property
+    def budget(self) -> MemoryBudget:
+        """What the connections of the process may hold together."""
+        return self._memory.budget
+
+    def note_kept(self, size_bytes: int) -> None:
+        """So many bytes that events have brought wait for the program somewhere else, and were not
+        withheld by `pause_reading`: they count among what the connection holds."""
+        self._memory.keep(size_bytes)
+
     def restore_credit(self) -> None:
         """The budget says that this connection may give its peer credit again: send afterwards."""
         self._check()

@@ -318,6 +318,9 @@ class TcpConnection(asyncio.Protocol):
     def may_begin(self, stream_id: int) -> bool:
         return True
 
+    def keep(self, grown_bytes: int) -> None:
+        """The budget is of QUIC's connections."""
+
     def open_file(self, stream_id: int, path: str) -> Download:
         return disk.open_file(self.serving.disk, stream_id, path)
 

@@ -187,6 +187,11 @@ class Endpoint:
             extra.close()
         self.udp.close()
 
+    def relieve_memory(self) -> None:
+        """Take memory back where connections hold too much together."""
+        if self.budget.needs_attention:
+            relieve(self.budget, self.sessions, self.counters)
+
     def read_also(self, sock: socket.socket) -> None:
         """Read another socket of the same port, whose process is dead."""
         extra = UdpSocket(sock, self._on_batch)
@@ -202,7 +207,7 @@ class Endpoint:
                 self.serve(owner, group)
         else:
             self._turns.take(groups)
-        self._relieve()
+        self.relieve_memory()
 
     def adopt(
         self, connection: Connection, protocol: QuicConnectionProtocol | None = None
@@ -347,12 +352,7 @@ class Endpoint:
         """Datagrams that have waited: their connection may have another owner by now."""
         for owner, datagrams in self._group(group, False).items():
             self.serve(owner, datagrams)
-        self._relieve()
-
-    def _relieve(self) -> None:
-        """Take memory back where connections hold too much together."""
-        if self.budget.needs_attention:
-            relieve(self.budget, self.sessions, self.counters)
+        self.relieve_memory()
 
     def _decide(self, datagram: Datagram, forwarded: bool) -> Owner | None:
         """Ask `routing` and do what it says; the owner to deliver to, if there is one."""
@@ -493,6 +493,5 @@ class Endpoint:
     def _keep_house(self) -> None:
         self.table.expire(monotonic())
         self.asleep.look()
-        if self.budget.needs_attention:
-            relieve(self.budget, self.sessions, self.counters)
+        self.relieve_memory()
         self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)

@@ -25,7 +25,10 @@ def relieve(
     waited for it."""
     while (largest := budget.largest_holder()) is not None:
         session = sessions.get(largest.name)
-        if session is not None:
+        if largest.shed is not None:
+            counters["closed_for_memory"] += 1
+            largest.shed()
+        elif session is not None:
             counters["closed_for_memory"] += 1
             session.connection.close(f.INTERNAL_ERROR, 0, _REASON)
             session.process()

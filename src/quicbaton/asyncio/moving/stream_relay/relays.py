@@ -23,6 +23,8 @@ from quicbaton.http3.codes import ErrorCode
 
 _LOG: Final = logging.getLogger("quicbaton.relays")
 
+_SHORT_OF_MEMORY: Final = "the server is short of memory, and these requests hold most of it"
+
 
 class LeftBehind(NamedTuple):
     """A protocol object whose connection moves on without some of its streams."""
@@ -92,6 +94,7 @@ class StreamRelays:
         self._left[handoff_id] = _Left(left.protocol, left.stand_in, wire)
         # Later: the application may be in the middle of what ends its last stream.
         left.stand_in.on_over = lambda: self._deliver_soon(handoff_id)
+        left.stand_in.when_memory_is_short(lambda: self._break_left(handoff_id, _SHORT_OF_MEMORY))
         self._loop.call_soon(self._open, handoff_id)
 
     def pass_on(self, passed: PassedOn, link: Link | None, handoff_id: bytes) -> None:
@@ -248,6 +251,15 @@ class StreamRelays:
             hop.cut(error.code)
         self._forget_if_over(hop)
 
+    def _break_left(self, handoff_id: bytes, reason: str) -> None:
+        left = self._left.get(handoff_id)
+        if left is not None:
+            for stream_id in left.stand_in.stream_ids:
+                # Not all of the handoff: others may pass through here.
+                left.wire.send_reset(stream_id, ErrorCode.H3_INTERNAL_ERROR)
+                left.wire.send_stop(stream_id, ErrorCode.H3_INTERNAL_ERROR)
+            self._end(handoff_id, left, ErrorCode.H3_INTERNAL_ERROR, reason)
+
     def _break_owned(self, owned: NewOwner, error: PeerError) -> None:
         _log_broken(owned, error)
         owned.wire.send_cut(error.code)
@@ -269,11 +281,7 @@ class StreamRelays:
             left.stand_in.on_message(message)
         except PeerError as error:
             _log_broken(left.stand_in, error)
-            for stream_id in left.stand_in.stream_ids:
-                # Not all of the handoff: others may pass through here.
-                left.wire.send_reset(stream_id, ErrorCode.H3_INTERNAL_ERROR)
-                left.wire.send_stop(stream_id, ErrorCode.H3_INTERNAL_ERROR)
-            self._end(handoff_id, left, ErrorCode.H3_INTERNAL_ERROR, str(error))
+            self._break_left(handoff_id, str(error))
         else:
             self._deliver(handoff_id, left)
 

@@ -124,6 +124,9 @@ class StandIn:
         self._wire: Wire | None = None
         #: Called when nothing is relayed any more, which may be the application's doing.
         self.on_over: Callable[[], None] = lambda: None
+        self._memory = connection.budget.open(connection.name, lambda: None)
+        self._withheld_bytes = sum(stream.withheld_bytes for stream in self._streams.values())
+        self._memory.note(self._withheld_bytes, 0)
         self._close: tuple[int, int | None, str] | None = None
 
     def __repr__(self) -> str:
@@ -159,6 +162,9 @@ class StandIn:
         if self._wire is not None:
             self._wire.send_pieces(stream_id, pieces)
 
+    def note_kept(self, size_bytes: int) -> None:
+        self._memory.keep(size_bytes)
+
     def reset_stream(self, stream_id: int, error_code: int) -> None:
         stream = self._find_if_open(stream_id, "reset_stream")
         if stream is None or stream.sending is None or stream.reset_code is not None:
@@ -192,7 +198,7 @@ class StandIn:
         if stream is not None and stream.paused:
             stream.paused = False
             self._release(stream_id, stream, stream.withheld_bytes)
-            stream.withheld_bytes = 0
+            self._withhold(stream, -stream.withheld_bytes)
 
     async def reserve_stream(self, is_unidirectional: bool) -> int:
         """The ID of a new stream, which is relayed. StreamStateError: nothing is, any more."""
@@ -260,13 +266,17 @@ class StandIn:
             stream = self._streams.get(event.stream_id)
             size = len(event.data) + event.end_stream
             if stream is not None and stream.paused:
-                stream.withheld_bytes += size
+                self._withhold(stream, size)
             elif stream is not None:
                 self._release(event.stream_id, stream, size)
             self._forget_if_over(event.stream_id)
         return event
 
     # --- for the relay --------------------------------------------------------------------------
+
+    def when_memory_is_short(self, end: Callable[[], None]) -> None:
+        """Have `end` called when these streams hold most of what the process may hold."""
+        self._memory.shed = end
 
     def open(self, wire: Wire) -> None:
         """The connection is given away: from here on everything goes over the link."""
@@ -295,6 +305,7 @@ class StandIn:
 
     def restore(self, connection: Connection) -> None:
         """The handoff failed: do on the connection what was asked for meanwhile."""
+        self._memory.close()
         for stream_id, stream in self._streams.items():
             if stream.sending is not None:
                 for data, end in stream.sending.unsent():
@@ -398,6 +409,7 @@ class StandIn:
         for stream_id in self._streams:
             self._ended.add(stream_id)
         self._streams.clear()
+        self._memory.close()
         self.closed = True
         self._open_no_more(reason)
         self._events.append(
@@ -437,6 +449,11 @@ class StandIn:
                 future.exception()  # whoever waits sees it; nobody need wait any more
         self._opening.clear()
 
+    def _withhold(self, stream: _Left, size_bytes: int) -> None:
+        stream.withheld_bytes += size_bytes
+        self._withheld_bytes += size_bytes
+        self._memory.note(self._withheld_bytes, 0)
+
     def _release(self, stream_id: int, stream: _Left, size_bytes: int) -> None:
         """So many bytes were consumed."""
         if stream.receiving is not None:
@@ -460,6 +477,7 @@ class StandIn:
             if stream.receiving is not None:
                 # What nobody will read any more is here: the processes between need not wait.
                 self._wire.send_credit(stream_id, stream.receiving.release_all())
+            self._withhold(stream, -stream.withheld_bytes)
             del self._streams[stream_id]
             self._ended.add(stream_id)
             if stream_id in self._sessions:
@@ -467,4 +485,5 @@ class StandIn:
                 if not self._sessions:
                     self._open_no_more("the session is over")
             if not self._streams:
+                self._memory.close()
                 self.on_over()
