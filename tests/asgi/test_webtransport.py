@@ -325,6 +325,27 @@ def test_a_stream_that_is_paused_holds_up_no_other(certificate: CertificateFiles
     in_session(certificate, "/pause", work)
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_stream_that_is_stopped_before_its_first_byte_costs_no_session(
+    certificate: CertificateFiles, ended: bool
+) -> None:
+    async def work(client: WebTransportClient, program: Program) -> None:
+        early = client._quic.get_next_available_stream_id()
+        client.write(early, b"")
+        client.stop(early, 9)
+        await client.ping()
+        client.write(early, b"\x40\x41%cearly" % client.session, ended=ended)
+        other = client.open_stream()
+        client.write(other, b"still served", ended=True)
+        assert await client.answer(other) == b"still served"
+        (stop,) = (m for m in program.told if m["type"] == "webtransport.stream.stop_sending")
+        assert stop["stream"] == early
+        # Of a stream that has ended in both directions nobody knows the code any more.
+        assert stop["code"] in ((0, 9) if ended else (9,))
+
+    in_session(certificate, "/echo", work)
+
+
 @pytest.mark.parametrize(
     ("limit", "value"), [("MAX_WAITING_SESSION_NEWS", 20), ("MAX_WAITING_SESSION_BYTES", 5000)]
 )

@@ -333,6 +333,14 @@ class AsgiProtocol(QuicConnectionProtocol):
         """Both directions of a session's stream are over for the program."""
         self._exchanges.pop(stream_id, None)
 
+    def stop_code(self, stream_id: int) -> int | None:
+        """With which code the client has stopped a stream that the program has not ended; None
+        while it takes what we send."""
+        if self._quic.can_send(stream_id):
+            return None
+        code: int | None = self._quic.reset_code(stream_id)
+        return ErrorCode.H3_NO_ERROR if code is None else code
+
     async def open_stream(self, session_id: int, *, unidirectional: bool) -> int:
         assert self._http is not None, "an HTTP/3 event came out of it"
         stream_id = await self.reserve_stream(unidirectional)

@@ -45,6 +45,7 @@ class SessionWire(Wire, Protocol):
 
     def join(self, stream_id: int, session_id: int) -> None: ...
     def part(self, stream_id: int) -> None: ...
+    def stop_code(self, stream_id: int) -> int | None: ...
     async def open_stream(self, session_id: int, *, unidirectional: bool) -> int: ...
     def send_on_stream(self, stream_id: int, data: bytes, *, ended: bool) -> None: ...
     def reset_stream(self, stream_id: int, error_code: int) -> None: ...
@@ -161,6 +162,7 @@ class WebTransportExchange(Exchange):
         if stream is None:
             stream = self._join(stream_id)
             self._inbox.append({"type": "webtransport.stream.open", **stream.description})
+            self._note_if_stopped(stream)
         if not stream.receives:
             return
         stream.data += data
@@ -308,6 +310,11 @@ class WebTransportExchange(Exchange):
         self._part_if_over(stream)
         return message
 
+    def _note_if_stopped(self, stream: _Stream) -> None:
+        """The client may have stopped a stream before it said whose that is: nobody was told."""
+        if stream.sends and (code := self.wire.stop_code(stream.stream_id)) is not None:
+            self.stream_stopped(stream.stream_id, code)
+
     def _note_taken(self, stream: _Stream) -> None:
         """All that waits of a stream leaves."""
         self._waiting_bytes -= len(stream.data)
@@ -387,6 +394,7 @@ class WebTransportExchange(Exchange):
                 self._room.clear()
                 if self.is_disconnected or self._stage is _Stage.CLOSED:
                     raise ClientGoneError("the session is closed")
+                self._note_if_stopped(stream)
                 if not stream.sends:
                     return  # the program was told, or has ended it itself
                 room = self.wire.room_bytes(stream.stream_id)

@@ -65,7 +65,7 @@ class _Left:
         self.credit_bytes = 0
         #: The application was told to wait for StreamWritable.
         self.congested = congested
-        #: What the application asked for before there was a link.
+        #: What the application asked for, perhaps before there was a link, or the client.
         self.reset_code: int | None = None
         self.stop_code: int | None = None
 
@@ -241,6 +241,10 @@ class StandIn:
         stream = self._streams.get(stream_id)
         return stream is not None and stream.sending is not None and not stream.sending.ended
 
+    def reset_code(self, stream_id: int) -> int | None:
+        stream = self._streams.get(stream_id)
+        return None if stream is None else stream.reset_code
+
     def stream_is_finished(self, stream_id: int) -> bool:
         return stream_id not in self._streams
 
@@ -401,6 +405,7 @@ class StandIn:
                     events.StopSendingReceived(error_code=message.error_code, stream_id=stream_id)
                 )
             sending.abandon()
+            stream.reset_code = message.error_code
         self._forget_if_over(stream_id)
 
     def cut(self, error_code: int, reason: str) -> None:
