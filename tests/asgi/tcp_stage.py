@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -14,12 +15,14 @@ import h2.config
 import h2.connection
 import h2.events
 import pycurl
-from loopback import run
+from loopback import LoopFactory, run
 
 from quicbaton.asgi import Lifespan
 from quicbaton.asgi.tcp import TcpServer, tls_identity
+from quicbaton.asyncio.endpoint.memory import Memory
 from quicbaton.asyncio.listener import bind_listener
 from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.limits import MEMORY_BUDGET_BYTES
 
 VERSIONS = {"1.1": pycurl.CURL_HTTP_VERSION_1_1, "2": pycurl.CURL_HTTP_VERSION_2TLS}
 _ALPN = {"1.1": "http/1.1", "2": "h2"}
@@ -31,6 +34,7 @@ class Stage(NamedTuple):
     server: TcpServer
     port: int
     certificate: CertificateFiles
+    memory: Memory
 
     async def connect(self, version: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """TLS, for a client of that version that the test plays."""
@@ -100,6 +104,7 @@ async def serving(
     application: Any = asgi_programs.application,
     *,
     keep_alive_s: float = 30,
+    memory_bytes: int = MEMORY_BUDGET_BYTES,
 ) -> AsyncIterator[Stage]:
     lifespan = Lifespan(application, "test:application")
     await lifespan.startup()
@@ -113,9 +118,11 @@ async def serving(
         lifespan=lifespan,
         root_path="/mounted" if application is asgi_programs.mounted else "",
     )
+    memory = Memory(memory_bytes, {}, Counter())
+    server.share(memory)
     server.start()
     try:
-        yield Stage(server, listener.take().getsockname()[1], certificate)
+        yield Stage(server, listener.take().getsockname()[1], certificate, memory)
     finally:
         server.close()
         while server.running:
@@ -125,7 +132,11 @@ async def serving(
 
 
 def on_stage(
-    certificate: CertificateFiles, play: Callable[[Stage], Awaitable[None]], **options: Any
+    certificate: CertificateFiles,
+    play: Callable[[Stage], Awaitable[None]],
+    *,
+    loop_factory: LoopFactory | None = None,
+    **options: Any,
 ) -> list[str]:
     """Run `play` beside the program of the tests; what that has noted."""
     asgi_programs.STARTED.clear()
@@ -134,7 +145,7 @@ def on_stage(
         async with serving(certificate, **options) as stage:
             await play(stage)
 
-    run(main)
+    run(main, loop_factory=loop_factory)
     return asgi_programs.STARTED
 
 

@@ -115,6 +115,11 @@ class Exchange(ABC):
         self._news.set()
         self._room.set()
 
+    @property
+    def held_bytes(self) -> int:
+        """What has come, and the program has not taken."""
+        return 0
+
     def arrived(self) -> Arrived:
         """What has come for a program that has not begun."""
         raise NotImplementedError

@@ -56,6 +56,10 @@ class HttpExchange(Exchange):
         self._body_ended |= ended
         self.tell()
 
+    @property
+    def held_bytes(self) -> int:
+        return len(self._body)
+
     def arrived(self) -> Arrived:
         return Arrived(bytes(self._body), self._body_ended)
 

@@ -68,6 +68,11 @@ class WebSocketExchange(Exchange):
         self._parse()
         self.tell()
 
+    @property
+    def held_bytes(self) -> int:
+        waiting = sum(len(message) for message in self._inbox)
+        return len(self._raw) + len(self._data) + self._text.tell() + waiting
+
     def arrived(self) -> Arrived:
         return Arrived(bytes(self._raw), self._raw_ended)
 

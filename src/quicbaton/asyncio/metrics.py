@@ -41,9 +41,12 @@ _GAUGES: Final = {
     "connections": "Live connections, sleeping ones included.",
     "sleeping": "Connections that are asleep: encoded, until their next packet or timer.",
     "handshakes": "Handshakes under way.",
+    "tcp_connections": "TCP connections of an ASGI program that are open.",
+    "tcp_handshakes": "TLS handshakes over TCP under way.",
     "open_forwards": "Connections given away whose strays are still sent on.",
     "relayed_streams": "Streams whose request runs here although the connection has moved on.",
-    "memory_held_bytes": "Stream bytes that connections hold: not consumed, or not acknowledged.",
+    "memory_held_bytes": "Bytes that connections hold: not consumed, or not acknowledged, or "
+    "over TCP not sent.",
     "memory_budget_bytes": "What they may hold together.",
     "memory_pressure": "0 enough, 1 windows shrink, 2 no credit, 3 no new clients, 4 full.",
 }
@@ -59,6 +62,10 @@ _COUNTERS: Final = {
     "streams_relayed": "Streams relayed since their request could not move.",
     "streams_cut": "Relayed streams cut when the grace period had passed.",
     "closed_for_memory": "Connections closed since they held most of a memory that was full.",
+    "requests": "Requests, WebSockets and sessions that an ASGI program was begun with.",
+    "tcp_requests": "Those of them that came by HTTP/1.1 and HTTP/2.",
+    "tcp_accepted": "TCP clients accepted.",
+    "tcp_refused": "TCP clients turned away while memory was nearly full.",
 }
 
 

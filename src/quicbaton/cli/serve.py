@@ -135,7 +135,7 @@ def add_parser(commands: Any) -> None:
         type=int,
         default=MEMORY_BUDGET_BYTES >> 20,
         metavar="MB",
-        help="what the streams of all connections of a process may hold together; as it fills "
+        help="what all connections of a process may hold together; as it fills "
         "windows shrink, and new clients are refused (default: 512)",
     )
     others = parser.add_mutually_exclusive_group()
@@ -380,7 +380,7 @@ class Server:
             memory_bytes=self._options.memory << 20,
             store=store,
         )
-        made.beside = beside
+        made.put_beside(beside)
         made.requests = self._program.requests
         if store is not None:
             made.closers.append(store.close)

@@ -71,6 +71,8 @@ class Line(NamedTuple):
     connections: int
     sleeping: int
     handshakes: int
+    tcp: int
+    requests: float
     given: float
     resumed: float
     kept: float
@@ -190,6 +192,8 @@ def _line(name: str, before: c.Figures | None, after: c.Figures, seconds: float)
         connections=after.gauges.get("connections", 0),
         sleeping=after.gauges.get("sleeping", 0),
         handshakes=after.gauges.get("handshakes", 0),
+        tcp=after.gauges.get("tcp_connections", 0),
+        requests=rate(after.counters, counters, "requests"),
         given=rate(handoffs, earlier, "given"),
         resumed=rate(handoffs, earlier, "resumed"),
         kept=rate(handoffs, earlier, "kept"),
@@ -220,6 +224,8 @@ _COLUMNS = (
     "CONNS",
     "ASLEEP",
     "SHAKING",
+    "TCP",
+    "REQ/S",
     "OUT/S",
     "IN/S",
     "KEPT/S",
@@ -245,6 +251,7 @@ def _picture(lines: Sequence[Line]) -> RenderableType:
     moved = sum(line.resumed for line in lines)
     head = (
         f"{counted(connections, 'connection')} in {counted(len(lines), 'worker')}, "
+        f"{sum(line.tcp for line in lines):,} over TCP, "
         f"{moved:,.1f} handoffs/s"
     )
     return Group(Text(head), table)

@@ -12,10 +12,11 @@ import contextlib
 import logging
 import socket
 import struct
+import sys
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
-from time import time
+from time import monotonic, time
 from typing import Any, Final
 
 from msgspec import Struct
@@ -24,11 +25,15 @@ from quicbaton.asgi import disk
 from quicbaton.asgi.exchange import Exchange, Fields
 from quicbaton.asgi.lifespan import Lifespan
 from quicbaton.asgi.scope import TLS_1_3, Application, Scope, request_scope
+from quicbaton.asyncio.endpoint.memory import Memory
+from quicbaton.asyncio.node.connections import spell
+from quicbaton.asyncio.peers import commands as c
 from quicbaton.errors import StreamStateError
 from quicbaton.files import Folder
 from quicbaton.files.dates import http_date
 from quicbaton.files.downloads import CHUNK_BYTES, Download, FileChangedError
 from quicbaton.limits import (
+    SMALL_BUFFER_HIGH_BYTES,
     TCP_BUFFER_BYTES,
     TCP_LINGER_S,
     TCP_UNREAD_S,
@@ -40,7 +45,9 @@ _LOG: Final = logging.getLogger("quicbaton.asgi")
 #: Looked at at a time: some hundreds of the smallest frames, or chunks.
 _PIECE_BYTES: Final = 8192
 #: For `SO_LINGER`: forget what is not sent, and tell the peer by a reset.
-_NO_LINGER: Final = struct.pack("ii", 1, 0)
+NO_LINGER: Final = struct.pack("ii", 1, 0)
+#: Of `tcp_info` in Linux's tcp.h: the smoothed round trip, in microseconds.
+_RTT: Final = struct.Struct("=68xI")
 _TLS_VERSIONS: Final = {"TLSv1.2": 0x0303, "TLSv1.3": TLS_1_3}
 
 
@@ -58,6 +65,8 @@ class Serving(Struct, frozen=True):
     disk: Folder
     #: PEM of the certificate that clients are shown.
     certificate: str
+    #: From which connections take what they hold.
+    memory: Memory
 
     def complete(self, fields: Fields) -> Fields:
         """A response's fields with what every response has, where the program says nothing else."""
@@ -68,10 +77,18 @@ class Serving(Struct, frozen=True):
 
 
 class TcpConnection(asyncio.Protocol):
-    """One client. `on_over(connection)` is called when it is closed and no program works for it."""
+    """One client. `on_over(connection)` is called when it is closed and no program works for it.
+    `name` is what `quicbaton ps` and the access log call it."""
 
-    def __init__(self, serving: Serving, on_over: Callable[[TcpConnection], None]) -> None:
+    def __init__(
+        self, serving: Serving, name: str, on_over: Callable[[TcpConnection], None]
+    ) -> None:
         self.serving = serving
+        self.name = name
+        self._since_s = monotonic()
+        self._account = serving.memory.budget.open(name.encode())
+        serving.memory.others[name.encode()] = self
+        self._buffer_bytes = TCP_BUFFER_BYTES
         self.peer: Address = ()
         self.local: Address = ()
         #: No request is begun here any more, as far as the client can be told in time.
@@ -122,6 +139,8 @@ class TcpConnection(asyncio.Protocol):
             exchange.disconnect()
         for stream_id in list(self._files):
             self.drop_file(stream_id)
+        self._unread.clear()
+        self.settle()
         self._check_over()
 
     def data_received(self, data: bytes) -> None:
@@ -135,6 +154,53 @@ class TcpConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._is_full = False
         self.let_write()
+        self.settle()
+
+    # --- memory ---------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Say what it holds, whenever that may have changed, and do what the memory that is left
+        asks for: send buffers shrink, or nothing more is read from a client that has much here."""
+        account, memory = self._account, self.serving.memory
+        if not account.is_open:
+            return
+        taken = len(self._unread) + sum(one.held_bytes for one in self.exchanges.values())
+        account.note(taken + (0 if self._is_lost else self.held_bytes), 0)
+        memory.relieve()
+        if self.is_closing:
+            return
+        if account.may_credit(taken):
+            self.resume(account)
+        else:
+            self.pause(account)
+        buffer_bytes = SMALL_BUFFER_HIGH_BYTES if account.is_tight else TCP_BUFFER_BYTES
+        if buffer_bytes != self._buffer_bytes:
+            self._buffer_bytes = buffer_bytes
+            self._transport.set_write_buffer_limits(buffer_bytes)
+
+    def close_for_memory(self, reason: str) -> None:
+        _LOG.warning("%s is closed: %s", self.client, reason)
+        self.reset()
+
+    def restore_credit(self) -> None:
+        self.settle()
+
+    def describe(self) -> c.ConnectionInfo:
+        """For `quicbaton ps`."""
+        tls = self._transport.get_extra_info("ssl_object")
+        return c.ConnectionInfo(
+            connection=self.name,
+            state="tcp",
+            peer=spell(self.peer) if self.peer else "",
+            server_name="",
+            alpn=(tls and tls.selected_alpn_protocol()) or "http/1.1",
+            age_s=monotonic() - self._since_s,
+            rtt_ms=_round_trip_ms(self._transport.get_extra_info("socket")),
+            streams=self.running,
+            buffered_bytes=self._account.held_bytes,
+            term=0,
+            cutover_pending=False,
+        )
 
     # --- for the versions -----------------------------------------------------------------------
 
@@ -200,6 +266,7 @@ class TcpConnection(asyncio.Protocol):
         if self._is_short and not self._is_full:
             self._is_short = False
             self.let_write()
+        self.settle()
 
     def scope(self, headers: Fields, http_version: str) -> Scope:
         """Of a request of this client."""
@@ -239,7 +306,7 @@ class TcpConnection(asyncio.Protocol):
         """How much may be written now; 0: wait for `has_room`."""
         if self._is_full:
             return 0
-        room = TCP_BUFFER_BYTES - self.held_bytes
+        room = self._buffer_bytes - self.held_bytes
         if room <= 0 and self._waiting:
             # A client that takes all at once gets so much in a turn of the event loop.
             self._is_short = True
@@ -298,7 +365,7 @@ class TcpConnection(asyncio.Protocol):
         self._is_reset = True
         sock = self._transport.get_extra_info("socket")
         with contextlib.suppress(OSError, AttributeError):  # it is gone already
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         # Not within a call of the transport's own, which may close it right after that.
         self._loop.call_soon(self._transport.abort)
 
@@ -313,13 +380,14 @@ class TcpConnection(asyncio.Protocol):
 
     def connection_name(self) -> str:
         """What a log calls it."""
-        return self.client
+        return self.name
 
     def may_begin(self, stream_id: int) -> bool:
         return True
 
     def keep(self, grown_bytes: int) -> None:
-        """The budget is of QUIC's connections."""
+        """An exchange keeps more, or less, which is among its `held_bytes`."""
+        self.settle()
 
     def open_file(self, stream_id: int, path: str) -> Download:
         return disk.open_file(self.serving.disk, stream_id, path)
@@ -381,11 +449,15 @@ class TcpConnection(asyncio.Protocol):
             if self._unread and self._loop.time() > until_s:
                 self.pause(self._turn)
                 self._loop.call_soon(self._turn)
-                return
-        self.resume(self._turn)
+                break
+        else:
+            self.resume(self._turn)
+        self.settle()
 
     def _check_over(self) -> None:
         if self._is_lost and not self.exchanges:
+            self._account.close()
+            self.serving.memory.others.pop(self.name.encode(), None)
             self._on_over(self)
 
 
@@ -395,6 +467,17 @@ def _tls_numbers(tls: Any) -> tuple[int, int]:
     suites = (cipher["id"] for cipher in tls.context.get_ciphers() if cipher["name"] == name)
     # OpenSSL's have a prefix before the 16 bits of the wire.
     return _TLS_VERSIONS.get(tls.version(), 0), next(suites, 0) & 0xFFFF
+
+
+def _round_trip_ms(sock: Any) -> float:
+    """As the kernel has measured it; 0 where it does not say."""
+    if not sys.platform.startswith("linux"):
+        return 0.0
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT.size)
+    except (OSError, AttributeError):  # it is closed
+        return 0.0
+    return float(_RTT.unpack(info)[0]) / 1000 if len(info) == _RTT.size else 0.0
 
 
 def _watch_peer(sock: Any) -> None:

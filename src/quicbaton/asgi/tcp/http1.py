@@ -30,8 +30,8 @@ class Http1Connection(TcpConnection):
     """Its requests have numbers, in order, where HTTP/2 has streams: the program of one may work on
     when the next has begun."""
 
-    def __init__(self, serving: Serving, on_over: Any) -> None:
-        super().__init__(serving, on_over)
+    def __init__(self, serving: Serving, name: str, on_over: Any) -> None:
+        super().__init__(serving, name, on_over)
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_FIELD_SECTION_BYTES)
         self._last = 0
         #: The request whose response has not ended; 0: none.
@@ -196,6 +196,7 @@ class Http1Connection(TcpConnection):
 
     def resume_reading(self, stream_id: int) -> None:
         self.resume(stream_id)
+        self.settle()
 
     def abort(self, stream_id: int) -> None:
         if stream_id == self._current:

@@ -94,8 +94,8 @@ class _FrameSizes:
 class Http2Connection(TcpConnection):
     """Many requests at a time."""
 
-    def __init__(self, serving: Serving, on_over: Any) -> None:
-        super().__init__(serving, on_over)
+    def __init__(self, serving: Serving, name: str, on_over: Any) -> None:
+        super().__init__(serving, name, on_over)
         config = h2.config.H2Configuration(client_side=False, header_encoding=None)
         self._h2 = h2.connection.H2Connection(config)
         self._h2.local_settings = h2.settings.Settings(client=False, initial_values=_SETTINGS)

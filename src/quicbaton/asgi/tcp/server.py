@@ -11,21 +11,28 @@ import contextlib
 import math
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from msgspec.structs import replace
+
 from quicbaton.asgi.disk import whole_disk
 from quicbaton.asgi.lifespan import Lifespan
 from quicbaton.asgi.scope import Application
-from quicbaton.asgi.tcp.connection import Serving, TcpConnection
+from quicbaton.asgi.tcp.connection import NO_LINGER, Serving, TcpConnection
 from quicbaton.asgi.tcp.http1 import Http1Connection
 from quicbaton.asgi.tcp.http2 import Http2Connection
 from quicbaton.asyncio.counted import counted
+from quicbaton.asyncio.endpoint.memory import Memory
 from quicbaton.asyncio.listener import Listener
+from quicbaton.asyncio.node.beside import TCP_NAME
+from quicbaton.asyncio.peers import commands as c
 from quicbaton.files import Folder
 from quicbaton.limits import (
     MAX_TCP_CONNECTIONS,
+    MEMORY_BUDGET_BYTES,
     TCP_ALT_SVC_S,
     TCP_BACKLOG,
     TCP_HANDSHAKE_S,
@@ -36,6 +43,8 @@ _PEM_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _PEM_END: Final = "-----END CERTIFICATE-----"
 #: Pause after the process ran out of descriptors, which are freed as connections end.
 _NO_DESCRIPTOR_S: Final = 1.0
+#: Pause after memory was found to be nearly full.
+_NO_MEMORY_S: Final = 0.2
 
 
 class TlsIdentity(NamedTuple):
@@ -75,6 +84,7 @@ class TcpServer:
             keep_alive_s=keep_alive_s,
             disk=whole_disk() if disk is None else disk,
             certificate=identity.certificate,
+            memory=Memory(MEMORY_BUDGET_BYTES, {}, Counter()),
         )
         self._loop = asyncio.get_running_loop()
         self._connections: set[TcpConnection] = set()
@@ -83,8 +93,13 @@ class TcpServer:
         self._reading = False
         self._pause: asyncio.TimerHandle | None = None
         self._none_left = asyncio.Event()
-        #: How many clients have connected.
-        self.accepted = 0
+        #: How many clients have connected, and how many found no memory.
+        self.accepted = self.refused = 0
+        self._named = 0
+
+    def share(self, memory: Memory) -> None:
+        """Take what connections hold from that memory; said before `start`."""
+        self._serving = replace(self._serving, memory=memory)
 
     def start(self) -> None:
         """Accept clients."""
@@ -103,6 +118,15 @@ class TcpServer:
     def running(self) -> int:
         """Connections that are open, and programs that work on for clients that have left."""
         return len(self._connections) + len(self._handshakes)
+
+    @property
+    def handshakes(self) -> int:
+        """TLS handshakes under way."""
+        return len(self._handshakes)
+
+    def describe(self) -> list[c.ConnectionInfo]:
+        """For `quicbaton ps`."""
+        return [connection.describe() for connection in self._connections]
 
     def describe_running(self) -> list[str]:
         """For people."""
@@ -153,6 +177,11 @@ class TcpServer:
 
     def _accept(self) -> None:
         """One client at a time: the other workers get theirs."""
+        if self._serving.memory.refuses_clients:
+            # They have a moment to take those for whom they have memory.
+            self._stop_reading()
+            self._pause = self._loop.call_later(_NO_MEMORY_S, self._refuse_waiting)
+            return
         try:
             sock, _ = self.listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -169,6 +198,18 @@ class TcpServer:
         if self.running >= MAX_TCP_CONNECTIONS:
             # The others wait with the kernel, or go to another worker.
             self._stop_reading()
+
+    def _refuse_waiting(self) -> None:
+        """Turn away, by a TCP reset, who is still there: no worker has memory."""
+        while self._serving.memory.refuses_clients:
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:
+                break
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            sock.close()
+            self.refused += 1
+        self._read_if_room()
 
     async def _shake_hands(self, sock: socket.socket) -> None:
         try:
@@ -192,7 +233,8 @@ class TcpServer:
 
     def _begin(self, protocol: str | None) -> TcpConnection:
         kind = Http2Connection if protocol == "h2" else Http1Connection
-        connection = kind(self._serving, self._over)
+        self._named += 1
+        connection = kind(self._serving, f"{TCP_NAME}{self._named}", self._over)
         connection.retired = not self._wanted
         self._connections.add(connection)
         return connection

@@ -21,7 +21,7 @@ from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
 from quicbaton.asyncio.endpoint.address_tokens import AddressTokens
 from quicbaton.asyncio.endpoint.asleep import Sleeper, Sleepers
 from quicbaton.asyncio.endpoint.handshaking import Handshaking
-from quicbaton.asyncio.endpoint.memory import relieve
+from quicbaton.asyncio.endpoint.memory import Memory
 from quicbaton.asyncio.endpoint.newcomers import Newcomers, Owner
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.turns import Turns
@@ -44,7 +44,6 @@ from quicbaton.routing.quic_lb import IdFactory
 from quicbaton.routing.reset import ResetLimiter, build_reset
 from quicbaton.routing.retry import TokenKind, ValidatedAddress
 from quicbaton.routing.table import RoutingTable, Target, is_sibling
-from quicbaton.transport.budget import MemoryBudget
 from quicbaton.transport.connection import Connection
 
 CreateProtocol = Callable[..., QuicConnectionProtocol]
@@ -112,8 +111,6 @@ class Endpoint:
         self._turns: Turns[Owner] = Turns(self.serve, self._serve_late)
         self._turns.expect(self._newcomers, NEWCOMERS_SHARE)
         self.sessions: dict[bytes, Session] = {}
-        #: What the connections may hold together.
-        self.budget = MemoryBudget(memory_bytes)
         #: Idle connections that have shrunk to their state; `session_of` wakes them.
         self.asleep = Sleepers(self, sleep_after_s)
         #: Whether nothing here needs the session awake, a handoff for instance.
@@ -137,6 +134,9 @@ class Endpoint:
         self.accepted = 0
         #: Datagrams of this socket by fate: tossed, forwarded, dropped why.
         self.counters: Counter[str] = Counter()
+        self.memory = Memory(memory_bytes, self.sessions, self.counters)
+        #: What the connections may hold together.
+        self.budget = self.memory.budget
 
     # --- commands -------------------------------------------------------------------------------
 
@@ -187,11 +187,6 @@ class Endpoint:
             extra.close()
         self.udp.close()
 
-    def relieve_memory(self) -> None:
-        """Take memory back where connections hold too much together."""
-        if self.budget.needs_attention:
-            relieve(self.budget, self.sessions, self.counters)
-
     def read_also(self, sock: socket.socket) -> None:
         """Read another socket of the same port, whose process is dead."""
         extra = UdpSocket(sock, self._on_batch)
@@ -207,7 +202,7 @@ class Endpoint:
                 self.serve(owner, group)
         else:
             self._turns.take(groups)
-        self.relieve_memory()
+        self.memory.relieve()
 
     def adopt(
         self, connection: Connection, protocol: QuicConnectionProtocol | None = None
@@ -352,7 +347,7 @@ class Endpoint:
         """Datagrams that have waited: their connection may have another owner by now."""
         for owner, datagrams in self._group(group, False).items():
             self.serve(owner, datagrams)
-        self.relieve_memory()
+        self.memory.relieve()
 
     def _decide(self, datagram: Datagram, forwarded: bool) -> Owner | None:
         """Ask `routing` and do what it says; the owner to deliver to, if there is one."""
@@ -493,5 +488,5 @@ class Endpoint:
     def _keep_house(self) -> None:
         self.table.expire(monotonic())
         self.asleep.look()
-        self.relieve_memory()
+        self.memory.relieve()
         self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)

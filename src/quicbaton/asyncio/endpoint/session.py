@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
+from quicbaton.transport import frames as f
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.train import Train
 
@@ -156,6 +157,17 @@ class Session:
     def transmit_soon(self) -> None:
         if self._soon is None and not self._over:
             self._soon = self._loop.call_soon(self._transmit_now)
+
+    def close_for_memory(self, reason: str) -> None:
+        """It holds more of the process's memory than anybody else, and there is none."""
+        self.connection.close(f.INTERNAL_ERROR, 0, reason)
+        self.process()
+
+    def restore_credit(self) -> None:
+        """There is memory again for what its peer has no credit for."""
+        if not self._over:
+            self.connection.restore_credit()
+            self.transmit_soon()
 
     def catch_up(self) -> None:
         """Handle what is due, and arm the timer: for a connection that has just been woken."""

@@ -257,7 +257,7 @@ class Handoffs:
         """Dispatch by the rules of `quicbaton.handoff`. PeerError: close the link."""
         if isinstance(message, RelayMessage):
             self.relays.on_message(link, message)
-            self._endpoint.relieve_memory()
+            self._endpoint.memory.relieve()
         elif isinstance(message, Descriptors):
             self._arrivals.on_descriptors(link, message)
         elif isinstance(message, HandoffMessage):

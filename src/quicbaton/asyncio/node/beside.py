@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import socket
-from typing import Protocol
+from typing import Final, Protocol
+
+from quicbaton.asyncio.endpoint.memory import Memory
+from quicbaton.asyncio.peers import commands as c
+
+#: What the names of TCP connections begin with. Those of QUIC connections are hexadecimal.
+TCP_NAME: Final = "tcp-"
 
 
 class Beside(Protocol):
@@ -16,7 +22,25 @@ class Beside(Protocol):
 
     @property
     def running(self) -> int:
-        """How many connections there are."""
+        """How many connections there are, TLS handshakes included."""
+
+    @property
+    def handshakes(self) -> int:
+        """How many of them have yet to become connections."""
+
+    @property
+    def accepted(self) -> int:
+        """How many clients have come since the process began."""
+
+    @property
+    def refused(self) -> int:
+        """How many were turned away, for want of memory."""
+
+    def describe(self) -> list[c.ConnectionInfo]:
+        """Its connections, one by one."""
+
+    def share(self, memory: Memory) -> None:
+        """Take what connections hold from that memory; said before `start`."""
 
     def describe_running(self) -> list[str]:
         """What they are, for people."""
@@ -41,7 +65,13 @@ class NothingBeside:
     """Of a process that serves QUIC alone."""
 
     listener = None
-    running = 0
+    running = handshakes = accepted = refused = 0
+
+    def describe(self) -> list[c.ConnectionInfo]:
+        return []
+
+    def share(self, memory: Memory) -> None:
+        return
 
     def describe_running(self) -> list[str]:
         return []

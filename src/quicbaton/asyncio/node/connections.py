@@ -14,6 +14,7 @@ from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.moving.handoffs import Handoffs
 from quicbaton.asyncio.moving.machines import Report
+from quicbaton.asyncio.node.beside import TCP_NAME
 from quicbaton.asyncio.node.control import Handler
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import read_frames
@@ -29,17 +30,20 @@ _READ_AT_ONCE: Final = 256
 
 
 class ConnectionCommands:
-    """Carries them out on one endpoint. `link_to(name)` gives the link to another process."""
+    """Carries them out on one endpoint. `link_to(name)` gives the link to another process,
+    `beside()` what else is to be listed, and cannot move."""
 
     def __init__(
         self,
         endpoint: Endpoint,
         handoffs: Handoffs,
         link_to: Callable[[str], Awaitable[Link]],
+        beside: Callable[[], list[c.ConnectionInfo]],
     ) -> None:
         self._endpoint = endpoint
         self._handoffs = handoffs
         self._link_to = link_to
+        self._beside = beside
 
     def handlers(self) -> dict[type[c.Frame], Handler]:
         """By the command."""
@@ -56,6 +60,7 @@ class ConnectionCommands:
 
     def find(self, prefix: str) -> Session:
         """The one connection whose name begins with `prefix` (hexadecimal)."""
+        check_moves(prefix)
         found = [name for name in self._endpoint.names() if name.hex().startswith(prefix.lower())]
         session = self._endpoint.session_of(found[0]) if len(found) == 1 else None
         if session is None:
@@ -139,9 +144,10 @@ class ConnectionCommands:
             )
             for handshake in self._endpoint.handshakes
         ]
+        infos += self._beside()
         return c.Connections(
             pid=os.getpid(),
-            address=_spell(udp.address),
+            address=spell(udp.address),
             accepted=self._endpoint.accepted,
             resumed=self._handoffs.resumed,
             given=self._handoffs.given,
@@ -164,7 +170,7 @@ class ConnectionCommands:
             infos[name] = c.ConnectionInfo(
                 connection=name.hex(),
                 state="asleep",
-                peer=_spell(validated_path(state).remote),
+                peer=spell(validated_path(state).remote),
                 server_name=state.server_name,
                 alpn=state.alpn,
                 age_s=monotonic() - nap.origin_s,
@@ -181,7 +187,7 @@ class ConnectionCommands:
         return c.ConnectionInfo(
             connection=connection.name.hex(),
             state="open" if self._handoffs.relayed_through(connection.name) is None else "relayed",
-            peer=_spell(connection.peer_address),
+            peer=spell(connection.peer_address),
             server_name=connection.server_name,
             alpn=connection.alpn,
             age_s=connection.age_s,
@@ -190,6 +196,14 @@ class ConnectionCommands:
             buffered_bytes=connection.buffered_bytes(),
             term=self._handoffs.ledger.record(connection.name).term,
             cutover_pending=connection.cutover_pending,
+        )
+
+
+def check_moves(prefix: str) -> None:
+    """CallerError for the name of a connection that is listed, and that no command can have."""
+    if prefix.startswith(TCP_NAME):
+        raise CallerError(
+            f"{prefix} is a TCP connection, which cannot move: it ends where it is", code="over_tcp"
         )
 
 
@@ -217,6 +231,7 @@ def _answer_of(report: Report, wanted: Outcome) -> c.Answer:
     return c.Answer(report.outcome is wanted, report.code, report.message)
 
 
-def _spell(address: tuple[Any, ...]) -> str:
+def spell(address: tuple[Any, ...]) -> str:
+    """For people; an IPv4 address is one, also on a socket for both."""
     host = str(address[0]).removeprefix("::ffff:")
     return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"

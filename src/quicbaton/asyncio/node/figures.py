@@ -9,6 +9,8 @@ from typing import Final
 
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.asyncio.moving.handoffs import Handoffs
+from quicbaton.asyncio.node.beside import Beside
+from quicbaton.asyncio.node.requests import RequestCount
 from quicbaton.asyncio.peers import commands as c
 
 #: Counters of an endpoint that are no reason why a datagram reached nobody.
@@ -39,10 +41,13 @@ def read_figures(
     pid: int,
     draining: bool,
     placed: Mapping[str, int],
+    beside: Beside,
+    requests: RequestCount,
     refused_peers: Mapping[str, int],
 ) -> c.Figures:
-    """What `Figures` says of a process; `placed` is what became of placed connections,
-    `refused_peers` why other hosts' connections were refused."""
+    """What `Figures` says of a process; `placed` is what became of placed connections, `beside`
+    what it serves over TCP, `requests` how many its program was begun with, and `refused_peers` why
+    other hosts' connections were refused."""
     counters = endpoint.counters
     return c.Figures(
         name=name,
@@ -54,6 +59,8 @@ def read_figures(
             "connections": endpoint.connection_count,
             "sleeping": len(endpoint.asleep),
             "handshakes": len(endpoint.handshakes),
+            "tcp_connections": beside.running - beside.handshakes,
+            "tcp_handshakes": beside.handshakes,
             "open_forwards": handoffs.unfinished_departures(),
             "relayed_streams": handoffs.relays.left,
             "memory_held_bytes": endpoint.budget.held_bytes,
@@ -72,6 +79,10 @@ def read_figures(
             "streams_relayed": handoffs.streams_relayed,
             "streams_cut": handoffs.streams_cut,
             "closed_for_memory": counters["closed_for_memory"],
+            "requests": requests.total,
+            "tcp_requests": requests.over_tcp,
+            "tcp_accepted": beside.accepted,
+            "tcp_refused": beside.refused,
         },
         handoffs=_by_outcome(handoffs.outcomes),
         dropped={

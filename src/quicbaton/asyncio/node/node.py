@@ -99,7 +99,7 @@ class Node:
         #: it has been replaced.
         self.lingers_at: Path | None = None
         self.is_lingering = False
-        #: Starts and ends with this node.
+        #: Starts and ends with this node: see `put_beside`.
         self.beside: Beside = NothingBeside()
         #: Of the program that is served here.
         self.requests = RequestCount()
@@ -126,7 +126,9 @@ class Node:
         self.endpoint.on_retired = self.handoffs.on_retired
         self.endpoint.may_sleep = self.handoffs.may_sleep
         self.endpoint.on_foreign = self._toss
-        connections = ConnectionCommands(self.endpoint, self.handoffs, self.link_to)
+        connections = ConnectionCommands(
+            self.endpoint, self.handoffs, self.link_to, self._describe_beside
+        )
         self._control = Control(
             {
                 **connections.handlers(),
@@ -176,6 +178,11 @@ class Node:
             task.cancel()
         for sibling in self._siblings:
             sibling.close()
+
+    def put_beside(self, beside: Beside) -> None:
+        """Start, show and end it with this node, and take what it holds from the same memory."""
+        self.beside = beside
+        beside.share(self.endpoint.memory)
 
     def also_listen(self, control: Path) -> None:
         """Answer at another control socket, too: that of the process which this one replaced.
@@ -410,6 +417,9 @@ class Node:
         self._siblings.append(sibling)
         self._siblings_of.setdefault(frame.name, []).append(sibling)
         steer(self.endpoint.udp.sock, self.endpoint.ids.configs, len(self._siblings) + 1)
+
+    def _describe_beside(self) -> list[c.ConnectionInfo]:
+        return self.beside.describe()
 
     async def _pass_listener(self, channel: Channel, _frame: c.PassListener) -> None:
         listener = self.beside.listener

@@ -141,5 +141,7 @@ class Operations:
             pid=os.getpid(),
             draining=self._draining.active,
             placed=placed,
+            beside=self._node.beside,
+            requests=self._node.requests,
             refused_peers=self._node.incoming.refused,
         )

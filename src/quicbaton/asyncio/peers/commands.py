@@ -181,14 +181,14 @@ class ReadFigures(CommandFrame, tag="read_figures"):
 class ConnectionInfo(CommandFrame):
     """One live connection."""
 
-    connection: str  # its name: our first connection ID, hexadecimal
-    state: str  # open, asleep, relayed (another process sends for it), handshake
+    connection: str  # its name: our first connection ID, hexadecimal; over TCP "tcp-" and a number
+    state: str  # open, asleep, relayed (another process sends for it), handshake, tcp
     peer: str
     server_name: str
     alpn: str
     age_s: float
     rtt_ms: float
-    streams: int
+    streams: int  # over TCP: requests that run
     buffered_bytes: int
     term: int
     cutover_pending: bool

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+from quicbaton.asyncio.node.connections import check_moves
 from quicbaton.asyncio.node.control import Control, Handler
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import ask, splice
@@ -96,12 +97,13 @@ class ServiceControl:
 
     async def _owner(self, prefix: str) -> Process:
         """The worker that has the connection whose name begins so."""
+        check_moves(prefix)
         prefix = prefix.lower()
         owners = [
             process
             for _, process, listed in await self._lists()
             for info in listed.connections
-            if info.connection.startswith(prefix) and info.state != "handshake"
+            if info.connection.startswith(prefix) and info.state not in ("handshake", "tcp")
         ]
         if len(owners) != 1:
             text = "no connection" if not owners else f"{len(owners)} connections"
