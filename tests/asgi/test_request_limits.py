@@ -43,7 +43,9 @@ def home(tmp_path: Path) -> Iterator[ServiceHome]:
 def start(
     home: ServiceHome, *options: str, app: str | Path = "site_program:application"
 ) -> Service:
-    arguments = ("--host", "127.0.0.1", "--port", "0", "--json", "--no-access-log", *options)
+    # On a slow machine a client may take longer for its next request than the 5 s that it has.
+    patience = ("--timeout-keep-alive", "60", "--no-access-log")
+    arguments = ("--host", "127.0.0.1", "--port", "0", "--json", *patience, *options)
     return Service(home, home.start("quicbaton", "serve", app, *arguments))
 
 
