@@ -27,6 +27,7 @@ from loopback import (
 
 from quicbaton.asyncio import QuicServer, connect, serve
 from quicbaton.asyncio.endpoint.handshaking import Handshaking
+from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.endpoint.udp import Datagram
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.limits import RETIRED_ID_LIFETIME_S
@@ -51,7 +52,12 @@ def client_of(
 def over(server: QuicServer) -> asyncio.Event:
     """Set when a session of the server is forgotten."""
     event = asyncio.Event()
-    server.endpoint.on_session_over = lambda _session: event.set()
+
+    class Ending(Observer):
+        def on_ended(self, session: Any) -> None:
+            event.set()
+
+    server.endpoint.observers.add(Ending())
     return event
 
 

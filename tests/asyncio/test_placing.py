@@ -22,7 +22,6 @@ from quicbaton.asyncio.node.placing import Loads, check_names
 from quicbaton.asyncio.peers.cluster import Cluster
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import ConfigurationError
-from quicbaton.handoff.messages import Load
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.routing.placement import Member, Newcomer, Placement
@@ -31,8 +30,8 @@ from quicbaton.routing.placement import Member, Newcomer, Placement
 def test_members_are_workers_of_the_node_and_those_that_the_policy_names() -> None:
     loads = Loads()
     for name in ("a/1", "b/0", "b/1", "c/0", "/run/other.sock"):
-        loads.note(name, Load(name=name, connections=1, room=10))
-    loads.note("a/2", Load(name="a/2", connections=1, room=0))
+        loads.note(Member(name, 1, 10))
+    loads.note(Member("a/2", 1, 0))
     here = Member("a/0", 0, 10)
 
     def names(*elsewhere: str) -> list[str]:

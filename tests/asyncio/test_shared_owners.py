@@ -4,68 +4,113 @@ import asyncio
 from collections.abc import Callable
 from time import monotonic
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
-from quicbaton.asyncio.moving.arrivals import Arrivals
-from quicbaton.asyncio.moving.machines import Machine, Machines
-from quicbaton.asyncio.moving.shared import SharedOwners
+from quicbaton.asyncio.moving.context import HandoffContext
+from quicbaton.asyncio.moving.deadlines import Deadlines
+from quicbaton.asyncio.moving.handoff import Handoff
+from quicbaton.asyncio.moving.incoming import Handoffs, IncomingHandoff
+from quicbaton.asyncio.moving.link_waiters import LinkWaiters
+from quicbaton.asyncio.moving.outgoing import OutgoingHandoff
+from quicbaton.asyncio.moving.store_client import StoreClient
+from quicbaton.asyncio.peers.names import Names
 from quicbaton.asyncio.stores import MemoryStore
+from quicbaton.baton.versions import FORMAT_VERSION
 from quicbaton.handoff import Outcome, SourceState, Waits
 from quicbaton.handoff import effects as fx
-from quicbaton.handoff.events import Event, Received, Sealed, Start
+from quicbaton.handoff.events import DeadlinePassed, Event, Received, Sealed, Start
 from quicbaton.handoff.messages import Accept
+from quicbaton.handoff.shared_source import SharedSource
+from quicbaton.handoff.store_questions import AskStore
 from quicbaton.ownership import Ledger
-from quicbaton.ownership.store import Found, Operation, Result
+from quicbaton.ownership.store import Close, Found, Operation, Result
 from quicbaton.routing.quic_lb import IdLayout, Place
 from quicbaton.routing.route import Drop, DropReason, Local, route
 from quicbaton.routing.table import RoutingTable
 
+#: Parts that these handoffs do not come to use.
+STANDS_FOR_NOTHING: Any = None
 CID = b"connection"
 WAITS = Waits(frozen_s=0.3)
 _GUARD_S = 60.0
 
 
 class Source:
-    """A source machine of a process that uses the store, driven as the runtime does."""
+    """The handoff of a connection by a process that uses the store; no network, no connection."""
 
     def __init__(self, store: MemoryStore) -> None:
-        self.owners = SharedOwners(store, self._part, lambda _machine: None)
-        self.ledger = Ledger()
-        self.ledger.own(CID)
-        self.machines = Machines(
-            self.ledger,
-            WAITS,
-            (2,),
-            perform=self._perform,
-            on_refused=self._refused,
-            on_forgotten=lambda _machine: None,
-            member=self.owners.member,
+        self.store = StoreClient(store)
+        ledger = Ledger()
+        ledger.own(CID)
+        machine = SharedSource(
+            CID,
+            b"h" * 16,
+            ledger,
+            incarnation=self.store.incarnation,
+            store_id=self.store.store_id,
+            waits=WAITS,
         )
-        self.owners.machines = self.machines
-        self.machine = self.machines.new_source(CID, shared=True)
-        self.done: list[fx.Effect] = []
-        self.refusals: list[Exception] = []
+        #: What was done, in order.
+        self.done: list[str] = []
+        self._context = HandoffContext(
+            endpoint=STANDS_FOR_NOTHING,
+            mover=cast(Any, self),
+            names=Names("S", ""),
+            relays=STANDS_FOR_NOTHING,
+            waiters=LinkWaiters(lambda _name: None),
+            forwarders=STANDS_FOR_NOTHING,
+            store=self.store,
+            file_format=FORMAT_VERSION,
+            feed=self._feed,
+            closed=lambda _name: None,
+        )
+        self._context.links[1] = cast(Any, self)
+        self.handoff = OutgoingHandoff(self._context, machine, None)
+        self._deadlines = Deadlines(lambda handoff: handoff.feed(DeadlinePassed()))
+        self.is_crowded = False
+        self.waiter = self.handoff.wait()
+
+    @property
+    def state(self) -> SourceState:
+        return self.handoff.machine.state
 
     def publish(self) -> None:
-        self._feed(Start(1, "S", "D", 100, 2, (), cutover_pending=False))
-        handoff_id = self.machine._handoff_id
-        self._feed(Received(1, Accept(CID, handoff_id, relay=False)))
-        self._feed(Sealed(b"b" * 16, b"d" * 32, b"sealed"))
+        self.handoff.feed(Start(1, "S", "D", 100, FORMAT_VERSION, (), cutover_pending=False))
+        self.handoff.feed(Received(1, Accept(CID, b"h" * 16, relay=False)))
 
-    def _feed(self, event: Event) -> None:
-        self.machines.feed(self.machine, event)
+    def close(self) -> None:
+        self._deadlines.close()
+        self.store.close()
 
-    def _part(self, _connection_id: bytes) -> None:
-        self.done.append(fx.FreezeConnection(b"the last trains"))
+    def _feed(self, handoff: Handoff, event: Event) -> None:
+        now_us = round(monotonic() * 1e6)
+        handoff.handle(event, now_us)
+        self._deadlines.set(handoff, handoff.machine.get_timer())
 
-    def _perform(self, machine: Machine, effect: fx.Effect) -> None:
-        self.done.append(effect)
-        performer = self.owners.performers.get(type(effect))
-        if performer is not None:
-            performer(machine, effect)
+    # --- as the link ---
 
-    def _refused(self, _machine: Machine, _event: Event, error: Exception) -> None:
-        self.refusals.append(error)
+    def send(self, message: Any) -> None:
+        self.done.append(type(message).__name__)
+
+    send_unhurried = send
+
+    # --- as the mover ---
+
+    def freeze(self, _connection_id: bytes, _strays: Any) -> Any:
+        return SimpleNamespace(parting=["first", "second"], descriptors=(), passed=None)
+
+    def snapshot(self, frozen: Any, _copying: Any, *, may_relay: bool) -> Any:
+        return frozen
+
+    def seal(self, *_arguments: Any) -> Sealed:
+        return Sealed(b"b" * 16, b"d" * 32, b"sealed")
+
+    def send_last_train(self, frozen: Any) -> None:
+        if frozen.parting:
+            self.done.append(frozen.parting.pop(0))
+
+    def thaw(self, _frozen: Any) -> Any:
+        return SimpleNamespace(process=lambda: None)
 
 
 def run(test: Callable[[], Any]) -> list[dict[str, Any]]:
@@ -90,17 +135,20 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def test_last_trains_are_out_before_the_offer_is_made() -> None:
+    class Slow(MemoryStore):
+        async def perform(self, operation: Operation) -> Result:
+            source.done.append(type(operation).__name__)
+            return await super().perform(operation)
+
+    source: Source
+
     async def test() -> None:
-        store = MemoryStore()
-        source = Source(store)
+        nonlocal source
+        source = Source(Slow())
         source.publish()
-        await until(lambda: source.machine.state is SourceState.FROZEN)
-        kinds = [type(effect).__name__ for effect in source.done]
-        assert kinds == [
-            *("Send", "FreezeConnection", "SealBaton", "AskStore", "FreezeConnection", "Send")
-        ]
-        assert not source.refusals
-        source.machines.close()
+        await until(lambda: source.state is SourceState.FROZEN)
+        assert source.done == ["Offer", "first", "second", "Publish", "Baton"]
+        source.close()
 
     assert run(test) == []
 
@@ -114,11 +162,10 @@ def test_adapter_that_raises_leaves_the_outcome_unknown_and_is_reported() -> Non
         source = Source(Broken())
         source.publish()
         # It is looked up and tried again until the frozen connection's time is over.
-        await until(lambda: source.machine.state is SourceState.ABORTED)
-        reports = [effect for effect in source.done if isinstance(effect, fx.Report)]
-        assert [(report.outcome, report.code) for report in reports] == [(Outcome.KEPT, "deadline")]
-        source.machines.close()
-        source.owners.close()
+        result = await source.waiter
+        assert (result.outcome, result.code) == (Outcome.KEPT, "deadline")
+        assert source.state is SourceState.ABORTED
+        source.close()
 
     complaints = run(test)
     assert len(complaints) > 1
@@ -131,23 +178,22 @@ def test_ids_that_were_held_for_a_connection_that_stays_elsewhere_are_never_rese
     cid = IdLayout().encode(here, bytes(9))
     table: RoutingTable[Any] = RoutingTable(IdLayout(), here)
     table.bury(cid, 600.0)
-    machine: Any = SimpleNamespace(handoff_id=b"h" * 16, connection_id=CID)
-    opened: Any = SimpleNamespace(connection=SimpleNamespace(connection_ids=lambda: [cid]))
-    parts: Any = SimpleNamespace(table=table, discard=lambda _opened: None)
-    arrivals = Arrivals(
-        *(parts, parts, parts, parts),
-        relays=parts,
-        forwarders=parts,
-        seekers=parts,
-        departures=parts,
-        find_link=lambda _number: None,
-        on_moved=lambda _name, _resumed: None,
+    connection = SimpleNamespace(connection_ids=lambda: [cid])
+    context: Any = SimpleNamespace(
+        endpoint=SimpleNamespace(table=table),
+        mover=SimpleNamespace(discard=lambda _rebuilt: None),
+        store=SimpleNamespace(ask=lambda _asker, _effect: None),
+        links={},
+        feed=lambda _handoff, _event: None,
     )
-    arrivals._opened[machine.handoff_id] = opened
-    arrivals.hold(machine)
+    machine: Any = SimpleNamespace(connection_id=CID, ended=False)
+    handoff = IncomingHandoff(context, Handoffs(), machine, source="S")
+    rebuilt: Any = SimpleNamespace(connection=connection)
+    handoff._rebuilt = rebuilt
+    handoff.PERFORMERS[AskStore](handoff, AskStore(Close(CID, 1, b"")))
     datagram = (b"\x40" + cid).ljust(60, b"\x99")
     assert isinstance(route(datagram, table, 1.0, may_reset=True), Local)
-    arrivals.performers[fx.Discard](machine, fx.Discard(CID))
+    handoff.PERFORMERS[fx.Discard](handoff, fx.Discard(CID))
     assert route(datagram, table, 1.0, may_reset=True) == Drop(DropReason.TOMBSTONE)
 
 
@@ -156,9 +202,9 @@ def test_closed_connection_closes_its_entry() -> None:
         store = MemoryStore()
         source = Source(store)
         source.publish()
-        await until(lambda: source.machine.state is SourceState.FROZEN)
-        source.owners.over(CID)
-        source.owners.over(b"one without an entry")
+        await until(lambda: source.state is SourceState.FROZEN)
+        source.store.closed(CID)
+        source.store.closed(b"one without an entry")
 
         async def state() -> str:
             found = await store.read(CID)
@@ -170,6 +216,6 @@ def test_closed_connection_closes_its_entry() -> None:
         while await state() != "closed":
             assert monotonic() < end
             await asyncio.sleep(0.001)
-        source.machines.close()
+        source.close()
 
     assert run(test) == []

@@ -28,6 +28,7 @@ from loopback import (
 
 from quicbaton.asyncio import QuicConnectionProtocol, QuicServer, connect, serve
 from quicbaton.asyncio.endpoint.asleep import Sleeper, Sleepers
+from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.qlog_folder import QlogFolder
 from quicbaton.cli.certificate import CertificateFiles
@@ -36,6 +37,16 @@ from quicbaton.limits import MAX_SLEEP_DOUBLINGS
 
 GUARD_S = 60.0
 AFTER_S = 0.01
+
+
+class Endings(Observer):
+    """Keeps the sessions that are over."""
+
+    def __init__(self, over: list[Session]) -> None:
+        self._over = over
+
+    def on_ended(self, session: Session) -> None:
+        self._over.append(session)
 
 
 class SleepyServer(FileServer):
@@ -189,7 +200,7 @@ def test_the_idle_timeout_of_a_sleeper_ends_it_without_a_word(
 
         server = await start(certificate, Server, idle_timeout=4.0)
         over: list[Session] = []
-        server.endpoint.on_session_over = over.append
+        server.endpoint.observers.add(Endings(over))
         async with http_client(certificate, server.port, kind) as client:
             await client.get(10)
             await fallen_asleep(server)
@@ -225,7 +236,7 @@ def test_closing_the_server_tells_the_clients_of_sleepers(certificate: Certifica
     async def main() -> None:
         server = await start(certificate)
         over: list[Session] = []
-        server.endpoint.on_session_over = over.append
+        server.endpoint.observers.add(Endings(over))
         async with (
             http_client(certificate, server.port, "aioquic") as one,
             http_client(certificate, server.port, "aioquic") as other,
@@ -311,12 +322,18 @@ def test_whoever_needs_a_session_awake_can_say_so(certificate: CertificateFiles)
     async def main() -> None:
         server = await start(certificate)
         endpoint = server.endpoint
-        endpoint.may_sleep = lambda _session: False
+
+        class Needing(Observer):
+            def keeps_awake(self, session: Session) -> bool:
+                return True
+
+        needing = Needing()
+        endpoint.observers.add(needing)
         async with http_client(certificate, server.port, "aioquic") as client:
             await client.get(10)
             await until(lambda: endpoint.asleep.refused["needed"], server)
             assert the_session(server)
-            endpoint.may_sleep = lambda _session: True
+            endpoint.observers.remove(needing)
             await fallen_asleep(server)
             (name,) = endpoint.names()
             session = endpoint.session_of(name)

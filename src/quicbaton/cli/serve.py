@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from quicbaton.asyncio.counted import counted
+from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.host import loop_factory, raise_descriptor_limit, tune_collector
 from quicbaton.asyncio.listener import Listener
 from quicbaton.asyncio.node.leaving import Leaving
@@ -384,7 +385,7 @@ class Server:
         made.requests = self._program.requests
         if store is not None:
             made.closers.append(store.close)
-        made.handoffs.on_moved = self._report_moved
+        made.endpoint.observers.add(_MoveReporter(self._reporter))
         made.closers.append(Operations(made, self._placement).close)
         return made
 
@@ -460,16 +461,6 @@ class Server:
             tcp=over_tcp,
         )
 
-    def _report_moved(self, connection_id: bytes, resumed: bool) -> None:
-        name = connection_id.hex()
-        verb = "came here" if resumed else "went to another process"
-        self._reporter.event(
-            "resumed" if resumed else "given",
-            f"connection {name} {verb}",
-            connection=name,
-            at_ns=time.monotonic_ns(),
-        )
-
     def _report_progress(self, progress: c.Progress) -> None:
         waiting = "".join(f"\n  waits: {reason}" for reason in progress.waiting)
         self._reporter.event(
@@ -479,6 +470,24 @@ class Server:
             left=progress.left,
             waiting=progress.waiting,
         )
+
+
+class _MoveReporter(Observer):
+    """Tells of connections that come and go."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    def on_given(self, connection_id: bytes) -> None:
+        self._tell("given", connection_id, "went to another process")
+
+    def on_resumed(self, connection_id: bytes) -> None:
+        self._tell("resumed", connection_id, "came here")
+
+    def _tell(self, event: str, connection_id: bytes, what: str) -> None:
+        name = connection_id.hex()
+        text = f"connection {name} {what}"
+        self._reporter.event(event, text, connection=name, at_ns=time.monotonic_ns())
 
 
 def _certificate(options: argparse.Namespace) -> CertificateFiles:

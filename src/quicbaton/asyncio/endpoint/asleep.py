@@ -140,7 +140,7 @@ class Sleepers:
         connection = session.connection
         now = monotonic()
         why = connection.unrest(now)
-        if why or not self._endpoint.may_sleep(session):
+        if why or self._endpoint.observers.keeps_awake(session):
             raise RefusedError("the connection is needed awake", code=why or "needed")
         application, http3 = export_program(session.protocol)
         asleep = put_to_sleep(connection, http3, application, now)

@@ -23,6 +23,7 @@ from quicbaton.asyncio.endpoint.asleep import Sleeper, Sleepers
 from quicbaton.asyncio.endpoint.handshaking import Handshaking
 from quicbaton.asyncio.endpoint.memory import Memory
 from quicbaton.asyncio.endpoint.newcomers import Newcomers, Owner
+from quicbaton.asyncio.endpoint.observer import Observers
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.turns import Turns
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
@@ -63,7 +64,10 @@ _PREDECESSORS: Final = frozenset(
 
 
 class Endpoint:
-    """One process's end of a UDP port, for servers."""
+    """One process's end of a UDP port, for servers.
+
+    `toss(to, datagram)` passes a datagram on to the process whose it is.
+    """
 
     def __init__(
         self,
@@ -83,6 +87,7 @@ class Endpoint:
         congestion_control: str = "cubic",
         sleep_after_s: float = 0.0,
         memory_bytes: int = MEMORY_BUDGET_BYTES,
+        toss: Callable[[Target, Datagram], None] = lambda _to, _datagram: None,
     ) -> None:
         # aioquic parses short headers by the configured length; ours follow the cluster's layout.
         self._configuration = dataclasses.replace(
@@ -113,8 +118,8 @@ class Endpoint:
         self.sessions: dict[bytes, Session] = {}
         #: Idle connections that have shrunk to their state; `session_of` wakes them.
         self.asleep = Sleepers(self, sleep_after_s)
-        #: Whether nothing here needs the session awake, a handoff for instance.
-        self.may_sleep: Callable[[Session], bool] = lambda _session: True
+        #: Told what happens to connections.
+        self.observers = Observers()
         self.handshakes: set[Handshaking] = set()
         #: False while another process accepts new connections.
         self.accepts = True
@@ -125,11 +130,7 @@ class Endpoint:
         self._passed_back: deque[Datagram] = deque(maxlen=MAX_QUEUED_STRAYS)
         #: Whether IDs of ours that nobody knows may be reset: nobody else can own them.
         self.may_reset = True
-        self.on_foreign: Callable[[Target, Datagram], None] = lambda _to, _datagram: None
-        self.on_session: Callable[[Session], None] = lambda _session: None
-        self.on_retired: Callable[[Session], None] = lambda _session: None
-        self.on_session_over: Callable[[Session], None] = lambda _session: None
-        self.on_frozen: Callable[[Session], None] = lambda _session: None
+        self._toss = toss
         #: Handshakes that were begun here.
         self.accepted = 0
         #: Datagrams of this socket by fate: tossed, forwarded, dropped why.
@@ -207,14 +208,15 @@ class Endpoint:
     def adopt(
         self, connection: Connection, protocol: QuicConnectionProtocol | None = None
     ) -> Session:
-        """Drive a connection that is ours from now on."""
+        """Drive a connection that is ours from now on: with `protocol`, or as a new one."""
+        is_new = protocol is None
         if protocol is None:
             protocol = self._create_protocol(connection, stream_handler=self._stream_handler)
         session = Session(self, connection, protocol)
         self.sessions[connection.name] = session
         self._turns.expect(session, FIRST_SHARE_DATAGRAMS)
         self.asleep.watch(session)
-        self.on_session(session)
+        self.observers.on_began(session, is_new=is_new)
         return session
 
     def session_of(self, name: bytes) -> Session | None:
@@ -287,7 +289,7 @@ class Endpoint:
             self.table.remove(cid)
             self.table.add(cid, owner)
         if not isinstance(owner, Sleeper):
-            self.on_frozen(session)
+            self.observers.on_frozen(session)
 
     def forget(self, session: Session) -> None:
         """The connection is closed and drained."""
@@ -296,8 +298,12 @@ class Endpoint:
         for cid in session.cids:
             self.table.remove(cid)
         self.end_trace(session.connection)
-        self.on_session_over(session)
+        self.observers.on_ended(session)
         session.protocol.connection_left()
+
+    def on_retired(self, session: Session) -> None:
+        """The client has retired a connection ID."""
+        self.observers.on_ids_retired(session)
 
     def wait_for_room(self, session: Session) -> None:
         self._waiting.add(session)
@@ -368,7 +374,7 @@ class Endpoint:
             case routes.Forward():
                 tossed = is_sibling(decision.to, self.table.place)
                 self.counters["tossed" if tossed else "forwarded"] += 1
-                self.on_foreign(decision.to, datagram)
+                self._toss(decision.to, datagram)
             case routes.VersionNegotiation():
                 self.answer(
                     build_version_negotiation(
@@ -395,7 +401,7 @@ class Endpoint:
             case routes.Drop():
                 if self.predecessor is not None and decision.reason in _PREDECESSORS:
                     self._passed_back.append(datagram)
-                    self.on_foreign(self.predecessor, datagram)
+                    self._toss(self.predecessor, datagram)
                 else:
                     self.counters[decision.reason] += 1
         return None

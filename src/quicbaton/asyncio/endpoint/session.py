@@ -29,6 +29,10 @@ class Outlet(Protocol):
 
     @property
     def is_full(self) -> bool: ...
+    @property
+    def through(self) -> str | None:
+        """The process that relays them, empty while it is out of reach; None where none does."""
+
     def send(self, train: Train) -> bool: ...
 
 
@@ -79,6 +83,12 @@ class Session:
     def is_over(self) -> bool:
         """True when nobody drives the connection here any more."""
         return self._over
+
+    @property
+    def sent_for_by(self) -> str | None:
+        """The process that sends for the connection, empty while it is out of reach; None for one
+        that needs none."""
+        return self._outlet.through
 
     def send_through(self, outlet: Outlet, wait_for_room: Callable[[Session], None]) -> None:
         """Send there from now on. `wait_for_room(session)` calls `transmit_soon` once the outlet,

@@ -247,6 +247,10 @@ class UdpSocket:
         return True
 
     @property
+    def through(self) -> None:
+        """Nobody relays what is sent here."""
+
+    @property
     def is_full(self) -> bool:
         """True while the kernel's buffer is full: build no more until it drained."""
         return bool(self._outbox)

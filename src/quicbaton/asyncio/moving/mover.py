@@ -45,7 +45,7 @@ from quicbaton.transport.state import Address, ConnectionState, WritableEvent
 from quicbaton.transport.train import Train
 
 
-class Client(NamedTuple):
+class ResetTarget(NamedTuple):
     """Whom to tell, and how, when a connection turns out to be nobody's."""
 
     remote: Address
@@ -59,7 +59,7 @@ class Frozen(NamedTuple):
 
     session: Session
     cids: tuple[bytes, ...]
-    client: Client | None  # None until the snapshot was taken
+    client: ResetTarget | None  # None until the snapshot was taken
     snapshot: bytes
     precopies: Mapping[bytes, Pieces]  # what of the streams is not in the snapshot
     parting: list[list[Train]]  # sent already, as far as the connection knows
@@ -72,16 +72,15 @@ class Given(NamedTuple):
     """What a forwarder remembers of a connection that it gave away."""
 
     cids: tuple[bytes, ...]
-    client: Client
-    to: str
+    client: ResetTarget
 
 
-class Opened(NamedTuple):
+class RebuiltConnection(NamedTuple):
     """A rebuilt connection that is silent, since it is not ours yet."""
 
     header: BatonHeader
     digest: bytes
-    client: Client
+    client: ResetTarget
     connection: Connection
     protocol: QuicConnectionProtocol
     relay: NewOwner | None  # for streams whose requests still run at the source
@@ -138,9 +137,9 @@ class Mover:
     def freeze(self, connection_id: bytes, strays: Owner) -> Frozen:
         """Stop driving the connection; `strays` gets its datagrams.
 
-        Its last trains are made, but not sent: `part` does that by and by, so that the client does
-        not wait for all of the handoff at once. Nothing else is protected with the connection's
-        keys, and the snapshot knows of them.
+        Its last trains are made, but not sent: `send_last_train` does that by and by, so that the
+        client does not wait for all of the handoff at once. Nothing else is protected with the
+        connection's keys, and the snapshot knows of them.
         """
         session = self._endpoint.session_of(connection_id)
         if session is None:
@@ -150,7 +149,7 @@ class Mover:
         self._endpoint.release(session, strays)
         return frozen
 
-    def part(self, frozen: Frozen) -> None:
+    def send_last_train(self, frozen: Frozen) -> None:
         """Send the next of what `freeze` has made. It comes before the commit or not at all."""
         if frozen.parting:
             for train in frozen.parting.pop(0):
@@ -216,7 +215,7 @@ class Mover:
     def thaw(self, frozen: Frozen) -> Session:
         """Bring it back here, as it was when it was frozen."""
         while frozen.parting:
-            self.part(frozen)
+            self.send_last_train(frozen)
         for cid in frozen.cids:
             self._endpoint.table.remove(cid)
         if not frozen.snapshot:
@@ -237,7 +236,7 @@ class Mover:
         *,
         relayed: bool = False,
         live: bool = False,
-    ) -> Opened:
+    ) -> RebuiltConnection:
         """Open, check and rebuild a baton, silently. A `live` one comes from its source right now,
         whatever the clocks of the two hosts say. The program takes what is in `parcel`.
 
@@ -258,7 +257,7 @@ class Mover:
             relay = NewOwner(connection, snapshot.connection, snapshot.relayed, protocol._http)
             protocol.relay(relay)
         frozen_at_us = snapshot.frozen_at_us if snapshot.host == self._host else None
-        return Opened(
+        return RebuiltConnection(
             opened.header,
             opened.digest,
             client,
@@ -271,7 +270,7 @@ class Mover:
 
     def resume(
         self,
-        opened: Opened,
+        opened: RebuiltConnection,
         strays: list[Datagram],
         sink: type[Owner],
         *,
@@ -312,13 +311,13 @@ class Mover:
             connection.begin_cutover()
         return outdated
 
-    def discard(self, opened: Opened) -> None:
+    def discard(self, opened: RebuiltConnection) -> None:
         """Let go of a rebuilt connection, which has sent nothing."""
         opened.protocol.connection_left()
         self._endpoint.end_trace(opened.connection)
         opened.connection.let_go()
 
-    def reset(self, client: Client, cids: tuple[bytes, ...] = ()) -> None:
+    def reset(self, client: ResetTarget, cids: tuple[bytes, ...] = ()) -> None:
         """Nobody owns the connection: its client is told so (RFC 9000 §10.3).
 
         At once, since a client that waits for us sends nothing that a reset could answer, and
@@ -332,7 +331,7 @@ class Mover:
             data = announce_reset(token, os.urandom)
             endpoint.udp.send_datagram(data, client.remote, client.local)
 
-    def _check_ids(self, client: Client) -> None:
+    def _check_ids(self, client: ResetTarget) -> None:
         """A short header does not say how long its ID is: all that we read have one length."""
         ours = self._endpoint.ids.configs.length
         if any(len(cid) != ours for cid in client.tokens):
@@ -343,7 +342,7 @@ class Mover:
                 code="id_lengths",
             )
 
-    def _check_room(self, client: Client) -> None:
+    def _check_room(self, client: ResetTarget) -> None:
         """For its IDs, as many that it gets in the cutover, and what it holds: once the connection
         is ours, it is too late to find that there is none."""
         if not self._endpoint.table.has_room_here(2 * len(client.tokens)):
@@ -434,9 +433,9 @@ def _open_relay(protocol: QuicConnectionProtocol) -> NewOwner | None:
     return relay
 
 
-def _client(state: ConnectionState) -> Client:
+def _client(state: ConnectionState) -> ResetTarget:
     path = state.paths[0]
-    return Client(
+    return ResetTarget(
         path.remote,
         path.local,
         {local.cid: local.token for local in state.ids.local},

@@ -1,7 +1,7 @@
 """Open files that go along with a connection, between two processes of one host.
 
     source                                    destination
-    ── Descriptors (with the files) ────────►  keeps them, by the handoff's id
+    ── Descriptors (with the files) ────────►  keeps them with the handoff
     ── BATON ───────────────────────────────►  gives them to the program that it rebuilds
 
 They are copies from the kernel's hand: the source's own stay open until it has given the
@@ -15,7 +15,6 @@ import os
 from collections.abc import Iterable
 
 from quicbaton.asyncio.peers.link import Link
-from quicbaton.handoff import HandoffDestination
 from quicbaton.handoff.messages import Baton, Descriptors
 
 
@@ -53,30 +52,3 @@ def send_ahead(link: Link, baton: Baton, descriptors: tuple[int, ...]) -> None:
     if descriptors:
         message = Descriptors(baton.connection_id, baton.handoff_id, len(descriptors))
         link.send_descriptors(message, descriptors)
-
-
-class Parcels:
-    """What has come for connections whose batons have not, by handoff id."""
-
-    def __init__(self) -> None:
-        self._parcels: dict[bytes, Parcel] = {}
-
-    def __len__(self) -> int:
-        return len(self._parcels)
-
-    def arrived(self, link: Link, message: Descriptors, machine: HandoffDestination | None) -> None:
-        """Keep what came with this message for the machine that waits for the baton."""
-        parcel = Parcel(link.take_descriptors(message))
-        if machine is None or machine.ended:
-            parcel.close()
-            return
-        self.drop(message.handoff_id)
-        self._parcels[message.handoff_id] = parcel
-
-    def take(self, handoff_id: bytes) -> Parcel:
-        """What came for this handoff, for the caller to close."""
-        return self._parcels.pop(handoff_id, None) or Parcel()
-
-    def drop(self, handoff_id: bytes) -> None:
-        """Nothing comes of this handoff."""
-        self.take(handoff_id).close()

@@ -23,11 +23,9 @@ class RelayOutlet:
     """The owner's side: trains go over the handoff's link. Without one the connection waits, as it
     does while a socket is full; what it has to say keeps."""
 
-    def __init__(
-        self, machine: HandoffDestination, find_link: Callable[[int | None], Link | None]
-    ) -> None:
+    def __init__(self, machine: HandoffDestination, find_link: Callable[[], Link | None]) -> None:
         self._machine = machine
-        self._find_link = find_link
+        self._link = find_link
         self._waiting: set[Session] = set()
         self._closed = False
 
@@ -76,9 +74,6 @@ class RelayOutlet:
         """Nobody will send for us any more: what is still said is lost."""
         self._closed = True
         self.wake()
-
-    def _link(self) -> Link | None:
-        return self._find_link(self._machine.link)
 
 
 class RelayedClient:

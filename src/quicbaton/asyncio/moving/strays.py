@@ -9,17 +9,11 @@ from quicbaton.asyncio.endpoint.udp import Datagram
 from quicbaton.handoff.messages import Stray
 
 
-class Sink:
-    """Takes the datagrams of a connection that is frozen or given away."""
+class StraySink:
+    """Takes the datagrams of a connection that is frozen, given away, or awaited."""
 
-    def __init__(
-        self, connection_id: bytes, on_strays: Callable[[bytes, list[Datagram]], None]
-    ) -> None:
-        self._connection_id = connection_id
-        self._on_strays = on_strays
-
-    def receive(self, batch: list[Datagram]) -> None:
-        self._on_strays(self._connection_id, batch)
+    def __init__(self, receive: Callable[[list[Datagram]], None]) -> None:
+        self.receive = receive
 
 
 def datagrams(strays: Iterable[Stray]) -> list[Datagram]:

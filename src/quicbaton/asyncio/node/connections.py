@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.asyncio.endpoint.session import Session
-from quicbaton.asyncio.moving.handoffs import Handoffs
-from quicbaton.asyncio.moving.machines import Report
+from quicbaton.asyncio.moving.handoff import HandoffResult
+from quicbaton.asyncio.moving.registry import HandoffRegistry
 from quicbaton.asyncio.node.beside import TCP_NAME
 from quicbaton.asyncio.node.control import Handler
 from quicbaton.asyncio.peers import commands as c
@@ -36,7 +36,7 @@ class ConnectionCommands:
     def __init__(
         self,
         endpoint: Endpoint,
-        handoffs: Handoffs,
+        handoffs: HandoffRegistry,
         link_to: Callable[[str], Awaitable[Link]],
         beside: Callable[[], list[c.ConnectionInfo]],
     ) -> None:
@@ -149,11 +149,11 @@ class ConnectionCommands:
             pid=os.getpid(),
             address=spell(udp.address),
             accepted=self._endpoint.accepted,
-            resumed=self._handoffs.resumed,
-            given=self._handoffs.given,
+            resumed=self._handoffs.counts.resumed,
+            given=self._handoffs.counts.given,
             datagrams_sent=udp.datagrams_sent,
             datagrams_received=udp.datagrams_received,
-            datagrams_forwarded=self._handoffs.forwarded,
+            datagrams_forwarded=self._handoffs.counts.forwarded,
             connections=infos,
         )
 
@@ -186,7 +186,7 @@ class ConnectionCommands:
         connection = session.connection
         return c.ConnectionInfo(
             connection=connection.name.hex(),
-            state="open" if self._handoffs.relayed_through(connection.name) is None else "relayed",
+            state="open" if session.sent_for_by is None else "relayed",
             peer=spell(connection.peer_address),
             server_name=connection.server_name,
             alpn=connection.alpn,
@@ -227,7 +227,7 @@ def read_baton(path: Path) -> bytes:
     return data
 
 
-def _answer_of(report: Report, wanted: Outcome) -> c.Answer:
+def _answer_of(report: HandoffResult, wanted: Outcome) -> c.Answer:
     return c.Answer(report.outcome is wanted, report.code, report.message)
 
 

@@ -16,8 +16,8 @@ from time import monotonic
 from typing import Final
 
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
-from quicbaton.asyncio.moving.handoffs import Handoffs
-from quicbaton.asyncio.moving.machines import Report
+from quicbaton.asyncio.moving.handoff import HandoffResult
+from quicbaton.asyncio.moving.registry import HandoffRegistry
 from quicbaton.asyncio.node.control import Handler
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.channel import Channel
@@ -42,7 +42,7 @@ _MAX_EXAMPLES: Final = 20
 class OwnConnections:
     """The connections of a process, as those see them who move many."""
 
-    def __init__(self, endpoint: Endpoint, handoffs: Handoffs) -> None:
+    def __init__(self, endpoint: Endpoint, handoffs: HandoffRegistry) -> None:
         self._endpoint = endpoint
         self._handoffs = handoffs
 
@@ -54,11 +54,11 @@ class OwnConnections:
         """Whether it is here."""
         return self._endpoint.has(name)
 
-    async def hand_over(self, name: bytes, link: Link, *, relay: bool) -> Report:
+    async def hand_over(self, name: bytes, link: Link, *, relay: bool) -> HandoffResult:
         """Hand one over; a report of code `closed` when it is here no more."""
         session = self._endpoint.session_of(name)
         if session is None:
-            return Report(Outcome.KEPT, "closed", "it was closed")
+            return HandoffResult(Outcome.KEPT, "closed", "it was closed")
         return await self._handoffs.hand_over(session, link, relay=relay)
 
 
@@ -87,7 +87,7 @@ class Exodus:
         #: Those that could not move and will be tried again, or not.
         self._resting: set[bytes] = set()
         #: Why a connection could not move when that was tried last.
-        self._reasons: dict[bytes, Report] = {}
+        self._reasons: dict[bytes, HandoffResult] = {}
         self._over = False
         self.moved = 0
         self.relayed = 0
@@ -135,7 +135,7 @@ class Exodus:
                 group.create_task(self._move_from_queue())
 
     @property
-    def kept(self) -> Mapping[bytes, Report]:
+    def kept(self) -> Mapping[bytes, HandoffResult]:
         """Connections that could not move, and why, at the last try that is over."""
         return self._reasons
 
@@ -167,14 +167,14 @@ class Exodus:
                 if report.code not in _FINAL_REASONS:
                     asyncio.get_running_loop().call_later(_RETRY_S, self._try_again, name)
 
-    async def _move(self, name: bytes) -> Report:
+    async def _move(self, name: bytes) -> HandoffResult:
         try:
             link = await self._link_to(next(self._destinations))
             return await self._connections.hand_over(name, link, relay=self._relay)
         except QuicbatonError as error:
-            return Report(Outcome.KEPT, error.code, str(error))
+            return HandoffResult(Outcome.KEPT, error.code, str(error))
 
-    def _count(self, report: Report) -> None:
+    def _count(self, report: HandoffResult) -> None:
         self._progress_at_s = monotonic()
         if report.code == "relayed":
             self.relayed += 1

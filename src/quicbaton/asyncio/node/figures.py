@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
-from quicbaton.asyncio.moving.handoffs import Handoffs
+from quicbaton.asyncio.moving.registry import HandoffRegistry
 from quicbaton.asyncio.node.beside import Beside
 from quicbaton.asyncio.node.requests import RequestCount
 from quicbaton.asyncio.peers import commands as c
@@ -34,7 +34,7 @@ class Blackouts:
 
 def read_figures(
     endpoint: Endpoint,
-    handoffs: Handoffs,
+    handoffs: HandoffRegistry,
     blackouts: Blackouts,
     *,
     name: str,
@@ -61,7 +61,7 @@ def read_figures(
             "handshakes": len(endpoint.handshakes),
             "tcp_connections": beside.running - beside.handshakes,
             "tcp_handshakes": beside.handshakes,
-            "open_forwards": handoffs.unfinished_departures(),
+            "open_forwards": handoffs.unfinished(),
             "relayed_streams": handoffs.relays.left,
             "memory_held_bytes": endpoint.budget.held_bytes,
             "memory_budget_bytes": endpoint.budget.total_bytes,
@@ -71,13 +71,13 @@ def read_figures(
             "accepted": endpoint.accepted,
             "datagrams_received": endpoint.udp.datagrams_received,
             "datagrams_sent": endpoint.udp.datagrams_sent,
-            "strays": handoffs.forwarded,
+            "strays": handoffs.counts.forwarded,
             "tossed": counters["tossed"],
             "resets": counters["reset"],
             "slept": endpoint.asleep.slept,
             "woken": endpoint.asleep.woken,
-            "streams_relayed": handoffs.streams_relayed,
-            "streams_cut": handoffs.streams_cut,
+            "streams_relayed": handoffs.relays.relayed,
+            "streams_cut": handoffs.relays.cut,
             "closed_for_memory": counters["closed_for_memory"],
             "requests": requests.total,
             "tcp_requests": requests.over_tcp,

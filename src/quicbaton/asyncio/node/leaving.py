@@ -105,7 +105,7 @@ class Leaving:
         until = max(until, monotonic() + _CUTOVER_S)
         handoffs = self._node.handoffs
         # Requests that still run here, too: their streams are relayed to the new owners.
-        while monotonic() < until and (handoffs.unfinished_departures() or handoffs.relays.left):
+        while monotonic() < until and (handoffs.unfinished() or handoffs.relays.left):
             await asyncio.sleep(_LOOK_S)
         return exodus.moved + exodus.relayed
 

@@ -10,12 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.steer import steer
 from quicbaton.asyncio.endpoint.udp import Datagram, open_udp
 from quicbaton.asyncio.failpoints import on_cut
 from quicbaton.asyncio.host import boot_id
-from quicbaton.asyncio.moving.handoffs import Handoffs
+from quicbaton.asyncio.moving.registry import HandoffRegistry
 from quicbaton.asyncio.node.beside import Beside, NothingBeside
 from quicbaton.asyncio.node.connections import ConnectionCommands
 from quicbaton.asyncio.node.control import Control, Handler
@@ -71,24 +70,27 @@ class Node:
     ) -> None:
         self.name = str(control)
         self.names = Names(self.name, f"{cluster.me}/{worker}" if cluster is not None else "")
-        self.endpoint = make_endpoint(sock, ring=ring, node=node, worker=worker, **options)
-        self.handoffs = Handoffs(
+        self.endpoint = make_endpoint(
+            sock, ring=ring, node=node, worker=worker, toss=self._toss, **options
+        )
+        #: Who shares the UDP port: worker number -> name.
+        self.workers = {**(workers or {}), worker: self.name}
+        self._directory = Directory(cluster, self.workers, worker)
+        self.handoffs = HandoffRegistry(
             self.endpoint,
             ring,
             self.names,
             host or boot_id(),
             self._dial,
+            slot_of=self._directory.slot_of,
             waits=waits,
             formats=formats,
             store=store,
         )
         self._formats = formats
-        #: Who shares the UDP port: worker number -> name.
-        self.workers = {**(workers or {}), worker: self.name}
         for number in self.workers:
             self.endpoint.table.peers.add(Place(node, number))
         self.endpoint.table.peers.discard(self.endpoint.table.place)
-        self._directory = Directory(cluster, self.workers, worker)
         #: Places of workers that have died.
         self._vacant: set[Place] = set()
         #: Under a supervisor: told of a process that has exited, whose connections are then for the
@@ -103,8 +105,6 @@ class Node:
         self.beside: Beside = NothingBeside()
         #: Of the program that is served here.
         self.requests = RequestCount()
-        #: Told of every connection that this process gets; and whether it began here just now.
-        self.watchers: list[Callable[[Session, bool], None]] = []
         #: Called when this process begins to serve.
         self.starters: list[Callable[[], None]] = []
         #: Called when this process ends.
@@ -121,11 +121,6 @@ class Node:
         self._siblings_of: dict[str, list[socket.socket]] = {}
         #: Who had a worker number before: it serves on if its successor fails.
         self._replaced: dict[int, str] = {}
-        self.endpoint.on_session = self._on_session
-        self.endpoint.on_session_over = self.handoffs.on_session_over
-        self.endpoint.on_retired = self.handoffs.on_retired
-        self.endpoint.may_sleep = self.handoffs.may_sleep
-        self.endpoint.on_foreign = self._toss
         connections = ConnectionCommands(
             self.endpoint, self.handoffs, self.link_to, self._describe_beside
         )
@@ -152,8 +147,8 @@ class Node:
     def start(self) -> None:
         """Read the UDP socket from now on, and get to know the others on the port."""
         self.endpoint.start()
-        if self.handoffs.shared is not None:
-            self.spawn(self.handoffs.shared.sweep_for_ever)
+        if self.handoffs.store is not None:
+            self.spawn(self.handoffs.store.sweep_for_ever)
         for name in self.workers.values():
             if name != self.name:
                 self._dial(name)
@@ -380,13 +375,6 @@ class Node:
             return
         link.send(Toss(datagram.data, datagram.remote, datagram.local, datagram.ecn))
 
-    def _on_session(self, session: Session) -> None:
-        new = self.handoffs.own(session)
-        for watch in self.watchers:
-            watch(session, new)
-        if self.departure is not None:
-            self.departure.on_session(session)
-
     # --- sharing the port -----------------------------------------------------------------------
 
     async def _join(self, channel: Channel, frame: c.Join) -> None:
@@ -435,9 +423,11 @@ class Node:
     async def _depart(self, channel: Channel, frame: c.TakeOver) -> None:
         self._check_no_successor()
         self.departure = Departure(self, channel, frame)
+        self.endpoint.observers.add(self.departure)
         try:
             await self.departure.run()
         finally:
+            self.endpoint.observers.remove(self.departure)
             self.departure = None
 
     def _check_no_successor(self) -> None:

@@ -6,8 +6,9 @@ import asyncio
 import os
 from collections.abc import Awaitable
 
+from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.endpoint.session import Session
-from quicbaton.asyncio.moving.machines import Report
+from quicbaton.asyncio.moving.handoff import HandoffResult
 from quicbaton.asyncio.node.draining import Draining, OwnConnections
 from quicbaton.asyncio.node.figures import Blackouts, read_figures
 from quicbaton.asyncio.node.node import Node
@@ -20,14 +21,13 @@ from quicbaton.asyncio.node.placing import (
 )
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.channel import Channel
-from quicbaton.asyncio.peers.link import Link
 from quicbaton.errors import CallerError
 from quicbaton.handoff.messages import Load
 from quicbaton.limits import MAX_ROUTED_IDS
 from quicbaton.routing.placement import Member, Placement
 
 
-class Operations:
+class Operations(Observer):
     """Makes a node drain, place and tell; `placement` decides where new connections go."""
 
     def __init__(self, node: Node, placement: Placement | None = None) -> None:
@@ -57,14 +57,27 @@ class Operations:
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(LOAD_INTERVAL_S, self._tell_load)
         node.answer({**self._draining.handlers(), c.ReadFigures: self._read_figures})
-        node.watchers.append(self._on_connection)
-        node.handoffs.on_load = self._on_load
-        node.handoffs.on_resumed = self._on_resumed
+        node.endpoint.observers.add(self)
 
     def close(self) -> None:
         """Tell and move no more."""
         self._timer.cancel()
         self._draining.stop()
+
+    # --- what it is told ------------------------------------------------------------------------
+
+    def on_began(self, session: Session, *, is_new: bool) -> None:
+        if self._draining.active:
+            self._draining.on_connection(session.connection.name)
+        elif is_new and self._placing is not None:
+            self._placing.on_new(session)
+
+    def on_blackout(self, connection_id: bytes, blackout_us: int) -> None:
+        self._blackouts.note(blackout_us)
+        self._draining.on_blackout(blackout_us)
+
+    def on_peer_load(self, peer: str, connections: int, room: int) -> None:
+        self._loads.note(Member(self._name_of_worker(peer), connections, room))
 
     # --- helpers, in reading order --------------------------------------------------------------
 
@@ -94,10 +107,10 @@ class Operations:
             return paths.get(worker, member)
         return member
 
-    def _place(self, name: bytes, member: str) -> Awaitable[Report]:
+    def _place(self, name: bytes, member: str) -> Awaitable[HandoffResult]:
         return self._hand_over_to(name, self._path_of(member))
 
-    async def _hand_over_to(self, name: bytes, to: str) -> Report:
+    async def _hand_over_to(self, name: bytes, to: str) -> HandoffResult:
         link = await self._node.link_to(to)
         session = self._node.endpoint.session_of(name)
         if session is None:
@@ -110,19 +123,6 @@ class Operations:
         if session is not None:
             session.protocol.let_requests_in()
             session.process()
-
-    def _on_connection(self, session: Session, new: bool) -> None:
-        if self._draining.active:
-            self._draining.on_connection(session.connection.name)
-        elif new and self._placing is not None:
-            self._placing.on_new(session)
-
-    def _on_load(self, link: Link, load: Load) -> None:
-        self._loads.note(self._name_of_worker(link.peer_name), load)
-
-    def _on_resumed(self, _connection_id: bytes, blackout_us: int) -> None:
-        self._blackouts.note(blackout_us)
-        self._draining.on_blackout(blackout_us)
 
     def _tell_load(self) -> None:
         here = self._here()

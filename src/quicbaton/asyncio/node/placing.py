@@ -22,12 +22,11 @@ from typing import Final
 from aioquic.h3.connection import H3_ALPN
 
 from quicbaton.asyncio.endpoint.session import Session
-from quicbaton.asyncio.moving.machines import Report
+from quicbaton.asyncio.moving.handoff import HandoffResult
 from quicbaton.asyncio.peers.cluster import Cluster
 from quicbaton.asyncio.peers.names import parse_slot
 from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.handoff import Outcome
-from quicbaton.handoff.messages import Load
 from quicbaton.limits import MAX_LOADS
 from quicbaton.routing.placement import FarPlacement, Member, Newcomer, Placement, node_of
 
@@ -42,12 +41,12 @@ class Loads:
     """How busy other processes are, as they said last."""
 
     def __init__(self) -> None:
-        self._loads: dict[str, tuple[Load, float]] = {}
+        self._loads: dict[str, tuple[Member, float]] = {}
 
-    def note(self, name: str, load: Load) -> None:
-        """The process at the other end of a link has spoken; `name` is what we call it."""
-        if name in self._loads or len(self._loads) < MAX_LOADS:
-            self._loads[name] = (load, monotonic())
+    def note(self, load: Member) -> None:
+        """A process has said how busy it is, by the name that we call it."""
+        if load.name in self._loads or len(self._loads) < MAX_LOADS:
+            self._loads[load.name] = (load, monotonic())
 
     def members(self, here: Member, elsewhere: Sequence[str]) -> list[Member]:
         """Those that have room and were heard of lately, and us, by name: workers of our own node,
@@ -55,7 +54,7 @@ class Loads:
         since = monotonic() - _FRESH_S
         node = node_of(here.name)
         known = [
-            Member(name, load.connections, load.room)
+            load
             for name, (load, at) in self._loads.items()
             if at >= since and (node_of(name) == node or {name, node_of(name)} & {*elsewhere})
         ]
@@ -99,7 +98,7 @@ class Placing:
         loads: Loads,
         *,
         here: Callable[[], Member],
-        move: Callable[[bytes, str], Awaitable[Report]],
+        move: Callable[[bytes, str], Awaitable[HandoffResult]],
         go_on: Callable[[bytes], None],
         spawn: Callable[[Callable[[], Awaitable[None]]], None],
     ) -> None:

@@ -34,6 +34,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from quicbaton.asyncio.counted import counted
+from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.failpoints import reach
 from quicbaton.asyncio.node.draining import Exodus, OwnConnections
@@ -66,7 +67,7 @@ _SUCCESSORS_FAULT: Final = frozenset(
 _H3_NO_ERROR: Final = 0x100
 
 
-class Departure:
+class Departure(Observer):
     """The old process's side."""
 
     def __init__(self, node: Node, channel: Channel, frame: c.TakeOver) -> None:
@@ -80,8 +81,8 @@ class Departure:
         )
         self._successor_died = asyncio.Event()
 
-    def on_session(self, session: Session) -> None:
-        """A handshake was confirmed, or a connection came back: it is to move."""
+    def on_began(self, session: Session, *, is_new: bool) -> None:
+        # A handshake was confirmed, or a connection came back: it is to move.
         self._exodus.add([session.connection.name])
 
     def on_peer_dead(self, pid: int) -> None:
@@ -197,7 +198,7 @@ class Departure:
 
     def _left(self) -> int:
         endpoint = self._node.endpoint
-        unfinished = self._node.handoffs.unfinished_departures()
+        unfinished = self._node.handoffs.unfinished()
         running = self._node.handoffs.relays.left + self._node.beside.running
         if self._linger_s:
             running = 0
@@ -289,7 +290,7 @@ class Arrival:
     def _reset_from_now_on(self, node: Node) -> None:
         """The predecessor is gone, and so is what it knew of connections that it had given to
         others. Where there are such, clients that have yet to cut over are not to be reset."""
-        if self.passed.workers or node.names.slot or node.handoffs.shared is not None:
+        if self.passed.workers or node.names.slot or node.handoffs.store is not None:
             table = node.endpoint.table
             table.no_reset_until = max(table.no_reset_until, monotonic() + NO_RESET_LIFETIME_S)
         node.endpoint.may_reset = True

@@ -25,9 +25,10 @@ from typing import Final
 
 import msgspec
 
+from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.steer import steer
-from quicbaton.asyncio.moving.strays import Sink
+from quicbaton.asyncio.moving.strays import StraySink
 from quicbaton.asyncio.node.control import Handler
 from quicbaton.asyncio.node.leaving import Leaving
 from quicbaton.asyncio.node.node import Node
@@ -78,6 +79,42 @@ class Assignment(msgspec.Struct, forbid_unknown_fields=False):
         return shared.with_name(f"{shared.stem}-{os.getpid()}.sock")
 
 
+class RosterKeeper(Observer):
+    """Keeps a worker's roster: whose clients are told, should it die. A connection is struck out of
+    it before the first byte of the commit, since from then on it may live elsewhere."""
+
+    def __init__(self, roster: Roster, node: Node) -> None:
+        self._roster = roster
+        self._endpoint = node.endpoint
+        self._has_store = node.handoffs.store is not None
+
+    def on_began(self, session: Session, *, is_new: bool) -> None:
+        connection = session.connection
+        decode = self._endpoint.ids.decode
+        # IDs that the client chose have no reset token.
+        ours = [cid for cid in session.cids if decode(cid) is not None]
+        self._roster.enter(connection.name, connection.peer_address, connection.local_address, ours)
+
+    def on_ids_retired(self, session: Session) -> None:
+        # Later: the same packet brings new IDs.
+        asyncio.get_running_loop().call_soon(self._enter_again, session)
+
+    def on_frozen(self, session: Session) -> None:
+        # Whoever gets its baton may commit in the store after our death.
+        if self._has_store:
+            self._roster.strike(session.connection.name)
+
+    def on_given(self, connection_id: bytes) -> None:
+        self._roster.strike(connection_id)
+
+    def on_ended(self, session: Session) -> None:
+        self._roster.strike(session.connection.name)
+
+    def _enter_again(self, session: Session) -> None:
+        if self._endpoint.sessions.get(session.connection.name) is session:
+            self.on_began(session, is_new=False)
+
+
 class Worker:
     """Puts a node under a supervisor's command. The node must not have been started."""
 
@@ -107,7 +144,7 @@ class Worker:
         #: Dead processes about which the supervisor has not said anything yet.
         self._unburied: dict[int, asyncio.TimerHandle] = {}
         self.roster = Roster(roster)
-        self._keep_roster()
+        node.endpoint.observers.add(RosterKeeper(self.roster, node))
         node.on_death = self._on_death
         node.lingers_at = lingering_control(Path(node.name))
         handlers: dict[type[c.Frame], Handler] = {
@@ -146,58 +183,6 @@ class Worker:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
-
-    # --- the roster -----------------------------------------------------------------------------
-
-    def _keep_roster(self) -> None:
-        endpoint = self._node.endpoint
-        handoffs = self._node.handoffs
-        loop = asyncio.get_running_loop()
-        on_session, on_over = endpoint.on_session, endpoint.on_session_over
-        on_retired, on_moved = endpoint.on_retired, handoffs.on_moved
-
-        def began(session: Session) -> None:
-            self._enter(session)
-            on_session(session)
-
-        def ended(session: Session) -> None:
-            self.roster.strike(session.connection.name)
-            on_over(session)
-
-        def retired(session: Session) -> None:
-            # Later: the same packet brings new IDs.
-            loop.call_soon(self._enter_again, session)
-            on_retired(session)
-
-        def moved(connection_id: bytes, resumed: bool) -> None:
-            if resumed:
-                session = endpoint.sessions.get(connection_id)
-                if session is not None:
-                    self._enter(session)
-            else:
-                # Called before the first byte of the commit.
-                self.roster.strike(connection_id)
-            on_moved(connection_id, resumed)
-
-        def frozen(session: Session) -> None:
-            # Whoever gets its baton may commit in the store after our death.
-            self.roster.strike(session.connection.name)
-
-        if handoffs.shared is not None:
-            endpoint.on_frozen = frozen
-        endpoint.on_session, endpoint.on_session_over = began, ended
-        endpoint.on_retired, handoffs.on_moved = retired, moved
-
-    def _enter(self, session: Session) -> None:
-        connection = session.connection
-        decode = self._node.endpoint.ids.decode
-        # IDs that the client chose have no reset token.
-        ours = [cid for cid in session.cids if decode(cid) is not None]
-        self.roster.enter(connection.name, connection.peer_address, connection.local_address, ours)
-
-    def _enter_again(self, session: Session) -> None:
-        if self._node.endpoint.sessions.get(session.connection.name) is session:
-            self._enter(session)
 
     # --- commands -------------------------------------------------------------------------------
 
@@ -332,8 +317,8 @@ class Worker:
         passed_on: list[bytes] = []
         for cid, owner in endpoint.table.owners.items():
             if ids.decode(cid) not in (None, ids.place):
-                (passed_on if isinstance(owner, Sink) else owned).append(cid)
-        living = [*endpoint.names(), *self._node.handoffs.names_in_hand(frame.pid)]
+                (passed_on if isinstance(owner, StraySink) else owned).append(cid)
+        living = [*endpoint.names(), *self._node.handoffs.living_elsewhere(frame.pid)]
         return c.Survivors(owned, passed_on, living)
 
     async def _bury(self, _channel: Channel, frame: c.Bury) -> c.Frame:

@@ -1,4 +1,4 @@
-"""One process's part in a shared ownership store: it asks what its machines want to know.
+"""One process's part in a shared ownership store: it asks what handoffs want to know.
 
 The machines are `handoff.shared_source` and `handoff.shared_destination`, what they ask for is in
 `handoff.store_questions`. Answers come whenever they come; machines know what they mean by then.
@@ -8,16 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
 from time import time
-from typing import Any, Final
+from typing import Any, Protocol
 
 from quicbaton.asyncio.failpoints import reach
-from quicbaton.asyncio.moving.machines import Machine, Machines, Member, Report
-from quicbaton.asyncio.peers.link import Link
-from quicbaton.errors import QuicbatonError
-from quicbaton.handoff import DestinationState, HandoffDestination, SourceState
-from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
 from quicbaton.handoff.store_questions import (
     AskStore,
@@ -45,76 +39,47 @@ from quicbaton.ownership.store import (
     Unknown,
 )
 
-#: The states in which a machine wants to know.
-_ASKING: Final = (SourceState.PUBLISHING, SourceState.RECLAIMING, DestinationState.COMMITTING)
+
+class Asker(Protocol):
+    """Whoever asks the store: a handoff."""
+
+    def feed(self, event: ev.Event) -> None:
+        """Take the answer."""
+
+    @property
+    def asks_the_store(self) -> bool:
+        """Whether it still wants to know."""
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more comes of it."""
 
 
-class SharedOwners:
-    """Does for the machines what they ask of `store`.
+class StoreClient:
+    """Asks `store` what handoffs want to know, and keeps the entries of this process in it."""
 
-    `part(connection_id)` sends what a freeze has left to send, before anybody else may.
-    `hold(machine)` keeps the datagrams of a connection that waits for the store's answer.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        part: Callable[[bytes], None],
-        hold: Callable[[HandoffDestination], None],
-    ) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._part = part
-        self._hold = hold
-        self.member = Member(store.store_id, os.urandom(INCARNATION_BYTES))
-        self.machines: Machines
+        self.store_id = store.store_id
+        #: Drawn at the start of this process.
+        self.incarnation = os.urandom(INCARNATION_BYTES)
         self._tasks: set[asyncio.Task[None]] = set()
         #: Connections of ours that have an entry in the store, and how to close it.
         self._entered: dict[bytes, Close] = {}
-        #: By the effect; each takes the machine and the effect.
-        self.performers: Final[Mapping[type[fx.Effect], Callable[[Any, Any], None]]] = {
-            AskStore: self._ask,
-            ReadStore: self._read,
-        }
 
-    def hand_over(
-        self,
-        link: Link,
-        hand_over: Callable[[bool], asyncio.Future[Report]],
-    ) -> asyncio.Future[Report]:
-        """Hand a connection over by the store, by `hand_over(True)`.
+    def ask(self, asker: Asker, effect: AskStore) -> None:
+        """Perform an operation; the asker is fed its outcome."""
+        self._spawn(self._perform(asker, effect.operation, effect.after_s))
 
-        Between two processes of one host the source can be the store as well (`hand_over(False)`):
-        so it is with one that does not use this store, such as a successor that was configured
-        anew.
-        """
-        first = hand_over(True)
-        if not link.peer_name.startswith("/"):
-            return first
-        result: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
+    def read(self, asker: Asker, effect: ReadStore) -> None:
+        """Read a connection's entry; the asker is fed what stands there."""
+        self._spawn(self._look_up(asker, effect))
 
-        def settle(report: Report) -> None:
-            if not result.done():
-                result.set_result(report)
-
-        def look(done: asyncio.Future[Report]) -> None:
-            if done.cancelled() or result.done():
-                return
-            if done.result().code != "no_store" or not link.is_up:
-                settle(done.result())
-                return
-            try:
-                hand_over(False).add_done_callback(lambda second: settle(second.result()))
-            except (QuicbatonError, KeyError):
-                settle(done.result())  # over, or on its way elsewhere by now
-
-        first.add_done_callback(look)
-        return result
-
-    def gone(self, connection_id: bytes) -> None:
-        """It is another's now, who sees to its entry."""
+    def given(self, connection_id: bytes) -> None:
+        """A connection is another's now, who sees to its entry."""
         self._entered.pop(connection_id, None)
 
-    def over(self, connection_id: bytes) -> None:
+    def closed(self, connection_id: bytes) -> None:
         """A connection of ours is closed."""
         close = self._entered.pop(connection_id, None)
         if close is not None:
@@ -132,35 +97,24 @@ class SharedOwners:
 
         Nobody else may live by this name but this very process: what a successor of the dead one
         holds already would be closed, too."""
-        return await self._store.forget_owner(name, self.member.incarnation)
+        return await self._store.forget_owner(name, self.incarnation)
 
     def close(self) -> None:
         """Nothing that is under way is waited for."""
         for task in self._tasks:
             task.cancel()
 
-    # --- effects --------------------------------------------------------------------------------
-
-    def _ask(self, machine: Machine, effect: AskStore) -> None:
-        if isinstance(effect.operation, Publish):
-            # The destination may send as soon as it has the baton.
-            self._part(machine.connection_id)
-        elif isinstance(machine, HandoffDestination) and not machine.ended:
-            self._hold(machine)
-        self._spawn(self._perform(machine, effect.operation, effect.after_s))
-
-    def _read(self, machine: Machine, effect: ReadStore) -> None:
-        self._spawn(self._look_up(machine, effect))
+    # --- helpers --------------------------------------------------------------------------------
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _perform(self, machine: Machine | None, operation: Operation, after_s: float) -> None:
+    async def _perform(self, asker: Asker | None, operation: Operation, after_s: float) -> None:
         if after_s:
             await asyncio.sleep(after_s)
-            if machine is not None and machine.state not in _ASKING:
+            if asker is not None and not asker.asks_the_store:
                 # It has given up: what would be done now might keep others from it.
                 return
         point = _point(operation)
@@ -173,12 +127,12 @@ class SharedOwners:
             self._log(f"the ownership store failed over {type(operation).__name__}", error)
             result = Unknown("store_error", type(error).__name__)
         reach(f"after_{point}")
-        if isinstance(result, Done) and not (machine is not None and machine.ended):
+        if isinstance(result, Done) and (asker is None or not asker.ended):
             self._note(operation)
-        if machine is not None:
-            self.machines.feed(machine, _event(result))
+        if asker is not None:
+            asker.feed(_event(result))
 
-    async def _look_up(self, machine: Machine, effect: ReadStore) -> None:
+    async def _look_up(self, asker: Asker, effect: ReadStore) -> None:
         await asyncio.sleep(effect.after_s)
         reading: Reading
         try:
@@ -186,7 +140,7 @@ class SharedOwners:
         except Exception as error:
             self._log("the ownership store failed to read", error)
             reading = Unknown("store_error", type(error).__name__)
-        self.machines.feed(machine, _event(reading))
+        asker.feed(_event(reading))
 
     def _note(self, operation: Operation) -> None:
         """What stands in the store in our name."""

@@ -1,0 +1,106 @@
+"""Telling others what happens to the connections of a process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from quicbaton.asyncio.endpoint.session import Session
+
+
+class Observer:
+    """Is told what happens to the connections of one process, and what its peers say of themselves.
+
+    Override what you want to know. All observers are told everything, one after the other, whatever
+    another one makes of it. What an observer raises is logged and changes nothing.
+    """
+
+    def on_began(self, session: Session, *, is_new: bool) -> None:
+        """The connection is driven here from now on. `is_new`: its handshake was confirmed just
+        now; else it came from another process, thawed, or woke."""
+
+    def on_ended(self, session: Session) -> None:
+        """The connection is closed and drained."""
+
+    def on_ids_retired(self, session: Session) -> None:
+        """The client has retired a connection ID. New ones may come in the same packet."""
+
+    def on_frozen(self, session: Session) -> None:
+        """The connection is driven no more, and may thaw."""
+
+    def on_given(self, connection_id: bytes) -> None:
+        """The connection is another process's. No byte of the commit has been sent yet."""
+
+    def on_resumed(self, connection_id: bytes) -> None:
+        """A connection that came from another process has spoken."""
+
+    def on_blackout(self, connection_id: bytes, blackout_us: int) -> None:
+        """The new owner of a connection of ours says how long its client has waited."""
+
+    def on_peer_load(self, peer: str, connections: int, room: int) -> None:
+        """The process `peer` has so many connections, and would take `room` more."""
+
+    def keeps_awake(self, session: Session) -> bool:
+        """Whether an idle connection may not shrink to its state now."""
+        return False
+
+
+class Observers(Observer):
+    """Tells several observers."""
+
+    def __init__(self) -> None:
+        self._observers: list[Observer] = []
+
+    def add(self, observer: Observer) -> None:
+        """From now on it is told, too."""
+        self._observers.append(observer)
+
+    def remove(self, observer: Observer) -> None:
+        """From now on it is told nothing."""
+        self._observers = [one for one in self._observers if one is not observer]
+
+    def on_began(self, session: Session, *, is_new: bool) -> None:
+        for one in self._observers:
+            _tell(lambda told=one: told.on_began(session, is_new=is_new))
+
+    def on_ended(self, session: Session) -> None:
+        for one in self._observers:
+            _tell(one.on_ended, session)
+
+    def on_ids_retired(self, session: Session) -> None:
+        for one in self._observers:
+            _tell(one.on_ids_retired, session)
+
+    def on_frozen(self, session: Session) -> None:
+        for one in self._observers:
+            _tell(one.on_frozen, session)
+
+    def on_given(self, connection_id: bytes) -> None:
+        for one in self._observers:
+            _tell(one.on_given, connection_id)
+
+    def on_resumed(self, connection_id: bytes) -> None:
+        for one in self._observers:
+            _tell(one.on_resumed, connection_id)
+
+    def on_blackout(self, connection_id: bytes, blackout_us: int) -> None:
+        for one in self._observers:
+            _tell(one.on_blackout, connection_id, blackout_us)
+
+    def on_peer_load(self, peer: str, connections: int, room: int) -> None:
+        for one in self._observers:
+            _tell(one.on_peer_load, peer, connections, room)
+
+    def keeps_awake(self, session: Session) -> bool:
+        return any(one.keeps_awake(session) for one in self._observers)
+
+
+def _tell(told: Callable[..., None], *what: Any) -> None:
+    try:
+        told(*what)
+    except Exception as error:
+        # The boundary between observers: a reporter's closed pipe is not the roster's business.
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": f"{told!r} failed to take note", "exception": error}
+        )
