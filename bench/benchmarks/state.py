@@ -161,7 +161,7 @@ async def _snapshot_when_idle(endpoint: Endpoint) -> bytes:
 
 
 def _snapshot(session: Session) -> bytes:
-    """What `quicbaton.asyncio.moving.handoffs` does between a freeze and a seal."""
+    """What `quicbaton.asyncio.moving.outgoing` does between a freeze and a seal."""
     protocol = session.protocol
     application = protocol.export_state()
     http3 = None if protocol._http is None else export_state(protocol._http)
@@ -279,7 +279,7 @@ def _cpu_ns() -> int:
 
 
 def _resume(snapshot: Snapshot, endpoint: Endpoint) -> Session:
-    """What `quicbaton.asyncio.moving.handoffs` does once the connection is its own."""
+    """What `quicbaton.asyncio.moving.outgoing` does once the connection is its own."""
     now = monotonic()
     connection = Connection.resume(
         snapshot.connection,

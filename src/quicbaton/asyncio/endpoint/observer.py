@@ -62,7 +62,7 @@ class Observers(Observer):
 
     def on_began(self, session: Session, *, is_new: bool) -> None:
         for one in self._observers:
-            _tell(lambda told=one: told.on_began(session, is_new=is_new))
+            _tell(one.on_began, session, is_new=is_new)
 
     def on_ended(self, session: Session) -> None:
         for one in self._observers:
@@ -96,9 +96,9 @@ class Observers(Observer):
         return any(one.keeps_awake(session) for one in self._observers)
 
 
-def _tell(told: Callable[..., None], *what: Any) -> None:
+def _tell(told: Callable[..., None], *what: Any, **details: Any) -> None:
     try:
-        told(*what)
+        told(*what, **details)
     except Exception as error:
         # The boundary between observers: a reporter's closed pipe is not the roster's business.
         asyncio.get_running_loop().call_exception_handler(

@@ -1,0 +1,95 @@
+"""Whoever observes the connections of a process is told, whatever the others make of it."""
+
+from __future__ import annotations
+
+import os
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loopback import http_client, run, server_configuration
+from test_movers import MovableServer
+
+from quicbaton.asyncio.endpoint.observer import Observer
+from quicbaton.asyncio.endpoint.udp import open_udp
+from quicbaton.asyncio.node.node import Node
+from quicbaton.asyncio.supervisor.roster import Roster, make_roster, read_roster
+from quicbaton.asyncio.supervisor.worker import RosterKeeper
+from quicbaton.baton.seal import identify
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.handoff.messages import ClaimRequest, Committed
+from quicbaton.keys.cluster_key import ClusterKey
+from quicbaton.keys.key_ring import KeyRing
+
+
+class Failing(Observer):
+    """As a reporter whose pipe is closed."""
+
+    def on_began(self, session: Any, *, is_new: bool) -> None:
+        raise BrokenPipeError
+
+    def on_given(self, connection_id: bytes) -> None:
+        raise BrokenPipeError
+
+
+class Told(Observer):
+    def __init__(self) -> None:
+        self.given: list[bytes] = []
+
+    def on_given(self, connection_id: bytes) -> None:
+        self.given.append(connection_id)
+
+
+class ClaimingLink:
+    """A link over which a saved connection is claimed; reads the roster when it is given."""
+
+    number = 1
+    is_remote = False
+    is_crowded = True
+    peer_name = "claimer"
+
+    def __init__(self, roster: int) -> None:
+        self._roster = roster
+        self.listed_at_commit: list[int] = []
+
+    def send(self, message: object) -> None:
+        if isinstance(message, Committed):
+            self.listed_at_commit.append(len(read_roster(self._roster, 1)))
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_a_connection_is_off_the_roster_before_the_first_byte_of_its_commit(
+    order: tuple[int, ...], tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    descriptor = make_roster(10)
+
+    async def main() -> None:
+        node = Node(
+            open_udp("127.0.0.1", 0),
+            tmp_path / "node.sock",
+            ring=KeyRing(ClusterKey.generate(os.urandom)),
+            configuration=server_configuration(certificate),
+            create_protocol=MovableServer,
+        )
+        told = Told()
+        observers = (RosterKeeper(Roster(descriptor), node), Failing(), told)
+        for number in order:
+            node.endpoint.observers.add(observers[number])
+        node.endpoint.start()
+        link: Any = ClaimingLink(descriptor)
+        node.handoffs.link_up(link)
+        async with http_client(certificate, int(node.endpoint.udp.address[1])) as client:
+            await client.get(10)
+            (session,) = node.endpoint.sessions.values()
+            name, kept = session.connection.name, list[bytes]()
+            await node.handoffs.save(session, kept.append)
+            assert len(read_roster(descriptor, 1)) == 1
+            baton_id, digest = identify(kept[0])
+            node.handoffs.on_message(link, ClaimRequest(name, bytes(16), baton_id, digest))
+            assert link.listed_at_commit == [0]
+            assert told.given == [name]
+        node.close()
+
+    run(main, expected_problems=2)
+    os.close(descriptor)
