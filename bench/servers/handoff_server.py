@@ -271,7 +271,7 @@ async def _take_over(options: argparse.Namespace, shared: dict[str, Any]) -> tup
         port=int(node.endpoint.udp.address[1]),
         pid=os.getpid(),
         takeover_s=monotonic() - begun,
-        took_over=node.handoffs.resumed,
+        took_over=node.handoffs.counts.resumed,
         message="" if answer.ok else answer.message,
     )
 

@@ -181,8 +181,8 @@ class RunningProtocol(MovingProtocol):
 def _counters() -> dict[str, int]:
     handoffs = moving_server.nodes[0].handoffs
     return {
-        "relayed": handoffs.streams_relayed,
-        "cut": handoffs.streams_cut,
+        "relayed": handoffs.relays.relayed,
+        "cut": handoffs.relays.cut,
         "left": handoffs.relays.left,
     }
 
