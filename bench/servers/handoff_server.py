@@ -33,7 +33,7 @@ from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.host import tune_collector
 from quicbaton.asyncio.node.node import Node
 from quicbaton.asyncio.node.operations import Operations
-from quicbaton.asyncio.node.takeover import Arrival
+from quicbaton.asyncio.node.takeover import NewProcess
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import ask_for_socket
 from quicbaton.cli.certificate import CertificateFiles
@@ -257,7 +257,7 @@ async def _take_over(options: argparse.Namespace, shared: dict[str, Any]) -> tup
     begun = monotonic()
     command = c.TakeOver(str(options.control), _TAKEOVER_DEADLINE_S, 0.0)
     channel, frames, passed, descriptor = await ask_for_socket(options.other, command)
-    arrival = Arrival(channel, frames, passed, descriptor)
+    arrival = NewProcess(channel, frames, passed, descriptor)
     node = Node(
         arrival.sock,
         options.control,

@@ -8,7 +8,8 @@ from typing import Any
 
 from loopback import run
 
-from quicbaton.asyncio.node.draining import Draining, Exodus
+from quicbaton.asyncio.node.bulk import BulkHandoff
+from quicbaton.asyncio.node.draining import Draining
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.channel import Channel
 from quicbaton.asyncio.peers.link import Link
@@ -65,13 +66,13 @@ def test_why_one_did_not_move_is_known_while_it_is_tried_again() -> None:
             return await asyncio.get_running_loop().create_future()
 
         connections: Any = OneConnection()
-        exodus = Exodus(connections, stands_still, ["nowhere"], relay=False)
-        exodus.begin([b"name"])
-        work = asyncio.create_task(exodus.work())
+        bulk = BulkHandoff(connections, stands_still, ["nowhere"], relay=False)
+        bulk.begin([b"name"])
+        work = asyncio.create_task(bulk.work())
         await again.wait()
-        assert exodus.left == exodus.waiting == 1
-        assert exodus.kept[b"name"].code == "unreachable"
-        assert exodus.refused() == {"unreachable": 1}
+        assert bulk.left == bulk.waiting == 1
+        assert bulk.kept[b"name"].code == "unreachable"
+        assert bulk.refused() == {"unreachable": 1}
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
 

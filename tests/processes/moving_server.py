@@ -32,7 +32,7 @@ from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEv
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable, failpoints
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.node.node import Node
-from quicbaton.asyncio.node.takeover import Arrival
+from quicbaton.asyncio.node.takeover import NewProcess
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.acceptor import listen
 from quicbaton.asyncio.peers.asking import ask_for_socket
@@ -207,7 +207,7 @@ PROGRAMS: dict[str, dict[str, Any]] = {
 nodes: list[Node] = []
 
 
-async def _start(options: Options) -> tuple[Node, Arrival | None]:
+async def _start(options: Options) -> tuple[Node, NewProcess | None]:
     configuration = QuicConfiguration(
         is_client=False,
         alpn_protocols=H3_ALPN,
@@ -249,7 +249,7 @@ async def _start(options: Options) -> tuple[Node, Arrival | None]:
     else:
         command = c.TakeOver(str(control), options.deadline_s, 0.0)
         channel, frames, passed, descriptor = await ask_for_socket(other, command)
-        arrival = Arrival(channel, frames, passed, descriptor)
+        arrival = NewProcess(channel, frames, passed, descriptor)
         place = (passed.node, passed.worker, passed.workers)
         sock = arrival.sock
     node = Node(sock, control, node=place[0], worker=place[1], workers=place[2], **shared)

@@ -17,10 +17,10 @@ from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.host import loop_factory, raise_descriptor_limit, tune_collector
 from quicbaton.asyncio.listener import Listener
-from quicbaton.asyncio.node.leaving import Leaving
+from quicbaton.asyncio.node.graceful_stop import GracefulStop
 from quicbaton.asyncio.node.node import Node
 from quicbaton.asyncio.node.operations import Operations
-from quicbaton.asyncio.node.takeover import Arrival
+from quicbaton.asyncio.node.takeover import NewProcess, Takeovers
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.acceptor import listen
 from quicbaton.asyncio.peers.asking import ask, ask_for_socket
@@ -212,7 +212,7 @@ class Server:
         self._program.configure(self._configuration)
         self._told_to_stop = False
         self._has_socket = False
-        self._leaving: Leaving | None = None
+        self._leaving: GracefulStop | None = None
         self._keylog: TextIO | None = None
 
     async def run(self) -> None:
@@ -314,7 +314,7 @@ class Server:
         command = c.TakeOver(str(control), self._options.deadline, 0.0)
         channel, frames, passed, descriptor = await ask_for_socket(other, command)
         self._has_socket = True
-        arrival = Arrival(channel, frames, passed, descriptor)
+        arrival = NewProcess(channel, frames, passed, descriptor)
         node = self.node(
             arrival.sock, control, passed.node, passed.worker, passed.workers, listener
         )
@@ -386,6 +386,7 @@ class Server:
         if store is not None:
             made.closers.append(store.close)
         made.endpoint.observers.add(_MoveReporter(self._reporter))
+        made.answer(Takeovers(made).handlers())
         made.closers.append(Operations(made, self._placement).close)
         return made
 
@@ -419,7 +420,7 @@ class Server:
     async def _until_over(self, node: Node) -> None:
         """Until a successor has taken over, or we were told to stop and have. A second signal ends
         it at once."""
-        leaving = Leaving(node, self._options.grace)
+        leaving = GracefulStop(node, self._options.grace)
         node.answer(leaving.handlers())
         self._leaving = leaving
         if self._told_to_stop:

@@ -485,6 +485,7 @@ class Endpoint:
         self.handshakes.discard(handshake)
         for cid in cids:
             self.table.remove(cid)
+        self.observers.on_settled()
 
     def _on_room(self) -> None:
         waiting, self._waiting = self._waiting, set()

@@ -38,6 +38,13 @@ class Observer:
     def on_blackout(self, connection_id: bytes, blackout_us: int) -> None:
         """The new owner of a connection of ours says how long its client has waited."""
 
+    def on_settled(self) -> None:
+        """One thing less keeps this process from ending: a handoff, a handshake, or requests that
+        ran on here after their connection had moved."""
+
+    def on_process_died(self, pid: int) -> None:
+        """Another process has exited, and everything that it wrote to us was handled."""
+
     def on_peer_load(self, peer: str, connections: int, room: int) -> None:
         """The process `peer` has so many connections, and would take `room` more."""
 
@@ -87,6 +94,14 @@ class Observers(Observer):
     def on_blackout(self, connection_id: bytes, blackout_us: int) -> None:
         for one in self._observers:
             _tell(one.on_blackout, connection_id, blackout_us)
+
+    def on_settled(self) -> None:
+        for one in self._observers:
+            _tell(one.on_settled)
+
+    def on_process_died(self, pid: int) -> None:
+        for one in self._observers:
+            _tell(one.on_process_died, pid)
 
     def on_peer_load(self, peer: str, connections: int, room: int) -> None:
         for one in self._observers:

@@ -63,6 +63,8 @@ class Handoff(ABC):
         self.peer = ""
         self._links = links
         self._feed = feed
+        #: Whether its registry has counted it as unfinished.
+        self.counted = False
         self._waiter: asyncio.Future[HandoffResult] | None = None
 
     def __repr__(self) -> str:
@@ -82,6 +84,11 @@ class Handoff(ABC):
     def ended(self) -> bool:
         """Nothing more comes of it."""
         return self.machine.ended
+
+    @property
+    @abstractmethod
+    def is_unfinished(self) -> bool:
+        """It keeps this process from ending."""
 
     def feed(self, event: ev.Event) -> None:
         """Have the machine handle an event, behind those that wait already."""

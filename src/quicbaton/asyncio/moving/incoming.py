@@ -105,7 +105,7 @@ class IncomingHandoff(Handoff):
     # --- how it stands --------------------------------------------------------------------------
 
     @property
-    def is_handed_on(self) -> bool:
+    def is_unfinished(self) -> bool:
         """The process at the other end has yet to turn to the next owner."""
         return self.machine.state is DestinationState.HANDED_ON
 

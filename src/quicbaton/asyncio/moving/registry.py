@@ -86,7 +86,7 @@ class HandoffRegistry(Observer):
         mover = Mover(endpoint, ring, names, host)
         self.ledger = Ledger()
         #: Streams that did not move with their connections.
-        self.relays = StreamRelays()
+        self.relays = StreamRelays(endpoint.observers.on_settled)
         #: Where a shared store says whose connections are.
         self.store = None if store is None else StoreClient(store)
         self._endpoint = endpoint
@@ -111,6 +111,7 @@ class HandoffRegistry(Observer):
         self._deadlines = Deadlines(self._on_deadline)
         self._inbox: deque[tuple[Handoff, ev.Event]] = deque()
         self._busy = False
+        self._unfinished = 0
         endpoint.observers.add(self)
 
     # --- commands -------------------------------------------------------------------------------
@@ -198,11 +199,11 @@ class HandoffRegistry(Observer):
         """Connections that are frozen here, and neither given away nor thawed yet."""
         return sum(one.is_frozen for one in self._handoffs.outgoing.values())
 
+    @property
     def unfinished(self) -> int:
         """Connections between their freeze here and the end of forwarding, and forwarders that have
         yet to turn to the next owner."""
-        leaving = sum(one.is_unfinished for one in self._handoffs.outgoing.values())
-        return leaving + sum(one.is_handed_on for one in self._handoffs.incoming.values())
+        return self._unfinished
 
     def living_elsewhere(self, dead: int) -> list[bytes]:
         """Connections that are not driven here and live, as far as this process knows, though the
@@ -441,6 +442,11 @@ class HandoffRegistry(Observer):
         handoff.handle(event, now_us)
         due_us = now_us + _ANSWERS_US if handoff.ended else handoff.machine.get_timer()
         self._deadlines.set(handoff, due_us)
+        if handoff.is_unfinished is not handoff.counted:
+            handoff.counted = not handoff.counted
+            self._unfinished += 1 if handoff.counted else -1
+            if not handoff.counted:
+                self._endpoint.observers.on_settled()
 
     def _on_deadline(self, handoff: Handoff) -> None:
         if handoff.ended:

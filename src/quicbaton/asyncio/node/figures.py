@@ -61,7 +61,7 @@ def read_figures(
             "handshakes": len(endpoint.handshakes),
             "tcp_connections": beside.running - beside.handshakes,
             "tcp_handshakes": beside.handshakes,
-            "open_forwards": handoffs.unfinished(),
+            "open_forwards": handoffs.unfinished,
             "relayed_streams": handoffs.relays.left,
             "memory_held_bytes": endpoint.budget.held_bytes,
             "memory_budget_bytes": endpoint.budget.total_bytes,

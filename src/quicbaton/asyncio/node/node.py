@@ -19,7 +19,6 @@ from quicbaton.asyncio.node.beside import Beside, NothingBeside
 from quicbaton.asyncio.node.connections import ConnectionCommands
 from quicbaton.asyncio.node.control import Control, Handler
 from quicbaton.asyncio.node.requests import RequestCount
-from quicbaton.asyncio.node.takeover import Departure
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.acceptor import Acceptor, pass_on
 from quicbaton.asyncio.peers.channel import Channel, Listener
@@ -96,7 +95,8 @@ class Node:
         #: Under a supervisor: told of a process that has exited, whose connections are then for the
         #: supervisor to settle (`Bury`).
         self.on_death: Callable[[int], None] | None = None
-        self.departure: Departure | None = None
+        #: Another process is taking this one over.
+        self.is_departing = False
         #: Under a supervisor: where this process answers as long as it lives on for requests after
         #: it has been replaced.
         self.lingers_at: Path | None = None
@@ -130,7 +130,6 @@ class Node:
                 c.Join: self._join,
                 c.Introduce: self._introduce,
                 c.PassListener: self._pass_listener,
-                c.TakeOver: self._depart,
             },
             open_link=self._on_open_link,
             spawn=self.spawn,
@@ -335,8 +334,7 @@ class Node:
             if alone:
                 self.endpoint.table.inherit_all(self._vacant)
             self.handoffs.peer_dead(pid, no_owner_lives=alone)
-        if self.departure is not None:
-            self.departure.on_peer_dead(pid)
+        self.endpoint.observers.on_process_died(pid)
 
     def _cut_links(self) -> None:
         for link in self._peers.links:
@@ -379,7 +377,7 @@ class Node:
 
     async def _join(self, channel: Channel, frame: c.Join) -> None:
         """Give another process a socket of its own on our port, and steer to both."""
-        self._check_no_successor()
+        self.check_no_successor()
         if frame.name in self.workers.values():
             # What is told of that one when it dies would be taken for the other's death.
             raise CallerError(
@@ -420,20 +418,10 @@ class Node:
         self.meet(frame.worker, frame.name)
         return c.Answer(True, "ok", "known")
 
-    async def _depart(self, channel: Channel, frame: c.TakeOver) -> None:
-        self._check_no_successor()
-        self.departure = Departure(self, channel, frame)
-        self.endpoint.observers.add(self.departure)
-        try:
-            await self.departure.run()
-        finally:
-            self.endpoint.observers.remove(self.departure)
-            self.departure = None
-
-    def _check_no_successor(self) -> None:
+    def check_no_successor(self) -> None:
         """CallerError while another process takes this one over, and when it has: the port is its
         to share, and two that had it whole would take each other's clients for nobody's."""
-        if self.departure is not None:
+        if self.is_departing:
             raise CallerError("a takeover is under way already", code="busy")
         if self.succeeded.is_set():
             raise CallerError("a successor has this process's port: ask that one", code="busy")

@@ -9,7 +9,8 @@ from collections.abc import Awaitable
 from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.moving.handoff import HandoffResult
-from quicbaton.asyncio.node.draining import Draining, OwnConnections
+from quicbaton.asyncio.node.bulk import OwnConnections
+from quicbaton.asyncio.node.draining import Draining
 from quicbaton.asyncio.node.figures import Blackouts, read_figures
 from quicbaton.asyncio.node.node import Node
 from quicbaton.asyncio.node.placing import (
@@ -58,6 +59,7 @@ class Operations(Observer):
         self._timer = self._loop.call_later(LOAD_INTERVAL_S, self._tell_load)
         node.answer({**self._draining.handlers(), c.ReadFigures: self._read_figures})
         node.endpoint.observers.add(self)
+        node.endpoint.observers.add(self._draining.changes)
 
     def close(self) -> None:
         """Tell and move no more."""

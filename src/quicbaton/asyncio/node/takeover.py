@@ -31,20 +31,19 @@ import os
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from quicbaton.asyncio.counted import counted
-from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.failpoints import reach
-from quicbaton.asyncio.node.draining import Exodus, OwnConnections
+from quicbaton.asyncio.node.bulk import BulkHandoff, OwnConnections
+from quicbaton.asyncio.node.changes import Changes
+from quicbaton.asyncio.node.control import Handler
+from quicbaton.asyncio.node.node import Node
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.channel import Channel
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.limits import NO_RESET_LIFETIME_S
-
-if TYPE_CHECKING:
-    from quicbaton.asyncio.node.node import Node
 
 #: How often connections that could not move are tried again.
 _RETRY_S: Final = 0.05
@@ -54,8 +53,6 @@ _PROGRESS_S: Final = 0.1
 _FORWARD_S: Final = 3600.0
 #: How long a successor may take to open its control socket.
 _LINK_S: Final = 5.0
-#: How often the old process looks whether all is done.
-_LOOK_S: Final = 0.005
 #: Reasons for keeping a connection that lie with the successor.
 _SUCCESSORS_FAULT: Final = frozenset(
     {
@@ -67,27 +64,56 @@ _SUCCESSORS_FAULT: Final = frozenset(
 _H3_NO_ERROR: Final = 0x100
 
 
-class Departure(Observer):
+class Takeovers:
+    """Lets another process replace a node's."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def handlers(self) -> dict[type[c.Frame], Handler]:
+        """By the command."""
+        return {c.TakeOver: self._take_over}
+
+    async def _take_over(self, channel: Channel, frame: c.TakeOver) -> None:
+        node = self._node
+        node.check_no_successor()
+        old = OldProcess(node, channel, frame)
+        node.is_departing = True
+        node.endpoint.observers.add(old)
+        try:
+            await old.run()
+        finally:
+            node.endpoint.observers.remove(old)
+            node.is_departing = False
+
+
+class OldProcess(Changes):
     """The old process's side."""
 
     def __init__(self, node: Node, channel: Channel, frame: c.TakeOver) -> None:
+        super().__init__()
         self._node = node
         self._channel = channel
         self._successor = frame.name
         self._deadline_s = frame.deadline_s
         self._linger_s = frame.linger_s
-        self._exodus = Exodus(
-            OwnConnections(node.endpoint, node.handoffs), node.link_to, [frame.name], relay=False
+        self._bulk = BulkHandoff(
+            OwnConnections(node.endpoint, node.handoffs),
+            node.link_to,
+            [frame.name],
+            relay=False,
+            on_change=self.note,
         )
         self._successor_died = asyncio.Event()
 
     def on_began(self, session: Session, *, is_new: bool) -> None:
         # A handshake was confirmed, or a connection came back: it is to move.
-        self._exodus.add([session.connection.name])
+        self._bulk.add([session.connection.name])
 
-    def on_peer_dead(self, pid: int) -> None:
+    def on_process_died(self, pid: int) -> None:
         if pid == self._channel.peer.pid:
             self._successor_died.set()
+            self.note()
 
     async def run(self) -> None:
         """Pass the socket, move everything, let the node end; or keep all if that fails."""
@@ -121,10 +147,10 @@ class Departure(Observer):
         cut = self._cut()
         if not self._linger_s:
             cut += relays.cut_left("grace", "the server restarted") + beside.cut()
-        text = f"{counted(self._exodus.moved, 'connection')} moved"
+        text = f"{counted(self._bulk.moved, 'connection')} moved"
         if cut:
             # The answer is for people; programs read how many from the last step before it.
-            self._channel.write(c.encode(c.Progress(self._exodus.moved, len(cut), [])))
+            self._channel.write(c.encode(c.Progress(self._bulk.moved, len(cut), [])))
             text += f", {len(cut)} cut at the deadline: " + "; ".join(cut)
         if going_on := relays.left + beside.running:
             text += f"; requests of {going_on} go on in pid {os.getpid()}"
@@ -173,32 +199,32 @@ class Departure(Observer):
     async def _move_all(self) -> None:
         """Hand over until nothing is left, the deadline passes or the successor dies."""
         handoffs = self._node.handoffs
-        exodus = self._exodus
-        exodus.begin(self._node.endpoint.names())
+        bulk = self._bulk
+        bulk.begin(self._node.endpoint.names())
         deadline = monotonic() + self._deadline_s
-        work = asyncio.create_task(exodus.work())
+        work = asyncio.create_task(bulk.work())
         try:
             next_progress = 0.0
-            while (left := self._left()) and not exodus.is_due(deadline):
+            while (left := self._left()) and not bulk.is_due(deadline):
                 if self._successor_died.is_set():
                     break
                 if monotonic() >= next_progress:
                     next_progress = monotonic() + _PROGRESS_S
-                    waiting = exodus.examples() + handoffs.relays.describe_left()
+                    waiting = bulk.examples() + handoffs.relays.describe_left()
                     waiting += self._node.beside.describe_running()
-                    self._channel.write(c.encode(c.Progress(exodus.moved, left, waiting[:20])))
-                await asyncio.sleep(_LOOK_S)
-            exodus.begin_no_more()
+                    self._channel.write(c.encode(c.Progress(bulk.moved, left, waiting[:20])))
+                await self.wait(next_progress)
+            bulk.begin_no_more()
             # What is frozen now is given away or thaws, by its own deadline.
             while handoffs.frozen:
-                await asyncio.sleep(_LOOK_S)
+                await self.wait(monotonic() + _PROGRESS_S)
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
 
     def _left(self) -> int:
         endpoint = self._node.endpoint
-        unfinished = self._node.handoffs.unfinished()
+        unfinished = self._node.handoffs.unfinished
         running = self._node.handoffs.relays.left + self._node.beside.running
         if self._linger_s:
             running = 0
@@ -211,13 +237,13 @@ class Departure(Observer):
         endpoint = self._node.endpoint
         failures = [
             why
-            for name, why in self._exodus.kept.items()
+            for name, why in self._bulk.kept.items()
             if endpoint.has(name) and why.code in _SUCCESSORS_FAULT
         ]
         # One of the two goes on, and what the other has is closed.
-        if len(failures) > self._exodus.moved:
+        if len(failures) > self._bulk.moved:
             raise PeerError(
-                f"the successor took {counted(self._exodus.moved, 'connection')} and failed with "
+                f"the successor took {counted(self._bulk.moved, 'connection')} and failed with "
                 f"{len(failures)} ({failures[0].message}): this process serves on",
                 code="successor_failed",
             )
@@ -229,13 +255,13 @@ class Departure(Observer):
             session = self._node.endpoint.session_of(name)
             if session is None:
                 continue
-            why = self._exodus.kept.get(name)
+            why = self._bulk.kept.get(name)
             cut.append(f"{name.hex()}: {'it did not move in time' if why is None else why.message}")
             session.protocol.close(_H3_NO_ERROR, "the server restarted")
         return cut
 
 
-class Arrival:
+class NewProcess:
     """What a new process got from the one that it replaces."""
 
     def __init__(

@@ -30,9 +30,9 @@ from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.steer import steer
 from quicbaton.asyncio.moving.strays import StraySink
 from quicbaton.asyncio.node.control import Handler
-from quicbaton.asyncio.node.leaving import Leaving
+from quicbaton.asyncio.node.graceful_stop import GracefulStop
 from quicbaton.asyncio.node.node import Node
-from quicbaton.asyncio.node.takeover import Arrival
+from quicbaton.asyncio.node.takeover import NewProcess
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import ask, ask_for_socket
 from quicbaton.asyncio.peers.channel import Channel
@@ -135,7 +135,7 @@ class Worker:
         self._version = version
         self._on_begin = on_begin
         self._phase = "ready"
-        self._leaving = Leaving(node, grace_s)
+        self._leaving = GracefulStop(node, grace_s)
         self._failed = asyncio.Event()
         #: Said before it begins.
         self._may_reset = False
@@ -190,7 +190,7 @@ class Worker:
         node = self._node
         endpoint = node.endpoint
         phase = "stopping" if self._leaving.begun else self._phase
-        if node.departure is not None or node.succeeded.is_set():
+        if node.is_departing or node.succeeded.is_set():
             phase = "lingering" if node.is_lingering else "departing"
         return c.WorkerState(
             slot=self._slot,
@@ -247,7 +247,7 @@ class Worker:
             predecessor, c.TakeOver(node.name, frame.deadline_s, frame.linger_s)
         )
         self.follow(asked.peer.pid)
-        arrival = Arrival(asked, frames, passed, descriptor)
+        arrival = NewProcess(asked, frames, passed, descriptor)
         # We have this very socket already.
         arrival.sock.close()
         answer = await arrival.settle(

@@ -47,9 +47,11 @@ class PassedOn(NamedTuple):
 
 
 class StreamRelays:
-    """By handoff id, which only the two processes know."""
+    """By handoff id, which only the two processes know. `on_settled` is called when requests of one
+    connection less run here for another process."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_settled: Callable[[], None]) -> None:
+        self._on_settled = on_settled
         self._left: dict[bytes, _Left] = {}
         self._owned: dict[bytes, NewOwner] = {}
         #: By the ids of both handoffs.
@@ -307,6 +309,7 @@ class StreamRelays:
         self._tell_if_none_left()
 
     def _tell_if_none_left(self) -> None:
+        self._on_settled()
         if not self.left:
             self._none_left.set()
 

@@ -13,19 +13,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.node.bulk import BulkHandoff, OwnConnections
+from quicbaton.asyncio.node.changes import Changes
 from quicbaton.asyncio.node.control import Handler
-from quicbaton.asyncio.node.draining import Exodus, OwnConnections
+from quicbaton.asyncio.node.node import Node
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.channel import Channel
 from quicbaton.errors import CallerError
 
-if TYPE_CHECKING:
-    from quicbaton.asyncio.node.node import Node
-
+#: How often it is looked whether the requests of a connection have ended: that is no event.
 _LOOK_S: Final = 0.02
+#: How often it is looked whether handoffs get on.
+_STALLED_LOOK_S: Final = 0.5
 #: Bounds on the round trip between the two GOAWAYs.
 _LEAST_ROUND_TRIP_S: Final = 0.05
 _MOST_ROUND_TRIP_S: Final = 1.0
@@ -36,11 +38,13 @@ _CUTOVER_S: Final = 5.0
 _H3_NO_ERROR: Final = 0x100
 
 
-class Leaving:
+class GracefulStop(Changes):
     """Ends a node's service, once. `over` is set when the process may end."""
 
     def __init__(self, node: Node, grace_s: float) -> None:
         """`grace_s` is for who asks and names none."""
+        super().__init__()
+        node.endpoint.observers.add(self)
         self._node = node
         self._grace_s = grace_s
         self._task: asyncio.Task[c.Left] | None = None
@@ -87,17 +91,18 @@ class Leaving:
 
     async def _hand_over(self, to: str, until: float) -> int:
         """Move what can move; how many did."""
-        exodus = Exodus(
+        bulk = BulkHandoff(
             OwnConnections(self._node.endpoint, self._node.handoffs),
             self._node.link_to,
             [to],
             relay=False,
+            on_change=self.note,
         )
-        exodus.begin(self._node.endpoint.names())
-        work = asyncio.get_running_loop().create_task(exodus.work())
+        bulk.begin(self._node.endpoint.names())
+        work = asyncio.get_running_loop().create_task(bulk.work())
         try:
-            while exodus.waiting and not exodus.is_due(until):
-                await asyncio.sleep(_LOOK_S)
+            while bulk.waiting and not bulk.is_due(until):
+                await self.wait(monotonic() + _STALLED_LOOK_S)
         finally:
             work.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -105,9 +110,9 @@ class Leaving:
         until = max(until, monotonic() + _CUTOVER_S)
         handoffs = self._node.handoffs
         # Requests that still run here, too: their streams are relayed to the new owners.
-        while monotonic() < until and (handoffs.unfinished() or handoffs.relays.left):
-            await asyncio.sleep(_LOOK_S)
-        return exodus.moved + exodus.relayed
+        while monotonic() < until and (handoffs.unfinished or handoffs.relays.left):
+            await self.wait(until)
+        return bulk.moved + bulk.relayed
 
     async def _close_all(self, until: float) -> tuple[int, int]:
         """Close what is here; how many there were, and how many of them were cut."""
