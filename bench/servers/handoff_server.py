@@ -33,7 +33,7 @@ from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.host import tune_collector
 from quicbaton.asyncio.node.node import Node
 from quicbaton.asyncio.node.operations import Operations
-from quicbaton.asyncio.node.takeover import NewProcess
+from quicbaton.asyncio.node.takeover import NewProcess, Takeovers
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.asking import ask_for_socket
 from quicbaton.cli.certificate import CertificateFiles
@@ -249,6 +249,7 @@ async def start(options: argparse.Namespace) -> tuple[Node, Started]:
             **shared,
         )
         node.start()
+    node.answer(Takeovers(node).handlers())
     return node, Started(int(node.endpoint.udp.address[1]), os.getpid())
 
 
@@ -266,6 +267,7 @@ async def _take_over(options: argparse.Namespace, shared: dict[str, Any]) -> tup
         workers=passed.workers,
         **shared,
     )
+    node.answer(Takeovers(node).handlers())
     answer = await arrival.settle(node, lambda _: None)
     return node, Started(
         port=int(node.endpoint.udp.address[1]),

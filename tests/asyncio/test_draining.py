@@ -66,7 +66,9 @@ def test_why_one_did_not_move_is_known_while_it_is_tried_again() -> None:
             return await asyncio.get_running_loop().create_future()
 
         connections: Any = OneConnection()
-        bulk = BulkHandoff(connections, stands_still, ["nowhere"], relay=False)
+        bulk = BulkHandoff(
+            connections, stands_still, ["nowhere"], relay=False, on_change=lambda: None
+        )
         bulk.begin([b"name"])
         work = asyncio.create_task(bulk.work())
         await again.wait()

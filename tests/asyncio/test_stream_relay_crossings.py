@@ -264,7 +264,7 @@ class Between:
 
     def __init__(self) -> None:
         self.relayed = Relayed()
-        self.relays = StreamRelays()
+        self.relays = StreamRelays(lambda: None)
         self.to_left, self.to_owner = OneWay(), OneWay()
         self.link = cast(Link, self.to_owner)
         relay = self.relayed.new
@@ -400,7 +400,7 @@ def test_a_relay_that_says_what_it_may_not_ends_alone() -> None:
 def test_an_old_owner_that_sends_too_much_ends_its_relay_alone() -> None:
     async def main() -> None:
         relayed = Relayed()
-        relays = StreamRelays()
+        relays = StreamRelays(lambda: None)
         link = cast(Link, relayed.to_old)
         session = cast(Any, SimpleNamespace(connection=relayed.owner, protocol=Mock()))
         relays.adopt(relayed.new, session, link, _ATTEMPT)

@@ -32,7 +32,7 @@ from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEv
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable, failpoints
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.node.node import Node
-from quicbaton.asyncio.node.takeover import NewProcess
+from quicbaton.asyncio.node.takeover import NewProcess, Takeovers
 from quicbaton.asyncio.peers import commands as c
 from quicbaton.asyncio.peers.acceptor import listen
 from quicbaton.asyncio.peers.asking import ask_for_socket
@@ -236,8 +236,8 @@ async def _start(options: Options) -> tuple[Node, NewProcess | None]:
     if options.mode == "first":
         sock = open_udp(options.address, options.port, reuse_port=True)
         if cluster is None:
-            return Node(sock, control, **shared), None
-        node = Node(sock, control, node=cluster.number, **shared)
+            return _node(sock, control, **shared), None
+        node = _node(sock, control, node=cluster.number, **shared)
         node.listen_for_peers(listen(cluster.own_entry().listen))
         return node, None
     other = Path(options.other)
@@ -252,8 +252,14 @@ async def _start(options: Options) -> tuple[Node, NewProcess | None]:
         arrival = NewProcess(channel, frames, passed, descriptor)
         place = (passed.node, passed.worker, passed.workers)
         sock = arrival.sock
-    node = Node(sock, control, node=place[0], worker=place[1], workers=place[2], **shared)
+    node = _node(sock, control, node=place[0], worker=place[1], workers=place[2], **shared)
     return node, arrival
+
+
+def _node(*arguments: Any, **options: Any) -> Node:
+    node = Node(*arguments, **options)
+    node.answer(Takeovers(node).handlers())
+    return node
 
 
 async def _serve(options: Options) -> None:
