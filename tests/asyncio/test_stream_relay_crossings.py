@@ -15,7 +15,7 @@ from loopback import run
 from relayed_stream import STREAM, OneWay, Relayed
 
 from quicbaton.asgi import AsgiProtocol, Lifespan
-from quicbaton.asyncio.endpoint.memory import relieve
+from quicbaton.asyncio.endpoint.memory import Memory
 from quicbaton.asyncio.moving.stream_relay.relays import LeftBehind, PassedOn, StreamRelays
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
@@ -442,7 +442,9 @@ def test_requests_that_hold_most_of_an_old_process_end_and_nothing_else() -> Non
         between.to_owner.take()
         budget = between.relayed.memory
         between.relayed.stand_in.note_kept(budget.total_bytes)
-        relieve(budget, {}, Counter())
+        memory = Memory(budget.total_bytes, {}, Counter())
+        memory.budget = budget
+        memory.relieve()
         assert budget.held_bytes == 0
         assert ended(between.to_owner) == [(StreamReset, STREAM), (StreamStop, STREAM)]
         assert between.relayed.stand_in.closed
