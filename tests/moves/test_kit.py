@@ -173,6 +173,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "is_congested": (0,),
     "issued_ids": (),
     "next_event": (),
+    "note_kept": (0,),
     "next_event_but_requests": (),
     "next_peer_stream_id": (),
     "on_refused": (Train(b"", 1200, CLIENT, ()), 0.0),

@@ -26,7 +26,7 @@ from quicbaton.asgi.websocket import WebSocketExchange
 from quicbaton.asgi.webtransport import WebTransportExchange
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
 from quicbaton.asyncio.protocol import Transmitter
-from quicbaton.errors import StreamStateError
+from quicbaton.errors import GivenAwayError, StreamStateError
 from quicbaton.files import Folder
 from quicbaton.files.downloads import Download, Downloads
 from quicbaton.http3 import H3Connection
@@ -283,7 +283,9 @@ class AsgiProtocol(QuicConnectionProtocol):
     def keep(self, grown_bytes: int) -> None:
         """Exchanges keep so much more for their programs, or less."""
         self._kept_bytes += grown_bytes
-        self._quic.note_kept(self._kept_bytes)
+        # Whoever is next in charge is told of all that is kept.
+        with contextlib.suppress(GivenAwayError):
+            self._quic.note_kept(self._kept_bytes)
 
     def abort(self, stream_id: int) -> None:
         """The response ends here, and is not whole."""

@@ -301,6 +301,7 @@ class Connection(ApplicationSide):
     def note_kept(self, size_bytes: int) -> None:
         """So many bytes that events have brought wait for the program somewhere else, and were not
         withheld by `pause_reading`: they count among what the connection holds."""
+        self._check()
         self._memory.keep(size_bytes)
 
     def restore_credit(self) -> None:
