@@ -16,11 +16,10 @@ from quicbaton.asyncio.moving.store_client import StoreClient
 from quicbaton.asyncio.peers.names import Names
 from quicbaton.asyncio.stores import MemoryStore
 from quicbaton.baton.versions import FORMAT_VERSION
-from quicbaton.handoff import Outcome, SourceState, Waits
+from quicbaton.handoff import ForwardingState, GivingByStore, GivingState, Outcome, Waits
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff.events import DeadlinePassed, Event, Received, Sealed, Start
 from quicbaton.handoff.messages import Accept
-from quicbaton.handoff.shared_source import SharedSource
 from quicbaton.handoff.store_questions import AskStore
 from quicbaton.ownership import Ledger
 from quicbaton.ownership.store import Close, Found, Operation, Result
@@ -42,7 +41,7 @@ class Source:
         self.store = StoreClient(store)
         ledger = Ledger()
         ledger.own(CID)
-        machine = SharedSource(
+        machine = GivingByStore(
             CID,
             b"h" * 16,
             ledger,
@@ -71,7 +70,7 @@ class Source:
         self.waiter = self.handoff.wait()
 
     @property
-    def state(self) -> SourceState:
+    def state(self) -> GivingState | ForwardingState:
         return self.handoff.machine.state
 
     def publish(self) -> None:
@@ -146,7 +145,7 @@ def test_last_trains_are_out_before_the_offer_is_made() -> None:
         nonlocal source
         source = Source(Slow())
         source.publish()
-        await until(lambda: source.state is SourceState.FROZEN)
+        await until(lambda: source.state is GivingState.FROZEN)
         assert source.done == ["Offer", "first", "second", "Publish", "Baton"]
         source.close()
 
@@ -164,7 +163,7 @@ def test_adapter_that_raises_leaves_the_outcome_unknown_and_is_reported() -> Non
         # It is looked up and tried again until the frozen connection's time is over.
         result = await source.waiter
         assert (result.outcome, result.code) == (Outcome.KEPT, "deadline")
-        assert source.state is SourceState.ABORTED
+        assert source.state is GivingState.KEPT
         source.close()
 
     complaints = run(test)
@@ -202,7 +201,7 @@ def test_closed_connection_closes_its_entry() -> None:
         store = MemoryStore()
         source = Source(store)
         source.publish()
-        await until(lambda: source.state is SourceState.FROZEN)
+        await until(lambda: source.state is GivingState.FROZEN)
         source.store.closed(CID)
         source.store.closed(b"one without an entry")
 

@@ -5,6 +5,7 @@ The first byte says who reads the rest, the second how large the pieces are in w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import count
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
@@ -17,9 +18,9 @@ from quicbaton.asyncio.peers import commands as c
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.handoff import (
     FrameReader,
-    HandoffDestination,
-    HandoffSource,
+    GivingByLedger,
     Hello,
+    TakingByLedger,
     answer_stale,
     decode,
     encode,
@@ -27,6 +28,7 @@ from quicbaton.handoff import (
 )
 from quicbaton.handoff import events as ev
 from quicbaton.handoff import messages as m
+from quicbaton.handoff.machine import Machine
 from quicbaton.handoff.stream_relay import Receiving, Sending
 from quicbaton.limits import MAX_COMMAND_BYTES, MAX_HANDOFF_MESSAGE_BYTES, RELAY_WINDOW_BYTES
 from quicbaton.ownership import Ledger
@@ -71,15 +73,34 @@ def _read_commands(pieces: list[bytes]) -> None:
         assert len(commands.rest) <= MAX_COMMAND_BYTES + 4 + len(piece)
 
 
+_OFFER: Final = m.Offer(_CID, _HANDOFF, 1, 100, 2, "S", "D", (), (), True, b"")
+_READY: Final = m.Ready(_CID, _HANDOFF, bytes(16), bytes(16))
+_COMMITTED: Final = m.Committed(_CID, _HANDOFF, 2, bytes(16), bytes(16), 0)
+#: What has happened to a process that gives a connection away, and to one that takes it.
+_GIVEN: Final = (
+    ev.Start(1, "S", "D", 100, 2, (), cutover_pending=False),
+    ev.Received(1, m.Accept(_CID, _HANDOFF, relay=False)),
+    ev.Sealed(bytes(16), bytes(16), b"sealed"),
+    ev.Received(1, _READY),
+)
+_TAKEN: Final = (
+    ev.Received(1, _OFFER),
+    ev.Received(1, m.Baton(_CID, _HANDOFF, b"sealed")),
+    ev.Rebuilt(_CID, 1, bytes(16), bytes(16)),
+    ev.Received(1, _COMMITTED),
+)
+
+
 class _Peer:
-    """A process that has offered a connection and one that was offered one, and a relay."""
+    """Processes that have offered a connection, frozen it, given it away; that were offered one,
+    have it ready, have taken it; and a relay."""
 
     def __init__(self) -> None:
         self._ledger = Ledger()
-        self._ledger.own(_CID)
-        self._source = HandoffSource(_CID, _HANDOFF, self._ledger)
-        self._source.handle(ev.Start(1, "S", "D", 100, 2, (), cutover_pending=False), 0)
-        self._destination = HandoffDestination(_CID, _HANDOFF, Ledger(), name="D")
+        self._machines = [
+            *(_giving(_GIVEN[:events]) for events in (1, 3, 4)),
+            *(_taking(_TAKEN[:events]) for events in (0, 3, 4)),
+        ]
         self._sending, self._receiving = Sending(), Receiving()
         self._sending.open()
         self._clock = count()
@@ -93,10 +114,11 @@ class _Peer:
                 self._relay(message)
         elif isinstance(message, m.HandoffMessage):
             answer_stale(self._ledger, 1, message)
-            for machine in (self._source, self._destination):
+            for number, machine in enumerate(self._machines):
                 # What is out of order, or another connection's, is refused by a typed error.
                 with only(QuicbatonError):
                     machine.handle(ev.Received(1, message), next(self._clock))
+                self._machines[number] = machine.successor or machine
 
     def _relay(self, message: m.StreamMessage) -> None:
         if isinstance(message, m.StreamBytes):
@@ -107,6 +129,24 @@ class _Peer:
                 self._sending.write(bytes(1000), fin=False)
             self._sending.credit(message.size_bytes)
             assert self._sending._uncredited_bytes >= 0
+
+
+def _giving(events: Sequence[ev.Event]) -> Machine[Any]:
+    ledger = Ledger()
+    ledger.own(_CID)
+    return _after(GivingByLedger(_CID, _HANDOFF, ledger), events)
+
+
+def _taking(events: Sequence[ev.Event]) -> Machine[Any]:
+    taking = TakingByLedger(_CID, _HANDOFF, Ledger(), name="D", formats=frozenset([2]))
+    return _after(taking, events)
+
+
+def _after(machine: Machine[Any], events: Sequence[ev.Event]) -> Machine[Any]:
+    for event in events:
+        machine.handle(event, 0)
+        machine = machine.successor or machine
+    return machine
 
 
 # --- inputs: one of each kind, of values that fit its types ---------------------------------------

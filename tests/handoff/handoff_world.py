@@ -14,8 +14,16 @@ from dataclasses import dataclass, field
 
 from small_world import CID, DIGEST, Action, SmallWorld, baton_id
 
-from quicbaton.handoff import HandoffDestination, HandoffSource, Outcome, answer_stale
-from quicbaton.handoff.destination import DestinationState
+from quicbaton.handoff import (
+    CuttingOver,
+    CuttingOverState,
+    Forwarding,
+    GivingByLedger,
+    Outcome,
+    TakingByLedger,
+    TakingState,
+    answer_stale,
+)
 from quicbaton.handoff.effects import (
     AnswerWithResets,
     Connect,
@@ -37,6 +45,7 @@ from quicbaton.handoff.events import (
     Cancel,
     ConnectionClosed,
     CutoverSeen,
+    DeadlinePassed,
     Event,
     LinkLost,
     LinkUp,
@@ -66,10 +75,10 @@ class Link:
 
 @dataclass
 class Taker:
-    """A destination machine and its runtime's notes."""
+    """A destination's machine, the one that goes on, and its runtime's notes."""
 
     process: str
-    machine: HandoffDestination
+    machine: TakingByLedger | CuttingOver
     baton: int | None = None  # number of the snapshot it rebuilt
     rebuilding: bool = False
     wants_link: bool = False
@@ -98,7 +107,7 @@ class World(SmallWorld):
         self.awake = "S"
         self.ledgers = {name: Ledger() for name in ("S", "D1", "D2")}
         self.ledgers["S"].own(CID)
-        self.source: HandoffSource | None = None
+        self.source: GivingByLedger | Forwarding | None = None
         self.source_outcomes: list[list[Outcome]] = []
         self.source_told_of_death = False
         self.takers: list[Taker] = []
@@ -183,11 +192,11 @@ class World(SmallWorld):
     def _blows_to_the_takers(self) -> list[Action]:
         found: list[Action] = []
         for number, taker in self._living_takers():
-            if taker.machine.state is DestinationState.FORWARDING:
+            if taker.machine.state is CuttingOverState.FORWARDED:
                 found += [("cutover", number), ("close", number)]
             if taker.machine.ended:
                 continue
-            if self.budget.cancels and taker.machine.state is not DestinationState.IDLE:
+            if self.budget.cancels and taker.machine.state is not TakingState.IDLE:
                 found.append(("cancel", number))
             if self.budget.timers and taker.machine.get_timer() is not None:
                 found.append(("timer", number))
@@ -226,7 +235,7 @@ class World(SmallWorld):
 
     def _new_source(self) -> None:
         handoff_id = bytes([0x50 + len(self.source_outcomes)]) * 16
-        self.source = HandoffSource(CID, handoff_id, self.ledgers["S"])
+        self.source = GivingByLedger(CID, handoff_id, self.ledgers["S"])
         self.source_outcomes.append([])
         self.source_told_of_death = False
 
@@ -243,7 +252,7 @@ class World(SmallWorld):
         self._spend("resumes")
         assert self.file is not None
         handoff_id = bytes([0xA0 + len(self.takers)]) * 16
-        machine = HandoffDestination(CID, handoff_id, self.ledgers[process])
+        machine = TakingByLedger(CID, handoff_id, self.ledgers[process])
         self.takers.append(Taker(process, machine, baton=self.file))
         self._tell_taker(len(self.takers) - 1, self._rebuilt(self.file))
 
@@ -287,7 +296,7 @@ class World(SmallWorld):
                 self._tell_taker(index, Received(number, message))
                 return
         assert isinstance(message, Offer), message
-        machine = HandoffDestination(
+        machine = TakingByLedger(
             CID, message.handoff_id, self.ledgers[process], formats=frozenset([1])
         )
         self.takers.append(Taker(process, machine))
@@ -359,11 +368,11 @@ class World(SmallWorld):
         assert timer is not None
         assert machine.handle_timer(timer - 1) == []
         self.now_us = max(self.now_us, timer)
-        effects = machine.handle_timer(self.now_us)
+        event = DeadlinePassed()
         if number < 0:
-            self._run_source(effects)
+            self._tell_source(event)
         else:
-            self._run_taker(number, effects)
+            self._tell_taker(number, event)
 
     def _do_stray(self) -> None:
         self._spend("strays")
@@ -383,10 +392,15 @@ class World(SmallWorld):
 
     def _tell_source(self, event: Event) -> None:
         assert self.source is not None
-        self._run_source(self.source.handle(event, self.now_us))
+        effects = self.source.handle(event, self.now_us)
+        self.source = self.source.successor or self.source
+        self._run_source(effects)
 
     def _tell_taker(self, number: int, event: Event) -> None:
-        self._run_taker(number, self.takers[number].machine.handle(event, self.now_us))
+        taker = self.takers[number]
+        effects = taker.machine.handle(event, self.now_us)
+        taker.machine = taker.machine.successor or taker.machine
+        self._run_taker(number, effects)
 
     def _run_source(self, effects: list[Effect]) -> None:  # noqa: PLR0912 - a case per effect
         for effect in effects:
@@ -525,8 +539,8 @@ class World(SmallWorld):
                         t.process,
                         t.machine.state,
                         t.machine._link,
-                        t.machine._no_owner_lives,
-                        len(t.machine._strays),
+                        getattr(t.machine, "_no_owner_lives", None),
+                        len(getattr(t.machine, "_strays", ())),
                         (t.baton, t.rebuilding, t.wants_link, t.outcomes, t.told_of_death),
                     )
                     for t in self.takers

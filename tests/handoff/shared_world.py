@@ -19,7 +19,18 @@ from dataclasses import dataclass, field
 
 from small_world import CID, DIGEST, Action, SmallWorld, baton_id
 
-from quicbaton.handoff import HandoffDestination, Outcome, SourceState, answer_stale
+from quicbaton.handoff import (
+    CuttingOver,
+    CuttingOverState,
+    Forwarding,
+    ForwardingState,
+    GivingByStore,
+    GivingState,
+    Outcome,
+    TakingByStore,
+    TakingState,
+    answer_stale,
+)
 from quicbaton.handoff.effects import (
     AnswerWithResets,
     Connect,
@@ -41,6 +52,7 @@ from quicbaton.handoff.events import (
     Cancel,
     ConnectionClosed,
     CutoverSeen,
+    DeadlinePassed,
     Event,
     GivenOn,
     LinkLost,
@@ -56,9 +68,6 @@ from quicbaton.handoff.events import (
     TakenBack,
 )
 from quicbaton.handoff.messages import HandoffMessage, Offer
-from quicbaton.handoff.new_owner import DestinationState
-from quicbaton.handoff.shared_destination import SharedDestination
-from quicbaton.handoff.shared_source import SharedSource
 from quicbaton.handoff.store_questions import (
     AskStore,
     ReadStore,
@@ -90,10 +99,10 @@ class Link:
 
 @dataclass
 class Side:
-    """A machine and its runtime's notes."""
+    """One side's machine, the one that goes on, and its runtime's notes."""
 
     process: str
-    machine: SharedSource | HandoffDestination
+    machine: GivingByStore | Forwarding | TakingByStore | CuttingOver
     baton: int | None = None  # number of the snapshot that it sealed or rebuilt
     #: What it has asked of the store and not been answered, oldest first.
     asked: list[AskStore | ReadStore] = field(default_factory=list)
@@ -106,7 +115,7 @@ class Side:
 
     @property
     def gives(self) -> bool:
-        return isinstance(self.machine, SharedSource)
+        return isinstance(self.machine, (GivingByStore, Forwarding))
 
 
 @dataclass
@@ -207,12 +216,12 @@ class SharedWorld(SmallWorld):
         if side.asked and self.budget.troubles:
             found += [("store", number, fate) for fate in FATES[1:]]
         state = side.machine.state
-        if not side.gives and state in (DestinationState.FORWARDING, DestinationState.CUTTING):
+        if not side.gives and state in (CuttingOverState.FORWARDED, CuttingOverState.CUTTING):
             if self.awake == side.process:
                 found.append(("close", number))
-            if state is DestinationState.FORWARDING:
+            if state is CuttingOverState.FORWARDED:
                 found.append(("cutover", number))
-        if side.machine.ended or state in (SourceState.IDLE, DestinationState.IDLE):
+        if side.machine.ended or state in (GivingState.IDLE, TakingState.IDLE):
             return found
         if self.budget.cancels:
             found.append(("cancel", number))
@@ -220,8 +229,8 @@ class SharedWorld(SmallWorld):
             found.append(("timer", number))
         if side.peer in self.crashed and not side.told_of_death:
             found.append(("peer_dead", number))
-        frozen = (SourceState.SEALING, SourceState.PUBLISHING, SourceState.FROZEN)
-        later = (SourceState.RECLAIMING, SourceState.FORWARDING)
+        frozen = (GivingState.SEALING, GivingState.PUBLISHING, GivingState.FROZEN)
+        later = (GivingState.RECLAIMING, ForwardingState.FORWARDING)
         if self.budget.strays and state in (*frozen, *later):
             found.append(("stray", number))
         return found
@@ -236,7 +245,7 @@ class SharedWorld(SmallWorld):
         assert self.awake is not None
         number = self._new_link(self.awake, destination)
         handoff_id = bytes([0x50 + len(self.sides)]) * 16
-        machine = SharedSource(
+        machine = GivingByStore(
             CID,
             handoff_id,
             self.ledgers[self.awake],
@@ -350,7 +359,7 @@ class SharedWorld(SmallWorld):
         return givers[-1] if givers and not isinstance(message, Offer) else None
 
     def _new_taker(self, source: str, process: str, offer: Offer) -> int:
-        machine = SharedDestination(
+        machine = TakingByStore(
             CID,
             offer.handoff_id,
             self.ledgers[process],
@@ -414,7 +423,7 @@ class SharedWorld(SmallWorld):
         timer = side.machine.get_timer()
         assert timer is not None
         self.now_us = max(self.now_us, timer)
-        self._run(number, side.process, side.machine.handle_timer(self.now_us))
+        self._tell(number, DeadlinePassed())
 
     def _do_stray(self, number: int) -> None:
         self._spend("strays")
@@ -435,7 +444,9 @@ class SharedWorld(SmallWorld):
     def _tell(self, number: int, event: Event) -> None:
         side = self.sides[number]
         assert side.process not in self.crashed
-        self._run(number, side.process, side.machine.handle(event, self.now_us))
+        effects = side.machine.handle(event, self.now_us)
+        side.machine = side.machine.successor or side.machine
+        self._run(number, side.process, effects)
 
     def _run(self, number: int | None, process: str, effects: list[Effect]) -> None:
         for effect in effects:
@@ -496,9 +507,9 @@ class SharedWorld(SmallWorld):
         """Runtimes tell their machines that the connection came back, or went on."""
         for number, side in self._living():
             if side.gives and side.process == taker.process:
-                if side.machine.state is SourceState.FORWARDING:
+                if side.machine.state is ForwardingState.FORWARDING:
                     self._tell(number, TakenBack())
-            elif side.machine.state is DestinationState.FORWARDING and side is not taker:
+            elif side.machine.state is CuttingOverState.FORWARDED and side is not taker:
                 self._tell(number, GivenOn(taker.process))
 
     # --- the checker ------------------------------------------------------------------------
@@ -554,7 +565,7 @@ class SharedWorld(SmallWorld):
                         *(side.wants_link, side.told_of_death),
                         getattr(side.machine, "_let_go", None),
                         getattr(side.machine, "_no_owner_lives", None),
-                        len(side.machine._strays),
+                        len(getattr(side.machine, "_strays", ())),
                     )
                     for side in self.sides
                 ],

@@ -6,10 +6,12 @@ import pytest
 
 from quicbaton.errors import PeerError
 from quicbaton.handoff import (
-    DestinationState,
-    HandoffDestination,
-    HandoffSource,
-    SourceState,
+    CuttingOver,
+    CuttingOverState,
+    Forwarding,
+    ForwardingState,
+    GivingByLedger,
+    TakingByLedger,
     answer_stale,
 )
 from quicbaton.handoff import events as ev
@@ -25,6 +27,7 @@ from quicbaton.handoff.effects import (
 )
 from quicbaton.handoff.messages import (
     Accept,
+    Baton,
     ClaimRequest,
     Committed,
     Cutover,
@@ -50,11 +53,11 @@ RELAY = Relay(CID, HANDOFF, b"train", 1200, ("::1", 1), (), 0)
 ACK = MovedAck(CID, HANDOFF)
 
 
-def source(*, relayed: bool = False, sealed_at_us: int = 0) -> HandoffSource:
-    """A, which has just given the connection to B."""
+def giving(*, relayed: bool = False, sealed_at_us: int = 0) -> GivingByLedger:
+    """A, which is about to give the connection to B."""
     ledger = Ledger()
     ledger.own(CID)
-    machine = HandoffSource(CID, HANDOFF, ledger)
+    machine = GivingByLedger(CID, HANDOFF, ledger)
     accept = Accept(CID, HANDOFF, relay=relayed)
     machine.handle(ev.Start(TO_B, "A", "B", 100, 2, (), False, ("::1", 443), relayed), 0)
     machine.handle(ev.Received(TO_B, accept), 0)
@@ -62,34 +65,32 @@ def source(*, relayed: bool = False, sealed_at_us: int = 0) -> HandoffSource:
     return machine
 
 
-def forwarder() -> HandoffSource:
-    machine = source()
+def forwarder(*, relayed: bool = False) -> Forwarding:
+    """A, which has just given it away."""
+    machine = giving(relayed=relayed)
     machine.handle(ev.Received(TO_B, READY), 0)
-    assert machine.state is SourceState.FORWARDING
-    return machine
+    assert machine.successor is not None
+    return machine.successor
 
 
-def owner(*, relayed: bool = False) -> HandoffDestination:
+def owner(*, relayed: bool = False) -> CuttingOver:
     """B, which has just got it, on the link to A."""
-    machine = HandoffDestination(
+    machine = TakingByLedger(
         CID, HANDOFF, Ledger(), name="B", formats=frozenset([2]), can_send=not relayed
     )
     offer = Offer(CID, HANDOFF, 1, 100, 2, "A", "B", (), ("::1", 443), relayed, b"")
     machine.handle(ev.Received(TO_B, offer), 0)
-    machine.handle(ev.Received(TO_B, sent_baton()), 0)
+    machine.handle(ev.Received(TO_B, Baton(CID, HANDOFF, b"sealed")), 0)
     machine.handle(ev.Rebuilt(CID, 1, BATON_ID, DIGEST), 0)
     machine.handle(ev.Received(TO_B, Committed(CID, HANDOFF, 2, BATON_ID, DIGEST, 9)), 0)
-    return machine
+    assert machine.successor is not None
+    return machine.successor
 
 
-def sent_baton() -> HandoffMessage:
-    machine = HandoffSource(CID, HANDOFF, ledger := Ledger())
-    ledger.own(CID)
-    machine.handle(ev.Start(TO_B, "A", "B", 100, 2, (), False), 0)
-    machine.handle(ev.Received(TO_B, Accept(CID, HANDOFF, relay=False)), 0)
-    (effect,) = machine.handle(ev.Sealed(BATON_ID, DIGEST, b"sealed"), 0)
-    assert isinstance(effect, Send)
-    return effect.message
+def announced() -> CuttingOver:
+    """C, to which A has turned over a link of its own."""
+    greeting = Moved(CID, HANDOFF, "C")
+    return CuttingOver(CID, HANDOFF, link=TO_C, greeting=greeting, now_us=0)
 
 
 def sent(effects: list[Effect]) -> list[tuple[int, HandoffMessage]]:
@@ -130,7 +131,7 @@ def test_a_forwarder_that_owns_the_connection_again_forwards_no_more() -> None:
     machine = forwarder()
     machine.handle(ev.Received(TO_B, Moved(CID, HANDOFF, "A")), 0)
     assert machine.handle(ev.TakenBack(), 0) == [StopForwarding(CID), Send(TO_B, ACK)]
-    assert machine.state is SourceState.DONE
+    assert machine.ended
     late = Moved(CID, HANDOFF, "C")
     assert machine.handle(ev.Received(TO_B, late), 0) == [Send(TO_B, ACK)]
 
@@ -161,7 +162,7 @@ def test_the_old_owner_passes_strays_on_until_the_forwarder_has_turned() -> None
     machine = owner()
     assert machine.handle(ev.GivenOn("C"), 0) == [Send(TO_B, Moved(CID, HANDOFF, "C"))]
     assert machine.handle(ev.Received(TO_B, STRAY), 0) == [Deliver(STRAY)]
-    assert machine.state is DestinationState.HANDED_ON
+    assert machine.state is CuttingOverState.HANDED_ON
     assert machine.handle(ev.Received(TO_B, ACK), 0) == []
     assert machine.ended
 
@@ -188,22 +189,20 @@ def test_a_forwarder_that_is_gone_is_waited_for_no_more(event: ev.Event) -> None
 
 
 def test_an_announced_forwarder_is_told_of_the_cutover_as_the_source_is() -> None:
-    machine = HandoffDestination(CID, HANDOFF, Ledger(), name="C", formats=frozenset([2]))
-    assert machine.handle(ev.Received(TO_C, ACK), 0) == []
+    machine = announced()
     assert machine.handle(ev.Received(TO_C, STRAY), 0) == [Deliver(STRAY)]
     assert machine.handle(ev.CutoverSeen(), 0) == [Send(TO_C, Cutover(CID, HANDOFF))]
 
 
 def test_an_announced_forwarder_whose_link_broke_is_asked_to_turn_again() -> None:
-    machine = HandoffDestination(CID, HANDOFF, Ledger(), name="C", formats=frozenset([2]))
-    machine.handle(ev.Received(TO_C, ACK), 0)
+    machine = announced()
     assert machine.handle(ev.LinkLost(TO_C), 0) == [Connect(CID)]
     # It has no claim to ask for, as the handoff's own destination has.
     assert machine.handle(ev.LinkUp(4), 0) == [Send(4, Moved(CID, HANDOFF, "C"))]
     assert isinstance(sent(rejoined(owner()))[0][1], ClaimRequest)
 
 
-def rejoined(machine: HandoffDestination) -> list[Effect]:
+def rejoined(machine: CuttingOver) -> list[Effect]:
     machine.handle(ev.LinkLost(TO_B), 0)
     return machine.handle(ev.LinkUp(4), 0)
 
@@ -212,7 +211,7 @@ def rejoined(machine: HandoffDestination) -> list[Effect]:
 
 
 def test_nobody_is_relayed_who_was_not_offered_it() -> None:
-    machine = HandoffSource(CID, HANDOFF, ledger := Ledger())
+    machine = GivingByLedger(CID, HANDOFF, ledger := Ledger())
     ledger.own(CID)
     machine.handle(ev.Start(TO_B, "A", "B", 100, 2, (), False), 0)
     with pytest.raises(PeerError):
@@ -220,9 +219,8 @@ def test_nobody_is_relayed_who_was_not_offered_it() -> None:
 
 
 def test_a_relayed_connection_has_no_deadline_but_for_its_link() -> None:
-    machine = source(relayed=True)
-    machine.handle(ev.Received(TO_B, READY), 0)
-    assert machine.state is SourceState.RELAYING
+    machine = forwarder(relayed=True)
+    assert machine.state is ForwardingState.PROXYING
     assert machine.get_timer() is None
     assert machine.handle(ev.Received(TO_B, RELAY), 0) == [SendRelayed(RELAY)]
     machine.handle(ev.LinkLost(TO_B), 7)
@@ -236,19 +234,19 @@ def test_a_relayed_connection_has_no_deadline_but_for_its_link() -> None:
 
 def test_a_relayed_owner_without_a_link_waits_and_then_gives_up() -> None:
     machine = owner(relayed=True)
-    assert machine.state is DestinationState.RELAYING
+    assert machine.state is CuttingOverState.PROXIED
     assert machine.get_timer() is None
     machine.handle(ev.LinkLost(TO_B), 7)
     assert machine.get_timer() == 7 + HANDOFF_RELAY_LOST_S * 1_000_000
     # The runtime dials for a while and says so: go on.
     assert machine.handle(ev.Cancel("source_gone", "for now"), 8) == [Connect(CID)]
     machine.handle(ev.LinkUp(4), 9)
-    assert machine.state is DestinationState.RELAYING
+    assert machine.state is CuttingOverState.PROXIED
     assert machine.get_timer() is None
 
 
 def test_time_stood_still_is_counted_by_the_source_alone() -> None:
-    machine = source(sealed_at_us=100)
+    machine = giving(sealed_at_us=100)
     (_, message) = sent(machine.handle(ev.Received(TO_B, READY), 350))[0]
     assert isinstance(message, Committed)
     assert message.frozen_us == 250

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_world import explore, name_of_misfortunes, wander
 
-from quicbaton.handoff import DestinationState, Outcome
+from quicbaton.handoff import Outcome, TakingState
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_every_order_of_events_has_one_outcome(misfortunes: Budget) -> None:
 def test_every_order_after_ready_has_one_outcome_though_a_third_process_takes_part() -> None:
     world = World(Budget(starts=2, cuts=1, crashes=1))
     world.perform(("start", "D1"))
-    while not world.takers or world.takers[0].machine.state is not DestinationState.READY:
+    while not world.takers or world.takers[0].machine.state is not TakingState.READY:
         world.perform(world.progress()[0])
     assert explore(world) > 500
 

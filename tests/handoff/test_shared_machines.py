@@ -1,50 +1,59 @@
-"""Both machines of a handoff with a shared store, cell by cell, and what single cells promise."""
-
-from pathlib import Path
+"""Giving and taking by a shared store, and what single cells promise."""
 
 import msgspec
 import pytest
-from test_handoff_machines import (
-    ACCEPT,
+from machine_cells import (
     ARRIVED,
     BATON_ID,
     CID,
     CLAIM,
     COMMITTED,
+    DESTINATION,
     DIGEST,
-    EVENTS,
+    ENDED,
+    FAILED,
     HANDOFF,
     LINK,
     NEW_LINK,
     OFFER,
+    OFFERED,
+    OURS,
     READY,
     REBUILT,
-    RELAYED_START,
     SEALED,
     SECOND_US,
+    SHARED_OFFER,
+    SOURCE,
     START,
+    STORE,
     STRAY,
+    TAKEN,
+    THEIRS,
+    UNKNOWN,
+    cutting_over_in,
+    forwarding_in,
+    giving_by_store_in,
+    kinds,
     outcomes,
     received,
-    row,
     sent,
+    successor,
+    taking_by_store_in,
 )
 
-from quicbaton.errors import PeerError
 from quicbaton.handoff import (
-    DestinationState,
-    HandoffDestination,
+    CuttingOverState,
+    ForwardingState,
+    GivingState,
     Outcome,
-    SourceState,
-    shared_destination,
-    shared_source,
+    TakingByLedger,
+    TakingState,
 )
 from quicbaton.handoff.effects import (
     AnswerWithResets,
     Connect,
     DestroyKeys,
     Discard,
-    Effect,
     Resume,
     Send,
     ThawConnection,
@@ -52,162 +61,51 @@ from quicbaton.handoff.effects import (
 from quicbaton.handoff.events import Cancel, DeadlinePassed, Event, LinkLost, LinkUp, PeerDead
 from quicbaton.handoff.messages import (
     Abort,
-    Accept,
     Baton,
     ClaimRequest,
-    Cutover,
     Moved,
     Offer,
+    PeerError,
     Refuse,
     Taken,
 )
-from quicbaton.handoff.shared_destination import SharedDestination
-from quicbaton.handoff.shared_source import SharedSource
 from quicbaton.handoff.store_questions import (
+    STORE_MAX_RETRY_S,
+    STORE_RETRY_S,
     AskStore,
     ReadStore,
     StoreConflict,
     StoreDone,
-    StoreFailed,
     StoreFound,
-    StoreUnknown,
 )
-from quicbaton.limits import HANDOFF_DOUBT_S, STORE_MAX_RETRY_S, STORE_RETRY_S
+from quicbaton.limits import HANDOFF_DOUBT_S
 from quicbaton.ownership import Ledger, Ownership
-from quicbaton.ownership.store import Close, Entry, EntryState, Holder, Publish, Take
+from quicbaton.ownership.store import Close, Publish, Take
 
-STORE = b"store"
-SOURCE, DESTINATION = Holder("S", b"s" * 16), Holder("D", b"d" * 16)
-SHARED_OFFER = msgspec.structs.replace(OFFER, store_id=STORE)
-TAKEN = Taken(CID, HANDOFF, 2)
 PUBLISH = Publish(CID, 1, SOURCE, BATON_ID, DIGEST)
 TAKE = Take(CID, 1, "S", BATON_ID, DIGEST, DESTINATION)
 TAKE_BACK = Take(CID, 1, "S", BATON_ID, DIGEST, SOURCE)
-OFFERED = Entry(EntryState.OFFERED, 1, SOURCE, BATON_ID, DIGEST)
-THEIRS = Entry(EntryState.HELD, 2, DESTINATION, BATON_ID, DIGEST)
-OURS = Entry(EntryState.HELD, 2, SOURCE, BATON_ID, DIGEST)
-ENDED = Entry(EntryState.CLOSED, 2, DESTINATION, BATON_ID, DIGEST)
-FAILED, UNKNOWN = StoreFailed("store_full", "no"), StoreUnknown("store_slow", "no")
 ABORT = received(Abort(CID, HANDOFF, "no", "no"))
-
-#: An answer that says the same to both sides would not try much.
-ANSWERS: list[Event] = [StoreConflict(None), StoreFound(OFFERED), FAILED, UNKNOWN]
-SOURCE_EVENTS = [*EVENTS, received(TAKEN), StoreDone(OURS), *ANSWERS]
-DESTINATION_EVENTS = [
-    *EVENTS,
-    received(SHARED_OFFER),
-    received(TAKEN),
-    StoreDone(THEIRS),
-    *ANSWERS,
-]
-
-_TO_FROZEN: list[Event] = [START, received(ACCEPT), SEALED, StoreDone(OFFERED)]
-SOURCE_PATHS: dict[SourceState, list[Event]] = {
-    SourceState.IDLE: [],
-    SourceState.OFFERED: [RELAYED_START],
-    SourceState.SEALING: _TO_FROZEN[:2],
-    SourceState.PUBLISHING: _TO_FROZEN[:3],
-    SourceState.FROZEN: _TO_FROZEN,
-    SourceState.RECLAIMING: [*_TO_FROZEN, DeadlinePassed()],
-    SourceState.FORWARDING: [*_TO_FROZEN, received(TAKEN)],
-    SourceState.RELAYING: [
-        RELAYED_START,
-        *(received(Accept(CID, HANDOFF, relay=True)), SEALED, StoreDone(OFFERED), received(TAKEN)),
-    ],
-    SourceState.DONE: [*_TO_FROZEN, received(TAKEN), received(Cutover(CID, HANDOFF))],
-    SourceState.ABORTED: [START, received(Refuse(CID, HANDOFF, "no", "no"))],
-}
-_TO_OWNER: list[Event] = [
-    *(received(SHARED_OFFER), received(Baton(CID, HANDOFF, b"sealed"))),
-    *(REBUILT, StoreDone(THEIRS)),
-]
-DESTINATION_PATHS: dict[DestinationState, list[Event]] = {
-    DestinationState.IDLE: [],
-    DestinationState.ACCEPTED: _TO_OWNER[:1],
-    DestinationState.REBUILDING: _TO_OWNER[:2],
-    DestinationState.COMMITTING: _TO_OWNER[:3],
-    DestinationState.FORWARDING: _TO_OWNER,
-    DestinationState.RELAYING: _TO_OWNER,
-    DestinationState.CUT_OFF: [*_TO_OWNER, LinkLost(LINK)],
-    DestinationState.DISCARDED: [*_TO_OWNER[:3], ABORT],
-}
-_RELAYED = (DestinationState.RELAYING, DestinationState.CUT_OFF)
-
-
-def source_in(state: SourceState) -> tuple[SharedSource, Ledger]:
-    ledger = Ledger()
-    ledger.own(CID)
-    machine = SharedSource(CID, HANDOFF, ledger, incarnation=SOURCE.incarnation, store_id=STORE)
-    for event in SOURCE_PATHS[state]:
-        machine.handle(event, 0)
-    assert machine.state is state
-    return machine, ledger
-
-
-def destination_in(state: DestinationState) -> tuple[SharedDestination, Ledger]:
-    ledger = Ledger()
-    machine = SharedDestination(
-        CID,
-        HANDOFF,
-        ledger,
-        incarnation=DESTINATION.incarnation,
-        store_id=STORE,
-        name="D",
-        formats=frozenset([1]),
-        can_send=state not in _RELAYED,
-    )
-    for event in DESTINATION_PATHS[state]:
-        machine.handle(event, 0)
-    assert machine.state is state
-    return machine, ledger
-
-
-def kinds(effects: list[Effect]) -> list[type]:
-    return [type(effect) for effect in effects]
-
-
-def written(name: str) -> list[str]:
-    return (Path(__file__).parent / name).read_text().splitlines()
-
-
-# --- every pair -----------------------------------------------------------------------------------
-
-
-def test_every_event_in_every_state_of_the_source() -> None:
-    tried = [row(source_in(state)[0], event) for state in SOURCE_PATHS for event in SOURCE_EVENTS]
-    assert [line for line in tried if line is not None] == written("shared_source_table.txt")
-
-
-def test_every_event_in_every_state_of_the_destination() -> None:
-    states, events = DESTINATION_PATHS, DESTINATION_EVENTS
-    tried = [row(destination_in(state)[0], event) for state in states for event in events]
-    assert [line for line in tried if line is not None] == written("shared_destination_table.txt")
-
-
-@pytest.mark.parametrize("module", [shared_source, shared_destination])
-def test_no_cell_is_written_twice(module: object) -> None:
-    cells = [(state, kind) for state, of_state, _, _ in module._ROWS for kind in of_state]  # type: ignore[attr-defined]
-    assert len(cells) == len(set(cells))
 
 
 # --- the source -----------------------------------------------------------------------------------
 
 
 def test_baton_leaves_when_the_offer_stands_in_the_store() -> None:
-    machine, _ = source_in(SourceState.SEALING)
+    machine, _ = giving_by_store_in(GivingState.SEALING)
     assert machine.handle(SEALED, 0) == [AskStore(PUBLISH)]
     assert machine.handle(StoreDone(OFFERED), 0) == [Send(LINK, Baton(CID, HANDOFF, b"sealed"))]
 
 
 def test_offer_names_the_store() -> None:
-    machine, _ = source_in(SourceState.IDLE)
+    machine, _ = giving_by_store_in(GivingState.IDLE)
     (offer,) = sent(machine.handle(START, 0))
     assert isinstance(offer, Offer)
     assert offer.store_id == STORE
 
 
 def test_store_that_fails_before_the_baton_is_out_costs_nothing() -> None:
-    machine, ledger = source_in(SourceState.PUBLISHING)
+    machine, ledger = giving_by_store_in(GivingState.PUBLISHING)
     effects = machine.handle(FAILED, 0)
     assert outcomes(effects) == [(Outcome.KEPT, "store_full")]
     assert ThawConnection in kinds(effects)
@@ -215,17 +113,17 @@ def test_store_that_fails_before_the_baton_is_out_costs_nothing() -> None:
 
 
 def test_offer_with_an_unknown_outcome_is_looked_up() -> None:
-    machine, _ = source_in(SourceState.PUBLISHING)
+    machine, _ = giving_by_store_in(GivingState.PUBLISHING)
     assert machine.handle(UNKNOWN, 0) == [ReadStore(CID, STORE_RETRY_S)]
     # It has not got there, or not yet.
     assert machine.handle(StoreFound(None), 0) == [AskStore(PUBLISH, 2 * STORE_RETRY_S)]
     assert machine.handle(UNKNOWN, 0) == [ReadStore(CID, 4 * STORE_RETRY_S)]
     assert kinds(machine.handle(StoreFound(OFFERED), 0)) == [Send]
-    assert machine.state is SourceState.FROZEN
+    assert machine.state is GivingState.FROZEN
 
 
 def test_pauses_between_questions_grow_to_a_limit() -> None:
-    machine, _ = source_in(SourceState.RECLAIMING)
+    machine, _ = giving_by_store_in(GivingState.RECLAIMING)
     pauses = []
     for _ in range(8):
         (effect,) = machine.handle(FAILED, 0)
@@ -236,7 +134,7 @@ def test_pauses_between_questions_grow_to_a_limit() -> None:
 
 
 def test_source_that_was_fenced_off_is_silent_for_good() -> None:
-    machine, ledger = source_in(SourceState.PUBLISHING)
+    machine, ledger = giving_by_store_in(GivingState.PUBLISHING)
     effects = machine.handle(StoreConflict(THEIRS), 0)
     assert outcomes(effects) == [(Outcome.IN_DOUBT, "fenced")]
     assert DestroyKeys in kinds(effects)
@@ -246,10 +144,10 @@ def test_source_that_was_fenced_off_is_silent_for_good() -> None:
 
 
 @pytest.mark.parametrize(
-    "state", [SourceState.PUBLISHING, SourceState.FROZEN, SourceState.RECLAIMING]
+    "state", [GivingState.PUBLISHING, GivingState.FROZEN, GivingState.RECLAIMING]
 )
-def test_neither_ready_nor_claim_request_gives_anything(state: SourceState) -> None:
-    machine, ledger = source_in(state)
+def test_neither_ready_nor_claim_request_gives_anything(state: GivingState) -> None:
+    machine, ledger = giving_by_store_in(state)
     (answer,) = sent(machine.handle(received(CLAIM, NEW_LINK), 0))
     assert isinstance(answer, Refuse)
     assert answer.code == "shared_store"
@@ -260,17 +158,17 @@ def test_neither_ready_nor_claim_request_gives_anything(state: SourceState) -> N
 
 
 def test_taken_destroys_the_keys_and_forwards() -> None:
-    machine, ledger = source_in(SourceState.FROZEN)
+    machine, ledger = giving_by_store_in(GivingState.FROZEN)
     effects = machine.handle(received(TAKEN), 0)
     assert effects[0] == DestroyKeys(CID)
     assert outcomes(effects) == [(Outcome.GIVEN, "ok")]
     record = ledger.record(CID)
     assert (record.state, record.term) == (Ownership.GIVEN, 2)
-    assert sent(machine.handle(ARRIVED, 0)) == [STRAY]
+    assert sent(successor(machine).handle(ARRIVED, 0)) == [STRAY]
 
 
 def test_taken_in_another_term_is_a_peer_error() -> None:
-    machine, _ = source_in(SourceState.FROZEN)
+    machine, _ = giving_by_store_in(GivingState.FROZEN)
     with pytest.raises(PeerError) as caught:
         machine.handle(received(Taken(CID, HANDOFF, 3)), 0)
     assert caught.value.code == "wrong_term"
@@ -280,7 +178,7 @@ def test_taken_in_another_term_is_a_peer_error() -> None:
     "event", [ABORT, LinkLost(LINK), PeerDead(False), DeadlinePassed(), Cancel("operator", "no")]
 )
 def test_nothing_but_the_store_brings_a_connection_back(event: Event) -> None:
-    machine, ledger = source_in(SourceState.FROZEN)
+    machine, ledger = giving_by_store_in(GivingState.FROZEN)
     assert machine.handle(event, 0) == [AskStore(TAKE_BACK)]
     assert ledger.record(CID).state is Ownership.SEALED
     machine.handle(ARRIVED, 0)
@@ -290,7 +188,7 @@ def test_nothing_but_the_store_brings_a_connection_back(event: Event) -> None:
 
 
 def test_unknown_outcome_of_taking_back_is_read_until_it_is_known() -> None:
-    machine, _ = source_in(SourceState.RECLAIMING)
+    machine, _ = giving_by_store_in(GivingState.RECLAIMING)
     assert kinds(machine.handle(UNKNOWN, 0)) == [ReadStore]
     assert kinds(machine.handle(StoreFound(OFFERED), 0)) == [AskStore]
     assert kinds(machine.handle(UNKNOWN, 0)) == [ReadStore]
@@ -298,14 +196,14 @@ def test_unknown_outcome_of_taking_back_is_read_until_it_is_known() -> None:
 
 
 def test_connection_that_the_destination_has_taken_is_given() -> None:
-    machine, _ = source_in(SourceState.RECLAIMING)
+    machine, _ = giving_by_store_in(GivingState.RECLAIMING)
     machine.handle(LinkLost(LINK), 0)
     machine.handle(ARRIVED, 0)
     effects = machine.handle(StoreConflict(THEIRS), 0)
     assert kinds(effects)[0] is DestroyKeys
     assert outcomes(effects) == [(Outcome.GIVEN, "ok")]
     # Its owner calls.
-    assert machine.handle(received(TAKEN, NEW_LINK), 0) == [Send(NEW_LINK, STRAY)]
+    assert successor(machine).handle(received(TAKEN, NEW_LINK), 0) == [Send(NEW_LINK, STRAY)]
 
 
 @pytest.mark.parametrize("known_by", [ABORT, PeerDead(True)])
@@ -313,7 +211,7 @@ def test_connection_that_the_destination_has_taken_is_given() -> None:
 def test_client_is_told_when_nobody_will_have_the_connection(
     known_by: Event, answer: Event
 ) -> None:
-    machine, ledger = source_in(SourceState.RECLAIMING)
+    machine, ledger = giving_by_store_in(GivingState.RECLAIMING)
     machine.handle(known_by, 0)
     effects = machine.handle(answer, 0)
     assert AnswerWithResets in kinds(effects)
@@ -321,25 +219,25 @@ def test_client_is_told_when_nobody_will_have_the_connection(
 
 
 def test_closed_entry_is_nobody_s() -> None:
-    machine, _ = source_in(SourceState.RECLAIMING)
+    machine, _ = giving_by_store_in(GivingState.RECLAIMING)
     assert AnswerWithResets in kinds(machine.handle(StoreConflict(ENDED), 0))
 
 
 @pytest.mark.parametrize("event", [StoreConflict(None), DeadlinePassed()])
 def test_in_doubt_the_source_is_silent_and_forwards_if_the_owner_calls(event: Event) -> None:
-    machine, ledger = source_in(SourceState.RECLAIMING)
+    machine, ledger = giving_by_store_in(GivingState.RECLAIMING)
     machine.handle(ARRIVED, 0)
     effects = machine.handle(event, 0)
     assert outcomes(effects) == [(Outcome.IN_DOUBT, "in_doubt")]
     assert AnswerWithResets not in kinds(effects)
     assert ledger.record(CID).state is Ownership.GIVEN
-    assert machine.handle(received(TAKEN, NEW_LINK), 0) == [Send(NEW_LINK, STRAY)]
+    assert successor(machine).handle(received(TAKEN, NEW_LINK), 0) == [Send(NEW_LINK, STRAY)]
 
 
 def test_store_s_late_word_that_nobody_else_has_it_is_told_to_the_client() -> None:
-    machine, ledger = source_in(SourceState.RECLAIMING)
+    machine, ledger = giving_by_store_in(GivingState.RECLAIMING)
     machine.handle(DeadlinePassed(), 0)
-    effects = machine.handle(StoreDone(OURS), 0)
+    effects = successor(machine).handle(StoreDone(OURS), 0)
     assert AnswerWithResets in kinds(effects)
     assert AskStore(Close(CID, 2, SOURCE)) in effects
     assert ThawConnection not in kinds(effects)
@@ -347,17 +245,17 @@ def test_store_s_late_word_that_nobody_else_has_it_is_told_to_the_client() -> No
 
 
 def test_owner_whose_taken_was_lost_and_that_has_handed_on_is_believed() -> None:
-    machine, ledger = source_in(SourceState.RECLAIMING)
+    machine, ledger = giving_by_store_in(GivingState.RECLAIMING)
     effects = machine.handle(received(Moved(CID, HANDOFF, "E"), NEW_LINK), 0)
     assert kinds(effects)[0] is DestroyKeys
-    assert machine.state is SourceState.FORWARDING
+    assert successor(machine).state is ForwardingState.FORWARDING
     assert ledger.record(CID).state is Ownership.GIVEN
 
 
 def test_doubt_has_an_end() -> None:
-    machine, _ = source_in(SourceState.RECLAIMING)
+    machine, _ = giving_by_store_in(GivingState.RECLAIMING)
     assert machine.get_timer() == HANDOFF_DOUBT_S * SECOND_US
-    other, _ = destination_in(DestinationState.COMMITTING)
+    other, _ = taking_by_store_in(TakingState.COMMITTING)
     assert other.get_timer() == HANDOFF_DOUBT_S * SECOND_US
 
 
@@ -365,7 +263,7 @@ def test_doubt_has_an_end() -> None:
 
 
 def test_destination_commits_in_the_store_and_resumes_at_once() -> None:
-    machine, ledger = destination_in(DestinationState.REBUILDING)
+    machine, ledger = taking_by_store_in(TakingState.REBUILDING)
     assert machine.handle(REBUILT, 0) == [AskStore(TAKE)]
     effects = machine.handle(StoreDone(THEIRS), 7)
     assert kinds(effects)[:2] == [Resume, Send]
@@ -375,7 +273,7 @@ def test_destination_commits_in_the_store_and_resumes_at_once() -> None:
 
 
 def test_committed_gives_nothing_where_the_store_decides() -> None:
-    machine, ledger = destination_in(DestinationState.COMMITTING)
+    machine, ledger = taking_by_store_in(TakingState.COMMITTING)
     with pytest.raises(PeerError):
         machine.handle(received(COMMITTED), 0)
     assert ledger.record(CID).state is Ownership.ABSENT
@@ -383,21 +281,21 @@ def test_committed_gives_nothing_where_the_store_decides() -> None:
 
 @pytest.mark.parametrize("event", [LinkLost(LINK), PeerDead(False)])
 def test_destination_needs_its_source_no_more(event: Event) -> None:
-    machine, _ = destination_in(DestinationState.COMMITTING)
+    machine, _ = taking_by_store_in(TakingState.COMMITTING)
     machine.handle(event, 0)
     effects = machine.handle(StoreDone(THEIRS), 0)
     assert Resume in kinds(effects)
 
 
 def test_owner_without_a_link_looks_for_one_and_says_taken_over_it() -> None:
-    machine, _ = destination_in(DestinationState.COMMITTING)
+    machine, _ = taking_by_store_in(TakingState.COMMITTING)
     machine.handle(LinkLost(LINK), 0)
     assert Connect(CID) in machine.handle(StoreDone(THEIRS), 0)
-    assert machine.handle(LinkUp(NEW_LINK), 0) == [Send(NEW_LINK, TAKEN)]
+    assert successor(machine).handle(LinkUp(NEW_LINK), 0) == [Send(NEW_LINK, TAKEN)]
 
 
 def test_conflict_discards_and_says_so() -> None:
-    machine, ledger = destination_in(DestinationState.COMMITTING)
+    machine, ledger = taking_by_store_in(TakingState.COMMITTING)
     effects = machine.handle(StoreConflict(OURS), 0)
     assert kinds(effects)[0] is Discard
     assert isinstance(sent(effects)[0], Abort)
@@ -406,7 +304,7 @@ def test_conflict_discards_and_says_so() -> None:
 
 
 def test_take_that_is_done_after_the_discard_is_undone() -> None:
-    machine, _ = destination_in(DestinationState.COMMITTING)
+    machine, _ = taking_by_store_in(TakingState.COMMITTING)
     machine.handle(UNKNOWN, 0)
     assert outcomes(machine.handle(DeadlinePassed(), 0)) == [(Outcome.DISCARDED, "in_doubt")]
     close = Close(CID, 2, DESTINATION)
@@ -419,7 +317,7 @@ def test_take_that_is_done_after_the_discard_is_undone() -> None:
 
 
 def test_connection_that_this_process_holds_already_is_not_taken_twice() -> None:
-    machine, ledger = destination_in(DestinationState.COMMITTING)
+    machine, ledger = taking_by_store_in(TakingState.COMMITTING)
     ledger.own(CID, 9)
     effects = machine.handle(StoreDone(THEIRS), 0)
     assert Resume not in kinds(effects)
@@ -428,7 +326,7 @@ def test_connection_that_this_process_holds_already_is_not_taken_twice() -> None
 
 @pytest.mark.parametrize("store_id", [b"another", b""])
 def test_offer_by_another_store_is_refused(store_id: bytes) -> None:
-    machine, _ = destination_in(DestinationState.IDLE)
+    machine, _ = taking_by_store_in(TakingState.IDLE)
     offer = msgspec.structs.replace(SHARED_OFFER, store_id=store_id)
     (answer,) = sent(machine.handle(received(offer), 0))
     assert isinstance(answer, Refuse)
@@ -436,7 +334,7 @@ def test_offer_by_another_store_is_refused(store_id: bytes) -> None:
 
 
 def test_offer_by_a_store_is_refused_by_a_process_that_has_none() -> None:
-    machine = HandoffDestination(CID, HANDOFF, Ledger(), name="D", formats=frozenset([1]))
+    machine = TakingByLedger(CID, HANDOFF, Ledger(), name="D", formats=frozenset([1]))
     (answer,) = sent(machine.handle(received(SHARED_OFFER), 0))
     assert isinstance(answer, Refuse)
     assert answer.code == "no_store"
@@ -446,24 +344,24 @@ def test_offer_of_a_connection_that_is_not_settled_here_is_refused() -> None:
     ledger = Ledger()
     ledger.own(CID)
     ledger.freeze(CID, b"h" * 16)
-    machine = HandoffDestination(CID, HANDOFF, ledger, name="D", formats=frozenset([1]))
+    machine = TakingByLedger(CID, HANDOFF, ledger, name="D", formats=frozenset([1]))
     (answer,) = sent(machine.handle(received(OFFER), 0))
     assert isinstance(answer, Refuse)
     assert answer.code == "in_hand"
 
 
 def test_relayed_owner_is_closed_when_its_source_relays_no_more() -> None:
-    machine, _ = destination_in(DestinationState.CUT_OFF)
+    machine, _ = cutting_over_in(CuttingOverState.CUT_OFF, by_store=True)
     assert Send(NEW_LINK, TAKEN) in machine.handle(LinkUp(NEW_LINK), 0)
-    source, _ = source_in(SourceState.DONE)
+    source, _ = forwarding_in(ForwardingState.DONE, by_store=True)
     (refusal,) = sent(source.handle(received(TAKEN), 0))
     assert isinstance(refusal, Refuse)
     machine.handle(received(refusal, NEW_LINK), 0)
-    assert machine.state is DestinationState.DONE
+    assert machine.state is CuttingOverState.DONE
 
 
 def test_claim_request_of_another_handoff_is_refused() -> None:
-    machine, _ = source_in(SourceState.FORWARDING)
+    machine, _ = forwarding_in(ForwardingState.FORWARDING, by_store=True)
     request = ClaimRequest(CID, b"o" * 16, BATON_ID, DIGEST)
     (answer,) = sent(machine.handle(received(request, NEW_LINK), 0))
     assert isinstance(answer, Refuse)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shared_world import Budget, SharedWorld
 from small_world import explore, name_of_misfortunes, wander
 
-from quicbaton.handoff import Outcome, SourceState
+from quicbaton.handoff import GivingState, Outcome
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_long_runs_of_misfortunes_have_one_outcome(data: st.DataObject) -> None:
     wander(world, data, steps=[80, 40, 15])
 
 
-def run_to(world: SharedWorld, state: SourceState) -> None:
+def run_to(world: SharedWorld, state: GivingState) -> None:
     """Let everything go well until the source is so far."""
     while not world.sides or world.sides[0].machine.state is not state:
         world.perform(world.progress()[0])
@@ -77,7 +77,7 @@ def test_undisturbed_handoffs_move_the_connection_round() -> None:
 def test_source_that_dies_with_the_baton_sent_loses_nothing() -> None:
     world = SharedWorld(Budget(starts=1, crashes=1))
     world.perform(("start", "B"))
-    run_to(world, SourceState.FROZEN)
+    run_to(world, GivingState.FROZEN)
     step(world, ("crash", "A"), ("deliver", 0, "B"), ("rebuild", 1, 1))
     world.settle()
     assert world.awake == "B"
@@ -86,7 +86,7 @@ def test_source_that_dies_with_the_baton_sent_loses_nothing() -> None:
 def test_commit_that_nobody_heard_of_is_found_by_reading() -> None:
     world = SharedWorld(Budget(starts=1, troubles=2))
     world.perform(("start", "B"))
-    run_to(world, SourceState.FROZEN)
+    run_to(world, GivingState.FROZEN)
     step(world, ("deliver", 0, "B"), ("rebuild", 1, 1), ("store", 1, "done, unheard"))
     assert world.awake is None
     step(world, ("store", 1, "refused"))
@@ -97,7 +97,7 @@ def test_commit_that_nobody_heard_of_is_found_by_reading() -> None:
 def test_source_that_wants_it_back_too_late_finds_out_and_gives() -> None:
     world = SharedWorld(Budget(starts=1, cuts=1, troubles=1))
     world.perform(("start", "B"))
-    run_to(world, SourceState.FROZEN)
+    run_to(world, GivingState.FROZEN)
     step(world, ("deliver", 0, "B"), ("rebuild", 1, 1), ("cut", 0, ""), ("eof", 0, "A"))
     # Its own operation is under way, and the destination's comes first.
     step(world, ("store", 1, "done"), ("store", 0, "done"))
@@ -109,7 +109,7 @@ def test_source_that_wants_it_back_too_late_finds_out_and_gives() -> None:
 def test_take_that_comes_after_the_source_took_it_back_gets_nothing() -> None:
     world = SharedWorld(Budget(starts=1, timers=1, troubles=1))
     world.perform(("start", "B"))
-    run_to(world, SourceState.FROZEN)
+    run_to(world, GivingState.FROZEN)
     step(world, ("deliver", 0, "B"), ("rebuild", 1, 1), ("store", 1, "lost"))
     step(world, ("timer", 0), ("store", 0, "done"))
     assert world.awake == "A"
@@ -122,7 +122,7 @@ def test_take_that_comes_after_the_source_took_it_back_gets_nothing() -> None:
 def test_store_that_is_away_when_the_offer_is_made_leaves_all_as_it_was() -> None:
     world = SharedWorld(Budget(starts=1, troubles=1))
     world.perform(("start", "B"))
-    run_to(world, SourceState.PUBLISHING)
+    run_to(world, GivingState.PUBLISHING)
     step(world, ("store", 0, "refused"))
     world.settle()
     assert world.awake == "A"
@@ -131,7 +131,7 @@ def test_store_that_is_away_when_the_offer_is_made_leaves_all_as_it_was() -> Non
 def test_store_that_never_answers_leaves_everybody_silent() -> None:
     world = SharedWorld(Budget(starts=1, timers=3, troubles=9))
     world.perform(("start", "B"))
-    run_to(world, SourceState.FROZEN)
+    run_to(world, GivingState.FROZEN)
     step(world, ("deliver", 0, "B"), ("rebuild", 1, 1))
     step(world, ("store", 1, "lost"), ("store", 1, "lost"), ("timer", 0))
     step(world, ("store", 0, "lost"), ("store", 0, "lost"), ("timer", 0), ("timer", 1))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from traffic import alive, arrived, traffic, traffic_pair
 
-from quicbaton.asyncio.moving.mover import Opened
+from quicbaton.asyncio.moving.mover import RebuiltConnection
 from quicbaton.errors import CallerError
 from quicbaton.testing import Conditions, Pair, move
 from quicbaton.transport.loss import pacing
@@ -90,9 +90,9 @@ def test_on_one_host_the_clock_says_it_all() -> None:
     assert opened.waited_us(1000.002, 5_000) == 12_000
 
 
-def _opened(frozen_at_us: int | None) -> Opened:
+def _opened(frozen_at_us: int | None) -> RebuiltConnection:
     nothing: Any = None
-    return Opened(
+    return RebuiltConnection(
         header=nothing,
         digest=b"",
         client=nothing,

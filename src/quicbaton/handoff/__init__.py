@@ -1,29 +1,38 @@
-"""Moving a connection between processes: two sans-IO machines that exchange messages.
+"""Moving a connection between processes: sans-IO machines that exchange messages.
 
-`HandoffSource` and `HandoffDestination` decide; a runtime performs. Neither knows sockets, clocks,
-keys or what a baton contains: to them it is bytes, an id and a digest.
+    source                                         destination
+    giving_by_ledger | giving_by_store             taking_by_ledger | taking_by_store
+            │ the commit                                   │ the resume
+            ▼                                              ▼
+    forwarding                                     cutting_over
+
+The machines decide; a runtime performs. They know no sockets, clocks or keys, nor what a baton
+contains: to them it is bytes, an id and a digest.
 
 How a runtime drives them
 -------------------------
-Per process it keeps one `Ledger`, and
+Per process it keeps one `Ledger`, and of each handoff the machine that goes on:
 
-    sources:       connection id -> HandoffSource
-    destinations:  handoff id    -> HandoffDestination
+    outgoing:  connection id -> Giving or Forwarding
+    incoming:  handoff id    -> Taking or CuttingOver
+
+A machine that ends with the commit or the resume names its `successor`. That takes its place before
+the effects of this last event are performed, and gets all that comes later.
 
 It calls `own` for every promoted connection, `close` for every owned one that ends, and `expire`
-now and then. It registers a new source only where there is none or the last has `ended`, since the
-machine of a frozen or saved connection is the only one that may commit it.
+now and then. It begins to give a connection away only where there is no machine or the last has
+`ended`, since the machine of a frozen or saved connection is the only one that may commit it.
 
 Links. A link is a stream between two processes with a number that is never used twice. Both sides
 send `Hello` first and check the other's with `shared_formats`. Bytes read go into a `FrameReader`;
 each message goes
 
-    to destinations[message.handoff_id], if there is one;
-    an Offer to a new HandoffDestination;
-    a MovedAck to a new HandoffDestination, too, if the connection is here, about to be, or was
-    here and strays are still forwarded; else it is answered with Refuse;
+    to incoming[message.handoff_id], if there is one;
+    an Offer to a new Taking;
+    a MovedAck to a new CuttingOver if the connection is here, about to be, or was here and strays
+    are still forwarded; else it is answered with Refuse;
     a Stray of a connection that this process owns to that connection;
-    else to sources[message.connection_id], if there is one;
+    else to outgoing[message.connection_id], if there is one;
     else to `answer_stale`, whose effects are performed.
 
 At a link's end, and only after all that it brought has been handled, `LinkLost(link)` goes to all
@@ -51,12 +60,12 @@ then.
     Resume            | claim.check(...) against the opened baton's header, the strays, then speak
     Discard           | drop what was rebuilt
 
-With DestroyKeys all destination machines of the connection get GivenOn, and with Resume its source
-machine, if there is one, gets TakenBack.
+With DestroyKeys every CuttingOver of the connection gets GivenOn, and with Resume its Forwarding,
+if there is one, gets TakenBack.
 
-With a shared store (`quicbaton.ownership.store`) the machines are `shared_source.SharedSource`, and
-`shared_destination.SharedDestination` for an Offer that names a store. Two effects more, from
-`store_questions`, are begun in the background, and answered by an event whenever the store answers:
+With a shared store (`quicbaton.ownership.store`) connections are given by `GivingByStore`, and
+taken by `TakingByStore` if the Offer names a store. Two effects more, from `store_questions`, are
+begun in the background, and answered by an event whenever the store answers:
 
     effect            | performed as
     AskStore          | a pause; `Store.perform` -> StoreDone, StoreConflict, StoreFailed or
@@ -67,27 +76,39 @@ An operation that has begun is not called back; one whose machine gave up in its
 From the first AskStore of a destination on, its process answers no datagram of the connection with
 a reset: it keeps them, as strays.
 
-`resume FILE` opens and rebuilds the baton first, makes a `HandoffDestination` with a fresh handoff
-id and gives it `Rebuilt`; the rest is as above. If the source cannot be reached: `Cancel`.
+`resume FILE` opens and rebuilds the baton first, makes a `TakingByLedger` with a fresh handoff id
+and gives it `Rebuilt`; the rest is as above. If the source cannot be reached: `Cancel`.
 """
 
 from quicbaton.handoff.answers import answer_stale
-from quicbaton.handoff.destination import HandoffDestination
+from quicbaton.handoff.cutting_over import CuttingOver, CuttingOverState
 from quicbaton.handoff.events import Outcome
-from quicbaton.handoff.forwarder import SourceState
+from quicbaton.handoff.forwarding import Forwarding, ForwardingState
+from quicbaton.handoff.giving import Giving, GivingState
+from quicbaton.handoff.giving_by_ledger import GivingByLedger
+from quicbaton.handoff.giving_by_store import GivingByStore
 from quicbaton.handoff.messages import FrameReader, Hello, decode, encode, shared_formats
-from quicbaton.handoff.new_owner import DestinationState
-from quicbaton.handoff.source import HandoffSource
+from quicbaton.handoff.taking import Taking, TakingState
+from quicbaton.handoff.taking_by_ledger import TakingByLedger
+from quicbaton.handoff.taking_by_store import TakingByStore
 from quicbaton.handoff.waits import Waits
 
 __all__ = [
-    "DestinationState",
+    "CuttingOver",
+    "CuttingOverState",
+    "Forwarding",
+    "ForwardingState",
     "FrameReader",
-    "HandoffDestination",
-    "HandoffSource",
+    "Giving",
+    "GivingByLedger",
+    "GivingByStore",
+    "GivingState",
     "Hello",
     "Outcome",
-    "SourceState",
+    "Taking",
+    "TakingByLedger",
+    "TakingByStore",
+    "TakingState",
     "Waits",
     "answer_stale",
     "decode",

@@ -69,6 +69,12 @@ def not_forwarding(taken: Taken) -> Refuse:
     return Refuse(taken.connection_id, taken.handoff_id, "not_forwarding", text)
 
 
+def not_by_claim(request: ClaimRequest) -> Refuse:
+    """The answer to a claim request for a connection that a shared store gives away."""
+    text = "the shared store gives this connection away, not its source"
+    return Refuse(request.connection_id, request.handoff_id, "shared_store", text)
+
+
 def committed(claim: Claim, handoff_id: bytes, frozen_us: int) -> Committed:
     """The announcement of a claim, to a destination whose connection stood still for so long."""
     return Committed(

@@ -1,4 +1,4 @@
-"""What the two handoff machines ask a runtime to do, one effect after the other, in order."""
+"""What the machines of a handoff ask a runtime to do, one effect after the other, in order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Effect(msgspec.Struct, frozen=True):
     """Something to be done outside a machine."""
 
 
-# --- of both machines -------------------------------------------------------------------------
+# --- of both sides -------------------------------------------------------------------------
 
 
 class Send(Effect, frozen=True):

@@ -1,4 +1,4 @@
-"""What a runtime tells the two handoff machines. Links are the runtime's numbers, never reused."""
+"""What a runtime tells the machines of a handoff. Links are the runtime's numbers, never reused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Event(msgspec.Struct, frozen=True):
     """Something that happened outside a machine."""
 
 
-# --- to both machines -------------------------------------------------------------------------
+# --- to both sides -------------------------------------------------------------------------
 
 
 class Received(Event, frozen=True):

@@ -1,4 +1,4 @@
-"""What the two handoff machines have in common: a state, a table, a deadline, a link."""
+"""What the machines of a handoff have in common: a state, a table, a deadline, a link."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def table(rows: Iterable[Row[StateT]]) -> Table[StateT]:
 
 
 class Machine(ABC, Generic[StateT]):
-    """One side of one attempt to hand one connection over.
+    """One side's part in one handoff of one connection, up to the commit or after it.
 
     A subclass sets `ROLE`, `TABLE`, `ENDED`, and `WAITS`: how long a state may last, None for as
     long as it likes. A state that is not in `WAITS` goes on with the deadline of the one before.
@@ -49,14 +49,22 @@ class Machine(ABC, Generic[StateT]):
     ENDED: ClassVar[tuple[MachineState, ...]]
     WAITS: ClassVar[dict[Any, Callable[[Waits], float] | None]]
 
+    #: The machine that goes on where this one has ended; set by the event that ended it.
+    successor: Machine[Any] | None = None
+
     def __init__(
-        self, connection_id: bytes, handoff_id: bytes, state: StateT, waits: Waits
+        self,
+        connection_id: bytes,
+        handoff_id: bytes,
+        state: StateT,
+        waits: Waits,
+        link: int | None = None,
     ) -> None:
         self.connection_id = connection_id
         self._handoff_id = handoff_id
         self._state = state
         self._waits = waits
-        self._link: int | None = None
+        self._link = link
         self._deadline_us: int | None = None
 
     def __repr__(self) -> str:
@@ -81,7 +89,7 @@ class Machine(ABC, Generic[StateT]):
 
     @property
     def ended(self) -> bool:
-        """Nothing more comes of this machine; the runtime may forget it."""
+        """Nothing more comes of this machine; without a `successor` the runtime may forget it."""
         return self._state in self.ENDED
 
     def get_timer(self) -> int | None:
@@ -95,7 +103,7 @@ class Machine(ABC, Generic[StateT]):
         return self.handle(DeadlinePassed(), now_us)
 
     def handle(self, event: Event, now_us: int) -> list[Effect]:
-        """Take one event; return what is to be done, in order.
+        """Take one event; return what is to be done, in order. Look at `successor` before that.
 
         Raises `PeerError` for a message that does not belong here (close that link) and
         `InternalError` for an event that the runtime should not have sent. Either way nothing has

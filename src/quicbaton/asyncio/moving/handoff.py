@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, NamedTuple, get_args
 from quicbaton.asyncio.failpoints import reach
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.errors import PeerError, QuicbatonError
-from quicbaton.handoff import HandoffDestination, HandoffSource, Outcome
+from quicbaton.handoff import CuttingOver, Forwarding, Giving, Outcome, Taking
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
 from quicbaton.handoff.messages import (
@@ -26,7 +26,7 @@ from quicbaton.handoff.messages import (
     Resumed,
 )
 
-Machine = HandoffSource | HandoffDestination
+Machine = Giving | Forwarding | Taking | CuttingOver
 Performers = Mapping[type[fx.Effect], Callable[[Any, Any], None]]
 
 
@@ -41,7 +41,8 @@ class HandoffResult(NamedTuple):
 class Handoff(ABC):
     """One connection on its way from one process to another, seen by one of the two.
 
-    It holds all that there is of the handoff: the machine that decides, and what its effects need.
+    It holds all that there is of the handoff: the machine that decides, up to the commit one and
+    after it another, and what their effects need.
     `feed(handoff, event)` queues an event: what the effects of one event bring about is handled
     after all of them were performed.
     """
@@ -103,6 +104,7 @@ class Handoff(ABC):
         except QuicbatonError as error:
             self._refused(event, error)
             return
+        self.machine = self.machine.successor or self.machine
         for effect in effects:
             self._perform(effect)
 

@@ -21,7 +21,7 @@ from quicbaton.asyncio.moving.relaying import RelayOutlet
 from quicbaton.asyncio.moving.strays import StraySink, datagrams, deliver
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.errors import PeerError, QuicbatonError, RefusedError
-from quicbaton.handoff import DestinationState, HandoffDestination
+from quicbaton.handoff import CuttingOver, CuttingOverState, Taking, TakingState
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
 from quicbaton.handoff.messages import Descriptors, Stray
@@ -31,10 +31,10 @@ from quicbaton.limits import NO_RESET_LIFETIME_S
 
 #: Rebuilt, and not known to be ours.
 _WAITING: Final = (
-    DestinationState.READY,
-    DestinationState.COMMITTING,
-    DestinationState.LAST_WORDS,
-    DestinationState.ASKING,
+    TakingState.READY,
+    TakingState.COMMITTING,
+    TakingState.LAST_WORDS,
+    TakingState.ASKING,
 )
 
 
@@ -70,13 +70,13 @@ class IncomingHandoff(Handoff):
     """One connection that is offered, comes from a file, or is forwarded to us by a process that
     had it earlier. `source`: that process's name."""
 
-    machine: HandoffDestination
+    machine: Taking | CuttingOver
 
     def __init__(
         self,
         context: HandoffContext,
         handoffs: Handoffs,
-        machine: HandoffDestination,
+        machine: Taking | CuttingOver,
         *,
         source: str,
         pid: int | None = None,
@@ -107,12 +107,12 @@ class IncomingHandoff(Handoff):
     @property
     def is_unfinished(self) -> bool:
         """The process at the other end has yet to turn to the next owner."""
-        return self.machine.state is DestinationState.HANDED_ON
+        return self.machine.state is CuttingOverState.HANDED_ON
 
     @property
     def asks_the_store(self) -> bool:
         """Whether it wants to know whose the connection is."""
-        return self.machine.state is DestinationState.COMMITTING
+        return self.machine.state is TakingState.COMMITTING
 
     # --- what links bring -----------------------------------------------------------------------
 
@@ -149,7 +149,7 @@ class IncomingHandoff(Handoff):
         mover, machine = self._context.mover, self.machine
         parcel, self._parcel = self._parcel, Parcel()
         try:
-            rebuilt = mover.open(effect.sealed, parcel, relayed=machine.relayed, live=True)
+            rebuilt = mover.open(effect.sealed, parcel, relayed=machine.proxied, live=True)
             if rebuilt.header.connection_id != self.connection_id:
                 mover.discard(rebuilt)
                 raise PeerError("the baton is another connection's", code="wrong_connection")
@@ -217,16 +217,17 @@ class IncomingHandoff(Handoff):
 
     def _resume(self, effect: fx.Resume) -> None:
         reach("before_resume")
-        context, rebuilt = self._context, self._rebuilt
+        context, rebuilt, machine = self._context, self._rebuilt, self.machine
         assert rebuilt is not None, "rebuilt before it is ours"
+        assert isinstance(machine, CuttingOver), "ours before it is resumed"
         rebuilt.check(effect.claim)
         # Known from here on: the connection may be over before this returns.
         context.forwarders.add(self)
         outgoing = self._handoffs.outgoing.get(self.connection_id)
         if outgoing is not None:
             outgoing.taken_back()
-        if self.machine.relayed:
-            self._outlet = RelayOutlet(self.machine, lambda: self.link)
+        if machine.proxied:
+            self._outlet = RelayOutlet(machine, lambda: self.link)
         else:
             context.forwarders.expect_cutover(self.connection_id)
         session, waited_us = context.mover.resume(
@@ -240,7 +241,7 @@ class IncomingHandoff(Handoff):
         context.forwarders.ask_for_cutover(session.connection)
         context.counts.resumed += 1
         if rebuilt.relay is not None:
-            context.relays.adopt(rebuilt.relay, session, self.link, self.machine.handoff_id)
+            context.relays.adopt(rebuilt.relay, session, self.link, machine.handoff_id)
         session.process()
         self.feed(ev.Spoke(waited_us))
         context.endpoint.observers.on_resumed(self.connection_id)

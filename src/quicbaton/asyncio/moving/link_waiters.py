@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from quicbaton.asyncio.moving.handoff import Handoff
 from quicbaton.asyncio.peers.link import Link
-from quicbaton.handoff import HandoffDestination
+from quicbaton.handoff import CuttingOver, Taking
 from quicbaton.handoff import events as ev
 
 
@@ -38,7 +38,7 @@ class LinkWaiters:
         that was given away is forwarded as before."""
         text = "the process that froze this connection cannot be reached; it is its arbiter"
         for handoff in self._take({name}):
-            if isinstance(handoff.machine, HandoffDestination):
+            if isinstance(handoff.machine, (Taking, CuttingOver)):
                 handoff.feed(ev.Cancel("source_gone", text))
 
     def _take(self, names: set[str]) -> list[Handoff]:

@@ -20,7 +20,7 @@ from quicbaton.asyncio.moving.strays import StraySink, deliver
 from quicbaton.asyncio.peers.link import Link
 from quicbaton.baton.precopy import Pieces
 from quicbaton.errors import QuicbatonError
-from quicbaton.handoff import HandoffSource, Outcome, SourceState
+from quicbaton.handoff import Forwarding, ForwardingState, Giving, GivingState, Outcome
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
 from quicbaton.handoff.messages import Baton, Precopied, Ready, Stray
@@ -31,22 +31,22 @@ from quicbaton.transport.connection import Connection
 
 #: Between the freeze and the end of forwarding.
 _UNFINISHED: Final = (
-    SourceState.SEALING,
-    SourceState.PUBLISHING,
-    SourceState.FROZEN,
-    SourceState.RECLAIMING,
-    SourceState.FORWARDING,
-    SourceState.RELAYING,
+    GivingState.SEALING,
+    GivingState.PUBLISHING,
+    GivingState.FROZEN,
+    GivingState.RECLAIMING,
+    ForwardingState.FORWARDING,
+    ForwardingState.PROXYING,
 )
-_ASKING: Final = (SourceState.PUBLISHING, SourceState.RECLAIMING)
+_ASKING: Final = (GivingState.PUBLISHING, GivingState.RECLAIMING)
 
 
 class OutgoingHandoff(Handoff):
     """One connection that is offered to another process, or saved in a file."""
 
-    machine: HandoffSource
+    machine: Giving | Forwarding
 
-    def __init__(self, context: HandoffContext, machine: HandoffSource, pid: int | None) -> None:
+    def __init__(self, context: HandoffContext, machine: Giving, pid: int | None) -> None:
         super().__init__(machine, pid, context.links, context.feed)
         self._context = context
         #: What takes the baton of a connection that is saved.
@@ -81,13 +81,13 @@ class OutgoingHandoff(Handoff):
         self._keep = keep
         waiter = self.wait()
         self.feed(ev.Save(cutover_pending=session.connection.cutover_pending))
-        if self.machine.state is SourceState.SAVED:
+        if self.machine.state is GivingState.SAVED:
             self.finish(HandoffResult(Outcome.KEPT, "saved", "frozen"))
         return waiter
 
     def cancel_save(self, code: str, text: str) -> None:
         """Thaw the connection, if it is saved: its baton is worth nothing from here on."""
-        if self.machine.state is SourceState.SAVED:
+        if self.machine.state is GivingState.SAVED:
             self.feed(ev.Cancel(code, text))
 
     # --- how it stands --------------------------------------------------------------------------
@@ -105,7 +105,7 @@ class OutgoingHandoff(Handoff):
     @property
     def given_to(self) -> str:
         """The process that has the connection and that we still forward to; empty: none."""
-        is_given = self._given is not None and self.machine.state is SourceState.FORWARDING
+        is_given = self._given is not None and self.machine.state is ForwardingState.FORWARDING
         return self.peer if is_given else ""
 
     @property
@@ -123,7 +123,7 @@ class OutgoingHandoff(Handoff):
 
     def handle(self, event: ev.Event, now_us: int) -> None:
         is_stray = isinstance(event, ev.StrayArrived)
-        if self.machine.state is SourceState.FROZEN and self.is_late(now_us) and not is_stray:
+        if self.machine.state is GivingState.FROZEN and self.is_late(now_us) and not is_stray:
             # This process was held up: the destination is discarding, or about to. To commit now
             # would give the connection to nobody. Strays wait for the thaw like those before.
             super().handle(ev.DeadlinePassed(), now_us)
@@ -249,9 +249,10 @@ class OutgoingHandoff(Handoff):
         assert frozen is not None, "frozen before it was committed"
         assert frozen.client is not None, "sealed before it was committed"
         context, machine, link = self._context, self.machine, self.link
+        assert isinstance(machine, Forwarding), "committed before its keys are destroyed"
         self.peer = "" if link is None else link.peer_name
         self._given = Given(frozen.cids, frozen.client)
-        if machine.relays:
+        if machine.proxies:
             client = frozen.client
             self._client = RelayedClient(client.remote, client.local, client.others)
         if frozen.passed is not None:

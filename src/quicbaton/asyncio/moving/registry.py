@@ -35,7 +35,18 @@ from quicbaton.asyncio.peers.link import Link
 from quicbaton.asyncio.peers.names import Names, is_name_of, parse_slot
 from quicbaton.baton.versions import readable_versions
 from quicbaton.errors import PeerError, QuicbatonError, RefusedError
-from quicbaton.handoff import HandoffDestination, HandoffSource, SourceState, Waits, answer_stale
+from quicbaton.handoff import (
+    CuttingOver,
+    Giving,
+    GivingByLedger,
+    GivingByStore,
+    GivingState,
+    Taking,
+    TakingByLedger,
+    TakingByStore,
+    Waits,
+    answer_stale,
+)
 from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
 from quicbaton.handoff.messages import (
@@ -54,8 +65,6 @@ from quicbaton.handoff.messages import (
     Stray,
     Toss,
 )
-from quicbaton.handoff.shared_destination import SharedDestination
-from quicbaton.handoff.shared_source import SharedSource
 from quicbaton.handoff.waits import DEFAULT_WAITS
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.ownership import Ledger, Ownership
@@ -182,7 +191,7 @@ class HandoffRegistry(Observer):
             raise RefusedError(
                 "this very process froze the connection: resume it in another", code="same_process"
             )
-        machine = self._new_destination(header.connection_id, os.urandom(16), "")
+        machine = self._new_taking(header.connection_id, os.urandom(16), "")
         return self._add_incoming(machine, header.source).begin_with(rebuilt)
 
     def close(self) -> None:
@@ -262,7 +271,7 @@ class HandoffRegistry(Observer):
         """A process has exited, as the kernel says, and all its links are lost. Connections in
         `living` have an owner somewhere, whatever is said of the others."""
         for handoff in self._handoffs.all():
-            if handoff.pid == pid and handoff.machine.state is not SourceState.IDLE:
+            if handoff.pid == pid and handoff.machine.state is not GivingState.IDLE:
                 lost = no_owner_lives and handoff.connection_id not in living
                 handoff.feed(ev.PeerDead(no_owner_lives=lost))
 
@@ -303,16 +312,16 @@ class HandoffRegistry(Observer):
             if not known.ended:
                 raise RefusedError("a handoff of this connection is under way already", code="busy")
             self._forget(known)
-        machine = self._new_source(connection_id, shared=shared)
+        machine = self._new_giving(connection_id, shared=shared)
         outgoing = OutgoingHandoff(self._context, machine, pid)
         self._handoffs.outgoing[connection_id] = outgoing
         return outgoing
 
-    def _new_source(self, connection_id: bytes, *, shared: bool) -> HandoffSource:
+    def _new_giving(self, connection_id: bytes, *, shared: bool) -> Giving:
         handoff_id = os.urandom(16)
         if not shared or self.store is None:
-            return HandoffSource(connection_id, handoff_id, self.ledger, waits=self._waits)
-        return SharedSource(
+            return GivingByLedger(connection_id, handoff_id, self.ledger, waits=self._waits)
+        return GivingByStore(
             connection_id,
             handoff_id,
             self.ledger,
@@ -322,7 +331,7 @@ class HandoffRegistry(Observer):
         )
 
     def _add_incoming(
-        self, machine: HandoffDestination, source: str, pid: int | None = None
+        self, machine: Taking | CuttingOver, source: str, pid: int | None = None
     ) -> IncomingHandoff:
         known = self._handoffs.incoming.get(machine.handoff_id)
         if known is not None:
@@ -331,7 +340,7 @@ class HandoffRegistry(Observer):
         self._handoffs.incoming[machine.handoff_id] = incoming
         return incoming
 
-    def _new_destination(
+    def _new_taking(
         self,
         connection_id: bytes,
         handoff_id: bytes,
@@ -339,11 +348,11 @@ class HandoffRegistry(Observer):
         *,
         can_send: bool = True,
         shared: bool = False,
-    ) -> HandoffDestination:
+    ) -> Taking:
         """`name` is what its source knows us by; `can_send`: whether we can send from where its
         client talks to; `shared`: a shared store decides."""
         if not shared or self.store is None:
-            return HandoffDestination(
+            return TakingByLedger(
                 connection_id,
                 handoff_id,
                 self.ledger,
@@ -352,7 +361,7 @@ class HandoffRegistry(Observer):
                 can_send=can_send,
                 waits=self._waits,
             )
-        return SharedDestination(
+        return TakingByStore(
             connection_id,
             handoff_id,
             self.ledger,
@@ -388,7 +397,7 @@ class HandoffRegistry(Observer):
             send(link, effect.message)
 
     def _on_offer(self, link: Link, offer: Offer) -> IncomingHandoff:
-        machine = self._new_destination(
+        machine = self._new_taking(
             offer.connection_id,
             offer.handoff_id,
             link.own_name,
@@ -409,7 +418,14 @@ class HandoffRegistry(Observer):
             text = "the connection is not owned here"
             link.send(Refuse(name, message.handoff_id, "not_owned", text))
             return
-        machine = self._new_destination(name, message.handoff_id, link.own_name)
+        machine = CuttingOver(
+            name,
+            message.handoff_id,
+            self._waits,
+            link=link.number,
+            greeting=Moved(name, message.handoff_id, link.own_name),
+            now_us=round(monotonic() * 1e6),
+        )
         incoming = self._add_incoming(machine, link.peer_name, link.peer_pid)
         forwarders.add(incoming)
         incoming.feed(ev.Received(link.number, message))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.udp import Datagram
 from quicbaton.asyncio.peers.link import Link
-from quicbaton.handoff import HandoffDestination
+from quicbaton.handoff import CuttingOver
 from quicbaton.handoff.messages import Relay
 from quicbaton.limits import MAX_RELAYED_ADDRESSES
 from quicbaton.transport.state import Address
@@ -23,7 +23,7 @@ class RelayOutlet:
     """The owner's side: trains go over the handoff's link. Without one the connection waits, as it
     does while a socket is full; what it has to say keeps."""
 
-    def __init__(self, machine: HandoffDestination, find_link: Callable[[], Link | None]) -> None:
+    def __init__(self, machine: CuttingOver, find_link: Callable[[], Link | None]) -> None:
         self._machine = machine
         self._link = find_link
         self._waiting: set[Session] = set()

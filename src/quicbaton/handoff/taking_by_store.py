@@ -1,13 +1,13 @@
-"""The handoff destination with a shared store: it commits there, once it is ready to send.
+"""Taking a connection over by a shared store: it commits there, once it is ready to send.
 
 Theory of operation
 -------------------
               Offer            Baton           Rebuilt            Done
-    IDLE ─────────────► ACCEPTED ───► REBUILDING ────► COMMITTING ─────► FORWARDING …
+    IDLE ─────────────► ACCEPTED ───► REBUILDING ────► COMMITTING ─────► TAKEN
                             │              │                │ Conflict, Abort
                             └──────────────┴────────────────┴─ or deadline ──► DISCARDED
 
-It goes as in `destination` but for this:
+It goes as in `taking_by_ledger` but for this:
 
 * `Resume` is the effect of one thing alone: the store says that this process's Take is Done, and
   its own ledger adopts the term, which works once. No message leads to it.
@@ -20,11 +20,9 @@ It goes as in `destination` but for this:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
+from typing import Final
 
 from quicbaton.errors import FencedError
-from quicbaton.handoff.destination import HandoffDestination
 from quicbaton.handoff.effects import AnswerWithResets, Connect, Effect, Report, Resume, Send
 from quicbaton.handoff.events import (
     Cancel,
@@ -38,17 +36,8 @@ from quicbaton.handoff.events import (
     Rebuilt,
     Received,
 )
-from quicbaton.handoff.machine import Row, Table, table
-from quicbaton.handoff.messages import (
-    Abort,
-    Baton,
-    MovedAck,
-    Offer,
-    Refuse,
-    Stray,
-    Taken,
-)
-from quicbaton.handoff.new_owner import DestinationState
+from quicbaton.handoff.machine import Row, table
+from quicbaton.handoff.messages import Abort, Baton, Committed, Offer, Refuse, Stray, Taken
 from quicbaton.handoff.store_questions import (
     STORE_ANSWERS,
     AskStore,
@@ -59,25 +48,18 @@ from quicbaton.handoff.store_questions import (
     StoreQuestion,
     StoreUnknown,
 )
+from quicbaton.handoff.taking import FAILURES, Taking, TakingState, TakingStep
 from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
 from quicbaton.limits import MAX_BATON_BYTES
 from quicbaton.ownership import Claim, Ledger
 from quicbaton.ownership.store import Close, Conflict, EntryState, Holder, Take
 
-_Step = tuple[DestinationState, list[Effect]]
 
-
-class SharedDestination(HandoffDestination):
+class TakingByStore(Taking):
     """One attempt to take one connection over by a shared store.
 
-    `incarnation`: 16 random bytes that this process drew at its start. The rest is as in
-    `HandoffDestination`.
+    `incarnation`: 16 random bytes that this process drew at its start.
     """
-
-    WAITS: ClassVar[dict[DestinationState, Callable[[Waits], float] | None]] = {
-        **HandoffDestination.WAITS,
-        DestinationState.COMMITTING: lambda waits: waits.doubt_s,
-    }
 
     def __init__(
         self,
@@ -111,23 +93,24 @@ class SharedDestination(HandoffDestination):
 
     # --- silent ---------------------------------------------------------------------------
 
-    def _consider_store(self, event: Received, now_us: int) -> _Step:
+    def _consider_store(self, event: Received, now_us: int) -> TakingStep:
         assert isinstance(event.message, Offer)
         self._source = event.message.source
         return self._consider(event, now_us)
 
-    def _receive(self, event: Received, now_us: int) -> _Step:
+    def _receive(self, event: Received, now_us: int) -> TakingStep:
         self._arrived_at_us = now_us
         return self._rebuild(event, now_us)
 
-    def _go_on(self, event: LinkLost | PeerDead, now_us: int) -> _Step:
+    def _without_source(self, event: LinkLost | PeerDead, now_us: int) -> TakingStep:
         if isinstance(event, PeerDead):
             self._no_owner_lives = event.no_owner_lives
         return self._state, []
 
-    def _commit(self, event: Rebuilt, now_us: int) -> _Step:
-        if event.connection_id != self.connection_id or event.term != self._offered_term:
-            return self._give_up("wrong_baton", "the baton is not the one that was offered")
+    def _commit(self, event: Rebuilt, now_us: int) -> TakingStep:
+        another = self._is_another(event)
+        if another is not None:
+            return another
         self._rebuilt = event
         self._question = StoreQuestion(
             Take(
@@ -139,9 +122,9 @@ class SharedDestination(HandoffDestination):
                 taker=self._holder,
             )
         )
-        return DestinationState.COMMITTING, [self._question.ask()]
+        return TakingState.COMMITTING, [self._question.ask()]
 
-    def _answered(self, event: Event, now_us: int) -> _Step:
+    def _answered(self, event: Event, now_us: int) -> TakingStep:
         outcome = self._question.answered(event)
         if isinstance(outcome, Effect):
             return self._state, [outcome]
@@ -158,43 +141,31 @@ class SharedDestination(HandoffDestination):
         except FencedError as error:
             state, effects = self._give_up(error.code, str(error))
             return state, [*effects, self._undo()]
-        return self._owner(claim, now_us)
+        return self._resume(claim, now_us)
 
-    def _owner(self, claim: Claim, now_us: int) -> _Step:
-        # The source, which may be gone, does not say how long the connection has stood still: since
-        # its baton came, at least.
-        resume = Resume(claim, self._strays.drain(), now_us - self._arrived_at_us)
-        report = Report(Outcome.RESUMED, "ok", f"resumed in term {claim.term}")
-        if self._link is not None:
-            state = DestinationState.RELAYING if self.relayed else DestinationState.FORWARDING
-            return state, [resume, self._say_taken(self._link), report]
-        state = DestinationState.CUT_OFF if self.relayed else DestinationState.FORWARDING
-        return state, [resume, Connect(self.connection_id), report]
-
-    def _too_late(self, event: DeadlinePassed, now_us: int) -> _Step:
+    def _too_late(self, event: DeadlinePassed, now_us: int) -> TakingStep:
         return self._end_unclaimed("in_doubt", "the store did not say in time whose it is")
 
-    def _end_unclaimed(self, code: str, text: str) -> _Step:
+    def _end_unclaimed(self, code: str, text: str) -> TakingStep:
         state, effects = self._give_up(code, text)
         if self._no_owner_lives:
             effects.insert(0, AnswerWithResets(self.connection_id))
         return state, effects
 
-    # --- the owner ------------------------------------------------------------------------
+    # --- ours -----------------------------------------------------------------------------
 
-    def _ask(self, event: LinkUp, now_us: int) -> _Step:
-        """There is nothing to ask the source for; it is told."""
-        self._link = event.link
-        return self._state, [self._say_taken(event.link)]
-
-    def _say_taken(self, link: int) -> Send:
-        rebuilt = self._rebuilt
-        assert rebuilt is not None
-        return Send(link, Taken(self.connection_id, self._handoff_id, rebuilt.term + 1))
+    def _resume(self, claim: Claim, now_us: int) -> TakingStep:
+        # The source, which may be gone, does not say how long the connection has stood still: since
+        # its baton came, at least.
+        resume = Resume(claim, self._strays.drain(), now_us - self._arrived_at_us)
+        report = Report(Outcome.RESUMED, "ok", f"resumed in term {claim.term}")
+        taken = Taken(self.connection_id, self._handoff_id, claim.term)
+        tell = Connect(self.connection_id) if self._link is None else Send(self._link, taken)
+        return self._go_on(taken, now_us), [resume, tell, report]
 
     # --- too late -------------------------------------------------------------------------
 
-    def _done_late(self, event: StoreDone | StoreFound, now_us: int) -> _Step:
+    def _done_late(self, event: StoreDone | StoreFound, now_us: int) -> TakingStep:
         entry = event.entry
         if entry is None or entry.state is not EntryState.HELD or entry.holder != self._holder:
             return self._state, []
@@ -207,47 +178,32 @@ class SharedDestination(HandoffDestination):
         return AskStore(Close(self.connection_id, rebuilt.term + 1, self._holder))
 
 
-_S = DestinationState
-_M = SharedDestination
-_OWNER = (_S.FORWARDING, _S.RELAYING, _S.CUT_OFF)
+_S = TakingState
+_M = TakingByStore
 
-#: In place of the cells of `destination`, or besides them.
-_ROWS: tuple[Row[DestinationState], ...] = (
+#: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
+_ROWS: Final[tuple[Row[TakingState], ...]] = (
     (_S.IDLE, (Offer,), _M._consider_store, (_S.ACCEPTED, _S.DISCARDED)),
     (_S.ACCEPTED, (Baton,), _M._receive, (_S.REBUILDING,)),
+    (_S.ACCEPTED, (Stray,), _M._queue, (_S.ACCEPTED,)),
+    (_S.ACCEPTED, FAILURES, _M._fail, (_S.DISCARDED,)),
     (_S.REBUILDING, (Rebuilt,), _M._commit, (_S.COMMITTING, _S.DISCARDED)),
-    (_S.REBUILDING, (LinkLost, PeerDead), _M._go_on, (_S.REBUILDING,)),
-    (
-        _S.REBUILDING,
-        (RebuildFailed, Abort, DeadlinePassed, Cancel),
-        _M._fail,
-        (_S.DISCARDED,),
-    ),
-    (_S.COMMITTING, STORE_ANSWERS, _M._answered, (_S.COMMITTING, *_OWNER, _S.DISCARDED)),
+    (_S.REBUILDING, (Stray,), _M._queue, (_S.REBUILDING,)),
+    (_S.REBUILDING, (LinkLost, PeerDead), _M._without_source, (_S.REBUILDING,)),
+    (_S.REBUILDING, (RebuildFailed, Abort, DeadlinePassed, Cancel), _M._fail, (_S.DISCARDED,)),
+    (_S.COMMITTING, STORE_ANSWERS, _M._answered, (_S.COMMITTING, _S.TAKEN, _S.DISCARDED)),
     (_S.COMMITTING, (Stray,), _M._queue, (_S.COMMITTING,)),
-    (_S.COMMITTING, (LinkLost, PeerDead), _M._go_on, (_S.COMMITTING,)),
+    (_S.COMMITTING, (LinkLost, PeerDead), _M._without_source, (_S.COMMITTING,)),
     # What was asked of the store cannot be called back.
     (_S.COMMITTING, (Cancel,), _M._stay, (_S.COMMITTING,)),
     # The source has taken it back.
     (_S.COMMITTING, (Abort,), _M._fail, (_S.DISCARDED,)),
     (_S.COMMITTING, (DeadlinePassed,), _M._too_late, (_S.DISCARDED,)),
+    (_S.DISCARDED, (Committed,), _M._decline, (_S.DISCARDED,)),
+    (_S.DISCARDED, (Rebuilt,), _M._discard_again, (_S.DISCARDED,)),
     (_S.DISCARDED, (StoreDone, StoreFound), _M._done_late, (_S.DISCARDED,)),
     (_S.DISCARDED, (StoreConflict, StoreFailed, StoreUnknown), _M._stay, (_S.DISCARDED,)),
+    (_S.DISCARDED, (Baton, Stray, Abort, Refuse), _M._stay, (_S.DISCARDED,)),
+    (_S.DISCARDED, (RebuildFailed, LinkLost, LinkUp, PeerDead, Cancel), _M._stay, (_S.DISCARDED,)),
 )
-
-#: Where a source decides, or a baton comes without an offer.
-_ELSEWHERE = (_S.READY, _S.LAST_WORDS, _S.ASKING)
-
-
-def _inherited() -> Table[DestinationState]:
-    """The base's cells but for those by which a source gives the connection away."""
-    return {
-        (state, kind): cell
-        for (state, kind), cell in HandoffDestination.TABLE.items()
-        if state not in _ELSEWHERE
-        and (state, kind) not in ((_S.IDLE, Rebuilt), (_S.IDLE, MovedAck))
-        and not (state is _S.REBUILDING and kind is Refuse)
-    }
-
-
-_M.TABLE = {**_inherited(), **table(_ROWS)}
+_M.TABLE = table(_ROWS)

@@ -1,0 +1,250 @@
+"""Cutting over: what is left to do for a connection that is ours while another process forwards
+to it.
+
+Theory of operation
+-------------------
+                CutoverSeen             CutoverAck
+    FORWARDED ──────────────► CUTTING ─────────────► DONE
+        │        GivenOn                MovedAck      ▲
+        └───────────────────► HANDED_ON ──────────────┤
+                       link lost                      │
+            PROXIED ◄───────────► CUT_OFF ────────────┘
+
+* It begins where `taking_by_ledger` or `taking_by_store` ends: with the connection resumed. Nothing
+  that happens here touches the connection, but for one that is proxied.
+* Until the client has cut over, the source forwards what comes for the connection IDs that it
+  issued (FORWARDED). A lost link is opened again for the strays' sake, and the source is told over
+  the new one who we are (`greeting`).
+* When the client uses none of the source's connection IDs any more, the source is told, and says
+  that it has forwarded all there was (CUTTING).
+* If the connection is handed on before that, the forwarder is told (MOVED) and asked to say that it
+  has turned to the new owner; its strays are passed on until then (HANDED_ON). For the new owner
+  that announcement (MOVED_ACK) makes a machine of its own: each of a connection's forwarders has
+  one.
+* A process that cannot send from the client's address has the source do it, if that has offered
+  to. PROXIED then stands for FORWARDED, for as long as the connection lives: without a link it is
+  silent (CUT_OFF), and closed if none comes up in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Final
+
+from quicbaton.handoff.effects import (
+    CloseRelayed,
+    Connect,
+    Deliver,
+    Effect,
+    Send,
+    WakeRelayed,
+)
+from quicbaton.handoff.events import (
+    Cancel,
+    ConnectionClosed,
+    CutoverSeen,
+    DeadlinePassed,
+    Event,
+    GivenOn,
+    LinkLost,
+    LinkUp,
+    PeerDead,
+    Received,
+    Spoke,
+)
+from quicbaton.handoff.machine import MachineState, Row, table
+from quicbaton.handoff.messages import (
+    ClaimRequest,
+    Closed,
+    Committed,
+    Cutover,
+    CutoverAck,
+    Moved,
+    MovedAck,
+    Refuse,
+    Resumed,
+    Stray,
+    Taken,
+)
+from quicbaton.handoff.sides import DestinationSide
+from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
+
+
+class CuttingOverState(MachineState):
+    """What is left to do."""
+
+    #: The process at the other end forwards to us.
+    FORWARDED = "forwarded"
+    #: It sends for us, too.
+    PROXIED = "proxied"
+    #: It would, but there is no link to it.
+    CUT_OFF = "cut_off"
+    HANDED_ON = "handed_on"
+    CUTTING = "cutting"
+    DONE = "done"
+
+
+_Step = tuple[CuttingOverState, list[Effect]]
+
+
+class CuttingOver(DestinationSide[CuttingOverState]):
+    """One process that forwards one connection to us.
+
+    `greeting`: what it is told over each link but the first, so that it forwards over that.
+    """
+
+    successor: None = None
+    ENDED = (CuttingOverState.DONE,)
+    WAITS: ClassVar[dict[CuttingOverState, Callable[[Waits], float] | None]] = {
+        CuttingOverState.FORWARDED: lambda waits: waits.forward_s,
+        CuttingOverState.PROXIED: None,
+        CuttingOverState.CUT_OFF: lambda waits: waits.relay_lost_s,
+        CuttingOverState.HANDED_ON: lambda waits: waits.forward_s,
+        CuttingOverState.CUTTING: lambda waits: waits.offer_s,
+    }
+
+    def __init__(
+        self,
+        connection_id: bytes,
+        handoff_id: bytes,
+        waits: Waits = DEFAULT_WAITS,
+        *,
+        state: CuttingOverState = CuttingOverState.FORWARDED,
+        link: int | None,
+        greeting: ClaimRequest | Taken | Moved,
+        now_us: int,
+    ) -> None:
+        super().__init__(connection_id, handoff_id, state, waits, link)
+        self._greeting = greeting
+        self._to = ""
+        self._arm(now_us)
+
+    @property
+    def proxied(self) -> bool:
+        """Whether the source sends for the connection, for as long as that lives."""
+        return self._state in (CuttingOverState.PROXIED, CuttingOverState.CUT_OFF)
+
+    # --- the forwarder ------------------------------------------------------------------------
+
+    def _announced(self, event: Received, now_us: int) -> _Step:
+        """It forwards over this link from here on."""
+        self._link = event.link
+        return self._state, []
+
+    def _deliver(self, event: Received, now_us: int) -> _Step:
+        assert isinstance(event.message, Stray)
+        if self._state in (CuttingOverState.FORWARDED, CuttingOverState.HANDED_ON):
+            self._arm(now_us)
+        return self._state, [Deliver(event.message)]
+
+    def _reconnect(self, event: Event, now_us: int) -> _Step:
+        return self._state, [Connect(self.connection_id)]
+
+    def _greet(self, event: LinkUp, now_us: int) -> _Step:
+        self._link = event.link
+        return self._state, [Send(event.link, self._greeting)]
+
+    def _source_gone(self, event: PeerDead, now_us: int) -> _Step:
+        # With a link there may be strays left in it; its end leads to a Connect that finds nobody,
+        # and the deadline ends that.
+        if self._link is None:
+            return CuttingOverState.DONE, []
+        return self._state, []
+
+    def _cut_over(self, event: CutoverSeen, now_us: int) -> _Step:
+        if self._link is None:
+            return CuttingOverState.DONE, []
+        cutover = Cutover(self.connection_id, self._handoff_id)
+        return CuttingOverState.CUTTING, [Send(self._link, cutover)]
+
+    # --- proxied ------------------------------------------------------------------------------
+
+    def _cut_off(self, event: LinkLost, now_us: int) -> _Step:
+        return CuttingOverState.CUT_OFF, [Connect(self.connection_id)]
+
+    def _heard_again(self, event: LinkUp, now_us: int) -> _Step:
+        self._link = event.link
+        return CuttingOverState.PROXIED, [Send(event.link, self._greeting), WakeRelayed()]
+
+    def _unheard(self, event: Event, now_us: int) -> _Step:
+        return CuttingOverState.DONE, [CloseRelayed()]
+
+    # --- the connection -----------------------------------------------------------------------
+
+    def _say_resumed(self, event: Spoke, now_us: int) -> _Step:
+        if self._link is None:
+            return self._state, []
+        resumed = Resumed(self.connection_id, self._handoff_id, event.blackout_us)
+        return self._state, [Send(self._link, resumed)]
+
+    def _hand_on(self, event: GivenOn, now_us: int) -> _Step:
+        self._to = event.to
+        return CuttingOverState.HANDED_ON, [] if self._link is None else self._moved(self._link)
+
+    def _say_moved(self, event: LinkUp, now_us: int) -> _Step:
+        self._link = event.link
+        return self._state, self._moved(event.link)
+
+    def _moved(self, link: int) -> list[Effect]:
+        return [Send(link, Moved(self.connection_id, self._handoff_id, self._to))]
+
+    def _close(self, event: ConnectionClosed, now_us: int) -> _Step:
+        if self._link is None:
+            return CuttingOverState.DONE, []
+        closed = Closed(self.connection_id, self._handoff_id)
+        return CuttingOverState.DONE, [Send(self._link, closed)]
+
+    def _finish(self, event: Event, now_us: int) -> _Step:
+        return CuttingOverState.DONE, []
+
+    def _stay(self, event: Event, now_us: int) -> _Step:
+        return self._state, []
+
+
+_S = CuttingOverState
+_M = CuttingOver
+
+#: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
+_ROWS: Final[tuple[Row[CuttingOverState], ...]] = (
+    (_S.FORWARDED, (Stray,), _M._deliver, (_S.FORWARDED,)),
+    (_S.FORWARDED, (Spoke,), _M._say_resumed, (_S.FORWARDED,)),
+    (_S.FORWARDED, (LinkLost,), _M._reconnect, (_S.FORWARDED,)),
+    (_S.FORWARDED, (LinkUp,), _M._greet, (_S.FORWARDED,)),
+    (_S.FORWARDED, (MovedAck,), _M._announced, (_S.FORWARDED,)),
+    (_S.FORWARDED, (GivenOn,), _M._hand_on, (_S.HANDED_ON,)),
+    (_S.FORWARDED, (CutoverSeen,), _M._cut_over, (_S.CUTTING, _S.DONE)),
+    (_S.FORWARDED, (ConnectionClosed,), _M._close, (_S.DONE,)),
+    (_S.FORWARDED, (PeerDead,), _M._source_gone, (_S.FORWARDED, _S.DONE)),
+    (_S.FORWARDED, (Refuse, DeadlinePassed), _M._finish, (_S.DONE,)),
+    # COMMITTED again answers the ClaimRequest of a greeting. It is too late to cancel.
+    (_S.FORWARDED, (Committed, Cancel), _M._stay, (_S.FORWARDED,)),
+    (_S.PROXIED, (Stray,), _M._deliver, (_S.PROXIED,)),
+    (_S.PROXIED, (Spoke,), _M._say_resumed, (_S.PROXIED,)),
+    (_S.PROXIED, (LinkLost,), _M._cut_off, (_S.CUT_OFF,)),
+    (_S.PROXIED, (ConnectionClosed,), _M._close, (_S.DONE,)),
+    (_S.PROXIED, (Refuse,), _M._unheard, (_S.DONE,)),
+    (_S.PROXIED, (PeerDead, Committed, Cancel, CutoverSeen), _M._stay, (_S.PROXIED,)),
+    (_S.CUT_OFF, (Stray,), _M._deliver, (_S.CUT_OFF,)),
+    (_S.CUT_OFF, (LinkUp,), _M._heard_again, (_S.PROXIED,)),
+    (_S.CUT_OFF, (Cancel,), _M._reconnect, (_S.CUT_OFF,)),
+    (_S.CUT_OFF, (ConnectionClosed,), _M._close, (_S.DONE,)),
+    (_S.CUT_OFF, (PeerDead, DeadlinePassed, Refuse), _M._unheard, (_S.DONE,)),
+    (_S.CUT_OFF, (Committed, Spoke, CutoverSeen), _M._stay, (_S.CUT_OFF,)),
+    (_S.HANDED_ON, (Stray,), _M._deliver, (_S.HANDED_ON,)),
+    (_S.HANDED_ON, (LinkLost,), _M._reconnect, (_S.HANDED_ON,)),
+    (_S.HANDED_ON, (LinkUp,), _M._say_moved, (_S.HANDED_ON,)),
+    (_S.HANDED_ON, (ConnectionClosed,), _M._close, (_S.DONE,)),
+    (_S.HANDED_ON, (MovedAck, Refuse), _M._finish, (_S.DONE,)),
+    (_S.HANDED_ON, (PeerDead, DeadlinePassed, Cancel), _M._finish, (_S.DONE,)),
+    (_S.HANDED_ON, (Committed, Spoke, GivenOn, CutoverSeen), _M._stay, (_S.HANDED_ON,)),
+    (_S.CUTTING, (Stray,), _M._deliver, (_S.CUTTING,)),
+    (_S.CUTTING, (ConnectionClosed,), _M._close, (_S.DONE,)),
+    (_S.CUTTING, (CutoverAck, Refuse, LinkLost, PeerDead, DeadlinePassed), _M._finish, (_S.DONE,)),
+    (_S.CUTTING, (Committed, LinkUp, Cancel), _M._stay, (_S.CUTTING,)),
+    (_S.CUTTING, (MovedAck, GivenOn, Spoke), _M._stay, (_S.CUTTING,)),
+    (_S.DONE, (Stray,), _M._deliver, (_S.DONE,)),
+    (_S.DONE, (Committed, CutoverAck, MovedAck, Refuse), _M._stay, (_S.DONE,)),
+    (_S.DONE, (LinkLost, LinkUp, PeerDead, Cancel), _M._stay, (_S.DONE,)),
+    (_S.DONE, (CutoverSeen, ConnectionClosed, GivenOn, Spoke), _M._stay, (_S.DONE,)),
+)
+_M.TABLE = table(_ROWS)

@@ -1,0 +1,313 @@
+"""Forwarding: what is left to do for a connection that this process gave away.
+
+Theory of operation
+-------------------
+    FORWARDING ── Cutover, Closed, TakenBack, no stray for long ──► DONE
+    PROXYING   ── Closed, no link for long ───────────────────────► DONE
+
+* It begins where `giving_by_ledger` or `giving_by_store` ends: at the commit. Nothing that happens
+  here brings the connection back.
+* A lost link costs nothing: the owner comes over a new one and says who it is, by a ClaimRequest,
+  which gets the same claim again, or by TAKEN where a shared store has decided. Nobody else is
+  answered. What arrived meanwhile was kept in a bounded queue.
+* The owner may hand the connection on before the client has cut over. It tells everybody who still
+  forwards to it (MOVED), and they go on to the new owner: link, announcement (MOVED_ACK to both
+  owners), strays. Until it has that answer the old owner passes their strays on itself. A forwarder
+  only ever turns to an owner of a higher term, and a process that owns the connection again
+  forwards no more, so strays run in no circle.
+* A destination that cannot send from the client's address says so when it accepts. Then PROXYING
+  stands for FORWARDING: there is no cutover, this process sends what the owner makes (RELAY) and
+  forwards what the client sends, until the connection is closed or its owner is gone for good.
+* If the destination says ABORT after the commit, it holds the only claim and will not use it:
+  nobody owns the connection, and the client learns so by stateless resets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Final, NamedTuple
+
+from quicbaton.handoff.answers import answer_claim, not_by_claim, not_forwarding
+from quicbaton.handoff.effects import (
+    AnswerWithResets,
+    Effect,
+    NoteBlackout,
+    Report,
+    Reroute,
+    Send,
+    SendRelayed,
+    StopForwarding,
+)
+from quicbaton.handoff.events import (
+    Cancel,
+    DeadlinePassed,
+    Event,
+    LinkLost,
+    LinkUp,
+    Outcome,
+    PeerDead,
+    Received,
+    StrayArrived,
+    TakenBack,
+)
+from quicbaton.handoff.machine import MachineState, Row, table
+from quicbaton.handoff.messages import (
+    Abort,
+    ClaimRequest,
+    Closed,
+    Committed,
+    Cutover,
+    CutoverAck,
+    Moved,
+    MovedAck,
+    Ready,
+    Refuse,
+    Relay,
+    Resumed,
+    Taken,
+)
+from quicbaton.handoff.sides import SourceSide, reason_of
+from quicbaton.handoff.store_questions import (
+    STORE_ANSWERS,
+    AskStore,
+    StoreConflict,
+    StoreDone,
+    StoreFailed,
+    StoreFound,
+    StoreUnknown,
+)
+from quicbaton.handoff.strays import StrayQueue
+from quicbaton.handoff.waits import Waits
+from quicbaton.ownership import Ledger, Ownership
+from quicbaton.ownership.store import Close, EntryState, Holder
+
+
+class ForwardingState(MachineState):
+    """What is left to do."""
+
+    FORWARDING = "forwarding"
+    #: The destination speaks through us, too.
+    PROXYING = "proxying"
+    DONE = "done"
+
+
+class StoreRequest(NamedTuple):
+    """What this process may yet have asked of a shared store when it let the connection go."""
+
+    #: In whose name: this process's.
+    holder: Holder
+    #: Why it wanted the connection: a code and a sentence.
+    reason: tuple[str, str]
+
+
+_Step = tuple[ForwardingState, list[Effect]]
+
+
+class Forwarding(SourceSide[ForwardingState]):
+    """One connection that was given away in one handoff.
+
+    `proxies`: whether the destination speaks through us. `store_request`: None where this process's
+    own ledger gave the connection away.
+    """
+
+    successor: None = None
+    ENDED = (ForwardingState.DONE,)
+    WAITS: ClassVar[dict[ForwardingState, Callable[[Waits], float] | None]] = {
+        ForwardingState.FORWARDING: lambda waits: waits.forward_s,
+        ForwardingState.PROXYING: None,
+    }
+
+    def __init__(
+        self,
+        connection_id: bytes,
+        handoff_id: bytes,
+        ledger: Ledger,
+        waits: Waits,
+        *,
+        state: ForwardingState,
+        link: int | None,
+        strays: StrayQueue,
+        proxies: bool,
+        now_us: int,
+        told_over: int | None = None,
+        store_request: StoreRequest | None = None,
+    ) -> None:
+        super().__init__(
+            connection_id, handoff_id, ledger, waits, state=state, strays=strays, link=link
+        )
+        self.proxies = proxies
+        #: The link over which an owner told us of the next one, until we are through to that.
+        self._told_over = told_over
+        self._store_request = store_request
+        self._arm(now_us)
+
+    # --- the owner, over a new link -----------------------------------------------------------
+
+    def _answer_claim(self, event: Received, now_us: int) -> _Step:
+        request = event.message
+        assert isinstance(request, ClaimRequest)
+        if self._store_request is not None:
+            return self._state, [Send(event.link, not_by_claim(request))]
+        answer = answer_claim(self._ledger, request)
+        effects: list[Effect] = [Send(event.link, answer)]
+        if isinstance(answer, Committed) and not self.ended:
+            self._link = event.link
+            effects += self._send_strays(event.link)
+            self._arm(now_us)
+        return self._state, effects
+
+    def _taken(self, event: Received, now_us: int) -> _Step:
+        self._link = event.link
+        self._arm(now_us)
+        state = ForwardingState.PROXYING if self.proxies else ForwardingState.FORWARDING
+        return state, self._send_strays(event.link)
+
+    def _taken_late(self, event: Received, now_us: int) -> _Step:
+        assert isinstance(event.message, Taken)
+        return self._state, [Send(event.link, not_forwarding(event.message))]
+
+    def _resumed(self, event: Received, now_us: int) -> _Step:
+        assert isinstance(event.message, Resumed)
+        return self._state, [NoteBlackout(event.message.blackout_us)]
+
+    # --- the client's datagrams, and the owner's ----------------------------------------------
+
+    def _forward(self, event: StrayArrived, now_us: int) -> _Step:
+        stray = self._stray(event)
+        if self._link is None:
+            self._strays.push(stray)
+            return self._state, []
+        self._arm(now_us)
+        return self._state, [Send(self._link, stray)]
+
+    def _proxy(self, event: Received, now_us: int) -> _Step:
+        assert isinstance(event.message, Relay)
+        return self._state, [SendRelayed(event.message)]
+
+    def _wait_for_owner(self, event: Event, now_us: int) -> _Step:
+        # Only without its owner may a proxied connection be given up, after a while.
+        self._deadline_us = now_us + round(self._waits.relay_lost_s * 1e6)
+        return self._state, []
+
+    # --- the next owner -----------------------------------------------------------------------
+
+    def _reroute(self, event: Received, now_us: int) -> _Step:
+        assert isinstance(event.message, Moved)
+        self._told_over = event.link
+        return self._state, [Reroute(event.message.to)]
+
+    def _turn(self, event: LinkUp, now_us: int) -> _Step:
+        """From here on strays go to the new owner. What went to the old one before this answer it
+        passes on."""
+        links = {event.link} if self._told_over is None else {self._told_over, event.link}
+        self._told_over = None
+        self._link = event.link
+        self._arm(now_us)
+        ack = MovedAck(self.connection_id, self._handoff_id)
+        return self._state, [
+            *(Send(link, ack) for link in sorted(links)),
+            *self._send_strays(event.link),
+        ]
+
+    def _turned_before(self, event: Received, now_us: int) -> _Step:
+        return self._state, [Send(event.link, MovedAck(self.connection_id, self._handoff_id))]
+
+    def _taken_back(self, event: TakenBack, now_us: int) -> _Step:
+        # IDs that the client retired meanwhile do not come back with the connection.
+        effects: list[Effect] = [StopForwarding(self.connection_id)]
+        if self._told_over is not None:
+            ack = MovedAck(self.connection_id, self._handoff_id)
+            effects.append(Send(self._told_over, ack))
+        return ForwardingState.DONE, effects
+
+    # --- endings ------------------------------------------------------------------------------
+
+    def _cut_over(self, event: Received, now_us: int) -> _Step:
+        stop: list[Effect] = [] if self.ended else [StopForwarding(self.connection_id)]
+        ack = CutoverAck(self.connection_id, self._handoff_id)
+        return ForwardingState.DONE, [*stop, Send(event.link, ack)]
+
+    def _closed(self, event: Received, now_us: int) -> _Step:
+        if self._ledger.record(self.connection_id).state is Ownership.GIVEN:
+            self._ledger.close(self.connection_id, now_us)
+        stop: list[Effect] = [] if self.ended else [StopForwarding(self.connection_id)]
+        return ForwardingState.DONE, stop
+
+    def _stop(self, event: Event, now_us: int) -> _Step:
+        return ForwardingState.DONE, [StopForwarding(self.connection_id)]
+
+    def _lost(self, event: Event, now_us: int) -> _Step:
+        """The only claim was let go, or everybody who could hold it is dead."""
+        if isinstance(event, PeerDead) and not event.no_owner_lives:
+            return self._stop(event, now_us)
+        self._ledger.close(self.connection_id, now_us)
+        return ForwardingState.DONE, self._nobodys(reason_of(event))
+
+    def _store_gave_it_back(self, event: StoreDone | StoreFound, now_us: int) -> _Step:
+        """It is in our name after all, and we have let it go: nobody has it, nor will."""
+        entry, request = event.entry, self._store_request
+        if (
+            request is None
+            or entry is None
+            or entry.state is not EntryState.HELD
+            or entry.holder != request.holder
+        ):
+            return self._state, []
+        self._ledger.close(self.connection_id, now_us)
+        stop, resets, report = self._nobodys(request.reason)
+        close = AskStore(Close(self.connection_id, entry.term, request.holder))
+        return ForwardingState.DONE, [stop, resets, close, report]
+
+    def _nobodys(self, reason: tuple[str, str]) -> list[Effect]:
+        return [
+            StopForwarding(self.connection_id),
+            AnswerWithResets(self.connection_id),
+            Report(Outcome.LOST, *reason),
+        ]
+
+    def _stay(self, event: Event, now_us: int) -> _Step:
+        return self._state, []
+
+
+_S = ForwardingState
+_M = Forwarding
+
+#: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
+_ROWS: Final[tuple[Row[ForwardingState], ...]] = (
+    (_S.FORWARDING, (StrayArrived,), _M._forward, (_S.FORWARDING,)),
+    (_S.FORWARDING, (ClaimRequest,), _M._answer_claim, (_S.FORWARDING,)),
+    (_S.FORWARDING, (Taken,), _M._taken, (_S.FORWARDING, _S.PROXYING)),
+    (_S.FORWARDING, (Resumed,), _M._resumed, (_S.FORWARDING,)),
+    # A READY that a ClaimRequest over a newer link has overtaken needs no second answer.
+    (_S.FORWARDING, (Ready, LinkLost), _M._stay, (_S.FORWARDING,)),
+    (_S.FORWARDING, (Moved,), _M._reroute, (_S.FORWARDING,)),
+    (_S.FORWARDING, (LinkUp,), _M._turn, (_S.FORWARDING,)),
+    (_S.FORWARDING, (TakenBack,), _M._taken_back, (_S.DONE,)),
+    (_S.FORWARDING, (Cutover,), _M._cut_over, (_S.DONE,)),
+    (_S.FORWARDING, (Closed,), _M._closed, (_S.DONE,)),
+    (_S.FORWARDING, (Abort, PeerDead), _M._lost, (_S.DONE,)),
+    # A REFUSE is from a new owner that does not know the connection any more.
+    (_S.FORWARDING, (DeadlinePassed, Cancel, Refuse), _M._stop, (_S.DONE,)),
+    # Answers of a store that were overtaken by a message or a deadline.
+    (_S.FORWARDING, (StoreDone, StoreFound), _M._store_gave_it_back, (_S.FORWARDING, _S.DONE)),
+    (_S.FORWARDING, (StoreConflict, StoreFailed, StoreUnknown), _M._stay, (_S.FORWARDING,)),
+    (_S.PROXYING, (StrayArrived,), _M._forward, (_S.PROXYING,)),
+    (_S.PROXYING, (Relay,), _M._proxy, (_S.PROXYING,)),
+    (_S.PROXYING, (ClaimRequest,), _M._answer_claim, (_S.PROXYING,)),
+    (_S.PROXYING, (Taken,), _M._taken, (_S.PROXYING,)),
+    (_S.PROXYING, (Resumed,), _M._resumed, (_S.PROXYING,)),
+    (_S.PROXYING, (Ready, *STORE_ANSWERS), _M._stay, (_S.PROXYING,)),
+    (_S.PROXYING, (LinkLost,), _M._wait_for_owner, (_S.PROXYING,)),
+    (_S.PROXYING, (Closed,), _M._closed, (_S.DONE,)),
+    (_S.PROXYING, (Abort, PeerDead), _M._lost, (_S.DONE,)),
+    (_S.PROXYING, (DeadlinePassed, Cancel), _M._stop, (_S.DONE,)),
+    (_S.DONE, (ClaimRequest,), _M._answer_claim, (_S.DONE,)),
+    (_S.DONE, (Taken,), _M._taken_late, (_S.DONE,)),
+    (_S.DONE, (Resumed,), _M._resumed, (_S.DONE,)),
+    (_S.DONE, (Moved,), _M._turned_before, (_S.DONE,)),
+    (_S.DONE, (Cutover,), _M._cut_over, (_S.DONE,)),
+    (_S.DONE, (Closed,), _M._closed, (_S.DONE,)),
+    (_S.DONE, (Ready, Abort, Refuse, Relay, *STORE_ANSWERS), _M._stay, (_S.DONE,)),
+    (_S.DONE, (LinkLost, LinkUp, PeerDead, Cancel), _M._stay, (_S.DONE,)),
+)
+_M.TABLE = table(_ROWS)

@@ -1,0 +1,234 @@
+"""Giving a connection away, whatever decides whose it becomes: offer, freeze, stray, thaw.
+
+`giving_by_ledger` and `giving_by_store` have the tables. Both end at the commit, where `forwarding`
+goes on, or with the connection kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Final
+
+from quicbaton.errors import FencedError, PeerError
+from quicbaton.handoff.answers import abort, answer_stale
+from quicbaton.handoff.effects import (
+    Effect,
+    FreezeConnection,
+    Report,
+    SealBaton,
+    Send,
+    ThawConnection,
+)
+from quicbaton.handoff.events import (
+    Cancel,
+    DeadlinePassed,
+    Event,
+    LinkLost,
+    Outcome,
+    PeerDead,
+    Received,
+    Sealed,
+    Start,
+    StrayArrived,
+)
+from quicbaton.handoff.forwarding import Forwarding, ForwardingState, StoreRequest
+from quicbaton.handoff.machine import MachineState
+from quicbaton.handoff.messages import Abort, Accept, Baton, Offer
+from quicbaton.handoff.sides import SourceSide, reason_of
+from quicbaton.handoff.strays import StrayQueue
+from quicbaton.handoff.waits import Waits
+from quicbaton.limits import MAX_BATON_BYTES
+from quicbaton.ownership import Ledger, Ownership
+
+
+class GivingState(MachineState):
+    """Where a handoff stands at its source, up to the commit."""
+
+    IDLE = "idle"
+    OFFERED = "offered"
+    SEALING = "sealing"
+    #: With a shared store: the offer is being written there.
+    PUBLISHING = "publishing"
+    FROZEN = "frozen"
+    #: With a shared store: the connection is being taken back there.
+    RECLAIMING = "reclaiming"
+    SAVED = "saved"
+    #: It is another's, and `successor` goes on.
+    GIVEN = "given"
+    #: It is ours.
+    KEPT = "kept"
+
+
+GivingStep = tuple[GivingState, list[Effect]]
+#: The ways in which a destination's part can end before the commit.
+FAILURES: Final = (Abort, LinkLost, PeerDead, DeadlinePassed, Cancel)
+
+
+class Giving(SourceSide[GivingState]):
+    """One attempt to hand one connection over. `handoff_id`: 16 fresh random bytes."""
+
+    #: Forwards to the new owner, once the connection is given away.
+    successor: Forwarding | None = None
+
+    ENDED = (GivingState.GIVEN, GivingState.KEPT)
+    # How long a state may last. FROZEN goes on with the deadline of SEALING: the client's silence
+    # began there.
+    WAITS: ClassVar[dict[GivingState, Callable[[Waits], float] | None]] = {
+        GivingState.OFFERED: lambda waits: waits.offer_s,
+        GivingState.SEALING: lambda waits: waits.frozen_s,
+        GivingState.SAVED: lambda waits: waits.saved_s,
+        GivingState.RECLAIMING: lambda waits: waits.doubt_s,
+    }
+
+    def __init__(
+        self, connection_id: bytes, handoff_id: bytes, ledger: Ledger, waits: Waits
+    ) -> None:
+        super().__init__(
+            connection_id,
+            handoff_id,
+            ledger,
+            waits,
+            state=GivingState.IDLE,
+            strays=StrayQueue(),
+        )
+        self._audience = ""
+        #: The shared store that decides; empty where this process's ledger does.
+        self._store_id = b""
+        self._may_relay = False
+        #: Whether the destination asked us to send for it.
+        self._proxies = False
+
+    # --- before the freeze ----------------------------------------------------------------
+
+    def _offer(self, event: Start, now_us: int) -> GivingStep:
+        reason = self._why_not(event.cutover_pending)
+        if reason is not None:
+            return GivingState.KEPT, [reason]
+        self._link = event.link
+        self._audience = event.audience
+        self._may_relay = event.relay
+        offer = Offer(
+            connection_id=self.connection_id,
+            handoff_id=self._handoff_id,
+            term=self._ledger.record(self.connection_id).term,
+            size_bytes=event.size_bytes,
+            format_version=event.format_version,
+            source=event.source,
+            audience=event.audience,
+            stray_ids=event.stray_ids,
+            local=event.local,
+            relay=event.relay,
+            store_id=self._store_id,
+        )
+        return GivingState.OFFERED, [Send(event.link, offer)]
+
+    def _why_not(self, cutover_pending: bool) -> Report | None:
+        if cutover_pending:
+            return Report(
+                Outcome.KEPT,
+                "cutover_pending",
+                "the client has not cut over from the previous owner yet: try again when it has",
+            )
+        state = self._ledger.record(self.connection_id).state
+        if state is not Ownership.OWNED:
+            return Report(
+                Outcome.KEPT, "not_owned", f"only an owned connection moves, this is {state.value}"
+            )
+        return None
+
+    def _accepted(self, event: Received, now_us: int) -> GivingStep:
+        accept = event.message
+        assert isinstance(accept, Accept)
+        if accept.relay and not self._may_relay:
+            raise PeerError("nobody offered to relay: close the link", code="unexpected_message")
+        self._proxies = accept.relay
+        try:
+            return GivingState.SEALING, self._freeze(audience_id=self._handoff_id)
+        except FencedError as error:
+            # Saved, or closed, since the offer.
+            return GivingState.KEPT, [
+                *self._say_abort(error.code, str(error)),
+                Report(Outcome.KEPT, error.code, str(error)),
+            ]
+
+    def _freeze(self, audience_id: bytes) -> list[Effect]:
+        term = self._ledger.freeze(self.connection_id, audience_id)
+        return [
+            FreezeConnection(self.connection_id),
+            SealBaton(self.connection_id, term, self._audience),
+        ]
+
+    def _not_begun(self, event: Event, now_us: int) -> GivingStep:
+        code, text = reason_of(event)
+        # The destination's own ABORT or REFUSE needs no answer.
+        answer = [] if isinstance(event, Received) else self._say_abort(code, text)
+        return GivingState.KEPT, [*answer, Report(Outcome.KEPT, code, text)]
+
+    # --- frozen ---------------------------------------------------------------------------
+
+    def _is_too_big(self, event: Sealed) -> GivingStep | None:
+        if len(event.sealed) <= MAX_BATON_BYTES:
+            return None
+        text = f"the baton has {len(event.sealed)} bytes, the limit is {MAX_BATON_BYTES}"
+        return self._take_back("baton_too_big", text)
+
+    def _send_baton(self, event: Sealed) -> list[Effect]:
+        assert self._link is not None
+        return [Send(self._link, Baton(self.connection_id, self._handoff_id, event.sealed))]
+
+    def _keep_stray(self, event: StrayArrived, now_us: int) -> GivingStep:
+        stray = self._stray(event)
+        self._strays.push(stray)
+        return self._state, [] if self._link is None else [Send(self._link, stray)]
+
+    def _thaw(self, event: Event, now_us: int) -> GivingStep:
+        code, text = reason_of(event)
+        # The destination's own ABORT needs no answer.
+        return self._take_back(code, text, say=not isinstance(event, Received))
+
+    def _take_back(self, code: str, text: str, *, say: bool = True) -> GivingStep:
+        # The term first: from here on the baton fits nothing.
+        term = self._ledger.thaw(self.connection_id)
+        return GivingState.KEPT, [
+            *(self._say_abort(code, text) if say else []),
+            ThawConnection(self.connection_id, term, self._strays.drain()),
+            Report(Outcome.KEPT, code, text),
+        ]
+
+    # --- parts ----------------------------------------------------------------------------
+
+    def _go_on(
+        self,
+        state: ForwardingState,
+        now_us: int,
+        *,
+        told_over: int | None = None,
+        store_request: StoreRequest | None = None,
+    ) -> GivingState:
+        """The connection is another's: what is left to do is `successor`'s."""
+        self.successor = Forwarding(
+            self.connection_id,
+            self._handoff_id,
+            self._ledger,
+            self._waits,
+            state=state,
+            link=self._link,
+            strays=self._strays,
+            proxies=self._proxies,
+            now_us=now_us,
+            told_over=told_over,
+            store_request=store_request,
+        )
+        return GivingState.GIVEN
+
+    def _answer_late(self, event: Received, now_us: int) -> GivingStep:
+        """Answer where there is nothing to commit, or nothing any more."""
+        return self._state, answer_stale(self._ledger, event.link, event.message)
+
+    def _stay(self, event: Event, now_us: int) -> GivingStep:
+        return self._state, []
+
+    def _say_abort(self, code: str, text: str) -> list[Effect]:
+        if self._link is None:
+            return []
+        return [Send(self._link, abort(self.connection_id, self._handoff_id, code, text))]

@@ -1,0 +1,102 @@
+"""What the machines of one side of a handoff have in common, before the commit and after."""
+
+from __future__ import annotations
+
+from abc import ABC
+
+import msgspec
+
+from quicbaton.errors import PeerError
+from quicbaton.handoff.answers import answer_stale
+from quicbaton.handoff.effects import Effect, Send
+from quicbaton.handoff.events import (
+    Cancel,
+    DeadlinePassed,
+    Event,
+    PeerDead,
+    Received,
+    SealFailed,
+    StrayArrived,
+)
+from quicbaton.handoff.machine import Machine, StateT
+from quicbaton.handoff.messages import Abort, ClaimRequest, HandoffMessage, Refuse, Stray
+from quicbaton.handoff.strays import StrayQueue
+from quicbaton.handoff.waits import Waits
+from quicbaton.ownership import Ledger
+
+
+class SourceSide(Machine[StateT], ABC):
+    """Holds the datagrams that nobody could take yet, and the record of whose the connection is."""
+
+    ROLE = "source"
+
+    def __init__(
+        self,
+        connection_id: bytes,
+        handoff_id: bytes,
+        ledger: Ledger,
+        waits: Waits,
+        *,
+        state: StateT,
+        strays: StrayQueue,
+        link: int | None = None,
+    ) -> None:
+        super().__init__(connection_id, handoff_id, state, waits, link)
+        self._ledger = ledger
+        self._strays = strays
+
+    def _check_address(self, event: Received) -> list[Effect] | None:
+        """None for a message of this attempt, the effects of one of another attempt."""
+        message = event.message
+        if not isinstance(message, HandoffMessage) or message.connection_id != self.connection_id:
+            raise PeerError(f"{message!r} is not about this connection", code="wrong_connection")
+        if isinstance(message, ClaimRequest) or message.handoff_id == self._handoff_id:
+            return None
+        return answer_stale(self._ledger, event.link, message)
+
+    def _stray(self, event: StrayArrived) -> Stray:
+        return Stray(
+            connection_id=self.connection_id,
+            handoff_id=self._handoff_id,
+            datagram=event.datagram,
+            remote=event.remote,
+            local=event.local,
+            ecn=event.ecn,
+            received_us=event.received_us,
+        )
+
+    def _send_strays(self, link: int) -> list[Effect]:
+        # Those kept for a saved baton bear the id of the save.
+        return [
+            Send(link, msgspec.structs.replace(stray, handoff_id=self._handoff_id))
+            for stray in self._strays.drain()
+        ]
+
+
+class DestinationSide(Machine[StateT], ABC):
+    """Takes messages of its own handoff only."""
+
+    ROLE = "destination"
+
+    def _check_address(self, event: Received) -> list[Effect] | None:
+        message = event.message
+        if (
+            not isinstance(message, HandoffMessage)
+            or message.connection_id != self.connection_id
+            or message.handoff_id != self._handoff_id
+        ):
+            raise PeerError(f"{message!r} is not about this handoff", code="wrong_handoff")
+        return None
+
+
+def reason_of(event: Event) -> tuple[str, str]:
+    """A code and a sentence for a handoff that this event ended, as its source says it."""
+    if isinstance(event, (Cancel, SealFailed)):
+        return event.code, event.message
+    if isinstance(event, Received) and isinstance(event.message, (Abort, Refuse)):
+        return event.message.code, event.message.message
+    if isinstance(event, DeadlinePassed):
+        return "deadline", "the destination did not answer in time"
+    if isinstance(event, PeerDead):
+        return "peer_dead", "the destination's process exited"
+    return "link_lost", "the link to the destination broke"

@@ -1,0 +1,236 @@
+"""Taking a connection over, whatever decides whose it becomes: consider the offer, rebuild the
+baton in silence.
+
+`taking_by_ledger` and `taking_by_store` have the tables. Both end with the connection resumed,
+where `cutting_over` goes on, or discarded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Final
+
+from quicbaton.handoff.answers import abort
+from quicbaton.handoff.cutting_over import CuttingOver, CuttingOverState
+from quicbaton.handoff.effects import Discard, Effect, Rebuild, Report, Send
+from quicbaton.handoff.events import (
+    Cancel,
+    DeadlinePassed,
+    Event,
+    LinkLost,
+    Outcome,
+    PeerDead,
+    RebuildFailed,
+    Rebuilt,
+    Received,
+)
+from quicbaton.handoff.machine import MachineState
+from quicbaton.handoff.messages import (
+    Abort,
+    Accept,
+    Address,
+    Baton,
+    ClaimRequest,
+    Offer,
+    Refuse,
+    Stray,
+    Taken,
+)
+from quicbaton.handoff.sides import DestinationSide
+from quicbaton.handoff.strays import StrayQueue
+from quicbaton.handoff.waits import Waits
+from quicbaton.ownership import Ledger, Ownership
+
+
+class TakingState(MachineState):
+    """Where a handoff stands at its destination, until the connection is resumed."""
+
+    IDLE = "idle"
+    ACCEPTED = "accepted"
+    REBUILDING = "rebuilding"
+    READY = "ready"
+    #: With a shared store: the connection is being taken there.
+    COMMITTING = "committing"
+    LAST_WORDS = "last_words"
+    ASKING = "asking"
+    #: It is ours, and `successor` goes on.
+    TAKEN = "taken"
+    DISCARDED = "discarded"
+
+
+TakingStep = tuple[TakingState, list[Effect]]
+#: The ways in which a source's part can end before the commit.
+FAILURES: Final = (Abort, LinkLost, PeerDead, DeadlinePassed, Cancel)
+
+
+class Taking(DestinationSide[TakingState]):
+    """One attempt to take one connection over.
+
+    `name`: what an offer's audience must be, unless that is empty. `formats`: baton formats that
+    can be read. `room_bytes`: how big a connection may be to be welcome. `can_send`: whether this
+    process can send from the address that the offer names.
+    """
+
+    #: Sees to the cutover, once the connection is resumed.
+    successor: CuttingOver | None = None
+
+    ENDED = (TakingState.TAKEN, TakingState.DISCARDED)
+    # How long a state may last. LAST_WORDS goes on with the deadline of the state before.
+    WAITS: ClassVar[dict[TakingState, Callable[[Waits], float] | None]] = {
+        TakingState.ACCEPTED: lambda waits: waits.offer_s,
+        TakingState.REBUILDING: lambda waits: waits.offer_s,
+        TakingState.READY: lambda waits: waits.ready_s,
+        TakingState.COMMITTING: lambda waits: waits.doubt_s,
+        TakingState.ASKING: lambda waits: waits.ask_s,
+    }
+
+    def __init__(
+        self,
+        connection_id: bytes,
+        handoff_id: bytes,
+        ledger: Ledger,
+        *,
+        name: str,
+        formats: frozenset[int],
+        room_bytes: int,
+        can_send: bool,
+        waits: Waits,
+    ) -> None:
+        super().__init__(connection_id, handoff_id, TakingState.IDLE, waits)
+        #: Whether the source is to send for the connection, for as long as that lives.
+        self.proxied = False
+        self._ledger = ledger
+        self._name = name
+        self._formats = formats
+        self._room_bytes = room_bytes
+        self._can_send = can_send
+        #: The shared store that decides; empty where the source does.
+        self._store_id = b""
+        self._offered_term = 0
+        self._rebuilt: Rebuilt | None = None
+        self._no_owner_lives = False
+        self._strays = StrayQueue()
+
+    # --- the offer ------------------------------------------------------------------------
+
+    def _consider(self, event: Received, now_us: int) -> TakingStep:
+        offer = event.message
+        assert isinstance(offer, Offer)
+        self._link = event.link
+        reason = self._why_not(offer)
+        if reason is not None:
+            code, text = reason
+            return TakingState.DISCARDED, [
+                Send(event.link, Refuse(self.connection_id, self._handoff_id, code, text)),
+                Report(Outcome.DISCARDED, code, text),
+            ]
+        self._offered_term = offer.term
+        self.proxied = not self._can_send
+        accept = Accept(self.connection_id, self._handoff_id, relay=self.proxied)
+        return TakingState.ACCEPTED, [Send(event.link, accept)]
+
+    def _why_not(self, offer: Offer) -> tuple[str, str] | None:
+        if offer.format_version not in self._formats:
+            return "format_unknown", f"baton format {offer.format_version} cannot be read here"
+        if offer.audience not in ("", self._name):
+            return "wrong_audience", f"this is {self._name!r}, the offer is for another"
+        if offer.size_bytes > self._room_bytes:
+            return "no_room", f"{offer.size_bytes} bytes are too many, {self._room_bytes} are free"
+        state = self._ledger.record(self.connection_id).state
+        if state not in (Ownership.ABSENT, Ownership.GIVEN):
+            # It could not be adopted: an earlier handoff from here is not settled, for instance.
+            return "in_hand", f"the connection is {state.value} in this process's own record"
+        return self._what_we_lack(offer)
+
+    def _what_we_lack(self, offer: Offer) -> tuple[str, str] | None:
+        if offer.store_id != self._store_id:
+            return "no_store", f"{self._name} does not use the shared ownership store of the offer"
+        if not (self._can_send or offer.relay):
+            return "cannot_send_from", (
+                f"{self._name} cannot send from {_spell(offer.local)}, which the client talks to: "
+                "choose a process on that address and port, or ask for a relay"
+            )
+        return None
+
+    # --- silent ---------------------------------------------------------------------------
+
+    def _rebuild(self, event: Received, now_us: int) -> TakingStep:
+        assert isinstance(event.message, Baton)
+        return TakingState.REBUILDING, [Rebuild(event.message.sealed)]
+
+    def _is_another(self, event: Rebuilt) -> TakingStep | None:
+        if event.connection_id == self.connection_id and event.term == self._offered_term:
+            return None
+        return self._give_up("wrong_baton", "the baton is not the one that was offered")
+
+    def _queue(self, event: Received, now_us: int) -> TakingStep:
+        assert isinstance(event.message, Stray)
+        self._strays.push(event.message)
+        return self._state, []
+
+    def _fail(self, event: Event, now_us: int) -> TakingStep:
+        code, text = _reason(event)
+        # The source's own ABORT or REFUSE needs no answer.
+        return self._give_up(code, text, say=not isinstance(event, Received))
+
+    def _give_up(self, code: str, text: str, *, say: bool = True) -> TakingStep:
+        self._strays.drain()
+        return TakingState.DISCARDED, [
+            Discard(self.connection_id),
+            *(self._say_abort(code, text) if say else []),
+            Report(Outcome.DISCARDED, code, text),
+        ]
+
+    # --- ours -----------------------------------------------------------------------------
+
+    def _go_on(self, greeting: ClaimRequest | Taken, now_us: int) -> TakingState:
+        """The connection is resumed: what is left to do is `successor`'s."""
+        state = CuttingOverState.FORWARDED
+        if self.proxied:
+            state = CuttingOverState.CUT_OFF if self._link is None else CuttingOverState.PROXIED
+        self.successor = CuttingOver(
+            self.connection_id,
+            self._handoff_id,
+            self._waits,
+            state=state,
+            link=self._link,
+            greeting=greeting,
+            now_us=now_us,
+        )
+        return TakingState.TAKEN
+
+    # --- too late -------------------------------------------------------------------------
+
+    def _discard_again(self, event: Rebuilt, now_us: int) -> TakingStep:
+        return self._state, [Discard(self.connection_id)]
+
+    def _decline(self, event: Received, now_us: int) -> TakingStep:
+        self._link = event.link
+        return self._state, self._say_abort("discarded", "the destination has let it go before")
+
+    def _stay(self, event: Event, now_us: int) -> TakingStep:
+        return self._state, []
+
+    # --- parts ----------------------------------------------------------------------------
+
+    def _say_abort(self, code: str, text: str) -> list[Effect]:
+        if self._link is None:
+            return []
+        return [Send(self._link, abort(self.connection_id, self._handoff_id, code, text))]
+
+
+def _spell(address: Address) -> str:
+    return f"{address[0]}:{address[1]}" if len(address) > 1 else "its address"
+
+
+def _reason(event: Event) -> tuple[str, str]:
+    """A code and a sentence for a handoff that this event ended."""
+    if isinstance(event, (Cancel, RebuildFailed)):
+        return event.code, event.message
+    if isinstance(event, Received) and isinstance(event.message, (Abort, Refuse)):
+        return event.message.code, event.message.message
+    if isinstance(event, DeadlinePassed):
+        return "deadline", "the source did not answer in time"
+    if isinstance(event, PeerDead):
+        return "source_dead", "the source exited before it gave the connection away"
+    return "link_lost", "the link to the source broke"
