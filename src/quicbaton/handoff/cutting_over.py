@@ -31,41 +31,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, Final
 
-from quicbaton.handoff.effects import (
-    CloseRelayed,
-    Connect,
-    Deliver,
-    Effect,
-    Send,
-    WakeRelayed,
-)
-from quicbaton.handoff.events import (
-    Cancel,
-    ConnectionClosed,
-    CutoverSeen,
-    DeadlinePassed,
-    Event,
-    GivenOn,
-    LinkLost,
-    LinkUp,
-    PeerDead,
-    Received,
-    Spoke,
-)
+from quicbaton.handoff import effects as fx
+from quicbaton.handoff import events as ev
+from quicbaton.handoff import messages as msg
 from quicbaton.handoff.machine import MachineState, Row, table
-from quicbaton.handoff.messages import (
-    ClaimRequest,
-    Closed,
-    Committed,
-    Cutover,
-    CutoverAck,
-    Moved,
-    MovedAck,
-    Refuse,
-    Resumed,
-    Stray,
-    Taken,
-)
 from quicbaton.handoff.sides import DestinationSide
 from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
 
@@ -84,7 +53,7 @@ class CuttingOverState(MachineState):
     DONE = "done"
 
 
-_Step = tuple[CuttingOverState, list[Effect]]
+_Step = tuple[CuttingOverState, list[fx.Effect]]
 
 
 class CuttingOver(DestinationSide[CuttingOverState]):
@@ -111,7 +80,7 @@ class CuttingOver(DestinationSide[CuttingOverState]):
         *,
         state: CuttingOverState = CuttingOverState.FORWARDED,
         link: int | None,
-        greeting: ClaimRequest | Taken | Moved,
+        greeting: msg.ClaimRequest | msg.Taken | msg.Moved,
         now_us: int,
     ) -> None:
         super().__init__(connection_id, handoff_id, state, waits, link)
@@ -126,78 +95,78 @@ class CuttingOver(DestinationSide[CuttingOverState]):
 
     # --- the forwarder ------------------------------------------------------------------------
 
-    def _announced(self, event: Received, now_us: int) -> _Step:
+    def _announced(self, event: ev.Received, now_us: int) -> _Step:
         """It forwards over this link from here on."""
         self._link = event.link
         return self._state, []
 
-    def _deliver(self, event: Received, now_us: int) -> _Step:
-        assert isinstance(event.message, Stray)
+    def _deliver(self, event: ev.Received, now_us: int) -> _Step:
+        assert isinstance(event.message, msg.Stray)
         if self._state in (CuttingOverState.FORWARDED, CuttingOverState.HANDED_ON):
             self._arm(now_us)
-        return self._state, [Deliver(event.message)]
+        return self._state, [fx.Deliver(event.message)]
 
-    def _reconnect(self, event: Event, now_us: int) -> _Step:
-        return self._state, [Connect(self.connection_id)]
+    def _reconnect(self, event: ev.Event, now_us: int) -> _Step:
+        return self._state, [fx.Connect(self.connection_id)]
 
-    def _greet(self, event: LinkUp, now_us: int) -> _Step:
+    def _greet(self, event: ev.LinkUp, now_us: int) -> _Step:
         self._link = event.link
-        return self._state, [Send(event.link, self._greeting)]
+        return self._state, [fx.Send(event.link, self._greeting)]
 
-    def _source_gone(self, event: PeerDead, now_us: int) -> _Step:
+    def _source_gone(self, event: ev.PeerDead, now_us: int) -> _Step:
         # With a link there may be strays left in it; its end leads to a Connect that finds nobody,
         # and the deadline ends that.
         if self._link is None:
             return CuttingOverState.DONE, []
         return self._state, []
 
-    def _cut_over(self, event: CutoverSeen, now_us: int) -> _Step:
+    def _cut_over(self, event: ev.CutoverSeen, now_us: int) -> _Step:
         if self._link is None:
             return CuttingOverState.DONE, []
-        cutover = Cutover(self.connection_id, self._handoff_id)
-        return CuttingOverState.CUTTING, [Send(self._link, cutover)]
+        cutover = msg.Cutover(self.connection_id, self._handoff_id)
+        return CuttingOverState.CUTTING, [fx.Send(self._link, cutover)]
 
     # --- proxied ------------------------------------------------------------------------------
 
-    def _cut_off(self, event: LinkLost, now_us: int) -> _Step:
-        return CuttingOverState.CUT_OFF, [Connect(self.connection_id)]
+    def _cut_off(self, event: ev.LinkLost, now_us: int) -> _Step:
+        return CuttingOverState.CUT_OFF, [fx.Connect(self.connection_id)]
 
-    def _heard_again(self, event: LinkUp, now_us: int) -> _Step:
+    def _heard_again(self, event: ev.LinkUp, now_us: int) -> _Step:
         self._link = event.link
-        return CuttingOverState.PROXIED, [Send(event.link, self._greeting), WakeRelayed()]
+        return CuttingOverState.PROXIED, [fx.Send(event.link, self._greeting), fx.WakeRelayed()]
 
-    def _unheard(self, event: Event, now_us: int) -> _Step:
-        return CuttingOverState.DONE, [CloseRelayed()]
+    def _unheard(self, event: ev.Event, now_us: int) -> _Step:
+        return CuttingOverState.DONE, [fx.CloseRelayed()]
 
     # --- the connection -----------------------------------------------------------------------
 
-    def _say_resumed(self, event: Spoke, now_us: int) -> _Step:
+    def _say_resumed(self, event: ev.Spoke, now_us: int) -> _Step:
         if self._link is None:
             return self._state, []
-        resumed = Resumed(self.connection_id, self._handoff_id, event.blackout_us)
-        return self._state, [Send(self._link, resumed)]
+        resumed = msg.Resumed(self.connection_id, self._handoff_id, event.blackout_us)
+        return self._state, [fx.Send(self._link, resumed)]
 
-    def _hand_on(self, event: GivenOn, now_us: int) -> _Step:
+    def _hand_on(self, event: ev.GivenOn, now_us: int) -> _Step:
         self._to = event.to
         return CuttingOverState.HANDED_ON, [] if self._link is None else self._moved(self._link)
 
-    def _say_moved(self, event: LinkUp, now_us: int) -> _Step:
+    def _say_moved(self, event: ev.LinkUp, now_us: int) -> _Step:
         self._link = event.link
         return self._state, self._moved(event.link)
 
-    def _moved(self, link: int) -> list[Effect]:
-        return [Send(link, Moved(self.connection_id, self._handoff_id, self._to))]
+    def _moved(self, link: int) -> list[fx.Effect]:
+        return [fx.Send(link, msg.Moved(self.connection_id, self._handoff_id, self._to))]
 
-    def _close(self, event: ConnectionClosed, now_us: int) -> _Step:
+    def _close(self, event: ev.ConnectionClosed, now_us: int) -> _Step:
         if self._link is None:
             return CuttingOverState.DONE, []
-        closed = Closed(self.connection_id, self._handoff_id)
-        return CuttingOverState.DONE, [Send(self._link, closed)]
+        closed = msg.Closed(self.connection_id, self._handoff_id)
+        return CuttingOverState.DONE, [fx.Send(self._link, closed)]
 
-    def _finish(self, event: Event, now_us: int) -> _Step:
+    def _finish(self, event: ev.Event, now_us: int) -> _Step:
         return CuttingOverState.DONE, []
 
-    def _stay(self, event: Event, now_us: int) -> _Step:
+    def _stay(self, event: ev.Event, now_us: int) -> _Step:
         return self._state, []
 
 
@@ -206,45 +175,55 @@ _M = CuttingOver
 
 #: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
 _ROWS: Final[tuple[Row[CuttingOverState], ...]] = (
-    (_S.FORWARDED, (Stray,), _M._deliver, (_S.FORWARDED,)),
-    (_S.FORWARDED, (Spoke,), _M._say_resumed, (_S.FORWARDED,)),
-    (_S.FORWARDED, (LinkLost,), _M._reconnect, (_S.FORWARDED,)),
-    (_S.FORWARDED, (LinkUp,), _M._greet, (_S.FORWARDED,)),
-    (_S.FORWARDED, (MovedAck,), _M._announced, (_S.FORWARDED,)),
-    (_S.FORWARDED, (GivenOn,), _M._hand_on, (_S.HANDED_ON,)),
-    (_S.FORWARDED, (CutoverSeen,), _M._cut_over, (_S.CUTTING, _S.DONE)),
-    (_S.FORWARDED, (ConnectionClosed,), _M._close, (_S.DONE,)),
-    (_S.FORWARDED, (PeerDead,), _M._source_gone, (_S.FORWARDED, _S.DONE)),
-    (_S.FORWARDED, (Refuse, DeadlinePassed), _M._finish, (_S.DONE,)),
+    (_S.FORWARDED, (msg.Stray,), _M._deliver, (_S.FORWARDED,)),
+    (_S.FORWARDED, (ev.Spoke,), _M._say_resumed, (_S.FORWARDED,)),
+    (_S.FORWARDED, (ev.LinkLost,), _M._reconnect, (_S.FORWARDED,)),
+    (_S.FORWARDED, (ev.LinkUp,), _M._greet, (_S.FORWARDED,)),
+    (_S.FORWARDED, (msg.MovedAck,), _M._announced, (_S.FORWARDED,)),
+    (_S.FORWARDED, (ev.GivenOn,), _M._hand_on, (_S.HANDED_ON,)),
+    (_S.FORWARDED, (ev.CutoverSeen,), _M._cut_over, (_S.CUTTING, _S.DONE)),
+    (_S.FORWARDED, (ev.ConnectionClosed,), _M._close, (_S.DONE,)),
+    (_S.FORWARDED, (ev.PeerDead,), _M._source_gone, (_S.FORWARDED, _S.DONE)),
+    (_S.FORWARDED, (msg.Refuse, ev.DeadlinePassed), _M._finish, (_S.DONE,)),
     # COMMITTED again answers the ClaimRequest of a greeting. It is too late to cancel.
-    (_S.FORWARDED, (Committed, Cancel), _M._stay, (_S.FORWARDED,)),
-    (_S.PROXIED, (Stray,), _M._deliver, (_S.PROXIED,)),
-    (_S.PROXIED, (Spoke,), _M._say_resumed, (_S.PROXIED,)),
-    (_S.PROXIED, (LinkLost,), _M._cut_off, (_S.CUT_OFF,)),
-    (_S.PROXIED, (ConnectionClosed,), _M._close, (_S.DONE,)),
-    (_S.PROXIED, (Refuse,), _M._unheard, (_S.DONE,)),
-    (_S.PROXIED, (PeerDead, Committed, Cancel, CutoverSeen), _M._stay, (_S.PROXIED,)),
-    (_S.CUT_OFF, (Stray,), _M._deliver, (_S.CUT_OFF,)),
-    (_S.CUT_OFF, (LinkUp,), _M._heard_again, (_S.PROXIED,)),
-    (_S.CUT_OFF, (Cancel,), _M._reconnect, (_S.CUT_OFF,)),
-    (_S.CUT_OFF, (ConnectionClosed,), _M._close, (_S.DONE,)),
-    (_S.CUT_OFF, (PeerDead, DeadlinePassed, Refuse), _M._unheard, (_S.DONE,)),
-    (_S.CUT_OFF, (Committed, Spoke, CutoverSeen), _M._stay, (_S.CUT_OFF,)),
-    (_S.HANDED_ON, (Stray,), _M._deliver, (_S.HANDED_ON,)),
-    (_S.HANDED_ON, (LinkLost,), _M._reconnect, (_S.HANDED_ON,)),
-    (_S.HANDED_ON, (LinkUp,), _M._say_moved, (_S.HANDED_ON,)),
-    (_S.HANDED_ON, (ConnectionClosed,), _M._close, (_S.DONE,)),
-    (_S.HANDED_ON, (MovedAck, Refuse), _M._finish, (_S.DONE,)),
-    (_S.HANDED_ON, (PeerDead, DeadlinePassed, Cancel), _M._finish, (_S.DONE,)),
-    (_S.HANDED_ON, (Committed, Spoke, GivenOn, CutoverSeen), _M._stay, (_S.HANDED_ON,)),
-    (_S.CUTTING, (Stray,), _M._deliver, (_S.CUTTING,)),
-    (_S.CUTTING, (ConnectionClosed,), _M._close, (_S.DONE,)),
-    (_S.CUTTING, (CutoverAck, Refuse, LinkLost, PeerDead, DeadlinePassed), _M._finish, (_S.DONE,)),
-    (_S.CUTTING, (Committed, LinkUp, Cancel), _M._stay, (_S.CUTTING,)),
-    (_S.CUTTING, (MovedAck, GivenOn, Spoke), _M._stay, (_S.CUTTING,)),
-    (_S.DONE, (Stray,), _M._deliver, (_S.DONE,)),
-    (_S.DONE, (Committed, CutoverAck, MovedAck, Refuse), _M._stay, (_S.DONE,)),
-    (_S.DONE, (LinkLost, LinkUp, PeerDead, Cancel), _M._stay, (_S.DONE,)),
-    (_S.DONE, (CutoverSeen, ConnectionClosed, GivenOn, Spoke), _M._stay, (_S.DONE,)),
+    (_S.FORWARDED, (msg.Committed, ev.Cancel), _M._stay, (_S.FORWARDED,)),
+    (_S.PROXIED, (msg.Stray,), _M._deliver, (_S.PROXIED,)),
+    (_S.PROXIED, (ev.Spoke,), _M._say_resumed, (_S.PROXIED,)),
+    (_S.PROXIED, (ev.LinkLost,), _M._cut_off, (_S.CUT_OFF,)),
+    (_S.PROXIED, (ev.ConnectionClosed,), _M._close, (_S.DONE,)),
+    (_S.PROXIED, (msg.Refuse,), _M._unheard, (_S.DONE,)),
+    (_S.PROXIED, (ev.PeerDead, msg.Committed, ev.Cancel, ev.CutoverSeen), _M._stay, (_S.PROXIED,)),
+    (_S.CUT_OFF, (msg.Stray,), _M._deliver, (_S.CUT_OFF,)),
+    (_S.CUT_OFF, (ev.LinkUp,), _M._heard_again, (_S.PROXIED,)),
+    (_S.CUT_OFF, (ev.Cancel,), _M._reconnect, (_S.CUT_OFF,)),
+    (_S.CUT_OFF, (ev.ConnectionClosed,), _M._close, (_S.DONE,)),
+    (_S.CUT_OFF, (ev.PeerDead, ev.DeadlinePassed, msg.Refuse), _M._unheard, (_S.DONE,)),
+    (_S.CUT_OFF, (msg.Committed, ev.Spoke, ev.CutoverSeen), _M._stay, (_S.CUT_OFF,)),
+    (_S.HANDED_ON, (msg.Stray,), _M._deliver, (_S.HANDED_ON,)),
+    (_S.HANDED_ON, (ev.LinkLost,), _M._reconnect, (_S.HANDED_ON,)),
+    (_S.HANDED_ON, (ev.LinkUp,), _M._say_moved, (_S.HANDED_ON,)),
+    (_S.HANDED_ON, (ev.ConnectionClosed,), _M._close, (_S.DONE,)),
+    (_S.HANDED_ON, (msg.MovedAck, msg.Refuse), _M._finish, (_S.DONE,)),
+    (_S.HANDED_ON, (ev.PeerDead, ev.DeadlinePassed, ev.Cancel), _M._finish, (_S.DONE,)),
+    (
+        _S.HANDED_ON,
+        (msg.Committed, ev.Spoke, ev.GivenOn, ev.CutoverSeen),
+        _M._stay,
+        (_S.HANDED_ON,),
+    ),
+    (_S.CUTTING, (msg.Stray,), _M._deliver, (_S.CUTTING,)),
+    (_S.CUTTING, (ev.ConnectionClosed,), _M._close, (_S.DONE,)),
+    (
+        _S.CUTTING,
+        (msg.CutoverAck, msg.Refuse, ev.LinkLost, ev.PeerDead, ev.DeadlinePassed),
+        _M._finish,
+        (_S.DONE,),
+    ),
+    (_S.CUTTING, (msg.Committed, ev.LinkUp, ev.Cancel), _M._stay, (_S.CUTTING,)),
+    (_S.CUTTING, (msg.MovedAck, ev.GivenOn, ev.Spoke), _M._stay, (_S.CUTTING,)),
+    (_S.DONE, (msg.Stray,), _M._deliver, (_S.DONE,)),
+    (_S.DONE, (msg.Committed, msg.CutoverAck, msg.MovedAck, msg.Refuse), _M._stay, (_S.DONE,)),
+    (_S.DONE, (ev.LinkLost, ev.LinkUp, ev.PeerDead, ev.Cancel), _M._stay, (_S.DONE,)),
+    (_S.DONE, (ev.CutoverSeen, ev.ConnectionClosed, ev.GivenOn, ev.Spoke), _M._stay, (_S.DONE,)),
 )
 _M.TABLE = table(_ROWS)

@@ -27,45 +27,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, Final, NamedTuple
 
+from quicbaton.handoff import effects as fx
+from quicbaton.handoff import events as ev
+from quicbaton.handoff import messages as msg
 from quicbaton.handoff.answers import answer_claim, not_by_claim, not_forwarding
-from quicbaton.handoff.effects import (
-    AnswerWithResets,
-    Effect,
-    NoteBlackout,
-    Report,
-    Reroute,
-    Send,
-    SendRelayed,
-    StopForwarding,
-)
-from quicbaton.handoff.events import (
-    Cancel,
-    DeadlinePassed,
-    Event,
-    LinkLost,
-    LinkUp,
-    Outcome,
-    PeerDead,
-    Received,
-    StrayArrived,
-    TakenBack,
-)
 from quicbaton.handoff.machine import MachineState, Row, table
-from quicbaton.handoff.messages import (
-    Abort,
-    ClaimRequest,
-    Closed,
-    Committed,
-    Cutover,
-    CutoverAck,
-    Moved,
-    MovedAck,
-    Ready,
-    Refuse,
-    Relay,
-    Resumed,
-    Taken,
-)
 from quicbaton.handoff.sides import SourceSide, reason_of
 from quicbaton.handoff.store_questions import (
     STORE_ANSWERS,
@@ -100,7 +66,7 @@ class StoreRequest(NamedTuple):
     reason: tuple[str, str]
 
 
-_Step = tuple[ForwardingState, list[Effect]]
+_Step = tuple[ForwardingState, list[fx.Effect]]
 
 
 class Forwarding(SourceSide[ForwardingState]):
@@ -143,102 +109,104 @@ class Forwarding(SourceSide[ForwardingState]):
 
     # --- the owner, over a new link -----------------------------------------------------------
 
-    def _answer_claim(self, event: Received, now_us: int) -> _Step:
+    def _answer_claim(self, event: ev.Received, now_us: int) -> _Step:
         request = event.message
-        assert isinstance(request, ClaimRequest)
+        assert isinstance(request, msg.ClaimRequest)
         if self._store_request is not None:
-            return self._state, [Send(event.link, not_by_claim(request))]
+            return self._state, [fx.Send(event.link, not_by_claim(request))]
         answer = answer_claim(self._ledger, request)
-        effects: list[Effect] = [Send(event.link, answer)]
-        if isinstance(answer, Committed) and not self.ended:
+        effects: list[fx.Effect] = [fx.Send(event.link, answer)]
+        if isinstance(answer, msg.Committed) and not self.ended:
             self._link = event.link
             effects += self._send_strays(event.link)
             self._arm(now_us)
         return self._state, effects
 
-    def _taken(self, event: Received, now_us: int) -> _Step:
+    def _taken(self, event: ev.Received, now_us: int) -> _Step:
         self._link = event.link
         self._arm(now_us)
         state = ForwardingState.PROXYING if self.proxies else ForwardingState.FORWARDING
         return state, self._send_strays(event.link)
 
-    def _taken_late(self, event: Received, now_us: int) -> _Step:
-        assert isinstance(event.message, Taken)
-        return self._state, [Send(event.link, not_forwarding(event.message))]
+    def _taken_late(self, event: ev.Received, now_us: int) -> _Step:
+        assert isinstance(event.message, msg.Taken)
+        return self._state, [fx.Send(event.link, not_forwarding(event.message))]
 
-    def _resumed(self, event: Received, now_us: int) -> _Step:
-        assert isinstance(event.message, Resumed)
-        return self._state, [NoteBlackout(event.message.blackout_us)]
+    def _resumed(self, event: ev.Received, now_us: int) -> _Step:
+        assert isinstance(event.message, msg.Resumed)
+        return self._state, [fx.NoteBlackout(event.message.blackout_us)]
 
     # --- the client's datagrams, and the owner's ----------------------------------------------
 
-    def _forward(self, event: StrayArrived, now_us: int) -> _Step:
+    def _forward(self, event: ev.StrayArrived, now_us: int) -> _Step:
         stray = self._stray(event)
         if self._link is None:
             self._strays.push(stray)
             return self._state, []
         self._arm(now_us)
-        return self._state, [Send(self._link, stray)]
+        return self._state, [fx.Send(self._link, stray)]
 
-    def _proxy(self, event: Received, now_us: int) -> _Step:
-        assert isinstance(event.message, Relay)
-        return self._state, [SendRelayed(event.message)]
+    def _proxy(self, event: ev.Received, now_us: int) -> _Step:
+        assert isinstance(event.message, msg.Relay)
+        return self._state, [fx.SendRelayed(event.message)]
 
-    def _wait_for_owner(self, event: Event, now_us: int) -> _Step:
+    def _wait_for_owner(self, event: ev.Event, now_us: int) -> _Step:
         # Only without its owner may a proxied connection be given up, after a while.
         self._deadline_us = now_us + round(self._waits.relay_lost_s * 1e6)
         return self._state, []
 
     # --- the next owner -----------------------------------------------------------------------
 
-    def _reroute(self, event: Received, now_us: int) -> _Step:
-        assert isinstance(event.message, Moved)
+    def _reroute(self, event: ev.Received, now_us: int) -> _Step:
+        assert isinstance(event.message, msg.Moved)
         self._told_over = event.link
-        return self._state, [Reroute(event.message.to)]
+        return self._state, [fx.Reroute(event.message.to)]
 
-    def _turn(self, event: LinkUp, now_us: int) -> _Step:
+    def _turn(self, event: ev.LinkUp, now_us: int) -> _Step:
         """From here on strays go to the new owner. What went to the old one before this answer it
         passes on."""
         links = {event.link} if self._told_over is None else {self._told_over, event.link}
         self._told_over = None
         self._link = event.link
         self._arm(now_us)
-        ack = MovedAck(self.connection_id, self._handoff_id)
+        ack = msg.MovedAck(self.connection_id, self._handoff_id)
         return self._state, [
-            *(Send(link, ack) for link in sorted(links)),
+            *(fx.Send(link, ack) for link in sorted(links)),
             *self._send_strays(event.link),
         ]
 
-    def _turned_before(self, event: Received, now_us: int) -> _Step:
-        return self._state, [Send(event.link, MovedAck(self.connection_id, self._handoff_id))]
+    def _turned_before(self, event: ev.Received, now_us: int) -> _Step:
+        return self._state, [
+            fx.Send(event.link, msg.MovedAck(self.connection_id, self._handoff_id))
+        ]
 
-    def _taken_back(self, event: TakenBack, now_us: int) -> _Step:
+    def _taken_back(self, event: ev.TakenBack, now_us: int) -> _Step:
         # IDs that the client retired meanwhile do not come back with the connection.
-        effects: list[Effect] = [StopForwarding(self.connection_id)]
+        effects: list[fx.Effect] = [fx.StopForwarding(self.connection_id)]
         if self._told_over is not None:
-            ack = MovedAck(self.connection_id, self._handoff_id)
-            effects.append(Send(self._told_over, ack))
+            ack = msg.MovedAck(self.connection_id, self._handoff_id)
+            effects.append(fx.Send(self._told_over, ack))
         return ForwardingState.DONE, effects
 
     # --- endings ------------------------------------------------------------------------------
 
-    def _cut_over(self, event: Received, now_us: int) -> _Step:
-        stop: list[Effect] = [] if self.ended else [StopForwarding(self.connection_id)]
-        ack = CutoverAck(self.connection_id, self._handoff_id)
-        return ForwardingState.DONE, [*stop, Send(event.link, ack)]
+    def _cut_over(self, event: ev.Received, now_us: int) -> _Step:
+        stop: list[fx.Effect] = [] if self.ended else [fx.StopForwarding(self.connection_id)]
+        ack = msg.CutoverAck(self.connection_id, self._handoff_id)
+        return ForwardingState.DONE, [*stop, fx.Send(event.link, ack)]
 
-    def _closed(self, event: Received, now_us: int) -> _Step:
+    def _closed(self, event: ev.Received, now_us: int) -> _Step:
         if self._ledger.record(self.connection_id).state is Ownership.GIVEN:
             self._ledger.close(self.connection_id, now_us)
-        stop: list[Effect] = [] if self.ended else [StopForwarding(self.connection_id)]
+        stop: list[fx.Effect] = [] if self.ended else [fx.StopForwarding(self.connection_id)]
         return ForwardingState.DONE, stop
 
-    def _stop(self, event: Event, now_us: int) -> _Step:
-        return ForwardingState.DONE, [StopForwarding(self.connection_id)]
+    def _stop(self, event: ev.Event, now_us: int) -> _Step:
+        return ForwardingState.DONE, [fx.StopForwarding(self.connection_id)]
 
-    def _lost(self, event: Event, now_us: int) -> _Step:
+    def _lost(self, event: ev.Event, now_us: int) -> _Step:
         """The only claim was let go, or everybody who could hold it is dead."""
-        if isinstance(event, PeerDead) and not event.no_owner_lives:
+        if isinstance(event, ev.PeerDead) and not event.no_owner_lives:
             return self._stop(event, now_us)
         self._ledger.close(self.connection_id, now_us)
         return ForwardingState.DONE, self._nobodys(reason_of(event))
@@ -258,14 +226,14 @@ class Forwarding(SourceSide[ForwardingState]):
         close = AskStore(Close(self.connection_id, entry.term, request.holder))
         return ForwardingState.DONE, [stop, resets, close, report]
 
-    def _nobodys(self, reason: tuple[str, str]) -> list[Effect]:
+    def _nobodys(self, reason: tuple[str, str]) -> list[fx.Effect]:
         return [
-            StopForwarding(self.connection_id),
-            AnswerWithResets(self.connection_id),
-            Report(Outcome.LOST, *reason),
+            fx.StopForwarding(self.connection_id),
+            fx.AnswerWithResets(self.connection_id),
+            fx.Report(ev.Outcome.LOST, *reason),
         ]
 
-    def _stay(self, event: Event, now_us: int) -> _Step:
+    def _stay(self, event: ev.Event, now_us: int) -> _Step:
         return self._state, []
 
 
@@ -274,40 +242,40 @@ _M = Forwarding
 
 #: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
 _ROWS: Final[tuple[Row[ForwardingState], ...]] = (
-    (_S.FORWARDING, (StrayArrived,), _M._forward, (_S.FORWARDING,)),
-    (_S.FORWARDING, (ClaimRequest,), _M._answer_claim, (_S.FORWARDING,)),
-    (_S.FORWARDING, (Taken,), _M._taken, (_S.FORWARDING, _S.PROXYING)),
-    (_S.FORWARDING, (Resumed,), _M._resumed, (_S.FORWARDING,)),
+    (_S.FORWARDING, (ev.StrayArrived,), _M._forward, (_S.FORWARDING,)),
+    (_S.FORWARDING, (msg.ClaimRequest,), _M._answer_claim, (_S.FORWARDING,)),
+    (_S.FORWARDING, (msg.Taken,), _M._taken, (_S.FORWARDING, _S.PROXYING)),
+    (_S.FORWARDING, (msg.Resumed,), _M._resumed, (_S.FORWARDING,)),
     # A READY that a ClaimRequest over a newer link has overtaken needs no second answer.
-    (_S.FORWARDING, (Ready, LinkLost), _M._stay, (_S.FORWARDING,)),
-    (_S.FORWARDING, (Moved,), _M._reroute, (_S.FORWARDING,)),
-    (_S.FORWARDING, (LinkUp,), _M._turn, (_S.FORWARDING,)),
-    (_S.FORWARDING, (TakenBack,), _M._taken_back, (_S.DONE,)),
-    (_S.FORWARDING, (Cutover,), _M._cut_over, (_S.DONE,)),
-    (_S.FORWARDING, (Closed,), _M._closed, (_S.DONE,)),
-    (_S.FORWARDING, (Abort, PeerDead), _M._lost, (_S.DONE,)),
+    (_S.FORWARDING, (msg.Ready, ev.LinkLost), _M._stay, (_S.FORWARDING,)),
+    (_S.FORWARDING, (msg.Moved,), _M._reroute, (_S.FORWARDING,)),
+    (_S.FORWARDING, (ev.LinkUp,), _M._turn, (_S.FORWARDING,)),
+    (_S.FORWARDING, (ev.TakenBack,), _M._taken_back, (_S.DONE,)),
+    (_S.FORWARDING, (msg.Cutover,), _M._cut_over, (_S.DONE,)),
+    (_S.FORWARDING, (msg.Closed,), _M._closed, (_S.DONE,)),
+    (_S.FORWARDING, (msg.Abort, ev.PeerDead), _M._lost, (_S.DONE,)),
     # A REFUSE is from a new owner that does not know the connection any more.
-    (_S.FORWARDING, (DeadlinePassed, Cancel, Refuse), _M._stop, (_S.DONE,)),
+    (_S.FORWARDING, (ev.DeadlinePassed, ev.Cancel, msg.Refuse), _M._stop, (_S.DONE,)),
     # Answers of a store that were overtaken by a message or a deadline.
     (_S.FORWARDING, (StoreDone, StoreFound), _M._store_gave_it_back, (_S.FORWARDING, _S.DONE)),
     (_S.FORWARDING, (StoreConflict, StoreFailed, StoreUnknown), _M._stay, (_S.FORWARDING,)),
-    (_S.PROXYING, (StrayArrived,), _M._forward, (_S.PROXYING,)),
-    (_S.PROXYING, (Relay,), _M._proxy, (_S.PROXYING,)),
-    (_S.PROXYING, (ClaimRequest,), _M._answer_claim, (_S.PROXYING,)),
-    (_S.PROXYING, (Taken,), _M._taken, (_S.PROXYING,)),
-    (_S.PROXYING, (Resumed,), _M._resumed, (_S.PROXYING,)),
-    (_S.PROXYING, (Ready, *STORE_ANSWERS), _M._stay, (_S.PROXYING,)),
-    (_S.PROXYING, (LinkLost,), _M._wait_for_owner, (_S.PROXYING,)),
-    (_S.PROXYING, (Closed,), _M._closed, (_S.DONE,)),
-    (_S.PROXYING, (Abort, PeerDead), _M._lost, (_S.DONE,)),
-    (_S.PROXYING, (DeadlinePassed, Cancel), _M._stop, (_S.DONE,)),
-    (_S.DONE, (ClaimRequest,), _M._answer_claim, (_S.DONE,)),
-    (_S.DONE, (Taken,), _M._taken_late, (_S.DONE,)),
-    (_S.DONE, (Resumed,), _M._resumed, (_S.DONE,)),
-    (_S.DONE, (Moved,), _M._turned_before, (_S.DONE,)),
-    (_S.DONE, (Cutover,), _M._cut_over, (_S.DONE,)),
-    (_S.DONE, (Closed,), _M._closed, (_S.DONE,)),
-    (_S.DONE, (Ready, Abort, Refuse, Relay, *STORE_ANSWERS), _M._stay, (_S.DONE,)),
-    (_S.DONE, (LinkLost, LinkUp, PeerDead, Cancel), _M._stay, (_S.DONE,)),
+    (_S.PROXYING, (ev.StrayArrived,), _M._forward, (_S.PROXYING,)),
+    (_S.PROXYING, (msg.Relay,), _M._proxy, (_S.PROXYING,)),
+    (_S.PROXYING, (msg.ClaimRequest,), _M._answer_claim, (_S.PROXYING,)),
+    (_S.PROXYING, (msg.Taken,), _M._taken, (_S.PROXYING,)),
+    (_S.PROXYING, (msg.Resumed,), _M._resumed, (_S.PROXYING,)),
+    (_S.PROXYING, (msg.Ready, *STORE_ANSWERS), _M._stay, (_S.PROXYING,)),
+    (_S.PROXYING, (ev.LinkLost,), _M._wait_for_owner, (_S.PROXYING,)),
+    (_S.PROXYING, (msg.Closed,), _M._closed, (_S.DONE,)),
+    (_S.PROXYING, (msg.Abort, ev.PeerDead), _M._lost, (_S.DONE,)),
+    (_S.PROXYING, (ev.DeadlinePassed, ev.Cancel), _M._stop, (_S.DONE,)),
+    (_S.DONE, (msg.ClaimRequest,), _M._answer_claim, (_S.DONE,)),
+    (_S.DONE, (msg.Taken,), _M._taken_late, (_S.DONE,)),
+    (_S.DONE, (msg.Resumed,), _M._resumed, (_S.DONE,)),
+    (_S.DONE, (msg.Moved,), _M._turned_before, (_S.DONE,)),
+    (_S.DONE, (msg.Cutover,), _M._cut_over, (_S.DONE,)),
+    (_S.DONE, (msg.Closed,), _M._closed, (_S.DONE,)),
+    (_S.DONE, (msg.Ready, msg.Abort, msg.Refuse, msg.Relay, *STORE_ANSWERS), _M._stay, (_S.DONE,)),
+    (_S.DONE, (ev.LinkLost, ev.LinkUp, ev.PeerDead, ev.Cancel), _M._stay, (_S.DONE,)),
 )
 _M.TABLE = table(_ROWS)

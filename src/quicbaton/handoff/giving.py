@@ -10,30 +10,12 @@ from collections.abc import Callable
 from typing import ClassVar, Final
 
 from quicbaton.errors import FencedError, PeerError
+from quicbaton.handoff import effects as fx
+from quicbaton.handoff import events as ev
+from quicbaton.handoff import messages as msg
 from quicbaton.handoff.answers import abort, answer_stale
-from quicbaton.handoff.effects import (
-    Effect,
-    FreezeConnection,
-    Report,
-    SealBaton,
-    Send,
-    ThawConnection,
-)
-from quicbaton.handoff.events import (
-    Cancel,
-    DeadlinePassed,
-    Event,
-    LinkLost,
-    Outcome,
-    PeerDead,
-    Received,
-    Sealed,
-    Start,
-    StrayArrived,
-)
 from quicbaton.handoff.forwarding import Forwarding, ForwardingState, StoreRequest
 from quicbaton.handoff.machine import MachineState
-from quicbaton.handoff.messages import Abort, Accept, Baton, Offer
 from quicbaton.handoff.sides import SourceSide, reason_of
 from quicbaton.handoff.strays import StrayQueue
 from quicbaton.handoff.waits import Waits
@@ -59,9 +41,9 @@ class GivingState(MachineState):
     KEPT = "kept"
 
 
-GivingStep = tuple[GivingState, list[Effect]]
+GivingStep = tuple[GivingState, list[fx.Effect]]
 #: The ways in which a destination's part can end before the commit.
-FAILURES: Final = (Abort, LinkLost, PeerDead, DeadlinePassed, Cancel)
+FAILURES: Final = (msg.Abort, ev.LinkLost, ev.PeerDead, ev.DeadlinePassed, ev.Cancel)
 
 
 class Giving(SourceSide[GivingState]):
@@ -100,14 +82,14 @@ class Giving(SourceSide[GivingState]):
 
     # --- before the freeze ----------------------------------------------------------------
 
-    def _offer(self, event: Start, now_us: int) -> GivingStep:
+    def _offer(self, event: ev.Start, now_us: int) -> GivingStep:
         reason = self._why_not(event.cutover_pending)
         if reason is not None:
             return GivingState.KEPT, [reason]
         self._link = event.link
         self._audience = event.audience
         self._may_relay = event.relay
-        offer = Offer(
+        offer = msg.Offer(
             connection_id=self.connection_id,
             handoff_id=self._handoff_id,
             term=self._ledger.record(self.connection_id).term,
@@ -120,25 +102,27 @@ class Giving(SourceSide[GivingState]):
             relay=event.relay,
             store_id=self._store_id,
         )
-        return GivingState.OFFERED, [Send(event.link, offer)]
+        return GivingState.OFFERED, [fx.Send(event.link, offer)]
 
-    def _why_not(self, cutover_pending: bool) -> Report | None:
+    def _why_not(self, cutover_pending: bool) -> fx.Report | None:
         if cutover_pending:
-            return Report(
-                Outcome.KEPT,
+            return fx.Report(
+                ev.Outcome.KEPT,
                 "cutover_pending",
                 "the client has not cut over from the previous owner yet: try again when it has",
             )
         state = self._ledger.record(self.connection_id).state
         if state is not Ownership.OWNED:
-            return Report(
-                Outcome.KEPT, "not_owned", f"only an owned connection moves, this is {state.value}"
+            return fx.Report(
+                ev.Outcome.KEPT,
+                "not_owned",
+                f"only an owned connection moves, this is {state.value}",
             )
         return None
 
-    def _accepted(self, event: Received, now_us: int) -> GivingStep:
+    def _accepted(self, event: ev.Received, now_us: int) -> GivingStep:
         accept = event.message
-        assert isinstance(accept, Accept)
+        assert isinstance(accept, msg.Accept)
         if accept.relay and not self._may_relay:
             raise PeerError("nobody offered to relay: close the link", code="unexpected_message")
         self._proxies = accept.relay
@@ -148,51 +132,51 @@ class Giving(SourceSide[GivingState]):
             # Saved, or closed, since the offer.
             return GivingState.KEPT, [
                 *self._say_abort(error.code, str(error)),
-                Report(Outcome.KEPT, error.code, str(error)),
+                fx.Report(ev.Outcome.KEPT, error.code, str(error)),
             ]
 
-    def _freeze(self, audience_id: bytes) -> list[Effect]:
+    def _freeze(self, audience_id: bytes) -> list[fx.Effect]:
         term = self._ledger.freeze(self.connection_id, audience_id)
         return [
-            FreezeConnection(self.connection_id),
-            SealBaton(self.connection_id, term, self._audience),
+            fx.FreezeConnection(self.connection_id),
+            fx.SealBaton(self.connection_id, term, self._audience),
         ]
 
-    def _not_begun(self, event: Event, now_us: int) -> GivingStep:
+    def _not_begun(self, event: ev.Event, now_us: int) -> GivingStep:
         code, text = reason_of(event)
         # The destination's own ABORT or REFUSE needs no answer.
-        answer = [] if isinstance(event, Received) else self._say_abort(code, text)
-        return GivingState.KEPT, [*answer, Report(Outcome.KEPT, code, text)]
+        answer = [] if isinstance(event, ev.Received) else self._say_abort(code, text)
+        return GivingState.KEPT, [*answer, fx.Report(ev.Outcome.KEPT, code, text)]
 
     # --- frozen ---------------------------------------------------------------------------
 
-    def _is_too_big(self, event: Sealed) -> GivingStep | None:
+    def _is_too_big(self, event: ev.Sealed) -> GivingStep | None:
         if len(event.sealed) <= MAX_BATON_BYTES:
             return None
         text = f"the baton has {len(event.sealed)} bytes, the limit is {MAX_BATON_BYTES}"
         return self._take_back("baton_too_big", text)
 
-    def _send_baton(self, event: Sealed) -> list[Effect]:
+    def _send_baton(self, event: ev.Sealed) -> list[fx.Effect]:
         assert self._link is not None
-        return [Send(self._link, Baton(self.connection_id, self._handoff_id, event.sealed))]
+        return [fx.Send(self._link, msg.Baton(self.connection_id, self._handoff_id, event.sealed))]
 
-    def _keep_stray(self, event: StrayArrived, now_us: int) -> GivingStep:
+    def _keep_stray(self, event: ev.StrayArrived, now_us: int) -> GivingStep:
         stray = self._stray(event)
         self._strays.push(stray)
-        return self._state, [] if self._link is None else [Send(self._link, stray)]
+        return self._state, [] if self._link is None else [fx.Send(self._link, stray)]
 
-    def _thaw(self, event: Event, now_us: int) -> GivingStep:
+    def _thaw(self, event: ev.Event, now_us: int) -> GivingStep:
         code, text = reason_of(event)
         # The destination's own ABORT needs no answer.
-        return self._take_back(code, text, say=not isinstance(event, Received))
+        return self._take_back(code, text, say=not isinstance(event, ev.Received))
 
     def _take_back(self, code: str, text: str, *, say: bool = True) -> GivingStep:
         # The term first: from here on the baton fits nothing.
         term = self._ledger.thaw(self.connection_id)
         return GivingState.KEPT, [
             *(self._say_abort(code, text) if say else []),
-            ThawConnection(self.connection_id, term, self._strays.drain()),
-            Report(Outcome.KEPT, code, text),
+            fx.ThawConnection(self.connection_id, term, self._strays.drain()),
+            fx.Report(ev.Outcome.KEPT, code, text),
         ]
 
     # --- parts ----------------------------------------------------------------------------
@@ -221,14 +205,14 @@ class Giving(SourceSide[GivingState]):
         )
         return GivingState.GIVEN
 
-    def _answer_late(self, event: Received, now_us: int) -> GivingStep:
+    def _answer_late(self, event: ev.Received, now_us: int) -> GivingStep:
         """Answer where there is nothing to commit, or nothing any more."""
         return self._state, answer_stale(self._ledger, event.link, event.message)
 
-    def _stay(self, event: Event, now_us: int) -> GivingStep:
+    def _stay(self, event: ev.Event, now_us: int) -> GivingStep:
         return self._state, []
 
-    def _say_abort(self, code: str, text: str) -> list[Effect]:
+    def _say_abort(self, code: str, text: str) -> list[fx.Effect]:
         if self._link is None:
             return []
-        return [Send(self._link, abort(self.connection_id, self._handoff_id, code, text))]
+        return [fx.Send(self._link, abort(self.connection_id, self._handoff_id, code, text))]

@@ -32,25 +32,13 @@ from __future__ import annotations
 from typing import Final
 
 from quicbaton.errors import FencedError
+from quicbaton.handoff import effects as fx
+from quicbaton.handoff import events as ev
+from quicbaton.handoff import messages as msg
 from quicbaton.handoff.answers import committed, refusal
-from quicbaton.handoff.effects import DestroyKeys, Report, Send, WriteBaton
-from quicbaton.handoff.events import (
-    Cancel,
-    DeadlinePassed,
-    LinkLost,
-    Outcome,
-    PeerDead,
-    Received,
-    Save,
-    Sealed,
-    SealFailed,
-    Start,
-    StrayArrived,
-)
 from quicbaton.handoff.forwarding import ForwardingState
 from quicbaton.handoff.giving import FAILURES, Giving, GivingState, GivingStep
 from quicbaton.handoff.machine import Row, table
-from quicbaton.handoff.messages import Abort, Accept, ClaimRequest, Ready, Refuse
 from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
 from quicbaton.ownership import Claim, Ledger
 
@@ -70,28 +58,28 @@ class GivingByLedger(Giving):
         self._saving = False
         self._sealed_at_us = 0
 
-    def _save(self, event: Save, now_us: int) -> GivingStep:
+    def _save(self, event: ev.Save, now_us: int) -> GivingStep:
         reason = self._why_not(event.cutover_pending)
         if reason is not None:
             return GivingState.KEPT, [reason]
         self._saving = True
         return GivingState.SEALING, self._freeze(audience_id=b"")
 
-    def _sealed(self, event: Sealed, now_us: int) -> GivingStep:
+    def _sealed(self, event: ev.Sealed, now_us: int) -> GivingStep:
         kept = self._is_too_big(event)
         if kept is not None:
             return kept
         self._ledger.bind(self.connection_id, event.baton_id, event.digest)
         self._sealed_at_us = now_us
         if self._saving:
-            return GivingState.SAVED, [WriteBaton(event.sealed)]
+            return GivingState.SAVED, [fx.WriteBaton(event.sealed)]
         return GivingState.FROZEN, self._send_baton(event)
 
     # --- the commit -----------------------------------------------------------------------
 
-    def _ready(self, event: Received, now_us: int) -> GivingStep:
+    def _ready(self, event: ev.Received, now_us: int) -> GivingStep:
         message = event.message
-        assert isinstance(message, Ready)
+        assert isinstance(message, msg.Ready)
         try:
             claim = self._ledger.commit(
                 self.connection_id, message.baton_id, message.digest, message.handoff_id, now_us
@@ -103,15 +91,15 @@ class GivingByLedger(Giving):
         self._strays.drain()
         return self._give(claim, event.link, now_us)
 
-    def _claimed(self, event: Received, now_us: int) -> GivingStep:
+    def _claimed(self, event: ev.Received, now_us: int) -> GivingStep:
         request = event.message
-        assert isinstance(request, ClaimRequest)
+        assert isinstance(request, msg.ClaimRequest)
         try:
             claim = self._ledger.commit(
                 self.connection_id, request.baton_id, request.digest, request.handoff_id, now_us
             )
         except FencedError as error:
-            return self._state, [Send(event.link, refusal(request, error))]
+            return self._state, [fx.Send(event.link, refusal(request, error))]
         self._handoff_id = request.handoff_id
         return self._give(claim, event.link, now_us)
 
@@ -124,19 +112,19 @@ class GivingByLedger(Giving):
         self._link = link
         message = committed(claim, self._handoff_id, frozen_us=now_us - self._sealed_at_us)
         effects = [
-            DestroyKeys(self.connection_id),
-            Send(link, message),
+            fx.DestroyKeys(self.connection_id),
+            fx.Send(link, message),
             *self._send_strays(link),
             self._report_given(claim.term),
         ]
         state = ForwardingState.PROXYING if self._proxies else ForwardingState.FORWARDING
         return self._go_on(state, now_us), effects
 
-    def _report_given(self, term: int) -> Report:
+    def _report_given(self, term: int) -> fx.Report:
         if self._proxies:
             text = f"given away in term {term}; this process sends for it as long as it lives"
-            return Report(Outcome.GIVEN, "relayed", text)
-        return Report(Outcome.GIVEN, "ok", f"given away in term {term}")
+            return fx.Report(ev.Outcome.GIVEN, "relayed", text)
+        return fx.Report(ev.Outcome.GIVEN, "ok", f"given away in term {term}")
 
 
 _S = GivingState
@@ -144,25 +132,30 @@ _M = GivingByLedger
 
 #: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
 _ROWS: Final[tuple[Row[GivingState], ...]] = (
-    (_S.IDLE, (Start,), _M._offer, (_S.OFFERED, _S.KEPT)),
-    (_S.IDLE, (Save,), _M._save, (_S.SEALING, _S.KEPT)),
-    (_S.IDLE, (ClaimRequest,), _M._answer_late, (_S.IDLE,)),
-    (_S.OFFERED, (Accept,), _M._accepted, (_S.SEALING, _S.KEPT)),
-    (_S.OFFERED, (Refuse, *FAILURES), _M._not_begun, (_S.KEPT,)),
-    (_S.OFFERED, (ClaimRequest,), _M._answer_late, (_S.OFFERED,)),
-    (_S.SEALING, (Sealed,), _M._sealed, (_S.FROZEN, _S.SAVED, _S.KEPT)),
-    (_S.SEALING, (SealFailed, *FAILURES), _M._thaw, (_S.KEPT,)),
-    (_S.SEALING, (StrayArrived,), _M._keep_stray, (_S.SEALING,)),
-    (_S.SEALING, (ClaimRequest,), _M._answer_late, (_S.SEALING,)),
-    (_S.FROZEN, (Ready,), _M._ready, (_S.GIVEN, _S.KEPT)),
-    (_S.FROZEN, (ClaimRequest,), _M._claimed, (_S.GIVEN, _S.FROZEN)),
+    (_S.IDLE, (ev.Start,), _M._offer, (_S.OFFERED, _S.KEPT)),
+    (_S.IDLE, (ev.Save,), _M._save, (_S.SEALING, _S.KEPT)),
+    (_S.IDLE, (msg.ClaimRequest,), _M._answer_late, (_S.IDLE,)),
+    (_S.OFFERED, (msg.Accept,), _M._accepted, (_S.SEALING, _S.KEPT)),
+    (_S.OFFERED, (msg.Refuse, *FAILURES), _M._not_begun, (_S.KEPT,)),
+    (_S.OFFERED, (msg.ClaimRequest,), _M._answer_late, (_S.OFFERED,)),
+    (_S.SEALING, (ev.Sealed,), _M._sealed, (_S.FROZEN, _S.SAVED, _S.KEPT)),
+    (_S.SEALING, (ev.SealFailed, *FAILURES), _M._thaw, (_S.KEPT,)),
+    (_S.SEALING, (ev.StrayArrived,), _M._keep_stray, (_S.SEALING,)),
+    (_S.SEALING, (msg.ClaimRequest,), _M._answer_late, (_S.SEALING,)),
+    (_S.FROZEN, (msg.Ready,), _M._ready, (_S.GIVEN, _S.KEPT)),
+    (_S.FROZEN, (msg.ClaimRequest,), _M._claimed, (_S.GIVEN, _S.FROZEN)),
     (_S.FROZEN, FAILURES, _M._thaw, (_S.KEPT,)),
-    (_S.FROZEN, (StrayArrived,), _M._keep_stray, (_S.FROZEN,)),
-    (_S.SAVED, (ClaimRequest,), _M._claimed, (_S.GIVEN, _S.SAVED)),
-    (_S.SAVED, (DeadlinePassed, Cancel), _M._thaw, (_S.KEPT,)),
-    (_S.SAVED, (StrayArrived,), _M._keep_stray, (_S.SAVED,)),
-    (_S.KEPT, (ClaimRequest, Ready), _M._answer_late, (_S.KEPT,)),
-    (_S.KEPT, (Accept, Refuse, Abort), _M._stay, (_S.KEPT,)),
-    (_S.KEPT, (Sealed, SealFailed, LinkLost, PeerDead, Cancel), _M._stay, (_S.KEPT,)),
+    (_S.FROZEN, (ev.StrayArrived,), _M._keep_stray, (_S.FROZEN,)),
+    (_S.SAVED, (msg.ClaimRequest,), _M._claimed, (_S.GIVEN, _S.SAVED)),
+    (_S.SAVED, (ev.DeadlinePassed, ev.Cancel), _M._thaw, (_S.KEPT,)),
+    (_S.SAVED, (ev.StrayArrived,), _M._keep_stray, (_S.SAVED,)),
+    (_S.KEPT, (msg.ClaimRequest, msg.Ready), _M._answer_late, (_S.KEPT,)),
+    (_S.KEPT, (msg.Accept, msg.Refuse, msg.Abort), _M._stay, (_S.KEPT,)),
+    (
+        _S.KEPT,
+        (ev.Sealed, ev.SealFailed, ev.LinkLost, ev.PeerDead, ev.Cancel),
+        _M._stay,
+        (_S.KEPT,),
+    ),
 )
 _M.TABLE = table(_ROWS)

@@ -30,33 +30,13 @@ from __future__ import annotations
 from typing import Final
 
 from quicbaton.errors import PeerError
+from quicbaton.handoff import effects as fx
+from quicbaton.handoff import events as ev
+from quicbaton.handoff import messages as msg
 from quicbaton.handoff.answers import not_by_claim
-from quicbaton.handoff.effects import (
-    AnswerWithResets,
-    DestroyKeys,
-    Effect,
-    Report,
-    Reroute,
-    Send,
-    StopForwarding,
-)
-from quicbaton.handoff.events import (
-    Cancel,
-    DeadlinePassed,
-    Event,
-    LinkLost,
-    Outcome,
-    PeerDead,
-    Received,
-    Sealed,
-    SealFailed,
-    Start,
-    StrayArrived,
-)
 from quicbaton.handoff.forwarding import ForwardingState, StoreRequest
 from quicbaton.handoff.giving import FAILURES, Giving, GivingState, GivingStep
 from quicbaton.handoff.machine import Row, table
-from quicbaton.handoff.messages import Abort, Accept, ClaimRequest, Moved, Refuse, Taken
 from quicbaton.handoff.sides import reason_of
 from quicbaton.handoff.store_questions import STORE_ANSWERS, StoreFailed, StoreQuestion
 from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
@@ -85,7 +65,7 @@ class GivingByStore(Giving):
         self._holder = Holder("?", incarnation)
         self._question: StoreQuestion
         #: What goes out when the offer stands.
-        self._baton: list[Effect] = []
+        self._baton: list[fx.Effect] = []
         #: Why the connection is wanted back.
         self._reason = ("", "")
         #: The destination has said that it will not use what it may have taken, or is dead and
@@ -94,12 +74,12 @@ class GivingByStore(Giving):
 
     # --- publishing -----------------------------------------------------------------------
 
-    def _begin(self, event: Start, now_us: int) -> GivingStep:
+    def _begin(self, event: ev.Start, now_us: int) -> GivingStep:
         # The store knows this process by the name that batons bear.
         self._holder = Holder(event.source, self._holder.incarnation)
         return self._offer(event, now_us)
 
-    def _publish(self, event: Sealed, now_us: int) -> GivingStep:
+    def _publish(self, event: ev.Sealed, now_us: int) -> GivingStep:
         kept = self._is_too_big(event)
         if kept is not None:
             return kept
@@ -111,11 +91,11 @@ class GivingByStore(Giving):
         )
         return GivingState.PUBLISHING, [self._question.ask()]
 
-    def _published(self, event: Event, now_us: int) -> GivingStep:
+    def _published(self, event: ev.Event, now_us: int) -> GivingStep:
         if isinstance(event, StoreFailed):
             return self._take_back(event.code, event.message)
         outcome = self._question.answered(event)
-        if isinstance(outcome, Effect):
+        if isinstance(outcome, fx.Effect):
             return self._state, [outcome]
         if isinstance(outcome, Done):
             effects, self._baton = self._baton, []
@@ -123,22 +103,22 @@ class GivingByStore(Giving):
         code, text = "fenced", "the store says that the connection is another's: silent from here"
         effects = [
             *self._say_abort(code, text),
-            *self._let_it_go(Outcome.IN_DOUBT, code, text, now_us),
-            StopForwarding(self.connection_id),
+            *self._let_it_go(ev.Outcome.IN_DOUBT, code, text, now_us),
+            fx.StopForwarding(self.connection_id),
         ]
         return self._given(ForwardingState.DONE, now_us), effects
 
     # --- the baton is out -----------------------------------------------------------------
 
-    def _taken(self, event: Received, now_us: int) -> GivingStep:
+    def _taken(self, event: ev.Received, now_us: int) -> GivingStep:
         message = event.message
-        assert isinstance(message, Taken)
+        assert isinstance(message, msg.Taken)
         term = self._ledger.record(self.connection_id).term + 1
         if message.term != term:
             raise PeerError(
                 f"term {message.term} was taken, the baton gives term {term}", code="wrong_term"
             )
-        effects = self._let_it_go(Outcome.GIVEN, "ok", f"given away in term {term}", now_us)
+        effects = self._let_it_go(ev.Outcome.GIVEN, "ok", f"given away in term {term}", now_us)
         if self._state is GivingState.FROZEN:
             # The destination has had all strays over this very link.
             self._strays.drain()
@@ -147,22 +127,22 @@ class GivingByStore(Giving):
         state = ForwardingState.PROXYING if self._proxies else ForwardingState.FORWARDING
         return self._given(state, now_us), effects
 
-    def _taken_and_moved(self, event: Received, now_us: int) -> GivingStep:
+    def _taken_and_moved(self, event: ev.Received, now_us: int) -> GivingStep:
         """Its TAKEN was lost with a link, and it has handed the connection on since."""
-        assert isinstance(event.message, Moved)
-        effects = self._let_it_go(Outcome.GIVEN, "ok", "given away, and handed on since", now_us)
-        effects.append(Reroute(event.message.to))
+        assert isinstance(event.message, msg.Moved)
+        effects = self._let_it_go(ev.Outcome.GIVEN, "ok", "given away, and handed on since", now_us)
+        effects.append(fx.Reroute(event.message.to))
         state = self._given(ForwardingState.FORWARDING, now_us, told_over=event.link)
         return state, effects
 
-    def _refuse_claim(self, event: Received, now_us: int) -> GivingStep:
+    def _refuse_claim(self, event: ev.Received, now_us: int) -> GivingStep:
         message = event.message
-        assert isinstance(message, ClaimRequest)
-        return self._state, [Send(event.link, not_by_claim(message))]
+        assert isinstance(message, msg.ClaimRequest)
+        return self._state, [fx.Send(event.link, not_by_claim(message))]
 
     # --- wanted back ----------------------------------------------------------------------
 
-    def _reclaim(self, event: Event, now_us: int) -> GivingStep:
+    def _reclaim(self, event: ev.Event, now_us: int) -> GivingStep:
         self._reason = reason_of(event)
         self._note_end(event)
         record = self._ledger.record(self.connection_id)
@@ -178,18 +158,18 @@ class GivingByStore(Giving):
         )
         return GivingState.RECLAIMING, [self._question.ask()]
 
-    def _note_end(self, event: Event) -> None:
-        aborted = isinstance(event, Received) and isinstance(event.message, Abort)
-        if aborted or (isinstance(event, PeerDead) and event.no_owner_lives):
+    def _note_end(self, event: ev.Event) -> None:
+        aborted = isinstance(event, ev.Received) and isinstance(event.message, msg.Abort)
+        if aborted or (isinstance(event, ev.PeerDead) and event.no_owner_lives):
             self._let_go = True
 
-    def _destination_ended(self, event: Event, now_us: int) -> GivingStep:
+    def _destination_ended(self, event: ev.Event, now_us: int) -> GivingStep:
         self._note_end(event)
         return self._state, []
 
-    def _reclaimed(self, event: Event, now_us: int) -> GivingStep:
+    def _reclaimed(self, event: ev.Event, now_us: int) -> GivingStep:
         outcome = self._question.answered(event)
-        if isinstance(outcome, Effect):
+        if isinstance(outcome, fx.Effect):
             return self._state, [outcome]
         if isinstance(outcome, Conflict):
             return self._is_anothers(outcome.entry, now_us)
@@ -204,7 +184,7 @@ class GivingByStore(Giving):
             return self._doubt("the store knows the handoff no more", now_us)
         # Its owner will call.
         text = f"given away in term {frozen_in + 1}"
-        effects = self._let_it_go(Outcome.GIVEN, "ok", text, now_us)
+        effects = self._let_it_go(ev.Outcome.GIVEN, "ok", text, now_us)
         return self._given(ForwardingState.FORWARDING, now_us), effects
 
     def _is_nobodys(self, entry: Entry | None, frozen_in: int) -> bool:
@@ -215,33 +195,35 @@ class GivingByStore(Giving):
 
     def _end(self, now_us: int) -> GivingStep:
         effects = [
-            *self._let_it_go(Outcome.GIVEN, "ok", "it was given away, and has ended", now_us),
-            StopForwarding(self.connection_id),
-            AnswerWithResets(self.connection_id),
-            Report(Outcome.LOST, *self._reason),
+            *self._let_it_go(ev.Outcome.GIVEN, "ok", "it was given away, and has ended", now_us),
+            fx.StopForwarding(self.connection_id),
+            fx.AnswerWithResets(self.connection_id),
+            fx.Report(ev.Outcome.LOST, *self._reason),
         ]
         self._ledger.close(self.connection_id, now_us)
         return self._given(ForwardingState.DONE, now_us), effects
 
-    def _too_late(self, event: DeadlinePassed, now_us: int) -> GivingStep:
+    def _too_late(self, event: ev.DeadlinePassed, now_us: int) -> GivingStep:
         if self._let_go:
             # Nor will this side have it: that is certain.
             return self._end(now_us)
         return self._doubt("the store did not say in time whose the connection is", now_us)
 
     def _doubt(self, text: str, now_us: int) -> GivingStep:
-        effects = self._let_it_go(Outcome.IN_DOUBT, "in_doubt", f"{text}: silent from here", now_us)
+        effects = self._let_it_go(
+            ev.Outcome.IN_DOUBT, "in_doubt", f"{text}: silent from here", now_us
+        )
         return self._given(ForwardingState.FORWARDING, now_us), effects
 
     # --- parts ----------------------------------------------------------------------------
 
-    def _let_it_go(self, outcome: Outcome, code: str, text: str, now_us: int) -> list[Effect]:
+    def _let_it_go(self, outcome: ev.Outcome, code: str, text: str, now_us: int) -> list[fx.Effect]:
         """It is not ours, or may not be: the record first, then the keys."""
         record = self._ledger.record(self.connection_id)
         self._ledger.commit(
             self.connection_id, record.baton_id, record.digest, self._handoff_id, now_us
         )
-        return [DestroyKeys(self.connection_id), Report(outcome, code, text)]
+        return [fx.DestroyKeys(self.connection_id), fx.Report(outcome, code, text)]
 
     def _given(
         self, state: ForwardingState, now_us: int, *, told_over: int | None = None
@@ -256,35 +238,40 @@ _RECLAIMED = (_S.RECLAIMING, _S.KEPT, _S.GIVEN)
 
 #: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
 _ROWS: Final[tuple[Row[GivingState], ...]] = (
-    (_S.IDLE, (Start,), _M._begin, (_S.OFFERED, _S.KEPT)),
-    (_S.IDLE, (ClaimRequest,), _M._refuse_claim, (_S.IDLE,)),
-    (_S.OFFERED, (Accept,), _M._accepted, (_S.SEALING, _S.KEPT)),
-    (_S.OFFERED, (Refuse, *FAILURES), _M._not_begun, (_S.KEPT,)),
-    (_S.OFFERED, (ClaimRequest,), _M._refuse_claim, (_S.OFFERED,)),
-    (_S.SEALING, (Sealed,), _M._publish, (_S.PUBLISHING, _S.KEPT)),
-    (_S.SEALING, (SealFailed, *FAILURES), _M._thaw, (_S.KEPT,)),
-    (_S.SEALING, (StrayArrived,), _M._keep_stray, (_S.SEALING,)),
-    (_S.SEALING, (ClaimRequest,), _M._refuse_claim, (_S.SEALING,)),
+    (_S.IDLE, (ev.Start,), _M._begin, (_S.OFFERED, _S.KEPT)),
+    (_S.IDLE, (msg.ClaimRequest,), _M._refuse_claim, (_S.IDLE,)),
+    (_S.OFFERED, (msg.Accept,), _M._accepted, (_S.SEALING, _S.KEPT)),
+    (_S.OFFERED, (msg.Refuse, *FAILURES), _M._not_begun, (_S.KEPT,)),
+    (_S.OFFERED, (msg.ClaimRequest,), _M._refuse_claim, (_S.OFFERED,)),
+    (_S.SEALING, (ev.Sealed,), _M._publish, (_S.PUBLISHING, _S.KEPT)),
+    (_S.SEALING, (ev.SealFailed, *FAILURES), _M._thaw, (_S.KEPT,)),
+    (_S.SEALING, (ev.StrayArrived,), _M._keep_stray, (_S.SEALING,)),
+    (_S.SEALING, (msg.ClaimRequest,), _M._refuse_claim, (_S.SEALING,)),
     (_S.PUBLISHING, STORE_ANSWERS, _M._published, (_S.PUBLISHING, _S.FROZEN, _S.KEPT, _S.GIVEN)),
     (_S.PUBLISHING, FAILURES, _M._thaw, (_S.KEPT,)),
-    (_S.PUBLISHING, (StrayArrived,), _M._keep_stray, (_S.PUBLISHING,)),
-    (_S.PUBLISHING, (ClaimRequest,), _M._refuse_claim, (_S.PUBLISHING,)),
-    (_S.FROZEN, (Taken,), _M._taken, (_S.GIVEN,)),
-    (_S.FROZEN, (Moved,), _M._taken_and_moved, (_S.GIVEN,)),
+    (_S.PUBLISHING, (ev.StrayArrived,), _M._keep_stray, (_S.PUBLISHING,)),
+    (_S.PUBLISHING, (msg.ClaimRequest,), _M._refuse_claim, (_S.PUBLISHING,)),
+    (_S.FROZEN, (msg.Taken,), _M._taken, (_S.GIVEN,)),
+    (_S.FROZEN, (msg.Moved,), _M._taken_and_moved, (_S.GIVEN,)),
     (_S.FROZEN, FAILURES, _M._reclaim, (_S.RECLAIMING,)),
-    (_S.FROZEN, (StrayArrived,), _M._keep_stray, (_S.FROZEN,)),
-    (_S.FROZEN, (ClaimRequest,), _M._refuse_claim, (_S.FROZEN,)),
+    (_S.FROZEN, (ev.StrayArrived,), _M._keep_stray, (_S.FROZEN,)),
+    (_S.FROZEN, (msg.ClaimRequest,), _M._refuse_claim, (_S.FROZEN,)),
     (_S.RECLAIMING, STORE_ANSWERS, _M._reclaimed, _RECLAIMED),
-    (_S.RECLAIMING, (Taken,), _M._taken, (_S.GIVEN,)),
-    (_S.RECLAIMING, (Moved,), _M._taken_and_moved, (_S.GIVEN,)),
-    (_S.RECLAIMING, (Abort, PeerDead), _M._destination_ended, (_S.RECLAIMING,)),
-    (_S.RECLAIMING, (DeadlinePassed,), _M._too_late, (_S.GIVEN,)),
+    (_S.RECLAIMING, (msg.Taken,), _M._taken, (_S.GIVEN,)),
+    (_S.RECLAIMING, (msg.Moved,), _M._taken_and_moved, (_S.GIVEN,)),
+    (_S.RECLAIMING, (msg.Abort, ev.PeerDead), _M._destination_ended, (_S.RECLAIMING,)),
+    (_S.RECLAIMING, (ev.DeadlinePassed,), _M._too_late, (_S.GIVEN,)),
     # What was asked of the store cannot be called back, and the destination may have it.
-    (_S.RECLAIMING, (LinkLost, Cancel), _M._stay, (_S.RECLAIMING,)),
-    (_S.RECLAIMING, (StrayArrived,), _M._keep_stray, (_S.RECLAIMING,)),
-    (_S.RECLAIMING, (ClaimRequest,), _M._refuse_claim, (_S.RECLAIMING,)),
-    (_S.KEPT, (ClaimRequest,), _M._refuse_claim, (_S.KEPT,)),
-    (_S.KEPT, (Accept, Refuse, Abort, *STORE_ANSWERS), _M._stay, (_S.KEPT,)),
-    (_S.KEPT, (Sealed, SealFailed, LinkLost, PeerDead, Cancel), _M._stay, (_S.KEPT,)),
+    (_S.RECLAIMING, (ev.LinkLost, ev.Cancel), _M._stay, (_S.RECLAIMING,)),
+    (_S.RECLAIMING, (ev.StrayArrived,), _M._keep_stray, (_S.RECLAIMING,)),
+    (_S.RECLAIMING, (msg.ClaimRequest,), _M._refuse_claim, (_S.RECLAIMING,)),
+    (_S.KEPT, (msg.ClaimRequest,), _M._refuse_claim, (_S.KEPT,)),
+    (_S.KEPT, (msg.Accept, msg.Refuse, msg.Abort, *STORE_ANSWERS), _M._stay, (_S.KEPT,)),
+    (
+        _S.KEPT,
+        (ev.Sealed, ev.SealFailed, ev.LinkLost, ev.PeerDead, ev.Cancel),
+        _M._stay,
+        (_S.KEPT,),
+    ),
 )
 _M.TABLE = table(_ROWS)

@@ -7,19 +7,11 @@ from abc import ABC
 import msgspec
 
 from quicbaton.errors import PeerError
+from quicbaton.handoff import effects as fx
+from quicbaton.handoff import events as ev
+from quicbaton.handoff import messages as msg
 from quicbaton.handoff.answers import answer_stale
-from quicbaton.handoff.effects import Effect, Send
-from quicbaton.handoff.events import (
-    Cancel,
-    DeadlinePassed,
-    Event,
-    PeerDead,
-    Received,
-    SealFailed,
-    StrayArrived,
-)
 from quicbaton.handoff.machine import Machine, StateT
-from quicbaton.handoff.messages import Abort, ClaimRequest, HandoffMessage, Refuse, Stray
 from quicbaton.handoff.strays import StrayQueue
 from quicbaton.handoff.waits import Waits
 from quicbaton.ownership import Ledger
@@ -45,17 +37,20 @@ class SourceSide(Machine[StateT], ABC):
         self._ledger = ledger
         self._strays = strays
 
-    def _check_address(self, event: Received) -> list[Effect] | None:
+    def _check_address(self, event: ev.Received) -> list[fx.Effect] | None:
         """None for a message of this attempt, the effects of one of another attempt."""
         message = event.message
-        if not isinstance(message, HandoffMessage) or message.connection_id != self.connection_id:
+        if (
+            not isinstance(message, msg.HandoffMessage)
+            or message.connection_id != self.connection_id
+        ):
             raise PeerError(f"{message!r} is not about this connection", code="wrong_connection")
-        if isinstance(message, ClaimRequest) or message.handoff_id == self._handoff_id:
+        if isinstance(message, msg.ClaimRequest) or message.handoff_id == self._handoff_id:
             return None
         return answer_stale(self._ledger, event.link, message)
 
-    def _stray(self, event: StrayArrived) -> Stray:
-        return Stray(
+    def _stray(self, event: ev.StrayArrived) -> msg.Stray:
+        return msg.Stray(
             connection_id=self.connection_id,
             handoff_id=self._handoff_id,
             datagram=event.datagram,
@@ -65,10 +60,10 @@ class SourceSide(Machine[StateT], ABC):
             received_us=event.received_us,
         )
 
-    def _send_strays(self, link: int) -> list[Effect]:
+    def _send_strays(self, link: int) -> list[fx.Effect]:
         # Those kept for a saved baton bear the id of the save.
         return [
-            Send(link, msgspec.structs.replace(stray, handoff_id=self._handoff_id))
+            fx.Send(link, msgspec.structs.replace(stray, handoff_id=self._handoff_id))
             for stray in self._strays.drain()
         ]
 
@@ -78,10 +73,10 @@ class DestinationSide(Machine[StateT], ABC):
 
     ROLE = "destination"
 
-    def _check_address(self, event: Received) -> list[Effect] | None:
+    def _check_address(self, event: ev.Received) -> list[fx.Effect] | None:
         message = event.message
         if (
-            not isinstance(message, HandoffMessage)
+            not isinstance(message, msg.HandoffMessage)
             or message.connection_id != self.connection_id
             or message.handoff_id != self._handoff_id
         ):
@@ -89,14 +84,14 @@ class DestinationSide(Machine[StateT], ABC):
         return None
 
 
-def reason_of(event: Event) -> tuple[str, str]:
+def reason_of(event: ev.Event) -> tuple[str, str]:
     """A code and a sentence for a handoff that this event ended, as its source says it."""
-    if isinstance(event, (Cancel, SealFailed)):
+    if isinstance(event, (ev.Cancel, ev.SealFailed)):
         return event.code, event.message
-    if isinstance(event, Received) and isinstance(event.message, (Abort, Refuse)):
+    if isinstance(event, ev.Received) and isinstance(event.message, (msg.Abort, msg.Refuse)):
         return event.message.code, event.message.message
-    if isinstance(event, DeadlinePassed):
+    if isinstance(event, ev.DeadlinePassed):
         return "deadline", "the destination did not answer in time"
-    if isinstance(event, PeerDead):
+    if isinstance(event, ev.PeerDead):
         return "peer_dead", "the destination's process exited"
     return "link_lost", "the link to the destination broke"

@@ -10,35 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, Final
 
+from quicbaton.handoff import effects as fx
+from quicbaton.handoff import events as ev
+from quicbaton.handoff import messages as msg
 from quicbaton.handoff.answers import abort
 from quicbaton.handoff.cutting_over import CuttingOver, CuttingOverState
-from quicbaton.handoff.effects import Discard, Effect, Rebuild, Report, Send
-from quicbaton.handoff.events import (
-    Cancel,
-    DeadlinePassed,
-    Event,
-    LinkLost,
-    Outcome,
-    PeerDead,
-    RebuildFailed,
-    Rebuilt,
-    Received,
-)
 from quicbaton.handoff.machine import MachineState
-from quicbaton.handoff.messages import (
-    Abort,
-    Accept,
-    Address,
-    Baton,
-    ClaimRequest,
-    Offer,
-    Refuse,
-    Stray,
-    Taken,
-)
 from quicbaton.handoff.sides import DestinationSide
 from quicbaton.handoff.strays import StrayQueue
-from quicbaton.handoff.waits import Waits
+from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
+from quicbaton.limits import MAX_BATON_BYTES
 from quicbaton.ownership import Ledger, Ownership
 
 
@@ -58,9 +39,9 @@ class TakingState(MachineState):
     DISCARDED = "discarded"
 
 
-TakingStep = tuple[TakingState, list[Effect]]
+TakingStep = tuple[TakingState, list[fx.Effect]]
 #: The ways in which a source's part can end before the commit.
-FAILURES: Final = (Abort, LinkLost, PeerDead, DeadlinePassed, Cancel)
+FAILURES: Final = (msg.Abort, ev.LinkLost, ev.PeerDead, ev.DeadlinePassed, ev.Cancel)
 
 
 class Taking(DestinationSide[TakingState]):
@@ -90,11 +71,11 @@ class Taking(DestinationSide[TakingState]):
         handoff_id: bytes,
         ledger: Ledger,
         *,
-        name: str,
-        formats: frozenset[int],
-        room_bytes: int,
-        can_send: bool,
-        waits: Waits,
+        name: str = "",
+        formats: frozenset[int] = frozenset(),
+        room_bytes: int = MAX_BATON_BYTES,
+        can_send: bool = True,
+        waits: Waits = DEFAULT_WAITS,
     ) -> None:
         super().__init__(connection_id, handoff_id, TakingState.IDLE, waits)
         #: Whether the source is to send for the connection, for as long as that lives.
@@ -107,29 +88,29 @@ class Taking(DestinationSide[TakingState]):
         #: The shared store that decides; empty where the source does.
         self._store_id = b""
         self._offered_term = 0
-        self._rebuilt: Rebuilt | None = None
+        self._rebuilt: ev.Rebuilt | None = None
         self._no_owner_lives = False
         self._strays = StrayQueue()
 
     # --- the offer ------------------------------------------------------------------------
 
-    def _consider(self, event: Received, now_us: int) -> TakingStep:
+    def _consider(self, event: ev.Received, now_us: int) -> TakingStep:
         offer = event.message
-        assert isinstance(offer, Offer)
+        assert isinstance(offer, msg.Offer)
         self._link = event.link
         reason = self._why_not(offer)
         if reason is not None:
             code, text = reason
             return TakingState.DISCARDED, [
-                Send(event.link, Refuse(self.connection_id, self._handoff_id, code, text)),
-                Report(Outcome.DISCARDED, code, text),
+                fx.Send(event.link, msg.Refuse(self.connection_id, self._handoff_id, code, text)),
+                fx.Report(ev.Outcome.DISCARDED, code, text),
             ]
         self._offered_term = offer.term
         self.proxied = not self._can_send
-        accept = Accept(self.connection_id, self._handoff_id, relay=self.proxied)
-        return TakingState.ACCEPTED, [Send(event.link, accept)]
+        accept = msg.Accept(self.connection_id, self._handoff_id, relay=self.proxied)
+        return TakingState.ACCEPTED, [fx.Send(event.link, accept)]
 
-    def _why_not(self, offer: Offer) -> tuple[str, str] | None:
+    def _why_not(self, offer: msg.Offer) -> tuple[str, str] | None:
         if offer.format_version not in self._formats:
             return "format_unknown", f"baton format {offer.format_version} cannot be read here"
         if offer.audience not in ("", self._name):
@@ -142,7 +123,7 @@ class Taking(DestinationSide[TakingState]):
             return "in_hand", f"the connection is {state.value} in this process's own record"
         return self._what_we_lack(offer)
 
-    def _what_we_lack(self, offer: Offer) -> tuple[str, str] | None:
+    def _what_we_lack(self, offer: msg.Offer) -> tuple[str, str] | None:
         if offer.store_id != self._store_id:
             return "no_store", f"{self._name} does not use the shared ownership store of the offer"
         if not (self._can_send or offer.relay):
@@ -154,36 +135,36 @@ class Taking(DestinationSide[TakingState]):
 
     # --- silent ---------------------------------------------------------------------------
 
-    def _rebuild(self, event: Received, now_us: int) -> TakingStep:
-        assert isinstance(event.message, Baton)
-        return TakingState.REBUILDING, [Rebuild(event.message.sealed)]
+    def _rebuild(self, event: ev.Received, now_us: int) -> TakingStep:
+        assert isinstance(event.message, msg.Baton)
+        return TakingState.REBUILDING, [fx.Rebuild(event.message.sealed)]
 
-    def _is_another(self, event: Rebuilt) -> TakingStep | None:
+    def _is_another(self, event: ev.Rebuilt) -> TakingStep | None:
         if event.connection_id == self.connection_id and event.term == self._offered_term:
             return None
         return self._give_up("wrong_baton", "the baton is not the one that was offered")
 
-    def _queue(self, event: Received, now_us: int) -> TakingStep:
-        assert isinstance(event.message, Stray)
+    def _queue(self, event: ev.Received, now_us: int) -> TakingStep:
+        assert isinstance(event.message, msg.Stray)
         self._strays.push(event.message)
         return self._state, []
 
-    def _fail(self, event: Event, now_us: int) -> TakingStep:
+    def _fail(self, event: ev.Event, now_us: int) -> TakingStep:
         code, text = _reason(event)
         # The source's own ABORT or REFUSE needs no answer.
-        return self._give_up(code, text, say=not isinstance(event, Received))
+        return self._give_up(code, text, say=not isinstance(event, ev.Received))
 
     def _give_up(self, code: str, text: str, *, say: bool = True) -> TakingStep:
         self._strays.drain()
         return TakingState.DISCARDED, [
-            Discard(self.connection_id),
+            fx.Discard(self.connection_id),
             *(self._say_abort(code, text) if say else []),
-            Report(Outcome.DISCARDED, code, text),
+            fx.Report(ev.Outcome.DISCARDED, code, text),
         ]
 
     # --- ours -----------------------------------------------------------------------------
 
-    def _go_on(self, greeting: ClaimRequest | Taken, now_us: int) -> TakingState:
+    def _go_on(self, greeting: msg.ClaimRequest | msg.Taken, now_us: int) -> TakingState:
         """The connection is resumed: what is left to do is `successor`'s."""
         state = CuttingOverState.FORWARDED
         if self.proxied:
@@ -201,36 +182,36 @@ class Taking(DestinationSide[TakingState]):
 
     # --- too late -------------------------------------------------------------------------
 
-    def _discard_again(self, event: Rebuilt, now_us: int) -> TakingStep:
-        return self._state, [Discard(self.connection_id)]
+    def _discard_again(self, event: ev.Rebuilt, now_us: int) -> TakingStep:
+        return self._state, [fx.Discard(self.connection_id)]
 
-    def _decline(self, event: Received, now_us: int) -> TakingStep:
+    def _decline(self, event: ev.Received, now_us: int) -> TakingStep:
         self._link = event.link
         return self._state, self._say_abort("discarded", "the destination has let it go before")
 
-    def _stay(self, event: Event, now_us: int) -> TakingStep:
+    def _stay(self, event: ev.Event, now_us: int) -> TakingStep:
         return self._state, []
 
     # --- parts ----------------------------------------------------------------------------
 
-    def _say_abort(self, code: str, text: str) -> list[Effect]:
+    def _say_abort(self, code: str, text: str) -> list[fx.Effect]:
         if self._link is None:
             return []
-        return [Send(self._link, abort(self.connection_id, self._handoff_id, code, text))]
+        return [fx.Send(self._link, abort(self.connection_id, self._handoff_id, code, text))]
 
 
-def _spell(address: Address) -> str:
+def _spell(address: msg.Address) -> str:
     return f"{address[0]}:{address[1]}" if len(address) > 1 else "its address"
 
 
-def _reason(event: Event) -> tuple[str, str]:
+def _reason(event: ev.Event) -> tuple[str, str]:
     """A code and a sentence for a handoff that this event ended."""
-    if isinstance(event, (Cancel, RebuildFailed)):
+    if isinstance(event, (ev.Cancel, ev.RebuildFailed)):
         return event.code, event.message
-    if isinstance(event, Received) and isinstance(event.message, (Abort, Refuse)):
+    if isinstance(event, ev.Received) and isinstance(event.message, (msg.Abort, msg.Refuse)):
         return event.message.code, event.message.message
-    if isinstance(event, DeadlinePassed):
+    if isinstance(event, ev.DeadlinePassed):
         return "deadline", "the source did not answer in time"
-    if isinstance(event, PeerDead):
+    if isinstance(event, ev.PeerDead):
         return "source_dead", "the source exited before it gave the connection away"
     return "link_lost", "the link to the source broke"

@@ -34,34 +34,11 @@ from __future__ import annotations
 from typing import Final
 
 from quicbaton.errors import FencedError
-from quicbaton.handoff.effects import AnswerWithResets, Connect, Report, Resume, Send
-from quicbaton.handoff.events import (
-    Cancel,
-    DeadlinePassed,
-    Event,
-    LinkLost,
-    LinkUp,
-    Outcome,
-    PeerDead,
-    RebuildFailed,
-    Rebuilt,
-    Received,
-)
+from quicbaton.handoff import effects as fx
+from quicbaton.handoff import events as ev
+from quicbaton.handoff import messages as msg
 from quicbaton.handoff.machine import Row, table
-from quicbaton.handoff.messages import (
-    Abort,
-    Baton,
-    ClaimRequest,
-    Committed,
-    Offer,
-    Ready,
-    Refuse,
-    Stray,
-)
 from quicbaton.handoff.taking import FAILURES, Taking, TakingState, TakingStep
-from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
-from quicbaton.limits import MAX_BATON_BYTES
-from quicbaton.ownership import Ledger
 
 
 class TakingByLedger(Taking):
@@ -70,77 +47,56 @@ class TakingByLedger(Taking):
     `handoff_id`: the offer's, or 16 fresh random bytes for a saved baton.
     """
 
-    def __init__(
-        self,
-        connection_id: bytes,
-        handoff_id: bytes,
-        ledger: Ledger,
-        *,
-        name: str = "",
-        formats: frozenset[int] = frozenset(),
-        room_bytes: int = MAX_BATON_BYTES,
-        can_send: bool = True,
-        waits: Waits = DEFAULT_WAITS,
-    ) -> None:
-        super().__init__(
-            connection_id,
-            handoff_id,
-            ledger,
-            name=name,
-            formats=formats,
-            room_bytes=room_bytes,
-            can_send=can_send,
-            waits=waits,
-        )
-
-    def _ready(self, event: Rebuilt, now_us: int) -> TakingStep:
+    def _ready(self, event: ev.Rebuilt, now_us: int) -> TakingStep:
         another = self._is_another(event)
         if another is not None:
             return another
         self._rebuilt = event
         assert self._link is not None
-        ready = Ready(self.connection_id, self._handoff_id, event.baton_id, event.digest)
-        return TakingState.READY, [Send(self._link, ready)]
+        ready = msg.Ready(self.connection_id, self._handoff_id, event.baton_id, event.digest)
+        return TakingState.READY, [fx.Send(self._link, ready)]
 
-    def _from_file(self, event: Rebuilt, now_us: int) -> TakingStep:
+    def _from_file(self, event: ev.Rebuilt, now_us: int) -> TakingStep:
         if event.connection_id != self.connection_id:
             return self._give_up("wrong_baton", "the baton is for another connection")
         self._rebuilt = event
-        return TakingState.ASKING, [Connect(self.connection_id)]
+        return TakingState.ASKING, [fx.Connect(self.connection_id)]
 
     # --- in doubt -------------------------------------------------------------------------
 
-    def _reconnect(self, event: LinkLost, now_us: int) -> TakingStep:
-        return TakingState.ASKING, [Connect(self.connection_id)]
+    def _reconnect(self, event: ev.LinkLost, now_us: int) -> TakingStep:
+        return TakingState.ASKING, [fx.Connect(self.connection_id)]
 
-    def _ask(self, event: LinkUp, now_us: int) -> TakingStep:
+    def _ask(self, event: ev.LinkUp, now_us: int) -> TakingStep:
         self._link = event.link
-        return self._state, [Send(event.link, self._claim_request())]
+        return self._state, [fx.Send(event.link, self._claim_request())]
 
-    def _claim_request(self) -> ClaimRequest:
+    def _claim_request(self) -> msg.ClaimRequest:
         rebuilt = self._rebuilt
         assert rebuilt is not None
-        return ClaimRequest(self.connection_id, self._handoff_id, rebuilt.baton_id, rebuilt.digest)
+        return msg.ClaimRequest(
+            self.connection_id, self._handoff_id, rebuilt.baton_id, rebuilt.digest
+        )
 
-    def _source_died(self, event: PeerDead, now_us: int) -> TakingStep:
+    def _source_died(self, event: ev.PeerDead, now_us: int) -> TakingStep:
         self._no_owner_lives = event.no_owner_lives
         if self._link is None:
             return self._orphaned(event, now_us)
         return TakingState.LAST_WORDS, []
 
-    def _orphaned(self, event: Event, now_us: int) -> TakingStep:
+    def _orphaned(self, event: ev.Event, now_us: int) -> TakingStep:
         state, effects = self._give_up(
             "source_dead", "the source exited before it gave the connection away"
         )
         if self._no_owner_lives:
-            effects.insert(0, AnswerWithResets(self.connection_id))
+            effects.insert(0, fx.AnswerWithResets(self.connection_id))
         return state, effects
 
     # --- ours -----------------------------------------------------------------------------
 
-    def _resume(self, event: Received, now_us: int) -> TakingStep:
+    def _resume(self, event: ev.Received, now_us: int) -> TakingStep:
         message = event.message
-        assert isinstance(message, Committed)
+        assert isinstance(message, msg.Committed)
         rebuilt = self._rebuilt
         assert rebuilt is not None
         try:
@@ -158,8 +114,8 @@ class TakingByLedger(Taking):
             return self._give_up(error.code, str(error))
         self._link = event.link
         return self._go_on(self._claim_request(), now_us), [
-            Resume(claim, self._strays.drain(), message.frozen_us),
-            Report(Outcome.RESUMED, "ok", f"resumed in term {claim.term}"),
+            fx.Resume(claim, self._strays.drain(), message.frozen_us),
+            fx.Report(ev.Outcome.RESUMED, "ok", f"resumed in term {claim.term}"),
         ]
 
 
@@ -168,32 +124,42 @@ _M = TakingByLedger
 
 #: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
 _ROWS: Final[tuple[Row[TakingState], ...]] = (
-    (_S.IDLE, (Offer,), _M._consider, (_S.ACCEPTED, _S.DISCARDED)),
-    (_S.IDLE, (Rebuilt,), _M._from_file, (_S.ASKING, _S.DISCARDED)),
-    (_S.ACCEPTED, (Baton,), _M._rebuild, (_S.REBUILDING,)),
-    (_S.ACCEPTED, (Stray,), _M._queue, (_S.ACCEPTED,)),
+    (_S.IDLE, (msg.Offer,), _M._consider, (_S.ACCEPTED, _S.DISCARDED)),
+    (_S.IDLE, (ev.Rebuilt,), _M._from_file, (_S.ASKING, _S.DISCARDED)),
+    (_S.ACCEPTED, (msg.Baton,), _M._rebuild, (_S.REBUILDING,)),
+    (_S.ACCEPTED, (msg.Stray,), _M._queue, (_S.ACCEPTED,)),
     (_S.ACCEPTED, FAILURES, _M._fail, (_S.DISCARDED,)),
-    (_S.REBUILDING, (Rebuilt,), _M._ready, (_S.READY, _S.DISCARDED)),
-    (_S.REBUILDING, (Stray,), _M._queue, (_S.REBUILDING,)),
-    (_S.REBUILDING, (RebuildFailed, *FAILURES), _M._fail, (_S.DISCARDED,)),
-    (_S.READY, (Committed,), _M._resume, (_S.TAKEN, _S.DISCARDED)),
-    (_S.READY, (Stray,), _M._queue, (_S.READY,)),
-    (_S.READY, (LinkLost,), _M._reconnect, (_S.ASKING,)),
-    (_S.READY, (PeerDead,), _M._source_died, (_S.LAST_WORDS,)),
-    (_S.READY, (Abort, DeadlinePassed, Cancel), _M._fail, (_S.DISCARDED,)),
-    (_S.LAST_WORDS, (Committed,), _M._resume, (_S.TAKEN, _S.DISCARDED)),
-    (_S.LAST_WORDS, (Stray,), _M._queue, (_S.LAST_WORDS,)),
-    (_S.LAST_WORDS, (LinkLost,), _M._orphaned, (_S.DISCARDED,)),
-    (_S.LAST_WORDS, (Abort, Refuse, DeadlinePassed, Cancel), _M._fail, (_S.DISCARDED,)),
-    (_S.ASKING, (LinkUp,), _M._ask, (_S.ASKING,)),
-    (_S.ASKING, (Committed,), _M._resume, (_S.TAKEN, _S.DISCARDED)),
-    (_S.ASKING, (Stray,), _M._queue, (_S.ASKING,)),
-    (_S.ASKING, (LinkLost,), _M._reconnect, (_S.ASKING,)),
-    (_S.ASKING, (PeerDead,), _M._source_died, (_S.LAST_WORDS, _S.DISCARDED)),
-    (_S.ASKING, (Refuse, Abort, DeadlinePassed, Cancel), _M._fail, (_S.DISCARDED,)),
-    (_S.DISCARDED, (Committed,), _M._decline, (_S.DISCARDED,)),
-    (_S.DISCARDED, (Rebuilt,), _M._discard_again, (_S.DISCARDED,)),
-    (_S.DISCARDED, (Baton, Stray, Abort, Refuse), _M._stay, (_S.DISCARDED,)),
-    (_S.DISCARDED, (RebuildFailed, LinkLost, LinkUp, PeerDead, Cancel), _M._stay, (_S.DISCARDED,)),
+    (_S.REBUILDING, (ev.Rebuilt,), _M._ready, (_S.READY, _S.DISCARDED)),
+    (_S.REBUILDING, (msg.Stray,), _M._queue, (_S.REBUILDING,)),
+    (_S.REBUILDING, (ev.RebuildFailed, *FAILURES), _M._fail, (_S.DISCARDED,)),
+    (_S.READY, (msg.Committed,), _M._resume, (_S.TAKEN, _S.DISCARDED)),
+    (_S.READY, (msg.Stray,), _M._queue, (_S.READY,)),
+    (_S.READY, (ev.LinkLost,), _M._reconnect, (_S.ASKING,)),
+    (_S.READY, (ev.PeerDead,), _M._source_died, (_S.LAST_WORDS,)),
+    (_S.READY, (msg.Abort, ev.DeadlinePassed, ev.Cancel), _M._fail, (_S.DISCARDED,)),
+    (_S.LAST_WORDS, (msg.Committed,), _M._resume, (_S.TAKEN, _S.DISCARDED)),
+    (_S.LAST_WORDS, (msg.Stray,), _M._queue, (_S.LAST_WORDS,)),
+    (_S.LAST_WORDS, (ev.LinkLost,), _M._orphaned, (_S.DISCARDED,)),
+    (
+        _S.LAST_WORDS,
+        (msg.Abort, msg.Refuse, ev.DeadlinePassed, ev.Cancel),
+        _M._fail,
+        (_S.DISCARDED,),
+    ),
+    (_S.ASKING, (ev.LinkUp,), _M._ask, (_S.ASKING,)),
+    (_S.ASKING, (msg.Committed,), _M._resume, (_S.TAKEN, _S.DISCARDED)),
+    (_S.ASKING, (msg.Stray,), _M._queue, (_S.ASKING,)),
+    (_S.ASKING, (ev.LinkLost,), _M._reconnect, (_S.ASKING,)),
+    (_S.ASKING, (ev.PeerDead,), _M._source_died, (_S.LAST_WORDS, _S.DISCARDED)),
+    (_S.ASKING, (msg.Refuse, msg.Abort, ev.DeadlinePassed, ev.Cancel), _M._fail, (_S.DISCARDED,)),
+    (_S.DISCARDED, (msg.Committed,), _M._decline, (_S.DISCARDED,)),
+    (_S.DISCARDED, (ev.Rebuilt,), _M._discard_again, (_S.DISCARDED,)),
+    (_S.DISCARDED, (msg.Baton, msg.Stray, msg.Abort, msg.Refuse), _M._stay, (_S.DISCARDED,)),
+    (
+        _S.DISCARDED,
+        (ev.RebuildFailed, ev.LinkLost, ev.LinkUp, ev.PeerDead, ev.Cancel),
+        _M._stay,
+        (_S.DISCARDED,),
+    ),
 )
 _M.TABLE = table(_ROWS)

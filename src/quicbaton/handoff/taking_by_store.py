@@ -23,21 +23,10 @@ from __future__ import annotations
 from typing import Final
 
 from quicbaton.errors import FencedError
-from quicbaton.handoff.effects import AnswerWithResets, Connect, Effect, Report, Resume, Send
-from quicbaton.handoff.events import (
-    Cancel,
-    DeadlinePassed,
-    Event,
-    LinkLost,
-    LinkUp,
-    Outcome,
-    PeerDead,
-    RebuildFailed,
-    Rebuilt,
-    Received,
-)
+from quicbaton.handoff import effects as fx
+from quicbaton.handoff import events as ev
+from quicbaton.handoff import messages as msg
 from quicbaton.handoff.machine import Row, table
-from quicbaton.handoff.messages import Abort, Baton, Committed, Offer, Refuse, Stray, Taken
 from quicbaton.handoff.store_questions import (
     STORE_ANSWERS,
     AskStore,
@@ -93,21 +82,21 @@ class TakingByStore(Taking):
 
     # --- silent ---------------------------------------------------------------------------
 
-    def _consider_store(self, event: Received, now_us: int) -> TakingStep:
-        assert isinstance(event.message, Offer)
+    def _consider_store(self, event: ev.Received, now_us: int) -> TakingStep:
+        assert isinstance(event.message, msg.Offer)
         self._source = event.message.source
         return self._consider(event, now_us)
 
-    def _receive(self, event: Received, now_us: int) -> TakingStep:
+    def _receive(self, event: ev.Received, now_us: int) -> TakingStep:
         self._arrived_at_us = now_us
         return self._rebuild(event, now_us)
 
-    def _without_source(self, event: LinkLost | PeerDead, now_us: int) -> TakingStep:
-        if isinstance(event, PeerDead):
+    def _without_source(self, event: ev.LinkLost | ev.PeerDead, now_us: int) -> TakingStep:
+        if isinstance(event, ev.PeerDead):
             self._no_owner_lives = event.no_owner_lives
         return self._state, []
 
-    def _commit(self, event: Rebuilt, now_us: int) -> TakingStep:
+    def _commit(self, event: ev.Rebuilt, now_us: int) -> TakingStep:
         another = self._is_another(event)
         if another is not None:
             return another
@@ -124,9 +113,9 @@ class TakingByStore(Taking):
         )
         return TakingState.COMMITTING, [self._question.ask()]
 
-    def _answered(self, event: Event, now_us: int) -> TakingStep:
+    def _answered(self, event: ev.Event, now_us: int) -> TakingStep:
         outcome = self._question.answered(event)
-        if isinstance(outcome, Effect):
+        if isinstance(outcome, fx.Effect):
             return self._state, [outcome]
         if isinstance(outcome, Conflict):
             entry = outcome.entry
@@ -143,13 +132,13 @@ class TakingByStore(Taking):
             return state, [*effects, self._undo()]
         return self._resume(claim, now_us)
 
-    def _too_late(self, event: DeadlinePassed, now_us: int) -> TakingStep:
+    def _too_late(self, event: ev.DeadlinePassed, now_us: int) -> TakingStep:
         return self._end_unclaimed("in_doubt", "the store did not say in time whose it is")
 
     def _end_unclaimed(self, code: str, text: str) -> TakingStep:
         state, effects = self._give_up(code, text)
         if self._no_owner_lives:
-            effects.insert(0, AnswerWithResets(self.connection_id))
+            effects.insert(0, fx.AnswerWithResets(self.connection_id))
         return state, effects
 
     # --- ours -----------------------------------------------------------------------------
@@ -157,10 +146,10 @@ class TakingByStore(Taking):
     def _resume(self, claim: Claim, now_us: int) -> TakingStep:
         # The source, which may be gone, does not say how long the connection has stood still: since
         # its baton came, at least.
-        resume = Resume(claim, self._strays.drain(), now_us - self._arrived_at_us)
-        report = Report(Outcome.RESUMED, "ok", f"resumed in term {claim.term}")
-        taken = Taken(self.connection_id, self._handoff_id, claim.term)
-        tell = Connect(self.connection_id) if self._link is None else Send(self._link, taken)
+        resume = fx.Resume(claim, self._strays.drain(), now_us - self._arrived_at_us)
+        report = fx.Report(ev.Outcome.RESUMED, "ok", f"resumed in term {claim.term}")
+        taken = msg.Taken(self.connection_id, self._handoff_id, claim.term)
+        tell = fx.Connect(self.connection_id) if self._link is None else fx.Send(self._link, taken)
         return self._go_on(taken, now_us), [resume, tell, report]
 
     # --- too late -------------------------------------------------------------------------
@@ -183,27 +172,37 @@ _M = TakingByStore
 
 #: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
 _ROWS: Final[tuple[Row[TakingState], ...]] = (
-    (_S.IDLE, (Offer,), _M._consider_store, (_S.ACCEPTED, _S.DISCARDED)),
-    (_S.ACCEPTED, (Baton,), _M._receive, (_S.REBUILDING,)),
-    (_S.ACCEPTED, (Stray,), _M._queue, (_S.ACCEPTED,)),
+    (_S.IDLE, (msg.Offer,), _M._consider_store, (_S.ACCEPTED, _S.DISCARDED)),
+    (_S.ACCEPTED, (msg.Baton,), _M._receive, (_S.REBUILDING,)),
+    (_S.ACCEPTED, (msg.Stray,), _M._queue, (_S.ACCEPTED,)),
     (_S.ACCEPTED, FAILURES, _M._fail, (_S.DISCARDED,)),
-    (_S.REBUILDING, (Rebuilt,), _M._commit, (_S.COMMITTING, _S.DISCARDED)),
-    (_S.REBUILDING, (Stray,), _M._queue, (_S.REBUILDING,)),
-    (_S.REBUILDING, (LinkLost, PeerDead), _M._without_source, (_S.REBUILDING,)),
-    (_S.REBUILDING, (RebuildFailed, Abort, DeadlinePassed, Cancel), _M._fail, (_S.DISCARDED,)),
+    (_S.REBUILDING, (ev.Rebuilt,), _M._commit, (_S.COMMITTING, _S.DISCARDED)),
+    (_S.REBUILDING, (msg.Stray,), _M._queue, (_S.REBUILDING,)),
+    (_S.REBUILDING, (ev.LinkLost, ev.PeerDead), _M._without_source, (_S.REBUILDING,)),
+    (
+        _S.REBUILDING,
+        (ev.RebuildFailed, msg.Abort, ev.DeadlinePassed, ev.Cancel),
+        _M._fail,
+        (_S.DISCARDED,),
+    ),
     (_S.COMMITTING, STORE_ANSWERS, _M._answered, (_S.COMMITTING, _S.TAKEN, _S.DISCARDED)),
-    (_S.COMMITTING, (Stray,), _M._queue, (_S.COMMITTING,)),
-    (_S.COMMITTING, (LinkLost, PeerDead), _M._without_source, (_S.COMMITTING,)),
+    (_S.COMMITTING, (msg.Stray,), _M._queue, (_S.COMMITTING,)),
+    (_S.COMMITTING, (ev.LinkLost, ev.PeerDead), _M._without_source, (_S.COMMITTING,)),
     # What was asked of the store cannot be called back.
-    (_S.COMMITTING, (Cancel,), _M._stay, (_S.COMMITTING,)),
+    (_S.COMMITTING, (ev.Cancel,), _M._stay, (_S.COMMITTING,)),
     # The source has taken it back.
-    (_S.COMMITTING, (Abort,), _M._fail, (_S.DISCARDED,)),
-    (_S.COMMITTING, (DeadlinePassed,), _M._too_late, (_S.DISCARDED,)),
-    (_S.DISCARDED, (Committed,), _M._decline, (_S.DISCARDED,)),
-    (_S.DISCARDED, (Rebuilt,), _M._discard_again, (_S.DISCARDED,)),
+    (_S.COMMITTING, (msg.Abort,), _M._fail, (_S.DISCARDED,)),
+    (_S.COMMITTING, (ev.DeadlinePassed,), _M._too_late, (_S.DISCARDED,)),
+    (_S.DISCARDED, (msg.Committed,), _M._decline, (_S.DISCARDED,)),
+    (_S.DISCARDED, (ev.Rebuilt,), _M._discard_again, (_S.DISCARDED,)),
     (_S.DISCARDED, (StoreDone, StoreFound), _M._done_late, (_S.DISCARDED,)),
     (_S.DISCARDED, (StoreConflict, StoreFailed, StoreUnknown), _M._stay, (_S.DISCARDED,)),
-    (_S.DISCARDED, (Baton, Stray, Abort, Refuse), _M._stay, (_S.DISCARDED,)),
-    (_S.DISCARDED, (RebuildFailed, LinkLost, LinkUp, PeerDead, Cancel), _M._stay, (_S.DISCARDED,)),
+    (_S.DISCARDED, (msg.Baton, msg.Stray, msg.Abort, msg.Refuse), _M._stay, (_S.DISCARDED,)),
+    (
+        _S.DISCARDED,
+        (ev.RebuildFailed, ev.LinkLost, ev.LinkUp, ev.PeerDead, ev.Cancel),
+        _M._stay,
+        (_S.DISCARDED,),
+    ),
 )
 _M.TABLE = table(_ROWS)
