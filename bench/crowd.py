@@ -26,7 +26,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import QuicEvent
 
 from quicbaton.asyncio import QuicConnectionProtocol, connect
-from quicbaton.asyncio.host import tune_collector
+from quicbaton.service.host import tune_collector
 
 BODY_BYTES = 1024
 IDLE_TIMEOUT_S = 600.0

@@ -12,9 +12,9 @@ from time import monotonic, monotonic_ns
 from bench.owners import Owner, Watcher
 from bench.servers.handoff_server import DATA_TRAIN_BYTES, Content
 from bench.watcher import Account, Order
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import read_frames
-from quicbaton.asyncio.peers.channel import connect_channel
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import read_frames
+from quicbaton.service.peers.channel import connect_channel
 
 MB = 1_000_000
 NS = 1_000_000_000

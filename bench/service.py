@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from quicbaton.asyncio.peers import commands as c
 from quicbaton.cli.control import Server
 from quicbaton.cli.fleet import follow
+from quicbaton.service.peers import commands as c
 
 _START_TIMEOUT_S = 60.0
 _LOOK_S = 0.05

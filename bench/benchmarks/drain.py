@@ -23,11 +23,11 @@ from bench.benchmark import Benchmark
 from bench.owners import Owner, make_folder, tell
 from bench.pair import percentile
 from bench.processes import Program
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import ask
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.control import Server
 from quicbaton.cli.fleet import follow
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import ask
 
 _DEADLINE_S = 120.0
 _SMALL_BYTES = 1000

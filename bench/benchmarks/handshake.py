@@ -7,7 +7,7 @@ once, in an order that turns from round to round. Reported are medians over the 
 connection costs until it is closed and forgotten is in them.
 
 `quicbaton_command` is `quicbaton serve`, which serves a file instead and sets up the garbage
-collector, as a program of one's own may do by `quicbaton.asyncio.host.tune_collector`.
+collector, as a program of one's own may do by `quicbaton.service.host.tune_collector`.
 
 The way to qh3's, whose TLS and packets are Rust. Sampled, our time goes: 30 % to aioquic's packets
 and frames, of which 16 to CRYPTO frames (libcurl cuts its ClientHello into some 30), 12 to TLS

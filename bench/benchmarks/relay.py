@@ -37,8 +37,8 @@ from bench.owners import Watcher
 from bench.pair import MB, NS, expected_sha256, percentile, tell_server
 from bench.watcher import Order
 from quicbaton.asyncio import QuicConnectionProtocol, connect
-from quicbaton.asyncio.peers import commands as c
 from quicbaton.http3 import H3Connection
+from quicbaton.service.peers import commands as c
 
 _PROGRAM = "bench.servers.relay_program:application"
 #: Pings that do not count, at the beginning and after the handoff.

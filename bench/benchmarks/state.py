@@ -42,7 +42,6 @@ from bench.watcher import Order
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.udp import open_udp
-from quicbaton.asyncio.host import boot_id
 from quicbaton.asyncio.server import make_endpoint
 from quicbaton.baton.seal import BatonFields, open_baton, seal
 from quicbaton.baton.snapshot import Snapshot, decode_snapshot, encode_snapshot
@@ -50,6 +49,7 @@ from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.http3 import export_state, restore
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.service.host import boot_id
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.state import ConnectionState
 
@@ -161,7 +161,7 @@ async def _snapshot_when_idle(endpoint: Endpoint) -> bytes:
 
 
 def _snapshot(session: Session) -> bytes:
-    """What `quicbaton.asyncio.moving.outgoing` does between a freeze and a seal."""
+    """What `quicbaton.service.moving.outgoing` does between a freeze and a seal."""
     protocol = session.protocol
     application = protocol.export_state()
     http3 = None if protocol._http is None else export_state(protocol._http)
@@ -279,7 +279,7 @@ def _cpu_ns() -> int:
 
 
 def _resume(snapshot: Snapshot, endpoint: Endpoint) -> Session:
-    """What `quicbaton.asyncio.moving.outgoing` does once the connection is its own."""
+    """What `quicbaton.service.moving.outgoing` does once the connection is its own."""
     now = monotonic()
     connection = Connection.resume(
         snapshot.connection,

@@ -30,16 +30,16 @@ from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEv
 from bench.servers.application import CHUNK_BYTES, MAX_DATA, MAX_STREAM_DATA, make_body
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
 from quicbaton.asyncio.endpoint.udp import open_udp
-from quicbaton.asyncio.host import tune_collector
-from quicbaton.asyncio.node.node import Node
-from quicbaton.asyncio.node.operations import Operations
-from quicbaton.asyncio.node.takeover import NewProcess, Takeovers
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import ask_for_socket
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import GivenAwayError
 from quicbaton.http3 import H3Connection
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.service.host import tune_collector
+from quicbaton.service.node.node import Node
+from quicbaton.service.node.operations import Operations
+from quicbaton.service.node.takeover import NewProcess, Takeovers
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import ask_for_socket
 
 BLOCK_BYTES = 64 * CHUNK_BYTES
 #: How often a live stream has something to send.

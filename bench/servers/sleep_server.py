@@ -24,11 +24,11 @@ from bench.servers.handoff_server import Content, Protocol, Started, server_conf
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.asyncio.endpoint.program import import_program
 from quicbaton.asyncio.endpoint.udp import Datagram, open_udp
-from quicbaton.asyncio.host import tune_collector
-from quicbaton.asyncio.node.node import Node
 from quicbaton.baton.sleep import Nap, wake
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.service.host import tune_collector
+from quicbaton.service.node.node import Node
 
 #: Short: the benchmark has no time to be silent.
 SLEEP_AFTER_S = 0.05

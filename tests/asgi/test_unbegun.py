@@ -13,8 +13,8 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import TextMessage
 
 from quicbaton.asgi import AsgiProtocol, Lifespan
-from quicbaton.asyncio.moving.stream_relay.stand_in import StandIn
 from quicbaton.errors import PeerError
+from quicbaton.service.moving.stream_relay.stand_in import StandIn
 from quicbaton.testing import Conditions, EndOptions, Pair, move
 
 

@@ -8,14 +8,14 @@ from typing import Any, cast
 
 from aioquic.quic import events
 
-from quicbaton.asyncio.moving.stream_relay.new_owner import NewOwner
-from quicbaton.asyncio.moving.stream_relay.stand_in import StandIn
-from quicbaton.asyncio.moving.stream_relay.wire import Wire
-from quicbaton.asyncio.peers.link import Link
 from quicbaton.baton.snapshot import RelayedStream
 from quicbaton.handoff.messages import Message, StreamBytes, StreamMessage
 from quicbaton.http3 import H3Connection
 from quicbaton.limits import RELAY_WINDOW_BYTES
+from quicbaton.service.moving.stream_relay.new_owner import NewOwner
+from quicbaton.service.moving.stream_relay.stand_in import StandIn
+from quicbaton.service.moving.stream_relay.wire import Wire
+from quicbaton.service.peers.link import Link
 from quicbaton.testing import Pair
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from loopback import run
 
-from quicbaton.asyncio.moving import precopy
-from quicbaton.asyncio.moving.precopy import Copies
 from quicbaton.handoff.messages import Precopied, Precopy, PrecopyEnd
+from quicbaton.service.moving import precopy
+from quicbaton.service.moving.precopy import Copies
 
 COPY = b"c" * 16
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from loopback import run
 
-from quicbaton.asyncio.node.bulk import BulkHandoff
-from quicbaton.asyncio.node.draining import Draining
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.channel import Channel
-from quicbaton.asyncio.peers.link import Link
 from quicbaton.errors import PeerError
+from quicbaton.service.node.bulk import BulkHandoff
+from quicbaton.service.node.draining import Draining
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.channel import Channel
+from quicbaton.service.peers.link import Link
 
 
 class OneConnection:

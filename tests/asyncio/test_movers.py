@@ -15,11 +15,11 @@ from loopback import (
 )
 
 from quicbaton.asyncio.endpoint.udp import open_udp
-from quicbaton.asyncio.node.node import Node
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import RefusedError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.service.node.node import Node
 
 
 class MovableServer(FileServer):

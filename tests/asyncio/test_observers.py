@@ -13,14 +13,14 @@ from test_movers import MovableServer
 
 from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.endpoint.udp import open_udp
-from quicbaton.asyncio.node.node import Node
-from quicbaton.asyncio.supervisor.roster import Roster, make_roster, read_roster
-from quicbaton.asyncio.supervisor.worker import RosterKeeper
 from quicbaton.baton.seal import identify
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.handoff.messages import ClaimRequest, Committed
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.service.node.node import Node
+from quicbaton.service.supervisor.roster import Roster, make_roster, read_roster
+from quicbaton.service.supervisor.worker import RosterKeeper
 
 
 class Failing(Observer):

@@ -11,9 +11,9 @@ from loopback import run
 
 from quicbaton.asyncio import QuicConnectionProtocol
 from quicbaton.asyncio.endpoint.program import export_descriptors, import_program
-from quicbaton.asyncio.moving.parcels import Parcel, copy
 from quicbaton.errors import RefusedError
 from quicbaton.limits import MAX_PASSED_DESCRIPTORS
+from quicbaton.service.moving.parcels import Parcel, copy
 
 
 class Holder(QuicConnectionProtocol):

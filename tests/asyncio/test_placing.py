@@ -16,15 +16,15 @@ from loopback import FileServer, HttpClient, body_of, http_client, run
 from loopback import server_configuration as configuration
 
 from quicbaton.asyncio.endpoint.udp import open_udp
-from quicbaton.asyncio.node.node import Node
-from quicbaton.asyncio.node.operations import Operations
-from quicbaton.asyncio.node.placing import Loads, check_names
-from quicbaton.asyncio.peers.cluster import Cluster
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import ConfigurationError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.routing.placement import Member, Newcomer, Placement
+from quicbaton.service.node.node import Node
+from quicbaton.service.node.operations import Operations
+from quicbaton.service.node.placing import Loads, check_names
+from quicbaton.service.peers.cluster import Cluster
 
 
 def test_members_are_workers_of_the_node_and_those_that_the_policy_names() -> None:

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import pytest
 
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket, open_udp
-from quicbaton.asyncio.moving.relaying import RelayedClient
 from quicbaton.handoff.messages import Relay
 from quicbaton.limits import MAX_RELAYED_ADDRESSES
+from quicbaton.service.moving.relaying import RelayedClient
 
 CLIENT, LOCAL = ("192.0.2.7", 50_000), ("192.0.2.1", 443)
 

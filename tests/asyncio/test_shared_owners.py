@@ -6,15 +6,6 @@ from time import monotonic
 from types import SimpleNamespace
 from typing import Any, cast
 
-from quicbaton.asyncio.moving.context import HandoffContext
-from quicbaton.asyncio.moving.deadlines import Deadlines
-from quicbaton.asyncio.moving.handoff import Handoff
-from quicbaton.asyncio.moving.incoming import Handoffs, IncomingHandoff
-from quicbaton.asyncio.moving.link_waiters import LinkWaiters
-from quicbaton.asyncio.moving.outgoing import OutgoingHandoff
-from quicbaton.asyncio.moving.store_client import StoreClient
-from quicbaton.asyncio.peers.names import Names
-from quicbaton.asyncio.stores import MemoryStore
 from quicbaton.baton.versions import FORMAT_VERSION
 from quicbaton.handoff import ForwardingState, GivingByStore, GivingState, Outcome, Waits
 from quicbaton.handoff import effects as fx
@@ -26,6 +17,15 @@ from quicbaton.ownership.store import Close, Found, Operation, Result
 from quicbaton.routing.quic_lb import IdLayout, Place
 from quicbaton.routing.route import Drop, DropReason, Local, route
 from quicbaton.routing.table import RoutingTable
+from quicbaton.service.moving.context import HandoffContext
+from quicbaton.service.moving.deadlines import Deadlines
+from quicbaton.service.moving.handoff import Handoff
+from quicbaton.service.moving.incoming import Handoffs, IncomingHandoff
+from quicbaton.service.moving.link_waiters import LinkWaiters
+from quicbaton.service.moving.outgoing import OutgoingHandoff
+from quicbaton.service.moving.store_client import StoreClient
+from quicbaton.service.peers.names import Names
+from quicbaton.service.stores import MemoryStore
 
 #: Parts that these handoffs do not come to use.
 STANDS_FOR_NOTHING: Any = None

@@ -12,12 +12,12 @@ from unittest.mock import Mock
 import pytest
 from aioquic.quic import events
 from loopback import run
+from quicbaton.asyncio.moving.stream_relay.relays import LeftBehind, PassedOn, StreamRelays
+from quicbaton.asyncio.peers.link import Link
 from relayed_stream import STREAM, OneWay, Relayed
 
 from quicbaton.asgi import AsgiProtocol, Lifespan
 from quicbaton.asyncio.endpoint.memory import Memory
-from quicbaton.asyncio.moving.stream_relay.relays import LeftBehind, PassedOn, StreamRelays
-from quicbaton.asyncio.peers.link import Link
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
 from quicbaton.baton.snapshot import RelayedReceiving, RelayedSending, RelayedStream
 from quicbaton.errors import StreamStateError
@@ -32,6 +32,8 @@ from quicbaton.handoff.messages import (
 )
 from quicbaton.http3.transfer import export_state, restore
 from quicbaton.limits import MAX_ENDED_RELAYED_STREAMS, RELAY_WINDOW_BYTES
+from quicbaton.service.moving.stream_relay.relays import LeftBehind, PassedOn, StreamRelays
+from quicbaton.service.peers.link import Link
 from quicbaton.transport.state import NONE
 
 _ATTEMPT = bytes(16)

@@ -1,9 +1,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quicbaton.asyncio.peers.commands import BLACKOUT_BUCKETS_US, Figures
 from quicbaton.cli.drain import plan_rebalance
 from quicbaton.cli.top import Look, lines_between, percentile_us
+from quicbaton.service.peers.commands import BLACKOUT_BUCKETS_US, Figures
 
 NAMES = st.text("abcdef", min_size=1, max_size=4)
 

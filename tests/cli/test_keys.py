@@ -9,10 +9,10 @@ from command_line import GUARD_S, Home, wait_for, waits_for_a_lock
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from quicbaton.asyncio.peers.cluster import Cluster, parse_address, read_nodes
 from quicbaton.cli import keys
 from quicbaton.cli.user_state import read_keys
 from quicbaton.errors import ConfigurationError
+from quicbaton.service.peers.cluster import Cluster, parse_address, read_nodes
 
 NODES = ("--node", "a=10.0.0.1", "--node", "b=[fd00::2]:900")
 

@@ -15,14 +15,14 @@ import msgspec
 import pytest
 from command_line import GUARD_S, Download, Home, Server, is_stopped, wait_for
 
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import CommandFailedError, Conversation, read_frames
-from quicbaton.asyncio.peers.channel import Channel
 from quicbaton.baton.seal import open_baton
 from quicbaton.baton.snapshot import Snapshot, decode_snapshot
 from quicbaton.cli.connections import _fetch
 from quicbaton.cli.user_state import read_keys
 from quicbaton.errors import PeerError
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import CommandFailedError, Conversation, read_frames
+from quicbaton.service.peers.channel import Channel
 
 pytestmark = pytest.mark.process
 

@@ -6,8 +6,8 @@ import hashlib
 import pytest
 from command_line import Home
 
-from quicbaton.asyncio.stores import SqliteStore
 from quicbaton.ownership.store import EntryState, Found
+from quicbaton.service.stores import SqliteStore
 
 pytestmark = pytest.mark.process
 

@@ -14,7 +14,6 @@ import msgspec
 from fuzzing import Reader, at_most, only
 from hypothesis import strategies as st
 
-from quicbaton.asyncio.peers import commands as c
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.handoff import (
     FrameReader,
@@ -32,6 +31,7 @@ from quicbaton.handoff.machine import Machine
 from quicbaton.handoff.stream_relay import Receiving, Sending
 from quicbaton.limits import MAX_COMMAND_BYTES, MAX_HANDOFF_MESSAGE_BYTES, RELAY_WINDOW_BYTES
 from quicbaton.ownership import Ledger
+from quicbaton.service.peers import commands as c
 
 _CALLS: Final = 5_000
 _CALLS_PER_BYTE: Final = 50

@@ -15,9 +15,9 @@ from lossy_link import CLEAR, Condition, Note
 from network import Host, Network
 from wire import Verdict, check
 
-from quicbaton.asyncio.peers import commands as c
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.main import main
+from quicbaton.service.peers import commands as c
 
 CLIENT, A, B, SHARED = "10.77.0.1", "10.77.0.11", "10.77.0.12", "10.77.0.100"
 ADDRESSES = (CLIENT, A, B, SHARED)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.process
 
 _WHO_AM_I = """
 import json, socket, time
-from quicbaton.asyncio.host import boot_id
+from quicbaton.service.host import boot_id
 print(json.dumps([socket.gethostname(), boot_id().hex(), time.monotonic(), time.time()]))
 """
 _LISTEN = """

@@ -12,8 +12,8 @@ from harness import until
 from lossy_link import CLEAR
 from sites import CUT, Site, two_hosts
 
-from quicbaton.asyncio.peers.cluster import DEFAULT_PORT
 from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.service.peers.cluster import DEFAULT_PORT
 
 pytestmark = pytest.mark.process
 
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.process
 _TALK = """
 import asyncio, sys
 from pathlib import Path
-from quicbaton.asyncio.peers.cluster import Cluster
-from quicbaton.asyncio.peers.tls import connect_tls
+from quicbaton.service.peers.cluster import Cluster
+from quicbaton.service.peers.tls import connect_tls
 from quicbaton.errors import PeerError
 
 async def main():

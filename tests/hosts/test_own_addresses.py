@@ -12,8 +12,8 @@ from harness import until
 from lossy_link import CLEAR, Condition
 from sites import CUT, ROUGH, hand_over, two_hosts
 
-from quicbaton.asyncio.peers import commands as c
 from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.service.peers import commands as c
 
 pytestmark = pytest.mark.process
 

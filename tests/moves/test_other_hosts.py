@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from traffic import alive, arrived, traffic, traffic_pair
 
-from quicbaton.asyncio.moving.mover import RebuiltConnection
 from quicbaton.errors import CallerError
+from quicbaton.service.moving.mover import RebuiltConnection
 from quicbaton.testing import Conditions, Pair, move
 from quicbaton.transport.loss import pacing
 from quicbaton.transport.state import ConnectionState

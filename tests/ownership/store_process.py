@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from quicbaton.asyncio.stores import SqliteStore
 from quicbaton.ownership.store import Done, Holder, Take
+from quicbaton.service.stores import SqliteStore
 
 CID = b"connection"
 BATON, DIGEST = b"b" * 16, b"d" * 32

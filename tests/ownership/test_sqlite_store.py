@@ -16,7 +16,6 @@ import pytest
 from store_checks import FAR, OFFERED, PUBLISH, SOURCE, Clock, entry_of, use
 from store_process import BATON, CID, DIGEST, TOKEN, take
 
-from quicbaton.asyncio.stores import MemoryStore, SqliteStore, open_store
 from quicbaton.errors import ConfigurationError
 from quicbaton.limits import (
     STORE_ENTRY_LIFETIME_S,
@@ -33,6 +32,7 @@ from quicbaton.ownership.store import (
     Store,
     Unknown,
 )
+from quicbaton.service.stores import MemoryStore, SqliteStore, open_store
 
 # --- other processes ----------------------------------------------------------------------
 

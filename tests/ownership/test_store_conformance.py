@@ -8,7 +8,6 @@ import pytest
 from store_checks import FAR, NOW, OFFERED, PUBLISH, SOURCE, Clock, Make, entry_of, use
 from store_process import BATON, CID, DIGEST, TOKEN, take
 
-from quicbaton.asyncio.stores import MemoryStore, SqliteStore
 from quicbaton.limits import STORE_ENTRY_LIFETIME_S, STORE_TOMBSTONE_LIFETIME_S
 from quicbaton.ownership.store import (
     Close,
@@ -21,6 +20,7 @@ from quicbaton.ownership.store import (
     Publish,
     Store,
 )
+from quicbaton.service.stores import MemoryStore, SqliteStore
 
 ADAPTERS: dict[str, Callable[[Path, Clock], Store]] = {
     "memory": lambda _folder, clock: MemoryStore(clock=clock),

@@ -15,12 +15,12 @@ from attacker import Tap
 from cluster_folder import make_cluster
 from harness import GUARD_S, Curl, Server, World, until
 
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import CommandFailedError, ask_over
-from quicbaton.asyncio.peers.cluster import Cluster
-from quicbaton.asyncio.peers.directory import connect_node
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import CommandFailedError, ask_over
+from quicbaton.service.peers.cluster import Cluster
+from quicbaton.service.peers.directory import connect_node
 
 _SIZE = 6_000_000
 #: Bytes that the client takes in a second, until the test is over.

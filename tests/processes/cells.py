@@ -21,9 +21,9 @@ from harness import GUARD_S, SHORT_WAITS, Curl, Server, World
 from matrix import Cell, Fault, Faults, TooLateError
 from wire import Relay, Verdict
 
-from quicbaton.asyncio.failpoints import SOURCE_POINTS
-from quicbaton.asyncio.peers import commands as c
 from quicbaton.handoff import Waits
+from quicbaton.service.failpoints import SOURCE_POINTS
+from quicbaton.service.peers import commands as c
 
 #: Every step of a handoff, in the order in which it is passed.
 STEPS = (

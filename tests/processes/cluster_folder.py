@@ -9,12 +9,12 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from quicbaton.asyncio.peers.acceptor import Acceptor, listen
-from quicbaton.asyncio.peers.channel import Channel
-from quicbaton.asyncio.peers.cluster import Cluster
-from quicbaton.asyncio.peers.incoming import Incoming
 from quicbaton.cli import keys
 from quicbaton.cli.reporter import Reporter
+from quicbaton.service.peers.acceptor import Acceptor, listen
+from quicbaton.service.peers.channel import Channel
+from quicbaton.service.peers.cluster import Cluster
+from quicbaton.service.peers.incoming import Incoming
 
 #: Sockets that keep ports for the nodes of this run's clusters.
 _kept: list[socket.socket] = []

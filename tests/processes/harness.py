@@ -17,14 +17,14 @@ from typing import Any, Self
 import msgspec
 from moving_server import Options, content
 
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import CommandFailedError, ask
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.curl import Outcome, Progress
 from quicbaton.errors import PeerError
 from quicbaton.handoff import Waits
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import CommandFailedError, ask
 
 #: A hang guard: nothing waits so long unless it is broken.
 GUARD_S = 60.0

@@ -31,19 +31,19 @@ from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEv
 
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable, failpoints
 from quicbaton.asyncio.endpoint.udp import open_udp
-from quicbaton.asyncio.node.node import Node
-from quicbaton.asyncio.node.takeover import NewProcess, Takeovers
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.acceptor import listen
-from quicbaton.asyncio.peers.asking import ask_for_socket
-from quicbaton.asyncio.peers.cluster import Cluster
-from quicbaton.asyncio.stores import open_store
 from quicbaton.baton.versions import readable_versions
 from quicbaton.errors import PeerError, QuicbatonError, RefusedError
 from quicbaton.handoff import Waits
 from quicbaton.http3 import H3Connection
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.routing.id_text import parse_ids
+from quicbaton.service.node.node import Node
+from quicbaton.service.node.takeover import NewProcess, Takeovers
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.acceptor import listen
+from quicbaton.service.peers.asking import ask_for_socket
+from quicbaton.service.peers.cluster import Cluster
+from quicbaton.service.stores import open_store
 
 #: No client that waits for a thousand others to open is idle for so long, on the busiest machine.
 IDLE_TIMEOUT_S = 600.0

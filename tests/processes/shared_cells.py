@@ -9,7 +9,7 @@ import msgspec
 from cells import FAULTS, HandoffCell, Outcome, run_handoff
 from harness import SHORT_WAITS, Server, World
 
-from quicbaton.asyncio.peers import commands as c
+from quicbaton.service.peers import commands as c
 
 #: Every step between the offer in the store and the source's keys, in order.
 STEPS = (

@@ -16,7 +16,7 @@ from harness import World, until
 from matrix import Cell, Faults, TooLateError
 from wire import Relay, Verdict
 
-from quicbaton.asyncio.failpoints import DEPARTURE_POINTS, SOURCE_POINTS
+from quicbaton.service.failpoints import DEPARTURE_POINTS, SOURCE_POINTS
 
 #: Every step of a takeover, in order, with those of its first handoff that matter.
 STEPS = (

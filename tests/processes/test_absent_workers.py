@@ -9,9 +9,9 @@ import pytest
 from cluster_folder import Door, make_cluster
 from loopback import run
 
-from quicbaton.asyncio.peers.cluster import Cluster
-from quicbaton.asyncio.peers.tls import connect_tls
 from quicbaton.errors import PeerError
+from quicbaton.service.peers.cluster import Cluster
+from quicbaton.service.peers.tls import connect_tls
 
 
 class Absent(Door):

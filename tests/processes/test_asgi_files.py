@@ -15,8 +15,8 @@ from harness import GUARD_S, SLOWLY, World
 from moving_server import content
 from service_home import check_whole, is_alive, service_home
 
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import ask
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import ask
 
 pytestmark = pytest.mark.process
 

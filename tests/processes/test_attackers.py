@@ -24,9 +24,6 @@ from attacker import (
 )
 from harness import Curl, Server, until
 
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import Conversation
-from quicbaton.asyncio.peers.channel import connect_channel
 from quicbaton.baton import seal
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.handoff import encode
@@ -35,6 +32,9 @@ from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.keys.reset_token import reset_token
 from quicbaton.limits import RESET_BURST_PER_ADDRESS, RETRY_FROM_HANDSHAKES
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import Conversation
+from quicbaton.service.peers.channel import connect_channel
 
 pytestmark = pytest.mark.process
 

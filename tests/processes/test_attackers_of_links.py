@@ -29,10 +29,6 @@ from attacker import (
 from cluster_folder import make_cluster
 from harness import GUARD_S, until
 
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import ask_over
-from quicbaton.asyncio.peers.cluster import Cluster
-from quicbaton.asyncio.peers.directory import connect_node
 from quicbaton.errors import PeerError
 from quicbaton.handoff import Hello, encode
 from quicbaton.handoff.messages import (
@@ -42,6 +38,10 @@ from quicbaton.handoff.messages import (
     Stray,
 )
 from quicbaton.limits import MAX_COMMAND_BYTES, MAX_UNPROVEN_PEERS
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import ask_over
+from quicbaton.service.peers.cluster import Cluster
+from quicbaton.service.peers.directory import connect_node
 
 pytestmark = pytest.mark.process
 

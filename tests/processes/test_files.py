@@ -17,9 +17,9 @@ import pytest
 from harness import GUARD_S, SHORT_WAITS, SLOWLY, Curl, Server, World, until
 from moving_server import content
 
-from quicbaton.asyncio.failpoints import DESTINATION_POINTS, SOURCE_POINTS
-from quicbaton.asyncio.peers import commands as c
 from quicbaton.handoff import Waits
+from quicbaton.service.failpoints import DESTINATION_POINTS, SOURCE_POINTS
+from quicbaton.service.peers import commands as c
 
 pytestmark = pytest.mark.process
 

@@ -21,10 +21,10 @@ from moving_server import content
 from wire import Relay
 
 from crowd import crowd
-from quicbaton.asyncio.peers import commands as c
 from quicbaton.handoff import Waits
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.service.peers import commands as c
 
 pytestmark = pytest.mark.process
 
@@ -477,6 +477,6 @@ def test_what_is_no_command_ends_its_connection_and_nothing_else(in_world: Any) 
 
 def test_the_environment_sets_a_failpoint(in_world: Any) -> None:
     environment = {**os.environ, "QUICBATON_FAILPOINT": "before_offer:KILL"}
-    script = "from quicbaton.asyncio.failpoints import reach; reach('before_offer')"
+    script = "from quicbaton.service.failpoints import reach; reach('before_offer')"
     done = subprocess.run([sys.executable, "-c", script], env=environment, check=False)
     assert done.returncode == -signal.SIGKILL

@@ -14,15 +14,15 @@ from harness import until
 from loopback import FileServer, run, server_configuration
 
 from quicbaton.asyncio.endpoint.udp import open_udp
-from quicbaton.asyncio.node.node import Node
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.channel import connect_channel
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import CallerError, PeerError
 from quicbaton.handoff import Hello, encode
 from quicbaton.handoff.messages import PROTOCOL_VERSION
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.service.node.node import Node
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.channel import connect_channel
 
 #: Joins, takes its socket, and fails.
 _JOINER = """

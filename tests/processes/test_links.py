@@ -17,17 +17,17 @@ import pytest
 from harness import accepts_nobody, until
 from loopback import run
 
-from quicbaton.asyncio.peers import channel as channel_module
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import Conversation, ask_for_descriptor
-from quicbaton.asyncio.peers.channel import Channel, Listener, connect_channel
-from quicbaton.asyncio.peers.link import Link
-from quicbaton.asyncio.peers.peers import Peers
-from quicbaton.asyncio.peers.process_watch import ProcessWatch
 from quicbaton.errors import PeerError
 from quicbaton.handoff import Hello, encode
 from quicbaton.handoff.messages import PROTOCOL_VERSION, Baton, Cutover, Descriptors, Message
 from quicbaton.limits import MAX_WAITING_PARCELS
+from quicbaton.service.peers import channel as channel_module
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import Conversation, ask_for_descriptor
+from quicbaton.service.peers.channel import Channel, Listener, connect_channel
+from quicbaton.service.peers.link import Link
+from quicbaton.service.peers.peers import Peers
+from quicbaton.service.peers.process_watch import ProcessWatch
 
 NAMES = (b"connection", b"h" * 16)
 CUTOVER = Cutover(*NAMES)

@@ -15,8 +15,6 @@ from attack_stage import NodeScene
 from attacker import Attacker, short
 from harness import until
 
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.directory import connect_node
 from quicbaton.handoff import FrameReader, Hello, encode
 from quicbaton.handoff.messages import (
     PROTOCOL_VERSION,
@@ -48,6 +46,8 @@ from quicbaton.handoff.messages import (
     Taken,
     Toss,
 )
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.directory import connect_node
 
 pytestmark = pytest.mark.process
 

@@ -14,8 +14,8 @@ from harness import SLOWLY, RunningWorld, Server, World, until
 from moving_server import content
 from wire import Relay
 
-from quicbaton.asyncio.peers import commands as c
 from quicbaton.baton import FORMAT_VERSION as PRESENT
+from quicbaton.service.peers import commands as c
 
 pytestmark = pytest.mark.process
 

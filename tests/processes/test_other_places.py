@@ -9,7 +9,7 @@ import pytest
 from download import download
 from harness import SLOWLY, Server, World, until
 
-from quicbaton.asyncio.peers import commands as c
+from quicbaton.service.peers import commands as c
 
 pytestmark = pytest.mark.process
 

@@ -19,13 +19,13 @@ import pytest
 from cluster_folder import make_cluster, plain
 from harness import GUARD_S, Curl, Server, World, until
 
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import CommandFailedError, Conversation, ask_over
-from quicbaton.asyncio.peers.cluster import Cluster
-from quicbaton.asyncio.peers.directory import connect_node
-from quicbaton.asyncio.peers.tls import connect_tls
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import PeerError
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import CommandFailedError, Conversation, ask_over
+from quicbaton.service.peers.cluster import Cluster
+from quicbaton.service.peers.directory import connect_node
+from quicbaton.service.peers.tls import connect_tls
 
 pytestmark = pytest.mark.process
 

@@ -14,8 +14,8 @@ from download import download
 from harness import SHORT_WAITS, SLOWLY, World
 from wire import Relay
 
-from quicbaton.asyncio.stores import SqliteStore
 from quicbaton.ownership.store import EntryState, Found
+from quicbaton.service.stores import SqliteStore
 
 pytestmark = pytest.mark.process
 

@@ -11,7 +11,7 @@ from moving_server import content
 from wire import Relay
 
 from crowd import crowd
-from quicbaton.asyncio.peers import commands as c
+from quicbaton.service.peers import commands as c
 
 pytestmark = pytest.mark.process
 

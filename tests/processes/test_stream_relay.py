@@ -16,7 +16,7 @@ from wire import Relay
 
 from crowd import client_configuration
 from quicbaton.asyncio import connect
-from quicbaton.asyncio.peers import commands as c
+from quicbaton.service.peers import commands as c
 
 pytestmark = pytest.mark.process
 

@@ -19,15 +19,6 @@ from cluster_folder import Door, make_cluster, plain
 from harness import until
 from loopback import run
 
-from quicbaton.asyncio.node.control import Control
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.acceptor import take_passed
-from quicbaton.asyncio.peers.channel import Channel
-from quicbaton.asyncio.peers.cluster import Cluster
-from quicbaton.asyncio.peers.incoming import Incoming
-from quicbaton.asyncio.peers.link import Link
-from quicbaton.asyncio.peers.peers import Peers
-from quicbaton.asyncio.peers.tls import TlsChannel, connect_tls
 from quicbaton.baton.versions import readable_versions
 from quicbaton.cli.authority import Authority
 from quicbaton.cli.certificate import write_self_signed
@@ -35,6 +26,15 @@ from quicbaton.errors import ConfigurationError, PeerError
 from quicbaton.handoff import Hello, encode
 from quicbaton.handoff.messages import PROTOCOL_VERSION, Cutover
 from quicbaton.limits import MAX_UNPROVEN_PEERS
+from quicbaton.service.node.control import Control
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.acceptor import take_passed
+from quicbaton.service.peers.channel import Channel
+from quicbaton.service.peers.cluster import Cluster
+from quicbaton.service.peers.incoming import Incoming
+from quicbaton.service.peers.link import Link
+from quicbaton.service.peers.peers import Peers
+from quicbaton.service.peers.tls import TlsChannel, connect_tls
 
 CUTOVER = Cutover(b"connection", b"h" * 16)
 NOW = datetime.datetime.now(datetime.UTC)

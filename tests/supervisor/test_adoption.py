@@ -15,13 +15,13 @@ import pytest
 from harness import accepts_nobody
 from loopback import run
 
-from quicbaton.asyncio.node.control import Control
-from quicbaton.asyncio.peers import channel as channel_module
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.channel import Channel, Listener, PeerCredentials
-from quicbaton.asyncio.supervisor import adoption
-from quicbaton.asyncio.supervisor.adoption import Found, find_workers
 from quicbaton.errors import ConfigurationError
+from quicbaton.service.node.control import Control
+from quicbaton.service.peers import channel as channel_module
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.channel import Channel, Listener, PeerCredentials
+from quicbaton.service.supervisor import adoption
+from quicbaton.service.supervisor.adoption import Found, find_workers
 
 SILENT_S = 5.0
 #: Listens, and says no more.

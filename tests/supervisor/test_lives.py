@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 from loopback import run
 
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import CommandFailedError
-from quicbaton.asyncio.supervisor import supervisor as module
-from quicbaton.asyncio.supervisor.group import Group
-from quicbaton.asyncio.supervisor.reload import Reloads
-from quicbaton.asyncio.supervisor.roster import make_roster
-from quicbaton.asyncio.supervisor.slot import Slot
-from quicbaton.asyncio.supervisor.spawn import Process, Spawner
-from quicbaton.asyncio.supervisor.supervisor import Settings, Supervisor
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import CommandFailedError
+from quicbaton.service.supervisor import supervisor as module
+from quicbaton.service.supervisor.group import Group
+from quicbaton.service.supervisor.reload import Reloads
+from quicbaton.service.supervisor.roster import make_roster
+from quicbaton.service.supervisor.slot import Slot
+from quicbaton.service.supervisor.spawn import Process, Spawner
+from quicbaton.service.supervisor.supervisor import Settings, Supervisor
 
 #: Ends in good order when its standard input does.
 _PATIENT = (sys.executable, "-c", "import sys; sys.stdin.read()")

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from quicbaton.asyncio.supervisor.backoff import Backoff
-from quicbaton.asyncio.supervisor.roster import Entry, Roster, make_roster, read_roster
 from quicbaton.errors import PeerError
 from quicbaton.limits import RESTART_FORGIVEN_S, RESTART_MOST_S
+from quicbaton.service.supervisor.backoff import Backoff
+from quicbaton.service.supervisor.roster import Entry, Roster, make_roster, read_roster
 
 PORT = 4433
 V4 = ("192.0.2.1", 5000)

@@ -15,18 +15,18 @@ from loopback import FileServer, HttpClient, client_configuration, run, server_c
 
 from quicbaton.asyncio import connect
 from quicbaton.asyncio.endpoint.udp import open_udp
-from quicbaton.asyncio.node.node import Node
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.stores.memory import MemoryStore
-from quicbaton.asyncio.supervisor.group import Group
-from quicbaton.asyncio.supervisor.roster import make_roster
-from quicbaton.asyncio.supervisor.spawn import Process, Spawner
-from quicbaton.asyncio.supervisor.supervisor import Settings, Supervisor
-from quicbaton.asyncio.supervisor.worker import Worker
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import PeerError, RefusedError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.service.node.node import Node
+from quicbaton.service.peers import commands as c
+from quicbaton.service.stores.memory import MemoryStore
+from quicbaton.service.supervisor.group import Group
+from quicbaton.service.supervisor.roster import make_roster
+from quicbaton.service.supervisor.spawn import Process, Spawner
+from quicbaton.service.supervisor.supervisor import Settings, Supervisor
+from quicbaton.service.supervisor.worker import Worker
 
 NOBODYS_PID = 999_999_999
 

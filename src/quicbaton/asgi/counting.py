@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from quicbaton.asgi.scope import Application, Receive, Scope, Send
-from quicbaton.asyncio.node.requests import RequestCount
+from quicbaton.asyncio.requests import RequestCount
 
 
 class CountedRequests:

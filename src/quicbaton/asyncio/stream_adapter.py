@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from quicbaton.asyncio.protocol import QuicConnectionProtocol
+
+class StreamHost(Protocol):
+    """The protocol object of a stream's connection."""
+
+    _quic: Any
+    _loop: asyncio.AbstractEventLoop
+    _streams: dict[int, StreamAdapter]
+
+    def transmit_soon(self) -> None:
+        """Send what is due when the event loop has turned."""
 
 
 class StreamAdapter(asyncio.Transport):
@@ -18,7 +26,7 @@ class StreamAdapter(asyncio.Transport):
 
     def __init__(
         self,
-        protocol: QuicConnectionProtocol,
+        protocol: StreamHost,
         stream_id: int,
         reader: asyncio.StreamReader,
         stream_protocol: asyncio.StreamReaderProtocol,
@@ -28,7 +36,7 @@ class StreamAdapter(asyncio.Transport):
         self._stream_id = stream_id
         self._reader = reader
         self._stream_protocol = stream_protocol
-        self._writable = protocol._quic.can_send(stream_id)
+        self._writable = bool(protocol._quic.can_send(stream_id))
         #: Nothing will be written any more.
         self._closing = not self._writable
         #: Nothing will be read any more.

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from quicbaton.asyncio.peers.cluster import CA_FILE, NODE_URI_PREFIX, NODES_FOLDER
 from quicbaton.errors import ConfigurationError
+from quicbaton.service.peers.cluster import CA_FILE, NODE_URI_PREFIX, NODES_FOLDER
 
 CA_KEY_FILE: Final = "ca-key.pem"
 _CA_LIFETIME: Final = datetime.timedelta(days=3650)

@@ -12,9 +12,6 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from quicbaton.asyncio.node.connections import read_baton, write_baton
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import CommandFailedError, Conversation
 from quicbaton.cli.control import (
     SERVER_HELP,
     Server,
@@ -27,6 +24,9 @@ from quicbaton.cli.control import (
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
 from quicbaton.limits import BATON_LIFETIME_S
+from quicbaton.service.node.connections import read_baton, write_baton
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import CommandFailedError, Conversation
 
 _T = TypeVar("_T")
 

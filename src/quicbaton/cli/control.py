@@ -13,14 +13,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import CommandFailedError, Conversation, ask_over
-from quicbaton.asyncio.peers.channel import Channel, connect_channel
-from quicbaton.asyncio.peers.cluster import Cluster, node_keys
-from quicbaton.asyncio.peers.directory import connect_node
-from quicbaton.asyncio.peers.names import parse_slot
 from quicbaton.cli import user_state
 from quicbaton.errors import ConfigurationError, PeerError
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import CommandFailedError, Conversation, ask_over
+from quicbaton.service.peers.channel import Channel, connect_channel
+from quicbaton.service.peers.cluster import Cluster, node_keys
+from quicbaton.service.peers.directory import connect_node
+from quicbaton.service.peers.names import parse_slot
 
 _Frame = TypeVar("_Frame", bound=c.Frame)
 _T = TypeVar("_T")

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import CommandFailedError, ask_over, read_frames
 from quicbaton.cli.control import Server
 from quicbaton.errors import PeerError, QuicbatonError
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import CommandFailedError, ask_over, read_frames
 
 _Frame = TypeVar("_Frame", bound=c.Frame)
 

@@ -13,7 +13,13 @@ from typing import Any, Final
 
 from cryptography import x509
 
-from quicbaton.asyncio.peers.cluster import (
+from quicbaton.cli.authority import Authority, write_private
+from quicbaton.cli.reporter import Reporter, add_json_option
+from quicbaton.cli.user_state import locked, read_keys
+from quicbaton.errors import ConfigurationError
+from quicbaton.keys.cluster_key import ClusterKey
+from quicbaton.keys.key_ring import KeyRing
+from quicbaton.service.peers.cluster import (
     CA_FILE,
     CLUSTER_FILE,
     KEYS_FILE,
@@ -22,13 +28,7 @@ from quicbaton.asyncio.peers.cluster import (
     parse_address,
     read_nodes,
 )
-from quicbaton.asyncio.peers.names import is_node_name
-from quicbaton.cli.authority import Authority, write_private
-from quicbaton.cli.reporter import Reporter, add_json_option
-from quicbaton.cli.user_state import locked, read_keys
-from quicbaton.errors import ConfigurationError
-from quicbaton.keys.cluster_key import ClusterKey
-from quicbaton.keys.key_ring import KeyRing
+from quicbaton.service.peers.names import is_node_name
 
 #: Numbers begin here: 0 is what a server without a cluster has.
 _FIRST_NUMBER: Final = 1

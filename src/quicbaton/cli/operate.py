@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quicbaton.asyncio.node.placing import check_names, names_elsewhere
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.cluster import Cluster
 from quicbaton.cli.control import Server
 from quicbaton.cli.fleet import ask_all
 from quicbaton.cli.program import import_named, make
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import ConfigurationError
 from quicbaton.routing.placement import Placement, parse_placement
+from quicbaton.service.node.placing import check_names, names_elsewhere
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.cluster import Cluster
 
 if TYPE_CHECKING:
-    from quicbaton.asyncio.metrics import Metrics
+    from quicbaton.service.metrics import Metrics
 
 
 def add_options(parser: Any) -> None:
@@ -72,7 +72,7 @@ def serve_metrics(
     """Serve them, if asked for; `workers` names the control sockets of those that are asked."""
     if options.metrics is None:
         return None
-    from quicbaton.asyncio.metrics import GATHER_TIMEOUT_S, Metrics  # noqa: PLC0415 - an extra
+    from quicbaton.service.metrics import GATHER_TIMEOUT_S, Metrics  # noqa: PLC0415 - an extra
 
     async def gather() -> list[c.Figures]:
         servers = [Server(Path(control), control, None) for control in workers()]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.listener import Listener
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import ask
 from quicbaton.cli import tcp, user_state
 from quicbaton.cli.addresses import any_address
 from quicbaton.errors import ConfigurationError
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import ask
 
 
 async def port_of(other: Path) -> int:

@@ -22,7 +22,7 @@ from quicbaton.asgi.tcp import TcpServer, TlsIdentity
 from quicbaton.asyncio import QuicConnectionProtocol
 from quicbaton.asyncio.endpoint.endpoint import CreateProtocol
 from quicbaton.asyncio.listener import Listener
-from quicbaton.asyncio.node.requests import RequestCount
+from quicbaton.asyncio.requests import RequestCount
 from quicbaton.cli import request_limits
 from quicbaton.errors import ConfigurationError
 from quicbaton.files import FileProtocol, Folder

@@ -15,18 +15,8 @@ from typing import Any, Final, TextIO
 
 from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.endpoint.observer import Observer
-from quicbaton.asyncio.host import loop_factory, raise_descriptor_limit, tune_collector
 from quicbaton.asyncio.listener import Listener
-from quicbaton.asyncio.node.graceful_stop import GracefulStop
-from quicbaton.asyncio.node.node import Node
-from quicbaton.asyncio.node.operations import Operations
-from quicbaton.asyncio.node.takeover import NewProcess, Takeovers
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.acceptor import listen
-from quicbaton.asyncio.peers.asking import ask, ask_for_socket
-from quicbaton.asyncio.peers.cluster import KEYS_FILE
 from quicbaton.asyncio.qlog_folder import QlogFolder
-from quicbaton.asyncio.stores import open_store
 from quicbaton.cli import (
     environment,
     id_forms,
@@ -45,6 +35,16 @@ from quicbaton.cli.program import check_folder, program, sleep_after_s
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.limits import MEMORY_BUDGET_BYTES
+from quicbaton.service.host import loop_factory, raise_descriptor_limit, tune_collector
+from quicbaton.service.node.graceful_stop import GracefulStop
+from quicbaton.service.node.node import Node
+from quicbaton.service.node.operations import Operations
+from quicbaton.service.node.takeover import NewProcess, Takeovers
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.acceptor import listen
+from quicbaton.service.peers.asking import ask, ask_for_socket
+from quicbaton.service.peers.cluster import KEYS_FILE
+from quicbaton.service.stores import open_store
 
 DEFAULT_PORT: Final = 4433
 #: How long a takeover waits for connections that cannot move yet.

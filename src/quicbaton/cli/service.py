@@ -13,8 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from quicbaton.asyncio.counted import counted
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import ask_over
 from quicbaton.cli import user_state
 from quicbaton.cli.control import (
     SERVER_HELP,
@@ -27,6 +25,8 @@ from quicbaton.cli.fleet import follow
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.cli.supervise import step_fields
 from quicbaton.errors import ConfigurationError
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import ask_over
 
 #: The server's own.
 _ITS_OWN: Final = -1.0

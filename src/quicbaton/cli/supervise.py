@@ -13,22 +13,6 @@ from typing import Any, Final
 
 from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.listener import Listener
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.cluster import KEYS_FILE
-from quicbaton.asyncio.supervisor.adoption import (
-    Found,
-    find_workers,
-    take_listener,
-    take_sockets,
-)
-from quicbaton.asyncio.supervisor.group import Group, inodes
-from quicbaton.asyncio.supervisor.reception import Reception
-from quicbaton.asyncio.supervisor.reload import Reloads
-from quicbaton.asyncio.supervisor.renewal import Renewals
-from quicbaton.asyncio.supervisor.service import ServiceControl
-from quicbaton.asyncio.supervisor.spawn import Spawner
-from quicbaton.asyncio.supervisor.supervisor import Settings, Supervisor
-from quicbaton.asyncio.supervisor.systemd import LISTENER_NAME, Systemd, socket_name
 from quicbaton.cli import operate, tcp, user_state
 from quicbaton.cli.addresses import any_address
 from quicbaton.cli.control import find_cluster
@@ -38,6 +22,22 @@ from quicbaton.cli.watch import watch, watched_folders
 from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.limits import MAX_WORKERS
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.cluster import KEYS_FILE
+from quicbaton.service.supervisor.adoption import (
+    Found,
+    find_workers,
+    take_listener,
+    take_sockets,
+)
+from quicbaton.service.supervisor.group import Group, inodes
+from quicbaton.service.supervisor.reception import Reception
+from quicbaton.service.supervisor.reload import Reloads
+from quicbaton.service.supervisor.renewal import Renewals
+from quicbaton.service.supervisor.service import ServiceControl
+from quicbaton.service.supervisor.spawn import Spawner
+from quicbaton.service.supervisor.supervisor import Settings, Supervisor
+from quicbaton.service.supervisor.systemd import LISTENER_NAME, Systemd, socket_name
 
 _WORKER_MODULE: Final = "quicbaton.cli.worker"
 _DEFAULTS: Final = Settings()

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from quicbaton.asgi.tcp import TlsIdentity, tls_identity
+from quicbaton.asyncio.beside import Beside, NothingBeside
 from quicbaton.asyncio.listener import PORT_TRIES, Listener, adopt_listener, bind_listener
-from quicbaton.asyncio.node.beside import Beside, NothingBeside
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import ask_for_descriptor
 from quicbaton.cli.addresses import any_address
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.program import Program, named_program
 from quicbaton.errors import ConfigurationError, PeerError
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import ask_for_descriptor
 
 _KEEP_ALIVE_S: Final = 5.0
 #: For another process to pass its socket.

@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from quicbaton.asyncio.counted import counted
-from quicbaton.asyncio.peers import commands as c
 from quicbaton.cli import user_state
 from quicbaton.cli.control import (
     SERVER_HELP,
@@ -28,6 +27,7 @@ from quicbaton.cli.control import (
 from quicbaton.cli.fleet import all_workers, ask_all
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import ConfigurationError, QuicbatonError
+from quicbaton.service.peers import commands as c
 
 _PIPE_COLUMNS = 240
 

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
-from quicbaton.asyncio.host import loop_factory, tune_collector
-from quicbaton.asyncio.supervisor.worker import Assignment, Worker
 from quicbaton.cli import environment, logs, tcp
 from quicbaton.cli.main import parse
 from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.serve import Server
 from quicbaton.errors import QuicbatonError
+from quicbaton.service.host import loop_factory, tune_collector
+from quicbaton.service.supervisor.worker import Assignment, Worker
 
 _log: Final = logging.getLogger("quicbaton.worker")
 

@@ -4,7 +4,7 @@ aioquic all along."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import QuicEvent
@@ -13,14 +13,13 @@ from quicbaton.baton.sleep import Asleep
 from quicbaton.errors import CallerError
 from quicbaton.handshake import EcnCounts, PostHandshakeTls, promote, ready
 from quicbaton.http3 import H3Connection
+from quicbaton.testing.cluster import Cluster
 from quicbaton.testing.entropy import Entropy
 from quicbaton.testing.link import Direction, Marked, ecn_of
+from quicbaton.testing.nonces import NonceChecker
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.paths.ids import IdIssuer
 from quicbaton.transport.state import Address
-
-if TYPE_CHECKING:
-    from quicbaton.testing.pair import Pair
 
 #: Who speaks: our transport after an aioquic handshake, or aioquic for good.
 Kind = Literal["quicbaton", "aioquic"]
@@ -37,6 +36,21 @@ class Application(Protocol):
     def quic_event_received(self, event: QuicEvent) -> None: ...
     def export_state(self) -> bytes: ...
     def import_state(self, data: bytes) -> None: ...
+
+
+class Simulation(Protocol):
+    """The pair that an end is one of."""
+
+    now: float
+    nonces: NonceChecker
+    cluster: Cluster
+    server: End
+
+    def run(self, until: Callable[[], bool] | None = None, *, seconds: float | None = None) -> None:
+        """Step until `until()` holds, or for `seconds` of virtual time."""
+
+    def replace(self, end: End) -> None:
+        """Go on with this end in place of the one on its side."""
 
 
 #: Makes an application for a connection: aioquic's `create_protocol`.
@@ -56,7 +70,7 @@ class End:
         kind: Kind,
         address: Address,
         *,
-        pair: Pair,
+        pair: Simulation,
         issuer: IdIssuer,
         entropy: Entropy,
         create: CreateApplication | None = None,

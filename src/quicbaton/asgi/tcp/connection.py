@@ -25,9 +25,8 @@ from quicbaton.asgi import disk
 from quicbaton.asgi.exchange import Exchange, Fields
 from quicbaton.asgi.lifespan import Lifespan
 from quicbaton.asgi.scope import TLS_1_3, Application, Scope, request_scope
+from quicbaton.asyncio.beside import BesideConnection
 from quicbaton.asyncio.endpoint.memory import Memory
-from quicbaton.asyncio.node.connections import spell
-from quicbaton.asyncio.peers import commands as c
 from quicbaton.errors import StreamStateError
 from quicbaton.files import Folder
 from quicbaton.files.dates import http_date
@@ -185,21 +184,17 @@ class TcpConnection(asyncio.Protocol):
     def restore_credit(self) -> None:
         self.settle()
 
-    def describe(self) -> c.ConnectionInfo:
+    def describe(self) -> BesideConnection:
         """For `quicbaton ps`."""
         tls = self._transport.get_extra_info("ssl_object")
-        return c.ConnectionInfo(
-            connection=self.name,
-            state="tcp",
-            peer=spell(self.peer) if self.peer else "",
-            server_name="",
+        return BesideConnection(
+            name=self.name,
+            peer=self.peer,
             alpn=(tls and tls.selected_alpn_protocol()) or "http/1.1",
             age_s=monotonic() - self._since_s,
             rtt_ms=_round_trip_ms(self._transport.get_extra_info("socket")),
-            streams=self.running,
-            buffered_bytes=self._account.held_bytes,
-            term=0,
-            cutover_pending=False,
+            running=self.running,
+            held_bytes=self._account.held_bytes,
         )
 
     # --- for the versions -----------------------------------------------------------------------

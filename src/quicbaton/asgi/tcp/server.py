@@ -24,11 +24,10 @@ from quicbaton.asgi.scope import Application
 from quicbaton.asgi.tcp.connection import NO_LINGER, Serving, TcpConnection
 from quicbaton.asgi.tcp.http1 import Http1Connection
 from quicbaton.asgi.tcp.http2 import Http2Connection
+from quicbaton.asyncio.beside import TCP_NAME, BesideConnection
 from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.endpoint.memory import Memory
 from quicbaton.asyncio.listener import Listener
-from quicbaton.asyncio.node.beside import TCP_NAME
-from quicbaton.asyncio.peers import commands as c
 from quicbaton.files import Folder
 from quicbaton.limits import (
     MAX_TCP_CONNECTIONS,
@@ -124,7 +123,7 @@ class TcpServer:
         """TLS handshakes under way."""
         return len(self._handshakes)
 
-    def describe(self) -> list[c.ConnectionInfo]:
+    def describe(self) -> list[BesideConnection]:
         """For `quicbaton ps`."""
         return [connection.describe() for connection in self._connections]
 

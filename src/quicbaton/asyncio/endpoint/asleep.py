@@ -26,26 +26,48 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final, Protocol
 
 import msgspec
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.logger import QuicLoggerTrace
 
+from quicbaton.asyncio.endpoint.observer import Observers
 from quicbaton.asyncio.endpoint.program import export_program, import_program
+from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.udp import Datagram
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
 from quicbaton.baton.sleep import Nap, decode_nap, put_to_sleep, wake
 from quicbaton.errors import ConfigurationError, InternalError, QuicbatonError, RefusedError
 from quicbaton.limits import MAX_SLEEP_DOUBLINGS, SLEEP_SLICE_S
-
-if TYPE_CHECKING:
-    from quicbaton.asyncio.endpoint.endpoint import Endpoint
-    from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.routing.quic_lb import IdFactory
+from quicbaton.routing.table import RoutingTable
+from quicbaton.transport.budget import MemoryBudget
+from quicbaton.transport.connection import Connection
 
 #: H3_INTERNAL_ERROR (RFC 9114 §8.1), for a connection that its program cannot go on with.
 _INTERNAL_ERROR: Final = 0x102
 #: Dead entries that the heap of deadlines may hold before it is rebuilt.
 _HEAP_SLACK: Final = 1024
 _NEVER: Final = float("inf")
+
+
+class Bed(Protocol):
+    """The endpoint whose connections sleep, as far as they need it."""
+
+    observers: Observers
+    sessions: dict[bytes, Session]
+    ids: IdFactory
+    table: RoutingTable[Any]
+    budget: MemoryBudget
+
+    @property
+    def configuration(self) -> QuicConfiguration: ...
+    def adopt(self, connection: Connection, protocol: QuicConnectionProtocol) -> Session: ...
+    def create_protocol(self, connection: Connection) -> QuicConnectionProtocol: ...
+    def release(self, session: Session, owner: Sleeper) -> None: ...
+    def start_trace(self, original_id: bytes) -> QuicLoggerTrace | None: ...
+    def end_trace(self, connection: Connection) -> None: ...
 
 
 class Sleeper(msgspec.Struct, gc=False, eq=False, weakref=False):
@@ -76,7 +98,7 @@ class Sleeper(msgspec.Struct, gc=False, eq=False, weakref=False):
 class Sleepers:
     """An endpoint's sleeping connections by name; `sleep_after_s` zero: none ever sleeps."""
 
-    def __init__(self, endpoint: Endpoint, sleep_after_s: float) -> None:
+    def __init__(self, endpoint: Bed, sleep_after_s: float) -> None:
         if sleep_after_s < 0:
             raise ConfigurationError(
                 f"seconds before a connection sleeps are not negative, got {sleep_after_s}; "

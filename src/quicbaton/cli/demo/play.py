@@ -13,7 +13,6 @@ from typing import Final, Protocol
 
 import msgspec
 
-from quicbaton.asyncio.peers import commands as c
 from quicbaton.cli.certificate import write_self_signed
 from quicbaton.cli.curl import Progress
 from quicbaton.cli.demo.processes import Client, Server
@@ -21,6 +20,7 @@ from quicbaton.cli.demo.recording import Counts, Handoff, Recording
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.service.peers import commands as c
 
 
 class Script(msgspec.Struct, frozen=True):

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
-from quicbaton.asyncio.peers import commands as c
-from quicbaton.asyncio.peers.asking import ask
 from quicbaton.cli.curl import Outcome, Progress
 from quicbaton.errors import PeerError
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import ask
 
 #: The last line of the client has all its samples.
 _LINE_BYTES: Final = 64 << 20

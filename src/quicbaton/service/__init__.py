@@ -1,0 +1,1 @@
+"""What runs a service: processes that share a port and hand their connections on."""

@@ -1,0 +1,103 @@
+"""When the handoffs of a process are to be looked at again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from heapq import heappop, heappush
+from time import monotonic
+from typing import Final
+
+from quicbaton.service.moving.handoff import Handoff
+
+#: Deadlines are this coarse, so that many share a timer.
+_GRAIN_US: Final = 50_000
+#: A timer that fires so late shows that this process was stopped, or very busy.
+_HELD_UP_US: Final = 100_000
+
+
+class Deadlines:
+    """Calls `due(handoff)` once its time has come, a little later at most.
+
+    A deadline that moves on costs nothing: the handoff is looked at when the earlier one was due,
+    and again when it is.
+    """
+
+    def __init__(self, due: Callable[[Handoff], None]) -> None:
+        self._due = due
+        #: By the time at which they are looked at, in grains.
+        self._slots: dict[int, set[Handoff]] = {}
+        self._slot_of: dict[Handoff, int] = {}
+        self._order: list[int] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_slot = 0
+        #: The latest time at which handoffs were looked at.
+        self._fired = 0
+        self._waits_for_links = False
+
+    def set(self, handoff: Handoff, due_us: int | None) -> None:
+        """Look at the handoff then, by the monotonic clock; None: not at all."""
+        if due_us is None:
+            self.drop(handoff)
+            return
+        slot = max(due_us // _GRAIN_US, self._fired) + 1
+        known = self._slot_of.get(handoff)
+        if known is not None and known <= slot:
+            return
+        self.drop(handoff)
+        if slot not in self._slots:
+            self._slots[slot] = set()
+            heappush(self._order, slot)
+        self._slots[slot].add(handoff)
+        self._slot_of[handoff] = slot
+        self._arm()
+
+    def drop(self, handoff: Handoff) -> None:
+        """Do not look at it any more."""
+        slot = self._slot_of.pop(handoff, None)
+        if slot is not None:
+            self._slots[slot].discard(handoff)
+
+    def close(self) -> None:
+        """Let no deadline pass any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        while self._order and not self._slots[self._order[0]]:
+            del self._slots[heappop(self._order)]
+        if not self._order:
+            self.close()
+            return
+        slot = self._order[0]
+        if self._timer is None or slot < self._timer_slot:
+            self.close()
+            delay_s = slot * _GRAIN_US / 1e6 - monotonic()
+            self._start(slot, delay_s)
+
+    def _start(self, slot: int, delay_s: float) -> None:
+        self._timer_slot = slot
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, delay_s), self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        now_us = round(monotonic() * 1e6)
+        # What the others sent while this process stood still comes first: it was in time. Once,
+        # or a process that is always late would have no deadlines.
+        late_us = now_us - self._timer_slot * _GRAIN_US
+        self._waits_for_links = not self._waits_for_links and late_us > _HELD_UP_US
+        if self._waits_for_links:
+            self._start(self._timer_slot, _GRAIN_US / 1e6)
+            return
+        self._fired = now_us // _GRAIN_US
+        due: list[Handoff] = []
+        while self._order and self._order[0] <= self._fired:
+            due += self._slots.pop(heappop(self._order))
+        for handoff in due:
+            del self._slot_of[handoff]
+        for handoff in due:
+            self._due(handoff)
+        self._arm()

@@ -1,0 +1,192 @@
+"""What the two directions of a handoff have in common: a machine, its effects, who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final, NamedTuple, get_args
+
+from quicbaton.errors import PeerError, QuicbatonError
+from quicbaton.handoff import CuttingOver, Forwarding, Giving, Outcome, Taking
+from quicbaton.handoff import effects as fx
+from quicbaton.handoff import events as ev
+from quicbaton.handoff.messages import (
+    Accept,
+    Cutover,
+    CutoverAck,
+    HandoffMessage,
+    Message,
+    Moved,
+    MovedAck,
+    Offer,
+    Resumed,
+)
+from quicbaton.service.failpoints import reach
+from quicbaton.service.peers.link import Link
+
+Machine = Giving | Forwarding | Taking | CuttingOver
+Performers = Mapping[type[fx.Effect], Callable[[Any, Any], None]]
+
+
+class HandoffResult(NamedTuple):
+    """How a handoff ended, for whoever asked for it."""
+
+    outcome: Outcome
+    code: str
+    message: str
+
+
+class Handoff(ABC):
+    """One connection on its way from one process to another, seen by one of the two.
+
+    It holds all that there is of the handoff: the machine that decides, up to the commit one and
+    after it another, and what their effects need.
+    `feed(handoff, event)` queues an event: what the effects of one event bring about is handled
+    after all of them were performed.
+    """
+
+    #: What performs each kind of effect; takes the handoff and the effect.
+    PERFORMERS: ClassVar[Performers]
+
+    def __init__(
+        self,
+        machine: Machine,
+        pid: int | None,
+        links: Mapping[int, Link],
+        feed: Callable[[Handoff, ev.Event], None],
+    ) -> None:
+        self.machine: Machine = machine
+        #: The process at the other end, once there is one.
+        self.pid = pid
+        #: How that process is called, where it is known.
+        self.peer = ""
+        self._links = links
+        self._feed = feed
+        #: Whether its registry has counted it as unfinished.
+        self.counted = False
+        self._waiter: asyncio.Future[HandoffResult] | None = None
+
+    def __repr__(self) -> str:
+        return repr(self.machine)
+
+    @property
+    def connection_id(self) -> bytes:
+        return self.machine.connection_id
+
+    @property
+    def link(self) -> Link | None:
+        """The link that this handoff uses now, if it is up."""
+        number = self.machine.link
+        return None if number is None else self._links.get(number)
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more comes of it."""
+        return self.machine.ended
+
+    @property
+    @abstractmethod
+    def is_unfinished(self) -> bool:
+        """It keeps this process from ending."""
+
+    def feed(self, event: ev.Event) -> None:
+        """Have the machine handle an event, behind those that wait already."""
+        self._feed(self, event)
+
+    def handle(self, event: ev.Event, now_us: int) -> None:
+        """Let the machine decide, and perform what it says."""
+        if isinstance(event, ev.DeadlinePassed) and not self.is_late(now_us):
+            return
+        try:
+            effects = self.machine.handle(event, now_us)
+        except QuicbatonError as error:
+            self._refused(event, error)
+            return
+        self.machine = self.machine.successor or self.machine
+        for effect in effects:
+            self._perform(effect)
+
+    def is_late(self, now_us: int) -> bool:
+        """Whether the machine's deadline has passed."""
+        deadline_us = self.machine.get_timer()
+        return deadline_us is not None and now_us >= deadline_us
+
+    def wait(self) -> asyncio.Future[HandoffResult]:
+        """How it ends, when it has."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        return self._waiter
+
+    def finish(self, result: HandoffResult) -> None:
+        """Tell whoever waits for it."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(result)
+
+    def link_lost(self, link: Link) -> None:
+        """Nothing more comes over a link."""
+        self.feed(ev.LinkLost(link.number))
+
+    def send(self, effect: fx.Send) -> None:
+        """Send a message. To the machine a link that is gone, or takes no message, is lost."""
+        link = self._links.get(effect.link)
+        if link is None:
+            self.feed(ev.LinkLost(effect.link))
+        else:
+            send(link, effect.message)
+
+    @abstractmethod
+    def lose(self) -> None:
+        """The connection is ours, and cannot be brought back to life: its client is told."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """The handoff has ended: let go of what is left of it."""
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _perform(self, effect: fx.Effect) -> None:
+        try:
+            self.PERFORMERS[type(effect)](self, effect)
+        except Exception as error:
+            # The boundary between handoffs: one connection's failure is not another's.
+            log(f"{type(effect).__name__} of {self!r} failed", error)
+            if isinstance(effect, fx.DestroyKeys):
+                os.abort()  # A process that might still send after the commit must not live.
+            if isinstance(effect, (fx.Resume, fx.ThawConnection)):
+                self.lose()
+
+    def _refused(self, event: ev.Event, error: QuicbatonError) -> None:
+        """A peer's violation closes its link; anything else is our own mistake."""
+        link = self._links.get(event.link) if isinstance(event, ev.Received) else None
+        if link is not None and isinstance(error, PeerError):
+            link.abort()
+        else:
+            log(f"{self!r} refused {type(event).__name__}", error)
+
+
+def send(link: Link, message: HandoffMessage) -> None:
+    """Send a handoff's message, in haste if a client waits for it."""
+    before, after = _SEND_POINTS[type(message)]
+    reach(before)
+    if isinstance(message, _UNHURRIED):
+        link.send_unhurried(message)
+    else:
+        link.send(message)
+    reach(after)
+
+
+def log(what: str, error: Exception) -> None:
+    """Tell of a failure that costs nobody else anything."""
+    asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error})
+
+
+#: Messages for which no client waits: it is still served, or again.
+_UNHURRIED: Final = (Offer, Accept, Cutover, CutoverAck, Moved, MovedAck, Resumed)
+#: The failpoints around a message, made once: strays are many.
+_SEND_POINTS: Final[dict[type, tuple[str, str]]] = {
+    kind: (f"before_{kind.__struct_config__.tag}", f"after_{kind.__struct_config__.tag}")
+    for kind in get_args(Message)
+    if issubclass(kind, HandoffMessage)
+}

@@ -1,0 +1,443 @@
+"""Takes connections off this process's endpoint and puts them on: frozen, sealed, rebuilt, alive.
+
+What is decided elsewhere is performed here; nothing here waits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from time import monotonic, time
+from typing import NamedTuple
+
+from aioquic.quic.logger import QuicLoggerTrace
+
+from quicbaton.asyncio.endpoint.endpoint import Endpoint
+from quicbaton.asyncio.endpoint.memory import refuses_clients
+from quicbaton.asyncio.endpoint.newcomers import Owner
+from quicbaton.asyncio.endpoint.program import (
+    export_descriptors,
+    export_program,
+    import_program,
+)
+from quicbaton.asyncio.endpoint.session import Session, send_first
+from quicbaton.asyncio.endpoint.udp import Datagram
+from quicbaton.asyncio.protocol import QuicConnectionProtocol
+from quicbaton.baton.header import BatonHeader
+from quicbaton.baton.precopy import Pieces, leave_out, missing
+from quicbaton.baton.seal import BatonFields, identify, open_baton, seal
+from quicbaton.baton.snapshot import RelayedStream, Snapshot, decode_snapshot, encode_snapshot
+from quicbaton.errors import RefusedError
+from quicbaton.handoff.events import Sealed
+from quicbaton.http3.transfer import sessions_among, with_members
+from quicbaton.keys.key_ring import KeyRing
+from quicbaton.ownership import Claim
+from quicbaton.routing.reset import announce_reset
+from quicbaton.service.moving.parcels import Parcel, copy
+from quicbaton.service.moving.precopy import Copies, Copying
+from quicbaton.service.moving.relaying import RelayOutlet
+from quicbaton.service.moving.stream_relay.new_owner import NewOwner
+from quicbaton.service.moving.stream_relay.relays import LeftBehind, PassedOn
+from quicbaton.service.moving.stream_relay.stand_in import StandIn
+from quicbaton.service.peers.names import Names
+from quicbaton.transport.connection import Connection
+from quicbaton.transport.state import Address, ConnectionState, WritableEvent
+from quicbaton.transport.train import Train
+
+
+class ResetTarget(NamedTuple):
+    """Whom to tell, and how, when a connection turns out to be nobody's."""
+
+    remote: Address
+    local: Address
+    tokens: dict[bytes, bytes]  # connection ID -> stateless reset token
+    others: tuple[tuple[Address, Address], ...] = ()  # its other paths: (remote, local)
+
+
+class Frozen(NamedTuple):
+    """A connection between freeze and commit: what a thaw needs."""
+
+    session: Session
+    cids: tuple[bytes, ...]
+    client: ResetTarget | None  # None until the snapshot was taken
+    snapshot: bytes
+    precopies: Mapping[bytes, Pieces]  # what of the streams is not in the snapshot
+    parting: list[list[Train]]  # sent already, as far as the connection knows
+    left: LeftBehind | None  # what does not move: the protocol object, for some streams
+    passed: PassedOn | None  # streams that are relayed to this process already
+    descriptors: tuple[int, ...]  # the application's open files, which go along; the protocol's
+
+
+class Given(NamedTuple):
+    """What a forwarder remembers of a connection that it gave away."""
+
+    cids: tuple[bytes, ...]
+    client: ResetTarget
+
+
+class RebuiltConnection(NamedTuple):
+    """A rebuilt connection that is silent, since it is not ours yet."""
+
+    header: BatonHeader
+    digest: bytes
+    client: ResetTarget
+    connection: Connection
+    protocol: QuicConnectionProtocol
+    relay: NewOwner | None  # for streams whose requests still run at the source
+    frozen_at_us: int | None  # by this host's clock; None: it was another's
+    opened_at_s: float
+
+    def missed_us(self, now: float, frozen_us: int) -> int:
+        """How much further connection time must move, now that the source has said for how long
+        the connection stood still by its own clock.
+
+        On one host that clock is ours, and nothing is missed. Else the source counted from its
+        freeze to its commit, we from the baton's arrival until now, and these overlap: the longer
+        of the two is what has passed at least. The truth may be longer, by the way of a message.
+        To count less is safe: a timer fires later than it might, our ACK Delay is too short, which
+        costs the peer's estimate of the round trip a little, and no sample of ours begins before
+        the handoff (`owner_first_number`). To count more would end connections by idle timeouts
+        that have not passed.
+        """
+        if self.frozen_at_us is not None:
+            return 0
+        return max(0, frozen_us - self._here_us(now))
+
+    def waited_us(self, now: float, frozen_us: int) -> int:
+        """For how long nobody could speak to the client; across hosts, at least."""
+        if self.frozen_at_us is not None:
+            return max(0, round(now * 1e6) - self.frozen_at_us)
+        return max(frozen_us, self._here_us(now))
+
+    def _here_us(self, now: float) -> int:
+        return round((now - self.opened_at_s) * 1e6)
+
+    def check(self, claim: Claim) -> None:
+        """FencedError unless the claim is for this very baton."""
+        claim.check(
+            connection_id=self.header.connection_id,
+            baton_term=self.header.term,
+            baton_id=self.header.baton_id,
+            digest=self.digest,
+        )
+
+
+class Mover:
+    """One process's. `host` names this boot of this host."""
+
+    def __init__(self, endpoint: Endpoint, ring: KeyRing, names: Names, host: bytes) -> None:
+        self._endpoint = endpoint
+        self._ring = ring
+        self._names = names
+        self._host = host
+
+        #: What sources have sent ahead of their batons.
+        self.copies = Copies()
+
+    def freeze(self, connection_id: bytes, strays: Owner) -> Frozen:
+        """Stop driving the connection; `strays` gets its datagrams.
+
+        Its last trains are made, but not sent: `send_last_train` does that by and by, so that the
+        client does not wait for all of the handoff at once. Nothing else is protected with the
+        connection's keys, and the snapshot knows of them.
+        """
+        session = self._endpoint.session_of(connection_id)
+        if session is None:
+            raise RefusedError("the connection has ended", code="closed")
+        parting = session.connection.parting_trains(monotonic())
+        frozen = Frozen(session, tuple(session.cids), None, b"", {}, parting, None, None, ())
+        self._endpoint.release(session, strays)
+        return frozen
+
+    def send_last_train(self, frozen: Frozen) -> None:
+        """Send the next of what `freeze` has made. It comes before the commit or not at all."""
+        if frozen.parting:
+            for train in frozen.parting.pop(0):
+                self._endpoint.udp.send(train)
+
+    def snapshot(self, frozen: Frozen, copying: Copying | None, *, may_relay: bool) -> Frozen:
+        """With the snapshot, less what has been copied ahead of it. Where it `may_relay`, streams
+        whose requests cannot be exported stay behind, with the protocol object.
+
+        Raises RefusedError, the connection unharmed, when it cannot move. What can refuse is
+        exported first; then the transport, which spends the connection.
+        """
+        session = frozen.session
+        relay = _open_relay(session.protocol) if may_relay else None
+        left = _streams_left(session) if may_relay else []
+        passed = [] if relay is None else relay.export()
+        application, http3 = export_program(session.protocol, left, passes_on=relay is not None)
+        sessions = sessions_among(session.protocol._http, left)
+        descriptors = tuple(export_descriptors(session.protocol))
+        now = monotonic()
+        state = session.connection.freeze(now)
+        snapshot = Snapshot(
+            connection=state,
+            http3=http3,
+            application=application,
+            frozen_at_us=round(now * 1e6),
+            host=self._host,
+            precopied=None,
+            relayed=[_relayed(state, one, is_session=one in sessions) for one in left],
+        )
+        if relay is not None:
+            relay.hold()
+            session.protocol.relay(None)
+            frozen = frozen._replace(passed=PassedOn(relay, passed))
+        if left:
+            stand_in = StandIn(session.connection, state, snapshot.relayed)
+            session.protocol.use_connection(stand_in)
+            frozen = frozen._replace(left=LeftBehind(session.protocol, stand_in))
+        snapshot.relayed += passed
+        if copying is not None and copying.copied:
+            copying.send(missing(state.streams, copying.pieces))
+            snapshot.precopied = leave_out(state, copying.copy_id, copying.pieces)
+            frozen = frozen._replace(precopies={copying.copy_id: copying.pieces})
+        frozen = frozen._replace(
+            client=_client(state), snapshot=encode_snapshot(snapshot), descriptors=descriptors
+        )
+        # Last: a full disk may fail it, and from here on the snapshot is what a thaw needs.
+        self._endpoint.end_trace(session.connection)
+        return frozen
+
+    def seal(
+        self, frozen: Frozen, connection_id: bytes, term: int, audience: str, version: int
+    ) -> Sealed:
+        """A baton of the snapshot. RefusedError when the format `version` cannot say it."""
+        source = self._names.toward(audience)
+        fields = BatonFields(
+            connection_id=connection_id, term=term, source=source, audience=audience
+        )
+        sealed = seal(frozen.snapshot, fields, self._ring, os.urandom, time(), version)
+        baton_id, digest = identify(sealed)
+        return Sealed(baton_id, digest, sealed)
+
+    def thaw(self, frozen: Frozen) -> Session:
+        """Bring it back here, as it was when it was frozen."""
+        while frozen.parting:
+            self.send_last_train(frozen)
+        for cid in frozen.cids:
+            self._endpoint.table.remove(cid)
+        if not frozen.snapshot:
+            # The very same object: what it kept free for the next owner is its own again.
+            frozen.session.connection.stay()
+            return self._endpoint.adopt(frozen.session.connection, frozen.session.protocol)
+        snapshot = decode_snapshot(frozen.snapshot, frozen.precopies)
+        if frozen.left is not None:
+            return self._endpoint.adopt(*self._bring_back(snapshot, frozen.left))
+        rebuilt = self._rebuild(snapshot, copy(frozen.descriptors))
+        frozen.session.protocol.connection_left()
+        return self._endpoint.adopt(*rebuilt)
+
+    def open(
+        self,
+        sealed: bytes,
+        parcel: Parcel | None = None,
+        *,
+        relayed: bool = False,
+        live: bool = False,
+    ) -> RebuiltConnection:
+        """Open, check and rebuild a baton, silently. A `live` one comes from its source right now,
+        whatever the clocks of the two hosts say. The program takes what is in `parcel`.
+
+        A connection that another process will send for gets no connection IDs of ours, since what
+        comes for them would not come here; nor any of that process's, which would have to know
+        them first. Its client has up to two spare ones, for two changes of its address.
+        """
+        opened = open_baton(sealed, self._ring, None if live else time(), *self._names)
+        snapshot = decode_snapshot(opened.payload, self.copies.kept)
+        if snapshot.precopied is not None:
+            self.copies.drop(snapshot.precopied.precopy_id)
+        client = _client(snapshot.connection)
+        self._check_ids(client)
+        self._check_room(client)
+        connection, protocol = self._rebuild(snapshot, parcel, relayed=relayed)
+        relay = None
+        if snapshot.relayed:
+            relay = NewOwner(connection, snapshot.connection, snapshot.relayed, protocol._http)
+            protocol.relay(relay)
+        frozen_at_us = snapshot.frozen_at_us if snapshot.host == self._host else None
+        return RebuiltConnection(
+            opened.header,
+            opened.digest,
+            client,
+            connection,
+            protocol,
+            relay,
+            frozen_at_us,
+            monotonic(),
+        )
+
+    def resume(
+        self,
+        opened: RebuiltConnection,
+        strays: list[Datagram],
+        sink: type[Owner],
+        *,
+        frozen_us: int,
+        outlet: RelayOutlet | None,
+    ) -> tuple[Session, int]:
+        """Drive a rebuilt connection, which is ours now; returns also for how many microseconds its
+        client has been waiting, from the freeze to the first datagram.
+
+        What an owner of the class `sink` got of its datagrams, from an earlier time here, is its
+        own again. `outlet`: where its datagrams go, if not to the socket.
+        """
+        endpoint = self._endpoint
+        connection = opened.connection
+        now = monotonic()
+        connection.rearm(now, missed_us=opened.missed_us(now, frozen_us))
+        # Before all that the client does not wait for.
+        send_first(connection, endpoint.udp if outlet is None else outlet)
+        waited_us = opened.waited_us(monotonic(), frozen_us)
+        for cid in connection.connection_ids():
+            if isinstance(endpoint.table.owners.get(cid), sink):
+                endpoint.table.remove(cid)
+        session = endpoint.adopt(connection, opened.protocol)
+        if outlet is not None:
+            session.send_through(outlet, outlet.wait_for_room)
+        session.resume(strays)
+        connection.speak_first()
+        return session, waited_us
+
+    def begin_cutover(self, connection: Connection) -> bool:
+        """Have the client use IDs that lead here, if it has others; whether it has.
+
+        Not while a cutover is open: a connection that was handed on in the middle of one finishes
+        that first (RFC 9000 §5.1.2).
+        """
+        outdated = any(self._endpoint.ids.outdated(cid) for cid in connection.issued_ids())
+        if outdated:
+            connection.begin_cutover()
+        return outdated
+
+    def discard(self, opened: RebuiltConnection) -> None:
+        """Let go of a rebuilt connection, which has sent nothing."""
+        opened.protocol.connection_left()
+        self._endpoint.end_trace(opened.connection)
+        opened.connection.let_go()
+
+    def reset(self, client: ResetTarget, cids: tuple[bytes, ...] = ()) -> None:
+        """Nobody owns the connection: its client is told so (RFC 9000 §10.3).
+
+        At once, since a client that waits for us sends nothing that a reset could answer, and
+        under each of our IDs, since we do not know which it uses. Its address is validated, and
+        these few small datagrams go out once. What it still sends is answered by `routing`.
+        """
+        endpoint = self._endpoint
+        for cid in (*cids, *client.tokens):
+            endpoint.table.remove(cid)
+        for token in client.tokens.values():
+            data = announce_reset(token, os.urandom)
+            endpoint.udp.send_datagram(data, client.remote, client.local)
+
+    def _check_ids(self, client: ResetTarget) -> None:
+        """A short header does not say how long its ID is: all that we read have one length."""
+        ours = self._endpoint.ids.configs.length
+        if any(len(cid) != ours for cid in client.tokens):
+            lengths = ", ".join(str(length) for length in sorted({*map(len, client.tokens)}))
+            raise RefusedError(
+                f"its connection IDs have {lengths} bytes, and here all have {ours}: give both"
+                " processes forms of IDs of one length",
+                code="id_lengths",
+            )
+
+    def _check_room(self, client: ResetTarget) -> None:
+        """For its IDs, as many that it gets in the cutover, and what it holds: once the connection
+        is ours, it is too late to find that there is none."""
+        if not self._endpoint.table.has_room_here(2 * len(client.tokens)):
+            raise RefusedError(
+                "the routing table is full here: choose another destination",
+                code="routing_table_full",
+            )
+        if refuses_clients(self._endpoint.budget):
+            raise RefusedError(
+                "there is too little memory here for one more connection: choose another "
+                "destination, or try again",
+                code="memory_full",
+            )
+
+    def _rebuild(
+        self,
+        snapshot: Snapshot,
+        parcel: Parcel | None,
+        *,
+        relayed: bool = False,
+    ) -> tuple[Connection, QuicConnectionProtocol]:
+        endpoint = self._endpoint
+        trace = endpoint.start_trace(snapshot.connection.original_id)
+        connection = self._make_connection(snapshot, trace, relayed=relayed)
+        protocol = endpoint.create_protocol(connection)
+        try:
+            passed = [] if parcel is None else parcel.take()
+            import_program(protocol, connection, snapshot.http3, snapshot.application, passed)
+        except Exception:
+            protocol.connection_left()
+            endpoint.end_trace(connection)
+            connection.let_go()
+            raise
+        return connection, protocol
+
+    def _bring_back(
+        self, snapshot: Snapshot, left: LeftBehind
+    ) -> tuple[Connection, QuicConnectionProtocol]:
+        """Coroutines run with that protocol object: it goes on, with what they did meanwhile."""
+        state = snapshot.connection
+        state.events += [WritableEvent(stream_id) for stream_id in left.stand_in.congested_ids]
+        connection = self._make_connection(snapshot, self._endpoint.start_trace(state.original_id))
+        left.stand_in.restore(connection)
+        left.protocol.use_connection(connection)
+        return connection, left.protocol
+
+    def _make_connection(
+        self, snapshot: Snapshot, trace: QuicLoggerTrace | None, *, relayed: bool = False
+    ) -> Connection:
+        now = monotonic()
+        # The clocks of two hosts, or of two boots of one, are never compared: from another one the
+        # connection's time goes on where it stood, until the source says how long that was.
+        is_ours = snapshot.host == self._host
+        return Connection.resume(
+            snapshot.connection,
+            now=now,
+            transit_us=max(0, round(now * 1e6) - snapshot.frozen_at_us) if is_ours else 0,
+            issuer=None if relayed else self._endpoint.ids,
+            entropy=os.urandom,
+            other_host=relayed or not is_ours,
+            budget=self._endpoint.budget,
+            configuration=self._endpoint.configuration,
+            trace=trace,
+        )
+
+
+def _streams_left(session: Session) -> list[int]:
+    """Streams that cannot move with their connection, which is frozen to the network already."""
+    protocol = session.protocol
+    if not protocol.running_streams():
+        return []
+    # What has come for them is delivered here.
+    protocol.process_events()
+    known = session.connection.stream_ids
+    left = with_members(protocol._http, list(protocol.running_streams()))
+    return [stream_id for stream_id in left if stream_id in known]
+
+
+def _relayed(state: ConnectionState, stream_id: int, *, is_session: bool) -> RelayedStream:
+    half = state.streams[stream_id].receive
+    withheld = 0 if half is None else half.taken - half.consumed
+    return RelayedStream(stream_id, withheld, is_session, 0, None, None)
+
+
+def _open_relay(protocol: QuicConnectionProtocol) -> NewOwner | None:
+    relay = protocol.open_relay
+    assert relay is None or isinstance(relay, NewOwner), "made here"
+    return relay
+
+
+def _client(state: ConnectionState) -> ResetTarget:
+    path = state.paths[0]
+    return ResetTarget(
+        path.remote,
+        path.local,
+        {local.cid: local.token for local in state.ids.local},
+        tuple((other.remote, other.local) for other in state.paths[1:]),
+    )

@@ -1,0 +1,503 @@
+"""All handoffs of one process: finds the one that a command, a message or a deadline is for.
+
+    link ──► registry ──► handoff ──► machine ──► effects, performed by the same handoff
+
+The contract is in `quicbaton.handoff`. Everything here is synchronous: between a freeze and
+COMMITTED the only waiting is for the other process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from quicbaton.asyncio.endpoint.endpoint import Endpoint
+from quicbaton.asyncio.endpoint.observer import Observer
+from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.endpoint.udp import Datagram
+from quicbaton.baton.versions import readable_versions
+from quicbaton.errors import PeerError, QuicbatonError, RefusedError
+from quicbaton.handoff import (
+    CuttingOver,
+    Giving,
+    GivingByLedger,
+    GivingByStore,
+    GivingState,
+    Taking,
+    TakingByLedger,
+    TakingByStore,
+    Waits,
+    answer_stale,
+)
+from quicbaton.handoff import effects as fx
+from quicbaton.handoff import events as ev
+from quicbaton.handoff.messages import (
+    Descriptors,
+    HandoffMessage,
+    Load,
+    Message,
+    Moved,
+    MovedAck,
+    Offer,
+    Precopied,
+    Precopy,
+    PrecopyEnd,
+    Refuse,
+    RelayMessage,
+    Stray,
+    Toss,
+)
+from quicbaton.handoff.waits import DEFAULT_WAITS
+from quicbaton.keys.key_ring import KeyRing
+from quicbaton.ownership import Ledger, Ownership
+from quicbaton.ownership.store import Store
+from quicbaton.service.moving.context import HandoffContext
+from quicbaton.service.moving.deadlines import Deadlines
+from quicbaton.service.moving.handoff import Handoff, HandoffResult, send
+from quicbaton.service.moving.inbound_forwarders import InboundForwarders
+from quicbaton.service.moving.incoming import Handoffs, IncomingHandoff
+from quicbaton.service.moving.link_waiters import LinkWaiters
+from quicbaton.service.moving.mover import Mover
+from quicbaton.service.moving.outgoing import OutgoingHandoff
+from quicbaton.service.moving.parcels import Parcel
+from quicbaton.service.moving.store_client import StoreClient
+from quicbaton.service.moving.strays import deliver
+from quicbaton.service.moving.stream_relay.relays import StreamRelays
+from quicbaton.service.peers.link import Link
+from quicbaton.service.peers.names import Names, is_name_of, parse_slot
+
+#: How long a handoff that has ended still answers what comes late for it.
+_ANSWERS_US: Final = 50_000
+
+
+class HandoffRegistry(Observer):
+    """The handoffs of one process, in both directions. `host` names this boot of this host,
+    `connect(name)` has a link to a process opened, `slot_of(path)` is what another host knows a
+    process of this one by."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        ring: KeyRing,
+        names: Names,
+        host: bytes,
+        connect: Callable[[str], None],
+        *,
+        slot_of: Callable[[str], str] = lambda _path: "",
+        waits: Waits = DEFAULT_WAITS,
+        formats: tuple[int, ...] = readable_versions(),
+        store: Store | None = None,
+    ) -> None:
+        mover = Mover(endpoint, ring, names, host)
+        self.ledger = Ledger()
+        #: Streams that did not move with their connections.
+        self.relays = StreamRelays(endpoint.observers.on_settled)
+        #: Where a shared store says whose connections are.
+        self.store = None if store is None else StoreClient(store)
+        self._endpoint = endpoint
+        self._waits = waits
+        self._formats = frozenset(formats)
+        self._context = HandoffContext(
+            endpoint=endpoint,
+            mover=mover,
+            names=names,
+            relays=self.relays,
+            waiters=LinkWaiters(connect),
+            forwarders=InboundForwarders(mover.begin_cutover, slot_of),
+            store=self.store,
+            file_format=max(formats),
+            feed=self._feed,
+            closed=self._close,
+        )
+        self.counts = self._context.counts
+        #: How handoffs ended, by direction (`out`, `in`) and code.
+        self.outcomes = self._context.outcomes
+        self._handoffs = Handoffs()
+        self._deadlines = Deadlines(self._on_deadline)
+        self._inbox: deque[tuple[Handoff, ev.Event]] = deque()
+        self._busy = False
+        self._unfinished = 0
+        endpoint.observers.add(self)
+
+    # --- commands -------------------------------------------------------------------------------
+
+    def hand_over(
+        self, session: Session, link: Link, *, relay: bool = False
+    ) -> asyncio.Future[HandoffResult]:
+        """Hand a connection to the process at the other end of `link`. `relay`: if that cannot send
+        from the address that the client talks to, send for it. RefusedError (`relayed`) for one
+        that another process sends for already: it moves no further.
+
+        With a shared store that changes whose it is. Between two processes of one host the source
+        can do so as well: so it is with one that does not use this store, such as a successor that
+        was configured anew.
+        """
+        _check_not_relayed(session)
+        first = self._begin(session, link, relay=relay, shared=self.store is not None)
+        if self.store is None or not link.peer_name.startswith("/"):
+            return first
+        result: asyncio.Future[HandoffResult] = asyncio.get_running_loop().create_future()
+
+        def settle(report: HandoffResult) -> None:
+            if not result.done():
+                result.set_result(report)
+
+        def look(done: asyncio.Future[HandoffResult]) -> None:
+            if done.cancelled() or result.done():
+                return
+            if done.result().code != "no_store" or not link.is_up:
+                settle(done.result())
+                return
+            try:
+                second = self._begin(session, link, relay=relay, shared=False)
+            except (QuicbatonError, KeyError):
+                settle(done.result())  # over, or on its way elsewhere by now
+            else:
+                second.add_done_callback(lambda done: settle(done.result()))
+
+        first.add_done_callback(look)
+        return result
+
+    def save(
+        self, session: Session, keep: Callable[[bytes], None]
+    ) -> asyncio.Future[HandoffResult]:
+        """Freeze a connection into a baton; done when `keep` has got that, or has raised OSError,
+        which thaws the connection."""
+        _check_not_relayed(session)
+        return self._new_outgoing(session.connection.name, None).save(session, keep)
+
+    def cancel_save(self, connection_id: bytes, code: str, text: str) -> None:
+        """Thaw one connection that is saved: its baton is worth nothing from here on."""
+        outgoing = self._handoffs.outgoing.get(connection_id)
+        if outgoing is not None:
+            outgoing.cancel_save(code, text)
+
+    def cancel_saves(self, code: str, text: str) -> None:
+        """Thaw what is saved in files: the files are worth nothing from here on."""
+        for outgoing in list(self._handoffs.outgoing.values()):
+            outgoing.cancel_save(code, text)
+
+    def resume_file(self, sealed: bytes) -> asyncio.Future[HandoffResult]:
+        """Bring a saved baton back to life here, if its source gives it to us."""
+        mover = self._context.mover
+        rebuilt = mover.open(sealed)
+        header = rebuilt.header
+        if header.source in self._context.names:
+            mover.discard(rebuilt)
+            raise RefusedError(
+                "this very process froze the connection: resume it in another", code="same_process"
+            )
+        machine = self._new_taking(header.connection_id, os.urandom(16), "")
+        return self._add_incoming(machine, header.source).begin_with(rebuilt)
+
+    def close(self) -> None:
+        """The process ends: nothing that is under way goes on."""
+        self.relays.cut_left("closing", "the process ends")
+        self._deadlines.close()
+        if self.store is not None:
+            self.store.close()
+
+    # --- how things stand -----------------------------------------------------------------------
+
+    @property
+    def frozen(self) -> int:
+        """Connections that are frozen here, and neither given away nor thawed yet."""
+        return sum(one.is_frozen for one in self._handoffs.outgoing.values())
+
+    @property
+    def unfinished(self) -> int:
+        """Connections between their freeze here and the end of forwarding, and forwarders that have
+        yet to turn to the next owner."""
+        return self._unfinished
+
+    def living_elsewhere(self, dead: int) -> list[bytes]:
+        """Connections that are not driven here and live, as far as this process knows, though the
+        process `dead` has exited."""
+        outgoing = self._handoffs.outgoing
+        return [name for name, one in outgoing.items() if one.lives_without(dead)]
+
+    # --- what links bring -----------------------------------------------------------------------
+
+    def link_up(self, link: Link) -> None:
+        """A link is open; messages may be sent, and will come once it is greeted."""
+        self._context.links[link.number] = link
+
+    def link_answers(self, link: Link, name: str = "") -> None:
+        """A link is greeted: whoever waits for one to that process, which may have been sought by
+        another `name`, has it."""
+        self._context.waiters.answered(link, name)
+
+    def source_unreachable(self, name: str) -> None:
+        """No link to that process comes up: handoffs that wait for one give up, if they may."""
+        self._context.waiters.unreachable(name)
+
+    def on_message(self, link: Link, message: Message) -> None:
+        """Dispatch by the rules of `quicbaton.handoff`. PeerError: close the link."""
+        if isinstance(message, RelayMessage):
+            self.relays.on_message(link, message)
+            self._endpoint.memory.relieve()
+        elif isinstance(message, Descriptors):
+            self._on_descriptors(link, message)
+        elif isinstance(message, HandoffMessage):
+            self._dispatch(link, message)
+        elif isinstance(message, Toss):
+            datagram = Datagram(message.datagram, message.remote, message.local, message.ecn)
+            self._endpoint.deliver([datagram], forwarded=True)
+        elif isinstance(message, (Precopy, PrecopyEnd)):
+            self._context.mover.copies.on_message(link, message)
+        elif isinstance(message, Precopied):
+            for outgoing in list(self._handoffs.outgoing.values()):
+                outgoing.on_copied(message)
+        elif isinstance(message, Load):
+            self._endpoint.observers.on_peer_load(link.peer_name, message.connections, message.room)
+        else:
+            raise PeerError("a second Hello on a link", code="unexpected_message")
+
+    def link_lost(self, link: Link) -> None:
+        """A link ended; everything that it brought was handled."""
+        self._context.links.pop(link.number, None)
+        self._context.mover.copies.link_lost(link)
+        self.relays.link_lost(link)
+        for handoff in self._handoffs.all():
+            handoff.link_lost(link)
+
+    def peer_dead(
+        self, pid: int, *, no_owner_lives: bool, living: frozenset[bytes] = frozenset()
+    ) -> None:
+        """A process has exited, as the kernel says, and all its links are lost. Connections in
+        `living` have an owner somewhere, whatever is said of the others."""
+        for handoff in self._handoffs.all():
+            if handoff.pid == pid and handoff.machine.state is not GivingState.IDLE:
+                lost = no_owner_lives and handoff.connection_id not in living
+                handoff.feed(ev.PeerDead(no_owner_lives=lost))
+
+    # --- what the endpoint tells ----------------------------------------------------------------
+
+    def keeps_awake(self, session: Session) -> bool:
+        """While a handoff of the connection is under way, or another process sends for it."""
+        outgoing = self._handoffs.outgoing.get(session.connection.name)
+        return (outgoing is not None and not outgoing.ended) or session.sent_for_by is not None
+
+    def on_began(self, session: Session, *, is_new: bool) -> None:
+        if is_new:
+            self.ledger.own(session.connection.name)
+
+    def on_ids_retired(self, session: Session) -> None:
+        self._context.forwarders.look(session.connection)
+
+    def on_ended(self, session: Session) -> None:
+        self._close(session.connection.name)
+
+    # --- helpers, in reading order --------------------------------------------------------------
+
+    def _begin(
+        self, session: Session, link: Link, *, relay: bool, shared: bool
+    ) -> asyncio.Future[HandoffResult]:
+        running = session.protocol.running_streams()
+        session.protocol.check_exportable(running, passes_on=True)
+        outgoing = self._new_outgoing(session.connection.name, link.peer_pid, shared=shared)
+        return outgoing.begin(session, link, relay=relay)
+
+    def _new_outgoing(
+        self, connection_id: bytes, pid: int | None, *, shared: bool = False
+    ) -> OutgoingHandoff:
+        """RefusedError (`busy`) while one is under way already, since only the machine of a frozen
+        connection may commit it."""
+        known = self._handoffs.outgoing.get(connection_id)
+        if known is not None:
+            if not known.ended:
+                raise RefusedError("a handoff of this connection is under way already", code="busy")
+            self._forget(known)
+        machine = self._new_giving(connection_id, shared=shared)
+        outgoing = OutgoingHandoff(self._context, machine, pid)
+        self._handoffs.outgoing[connection_id] = outgoing
+        return outgoing
+
+    def _new_giving(self, connection_id: bytes, *, shared: bool) -> Giving:
+        handoff_id = os.urandom(16)
+        if not shared or self.store is None:
+            return GivingByLedger(connection_id, handoff_id, self.ledger, waits=self._waits)
+        return GivingByStore(
+            connection_id,
+            handoff_id,
+            self.ledger,
+            incarnation=self.store.incarnation,
+            store_id=self.store.store_id,
+            waits=self._waits,
+        )
+
+    def _add_incoming(
+        self, machine: Taking | CuttingOver, source: str, pid: int | None = None
+    ) -> IncomingHandoff:
+        known = self._handoffs.incoming.get(machine.handoff_id)
+        if known is not None:
+            self._forget(known)
+        incoming = IncomingHandoff(self._context, self._handoffs, machine, source=source, pid=pid)
+        self._handoffs.incoming[machine.handoff_id] = incoming
+        return incoming
+
+    def _new_taking(
+        self,
+        connection_id: bytes,
+        handoff_id: bytes,
+        name: str,
+        *,
+        can_send: bool = True,
+        shared: bool = False,
+    ) -> Taking:
+        """`name` is what its source knows us by; `can_send`: whether we can send from where its
+        client talks to; `shared`: a shared store decides."""
+        if not shared or self.store is None:
+            return TakingByLedger(
+                connection_id,
+                handoff_id,
+                self.ledger,
+                name=name,
+                formats=self._formats,
+                can_send=can_send,
+                waits=self._waits,
+            )
+        return TakingByStore(
+            connection_id,
+            handoff_id,
+            self.ledger,
+            incarnation=self.store.incarnation,
+            store_id=self.store.store_id,
+            name=name,
+            formats=self._formats,
+            can_send=can_send,
+            waits=self._waits,
+        )
+
+    def _dispatch(self, link: Link, message: HandoffMessage) -> None:
+        if link.is_remote:
+            _check_names(link, message)
+        handoff: Handoff | None = self._handoffs.incoming.get(message.handoff_id)
+        if isinstance(message, MovedAck) and (handoff is None or handoff.ended):
+            self._on_announcement(link, message)
+            return
+        if handoff is None and isinstance(message, Offer):
+            handoff = self._on_offer(link, message)
+        if handoff is None and isinstance(message, Stray):
+            session = self._endpoint.session_of(message.connection_id)
+            if session is not None:
+                deliver(session, [message])
+                return
+        if handoff is None:
+            handoff = self._handoffs.outgoing.get(message.connection_id)
+        if handoff is not None:
+            handoff.feed(ev.Received(link.number, message))
+            return
+        for effect in answer_stale(self.ledger, link.number, message):
+            assert isinstance(effect, fx.Send), "an answer and nothing else"
+            send(link, effect.message)
+
+    def _on_offer(self, link: Link, offer: Offer) -> IncomingHandoff:
+        machine = self._new_taking(
+            offer.connection_id,
+            offer.handoff_id,
+            link.own_name,
+            shared=bool(offer.store_id),
+            can_send=self._endpoint.udp.can_send_from(offer.local),
+        )
+        return self._add_incoming(machine, offer.source, link.peer_pid)
+
+    def _on_announcement(self, link: Link, message: MovedAck) -> None:
+        """Another process forwards a connection to us from here on: because it is here, or is about
+        to be, or, if it has been given to a third meanwhile, until it has learned so."""
+        name = message.connection_id
+        forwarders = self._context.forwarders
+        outgoing = self._handoffs.outgoing.get(name)
+        given_to = "" if outgoing is None else outgoing.given_to
+        is_here = self._endpoint.has(name) or self._handoffs.waiting(name) is not None
+        if not (is_here or given_to) or not forwarders.has_room(name):
+            text = "the connection is not owned here"
+            link.send(Refuse(name, message.handoff_id, "not_owned", text))
+            return
+        machine = CuttingOver(
+            name,
+            message.handoff_id,
+            self._waits,
+            link=link.number,
+            greeting=Moved(name, message.handoff_id, link.own_name),
+            now_us=round(monotonic() * 1e6),
+        )
+        incoming = self._add_incoming(machine, link.peer_name, link.peer_pid)
+        forwarders.add(incoming)
+        incoming.feed(ev.Received(link.number, message))
+        if given_to:
+            forwarders.handed_on(name, given_to)
+        session = self._endpoint.session_of(name)
+        if session is not None:
+            forwarders.look(session.connection)
+
+    def _on_descriptors(self, link: Link, message: Descriptors) -> None:
+        incoming = self._handoffs.incoming.get(message.handoff_id)
+        if incoming is None:
+            Parcel(link.take_descriptors(message)).close()
+        else:
+            incoming.on_descriptors(link, message)
+
+    def _feed(self, handoff: Handoff, event: ev.Event) -> None:
+        self._inbox.append((handoff, event))
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._inbox:
+                self._handle(*self._inbox.popleft())
+        finally:
+            self._busy = False
+
+    def _handle(self, handoff: Handoff, event: ev.Event) -> None:
+        now_us = round(monotonic() * 1e6)
+        handoff.handle(event, now_us)
+        due_us = now_us + _ANSWERS_US if handoff.ended else handoff.machine.get_timer()
+        self._deadlines.set(handoff, due_us)
+        if handoff.is_unfinished is not handoff.counted:
+            handoff.counted = not handoff.counted
+            self._unfinished += 1 if handoff.counted else -1
+            if not handoff.counted:
+                self._endpoint.observers.on_settled()
+
+    def _on_deadline(self, handoff: Handoff) -> None:
+        if handoff.ended:
+            self._forget(handoff)
+            self.ledger.expire(round(monotonic() * 1e6))
+        else:
+            handoff.feed(ev.DeadlinePassed())
+
+    def _forget(self, handoff: Handoff) -> None:
+        self._handoffs.remove(handoff)
+        self._deadlines.drop(handoff)
+        handoff.forget()
+
+    def _close(self, connection_id: bytes) -> None:
+        """An owned connection is over."""
+        now_us = round(monotonic() * 1e6)
+        if self.ledger.record(connection_id).state is Ownership.OWNED:
+            self.ledger.close(connection_id, now_us)
+        self.ledger.expire(now_us)
+        self._context.forwarders.closed(connection_id)
+        if self.store is not None:
+            self.store.closed(connection_id)
+
+
+def _check_not_relayed(session: Session) -> None:
+    if session.sent_for_by is not None:
+        raise RefusedError(
+            "another process sends for this connection: close it, or let it end here",
+            code="relayed",
+        )
+
+
+def _check_names(link: Link, message: HandoffMessage) -> None:
+    """Another host offers in its own name, and names no path of this one: we call whom it names."""
+    if isinstance(message, Offer) and not is_name_of(message.source, link.peer_node):
+        raise PeerError(f"{link!r} offers as {message.source!r}", code="wrong_name")
+    if isinstance(message, Moved) and parse_slot(message.to) is None:
+        raise PeerError(f"{link!r} names {message.to!r}", code="wrong_name")

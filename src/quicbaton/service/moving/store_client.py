@@ -1,0 +1,181 @@
+"""One process's part in a shared ownership store: it asks what handoffs want to know.
+
+The machines are `handoff.shared_source` and `handoff.shared_destination`, what they ask for is in
+`handoff.store_questions`. Answers come whenever they come; machines know what they mean by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from time import time
+from typing import Any, Protocol
+
+from quicbaton.handoff import events as ev
+from quicbaton.handoff.store_questions import (
+    AskStore,
+    ReadStore,
+    StoreConflict,
+    StoreDone,
+    StoreFailed,
+    StoreFound,
+    StoreUnknown,
+)
+from quicbaton.limits import STORE_SWEEP_S
+from quicbaton.ownership.store import (
+    INCARNATION_BYTES,
+    Close,
+    Conflict,
+    Done,
+    Failed,
+    Found,
+    Operation,
+    Publish,
+    Reading,
+    Result,
+    Store,
+    Take,
+    Unknown,
+)
+from quicbaton.service.failpoints import reach
+
+
+class Asker(Protocol):
+    """Whoever asks the store: a handoff."""
+
+    def feed(self, event: ev.Event) -> None:
+        """Take the answer."""
+
+    @property
+    def asks_the_store(self) -> bool:
+        """Whether it still wants to know."""
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more comes of it."""
+
+
+class StoreClient:
+    """Asks `store` what handoffs want to know, and keeps the entries of this process in it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.store_id = store.store_id
+        #: Drawn at the start of this process.
+        self.incarnation = os.urandom(INCARNATION_BYTES)
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: Connections of ours that have an entry in the store, and how to close it.
+        self._entered: dict[bytes, Close] = {}
+
+    def ask(self, asker: Asker, effect: AskStore) -> None:
+        """Perform an operation; the asker is fed its outcome."""
+        self._spawn(self._perform(asker, effect.operation, effect.after_s))
+
+    def read(self, asker: Asker, effect: ReadStore) -> None:
+        """Read a connection's entry; the asker is fed what stands there."""
+        self._spawn(self._look_up(asker, effect))
+
+    def given(self, connection_id: bytes) -> None:
+        """A connection is another's now, who sees to its entry."""
+        self._entered.pop(connection_id, None)
+
+    def closed(self, connection_id: bytes) -> None:
+        """A connection of ours is closed."""
+        close = self._entered.pop(connection_id, None)
+        if close is not None:
+            # If this fails the entry is swept, later.
+            self._spawn(self._perform(None, close, 0.0))
+
+    async def sweep_for_ever(self) -> None:
+        """Forget what is old in the store, now and then."""
+        while True:
+            await asyncio.sleep(STORE_SWEEP_S)
+            await self._store.sweep(time())
+
+    async def forget_owner(self, name: str) -> int:
+        """Close what processes of this name, which are known to be dead, held. Returns how many.
+
+        Nobody else may live by this name but this very process: what a successor of the dead one
+        holds already would be closed, too."""
+        return await self._store.forget_owner(name, self.incarnation)
+
+    def close(self) -> None:
+        """Nothing that is under way is waited for."""
+        for task in self._tasks:
+            task.cancel()
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _perform(self, asker: Asker | None, operation: Operation, after_s: float) -> None:
+        if after_s:
+            await asyncio.sleep(after_s)
+            if asker is not None and not asker.asks_the_store:
+                # It has given up: what would be done now might keep others from it.
+                return
+        point = _point(operation)
+        reach(f"before_{point}")
+        result: Result
+        try:
+            result = await self._store.perform(operation)
+        except Exception as error:
+            # An adapter's mistake: nobody knows what it has done.
+            self._log(f"the ownership store failed over {type(operation).__name__}", error)
+            result = Unknown("store_error", type(error).__name__)
+        reach(f"after_{point}")
+        if isinstance(result, Done) and (asker is None or not asker.ended):
+            self._note(operation)
+        if asker is not None:
+            asker.feed(_event(result))
+
+    async def _look_up(self, asker: Asker, effect: ReadStore) -> None:
+        await asyncio.sleep(effect.after_s)
+        reading: Reading
+        try:
+            reading = await self._store.read(effect.connection_id)
+        except Exception as error:
+            self._log("the ownership store failed to read", error)
+            reading = Unknown("store_error", type(error).__name__)
+        asker.feed(_event(reading))
+
+    def _note(self, operation: Operation) -> None:
+        """What stands in the store in our name."""
+        name = operation.connection_id
+        if isinstance(operation, Publish):
+            self._entered[name] = Close(name, operation.term, operation.source)
+        elif isinstance(operation, Take):
+            self._entered[name] = Close(name, operation.term + 1, operation.taker)
+        else:
+            self._entered.pop(name, None)
+
+    def _log(self, what: str, error: Exception) -> None:
+        asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error})
+
+
+def _point(operation: Operation) -> str:
+    """The failpoint's name."""
+    match operation:
+        case Publish():
+            return "publish"
+        case Take(taker=taker, source=source):
+            return "take_back" if taker.name == source else "take"
+        case Close():
+            return "close_entry"
+
+
+def _event(answer: Result | Reading) -> ev.Event:
+    match answer:
+        case Done():
+            return StoreDone(answer.entry)
+        case Conflict():
+            return StoreConflict(answer.entry)
+        case Found():
+            return StoreFound(answer.entry)
+        case Failed():
+            return StoreFailed(answer.code, answer.message)
+        case Unknown():
+            return StoreUnknown(answer.code, answer.message)

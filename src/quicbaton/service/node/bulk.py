@@ -1,0 +1,202 @@
+"""Moving many connections of this process to others: a drain, a share of them, newcomers.
+
+Each connection's handoff is its own, a bounded number at a time, so that how long one connection
+stands still does not grow with how many move. What cannot move now (its client has not cut over,
+its request runs) is tried again until the deadline; what can never move there is left and named.
+Each gets its turn, however many there are: the deadline is for what waits, not for the number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import cycle
+from time import monotonic
+from typing import Final
+
+from quicbaton.asyncio.endpoint.endpoint import Endpoint
+from quicbaton.errors import CallerError, QuicbatonError
+from quicbaton.handoff import Outcome
+from quicbaton.limits import MAX_CONCURRENT_HANDOFFS, MAX_DRAIN_SAMPLES
+from quicbaton.service.moving.handoff import HandoffResult
+from quicbaton.service.moving.registry import HandoffRegistry
+from quicbaton.service.peers.link import Link
+
+#: How long a connection that could not move is left alone.
+_RETRY_S: Final = 0.1
+#: Beyond the deadline connections still get their first turn unless none has moved for so long.
+_STALLED_S: Final = 5.0
+#: Reasons that no waiting changes.
+_FINAL_REASONS: Final = frozenset(
+    {"cannot_send_from", "format_unknown", "no_store", "other_host", "relayed", "same_process"}
+)
+_MAX_EXAMPLES: Final = 20
+
+
+class OwnConnections:
+    """The connections of a process, as those see them who move many."""
+
+    def __init__(self, endpoint: Endpoint, handoffs: HandoffRegistry) -> None:
+        self._endpoint = endpoint
+        self._handoffs = handoffs
+
+    def names(self) -> list[bytes]:
+        """All, asleep or not."""
+        return self._endpoint.names()
+
+    def has(self, name: bytes) -> bool:
+        """Whether it is here."""
+        return self._endpoint.has(name)
+
+    async def hand_over(self, name: bytes, link: Link, *, relay: bool) -> HandoffResult:
+        """Hand one over; a report of code `closed` when it is here no more."""
+        session = self._endpoint.session_of(name)
+        if session is None:
+            return HandoffResult(Outcome.KEPT, "closed", "it was closed")
+        return await self._handoffs.hand_over(session, link, relay=relay)
+
+
+class BulkHandoff:
+    """Moves connections to `destinations` in turn. `on_change` is called when one has moved, or was
+    kept."""
+
+    def __init__(
+        self,
+        connections: OwnConnections,
+        link_to: Callable[[str], Awaitable[Link]],
+        destinations: Sequence[str],
+        *,
+        relay: bool,
+        on_change: Callable[[], None],
+    ) -> None:
+        if not destinations:
+            raise CallerError("name at least one process that gets the connections", code="no_to")
+        self._connections = connections
+        self._link_to = link_to
+        self._destinations = cycle(destinations)
+        self._relay = relay
+        self._on_change = on_change
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self._queued: set[bytes] = set()
+        #: Those that were to move from the beginning and have not had their turn.
+        self._untried: set[bytes] = set()
+        self._progress_at_s = monotonic()
+        #: Those that could not move and will be tried again, or not.
+        self._resting: set[bytes] = set()
+        #: Why a connection could not move when that was tried last.
+        self._reasons: dict[bytes, HandoffResult] = {}
+        #: How many of these are reasons that no waiting changes.
+        self._final = 0
+        self._over = False
+        self.moved = 0
+        self.relayed = 0
+        self.blackouts_us: list[int] = []
+
+    @property
+    def left(self) -> int:
+        """Connections that were to move and have not, so far."""
+        return len(self._queued) + len(self._resting)
+
+    @property
+    def waiting(self) -> int:
+        """Of those, the ones that may still move."""
+        return self.left - self._final
+
+    def begin(self, names: Iterable[bytes]) -> None:
+        """These are to move, and each is tried, be it after the deadline."""
+        names = list(names)
+        self._untried.update(names)
+        self.add(names)
+
+    def is_due(self, deadline_s: float) -> bool:
+        """Whether there is no time left: the deadline, by the monotonic clock, has passed, and
+        everybody had a turn or nothing moves any more."""
+        now_s = monotonic()
+        is_moving = bool(self._untried) and now_s < self._progress_at_s + _STALLED_S
+        return now_s >= deadline_s and not is_moving
+
+    def add(self, names: Iterable[bytes]) -> None:
+        """These are to move, too."""
+        for name in names:
+            if name not in self._queued and name not in self._resting:
+                self._queued.add(name)
+                self._queue.put_nowait(name)
+
+    def begin_no_more(self) -> None:
+        """Let what is under way come to its end, and nothing else."""
+        self._over = True
+
+    async def work(self) -> None:
+        """Move what was added, for ever; cancel it to end."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(MAX_CONCURRENT_HANDOFFS):
+                group.create_task(self._move_from_queue())
+
+    @property
+    def kept(self) -> Mapping[bytes, HandoffResult]:
+        """Connections that could not move, and why, at the last try that is over."""
+        return self._reasons
+
+    def refused(self) -> Counter[str]:
+        """Why connections were kept, at the last try."""
+        return Counter(report.code for report in self._reasons.values())
+
+    def examples(self) -> list[str]:
+        """A few of those, by name."""
+        kept = list(self._reasons.items())[:_MAX_EXAMPLES]
+        return [f"{name.hex()}: {report.message}" for name, report in kept]
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    async def _move_from_queue(self) -> None:
+        while True:
+            name = await self._queue.get()
+            if self._over:
+                continue
+            report = await self._move(name)
+            self._queued.discard(name)
+            self._untried.discard(name)
+            self._forget_reason(name)
+            if report.outcome is Outcome.GIVEN:
+                self._count(report)
+            elif report.code != "closed":
+                self._resting.add(name)
+                self._reasons[name] = report
+                if report.code in _FINAL_REASONS:
+                    self._final += 1
+                else:
+                    asyncio.get_running_loop().call_later(_RETRY_S, self._try_again, name)
+            self._on_change()
+
+    async def _move(self, name: bytes) -> HandoffResult:
+        try:
+            link = await self._link_to(next(self._destinations))
+            return await self._connections.hand_over(name, link, relay=self._relay)
+        except QuicbatonError as error:
+            return HandoffResult(Outcome.KEPT, error.code, str(error))
+
+    def _count(self, report: HandoffResult) -> None:
+        self._progress_at_s = monotonic()
+        if report.code == "relayed":
+            self.relayed += 1
+        else:
+            self.moved += 1
+
+    def note_blackout(self, blackout_us: int) -> None:
+        """A destination has said how long one stood still."""
+        if len(self.blackouts_us) < MAX_DRAIN_SAMPLES:
+            self.blackouts_us.append(blackout_us)
+
+    def _try_again(self, name: bytes) -> None:
+        self._resting.discard(name)
+        if self._connections.has(name):
+            self.add([name])
+        else:
+            self._forget_reason(name)
+        self._on_change()
+
+    def _forget_reason(self, name: bytes) -> None:
+        report = self._reasons.pop(name, None)
+        if report is not None and report.code in _FINAL_REASONS:
+            self._final -= 1

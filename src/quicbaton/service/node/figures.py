@@ -1,0 +1,108 @@
+"""A process's counters and gauges, as `top` and metrics read them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+from quicbaton.asyncio.beside import Beside
+from quicbaton.asyncio.endpoint.endpoint import Endpoint
+from quicbaton.asyncio.requests import RequestCount
+from quicbaton.service.moving.registry import HandoffRegistry
+from quicbaton.service.peers import commands as c
+
+#: Counters of an endpoint that are no reason why a datagram reached nobody.
+_NOT_DROPPED: Final = frozenset({"forwarded", "tossed", "reset", "retry", "closed_for_memory"})
+#: What a handoff's code says when it succeeded.
+_SUCCESSES: Final = frozenset({"ok", "relayed"})
+
+
+class Blackouts:
+    """A histogram of how long clients of connections given away waited."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(c.BLACKOUT_BUCKETS_US) + 1)
+        self.sum_us = 0
+
+    def note(self, blackout_us: int) -> None:
+        """One more."""
+        self.counts[bisect_left(c.BLACKOUT_BUCKETS_US, blackout_us)] += 1
+        self.sum_us += blackout_us
+
+
+def read_figures(
+    endpoint: Endpoint,
+    handoffs: HandoffRegistry,
+    blackouts: Blackouts,
+    *,
+    name: str,
+    pid: int,
+    draining: bool,
+    placed: Mapping[str, int],
+    beside: Beside,
+    requests: RequestCount,
+    refused_peers: Mapping[str, int],
+) -> c.Figures:
+    """What `Figures` says of a process; `placed` is what became of placed connections, `beside`
+    what it serves over TCP, `requests` how many its program was begun with, and `refused_peers` why
+    other hosts' connections were refused."""
+    counters = endpoint.counters
+    return c.Figures(
+        name=name,
+        pid=pid,
+        node=endpoint.table.place.node,
+        worker=endpoint.table.place.worker,
+        draining=draining,
+        gauges={
+            "connections": endpoint.connection_count,
+            "sleeping": len(endpoint.asleep),
+            "handshakes": len(endpoint.handshakes),
+            "tcp_connections": beside.running - beside.handshakes,
+            "tcp_handshakes": beside.handshakes,
+            "open_forwards": handoffs.unfinished,
+            "relayed_streams": handoffs.relays.left,
+            "memory_held_bytes": endpoint.budget.held_bytes,
+            "memory_budget_bytes": endpoint.budget.total_bytes,
+            "memory_pressure": int(endpoint.budget.pressure),
+        },
+        counters={
+            "accepted": endpoint.accepted,
+            "datagrams_received": endpoint.udp.datagrams_received,
+            "datagrams_sent": endpoint.udp.datagrams_sent,
+            "strays": handoffs.counts.forwarded,
+            "tossed": counters["tossed"],
+            "resets": counters["reset"],
+            "slept": endpoint.asleep.slept,
+            "woken": endpoint.asleep.woken,
+            "streams_relayed": handoffs.relays.relayed,
+            "streams_cut": handoffs.relays.cut,
+            "closed_for_memory": counters["closed_for_memory"],
+            "requests": requests.total,
+            "tcp_requests": requests.over_tcp,
+            "tcp_accepted": beside.accepted,
+            "tcp_refused": beside.refused,
+        },
+        handoffs=_by_outcome(handoffs.outcomes),
+        dropped={
+            str(reason): count for reason, count in counters.items() if reason not in _NOT_DROPPED
+        },
+        placements=dict(placed),
+        refused_peers=dict(refused_peers),
+        blackouts=list(blackouts.counts),
+        blackout_sum_us=blackouts.sum_us,
+    )
+
+
+def _by_outcome(outcomes: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    """`given` and `kept` on the way out, `resumed` and `refused` on the way in, with the code."""
+    named: Counter[str] = Counter()
+    for (direction, code), count in outcomes.items():
+        worked = code in _SUCCESSES
+        if direction == "out":
+            outcome = "given" if worked else "kept"
+        else:
+            outcome = "resumed" if worked else "refused"
+        named[f"{outcome} {code}"] += count
+    return dict(named)

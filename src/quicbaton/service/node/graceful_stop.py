@@ -1,0 +1,184 @@
+"""A server that stops in good order: no new clients, no new requests, the running ones end.
+
+refuse          a new client is told CONNECTION_REFUSED, and may try another address
+hand over       with a destination: all that can move goes there
+GOAWAY          requests on the way are still taken (RFC 9114 §5.2) ...
+GOAWAY, final   ... and a round trip later those that come are rejected, so that a client knows
+                that it may send them elsewhere
+close           each connection as its last request ends; at the end of the grace, the others
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from time import monotonic
+from typing import Final
+
+from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.errors import CallerError
+from quicbaton.service.node.bulk import BulkHandoff, OwnConnections
+from quicbaton.service.node.changes import Changes
+from quicbaton.service.node.control import Handler
+from quicbaton.service.node.node import Node
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.channel import Channel
+
+#: How often it is looked whether the requests of a connection have ended: that is no event.
+_LOOK_S: Final = 0.02
+#: How often it is looked whether handoffs get on.
+_STALLED_LOOK_S: Final = 0.5
+#: Bounds on the round trip between the two GOAWAYs.
+_LEAST_ROUND_TRIP_S: Final = 0.05
+_MOST_ROUND_TRIP_S: Final = 1.0
+#: For clients to retire the IDs of connections that were handed over: who has more time, and
+#: forwards to the end, is a draining node.
+_CUTOVER_S: Final = 5.0
+#: H3_NO_ERROR (RFC 9114 §8.1).
+_H3_NO_ERROR: Final = 0x100
+
+
+class GracefulStop(Changes):
+    """Ends a node's service, once. `over` is set when the process may end."""
+
+    def __init__(self, node: Node, grace_s: float) -> None:
+        """`grace_s` is for who asks and names none."""
+        super().__init__()
+        node.endpoint.observers.add(self)
+        self._node = node
+        self._grace_s = grace_s
+        self._task: asyncio.Task[c.Left] | None = None
+        self.over = asyncio.Event()
+
+    @property
+    def begun(self) -> bool:
+        return self._task is not None
+
+    def handlers(self) -> dict[type[c.Frame], Handler]:
+        """By the command."""
+        return {c.Stop: self._stop}
+
+    def begin(self, grace_s: float = -1.0, to: str = "") -> asyncio.Task[c.Left]:
+        """Stop in good order; called again, at once."""
+        if self._task is None:
+            grace_s = self._grace_s if grace_s < 0 else grace_s
+            self._task = asyncio.get_running_loop().create_task(self._run(grace_s, to))
+        else:
+            self.over.set()
+        return self._task
+
+    # --- helpers, in reading order --------------------------------------------------------------
+
+    async def _stop(self, channel: Channel, frame: c.Stop) -> None:
+        if self._task is not None:
+            raise CallerError("this server is stopping already", code="busy")
+        answer = await self.begin(frame.grace_s, frame.to)
+        channel.write(c.encode(answer))
+        # Whoever asked has the answer before the process is gone.
+        channel.close()
+
+    async def _run(self, grace_s: float, to: str) -> c.Left:
+        endpoint = self._node.endpoint
+        endpoint.refuse_new()
+        self._node.beside.stop_accepting()
+        until = monotonic() + grace_s
+        try:
+            moved = await self._hand_over(to, until) if to else 0
+            closed, cut = await self._close_all(until)
+        finally:
+            self.over.set()
+        return c.Left(moved, closed, cut)
+
+    async def _hand_over(self, to: str, until: float) -> int:
+        """Move what can move; how many did."""
+        bulk = BulkHandoff(
+            OwnConnections(self._node.endpoint, self._node.handoffs),
+            self._node.link_to,
+            [to],
+            relay=False,
+            on_change=self.note,
+        )
+        bulk.begin(self._node.endpoint.names())
+        work = asyncio.get_running_loop().create_task(bulk.work())
+        try:
+            while bulk.waiting and not bulk.is_due(until):
+                await self.wait(monotonic() + _STALLED_LOOK_S)
+        finally:
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+        until = max(until, monotonic() + _CUTOVER_S)
+        handoffs = self._node.handoffs
+        # Requests that still run here, too: their streams are relayed to the new owners.
+        while monotonic() < until and (handoffs.unfinished or handoffs.relays.left):
+            await self.wait(until)
+        return bulk.moved + bulk.relayed
+
+    async def _close_all(self, until: float) -> tuple[int, int]:
+        """Close what is here; how many there were, and how many of them were cut."""
+        endpoint = self._node.endpoint
+        sessions = list(endpoint.sessions.values())
+        open_ones = {session for session in sessions if not _close_if_idle(session)}
+        count = len(sessions)
+        async for session in endpoint.asleep.wake_all():
+            count += 1
+            if not _close_if_idle(session):
+                open_ones.add(session)
+        if open_ones:
+            await self._announce(open_ones, until)
+        beside = self._node.beside
+        # Requests of connections that have moved on count where these are.
+        relays = self._node.handoffs.relays
+        count += beside.running
+        while (
+            (open_ones or endpoint.handshakes or beside.running or relays.left)
+            and monotonic() < until
+            and not self.over.is_set()
+        ):
+            open_ones = {session for session in open_ones if not _close_if_idle(session)}
+            for late in self._newcomers(open_ones):
+                # Its handshake was under way.
+                count += 1
+                if not _close_if_idle(late):
+                    open_ones.add(late)
+            await asyncio.sleep(_LOOK_S)
+        for session in open_ones:
+            _close(session)
+        return count, len(open_ones) + len(beside.cut())
+
+    def _newcomers(self, known: set[Session]) -> list[Session]:
+        return [
+            session
+            for session in self._node.endpoint.sessions.values()
+            if session not in known and not session.connection.is_closing
+        ]
+
+    async def _announce(self, sessions: set[Session], until: float) -> None:
+        """GOAWAY, in two steps."""
+        for session in sessions:
+            if session.protocol._http is not None and not session.is_over:
+                session.protocol._http.send_goaway(final=False)
+                session.protocol.transmit()
+        longest = max(session.connection.smoothed_rtt_s for session in sessions)
+        pause_s = min(max(longest, _LEAST_ROUND_TRIP_S), _MOST_ROUND_TRIP_S)
+        await asyncio.sleep(max(0.0, min(pause_s, until - monotonic())))
+        for session in sessions:
+            if session.protocol._http is not None and not session.is_over:
+                session.protocol._http.send_goaway(final=True)
+                session.protocol.transmit()
+
+
+def _close_if_idle(session: Session) -> bool:
+    """Close it unless a request runs. True when it is closed."""
+    if session.is_over or session.connection.is_closing:
+        return True
+    if session.connection.has_open_requests:
+        return False
+    _close(session)
+    return True
+
+
+def _close(session: Session) -> None:
+    if not session.is_over and not session.connection.is_closing:
+        code = 0 if session.protocol._http is None else _H3_NO_ERROR
+        session.protocol.close(code, "the server stops")

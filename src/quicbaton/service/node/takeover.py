@@ -1,0 +1,356 @@
+"""Replacing a whole process: its socket first, then its connections one by one.
+
+    old                                         new
+    reads the socket         ◄─ TakeOver ──
+                             ── SocketPassed ►  (with the descriptor) listens at a control socket
+                             ══ link ═════════
+    stops reading            ── Stopped ─────►  reads it, accepts clients
+    what is not its own      ◄─ Toss ─────      does not know all IDs yet
+    hands over, a few at once ══ handoffs ═══►  resumes; the port and the IDs are the same, so no
+                                                client has anything to cut over to
+    finishes handshakes      ◄─ Toss ─────
+    ... and hands them over  ══ handoffs ════►
+    exits                    ── Answer ───►     forgets its predecessor
+
+A passed descriptor is the same open socket, so only one of the two reads it at any time. If the
+new process dies before the end, the old one reads again and keeps what it still has; so it does if
+the new one has failed with more connections than it took when the deadline comes, because it does
+not answer or cannot read what the old one exports. The new one then closes what it got.
+
+A request whose handler is a running coroutine goes on in the old process after its connection has
+moved (`moving.stream_relay`); the old process waits for it, too, until the deadline. Or, if it may
+linger, it answers as soon as nothing but such requests is left, and lives on until they have ended.
+A link or a channel that breaks proves nothing: the link is opened again, and only a process that
+has exited counts as dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from quicbaton.asyncio.counted import counted
+from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.errors import PeerError, QuicbatonError
+from quicbaton.limits import NO_RESET_LIFETIME_S
+from quicbaton.service.failpoints import reach
+from quicbaton.service.node.bulk import BulkHandoff, OwnConnections
+from quicbaton.service.node.changes import Changes
+from quicbaton.service.node.control import Handler
+from quicbaton.service.node.node import Node
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.channel import Channel
+
+#: How often connections that could not move are tried again.
+_RETRY_S: Final = 0.05
+#: How often the successor hears how far it is.
+_PROGRESS_S: Final = 0.1
+#: Upper bound on a takeover: so long the predecessor's IDs are sent on to it.
+_FORWARD_S: Final = 3600.0
+#: How long a successor may take to open its control socket.
+_LINK_S: Final = 5.0
+#: Reasons for keeping a connection that lie with the successor.
+_SUCCESSORS_FAULT: Final = frozenset(
+    {
+        *("deadline", "link_lost", "timeout", "unreachable", "peer_dead"),
+        *("import_failed", "format_unknown"),
+    }
+)
+#: H3_NO_ERROR (RFC 9114 §8.1) is what a client learns that is cut off at the deadline.
+_H3_NO_ERROR: Final = 0x100
+
+
+class Takeovers:
+    """Lets another process replace a node's."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def handlers(self) -> dict[type[c.Frame], Handler]:
+        """By the command."""
+        return {c.TakeOver: self._take_over}
+
+    async def _take_over(self, channel: Channel, frame: c.TakeOver) -> None:
+        node = self._node
+        node.check_no_successor()
+        old = OldProcess(node, channel, frame)
+        node.is_departing = True
+        node.endpoint.observers.add(old)
+        try:
+            await old.run()
+        finally:
+            node.endpoint.observers.remove(old)
+            node.is_departing = False
+
+
+class OldProcess(Changes):
+    """The old process's side."""
+
+    def __init__(self, node: Node, channel: Channel, frame: c.TakeOver) -> None:
+        super().__init__()
+        self._node = node
+        self._channel = channel
+        self._successor = frame.name
+        self._deadline_s = frame.deadline_s
+        self._linger_s = frame.linger_s
+        self._bulk = BulkHandoff(
+            OwnConnections(node.endpoint, node.handoffs),
+            node.link_to,
+            [frame.name],
+            relay=False,
+            on_change=self.note,
+        )
+        self._successor_died = asyncio.Event()
+
+    def on_began(self, session: Session, *, is_new: bool) -> None:
+        # A handshake was confirmed, or a connection came back: it is to move.
+        self._bulk.add([session.connection.name])
+
+    def on_process_died(self, pid: int) -> None:
+        if pid == self._channel.peer.pid:
+            self._successor_died.set()
+            self.note()
+
+    async def run(self) -> None:
+        """Pass the socket, move everything, let the node end; or keep all if that fails."""
+        node = self._node
+        endpoint = node.endpoint
+        reach("takeover_asked")
+        # This process reads on until it has a link: a successor that cannot be reached holds the
+        # socket and may not read it.
+        self._pass_socket()
+        reach("takeover_socket_passed")
+        await self._link_up()
+        reach("takeover_linked")
+        endpoint.stop()
+        endpoint.accepts = False
+        node.beside.stop_accepting()
+        reach("takeover_stopped_reading")
+        self._channel.write(c.encode(c.Stopped(self._foreign_ids())))
+        # Their files would be worth nothing without this process: they come along alive.
+        node.handoffs.cancel_saves("takeover", "a successor takes this process over")
+        try:
+            await self._move_all()
+            reach("takeover_handed_over")
+            self._check_successor()
+        except QuicbatonError:
+            # Serve on with what is left.
+            endpoint.accepts = True
+            endpoint.start()
+            node.beside.start()
+            raise
+        relays, beside = node.handoffs.relays, node.beside
+        cut = self._cut()
+        if not self._linger_s:
+            cut += relays.cut_left("grace", "the server restarted") + beside.cut()
+        text = f"{counted(self._bulk.moved, 'connection')} moved"
+        if cut:
+            # The answer is for people; programs read how many from the last step before it.
+            self._channel.write(c.encode(c.Progress(self._bulk.moved, len(cut), [])))
+            text += f", {len(cut)} cut at the deadline: " + "; ".join(cut)
+        if going_on := relays.left + beside.running:
+            text += f"; requests of {going_on} go on in pid {os.getpid()}"
+            node.linger()
+        self._channel.write(c.encode(c.Answer(not cut, "cut" if cut else "ok", text)))
+        reach("takeover_done")
+        await asyncio.gather(
+            relays.until_none_left(self._linger_s), beside.until_none_left(self._linger_s)
+        )
+        relays.cut_left("grace", "the server restarted")
+        beside.cut()
+        node.leave_to_successor(self._channel.accepted_at)
+
+    # --- helpers, in reading order --------------------------------------------------------------
+
+    def _pass_socket(self) -> None:
+        node = self._node
+        table = node.endpoint.table
+        frame = c.SocketPassed(
+            node=table.place.node,
+            worker=table.place.worker,
+            workers={w: name for w, name in node.workers.items() if name != node.name},
+            name=node.name,
+        )
+        self._channel.write_descriptors(c.encode(frame), [node.endpoint.udp.sock.fileno()])
+
+    async def _link_up(self) -> None:
+        """Have a link to the successor, which has yet to open its control socket."""
+        until = monotonic() + _LINK_S
+        while True:
+            try:
+                await self._node.link_to(self._successor)
+                return
+            except PeerError:
+                if self._channel.closed or monotonic() >= until:
+                    raise
+            await asyncio.sleep(_RETRY_S)
+
+    def _foreign_ids(self) -> list[bytes]:
+        """IDs that clients chose: that the others are ours the successor sees by itself."""
+        endpoint = self._node.endpoint
+        return [
+            cid for cid in endpoint.table.owners if endpoint.ids.decode(cid) != endpoint.ids.place
+        ]
+
+    async def _move_all(self) -> None:
+        """Hand over until nothing is left, the deadline passes or the successor dies."""
+        handoffs = self._node.handoffs
+        bulk = self._bulk
+        bulk.begin(self._node.endpoint.names())
+        deadline = monotonic() + self._deadline_s
+        work = asyncio.create_task(bulk.work())
+        try:
+            next_progress = 0.0
+            while (left := self._left()) and not bulk.is_due(deadline):
+                if self._successor_died.is_set():
+                    break
+                if monotonic() >= next_progress:
+                    next_progress = monotonic() + _PROGRESS_S
+                    waiting = bulk.examples() + handoffs.relays.describe_left()
+                    waiting += self._node.beside.describe_running()
+                    self._channel.write(c.encode(c.Progress(bulk.moved, left, waiting[:20])))
+                await self.wait(next_progress)
+            bulk.begin_no_more()
+            # What is frozen now is given away or thaws, by its own deadline.
+            while handoffs.frozen:
+                await self.wait(monotonic() + _PROGRESS_S)
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    def _left(self) -> int:
+        endpoint = self._node.endpoint
+        unfinished = self._node.handoffs.unfinished
+        running = self._node.handoffs.relays.left + self._node.beside.running
+        if self._linger_s:
+            running = 0
+        return endpoint.connection_count + len(endpoint.handshakes) + unfinished + running
+
+    def _check_successor(self) -> None:
+        """PeerError when it is dead, or has failed to take more than it took."""
+        if self._successor_died.is_set():
+            raise PeerError("the successor died: this process serves on", code="successor_died")
+        endpoint = self._node.endpoint
+        failures = [
+            why
+            for name, why in self._bulk.kept.items()
+            if endpoint.has(name) and why.code in _SUCCESSORS_FAULT
+        ]
+        # One of the two goes on, and what the other has is closed.
+        if len(failures) > self._bulk.moved:
+            raise PeerError(
+                f"the successor took {counted(self._bulk.moved, 'connection')} and failed with "
+                f"{len(failures)} ({failures[0].message}): this process serves on",
+                code="successor_failed",
+            )
+
+    def _cut(self) -> list[str]:
+        """Close what could not move; which, and why."""
+        cut = []
+        for name in self._node.endpoint.names():
+            session = self._node.endpoint.session_of(name)
+            if session is None:
+                continue
+            why = self._bulk.kept.get(name)
+            cut.append(f"{name.hex()}: {'it did not move in time' if why is None else why.message}")
+            session.protocol.close(_H3_NO_ERROR, "the server restarted")
+        return cut
+
+
+class NewProcess:
+    """What a new process got from the one that it replaces."""
+
+    def __init__(
+        self, channel: Channel, frames: asyncio.Queue[c.Frame], passed: c.SocketPassed, fd: int
+    ) -> None:
+        self._channel = channel
+        self._frames = frames
+        self.passed = passed
+        #: Whether the socket is ours to read.
+        self.reading = False
+        self.sock = socket.socket(fileno=fd)
+        self._theirs: list[bytes] = []
+        self._predecessor_died = asyncio.Event()
+        self._watch = channel.watch(self._predecessor_died.set)
+
+    async def settle(
+        self,
+        node: Node,
+        on_progress: Callable[[c.Progress], None],
+        *,
+        supervised: bool = False,
+    ) -> c.Answer:
+        """Read the socket and take in connections until the predecessor is done or dead.
+
+        An answer that is not ok names what was cut, or says that the predecessor died. If
+        `supervised`, somebody else says when unknown IDs of ours are nobody's.
+
+        Raises PeerError when the predecessor keeps the port and serves on. `node` reads it no more
+        then; closing it closes the connections that it got.
+        """
+        endpoint = node.endpoint
+        endpoint.follow(self.passed.name)
+        reach("takeover_listening")
+        try:
+            answer = await self._follow(node, on_progress)
+        finally:
+            self._watch.close()
+            self._channel.close()
+        if not answer.ok and answer.code not in ("cut", "predecessor_died"):
+            endpoint.stop()
+            self.reading = False
+            raise PeerError(answer.message, code=answer.code)
+        if not supervised:
+            self._reset_from_now_on(node)
+        endpoint.follow_nobody(died=answer.code == "predecessor_died")
+        for cid in self._theirs:
+            if cid not in endpoint.table.owners:
+                endpoint.table.remove(cid)
+        reach("takeover_settled")
+        return answer
+
+    def _reset_from_now_on(self, node: Node) -> None:
+        """The predecessor is gone, and so is what it knew of connections that it had given to
+        others. Where there are such, clients that have yet to cut over are not to be reset."""
+        if self.passed.workers or node.names.slot or node.handoffs.store is not None:
+            table = node.endpoint.table
+            table.no_reset_until = max(table.no_reset_until, monotonic() + NO_RESET_LIFETIME_S)
+        node.endpoint.may_reset = True
+
+    async def _follow(self, node: Node, on_progress: Callable[[c.Progress], None]) -> c.Answer:
+        while True:
+            frame = await self._frames.get()
+            if isinstance(frame, c.Stopped):
+                self._begin(node, frame.connection_ids)
+            elif isinstance(frame, c.Progress):
+                on_progress(frame)
+            elif isinstance(frame, c.Answer):
+                break
+        if frame.code != "link_lost":
+            return frame
+        # Hanging up is no proof: as long as it lives, it may own connections. What it still does
+        # comes over the link.
+        await self._predecessor_died.wait()
+        if not self.reading:
+            self._begin(node, [])
+        return c.Answer(
+            False,
+            "predecessor_died",
+            "the other process died before it was done: what it still "
+            "had is lost, and its clients are told",
+        )
+
+    def _begin(self, node: Node, theirs: list[bytes]) -> None:
+        table = node.endpoint.table
+        until = monotonic() + _FORWARD_S
+        for cid in theirs:
+            if cid not in table.owners:
+                table.forward(cid, self.passed.name, until)
+        self._theirs = theirs
+        node.start()
+        self.reading = True
+        reach("takeover_reading")

@@ -1,0 +1,171 @@
+"""The TCP port of a node: finds out which of its processes is meant, and passes the socket there.
+
+It trusts nobody and decides nothing: TLS, and who may say what, is the business of the process
+that is meant (`incoming`). What it reads is one short line, within a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
+from quicbaton.limits import MAX_UNPROVEN_PEERS, PEER_HANDSHAKE_S
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import read_frames
+from quicbaton.service.peers.channel import connect_channel
+from quicbaton.service.peers.cluster import Address
+from quicbaton.service.peers.tls import GREETING, set_timeouts
+
+#: Slots besides a worker's number: whoever speaks for the node, and any worker.
+NODE_SLOT: Final = "node"
+ANY_SLOT: Final = "any"
+_MAX_LINE_BYTES: Final = len(GREETING) + 10
+_BACKLOG: Final = 128
+#: Pause after the process ran out of descriptors, which are freed as connections end.
+_ACCEPT_PAUSE_S: Final = 0.5
+
+#: Takes over an accepted socket that is for this slot: "0", "any", "node". A QuicbatonError or
+#: OSError means that nobody is there.
+Deliver = Callable[[str, socket.socket], Awaitable[None]]
+
+
+class Acceptor:
+    """Accepts on `sock`, which listens, until closed; `deliver` gets each socket and its slot."""
+
+    def __init__(self, sock: socket.socket, deliver: Deliver) -> None:
+        self._sock = sock
+        self._deliver = deliver
+        self._loop = asyncio.get_running_loop()
+        #: Those whose preamble is awaited, oldest first.
+        self._waiting: dict[asyncio.Task[None], None] = {}
+        self._closed = False
+        sock.setblocking(False)
+        self._listen()
+
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        name = self._sock.getsockname()
+        return Address(str(name[0]), int(name[1]))
+
+    def close(self) -> None:
+        """Accept no more."""
+        self._closed = True
+        self._loop.remove_reader(self._sock.fileno())
+        self._sock.close()
+        for task in self._waiting:
+            task.cancel()
+
+    def _listen(self) -> None:
+        if not self._closed:
+            self._loop.add_reader(self._sock.fileno(), self._on_readable)
+
+    def _on_readable(self) -> None:
+        try:
+            sock, _ = self._sock.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError:
+            self._loop.remove_reader(self._sock.fileno())
+            self._loop.call_later(_ACCEPT_PAUSE_S, self._listen)
+            return
+        if len(self._waiting) >= MAX_UNPROVEN_PEERS:
+            oldest = next(iter(self._waiting))
+            del self._waiting[oldest]
+            oldest.cancel()
+        task = self._loop.create_task(self._read_and_deliver(sock))
+        self._waiting[task] = None
+        task.add_done_callback(lambda done: self._waiting.pop(done, None))
+        # A task that is cancelled before its first step does not close it.
+        task.add_done_callback(lambda done: sock.close() if done.cancelled() else None)
+
+    async def _read_and_deliver(self, sock: socket.socket) -> None:
+        with sock:
+            sock.setblocking(False)
+            try:
+                set_timeouts(sock)
+                async with asyncio.timeout(PEER_HANDSHAKE_S):
+                    slot = await self._read_slot(sock)
+                    # Its own descriptor: `deliver` may keep it.
+                    await self._deliver(slot, sock.dup())
+            except (QuicbatonError, OSError):
+                # Whoever connected finds the connection closed.
+                return
+
+    async def _read_slot(self, sock: socket.socket) -> str:
+        line = b""
+        while not line.endswith(b"\n"):
+            # What follows is for the process that is meant, so nothing of it is read here.
+            byte = await self._loop.sock_recv(sock, 1)
+            line += byte
+            if not byte or len(line) > _MAX_LINE_BYTES or not GREETING.startswith(line[:6]):
+                raise PeerError("no preamble of ours", code="unexpected_message")
+        slot = line[len(GREETING) : -1].decode("ascii", "replace")
+        if slot not in (NODE_SLOT, ANY_SLOT) and not (slot.isascii() and slot.isdigit()):
+            raise PeerError("no slot of a node", code="unexpected_message")
+        return slot
+
+
+def listen(address: Address) -> socket.socket:
+    """Listen at a TCP address."""
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, where = found[0]
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # A process that takes another one over listens before that one ends.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(where)
+            sock.listen(_BACKLOG)
+        except OSError:
+            sock.close()
+            raise
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen for other nodes at {address}: {error.strerror or error}; set `listen` "
+            "in cluster.toml where a node's address is not the one it is reached at",
+            code="peers_address",
+        ) from error
+    sock.setblocking(False)
+    return sock
+
+
+async def pass_on(control: Path, sock: socket.socket) -> None:
+    """Pass an accepted socket to the process with this control socket, which does TLS on it.
+
+    PeerError when it is not there or does not take it. The socket is closed here in any case.
+    """
+    try:
+        channel = await connect_channel(control)
+        try:
+            frames = read_frames(channel)
+            channel.write_descriptors(c.encode(c.TakePeer()), [sock.fileno()])
+            channel.start()
+            answer = await frames.get()
+            if not isinstance(answer, c.Answer) or not answer.ok:
+                raise PeerError(f"{control} does not take a connection", code="refused")
+        finally:
+            channel.close()
+    finally:
+        sock.close()
+
+
+def take_passed(descriptors: list[int]) -> socket.socket:
+    """The socket that `pass_on` passed. PeerError unless it is one TCP connection."""
+    if len(descriptors) != 1:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise PeerError(f"expected one socket, {len(descriptors)} came", code="unexpected_message")
+    sock = socket.socket(fileno=descriptors[0])
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
+        sock.close()
+        raise PeerError("what came is not a TCP connection", code="unexpected_message")
+    return sock

@@ -1,0 +1,445 @@
+"""What can be asked of a running process over its control socket, and the answers.
+
+A frame is a 4-byte big-endian length and a MessagePack array that starts with the struct's name.
+A connection of the control socket carries one command and its answers, except that `OpenLink`
+turns it into a handoff link (`quicbaton.handoff.messages`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from quicbaton.errors import PeerError
+from quicbaton.limits import MAX_COMMAND_BYTES
+from quicbaton.service.peers.frame import CommandFrame
+from quicbaton.service.peers.names import parse_slot
+from quicbaton.service.peers.service_commands import (
+    Begin,
+    Bury,
+    Left,
+    PassRoster,
+    PassSocket,
+    Reload,
+    ReloadStep,
+    Service,
+    ServiceStatus,
+    SlotInfo,
+    SocketOf,
+    Stop,
+    Survey,
+    Survivors,
+    WorkerState,
+    WorkerStatus,
+)
+
+#: Frames that are defined elsewhere; beside them all that is public here.
+__all__ = [
+    "Begin",
+    "Bury",
+    "Left",
+    "PassRoster",
+    "PassSocket",
+    "Reload",
+    "ReloadStep",
+    "Service",
+    "ServiceStatus",
+    "SlotInfo",
+    "SocketOf",
+    "Stop",
+    "Survey",
+    "Survivors",
+    "WorkerState",
+    "WorkerStatus",
+]
+
+_LENGTH_BYTES: Final = 4
+
+
+# --- commands ---------------------------------------------------------------------------------
+
+
+class ListConnections(CommandFrame, tag="list"):
+    """Answered with `Connections`."""
+
+
+class ListByWorker(CommandFrame, tag="list_by_worker"):
+    """Answered with `ByWorker`."""
+
+
+class HandOff(CommandFrame, tag="handoff"):
+    """Move a connection to the process at the control socket `to`. Answered with `Answer`."""
+
+    connection: str
+    to: str
+
+
+class HandOffRelayed(CommandFrame, tag="handoff_relayed"):
+    """As `HandOff`; if `to` cannot send from the address that the client talks to, this process
+    sends for it, for as long as the connection lives. `code` is then `relayed`."""
+
+    connection: str
+    to: str
+
+
+class Save(CommandFrame, tag="save"):
+    """Freeze a connection into a baton in a new file. Answered with `Answer`."""
+
+    connection: str
+    path: str
+
+
+class Resume(CommandFrame, tag="resume"):
+    """Bring a saved baton back to life here. Answered with `Answer`."""
+
+    path: str
+
+
+class Join(CommandFrame, tag="join"):
+    """Share the UDP port: answered with `Joined` and the socket's descriptor."""
+
+    name: str
+
+
+class PassListener(CommandFrame, tag="pass_listener"):
+    """Accept from the TCP socket of the process, too: answered with `SocketOf` and its descriptor,
+    or with `Answer` where there is none."""
+
+
+class Introduce(CommandFrame, tag="introduce"):
+    """Another process shares the port: strays for its IDs go to `name`. `Answer`."""
+
+    worker: int
+    name: str
+
+
+class TakeOver(CommandFrame, tag="takeover"):
+    """Replace this process: answered with `SocketPassed` and the descriptor, with `Stopped` once a
+    link to `name` is up, with `Progress` as connections move, and with `Answer` when none is left.
+
+    Requests that still run here have until the deadline, too, and are cut then; or, if `linger_s`
+    is not 0, so long after the answer, and the process lives on for them.
+    """
+
+    name: str
+    deadline_s: float
+    linger_s: float
+
+
+class OpenLink(CommandFrame, tag="link"):
+    """From here on this is a handoff link."""
+
+
+class TakePeer(CommandFrame, tag="take_peer"):
+    """Comes with a TCP connection from another host: talk to it. Answered with `Answer`."""
+
+
+class Freeze(CommandFrame, tag="freeze"):
+    """As `Save`, for an asker who keeps the baton: answered with `Frozen`. When the asker has it
+    safe it says `Kept`, which is answered with `Answer`; unless it does, the connection thaws."""
+
+    connection: str
+
+
+class Kept(CommandFrame, tag="kept"):
+    """The baton of `Frozen` is safe."""
+
+
+class Revive(CommandFrame, tag="revive"):
+    """As `Resume`, with the baton itself. Answered with `Answer`."""
+
+    sealed: bytes
+
+
+# --- commands to a server or a whole service -------------------------------------------------
+
+
+class Drain(CommandFrame, tag="drain"):
+    """Move connections to other processes, evenly. Answered with `DrainProgress`, then `Drained`.
+
+    `count` is how many; -1 is all, and those that still come are passed on until `StopDraining`.
+    """
+
+    to: list[str]
+    relay: bool  # where a destination cannot send from the client-facing address
+    count: int
+    deadline_s: float
+
+
+class StopDraining(CommandFrame, tag="stop_draining"):
+    """Keep connections again. Answered with `Answer`."""
+
+
+class ReadFigures(CommandFrame, tag="read_figures"):
+    """Answered with `Figures`."""
+
+
+# --- answers ----------------------------------------------------------------------------------
+
+
+class ConnectionInfo(CommandFrame):
+    """One live connection."""
+
+    connection: str  # its name: our first connection ID, hexadecimal; over TCP "tcp-" and a number
+    state: str  # open, asleep, relayed (another process sends for it), handshake, tcp
+    peer: str
+    server_name: str
+    alpn: str
+    age_s: float
+    rtt_ms: float
+    streams: int  # over TCP: requests that run
+    buffered_bytes: int
+    term: int
+    cutover_pending: bool
+
+
+class Connections(CommandFrame, tag="connections"):
+    """Answer to `ListConnections`."""
+
+    pid: int
+    address: str
+    accepted: int
+    resumed: int
+    given: int
+    datagrams_sent: int
+    datagrams_received: int
+    datagrams_forwarded: int
+    connections: list[ConnectionInfo]
+
+
+class WorkerConnections(CommandFrame):
+    """One worker's."""
+
+    worker: int
+    listed: Connections
+
+
+class ByWorker(CommandFrame, tag="by_worker"):
+    """Answer to `ListByWorker`: all processes behind the control socket, a lone one as well. During
+    a reload a worker may be in it twice."""
+
+    pid: int  # whoever answers
+    address: str
+    workers: list[WorkerConnections]
+
+
+class Answer(CommandFrame, tag="answer"):
+    """How a command ended; `code` is `ok` or says why not."""
+
+    ok: bool
+    code: str
+    message: str
+
+
+class Frozen(CommandFrame, tag="frozen"):
+    """A connection in its baton."""
+
+    sealed: bytes
+
+
+class Joined(CommandFrame, tag="joined"):
+    """The asker's place on the port, and who else is there."""
+
+    node: int
+    worker: int
+    workers: dict[int, str]  # worker number -> name
+
+
+class SocketPassed(CommandFrame, tag="socket"):
+    """The successor's place, who else is on the port, and the predecessor's own name."""
+
+    node: int
+    worker: int
+    workers: dict[int, str]
+    name: str
+
+
+class Stopped(CommandFrame, tag="stopped"):
+    """The socket is the successor's to read; these IDs are the predecessor's until they move."""
+
+    connection_ids: list[bytes]
+
+
+class Progress(CommandFrame, tag="progress"):
+    """How far a takeover is. Before an `Answer` of code `cut` the last one counts as `left` the
+    connections, and requests of others, that were cut."""
+
+    moved: int
+    left: int
+    waiting: list[str]  # "connection: reason" of those that cannot move yet
+
+
+class DrainProgress(CommandFrame, tag="drain_progress"):
+    """How far a drain is."""
+
+    moved: int
+    left: int
+
+
+class Drained(CommandFrame, tag="drained"):
+    """What became of a process's connections."""
+
+    moved: int
+    relayed: int
+    left: int  # still here: refused, or not moved in time
+    running: int  # streams of connections that moved whose requests still run here
+    refused: dict[str, int]  # by reason code, at the last try
+    examples: list[str]  # "connection: why", a few
+    seconds: float
+    blackouts_us: list[int]  # of a sample of 10,000 at most
+
+
+class Figures(CommandFrame, tag="figures"):
+    """A process's counters and gauges; counters begin with the process."""
+
+    name: str
+    pid: int
+    node: int
+    worker: int
+    draining: bool
+    gauges: dict[str, int]
+    counters: dict[str, int]
+    handoffs: dict[str, int]  # "given ok", "kept cutover_pending", "resumed ok", …
+    dropped: dict[str, int]  # datagrams that reached nobody, by reason
+    placements: dict[str, int]  # placed, stayed, or why not
+    refused_peers: dict[str, int]  # connections of other hosts, by reason
+    blackouts: list[int]  # how many fell into each bucket of `BLACKOUT_BUCKETS_US`, then the rest
+    blackout_sum_us: int
+
+
+#: Upper bounds of the blackout histogram.
+BLACKOUT_BUCKETS_US: Final = (
+    100,
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    1_000_000,
+)
+
+
+Frame = (
+    ListConnections
+    | ListByWorker
+    | HandOff
+    | HandOffRelayed
+    | Save
+    | Resume
+    | Join
+    | PassListener
+    | Introduce
+    | TakeOver
+    | OpenLink
+    | TakePeer
+    | Freeze
+    | Kept
+    | Revive
+    | Frozen
+    | Drain
+    | StopDraining
+    | ReadFigures
+    | Connections
+    | ByWorker
+    | Answer
+    | Joined
+    | SocketPassed
+    | Stopped
+    | Progress
+    | WorkerStatus
+    | Begin
+    | PassSocket
+    | PassRoster
+    | Survey
+    | Bury
+    | Reload
+    | ServiceStatus
+    | DrainProgress
+    | Drained
+    | Figures
+    | Stop
+    | WorkerState
+    | Left
+    | SocketOf
+    | Survivors
+    | ReloadStep
+    | Service
+)
+
+#: What may be asked from another host: nothing that names a file here or passes a descriptor.
+REMOTE_COMMANDS: Final[frozenset[type[Frame]]] = frozenset(
+    {
+        ListConnections,
+        ListByWorker,
+        HandOff,
+        HandOffRelayed,
+        Freeze,
+        Kept,
+        Revive,
+        OpenLink,
+        Drain,
+        StopDraining,
+        ReadFigures,
+        Reload,
+        ServiceStatus,
+        Stop,
+    }
+)
+
+
+def may_come_from_afar(frame: Frame) -> bool:
+    """True for what another host may ask. A path of its own means nothing here, so destinations
+    must have names that all hosts know."""
+    if isinstance(frame, HandOff | HandOffRelayed | Stop):
+        names = [frame.to] if frame.to else []
+    else:
+        names = frame.to if isinstance(frame, Drain) else []
+    return type(frame) in REMOTE_COMMANDS and all(parse_slot(name) for name in names)
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final[msgspec.msgpack.Decoder[Frame]] = msgspec.msgpack.Decoder(Frame)
+
+
+def encode(frame: Frame) -> bytes:
+    """A frame's bytes, length first."""
+    body = _ENCODER.encode(frame)
+    return len(body).to_bytes(_LENGTH_BYTES, "big") + body
+
+
+class CommandReader:
+    """Cuts a stream into frames; what follows an `OpenLink` is left in `rest`."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    @property
+    def rest(self) -> bytes:
+        return bytes(self._buffer)
+
+    def feed(self, data: bytes) -> Frame | None:
+        """Take in bytes; the next whole frame, or None. Call with b"" for further ones."""
+        self._buffer += data
+        if len(self._buffer) < _LENGTH_BYTES:
+            return None
+        length = int.from_bytes(self._buffer[:_LENGTH_BYTES], "big")
+        if length > MAX_COMMAND_BYTES:
+            raise PeerError(
+                f"a command of {length} bytes, the limit is {MAX_COMMAND_BYTES}",
+                code="message_too_long",
+            )
+        end = _LENGTH_BYTES + length
+        if len(self._buffer) < end:
+            return None
+        body = bytes(self._buffer[_LENGTH_BYTES:end])
+        del self._buffer[:end]
+        try:
+            return _DECODER.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise PeerError(f"not a command: {error}", code="malformed_message") from error

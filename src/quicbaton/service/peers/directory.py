@@ -1,0 +1,111 @@
+"""Finds processes by name: a control socket's path, or NODE/WORKER of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from quicbaton.errors import ConfigurationError
+from quicbaton.limits import REDIAL_PAUSE_S, REDIAL_S
+from quicbaton.routing.quic_lb import Place
+from quicbaton.service.peers.acceptor import ANY_SLOT, NODE_SLOT
+from quicbaton.service.peers.channel import Channel, connect_channel
+from quicbaton.service.peers.cluster import Cluster
+from quicbaton.service.peers.names import parse_slot
+from quicbaton.service.peers.tls import connect_tls
+
+_LOCAL_TRIES: Final = 5
+_FIRST_PAUSE_S: Final = 0.1
+
+
+class Directory:
+    """`workers` are the processes of this node, worker number to path, ours being `own`; they
+    may change."""
+
+    def __init__(self, cluster: Cluster | None, workers: Mapping[int, str], own: int) -> None:
+        self._cluster = cluster
+        self._workers = workers
+        self._own = own
+
+    def canonical(self, name: str) -> str:
+        """The name by which a process of our own node is kept: its path."""
+        slot = parse_slot(name)
+        if slot is None or self._cluster is None or slot.node != self._cluster.me:
+            return name
+        if slot.worker is None:
+            # Any but ourselves, if there is another.
+            others = (number for number in self._workers if number != self._own)
+            return self._workers[next(others, self._own)]
+        return self._workers.get(slot.worker, name)
+
+    def slot_of(self, path: str) -> str:
+        """What other hosts call a process of this node; empty when they cannot."""
+        if self._cluster is None:
+            return ""
+        numbers = [number for number, name in self._workers.items() if name == path]
+        return f"{self._cluster.me}/{numbers[0]}" if numbers else ""
+
+    def name_of(self, place: Place) -> str | None:
+        """The process that issues connection IDs for this place, if it is known."""
+        if self._cluster is None or place.node == self._cluster.number:
+            return self._workers.get(place.worker)
+        for entry in self._cluster.last_nodes.values():
+            if entry.number == place.node:
+                return f"{entry.name}/{place.worker}"
+        return None
+
+    def place_of(self, name: str) -> Place | None:
+        """The place that a process of another node issues connection IDs for."""
+        slot = parse_slot(name)
+        if self._cluster is None or slot is None or slot.worker is None:
+            return None
+        entry = self._cluster.last_nodes.get(slot.node)
+        return None if entry is None else Place(entry.number, slot.worker)
+
+    async def connect(self, name: str) -> Channel:
+        """A channel to the process. PeerError when nobody answers, ConfigurationError when there
+        can be nobody with that name."""
+        name = self.canonical(name)
+        slot = parse_slot(name)
+        if slot is None:
+            return await connect_channel(Path(name))
+        if self._cluster is None:
+            raise ConfigurationError(
+                f"{name!r} names a process of a cluster, and this one is in none: give --cluster",
+                code="no_cluster",
+            )
+        if slot.node == self._cluster.me:
+            raise ConfigurationError(f"this node has no worker {slot.worker}", code="unknown_node")
+        worker = ANY_SLOT if slot.worker is None else str(slot.worker)
+        return await connect_tls(self._cluster, slot.node, worker)
+
+    def pauses_s(self, name: str) -> Iterator[float]:
+        """How long to wait after each failed attempt to reach it, until no more are worth it.
+
+        On our own host who listens does so at once. Another host may be beyond a partition, and
+        many may seek it when that ends.
+        """
+        slot = parse_slot(self.canonical(name))
+        if slot is not None and (
+            self._cluster is None or slot.node not in self._cluster.last_nodes
+        ):
+            yield 0.0  # one attempt says why there is nobody
+            return
+        if slot is None:
+            yield from [_FIRST_PAUSE_S] * _LOCAL_TRIES
+            return
+        pause_s, waited_s = _FIRST_PAUSE_S, 0.0
+        while waited_s < REDIAL_S:
+            yield pause_s
+            waited_s += pause_s
+            pause_s = min(2 * pause_s, REDIAL_PAUSE_S)
+
+
+async def connect_node(cluster: Cluster, name: str) -> Channel:
+    """A channel for commands to NODE/WORKER, or with NODE to whoever speaks for the node."""
+    slot = parse_slot(name)
+    if slot is None:
+        raise ConfigurationError(f"{name!r} is not NODE or NODE/WORKER", code="unknown_node")
+    worker = NODE_SLOT if slot.worker is None else str(slot.worker)
+    return await connect_tls(cluster, slot.node, worker)

@@ -1,0 +1,168 @@
+"""What supervisors, workers and whoever commands a service say to each other: the frames of
+`commands` that only a service with several workers knows."""
+
+from __future__ import annotations
+
+from quicbaton.service.peers.frame import CommandFrame
+
+# --- commands to a worker, from its supervisor ------------------------------------------------
+
+
+class WorkerStatus(CommandFrame, tag="worker"):
+    """How are you? Answered with `WorkerState`, or with `Answer` by who is no worker."""
+
+
+class Begin(CommandFrame, tag="begin"):
+    """Serve from now on: answered with `Progress` while connections come, then with `Answer`.
+
+    `predecessor` is the control socket of the worker to take over from; empty: nobody's.
+    """
+
+    workers: dict[int, str]  # who else is on the port: worker number -> name
+    predecessor: str
+    deadline_s: float
+    linger_s: float  # as in `TakeOver`
+    #: IDs of this place whose connections live in other workers -> their numbers.
+    elsewhere: dict[bytes, int]
+    #: Nobody else can own IDs of this place.
+    may_reset: bool
+
+
+class PassSocket(CommandFrame, tag="pass"):
+    """Answered with `SocketOf` and the descriptor of the port's socket number `slot`."""
+
+    slot: int
+
+
+class PassRoster(CommandFrame, tag="pass_roster"):
+    """Answered with `SocketOf` and the descriptor of the worker's own roster."""
+
+
+class Survey(CommandFrame, tag="survey"):
+    """The process `pid` is dead. Answered with `Survivors` once all that it wrote was handled."""
+
+    pid: int
+
+
+class Bury(CommandFrame, tag="bury"):
+    """End of a survey: what the process `pid` had is settled. Answered with `Answer`.
+
+    All workers have answered; the connections in `names` live, and if `sure` no other does that
+    was its. `elsewhere` and `may_reset` are as in `Begin`, for whoever has its number, `slot`.
+    """
+
+    pid: int
+    slot: int
+    sure: bool
+    names: list[bytes]
+    elsewhere: dict[bytes, int]
+    may_reset: bool
+
+
+# --- commands to a supervisor; `Stop` to any server -------------------------------------------
+
+
+class Reload(CommandFrame, tag="reload"):
+    """Replace all workers by new ones. Answered with `ReloadStep`s, then with `Answer`. What is
+    negative is the service's own."""
+
+    health_timeout_s: float
+    #: For what cannot move at once, running requests above all. The service's own: these go on in
+    #: the background.
+    grace_s: float
+
+
+class ServiceStatus(CommandFrame, tag="service"):
+    """Answered with `Service`."""
+
+
+class Stop(CommandFrame, tag="stop"):
+    """Refuse new clients, hand connections to the process at `to` if that is not empty, let
+    running requests end, close, exit. Answered with `Left`. Workers and lone servers take it,
+    too. A negative `grace_s` is the server's own."""
+
+    grace_s: float
+    to: str
+
+
+# --- answers ----------------------------------------------------------------------------------
+
+
+class WorkerState(CommandFrame, tag="worker_state"):
+    """Answer to `WorkerStatus`."""
+
+    slot: int
+    pid: int
+    state: str  # ready, serving, arriving, departing, lingering, stopping
+    version: str
+    sockets: list[int]  # inode numbers of the port's sockets, in order
+    connections: int
+    handshakes: int
+    accepted: int
+    tossed: int  # datagrams that the kernel steered here and that were another worker's
+    reset: int
+    unlisted: int  # connections that found no room in the roster
+    requests: int  # that its ASGI program was begun with
+
+
+class Left(CommandFrame, tag="left"):
+    """Answer to `Stop`: what became of the connections."""
+
+    moved: int
+    closed: int
+    cut: int  # of those closed: they had requests that had not ended
+
+
+class SocketOf(CommandFrame, tag="socket_of"):
+    """Which worker's it is, and how many there are."""
+
+    slot: int
+    slots: int
+
+
+class Survivors(CommandFrame, tag="survivors"):
+    """Which connections live in this process although others issued their IDs."""
+
+    ids: list[bytes]  # of connections that this process owns
+    passed_on: list[bytes]  # of connections whose strays it forwards
+    #: Of connections that it owns, has frozen, or has given to a process that lives.
+    names: list[bytes]
+
+
+class ReloadStep(CommandFrame, tag="reload_step"):
+    """One worker's part of a reload, how far it is."""
+
+    slot: int
+    slots: int
+    phase: str  # starting, moving, done, failed
+    pid: int
+    moved: int
+    left: int
+    cut: int
+    seconds: float
+    message: str
+
+
+class SlotInfo(CommandFrame):
+    """One worker as its supervisor sees it."""
+
+    slot: int
+    pid: int  # 0: none
+    state: str  # starting, serving, backing off, ...
+    control: str
+    restarts: int
+    connections: int
+    handshakes: int
+    accepted: int
+    tossed: int
+    reset: int
+    requests: int
+    message: str  # why it is down
+
+
+class Service(CommandFrame, tag="service_state"):
+    """Answer to `ServiceStatus`."""
+
+    pid: int
+    address: str
+    slots: list[SlotInfo]

@@ -1,0 +1,177 @@
+"""Finds the workers that a supervisor has left behind, and gets the sockets back from them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from quicbaton.asyncio.listener import Listener, adopt_listener
+from quicbaton.errors import ConfigurationError, PeerError
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import (
+    TIMEOUT_S,
+    CommandFailedError,
+    Conversation,
+    ask_for_descriptor,
+)
+from quicbaton.service.peers.channel import Channel, connect_channel
+from quicbaton.service.supervisor.group import Group
+from quicbaton.service.supervisor.lingering import LINGERING_SUFFIX
+
+_PASS_S: Final = 5.0
+
+
+class Found(NamedTuple):
+    """A living worker."""
+
+    control: Path
+    state: c.WorkerState
+    roster: int  # a descriptor
+    pidfd: int
+
+
+async def find_workers(control: Path, silent_s: float) -> list[Found]:
+    """The workers of the supervisor at `control`, which need not live; old ones, too, in which
+    requests still run.
+
+    One that says nothing for `silent_s` is killed: it would wake up one day and read a socket that
+    is another's by then. Paths at which nobody listens any more are removed.
+
+    Raises ConfigurationError when one cannot even be asked who it is.
+    """
+    of_workers = f"{control.stem}-*"
+    paths = sorted(
+        path
+        for suffix in (control.suffix, LINGERING_SUFFIX)
+        for path in control.parent.glob(of_workers + suffix)
+    )
+    answers = await asyncio.gather(*(_find(path, silent_s) for path in paths))
+    found: dict[int, Found] = {}
+    # A worker answers at its predecessor's socket, too; its own, named after its pid, comes first.
+    for one in sorted(filter(None, answers), key=_is_at_predecessors):
+        if found.setdefault(one.state.pid, one) is not one:
+            os.close(one.roster)
+            os.close(one.pidfd)
+    if all(one.state.state != "arriving" for one in found.values()):
+        # Else it is about to listen at its predecessor's path, and that could be taken from it.
+        await asyncio.gather(*(_remove_if_dead(path) for path in paths))
+    return list(found.values())
+
+
+async def take_sockets(found: list[Found]) -> Group:
+    """The port's sockets, in order, from a living worker.
+
+    Raises ConfigurationError when the workers do not agree about them.
+    """
+    orders = {tuple(one.state.sockets) for one in found}
+    if len(orders) != 1:
+        raise ConfigurationError(
+            "the workers that live here do not have the same sockets: stop them all first",
+            code="two_services",
+        )
+    sockets: list[socket.socket] = []
+    try:
+        for slot in range(len(orders.pop())):
+            sockets.append(await _take(found, slot))
+        return Group(sockets)
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+
+
+async def take_listener(found: list[Found]) -> Listener | None:
+    """The TCP socket of living workers; None when they have none."""
+    for one in found:
+        with contextlib.suppress(PeerError, TimeoutError):
+            _, descriptor = await ask_for_descriptor(one.control, c.PassListener(), _PASS_S)
+            return adopt_listener(descriptor)
+    return None
+
+
+# --- helpers ----------------------------------------------------------------------------------
+
+
+def _is_at_predecessors(one: Found) -> bool:
+    return not one.control.stem.endswith(f"-{one.state.pid}")
+
+
+async def _take(found: list[Found], slot: int) -> socket.socket:
+    """From whoever gives it: any of them may die while we ask."""
+    for one in found:
+        with contextlib.suppress(PeerError, TimeoutError):
+            _, descriptor = await ask_for_descriptor(one.control, c.PassSocket(slot), _PASS_S)
+            sock = socket.socket(fileno=descriptor)
+            sock.setblocking(False)
+            return sock
+    raise PeerError("no worker gives its sockets away", code="unreachable")
+
+
+async def _find(path: Path, silent_s: float) -> Found | None:
+    try:
+        channel = await connect_channel(path)
+    except PeerError as error:
+        if error.code == "unreachable":
+            return None
+        raise _unclear(str(error)) from error
+    dead = asyncio.Event()
+    watch = channel.watch(dead.set)
+    try:
+        return await _get_to_know(path, channel, min(silent_s, TIMEOUT_S))
+    except (CommandFailedError, PeerError) as error:
+        if error.code == "unexpected_message":
+            return None  # A server, and no worker.
+        if error.code in ("idle", "timeout"):
+            watch.kill()
+        try:
+            # Whoever lives may own connections, and reads the port.
+            await asyncio.wait_for(dead.wait(), silent_s)
+        except TimeoutError:
+            raise _unclear(f"the process at {path} does not answer: {error}") from error
+        return None
+    finally:
+        watch.close()
+        channel.close()
+
+
+async def _get_to_know(path: Path, channel: Channel, silent_s: float) -> Found:
+    """All over one channel: at another time another process may listen at the path."""
+    conversation = Conversation(channel, silent_s)
+    state = await conversation.ask(c.WorkerStatus(), c.WorkerState)
+    if state.state in ("ready", "failed"):
+        raise PeerError("it was not told to serve, and nobody will", code="idle")
+    try:
+        # Who answers after this had its number when this was opened.
+        pidfd = os.pidfd_open(state.pid)
+    except OSError as error:
+        raise PeerError(f"there is no process {state.pid}", code="link_lost") from error
+    try:
+        await conversation.ask(c.PassRoster(), c.SocketOf)
+        descriptors = channel.take_descriptors()
+        if not descriptors:
+            raise PeerError("it passed no roster", code="no_roster")
+    except BaseException:
+        os.close(pidfd)
+        raise
+    return Found(path, state, descriptors[0], pidfd)
+
+
+def _unclear(text: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{text}; it may be a worker of this port: end it, then start again", code="silent_worker"
+    )
+
+
+async def _remove_if_dead(path: Path) -> None:
+    try:
+        channel = await connect_channel(path)
+    except PeerError as error:
+        if error.code == "unreachable":
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+    else:
+        channel.close()

@@ -1,0 +1,49 @@
+"""A service's TCP port for other nodes: what is for a worker goes there, the rest is the service's.
+
+Workers do TLS on what is theirs, with the supervisor on the side: it may be killed at any time,
+and a new one listens again.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from itertools import count
+from pathlib import Path
+
+from quicbaton.service.node.control import Control
+from quicbaton.service.peers.acceptor import ANY_SLOT, NODE_SLOT, Acceptor, listen, pass_on
+from quicbaton.service.peers.cluster import Cluster
+from quicbaton.service.peers.incoming import Incoming
+
+
+class Reception:
+    """`control` answers for the service, `workers` are the control sockets of those that serve."""
+
+    def __init__(
+        self, cluster: Cluster, control: Control, workers: Callable[[], Mapping[int, Path]]
+    ) -> None:
+        self._workers = workers
+        self._turn = count()
+        self._incoming = Incoming(cluster, control.on_channel)
+        self._acceptor = Acceptor(listen(cluster.own_entry().listen), self._deliver)
+
+    def close(self) -> None:
+        """Listen no more, and hang up on whoever talks to the service."""
+        self._acceptor.close()
+        self._incoming.close()
+
+    async def _deliver(self, slot: str, sock: socket.socket) -> None:
+        if slot == NODE_SLOT:
+            self._incoming.take(sock)
+            return
+        workers = self._workers()
+        path = None
+        if slot != ANY_SLOT:
+            path = workers.get(int(slot))
+        elif workers:
+            path = list(workers.values())[next(self._turn) % len(workers)]
+        if path is None:
+            self._incoming.take(sock, present=list(workers))
+        else:
+            await pass_on(path, sock)

@@ -1,0 +1,163 @@
+"""Replaces all workers of a service, one by one: start, become ready, hand off, stop.
+
+The first new worker is the canary. While a new one is not ready its predecessor has everything,
+and it keeps everything when the new one fails: the rest is then left as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from time import monotonic
+
+from quicbaton.asyncio.counted import counted
+from quicbaton.errors import CallerError, PeerError, QuicbatonError
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import ask
+from quicbaton.service.supervisor.slot import Slot
+from quicbaton.service.supervisor.spawn import NotReadyError
+from quicbaton.service.supervisor.supervisor import Supervisor
+
+
+class Reloads:
+    """One at a time."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self.running = False
+        #: Held while workers are replaced.
+        self._turn = asyncio.Lock()
+
+    async def run(
+        self,
+        on_step: Callable[[c.ReloadStep], None],
+        health_timeout_s: float = -1.0,
+        grace_s: float = -1.0,
+    ) -> c.Answer:
+        """Replace all workers; the answer says how it went. CallerError while one is running.
+
+        `health_timeout_s` is for each new worker to become ready, negative: the usual; `grace_s` as
+        in `Supervisor.begin`.
+        """
+        if self.running or self._supervisor.stopping:
+            what = "a reload is under way" if self.running else "the service is stopping"
+            raise CallerError(f"{what} already", code="busy")
+        self.running = True
+        try:
+            # A worker that is being renewed at this moment is replaced once more, behind that.
+            async with self._turn:
+                return await self._run(on_step, health_timeout_s, grace_s)
+        finally:
+            self.running = False
+
+    async def renew(self, slot: Slot) -> None:
+        """Replace one worker, unless all are being replaced. Raises when the old one goes on."""
+        if self.running or self._supervisor.stopping:
+            return
+        async with self._turn:
+            replacement = Replacement(self._supervisor, slot, lambda _step: None)
+            await replacement.run(self._supervisor.settings.health_timeout_s, grace_s=-1.0)
+
+    async def _run(
+        self, on_step: Callable[[c.ReloadStep], None], health_timeout_s: float, grace_s: float
+    ) -> c.Answer:
+        slots = self._supervisor.slots
+        if health_timeout_s < 0:
+            health_timeout_s = self._supervisor.settings.health_timeout_s
+        moved = cut = 0
+        for slot in slots:
+            replacement = Replacement(self._supervisor, slot, on_step)
+            try:
+                await replacement.run(health_timeout_s, grace_s)
+            except QuicbatonError as error:
+                replacement.tell("failed", message=str(error))
+                return c.Answer(False, error.code, _failure(slot, len(slots), error))
+            moved += replacement.moved
+            cut += replacement.cut
+        text = f"{counted(len(slots), 'worker')} replaced, {counted(moved, 'connection')} moved"
+        return c.Answer(True, "ok", text + (f", {cut} cut" if cut else ""))
+
+
+class Replacement:
+    """One worker's."""
+
+    def __init__(
+        self, supervisor: Supervisor, slot: Slot, on_step: Callable[[c.ReloadStep], None]
+    ) -> None:
+        self._supervisor = supervisor
+        self._slot = slot
+        self._on_step = on_step
+        self._since_s = monotonic()
+        self._pid = 0
+        self.moved = 0
+        self.left = 0
+        self.cut = 0
+
+    async def run(self, health_timeout_s: float, grace_s: float) -> None:
+        """Return when the new worker serves; raise when the old one goes on."""
+        slot = self._slot
+        slot.replacing = True
+        try:
+            await self._replace(health_timeout_s, grace_s)
+        finally:
+            slot.replacing = False
+            if slot.current is None:
+                # The old one died on the way, and the new one does not serve.
+                self._supervisor.restart(slot)
+
+    def tell(self, phase: str, message: str = "") -> None:
+        """Say how far it is."""
+        step = c.ReloadStep(
+            slot=self._slot.number,
+            slots=len(self._supervisor.slots),
+            phase=phase,
+            pid=self._pid,
+            moved=self.moved,
+            left=self.left,
+            cut=self.cut,
+            seconds=monotonic() - self._since_s,
+            message=message,
+        )
+        self._on_step(step)
+
+    async def _replace(self, health_timeout_s: float, grace_s: float) -> None:
+        supervisor, slot = self._supervisor, self._slot
+        if slot.restart is not None:
+            # It is down: what comes up now is new in any case.
+            slot.restart.cancel()
+        new = supervisor.new_process(slot)
+        self._pid = new.pid
+        self.tell("starting")
+        try:
+            await new.wait_ready(health_timeout_s)
+            answer = await supervisor.begin(
+                slot, new, slot.current, self._on_frame, grace_s=grace_s
+            )
+        except NotReadyError:
+            raise
+        except PeerError as error:
+            if new.exited.is_set():
+                text = f"the new worker {new.ending()} while it took over{new.last_words()}"
+                raise PeerError(text, code=error.code) from error
+            raise
+        finally:
+            if slot.current is not new:
+                new.signal(signal.SIGKILL)
+        self.cut = self.left if answer.code == "cut" else 0
+        self.left = 0
+        with contextlib.suppress(QuicbatonError):
+            listed = await ask(new.control, c.ListConnections(), c.Connections)
+            self.moved = listed.resumed
+        self.tell("done", answer.message)
+
+    def _on_frame(self, frame: c.Frame) -> None:
+        if isinstance(frame, c.Progress):
+            self.moved, self.left = frame.moved, frame.left
+            self.tell("moving", "; ".join(frame.waiting))
+
+
+def _failure(slot: Slot, slots: int, error: QuicbatonError) -> str:
+    done = f"; {slot.number} of {counted(slots, 'worker')} replaced before" if slot.number else ""
+    return f"worker {slot.number} could not be replaced and goes on as it was{done}: {error}"

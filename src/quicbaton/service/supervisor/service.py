@@ -1,0 +1,197 @@
+"""What a whole service answers at its control socket, as one server would."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from quicbaton.errors import CallerError, QuicbatonError
+from quicbaton.service.node.connections import check_moves
+from quicbaton.service.node.control import Control, Handler
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import ask, splice
+from quicbaton.service.peers.channel import Channel, Listener, connect_channel
+from quicbaton.service.supervisor.reload import Reloads
+from quicbaton.service.supervisor.slot import Slot
+from quicbaton.service.supervisor.spawn import Process
+from quicbaton.service.supervisor.supervisor import Supervisor
+
+_ANSWER_S: Final = 5.0
+
+
+class ServiceControl:
+    """Listens at `control` on a supervisor's behalf.
+
+    `on_stop(grace_s, to)` ends the service; `on_reload(on_step)` replaces its workers.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        control: Path,
+        *,
+        reloads: Reloads,
+        on_stop: Callable[[float, str], Awaitable[c.Left]],
+    ) -> None:
+        self._supervisor = supervisor
+        self._reloads = reloads
+        self._on_stop = on_stop
+        handlers: dict[type[c.Frame], Handler] = {
+            c.ListConnections: self._list,
+            c.ListByWorker: self._list_by_worker,
+            c.HandOff: self._pass_on,
+            c.HandOffRelayed: self._pass_on,
+            c.Save: self._pass_on,
+            c.Freeze: self._freeze,
+            c.Revive: self._revive,
+            c.PassSocket: self._pass_socket,
+            c.ServiceStatus: self._status,
+            c.Reload: self._reload,
+            c.Stop: self._stop,
+        }
+        #: Takes further commands: `control.add`.
+        self.control = Control(
+            handlers,
+            # Connections live in workers; links are held with these.
+            open_link=lambda channel, _rest: channel.abort(),
+            spawn=lambda work: supervisor.spawn(work()),
+        )
+        self._listener = Listener(control, self.control.on_channel)
+
+    def close(self) -> None:
+        self._listener.close()
+
+    # --- handlers -------------------------------------------------------------------------------
+
+    async def _list(self, _channel: Channel, _frame: c.ListConnections) -> c.Frame:
+        listed = [answer for _, _, answer in await self._lists()]
+        return c.Connections(
+            pid=os.getpid(),
+            address=self._supervisor.group.address,
+            accepted=sum(one.accepted for one in listed),
+            resumed=sum(one.resumed for one in listed),
+            given=sum(one.given for one in listed),
+            datagrams_sent=sum(one.datagrams_sent for one in listed),
+            datagrams_received=sum(one.datagrams_received for one in listed),
+            datagrams_forwarded=sum(one.datagrams_forwarded for one in listed),
+            connections=[info for one in listed for info in one.connections],
+        )
+
+    async def _list_by_worker(self, _channel: Channel, _frame: c.ListByWorker) -> c.Frame:
+        lists = await self._lists()
+        return c.ByWorker(
+            pid=os.getpid(),
+            address=self._supervisor.group.address,
+            workers=[c.WorkerConnections(worker, listed) for worker, _, listed in lists],
+        )
+
+    async def _pass_on(
+        self, _channel: Channel, frame: c.HandOff | c.HandOffRelayed | c.Save
+    ) -> c.Frame:
+        """To the worker that has the connection."""
+        owner = await self._owner(frame.connection)
+        return await ask(owner.control, frame, c.Answer)
+
+    async def _owner(self, prefix: str) -> Process:
+        """The worker that has the connection whose name begins so."""
+        check_moves(prefix)
+        prefix = prefix.lower()
+        owners = [
+            process
+            for _, process, listed in await self._lists()
+            for info in listed.connections
+            if info.connection.startswith(prefix) and info.state not in ("handshake", "tcp")
+        ]
+        if len(owners) != 1:
+            text = "no connection" if not owners else f"{len(owners)} connections"
+            raise CallerError(
+                f"{text} here whose name begins with {prefix!r}: see `ps`",
+                code="no_such_connection",
+            )
+        return owners[0]
+
+    async def _freeze(self, channel: Channel, frame: c.Freeze) -> None:
+        """Whoever asks and the worker that has the connection talk to each other from here on."""
+        owner = await self._owner(frame.connection)
+        splice(channel, await connect_channel(owner.control), c.encode(frame))
+
+    async def _revive(self, _channel: Channel, frame: c.Revive) -> c.Frame:
+        """By any worker."""
+        workers = list(self._supervisor.serving().values())
+        if not workers:
+            raise CallerError("no worker serves", code="no_worker")
+        return await ask(workers[0], frame, c.Answer)
+
+    async def _pass_socket(self, channel: Channel, frame: c.PassSocket) -> None:
+        sockets = self._supervisor.group.sockets
+        if not 0 <= frame.slot < len(sockets):
+            raise CallerError(f"there are {len(sockets)} sockets", code="no_such_socket")
+        channel.write_descriptors(
+            c.encode(c.SocketOf(frame.slot, len(sockets))), [sockets[frame.slot].fileno()]
+        )
+
+    async def _status(self, _channel: Channel, _frame: c.ServiceStatus) -> c.Frame:
+        supervisor = self._supervisor
+        await asyncio.gather(
+            *(process.look() for _, process in self._serving()), return_exceptions=True
+        )
+        return c.Service(
+            pid=os.getpid(),
+            address=supervisor.group.address,
+            slots=[_describe(slot) for slot in supervisor.slots],
+        )
+
+    async def _reload(self, channel: Channel, frame: c.Reload) -> c.Frame:
+        return await self._reloads.run(
+            lambda step: channel.write(c.encode(step)), frame.health_timeout_s, frame.grace_s
+        )
+
+    async def _stop(self, _channel: Channel, frame: c.Stop) -> c.Frame:
+        grace_s = self._supervisor.settings.grace_s if frame.grace_s < 0 else frame.grace_s
+        return await self._on_stop(grace_s, frame.to)
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _serving(self) -> list[tuple[int, Process]]:
+        """By worker number; two of a number during a reload."""
+        return [
+            (slot.number, process)
+            for slot in self._supervisor.slots
+            for process in slot.processes
+            if process.serves
+        ]
+
+    async def _lists(self) -> list[tuple[int, Process, c.Connections]]:
+        """What each worker lists; one that does not answer is left out."""
+
+        async def one(worker: int, process: Process) -> tuple[int, Process, c.Connections] | None:
+            try:
+                listed = await ask(process.control, c.ListConnections(), c.Connections, _ANSWER_S)
+            except QuicbatonError:
+                return None
+            return worker, process, listed
+
+        found = await asyncio.gather(*(one(*serving) for serving in self._serving()))
+        return [answer for answer in found if answer is not None]
+
+
+def _describe(slot: Slot) -> c.SlotInfo:
+    process = slot.current
+    state = process.state if process is not None else None
+    return c.SlotInfo(
+        slot=slot.number,
+        pid=process.pid if process is not None else 0,
+        state=slot.state,
+        control=str(process.control) if process is not None else "",
+        restarts=slot.restarts,
+        connections=state.connections if state is not None else 0,
+        handshakes=state.handshakes if state is not None else 0,
+        accepted=state.accepted if state is not None else 0,
+        tossed=state.tossed if state is not None else 0,
+        reset=state.reset if state is not None else 0,
+        requests=state.requests if state is not None else 0,
+        message=slot.message,
+    )

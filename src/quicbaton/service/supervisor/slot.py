@@ -1,0 +1,49 @@
+"""One worker number of a service, and the processes that have it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from quicbaton.service.supervisor.backoff import Backoff
+from quicbaton.service.supervisor.spawn import Process
+
+
+class Slot:
+    """At most one of its processes is `current`; during a reload there are two for a while."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.current: Process | None = None
+        #: Was told to serve, and has not answered yet.
+        self.beginning: Process | None = None
+        #: Ready, arriving, departing or lingering ones beside it.
+        self.others: set[Process] = set()
+        #: A reload is replacing the current one.
+        self.replacing = False
+        #: Brings up a new current one.
+        self.restart: asyncio.Task[None] | None = None
+        self.backoff = Backoff()
+        self.restarts = 0
+        self.state = "starting"
+        #: Why it is down.
+        self.message = ""
+        #: Dead processes of this number about which not everybody has answered.
+        self.unsettled = 0
+        #: Processes of this number that served and have ended, in good order or not.
+        self.ended = 0
+        #: IDs of this number whose connections live in other workers -> their numbers.
+        self.elsewhere: dict[bytes, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Slot {self.number} {self.state} {self.current}>"
+
+    @property
+    def newest(self) -> Process | None:
+        """The one that others are to know: it has the number, or is about to."""
+        return self.beginning or self.current
+
+    @property
+    def processes(self) -> list[Process]:
+        """All that live."""
+        known = [*self.others] if self.current is None else [self.current, *self.others]
+        return [process for process in known if not process.exited.is_set()]

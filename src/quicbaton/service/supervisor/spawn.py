@@ -1,0 +1,258 @@
+"""One worker process as its supervisor has it: started or found, watched, spoken to, killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
+from quicbaton.limits import MAX_LAST_WORDS_BYTES
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import CommandFailedError, ask
+from quicbaton.service.supervisor.group import Group
+from quicbaton.service.supervisor.lingering import lingering_control
+from quicbaton.service.supervisor.roster import make_roster
+
+#: Between looks whether a new process answers.
+_LOOK_S: Final = 0.03
+#: For one look.
+ANSWER_S: Final = 2.0
+#: What systemd tells its own child only, and a worker must not take for itself.
+_NOT_INHERITED: Final = frozenset(
+    {
+        *("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID"),
+        *("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"),
+    }
+)
+
+
+class NotReadyError(PeerError):
+    """A new worker did not become healthy; the message has its last words."""
+
+    code = "not_ready"
+
+
+class Process:
+    """A worker process. `on_exit(process)` is called once, when it has exited."""
+
+    def __init__(
+        self,
+        pid: int,
+        control: Path,
+        roster: int,
+        on_exit: Callable[[Process], None],
+        *,
+        child: subprocess.Popen[bytes] | None = None,
+        words: int = -1,
+        pidfd: int = -1,
+    ) -> None:
+        """`pidfd` names it for sure, where it is not our child: a number may be used again."""
+        self.pid = pid
+        self.control = control
+        #: Its roster's descriptor; -1 without one.
+        self.roster = roster
+        self.since_s = monotonic()
+        #: When it was ready first; 0: not yet.
+        self.ready_s = 0.0
+        #: It was told to serve.
+        self.begun = False
+        #: Another one serves in its place. It lives as long as requests of connections that have
+        #: moved still run in it.
+        self.replaced = False
+        self.state: c.WorkerState | None = None
+        #: For how long it has not answered, as far as its supervisor has listened.
+        self.silent_s = 0.0
+        self.exited = asyncio.Event()
+        self._child = child
+        self._words = words
+        self._on_exit = on_exit
+        self._last_words = ""
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._pidfd = os.pidfd_open(pid) if pidfd < 0 else pidfd
+        except ProcessLookupError:
+            self._pidfd = -1
+            self._loop.call_soon(self._over)
+        except (OSError, AttributeError) as error:
+            raise ConfigurationError(
+                f"--workers needs pidfds (Linux 5.3): {error}", code="no_pidfd"
+            ) from error
+        else:
+            self._loop.add_reader(self._pidfd, self._over)
+
+    def __repr__(self) -> str:
+        return f"<worker process {self.pid}>"
+
+    @property
+    def serves(self) -> bool:
+        """It was told to serve, and nobody has replaced it."""
+        return self.begun and not self.replaced
+
+    @property
+    def lived_s(self) -> float:
+        """Seconds since it was ready; 0 if it never was."""
+        return monotonic() - self.ready_s if self.ready_s else 0.0
+
+    def be_replaced(self) -> None:
+        """Another one answers at its control socket from here on."""
+        self.replaced = True
+        self.control = lingering_control(self.control)
+
+    async def look(self, timeout_s: float = ANSWER_S) -> None:
+        """Ask how it is. PeerError when it does not answer, or listens no more (`unreachable`)."""
+        state = await ask(self.control, c.WorkerStatus(), c.WorkerState, timeout_s)
+        self.silent_s = 0.0
+        if state.pid == self.pid:
+            self.state = state
+        else:
+            self.be_replaced()
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Return when it has everything that it needs to serve. NotReadyError when it ends before
+        that, or takes longer; it is killed then."""
+        until = monotonic() + timeout_s
+        while not self.exited.is_set():
+            with contextlib.suppress(PeerError, CommandFailedError):
+                await self.look()
+                self.ready_s = monotonic()
+                return
+            if monotonic() > until:
+                self.signal(signal.SIGKILL)
+                await self.exited.wait()
+                raise NotReadyError(
+                    f"the new worker was not ready within {timeout_s:g} s{self.last_words()}"
+                )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.exited.wait(), _LOOK_S)
+        raise NotReadyError(f"the new worker {self.ending()}{self.last_words()}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal; it, and never another process with its number."""
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    @property
+    def has_failed(self) -> bool:
+        """It has ended otherwise than in good order, as far as we may know."""
+        return self._child is not None and bool(self._child.returncode)
+
+    def ending(self) -> str:
+        """How it ended, as far as we may know."""
+        code = self._child.returncode if self._child is not None else None
+        if code is None:
+            return "ended"
+        if code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"ended with exit status {code}"
+
+    def last_words(self) -> str:
+        """What it wrote on standard error before it was ready, its end."""
+        if self._words < 0:
+            return self._last_words
+        size = os.fstat(self._words).st_size
+        start = max(0, size - MAX_LAST_WORDS_BYTES)
+        text = os.pread(self._words, MAX_LAST_WORDS_BYTES, start).decode(errors="replace").strip()
+        return f": {text}" if text else ""
+
+    def close(self) -> None:
+        """Watch it no more; it lives on. What it said last is kept."""
+        self._last_words = self.last_words()
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        for descriptor in (self.roster, self._words):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.roster = self._words = -1
+        if self._child is not None and self._child.returncode is None:
+            # It is to survive us; whoever adopts it reaps it.
+            self._child.returncode = 0
+
+    def _over(self) -> None:
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if self._child is not None:
+            self._child.wait()
+        self.exited.set()
+        self._on_exit(self)
+
+
+class Spawner:
+    """Starts worker processes: fresh interpreters, so that they run what is installed now."""
+
+    def __init__(self, module: str, arguments: Sequence[str], group: Group, control: Path) -> None:
+        """`module` is run with an assignment (see `worker`) and `arguments`; `control` is the
+        supervisor's control socket, after which the workers' are named."""
+        self._module = module
+        self._arguments = list(arguments)
+        self._group = group
+        self._control = control
+
+    def control_of(self, pid: int) -> Path:
+        """The control socket of a worker with this pid."""
+        return self._control.with_name(f"{self._control.stem}-{pid}.sock")
+
+    def start(self, slot: int, on_exit: Callable[[Process], None]) -> Process:
+        """Start a process for a worker number. It serves when it is told to begin."""
+        opened: list[int] = []
+        child = None
+        try:
+            opened.append(roster := make_roster())
+            opened.append(words := os.memfd_create("quicbaton-stderr"))
+            child = self._run(slot, roster, words)
+            control = self.control_of(child.pid)
+            return Process(child.pid, control, roster, on_exit, child=child, words=words)
+        except (OSError, QuicbatonError) as error:
+            if child is not None:
+                # Nobody would know of it.
+                child.kill()
+                child.wait()
+            for descriptor in opened:
+                os.close(descriptor)
+            if isinstance(error, QuicbatonError):
+                raise
+            raise NotReadyError(
+                f"no new worker can be started: {error.strerror or error}", code="os"
+            ) from error
+
+    def _run(self, slot: int, roster: int, words: int) -> subprocess.Popen[bytes]:
+        sockets = [sock.fileno() for sock in self._group.sockets]
+        listener = self._group.listener
+        listening = [] if listener.sock is None else [listener.sock.fileno()]
+        # Its standard error is ours again once it serves.
+        stderr = os.dup(2)
+        assignment: dict[str, Any] = {
+            "slot": slot,
+            "sockets": sockets,
+            "listener": listening[0] if listening else -1,
+            "no_listener": listener.refusal,
+            "roster": roster,
+            "stderr": stderr,
+            "control": str(self._control),
+        }
+        environment = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-m", self._module, json.dumps(assignment), *self._arguments],
+                stdin=subprocess.DEVNULL,
+                stderr=words,
+                pass_fds=(*sockets, *listening, roster, stderr),
+                env=environment,
+                # A terminal's Ctrl-C is for the supervisor, which stops the workers in good order.
+                process_group=0,
+            )
+        finally:
+            os.close(stderr)

@@ -1,0 +1,493 @@
+"""Keeps the workers of a service alive: starts them, watches them, buries and replaces them.
+
+It owns the port's sockets and never reads one. What it knows of its workers it can learn anew from
+them, so it may be killed at any time: the workers serve on, and the next supervisor of the port
+gets the sockets and the workers back (`adoption`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, Protocol
+
+from msgspec import Struct
+
+from quicbaton.errors import PeerError, QuicbatonError
+from quicbaton.keys.key_ring import KeyRing
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import CommandFailedError, ask, ask_in_steps
+from quicbaton.service.supervisor.adoption import Found
+from quicbaton.service.supervisor.burial import Announcer, Verdict, survey
+from quicbaton.service.supervisor.group import Group
+from quicbaton.service.supervisor.slot import Slot
+from quicbaton.service.supervisor.spawn import ANSWER_S, Process, Spawner
+from quicbaton.service.supervisor.systemd import roster_name
+
+#: Between looks at each worker.
+_LOOK_S: Final = 1.0
+#: Between surveys while somebody does not answer.
+_SURVEY_AGAIN_S: Final = 1.0
+#: Beyond the grace that it was given, for a worker to close its connections and end.
+_END_S: Final = 5.0
+#: Of a worker that is gone, and that nobody remembers.
+_UNKNOWN_PID: Final = 0
+#: What a worker's answer to Begin says when it serves.
+_SERVES: Final = frozenset({"ok", "cut", "predecessor_died"})
+
+
+class Settings(Struct, frozen=True):
+    """How patient a supervisor is, in seconds."""
+
+    #: For a new worker to become ready.
+    health_timeout_s: float = 30.0
+    #: Without an answer, before a worker is killed.
+    silent_s: float = 10.0
+    #: For all connections of one worker to move to the next.
+    takeover_s: float = 60.0
+    #: For running requests when the service stops.
+    grace_s: float = 10.0
+
+
+class Keeper(Protocol):
+    """Keeps descriptors for the supervisor's next life: systemd's descriptor store, or nobody."""
+
+    def keep(self, name: str, descriptor: int) -> None: ...
+    def drop(self, name: str) -> None: ...
+
+
+Say = Callable[..., None]
+
+
+class Supervisor:
+    """`say(event, text, **fields)` is told what happens."""
+
+    def __init__(
+        self,
+        group: Group,
+        spawner: Spawner,
+        *,
+        ring: Callable[[], KeyRing],
+        settings: Settings,
+        say: Say,
+        keeper: Keeper,
+        others_may_own: bool = False,
+    ) -> None:
+        self.group = group
+        self.settings = settings
+        self.say = say
+        self.slots = [Slot(number) for number in range(len(group.sockets))]
+        self.stopping = False
+        self._spawner = spawner
+        self._keeper = keeper
+        #: Processes that cannot be asked, of other hosts or by a shared store, may own what a dead
+        #: worker had.
+        self._others_may_own = others_may_own
+        self._announcer = Announcer(group.sockets[0], ring)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- commands -------------------------------------------------------------------------------
+
+    async def start(self, found: Sequence[Found] = ()) -> None:
+        """Adopt living workers, and start those that are missing.
+
+        Raises NotReadyError when none is adopted and one does not become healthy: what is wrong
+        with it will be wrong with the next.
+        """
+        for one in found:
+            self._adopt(one)
+        missing = [slot for slot in self.slots if slot.current is None]
+        if found:
+            for slot in missing:
+                # It died while nobody looked, and may have handed connections on before.
+                slot.unsettled += 1
+                slot.ended += 1
+                self.spawn(self._settle(slot, _UNKNOWN_PID))
+                self.restart(slot)
+        else:
+            processes = await asyncio.gather(*(self._fresh(slot) for slot in missing))
+            for slot, process in zip(missing, processes, strict=True):
+                await self.begin(slot, process)
+        self.spawn(self._watch())
+
+    async def bury_unknown(self, name: str, pid: int, roster: int) -> None:
+        """Tell the clients of a worker that died before our time, of which a roster is left."""
+        await self._tell_clients(pid, roster)
+        self._keeper.drop(name)
+        os.close(roster)
+
+    def spawn(self, work: Any) -> None:
+        """Run a coroutine to its end in the background."""
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def new_process(self, slot: Slot) -> Process:
+        """Start a process beside the slot's current one; refused once the service stops."""
+        if self.stopping:
+            raise PeerError("the service is stopping", code="stopping")
+        process = self._spawner.start(slot.number, lambda dead: self._on_exit(slot, dead))
+        slot.others.add(process)
+        self._keeper.keep(roster_name(slot.number, process.pid), process.roster)
+        return process
+
+    async def begin(
+        self,
+        slot: Slot,
+        process: Process,
+        predecessor: Process | None = None,
+        on_step: Callable[[c.Frame], None] = lambda _step: None,
+        *,
+        grace_s: float = -1.0,
+    ) -> c.Answer:
+        """Have a process serve that is ready; by its answer it does.
+
+        `grace_s` is for what the predecessor cannot hand over at once, requests that still run
+        included. Negative: the service's own for connections, and such requests go on in the
+        background.
+        """
+        # Of two that begin at the same time the later one is told of the earlier, and tells it.
+        workers = {
+            other.number: str(other.newest.control)
+            for other in self.slots
+            if other is not slot and other.newest is not None and other.newest.begun
+        }
+        process.begun = True
+        begin = c.Begin(
+            workers=workers,
+            predecessor="" if predecessor is None else str(predecessor.control),
+            deadline_s=self.settings.takeover_s if grace_s < 0 else grace_s,
+            linger_s=math.inf if grace_s < 0 else 0.0,
+            elsewhere=slot.elsewhere,
+            may_reset=self._may_reset(slot),
+        )
+        slot.beginning = process
+        try:
+            answer = await ask_in_steps(process.control, begin, on_step)
+        finally:
+            slot.beginning = None
+        if answer.code not in _SERVES:
+            raise PeerError(answer.message, code=answer.code)
+        if process.exited.is_set():
+            # Between its answer and now, and was buried. As the current one it would stay for ever.
+            raise PeerError(f"the new worker {process.ending()} when it served", code="died")
+        if slot.current is not None:
+            # It ends by itself, once it has nothing left to do.
+            slot.current.be_replaced()
+            slot.others.add(slot.current)
+        slot.current = process
+        slot.others.discard(process)
+        slot.state = "serving"
+        slot.message = ""
+        self.say(
+            "worker",
+            f"worker {slot.number} serves: pid {process.pid}",
+            worker=slot.number,
+            pid=process.pid,
+            control=str(process.control),
+        )
+        return answer
+
+    def restart(self, slot: Slot, lived_s: float = 0.0) -> None:
+        """Bring up a new process for a slot that has none; the last one served for `lived_s`."""
+        if not self.stopping and (slot.restart is None or slot.restart.done()):
+            slot.restart = asyncio.get_running_loop().create_task(self._bring_up(slot, lived_s))
+
+    async def stop(self, grace_s: float, to: str) -> c.Left:
+        """Have all workers stop in good order; what became of their connections, when they have
+        ended."""
+        self.stopping = True
+        for slot in self.slots:
+            slot.state = "stopping"
+            if slot.restart is not None:
+                slot.restart.cancel()
+        everybody = [process for slot in self.slots for process in slot.processes]
+        ends = await asyncio.gather(*(self._end(process, grace_s, to) for process in everybody))
+        return c.Left(
+            moved=sum(end.moved for end in ends),
+            closed=sum(end.closed for end in ends),
+            cut=sum(end.cut for end in ends),
+        )
+
+    def serving(self) -> dict[int, Path]:
+        """Control sockets of the workers that serve, by number."""
+        return {
+            slot.number: slot.current.control
+            for slot in self.slots
+            if slot.current is not None and slot.current.begun
+        }
+
+    def kill(self) -> None:
+        """End all workers at once; their clients learn it by resets, if at all."""
+        self.stopping = True
+        for slot in self.slots:
+            for process in slot.processes:
+                process.signal(signal.SIGKILL)
+
+    async def close(self) -> None:
+        """Let go of everything. Workers that live serve on."""
+        tasks: list[asyncio.Task[None]] = list(self._tasks)
+        tasks += [slot.restart for slot in self.slots if slot.restart is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for slot in self.slots:
+            for process in slot.processes:
+                process.close()
+        self.group.close()
+
+    # --- lives ----------------------------------------------------------------------------------
+
+    def _adopt(self, found: Found) -> None:
+        slot = self.slots[found.state.slot]
+        process = Process(
+            found.state.pid,
+            found.control,
+            found.roster,
+            lambda dead: self._on_exit(slot, dead),
+            pidfd=found.pidfd,
+        )
+        process.begun = True
+        process.ready_s = monotonic()
+        process.state = found.state
+        rest = ""
+        if found.state.state == "lingering":
+            process.be_replaced()
+            slot.others.add(process)
+            rest = ", an old process, for requests that still run in it"
+        elif slot.current is None or found.state.state == "serving":
+            if slot.current is not None:
+                slot.others.add(slot.current)
+            slot.current = process
+            slot.state = "serving"
+        else:
+            slot.others.add(process)
+        self._keeper.keep(roster_name(slot.number, process.pid), process.roster)
+        self.say(
+            "adopted",
+            f"worker {slot.number} is found alive: pid {process.pid}{rest}",
+            worker=slot.number,
+            pid=process.pid,
+            control=str(process.control),
+        )
+
+    async def _fresh(self, slot: Slot) -> Process:
+        process = self.new_process(slot)
+        await process.wait_ready(self.settings.health_timeout_s)
+        return process
+
+    async def _bring_up(self, slot: Slot, lived_s: float) -> None:
+        """Start a process for the slot until one serves."""
+        while not self.stopping:
+            wait_s = slot.backoff.after(lived_s)
+            lived_s = 0.0
+            if wait_s:
+                slot.state = "backing off"
+                await asyncio.sleep(wait_s)
+            slot.state = "starting"
+            slot.restarts += 1
+            process: Process | None = None
+            try:
+                process = self.new_process(slot)
+                await process.wait_ready(self.settings.health_timeout_s)
+                await self.begin(slot, process)
+                return
+            except QuicbatonError as error:
+                slot.message = str(error)
+                self.say(
+                    "worker_failed",
+                    f"worker {slot.number} does not come up: {error}",
+                    worker=slot.number,
+                    message=str(error),
+                )
+            finally:
+                # Cancelled, perhaps: a reload starts one of its own, or the service stops.
+                if process is not None and slot.current is not process:
+                    process.signal(signal.SIGKILL)
+
+    def _on_exit(self, slot: Slot, process: Process) -> None:
+        slot.others.discard(process)
+        if process.replaced:
+            # Nobody else ever has this path.
+            with contextlib.suppress(OSError):
+                process.control.unlink(missing_ok=True)
+        was_current = slot.current is process
+        if was_current:
+            slot.current = None
+        if self.stopping:
+            return
+        if process.begun:
+            slot.ended += 1
+            self.spawn(self._bury(slot, process))
+        else:
+            self._let_go(slot, process)
+        if not was_current:
+            if process.replaced and process.has_failed:
+                self.say(
+                    "worker_died",
+                    f"the old process {process.pid} of worker {slot.number} {process.ending()}: "
+                    "requests that still ran in it are reset",
+                    worker=slot.number,
+                    pid=process.pid,
+                    message=process.ending(),
+                )
+            return
+        slot.message = f"pid {process.pid} {process.ending()}"
+        self.say(
+            "worker_died",
+            f"worker {slot.number} {slot.message}",
+            worker=slot.number,
+            pid=process.pid,
+            message=process.ending(),
+        )
+        if slot.replacing:
+            slot.state = "replacing"
+        elif not self._inherit(slot):
+            slot.state = "starting"
+            self.restart(slot, process.lived_s)
+
+    def _inherit(self, slot: Slot) -> bool:
+        """A takeover was under way when its two processes were adopted: who is left serves."""
+        heir = next((other for other in slot.others if other.serves), None)
+        if heir is not None:
+            slot.others.discard(heir)
+            slot.current = heir
+        return heir is not None
+
+    async def _bury(self, slot: Slot, process: Process) -> None:
+        """Settle what a dead process had."""
+        slot.unsettled += 1
+        await self._tell_clients(process.pid, process.roster)
+        await self._settle(slot, process.pid)
+        self._let_go(slot, process)
+
+    def _let_go(self, slot: Slot, process: Process) -> None:
+        """It is dead, and its roster of no more use."""
+        self._keeper.drop(roster_name(slot.number, process.pid))
+        process.close()
+
+    async def _tell_clients(self, pid: int, roster: int) -> None:
+        announced = await self._announcer.announce(roster)
+        if announced:
+            self.say(
+                "buried",
+                f"{announced} clients of pid {pid} were told that it is gone",
+                pid=pid,
+                reset=announced,
+            )
+
+    async def _settle(self, slot: Slot, pid: int) -> None:
+        """Have everybody say what lives of a dead process's connections, then say it to all.
+        Counted as unsettled until then."""
+        while True:
+            living = {
+                other.control: other_slot.number
+                for other_slot in self.slots
+                for other in other_slot.processes
+                if other.serves
+            }
+            verdict = await survey(pid, living)
+            if verdict.whole or self.stopping:
+                break
+            await asyncio.sleep(_SURVEY_AGAIN_S)
+        slot.unsettled -= 1
+        slot.elsewhere.update(verdict.elsewhere)
+        await self._pronounce(slot, pid, verdict)
+
+    def _may_reset(self, slot: Slot) -> bool:
+        """Whether IDs of a worker's number that nobody here knows are nobody's."""
+        return slot.unsettled == 0 and not (self._others_may_own and slot.ended)
+
+    async def _pronounce(self, slot: Slot, pid: int, verdict: Verdict) -> None:
+        bury = c.Bury(
+            pid=pid,
+            slot=slot.number,
+            sure=not self._others_may_own,
+            names=verdict.names,
+            elsewhere=verdict.elsewhere,
+            may_reset=self._may_reset(slot),
+        )
+
+        async def tell(other: Process) -> None:
+            # Who does not hear it gives up on the dead by itself, and resets nobody.
+            with contextlib.suppress(QuicbatonError):
+                await ask(other.control, bury, c.Answer, _END_S)
+
+        everybody = [other for slot in self.slots for other in slot.processes if other.serves]
+        await asyncio.gather(*(tell(other) for other in everybody))
+
+    async def _watch(self) -> None:
+        """Look at each worker, and kill who has not answered for too long."""
+        while not self.stopping:
+            await asyncio.sleep(_LOOK_S)
+            ready = [
+                (slot, process)
+                for slot in self.slots
+                for process in slot.processes
+                if process.ready_s
+            ]
+            await asyncio.gather(*(self._look(*one) for one in ready))
+
+    async def _look(self, slot: Slot, process: Process) -> None:
+        asked_s = monotonic()
+        try:
+            await process.look()
+        except QuicbatonError as error:
+            if process.replaced and error.code == "unreachable":
+                return  # it is about to end, and listens no more
+            # If we waited longer than we meant to, it was this process that stood still, and
+            # perhaps the worker with it.
+            process.silent_s += _LOOK_S + min(monotonic() - asked_s, ANSWER_S)
+            if process.silent_s > self.settings.silent_s:
+                rest = ", and requests that still run in it are reset" if process.replaced else ""
+                self.say(
+                    "worker_silent",
+                    f"pid {process.pid} has not answered for {process.silent_s:.0f} s and is "
+                    f"killed{rest}",
+                    pid=process.pid,
+                )
+                process.signal(signal.SIGKILL)
+            return
+        if process.replaced and slot.current is process and slot.beginning is None:
+            slot.others.add(process)
+            slot.current = None
+            if not self._inherit(slot):
+                self.restart(slot)
+
+    async def _end(self, process: Process, grace_s: float, to: str) -> c.Left:
+        left = c.Left(0, 0, 0)
+        with contextlib.suppress(QuicbatonError, TimeoutError):
+            async with asyncio.timeout(grace_s + _END_S):
+                if process.begun:
+                    left = await self._stop_one(process, grace_s, to)
+                else:
+                    process.signal(signal.SIGTERM)
+                await process.exited.wait()
+        if not process.exited.is_set():
+            process.signal(signal.SIGKILL)
+            await process.exited.wait()
+        return left
+
+    async def _stop_one(self, process: Process, grace_s: float, to: str) -> c.Left:
+        """Have it stop; it ends then, or soon."""
+        stop = c.Stop(grace_s, to)
+        try:
+            left = await ask(process.control, stop, c.Left, grace_s + _END_S)
+        except CommandFailedError as error:
+            if error.code != "busy":
+                process.signal(signal.SIGTERM)
+            # Else it is stopping already, for somebody else: a signal now would cut what still has
+            # its time.
+            return c.Left(0, 0, 0)
+        except PeerError as error:
+            if process.replaced and error.code == "unreachable":
+                return c.Left(0, 0, 0)  # it is about to end
+            raise
+        process.signal(signal.SIGTERM)
+        return left

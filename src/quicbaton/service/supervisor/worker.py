@@ -1,0 +1,344 @@
+"""A worker's side of a service: it waits until it is told to begin, and says how it is.
+
+    supervisor                                 worker
+    starts it, with all sockets ────────────►  imports, keys, certificate, application, health
+                             ◄─ WorkerState ─  answers at its control socket: it is ready
+    Begin(others, predecessor) ─────────────►  takes over from its predecessor, or just reads
+                             ◄─ Progress ────
+                             ◄─ Answer ──────  serves
+    WorkerStatus, once a second ────────────►
+
+The supervisor asks and the worker answers, never the other way round: a worker does not notice
+that its supervisor has died, and the next one finds it by its control socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+import msgspec
+
+from quicbaton.asyncio.endpoint.observer import Observer
+from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.endpoint.steer import steer
+from quicbaton.errors import CallerError, ConfigurationError, PeerError, QuicbatonError
+from quicbaton.limits import NO_RESET_LIFETIME_S
+from quicbaton.routing.quic_lb import Place
+from quicbaton.service.moving.strays import StraySink
+from quicbaton.service.node.control import Handler
+from quicbaton.service.node.graceful_stop import GracefulStop
+from quicbaton.service.node.node import Node
+from quicbaton.service.node.takeover import NewProcess
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import ask, ask_for_socket
+from quicbaton.service.peers.channel import Channel
+from quicbaton.service.supervisor.group import inodes
+from quicbaton.service.supervisor.lingering import lingering_control
+from quicbaton.service.supervisor.roster import Roster
+
+#: How long a dead process's links may take to come to their end.
+_LINKS_END_S: Final = 2.0
+_LOOK_S: Final = 0.005
+#: For the answer that says why it cannot begin.
+_LAST_ANSWER_S: Final = 0.2
+#: The pid of a predecessor that has not said it yet.
+_NOT_ASKED: Final = -1
+#: How long a verdict about a dead process may take; then nobody is reset for its sake.
+_VERDICT_S: Final = 10.0
+
+
+class Assignment(msgspec.Struct, forbid_unknown_fields=False):
+    """What a supervisor gives a new worker: its number, and descriptors."""
+
+    slot: int
+    sockets: list[int]  # one for each worker, in order
+    roster: int
+    stderr: int  # for standard error, once it serves
+    control: str  # the supervisor's control socket
+    listener: int = -1  # of TCP, for a program that is served over that, too
+    no_listener: str = ""  # why there is none
+
+    @classmethod
+    def parse(cls, text: str) -> Assignment:
+        try:
+            return msgspec.convert(json.loads(text), cls)
+        except (ValueError, msgspec.ValidationError) as error:
+            raise ConfigurationError(f"not a supervisor's assignment: {error}") from error
+
+    @property
+    def own_control(self) -> Path:
+        """Where this process is to listen."""
+        shared = Path(self.control)
+        return shared.with_name(f"{shared.stem}-{os.getpid()}.sock")
+
+
+class RosterKeeper(Observer):
+    """Keeps a worker's roster: whose clients are told, should it die. A connection is struck out of
+    it before the first byte of the commit, since from then on it may live elsewhere."""
+
+    def __init__(self, roster: Roster, node: Node) -> None:
+        self._roster = roster
+        self._endpoint = node.endpoint
+        self._has_store = node.handoffs.store is not None
+
+    def on_began(self, session: Session, *, is_new: bool) -> None:
+        connection = session.connection
+        decode = self._endpoint.ids.decode
+        # IDs that the client chose have no reset token.
+        ours = [cid for cid in session.cids if decode(cid) is not None]
+        self._roster.enter(connection.name, connection.peer_address, connection.local_address, ours)
+
+    def on_ids_retired(self, session: Session) -> None:
+        # Later: the same packet brings new IDs.
+        asyncio.get_running_loop().call_soon(self._enter_again, session)
+
+    def on_frozen(self, session: Session) -> None:
+        # Whoever gets its baton may commit in the store after our death.
+        if self._has_store:
+            self._roster.strike(session.connection.name)
+
+    def on_given(self, connection_id: bytes) -> None:
+        self._roster.strike(connection_id)
+
+    def on_ended(self, session: Session) -> None:
+        self._roster.strike(session.connection.name)
+
+    def _enter_again(self, session: Session) -> None:
+        if self._endpoint.sessions.get(session.connection.name) is session:
+            self.on_began(session, is_new=False)
+
+
+class Worker:
+    """Puts a node under a supervisor's command. The node must not have been started."""
+
+    def __init__(
+        self,
+        node: Node,
+        sockets: list[socket.socket],
+        roster: int,
+        *,
+        version: str,
+        grace_s: float,
+        on_begin: Callable[[], None],
+    ) -> None:
+        """`sockets` are all workers', in order; `on_begin` is called when it begins to serve."""
+        self._node = node
+        self._slot = node.endpoint.table.place.worker
+        self._sockets = sockets
+        self._version = version
+        self._on_begin = on_begin
+        self._phase = "ready"
+        self._leaving = GracefulStop(node, grace_s)
+        self._failed = asyncio.Event()
+        #: Said before it begins.
+        self._may_reset = False
+        #: The process that it takes over from, until the supervisor has buried that.
+        self._predecessor: int | None = None
+        #: Dead processes about which the supervisor has not said anything yet.
+        self._unburied: dict[int, asyncio.TimerHandle] = {}
+        self.roster = Roster(roster)
+        node.endpoint.observers.add(RosterKeeper(self.roster, node))
+        node.on_death = self._on_death
+        node.lingers_at = lingering_control(Path(node.name))
+        handlers: dict[type[c.Frame], Handler] = {
+            c.WorkerStatus: self._status,
+            c.Begin: self._begin,
+            c.PassSocket: self._pass_socket,
+            c.PassRoster: self._pass_roster,
+            c.Survey: self._survey,
+            c.Bury: self._bury,
+            c.Join: self._refuse_to_share,
+        }
+        node.answer(handlers | self._leaving.handlers())
+
+    def follow(self, predecessor: int) -> None:
+        """This process takes over from that one. What the supervisor says of others that had the
+        number before is no verdict about its connections."""
+        self._predecessor = predecessor
+        self._may_reset = self._node.endpoint.may_reset = False
+
+    @property
+    def failed(self) -> bool:
+        """It was told to begin and could not."""
+        return self._failed.is_set()
+
+    def leave(self) -> None:
+        """Stop in good order; called again, or before it has begun, at once."""
+        if self._phase != "serving":
+            self._leaving.over.set()
+        else:
+            self._leaving.begin()
+
+    async def until_over(self) -> None:
+        """Return when the process is to end."""
+        waits = (self._leaving.over, self._node.succeeded, self._failed)
+        tasks = [asyncio.ensure_future(event.wait()) for event in waits]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+
+    # --- commands -------------------------------------------------------------------------------
+
+    async def _status(self, _channel: Channel, _frame: c.WorkerStatus) -> c.Frame:
+        node = self._node
+        endpoint = node.endpoint
+        phase = "stopping" if self._leaving.begun else self._phase
+        if node.is_departing or node.succeeded.is_set():
+            phase = "lingering" if node.is_lingering else "departing"
+        return c.WorkerState(
+            slot=self._slot,
+            pid=os.getpid(),
+            state=phase,
+            version=self._version,
+            sockets=inodes(self._sockets),
+            connections=endpoint.connection_count,
+            handshakes=len(endpoint.handshakes),
+            accepted=endpoint.accepted,
+            tossed=endpoint.counters["tossed"],
+            reset=endpoint.counters["reset"],
+            unlisted=self.roster.unlisted,
+            requests=node.requests.total,
+        )
+
+    async def _begin(self, channel: Channel, frame: c.Begin) -> c.Frame:
+        if self._phase != "ready":
+            raise CallerError("this worker has begun already", code="busy")
+        node = self._node
+        endpoint = node.endpoint
+        for worker, name in frame.workers.items():
+            node.meet(worker, name)
+        self._forward(frame.elsewhere)
+        endpoint.may_reset = frame.may_reset or self._may_reset
+        if frame.predecessor:
+            # Before the others know of us: from then on they toss to us what is for it.
+            endpoint.follow(frame.predecessor)
+            self.follow(_NOT_ASKED)
+        answer = c.Answer(True, "ok", "serving")
+        # The forms of IDs or the cluster key may be newer than the filter; ours reads the older
+        # ones, too.
+        steer(self._sockets[0], endpoint.ids.configs, len(self._sockets))
+        self._phase = "arriving"
+        try:
+            await self._greet(frame.workers)
+            if frame.predecessor:
+                answer = await self._take_over(channel, frame)
+            else:
+                node.start()
+        except BaseException:
+            # The predecessor keeps the port, and this process has nothing to do.
+            self._phase = "failed"
+            asyncio.get_running_loop().call_later(_LAST_ANSWER_S, self._failed.set)
+            raise
+        self._phase = "serving"
+        self._on_begin()
+        return answer
+
+    async def _take_over(self, channel: Channel, frame: c.Begin) -> c.Answer:
+        node = self._node
+        predecessor = Path(frame.predecessor)
+        asked, frames, passed, descriptor = await ask_for_socket(
+            predecessor, c.TakeOver(node.name, frame.deadline_s, frame.linger_s)
+        )
+        self.follow(asked.peer.pid)
+        arrival = NewProcess(asked, frames, passed, descriptor)
+        # We have this very socket already.
+        arrival.sock.close()
+        answer = await arrival.settle(
+            node, lambda step: channel.write(c.encode(step)), supervised=True
+        )
+        # What it had, and had given to others whose clients still use its IDs, is not settled
+        # before the supervisor has asked everybody.
+        node.endpoint.may_reset = self._may_reset
+        # Who knows the old socket finds this process behind it.
+        node.also_listen(predecessor)
+        return answer
+
+    async def _greet(self, workers: dict[int, str]) -> None:
+        """Tell everybody on the port who we are, and hold a link to each: it carries strays, and
+        its end tells when a process is gone."""
+
+        async def meet(name: str) -> None:
+            try:
+                await ask(Path(name), c.Introduce(self._slot, self._node.name), c.Answer, 5.0)
+                await self._node.link_to(name)
+            except QuicbatonError:
+                # It is dead, which the supervisor finds out, or stopped: it is told again.
+                return
+
+        await asyncio.gather(*(meet(name) for name in workers.values()))
+
+    async def _refuse_to_share(self, _channel: Channel, _frame: c.Join) -> c.Frame:
+        raise CallerError(
+            "this is a worker of a service, whose number of workers is fixed: start the service "
+            "with more of them",
+            code="supervised",
+        )
+
+    async def _pass_socket(self, channel: Channel, frame: c.PassSocket) -> None:
+        if not 0 <= frame.slot < len(self._sockets):
+            raise CallerError(f"there are {len(self._sockets)} sockets", code="no_such_socket")
+        channel.write_descriptors(
+            c.encode(c.SocketOf(frame.slot, len(self._sockets))),
+            [self._sockets[frame.slot].fileno()],
+        )
+
+    async def _pass_roster(self, channel: Channel, _frame: c.PassRoster) -> None:
+        answer = c.SocketOf(self._slot, len(self._sockets))
+        channel.write_descriptors(c.encode(answer), [self.roster.descriptor])
+
+    # --- the dead -------------------------------------------------------------------------------
+
+    def _on_death(self, pid: int) -> None:
+        """The node has found a process dead. What becomes of the connections between us is for the
+        supervisor to say, which asks everybody."""
+        loop = asyncio.get_running_loop()
+        self._unburied[pid] = loop.call_later(_VERDICT_S, self._give_up_on, pid)
+
+    def _give_up_on(self, pid: int) -> None:
+        if self._unburied.pop(pid, None) is not None:
+            self._node.handoffs.peer_dead(pid, no_owner_lives=False)
+
+    async def _survey(self, _channel: Channel, frame: c.Survey) -> c.Frame:
+        until = monotonic() + _LINKS_END_S
+        while self._node.knows(frame.pid):
+            if monotonic() > until:
+                raise PeerError(f"process {frame.pid} lives, as far as we know", code="alive")
+            await asyncio.sleep(_LOOK_S)
+        endpoint = self._node.endpoint
+        ids = endpoint.ids
+        owned: list[bytes] = []
+        passed_on: list[bytes] = []
+        for cid, owner in endpoint.table.owners.items():
+            if ids.decode(cid) not in (None, ids.place):
+                (passed_on if isinstance(owner, StraySink) else owned).append(cid)
+        living = [*endpoint.names(), *self._node.handoffs.living_elsewhere(frame.pid)]
+        return c.Survivors(owned, passed_on, living)
+
+    async def _bury(self, _channel: Channel, frame: c.Bury) -> c.Frame:
+        if frame.pid == self._predecessor:
+            self._predecessor = None
+        if frame.slot == self._slot:
+            self._forward(frame.elsewhere)
+            if frame.may_reset and self._predecessor is None:
+                self._may_reset = True
+                self._node.endpoint.may_reset = True
+        timer = self._unburied.pop(frame.pid, None)
+        if timer is not None:
+            timer.cancel()
+            living = frozenset(frame.names)
+            self._node.handoffs.peer_dead(frame.pid, no_owner_lives=frame.sure, living=living)
+        return c.Answer(True, "ok", "buried")
+
+    def _forward(self, elsewhere: dict[bytes, int]) -> None:
+        table = self._node.endpoint.table
+        until = monotonic() + NO_RESET_LIFETIME_S
+        for cid, worker in elsewhere.items():
+            if cid not in table.owners and self._node.endpoint.ids.decode(cid) == table.place:
+                table.forward(cid, Place(table.place.node, worker), until)
