@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP)
-	@$(BIN)/quicbaton demo $(ARGS)
+	@$(BIN)/python -m demo $(ARGS)
 
 # Tests of whole processes wait more than they compute: several files run at a time.
 test: $(STAMP)

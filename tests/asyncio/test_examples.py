@@ -7,10 +7,10 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+from demo.curl import download
 from loopback import body_of, run
 
 from quicbaton.cli.certificate import CertificateFiles
-from quicbaton.cli.curl import download
 
 _EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -11,6 +11,8 @@ import pytest
 import qh3.asyncio
 from aioquic.quic.packet import QuicProtocolVersion
 from aioquic.tls import CipherSuite
+from demo.curl import Outcome, download
+from demo.curl import _handle as curl_handle
 from loopback import (
     CLIENTS,
     GUARD_S,
@@ -30,8 +32,6 @@ from loopback import (
 
 from quicbaton.asyncio import QuicServer, connect, serve
 from quicbaton.cli.certificate import CertificateFiles
-from quicbaton.cli.curl import Outcome, download
-from quicbaton.cli.curl import _handle as curl_handle
 
 
 async def start(

@@ -21,6 +21,7 @@ from quicbaton.cli.main import main
 #: Hang guards: nothing waits so long unless it is broken.
 GUARD_S = 60.0
 _LOOK_S = 0.02
+_REPOSITORY = Path(__file__).parent.parent.parent
 
 _Value = TypeVar("_Value")
 
@@ -88,8 +89,8 @@ class Home:
     def download(self, server: Server, name: str, rate: int) -> Download:
         """libcurl, at so many bytes per second."""
         url = f"https://localhost:{server.port}/{name}"
-        command = ("quicbaton.cli.curl", url, "--ca", self.ca, "--rate", str(rate))
-        return Download(self.start(*command))
+        command = ("demo.curl", url, "--ca", self.ca, "--rate", str(rate))
+        return Download(self.start(*command, folder=_REPOSITORY))
 
     def close(self) -> None:
         """End what a failed test left running."""

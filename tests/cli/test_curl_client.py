@@ -23,9 +23,9 @@ from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import QuicEvent
+from demo.curl import Outcome, Progress, download, longest_pause_ns
 
 from quicbaton.cli.certificate import CertificateFiles, write_self_signed
-from quicbaton.cli.curl import Outcome, Progress, download, longest_pause_ns
 
 BODY = random.Random(7).randbytes(300_000)
 
@@ -54,7 +54,7 @@ async def _fetch(
     server = await serve("127.0.0.1", 0, configuration=configuration, create_protocol=_BodyServer)
     port = server._transport.get_extra_info("sockname")[1]
     client = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "quicbaton.cli.curl", f"https://{host}:{port}/"),
+        *(sys.executable, "-m", "demo.curl", f"https://{host}:{port}/"),
         *("--ca", str(ca_file), "--timeout", "60", *options),
         stdout=asyncio.subprocess.PIPE,
     )

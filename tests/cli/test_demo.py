@@ -8,12 +8,11 @@ from xml.etree import ElementTree
 
 import msgspec
 import pytest
-
-from quicbaton.cli.curl import Outcome, Progress
-from quicbaton.cli.demo.display import Display
-from quicbaton.cli.demo.picture import draw
-from quicbaton.cli.demo.play import Script, play
-from quicbaton.cli.demo.recording import (
+from demo.curl import Outcome, Progress
+from demo.display import Display
+from demo.picture import draw
+from demo.play import Script, play
+from demo.recording import (
     Counts,
     Handoff,
     Recording,

@@ -1,1 +1,1 @@
-"""Client programs that tests start as processes of their own; libcurl's is quicbaton.cli.curl."""
+"""Client programs that tests start as processes of their own; libcurl's is demo.curl."""

@@ -15,13 +15,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from demo.curl import Outcome, Progress
 from harness import until
 from lossy_link import CLEAR
 from network import Host
 from sites import CUT, PORT, SHARED, Site, two_hosts
 
 from quicbaton.cli.certificate import CertificateFiles
-from quicbaton.cli.curl import Outcome, Progress
 
 pytestmark = pytest.mark.process
 
@@ -78,7 +78,7 @@ class Node:
 async def fetch(site: Site, certificate: CertificateFiles, path: str) -> Outcome:
     """libcurl at the client's, on a new connection."""
     process = await site.client.start(
-        *(sys.executable, "-m", "quicbaton.cli.curl", f"https://{SHARED}:{PORT}{path}"),
+        *(sys.executable, "-m", "demo.curl", f"https://{SHARED}:{PORT}{path}"),
         *("--ca", certificate.certificate, "--timeout", "60"),
         stdout=subprocess.PIPE,
     )

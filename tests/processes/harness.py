@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+from demo.curl import Outcome, Progress
 from moving_server import Options, content
 
 from quicbaton.cli.certificate import CertificateFiles
-from quicbaton.cli.curl import Outcome, Progress
 from quicbaton.errors import PeerError
 from quicbaton.handoff import Waits
 from quicbaton.keys.cluster_key import ClusterKey
@@ -309,7 +309,7 @@ class Curl:
         self._hold_at = size * 3 // 4 if rate and holds else 0
         self._arguments = [
             *entry,
-            *(sys.executable, "-m", "quicbaton.cli.curl", f"https://{address}:{port}/{size}"),
+            *(sys.executable, "-m", "demo.curl", f"https://{address}:{port}/{size}"),
             *("--ca", str(certificate.certificate), "--timeout", f"{timeout_s:g}"),
             *("--rate", str(rate), "--hold-at", str(self._hold_at)),
         ]

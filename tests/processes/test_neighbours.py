@@ -117,7 +117,7 @@ def test_neighbours_of_an_attack_are_served(attack: str, tmp_path: Path) -> None
             others = await stack.enter_async_context(_beside("bench.bystanders", port))
             before = resident_bytes(server.pid)
             download, output = await asyncio.gather(
-                _run("quicbaton.cli.curl", url, "--ca", ca, "--rate", "2000000"),
+                _run("demo.curl", url, "--ca", ca, "--rate", "2000000"),
                 _run(
                     *("tests.clients.hostile", str(server.port), attack),
                     *("--packets", str(_PACKETS), "--seconds", f"{seconds:g}"),

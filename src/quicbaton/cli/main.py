@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from quicbaton.cli import connections, drain, get, inspection, keys, serve, service, top
-from quicbaton.cli.demo import command as demo
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import QuicbatonError
 
@@ -55,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=version("quicbaton"))
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (serve, service, drain, top, get, connections, inspection, keys, demo):
+    for module in (serve, service, drain, top, get, connections, inspection, keys):
         module.add_parser(commands)
     return parser
 

@@ -1,6 +1,6 @@
 """An unmodified client for the demo and the tests: libcurl over HTTP/3, through the pycurl wheel.
 
-Run as a process of its own (`python -m quicbaton.cli.curl URL --ca FILE`) it prints one JSON
+Run as a process of its own (`python -m demo.curl URL --ca FILE`) it prints one JSON
 object a line: progress while the body arrives, then the outcome. Times are CLOCK_MONOTONIC, so
 they compare with those that the server processes of the same machine report.
 """
@@ -120,7 +120,7 @@ def longest_pause_ns(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Download and print JSON lines; exit status 0 when the body arrived whole."""
     parser = argparse.ArgumentParser(
-        prog="python -m quicbaton.cli.curl",
+        prog="python -m demo.curl",
         description="Download over HTTP/3 with libcurl. SIGUSR1 ends its limits.",
     )
     parser.add_argument("url")

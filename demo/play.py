@@ -13,10 +13,10 @@ from typing import Final, Protocol
 
 import msgspec
 
+from demo.curl import Progress
+from demo.processes import Client, Server
+from demo.recording import Counts, Handoff, Recording
 from quicbaton.cli.certificate import write_self_signed
-from quicbaton.cli.curl import Progress
-from quicbaton.cli.demo.processes import Client, Server
-from quicbaton.cli.demo.recording import Counts, Handoff, Recording
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
@@ -170,7 +170,7 @@ class _Run:
 
     async def _reconnect(self) -> list[int]:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "quicbaton.cli.demo.reconnecting"),
+            *(sys.executable, "-m", "demo.reconnecting"),
             *(self._url, "--ca", str(self._ca)),
             stdout=asyncio.subprocess.PIPE,
         )

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from quicbaton.cli.demo.recording import Figures, Recording, throughput
+from demo.recording import Figures, Recording, throughput
 
 _COLOURS: Final = ("#2f6fde", "#f08c2e")
 _KILL: Final = "#c92a2a"

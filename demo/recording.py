@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from quicbaton.cli.curl import Outcome, longest_pause_ns
+from demo.curl import Outcome, longest_pause_ns
 
 #: A pause of the client counts as a handoff's when it touches this much time around it.
 GAP_WINDOW_NS: Final = 100_000_000

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 from rich.text import Text
 
-from quicbaton.cli import curl
-from quicbaton.cli.demo.recording import GAP_WINDOW_NS, Check, Figures, Handoff
+from demo import curl
+from demo.recording import GAP_WINDOW_NS, Check, Figures, Handoff
 
 #: Colours of the process that accepted the connection and of the other one.
 COLOURS: Final = ("dodger_blue1", "orange1")

@@ -1,6 +1,6 @@
 """What a client without any of this does when its server restarts: close, connect, ask again.
 
-Run as a process of its own (`python -m quicbaton.cli.demo.reconnecting URL --ca FILE`) it prints
+Run as a process of its own (`python -m demo.reconnecting URL --ca FILE`) it prints
 a JSON list: for every time, the nanoseconds from giving up one connection to the next body byte
 on a new one. It asks for the rest only, and keeps its handle, as a good client does.
 """
@@ -24,7 +24,7 @@ _TIMEOUT_MS: Final = 20_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m quicbaton.cli.demo.reconnecting")
+    parser = argparse.ArgumentParser(prog="python -m demo.reconnecting")
     parser.add_argument("url")
     parser.add_argument("--ca", type=Path, required=True)
     options = parser.parse_args(arguments)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from quicbaton.cli.curl import Outcome, Progress
+from demo.curl import Outcome, Progress
 from quicbaton.errors import PeerError
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask
@@ -115,7 +115,7 @@ class Client:
         cls, arguments: Sequence[str], on_progress: Callable[[Progress], None]
     ) -> Client:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "quicbaton.cli.curl", *arguments),
+            *(sys.executable, "-m", "demo.curl", *arguments),
             stdout=asyncio.subprocess.PIPE,
             limit=_LINE_BYTES,
         )

@@ -1,1 +1,0 @@
-"""`quicbaton demo`: a live download handed from process to process, and what it looked like."""
