@@ -12,8 +12,6 @@ from unittest.mock import Mock
 import pytest
 from aioquic.quic import events
 from loopback import run
-from quicbaton.asyncio.moving.stream_relay.relays import LeftBehind, PassedOn, StreamRelays
-from quicbaton.asyncio.peers.link import Link
 from relayed_stream import STREAM, OneWay, Relayed
 
 from quicbaton.asgi import AsgiProtocol, Lifespan
