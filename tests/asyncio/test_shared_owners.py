@@ -176,7 +176,7 @@ def test_ids_that_were_held_for_a_connection_that_stays_elsewhere_are_never_rese
     here = Place(1, 2)
     cid = IdLayout().encode(here, bytes(9))
     table: RoutingTable[Any] = RoutingTable(IdLayout(), here)
-    table.bury(cid, 600.0)
+    table.withhold_resets(cid, 600.0)
     connection = SimpleNamespace(connection_ids=lambda: [cid])
     context: Any = SimpleNamespace(
         endpoint=SimpleNamespace(table=table),

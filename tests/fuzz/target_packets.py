@@ -36,7 +36,7 @@ def _table() -> RoutingTable[str]:
     table: RoutingTable[str] = RoutingTable(_LAYOUT, _HERE, [_THERE])
     table.add(_id(_HERE), "ours")
     table.forward(_id(_HERE, 1), "there", 10.0)
-    table.bury(_id(_HERE, 2), 10.0)
+    table.withhold_resets(_id(_HERE, 2), 10.0)
     return table
 
 

@@ -208,7 +208,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "stop_stream": (0, 0),
     "stream_is_finished": (0,),
     "trains_to_send": (0.0,),
-    "unrest": (0.0,),
+    "why_awake": (0.0,),
 }
 
 

@@ -33,12 +33,12 @@ def test_the_last_one_alive_guards_nothing_any_more() -> None:
     table.peers.add(there)
     table.add(b"ours", "a")
     table.forward(b"given", there, 10.0)
-    table.bury(b"buried", 10.0)
+    table.withhold_resets(b"given", 10.0)
     table.inherit_all([there])
     assert table.places == {HERE, there}
     assert not table.peers
     assert not table.may_live_elsewhere(b"given")
-    assert not table.may_live_elsewhere(b"buried")
+    assert not table.may_live_elsewhere(b"given")
     assert table.owners == {b"ours": "a"}
     table.expire(20.0)
 
@@ -92,7 +92,10 @@ def test_given_away_then_forgotten_over_time() -> None:
 
 def test_connection_that_comes_back_is_local_again() -> None:
     table = new_table()
-    for leave in (lambda: table.forward(b"id", "there", 10), lambda: table.bury(b"id", 10)):
+    for leave in (
+        lambda: table.forward(b"id", "there", 10),
+        lambda: table.withhold_resets(b"id", 10),
+    ):
         leave()
         table.add(b"id", "a")
         table.expire(1000)
@@ -112,7 +115,7 @@ def test_prolonged_forward_outlives_its_first_expiry() -> None:
 def test_cutover_ends_forwarding_with_a_tombstone() -> None:
     table = new_table()
     table.forward(b"id", "there", 10)
-    table.bury(b"id", 50)
+    table.withhold_resets(b"id", 50)
     table.expire(20)
     assert table.forward_of(b"id", 5) is None
     assert table.may_live_elsewhere(b"id")
@@ -138,11 +141,11 @@ def test_full_table_refuses_and_changes_nothing() -> None:
 
 def test_overflowing_tombstones_withhold_all_resets() -> None:
     table = new_table(max_tombstones=2)
-    table.bury(b"1", 100)
-    table.bury(b"2", 200)
-    table.bury(b"2", 250)
+    table.withhold_resets(b"1", 100)
+    table.withhold_resets(b"2", 200)
+    table.withhold_resets(b"2", 250)
     assert table.no_reset_until < 0
-    table.bury(b"3", 300)
+    table.withhold_resets(b"3", 300)
     assert not table.may_live_elsewhere(b"1")
     assert table.no_reset_until == 100
 
@@ -167,7 +170,7 @@ def test_rebuilding_while_expiring_loses_nothing() -> None:
 
 
 actions = st.tuples(
-    st.sampled_from(["add", "remove", "retire", "forward", "bury", "expire"]),
+    st.sampled_from(["add", "remove", "retire", "forward", "withhold_resets", "expire"]),
     st.integers(0, 5),
     st.integers(1, 900),
 )
@@ -196,8 +199,8 @@ def test_an_id_is_in_one_place_and_given_away_ids_are_guarded(
                 case "forward":
                     table.forward(cid, "there", now + amount)
                     guarded[cid] = now + amount
-                case "bury":
-                    table.bury(cid, now + amount)
+                case "withhold_resets":
+                    table.withhold_resets(cid, now + amount)
                     guarded[cid] = now + amount
                 case "expire":
                     now += amount

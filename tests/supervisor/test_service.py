@@ -49,7 +49,7 @@ def test_a_killed_worker_is_replaced_and_only_its_clients_notice(home: ServiceHo
     assert lost
     os.kill(victim["pid"], signal.SIGKILL)
     # Its clients are told: long before any idle timeout, and without being asked.
-    assert service.wait_for("buried")["reset"] == len(lost)
+    assert service.wait_for("clients_told")["reset"] == len(lost)
     slots = wait_for(
         service.status,
         lambda slots: slots[1]["state"] == "serving" and slots[1]["pid"] != victim["pid"],
@@ -88,7 +88,7 @@ def test_an_idle_client_of_a_dead_worker_is_told_without_asking(home: ServiceHom
             for pid in pids:
                 os.kill(pid, signal.SIGKILL)
             # Before there is a new worker that could answer a packet of the client's.
-            assert service.wait_for("buried")["reset"] == 1
+            assert service.wait_for("clients_told")["reset"] == 1
             async with asyncio.timeout(configuration.idle_timeout / 2):
                 await client.wait_closed()
             assert client.terminated is not None
@@ -167,7 +167,7 @@ def test_a_worker_that_is_stopped_is_killed_before_its_clients_are_told(home: Se
     wait_for(lambda: is_stopped(victim), bool)
     assert service.wait_for("worker_silent")["pid"] == victim
     assert service.wait_for("worker_died")["pid"] == victim
-    assert service.wait_for("buried")["reset"] >= 1
+    assert service.wait_for("clients_told")["reset"] >= 1
     assert victim not in service.pids()
 
 

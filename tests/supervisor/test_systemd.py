@@ -166,9 +166,9 @@ def test_the_descriptor_store_brings_the_sockets_back_and_dead_workers_clients_a
     wait_for(home.worker_pids, lambda pids: not pids)
     second = systemd.start(2, systemd.stored)
     assert second.ready["sockets"] == order
-    told = second.wait_for("buried")["reset"]
+    told = second.wait_for("clients_told")["reset"]
     while told < len(downloads):
-        told += second.wait_for("buried")["reset"]
+        told += second.wait_for("clients_told")["reset"]
     wait_for(lambda: [one.process.poll() for one in downloads], lambda codes: None not in codes)
     for download in second.download_everywhere("file.bin"):
         check_whole(download, content)

@@ -140,7 +140,7 @@ def test_a_sleeper_stays_in_the_roster_with_a_shared_store(
 def test_a_verdict_about_an_older_process_resets_nobody_of_a_living_predecessor(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
-    """A worker that takes over while a process before its predecessor is being buried."""
+    """A worker that takes over while a process before its predecessor is being settled."""
 
     async def main() -> None:
         async with a_worker(tmp_path, certificate) as (node, worker):
@@ -148,13 +148,15 @@ def test_a_verdict_about_an_older_process_resets_nobody_of_a_living_predecessor(
             node.endpoint.may_reset = False
             worker.follow(predecessor)
 
-            async def bury(pid: int) -> bool:
-                verdict = c.Bury(pid=pid, slot=0, sure=True, names=[], elsewhere={}, may_reset=True)
-                await worker._bury(None, verdict)  # type: ignore[arg-type]
+            async def declare_dead(pid: int) -> bool:
+                verdict = c.DeclareDead(
+                    pid=pid, slot=0, sure=True, names=[], elsewhere={}, may_reset=True
+                )
+                await worker._on_declared_dead(None, verdict)  # type: ignore[arg-type]
                 return node.endpoint.may_reset
 
-            assert not await bury(older)
-            assert await bury(predecessor)
+            assert not await declare_dead(older)
+            assert await declare_dead(predecessor)
 
     run(main)
 

@@ -131,7 +131,7 @@ def test_a_long_queue_is_not_moved_for_each_event() -> None:
     forger.send(b"".join(bytes([f.DATAGRAM_LEN, 1, n]) for n in range(200)))
     server.next_event()
     assert state.events == []  # the rest is taken from the end of another list
-    assert server.unrest(pair.now) == "undelivered_events"
+    assert server.why_awake(pair.now) == "undelivered_events"
     assert len(state.events) == 199
 
 

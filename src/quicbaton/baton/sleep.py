@@ -52,7 +52,7 @@ def put_to_sleep(
     """Put a connection away; the object is spent.
 
     Raises RefusedError, the connection unharmed, while it has something to do: the code is what
-    `Connection.unrest` says.
+    `Connection.why_awake` says.
     """
     resting = connection.sleep(now)
     nap = Nap(resting.state, resting.origin_s, http3, application)

@@ -31,7 +31,7 @@ from quicbaton.service.supervisor.adoption import (
     take_sockets,
 )
 from quicbaton.service.supervisor.group import Group, inodes
-from quicbaton.service.supervisor.reception import Reception
+from quicbaton.service.supervisor.peer_listener import PeerListener
 from quicbaton.service.supervisor.reload import Reloads
 from quicbaton.service.supervisor.renewal import Renewals
 from quicbaton.service.supervisor.service import ServiceControl
@@ -130,11 +130,11 @@ class _Service:
             cluster = find_cluster(options, serves=True)
             reception = metrics = None
             if cluster is not None:
-                reception = Reception(cluster, service.control, supervisor.serving)
+                reception = PeerListener(cluster, service.control, supervisor.serving)
             try:
                 self._handle_signals(supervisor, reloads)
                 await supervisor.start(found)
-                self._bury_the_unknown(supervisor, found)
+                self._declare_unknown_dead(supervisor, found)
                 self._report_ready(supervisor, control)
                 metrics = operate.serve_metrics(
                     options,
@@ -254,14 +254,14 @@ class _Service:
             keys = cluster.folder / KEYS_FILE
         return user_state.load_keys(keys)
 
-    def _bury_the_unknown(self, supervisor: Supervisor, found: list[Found]) -> None:
+    def _declare_unknown_dead(self, supervisor: Supervisor, found: list[Found]) -> None:
         """Rosters that systemd has kept of workers which nobody saw die."""
         living = {one.state.pid for one in found}
         for pid, (name, roster) in self._passed.rosters.items():
             if pid in living:
                 os.close(roster)
             else:
-                supervisor.spawn(supervisor.bury_unknown(name, pid, roster))
+                supervisor.spawn(supervisor.declare_unknown_dead(name, pid, roster))
 
     # --- signals --------------------------------------------------------------------------------
 

@@ -170,7 +170,7 @@ class Ledger:
     def close(self, connection_id: bytes, now_us: int) -> None:
         """The connection is over, here or where it was given to."""
         state = self._next(connection_id, Operation.CLOSE)
-        self._bury(connection_id, Record(state, self.record(connection_id).term), now_us)
+        self._settle(connection_id, Record(state, self.record(connection_id).term), now_us)
 
     # --- giving and taking ----------------------------------------------------------------
 
@@ -191,7 +191,7 @@ class Ledger:
             )
         _check_baton(record, baton_id, digest)
         term = record.term + 1
-        self._bury(connection_id, Record(state, term, handoff_id, baton_id, digest), now_us)
+        self._settle(connection_id, Record(state, term, handoff_id, baton_id, digest), now_us)
         return mint_claim(connection_id, term, baton_id, digest)
 
     def reissue(
@@ -256,7 +256,7 @@ class Ledger:
     def _put(self, connection_id: bytes, record: Record) -> None:
         self._records[connection_id] = record
 
-    def _bury(self, connection_id: bytes, record: Record, now_us: int) -> None:
+    def _settle(self, connection_id: bytes, record: Record, now_us: int) -> None:
         expires_us = now_us + TOMBSTONE_LIFETIME_S * 1_000_000
         self._put(connection_id, msgspec.structs.replace(record, expires_us=expires_us))
         self._tombstones.pop(connection_id, None)

@@ -161,7 +161,7 @@ class RoutingTable(Generic[OwnerT]):
         """Say whether `count` more IDs can be forwarded."""
         return len(self._forwards) + count <= self._max_forwards
 
-    def bury(self, cid: bytes, until: float) -> None:
+    def withhold_resets(self, cid: bytes, until: float) -> None:
         """Put a tombstone: drop what comes for `cid`, and never reset it, until then."""
         self.owners.pop(cid, None)
         self._retired.pop(cid, None)
@@ -184,7 +184,7 @@ class RoutingTable(Generic[OwnerT]):
             _, cid = heapq.heappop(heap)
             forward = self._forwards.get(cid)
             if forward is not None and forward[1] <= now:
-                self.bury(cid, now + NO_RESET_LIFETIME_S)
+                self.withhold_resets(cid, now + NO_RESET_LIFETIME_S)
             elif self._tombstones.get(cid, now + 1) <= now:
                 del self._tombstones[cid]
 
@@ -208,7 +208,7 @@ class RoutingTable(Generic[OwnerT]):
         return entry[0] if entry is not None and now < entry[1] else None
 
     def may_live_elsewhere(self, cid: bytes) -> bool:
-        """Say whether `cid` was given away or buried; an expired forward counts as buried."""
+        """Say whether `cid` was given away, or has a tombstone; an expired forward counts as one."""
         return cid in self._tombstones or cid in self._forwards
 
     def next_expiry(self) -> float | None:

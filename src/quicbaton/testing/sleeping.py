@@ -17,7 +17,7 @@ def sleep(end: End) -> None:
         assert pair.server.asleep
 
     Raises RefusedError, with everything as it was, for an end that has something to do; the code
-    is what `Connection.unrest` says, `not_ready` or the application's.
+    is what `Connection.why_awake` says, `not_ready` or the application's.
     """
     pair = end.pair
     if end.kind == "aioquic":
@@ -27,7 +27,7 @@ def sleep(end: End) -> None:
     old = end.connection
     if not isinstance(old, Connection):
         raise RefusedError("the handshake is not over", code="not_ready")
-    why = old.unrest(pair.now)
+    why = old.why_awake(pair.now)
     if why:
         raise RefusedError("the connection has something to do", code=why)
     application, http = end.application, end.http

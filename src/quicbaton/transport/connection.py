@@ -195,11 +195,11 @@ class Connection(ApplicationSide):
         self._check()
         return self._ids.issued_cids()
 
-    def unrest(self, now: float) -> str:
+    def why_awake(self, now: float) -> str:
         """Why the connection cannot be put to sleep: a code, empty when it can."""
         self._check()
         self._put_back()
-        return resting.unrest(self._state, self._sender, self._timers, self._advance(now))
+        return resting.why_awake(self._state, self._sender, self._timers, self._advance(now))
 
     def quiet_s(self, now: float) -> float:
         """Seconds since anything was received, or sent that asks for an answer."""
@@ -380,8 +380,8 @@ class Connection(ApplicationSide):
 
     def sleep(self, now: float) -> resting.Resting:
         """Give up the connection to have it again in this process, as a `Connection` of what this
-        returns: nothing changes hands. RefusedError, its code what `unrest` says."""
-        why = self.unrest(now)
+        returns: nothing changes hands. RefusedError, its code what `why_awake` says."""
+        why = self.why_awake(now)
         if why:
             raise RefusedError("the connection has something to do: let it", code=why)
         wake_at_s = self.get_timer()

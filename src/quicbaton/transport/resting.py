@@ -25,7 +25,7 @@ class Resting(NamedTuple):
     wake_at_s: float | None
 
 
-def unrest(  # noqa: PLR0911 - a list of reasons, one return each
+def why_awake(  # noqa: PLR0911 - a list of reasons, one return each
     state: ConnectionState, sender: Sender, timers: Timers, now_us: int
 ) -> str:
     """Why the connection cannot sleep; empty when it can."""

@@ -161,7 +161,7 @@ class Sleepers:
         """
         connection = session.connection
         now = monotonic()
-        why = connection.unrest(now)
+        why = connection.why_awake(now)
         if why or self._endpoint.observers.keeps_awake(session):
             raise RefusedError("the connection is needed awake", code=why or "needed")
         application, http3 = export_program(session.protocol)

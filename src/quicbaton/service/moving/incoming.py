@@ -292,7 +292,7 @@ class IncomingHandoff(Handoff):
         until = monotonic() + NO_RESET_LIFETIME_S
         for cid in rebuilt.connection.connection_ids() if held is not None else ():
             if table.owners.get(cid) is held:
-                table.bury(cid, until)
+                table.withhold_resets(cid, until)
 
     def _answer_with_resets(self, _effect: fx.AnswerWithResets) -> None:
         """The connection was rebuilt here, and is nobody's."""

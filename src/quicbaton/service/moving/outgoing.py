@@ -282,7 +282,7 @@ class OutgoingHandoff(Handoff):
         table = self._context.endpoint.table
         for cid in self._given.cids if self._given is not None else ():
             if isinstance(table.owners.get(cid), StraySink):
-                table.bury(cid, monotonic() + NO_RESET_LIFETIME_S)
+                table.withhold_resets(cid, monotonic() + NO_RESET_LIFETIME_S)
 
     def _reroute(self, effect: fx.Reroute) -> None:
         # The connection may be on its way back here: then it will be `taken_back`.

@@ -93,7 +93,7 @@ class Node:
         #: Places of workers that have died.
         self._vacant: set[Place] = set()
         #: Under a supervisor: told of a process that has exited, whose connections are then for the
-        #: supervisor to settle (`Bury`).
+        #: supervisor to settle (`DeclareDead`).
         self.on_death: Callable[[int], None] | None = None
         #: Another process is taking this one over.
         self.is_departing = False

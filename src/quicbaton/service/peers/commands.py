@@ -17,7 +17,7 @@ from quicbaton.service.peers.frame import CommandFrame
 from quicbaton.service.peers.names import parse_slot
 from quicbaton.service.peers.service_commands import (
     Begin,
-    Bury,
+    DeclareDead,
     Left,
     PassRoster,
     PassSocket,
@@ -37,7 +37,7 @@ from quicbaton.service.peers.service_commands import (
 #: Frames that are defined elsewhere; beside them all that is public here.
 __all__ = [
     "Begin",
-    "Bury",
+    "DeclareDead",
     "Left",
     "PassRoster",
     "PassSocket",
@@ -357,7 +357,7 @@ Frame = (
     | PassSocket
     | PassRoster
     | Survey
-    | Bury
+    | DeclareDead
     | Reload
     | ServiceStatus
     | DrainProgress

@@ -88,7 +88,7 @@ class Peers:
         peer = self._peers.get(_key(link))
         if peer is not None:
             peer.links.discard(link)
-            self._bury_if_over(link.peer_pid, peer)
+            self._retire_if_over(link.peer_pid, peer)
 
     def close(self) -> None:
         """Close all links, watch nobody."""
@@ -105,9 +105,9 @@ class Peers:
         peer.exited = True
         for link in list(peer.links):
             link.read_to_the_end()
-        self._bury_if_over(pid, peer)
+        self._retire_if_over(pid, peer)
 
-    def _bury_if_over(self, pid: int, peer: Peer) -> None:
+    def _retire_if_over(self, pid: int, peer: Peer) -> None:
         if peer.exited and not peer.links and self._peers.get(pid) is peer:
             del self._peers[pid]
             self._on_dead(pid, frozenset(peer.names))

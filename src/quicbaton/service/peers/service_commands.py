@@ -44,7 +44,7 @@ class Survey(CommandFrame, tag="survey"):
     pid: int
 
 
-class Bury(CommandFrame, tag="bury"):
+class DeclareDead(CommandFrame, tag="declare_dead"):
     """End of a survey: what the process `pid` had is settled. Answered with `Answer`.
 
     All workers have answered; the connections in `names` live, and if `sure` no other does that

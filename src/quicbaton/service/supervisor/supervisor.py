@@ -24,7 +24,7 @@ from quicbaton.keys.key_ring import KeyRing
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError, ask, ask_in_steps
 from quicbaton.service.supervisor.adoption import Found
-from quicbaton.service.supervisor.burial import Announcer, Verdict, survey
+from quicbaton.service.supervisor.dead_workers import Announcer, Verdict, survey
 from quicbaton.service.supervisor.group import Group
 from quicbaton.service.supervisor.slot import Slot
 from quicbaton.service.supervisor.spawn import ANSWER_S, Process, Spawner
@@ -116,7 +116,7 @@ class Supervisor:
                 await self.begin(slot, process)
         self.spawn(self._watch())
 
-    async def bury_unknown(self, name: str, pid: int, roster: int) -> None:
+    async def declare_unknown_dead(self, name: str, pid: int, roster: int) -> None:
         """Tell the clients of a worker that died before our time, of which a roster is left."""
         await self._tell_clients(pid, roster)
         self._keeper.drop(name)
@@ -175,7 +175,7 @@ class Supervisor:
         if answer.code not in _SERVES:
             raise PeerError(answer.message, code=answer.code)
         if process.exited.is_set():
-            # Between its answer and now, and was buried. As the current one it would stay for ever.
+            # Between its answer and now, and is settled. As the current one it would stay for ever.
             raise PeerError(f"the new worker {process.ending()} when it served", code="died")
         if slot.current is not None:
             # It ends by itself, once it has nothing left to do.
@@ -324,7 +324,7 @@ class Supervisor:
             return
         if process.begun:
             slot.ended += 1
-            self.spawn(self._bury(slot, process))
+            self.spawn(self._declare_dead(slot, process))
         else:
             self._let_go(slot, process)
         if not was_current:
@@ -360,7 +360,7 @@ class Supervisor:
             slot.current = heir
         return heir is not None
 
-    async def _bury(self, slot: Slot, process: Process) -> None:
+    async def _declare_dead(self, slot: Slot, process: Process) -> None:
         """Settle what a dead process had."""
         slot.unsettled += 1
         await self._tell_clients(process.pid, process.roster)
@@ -376,7 +376,7 @@ class Supervisor:
         announced = await self._announcer.announce(roster)
         if announced:
             self.say(
-                "buried",
+                "clients_told",
                 f"{announced} clients of pid {pid} were told that it is gone",
                 pid=pid,
                 reset=announced,
@@ -398,14 +398,14 @@ class Supervisor:
             await asyncio.sleep(_SURVEY_AGAIN_S)
         slot.unsettled -= 1
         slot.elsewhere.update(verdict.elsewhere)
-        await self._pronounce(slot, pid, verdict)
+        await self._announce_verdict(slot, pid, verdict)
 
     def _may_reset(self, slot: Slot) -> bool:
         """Whether IDs of a worker's number that nobody here knows are nobody's."""
         return slot.unsettled == 0 and not (self._others_may_own and slot.ended)
 
-    async def _pronounce(self, slot: Slot, pid: int, verdict: Verdict) -> None:
-        bury = c.Bury(
+    async def _announce_verdict(self, slot: Slot, pid: int, verdict: Verdict) -> None:
+        dead = c.DeclareDead(
             pid=pid,
             slot=slot.number,
             sure=not self._others_may_own,
@@ -417,7 +417,7 @@ class Supervisor:
         async def tell(other: Process) -> None:
             # Who does not hear it gives up on the dead by itself, and resets nobody.
             with contextlib.suppress(QuicbatonError):
-                await ask(other.control, bury, c.Answer, _END_S)
+                await ask(other.control, dead, c.Answer, _END_S)
 
         everybody = [other for slot in self.slots for other in slot.processes if other.serves]
         await asyncio.gather(*(tell(other) for other in everybody))

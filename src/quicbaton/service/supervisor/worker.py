@@ -139,10 +139,10 @@ class Worker:
         self._failed = asyncio.Event()
         #: Said before it begins.
         self._may_reset = False
-        #: The process that it takes over from, until the supervisor has buried that.
+        #: The process that it takes over from, until the supervisor has settled what that had.
         self._predecessor: int | None = None
         #: Dead processes about which the supervisor has not said anything yet.
-        self._unburied: dict[int, asyncio.TimerHandle] = {}
+        self._undecided: dict[int, asyncio.TimerHandle] = {}
         self.roster = Roster(roster)
         node.endpoint.observers.add(RosterKeeper(self.roster, node))
         node.on_death = self._on_death
@@ -153,7 +153,7 @@ class Worker:
             c.PassSocket: self._pass_socket,
             c.PassRoster: self._pass_roster,
             c.Survey: self._survey,
-            c.Bury: self._bury,
+            c.DeclareDead: self._on_declared_dead,
             c.Join: self._refuse_to_share,
         }
         node.answer(handlers | self._leaving.handlers())
@@ -299,10 +299,10 @@ class Worker:
         """The node has found a process dead. What becomes of the connections between us is for the
         supervisor to say, which asks everybody."""
         loop = asyncio.get_running_loop()
-        self._unburied[pid] = loop.call_later(_VERDICT_S, self._give_up_on, pid)
+        self._undecided[pid] = loop.call_later(_VERDICT_S, self._give_up_on, pid)
 
     def _give_up_on(self, pid: int) -> None:
-        if self._unburied.pop(pid, None) is not None:
+        if self._undecided.pop(pid, None) is not None:
             self._node.handoffs.peer_dead(pid, no_owner_lives=False)
 
     async def _survey(self, _channel: Channel, frame: c.Survey) -> c.Frame:
@@ -321,7 +321,7 @@ class Worker:
         living = [*endpoint.names(), *self._node.handoffs.living_elsewhere(frame.pid)]
         return c.Survivors(owned, passed_on, living)
 
-    async def _bury(self, _channel: Channel, frame: c.Bury) -> c.Frame:
+    async def _on_declared_dead(self, _channel: Channel, frame: c.DeclareDead) -> c.Frame:
         if frame.pid == self._predecessor:
             self._predecessor = None
         if frame.slot == self._slot:
@@ -329,12 +329,12 @@ class Worker:
             if frame.may_reset and self._predecessor is None:
                 self._may_reset = True
                 self._node.endpoint.may_reset = True
-        timer = self._unburied.pop(frame.pid, None)
+        timer = self._undecided.pop(frame.pid, None)
         if timer is not None:
             timer.cancel()
             living = frozenset(frame.names)
             self._node.handoffs.peer_dead(frame.pid, no_owner_lives=frame.sure, living=living)
-        return c.Answer(True, "ok", "buried")
+        return c.Answer(True, "ok", "settled")
 
     def _forward(self, elsewhere: dict[bytes, int]) -> None:
         table = self._node.endpoint.table

@@ -17,7 +17,7 @@ from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.peers.incoming import Incoming
 
 
-class Reception:
+class PeerListener:
     """`control` answers for the service, `workers` are the control sockets of those that serve."""
 
     def __init__(
