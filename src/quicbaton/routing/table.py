@@ -208,7 +208,7 @@ class RoutingTable(Generic[OwnerT]):
         return entry[0] if entry is not None and now < entry[1] else None
 
     def may_live_elsewhere(self, cid: bytes) -> bool:
-        """Say whether `cid` was given away, or has a tombstone; an expired forward counts as one."""
+        """Say whether `cid` was given away or has a tombstone; an expired forward is one."""
         return cid in self._tombstones or cid in self._forwards
 
     def next_expiry(self) -> float | None:
