@@ -67,7 +67,7 @@ def test_why_one_did_not_move_is_known_while_it_is_tried_again() -> None:
 
         connections: Any = OneConnection()
         bulk = BulkHandoff(
-            connections, stands_still, ["nowhere"], relay=False, on_change=lambda: None
+            connections, stands_still, ["nowhere"], relay=False, on_done=lambda: None
         )
         bulk.begin([b"name"])
         work = asyncio.create_task(bulk.work())

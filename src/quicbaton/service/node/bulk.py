@@ -58,8 +58,8 @@ class OwnConnections:
 
 
 class BulkHandoff:
-    """Moves connections to `destinations` in turn. `on_change` is called when one has moved, or was
-    kept."""
+    """Moves connections to `destinations` in turn. `on_done` is called whenever nothing is left that
+    may still move."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class BulkHandoff:
         destinations: Sequence[str],
         *,
         relay: bool,
-        on_change: Callable[[], None],
+        on_done: Callable[[], None],
     ) -> None:
         if not destinations:
             raise CallerError("name at least one process that gets the connections", code="no_to")
@@ -76,7 +76,7 @@ class BulkHandoff:
         self._link_to = link_to
         self._destinations = cycle(destinations)
         self._relay = relay
-        self._on_change = on_change
+        self._on_done = on_done
         self._queue: asyncio.Queue[bytes] = asyncio.Queue()
         self._queued: set[bytes] = set()
         #: Those that were to move from the beginning and have not had their turn.
@@ -167,7 +167,7 @@ class BulkHandoff:
                     self._final += 1
                 else:
                     asyncio.get_running_loop().call_later(_RETRY_S, self._try_again, name)
-            self._on_change()
+            self._tell_if_done()
 
     async def _move(self, name: bytes) -> HandoffResult:
         try:
@@ -194,7 +194,11 @@ class BulkHandoff:
             self.add([name])
         else:
             self._forget_reason(name)
-        self._on_change()
+        self._tell_if_done()
+
+    def _tell_if_done(self) -> None:
+        if not self.waiting:
+            self._on_done()
 
     def _forget_reason(self, name: bytes) -> None:
         report = self._reasons.pop(name, None)

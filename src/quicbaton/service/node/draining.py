@@ -33,7 +33,7 @@ class Draining:
         self._connections = connections
         self._link_to = link_to
         self._running = running
-        self.changes = Changes()
+        self.changes = Changes(lambda: self._bulk is not None and not self._bulk.waiting)
         self._bulk: BulkHandoff | None = None
         self._task: asyncio.Task[None] | None = None
         self._all = False
@@ -83,7 +83,7 @@ class Draining:
             self._link_to,
             frame.to,
             relay=frame.relay,
-            on_change=self.changes.note,
+            on_done=self.changes.note,
         )
         self._bulk = bulk
         self._moving = True

@@ -43,7 +43,8 @@ class GracefulStop(Changes):
 
     def __init__(self, node: Node, grace_s: float) -> None:
         """`grace_s` is for who asks and names none."""
-        super().__init__()
+        handoffs = node.handoffs
+        super().__init__(lambda: not handoffs.unfinished and not handoffs.relays.left)
         node.endpoint.observers.add(self)
         self._node = node
         self._grace_s = grace_s
@@ -96,7 +97,7 @@ class GracefulStop(Changes):
             self._node.link_to,
             [to],
             relay=False,
-            on_change=self.note,
+            on_done=self.note,
         )
         bulk.begin(self._node.endpoint.names())
         work = asyncio.get_running_loop().create_task(bulk.work())

@@ -91,7 +91,8 @@ class OldProcess(Changes):
     """The old process's side."""
 
     def __init__(self, node: Node, channel: Channel, frame: c.TakeOver) -> None:
-        super().__init__()
+        super().__init__(lambda: self._begins_no_more or not self._bulk.waiting)
+        self._begins_no_more = False
         self._node = node
         self._channel = channel
         self._successor = frame.name
@@ -102,7 +103,7 @@ class OldProcess(Changes):
             node.link_to,
             [frame.name],
             relay=False,
-            on_change=self.note,
+            on_done=self.note,
         )
         self._successor_died = asyncio.Event()
 
@@ -215,6 +216,7 @@ class OldProcess(Changes):
                     self._channel.write(c.encode(c.Progress(bulk.moved, left, waiting[:20])))
                 await self.wait(next_progress)
             bulk.begin_no_more()
+            self._begins_no_more = True
             # What is frozen now is given away or thaws, by its own deadline.
             while handoffs.frozen:
                 await self.wait(monotonic() + _PROGRESS_S)
