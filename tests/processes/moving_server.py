@@ -29,7 +29,7 @@ from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEvent
 
-from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable, failpoints
+from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.baton.versions import readable_versions
 from quicbaton.errors import PeerError, QuicbatonError, RefusedError
@@ -37,6 +37,7 @@ from quicbaton.handoff import Waits
 from quicbaton.http3 import H3Connection
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.routing.id_text import parse_ids
+from quicbaton.service import failpoints
 from quicbaton.service.node.node import Node
 from quicbaton.service.node.takeover import NewProcess, Takeovers
 from quicbaton.service.peers import commands as c

@@ -58,8 +58,8 @@ class OwnConnections:
 
 
 class BulkHandoff:
-    """Moves connections to `destinations` in turn. `on_done` is called whenever nothing is left that
-    may still move."""
+    """Moves connections to `destinations` in turn. `on_done` is called whenever nothing is left
+    that may still move."""
 
     def __init__(
         self,
