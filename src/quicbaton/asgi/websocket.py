@@ -40,6 +40,8 @@ class _Stage(Enum):
 class WebSocketExchange(Exchange):
     """One WebSocket."""
 
+    can_begin_elsewhere = True
+
     def __init__(self, wire: Wire, stream_id: int, scope: Scope) -> None:
         super().__init__(wire, stream_id, scope)
         self._stage = _Stage.CONNECTING
