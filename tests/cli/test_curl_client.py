@@ -145,7 +145,7 @@ def test_what_it_holds_back_comes_when_it_is_told(certificate: CertificateFiles)
 
 #: Ends at once, with an outcome longer than a pipe holds.
 _LONG_OUTCOME = """
-from quicbaton.cli import curl
+from demo import curl
 
 samples = [(n, n) for n in range(20_000)]
 outcome = curl.Outcome("", 200, True, 1, "", 1, 0, 0, 0, 0, samples)
@@ -160,6 +160,7 @@ def test_an_outcome_is_whole_though_it_is_told_to_hurry_while_nobody_reads() -> 
         assert client.stdout is not None
         waiting = array("i", [0])
         while waiting[0] < 1 << 16:
+            assert client.poll() is None, "it ended"
             time.sleep(0.01)
             fcntl.ioctl(client.stdout, termios.FIONREAD, waiting)
         client.send_signal(signal.SIGUSR1)
