@@ -66,6 +66,7 @@ class Host:
         (folder / "run").mkdir(mode=0o700)
         self.environment = {
             **os.environ,
+            "PYTHONPATH": str(_HERE.parents[1]),  # commands run in the host's folder
             "HOME": str(folder),
             "XDG_STATE_HOME": str(folder / "state"),
             "XDG_RUNTIME_DIR": str(folder / "run"),

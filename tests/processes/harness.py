@@ -28,6 +28,7 @@ from quicbaton.service.peers.asking import CommandFailedError, ask
 
 #: A hang guard: nothing waits so long unless it is broken.
 GUARD_S = 60.0
+_REPOSITORY = Path(__file__).parents[2]
 #: Bytes per second of a download that a test does things to.
 SLOWLY = 150_000
 _LOOK_S = 0.005
@@ -322,7 +323,11 @@ class Curl:
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            *self._arguments, stdout=asyncio.subprocess.PIPE, limit=1 << 26
+            *self._arguments,
+            stdout=asyncio.subprocess.PIPE,
+            limit=1 << 26,
+            # On another host its folder is another, too.
+            env={**os.environ, "PYTHONPATH": str(_REPOSITORY)},
         )
         self._lines = asyncio.create_task(self._read())
         return self
