@@ -55,6 +55,7 @@ async def a_worker(
         ring=KeyRing(ClusterKey.generate(os.urandom)),
         configuration=server_configuration(certificate),
         create_protocol=MovableServer,
+        supervised=True,
         **options,
     )
     roster = make_roster(8)

@@ -356,6 +356,8 @@ class Server:
         worker: int,
         workers: dict[int, str],
         listener: Listener,
+        *,
+        supervised: bool = False,
     ) -> Node:
         """The node that serves with these options at a UDP socket, and at `listener` over TCP. It
         is not started."""
@@ -380,6 +382,7 @@ class Server:
             sleep_after_s=sleep_after_s(self._options),
             memory_bytes=self._options.memory << 20,
             store=store,
+            supervised=supervised,
         )
         made.put_beside(beside)
         made.requests = self._program.requests

@@ -64,6 +64,7 @@ async def _serve(assignment: Assignment, options: argparse.Namespace, reporter: 
             assignment.slot,
             {},
             tcp.assigned(assignment.listener, assignment.no_listener),
+            supervised=True,
         )
         try:
             worker = Worker(

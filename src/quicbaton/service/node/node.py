@@ -48,7 +48,8 @@ class Node:
     formats that it tells its peers it reads, and the highest of them is that of its files. `host`
     names this boot of this host, if not as the kernel does. With a `cluster` it is also
     NODE/WORKER, and has links with processes of other hosts. With a `store`, which stays its
-    maker's to close, connections change hands by that.
+    maker's to close, connections change hands by that. `supervised`: what becomes of a dead
+    process's connections is for a supervisor to say (`DeclareDead`).
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Node:
         host: bytes = b"",
         cluster: Cluster | None = None,
         store: Store | None = None,
+        supervised: bool = False,
         **options: Any,
     ) -> None:
         self.name = str(control)
@@ -87,14 +89,12 @@ class Node:
             store=store,
         )
         self._formats = formats
+        self._supervised = supervised
         for number in self.workers:
             self.endpoint.table.peers.add(Place(node, number))
         self.endpoint.table.peers.discard(self.endpoint.table.place)
         #: Places of workers that have died.
         self._vacant: set[Place] = set()
-        #: Under a supervisor: told of a process that has exited, whose connections are then for the
-        #: supervisor to settle (`DeclareDead`).
-        self.on_death: Callable[[int], None] | None = None
         #: Another process is taking this one over.
         self.is_departing = False
         #: Under a supervisor: where this process answers as long as it lives on for requests after
@@ -326,9 +326,7 @@ class Node:
                 self.endpoint.read_also(sibling)
         # Nobody else is on the port, and no process that we ever met lives: what is not ours
         # is nobody's, and its clients may be told so.
-        if self.on_death is not None:
-            self.on_death(pid)
-        else:
+        if not self._supervised:
             # In a cluster it may have handed connections on to nodes that we never met.
             alone = len(self.workers) == 1 and not self._peers and not self.names.slot
             if alone:

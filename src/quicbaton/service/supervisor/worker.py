@@ -45,7 +45,6 @@ from quicbaton.service.supervisor.roster import Roster
 
 #: How long a dead process's links may take to come to their end.
 _LINKS_END_S: Final = 2.0
-_LOOK_S: Final = 0.005
 #: For the answer that says why it cannot begin.
 _LAST_ANSWER_S: Final = 0.2
 #: The pid of a predecessor that has not said it yet.
@@ -115,8 +114,8 @@ class RosterKeeper(Observer):
             self.on_began(session, is_new=False)
 
 
-class Worker:
-    """Puts a node under a supervisor's command. The node must not have been started."""
+class Worker(Observer):
+    """Puts a supervised node under a supervisor's command. The node must not have been started."""
 
     def __init__(
         self,
@@ -145,7 +144,9 @@ class Worker:
         self._undecided: dict[int, asyncio.TimerHandle] = {}
         self.roster = Roster(roster)
         node.endpoint.observers.add(RosterKeeper(self.roster, node))
-        node.on_death = self._on_death
+        #: Those who wait until a process is known to be dead.
+        self._waits_for_end: dict[int, asyncio.Event] = {}
+        node.endpoint.observers.add(self)
         node.lingers_at = lingering_control(Path(node.name))
         handlers: dict[type[c.Frame], Handler] = {
             c.WorkerStatus: self._status,
@@ -295,9 +296,11 @@ class Worker:
 
     # --- the dead -------------------------------------------------------------------------------
 
-    def _on_death(self, pid: int) -> None:
-        """The node has found a process dead. What becomes of the connections between us is for the
-        supervisor to say, which asks everybody."""
+    def on_process_died(self, pid: int) -> None:
+        # What becomes of the connections between us is for the supervisor to say, which asks
+        # everybody.
+        if pid in self._waits_for_end:
+            self._waits_for_end[pid].set()
         loop = asyncio.get_running_loop()
         self._undecided[pid] = loop.call_later(_VERDICT_S, self._give_up_on, pid)
 
@@ -306,11 +309,7 @@ class Worker:
             self._node.handoffs.peer_dead(pid, no_owner_lives=False)
 
     async def _survey(self, _channel: Channel, frame: c.Survey) -> c.Frame:
-        until = monotonic() + _LINKS_END_S
-        while self._node.knows(frame.pid):
-            if monotonic() > until:
-                raise PeerError(f"process {frame.pid} lives, as far as we know", code="alive")
-            await asyncio.sleep(_LOOK_S)
+        await self._until_dead(frame.pid)
         endpoint = self._node.endpoint
         ids = endpoint.ids
         owned: list[bytes] = []
@@ -320,6 +319,19 @@ class Worker:
                 (passed_on if isinstance(owner, StraySink) else owned).append(cid)
         living = [*endpoint.names(), *self._node.handoffs.living_elsewhere(frame.pid)]
         return c.Survivors(owned, passed_on, living)
+
+    async def _until_dead(self, pid: int) -> None:
+        """Return when the process has exited and all that it wrote to us was handled."""
+        if not self._node.knows(pid):
+            return
+        ended = self._waits_for_end.setdefault(pid, asyncio.Event())
+        try:
+            async with asyncio.timeout(_LINKS_END_S):
+                await ended.wait()
+        except TimeoutError:
+            raise PeerError(f"process {pid} lives, as far as we know", code="alive") from None
+        finally:
+            self._waits_for_end.pop(pid, None)
 
     async def _on_declared_dead(self, _channel: Channel, frame: c.DeclareDead) -> c.Frame:
         if frame.pid == self._predecessor:
