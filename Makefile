@@ -47,7 +47,7 @@ test: $(STAMP)
 
 # What fails and may is listed in tests/http3/aioquic_differences.py.
 test-aioquic-h3: $(STAMP)
-	@$(BIN)/python tests/http3/aioquic_suite.py
+	@$(BIN)/python -m tests.http3.aioquic_suite
 
 # Fetches the clients into .clients (gtlsclient and browsers by apt). make clients ARGS="bun qh3"
 clients: $(STAMP)
@@ -76,7 +76,7 @@ check: $(STAMP)
 # By coverage where atheris can be installed, else with hypothesis.
 fuzz: $(STAMP)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) install 'atheris>=2.3' 2>/dev/null || true
-	@$(BIN)/python tests/fuzz/run.py $(ARGS)
+	@$(BIN)/python -m tests.fuzz.run $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench all $(ARGS)

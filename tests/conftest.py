@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from matrix import TABLES
 
 from quicbaton.cli.certificate import CertificateFiles, write_self_signed
+from tests.processes.matrix import TABLES
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -31,13 +31,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tests.clients.hostile import ATTACKS, Result
 
 from bench.benchmark import Benchmark
 from bench.bystanders import Waits as BystanderWaits
 from bench.file_server import NEIGHBOURHOOD, FileServer
 from bench.innocents import Waits as InnocentWaits
 from bench.processes import Program
+from tests.clients.hostile import ATTACKS, Result
 
 _SECONDS = 2.0
 _QUICK_SECONDS = 0.5

@@ -10,12 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-import asgi_programs
 import h2.config
 import h2.connection
 import h2.events
 import pycurl
-from loopback import LoopFactory, run
 
 from quicbaton.asgi import Lifespan
 from quicbaton.asgi.tcp import TcpServer, tls_identity
@@ -23,6 +21,8 @@ from quicbaton.asyncio.endpoint.memory import Memory
 from quicbaton.asyncio.listener import bind_listener
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.limits import MEMORY_BUDGET_BYTES
+from tests.asgi import asgi_programs
+from tests.asyncio.loopback import LoopFactory, run
 
 VERSIONS = {"1.1": pycurl.CURL_HTTP_VERSION_1_1, "2": pycurl.CURL_HTTP_VERSION_2TLS}
 _ALPN = {"1.1": "http/1.1", "2": "h2"}

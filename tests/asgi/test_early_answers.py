@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from aioquic.asyncio import connect
 from aioquic.quic.events import QuicEvent, StopSendingReceived
-from loopback import client_configuration, run
-from test_requests import serving
-from webtransport_client import WebTransportClient
 
 from quicbaton import limits
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.http3.codes import ErrorCode
+from tests.asgi.test_requests import serving
+from tests.asgi.webtransport_client import WebTransportClient
+from tests.asyncio.loopback import client_configuration, run
 
 _ANSWER = b"that is enough"
 _PIECE = bytes(500_000)

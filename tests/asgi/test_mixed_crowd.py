@@ -14,13 +14,14 @@ from random import Random
 from typing import Any
 
 import pytest
-from command_line import wait_for
-from loopback import run
-from service_home import Service, ServiceHome, is_alive, service_home
-from webtransport_client import WebTransportClient, webtransport_client
-from wire import Relay
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage
+
+from tests.asgi.webtransport_client import WebTransportClient, webtransport_client
+from tests.asyncio.loopback import run
+from tests.cli.command_line import wait_for
+from tests.processes.wire import Relay
+from tests.supervisor.service_home import Service, ServiceHome, is_alive, service_home
 
 pytestmark = pytest.mark.process
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Browser
 
 from quicbaton.asgi import AsgiProtocol, Lifespan, whole_disk
 from quicbaton.http3.codes import ErrorCode
 from quicbaton.testing import Conditions, EndOptions, Pair, move
+from tests.files.browser import Browser
 
 SIZE = 3_000_000
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import GUARD_S
-from service_home import Service, ServiceHome, service_home
+
+from tests.cli.command_line import GUARD_S
+from tests.supervisor.service_home import Service, ServiceHome, service_home
 
 pytestmark = pytest.mark.process
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from command_line import GUARD_S, Download, wait_for
-from service_home import Service, ServiceHome, service_home
+
+from tests.cli.command_line import GUARD_S, Download, wait_for
+from tests.supervisor.service_home import Service, ServiceHome, service_home
 
 pytestmark = pytest.mark.process
 

@@ -11,10 +11,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-import asgi_programs
 import pycurl
 import pytest
-from loopback import client_configuration, run, server_configuration
 
 from quicbaton.asgi import AsgiProtocol, Lifespan
 from quicbaton.asgi.scope import request_scope
@@ -24,6 +22,8 @@ from quicbaton.errors import ConfigurationError
 from quicbaton.files.dates import parse_date
 from quicbaton.http3 import H3Connection
 from quicbaton.http3.codes import ErrorCode
+from tests.asgi import asgi_programs
+from tests.asyncio.loopback import client_configuration, run, server_configuration
 
 #: What libcurl calls a stream that was reset: CURLE_HTTP2_STREAM, CURLE_HTTP3 and others.
 _RESET_CODES = {92, 95, pycurl.E_PARTIAL_FILE, pycurl.E_RECV_ERROR}

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import Server
-from service_home import Service, ServiceHome, service_home
+
+from tests.cli.command_line import Server
+from tests.supervisor.service_home import Service, ServiceHome, service_home
 
 pytestmark = pytest.mark.process
 

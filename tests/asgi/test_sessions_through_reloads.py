@@ -10,9 +10,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from loopback import run
-from service_home import Service, ServiceHome, service_home
-from webtransport_client import WebTransportClient, webtransport_client
+
+from tests.asgi.webtransport_client import WebTransportClient, webtransport_client
+from tests.asyncio.loopback import run
+from tests.supervisor.service_home import Service, ServiceHome, service_home
 
 pytestmark = pytest.mark.process
 

@@ -9,10 +9,10 @@ import ssl
 import h2.events
 import pytest
 from h2.errors import ErrorCodes
-from tcp_stage import Http2Client, Stage, on_stage
 
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.limits import CANCELLED_REQUEST_BURST
+from tests.asgi.tcp_stage import Http2Client, Stage, on_stage
 
 _HELLO = b"GET /hello HTTP/1.1\r\nhost: localhost\r\n\r\n"
 _BODY = b"hello from startup"

@@ -7,11 +7,9 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-import asgi_programs
 import h2.events
 import pytest
 import uvloop
-from tcp_stage import Http2Client, Stage, on_stage
 
 from quicbaton.asgi import Lifespan
 from quicbaton.asgi.tcp import TcpServer, tls_identity
@@ -22,6 +20,8 @@ from quicbaton.limits import (
     SMALL_BUFFER_HIGH_BYTES,
     TCP_BUFFER_BYTES,
 )
+from tests.asgi import asgi_programs
+from tests.asgi.tcp_stage import Http2Client, Stage, on_stage
 
 VERSIONS = pytest.mark.parametrize("version", ["1.1", "2"])
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])

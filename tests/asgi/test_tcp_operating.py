@@ -11,8 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-from command_line import GUARD_S, wait_for
-from service_home import Service, ServiceHome, service_home
+
+from tests.cli.command_line import GUARD_S, wait_for
+from tests.supervisor.service_home import Service, ServiceHome, service_home
 
 pytestmark = pytest.mark.process
 

@@ -11,17 +11,17 @@ from ast import literal_eval
 from pathlib import Path
 from typing import Any
 
-import asgi_programs
 import h2.errors
 import h2.events
 import h2.exceptions
 import httpx
 import pycurl
 import pytest
-from tcp_stage import Http2Client, Stage, on_stage
 
 from quicbaton.asgi.tcp import http1, http2, tls_identity
 from quicbaton.cli.certificate import CertificateFiles
+from tests.asgi import asgi_programs
+from tests.asgi.tcp_stage import Http2Client, Stage, on_stage
 
 VERSIONS = pytest.mark.parametrize("version", ["1.1", "2"])
 #: What libcurl calls a response that was cut off.

@@ -16,12 +16,12 @@ from typing import Any
 
 import httpx
 import pytest
-from command_line import Server, wait_for
-from service_home import Service, ServiceHome, last_event, service_home
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import Request, TextMessage
 
 from quicbaton.asyncio.listener import bind_listener
+from tests.cli.command_line import Server, wait_for
+from tests.supervisor.service_home import Service, ServiceHome, last_event, service_home
 
 pytestmark = pytest.mark.process
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import h2.events
 import pytest
-from tcp_stage import Http2Client, Stage, on_stage
-from test_websockets import application
 from wsproto import ConnectionType, WSConnection
 from wsproto.connection import Connection
 from wsproto.events import (
@@ -25,6 +23,8 @@ from wsproto.events import (
 )
 
 from quicbaton.cli.certificate import CertificateFiles
+from tests.asgi.tcp_stage import Http2Client, Stage, on_stage
+from tests.asgi.test_websockets import application
 
 
 class Upgraded:

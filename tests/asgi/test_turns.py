@@ -5,15 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import asgi_programs
 from aioquic.h3.events import DataReceived
 from aioquic.quic.events import QuicEvent, StreamDataReceived
-from loopback import client_configuration, run, server_configuration
 
 from quicbaton.asgi import AsgiProtocol, Lifespan
 from quicbaton.asyncio import QuicConnectionProtocol, connect, serve
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.http3 import H3Connection
+from tests.asgi import asgi_programs
+from tests.asyncio.loopback import client_configuration, run, server_configuration
 
 #: Several packets at once, so that an ACK is due when the request is whole (RFC 9000 §13.2.2).
 _LONG_FIELDS = [(b"x-%d" % number, b"v" * 1000) for number in range(6)]

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-from browser import Browser
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import TextMessage
 
@@ -16,6 +15,7 @@ from quicbaton.asgi import AsgiProtocol, Lifespan
 from quicbaton.errors import PeerError
 from quicbaton.service.moving.stream_relay.stand_in import StandIn
 from quicbaton.testing import Conditions, EndOptions, Pair, move
+from tests.files.browser import Browser
 
 
 class Counting:

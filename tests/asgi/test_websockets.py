@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 import pytest
-from loopback import run, server_configuration
-from websocket_client import WebSocketClient, websocket_client
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from quicbaton.asgi import AsgiProtocol, Lifespan
 from quicbaton.asyncio import serve
 from quicbaton.cli.certificate import CertificateFiles
+from tests.asgi.websocket_client import WebSocketClient, websocket_client
+from tests.asyncio.loopback import run, server_configuration
 
 ENDED: list[Any] = []
 

@@ -9,14 +9,14 @@ from functools import partial
 from typing import Any
 
 import pytest
-from loopback import run, server_configuration
-from webtransport_client import WebTransportClient, webtransport_client
 
 from quicbaton import limits
 from quicbaton.asgi import AsgiProtocol, Lifespan
 from quicbaton.asyncio import serve
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.transport.budget import MemoryBudget
+from tests.asgi.webtransport_client import WebTransportClient, webtransport_client
+from tests.asyncio.loopback import run, server_configuration
 
 _DATAGRAM_FRAME_BYTES = 65_535
 

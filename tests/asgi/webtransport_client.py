@@ -18,10 +18,10 @@ from aioquic.h3.events import (
 )
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import QuicEvent, StopSendingReceived, StreamReset
-from loopback import GUARD_S
 
 from quicbaton.http3.capsules import CLOSE_SESSION, CapsuleReader, encode_capsule
 from quicbaton.http3.webtransport import decode_close, encode_close, from_http_error, to_http_error
+from tests.asyncio.loopback import GUARD_S
 
 _BIDIRECTIONAL = 0x41
 

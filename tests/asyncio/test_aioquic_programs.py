@@ -13,12 +13,12 @@ from aioquic.h0.connection import H0_ALPN
 from aioquic.h3.connection import H3_ALPN
 from aioquic.h3.events import HeadersReceived
 from aioquic.quic.connection import QuicConnection
-from aioquic_program import body, program
-from loopback import body_of, client_configuration, run, server_configuration
 
 import quicbaton.asyncio
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.transport.connection import Connection
+from tests.asyncio.aioquic_program import body, program
+from tests.asyncio.loopback import body_of, client_configuration, run, server_configuration
 
 #: (server's runtime, client's runtime)
 PAIRS = {

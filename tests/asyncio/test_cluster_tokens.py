@@ -12,17 +12,6 @@ import pytest
 import qh3.asyncio
 from aioquic.quic.connection import QuicConnection
 from aioquic.tls import SessionTicket
-from loopback import (
-    AioquicHttpClient,
-    FileServer,
-    body_of,
-    client_configuration,
-    http_client,
-    qh3_configuration,
-    qh3_http_client,
-    run,
-    server_configuration,
-)
 
 from quicbaton.asyncio import QuicServer, serve
 from quicbaton.asyncio.endpoint import newcomers
@@ -33,6 +22,17 @@ from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.keys.spent import SpentTokens
 from quicbaton.routing.id_text import parse_ids
+from tests.asyncio.loopback import (
+    AioquicHttpClient,
+    FileServer,
+    body_of,
+    client_configuration,
+    http_client,
+    qh3_configuration,
+    qh3_http_client,
+    run,
+    server_configuration,
+)
 
 OLD = ClusterKey(b"\x00old", os.urandom(32))
 NEW = ClusterKey(b"\x01new", os.urandom(32))

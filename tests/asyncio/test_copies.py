@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from loopback import run
 
 from quicbaton.handoff.messages import Precopied, Precopy, PrecopyEnd
 from quicbaton.service.moving import precopy
 from quicbaton.service.moving.precopy import Copies
+from tests.asyncio.loopback import run
 
 COPY = b"c" * 16
 

@@ -6,14 +6,13 @@ import asyncio
 import socket
 from typing import Any
 
-from loopback import run
-
 from quicbaton.errors import PeerError
 from quicbaton.service.node.bulk import BulkHandoff
 from quicbaton.service.node.draining import Draining
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import Channel
 from quicbaton.service.peers.link import Link
+from tests.asyncio.loopback import run
 
 
 class OneConnection:

@@ -14,7 +14,14 @@ import pytest
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated, StreamDataReceived
 from aioquic.tls import Context
-from loopback import (
+
+from quicbaton.asyncio import QuicServer, connect, serve
+from quicbaton.asyncio.endpoint.handshaking import Handshaking
+from quicbaton.asyncio.endpoint.observer import Observer
+from quicbaton.asyncio.endpoint.udp import Datagram
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.limits import RETIRED_ID_LIFETIME_S
+from tests.asyncio.loopback import (
     MB,
     HttpClient,
     Watcher,
@@ -24,13 +31,6 @@ from loopback import (
     server_configuration,
     watcher,
 )
-
-from quicbaton.asyncio import QuicServer, connect, serve
-from quicbaton.asyncio.endpoint.handshaking import Handshaking
-from quicbaton.asyncio.endpoint.observer import Observer
-from quicbaton.asyncio.endpoint.udp import Datagram
-from quicbaton.cli.certificate import CertificateFiles
-from quicbaton.limits import RETIRED_ID_LIFETIME_S
 
 CLIENTS = {"aioquic": aioquic.asyncio.connect, "quicbaton": connect}
 each_client = pytest.mark.parametrize("kind", CLIENTS)

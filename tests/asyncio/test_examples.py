@@ -8,9 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 from demo.curl import download
-from loopback import body_of, run
-
 from quicbaton.cli.certificate import CertificateFiles
+from tests.asyncio.loopback import body_of, run
 
 _EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -15,7 +15,10 @@ from aioquic.quic.events import (
     StreamDataReceived,
     StreamReset,
 )
-from loopback import (
+
+from quicbaton.asyncio import QuicConnectionProtocol, connect, serve
+from quicbaton.cli.certificate import CertificateFiles
+from tests.asyncio.loopback import (
     FileServer,
     HttpClient,
     Watcher,
@@ -24,9 +27,6 @@ from loopback import (
     run,
     server_configuration,
 )
-
-from quicbaton.asyncio import QuicConnectionProtocol, connect, serve
-from quicbaton.cli.certificate import CertificateFiles
 
 _H3_INTERNAL_ERROR = 0x0102
 

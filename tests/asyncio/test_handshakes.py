@@ -15,7 +15,13 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted
 from aioquic.quic.packet import QuicErrorCode, QuicProtocolVersion
 from aioquic.tls import SessionTicket
-from loopback import (
+
+from quicbaton.asyncio import QuicServer, connect, serve
+from quicbaton.asyncio.client import RandomIds
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.keys.cluster_key import ClusterKey
+from quicbaton.keys.key_ring import KeyRing
+from tests.asyncio.loopback import (
     CLIENTS,
     AioquicFileServer,
     AioquicHttpClient,
@@ -29,12 +35,6 @@ from loopback import (
     server_configuration,
     watcher,
 )
-
-from quicbaton.asyncio import QuicServer, connect, serve
-from quicbaton.asyncio.client import RandomIds
-from quicbaton.cli.certificate import CertificateFiles
-from quicbaton.keys.cluster_key import ClusterKey
-from quicbaton.keys.key_ring import KeyRing
 
 
 class TicketStore:

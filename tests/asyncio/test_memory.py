@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamDataReceived
-from loopback import Watcher, client_configuration, run, server_configuration
 
 from quicbaton.asyncio import connect, serve
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.transport.budget import Pressure
+from tests.asyncio.loopback import Watcher, client_configuration, run, server_configuration
 
 #: What one connection of these servers can be made to hold.
 WINDOW = 1 << 20

@@ -7,12 +7,6 @@ import os
 from pathlib import Path
 
 import pytest
-from loopback import (
-    FileServer,
-    http_client,
-    run,
-    server_configuration,
-)
 
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.cli.certificate import CertificateFiles
@@ -20,6 +14,12 @@ from quicbaton.errors import RefusedError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.service.node.node import Node
+from tests.asyncio.loopback import (
+    FileServer,
+    http_client,
+    run,
+    server_configuration,
+)
 
 
 class MovableServer(FileServer):

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import http_client, run, server_configuration
-from test_movers import MovableServer
 
 from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.endpoint.udp import open_udp
@@ -21,6 +19,8 @@ from quicbaton.keys.key_ring import KeyRing
 from quicbaton.service.node.node import Node
 from quicbaton.service.supervisor.roster import Roster, make_roster, read_roster
 from quicbaton.service.supervisor.worker import RosterKeeper
+from tests.asyncio.loopback import http_client, run, server_configuration
+from tests.asyncio.test_movers import MovableServer
 
 
 class Failing(Observer):

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from loopback import run
 
 from quicbaton.asyncio import QuicConnectionProtocol
 from quicbaton.asyncio.endpoint.program import export_descriptors, import_program
 from quicbaton.errors import RefusedError
 from quicbaton.limits import MAX_PASSED_DESCRIPTORS
 from quicbaton.service.moving.parcels import Parcel, copy
+from tests.asyncio.loopback import run
 
 
 class Holder(QuicConnectionProtocol):

@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from cluster_folder import make_cluster
-from loopback import FileServer, HttpClient, body_of, http_client, run
-from loopback import server_configuration as configuration
 
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.cli.certificate import CertificateFiles
@@ -25,6 +22,9 @@ from quicbaton.service.node.node import Node
 from quicbaton.service.node.operations import Operations
 from quicbaton.service.node.placing import Loads, check_names
 from quicbaton.service.peers.cluster import Cluster
+from tests.asyncio.loopback import FileServer, HttpClient, body_of, http_client, run
+from tests.asyncio.loopback import server_configuration as configuration
+from tests.processes.cluster_folder import make_cluster
 
 
 def test_members_are_workers_of_the_node_and_those_that_the_policy_names() -> None:

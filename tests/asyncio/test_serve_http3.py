@@ -11,9 +11,12 @@ import pytest
 import qh3.asyncio
 from aioquic.quic.packet import QuicProtocolVersion
 from aioquic.tls import CipherSuite
+
 from demo.curl import Outcome, download
 from demo.curl import _handle as curl_handle
-from loopback import (
+from quicbaton.asyncio import QuicServer, connect, serve
+from quicbaton.cli.certificate import CertificateFiles
+from tests.asyncio.loopback import (
     CLIENTS,
     GUARD_S,
     MB,
@@ -29,9 +32,6 @@ from loopback import (
     run,
     server_configuration,
 )
-
-from quicbaton.asyncio import QuicServer, connect, serve
-from quicbaton.cli.certificate import CertificateFiles
 
 
 async def start(

@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 from aioquic.quic.events import ConnectionTerminated, StreamDataReceived
-from loopback import (
+
+from quicbaton.asyncio import QuicConnectionProtocol, QuicServer, connect, serve
+from quicbaton.asyncio.endpoint.asleep import Sleeper, Sleepers
+from quicbaton.asyncio.endpoint.observer import Observer
+from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.asyncio.qlog_folder import QlogFolder
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.errors import ConfigurationError, GivenAwayError, InternalError, RefusedError
+from quicbaton.limits import MAX_SLEEP_DOUBLINGS
+from tests.asyncio.loopback import (
     FileServer,
     Watcher,
     body_of,
@@ -25,15 +34,6 @@ from loopback import (
     server_configuration,
     watcher,
 )
-
-from quicbaton.asyncio import QuicConnectionProtocol, QuicServer, connect, serve
-from quicbaton.asyncio.endpoint.asleep import Sleeper, Sleepers
-from quicbaton.asyncio.endpoint.observer import Observer
-from quicbaton.asyncio.endpoint.session import Session
-from quicbaton.asyncio.qlog_folder import QlogFolder
-from quicbaton.cli.certificate import CertificateFiles
-from quicbaton.errors import ConfigurationError, GivenAwayError, InternalError, RefusedError
-from quicbaton.limits import MAX_SLEEP_DOUBLINGS
 
 GUARD_S = 60.0
 AFTER_S = 0.01

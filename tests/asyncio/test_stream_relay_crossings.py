@@ -11,8 +11,6 @@ from unittest.mock import Mock
 
 import pytest
 from aioquic.quic import events
-from loopback import run
-from relayed_stream import STREAM, OneWay, Relayed
 
 from quicbaton.asgi import AsgiProtocol, Lifespan
 from quicbaton.asyncio.endpoint.memory import Memory
@@ -33,6 +31,8 @@ from quicbaton.limits import MAX_ENDED_RELAYED_STREAMS, RELAY_WINDOW_BYTES
 from quicbaton.service.moving.stream_relay.relays import LeftBehind, PassedOn, StreamRelays
 from quicbaton.service.peers.link import Link
 from quicbaton.transport.state import NONE
+from tests.asyncio.loopback import run
+from tests.asyncio.relayed_stream import STREAM, OneWay, Relayed
 
 _ATTEMPT = bytes(16)
 _NEXT = bytes(15) + b"\x01"

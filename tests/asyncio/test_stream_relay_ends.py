@@ -6,12 +6,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from relayed_stream import STREAM, Relayed
 
 from quicbaton.errors import GivenAwayError, PeerError, StreamStateError
 from quicbaton.handoff.messages import StreamBytes, StreamCredit
 from quicbaton.http3.codes import ErrorCode
 from quicbaton.limits import RELAY_WINDOW_BYTES
+from tests.asyncio.relayed_stream import STREAM, Relayed
 
 _SIZES = st.sampled_from([1, 1000, 100_000, 300_000])
 _STEPS = st.lists(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from relayed_stream import Relayed
 
 from quicbaton.service.moving.stream_relay import new_owner
+from tests.asyncio.relayed_stream import Relayed
 
 #: Of a unidirectional stream of the session on stream 0.
 _UNI_HEADER = b"\x40\x54\x00"

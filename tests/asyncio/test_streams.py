@@ -20,7 +20,12 @@ from aioquic.quic.events import (
     StreamDataReceived,
     StreamReset,
 )
-from loopback import (
+
+from quicbaton.asyncio import QuicConnectionProtocol, connect, serve
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.errors import CallerError
+from quicbaton.limits import STREAM_BUFFER_HIGH_BYTES
+from tests.asyncio.loopback import (
     MB,
     Watcher,
     body_of,
@@ -31,11 +36,6 @@ from loopback import (
     server_configuration,
     watcher,
 )
-
-from quicbaton.asyncio import QuicConnectionProtocol, connect, serve
-from quicbaton.cli.certificate import CertificateFiles
-from quicbaton.errors import CallerError
-from quicbaton.limits import STREAM_BUFFER_HIGH_BYTES
 
 #: (serve, connect)
 ENDS = {

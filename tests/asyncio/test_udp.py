@@ -11,7 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from loopback import (
+
+from quicbaton.asyncio import serve
+from quicbaton.asyncio.endpoint import udp as udp_module
+from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket, open_udp
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.transport.paths import ecn
+from quicbaton.transport.train import Train
+from tests.asyncio.loopback import (
     MB,
     FileServer,
     body_of,
@@ -20,13 +27,6 @@ from loopback import (
     run,
     server_configuration,
 )
-
-from quicbaton.asyncio import serve
-from quicbaton.asyncio.endpoint import udp as udp_module
-from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket, open_udp
-from quicbaton.cli.certificate import CertificateFiles
-from quicbaton.transport.paths import ecn
-from quicbaton.transport.train import Train
 
 
 class Inbox:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import Home
-from command_line import home as make_home
+
+from tests.cli.command_line import Home
+from tests.cli.command_line import home as make_home
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ import stat
 from pathlib import Path
 
 import pytest
-from cluster_folder import make_cluster
-from command_line import GUARD_S, Home, Server, is_stopped, wait_for
-from test_moving import begin, finish
+
+from tests.cli.command_line import GUARD_S, Home, Server, is_stopped, wait_for
+from tests.cli.test_moving import begin, finish
+from tests.processes.cluster_folder import make_cluster
 
 pytestmark = pytest.mark.process
 

@@ -23,8 +23,8 @@ from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import QuicEvent
-from demo.curl import Outcome, Progress, download, longest_pause_ns
 
+from demo.curl import Outcome, Progress, download, longest_pause_ns
 from quicbaton.cli.certificate import CertificateFiles, write_self_signed
 
 BODY = random.Random(7).randbytes(300_000)

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import msgspec
 import pytest
+
 from demo.curl import Outcome, Progress
 from demo.display import Display
 from demo.picture import draw

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import GUARD_S, Home, wait_for, waits_for_a_lock
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -13,6 +12,7 @@ from quicbaton.cli import keys
 from quicbaton.cli.user_state import read_keys
 from quicbaton.errors import ConfigurationError
 from quicbaton.service.peers.cluster import Cluster, parse_address, read_nodes
+from tests.cli.command_line import GUARD_S, Home, wait_for, waits_for_a_lock
 
 NODES = ("--node", "a=10.0.0.1", "--node", "b=[fd00::2]:900")
 

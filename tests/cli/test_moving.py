@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from command_line import GUARD_S, Download, Home, Server, is_stopped, wait_for
 
 from quicbaton.baton.seal import open_baton
 from quicbaton.baton.snapshot import Snapshot, decode_snapshot
@@ -23,6 +22,7 @@ from quicbaton.errors import PeerError
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError, Conversation, read_frames
 from quicbaton.service.peers.channel import Channel
+from tests.cli.command_line import GUARD_S, Download, Home, Server, is_stopped, wait_for
 
 pytestmark = pytest.mark.process
 

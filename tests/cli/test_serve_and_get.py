@@ -12,7 +12,8 @@ from random import randrange
 
 import pycurl
 import pytest
-from command_line import Home
+
+from tests.cli.command_line import Home
 
 pytestmark = pytest.mark.process
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
-from command_line import Home, wait_for
 
 from quicbaton.asyncio import connect
 from quicbaton.cli.program import sleep_after_s
+from tests.cli.command_line import Home, wait_for
 
 
 @pytest.mark.process

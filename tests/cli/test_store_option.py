@@ -4,10 +4,10 @@ import asyncio
 import hashlib
 
 import pytest
-from command_line import Home
 
 from quicbaton.ownership.store import EntryState, Found
 from quicbaton.service.stores import SqliteStore
+from tests.cli.command_line import Home
 
 pytestmark = pytest.mark.process
 

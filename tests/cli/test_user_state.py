@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
-from command_line import GUARD_S, wait_for, waits_for_a_lock
 from cryptography import x509
 
 from quicbaton.cli import user_state
@@ -15,6 +14,7 @@ from quicbaton.cli.main import parse
 from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.serve import Server
 from quicbaton.errors import ConfigurationError
+from tests.cli.command_line import GUARD_S, wait_for, waits_for_a_lock
 
 
 @pytest.fixture(autouse=True)

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
-from example_service import Example, example
-from service_home import Service, ServiceHome, service_home
+from wsproto.events import TextMessage
+
+from tests.asgi.websocket_client import websocket_client
 from tests.clients.browser import Page, open_page
 from tests.clients.matrix.roster import CACHE, CLIENTS
-from websocket_client import websocket_client
-from wsproto.events import TextMessage
+from tests.examples.example_service import Example, example
+from tests.supervisor.service_home import Service, ServiceHome, service_home
 
 #: By what browsers are driven.
 _DRIVERS = (CACHE / "node_modules" / "playwright-core", CACHE / "python")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
+
 from tests.conformance import aioquic_asyncio, autobahn, known, migration, peregrine, served
 from tests.conformance.fetch import PACKAGES, SDISTS, FetchError
 from tests.conformance.outcome import Outcome, judge

@@ -15,6 +15,7 @@ import unittest
 from pathlib import Path
 
 import msgspec
+
 from tests.conformance.fetch import environment, sdist
 from tests.conformance.outcome import Check, Outcome
 

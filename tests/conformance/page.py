@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct
+
 from tests.conformance.outcome import Outcome
 
 _HEAD = """# Checkers that others wrote

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.conformance.outcome import Check, Outcome, judge, numbered
 from tests.conformance.peregrine import read
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service_home import Service, ServiceHome, service_home
+from tests.supervisor.service_home import Service, ServiceHome, service_home
 
 _ROOT = Path(__file__).parents[2]
 _PROMPT = "$ "

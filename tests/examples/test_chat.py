@@ -8,10 +8,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from example_service import Example, example
-from loopback import run
-from websocket_client import WebSocketClient, websocket_client
 from wsproto.events import TextMessage
+
+from tests.asgi.websocket_client import WebSocketClient, websocket_client
+from tests.asyncio.loopback import run
+from tests.examples.example_service import Example, example
 
 pytestmark = pytest.mark.process
 

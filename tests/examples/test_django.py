@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from curl_client import Curl, content
-from example_service import Example, example
+
+from tests.examples.curl_client import Curl, content
+from tests.examples.example_service import Example, example
 
 pytestmark = pytest.mark.process
 

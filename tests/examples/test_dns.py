@@ -14,8 +14,9 @@ import pytest
 from aioquic.asyncio import QuicConnectionProtocol, connect
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamDataReceived
-from example_service import Example, example
-from loopback import run
+
+from tests.asyncio.loopback import run
+from tests.examples.example_service import Example, example
 
 pytestmark = pytest.mark.process
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from curl_client import Curl
-from example_service import Example, example
+
+from tests.examples.curl_client import Curl
+from tests.examples.example_service import Example, example
 
 pytestmark = pytest.mark.process
 

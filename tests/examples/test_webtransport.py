@@ -11,9 +11,10 @@ from random import Random
 
 import httpx
 import pytest
-from example_service import Example, example
-from loopback import run
-from webtransport_client import WebTransportClient, webtransport_client
+
+from tests.asgi.webtransport_client import WebTransportClient, webtransport_client
+from tests.asyncio.loopback import run
+from tests.examples.example_service import Example, example
 
 pytestmark = pytest.mark.process
 

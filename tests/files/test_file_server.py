@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Browser
 
 from quicbaton.files import Folder
 from quicbaton.files.dates import http_date, parse_date
@@ -17,6 +16,7 @@ from quicbaton.files.open_files import OpenFiles
 from quicbaton.files.protocol import FileProtocol
 from quicbaton.http3.codes import ErrorCode
 from quicbaton.testing import Conditions, EndOptions, Pair, move
+from tests.files.browser import Browser
 
 SIZE = 3_000_000
 

@@ -41,7 +41,7 @@ def names() -> list[str]:
 
 def load(name: str) -> ModuleType:
     """The module of a target."""
-    return importlib.import_module(f"target_{name}")
+    return importlib.import_module(f"tests.fuzz.target_{name}")
 
 
 def corpus(name: str) -> list[Path]:

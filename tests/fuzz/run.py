@@ -1,4 +1,4 @@
-"""Fuzz for a while: `python tests/fuzz/run.py [--seconds N] [TARGET...]`.
+"""Fuzz for a while: `python -m tests.fuzz.run [--seconds N] [TARGET...]`.
 
 With atheris, where that is installed, new inputs are found by coverage; they are kept in
 `.fuzz/TARGET`, from where the next run goes on. Otherwise hypothesis makes as many as there is time
@@ -16,15 +16,11 @@ import time
 import traceback
 from pathlib import Path
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-sys.path[:0] = [
-    str(HERE),
-    *(str(ROOT / "tests" / name) for name in ("transport", "handoff", "http3")),
-]
+from hypothesis import HealthCheck, Phase, given, settings
 
-import fuzzing  # noqa: E402 - from this folder
-from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
+from tests.fuzz import fuzzing
+
+ROOT = Path(__file__).parents[2]
 
 
 def main() -> int:
@@ -50,7 +46,15 @@ def main() -> int:
         print(f"--- {name}: {options.seconds} s with {options.engine}", flush=True)
         if options.engine == "atheris":
             # libFuzzer ends its process.
-            command = [sys.executable, __file__, "--one", "--seconds", str(options.seconds), name]
+            command = [
+                sys.executable,
+                "-m",
+                __spec__.name,
+                "--one",
+                "--seconds",
+                str(options.seconds),
+                name,
+            ]
             found_none = subprocess.run(command, check=False).returncode == 0
         else:
             found_none = _with_hypothesis(name, options.seconds)

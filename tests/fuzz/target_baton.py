@@ -9,8 +9,6 @@ import functools
 from typing import Final
 
 import msgspec
-from fuzzing import Reader, at_most, only
-from target_frames import scenes
 
 from quicbaton.baton.errors import BatonError
 from quicbaton.baton.precopy import Precopied
@@ -20,6 +18,8 @@ from quicbaton.baton.snapshot import RelayedStream, Snapshot, decode_snapshot, e
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.transport.state import ConnectionState
+from tests.fuzz.fuzzing import Reader, at_most, only
+from tests.fuzz.target_frames import scenes
 
 _RING: Final = KeyRing(ClusterKey.generate(lambda size: b"\x07" * size))
 _FIELDS: Final = BatonFields(connection_id=b"connection", term=3, source="/a", audience="/b")

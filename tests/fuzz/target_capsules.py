@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from fuzzing import Reader, at_most
-
 from quicbaton.http3.capsules import (
     CLOSE_SESSION,
     DATAGRAM,
@@ -20,6 +18,7 @@ from quicbaton.http3.capsules import (
 from quicbaton.http3.errors import MessageError
 from quicbaton.limits import MAX_CAPSULE_BYTES
 from quicbaton.transport.frames import encode_varint as v
+from tests.fuzz.fuzzing import Reader, at_most
 
 _KINDS: Final = frozenset({DATAGRAM, CLOSE_SESSION})
 _CALLS: Final = 500

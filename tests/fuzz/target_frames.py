@@ -11,8 +11,6 @@ from itertools import count
 from typing import Any, Final
 
 import msgspec
-from forge import sealed, state_of
-from fuzzing import Reader, at_most
 from hypothesis import strategies as st
 
 from quicbaton.testing import EndOptions, Pair
@@ -22,6 +20,8 @@ from quicbaton.transport import frames as f
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.frames import encode_varint as v
 from quicbaton.transport.state import Address, ConnectionState
+from tests.fuzz.fuzzing import Reader, at_most
+from tests.transport.forge import sealed, state_of
 
 TIME, APPLICATION, HANDOFF = 0xF0, 0xF1, 0xF2
 LONGEST: Final = 0xDF

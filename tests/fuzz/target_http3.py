@@ -17,8 +17,6 @@ from aioquic.quic.events import (
     StreamDataReceived,
     StreamReset,
 )
-from fuzzing import Reader, at_most, only
-from http3_wire import Quic
 from hypothesis import strategies as st
 
 from quicbaton.errors import QuicbatonError
@@ -30,6 +28,8 @@ from quicbaton.http3.frames import encode_frame, encode_settings
 from quicbaton.http3.qpack import encode_fields
 from quicbaton.limits import MAX_HELD_HTTP_BYTES
 from quicbaton.transport.frames import encode_varint as v
+from tests.fuzz.fuzzing import Reader, at_most, only
+from tests.http3.http3_wire import Quic
 
 DATA, END, RESET, STOP, DATAGRAM, ANSWER, MOVE = 0, 1, 2, 3, 4, 5, 6
 #: What a step of the input means; most are bytes of a stream.

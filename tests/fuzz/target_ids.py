@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from fuzzing import Reader, at_most, only
-
 from quicbaton.errors import ConfigurationError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.routing.id_text import parse_ids
 from quicbaton.routing.quic_lb import MAX_WORKER, IdConfigs, IdLayout, Place
+from tests.fuzz.fuzzing import Reader, at_most, only
 
 _RING: Final = KeyRing(
     ClusterKey.generate(lambda size: b"\x07" * size),

@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import Final
 
 from aioquic.quic.packet import QuicProtocolVersion, encode_quic_retry
-from fuzzing import Reader, at_most
-from target_frames import Victim, frame, scenes
 
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
@@ -20,6 +18,8 @@ from quicbaton.routing.reset import build_reset
 from quicbaton.routing.route import Drop, Forward, Local, New, Reset, VersionNegotiation, route
 from quicbaton.routing.table import RoutingTable
 from quicbaton.transport import frames as f
+from tests.fuzz.fuzzing import Reader, at_most
+from tests.fuzz.target_frames import Victim, frame, scenes
 
 _HERE: Final = Place(1, 2)
 _THERE: Final = Place(1, 3)

@@ -11,7 +11,6 @@ from types import UnionType
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import msgspec
-from fuzzing import Reader, at_most, only
 from hypothesis import strategies as st
 
 from quicbaton.errors import PeerError, QuicbatonError
@@ -32,6 +31,7 @@ from quicbaton.handoff.stream_relay import Receiving, Sending
 from quicbaton.limits import MAX_COMMAND_BYTES, MAX_HANDOFF_MESSAGE_BYTES, RELAY_WINDOW_BYTES
 from quicbaton.ownership import Ledger
 from quicbaton.service.peers import commands as c
+from tests.fuzz.fuzzing import Reader, at_most, only
 
 _CALLS: Final = 5_000
 _CALLS_PER_BYTE: Final = 50

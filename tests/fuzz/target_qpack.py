@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from fuzzing import Reader, at_most, only
-
 from quicbaton.http3.errors import (
     FieldSectionTooLargeError,
     MessageError,
@@ -25,6 +23,7 @@ from quicbaton.http3.qpack import (
     encode_fields,
 )
 from quicbaton.limits import FIELD_OVERHEAD_BYTES, MAX_FIELD_SECTION_BYTES, MAX_FIELDS
+from tests.fuzz.fuzzing import Reader, at_most, only
 
 _CALLS: Final = 2_000
 #: A field of one byte is decoded and checked by some thirty calls.

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
-from fuzzing import Reader, at_most, only
 
 from quicbaton.handshake.tickets import Resumption, open_ticket, seal_ticket
 from quicbaton.keys.cluster_key import ClusterKey
@@ -21,6 +20,7 @@ from quicbaton.routing.retry import (
     mint_retry_token,
     validate_token,
 )
+from tests.fuzz.fuzzing import Reader, at_most, only
 
 _RING: Final = KeyRing(ClusterKey.generate(lambda size: b"\x07" * size))
 _ADDRESS: Final = ("192.0.2.1", 4433)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import fuzzing
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests.fuzz import fuzzing
 
 each_target = pytest.mark.parametrize("name", fuzzing.names())
 _EXAMPLES = 150

@@ -12,8 +12,6 @@ The world performs the machines' effects on make-believe connections and watches
 from collections import deque
 from dataclasses import dataclass, field
 
-from small_world import CID, DIGEST, Action, SmallWorld, baton_id
-
 from quicbaton.handoff import (
     CuttingOver,
     CuttingOverState,
@@ -61,6 +59,7 @@ from quicbaton.handoff.events import (
 )
 from quicbaton.handoff.messages import ClaimRequest, Committed, HandoffMessage, Message, Offer
 from quicbaton.ownership import Ledger, Ownership
+from tests.handoff.small_world import CID, DIGEST, Action, SmallWorld, baton_id
 
 
 @dataclass

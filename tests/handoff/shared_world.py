@@ -17,8 +17,6 @@ From outside the world checks that
 from collections import deque
 from dataclasses import dataclass, field
 
-from small_world import CID, DIGEST, Action, SmallWorld, baton_id
-
 from quicbaton.handoff import (
     CuttingOver,
     CuttingOverState,
@@ -79,6 +77,7 @@ from quicbaton.handoff.store_questions import (
 )
 from quicbaton.ownership import Ledger, Ownership
 from quicbaton.ownership.store import Conflict, Done, Entry, Operation, decide
+from tests.handoff.small_world import CID, DIGEST, Action, SmallWorld, baton_id
 
 STORE = b"store id"
 PROCESSES = ("A", "B", "C")

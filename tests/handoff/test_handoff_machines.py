@@ -5,36 +5,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from machine_cells import (
-    ACCEPT,
-    ARRIVED,
-    BATON_ID,
-    CID,
-    CLAIM,
-    COMMITTED,
-    DIGEST,
-    FORWARDING,
-    GIVING_BY_LEDGER,
-    HANDOFF,
-    LINK,
-    NEW_LINK,
-    OFFER,
-    OTHER,
-    READY,
-    REBUILT,
-    SEALED,
-    SECOND_US,
-    START,
-    STRAY,
-    cutting_over_in,
-    forwarding_in,
-    giving_in,
-    outcomes,
-    received,
-    sent,
-    successor,
-    taking_in,
-)
 
 from quicbaton.handoff import (
     CuttingOverState,
@@ -83,6 +53,36 @@ from quicbaton.limits import (
 )
 from quicbaton.ownership import Ledger, Ownership
 from quicbaton.ownership.store import ConfigurationError
+from tests.handoff.machine_cells import (
+    ACCEPT,
+    ARRIVED,
+    BATON_ID,
+    CID,
+    CLAIM,
+    COMMITTED,
+    DIGEST,
+    FORWARDING,
+    GIVING_BY_LEDGER,
+    HANDOFF,
+    LINK,
+    NEW_LINK,
+    OFFER,
+    OTHER,
+    READY,
+    REBUILT,
+    SEALED,
+    SECOND_US,
+    START,
+    STRAY,
+    cutting_over_in,
+    forwarding_in,
+    giving_in,
+    outcomes,
+    received,
+    sent,
+    successor,
+    taking_in,
+)
 
 # --- the source -----------------------------------------------------------------------------------
 

@@ -4,12 +4,12 @@ The checks are in `handoff_world`, outside the machines.
 """
 
 import pytest
-from handoff_world import Budget, World
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_world import explore, name_of_misfortunes, wander
 
 from quicbaton.handoff import Outcome, TakingState
+from tests.handoff.handoff_world import Budget, World
+from tests.handoff.small_world import explore, name_of_misfortunes, wander
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,20 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from machine_cells import (
+
+from quicbaton.errors import QuicbatonError
+from quicbaton.handoff import (
+    cutting_over,
+    forwarding,
+    giving_by_ledger,
+    giving_by_store,
+    taking_by_ledger,
+    taking_by_store,
+)
+from quicbaton.handoff.effects import DestroyKeys, Resume
+from quicbaton.handoff.events import Event
+from quicbaton.handoff.machine import Machine
+from tests.handoff.machine_cells import (
     CUTTING_OVER,
     DESTINATION_EVENTS,
     EVENTS,
@@ -25,19 +38,6 @@ from machine_cells import (
     taking_in,
     written,
 )
-
-from quicbaton.errors import QuicbatonError
-from quicbaton.handoff import (
-    cutting_over,
-    forwarding,
-    giving_by_ledger,
-    giving_by_store,
-    taking_by_ledger,
-    taking_by_store,
-)
-from quicbaton.handoff.effects import DestroyKeys, Resume
-from quicbaton.handoff.events import Event
-from quicbaton.handoff.machine import Machine
 
 MACHINES: dict[str, tuple[Iterable[Any], Callable[[Any], tuple[Machine[Any], Any]], list[Event]]]
 MACHINES = {

@@ -7,10 +7,10 @@ The checks are in `shared_world`, outside of machines and store.
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shared_world import Budget, SharedWorld
-from small_world import explore, name_of_misfortunes, wander
 
 from quicbaton.handoff import GivingState, Outcome
+from tests.handoff.shared_world import Budget, SharedWorld
+from tests.handoff.small_world import explore, name_of_misfortunes, wander
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import pytest
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicTransportParameters
 from aioquic.tls import Context
-from aioquic_pair import SERVER_CID, TOKEN, Pair
 
 from quicbaton.handshake import EcnCounts, SessionTickets, prepare, ready, surface
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from tests.handshake.aioquic_pair import SERVER_CID, TOKEN, Pair
 
 REVIEW = (
     "aioquic {version} differs from {known} in {name}: new {new}, gone {gone}. Review what these "

@@ -6,11 +6,11 @@ from typing import Any
 
 from aioquic.quic.events import StreamDataReceived
 from aioquic.tls import SessionTicket
-from aioquic_pair import Pair
 
 from quicbaton.handshake import ready
 from quicbaton.transport import frames as f
 from quicbaton.transport.state import StreamDataEvent
+from tests.handshake.aioquic_pair import Pair
 
 
 def tickets() -> tuple[dict[bytes, SessionTicket], SessionTicket]:

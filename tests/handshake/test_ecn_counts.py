@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from aioquic.buffer import Buffer
 from aioquic.quic.packet_builder import QuicPacketBuilderStop
-from aioquic_pair import Pair
 
 from quicbaton.handshake import EcnCounts
+from tests.handshake.aioquic_pair import Pair
 
 #: What aioquic takes an ACK frame to need: it arms its timer where there is so much room.
 ACK_BYTES = 33

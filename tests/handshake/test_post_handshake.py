@@ -7,10 +7,10 @@ import weakref
 
 import pytest
 from aioquic.tls import SessionTicket
-from aioquic_pair import Pair
 
 from quicbaton.errors import TransportError
 from quicbaton.handshake import ready
+from tests.handshake.aioquic_pair import Pair
 
 
 def promoted_with_ticket() -> tuple[Pair, bytes]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from aioquic.quic.packet import QuicFrameType
-from aioquic_pair import CLIENT_CID, FIRST_DESTINATION, SERVER_CID, TOKEN, Pair
 
 from quicbaton.errors import ConfigurationError
 from quicbaton.handshake import prepare, ready
+from tests.handshake.aioquic_pair import CLIENT_CID, FIRST_DESTINATION, SERVER_CID, TOKEN, Pair
 
 
 def test_client_sees_the_prepared_id_and_reset_token() -> None:

@@ -5,18 +5,6 @@ from __future__ import annotations
 import pytest
 from aioquic.quic.crypto import derive_key_iv_hp
 from aioquic.tls import CipherSuite, Epoch
-from aioquic_pair import (
-    CLIENT_ADDRESS,
-    CLIENT_CID,
-    FIRST_DESTINATION,
-    SERVER_ADDRESS,
-    SERVER_CID,
-    TOKEN,
-    V1,
-    V2,
-    Pair,
-    certificate,
-)
 from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import msgpack
 
@@ -35,6 +23,18 @@ from quicbaton.transport.state import (
     HandshakeCompletedEvent,
     NegotiatedEvent,
     StreamDataEvent,
+)
+from tests.handshake.aioquic_pair import (
+    CLIENT_ADDRESS,
+    CLIENT_CID,
+    FIRST_DESTINATION,
+    SERVER_ADDRESS,
+    SERVER_CID,
+    TOKEN,
+    V1,
+    V2,
+    Pair,
+    certificate,
 )
 
 CIPHERS = [

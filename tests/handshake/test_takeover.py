@@ -11,11 +11,11 @@ from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import HandshakeCompleted, StreamDataReceived
 from aioquic.tls import CipherSuite, SessionTicket
-from aioquic_pair import CLIENT_ADDRESS, ONE_WAY_S, SERVER_ADDRESS, V1, V2, Pair
 
 from quicbaton.handshake import Promotion, ready
 from quicbaton.http3 import H3Connection
 from quicbaton.transport.connection import Connection
+from tests.handshake.aioquic_pair import CLIENT_ADDRESS, ONE_WAY_S, SERVER_ADDRESS, V1, V2, Pair
 
 GET = [
     (b":method", b"GET"),

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from aioquic.tls import CipherSuite, SessionTicket
-from aioquic_pair import SERVER_CID, TOKEN, V2, Pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from quicbaton.keys.key_ring import KeyRing
 from quicbaton.keys.spent import SpentTokens
 from quicbaton.limits import BATON_CLOCK_SKEW_S, EARLY_DATA_WINDOW_S, TICKET_LIFETIME_S
 from quicbaton.transport.state import StreamDataEvent
+from tests.handshake.aioquic_pair import SERVER_CID, TOKEN, V2, Pair
 
 OLD = ClusterKey(b"old1", bytes(range(32)))
 NEW = ClusterKey(b"new1", bytes(range(1, 33)))

@@ -12,9 +12,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from sites import ADDRESSES
 
 from quicbaton.cli.certificate import CertificateFiles, write_self_signed
+from tests.hosts.sites import ADDRESSES
 
 _PROGRAMS = ("cc", "mount", "nsenter", "unshare")
 

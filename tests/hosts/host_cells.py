@@ -19,14 +19,22 @@ from pathlib import Path
 from time import monotonic
 from typing import Self
 
-from cells import RATE, SIZE, STEPS, HandoffCell, connection_of, ending, struck, waits_of
-from harness import Curl, Server
-from lossy_link import CLEAR, Condition
-from matrix import Faults, TooLateError
-from sites import CUT, Site, hand_over, two_hosts
-from wire import Verdict
-
 from quicbaton.cli.certificate import CertificateFiles
+from tests.hosts.lossy_link import CLEAR, Condition
+from tests.hosts.sites import CUT, Site, hand_over, two_hosts
+from tests.processes.cells import (
+    RATE,
+    SIZE,
+    STEPS,
+    HandoffCell,
+    connection_of,
+    ending,
+    struck,
+    waits_of,
+)
+from tests.processes.harness import Curl, Server
+from tests.processes.matrix import Faults, TooLateError
+from tests.processes.wire import Verdict
 
 FAULTS: Faults = (
     ("source", "KILL"),

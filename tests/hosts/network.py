@@ -25,8 +25,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
-from host_process import HostOrder
-from lossy_link import (
+
+from quicbaton.keys.cluster_key import SERIES
+from quicbaton.routing.quic_lb import IdLayout
+from tests.hosts.host_process import HostOrder
+from tests.hosts.lossy_link import (
     Balance,
     Command,
     Condition,
@@ -38,9 +41,6 @@ from lossy_link import (
     Translate,
     read_notes,
 )
-
-from quicbaton.keys.cluster_key import SERIES
-from quicbaton.routing.quic_lb import IdLayout
 
 _HERE = Path(__file__).parent
 _GUARD_S = 60.0

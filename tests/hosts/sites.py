@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import Curl, Server, World
-from lossy_link import CLEAR, Condition, Note
-from network import Host, Network
-from wire import Verdict, check
-
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.main import main
 from quicbaton.service.peers import commands as c
+from tests.hosts.lossy_link import CLEAR, Condition, Note
+from tests.hosts.network import Host, Network
+from tests.processes.harness import Curl, Server, World
+from tests.processes.wire import Verdict, check
 
 CLIENT, A, B, SHARED = "10.77.0.1", "10.77.0.11", "10.77.0.12", "10.77.0.100"
 ADDRESSES = (CLIENT, A, B, SHARED)

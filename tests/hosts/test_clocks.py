@@ -7,10 +7,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from harness import Server
-from sites import hand_over, two_hosts
 
 from quicbaton.cli.certificate import CertificateFiles
+from tests.hosts.sites import hand_over, two_hosts
+from tests.processes.harness import Server
 
 pytestmark = pytest.mark.process
 

@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 
 import pytest
-from harness import World
-from lossy_link import Condition
-from network import Host, Network
-from sites import CLIENT, A, Datagrams, curl_from
 
 from quicbaton.cli.certificate import CertificateFiles
+from tests.hosts.lossy_link import Condition
+from tests.hosts.network import Host, Network
+from tests.hosts.sites import CLIENT, A, Datagrams, curl_from
+from tests.processes.harness import World
 
 pytestmark = pytest.mark.process
 

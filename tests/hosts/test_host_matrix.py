@@ -10,10 +10,18 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from host_cells import CELLS, FAULTS, STILL_SHORT_S, HostCell, HostOutcome, Sites, run_host_cell
-from matrix import Outcomes, run_cells, selected
 
 from quicbaton.cli.certificate import CertificateFiles
+from tests.hosts.host_cells import (
+    CELLS,
+    FAULTS,
+    STILL_SHORT_S,
+    HostCell,
+    HostOutcome,
+    Sites,
+    run_host_cell,
+)
+from tests.processes.matrix import Outcomes, run_cells, selected
 
 pytestmark = pytest.mark.process
 

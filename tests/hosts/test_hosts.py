@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import until
-from lossy_link import Condition, Note
-from network import Host, Network
-from sites import CLIENT, CUT, SHARED, A, B
 
 from quicbaton.routing.quic_lb import IdLayout, Place
+from tests.hosts.lossy_link import Condition, Note
+from tests.hosts.network import Host, Network
+from tests.hosts.sites import CLIENT, CUT, SHARED, A, B
+from tests.processes.harness import until
 
 pytestmark = pytest.mark.process
 

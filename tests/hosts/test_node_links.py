@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import until
-from lossy_link import CLEAR
-from sites import CUT, Site, two_hosts
 
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.service.peers.cluster import DEFAULT_PORT
+from tests.hosts.lossy_link import CLEAR
+from tests.hosts.sites import CUT, Site, two_hosts
+from tests.processes.harness import until
 
 pytestmark = pytest.mark.process
 

@@ -9,12 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from harness import GUARD_S, Curl, Server, World
-from lossy_link import CLEAR
-from network import Network
-from sites import ROUGH, Datagrams, curl_from, one_host
 
 from quicbaton.cli.certificate import CertificateFiles
+from tests.hosts.lossy_link import CLEAR
+from tests.hosts.network import Network
+from tests.hosts.sites import ROUGH, Datagrams, curl_from, one_host
+from tests.processes.harness import GUARD_S, Curl, Server, World
 
 pytestmark = pytest.mark.process
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from harness import until
-from lossy_link import CLEAR, Condition
-from sites import CUT, ROUGH, hand_over, two_hosts
 
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.service.peers import commands as c
+from tests.hosts.lossy_link import CLEAR, Condition
+from tests.hosts.sites import CUT, ROUGH, hand_over, two_hosts
+from tests.processes.harness import until
 
 pytestmark = pytest.mark.process
 

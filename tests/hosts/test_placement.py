@@ -15,13 +15,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from demo.curl import Outcome, Progress
-from harness import until
-from lossy_link import CLEAR
-from network import Host
-from sites import CUT, PORT, SHARED, Site, two_hosts
 
+from demo.curl import Outcome, Progress
 from quicbaton.cli.certificate import CertificateFiles
+from tests.hosts.lossy_link import CLEAR
+from tests.hosts.network import Host
+from tests.hosts.sites import CUT, PORT, SHARED, Site, two_hosts
+from tests.processes.harness import until
 
 pytestmark = pytest.mark.process
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from bench.throng import Report
-from lossy_link import Condition
-from network import Host, Network
-from sites import CLIENT, PORT, A
 
+from bench.throng import Report
 from quicbaton.cli.certificate import CertificateFiles
+from tests.hosts.lossy_link import Condition
+from tests.hosts.network import Host, Network
+from tests.hosts.sites import CLIENT, PORT, A
 
 pytestmark = pytest.mark.process
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from lossy_link import CLEAR, Condition
-from sites import ROUGH, hand_over, two_hosts
 
 from quicbaton.cli.certificate import CertificateFiles
+from tests.hosts.lossy_link import CLEAR, Condition
+from tests.hosts.sites import ROUGH, hand_over, two_hosts
 
 pytestmark = pytest.mark.process
 

@@ -16,7 +16,7 @@ import unittest
 from importlib.metadata import version
 from pathlib import Path
 
-from aioquic_differences import DIFFERENCES
+from tests.http3.aioquic_differences import DIFFERENCES
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".aioquic"

@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 from aioquic.h3.events import HeadersReceived
 from aioquic.quic.events import StopSendingReceived, StreamReset
-from http3_wire import End
 from msgspec import msgpack
-from violations import GET, OK, POST, SETTINGS, TRAILERS, data, headers
 
 from quicbaton import limits
 from quicbaton.http3 import export_state, qpack
@@ -21,6 +19,8 @@ from quicbaton.http3.errors import FieldSectionTooLargeError
 from quicbaton.http3.events import StreamFailed
 from quicbaton.http3.frames import encode_frame
 from quicbaton.transport.frames import encode_varint as v
+from tests.http3.http3_wire import End
+from tests.http3.violations import GET, OK, POST, SETTINGS, TRAILERS, data, headers
 
 LOAD = ErrorCode.H3_EXCESSIVE_LOAD
 #: An indexed field line of the static table: one byte on the wire (RFC 9204 §4.5.2).

@@ -9,7 +9,6 @@ import pytest
 from aioquic.h3 import connection as aioquic_h3
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from violations import CONNECT, GET, OK, SESSION, Fields
 
 from quicbaton.http3 import fields as ours
 from quicbaton.http3 import qpack
@@ -20,6 +19,7 @@ from quicbaton.http3.errors import (
 )
 from quicbaton.http3.priority import DEFAULT, Priority, parse_priority
 from quicbaton.limits import MAX_COUNTED_SECTION_BYTES, MAX_FIELDS
+from tests.http3.violations import CONNECT, GET, OK, SESSION, Fields
 
 # --- priorities (RFC 9218) ----------------------------------------------------------------------
 

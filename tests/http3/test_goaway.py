@@ -7,10 +7,10 @@ from aioquic.buffer import encode_uint_var
 from aioquic.h3.connection import ErrorCode, FrameType, encode_frame
 from aioquic.h3.events import HeadersReceived
 from aioquic.quic.events import StopSendingReceived, StreamDataReceived, StreamReset
-from http3_wire import End, exchange
 
 from quicbaton.http3.errors import GoawayError
 from quicbaton.http3.events import GoawayReceived
+from tests.http3.http3_wire import End, exchange
 
 _REQUEST = [
     (b":method", b"GET"),

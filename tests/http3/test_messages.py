@@ -10,8 +10,6 @@ from aioquic.quic.events import (
     StreamDataReceived,
     StreamReset,
 )
-from http3_wire import End, exchange
-from violations import CONNECT, GET, OK, POST, TRAILERS, Fields, data, headers
 
 from quicbaton.errors import StreamStateError
 from quicbaton.http3 import export_state
@@ -27,6 +25,8 @@ from quicbaton.http3.frames import encode_frame
 from quicbaton.http3.priority import Priority
 from quicbaton.transport.frames import encode_varint as v
 from quicbaton.transport.streams.turns import CONTROL_URGENCY
+from tests.http3.http3_wire import End, exchange
+from tests.http3.violations import CONNECT, GET, OK, POST, TRAILERS, Fields, data, headers
 
 HEAD: Fields = [(b":method", b"HEAD"), *GET[1:]]
 WEBSOCKET: Fields = [(b":method", b"CONNECT"), (b":protocol", b"websocket"), *GET[1:]]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.events import ProtocolNegotiated
-from violations import GET, OK, POST, SESSION
 
 from quicbaton.errors import StreamStateError
 from quicbaton.http3 import H3Connection
 from quicbaton.http3.codes import ErrorCode
 from quicbaton.http3.events import WebTransportSessionClosed
 from quicbaton.testing import EndOptions, Pair, move
+from tests.http3.violations import GET, OK, POST, SESSION
 
 
 class Talk:

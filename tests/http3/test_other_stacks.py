@@ -11,15 +11,15 @@ from typing import Any, Final
 
 import pytest
 from aioquic.quic.events import StreamDataReceived
-from http3_wire import Quic
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from violations import FRAMES, GET, OK, POST, SETTINGS, TRAILERS, Fields, data, headers
 
 from quicbaton.http3 import H3Connection
 from quicbaton.http3.codes import ErrorCode as E
 from quicbaton.http3.frames import encode_frame
 from quicbaton.transport.frames import encode_varint as v
+from tests.http3.http3_wire import Quic
+from tests.http3.violations import FRAMES, GET, OK, POST, SETTINGS, TRAILERS, Fields, data, headers
 
 logging.getLogger("http3").setLevel(logging.CRITICAL)
 

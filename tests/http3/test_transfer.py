@@ -11,7 +11,6 @@ from aioquic.h3.events import (
     WebTransportStreamDataReceived,
 )
 from aioquic.quic.events import StopSendingReceived, StreamDataReceived, StreamReset
-from http3_wire import End, Quic, exchange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import ValidationError, msgpack
@@ -20,6 +19,7 @@ from quicbaton.errors import RefusedError
 from quicbaton.http3 import H3Connection, Http3State, export_state, restore
 from quicbaton.http3.codes import ErrorCode, Setting
 from quicbaton.http3.events import StreamFailed
+from tests.http3.http3_wire import End, Quic, exchange
 
 GET = [
     (b":method", b"GET"),

@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.events import QuicEvent, StopSendingReceived, StreamDataReceived, StreamReset
-from http3_wire import End
-from violations import (
+
+from quicbaton.http3.events import StreamFailed
+from quicbaton.http3.frames import pull_header
+from quicbaton.http3.qpack import decode_fields
+from quicbaton.transport.frames import encode_varint as v
+from tests.http3.http3_wire import End
+from tests.http3.violations import (
     CONNECT,
     GET,
     IGNORED,
@@ -23,11 +28,6 @@ from violations import (
     data,
     headers,
 )
-
-from quicbaton.http3.events import StreamFailed
-from quicbaton.http3.frames import pull_header
-from quicbaton.http3.qpack import decode_fields
-from quicbaton.transport.frames import encode_varint as v
 
 #: The request beside the one that goes wrong.
 SIBLING = 4

@@ -10,10 +10,8 @@ from aioquic.h3.events import (
     WebTransportStreamDataReceived,
 )
 from aioquic.quic.events import StopSendingReceived, StreamDataReceived, StreamReset
-from http3_wire import End, exchange
 from hypothesis import given
 from hypothesis import strategies as st
-from violations import GET, OK, SESSION, data, headers
 
 from quicbaton.errors import StreamStateError
 from quicbaton.http3 import export_state, webtransport
@@ -26,6 +24,8 @@ from quicbaton.http3.events import (
 )
 from quicbaton.limits import MAX_EARLY_STREAMS, MAX_HELD_HTTP_BYTES, MAX_WEBTRANSPORT_SESSIONS
 from quicbaton.transport.frames import encode_varint as v
+from tests.http3.http3_wire import End, exchange
+from tests.http3.violations import GET, OK, SESSION, data, headers
 
 GONE = ErrorCode.WEBTRANSPORT_SESSION_GONE
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from aioquic.h3.events import DataReceived, HeadersReceived
-from traffic import Traffic, arrived, log, reply_bytes, traffic, traffic_pair
 
 from quicbaton.errors import CallerError, ConfigurationError, GivenAwayError, RefusedError
 from quicbaton.http3 import H3Connection
@@ -25,6 +24,7 @@ from quicbaton.testing import (
 from quicbaton.transport import rangeset
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.train import Train
+from tests.moves.traffic import Traffic, arrived, log, reply_bytes, traffic, traffic_pair
 
 CLIENT = ("192.0.2.1", 1)
 SERVER = ("192.0.2.2", 2)

@@ -6,11 +6,20 @@ import contextlib
 from typing import Any
 
 import pytest
-from traffic import Traffic, alive, arrived, content, log, reply_bytes, traffic, traffic_pair
 
 from quicbaton.testing import Conditions, EndOptions, Kind, Packet, Pair, StuckError, move
 from quicbaton.transport import frames as f
 from quicbaton.transport.state import NEVER, ConnectionState
+from tests.moves.traffic import (
+    Traffic,
+    alive,
+    arrived,
+    content,
+    log,
+    reply_bytes,
+    traffic,
+    traffic_pair,
+)
 
 PEERS: list[Kind] = ["aioquic", "quicbaton"]
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from traffic import alive, arrived, traffic, traffic_pair
 
 from quicbaton.errors import CallerError
 from quicbaton.service.moving.mover import RebuiltConnection
 from quicbaton.testing import Conditions, Pair, move
 from quicbaton.transport.loss import pacing
 from quicbaton.transport.state import ConnectionState
+from tests.moves.traffic import alive, arrived, traffic, traffic_pair
 
 DOWNLOAD_BYTES = 300_000
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from traffic import Traffic, alive, content, log, reply_bytes, traffic
 
 from quicbaton.errors import CallerError
 from quicbaton.testing import Conditions, End, EndOptions, Kind, Pair, StuckError, move
+from tests.moves.traffic import Traffic, alive, content, log, reply_bytes, traffic
 
 Action = tuple[str, str, int, int]  # what, which side, a number, events that follow
 

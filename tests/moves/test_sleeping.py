@@ -11,12 +11,12 @@ from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.events import ProtocolNegotiated
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_properties import Run, actions, conditions, options, profile
-from traffic import alive, arrived, log, traffic, traffic_pair
 
 from quicbaton.errors import CallerError, GivenAwayError, RefusedError
 from quicbaton.http3 import H3Connection
 from quicbaton.testing import Conditions, EndOptions, Pair, move, sleep
+from tests.moves.test_properties import Run, actions, conditions, options, profile
+from tests.moves.traffic import alive, arrived, log, traffic, traffic_pair
 
 
 def refusal(end: Any) -> str:

@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 from aioquic.tls import CipherSuite
-from traffic import alive, arrived, reply_bytes, traffic, traffic_pair
 
 from quicbaton.testing import Conditions, Kind, Pair, move
 from quicbaton.transport.packets.cipher import VERSION_1, VERSION_2
+from tests.moves.traffic import alive, arrived, reply_bytes, traffic, traffic_pair
 
 BAD = Conditions(delay_s=0.02, jitter_s=0.02, loss=0.05, duplication=0.05, corruption=0.02)
 

@@ -5,8 +5,6 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from store_process import BATON, CID, DIGEST
-
 from quicbaton.ownership.store import (
     Conflict,
     Done,
@@ -19,6 +17,7 @@ from quicbaton.ownership.store import (
     Result,
     Store,
 )
+from tests.ownership.store_process import BATON, CID, DIGEST
 
 SOURCE = Holder("S", b"s" * 16)
 PUBLISH = Publish(CID, 1, SOURCE, BATON, DIGEST)

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_checks import FAR, OFFERED, PUBLISH, SOURCE, Clock, entry_of, use
-from store_process import BATON, CID, DIGEST, TOKEN, take
 
 from quicbaton.errors import ConfigurationError
 from quicbaton.limits import (
@@ -33,6 +31,8 @@ from quicbaton.ownership.store import (
     Unknown,
 )
 from quicbaton.service.stores import MemoryStore, SqliteStore, open_store
+from tests.ownership.store_checks import FAR, OFFERED, PUBLISH, SOURCE, Clock, entry_of, use
+from tests.ownership.store_process import BATON, CID, DIGEST, TOKEN, take
 
 # --- other processes ----------------------------------------------------------------------
 

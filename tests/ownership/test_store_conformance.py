@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from store_checks import FAR, NOW, OFFERED, PUBLISH, SOURCE, Clock, Make, entry_of, use
-from store_process import BATON, CID, DIGEST, TOKEN, take
 
 from quicbaton.limits import STORE_ENTRY_LIFETIME_S, STORE_TOMBSTONE_LIFETIME_S
 from quicbaton.ownership.store import (
@@ -21,6 +19,18 @@ from quicbaton.ownership.store import (
     Store,
 )
 from quicbaton.service.stores import MemoryStore, SqliteStore
+from tests.ownership.store_checks import (
+    FAR,
+    NOW,
+    OFFERED,
+    PUBLISH,
+    SOURCE,
+    Clock,
+    Make,
+    entry_of,
+    use,
+)
+from tests.ownership.store_process import BATON, CID, DIGEST, TOKEN, take
 
 ADAPTERS: dict[str, Callable[[Path, Clock], Store]] = {
     "memory": lambda _folder, clock: MemoryStore(clock=clock),

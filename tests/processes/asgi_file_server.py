@@ -7,13 +7,13 @@ import os
 from functools import partial
 from pathlib import Path
 
-import moving_server
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import Route
 
 from quicbaton.asgi import AsgiProtocol, Lifespan, whole_disk
+from tests.processes import moving_server
 
 _FOLDER = Path(os.environ["FOLDER"])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from moving_server import content
+from tests.processes.moving_server import content
 
 Step = list[Any]
 

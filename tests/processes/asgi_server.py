@@ -16,11 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import moving_server
-from asgi_script import run_script
-from moving_server import content
-
 from quicbaton.asgi import AsgiProtocol, Lifespan, whole_disk
+from tests.processes import moving_server
+from tests.processes.asgi_script import run_script
+from tests.processes.moving_server import content
 
 _NOTES = Path(os.environ["NOTES"])
 _STEPS = 50

@@ -11,16 +11,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from attacker import Tap
-from cluster_folder import make_cluster
-from harness import GUARD_S, Curl, Server, World, until
-
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError, ask_over
 from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.peers.directory import connect_node
+from tests.processes.attacker import Tap
+from tests.processes.cluster_folder import make_cluster
+from tests.processes.harness import GUARD_S, Curl, Server, World, until
 
 _SIZE = 6_000_000
 #: Bytes that the client takes in a second, until the test is over.

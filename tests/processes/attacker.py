@@ -13,12 +13,12 @@ from typing import Any
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from wire import Relay
 
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.routing.id_text import parse_ids
 from quicbaton.routing.quic_lb import IdFactory
+from tests.processes.wire import Relay
 
 VERSION_1 = (1).to_bytes(4, "big")
 _STRANGE_VERSION = b"\x1a\x2a\x3a\x4a"

@@ -17,13 +17,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from harness import GUARD_S, SHORT_WAITS, Curl, Server, World
-from matrix import Cell, Fault, Faults, TooLateError
-from wire import Relay, Verdict
-
 from quicbaton.handoff import Waits
 from quicbaton.service.failpoints import SOURCE_POINTS
 from quicbaton.service.peers import commands as c
+from tests.processes.harness import GUARD_S, SHORT_WAITS, Curl, Server, World
+from tests.processes.matrix import Cell, Fault, Faults, TooLateError
+from tests.processes.wire import Relay, Verdict
 
 #: Every step of a handoff, in the order in which it is passed.
 STEPS = (

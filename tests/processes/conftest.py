@@ -8,11 +8,11 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-import attack_stage
 import pytest
-from harness import GUARD_S, World
 
 from quicbaton.cli.certificate import CertificateFiles
+from tests.processes import attack_stage
+from tests.processes.harness import GUARD_S, World
 
 #: Runs a coroutine function in a scene.
 _Run = Callable[[Callable[[Any], Awaitable[None]]], None]

@@ -15,11 +15,11 @@ from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from moving_server import IDLE_TIMEOUT_S, content
 
 from quicbaton.asyncio import QuicConnectionProtocol, connect
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.http3 import H3Connection
+from tests.processes.moving_server import IDLE_TIMEOUT_S, content
 
 
 def client_configuration(certificate: CertificateFiles) -> QuicConfiguration:

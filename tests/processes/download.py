@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from harness import SLOWLY, Curl, Server, World
-from wire import Relay
+from tests.processes.harness import SLOWLY, Curl, Server, World
+from tests.processes.wire import Relay
 
 
 @asynccontextmanager

@@ -10,11 +10,11 @@ from typing import Any
 
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic import events
-from harness import World
 
-from crowd import client_configuration, request_headers
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable, connect
 from quicbaton.http3 import H3Connection
+from tests.processes.crowd import client_configuration, request_headers
+from tests.processes.harness import World
 
 _REQUEST_CANCELLED = 0x10C
 

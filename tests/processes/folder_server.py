@@ -6,9 +6,8 @@ import os
 from functools import partial
 from pathlib import Path
 
-import moving_server
-
 from quicbaton.files import FileProtocol, Folder
+from tests.processes import moving_server
 
 _FOLDER = Folder(Path(os.environ["FOLDER"]))
 moving_server.PROGRAMS["moving"] = {"create_protocol": partial(FileProtocol, folder=_FOLDER)}

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
-from demo.curl import Outcome, Progress
-from moving_server import Options, content
 
+from demo.curl import Outcome, Progress
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import PeerError
 from quicbaton.handoff import Waits
@@ -25,6 +24,7 @@ from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError, ask
+from tests.processes.moving_server import Options, content
 
 #: A hang guard: nothing waits so long unless it is broken.
 GUARD_S = 60.0
@@ -198,7 +198,7 @@ class World:
     """
 
     #: What forks them, and its environment if not ours.
-    program = Path(__file__).with_name("moving_server.py")
+    program = "tests.processes.moving_server"
     environment: dict[str, str] | None = None
 
     def __init__(
@@ -225,11 +225,11 @@ class World:
     async def __aenter__(self) -> Self:
         self._forker = await asyncio.create_subprocess_exec(
             *self._entry,
-            sys.executable,
-            str(self.program),
+            *(sys.executable, "-m", self.program),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=self.environment,
+            cwd=_REPOSITORY,
         )
         return self
 
@@ -284,7 +284,7 @@ class World:
 class RunningWorld(World):
     """Its servers have requests that cannot be exported."""
 
-    program = Path(__file__).with_name("running_server.py")
+    program = "tests.processes.running_server"
 
 
 class Curl:

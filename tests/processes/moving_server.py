@@ -22,7 +22,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import format_before
 import msgspec
 from aioquic.h3.connection import H3_ALPN
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
@@ -45,6 +44,7 @@ from quicbaton.service.peers.acceptor import listen
 from quicbaton.service.peers.asking import ask_for_socket
 from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.stores import open_store
+from tests.processes import format_before
 
 #: No client that waits for a thousand others to open is idle for so long, on the busiest machine.
 IDLE_TIMEOUT_S = 600.0

@@ -21,14 +21,14 @@ import os
 from collections.abc import Collection
 from typing import Any
 
-import moving_server
 import msgspec
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.events import ConnectionTerminated, QuicEvent, StopSendingReceived, StreamReset
-from moving_server import MovingProtocol, content
 
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
 from quicbaton.errors import StreamStateError
+from tests.processes import moving_server
+from tests.processes.moving_server import MovingProtocol, content
 
 _STEPS = 50
 _CHUNK_BYTES = 65_536

@@ -6,10 +6,10 @@ Points and faults are as in `cells`; the processes share an SQLite store.
 from __future__ import annotations
 
 import msgspec
-from cells import FAULTS, HandoffCell, Outcome, run_handoff
-from harness import SHORT_WAITS, Server, World
 
 from quicbaton.service.peers import commands as c
+from tests.processes.cells import FAULTS, HandoffCell, Outcome, run_handoff
+from tests.processes.harness import SHORT_WAITS, Server, World
 
 #: Every step between the offer in the store and the source's keys, in order.
 STEPS = (

@@ -11,12 +11,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from cells import STILL_SHORT_S, ending, strike, waits_of
-from harness import World, until
-from matrix import Cell, Faults, TooLateError
-from wire import Relay, Verdict
-
 from quicbaton.service.failpoints import DEPARTURE_POINTS, SOURCE_POINTS
+from tests.processes.cells import STILL_SHORT_S, ending, strike, waits_of
+from tests.processes.harness import World, until
+from tests.processes.matrix import Cell, Faults, TooLateError
+from tests.processes.wire import Relay, Verdict
 
 #: Every step of a takeover, in order, with those of its first handoff that matter.
 STEPS = (

@@ -6,12 +6,12 @@ import socket
 from pathlib import Path
 
 import pytest
-from cluster_folder import Door, make_cluster
-from loopback import run
 
 from quicbaton.errors import PeerError
 from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.peers.tls import connect_tls
+from tests.asyncio.loopback import run
+from tests.processes.cluster_folder import Door, make_cluster
 
 
 class Absent(Door):

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import wait_for
-from harness import GUARD_S, SLOWLY, World
-from moving_server import content
-from service_home import check_whole, is_alive, service_home
 
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask
+from tests.cli.command_line import wait_for
+from tests.processes.harness import GUARD_S, SLOWLY, World
+from tests.processes.moving_server import content
+from tests.supervisor.service_home import check_whole, is_alive, service_home
 
 pytestmark = pytest.mark.process
 
@@ -36,7 +36,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def world_type(file: Path) -> type[World]:
     class StarletteWorld(World):
-        program = Path(__file__).with_name("asgi_file_server.py")
+        program = "tests.processes.asgi_file_server"
         environment = {**os.environ, "FOLDER": str(file.parent)}  # noqa: RUF012
 
     return StarletteWorld

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exchanging_client import Client, client_of
-from harness import Server, World, until
-from moving_server import content
+
+from tests.processes.exchanging_client import Client, client_of
+from tests.processes.harness import Server, World, until
+from tests.processes.moving_server import content
 
 pytestmark = pytest.mark.process
 
@@ -33,7 +34,7 @@ def notes(tmp_path: Path) -> Path:
 @pytest.fixture
 def world_type(notes: Path) -> type[World]:
     class AsgiWorld(World):
-        program = Path(__file__).with_name("asgi_server.py")
+        program = "tests.processes.asgi_server"
         environment = {**os.environ, "NOTES": str(notes)}  # noqa: RUF012
 
     return AsgiWorld

@@ -11,10 +11,11 @@ from random import Random
 from typing import Any
 
 import pytest
-from asgi_script import Step, is_whole, make_script
-from exchanging_client import Client, Exchange, client_of
-from harness import World, until
-from moving_server import content
+
+from tests.processes.asgi_script import Step, is_whole, make_script
+from tests.processes.exchanging_client import Client, Exchange, client_of
+from tests.processes.harness import World, until
+from tests.processes.moving_server import content
 
 pytestmark = pytest.mark.process
 
@@ -33,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def world_type(folder: Path) -> type[World]:
     class AsgiWorld(World):
-        program = Path(__file__).with_name("asgi_server.py")
+        program = "tests.processes.asgi_server"
         environment = {**os.environ, "NOTES": str(folder / "notes")}  # noqa: RUF012
 
     return AsgiWorld

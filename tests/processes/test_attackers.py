@@ -13,16 +13,6 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from attack_stage import RATE, WorkerScene
-from attacker import (
-    Attacker,
-    first_flight,
-    initial,
-    made_up_id,
-    resident_bytes,
-    short,
-)
-from harness import Curl, Server, until
 
 from quicbaton.baton import seal
 from quicbaton.cli.certificate import CertificateFiles
@@ -35,6 +25,16 @@ from quicbaton.limits import RESET_BURST_PER_ADDRESS, RETRY_FROM_HANDSHAKES
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import Conversation
 from quicbaton.service.peers.channel import connect_channel
+from tests.processes.attack_stage import RATE, WorkerScene
+from tests.processes.attacker import (
+    Attacker,
+    first_flight,
+    initial,
+    made_up_id,
+    resident_bytes,
+    short,
+)
+from tests.processes.harness import Curl, Server, until
 
 pytestmark = pytest.mark.process
 

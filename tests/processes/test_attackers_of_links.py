@@ -15,19 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attack_stage import NODES, NodeScene
-from attacker import (
-    Attacker,
-    hung_up,
-    made_up_id,
-    open_files,
-    resident_bytes,
-    short,
-    tcp,
-    unix,
-)
-from cluster_folder import make_cluster
-from harness import GUARD_S, until
 
 from quicbaton.errors import PeerError
 from quicbaton.handoff import Hello, encode
@@ -42,6 +29,19 @@ from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask_over
 from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.peers.directory import connect_node
+from tests.processes.attack_stage import NODES, NodeScene
+from tests.processes.attacker import (
+    Attacker,
+    hung_up,
+    made_up_id,
+    open_files,
+    resident_bytes,
+    short,
+    tcp,
+    unix,
+)
+from tests.processes.cluster_folder import make_cluster
+from tests.processes.harness import GUARD_S, until
 
 pytestmark = pytest.mark.process
 

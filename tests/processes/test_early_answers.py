@@ -9,8 +9,9 @@ from typing import Any
 
 import pycurl
 import pytest
-from harness import RunningWorld, Server, World, until
-from moving_server import content
+
+from tests.processes.harness import RunningWorld, Server, World, until
+from tests.processes.moving_server import content
 
 pytestmark = pytest.mark.process
 

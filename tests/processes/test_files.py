@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import GUARD_S, SHORT_WAITS, SLOWLY, Curl, Server, World, until
-from moving_server import content
 
 from quicbaton.handoff import Waits
 from quicbaton.service.failpoints import DESTINATION_POINTS, SOURCE_POINTS
 from quicbaton.service.peers import commands as c
+from tests.processes.harness import GUARD_S, SHORT_WAITS, SLOWLY, Curl, Server, World, until
+from tests.processes.moving_server import content
 
 pytestmark = pytest.mark.process
 
@@ -41,7 +41,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def world_type(file: Path) -> type[World]:
     class FolderWorld(World):
-        program = Path(__file__).with_name("folder_server.py")
+        program = "tests.processes.folder_server"
         environment = {**os.environ, "FOLDER": str(file.parent)}  # noqa: RUF012
 
     return FolderWorld

@@ -7,9 +7,10 @@ packet number is used twice: invariants 1, 3 and 5, seen from outside.
 from __future__ import annotations
 
 import pytest
-from cells import CELLS, FAULTS, STILL_SHORT_S, HandoffCell, Outcome, run_cell
-from harness import World
-from matrix import Outcomes, run_cells, selected
+
+from tests.processes.cells import CELLS, FAULTS, STILL_SHORT_S, HandoffCell, Outcome, run_cell
+from tests.processes.harness import World
+from tests.processes.matrix import Outcomes, run_cells, selected
 
 pytestmark = pytest.mark.process
 

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from download import download
-from harness import GUARD_S, SLOWLY, Server, World, until
-from moving_server import content
-from wire import Relay
 
-from crowd import crowd
 from quicbaton.handoff import Waits
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.service.peers import commands as c
+from tests.processes.crowd import crowd
+from tests.processes.download import download
+from tests.processes.harness import GUARD_S, SLOWLY, Server, World, until
+from tests.processes.moving_server import content
+from tests.processes.wire import Relay
 
 pytestmark = pytest.mark.process
 

@@ -10,8 +10,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from harness import until
-from loopback import FileServer, run, server_configuration
 
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.cli.certificate import CertificateFiles
@@ -23,6 +21,8 @@ from quicbaton.keys.key_ring import KeyRing
 from quicbaton.service.node.node import Node
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import connect_channel
+from tests.asyncio.loopback import FileServer, run, server_configuration
+from tests.processes.harness import until
 
 #: Joins, takes its socket, and fails.
 _JOINER = """

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import accepts_nobody, until
-from loopback import run
 
 from quicbaton.errors import PeerError
 from quicbaton.handoff import Hello, encode
@@ -28,6 +26,8 @@ from quicbaton.service.peers.channel import Channel, Listener, connect_channel
 from quicbaton.service.peers.link import Link
 from quicbaton.service.peers.peers import Peers
 from quicbaton.service.peers.process_watch import ProcessWatch
+from tests.asyncio.loopback import run
+from tests.processes.harness import accepts_nobody, until
 
 NAMES = (b"connection", b"h" * 16)
 CUTOVER = Cutover(*NAMES)

@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attack_stage import NodeScene
-from attacker import Attacker, short
-from harness import until
 
 from quicbaton.handoff import FrameReader, Hello, encode
 from quicbaton.handoff.messages import (
@@ -48,6 +45,9 @@ from quicbaton.handoff.messages import (
 )
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.directory import connect_node
+from tests.processes.attack_stage import NodeScene
+from tests.processes.attacker import Attacker, short
+from tests.processes.harness import until
 
 pytestmark = pytest.mark.process
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exchanging_client import client_of
-from format_before import VERSION as BEFORE
-from harness import SLOWLY, RunningWorld, Server, World, until
-from moving_server import content
-from wire import Relay
 
 from quicbaton.baton import FORMAT_VERSION as PRESENT
 from quicbaton.service.peers import commands as c
+from tests.processes.exchanging_client import client_of
+from tests.processes.format_before import VERSION as BEFORE
+from tests.processes.harness import SLOWLY, RunningWorld, Server, World, until
+from tests.processes.moving_server import content
+from tests.processes.wire import Relay
 
 pytestmark = pytest.mark.process
 

@@ -22,9 +22,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from attacker import resident_bytes
+
 from bench.file_server import NEIGHBOURHOOD, FileServer
 from tests.clients.hostile import ATTACKS, Result
+from tests.processes.attacker import resident_bytes
 
 pytestmark = pytest.mark.process
 

@@ -6,10 +6,10 @@ import signal
 from typing import Any
 
 import pytest
-from download import download
-from harness import SLOWLY, Server, World, until
 
 from quicbaton.service.peers import commands as c
+from tests.processes.download import download
+from tests.processes.harness import SLOWLY, Server, World, until
 
 pytestmark = pytest.mark.process
 

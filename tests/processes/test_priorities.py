@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pycurl
-from harness import Server, World, until
+
+from tests.processes.harness import Server, World, until
 
 _LARGE_BYTES = 40_000_000
 _SMALL_BYTES = 300_000

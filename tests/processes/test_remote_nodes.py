@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_folder import make_cluster, plain
-from harness import GUARD_S, Curl, Server, World, until
 
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import PeerError
@@ -26,6 +24,8 @@ from quicbaton.service.peers.asking import CommandFailedError, Conversation, ask
 from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.peers.directory import connect_node
 from quicbaton.service.peers.tls import connect_tls
+from tests.processes.cluster_folder import make_cluster, plain
+from tests.processes.harness import GUARD_S, Curl, Server, World, until
 
 pytestmark = pytest.mark.process
 

@@ -7,10 +7,11 @@ packet number is used twice.
 from __future__ import annotations
 
 import pytest
-from cells import FAULTS, Outcome
-from harness import World
-from matrix import Outcomes, run_cells, selected
-from shared_cells import CELLS, SharedCell, run_shared_cell
+
+from tests.processes.cells import FAULTS, Outcome
+from tests.processes.harness import World
+from tests.processes.matrix import Outcomes, run_cells, selected
+from tests.processes.shared_cells import CELLS, SharedCell, run_shared_cell
 
 pytestmark = pytest.mark.process
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from download import download
-from harness import SHORT_WAITS, SLOWLY, World
-from wire import Relay
 
 from quicbaton.ownership.store import EntryState, Found
 from quicbaton.service.stores import SqliteStore
+from tests.processes.download import download
+from tests.processes.harness import SHORT_WAITS, SLOWLY, World
+from tests.processes.wire import Relay
 
 pytestmark = pytest.mark.process
 

@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from harness import Server, World, until
-from moving_server import content
-from wire import Relay
 
-from crowd import crowd
 from quicbaton.service.peers import commands as c
+from tests.processes.crowd import crowd
+from tests.processes.harness import Server, World, until
+from tests.processes.moving_server import content
+from tests.processes.wire import Relay
 
 pytestmark = pytest.mark.process
 

@@ -10,17 +10,17 @@ from typing import Any
 
 import msgspec
 import pytest
-from harness import Server, World, until
-from matrix import TABLES
-from moving_server import content
 
-from crowd import Getter, crowd
 from quicbaton.asyncio.endpoint.steer import steer
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.routing.id_text import parse_ids
 from quicbaton.routing.quic_lb import IdLayout
+from tests.processes.crowd import Getter, crowd
+from tests.processes.harness import Server, World, until
+from tests.processes.matrix import TABLES
+from tests.processes.moving_server import content
 
 #: Clients of the first worker: so many that not all of them stay with it by luck.
 BEFORE = 16

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from exchanging_client import client_of
-from harness import RunningWorld, Server, World, until
-from moving_server import content
-from wire import Relay
 
-from crowd import client_configuration
 from quicbaton.asyncio import connect
 from quicbaton.service.peers import commands as c
+from tests.processes.crowd import client_configuration
+from tests.processes.exchanging_client import client_of
+from tests.processes.harness import RunningWorld, Server, World, until
+from tests.processes.moving_server import content
+from tests.processes.wire import Relay
 
 pytestmark = pytest.mark.process
 

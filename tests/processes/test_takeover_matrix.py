@@ -7,9 +7,10 @@ afterwards by the process that is left; and no packet number is used twice.
 from __future__ import annotations
 
 import pytest
-from harness import World
-from matrix import Outcomes, run_cells, selected
-from takeover_cells import (
+
+from tests.processes.harness import World
+from tests.processes.matrix import Outcomes, run_cells, selected
+from tests.processes.takeover_cells import (
     FAULTS,
     TAKEOVER_CELLS,
     TakeoverCell,

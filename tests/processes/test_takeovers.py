@@ -10,13 +10,13 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from cells import ending
-from harness import GUARD_S, SHORT_WAITS, SLOWLY, Server, World, until
-from matrix import TABLES
-from moving_server import content
-from wire import Relay
 
-from crowd import Getter, Handshaker, crowd
+from tests.processes.cells import ending
+from tests.processes.crowd import Getter, Handshaker, crowd
+from tests.processes.harness import GUARD_S, SHORT_WAITS, SLOWLY, Server, World, until
+from tests.processes.matrix import TABLES
+from tests.processes.moving_server import content
+from tests.processes.wire import Relay
 
 pytestmark = pytest.mark.process
 

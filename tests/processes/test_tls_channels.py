@@ -15,9 +15,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from cluster_folder import Door, make_cluster, plain
-from harness import until
-from loopback import run
 
 from quicbaton.baton.versions import readable_versions
 from quicbaton.cli.authority import Authority
@@ -35,6 +32,9 @@ from quicbaton.service.peers.incoming import Incoming
 from quicbaton.service.peers.link import Link
 from quicbaton.service.peers.peers import Peers
 from quicbaton.service.peers.tls import TlsChannel, connect_tls
+from tests.asyncio.loopback import run
+from tests.processes.cluster_folder import Door, make_cluster, plain
+from tests.processes.harness import until
 
 CUTOVER = Cutover(b"connection", b"h" * 16)
 NOW = datetime.datetime.now(datetime.UTC)

@@ -12,8 +12,9 @@ from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import DataReceived
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
-from command_line import GUARD_S
-from service_home import ServiceHome
+
+from tests.cli.command_line import GUARD_S
+from tests.supervisor.service_home import ServiceHome
 
 _GOAWAY = 0x7
 _SERVERS_CONTROL_STREAM = 3

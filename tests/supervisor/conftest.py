@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from service_home import ServiceHome, service_home
+
+from tests.supervisor.service_home import ServiceHome, service_home
 
 
 @pytest.fixture

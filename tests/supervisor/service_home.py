@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from command_line import Download, Home, Server, wait_for
+from tests.cli.command_line import Download, Home, Server, wait_for
 
 #: What clients download, as slowly as this; they may go as fast as they can in the end.
 FILE_BYTES = 30_000_000

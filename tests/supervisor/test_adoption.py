@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness import accepts_nobody
-from loopback import run
 
 from quicbaton.errors import ConfigurationError
 from quicbaton.service.node.control import Control
@@ -22,6 +20,8 @@ from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import Channel, Listener, PeerCredentials
 from quicbaton.service.supervisor import adoption
 from quicbaton.service.supervisor.adoption import Found, find_workers
+from tests.asyncio.loopback import run
+from tests.processes.harness import accepts_nobody
 
 SILENT_S = 5.0
 #: Listens, and says no more.

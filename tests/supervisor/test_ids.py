@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 import pytest
-from service_home import FILE_BYTES, ServiceHome, check_whole
 
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from tests.supervisor.service_home import FILE_BYTES, ServiceHome, check_whole
 
 pytestmark = pytest.mark.process
 

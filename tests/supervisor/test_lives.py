@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import run
 
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.keys.cluster_key import ClusterKey
@@ -27,6 +26,7 @@ from quicbaton.service.supervisor.roster import make_roster
 from quicbaton.service.supervisor.slot import Slot
 from quicbaton.service.supervisor.spawn import Process, Spawner
 from quicbaton.service.supervisor.supervisor import Settings, Supervisor
+from tests.asyncio.loopback import run
 
 #: Ends in good order when its standard input does.
 _PATIENT = (sys.executable, "-c", "import sys; sys.stdin.read()")

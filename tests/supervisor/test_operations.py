@@ -5,8 +5,9 @@ from __future__ import annotations
 import urllib.request
 
 import pytest
-from command_line import GUARD_S, wait_for
-from service_home import FILE_BYTES, RATE, Service, ServiceHome, check_whole
+
+from tests.cli.command_line import GUARD_S, wait_for
+from tests.supervisor.service_home import FILE_BYTES, RATE, Service, ServiceHome, check_whole
 
 pytestmark = pytest.mark.process
 

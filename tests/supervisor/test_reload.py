@@ -7,8 +7,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from command_line import GUARD_S, Finished, wait_for
-from service_home import FILE_BYTES, ServiceHome, check_whole, is_alive, last_event
+
+from tests.cli.command_line import GUARD_S, Finished, wait_for
+from tests.supervisor.service_home import FILE_BYTES, ServiceHome, check_whole, is_alive, last_event
 
 pytestmark = pytest.mark.process
 

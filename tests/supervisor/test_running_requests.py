@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aioquic_client import client_of, come
-from service_home import Service, ServiceHome, is_alive
+
+from tests.supervisor.aioquic_client import client_of, come
+from tests.supervisor.service_home import Service, ServiceHome, is_alive
 
 pytestmark = pytest.mark.process
 

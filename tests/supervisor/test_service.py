@@ -11,11 +11,11 @@ import time
 import pytest
 from aioquic.h3.connection import H3_ALPN
 from aioquic.quic.configuration import QuicConfiguration
-from command_line import GUARD_S, Download, is_stopped, wait_for
-from service_home import FILE_BYTES, ServiceHome, check_whole, is_alive
 
-from crowd import Getter
 from quicbaton.asyncio import connect
+from tests.cli.command_line import GUARD_S, Download, is_stopped, wait_for
+from tests.processes.crowd import Getter
+from tests.supervisor.service_home import FILE_BYTES, ServiceHome, check_whole, is_alive
 
 pytestmark = pytest.mark.process
 

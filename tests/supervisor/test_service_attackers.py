@@ -6,11 +6,11 @@ import socket
 import urllib.request
 
 import pytest
-from attacker import open_files, resident_bytes, threads
-from command_line import wait_for
-from service_home import FILE_BYTES, ServiceHome, check_whole
 
 from quicbaton.limits import MAX_METRICS_REQUESTS
+from tests.cli.command_line import wait_for
+from tests.processes.attacker import open_files, resident_bytes, threads
+from tests.supervisor.service_home import FILE_BYTES, ServiceHome, check_whole
 
 pytestmark = pytest.mark.process
 

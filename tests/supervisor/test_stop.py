@@ -9,9 +9,10 @@ import os
 import signal
 
 import pytest
-from aioquic_client import client_of, come
-from command_line import GUARD_S, Server, wait_for
-from service_home import FILE_BYTES, RATE, ServiceHome, check_whole
+
+from tests.cli.command_line import GUARD_S, Server, wait_for
+from tests.supervisor.aioquic_client import client_of, come
+from tests.supervisor.service_home import FILE_BYTES, RATE, ServiceHome, check_whole
 
 pytestmark = pytest.mark.process
 

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from typing import Literal
 
 import pytest
-from command_line import is_stopped, wait_for
-from matrix import TABLES, grid
-from service_home import ServiceHome, check_whole, last_event
-from takeover_cells import STEPS
+
+from tests.cli.command_line import is_stopped, wait_for
+from tests.processes.matrix import TABLES, grid
+from tests.processes.takeover_cells import STEPS
+from tests.supervisor.service_home import ServiceHome, check_whole, last_event
 
 pytestmark = pytest.mark.process
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import GUARD_S, wait_for
-from service_home import FILE_BYTES, Service, ServiceHome, check_whole
 
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.listener import bind_listener
+from tests.cli.command_line import GUARD_S, wait_for
+from tests.supervisor.service_home import FILE_BYTES, Service, ServiceHome, check_whole
 
 pytestmark = pytest.mark.process
 

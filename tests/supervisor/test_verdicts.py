@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import FileServer, HttpClient, client_configuration, run, server_configuration
 
 from quicbaton.asyncio import connect
 from quicbaton.asyncio.endpoint.udp import open_udp
@@ -27,6 +26,13 @@ from quicbaton.service.supervisor.roster import make_roster
 from quicbaton.service.supervisor.spawn import Process, Spawner
 from quicbaton.service.supervisor.supervisor import Settings, Supervisor
 from quicbaton.service.supervisor.worker import Worker
+from tests.asyncio.loopback import (
+    FileServer,
+    HttpClient,
+    client_configuration,
+    run,
+    server_configuration,
+)
 
 NOBODYS_PID = 999_999_999
 

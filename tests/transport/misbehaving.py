@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import msgspec
 from aioquic.quic.events import ConnectionTerminated
-from forge import sealed, state_of
 
 from quicbaton.testing import EndOptions, Pair, move
 from quicbaton.testing.cluster import Cluster
@@ -23,6 +22,7 @@ from quicbaton.transport import frames as f
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.frames import encode_varint as v
 from quicbaton.transport.state import Address, ConnectionState
+from tests.transport.forge import sealed, state_of
 
 #: Small, so that they are soon passed.
 WINDOW: Final = 20_000

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from states import connection_state, through_bytes
-
 from quicbaton.transport import frames as f
 from quicbaton.transport.frames import PacketPlan, decode_varint
 from quicbaton.transport.state import (
@@ -13,6 +11,7 @@ from quicbaton.transport.state import (
     StreamDataEvent,
 )
 from quicbaton.transport.streams.streams import Streams
+from tests.transport.states import connection_state, through_bytes
 
 
 @dataclass

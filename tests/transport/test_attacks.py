@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from forge import Forger, state_of
-from stream_wire import Node, pair
 
 from quicbaton import limits
 from quicbaton.testing import Pair
@@ -23,6 +21,8 @@ from quicbaton.transport.packets.cipher import (
     suite_of,
 )
 from quicbaton.transport.state import ConnectionState
+from tests.transport.forge import Forger, state_of
+from tests.transport.stream_wire import Node, pair
 
 #: Payload bytes of an attacker's packet.
 ROOM = 1150

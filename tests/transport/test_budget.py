@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from forge import state_of
-from states import connection_state
-from stream_wire import Node
 
 from quicbaton import limits
 from quicbaton.testing import Pair
@@ -13,6 +10,9 @@ from quicbaton.transport import frames as f
 from quicbaton.transport.budget import Account, MemoryBudget, Pressure
 from quicbaton.transport.state import WritableEvent
 from quicbaton.transport.streams.streams import Streams
+from tests.transport.forge import state_of
+from tests.transport.states import connection_state
+from tests.transport.stream_wire import Node
 
 WINDOW = limits.CONNECTION_WINDOW_BYTES
 LEAST = limits.MIN_CONNECTION_WINDOW_BYTES

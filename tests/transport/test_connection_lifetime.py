@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 from aioquic.quic.events import ConnectionTerminated, PingAcknowledged
-from forge import Forger, state_of
 
 from quicbaton.errors import CallerError
 from quicbaton.testing import CLIENT_ADDRESS, Conditions, EndOptions, Kind, Pair, move
 from quicbaton.transport import frames as f
 from quicbaton.transport.frames import encode_varint
 from quicbaton.transport.state import NEVER
+from tests.transport.forge import Forger, state_of
 
 PEERS: list[Kind] = ["aioquic", "quicbaton"]
 

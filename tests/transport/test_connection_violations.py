@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from aioquic.quic.events import ConnectionTerminated
-from forge import Forger, state_of
 
 from quicbaton.testing import CLIENT_ADDRESS, SERVER_ADDRESS, EndOptions, Pair
 from quicbaton.transport import frames as f
 from quicbaton.transport.frames import encode_varint as v
+from tests.transport.forge import Forger, state_of
 
 TOO_MANY = (1 << 60) + 1
 TOKEN = bytes(16)

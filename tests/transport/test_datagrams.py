@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived
-from forge import state_of
 
 from quicbaton.errors import CallerError
 from quicbaton.limits import MAX_QUEUED_DATAGRAMS
 from quicbaton.testing import Conditions, EndOptions, Pair, move
+from tests.transport.forge import state_of
 
 
 def arrived(pair: Pair, seconds: float = 0.2) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from stream_wire import Node, exchange, pair
 
 from quicbaton import limits
 from quicbaton.transport.state import (
@@ -12,6 +11,7 @@ from quicbaton.transport.state import (
     StreamDataEvent,
     StreamResetEvent,
 )
+from tests.transport.stream_wire import Node, exchange, pair
 
 _STREAM = 0
 _CODE = 0x100

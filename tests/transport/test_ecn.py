@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from forge import state_of
-from states import through_bytes
 
 from quicbaton.testing import Conditions, EndOptions, Pair, move
 from quicbaton.testing.link import Marked, ecn_of
 from quicbaton.transport.paths.ecn import CAPABLE, FAILED, TESTED_PACKETS, TESTING, UNKNOWN
 from quicbaton.transport.state import NumberSpace, PathState
+from tests.transport.forge import state_of
+from tests.transport.states import through_bytes
 
 SIZE = 200_000
 OTHER = ("198.51.100.7", 1000)

@@ -11,12 +11,12 @@ from aioquic.quic.events import (
     StreamDataReceived,
     StreamReset,
 )
-from forge import Forger, state_of
 
 from quicbaton import limits
 from quicbaton.testing import Pair
 from quicbaton.transport import frames as f
 from quicbaton.transport.frames import encode_varint
+from tests.transport.forge import Forger, state_of
 
 
 def settled() -> tuple[Pair, Forger]:

@@ -8,11 +8,11 @@ import pytest
 from aioquic._buffer import Buffer
 from aioquic.quic.packet import QuicTransportParameters, push_quic_transport_parameters
 from aioquic.tls import ExtensionType
-from forge import state_of
 
 from quicbaton.handshake.parameters import allows_grease
 from quicbaton.testing import Pair, move
 from quicbaton.transport.packets.protection import PacketProtection
+from tests.transport.forge import state_of
 
 
 def extension(*extra: bytes) -> list[tuple[int, bytes]]:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
-from misbehaving import (
+
+from quicbaton.transport import frames as f
+from tests.transport.misbehaving import (
     CONNECTION_WINDOW,
     DATAGRAM_BYTES,
     ENDED,
@@ -36,8 +38,6 @@ from misbehaving import (
     new_id,
     stream,
 )
-
-from quicbaton.transport import frames as f
 
 ENCODING = f.FRAME_ENCODING_ERROR
 PROTOCOL = f.PROTOCOL_VIOLATION

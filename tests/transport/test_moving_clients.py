@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from aioquic.quic.events import PingAcknowledged
-from forge import Forger
 
 from quicbaton.testing import Conditions, EndOptions, Pair, move
 from quicbaton.testing.link import Direction
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.state import Address, ConnectionState
+from tests.transport.forge import Forger
 
 AWAY: Address = ("198.51.100.7", 1000)
 SIX: Address = ("2001:db8::7", 1000, 0, 0)

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from states import connection_state, through_bytes
 
 from quicbaton.limits import MAX_PATHS, MAX_PENDING_PATH_RESPONSES, MIN_DATAGRAM_BYTES
 from quicbaton.transport import frames as f
@@ -24,6 +23,7 @@ from quicbaton.transport.state import (
     PeerId,
     TerminatedEvent,
 )
+from tests.transport.states import connection_state, through_bytes
 
 HOME: Address = ("192.0.2.1", 4000)
 REBOUND: Address = ("192.0.2.1", 4001)

@@ -5,11 +5,11 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stream_wire import Node, pair
 
 from quicbaton.errors import StreamStateError
 from quicbaton.testing import Pair
 from quicbaton.transport.streams.turns import CONTROL_URGENCY
+from tests.transport.stream_wire import Node, pair
 
 
 def body(length: int) -> bytes:

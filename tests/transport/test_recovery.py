@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import SupportsIndex
 
 import pytest
-from forge import Forger, state_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from quicbaton.testing import Pair
 from quicbaton.transport import frames as f
 from quicbaton.transport.frames import encode_varint
 from quicbaton.transport.state import NEVER, ConnectionState, SentRun
+from tests.transport.forge import Forger, state_of
 
 
 class Counting(list[SentRun]):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from forge import Forger, state_of
 
 from quicbaton import limits
 from quicbaton.testing import Conditions, Pair, move
 from quicbaton.transport import frames as f
 from quicbaton.transport.frames import encode_varint
 from quicbaton.transport.state import Address
+from tests.transport.forge import Forger, state_of
 
 _CONGESTION_EXPERIENCED = 3
 

@@ -3,8 +3,6 @@
 import random
 
 import pytest
-from states import connection_state
-from stream_wire import Node, Packet, exchange, pair
 
 from quicbaton.transport import frames as f
 from quicbaton.transport import rangeset
@@ -14,6 +12,8 @@ from quicbaton.transport.state import (
     StreamResetEvent,
 )
 from quicbaton.transport.streams import receive_half, send_half
+from tests.transport.states import connection_state
+from tests.transport.stream_wire import Node, Packet, exchange, pair
 
 CLIENT_BIDI, SERVER_BIDI, CLIENT_UNI, SERVER_UNI = range(4)
 

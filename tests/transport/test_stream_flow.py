@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from states import connection_state
-from stream_wire import Node, Packet, exchange, pair
 
 from quicbaton import limits
 from quicbaton.errors import TransportError
@@ -15,6 +13,8 @@ from quicbaton.transport.state import (
     StreamDataEvent,
     StreamResetEvent,
 )
+from tests.transport.states import connection_state
+from tests.transport.stream_wire import Node, Packet, exchange, pair
 
 CLIENT_BIDI, SERVER_BIDI, CLIENT_UNI, SERVER_UNI = range(4)
 

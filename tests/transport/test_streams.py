@@ -5,8 +5,6 @@ import random
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from states import connection_state
-from stream_wire import Node, Packet, exchange, pair
 
 from quicbaton import limits
 from quicbaton.errors import StreamStateError
@@ -14,6 +12,8 @@ from quicbaton.transport.frames import PacketPlan
 from quicbaton.transport.state import (
     WritableEvent,
 )
+from tests.transport.states import connection_state
+from tests.transport.stream_wire import Node, Packet, exchange, pair
 
 CLIENT_BIDI, SERVER_BIDI, CLIENT_UNI, SERVER_UNI = range(4)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
+
 from tests.clients.hostile import http3_attacks as h
 from tests.clients.hostile import strangers as s
 from tests.clients.hostile import transport_attacks as t

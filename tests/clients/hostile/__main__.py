@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 import msgspec
+
 from tests.clients.hostile import ATTACKS, perform
 
 

@@ -7,9 +7,9 @@ from itertools import count
 from typing import Final
 
 from pylsqpack import Encoder
-from tests.clients.hostile.raw import PAYLOAD_BYTES, RawClient, stream_frame
 
 from quicbaton.transport.frames import encode_varint as varint
+from tests.clients.hostile.raw import PAYLOAD_BYTES, RawClient, stream_frame
 
 _DATA: Final = 0x00
 _HEADERS: Final = 0x01

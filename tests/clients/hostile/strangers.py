@@ -18,9 +18,9 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import QuicProtocolVersion
-from tests.clients.hostile.raw import Budget, OverError, udp_socket
 
 from quicbaton.transport.frames import encode_varint as varint
+from tests.clients.hostile.raw import Budget, OverError, udp_socket
 
 _BURST: Final = 32
 _PATIENCE_S: Final = 0.25

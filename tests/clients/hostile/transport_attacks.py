@@ -6,6 +6,7 @@ import os
 from itertools import count
 from typing import Final
 
+from quicbaton.transport.frames import encode_varint as varint
 from tests.clients.hostile.http3_attacks import LARGE_PATH, open_control, request
 from tests.clients.hostile.raw import (
     PAYLOAD_BYTES,
@@ -14,8 +15,6 @@ from tests.clients.hostile.raw import (
     stream_frame,
     udp_socket,
 )
-
-from quicbaton.transport.frames import encode_varint as varint
 
 _UPLOAD_STREAM: Final = 0
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+
 from tests.clients.matrix.service import GUARD_S
 
 #: More than a client waits for a response.

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
-from tests.clients.matrix.authority import make_certificates
 
 from quicbaton.errors import PeerError
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError, ask, ask_in_steps
+from tests.clients.matrix.authority import make_certificates
 
 #: A hang guard: nothing waits so long unless it is broken.
 GUARD_S = 30.0
