@@ -1,6 +1,6 @@
 """aioquic's own tests of HTTP/3, from its source distribution, run against ours.
 
-    python tests/http3/aioquic_suite.py
+    python -m tests.http3.aioquic_suite
 
 The sdist of the version that is installed is fetched by pip into .aioquic/ once. In test_h3 and
 test_webtransport the imports of `aioquic.h3` become those of `quicbaton.http3`, and nothing else is
