@@ -228,7 +228,8 @@ class World:
             *(sys.executable, "-m", self.program),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env=self.environment,
+            # On another host its folder is another, too.
+            env={"PYTHONPATH": str(_REPOSITORY), **(self.environment or os.environ)},
             cwd=_REPOSITORY,
         )
         return self
