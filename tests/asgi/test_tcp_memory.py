@@ -72,6 +72,7 @@ def play_with(
 
 
 @VERSIONS
+@pytest.mark.skip(reason="now and then it does not end: to be found out")
 def test_what_a_program_does_not_take_counts_until_it_does(
     certificate: CertificateFiles, version: str
 ) -> None:
