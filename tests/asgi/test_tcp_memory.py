@@ -72,7 +72,6 @@ def play_with(
 
 
 @VERSIONS
-@pytest.mark.skip(reason="now and then it does not end: to be found out")
 def test_what_a_program_does_not_take_counts_until_it_does(
     certificate: CertificateFiles, version: str
 ) -> None:
@@ -82,8 +81,8 @@ def test_what_a_program_does_not_take_counts_until_it_does(
         budget = stage.memory.budget
         uploading = asyncio.create_task(upload(stage, version, body))
         try:
-            await until(lambda: budget.held_bytes > SMALL_BUFFER_HIGH_BYTES)
-            # The upload goes on meanwhile.
+            await until(lambda: budget.held_bytes)
+            # More may be on its way, until nothing more is read.
             await until(
                 lambda: [one.held_bytes for one in stage.server.describe()] == [budget.held_bytes]
             )

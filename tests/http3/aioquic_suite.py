@@ -67,6 +67,9 @@ class Result(unittest.TestResult):
 
 
 def main() -> int:
+    # This folder is a package `tests`, too, and it is the one that is imported from.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+        del sys.modules[name]
     sys.path.insert(0, str(fetch()))
     loader = unittest.TestLoader()
     suite = loader.loadTestsFromNames([f"tests.{module}" for module in MODULES])
