@@ -25,6 +25,7 @@ from tests.asgi import asgi_programs
 from tests.asyncio.loopback import LoopFactory, run
 
 VERSIONS = {"1.1": pycurl.CURL_HTTP_VERSION_1_1, "2": pycurl.CURL_HTTP_VERSION_2TLS}
+_END_S = 5.0
 _ALPN = {"1.1": "http/1.1", "2": "h2"}
 
 
@@ -125,8 +126,8 @@ async def serving(
         yield Stage(server, listener.take().getsockname()[1], certificate, memory)
     finally:
         server.close()
-        while server.running:
-            await asyncio.sleep(0)
+        # What a test has left at work, because it failed, shall not hide that.
+        await server.until_none_left(_END_S)
         listener.close()
         await lifespan.shutdown()
 
