@@ -13,8 +13,7 @@ from bench.owners import Owner, Watcher
 from bench.servers.handoff_server import DATA_TRAIN_BYTES, Content
 from bench.watcher import Account, Order
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import read_frames
-from quicbaton.service.peers.channel import connect_channel
+from quicbaton.service.peers.asking import Conversation
 
 MB = 1_000_000
 NS = 1_000_000_000
@@ -58,13 +57,9 @@ class Run:
 
 
 async def tell_server(control: str, command: c.Frame) -> c.Frame:
-    channel = await connect_channel(Path(control))
-    frames = read_frames(channel)
-    channel.write(c.encode(command))
-    channel.start()
-    answer = await frames.get()
-    channel.close()
-    return answer
+    with await Conversation.begin(Path(control)) as conversation:
+        conversation.channel.write(c.encode(command))
+        return await conversation.next()
 
 
 class Pair:

@@ -39,7 +39,7 @@ from quicbaton.service.node.node import Node
 from quicbaton.service.node.operations import Operations
 from quicbaton.service.node.takeover import NewProcess, Takeovers
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import ask_for_socket
+from quicbaton.service.peers.asking import Conversation
 
 BLOCK_BYTES = 64 * CHUNK_BYTES
 #: How often a live stream has something to send.
@@ -236,10 +236,10 @@ async def start(options: argparse.Namespace) -> tuple[Node, Started]:
         node = Node(open_udp("127.0.0.1", 0, reuse_port=True), options.control, **shared)
         node.start()
     elif options.mode == "join":
-        channel, _, joined, descriptor = await ask_for_socket(
-            options.other, c.Join(str(options.control))
-        )
-        channel.close()
+        with await Conversation.begin(options.other) as asked:
+            joined, descriptor = await asked.ask_for_descriptor(
+                c.Join(str(options.control)), c.Joined
+            )
         node = Node(
             socket.socket(fileno=descriptor),
             options.control,
@@ -257,8 +257,8 @@ async def _take_over(options: argparse.Namespace, shared: dict[str, Any]) -> tup
     """Replace the process at `other`; returns when that has nothing left."""
     begun = monotonic()
     command = c.TakeOver(str(options.control), _TAKEOVER_DEADLINE_S, 0.0)
-    channel, frames, passed, descriptor = await ask_for_socket(options.other, command)
-    arrival = NewProcess(channel, frames, passed, descriptor)
+    arrival = await NewProcess.begin(options.other, command)
+    passed = arrival.passed
     node = Node(
         arrival.sock,
         options.control,

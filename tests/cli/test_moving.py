@@ -20,7 +20,7 @@ from quicbaton.cli.connections import _fetch
 from quicbaton.cli.user_state import read_keys
 from quicbaton.errors import PeerError
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import CommandFailedError, Conversation, read_frames
+from quicbaton.service.peers.asking import CommandFailedError, Conversation
 from quicbaton.service.peers.channel import Channel
 from tests.cli.command_line import GUARD_S, Download, Home, Server, is_stopped, wait_for
 
@@ -337,13 +337,12 @@ def test_a_baton_is_kept_unless_the_server_says_that_it_is_worth_nothing(
     async def main() -> None:
         ours, theirs = socket.socketpair()
         channel, server = Channel(ours), Channel(theirs)
-        answers = read_frames(server)
-        server.start()
+        answers = Conversation(server)
         file = tmp_path / "connection.baton"
         fetching = asyncio.create_task(_fetch(Conversation(channel), "ab", file))
-        assert isinstance(await answers.get(), c.Freeze)
+        assert isinstance(await answers.next(), c.Freeze)
         server.write(c.encode(c.Frozen(b"sealed")))
-        assert isinstance(await answers.get(), c.Kept)
+        assert isinstance(await answers.next(), c.Kept)
         if not hangs_up:
             server.write(c.encode(c.Answer(False, "not_kept", "it came too late")))
         server.close()

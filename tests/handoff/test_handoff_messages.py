@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from quicbaton.errors import PeerError
 from quicbaton.handoff.messages import (
+    CODEC,
     PROTOCOL_VERSION,
     Abort,
     Accept,
@@ -19,7 +20,6 @@ from quicbaton.handoff.messages import (
     Cutover,
     CutoverAck,
     Descriptors,
-    FrameReader,
     HandoffMessage,
     Hello,
     Load,
@@ -152,7 +152,7 @@ def test_reader_gives_the_messages_however_the_stream_is_cut(
     messages: list[Message], cuts: list[int]
 ) -> None:
     stream = b"".join(encode(message) for message in messages)
-    reader = FrameReader()
+    reader = CODEC.reader()
     read: list[Message] = []
     for cut in cuts:
         read += reader.feed(stream[:cut])
@@ -161,9 +161,15 @@ def test_reader_gives_the_messages_however_the_stream_is_cut(
     assert read == messages
 
 
+def test_reader_leaves_what_nobody_took_to_others() -> None:
+    reader = CODEC.reader()
+    assert next(reader.feed(encode(EXAMPLES[0]) + b"others'")) == EXAMPLES[0]
+    assert reader.rest == b"others'"
+
+
 def test_reader_refuses_an_announced_length_before_any_of_it_is_buffered() -> None:
     with pytest.raises(PeerError) as caught:
-        FrameReader().feed((MAX_HANDOFF_MESSAGE_BYTES + 1).to_bytes(4, "big"))
+        list(CODEC.reader().feed((MAX_HANDOFF_MESSAGE_BYTES + 1).to_bytes(4, "big")))
     assert caught.value.code == "message_too_long"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import CommandFailedError, ask_over
+from quicbaton.service.peers.asking import CommandFailedError, Conversation
 from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.peers.directory import connect_node
 from tests.processes.attacker import Tap
@@ -99,7 +99,8 @@ class NodeScene:
         async def moves() -> bool:
             try:
                 channel = await connect_node(cluster or self.cluster, source)
-                return (await ask_over(channel, command, c.Answer, GUARD_S)).ok
+                with Conversation(channel, GUARD_S) as conversation:
+                    return (await conversation.ask(command, c.Answer)).ok
             except CommandFailedError as error:
                 if error.code != "cutover_pending":
                     raise

@@ -41,7 +41,7 @@ from quicbaton.service.node.node import Node
 from quicbaton.service.node.takeover import NewProcess, Takeovers
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.acceptor import listen
-from quicbaton.service.peers.asking import ask_for_socket
+from quicbaton.service.peers.asking import Conversation
 from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.stores import open_store
 from tests.processes import format_before
@@ -243,14 +243,14 @@ async def _start(options: Options) -> tuple[Node, NewProcess | None]:
         return node, None
     other = Path(options.other)
     if options.mode == "join":
-        channel, _, joined, descriptor = await ask_for_socket(other, c.Join(str(control)))
-        channel.close()
+        with await Conversation.begin(other) as asked:
+            joined, descriptor = await asked.ask_for_descriptor(c.Join(str(control)), c.Joined)
         place = (joined.node, joined.worker, joined.workers)
         sock, arrival = socket.socket(fileno=descriptor), None
     else:
         command = c.TakeOver(str(control), options.deadline_s, 0.0)
-        channel, frames, passed, descriptor = await ask_for_socket(other, command)
-        arrival = NewProcess(channel, frames, passed, descriptor)
+        arrival = await NewProcess.begin(other, command)
+        passed = arrival.passed
         place = (passed.node, passed.worker, passed.workers)
         sock = arrival.sock
     node = _node(sock, control, node=place[0], worker=place[1], workers=place[2], **shared)

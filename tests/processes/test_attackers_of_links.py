@@ -26,7 +26,7 @@ from quicbaton.handoff.messages import (
 )
 from quicbaton.limits import MAX_COMMAND_BYTES, MAX_UNPROVEN_PEERS
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import ask_over
+from quicbaton.service.peers.asking import Conversation
 from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.peers.directory import connect_node
 from tests.processes.attack_stage import NODES, NodeScene
@@ -221,7 +221,8 @@ def test_half_open_connections_are_few_and_keep_no_node_out(among_nodes: Any) ->
                 socks.append(sock)
             # A node gets in between them.
             channel = await connect_node(scene.cluster, first)
-            listed = await ask_over(channel, c.ListConnections(), c.Connections, GUARD_S)
+            with Conversation(channel, GUARD_S) as conversation:
+                listed = await conversation.ask(c.ListConnections(), c.Connections)
             assert listed.pid == server.pid
             # Those that wait for their preamble, and those in their handshake.
             assert open_files(server.pid) - files <= 2 * MAX_UNPROVEN_PEERS + 16

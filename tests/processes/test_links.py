@@ -21,7 +21,7 @@ from quicbaton.handoff.messages import PROTOCOL_VERSION, Baton, Cutover, Descrip
 from quicbaton.limits import MAX_WAITING_PARCELS
 from quicbaton.service.peers import channel as channel_module
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import Conversation, ask_for_descriptor
+from quicbaton.service.peers.asking import CommandFailedError, Conversation
 from quicbaton.service.peers.channel import Channel, Listener, connect_channel
 from quicbaton.service.peers.link import Link
 from quicbaton.service.peers.peers import Peers
@@ -486,14 +486,35 @@ def test_an_answer_that_came_in_time_counts_however_late_it_is_read() -> None:
     run(test)
 
 
+def test_that_the_other_hangs_up_is_no_answer_of_its_and_is_said_again() -> None:
+    """An answer may say, too, that a link was lost: another one."""
+
+    async def test() -> None:
+        channel, other = pair()
+        with Conversation(channel, 5.0) as conversation:
+            other.sendall(c.encode(c.Answer(False, "link_lost", "to the destination")))
+            with pytest.raises(CommandFailedError) as refused:
+                await conversation.ask(c.WorkerStatus(), c.WorkerState)
+            assert refused.value.code == "link_lost"
+            other.close()
+            for _ in range(2):
+                with pytest.raises(PeerError) as lost:
+                    await conversation.ask(c.WorkerStatus(), c.WorkerState)
+                assert lost.value.code == "link_lost"
+
+    run(test)
+
+
 def test_a_descriptor_that_comes_too_late_is_not_kept(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
 
     async def test() -> None:
         accepted: list[Channel] = []
         listener = Listener(tmp_path / "socket", accepted.append)
-        with pytest.raises(TimeoutError):
-            await ask_for_descriptor(listener.path, c.PassSocket(0), 0.01)
+        conversation = await Conversation.begin(listener.path, 0.01)
+        with pytest.raises(PeerError) as caught:
+            await conversation.ask_for_descriptor(c.PassSocket(0), c.SocketOf)
+        assert caught.value.code == "timeout"
         # Whoever asked has hung up.
         await until(lambda: accepted and accepted[0].closed, "the end")
         listener.close()

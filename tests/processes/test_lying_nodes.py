@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from quicbaton.handoff import FrameReader, Hello, encode
+from quicbaton.handoff import CODEC, Hello, encode
 from quicbaton.handoff.messages import (
     PROTOCOL_VERSION,
     Abort,
@@ -56,7 +56,7 @@ async def _say_on_a_link(scene: NodeScene, node: str, *words: bytes) -> list[Mes
     """Open a link to a node as `c`, say that, and what came back until it hung up, or had answered
     a question that every process answers."""
     channel = await connect_node(scene.cluster, node)
-    reader = FrameReader()
+    reader = CODEC.reader()
     heard: list[Message] = []
     channel.on_data = lambda data: heard.extend(reader.feed(data))
     channel.start()

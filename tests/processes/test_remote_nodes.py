@@ -20,7 +20,7 @@ import pytest
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import PeerError
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import CommandFailedError, Conversation, ask_over
+from quicbaton.service.peers.asking import CommandFailedError, Conversation
 from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.peers.directory import connect_node
 from quicbaton.service.peers.tls import connect_tls
@@ -47,7 +47,9 @@ class Pair:
         return server
 
     async def ask(self, node: str, command: c.Frame, answer: type = c.Answer) -> Any:
-        return await ask_over(await connect_node(self.cluster, node), command, answer, GUARD_S)
+        channel = await connect_node(self.cluster, node)
+        with Conversation(channel, GUARD_S) as conversation:
+            return await conversation.ask(command, answer)
 
     async def owner(self) -> tuple[str, str, str]:
         """Where the only connection lives, where it does not, and its name."""

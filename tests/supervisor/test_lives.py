@@ -116,7 +116,7 @@ def test_a_worker_that_ends_right_after_its_answer_is_not_the_current_one(
             await ended(process)
             return c.Answer(True, "ok", "serving")
 
-        monkeypatch.setattr(module, "ask_in_steps", answer_and_end)
+        monkeypatch.setattr(module, "follow", answer_and_end)
         with pytest.raises(PeerError, match="SIGKILL"):
             await stage.supervisor.begin(stage.slot, process)
         assert stage.slot.current is None
@@ -309,7 +309,7 @@ def test_of_two_workers_that_begin_at_once_one_is_told_of_the_other(
             await both.wait()
             return c.Answer(True, "ok", "serving")
 
-        monkeypatch.setattr(module, "ask_in_steps", answer)
+        monkeypatch.setattr(module, "follow", answer)
         first, second = (supervisor.new_process(slot) for slot in supervisor.slots)
         for process in (first, second):
             process.control = Path(str(process.pid))

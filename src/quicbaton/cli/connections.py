@@ -249,7 +249,7 @@ async def _fetch(conversation: Conversation, connection: str, file: Path) -> Non
     try:
         await conversation.ask(c.Kept(), c.Answer)
     except QuicbatonError as error:
-        if isinstance(error, CommandFailedError) and error.code != "link_lost":
+        if isinstance(error, CommandFailedError):
             # It thaws there: what we have fits nothing any more.
             file.unlink()
             raise

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 from quicbaton.cli import user_state
 from quicbaton.errors import ConfigurationError, PeerError
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import CommandFailedError, Conversation, ask_over
-from quicbaton.service.peers.channel import Channel, connect_channel
+from quicbaton.service.peers.asking import TIMEOUT_S, CommandFailedError, Conversation
+from quicbaton.service.peers.channel import connect_channel
 from quicbaton.service.peers.cluster import Cluster, node_keys
 from quicbaton.service.peers.directory import connect_node
 from quicbaton.service.peers.names import parse_slot
@@ -42,30 +42,30 @@ class Server(NamedTuple):
     def is_remote(self) -> bool:
         return self.path is None
 
-    async def connect(self) -> Channel:
-        """A channel to it."""
+    async def begin(self, timeout_s: float = TIMEOUT_S) -> Conversation:
+        """A conversation with it. PeerError when nobody answers."""
         if self.path is not None:
-            return await connect_channel(self.path)
+            return await Conversation.begin(self.path, timeout_s)
         assert self.cluster is not None
-        return await connect_node(self.cluster, self.name)
+        return Conversation(await connect_node(self.cluster, self.name), timeout_s)
+
+    async def say(
+        self, command: c.Frame, answer: type[_Frame], timeout_s: float = TIMEOUT_S
+    ) -> _Frame:
+        """Send one command and return its answer, as `Conversation.ask` does."""
+        with await self.begin(timeout_s) as conversation:
+            return await conversation.ask(command, answer)
 
     def ask(self, command: c.Frame, answer: type[_Frame]) -> _Frame:
-        """Send one command and wait for its answer, as `asking.ask` does."""
+        """As `say`, for a program without an event loop."""
+        return asyncio.run(self.say(command, answer))
 
-        async def run() -> _Frame:
-            return await ask_over(await self.connect(), command, answer)
-
-        return asyncio.run(run())
-
-    def talk(self, conversation: Callable[[Conversation], Awaitable[_T]]) -> _T:
-        """Say several things over one channel."""
+    def talk(self, talk: Callable[[Conversation], Awaitable[_T]]) -> _T:
+        """Say several things in one conversation."""
 
         async def run() -> _T:
-            channel = await self.connect()
-            try:
-                return await conversation(Conversation(channel))
-            finally:
-                channel.close()
+            with await self.begin() as conversation:
+                return await talk(conversation)
 
         return asyncio.run(run())
 

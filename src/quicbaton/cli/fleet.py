@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from quicbaton.cli.control import Server
-from quicbaton.errors import PeerError, QuicbatonError
+from quicbaton.errors import QuicbatonError
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import CommandFailedError, ask_over, read_frames
+from quicbaton.service.peers.asking import CommandFailedError
 
 _Frame = TypeVar("_Frame", bound=c.Frame)
 
@@ -21,7 +21,7 @@ TIMEOUT_S: Final = 5.0
 async def workers_of(server: Server) -> list[Server]:
     """The processes that serve behind a name: a supervisor's workers, or the server itself."""
     try:
-        service = await ask_over(await server.connect(), c.ServiceStatus(), c.Service)
+        service = await server.say(c.ServiceStatus(), c.Service)
     except CommandFailedError:
         # Whoever does not know the question has no workers.
         return [server]
@@ -49,7 +49,7 @@ async def ask_all(
 
     async def ask_one(server: Server) -> _Frame | None:
         try:
-            return await ask_over(await server.connect(), command, answer, timeout_s)
+            return await server.say(command, answer, timeout_s)
         except QuicbatonError:
             return None
 
@@ -66,19 +66,8 @@ async def follow(
 
     CommandFailedError when the server refuses, PeerError when it hangs up.
     """
-    channel = await server.connect()
-    frames = read_frames(channel)
-    try:
-        channel.start()
-        channel.write(c.encode(command))
-        while True:
-            frame = await frames.get()
-            if isinstance(frame, end):
-                return frame
-            if isinstance(frame, c.Answer):
-                if frame.code == "link_lost":
-                    raise PeerError(f"{server}: {frame.message}", code=frame.code)
-                raise CommandFailedError(f"{server}: {frame.message}", code=frame.code)
-            on_step(frame)
-    finally:
-        channel.close()
+    with await server.begin() as conversation:
+        try:
+            return await conversation.follow(command, end, on_step)
+        except QuicbatonError as error:
+            raise type(error)(f"{server}: {error}", code=error.code) from error

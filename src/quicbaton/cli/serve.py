@@ -42,7 +42,7 @@ from quicbaton.service.node.operations import Operations
 from quicbaton.service.node.takeover import NewProcess, Takeovers
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.acceptor import listen
-from quicbaton.service.peers.asking import ask, ask_for_socket
+from quicbaton.service.peers.asking import Conversation, ask
 from quicbaton.service.peers.cluster import KEYS_FILE
 from quicbaton.service.stores import open_store
 
@@ -297,9 +297,9 @@ class Server:
         port = await ports.port_of(other)
         control = self._control_path(port)
         listener = await tcp.listener_of(self._options, other, port)
-        channel, _, joined, descriptor = await ask_for_socket(other, c.Join(str(control)))
+        with await Conversation.begin(other) as asked:
+            joined, descriptor = await asked.ask_for_descriptor(c.Join(str(control)), c.Joined)
         self._has_socket = True
-        channel.close()
         sock = socket.socket(fileno=descriptor)
         node = self.node(sock, control, joined.node, joined.worker, joined.workers, listener)
         node.start()
@@ -312,9 +312,9 @@ class Server:
         control = self._control_path(port)
         listener = await tcp.listener_of(self._options, other, port)
         command = c.TakeOver(str(control), self._options.deadline, 0.0)
-        channel, frames, passed, descriptor = await ask_for_socket(other, command)
+        arrival = await NewProcess.begin(other, command)
+        passed = arrival.passed
         self._has_socket = True
-        arrival = NewProcess(channel, frames, passed, descriptor)
         node = self.node(
             arrival.sock, control, passed.node, passed.worker, passed.workers, listener
         )

@@ -26,7 +26,6 @@ from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.cli.supervise import step_fields
 from quicbaton.errors import ConfigurationError
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import ask_over
 
 #: The server's own.
 _ITS_OWN: Final = -1.0
@@ -218,4 +217,4 @@ def _command(options: argparse.Namespace) -> c.Reload:
 
 async def _stop_at(server: Server, command: c.Stop) -> c.Left:
     """Wait as long as it takes: the server has a deadline of its own."""
-    return await ask_over(await server.connect(), command, c.Left, math.inf)
+    return await server.say(command, c.Left, math.inf)

@@ -14,7 +14,7 @@ from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.program import Program, named_program
 from quicbaton.errors import ConfigurationError, PeerError
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import ask_for_descriptor
+from quicbaton.service.peers.asking import CommandFailedError, Conversation
 
 _KEEP_ALIVE_S: Final = 5.0
 #: For another process to pass its socket.
@@ -58,9 +58,10 @@ async def listener_of(options: argparse.Namespace, other: Path, port: int) -> Li
     one if that has none."""
     if may_serve_tcp(options):
         try:
-            _, descriptor = await ask_for_descriptor(other, c.PassListener(), _PASS_S)
+            with await Conversation.begin(other, _PASS_S) as asked:
+                _, descriptor = await asked.ask_for_descriptor(c.PassListener(), c.SocketOf)
             return adopt_listener(descriptor)
-        except (PeerError, TimeoutError):
+        except (PeerError, CommandFailedError):
             pass  # it serves UDP alone
     return listener_at(options, port)
 

@@ -24,8 +24,8 @@ now and then. It begins to give a connection away only where there is no machine
 `ended`, since the machine of a frozen or saved connection is the only one that may commit it.
 
 Links. A link is a stream between two processes with a number that is never used twice. Both sides
-send `Hello` first and check the other's with `shared_formats`. Bytes read go into a `FrameReader`;
-each message goes
+send `Hello` first and check the other's with `shared_formats`. Bytes read go into a reader of
+`CODEC`; each message goes
 
     to incoming[message.handoff_id], if there is one;
     an Offer to a new Taking;
@@ -87,18 +87,18 @@ from quicbaton.handoff.forwarding import Forwarding, ForwardingState
 from quicbaton.handoff.giving import Giving, GivingState
 from quicbaton.handoff.giving_by_ledger import GivingByLedger
 from quicbaton.handoff.giving_by_store import GivingByStore
-from quicbaton.handoff.messages import FrameReader, Hello, decode, encode, shared_formats
+from quicbaton.handoff.messages import CODEC, Hello, decode, encode, shared_formats
 from quicbaton.handoff.taking import Taking, TakingState
 from quicbaton.handoff.taking_by_ledger import TakingByLedger
 from quicbaton.handoff.taking_by_store import TakingByStore
 from quicbaton.handoff.waits import Waits
 
 __all__ = [
+    "CODEC",
     "CuttingOver",
     "CuttingOverState",
     "Forwarding",
     "ForwardingState",
-    "FrameReader",
     "Giving",
     "GivingByLedger",
     "GivingByStore",

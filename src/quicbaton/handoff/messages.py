@@ -10,8 +10,7 @@ appears in a log.
 A kind of message that was released keeps its shape. A later release adds new kinds, and sends them
 to peers that read its own baton format (`Hello.formats`): so it talks to the release before.
 
-On the wire a message is a 4-byte big-endian length and a MessagePack array that starts with the
-message's name. Nothing is optional: a missing, surplus or ill-typed field is a `PeerError`.
+On the wire a message is a frame (`framing`).
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from typing import Annotated, Final
 import msgspec
 
 from quicbaton.errors import PeerError
+from quicbaton.handoff.framing import Codec
 from quicbaton.limits import MAX_HANDOFF_MESSAGE_BYTES, MAX_PASSED_DESCRIPTORS
 
 #: Both sides of a link must speak the same.
 PROTOCOL_VERSION: Final = 1
 
-_LENGTH_BYTES: Final = 4
 #: Reasons in a message: a code for programs and a sentence for people.
 MAX_CODE_CHARS: Final = 64
 MAX_TEXT_CHARS: Final = 1024
@@ -347,34 +346,10 @@ Message = (
 #: What concerns relayed streams.
 RelayMessage = StreamMessage | OpenStream | RelayedDatagram | StreamsCut
 
-_ENCODER: Final = msgspec.msgpack.Encoder()
-_DECODER: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)
-
-
-def encode(message: Message | HandoffMessage) -> bytes:
-    """The message's bytes on a link, length first. Raises `PeerError` when it is too long."""
-    body = _ENCODER.encode(message)
-    if len(body) > MAX_HANDOFF_MESSAGE_BYTES:
-        raise PeerError(
-            f"a message of {len(body)} bytes exceeds {MAX_HANDOFF_MESSAGE_BYTES}: the baton is "
-            "too big to hand over",
-            code="message_too_long",
-        )
-    return len(body).to_bytes(_LENGTH_BYTES, "big") + body
-
-
-def decode(body: bytes | bytearray | memoryview) -> Message:
-    """Parse one message without its length. Raises `PeerError` on anything malformed."""
-    if len(body) > MAX_HANDOFF_MESSAGE_BYTES:
-        raise PeerError(
-            f"a message of {len(body)} bytes exceeds {MAX_HANDOFF_MESSAGE_BYTES}",
-            code="message_too_long",
-        )
-    try:
-        return _DECODER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        # The cause names types and places, never a field's content: it may be logged.
-        raise PeerError(f"not a handoff message: {error}", code="malformed_message") from error
+#: Of the messages on a link.
+CODEC: Final[Codec[Message]] = Codec(Message, "a handoff message", MAX_HANDOFF_MESSAGE_BYTES)
+encode = CODEC.encode
+decode = CODEC.decode
 
 
 def shared_formats(ours: Hello, theirs: Hello) -> frozenset[int]:
@@ -389,35 +364,3 @@ def shared_formats(ours: Hello, theirs: Hello) -> frozenset[int]:
     if not formats:
         raise PeerError("no baton format is known to both sides", code="format_mismatch")
     return formats
-
-
-class FrameReader:
-    """Cuts a link's byte stream into messages, holding at most one unfinished message.
-
-    After a `PeerError` the stream has no next message: close the link.
-    """
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> list[Message]:
-        """Take in bytes as read; return the messages that they complete."""
-        self._buffer += data
-        messages: list[Message] = []
-        position = 0
-        with memoryview(self._buffer) as view:
-            while len(view) - position >= _LENGTH_BYTES:
-                start = position + _LENGTH_BYTES
-                length = int.from_bytes(view[position:start], "big")
-                if length > MAX_HANDOFF_MESSAGE_BYTES:
-                    raise PeerError(
-                        f"a message of {length} bytes was announced, the limit is "
-                        f"{MAX_HANDOFF_MESSAGE_BYTES}: close the link",
-                        code="message_too_long",
-                    )
-                if len(view) - start < length:
-                    break
-                messages.append(decode(view[start : start + length]))
-                position = start + length
-        del self._buffer[:position]
-        return messages

@@ -15,7 +15,7 @@ import msgspec
 
 from quicbaton.errors import PeerError
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import CommandFailedError, ask, ask_in_steps
+from quicbaton.service.peers.asking import CommandFailedError, ask, follow
 from tests.clients.matrix.authority import make_certificates
 
 #: A hang guard: nothing waits so long unless it is broken.
@@ -161,7 +161,7 @@ class Service:
         """Replace all workers; the messages of what went wrong."""
         steps: list[Any] = []
         command = c.Reload(health_timeout_s=-1, grace_s=-1)
-        await ask_in_steps(self._control, command, steps.append)
+        await follow(self._control, command, c.Answer, steps.append)
         return [step.message for step in steps if step.phase == "failed"]
 
     # --- gates ----------------------------------------------------------------------------------

@@ -14,14 +14,14 @@ from quicbaton.asyncio.addresses import address_text
 from quicbaton.asyncio.beside import TCP_NAME, BesideConnection
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.asyncio.endpoint.session import Session
-from quicbaton.errors import CallerError, PeerError
+from quicbaton.errors import CallerError, PeerError, QuicbatonError
 from quicbaton.handoff import Outcome
 from quicbaton.limits import FREEZE_ANSWER_S, MAX_HANDOFF_MESSAGE_BYTES
 from quicbaton.service.moving.handoff import HandoffResult
 from quicbaton.service.moving.registry import HandoffRegistry
 from quicbaton.service.node.control import Handler
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import read_frames
+from quicbaton.service.peers.asking import Conversation
 from quicbaton.service.peers.channel import Channel
 from quicbaton.service.peers.link import Link
 from quicbaton.transport.paths.path import validated_path
@@ -98,20 +98,13 @@ class ConnectionCommands:
         report = await self._handoffs.save(session, kept.append)
         if report.code != "saved":
             return c.Answer(False, report.code, report.message)
-        frames = read_frames(channel)
-        channel.write(c.encode(c.Frozen(kept[0])))
-        if channel.closed:
-            frames.put_nowait(c.Answer(False, "link_lost", ""))
         try:
-            async with asyncio.timeout(FREEZE_ANSWER_S):
-                answer = await frames.get()
-        except TimeoutError:
-            answer = c.Answer(False, "deadline", "")
-        if isinstance(answer, c.Kept):
-            return c.Answer(True, "ok", "frozen")
-        text = "whoever asked for the baton did not say in time that it is safe"
-        self._handoffs.cancel_save(name, "not_kept", text)
-        return c.Answer(False, "not_kept", text)
+            await Conversation(channel, FREEZE_ANSWER_S).ask(c.Frozen(kept[0]), c.Kept)
+        except QuicbatonError:
+            text = "whoever asked for the baton did not say in time that it is safe"
+            self._handoffs.cancel_save(name, "not_kept", text)
+            return c.Answer(False, "not_kept", text)
+        return c.Answer(True, "ok", "frozen")
 
     async def _revive(self, _channel: Channel, frame: c.Revive) -> c.Frame:
         return _answer_of(await self._handoffs.resume_file(frame.sealed), Outcome.RESUMED)

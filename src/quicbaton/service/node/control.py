@@ -35,7 +35,7 @@ class Control:
 
     def on_channel(self, channel: Channel) -> None:
         """Take a new channel."""
-        reader = c.CommandReader()
+        reader = c.CODEC.reader()
         answering = False
 
         async def answer(frame: c.Frame) -> None:
@@ -53,7 +53,7 @@ class Control:
                 channel.abort()
                 return
             try:
-                frame = reader.feed(data)
+                frame = next(reader.feed(data), None)
             except PeerError:
                 channel.abort()
                 return

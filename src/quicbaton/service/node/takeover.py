@@ -30,8 +30,9 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Final, Self
 
 from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.endpoint.session import Session
@@ -43,6 +44,7 @@ from quicbaton.service.node.changes import Changes
 from quicbaton.service.node.control import Handler
 from quicbaton.service.node.node import Node
 from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import Conversation
 from quicbaton.service.peers.channel import Channel
 
 #: How often connections that could not move are tried again.
@@ -266,18 +268,26 @@ class OldProcess(Changes):
 class NewProcess:
     """What a new process got from the one that it replaces."""
 
-    def __init__(
-        self, channel: Channel, frames: asyncio.Queue[c.Frame], passed: c.SocketPassed, fd: int
-    ) -> None:
-        self._channel = channel
-        self._frames = frames
+    def __init__(self, conversation: Conversation, passed: c.SocketPassed, fd: int) -> None:
+        self._conversation = conversation
         self.passed = passed
         #: Whether the socket is ours to read.
         self.reading = False
         self.sock = socket.socket(fileno=fd)
         self._theirs: list[bytes] = []
         self._predecessor_died = asyncio.Event()
-        self._watch = channel.watch(self._predecessor_died.set)
+        self._watch = conversation.channel.watch(self._predecessor_died.set)
+
+    @classmethod
+    async def begin(cls, predecessor: Path, command: c.TakeOver) -> Self:
+        """Ask the process with that control socket to be replaced. PeerError when it is not there,
+        CommandFailedError when it will not."""
+        conversation = await Conversation.begin(predecessor)
+        return cls(conversation, *await conversation.ask_for_descriptor(command, c.SocketPassed))
+
+    @property
+    def predecessor_pid(self) -> int:
+        return self._conversation.channel.peer.pid
 
     async def settle(
         self,
@@ -301,7 +311,7 @@ class NewProcess:
             answer = await self._follow(node, on_progress)
         finally:
             self._watch.close()
-            self._channel.close()
+            self._conversation.close()
         if not answer.ok and answer.code not in ("cut", "predecessor_died"):
             endpoint.stop()
             self.reading = False
@@ -325,15 +335,16 @@ class NewProcess:
 
     async def _follow(self, node: Node, on_progress: Callable[[c.Progress], None]) -> c.Answer:
         while True:
-            frame = await self._frames.get()
+            try:
+                frame = await self._conversation.next()
+            except PeerError:
+                break
             if isinstance(frame, c.Stopped):
                 self._begin(node, frame.connection_ids)
             elif isinstance(frame, c.Progress):
                 on_progress(frame)
             elif isinstance(frame, c.Answer):
-                break
-        if frame.code != "link_lost":
-            return frame
+                return frame
         # Hanging up is no proof: as long as it lives, it may own connections. What it still does
         # comes over the link.
         await self._predecessor_died.wait()

@@ -16,8 +16,7 @@ from typing import Final
 from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
 from quicbaton.limits import MAX_UNPROVEN_PEERS, PEER_HANDSHAKE_S
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import read_frames
-from quicbaton.service.peers.channel import connect_channel
+from quicbaton.service.peers.asking import CommandFailedError, Conversation
 from quicbaton.service.peers.cluster import Address
 from quicbaton.service.peers.tls import GREETING, set_timeouts
 
@@ -144,16 +143,14 @@ async def pass_on(control: Path, sock: socket.socket) -> None:
     PeerError when it is not there or does not take it. The socket is closed here in any case.
     """
     try:
-        channel = await connect_channel(control)
-        try:
-            frames = read_frames(channel)
-            channel.write_descriptors(c.encode(c.TakePeer()), [sock.fileno()])
-            channel.start()
-            answer = await frames.get()
-            if not isinstance(answer, c.Answer) or not answer.ok:
-                raise PeerError(f"{control} does not take a connection", code="refused")
-        finally:
-            channel.close()
+        with await Conversation.begin(control) as asked:
+            asked.channel.write_descriptors(c.encode(c.TakePeer()), [sock.fileno()])
+            try:
+                await asked.expect(c.Answer)
+            except CommandFailedError as error:
+                raise PeerError(
+                    f"{control} does not take a connection: {error}", code="refused"
+                ) from error
     finally:
         sock.close()
 

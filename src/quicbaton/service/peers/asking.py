@@ -6,7 +6,8 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from types import TracebackType
+from typing import Final, Self, TypeVar
 
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.service.peers import commands as c
@@ -25,39 +26,65 @@ class CommandFailedError(QuicbatonError):
 async def ask(
     path: Path, command: c.Frame, answer: type[_Frame], timeout_s: float = TIMEOUT_S
 ) -> _Frame:
-    """Send one command and return its answer.
-
-    PeerError when nobody answers, CommandFailedError when the answer is no.
-    """
-    return await ask_over(await connect_channel(path), command, answer, timeout_s)
-
-
-async def ask_over(
-    channel: Channel, command: c.Frame, answer: type[_Frame], timeout_s: float = TIMEOUT_S
-) -> _Frame:
-    """`ask`, over a channel that is new, and is closed afterwards."""
-    conversation = Conversation(channel, timeout_s)
-    try:
+    """Send one command and return its answer, as `Conversation.ask` does."""
+    with await Conversation.begin(path, timeout_s) as conversation:
         return await conversation.ask(command, answer)
-    finally:
-        channel.close()
+
+
+async def follow(
+    path: Path, command: c.Frame, end: type[_Frame], on_step: Callable[[c.Frame], None]
+) -> _Frame:
+    """Send a command that takes long and return its end, as `Conversation.follow` does."""
+    with await Conversation.begin(path) as conversation:
+        return await conversation.follow(command, end, on_step)
 
 
 class Conversation:
-    """Commands and answers over one channel, in turn."""
+    """Commands and answers over one channel, in turn; `with` closes the channel at its end.
+
+    `timeout_s` is for each answer that does not come in steps.
+    """
 
     def __init__(self, channel: Channel, timeout_s: float = TIMEOUT_S) -> None:
-        self._channel = channel
+        self.channel = channel
         self._timeout_s = timeout_s
-        self._frames = read_frames(channel)
-        channel.start()
+        self._frames: asyncio.Queue[c.Frame | PeerError] = asyncio.Queue()
+        self._reader = c.CODEC.reader()
+        if channel.closed:
+            self._on_lost()
+        else:
+            channel.on_data, channel.on_lost = self._on_data, self._on_lost
+            channel.start()
+
+    @classmethod
+    async def begin(cls, path: Path, timeout_s: float = TIMEOUT_S) -> Self:
+        """With the process whose control socket that is. PeerError when nobody answers."""
+        return cls(await connect_channel(path), timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
     async def ask(self, command: c.Frame, answer: type[_Frame]) -> _Frame:
-        """Send one command and return its answer, as `ask` does."""
-        self._channel.write(c.encode(command))
+        """Send one command and return its answer.
+
+        PeerError when none comes, CommandFailedError when it is no.
+        """
+        self.channel.write(c.encode(command))
+        return await self.expect(answer)
+
+    async def expect(self, answer: type[_Frame]) -> _Frame:
+        """The answer to what was sent already, as `ask` gives it."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                frame = await self._frames.get()
+                frame = await self.next()
         except TimeoutError:
             if self._frames.empty():
                 raise PeerError(
@@ -65,70 +92,71 @@ class Conversation:
                     code="timeout",
                 ) from None
             # It came in time: it was this process that stood still.
-            frame = self._frames.get_nowait()
-        if isinstance(frame, c.Answer) and not frame.ok:
-            raise CommandFailedError(frame.message, code=frame.code)
-        if not isinstance(frame, answer):
-            raise PeerError("it gave an answer to another question", code="unexpected_message")
+            frame = await self.next()
+        return _checked(frame, answer)
+
+    async def ask_for_descriptor(
+        self, command: c.Frame, answer: type[_Frame]
+    ) -> tuple[_Frame, int]:
+        """Send a command whose answer brings one descriptor, which the caller owns. The channel is
+        closed where it fails, and a descriptor that comes later with it."""
+        try:
+            given = await self.ask(command, answer)
+            descriptors = self.channel.take_descriptors()
+            if len(descriptors) != 1:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                raise PeerError(
+                    f"expected one descriptor, {len(descriptors)} came", code="unexpected_message"
+                )
+        except BaseException:
+            self.close()
+            raise
+        return given, descriptors[0]
+
+    async def follow(
+        self, command: c.Frame, end: type[_Frame], on_step: Callable[[c.Frame], None]
+    ) -> _Frame:
+        """Send a command that takes long; `on_step` gets what comes before its end. There is no
+        deadline: who carries it out has its own.
+
+        An end that is an `Answer` is returned whatever it says; else as `ask`.
+        """
+        self.channel.write(c.encode(command))
+        while True:
+            frame = await self.next()
+            if isinstance(frame, end):
+                return frame
+            if isinstance(frame, c.Answer):
+                return _checked(frame, end)
+            on_step(frame)
+
+    async def next(self) -> c.Frame:
+        """What it says next. PeerError, now and ever after, when it has hung up, or makes no
+        sense."""
+        frame = await self._frames.get()
+        if isinstance(frame, PeerError):
+            self._frames.put_nowait(frame)
+            raise frame
         return frame
 
+    def close(self) -> None:
+        """Say and hear nothing more."""
+        self.channel.close()
 
-async def ask_in_steps(
-    path: Path, command: c.Frame, on_step: Callable[[c.Frame], None]
-) -> c.Answer:
-    """Send a command that takes long; `on_step` gets what comes before the answer.
+    # --- helpers --------------------------------------------------------------------------------
 
-    PeerError when nobody answers; an answer that is no is returned like any other. There is no
-    deadline: who carries it out has its own.
-    """
-    channel = await connect_channel(path)
-    frames = read_frames(channel)
-    try:
-        channel.write(c.encode(command))
-        channel.start()
-        while True:
-            frame = await frames.get()
-            if isinstance(frame, c.Answer):
-                return frame
-            on_step(frame)
-    finally:
-        channel.close()
+    def _on_data(self, data: bytes) -> None:
+        try:
+            for frame in self._reader.feed(data):
+                self._frames.put_nowait(frame)
+        except PeerError as error:
+            self._frames.put_nowait(error)
+            self.channel.abort()
 
-
-async def ask_for_descriptor(
-    path: Path, command: c.PassSocket | c.PassRoster | c.PassListener, timeout_s: float = TIMEOUT_S
-) -> tuple[c.SocketOf, int]:
-    """Send a command that is answered with one descriptor and nothing after it."""
-    async with asyncio.timeout(timeout_s):
-        channel, _, answer, descriptor = await ask_for_socket(path, command)
-    channel.close()
-    return answer, descriptor
-
-
-async def ask_for_socket(
-    predecessor: Path,
-    command: c.TakeOver | c.Join | c.PassSocket | c.PassRoster | c.PassListener,
-) -> tuple[Channel, asyncio.Queue[c.Frame], Any, int]:
-    """Send a command that is answered with a descriptor; the channel, its further frames, the
-    answer and the descriptor."""
-    channel = await connect_channel(predecessor)
-    frames = read_frames(channel)
-    try:
-        channel.write(c.encode(command))
-        channel.start()
-        answer = await frames.get()
-    except BaseException:
-        # A descriptor that comes later is closed with it.
-        channel.close()
-        raise
-    descriptors = channel.take_descriptors()
-    if isinstance(answer, c.Answer) or len(descriptors) != 1:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        channel.close()
-        text = answer.message if isinstance(answer, c.Answer) else "it passed no socket"
-        raise PeerError(f"{predecessor} refused: {text}", code="refused")
-    return channel, frames, answer, descriptors[0]
+    def _on_lost(self) -> None:
+        why = f": {self.channel.reason}" if self.channel.reason else ""
+        self._frames.put_nowait(PeerError(f"the other process hung up{why}", code="link_lost"))
 
 
 def splice(channel: Channel, other: Channel, first: bytes) -> None:
@@ -142,25 +170,9 @@ def splice(channel: Channel, other: Channel, first: bytes) -> None:
         other.close()
 
 
-def read_frames(channel: Channel) -> asyncio.Queue[c.Frame]:
-    """Frames that a command's channel brings; ends with an `Answer` in any case."""
-    frames: asyncio.Queue[c.Frame] = asyncio.Queue()
-    reader = c.CommandReader()
-
-    def on_data(data: bytes) -> None:
-        try:
-            frame = reader.feed(data)
-            while frame is not None:
-                frames.put_nowait(frame)
-                frame = reader.feed(b"")
-        except PeerError as error:
-            frames.put_nowait(c.Answer(False, error.code, str(error)))
-            channel.abort()
-
-    def on_lost() -> None:
-        why = f": {channel.reason}" if channel.reason else ""
-        frames.put_nowait(c.Answer(False, "link_lost", f"the other process hung up{why}"))
-
-    channel.on_data = on_data
-    channel.on_lost = on_lost
-    return frames
+def _checked(frame: c.Frame, answer: type[_Frame]) -> _Frame:
+    if isinstance(frame, c.Answer) and not frame.ok:
+        raise CommandFailedError(frame.message, code=frame.code)
+    if not isinstance(frame, answer):
+        raise PeerError("it gave an answer to another question", code="unexpected_message")
+    return frame

@@ -1,17 +1,14 @@
 """What can be asked of a running process over its control socket, and the answers.
 
-A frame is a 4-byte big-endian length and a MessagePack array that starts with the struct's name.
-A connection of the control socket carries one command and its answers, except that `OpenLink`
-turns it into a handoff link (`quicbaton.handoff.messages`).
+Each is a frame (`handoff.framing`). A connection of the control socket carries one command and its
+answers, except that `OpenLink` turns it into a handoff link (`quicbaton.handoff.messages`).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
-from quicbaton.errors import PeerError
+from quicbaton.handoff.framing import Codec
 from quicbaton.limits import MAX_COMMAND_BYTES
 from quicbaton.service.peers.frame import CommandFrame
 from quicbaton.service.peers.names import parse_slot
@@ -53,8 +50,6 @@ __all__ = [
     "WorkerState",
     "WorkerStatus",
 ]
-
-_LENGTH_BYTES: Final = 4
 
 
 # --- commands ---------------------------------------------------------------------------------
@@ -403,43 +398,6 @@ def may_come_from_afar(frame: Frame) -> bool:
     return type(frame) in REMOTE_COMMANDS and all(parse_slot(name) for name in names)
 
 
-_ENCODER: Final = msgspec.msgpack.Encoder()
-_DECODER: Final[msgspec.msgpack.Decoder[Frame]] = msgspec.msgpack.Decoder(Frame)
-
-
-def encode(frame: Frame) -> bytes:
-    """A frame's bytes, length first."""
-    body = _ENCODER.encode(frame)
-    return len(body).to_bytes(_LENGTH_BYTES, "big") + body
-
-
-class CommandReader:
-    """Cuts a stream into frames; what follows an `OpenLink` is left in `rest`."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    @property
-    def rest(self) -> bytes:
-        return bytes(self._buffer)
-
-    def feed(self, data: bytes) -> Frame | None:
-        """Take in bytes; the next whole frame, or None. Call with b"" for further ones."""
-        self._buffer += data
-        if len(self._buffer) < _LENGTH_BYTES:
-            return None
-        length = int.from_bytes(self._buffer[:_LENGTH_BYTES], "big")
-        if length > MAX_COMMAND_BYTES:
-            raise PeerError(
-                f"a command of {length} bytes, the limit is {MAX_COMMAND_BYTES}",
-                code="message_too_long",
-            )
-        end = _LENGTH_BYTES + length
-        if len(self._buffer) < end:
-            return None
-        body = bytes(self._buffer[_LENGTH_BYTES:end])
-        del self._buffer[:end]
-        try:
-            return _DECODER.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise PeerError(f"not a command: {error}", code="malformed_message") from error
+#: Of commands and their answers.
+CODEC: Final[Codec[Frame]] = Codec(Frame, "a command", MAX_COMMAND_BYTES)
+encode = CODEC.encode

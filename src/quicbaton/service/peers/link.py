@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from quicbaton.baton.versions import readable_versions
 from quicbaton.errors import PeerError
-from quicbaton.handoff import FrameReader, Hello, encode, shared_formats
+from quicbaton.handoff import CODEC, Hello, encode, shared_formats
 from quicbaton.handoff.messages import PROTOCOL_VERSION, Descriptors, HandoffMessage, Message
 from quicbaton.service.peers.channel import Channel
 from quicbaton.service.peers.names import is_name_of
@@ -40,7 +40,7 @@ class Link:
         self.peer_name = ""
         self.peer_formats: frozenset[int] = frozenset()
         self._channel = channel
-        self._reader = FrameReader()
+        self._reader = CODEC.reader()
         self._on_up = on_up
         self._on_message = on_message
         self._on_lost = on_lost

@@ -16,7 +16,6 @@ from quicbaton.service.peers.asking import (
     TIMEOUT_S,
     CommandFailedError,
     Conversation,
-    ask_for_descriptor,
 )
 from quicbaton.service.peers.channel import Channel, connect_channel
 from quicbaton.service.supervisor.group import Group
@@ -87,8 +86,9 @@ async def take_sockets(found: list[Found]) -> Group:
 async def take_listener(found: list[Found]) -> Listener | None:
     """The TCP socket of living workers; None when they have none."""
     for one in found:
-        with contextlib.suppress(PeerError, TimeoutError):
-            _, descriptor = await ask_for_descriptor(one.control, c.PassListener(), _PASS_S)
+        with contextlib.suppress(PeerError, CommandFailedError):
+            with await Conversation.begin(one.control, _PASS_S) as asked:
+                _, descriptor = await asked.ask_for_descriptor(c.PassListener(), c.SocketOf)
             return adopt_listener(descriptor)
     return None
 
@@ -103,8 +103,9 @@ def _is_at_predecessors(one: Found) -> bool:
 async def _take(found: list[Found], slot: int) -> socket.socket:
     """From whoever gives it: any of them may die while we ask."""
     for one in found:
-        with contextlib.suppress(PeerError, TimeoutError):
-            _, descriptor = await ask_for_descriptor(one.control, c.PassSocket(slot), _PASS_S)
+        with contextlib.suppress(PeerError, CommandFailedError):
+            with await Conversation.begin(one.control, _PASS_S) as asked:
+                _, descriptor = await asked.ask_for_descriptor(c.PassSocket(slot), c.SocketOf)
             sock = socket.socket(fileno=descriptor)
             sock.setblocking(False)
             return sock
@@ -150,14 +151,11 @@ async def _get_to_know(path: Path, channel: Channel, silent_s: float) -> Found:
     except OSError as error:
         raise PeerError(f"there is no process {state.pid}", code="link_lost") from error
     try:
-        await conversation.ask(c.PassRoster(), c.SocketOf)
-        descriptors = channel.take_descriptors()
-        if not descriptors:
-            raise PeerError("it passed no roster", code="no_roster")
+        _, roster = await conversation.ask_for_descriptor(c.PassRoster(), c.SocketOf)
     except BaseException:
         os.close(pidfd)
         raise
-    return Found(path, state, descriptors[0], pidfd)
+    return Found(path, state, roster, pidfd)
 
 
 def _unclear(text: str) -> ConfigurationError:

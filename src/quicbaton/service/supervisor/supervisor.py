@@ -22,7 +22,7 @@ from msgspec import Struct
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import CommandFailedError, ask, ask_in_steps
+from quicbaton.service.peers.asking import CommandFailedError, ask, follow
 from quicbaton.service.supervisor.adoption import Found
 from quicbaton.service.supervisor.dead_workers import Announcer, Verdict, survey
 from quicbaton.service.supervisor.group import Group
@@ -169,7 +169,7 @@ class Supervisor:
         )
         slot.beginning = process
         try:
-            answer = await ask_in_steps(process.control, begin, on_step)
+            answer = await follow(process.control, begin, c.Answer, on_step)
         finally:
             slot.beginning = None
         if answer.code not in _SERVES:

@@ -37,7 +37,7 @@ from quicbaton.service.node.graceful_stop import GracefulStop
 from quicbaton.service.node.node import Node
 from quicbaton.service.node.takeover import NewProcess
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import ask, ask_for_socket
+from quicbaton.service.peers.asking import ask
 from quicbaton.service.peers.channel import Channel
 from quicbaton.service.supervisor.group import inodes
 from quicbaton.service.supervisor.lingering import lingering_control
@@ -244,11 +244,10 @@ class Worker(Observer):
     async def _take_over(self, channel: Channel, frame: c.Begin) -> c.Answer:
         node = self._node
         predecessor = Path(frame.predecessor)
-        asked, frames, passed, descriptor = await ask_for_socket(
+        arrival = await NewProcess.begin(
             predecessor, c.TakeOver(node.name, frame.deadline_s, frame.linger_s)
         )
-        self.follow(asked.peer.pid)
-        arrival = NewProcess(asked, frames, passed, descriptor)
+        self.follow(arrival.predecessor_pid)
         # We have this very socket already.
         arrival.sock.close()
         answer = await arrival.settle(

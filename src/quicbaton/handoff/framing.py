@@ -1,0 +1,92 @@
+"""Frames between processes: a 4-byte big-endian length and a MessagePack array that starts with the
+name of what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from quicbaton.errors import PeerError
+
+_LENGTH_BYTES: Final = 4
+
+_Frame = TypeVar("_Frame")
+
+
+class Codec(Generic[_Frame]):
+    """Of frames of certain kinds, a union of structs. Nothing in a frame is optional: a missing,
+    surplus or ill-typed field is a `PeerError`.
+
+    `what` is what errors call one, and `max_bytes` how long one may be, without its length.
+    """
+
+    def __init__(self, kinds: Any, what: str, max_bytes: int) -> None:
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder: msgspec.msgpack.Decoder[_Frame] = msgspec.msgpack.Decoder(kinds)
+        self._what = what
+        self._max_bytes = max_bytes
+
+    def encode(self, frame: msgspec.Struct) -> bytes:
+        """The frame's bytes, length first. Raises `PeerError` when it is too long."""
+        body = self._encoder.encode(frame)
+        self.check_length(len(body))
+        return len(body).to_bytes(_LENGTH_BYTES, "big") + body
+
+    def decode(self, body: bytes | bytearray | memoryview) -> _Frame:
+        """Parse one frame without its length. Raises `PeerError` on anything malformed."""
+        self.check_length(len(body))
+        try:
+            return self._decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            # The cause names types and places, never a field's content: it may be logged.
+            raise PeerError(f"not {self._what}: {error}", code="malformed_message") from error
+
+    def reader(self) -> FrameReader[_Frame]:
+        """For one stream of such frames."""
+        return FrameReader(self)
+
+    def check_length(self, length: int) -> None:
+        """Raises `PeerError` for a frame of so many bytes, if they are too many."""
+        if length > self._max_bytes:
+            raise PeerError(
+                f"{self._what} of {length} bytes, the limit is {self._max_bytes}",
+                code="message_too_long",
+            )
+
+
+class FrameReader(Generic[_Frame]):
+    """Cuts a byte stream into frames, holding at most one unfinished frame.
+
+    After a `PeerError` the stream has no next frame: close it.
+    """
+
+    def __init__(self, codec: Codec[_Frame]) -> None:
+        self._codec = codec
+        self._buffer = bytearray()
+
+    @property
+    def rest(self) -> bytes:
+        """What was read and is no whole frame yet, or is another's to read."""
+        return bytes(self._buffer)
+
+    def feed(self, data: bytes) -> Iterator[_Frame]:
+        """Take in bytes as read; the frames that they complete, each parsed when it is asked for,
+        so that whoever takes one may leave what is behind it to others."""
+        self._buffer += data
+        return iter(self._next, None)
+
+    def _next(self) -> _Frame | None:
+        buffer = self._buffer
+        if len(buffer) < _LENGTH_BYTES:
+            return None
+        length = int.from_bytes(buffer[:_LENGTH_BYTES], "big")
+        self._codec.check_length(length)
+        end = _LENGTH_BYTES + length
+        if len(buffer) < end:
+            return None
+        with memoryview(buffer) as view, view[_LENGTH_BYTES:end] as body:
+            frame = self._codec.decode(body)
+        del buffer[:end]
+        return frame
