@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+from itertools import count
+from pathlib import Path
+
 import pytest
 from aioquic.quic.events import (
     ConnectionTerminated,
@@ -13,9 +17,14 @@ from aioquic.quic.events import (
 )
 
 from quicbaton import limits
+from quicbaton.errors import TransportError
 from quicbaton.testing import Pair
 from quicbaton.transport import frames as f
+from quicbaton.transport import state
+from quicbaton.transport.event_queue import EventQueue
 from quicbaton.transport.frames import encode_varint
+from quicbaton.transport.paths.paths import Paths
+from quicbaton.transport.state import Address, Event, PathState, PingAckedEvent
 from tests.transport.forge import Forger, state_of
 
 
@@ -64,6 +73,85 @@ def test_nothing_overtakes_the_data_that_came_first(
     server.receive_datagrams(packets, pair.client.address, pair.now)
     server.trains_to_send(pair.now)
     assert kinds(pair.server.take_events()) == [StreamDataReceived, expected]
+
+
+def test_a_part_that_nobody_told_of_the_gathering_cannot_overtake_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It queues an event in the middle of a batch, and hands nothing on before."""
+    pair, forger = settled()
+    server = pair.server.connection
+    on_datagram = Paths.on_datagram
+    calls = count(1)
+
+    def on_datagram_and_say_so(
+        paths: Paths, remote: Address, local: Address, size: int
+    ) -> PathState | None:
+        if next(calls) == 4:
+            server._events.append(PingAckedEvent(1))  # type: ignore[attr-defined]
+        return on_datagram(paths, remote, local, size)
+
+    monkeypatch.setattr(Paths, "on_datagram", on_datagram_and_say_so)
+    packets = [forger.packet(stream_frame(0, at, b"x")) for at in range(6)]
+    server.receive_datagrams(packets, pair.client.address, pair.now)
+    assert pair.server.take_events() == [
+        StreamDataReceived(data=b"xxx", end_stream=False, stream_id=0),
+        PingAcknowledged(uid=1),
+        StreamDataReceived(data=b"xxx", end_stream=False, stream_id=0),
+    ]
+
+
+def test_who_takes_an_event_in_the_middle_of_a_batch_gets_the_data_that_came_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair, forger = settled()
+    server = pair.server.connection
+    taken: list[QuicEvent | None] = []
+    on_datagram = Paths.on_datagram
+
+    def on_datagram_and_take(
+        paths: Paths, remote: Address, local: Address, size: int
+    ) -> PathState | None:
+        taken.append(server.next_event())
+        return on_datagram(paths, remote, local, size)
+
+    monkeypatch.setattr(Paths, "on_datagram", on_datagram_and_take)
+    packets = [forger.packet(stream_frame(0, at, b"x")) for at in range(3)]
+    server.receive_datagrams(packets, pair.client.address, pair.now)
+    data = [event.data for event in taken if isinstance(event, StreamDataReceived)]
+    assert (taken[0], data) == (None, [b"x", b"x"])
+    assert len(pair.server.take_events()) == 1
+
+
+def test_an_event_is_queued_even_if_the_data_before_it_breaks_a_limit() -> None:
+    waiting: list[Event] = []
+    events = EventQueue(waiting)
+
+    def hand_on() -> None:
+        raise TransportError(f.FLOW_CONTROL_ERROR, "too much")
+
+    events.begin_gathering(hand_on)
+    with pytest.raises(TransportError):
+        events.append(PingAckedEvent(1))
+    assert waiting == [PingAckedEvent(1)]
+
+
+def test_only_the_queue_touches_the_list_of_events() -> None:
+    """Or else what it makes sure of would be everybody's to remember."""
+    transport = Path(state.__file__).parent
+    touching = set()
+    for path in transport.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        given = {
+            id(argument)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "EventQueue"
+            for argument in node.args
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr == "events" and id(node) not in given:
+                touching.add(path.name)
+    assert touching == {"resting.py"}  # which asks whether it is empty
 
 
 def test_a_stateless_reset_does_not_overtake_data() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from quicbaton.limits import MAX_PATHS, MAX_PENDING_PATH_RESPONSES, MIN_DATAGRAM_BYTES
 from quicbaton.transport import frames as f
+from quicbaton.transport.closing import Closing
 from quicbaton.transport.frames import PacketPlan
 from quicbaton.transport.paths.ids import ConnectionIds
 from quicbaton.transport.paths.path import new_path, validated_path
@@ -87,7 +88,8 @@ class Endpoint:
         self.number = 0
         self.reset = False
         self.ids = ConnectionIds(self.state.ids, NoIssuer(), self.state.events)
-        self.paths = Paths(self.state, self.ids, self.entropy)
+        closing = Closing(self.state, self.state.events)
+        self.paths = Paths(self.state, self.ids, closing, self.entropy)
 
     def entropy(self, count: int) -> bytes:
         self.drawn += 1

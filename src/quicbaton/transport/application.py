@@ -8,25 +8,27 @@ from typing import Final
 from aioquic.quic import events as aioquic_events
 
 from quicbaton.errors import CallerError
-from quicbaton.transport import closing, datagrams
+from quicbaton.transport import datagrams
 from quicbaton.transport import frames as f
+from quicbaton.transport.closing import Closing
+from quicbaton.transport.event_queue import EventQueue
 from quicbaton.transport.events import to_aioquic
 from quicbaton.transport.loss.recovery import Recovery
 from quicbaton.transport.packets.protection import PacketProtection
 from quicbaton.transport.paths.ids import ConnectionIds
-from quicbaton.transport.state import NONE, DatagramEvent, Event, StreamDataEvent
+from quicbaton.transport.state import NONE, Event, StreamDataEvent
 from quicbaton.transport.streams.streams import Streams
 from quicbaton.transport.view import ConnectionView
 
 #: Where `next_ping_uid` begins: programs that choose uids by themselves begin at the other end.
 FIRST_PING_UID: Final = 1 << 32
-#: Events from which on a queue is taken by its other end.
-_LONG_QUEUE: Final = 64
 
 
 class ApplicationSide(ConnectionView):
     """The methods of a `Connection` that programs call. It has the parts, these use them."""
 
+    _events: EventQueue
+    _closing: Closing
     _streams: Streams
     _ids: ConnectionIds
     _protection: PacketProtection
@@ -154,54 +156,29 @@ class ApplicationSide(ConnectionView):
     ) -> None:
         """Close at once (RFC 9000 §10.2): `frame_type` None means that the application closes."""
         self._check()
-        closing.close(
-            self._state, error_code, NONE if frame_type is None else frame_type, reason_phrase
-        )
+        self._closing.close(error_code, NONE if frame_type is None else frame_type, reason_phrase)
 
     def next_event(self) -> aioquic_events.QuicEvent | None:
         """The next event in aioquic's classes, or None. Taking it gives the peer new credit."""
         self._check()
-        state = self._state
-        events, taken = state.events, self._taken
-        if len(events) > _LONG_QUEUE and not taken:
-            # From the back of a list an event is taken at once, from the front all others move.
-            taken += reversed(events)
-            events.clear()
-        if taken:
-            event = taken.pop()
-        elif events:
-            event = events.pop(0)
-        else:
-            return None
-        if type(event) is StreamDataEvent:
-            self._streams.on_event_taken(event.stream_id, len(event.data), state.clock_us)
-            return aioquic_events.StreamDataReceived(
-                data=event.data, end_stream=event.end_stream, stream_id=event.stream_id
-            )
-        return to_aioquic(event)
+        return self._to_program(self._events.take())
 
     @property
     def waiting_events(self) -> Sequence[Event]:
         """What `next_event` is going to say, to look at."""
         self._check()
-        self._put_back()
-        return self._state.events
+        return self._events.waiting()
 
     def next_event_but_requests(self) -> aioquic_events.QuicEvent | None:
         """As `next_event`, while what comes on a client's bidirectional streams, and in DATAGRAM
         frames, is to wait."""
         self._check()
-        self._put_back()
-        events = self._state.events
-        for index, event in enumerate(events):
-            # What concerns no stream counts as one that does not wait.
-            if type(event) is not DatagramEvent and getattr(event, "stream_id", 3) & 3:
-                events.insert(0, events.pop(index))
-                return self.next_event()
-        return None
+        return self._to_program(self._events.take_but_requests())
 
-    def _put_back(self) -> None:
-        """Let the state have all events again, those of a long queue that is being taken too."""
-        if self._taken:
-            self._state.events[:0] = reversed(self._taken)
-            self._taken.clear()
+    def _to_program(self, event: Event | None) -> aioquic_events.QuicEvent | None:
+        if type(event) is StreamDataEvent:
+            self._streams.on_event_taken(event.stream_id, len(event.data), self._state.clock_us)
+            return aioquic_events.StreamDataReceived(
+                data=event.data, end_stream=event.end_stream, stream_id=event.stream_id
+            )
+        return None if event is None else to_aioquic(event)

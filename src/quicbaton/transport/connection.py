@@ -26,11 +26,13 @@ from quicbaton.errors import (
     SecondSenderError,
     TransportError,
 )
-from quicbaton.transport import closing, qlog, resting
 from quicbaton.transport import frames as f
+from quicbaton.transport import qlog, resting
 from quicbaton.transport.application import ApplicationSide
 from quicbaton.transport.budget import MemoryBudget
+from quicbaton.transport.closing import Closing
 from quicbaton.transport.delivery import Dispatcher
+from quicbaton.transport.event_queue import EventQueue
 from quicbaton.transport.loss.congestion import CongestionController
 from quicbaton.transport.loss.recovery import Recovery
 from quicbaton.transport.packets.acks import ReceivedNumbers
@@ -80,21 +82,31 @@ class Connection(ApplicationSide):
         self._memory = (budget or MemoryBudget()).open(state.name)
         self._protection = PacketProtection(state.protection, grease=state.remote.grease_quic_bit)
         self._congestion = CongestionController(state.congestion)
-        self._streams = Streams(state, self._memory)
+        self._events = EventQueue(state.events)
+        self._closing = Closing(state, self._events)
+        self._streams = Streams(state, self._memory, self._events)
         self._ids = ConnectionIds(
-            state.ids, issuer, state.events, state.local.active_connection_id_limit
+            state.ids, issuer, self._events, state.local.active_connection_id_limit
         )
-        self._paths = Paths(state, self._ids, entropy)
+        self._paths = Paths(state, self._ids, self._closing, entropy)
         self._crypto = CryptoStream(
             state.crypto, on_crypto or (_drop_crypto if state.is_client else _refuse_crypto)
         )
         received = ReceivedNumbers(state.numbers, state.local)
         dispatcher = Dispatcher(
-            state, received, self._streams, self._ids, self._crypto, lambda: state.clock_us
+            state,
+            self._events,
+            received,
+            self._streams,
+            self._ids,
+            self._crypto,
+            lambda: state.clock_us,
         )
         self._recovery = Recovery(state, self._congestion, dispatcher, trace)
         self._receiver = Receiver(
             state,
+            self._events,
+            self._closing,
             self._protection,
             received,
             self._recovery,
@@ -198,7 +210,7 @@ class Connection(ApplicationSide):
     def why_awake(self, now: float) -> str:
         """Why the connection cannot be put to sleep: a code, empty when it can."""
         self._check()
-        self._put_back()
+        self._events.waiting()
         return resting.why_awake(self._state, self._sender, self._timers, self._advance(now))
 
     def quiet_s(self, now: float) -> float:
@@ -230,23 +242,23 @@ class Connection(ApplicationSide):
         if state.closed:
             return
         if state.closing is not None:
-            closing.on_packets(state, len(datagrams))
+            self._closing.on_packets(len(datagrams))
             return
-        if len(self._taken) + len(state.events) > limits.MAX_QUEUED_EVENTS:
+        if len(self._events) > limits.MAX_QUEUED_EVENTS:
             # Judged before a batch, when the application has had its turn: a batch of small frames
             # may bring more than that.
-            closing.close(state, f.INTERNAL_ERROR, 0, "the application does not take its events")
+            self._closing.close(f.INTERNAL_ERROR, 0, "the application does not take its events")
             return
         try:
             self._receiver.receive(datagrams, addr, local, ecn, now_us)
         except TransportError as error:
-            closing.close(state, error.error_code, error.frame_type, error.reason)
+            self._closing.close(error.error_code, error.frame_type, error.reason)
         except SecondSenderError as error:
             # On doubt about ownership stay silent: a CONNECTION_CLOSE would use a number, too.
-            closing.end(state, f.INTERNAL_ERROR, NONE, str(error))
+            self._closing.end(f.INTERNAL_ERROR, NONE, str(error))
         self._note_memory()
         if len(state.recovery.sent) > 2 * limits.MAX_SENT_RUNS:
-            closing.close(state, f.INTERNAL_ERROR, 0, "too many packets are not acknowledged")
+            self._closing.close(f.INTERNAL_ERROR, 0, "too many packets are not acknowledged")
 
     def handle_timer(self, now: float) -> None:
         """Call when `get_timer`'s time has come; earlier or later does no harm."""
@@ -256,10 +268,10 @@ class Connection(ApplicationSide):
         if state.closed:
             return
         if state.closing is not None:
-            closing.on_timer(state, now_us)
+            self._closing.on_timer(now_us)
             return
         if self._timers.is_idle(now_us):
-            closing.end(state, f.INTERNAL_ERROR, f.PADDING, "Idle timeout")
+            self._closing.end(f.INTERNAL_ERROR, f.PADDING, "Idle timeout")
             return
         if self._timers.wants_keep_alive(now_us):
             state.recovery.probes_due = max(1, state.recovery.probes_due)
@@ -409,7 +421,7 @@ class Connection(ApplicationSide):
             return trains
         except TransportError as error:
             # RFC 9001 §6.6: the key is worn out and could not be updated.
-            closing.close(state, error.error_code, error.frame_type, error.reason)
+            self._closing.close(error.error_code, error.frame_type, error.reason)
             state.close_due = True  # when it was the close that found out
             return self._send_close(now_us)
 
@@ -438,7 +450,7 @@ class Connection(ApplicationSide):
     def _give_up(self, event: str) -> ConnectionState:
         if self._quic_logger is not None:
             qlog.log_owner(self._quic_logger, event, self._state)
-        self._put_back()
+        self._events.waiting()
         self._protection.compact()
         self._spent = True
         self._memory.close()
@@ -468,16 +480,10 @@ class Connection(ApplicationSide):
         self._paths.rearm(now_us)
 
     def _send_close(self, now_us: int) -> list[Train]:
-        """CONNECTION_CLOSE, if it is due; the closing period begins with the first one."""
-        state = self._state
-        if not state.close_due:
+        """CONNECTION_CLOSE, if it is due."""
+        if not self._closing.take_due(now_us, self._recovery.pto_us()):
             return []
-        state.close_due = False
-        if state.close_at_us == NEVER:
-            state.close_at_us = now_us + 3 * self._recovery.pto_us()
-        trains = self._sender.close_datagram(now_us)
-        closing.report(state)
-        return trains
+        return self._sender.close_datagram(now_us)
 
 
 def _drop_crypto(_data: bytes) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from quicbaton.transport import frames as f
+from quicbaton.transport.event_queue import EventSink
 from quicbaton.transport.packets.acks import ReceivedNumbers
 from quicbaton.transport.paths.ids import ConnectionIds
 from quicbaton.transport.paths.mtu import MtuSearch
@@ -20,6 +21,7 @@ class Dispatcher:
     def __init__(
         self,
         state: ConnectionState,
+        events: EventSink,
         received: ReceivedNumbers,
         streams: Streams,
         ids: ConnectionIds,
@@ -27,6 +29,7 @@ class Dispatcher:
         now_us: Callable[[], int],
     ) -> None:
         self._state = state
+        self._events = events
         self._received = received
         self._streams = streams
         self._ids = ids
@@ -68,7 +71,7 @@ class Dispatcher:
     def _on_ping_acked(self, frame: SentFrame) -> None:
         # A uid of none is a probe or keep-alive: the application did not ask.
         if frame[1]:
-            self._state.events.append(PingAckedEvent(frame[1] - 1))
+            self._events.append(PingAckedEvent(frame[1] - 1))
 
     def _on_ping_lost(self, frame: SentFrame) -> None:
         if frame[1] and frame[1] - 1 not in self._state.pings_due:

@@ -13,10 +13,11 @@ from typing import Final
 
 from aioquic.quic.logger import QuicLoggerTrace
 
-from quicbaton import limits
 from quicbaton.errors import TransportError
-from quicbaton.transport import closing, qlog
 from quicbaton.transport import frames as f
+from quicbaton.transport import qlog
+from quicbaton.transport.closing import Closing
+from quicbaton.transport.event_queue import EventQueue
 from quicbaton.transport.frames import decode_varint
 from quicbaton.transport.loss.recovery import Recovery
 from quicbaton.transport.packets.acks import Ack, ReceivedNumbers, decode_ack
@@ -29,7 +30,6 @@ from quicbaton.transport.state import (
     NONE,
     Address,
     ConnectionState,
-    DatagramEvent,
     PathState,
 )
 from quicbaton.transport.streams.crypto import CryptoStream
@@ -53,6 +53,8 @@ class Receiver:
     def __init__(
         self,
         state: ConnectionState,
+        events: EventQueue,
+        closing: Closing,
         protection: PacketProtection,
         received: ReceivedNumbers,
         recovery: Recovery,
@@ -65,6 +67,8 @@ class Receiver:
     ) -> None:
         self._trace = trace
         self._state = state
+        self._events = events
+        self._closing = closing
         self._protection = protection
         self._received = received
         self._recovery = recovery
@@ -107,11 +111,12 @@ class Receiver:
         self._now_us = now_us
         self._acks.clear()
         self._pieces.clear()
+        self._events.begin_gathering(self._hand_on)
         try:
             authentic = self._read_packets(datagrams, packets, opened, remote, local, ecn)
         finally:
             # Also before an error ends the connection: what came earlier is the program's.
-            self._flush_stream()
+            self._events.end_gathering()
         if authentic:
             if self._ack_at_once:
                 self._ack_at_once = False
@@ -140,7 +145,6 @@ class Receiver:
         for index, result in enumerate(opened):
             if result is None:
                 if self._is_stateless_reset(datagrams[index]):
-                    self._flush_stream()
                     self._drain(f.NO_ERROR, NONE, "stateless reset received")  # §10.3.1
                     break
                 continue
@@ -222,13 +226,13 @@ class Receiver:
                         or offset != self._stream_stop
                         or not self._pieces
                     ):
-                        self._flush_stream()
+                        self._hand_on()
                         self._stream_id = stream_id
                         self._stream_start = offset
                     self._pieces.append(payload[at:stop])
                     self._stream_stop = offset + stop - at
                     if kind & f.STREAM_FIN:
-                        self._flush_stream(fin=True)
+                        self._hand_on(fin=True)
                     at = stop
                     eliciting = True
                     probing = False
@@ -241,8 +245,8 @@ class Receiver:
                 if handler is None:
                     raise _unknown_type(payload, at)
                 if kind not in _ACKS:
-                    # No event overtakes earlier data, the connection's end included.
-                    self._flush_stream()
+                    # A frame is judged by what came before it: RESET_STREAM by the bytes received.
+                    self._hand_on()
                 eliciting |= kind not in _NOT_ELICITING
                 probing &= kind in _PROBING
                 at = handler(self, payload, at + 1)
@@ -252,8 +256,9 @@ class Receiver:
             raise
         return eliciting, probing
 
-    def _flush_stream(self, fin: bool = False) -> None:
-        """Hand on the STREAM frames that continue each other: an upload's batch is one call."""
+    def _hand_on(self, fin: bool = False) -> None:
+        """Hand on the STREAM frames that continue each other: an upload's batch is one call. Before
+        any event that follows them: see `event_queue`."""
         pieces = self._pieces
         if pieces:
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -284,7 +289,7 @@ class Receiver:
 
     def _drain(self, error_code: int, frame_type: int, reason: str) -> None:
         until_us = self._now_us + 3 * self._recovery.pto_us()
-        closing.drain(self._state, error_code, frame_type, reason, until_us)
+        self._closing.drain(error_code, frame_type, reason, until_us)
 
     # --- one handler per frame type: (payload, position behind the type) -> position behind -----
 
@@ -430,14 +435,12 @@ class Receiver:
         return at
 
     def _deliver_datagram(self, data: bytes, frame_bytes: int) -> None:
-        state = self._state
         # RFC 9221 §3: larger than we said, or not announced at all.
-        if frame_bytes > state.local.max_datagram_frame_bytes:
+        if frame_bytes > self._state.local.max_datagram_frame_bytes:
             raise TransportError(
                 f.PROTOCOL_VIOLATION, "DATAGRAM frame larger than announced", f.DATAGRAM
             )
-        if len(state.events) < limits.MAX_QUEUED_EVENTS:
-            state.events.append(DatagramEvent(data))
+        self._events.append_datagram(data)
 
 
 # One table for all connections: to build one for each takes a tenth of resuming it.

@@ -11,7 +11,7 @@ from quicbaton.errors import GivenAwayError
 from quicbaton.transport import rangeset
 from quicbaton.transport.log import ConnectionLog
 from quicbaton.transport.paths.path import validated_path
-from quicbaton.transport.state import NONE, Address, ConnectionState, Event, Stream
+from quicbaton.transport.state import NONE, Address, ConnectionState, Stream
 from quicbaton.transport.streams.receive_half import is_discarding
 
 
@@ -25,8 +25,6 @@ class ConnectionView:
         self._state = state
         self._configuration = configuration
         self._spent = False
-        #: Events of a long queue, the next one last: see `ApplicationSide.next_event`.
-        self._taken: list[Event] = []
         # HTTP/3 of aioquic looks for these two names.
         self._quic_logger = trace
         self._remote_max_datagram_frame_size = state.remote.max_datagram_frame_bytes or None

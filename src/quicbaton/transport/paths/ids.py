@@ -18,6 +18,7 @@ from typing import Protocol
 from quicbaton.errors import RefusedError, TransportError
 from quicbaton.limits import MAX_LOCAL_IDS, MAX_PEER_IDS, MAX_PENDING_RETIREMENTS
 from quicbaton.transport import rangeset
+from quicbaton.transport.event_queue import EventSink
 from quicbaton.transport.frames import (
     CONNECTION_ID_LIMIT_ERROR,
     FRAME_ENCODING_ERROR,
@@ -30,7 +31,6 @@ from quicbaton.transport.frames import (
 from quicbaton.transport.state import (
     NEVER,
     NONE,
-    Event,
     IdIssuedEvent,
     IdRetiredEvent,
     IdsState,
@@ -58,7 +58,7 @@ class ConnectionIds:
         self,
         state: IdsState,
         issuer: IdIssuer | None,
-        events: list[Event],
+        events: EventSink,
         peer_limit: int = MAX_PEER_IDS,
     ) -> None:
         """Without an `issuer` the peer gets no more IDs of ours. `peer_limit` is the

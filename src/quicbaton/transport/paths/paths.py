@@ -40,7 +40,7 @@ from quicbaton.limits import (
     MAX_PENDING_PATH_RESPONSES,
     MIN_DATAGRAM_BYTES,
 )
-from quicbaton.transport import closing
+from quicbaton.transport.closing import Closing
 from quicbaton.transport.frames import (
     NO_VIABLE_PATH,
     PATH_CHALLENGE,
@@ -79,13 +79,18 @@ _CHALLENGE_BYTES: Final = 8
 class Paths:
     """Finds, validates, switches and forgets paths; all that lasts is in the state."""
 
-    __slots__ = ("_entropy", "_ids", "_latest", "_state")
+    __slots__ = ("_closing", "_entropy", "_ids", "_latest", "_state")
 
     def __init__(
-        self, state: ConnectionState, ids: ConnectionIds, entropy: Callable[[int], bytes]
+        self,
+        state: ConnectionState,
+        ids: ConnectionIds,
+        closing: Closing,
+        entropy: Callable[[int], bytes],
     ) -> None:
         self._state = state
         self._ids = ids
+        self._closing = closing
         self._entropy = entropy
         self._latest: PathState | None = None  # derived: from where the latest datagram came
 
@@ -450,7 +455,7 @@ class Paths:
                 # losses are no reason to give up the one address that is proved: ask again.
                 self._start_validation(path)
             else:
-                closing.end(state, NO_VIABLE_PATH, NONE, "no validated path to the peer is left")
+                self._closing.end(NO_VIABLE_PATH, NONE, "no validated path to the peer is left")
             return False
         state.paths.remove(fallback)
         state.paths.insert(0, fallback)

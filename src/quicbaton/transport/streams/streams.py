@@ -15,6 +15,7 @@ from quicbaton import limits
 from quicbaton.errors import StreamStateError, TransportError
 from quicbaton.transport import frames as f
 from quicbaton.transport.budget import Account, MemoryBudget
+from quicbaton.transport.event_queue import EventQueue
 from quicbaton.transport.frames import PacketPlan
 from quicbaton.transport.state import (
     DRAINED,
@@ -25,7 +26,6 @@ from quicbaton.transport.state import (
     SentFrame,
     StopSendingEvent,
     Stream,
-    StreamDataEvent,
     StreamResetEvent,
     WritableEvent,
 )
@@ -45,6 +45,7 @@ class Streams:
         "_control",
         "_credit",
         "_draining",
+        "_events",
         "_flow",
         "_memory",
         "_segments",
@@ -56,8 +57,16 @@ class Streams:
         "_written",
     )
 
-    def __init__(self, state: ConnectionState, memory: Account | None = None) -> None:
+    def __init__(
+        self,
+        state: ConnectionState,
+        memory: Account | None = None,
+        events: EventQueue | None = None,
+    ) -> None:
+        """Without `memory` and `events` the streams have their own, as if nothing else were there
+        to account for and to tell of."""
         self._state = state
+        self._events = events or EventQueue(state.events)
         self._memory = memory or MemoryBudget().open(b"")
         self._credit = Credit(state, self._memory)
         self._draining = Draining(state)
@@ -258,7 +267,7 @@ class Streams:
             self._count_segments(len(half.segments) - before)
         ended = half.delivered == half.final
         if fresh or ended:
-            self._deliver(stream_id, fresh, ended)
+            self._events.append_stream_data(stream_id, fresh, ended)
         if ended:
             half.fin_delivered = True
             self._forget_if_finished(stream_id, stream)
@@ -280,7 +289,7 @@ class Streams:
         half.reset_code = code
         half.stop_due = False
         self._review_control(stream_id, stream)
-        self._state.events.append(StreamResetEvent(stream_id, code))
+        self._events.append(StreamResetEvent(stream_id, code))
         self._discard(stream_id, half, self._state.clock_us)
 
     def on_stop_sending(self, stream_id: int, code: int) -> None:
@@ -291,7 +300,7 @@ class Streams:
         half = stream.send
         assert half is not None  # by the direction
         if half.reset_code == NONE and not send_half.is_done(half):
-            self._state.events.append(StopSendingEvent(stream_id, code))
+            self._events.append(StopSendingEvent(stream_id, code))
             # RFC 9000 §3.5: answer with RESET_STREAM and, preferably, the same code.
             self._reset(stream_id, half, code)
 
@@ -503,7 +512,7 @@ class Streams:
             low = limits.SMALL_BUFFER_LOW_BYTES if small else limits.STREAM_BUFFER_LOW_BYTES
             if half.end - half.next < low:
                 half.congested = False
-                self._state.events.append(WritableEvent(stream_id))
+                self._events.append(WritableEvent(stream_id))
 
     def _buffer_high_bytes(self) -> int:
         small = self._has_small_buffers()
@@ -537,21 +546,6 @@ class Streams:
         send_half.reset(half, code)
         self._turns.leave(stream_id)
         self._add_control(stream_id)
-
-    def _deliver(self, stream_id: int, data: bytes, ended: bool) -> None:
-        events = self._state.events
-        if events:
-            last = events[-1]
-            if (
-                type(last) is StreamDataEvent
-                and last.stream_id == stream_id
-                and len(last.data) + len(data) <= limits.MAX_JOINED_BYTES
-            ):
-                # Nobody has taken it yet: an upload's batch becomes a few events, not one a frame.
-                last.data += data
-                last.end_stream = ended
-                return
-        events.append(StreamDataEvent(stream_id, data, ended))
 
     def _discard(self, stream_id: int, half: ReceiveHalf, now_us: int) -> None:
         """Give credit for bytes that nobody will read."""
