@@ -380,3 +380,14 @@ def test_a_worn_key_is_updated_in_time() -> None:
     pair.run(seconds=1)
     assert any(isinstance(event, PingAcknowledged) for event in pair.server.take_events())
     assert pair.nonces.generations("server") == {0, 1}
+
+
+def test_what_was_reset_is_not_counted_among_what_a_snapshot_carries() -> None:
+    pair = Pair()
+    pair.connect()
+    server = pair.server.connection
+    server.send_stream_data(1, bytes(1000))
+    server.send_stream_data(5, bytes(10))
+    assert server.buffered_bytes() == 1010
+    server.reset_stream(1, 0)
+    assert server.buffered_bytes() == 10

@@ -66,7 +66,7 @@ def test_packets_with_the_bit_cleared_are_whole() -> None:
     server.remote.grease_quic_bit = True
     pair.server = move(pair.server)
     cid = client.ids.local[0].cid
-    sealer = pair.server.connection._protection
+    sealer = pair.server.connection._engine.protection
     first = state_of(pair.server).numbers.next_number
     packets = sealer.seal(cid, first, 2, [b"\1" * 20] * 9) + [
         packet

@@ -105,7 +105,7 @@ def test_an_ack_that_jumps_over_records_looks_at_few_of_them() -> None:
     numbers = send_datagrams(pair, 2000)
     state.recovery.sent = Counting(state.recovery.sent)
     Counting.looks = 0
-    recovery = pair.server.connection._recovery  # type: ignore[attr-defined]
+    recovery = pair.server.connection._engine.recovery  # type: ignore[attr-defined]
     acked = recovery._take_acked([(numbers[1500], numbers[1502])])
     assert [run.first for run in acked] == numbers[1500:1502]
     assert Counting.looks <= 32
@@ -116,7 +116,7 @@ def test_an_ack_that_jumps_over_records_looks_at_few_of_them() -> None:
 def test_an_ack_takes_out_of_the_records_what_it_names(shared: Settled, seed: int) -> None:
     rng = random.Random(seed)
     pair, state, _ = shared
-    recovery = pair.server.connection._recovery  # type: ignore[attr-defined]
+    recovery = pair.server.connection._engine.recovery  # type: ignore[attr-defined]
     number = 1000
     runs = []
     for _ in range(rng.randint(1, 12)):

@@ -41,7 +41,7 @@ from quicbaton.handshake.parameters import (
 from quicbaton.handshake.preparation import ready
 from quicbaton.handshake.streams import ImportedStreams, import_crypto
 from quicbaton.transport import frames as f
-from quicbaton.transport.application import FIRST_PING_UID
+from quicbaton.transport.connection import FIRST_PING_UID
 from quicbaton.transport.loss.recovery import GRANULARITY_US
 from quicbaton.transport.state import (
     NEVER,

@@ -1,65 +1,57 @@
 """A confirmed QUIC connection as a sans-IO object over a `ConnectionState`.
 
 Theory of operation: the state is data, and everything else here is derived from it in the
-constructor. Methods come in groups by who calls them: getters (in `view`); what programs call (in
-`application`); handle_* and receive_* (the runtime, when something happened); the runtime's
-commands; calls that ask what to do next (`trains_to_send`, `get_timer`). Names and event classes
-are those of aioquic's `QuicConnection`, so aioquic's HTTP/3 and programs written for aioquic run
-on it.
+constructor. This is the one class that users of the transport see, and it adds three things to the
+`Engine` that it holds: names and event classes of aioquic's `QuicConnection`, so that aioquic's
+HTTP/3 and programs written for aioquic run on it; the caller's clock, `now`, monotonic, in seconds
+(inside, time is connection time; see `state`); and its own end as an object: a connection that was
+frozen for a handoff, or put to sleep, is spent, and every further call raises GivenAwayError.
 
-`now` is the caller's monotonic clock in seconds. Inside, time is connection time; see `state`.
-
-A connection that was frozen for a handoff is spent: every further call raises GivenAwayError.
+Methods come in groups by who calls them: getters; what programs call; what the runtime says when
+something happened (handle_* and receive_*); what it asks to do next (`trains_to_send`,
+`get_timer`); and how the connection changes hands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from aioquic.quic import events as aioquic_events
 from aioquic.quic.logger import QuicLoggerTrace
 
 from quicbaton import limits
-from quicbaton.errors import (
-    CallerError,
-    RefusedError,
-    SecondSenderError,
-    TransportError,
-)
+from quicbaton.errors import CallerError, GivenAwayError, RefusedError
+from quicbaton.transport import datagrams, qlog, resting
 from quicbaton.transport import frames as f
-from quicbaton.transport import qlog, resting
-from quicbaton.transport.application import ApplicationSide
 from quicbaton.transport.budget import MemoryBudget
-from quicbaton.transport.closing import Closing
-from quicbaton.transport.delivery import Dispatcher
-from quicbaton.transport.event_queue import EventQueue
-from quicbaton.transport.loss.congestion import CongestionController
-from quicbaton.transport.loss.recovery import Recovery
-from quicbaton.transport.packets.acks import ReceivedNumbers
-from quicbaton.transport.packets.protection import PacketProtection
-from quicbaton.transport.paths.ids import ConnectionIds, IdIssuer
-from quicbaton.transport.paths.mtu import MtuSearch
-from quicbaton.transport.paths.paths import Paths
-from quicbaton.transport.receiver import Receiver
-from quicbaton.transport.sender import Sender, skip_numbers
+from quicbaton.transport.engine import Engine
+from quicbaton.transport.events import to_aioquic
+from quicbaton.transport.log import ConnectionLog
+from quicbaton.transport.paths.ids import IdIssuer
+from quicbaton.transport.paths.path import validated_path
+from quicbaton.transport.sender import skip_numbers
 from quicbaton.transport.state import (
     NEVER,
     NONE,
     Address,
     ConnectionState,
+    Event,
+    Stream,
+    StreamDataEvent,
 )
-from quicbaton.transport.streams.crypto import CryptoStream
-from quicbaton.transport.streams.streams import Streams
-from quicbaton.transport.timers import Timers
+from quicbaton.transport.streams.send_half import is_writable
 from quicbaton.transport.train import Train
 
+#: Where `next_ping_uid` begins: programs that choose uids by themselves begin at the other end.
+FIRST_PING_UID: Final = 1 << 32
 #: A PING whose acknowledgement nobody waits for: its record's uid + 1 is 0.
 _ANONYMOUS_PING: Final = -1
 #: One when the baton goes, one when READY has come.
 _PARTING_TRAINS: Final = 2
 
 
-class Connection(ApplicationSide):
+class Connection:
     """Drives `state`. `origin_s` is the caller's clock at connection time zero."""
 
     def __init__(
@@ -77,62 +69,26 @@ class Connection(ApplicationSide):
     ) -> None:
         """`budget` is what the connections of the process may hold together; without one this
         connection has one of its own."""
-        super().__init__(state, configuration, trace)
+        self._state = state
+        self._configuration = configuration
         self._origin_s = origin_s
+        self._spent = False
+        # HTTP/3 of aioquic looks for these two names.
+        self._quic_logger = trace
+        self._remote_max_datagram_frame_size = state.remote.max_datagram_frame_bytes or None
         self._memory = (budget or MemoryBudget()).open(state.name)
-        self._protection = PacketProtection(state.protection, grease=state.remote.grease_quic_bit)
-        self._congestion = CongestionController(state.congestion)
-        self._events = EventQueue(state.events)
-        self._closing = Closing(state, self._events)
-        self._streams = Streams(state, self._memory, self._events)
-        self._ids = ConnectionIds(
-            state.ids, issuer, self._events, state.local.active_connection_id_limit
-        )
-        self._paths = Paths(state, self._ids, self._closing, entropy)
-        self._crypto = CryptoStream(
-            state.crypto, on_crypto or (_drop_crypto if state.is_client else _refuse_crypto)
-        )
-        received = ReceivedNumbers(state.numbers, state.local)
-        dispatcher = Dispatcher(
+        self._engine = Engine(
             state,
-            self._events,
-            received,
-            self._streams,
-            self._ids,
-            self._crypto,
-            lambda: state.clock_us,
-        )
-        self._recovery = Recovery(state, self._congestion, dispatcher, trace)
-        self._receiver = Receiver(
-            state,
-            self._events,
-            self._closing,
-            self._protection,
-            received,
-            self._recovery,
-            self._streams,
-            self._ids,
-            self._paths,
-            self._crypto,
-            on_token,
-            trace,
-        )
-        self._sender = Sender(
-            state,
-            self._protection,
-            received,
-            self._recovery,
-            self._congestion,
-            self._streams,
-            self._ids,
-            self._paths,
-            self._crypto,
-            entropy,
             self._memory,
-            trace,
+            issuer=issuer,
+            entropy=entropy,
+            on_crypto=on_crypto,
+            on_token=on_token,
+            trace=trace,
         )
-        self._timers = Timers(state, self._recovery, self._streams, self._paths, self._sender)
-        self._note_memory()
+        # What is called most often.
+        self._streams = self._engine.streams
+        self._events = self._engine.events
 
     @classmethod
     def resume(
@@ -178,9 +134,8 @@ class Connection(ApplicationSide):
         skip_numbers(state, 1 + entropy(1)[0] % limits.MAX_RESUME_SKIP, entropy)
         state.numbers.owner_first_number = state.numbers.next_number
         if other_host:
-            connection._paths.on_other_host(clock_us)
-            connection._congestion.on_other_host(clock_us)
-        connection._rearm(clock_us)
+            connection._engine.on_other_host(clock_us)
+        connection._engine.on_resumed(clock_us)
         if trace is not None:
             qlog.log_owner(trace, "resumed", state)
         return connection
@@ -188,37 +143,340 @@ class Connection(ApplicationSide):
     def start(self) -> None:
         """Right after promotion: issue connection IDs to the peer."""
         self._check()
-        self._ids.replenish()
+        self._engine.ids.replenish()
 
-    # --- getters that need a part; the others are in `view` ------------------------------------
+    def __repr__(self) -> str:
+        state = self._state
+        role = "client" if state.is_client else "server"
+        return (
+            f"<Connection {state.name.hex()} {self._phase()} {role} peer={self.peer_address} "
+            f"streams={len(state.streams)} in_flight={state.congestion.in_flight_bytes}>"
+        )
+
+    # --- getters ----------------------------------------------------------------------------------
+
+    @property
+    def configuration(self) -> Any:
+        """The configuration object given by the runtime; aioquic's HTTP/3 reads `is_client`."""
+        return self._configuration if self._configuration is not None else self._state
+
+    @property
+    def _logger(self) -> ConnectionLog:
+        # Made when asked for: most programs never do, and it would cost each connection memory.
+        return ConnectionLog(self._state.original_id)
+
+    @property
+    def is_client(self) -> bool:
+        return self._state.is_client
+
+    @property
+    def original_destination_connection_id(self) -> bytes:
+        """The client's first destination ID: the connection's name, whoever owns it."""
+        return self._state.original_id
+
+    @property
+    def name(self) -> bytes:
+        """Our first connection ID: what commands and handoffs call this connection."""
+        return self._state.name
+
+    @property
+    def trace(self) -> QuicLoggerTrace | None:
+        """The qlog trace that this owner writes into."""
+        return self._quic_logger
+
+    @property
+    def closed(self) -> bool:
+        """True when nothing will be sent or accepted any more."""
+        return self._state.closed
+
+    @property
+    def is_given_away(self) -> bool:
+        """True once it was frozen for a handoff, or put to sleep: its state has moved on."""
+        return self._spent
+
+    @property
+    def is_closing(self) -> bool:
+        """True from a close, ours or the peer's, on."""
+        return self._state.closing is not None or self._state.closed
+
+    @property
+    def alpn(self) -> str:
+        return self._state.alpn
+
+    @property
+    def cipher_suite(self) -> int:
+        """Its number (RFC 8446 §B.4)."""
+        return self._state.protection.cipher
+
+    @property
+    def server_name(self) -> str:
+        return self._state.server_name
+
+    @property
+    def peer_address(self) -> Address:
+        """The peer's address, as a challenge or the handshake has proved it (RFC 9000 §8). Packets
+        may come from another one, and go there, before that is proved, too."""
+        return validated_path(self._state).remote
+
+    @property
+    def local_address(self) -> Address:
+        """Ours, as the client at `peer_address` knows it; empty where the socket has only one."""
+        return validated_path(self._state).local
+
+    @property
+    def sends_to(self) -> Address:
+        """Where packets go now. Anybody may have made that up: no program is to be told."""
+        return self._state.paths[0].remote
+
+    @property
+    def datagrams_dropped(self) -> int:
+        """DATAGRAMs that were taken and never sent: too many waited, or the path's MTU shrank."""
+        return self._state.datagrams_dropped
+
+    @property
+    def bytes_in_flight(self) -> int:
+        return self._state.congestion.in_flight_bytes
+
+    @property
+    def smoothed_rtt_s(self) -> float:
+        return self._state.recovery.smoothed_rtt_us / 1e6
+
+    @property
+    def clock_us(self) -> int:
+        """Connection time of the newest call, µs since the handshake began."""
+        return self._state.clock_us
+
+    @property
+    def age_s(self) -> float:
+        """Seconds of connection time since the handshake began."""
+        return self._state.clock_us / 1e6
+
+    @property
+    def stream_count(self) -> int:
+        return len(self._state.streams)
+
+    @property
+    def has_open_requests(self) -> bool:
+        """True while a bidirectional stream is not over for both sides."""
+        return any(not stream_id & 2 for stream_id in self._state.streams)
+
+    def next_peer_stream_id(self) -> int:
+        """The lowest ID of a bidirectional stream that the peer has not opened yet."""
+        self._check()
+        return 4 * self._state.flow.peer_streams_seen[0] + self._state.is_client
+
+    def get_peer_address(self) -> Address | None:
+        """As `peer_address`: never one that is not proved."""
+        self._check()
+        return self.peer_address
+
+    @property
+    def stream_ids(self) -> list[int]:
+        """Streams that the transport has not finished with."""
+        return list(self._state.streams)
+
+    def stream_is_finished(self, stream_id: int) -> bool:
+        """True once both halves are over and the stream is forgotten; HTTP/3 forgets it then."""
+        self._check()
+        return self._streams.is_finished(stream_id)
+
+    def is_congested(self, stream_id: int) -> bool:
+        """True while a stream's buffer is full; StreamWritable comes when there is room again."""
+        self._check()
+        stream = self._state.streams.get(stream_id)
+        return stream is not None and stream.send is not None and stream.send.congested
+
+    def can_send(self, stream_id: int) -> bool:
+        """True when the application may still write to the stream."""
+        self._check()
+        stream = self._state.streams.get(stream_id)
+        half = stream.send if stream is not None else None
+        return half is not None and is_writable(half)
+
+    def reset_code(self, stream_id: int) -> int | None:
+        """With which code our direction of a stream was reset, by the program or in answer to
+        STOP_SENDING (RFC 9000 §3.5); None: it was not."""
+        self._check()
+        stream = self._state.streams.get(stream_id)
+        half = stream.send if stream is not None else None
+        return None if half is None or half.reset_code == NONE else half.reset_code
+
+    def buffered_bytes(self) -> int:
+        """Stream bytes that a snapshot would carry: unacknowledged, unsent and undelivered."""
+        self._check()
+        return self._streams.carried_bytes()
+
+    @property
+    def streams(self) -> Mapping[int, Stream]:
+        """What streams keep, by ID. To be read at once: it changes with the connection."""
+        self._check()
+        return self._state.streams
 
     @property
     def cutover_pending(self) -> bool:
         """True until the peer has retired every ID that an earlier owner issued."""
-        return self._ids.cutover_pending
+        return self._engine.ids.cutover_pending
 
     def connection_ids(self) -> list[bytes]:
         """All IDs by which packets find this connection."""
         self._check()
-        return self._ids.local_cids()
+        return self._engine.ids.local_cids()
 
     def issued_ids(self) -> list[bytes]:
         """Those of them that this owner or an earlier one issued: not the client's first choice."""
         self._check()
-        return self._ids.issued_cids()
+        return self._engine.ids.issued_cids()
 
     def why_awake(self, now: float) -> str:
         """Why the connection cannot be put to sleep: a code, empty when it can."""
         self._check()
         self._events.waiting()
-        return resting.why_awake(self._state, self._sender, self._timers, self._advance(now))
+        engine = self._engine
+        return resting.why_awake(self._state, engine.sender, engine.timers, self._advance(now))
 
     def quiet_s(self, now: float) -> float:
         """Seconds since anything was received, or sent that asks for an answer."""
         self._check()
         return resting.quiet_us(self._state, self._advance(now)) / 1e6
 
-    # --- what happened --------------------------------------------------------------------------
+    # --- programs: streams ------------------------------------------------------------------------
+
+    def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
+        self._check()
+        return self._streams.next_id(is_unidirectional)
+
+    def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
+        """Queue bytes on a stream; zero copy where `data` is `bytes`."""
+        self._check()
+        if self._state.closing is None:
+            self._streams.write(stream_id, data, end_stream)
+
+    def send_buffer_bytes(self, stream_id: int) -> int:
+        """Bytes written to a stream that were never sent yet."""
+        self._check()
+        return self._streams.buffered_bytes(stream_id)
+
+    def send_room_bytes(self, stream_id: int) -> int:
+        """Bytes that fill the buffer of a stream that is not congested: it is with them."""
+        self._check()
+        return self._streams.send_room_bytes(stream_id)
+
+    def reset_stream(self, stream_id: int, error_code: int) -> None:
+        """Abandon what we send on a stream (RFC 9000 §19.4)."""
+        self._check()
+        self._streams.reset(stream_id, error_code)
+
+    def stop_stream(self, stream_id: int, error_code: int) -> None:
+        """Ask the peer to stop sending on a stream (RFC 9000 §19.5)."""
+        self._check()
+        self._streams.stop(stream_id, error_code)
+
+    def drain_stream(self, stream_id: int, error_code: int) -> None:
+        """Drop what the peer still sends on a stream, and ask it to stop only later: when it has
+        sent `limits.MAX_DRAINED_BYTES` more, or nothing for `limits.DRAIN_IDLE_S` after everything
+        that we sent on the stream has arrived."""
+        self._check()
+        self._streams.drain(stream_id, error_code)
+
+    def pause_reading(self, stream_id: int) -> None:
+        """Withhold flow-control credit: the peer may fill its window and then must wait."""
+        self._check()
+        self._streams.pause_reading(stream_id)
+
+    def resume_reading(self, stream_id: int) -> None:
+        self._check()
+        self._streams.resume_reading(stream_id, self._state.clock_us)
+
+    def set_priority(self, stream_id: int, urgency: int, incremental: bool) -> None:
+        """Say when the stream is served among those that have something to send (RFC 9218 §10).
+
+        Lower `urgency` goes first: 0 to 7, and `turns.CONTROL_URGENCY` before all of them. Of
+        equals, `incremental` streams share, the others are served one after the other in the order
+        of their IDs. A stream has urgency 3 and is incremental until somebody says otherwise. No
+        effect on one that has sent everything; StreamStateError where nothing can be sent.
+        """
+        self._check()
+        self._streams.set_priority(stream_id, urgency, incremental)
+
+    # --- programs: the connection -----------------------------------------------------------------
+
+    def send_datagram_frame(self, data: bytes) -> None:
+        """Queue an unreliable DATAGRAM (RFC 9221); the oldest goes when too many wait.
+
+        Raises CallerError (`datagram_too_large`) for more than `max_datagram_bytes`.
+        """
+        self._check()
+        datagrams.queue(self._state, data)
+
+    @property
+    def max_datagram_bytes(self) -> int:
+        """Bytes of the largest DATAGRAM that can be sent now: what the peer takes and a packet on
+        its path carries. It changes with the path, in a handoff to another host too."""
+        self._check()
+        return datagrams.largest_payload(self._state)
+
+    def send_ping(self, uid: int) -> None:
+        """Send a PING; its acknowledgement comes back as PingAcknowledged with `uid`."""
+        self._check()
+        self._state.pings_due.append(uid)
+
+    def next_ping_uid(self) -> int:
+        """A uid for `send_ping` that no owner of this connection has given out before."""
+        self._check()
+        state = self._state
+        state.next_ping_uid += 1
+        return state.next_ping_uid - 1
+
+    def request_key_update(self) -> None:
+        """Start a key update (RFC 9001 §6); raises CallerError where §6.1 forbids it as yet."""
+        self._check()
+        state = self._state
+        if not self._engine.protection.can_update(state.clock_us):
+            raise CallerError(
+                "a key update must wait until the peer has acknowledged the present keys",
+                code="key_update_too_soon",
+            )
+        self._engine.update_keys(state.clock_us)
+
+    def change_connection_id(self) -> None:
+        """Use another of the peer's connection IDs on the active path, if there is one."""
+        self._check()
+        self._engine.ids.change_peer_id(self._state.paths[0].serial)
+
+    def set_keep_alive(self, interval_s: float) -> None:
+        """Send a PING after so long without traffic (RFC 9000 §10.1.2); 0 ends that."""
+        self._check()
+        if interval_s < 0:
+            raise CallerError(f"a keep-alive interval is not negative, got {interval_s}")
+        self._state.keep_alive_us = round(interval_s * 1e6)
+
+    def close(
+        self, error_code: int = f.NO_ERROR, frame_type: int | None = None, reason_phrase: str = ""
+    ) -> None:
+        """Close at once (RFC 9000 §10.2): `frame_type` None means that the application closes."""
+        self._check()
+        self._engine.closing.close(
+            error_code, NONE if frame_type is None else frame_type, reason_phrase
+        )
+
+    def next_event(self) -> aioquic_events.QuicEvent | None:
+        """The next event in aioquic's classes, or None. Taking it gives the peer new credit."""
+        self._check()
+        return self._to_program(self._events.take())
+
+    @property
+    def waiting_events(self) -> Sequence[Event]:
+        """What `next_event` is going to say, to look at."""
+        self._check()
+        return self._events.waiting()
+
+    def next_event_but_requests(self) -> aioquic_events.QuicEvent | None:
+        """As `next_event`, while what comes on a client's bidirectional streams, and in DATAGRAM
+        frames, is to wait."""
+        self._check()
+        return self._to_program(self._events.take_but_requests())
+
+    # --- the runtime: what happened ---------------------------------------------------------------
 
     def receive_datagram(
         self, data: bytes, addr: Address, now: float, *, local: Address = (), ecn: int = 0
@@ -237,73 +495,48 @@ class Connection(ApplicationSide):
     ) -> None:
         """Process datagrams that came from `addr` in this order, as one batch."""
         self._check()
-        now_us = self._advance(now)
-        state = self._state
-        if state.closed:
-            return
-        if state.closing is not None:
-            self._closing.on_packets(len(datagrams))
-            return
-        if len(self._events) > limits.MAX_QUEUED_EVENTS:
-            # Judged before a batch, when the application has had its turn: a batch of small frames
-            # may bring more than that.
-            self._closing.close(f.INTERNAL_ERROR, 0, "the application does not take its events")
-            return
-        try:
-            self._receiver.receive(datagrams, addr, local, ecn, now_us)
-        except TransportError as error:
-            self._closing.close(error.error_code, error.frame_type, error.reason)
-        except SecondSenderError as error:
-            # On doubt about ownership stay silent: a CONNECTION_CLOSE would use a number, too.
-            self._closing.end(f.INTERNAL_ERROR, NONE, str(error))
-        self._note_memory()
-        if len(state.recovery.sent) > 2 * limits.MAX_SENT_RUNS:
-            self._closing.close(f.INTERNAL_ERROR, 0, "too many packets are not acknowledged")
+        self._engine.receive(datagrams, addr, local, ecn, self._advance(now))
 
     def handle_timer(self, now: float) -> None:
         """Call when `get_timer`'s time has come; earlier or later does no harm."""
         self._check()
-        now_us = self._advance(now)
-        state = self._state
-        if state.closed:
-            return
-        if state.closing is not None:
-            self._closing.on_timer(now_us)
-            return
-        if self._timers.is_idle(now_us):
-            self._closing.end(f.INTERNAL_ERROR, f.PADDING, "Idle timeout")
-            return
-        if self._timers.wants_keep_alive(now_us):
-            state.recovery.probes_due = max(1, state.recovery.probes_due)
-        self._recovery.on_timer(now_us)
-        self._streams.on_timer(now_us)
-        if self._paths.on_timer(now_us):
-            self._recovery.on_path_change(now_us)
-        self._ids.drop_alias(now_us)
+        self._engine.on_timer(self._advance(now))
 
     def on_refused(self, train: Train, now: float) -> None:
         """The interface takes no datagrams of this train's size, so none of them was sent: give it
         the time at which it was made. What they held is due again, in smaller ones."""
         self._check()
-        for path in self._state.paths:
-            if (path.remote, path.local) == (train.remote, train.local):
-                MtuSearch(path).on_refused(train.segment_bytes)
-                self._recovery.on_refused(path, self._advance(now))
+        self._engine.on_refused(train, self._advance(now))
 
-    # --- commands -------------------------------------------------------------------------------
+    # --- the runtime: what to do next -------------------------------------------------------------
 
-    def speak_first(self) -> None:
-        """Have something to send even when nothing waits: a client with nothing outstanding sends
-        nothing, so a new owner must let it know that the connection lives."""
+    def trains_to_send(self, now: float, *, quick: bool = False) -> list[Train]:
+        """What to send now, in trains for segmentation offload; if it must be `quick`, one short
+        train at most. Call `get_timer` afterwards."""
         self._check()
-        if _ANONYMOUS_PING not in self._state.pings_due:
-            self._state.pings_due.append(_ANONYMOUS_PING)
+        return self._engine.build(self._advance(now), quick=quick)
 
-    def let_go(self) -> None:
-        """Nobody will drive this object: it holds nothing of what connections share."""
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
+        """All that may be sent now, one datagram after another, with its destination."""
+        datagrams: list[tuple[bytes, Address]] = []
+        while trains := self.trains_to_send(now):
+            datagrams += [(data, train.remote) for train in trains for data in train.datagrams()]
+            if not self.has_more:
+                break
+        return datagrams
+
+    @property
+    def has_more(self) -> bool:
+        """After `trains_to_send`: that was a turn's share, and there is more to send now."""
+        return self._engine.sender.has_more
+
+    def get_timer(self) -> float | None:
+        """When to call `handle_timer` and then send; None: never. At or before now: at once."""
         self._check()
-        self._spent = True
-        self._memory.close()
+        at_us = self._engine.timers.next_us()
+        return None if at_us == NEVER else self._origin_s + at_us / 1e6
+
+    # --- the runtime: commands --------------------------------------------------------------------
 
     @property
     def budget(self) -> MemoryBudget:
@@ -332,49 +565,34 @@ class Connection(ApplicationSide):
     def send_crypto(self, data: bytes) -> None:
         """Send post-handshake TLS messages, such as session tickets."""
         self._check()
-        self._crypto.write(data)
+        self._engine.crypto.write(data)
+
+    # --- changing hands, and sleep ----------------------------------------------------------------
 
     def prepare(self) -> None:
         """Make what the first packet would have to wait for, while there is time."""
         self._check()
-        self._protection.prepare()
+        self._engine.protection.prepare()
 
     def prepare_to_part(self) -> None:
         """A handoff is near: until `stay`, keep room for three short trains in the window, two to
         part with and one for the next owner to begin with."""
         self._check()
-        self._sender.keep_for_quick_trains = _PARTING_TRAINS + 1
+        self._engine.sender.keep_for_quick_trains = _PARTING_TRAINS + 1
 
     def parting_trains(self, now: float) -> list[list[Train]]:
         """What to send while the connection changes hands, by and by: the client lives on it."""
         parting: list[list[Train]] = []
+        sender = self._engine.sender
         for kept in range(_PARTING_TRAINS, 0, -1):
-            self._sender.keep_for_quick_trains = min(kept, self._sender.keep_for_quick_trains)
+            sender.keep_for_quick_trains = min(kept, sender.keep_for_quick_trains)
             parting.append(self.trains_to_send(now, quick=True))
         return [trains for trains in parting if trains]
 
     def stay(self) -> None:
         """There is no handoff after all."""
         self._check()
-        self._sender.keep_for_quick_trains = 0
-
-    def rearm(self, now: float, *, missed_us: int = 0) -> None:
-        """The wait between `resume` and ownership was transit, too: what fell due in it is armed
-        again. Nothing may have been sent or received since `resume`. `missed_us`: what more of
-        transit has become known since."""
-        self._check()
-        if missed_us < 0:
-            raise CallerError(f"connection time never goes back, got {missed_us} µs")
-        self._origin_s -= missed_us / 1e6
-        self._rearm(self._advance(now))
-
-    def begin_cutover(self) -> None:
-        """Issue fresh IDs and ask the peer to retire all earlier ones (RFC 9000 §5.1.2).
-
-        Raises RefusedError (`cutover_pending`) while an earlier request is not fulfilled.
-        """
-        self._check()
-        self._ids.begin_cutover()
+        self._engine.sender.keep_for_quick_trains = 0
 
     def freeze(self, now: float) -> ConnectionState:
         """Give up the connection: its state, for a snapshot; this object is spent.
@@ -390,6 +608,31 @@ class Connection(ApplicationSide):
         self._streams.compact()
         return self._give_up("frozen")
 
+    def rearm(self, now: float, *, missed_us: int = 0) -> None:
+        """The wait between `resume` and ownership was transit, too: what fell due in it is armed
+        again. Nothing may have been sent or received since `resume`. `missed_us`: what more of
+        transit has become known since."""
+        self._check()
+        if missed_us < 0:
+            raise CallerError(f"connection time never goes back, got {missed_us} µs")
+        self._origin_s -= missed_us / 1e6
+        self._engine.on_resumed(self._advance(now))
+
+    def speak_first(self) -> None:
+        """Have something to send even when nothing waits: a client with nothing outstanding sends
+        nothing, so a new owner must let it know that the connection lives."""
+        self._check()
+        if _ANONYMOUS_PING not in self._state.pings_due:
+            self._state.pings_due.append(_ANONYMOUS_PING)
+
+    def begin_cutover(self) -> None:
+        """Issue fresh IDs and ask the peer to retire all earlier ones (RFC 9000 §5.1.2).
+
+        Raises RefusedError (`cutover_pending`) while an earlier request is not fulfilled.
+        """
+        self._check()
+        self._engine.ids.begin_cutover()
+
     def sleep(self, now: float) -> resting.Resting:
         """Give up the connection to have it again in this process, as a `Connection` of what this
         returns: nothing changes hands. RefusedError, its code what `why_awake` says."""
@@ -399,71 +642,43 @@ class Connection(ApplicationSide):
         wake_at_s = self.get_timer()
         return resting.Resting(self._give_up("asleep"), self._origin_s, wake_at_s)
 
-    # --- what to do next ------------------------------------------------------------------------
-
-    def trains_to_send(self, now: float, *, quick: bool = False) -> list[Train]:
-        """What to send now, in trains for segmentation offload; if it must be `quick`, one short
-        train at most. Call `get_timer` afterwards."""
+    def let_go(self) -> None:
+        """Nobody will drive this object: it holds nothing of what connections share."""
         self._check()
-        now_us = self._advance(now)
-        state = self._state
-        if state.closing is not None or state.closed:
-            self._note_memory()
-        if state.closed:
-            return []
-        try:
-            if state.closing is not None:
-                return self._send_close(now_us)
-            if self._protection.must_update and self._protection.can_update(now_us):
-                self._protection.update(now_us, self._recovery.pto_us())
-            trains = self._sender.build(now_us, quick=quick)
-            self._note_memory()
-            return trains
-        except TransportError as error:
-            # RFC 9001 §6.6: the key is worn out and could not be updated.
-            self._closing.close(error.error_code, error.frame_type, error.reason)
-            state.close_due = True  # when it was the close that found out
-            return self._send_close(now_us)
+        self._spent = True
+        self._memory.close()
 
-    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
-        """All that may be sent now, one datagram after another, with its destination."""
-        datagrams: list[tuple[bytes, Address]] = []
-        while trains := self.trains_to_send(now):
-            datagrams += [(data, train.remote) for train in trains for data in train.datagrams()]
-            if not self.has_more:
-                break
-        return datagrams
+    # --- helpers ----------------------------------------------------------------------------------
 
-    @property
-    def has_more(self) -> bool:
-        """After `trains_to_send`: that was a turn's share, and there is more to send now."""
-        return self._sender.has_more
+    def _phase(self) -> str:
+        if self._spent:
+            return "spent"
+        if self._state.closed:
+            return "closed"
+        return "open" if self._state.closing is None else "closing"
 
-    def get_timer(self) -> float | None:
-        """When to call `handle_timer` and then send; None: never. At or before now: at once."""
-        self._check()
-        at_us = self._timers.next_us()
-        return None if at_us == NEVER else self._origin_s + at_us / 1e6
+    def _check(self) -> None:
+        if self._spent:
+            raise GivenAwayError(
+                "this connection was frozen for a handoff, or put to sleep: its state moved on"
+            )
 
-    # --- helpers, in reading order --------------------------------------------------------------
+    def _to_program(self, event: Event | None) -> aioquic_events.QuicEvent | None:
+        if type(event) is StreamDataEvent:
+            self._streams.on_event_taken(event.stream_id, len(event.data), self._state.clock_us)
+            return aioquic_events.StreamDataReceived(
+                data=event.data, end_stream=event.end_stream, stream_id=event.stream_id
+            )
+        return None if event is None else to_aioquic(event)
 
     def _give_up(self, event: str) -> ConnectionState:
         if self._quic_logger is not None:
             qlog.log_owner(self._quic_logger, event, self._state)
         self._events.waiting()
-        self._protection.compact()
+        self._engine.protection.compact()
         self._spent = True
         self._memory.close()
         return self._state
-
-    def _note_memory(self) -> None:
-        state = self._state
-        if state.closing is None and not state.closed:
-            self._memory.note(self._streams.held_bytes(), state.flow.window_bytes)
-        elif self._memory.is_open:
-            # Nothing more is sent or read of it, and the end may take seconds.
-            self._streams.release()
-            self._memory.close()
 
     def _advance(self, now: float) -> int:
         """Connection time of `now`; it never goes backwards."""
@@ -473,23 +688,3 @@ class Connection(ApplicationSide):
             return state.clock_us
         state.clock_us = now_us
         return now_us
-
-    def _rearm(self, now_us: int) -> None:
-        self._recovery.on_resumed(now_us)
-        self._congestion.on_resumed(now_us)
-        self._paths.rearm(now_us)
-
-    def _send_close(self, now_us: int) -> list[Train]:
-        """CONNECTION_CLOSE, if it is due."""
-        if not self._closing.take_due(now_us, self._recovery.pto_us()):
-            return []
-        return self._sender.close_datagram(now_us)
-
-
-def _drop_crypto(_data: bytes) -> None:
-    """A client whose TLS stayed with an earlier owner has no use for session tickets."""
-
-
-def _refuse_crypto(_data: bytes) -> None:
-    """A client has nothing to say in TLS after the handshake (RFC 9001 §6, §4.4)."""
-    raise TransportError(0x010A, "unexpected TLS message after the handshake", f.CRYPTO)

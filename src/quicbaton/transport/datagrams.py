@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from quicbaton import limits
+from quicbaton.errors import CallerError
 from quicbaton.transport import frames as f
 from quicbaton.transport.state import ConnectionState
 
@@ -31,7 +32,17 @@ def largest_payload(state: ConnectionState) -> int:
 
 
 def queue(state: ConnectionState, data: bytes) -> None:
-    """Have it sent; the oldest goes when too many wait (§5: they are unreliable)."""
+    """Have it sent; the oldest goes when too many wait (§5: they are unreliable).
+
+    Raises CallerError (`datagram_too_large`) for more than `largest_payload`.
+    """
+    largest = largest_payload(state)
+    if len(data) > largest or not state.remote.max_datagram_frame_bytes:
+        raise CallerError(
+            f"a DATAGRAM of {len(data)} bytes does not fit: the peer and the path take up to "
+            f"{largest} now; ask max_datagram_bytes, which changes with the path",
+            code="datagram_too_large",
+        )
     state.datagrams.append(data)
     excess = len(state.datagrams) - limits.MAX_QUEUED_DATAGRAMS
     if excess > 0:

@@ -87,6 +87,11 @@ def reset(half: SendHalf, code: int) -> None:
     half.congested = False
 
 
+def is_writable(half: SendHalf) -> bool:
+    """The application may write more: it has neither ended nor reset the stream."""
+    return not half.fin_written and half.reset_code == NONE
+
+
 def is_done(half: SendHalf) -> bool:
     """True in the terminal states "Data Recvd" and "Reset Recvd" (RFC 9000 §3.1)."""
     # An acknowledged FIN alone does not end it: bytes before it may still be lost.

@@ -110,6 +110,18 @@ class Streams:
         """What the connection holds of its peer's bytes and of its program's."""
         return self._flow.receive_used - self._flow.receive_consumed + self._written
 
+    def carried_bytes(self) -> int:
+        """What a snapshot would carry: unacknowledged, unsent and undelivered."""
+        total = self._written
+        for stream in self._streams.values():
+            if stream.receive is not None:
+                total += sum(len(data) for _, data in stream.receive.segments)
+        return total
+
+    def is_finished(self, stream_id: int) -> bool:
+        """Both halves are over and the stream is forgotten."""
+        return self._table.is_finished(stream_id)
+
     def buffered_bytes(self, stream_id: int) -> int:
         """Bytes written and never sent yet; 0 for a stream that cannot send (any more)."""
         stream = self._streams.get(stream_id)
@@ -133,7 +145,7 @@ class Streams:
         StreamStateError when the stream cannot be written to (any more).
         """
         half = self._table.writable_half(stream_id)
-        if half is None or half.fin_written or half.reset_code != NONE:
+        if half is None or not send_half.is_writable(half):
             raise StreamStateError(f"stream {stream_id} was ended or reset: nothing can be written")
         send_half.write(half, data, fin)
         self._written += len(data)

@@ -11,8 +11,8 @@ from quicbaton.transport import frames as f
 from quicbaton.transport import rangeset
 from quicbaton.transport.state import NONE, ConnectionState, ReceiveHalf, SendHalf, Stream
 from quicbaton.transport.streams import flow as flow_rules
-from quicbaton.transport.streams.receive_half import new_receive_half
-from quicbaton.transport.streams.send_half import new_send_half
+from quicbaton.transport.streams.receive_half import is_discarding, new_receive_half
+from quicbaton.transport.streams.send_half import is_writable, new_send_half
 
 
 def wrong_direction(stream_id: int, frame_type: int) -> TransportError:
@@ -40,6 +40,10 @@ class StreamTable:
             stream_id & 1 == self._own_bit and stream_id >> 2 >= self._flow.own_streams_limit[kind]
         )
 
+    def is_finished(self, stream_id: int) -> bool:
+        """Both halves were terminal: only the ordinal is left."""
+        return rangeset.contains(self._state.finished[stream_id & 3], stream_id >> 2)
+
     # --- for the application ------------------------------------------------------------------
 
     def writable_half(self, stream_id: int) -> SendHalf | None:
@@ -60,7 +64,7 @@ class StreamTable:
         """The application names a stream that has no object: ours, or skipped by the peer."""
         if not 0 <= stream_id <= f.MAX_VARINT:
             raise StreamStateError(f"{stream_id} is not a stream ID")
-        if self._is_finished(stream_id):
+        if self.is_finished(stream_id):
             return None
         kind = stream_id >> 1 & 1
         ordinal = stream_id >> 2
@@ -89,7 +93,7 @@ class StreamTable:
 
     def _known_to_peer(self, stream_id: int, frame_type: int) -> Stream | None:
         stream = self._streams.get(stream_id)
-        if stream is None and self._is_finished(stream_id):
+        if stream is None and self.is_finished(stream_id):
             return None
         if stream_id & 1 == self._own_bit:
             # RFC 9000 §19.4, §19.5, §19.8, §19.10: the peer cannot know a stream of ours that
@@ -125,9 +129,6 @@ class StreamTable:
         self._streams[stream_id] = stream
         return stream
 
-    def _is_finished(self, stream_id: int) -> bool:
-        return rangeset.contains(self._state.finished[stream_id & 3], stream_id >> 2)
-
     def forget(self, stream_id: int) -> None:
         """Both halves are terminal: keep the ordinal, and give the peer a stream back."""
         stream = self._streams.pop(stream_id)
@@ -137,6 +138,15 @@ class StreamTable:
             flow_rules.close_peer_stream(
                 self._flow, stream_id, _is_aborted(stream), self._state.clock_us
             )
+
+
+def open_directions(stream: Stream) -> tuple[bool, bool]:
+    """Whether the application can still write to a stream, and whether more may come from it."""
+    send, receive = stream.send, stream.receive
+    return (
+        send is not None and is_writable(send),
+        receive is not None and not is_discarding(receive),
+    )
 
 
 def _is_aborted(stream: Stream) -> bool:

@@ -36,7 +36,7 @@ from quicbaton.service.moving.stream_relay.wire import Wire, stop
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable
 from quicbaton.transport.state import ConnectionState
-from quicbaton.transport.view import open_directions
+from quicbaton.transport.streams.table import open_directions
 
 _OF_A_STREAM: Final = (
     events.StreamDataReceived,

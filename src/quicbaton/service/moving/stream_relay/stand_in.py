@@ -38,7 +38,7 @@ from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable
 from quicbaton.transport.log import ConnectionLog
 from quicbaton.transport.state import NONE, ConnectionState
-from quicbaton.transport.view import open_directions
+from quicbaton.transport.streams.table import open_directions
 
 #: Of a number that nobody else chooses.
 _REQUEST_BYTES: Final = 7
