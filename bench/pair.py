@@ -131,7 +131,7 @@ class Pair:
                 await asyncio.sleep(max(0.0, next_at - monotonic()))
             elif answer.code in ("cutover_pending", "busy", "no_such_connection"):
                 await asyncio.sleep(_LOOK_S)
-            elif not watching.done() and answer.code != "closing":
+            elif not watching.done() and answer.code != "closed":
                 raise RuntimeError(f"a handoff was refused: {answer.message}")
         # The last one may have come when the body was through.
         return [one for one in handoffs if one.answered_ns < watching.result().samples[-1][0]]

@@ -20,6 +20,7 @@ from quicbaton.cli.certificate import write_self_signed
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 
 
@@ -136,7 +137,7 @@ class _Run:
         for server in self._servers:
             for info in (await server.look()).connections:
                 return server, info.connection
-        raise PeerError("the client reached none of the servers", code="no_connection")
+        raise PeerError("the client reached none of the servers", code=Reason.UNREACHABLE)
 
     async def _pass_around(self, client: Client, first: Server, connection: str) -> Server:
         """Hand over as the script says; the process that did not accept the connection."""
@@ -165,7 +166,8 @@ class _Run:
                 return
             await asyncio.sleep(_POLL_S)
         raise PeerError(
-            f"the client did not cut over to pid {owner.pid} in {_PATIENCE_S:.0f} s", code="cutover"
+            f"the client did not cut over to pid {owner.pid} in {_PATIENCE_S:.0f} s",
+            code=Reason.CUTOVER_PENDING,
         )
 
     async def _reconnect(self) -> list[int]:
@@ -176,7 +178,7 @@ class _Run:
         )
         output, _ = await process.communicate()
         if process.returncode:
-            raise QuicbatonError("reconnecting could not be measured", code="reconnecting")
+            raise QuicbatonError("reconnecting could not be measured")
         return msgspec.json.decode(output, type=list[int])
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from demo.curl import Outcome, Progress
 from quicbaton.errors import PeerError
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask
 
@@ -55,7 +56,7 @@ class Server:
                 process.kill()
                 await process.wait()
             raise
-        raise PeerError("a server did not start; it has said why above", code="server")
+        raise PeerError("a server did not start; it has said why above", code=Reason.NOT_READY)
 
     async def look(self) -> c.Connections:
         """What `quicbaton ps` says."""
@@ -148,4 +149,4 @@ class Client:
             self._news.set()
             self._on_progress(message)
         await self._process.wait()
-        raise PeerError("the client ended without a word", code="client")
+        raise PeerError("the client ended without a word", code=Reason.DIED)

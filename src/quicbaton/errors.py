@@ -5,46 +5,49 @@
 * `FencedError`: somebody else owns what was asked for; staying silent is the right answer.
 * `InternalError`: a rule of our own was about to be broken; the action was not carried out.
 
-Each class carries a machine-readable `code`; the message says what was expected, what came and
-what to do.
+Each carries a machine-readable `code`, a `Reason`; the message says what was expected, what came
+and what to do.
 """
 
 from __future__ import annotations
+
+from quicbaton.reasons import Reason
 
 
 class QuicbatonError(Exception):
     """Root of all errors that quicbaton raises."""
 
-    code = "error"
+    code = Reason.ERROR
 
-    def __init__(self, message: str, *, code: str | None = None) -> None:
+    def __init__(self, message: str, *, code: Reason | None = None) -> None:
         super().__init__(message)
         if code is not None:
-            self.code = code
+            # A program that mypy does not see may have given a text: ValueError unless it is one.
+            self.code = Reason(code)
 
 
 class CallerError(QuicbatonError):
     """The calling program's mistake."""
 
-    code = "caller"
+    code = Reason.CALLER
 
 
 class PeerError(QuicbatonError):
     """A peer, a file or a message broke its format or its rules."""
 
-    code = "peer"
+    code = Reason.PEER
 
 
 class FencedError(QuicbatonError):
     """The connection, term or baton belongs to somebody else now."""
 
-    code = "fenced"
+    code = Reason.FENCED
 
 
 class InternalError(QuicbatonError):
     """One of our own invariants would have been broken."""
 
-    code = "internal"
+    code = Reason.INTERNAL
 
 
 # --- the caller's -----------------------------------------------------------------------------
@@ -56,31 +59,31 @@ class RefusedError(CallerError):
     `code` names the reason, for instance `cutover_pending` or `not_exportable`.
     """
 
-    code = "refused"
+    code = Reason.REFUSED
 
 
 class ConfigurationError(CallerError):
     """A setting is missing, contradictory or out of range."""
 
-    code = "configuration"
+    code = Reason.CONFIGURATION
 
 
 class StreamStateError(CallerError):
     """The stream does not exist, or is not in a state that allows the call."""
 
-    code = "stream_state"
+    code = Reason.STREAM_STATE
 
 
 class GivenAwayError(FencedError):
     """A snapshot of this connection was taken for a handoff: the object is spent."""
 
-    code = "given_away"
+    code = Reason.GIVEN_AWAY
 
 
 class SecondSenderError(FencedError):
     """Somebody else sends with this connection's keys: be silent for good."""
 
-    code = "second_sender"
+    code = Reason.SECOND_SENDER
 
 
 # --- the QUIC peer's --------------------------------------------------------------------------
@@ -92,7 +95,7 @@ class TransportError(PeerError):
     `error_code` is the code to send, `frame_type` the offending frame's type or 0.
     """
 
-    code = "transport"
+    code = Reason.TRANSPORT
 
     def __init__(self, error_code: int, reason: str, frame_type: int = 0) -> None:
         super().__init__(reason)

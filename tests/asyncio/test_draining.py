@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 from quicbaton.errors import PeerError
+from quicbaton.reasons import Reason
 from quicbaton.service.node.bulk import BulkHandoff
 from quicbaton.service.node.draining import Draining
 from quicbaton.service.peers import commands as c
@@ -26,7 +27,7 @@ class OneConnection:
 
 
 async def nowhere(_name: str) -> Link:
-    raise PeerError("nobody answers", code="unreachable")
+    raise PeerError("nobody answers", code=Reason.UNREACHABLE)
 
 
 def test_a_drain_that_is_undone_ends_at_once() -> None:
@@ -74,6 +75,29 @@ def test_why_one_did_not_move_is_known_while_it_is_tried_again() -> None:
         assert bulk.left == bulk.waiting == 1
         assert bulk.kept[b"name"].code == "unreachable"
         assert bulk.refused() == {"unreachable": 1}
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+    run(test)
+
+
+def test_what_no_waiting_changes_is_tried_once() -> None:
+    async def test() -> None:
+        tries = 0
+        done = asyncio.Event()
+
+        async def here(_name: str) -> Link:
+            nonlocal tries
+            tries += 1
+            raise PeerError("that is this very process", code=Reason.SAME_PROCESS)
+
+        connections: Any = OneConnection()
+        bulk = BulkHandoff(connections, here, ["here"], relay=False, on_done=done.set)
+        bulk.begin([b"name"])
+        work = asyncio.create_task(bulk.work())
+        await done.wait()
+        assert (tries, bulk.left, bulk.waiting) == (1, 1, 0)
+        assert bulk.refused() == {"same_process": 1}
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
 

@@ -13,6 +13,7 @@ from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import RefusedError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.reasons import Reason
 from quicbaton.service.node.node import Node
 from tests.asyncio.loopback import (
     FileServer,
@@ -67,7 +68,7 @@ def test_a_destination_without_room_refuses_before_the_commit(
                 destination.handoffs.resume_file(sealed[0])
             assert caught.value.code == "routing_table_full"
 
-            source.handoffs.cancel_saves("test", "it stays")
+            source.handoffs.cancel_saves(Reason.TAKEOVER, "it stays")
             await asyncio.sleep(0)
             assert source.endpoint.has(name)
             await client.get(10)
@@ -101,7 +102,7 @@ def test_a_ping_that_waits_fails_when_its_connection_goes_on_in_another_object(
             assert sent
             await node.handoffs.save(session, list[bytes]().append)
             udp.send = real_send  # type: ignore[method-assign]
-            node.handoffs.cancel_saves("test", "it stays")
+            node.handoffs.cancel_saves(Reason.TAKEOVER, "it stays")
             with pytest.raises(ConnectionError):
                 await waiting
             await closed

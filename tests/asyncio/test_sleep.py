@@ -21,6 +21,7 @@ from quicbaton.asyncio.qlog_folder import QlogFolder
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import ConfigurationError, GivenAwayError, InternalError, RefusedError
 from quicbaton.limits import MAX_SLEEP_DOUBLINGS
+from quicbaton.reasons import Reason
 from tests.asyncio.loopback import (
     FileServer,
     Watcher,
@@ -54,7 +55,7 @@ class SleepyServer(FileServer):
 
     def export_state(self) -> bytes:
         if any(self._left.values()) or self._hashes:
-            raise RefusedError("a request is under way", code="not_exportable")
+            raise RefusedError("a request is under way", code=Reason.NOT_EXPORTABLE)
         return b""
 
     def import_state(self, data: bytes) -> None:

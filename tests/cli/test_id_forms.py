@@ -38,7 +38,7 @@ def test_forms_with_a_key_come_from_a_file_of_the_users_own(tmp_path: Path) -> N
     path.chmod(0o640)
     with pytest.raises(ConfigurationError) as caught:
         chosen("--ids", f"@{path}")
-    assert caught.value.code == "key_file_mode"
+    assert caught.value.code == "not_private"
     with pytest.raises(ConfigurationError) as caught:
         chosen("--ids", f"@{tmp_path / 'missing'}")
     assert "missing" in str(caught.value)

@@ -122,7 +122,8 @@ def test_an_answer_that_is_not_200_leaves_no_file(home: Home) -> None:
     url = f"https://localhost:{server.port}/none"
     refused = home.run("get", url, "--ca", home.ca, "-o", "copy.bin", "--json")
     assert refused.returncode == 1
-    assert json.loads(refused.stderr)["error"] == "http_404"
+    error = json.loads(refused.stderr)
+    assert (error["error"], error["status"]) == ("http_status", 404)
     assert [path for path in home.path.iterdir() if path.is_file()] == []
 
 

@@ -59,6 +59,7 @@ from quicbaton.handoff.events import (
 )
 from quicbaton.handoff.messages import ClaimRequest, Committed, HandoffMessage, Message, Offer
 from quicbaton.ownership import Ledger, Ownership
+from quicbaton.reasons import Reason
 from tests.handoff.small_world import CID, DIGEST, Action, SmallWorld, baton_id
 
 
@@ -242,7 +243,7 @@ class World(SmallWorld):
         self.sealing = False
         if not works:
             self._spend("failures")
-            self._tell_source(SealFailed("not_exportable", "a coroutine is in the way"))
+            self._tell_source(SealFailed(Reason.NOT_EXPORTABLE, "a coroutine is in the way"))
             return
         number = len(self.terms) - 1
         self._tell_source(Sealed(baton_id(number), DIGEST, sealed(number)))
@@ -260,7 +261,7 @@ class World(SmallWorld):
         taker.rebuilding = False
         if not works:
             self._spend("failures")
-            self._tell_taker(number, RebuildFailed("unreadable", "no such key"))
+            self._tell_taker(number, RebuildFailed(Reason.BATON_SEAL, "no such key"))
             return
         assert taker.baton is not None
         self._tell_taker(number, self._rebuilt(taker.baton))
@@ -353,7 +354,7 @@ class World(SmallWorld):
 
     def _do_cancel(self, number: int) -> None:
         self._spend("cancels")
-        event = Cancel("operator", "changed my mind")
+        event = Cancel(Reason.TAKEOVER, "changed my mind")
         if number < 0:
             self._tell_source(event)
         else:

@@ -75,6 +75,7 @@ from quicbaton.handoff.store_questions import (
 )
 from quicbaton.ownership import Ledger
 from quicbaton.ownership.store import Entry, EntryState, Holder
+from quicbaton.reasons import Reason
 
 CID = b"connection"
 HANDOFF, OTHER = b"h" * 16, b"o" * 16
@@ -96,12 +97,12 @@ MOVED_ACK = MovedAck(CID, HANDOFF)
 MESSAGES: list[HandoffMessage] = [
     OFFER,
     ACCEPT,
-    Refuse(CID, HANDOFF, "no", "no"),
+    Refuse(CID, HANDOFF, Reason.NO_ROOM, "no"),
     Baton(CID, HANDOFF, b"sealed"),
     READY,
     COMMITTED,
     Resumed(CID, HANDOFF, 1500),
-    Abort(CID, HANDOFF, "no", "no"),
+    Abort(CID, HANDOFF, Reason.DISCARDED, "no"),
     CLAIM,
     STRAY,
     Cutover(CID, HANDOFF),
@@ -119,15 +120,15 @@ REBUILT = Rebuilt(CID, 1, BATON_ID, DIGEST)
 LOCAL_EVENTS: list[Event] = [
     LinkLost(LINK),
     PeerDead(True),
-    Cancel("operator", "no"),
+    Cancel(Reason.TAKEOVER, "no"),
     DeadlinePassed(),
     START,
     Save(False),
     SEALED,
-    SealFailed("not_exportable", "no"),
+    SealFailed(Reason.NOT_EXPORTABLE, "no"),
     ARRIVED,
     REBUILT,
-    RebuildFailed("unreadable", "no"),
+    RebuildFailed(Reason.BATON_SEAL, "no"),
     LinkUp(NEW_LINK),
     TakenBack(),
     Spoke(1500),
@@ -145,7 +146,7 @@ OFFERED = Entry(EntryState.OFFERED, 1, SOURCE, BATON_ID, DIGEST)
 THEIRS = Entry(EntryState.HELD, 2, DESTINATION, BATON_ID, DIGEST)
 OURS = Entry(EntryState.HELD, 2, SOURCE, BATON_ID, DIGEST)
 ENDED = Entry(EntryState.CLOSED, 2, DESTINATION, BATON_ID, DIGEST)
-FAILED, UNKNOWN = StoreFailed("store_full", "no"), StoreUnknown("store_slow", "no")
+FAILED, UNKNOWN = StoreFailed(Reason.STORE_FULL, "no"), StoreUnknown(Reason.STORE_SLOW, "no")
 #: An answer that says the same to both sides would not try much.
 ANSWERS: list[Event] = [StoreConflict(None), StoreFound(OFFERED), FAILED, UNKNOWN]
 SOURCE_EVENTS = [*EVENTS, Received(LINK, TAKEN), StoreDone(OURS), *ANSWERS]
@@ -164,8 +165,8 @@ def received(message: HandoffMessage, link: int = LINK) -> Received:
 
 # --- a way into every state -----------------------------------------------------------------------
 
-_ABORT = received(Abort(CID, HANDOFF, "no", "no"))
-_REFUSE = received(Refuse(CID, HANDOFF, "no", "no"))
+_ABORT = received(Abort(CID, HANDOFF, Reason.DISCARDED, "no"))
+_REFUSE = received(Refuse(CID, HANDOFF, Reason.NO_ROOM, "no"))
 _PROXIED = received(Accept(CID, HANDOFF, relay=True))
 _BATON = received(Baton(CID, HANDOFF, b"sealed"))
 _TO_FROZEN: list[Event] = [START, received(ACCEPT), SEALED]

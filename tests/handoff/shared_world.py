@@ -77,6 +77,7 @@ from quicbaton.handoff.store_questions import (
 )
 from quicbaton.ownership import Ledger, Ownership
 from quicbaton.ownership.store import Conflict, Done, Entry, Operation, decide
+from quicbaton.reasons import Reason
 from tests.handoff.small_world import CID, DIGEST, Action, SmallWorld, baton_id
 
 STORE = b"store id"
@@ -278,7 +279,7 @@ class SharedWorld(SmallWorld):
         side.sealing = False
         if not works:
             self._spend("failures")
-            self._tell(number, SealFailed("not_exportable", "a coroutine is in the way"))
+            self._tell(number, SealFailed(Reason.NOT_EXPORTABLE, "a coroutine is in the way"))
             return
         assert side.baton is not None
         self._tell(number, Sealed(baton_id(side.baton), DIGEST, b"%d" % side.baton))
@@ -288,7 +289,7 @@ class SharedWorld(SmallWorld):
         side.rebuilding = False
         if not works:
             self._spend("failures")
-            self._tell(number, RebuildFailed("unreadable", "no such key"))
+            self._tell(number, RebuildFailed(Reason.BATON_SEAL, "no such key"))
             return
         assert side.baton is not None
         rebuilt = Rebuilt(CID, self.terms[side.baton], baton_id(side.baton), DIGEST)
@@ -299,20 +300,20 @@ class SharedWorld(SmallWorld):
             self._spend("troubles")
         effect = self.sides[number].asked.pop(0)
         if fate == "refused":
-            self._tell(number, StoreFailed("store_full", "no room"))
+            self._tell(number, StoreFailed(Reason.STORE_FULL, "no room"))
             return
         if isinstance(effect, ReadStore):
             unheard = fate in ("lost", "done, unheard")
-            unknown = StoreUnknown("store_slow", "no answer")
+            unknown = StoreUnknown(Reason.STORE_SLOW, "no answer")
             self._tell(number, unknown if unheard else StoreFound(self.entry))
             return
         if fate == "lost":
             self.ghosts.append(effect.operation)
-            self._tell(number, StoreUnknown("store_slow", "no answer"))
+            self._tell(number, StoreUnknown(Reason.STORE_SLOW, "no answer"))
             return
         result = self._apply(effect.operation)
         if fate == "done, unheard":
-            self._tell(number, StoreUnknown("store_slow", "no answer"))
+            self._tell(number, StoreUnknown(Reason.STORE_SLOW, "no answer"))
         elif isinstance(result, Done):
             self._tell(number, StoreDone(result.entry))
         else:
@@ -414,7 +415,7 @@ class SharedWorld(SmallWorld):
 
     def _do_cancel(self, number: int) -> None:
         self._spend("cancels")
-        self._tell(number, Cancel("operator", "changed my mind"))
+        self._tell(number, Cancel(Reason.TAKEOVER, "changed my mind"))
 
     def _do_timer(self, number: int) -> None:
         self._spend("timers")

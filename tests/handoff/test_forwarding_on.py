@@ -43,6 +43,7 @@ from quicbaton.handoff.messages import (
 )
 from quicbaton.limits import HANDOFF_FORWARD_S, HANDOFF_RELAY_LOST_S
 from quicbaton.ownership import Ledger
+from quicbaton.reasons import Reason
 
 CID, HANDOFF, BATON_ID, DIGEST = b"connection", b"h" * 16, b"b" * 16, b"d" * 32
 TO_B, TO_C = 1, 2
@@ -175,7 +176,7 @@ def test_a_forwarder_out_of_reach_is_told_when_it_is_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "event", [ev.PeerDead(False), ev.Cancel("source_gone", "it is"), ev.DeadlinePassed()]
+    "event", [ev.PeerDead(False), ev.Cancel(Reason.SOURCE_GONE, "it is"), ev.DeadlinePassed()]
 )
 def test_a_forwarder_that_is_gone_is_waited_for_no_more(event: ev.Event) -> None:
     machine = owner()
@@ -239,7 +240,7 @@ def test_a_relayed_owner_without_a_link_waits_and_then_gives_up() -> None:
     machine.handle(ev.LinkLost(TO_B), 7)
     assert machine.get_timer() == 7 + HANDOFF_RELAY_LOST_S * 1_000_000
     # The runtime dials for a while and says so: go on.
-    assert machine.handle(ev.Cancel("source_gone", "for now"), 8) == [Connect(CID)]
+    assert machine.handle(ev.Cancel(Reason.SOURCE_GONE, "for now"), 8) == [Connect(CID)]
     machine.handle(ev.LinkUp(4), 9)
     assert machine.state is CuttingOverState.PROXIED
     assert machine.get_timer() is None

@@ -53,6 +53,7 @@ from quicbaton.limits import (
 )
 from quicbaton.ownership import Ledger, Ownership
 from quicbaton.ownership.store import ConfigurationError
+from quicbaton.reasons import Reason
 from tests.handoff.machine_cells import (
     ACCEPT,
     ARRIVED,
@@ -114,7 +115,7 @@ def test_connection_saved_while_it_was_offered_is_not_frozen_twice() -> None:
     machine, ledger = giving_in(GivingState.OFFERED)
     ledger.freeze(CID, b"")
     effects = machine.handle(received(ACCEPT), 0)
-    assert outcomes(effects) == [(Outcome.KEPT, "freeze_when_frozen")]
+    assert outcomes(effects) == [(Outcome.KEPT, "not_owned")]
     assert isinstance(sent(effects)[0], Abort)
     assert not any(isinstance(effect, (FreezeConnection, ThawConnection)) for effect in effects)
 
@@ -129,7 +130,7 @@ def test_thaw_gives_back_what_arrived_while_frozen() -> None:
 def test_baton_beyond_the_limit_keeps_the_connection() -> None:
     machine, _ = giving_in(GivingState.SEALING)
     effects = machine.handle(Sealed(BATON_ID, DIGEST, bytes(MAX_BATON_BYTES + 1)), 0)
-    assert outcomes(effects) == [(Outcome.KEPT, "baton_too_big")]
+    assert outcomes(effects) == [(Outcome.KEPT, "baton_too_large")]
     assert isinstance(sent(effects)[0], Abort)
 
 
@@ -181,7 +182,7 @@ def test_saved_baton_goes_to_the_first_claim_with_its_strays() -> None:
 
 def test_saved_baton_is_superseded_by_a_thaw() -> None:
     machine, _ = giving_in(GivingState.SAVED)
-    machine.handle(Cancel("thawed", "the operator took it back"), 0)
+    machine.handle(Cancel(Reason.TAKEOVER, "its process is replaced"), 0)
     answer = sent(machine.handle(received(CLAIM), 0))[0]
     assert isinstance(answer, Refuse)
     assert answer.code == "superseded"
@@ -262,11 +263,11 @@ def test_baton_names_the_audience_and_the_term() -> None:
     assert effects == [FreezeConnection(CID), SealBaton(CID, 1, "D")]
 
 
-def test_reason_too_long_for_a_message_is_cut() -> None:
+def test_text_too_long_for_a_message_is_cut() -> None:
     machine, _ = giving_in(GivingState.FROZEN)
-    (message,) = sent(machine.handle(Cancel("c" * 999, "m" * 9999), 0))
+    (message,) = sent(machine.handle(Cancel(Reason.TAKEOVER, "m" * 9999), 0))
     assert isinstance(message, Abort)
-    assert (len(message.code), len(message.message)) == (64, 1024)
+    assert (message.code, message.message) == ("takeover", "m" * 1024)
 
 
 # --- the destination ------------------------------------------------------------------------------
@@ -312,7 +313,7 @@ def test_connection_that_is_owned_here_already_is_not_resumed_again() -> None:
     machine, ledger = taking_in(TakingState.READY)
     ledger.own(CID)
     effects = machine.handle(received(COMMITTED), 0)
-    assert outcomes(effects) == [(Outcome.DISCARDED, "adopt_when_owned")]
+    assert outcomes(effects) == [(Outcome.DISCARDED, "in_hand")]
 
 
 @pytest.mark.parametrize("change", [{"term": 2}, {"connection_id": b"another"}])
@@ -373,7 +374,7 @@ def test_client_is_told_by_resets_only_when_it_is_certain_that_no_owner_lives(
     assert machine.handle(PeerDead(certain), 0) == []
     effects = machine.handle(LinkLost(LINK), 0)
     assert ("AnswerWithResets" in [type(effect).__name__ for effect in effects]) is certain
-    assert outcomes(effects) == [(Outcome.DISCARDED, "source_dead")]
+    assert outcomes(effects) == [(Outcome.DISCARDED, "peer_dead")]
 
 
 def test_last_words_of_a_dead_source_are_heard() -> None:

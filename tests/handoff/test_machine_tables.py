@@ -61,7 +61,7 @@ def test_a_store_that_gave_the_connection_away_changes_two_answers_of_a_forwarde
     by_ledger = written("forwarding_table.txt")
     assert [line for line in by_store if line not in by_ledger] == [
         "forwarding + ClaimRequest -> forwarding Send(Refuse)",
-        "forwarding + StoreDone -> done StopForwarding AnswerWithResets AskStore [lost: ]",
+        "forwarding + StoreDone -> done StopForwarding AnswerWithResets AskStore [lost: in_doubt]",
         "proxying + ClaimRequest -> proxying Send(Refuse)",
         "done + ClaimRequest -> done Send(Refuse)",
     ]

@@ -43,6 +43,7 @@ from quicbaton.handoff.store_questions import (
 from quicbaton.limits import HANDOFF_DOUBT_S
 from quicbaton.ownership import Ledger, Ownership
 from quicbaton.ownership.store import Close, Publish, Take
+from quicbaton.reasons import Reason
 from tests.handoff.machine_cells import (
     ARRIVED,
     BATON_ID,
@@ -85,7 +86,7 @@ from tests.handoff.machine_cells import (
 PUBLISH = Publish(CID, 1, SOURCE, BATON_ID, DIGEST)
 TAKE = Take(CID, 1, "S", BATON_ID, DIGEST, DESTINATION)
 TAKE_BACK = Take(CID, 1, "S", BATON_ID, DIGEST, SOURCE)
-ABORT = received(Abort(CID, HANDOFF, "no", "no"))
+ABORT = received(Abort(CID, HANDOFF, Reason.DISCARDED, "no"))
 
 
 # --- the source -----------------------------------------------------------------------------------
@@ -175,7 +176,8 @@ def test_taken_in_another_term_is_a_peer_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "event", [ABORT, LinkLost(LINK), PeerDead(False), DeadlinePassed(), Cancel("operator", "no")]
+    "event",
+    [ABORT, LinkLost(LINK), PeerDead(False), DeadlinePassed(), Cancel(Reason.TAKEOVER, "no")],
 )
 def test_nothing_but_the_store_brings_a_connection_back(event: Event) -> None:
     machine, ledger = giving_by_store_in(GivingState.FROZEN)

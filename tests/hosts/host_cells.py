@@ -190,7 +190,7 @@ async def _run(site: Site, cell: HostCell) -> HostOutcome:
         since = monotonic()
         answers += await _hand_on(source, destination, curl)
         handed_on = (
-            answers[-1].endswith((" ok", "closing")) or monotonic() - since < _TIME_TO_HAND_ON_S
+            answers[-1].endswith((" ok", "closed")) or monotonic() - since < _TIME_TO_HAND_ON_S
         )
         ended = await curl.finish()
         verdict = (await site.datagrams()).check(keylogs)

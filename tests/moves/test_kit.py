@@ -10,6 +10,7 @@ from aioquic.h3.events import DataReceived, HeadersReceived
 
 from quicbaton.errors import CallerError, ConfigurationError, GivenAwayError, RefusedError
 from quicbaton.http3 import H3Connection
+from quicbaton.reasons import Reason
 from quicbaton.testing import (
     Conditions,
     EndOptions,
@@ -245,7 +246,7 @@ def test_move_refuses_what_cannot_move_and_leaves_it_unharmed() -> None:
     pair.client.connection.close()
     with pytest.raises(RefusedError) as refused:
         move(pair.client)
-    assert refused.value.code == "closing"
+    assert refused.value.code == "closed"
     assert pair.client.connection.get_timer() is not None
 
 
@@ -264,7 +265,7 @@ def test_move_refuses_a_second_cutover_while_the_first_is_open() -> None:
 def test_an_application_that_refuses_stays_with_its_owner() -> None:
     class Stubborn(Traffic):
         def export_state(self) -> bytes:
-            raise RefusedError("busy", code="not_exportable")
+            raise RefusedError("busy", code=Reason.NOT_EXPORTABLE)
 
     pair = Pair(server=EndOptions(create=Stubborn), client=EndOptions(create=Traffic))
     pair.connect()

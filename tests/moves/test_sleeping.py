@@ -206,7 +206,7 @@ def test_a_connection_with_something_to_do_stays_awake_and_says_why() -> None:
     server.set_keep_alive(0)
     sleep(pair.server)
     pair.server.connection.close()
-    assert refusal(pair.server) == "closing"
+    assert refusal(pair.server) == "closed"
 
 
 def test_bytes_that_the_peer_gives_no_room_for_keep_a_connection_awake() -> None:

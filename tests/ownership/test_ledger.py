@@ -84,11 +84,11 @@ def test_every_operation_in_every_state(state: Ownership, operation: Operation) 
 @pytest.mark.parametrize(
     ("state", "code"),
     [
-        (Ownership.ABSENT, "unknown_connection"),
+        (Ownership.ABSENT, "no_such_connection"),
         (Ownership.OWNED, "superseded"),
         (Ownership.FROZEN, "superseded"),
         (Ownership.GIVEN, "already_used"),
-        (Ownership.CLOSED, "connection_closed"),
+        (Ownership.CLOSED, "closed"),
     ],
 )
 def test_refused_commit_says_why(state: Ownership, code: str) -> None:
@@ -187,7 +187,7 @@ def test_tombstones_expire_and_what_is_forgotten_is_refused() -> None:
     assert ledger.expire(LIFETIME_US) == 1
     with pytest.raises(FencedError) as caught:
         ledger.reissue(CID, BATON, DIGEST, HANDOFF)
-    assert caught.value.code == "unknown_connection"
+    assert caught.value.code == "no_such_connection"
 
 
 def test_tombstones_are_bounded_and_the_oldest_goes_first() -> None:

@@ -347,7 +347,7 @@ def _anybody_s(path: Path) -> None:
     [
         (_other_program, "store_unusable"),
         (_later_release, "store_version"),
-        (_anybody_s, "store_not_private"),
+        (_anybody_s, "not_private"),
         (lambda path: path.mkdir(), "store_unusable"),
         (lambda path: path.write_bytes(b"no database" * 1000), "store_unusable"),
     ],

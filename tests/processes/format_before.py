@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
+from quicbaton.baton.errors import NeedsNewerFormatError
 from quicbaton.baton.versions import DOWNGRADES, FORMAT_VERSION, UPGRADES
-from quicbaton.errors import RefusedError
 
 VERSION = FORMAT_VERSION - 1
 
@@ -30,11 +30,10 @@ def upgrade(payload: bytes) -> bytes:
 
 
 def downgrade(payload: bytes) -> bytes:
-    """The payload in this format. Raises RefusedError if the connection has relayed streams."""
+    """The payload in this format. NeedsNewerFormatError if the connection has relayed streams."""
     *fields, relayed = msgspec.msgpack.decode(payload)
     if relayed:
-        raise RefusedError(
-            f"format {VERSION} knows no relayed streams: wait for its requests to end",
-            code=f"needs_format_{FORMAT_VERSION}",
+        raise NeedsNewerFormatError(
+            f"format {VERSION} knows no relayed streams: wait for its requests to end"
         )
     return msgspec.msgpack.encode(fields)

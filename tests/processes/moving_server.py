@@ -35,6 +35,7 @@ from quicbaton.errors import PeerError, QuicbatonError, RefusedError
 from quicbaton.handoff import Waits
 from quicbaton.http3 import H3Connection
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.reasons import Reason
 from quicbaton.routing.id_text import parse_ids
 from quicbaton.service import failpoints
 from quicbaton.service.node.node import Node
@@ -133,7 +134,7 @@ class MovingProtocol(QuicConnectionProtocol):
         if self._has_bug:
             raise ZeroDivisionError("an application's bug")
         if self._busy:
-            raise RefusedError("a request is being worked on", code="not_exportable")
+            raise RefusedError("a request is being worked on", code=Reason.NOT_EXPORTABLE)
         return msgspec.msgpack.encode(self._state)
 
     def import_state(self, data: bytes) -> None:

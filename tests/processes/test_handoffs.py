@@ -404,7 +404,7 @@ def test_a_baton_that_cannot_be_written_leaves_the_connection_alive(in_world: An
             path = world.folder / "taken"
             path.write_text("something else")
             answer = await save(first, connection, path)
-            assert (answer.ok, answer.code) == (False, "file")
+            assert (answer.ok, answer.code) == (False, "os")
             assert path.read_text() == "something else"
 
     in_world(test)

@@ -428,7 +428,7 @@ def test_a_process_that_accepts_nobody_is_not_taken_for_absent(
         with accepts_nobody(path) as stopped:
             with pytest.raises(PeerError) as caught:
                 await connect_channel(path)
-            assert caught.value.code == "timeout"
+            assert caught.value.code == "deadline"
             late = asyncio.create_task(connect_channel(path))
             await asyncio.sleep(0)
             stopped.accept()[0].close()
@@ -514,7 +514,7 @@ def test_a_descriptor_that_comes_too_late_is_not_kept(tmp_path: Path) -> None:
         conversation = await Conversation.begin(listener.path, 0.01)
         with pytest.raises(PeerError) as caught:
             await conversation.ask_for_descriptor(c.PassSocket(0), c.SocketOf)
-        assert caught.value.code == "timeout"
+        assert caught.value.code == "deadline"
         # Whoever asked has hung up.
         await until(lambda: accepted and accepted[0].closed, "the end")
         listener.close()

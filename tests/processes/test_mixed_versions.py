@@ -88,7 +88,7 @@ def test_what_the_format_before_cannot_say_stays_until_it_can(in_world: Any) -> 
             await until(lambda: running.body, "the body to begin")
             connection = await new.the_connection()
             refusal = await new.hand_over(connection, old)
-            assert (refusal.ok, refusal.code) == (False, f"needs_format_{PRESENT}")
+            assert (refusal.ok, refusal.code) == (False, "needs_newer_format")
             assert int(await client.get("/pid")) == new.pid
             await running.ended.wait()
             assert running.body == content(0, size)

@@ -75,7 +75,7 @@ def test_a_download_is_relayed_and_then_goes_no_further(in_world: Any) -> None:
             assert (answer.ok, answer.code) == (True, "relayed")
             assert await states(second) == ["relayed"]
             answer = await second.hand_over(connection, first)
-            assert (answer.ok, answer.code) == (False, "relayed")
+            assert (answer.ok, answer.code) == (False, "proxied")
             await curl.finish()
             assert (await first.list()).datagrams_forwarded
             assert not (await second.list()).datagrams_received

@@ -252,7 +252,7 @@ def test_a_private_key_that_others_may_read_is_not_used(folder: Path) -> None:
     (folder / "nodes" / "a-key.pem").chmod(0o640)
     with pytest.raises(ConfigurationError) as caught:
         Cluster(folder, "a")
-    assert caught.value.code == "key_file_mode"
+    assert caught.value.code == "not_private"
 
 
 def test_a_cluster_that_makes_no_sense_lets_nobody_in(folder: Path, with_ends: Any) -> None:

@@ -17,6 +17,7 @@ import pytest
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError
 from quicbaton.service.supervisor import supervisor as module
@@ -181,7 +182,7 @@ def test_a_supervisor_that_stood_still_does_not_blame_its_workers(
         async def be_stopped() -> c.WorkerState:
             nonlocal now_s
             now_s += 3600.0
-            raise PeerError("it did not answer", code="timeout")
+            raise PeerError("it did not answer", code=Reason.DEADLINE)
 
         monkeypatch.setattr(process, "look", be_stopped)
         monkeypatch.setattr(module, "monotonic", lambda: now_s)
@@ -251,7 +252,7 @@ def test_a_worker_that_is_stopping_already_gets_its_time(monkeypatch: pytest.Mon
 
         async def refuse(_path: Path, _command: c.Stop, *_what: object) -> c.Left:
             asked.set()
-            raise CommandFailedError("this server is stopping already", code="busy")
+            raise CommandFailedError("this server is stopping already", code=Reason.BUSY)
 
         monkeypatch.setattr(module, "ask", refuse)
         stopping = asyncio.create_task(stage.supervisor.stop(10.0, ""))

@@ -18,6 +18,7 @@ from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import PeerError, RefusedError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.reasons import Reason
 from quicbaton.service.node.node import Node
 from quicbaton.service.peers import commands as c
 from quicbaton.service.stores.memory import MemoryStore
@@ -42,7 +43,7 @@ class MovableServer(FileServer):
 
     def export_state(self) -> bytes:
         if any(self._left.values()) or self._hashes:
-            raise RefusedError("a request is under way", code="not_exportable")
+            raise RefusedError("a request is under way", code=Reason.NOT_EXPORTABLE)
         return b""
 
     def import_state(self, data: bytes) -> None:
@@ -111,7 +112,7 @@ def test_a_frozen_connection_counts_as_living(
             report = await node.handoffs.save(session, lambda _sealed: None)
             assert report.code == "saved", report
             assert await survivors(worker) == [name]
-            node.handoffs.cancel_saves("test", "thawed")
+            node.handoffs.cancel_saves(Reason.TAKEOVER, "thawed")
             assert await survivors(worker) == [name]
 
     run(main)

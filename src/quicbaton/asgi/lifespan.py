@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from quicbaton.asgi.scope import Application, Message
 from quicbaton.errors import ConfigurationError
+from quicbaton.reasons import Reason
 
 #: How long a program may take to clean up, and then to return.
 _SHUTDOWN_S: Final = 30.0
@@ -39,7 +40,7 @@ class Lifespan:
         await self._started.wait()
         if self._failure:
             raise ConfigurationError(
-                f"the startup of {self._name} failed: {self._failure}", code="lifespan"
+                f"the startup of {self._name} failed: {self._failure}", code=Reason.LIFESPAN
             )
 
     async def shutdown(self) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from quicbaton.errors import PeerError
 from quicbaton.files.downloads import Promise
+from quicbaton.reasons import Reason
 
 
 class UnbegunRequest(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -53,4 +54,6 @@ def decode(data: bytes) -> AsgiState:
     try:
         return _DECODER.decode(data)
     except msgspec.DecodeError as error:
-        raise PeerError(f"not an ASGI server's state: {error}", code="application") from error
+        raise PeerError(
+            f"not an ASGI server's state: {error}", code=Reason.IMPORT_FAILED
+        ) from error

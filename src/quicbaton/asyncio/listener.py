@@ -7,6 +7,7 @@ import socket
 from typing import Final, NamedTuple
 
 from quicbaton.errors import ConfigurationError
+from quicbaton.reasons import Reason
 
 #: Ports that are free over UDP, tried when any will do.
 PORT_TRIES: Final = 20
@@ -26,7 +27,7 @@ class Listener(NamedTuple):
     def take(self) -> socket.socket:
         """ConfigurationError when it cannot be had."""
         if self.sock is None:
-            raise ConfigurationError(self.refusal, code="tcp_port")
+            raise ConfigurationError(self.refusal, code=Reason.TCP_PORT)
         return self.sock
 
     def listen(self, backlog: int) -> None:
@@ -36,7 +37,7 @@ class Listener(NamedTuple):
             sock.listen(backlog)
         except OSError as error:
             raise ConfigurationError(
-                _refusal(int(sock.getsockname()[1]), error), code="tcp_port"
+                _refusal(int(sock.getsockname()[1]), error), code=Reason.TCP_PORT
             ) from error
 
     @property

@@ -20,6 +20,7 @@ from quicbaton.errors import QuicbatonError, RefusedError
 from quicbaton.http3.connection import H3Connection
 from quicbaton.http3.requests import first_path
 from quicbaton.limits import MAX_HELD_EVENTS
+from quicbaton.reasons import Reason
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable
 
@@ -206,7 +207,7 @@ class QuicConnectionProtocol:
             raise RefusedError(
                 f"{type(self).__name__} has running work and no export_state(); "
                 "wait until it is done, or define export_state and import_state",
-                code="not_exportable",
+                code=Reason.NOT_EXPORTABLE,
             )
         return b""
 
@@ -268,14 +269,14 @@ class QuicConnectionProtocol:
             raise RefusedError(
                 "requests of the connection still run at its last owner, which relays their "
                 "streams: try again when they have ended",
-                code="streams_relayed",
+                code=Reason.STREAMS_RELAYED,
             )
         running = set(self.running_streams()).difference(left)
         if running:
             raise RefusedError(
                 f"{len(running)} streams are worked on by what cannot be exported, and cannot be "
                 "relayed from here: wait until they have ended",
-                code="not_exportable",
+                code=Reason.NOT_EXPORTABLE,
             )
 
     def transmit_soon(self) -> None:

@@ -1,26 +1,27 @@
-"""What can be wrong with a baton. All of it is the peer's or the file's fault, never repaired."""
+"""What can be wrong with a baton: its sender's fault, and never repaired. Why none is made."""
 
 from __future__ import annotations
 
-from quicbaton.errors import PeerError
+from quicbaton.errors import PeerError, RefusedError
+from quicbaton.reasons import Reason
 
 
 class BatonError(PeerError):
     """A baton that is not accepted."""
 
-    code = "baton"
+    code = Reason.BATON
 
 
 class BatonMalformedError(BatonError):
     """Not a baton, or cut off, or too big."""
 
-    code = "baton_malformed"
+    code = Reason.BATON_MALFORMED
 
 
 class BatonVersionError(BatonError):
     """A format version that this release does not read."""
 
-    code = "baton_version"
+    code = Reason.FORMAT_UNKNOWN
 
 
 class BatonSealError(BatonError):
@@ -29,22 +30,28 @@ class BatonSealError(BatonError):
     One error for all of these, on purpose: which one it was helps only an attacker.
     """
 
-    code = "baton_seal"
+    code = Reason.BATON_SEAL
 
 
 class BatonPrecopyError(BatonError):
     """The baton leaves out what should have come ahead of it, and has not."""
 
-    code = "baton_precopy"
+    code = Reason.BATON_PRECOPY
 
 
 class BatonExpiredError(BatonError):
     """The baton is past its expiry, or from the future."""
 
-    code = "baton_expired"
+    code = Reason.BATON_EXPIRED
 
 
 class BatonAudienceError(BatonError):
     """The baton is meant for somebody else."""
 
-    code = "baton_audience"
+    code = Reason.WRONG_AUDIENCE
+
+
+class NeedsNewerFormatError(RefusedError):
+    """The older format that was asked for cannot say what the connection has."""
+
+    code = Reason.NEEDS_NEWER_FORMAT

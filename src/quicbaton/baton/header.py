@@ -23,6 +23,7 @@ from quicbaton.baton.versions import check_version
 from quicbaton.errors import ConfigurationError
 from quicbaton.keys.cluster_key import KEY_ID_BYTES
 from quicbaton.limits import MAX_BATON_BYTES, MAX_BATON_NAME_BYTES
+from quicbaton.reasons import Reason
 
 MAGIC: Final = b"QBTN"
 BATON_ID_BYTES: Final = 16
@@ -91,14 +92,14 @@ def encode_header(header: BatonHeader) -> bytes:
         raise ConfigurationError(
             f"a baton's connection id has 1 to {MAX_CONNECTION_ID_BYTES} bytes,"
             f" got {len(header.connection_id)}",
-            code="baton_field",
+            code=Reason.BATON_FIELD,
         )
     if not 0 <= header.term <= _MAX_U64:
-        raise ConfigurationError(f"term {header.term} is not a u64", code="baton_field")
+        raise ConfigurationError(f"term {header.term} is not a u64", code=Reason.BATON_FIELD)
     if not 0 <= header.issued_ms <= header.expires_ms <= _MAX_U64:
         raise ConfigurationError(
             f"a baton expires after it was issued, got {header.issued_ms} and {header.expires_ms}",
-            code="baton_field",
+            code=Reason.BATON_FIELD,
         )
     fixed = _FIXED.pack(
         MAGIC,
@@ -180,6 +181,6 @@ def _encode_name(field: str, text: str) -> bytes:
     if len(encoded) > MAX_BATON_NAME_BYTES:
         raise ConfigurationError(
             f"a baton's {field} has at most {MAX_BATON_NAME_BYTES} bytes, got {len(encoded)}",
-            code="baton_field",
+            code=Reason.BATON_FIELD,
         )
     return bytes((len(encoded),)) + encoded

@@ -35,6 +35,7 @@ from quicbaton.errors import InternalError, RefusedError
 from quicbaton.keys.cluster_key import Purpose
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.limits import BATON_CLOCK_SKEW_S, BATON_LIFETIME_S, MAX_BATON_BYTES
+from quicbaton.reasons import Reason
 
 _ZERO_NONCE: Final = bytes(12)
 _SKEW_MS: Final = BATON_CLOCK_SKEW_S * 1000
@@ -84,8 +85,8 @@ def seal(
     format that the opener reads; the payload is in the present one.
 
     Raises:
-        RefusedError: code `baton_too_large`, or `needs_format_3` when an older format cannot say
-            the payload; the connection stays where it is.
+        RefusedError: code `baton_too_large`, or NeedsNewerFormatError when an older format cannot
+            say the payload; the connection stays where it is.
         ConfigurationError: a field does not fit the header.
     """
     payload = downgrade_payload(payload, version)
@@ -112,7 +113,7 @@ def seal(
         raise RefusedError(
             f"the baton would have {size} bytes, more than {MAX_BATON_BYTES};"
             " wait until the connection has sent or delivered what it buffers",
-            code="baton_too_large",
+            code=Reason.BATON_TOO_LARGE,
         )
     cipher = AESGCM(key.derive(Purpose.BATON, baton_id))
     return header + cipher.encrypt(_ZERO_NONCE, payload, header)

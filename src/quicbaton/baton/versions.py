@@ -64,7 +64,7 @@ def downgrade_payload(payload: bytes, version: int) -> bytes:
     """Return the present version's payload in the form of `version`: the present or the one before.
 
     Raises:
-        RefusedError: code `needs_format_3` and the like: the older format cannot say it.
+        NeedsNewerFormatError: the older format cannot say it.
     """
     check_version(version)
     return payload if version == FORMAT_VERSION else DOWNGRADES[FORMAT_VERSION](payload)

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from quicbaton.errors import ConfigurationError
+from quicbaton.reasons import Reason
 from quicbaton.service.peers.cluster import CA_FILE, NODE_URI_PREFIX, NODES_FOLDER
 
 CA_KEY_FILE: Final = "ca-key.pem"
@@ -69,17 +70,17 @@ class Authority:
                 raise ConfigurationError(
                     f"{path} makes nodes and others may read it: chmod 600 {path}, or begin anew "
                     "if somebody may have read it",
-                    code="key_file_mode",
+                    code=Reason.NOT_PRIVATE,
                 )
             key = serialization.load_pem_private_key(path.read_bytes(), password=None)
             certificate = x509.load_pem_x509_certificate((folder / CA_FILE).read_bytes())
         except (OSError, ValueError, TypeError) as error:
             raise ConfigurationError(
                 f"cannot use {path}: {error}; nodes are added where `quicbaton keys init` ran",
-                code="certificates",
+                code=Reason.CERTIFICATES,
             ) from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ConfigurationError(f"{path} is not an EC key", code="certificates")
+            raise ConfigurationError(f"{path} is not an EC key", code=Reason.CERTIFICATES)
         return cls(key, certificate)
 
     def issue(self, folder: Path, node: str, now: datetime.datetime) -> None:

@@ -24,6 +24,7 @@ from quicbaton.cli.control import (
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
 from quicbaton.limits import BATON_LIFETIME_S
+from quicbaton.reasons import Reason
 from quicbaton.service.node.connections import read_baton, write_baton
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError, Conversation
@@ -216,7 +217,7 @@ def _hand_off(options: argparse.Namespace, reporter: Reporter) -> int:
         return server.ask(command, c.Answer)
 
     answer = _by_whoever_has_it(options, hand_off)
-    relayed = answer.code == "relayed"
+    relayed = answer.code == Reason.RELAYED
     text = f"handed over to {options.to}" + (", and relayed" if relayed else "")
     reporter.event("handed_over", text, to=options.to, relayed=relayed, message=answer.message)
     return 0
@@ -225,7 +226,7 @@ def _hand_off(options: argparse.Namespace, reporter: Reporter) -> int:
 def _save(options: argparse.Namespace, reporter: Reporter) -> int:
     file = options.file.absolute()
     if file.exists():
-        raise ConfigurationError(f"{file} exists already: name a new file", code="file_exists")
+        raise ConfigurationError(f"{file} exists already: name a new file", code=Reason.FILE_EXISTS)
 
     def save(server: Server) -> None:
         if server.is_remote:
@@ -280,6 +281,6 @@ def _by_whoever_has_it(options: argparse.Namespace, ask: Callable[[Server], _T])
         try:
             return ask(server)
         except CommandFailedError as error:
-            if error.code not in ("no_such_connection", "unexpected_message"):
+            if error.code not in (Reason.NO_SUCH_CONNECTION, Reason.UNEXPECTED_MESSAGE):
                 raise
     return ask(servers[-1])

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from quicbaton.cli import user_state
 from quicbaton.errors import ConfigurationError, PeerError
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import TIMEOUT_S, CommandFailedError, Conversation
 from quicbaton.service.peers.channel import connect_channel
@@ -98,12 +99,13 @@ def find_cluster(options: argparse.Namespace, *, serves: bool = False) -> Cluste
         held = node_keys(folder)
         if not held:
             raise ConfigurationError(
-                f"{folder} has no node's private key: copy this host's there", code="certificates"
+                f"{folder} has no node's private key: copy this host's there",
+                code=Reason.CERTIFICATES,
             )
         if serves and len(held) > 1:
             raise ConfigurationError(
                 f"{folder} has the keys of {', '.join(held)}: say which you are with --node-name",
-                code="certificates",
+                code=Reason.CERTIFICATES,
             )
         # To give commands any will do: all nodes may say the same.
         name = held[0]
@@ -117,7 +119,7 @@ def find_server(text: str, options: argparse.Namespace) -> Server:
         paths = ", ".join(str(server.path) for server in found)
         raise ConfigurationError(
             f"{len(found)} processes serve at port {text}: name one's control socket, of {paths}",
-            code="unknown_server",
+            code=Reason.UNKNOWN_SERVER,
         )
     return found[0]
 
@@ -130,7 +132,9 @@ def find_servers(text: str, options: argparse.Namespace) -> list[Server]:
         if services:
             return services
         if not found:
-            raise ConfigurationError(f"no server of yours is at port {text}", code="unknown_server")
+            raise ConfigurationError(
+                f"no server of yours is at port {text}", code=Reason.UNKNOWN_SERVER
+            )
         return found
     slot = parse_slot(text)
     cluster = find_cluster(options)
@@ -140,7 +144,8 @@ def find_servers(text: str, options: argparse.Namespace) -> list[Server]:
     if slot is not None and not path.exists():
         hint = "give --cluster" if cluster is None else f"{cluster.folder} has no node of that name"
         raise ConfigurationError(
-            f"{text!r} is no socket, and for a node of a cluster: {hint}", code="unknown_server"
+            f"{text!r} is no socket, and for a node of a cluster: {hint}",
+            code=Reason.UNKNOWN_SERVER,
         )
     return [Server(path.absolute(), text, None)]
 
@@ -157,7 +162,9 @@ def find_process(text: str, options: argparse.Namespace) -> Server:
         return server
     workers = [slot.control for slot in service.slots if slot.state == "serving"]
     if not workers:
-        raise ConfigurationError(f"the service {text} has no workers now", code="unknown_server")
+        raise ConfigurationError(
+            f"the service {text} has no workers now", code=Reason.UNKNOWN_SERVER
+        )
     return Server(Path(workers[0]), text, None)
 
 
@@ -184,7 +191,7 @@ def name_for(server: Server, destination: Server) -> str:
     if server.is_remote:
         raise ConfigurationError(
             f"{server} is on another host and finds no {destination}: name it NODE/WORKER",
-            code="local_name",
+            code=Reason.LOCAL_NAME,
         )
     return str(destination.path)
 

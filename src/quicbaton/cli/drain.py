@@ -16,6 +16,7 @@ from quicbaton.cli.control import SERVER_HELP, Server, add_cluster_options, find
 from quicbaton.cli.fleet import all_workers, ask_all, follow
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import ConfigurationError
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 
 DEADLINE_S = 60.0
@@ -96,7 +97,9 @@ def _drain(options: argparse.Namespace, reporter: Reporter) -> int:
     if options.undo:
         return asyncio.run(_undo(sources, reporter))
     if not options.to:
-        raise ConfigurationError("say where connections are to go: --to SERVER...", code="no_to")
+        raise ConfigurationError(
+            "say where connections are to go: --to SERVER...", code=Reason.NO_TO
+        )
     named = [server for text in options.to for server in find_servers(text, options)]
     return asyncio.run(_run_drain(sources, named, options, reporter))
 
@@ -119,7 +122,7 @@ async def _run_drain(
     if not destinations:
         raise ConfigurationError(
             "the connections would stay where they are: name another server with --to",
-            code="same_process",
+            code=Reason.SAME_PROCESS,
         )
     transfers = [
         Transfer(source, tuple(name_for(source, other) for other in destinations), -1)
@@ -141,7 +144,7 @@ async def _run_rebalance(
     loads = {server.name: each.gauges["connections"] for server, each in figures}
     if len(loads) < 2:
         raise ConfigurationError(
-            "there is only one worker: name others, too, to share its load with", code="no_to"
+            "there is only one worker: name others, too, to share its load with", code=Reason.NO_TO
         )
     transfers = [
         Transfer(servers[giver], (name_for(servers[giver], servers[taker]),), count)

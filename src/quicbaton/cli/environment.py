@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from quicbaton.errors import ConfigurationError
+from quicbaton.reasons import Reason
 
 
 def add_options(parser: Any) -> None:
@@ -29,7 +30,8 @@ def read(path: Path | None) -> None:
         from dotenv import load_dotenv  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ConfigurationError(
-            "--env-file needs python-dotenv: pip install 'quicbaton[standard]'", code="no_dotenv"
+            "--env-file needs python-dotenv: pip install 'quicbaton[standard]'",
+            code=Reason.NO_DOTENV,
         ) from error
     if not path.is_file():
         raise ConfigurationError(f"--env-file {path}: there is no such file")

@@ -35,6 +35,7 @@ from quicbaton.asyncio import QuicConnectionProtocol, connect
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import CallerError, ConfigurationError, PeerError
 from quicbaton.http3 import H3Connection
+from quicbaton.reasons import Reason
 from quicbaton.transport.connection import Connection
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -83,10 +84,15 @@ def run(options: argparse.Namespace, reporter: Reporter) -> int:
             raise ConfigurationError(f"{options.ca} is not a file: --ca takes a PEM certificate")
         configuration.load_verify_locations(cafile=str(options.ca))
     started = monotonic()
-    with _partial_file(name) as (file, keep):
-        with _progress(reporter) as on_progress:
-            size = asyncio.run(_download(url, configuration, file, options.timeout, on_progress))
-        keep()
+    try:
+        with _partial_file(name) as (file, keep):
+            with _progress(reporter) as on_progress:
+                download = _download(url, configuration, file, options.timeout, on_progress)
+                size = asyncio.run(download)
+            keep()
+    except _StatusError as error:
+        reporter.error(error.code, str(error), status=error.status)
+        return 1
     seconds = monotonic() - started
     reporter.event(
         "downloaded",
@@ -96,6 +102,16 @@ def run(options: argparse.Namespace, reporter: Reporter) -> int:
         seconds=round(seconds, 6),
     )
     return 0
+
+
+class _StatusError(PeerError):
+    """The server's answer is not the file."""
+
+    code = Reason.HTTP_STATUS
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the server answered {status}")
+        self.status = status
 
 
 class _Download(QuicConnectionProtocol):
@@ -142,9 +158,10 @@ class _Download(QuicConnectionProtocol):
     def quic_event_received(self, event: events.QuicEvent) -> None:
         if isinstance(event, events.ConnectionTerminated):
             reason = event.reason_phrase or f"error {event.error_code:#x}"
-            self._fail(f"the connection ended: {reason}", "connection")
+            self._fail(PeerError(f"the connection ended: {reason}", code=Reason.CLOSED))
         elif isinstance(event, events.StreamReset) and event.stream_id == self._stream_id:
-            self._fail(f"the server broke off: error {event.error_code:#x}", "reset")
+            text = f"the server broke off: error {event.error_code:#x}"
+            self._fail(PeerError(text, code=Reason.RESET))
         if self._http is None or self.done.done():
             return
         for http_event in self._http.handle_event(event):
@@ -162,7 +179,7 @@ class _Download(QuicConnectionProtocol):
         if status is None or status.startswith(b"1"):
             return  # trailers, or an interim answer
         if status != b"200":
-            self._fail(f"the server answered {status.decode()}", f"http_{status.decode()}")
+            self._fail(_StatusError(int(status)))
             return
         length = headers.get(b"content-length")
         if length is not None and length.isdigit() and len(length) <= _MAX_LENGTH_DIGITS:
@@ -182,13 +199,13 @@ class _Download(QuicConnectionProtocol):
     def _finish(self) -> None:
         if self._expected is not None and self._received != self._expected:
             text = f"the body has {self._received} bytes of the {self._expected} announced"
-            self._fail(text, "truncated")
+            self._fail(PeerError(text, code=Reason.TRUNCATED))
         else:
             self.done.set_result(self._received)
 
-    def _fail(self, text: str, code: str) -> None:
+    def _fail(self, error: PeerError) -> None:
         if not self.done.done():
-            self.done.set_exception(PeerError(text, code=code))
+            self.done.set_exception(error)
 
 
 async def _download(
@@ -221,14 +238,16 @@ async def _download(
             return await protocol.done
         finally:
             await connecting.__aexit__(None, None, None)
-    raise PeerError(failure, code="unreachable")
+    raise PeerError(failure, code=Reason.UNREACHABLE)
 
 
 async def _addresses(host: str, port: int) -> list[str]:
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     except OSError as error:
-        raise CallerError(f"cannot find {host}: {error.strerror}", code="unknown_host") from error
+        raise CallerError(
+            f"cannot find {host}: {error.strerror}", code=Reason.UNKNOWN_HOST
+        ) from error
     return list(dict.fromkeys(str(info[4][0]) for info in infos))
 
 

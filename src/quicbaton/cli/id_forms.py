@@ -9,6 +9,7 @@ from typing import Any
 
 from quicbaton.errors import ConfigurationError
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.reasons import Reason
 from quicbaton.routing.id_text import PLAINTEXT, parse_ids
 from quicbaton.routing.quic_lb import IdConfigs
 
@@ -32,7 +33,7 @@ def chosen_ids(options: argparse.Namespace, ring: KeyRing) -> IdConfigs:
         raise ConfigurationError(
             "others can read the key in the list of processes: write the forms to a file of yours"
             " and give --ids @FILE",
-            code="ids_text",
+            code=Reason.IDS_TEXT,
         )
     return parse_ids(text, ring)
 
@@ -47,6 +48,6 @@ def _read(path: Path) -> str:
     text = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
     if "key=" in text and stat.S_IMODE(mode) & 0o077:
         raise ConfigurationError(
-            f"{path} holds a key and others may read it: chmod 600 {path}", code="key_file_mode"
+            f"{path} holds a key and others may read it: chmod 600 {path}", code=Reason.NOT_PRIVATE
         )
     return text

@@ -19,6 +19,7 @@ from quicbaton.cli.user_state import locked, read_keys
 from quicbaton.errors import ConfigurationError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.reasons import Reason
 from quicbaton.service.peers.cluster import (
     CA_FILE,
     CLUSTER_FILE,
@@ -128,12 +129,12 @@ def _init(options: argparse.Namespace, reporter: Reporter) -> int:
             raise ConfigurationError(
                 f"{folder / name} exists already: `quicbaton keys add-node` adds to a cluster; "
                 "for another one name a new folder",
-                code="file_exists",
+                code=Reason.FILE_EXISTS,
             )
     if folder.exists() and stat.S_IMODE(folder.stat().st_mode) & 0o077:
         raise ConfigurationError(
             f"{folder} is open to others, and this is to be a folder of keys: name a new one",
-            code="not_private",
+            code=Reason.NOT_PRIVATE,
         )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     now = _now()
@@ -175,7 +176,7 @@ def _renew(options: argparse.Namespace, reporter: Reporter) -> int:
     known = read_nodes(folder)
     for name in options.nodes:
         if name not in known:
-            raise ConfigurationError(f"the cluster has no node {name!r}", code="unknown_node")
+            raise ConfigurationError(f"the cluster has no node {name!r}", code=Reason.UNKNOWN_NODE)
     authority = Authority.load(folder)
     for name in options.nodes:
         authority.issue(folder, name, _now())
@@ -199,7 +200,7 @@ def _rotate(options: argparse.Namespace, reporter: Reporter) -> int:
         key = _find_key(ring, options.drop)
         if key == ring.active:
             raise ConfigurationError(
-                "that key seals: --use another one first, on every host", code="key_in_use"
+                "that key seals: --use another one first, on every host", code=Reason.KEY_IN_USE
             )
         ring = KeyRing(ring.active, [other for other in ring.retired if other != key])
         text = f"{key.key_id.hex()} is forgotten"
@@ -245,10 +246,10 @@ def _parse(texts: list[str], known: dict[str, NodeEntry]) -> dict[str, NodeEntry
             raise ConfigurationError(
                 f"{text!r}: expected NAME=HOST[:PORT], the name in small letters, digits and "
                 "inner hyphens",
-                code="node",
+                code=Reason.NODE,
             )
         if name in known or name in nodes:
-            raise ConfigurationError(f"there is a node {name!r} already", code="node")
+            raise ConfigurationError(f"there is a node {name!r} already", code=Reason.NODE)
         number += 1
         address = parse_address(where)
         nodes[name] = NodeEntry(name, number, address, address)
@@ -269,7 +270,8 @@ def _find_key(ring: KeyRing, text: str) -> ClusterKey:
     if len(found) != 1:
         held = ", ".join(key.key_id.hex() for key in ring)
         raise ConfigurationError(
-            f"{text!r} means {len(found)} keys of the ring, which has {held}", code="unknown_key"
+            f"{text!r} means {len(found)} keys of the ring, which has {held}",
+            code=Reason.UNKNOWN_KEY,
         )
     return found[0]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from quicbaton.errors import ConfigurationError
+from quicbaton.reasons import Reason
 
 _LEVELS: Final = ("critical", "error", "warning", "info", "debug")
 _FORMAT: Final = "%(asctime)s %(levelname)s {worker}%(message)s"
@@ -75,5 +76,6 @@ def _configure_by(path: Path) -> None:
     except Exception as error:
         # The boundary to the user's file, which may name any class of any module.
         raise ConfigurationError(
-            f"cannot use --log-config {path}: {type(error).__name__}: {error}", code="log_config"
+            f"cannot use --log-config {path}: {type(error).__name__}: {error}",
+            code=Reason.LOG_CONFIG,
         ) from error

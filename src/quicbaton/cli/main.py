@@ -12,6 +12,7 @@ from importlib.metadata import version
 from quicbaton.cli import connections, drain, get, inspection, keys, serve, service, top
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import QuicbatonError
+from quicbaton.reasons import Reason
 
 #: What a shell reports of a program that SIGINT ended.
 _INTERRUPTED = 130
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        reporter.error("os", f"{error.filename or 'the system'}: {error.strerror or error}")
+        reporter.error(Reason.OS, f"{error.filename or 'the system'}: {error.strerror or error}")
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED

@@ -12,6 +12,7 @@ from quicbaton.cli.fleet import ask_all
 from quicbaton.cli.program import import_named, make
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import ConfigurationError
+from quicbaton.reasons import Reason
 from quicbaton.routing.placement import Placement, parse_placement
 from quicbaton.service.node.placing import check_names, names_elsewhere
 from quicbaton.service.peers import commands as c
@@ -55,12 +56,12 @@ def load_placement(text: str) -> Placement | None:
     """
     if ":" not in text or text.startswith("path:"):
         return parse_placement(text)
-    _, maker = import_named(text, what="--placement", code="placement")
-    made = make(maker, what=f"the placement {text}", code="placement")
+    _, maker = import_named(text, what="--placement", code=Reason.PLACEMENT)
+    made = make(maker, what=f"the placement {text}", code=Reason.PLACEMENT)
     if not callable(getattr(made, "choose", None)) or not hasattr(made, "wants_path"):
         raise ConfigurationError(
             f"{text} is no placement: it needs choose(newcomer, members, here) and wants_path",
-            code="placement",
+            code=Reason.PLACEMENT,
         )
     placement: Placement = made
     return placement

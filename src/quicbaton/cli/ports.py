@@ -12,6 +12,7 @@ from quicbaton.asyncio.listener import Listener
 from quicbaton.cli import tcp, user_state
 from quicbaton.cli.addresses import any_address
 from quicbaton.errors import ConfigurationError
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask
 
@@ -60,5 +61,5 @@ def _open_port(host: str, port: int) -> socket.socket:
     raise ConfigurationError(
         f"UDP port {port} is taken.{hint} Use --join SOCKET to share it, --takeover SOCKET to "
         "replace the server there, or another --port.",
-        code="port_taken",
+        code=Reason.PORT_TAKEN,
     )

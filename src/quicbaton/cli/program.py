@@ -27,6 +27,7 @@ from quicbaton.cli import request_limits
 from quicbaton.errors import ConfigurationError
 from quicbaton.files import FileProtocol, Folder
 from quicbaton.files.listing import Listings
+from quicbaton.reasons import Reason
 
 #: Long enough for a client that thinks between two requests.
 _FOLDER_SLEEP_AFTER_S: Final = 10.0
@@ -64,7 +65,7 @@ class Program(NamedTuple):
             # The boundary to the program, which may raise anything.
             raise ConfigurationError(
                 f"configure() of {self.name} raised {type(error).__name__}: {error}",
-                code="application",
+                code=Reason.APPLICATION,
             ) from error
 
     async def start(self) -> None:
@@ -80,7 +81,7 @@ class Program(NamedTuple):
             # The boundary to the program, which may raise anything.
             raise ConfigurationError(
                 f"health() of {self.name} raised {type(error).__name__}: {error}",
-                code="unhealthy",
+                code=Reason.UNHEALTHY,
             ) from error
 
     async def stop(self) -> None:
@@ -157,9 +158,9 @@ def load_program(
 
     Raises ConfigurationError: it cannot be imported, or has no such name.
     """
-    module, found = import_named(text, what="a program", code="application", folder=folder)
+    module, found = import_named(text, what="a program", code=Reason.APPLICATION, folder=folder)
     if factory:
-        found = make(found, what=f"the program {text}", code="application")
+        found = make(found, what=f"the program {text}", code=Reason.APPLICATION)
     is_asgi = _is_asgi(found)
     chosen = None
     if not is_asgi:  # in the module of an ASGI program these names are those of its routes
@@ -200,14 +201,14 @@ def _is_asgi(found: Any) -> bool:
         raise ConfigurationError(
             f"{found.__qualname__} is a class, and no QuicConnectionProtocol: name an ASGI "
             "program, which is an object or an async function, or a protocol class",
-            code="application",
+            code=Reason.APPLICATION,
         )
     return inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(
         getattr(found, "__call__", None)  # noqa: B004 - whether that is async, not whether it is
     )
 
 
-def make(maker: Callable[[], Any], *, what: str, code: str) -> Any:
+def make(maker: Callable[[], Any], *, what: str, code: Reason) -> Any:
     """What a function of the user's makes. Raises ConfigurationError with `code` when it fails."""
     try:
         return maker()
@@ -219,7 +220,7 @@ def make(maker: Callable[[], Any], *, what: str, code: str) -> Any:
 
 
 def import_named(
-    text: str, *, what: str, code: str, folder: Path | None = None
+    text: str, *, what: str, code: Reason, folder: Path | None = None
 ) -> tuple[ModuleType, Callable[..., Any]]:
     """The module and the class or function that MODULE:NAME says, for the option `what`.
 

@@ -8,6 +8,8 @@ from typing import Any, TextIO
 
 import msgspec
 
+from quicbaton.reasons import Reason
+
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """Let a command print JSON: what `Reporter` is then made with."""
@@ -38,10 +40,10 @@ class Reporter:
         self._out.write(text + "\n")
         self._out.flush()
 
-    def error(self, code: str, message: str) -> None:
-        """Say why the command ends."""
+    def error(self, code: Reason, message: str, **fields: Any) -> None:
+        """Say why the command ends; `fields` are for programs."""
         if self.as_json:
-            text = msgspec.json.encode({"error": code, "message": message}).decode()
+            text = msgspec.json.encode({"error": code, "message": message, **fields}).decode()
         else:
             text = f"quicbaton: {message}"
         sys.stderr.write(text + "\n")

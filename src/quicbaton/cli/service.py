@@ -25,6 +25,7 @@ from quicbaton.cli.fleet import follow
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.cli.supervise import step_fields
 from quicbaton.errors import ConfigurationError
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 
 #: The server's own.
@@ -105,7 +106,7 @@ def _reload(options: argparse.Namespace, reporter: Reporter) -> int:
     else:
         answer = _reload_with_bar(server, options)
     if not answer.ok:
-        reporter.error(answer.code, answer.message)
+        reporter.error(*answer.heard())
         return 1
     reporter.event("reloaded", answer.message, message=answer.message)
     return 0
@@ -200,13 +201,13 @@ def _server(options: argparse.Namespace) -> Server:
         found = ", ".join(map(str, paths)) or "none"
         raise ConfigurationError(
             f"expected one service of yours here, found {found}: name it by its port",
-            code="unknown_server",
+            code=Reason.UNKNOWN_SERVER,
         )
     if not local_servers(paths):
         raise ConfigurationError(
             f"nobody answers at {paths[0]}: if the supervisor was killed, start the same command "
             "again, which finds its workers",
-            code="unreachable",
+            code=Reason.UNREACHABLE,
         )
     return find_server(str(paths[0]), options)
 

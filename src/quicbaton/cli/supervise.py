@@ -22,6 +22,7 @@ from quicbaton.cli.watch import watch, watched_folders
 from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.limits import MAX_WORKERS
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.cluster import KEYS_FILE
 from quicbaton.service.supervisor.adoption import (
@@ -195,7 +196,7 @@ class _Service:
             raise ConfigurationError(
                 f"the port has {count} workers' sockets, whose number must not change while any "
                 f"lives: start with --workers {count}, or stop the service first",
-                code="workers_differ",
+                code=Reason.WORKERS_DIFFER,
             )
         if not port:
             control = self._control_path(group.port)
@@ -238,7 +239,7 @@ class _Service:
             raise ConfigurationError(
                 f"a supervisor has the service at {control} already: `quicbaton reload` replaces "
                 "its workers, `quicbaton stop` ends it",
-                code="supervised",
+                code=Reason.SUPERVISED,
             ) from None
 
     def _control_path(self, port: int) -> Path:

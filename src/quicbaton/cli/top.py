@@ -27,6 +27,7 @@ from quicbaton.cli.control import (
 from quicbaton.cli.fleet import all_workers, ask_all
 from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import ConfigurationError, QuicbatonError
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 
 _PIPE_COLUMNS = 240
@@ -91,7 +92,7 @@ def run(options: argparse.Namespace, reporter: Reporter) -> int:
     if not servers:
         raise ConfigurationError(
             "no server of yours runs on this host: name one, or give --cluster",
-            code="unknown_server",
+            code=Reason.UNKNOWN_SERVER,
         )
     asyncio.run(_watch(servers, options, reporter))
     return 0

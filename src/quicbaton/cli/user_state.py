@@ -22,6 +22,7 @@ from quicbaton.cli.certificate import LOCAL_NAMES, CertificateFiles, write_self_
 from quicbaton.errors import ConfigurationError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.reasons import Reason
 
 #: A certificate that expires sooner is replaced before it is served.
 _RENEW_BEFORE: Final = datetime.timedelta(days=2)
@@ -64,7 +65,7 @@ def read_keys(path: Path) -> KeyRing:
         raise ConfigurationError(
             f"{path} holds keys and others may read it: chmod 600 {path}, or, if somebody may have"
             " read it, make new keys",
-            code="key_file_mode",
+            code=Reason.NOT_PRIVATE,
         )
     return KeyRing.parse(text)
 

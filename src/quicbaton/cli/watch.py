@@ -13,6 +13,7 @@ from typing import Any
 
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import ConfigurationError
+from quicbaton.reasons import Reason
 
 
 def add_options(parser: Any) -> None:
@@ -40,7 +41,8 @@ def watched_folders(options: argparse.Namespace) -> list[Path]:
         import watchfiles  # noqa: F401, PLC0415 - an extra
     except ImportError as error:
         raise ConfigurationError(
-            "--reload needs watchfiles: pip install 'quicbaton[standard]'", code="no_watchfiles"
+            "--reload needs watchfiles: pip install 'quicbaton[standard]'",
+            code=Reason.NO_WATCHFILES,
         ) from error
     folders = [Path(folder) for folder in options.reload_dir or [options.app_dir or Path()]]
     for folder in folders:

@@ -30,6 +30,7 @@ from quicbaton.files.request import Request, parse_request
 from quicbaton.http3.codes import ErrorCode
 from quicbaton.http3.connection import H3Connection
 from quicbaton.http3.events import H3Event, HeadersReceived, StreamFailed
+from quicbaton.reasons import Reason
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable
 
@@ -108,7 +109,9 @@ class FileProtocol(QuicConnectionProtocol):
         try:
             promises = _DECODER.decode(data) if data else []
         except msgspec.DecodeError as error:
-            raise PeerError(f"not a file server's state: {error}", code="application") from error
+            raise PeerError(
+                f"not a file server's state: {error}", code=Reason.IMPORT_FAILED
+            ) from error
         self._downloads.go_on(promises, self._quic)
 
     def connection_left(self) -> None:

@@ -11,7 +11,6 @@ import msgspec
 from quicbaton.errors import FencedError
 from quicbaton.handoff.effects import Effect, Send
 from quicbaton.handoff.messages import (
-    MAX_CODE_CHARS,
     MAX_TEXT_CHARS,
     Abort,
     ClaimRequest,
@@ -24,6 +23,7 @@ from quicbaton.handoff.messages import (
     Taken,
 )
 from quicbaton.ownership import Claim, Ledger
+from quicbaton.reasons import Reason
 
 
 def answer_claim(ledger: Ledger, request: ClaimRequest | Ready) -> Committed | Refuse:
@@ -51,11 +51,11 @@ def answer_stale(ledger: Ledger, link: int, message: HandoffMessage) -> list[Eff
     elif isinstance(message, Ready):
         answer = answer_claim(ledger, message)
         if isinstance(answer, Refuse):
-            answer = abort(*msgspec.structs.astuple(answer))
+            answer = Abort(*msgspec.structs.astuple(answer))
     elif isinstance(message, Committed):
         if ledger.record(message.connection_id).term < message.term:
             text = "the destination has let it go before"
-            answer = abort(message.connection_id, message.handoff_id, "discarded", text)
+            answer = abort(message.connection_id, message.handoff_id, Reason.DISCARDED, text)
     elif isinstance(message, Moved):
         answer = MovedAck(message.connection_id, message.handoff_id)
     elif isinstance(message, Taken):
@@ -66,13 +66,13 @@ def answer_stale(ledger: Ledger, link: int, message: HandoffMessage) -> list[Eff
 def not_forwarding(taken: Taken) -> Refuse:
     """The answer to an owner whose datagrams do not come here any more, or are dropped."""
     text = "this process forwards nothing for the connection any more"
-    return Refuse(taken.connection_id, taken.handoff_id, "not_forwarding", text)
+    return Refuse(taken.connection_id, taken.handoff_id, Reason.NOT_FORWARDING, text)
 
 
 def not_by_claim(request: ClaimRequest) -> Refuse:
     """The answer to a claim request for a connection that a shared store gives away."""
     text = "the shared store gives this connection away, not its source"
-    return Refuse(request.connection_id, request.handoff_id, "shared_store", text)
+    return Refuse(request.connection_id, request.handoff_id, Reason.SHARED_STORE, text)
 
 
 def committed(claim: Claim, handoff_id: bytes, frozen_us: int) -> Committed:
@@ -87,6 +87,6 @@ def refusal(request: ClaimRequest | Ready, error: FencedError) -> Refuse:
     return Refuse(request.connection_id, request.handoff_id, error.code, str(error))
 
 
-def abort(connection_id: bytes, handoff_id: bytes, code: str, message: str) -> Abort:
-    """The end of a handoff, for a reason that fits a message."""
-    return Abort(connection_id, handoff_id, code[:MAX_CODE_CHARS], message[:MAX_TEXT_CHARS])
+def abort(connection_id: bytes, handoff_id: bytes, code: Reason, message: str) -> Abort:
+    """The end of a handoff, with a message that is cut where it is too long."""
+    return Abort(connection_id, handoff_id, code, message[:MAX_TEXT_CHARS])

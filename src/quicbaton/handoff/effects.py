@@ -7,6 +7,7 @@ import msgspec
 from quicbaton.handoff.events import Outcome
 from quicbaton.handoff.messages import HandoffMessage, Relay, Stray
 from quicbaton.ownership import Claim
+from quicbaton.reasons import Reason
 
 
 class Effect(msgspec.Struct, frozen=True):
@@ -24,10 +25,10 @@ class Send(Effect, frozen=True):
 
 
 class Report(Effect, frozen=True):
-    """Tell the operator. `code` is `ok` or the machine-readable reason."""
+    """Tell the operator."""
 
     outcome: Outcome
-    code: str
+    code: Reason
     message: str
 
 

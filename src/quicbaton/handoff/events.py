@@ -7,6 +7,7 @@ from enum import Enum
 import msgspec
 
 from quicbaton.handoff.messages import Address, HandoffMessage
+from quicbaton.reasons import Reason
 
 
 class Outcome(Enum):
@@ -60,7 +61,7 @@ class PeerDead(Event, frozen=True):
 class Cancel(Event, frozen=True):
     """Give up, if it is not too late."""
 
-    code: str
+    code: Reason
     message: str
 
 
@@ -107,7 +108,7 @@ class Sealed(Event, frozen=True):
 class SealFailed(Event, frozen=True):
     """Answer to `SealBaton`: the connection cannot be moved faithfully."""
 
-    code: str
+    code: Reason
     message: str
 
 
@@ -143,7 +144,7 @@ class Rebuilt(Event, frozen=True):
 class RebuildFailed(Event, frozen=True):
     """Answer to `Rebuild`."""
 
-    code: str
+    code: Reason
     message: str
 
 

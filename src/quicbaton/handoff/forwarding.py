@@ -46,6 +46,7 @@ from quicbaton.handoff.strays import StrayQueue
 from quicbaton.handoff.waits import Waits
 from quicbaton.ownership import Ledger, Ownership
 from quicbaton.ownership.store import Close, EntryState, Holder
+from quicbaton.reasons import Reason
 
 
 class ForwardingState(MachineState):
@@ -62,8 +63,8 @@ class StoreRequest(NamedTuple):
 
     #: In whose name: this process's.
     holder: Holder
-    #: Why it wanted the connection: a code and a sentence.
-    reason: tuple[str, str]
+    #: Why it wanted the connection, and a sentence.
+    reason: tuple[Reason, str]
 
 
 _Step = tuple[ForwardingState, list[fx.Effect]]
@@ -226,7 +227,7 @@ class Forwarding(SourceSide[ForwardingState]):
         close = AskStore(Close(self.connection_id, entry.term, request.holder))
         return ForwardingState.DONE, [stop, resets, close, report]
 
-    def _nobodys(self, reason: tuple[str, str]) -> list[fx.Effect]:
+    def _nobodys(self, reason: tuple[Reason, str]) -> list[fx.Effect]:
         return [
             fx.StopForwarding(self.connection_id),
             fx.AnswerWithResets(self.connection_id),

@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from quicbaton.errors import PeerError
+from quicbaton.reasons import Reason
 
 _LENGTH_BYTES: Final = 4
 
@@ -41,7 +42,7 @@ class Codec(Generic[_Frame]):
             return self._decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             # The cause names types and places, never a field's content: it may be logged.
-            raise PeerError(f"not {self._what}: {error}", code="malformed_message") from error
+            raise PeerError(f"not {self._what}: {error}", code=Reason.MALFORMED_MESSAGE) from error
 
     def reader(self) -> FrameReader[_Frame]:
         """For one stream of such frames."""
@@ -52,7 +53,7 @@ class Codec(Generic[_Frame]):
         if length > self._max_bytes:
             raise PeerError(
                 f"{self._what} of {length} bytes, the limit is {self._max_bytes}",
-                code="message_too_long",
+                code=Reason.MESSAGE_TOO_LONG,
             )
 
 

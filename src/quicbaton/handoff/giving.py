@@ -21,6 +21,7 @@ from quicbaton.handoff.strays import StrayQueue
 from quicbaton.handoff.waits import Waits
 from quicbaton.limits import MAX_BATON_BYTES
 from quicbaton.ownership import Ledger, Ownership
+from quicbaton.reasons import Reason
 
 
 class GivingState(MachineState):
@@ -83,9 +84,9 @@ class Giving(SourceSide[GivingState]):
     # --- before the freeze ----------------------------------------------------------------
 
     def _offer(self, event: ev.Start, now_us: int) -> GivingStep:
-        reason = self._why_not(event.cutover_pending)
-        if reason is not None:
-            return GivingState.KEPT, [reason]
+        refusal = self._why_not(event.cutover_pending)
+        if refusal is not None:
+            return GivingState.KEPT, [refusal]
         self._link = event.link
         self._audience = event.audience
         self._may_relay = event.relay
@@ -108,14 +109,14 @@ class Giving(SourceSide[GivingState]):
         if cutover_pending:
             return fx.Report(
                 ev.Outcome.KEPT,
-                "cutover_pending",
+                Reason.CUTOVER_PENDING,
                 "the client has not cut over from the previous owner yet: try again when it has",
             )
         state = self._ledger.record(self.connection_id).state
         if state is not Ownership.OWNED:
             return fx.Report(
                 ev.Outcome.KEPT,
-                "not_owned",
+                Reason.NOT_OWNED,
                 f"only an owned connection moves, this is {state.value}",
             )
         return None
@@ -124,7 +125,9 @@ class Giving(SourceSide[GivingState]):
         accept = event.message
         assert isinstance(accept, msg.Accept)
         if accept.relay and not self._may_relay:
-            raise PeerError("nobody offered to relay: close the link", code="unexpected_message")
+            raise PeerError(
+                "nobody offered to relay: close the link", code=Reason.UNEXPECTED_MESSAGE
+            )
         self._proxies = accept.relay
         try:
             return GivingState.SEALING, self._freeze(audience_id=self._handoff_id)
@@ -154,7 +157,7 @@ class Giving(SourceSide[GivingState]):
         if len(event.sealed) <= MAX_BATON_BYTES:
             return None
         text = f"the baton has {len(event.sealed)} bytes, the limit is {MAX_BATON_BYTES}"
-        return self._take_back("baton_too_big", text)
+        return self._take_back(Reason.BATON_TOO_LARGE, text)
 
     def _send_baton(self, event: ev.Sealed) -> list[fx.Effect]:
         assert self._link is not None
@@ -170,7 +173,7 @@ class Giving(SourceSide[GivingState]):
         # The destination's own ABORT needs no answer.
         return self._take_back(code, text, say=not isinstance(event, ev.Received))
 
-    def _take_back(self, code: str, text: str, *, say: bool = True) -> GivingStep:
+    def _take_back(self, code: Reason, text: str, *, say: bool = True) -> GivingStep:
         # The term first: from here on the baton fits nothing.
         term = self._ledger.thaw(self.connection_id)
         return GivingState.KEPT, [
@@ -212,7 +215,7 @@ class Giving(SourceSide[GivingState]):
     def _stay(self, event: ev.Event, now_us: int) -> GivingStep:
         return self._state, []
 
-    def _say_abort(self, code: str, text: str) -> list[fx.Effect]:
+    def _say_abort(self, code: Reason, text: str) -> list[fx.Effect]:
         if self._link is None:
             return []
         return [fx.Send(self._link, abort(self.connection_id, self._handoff_id, code, text))]

@@ -41,6 +41,7 @@ from quicbaton.handoff.giving import FAILURES, Giving, GivingState, GivingStep
 from quicbaton.handoff.machine import Row, table
 from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
 from quicbaton.ownership import Claim, Ledger
+from quicbaton.reasons import Reason
 
 
 class GivingByLedger(Giving):
@@ -59,9 +60,9 @@ class GivingByLedger(Giving):
         self._sealed_at_us = 0
 
     def _save(self, event: ev.Save, now_us: int) -> GivingStep:
-        reason = self._why_not(event.cutover_pending)
-        if reason is not None:
-            return GivingState.KEPT, [reason]
+        kept = self._why_not(event.cutover_pending)
+        if kept is not None:
+            return GivingState.KEPT, [kept]
         self._saving = True
         return GivingState.SEALING, self._freeze(audience_id=b"")
 
@@ -123,8 +124,8 @@ class GivingByLedger(Giving):
     def _report_given(self, term: int) -> fx.Report:
         if self._proxies:
             text = f"given away in term {term}; this process sends for it as long as it lives"
-            return fx.Report(ev.Outcome.GIVEN, "relayed", text)
-        return fx.Report(ev.Outcome.GIVEN, "ok", f"given away in term {term}")
+            return fx.Report(ev.Outcome.GIVEN, Reason.RELAYED, text)
+        return fx.Report(ev.Outcome.GIVEN, Reason.OK, f"given away in term {term}")
 
 
 _S = GivingState

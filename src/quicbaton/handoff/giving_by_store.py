@@ -42,6 +42,7 @@ from quicbaton.handoff.store_questions import STORE_ANSWERS, StoreFailed, StoreQ
 from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
 from quicbaton.ownership import Ledger
 from quicbaton.ownership.store import Conflict, Done, Entry, EntryState, Holder, Publish, Take
+from quicbaton.reasons import Reason
 
 
 class GivingByStore(Giving):
@@ -67,7 +68,7 @@ class GivingByStore(Giving):
         #: What goes out when the offer stands.
         self._baton: list[fx.Effect] = []
         #: Why the connection is wanted back.
-        self._reason = ("", "")
+        self._reason: tuple[Reason, str] = (Reason.IN_DOUBT, "")
         #: The destination has said that it will not use what it may have taken, or is dead and
         #: nobody else can have it.
         self._let_go = False
@@ -100,7 +101,8 @@ class GivingByStore(Giving):
         if isinstance(outcome, Done):
             effects, self._baton = self._baton, []
             return GivingState.FROZEN, effects
-        code, text = "fenced", "the store says that the connection is another's: silent from here"
+        code = Reason.FENCED
+        text = "the store says that the connection is another's: silent from here"
         effects = [
             *self._say_abort(code, text),
             *self._let_it_go(ev.Outcome.IN_DOUBT, code, text, now_us),
@@ -116,9 +118,10 @@ class GivingByStore(Giving):
         term = self._ledger.record(self.connection_id).term + 1
         if message.term != term:
             raise PeerError(
-                f"term {message.term} was taken, the baton gives term {term}", code="wrong_term"
+                f"term {message.term} was taken, the baton gives term {term}",
+                code=Reason.WRONG_TERM,
             )
-        effects = self._let_it_go(ev.Outcome.GIVEN, "ok", f"given away in term {term}", now_us)
+        effects = self._let_it_go(ev.Outcome.GIVEN, Reason.OK, f"given away in term {term}", now_us)
         if self._state is GivingState.FROZEN:
             # The destination has had all strays over this very link.
             self._strays.drain()
@@ -130,7 +133,9 @@ class GivingByStore(Giving):
     def _taken_and_moved(self, event: ev.Received, now_us: int) -> GivingStep:
         """Its TAKEN was lost with a link, and it has handed the connection on since."""
         assert isinstance(event.message, msg.Moved)
-        effects = self._let_it_go(ev.Outcome.GIVEN, "ok", "given away, and handed on since", now_us)
+        effects = self._let_it_go(
+            ev.Outcome.GIVEN, Reason.OK, "given away, and handed on since", now_us
+        )
         effects.append(fx.Reroute(event.message.to))
         state = self._given(ForwardingState.FORWARDING, now_us, told_over=event.link)
         return state, effects
@@ -184,7 +189,7 @@ class GivingByStore(Giving):
             return self._doubt("the store knows the handoff no more", now_us)
         # Its owner will call.
         text = f"given away in term {frozen_in + 1}"
-        effects = self._let_it_go(ev.Outcome.GIVEN, "ok", text, now_us)
+        effects = self._let_it_go(ev.Outcome.GIVEN, Reason.OK, text, now_us)
         return self._given(ForwardingState.FORWARDING, now_us), effects
 
     def _is_nobodys(self, entry: Entry | None, frozen_in: int) -> bool:
@@ -195,7 +200,9 @@ class GivingByStore(Giving):
 
     def _end(self, now_us: int) -> GivingStep:
         effects = [
-            *self._let_it_go(ev.Outcome.GIVEN, "ok", "it was given away, and has ended", now_us),
+            *self._let_it_go(
+                ev.Outcome.GIVEN, Reason.OK, "it was given away, and has ended", now_us
+            ),
             fx.StopForwarding(self.connection_id),
             fx.AnswerWithResets(self.connection_id),
             fx.Report(ev.Outcome.LOST, *self._reason),
@@ -211,13 +218,15 @@ class GivingByStore(Giving):
 
     def _doubt(self, text: str, now_us: int) -> GivingStep:
         effects = self._let_it_go(
-            ev.Outcome.IN_DOUBT, "in_doubt", f"{text}: silent from here", now_us
+            ev.Outcome.IN_DOUBT, Reason.IN_DOUBT, f"{text}: silent from here", now_us
         )
         return self._given(ForwardingState.FORWARDING, now_us), effects
 
     # --- parts ----------------------------------------------------------------------------
 
-    def _let_it_go(self, outcome: ev.Outcome, code: str, text: str, now_us: int) -> list[fx.Effect]:
+    def _let_it_go(
+        self, outcome: ev.Outcome, code: Reason, text: str, now_us: int
+    ) -> list[fx.Effect]:
         """It is not ours, or may not be: the record first, then the keys."""
         record = self._ledger.record(self.connection_id)
         self._ledger.commit(

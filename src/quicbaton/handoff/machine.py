@@ -11,6 +11,7 @@ from quicbaton.errors import InternalError, PeerError
 from quicbaton.handoff.effects import Effect
 from quicbaton.handoff.events import DeadlinePassed, Event, LinkLost, Received
 from quicbaton.handoff.waits import Waits
+from quicbaton.reasons import Reason
 
 
 class MachineState(Enum):
@@ -152,6 +153,6 @@ class Machine(ABC, Generic[StateT]):
         where = f"does not fit a {self.ROLE} that is {self._state.value}"
         if isinstance(event, Received):
             return PeerError(
-                f"{event.message!r} {where}: close the link", code="unexpected_message"
+                f"{event.message!r} {where}: close the link", code=Reason.UNEXPECTED_MESSAGE
             )
-        return InternalError(f"{type(event).__name__} {where}", code="unexpected_event")
+        return InternalError(f"{type(event).__name__} {where}", code=Reason.UNEXPECTED_EVENT)

@@ -22,11 +22,12 @@ import msgspec
 from quicbaton.errors import PeerError
 from quicbaton.handoff.framing import Codec
 from quicbaton.limits import MAX_HANDOFF_MESSAGE_BYTES, MAX_PASSED_DESCRIPTORS
+from quicbaton.reasons import Reason
 
 #: Both sides of a link must speak the same.
 PROTOCOL_VERSION: Final = 1
 
-#: Reasons in a message: a code for programs and a sentence for people.
+#: Why, in a message: the code of a `Reason`, perhaps of a later release, and a sentence for people.
 MAX_CODE_CHARS: Final = 64
 MAX_TEXT_CHARS: Final = 1024
 
@@ -358,9 +359,9 @@ def shared_formats(ours: Hello, theirs: Hello) -> frozenset[int]:
         raise PeerError(
             f"the peer speaks handoff version {theirs.version}, we speak {ours.version}: "
             "upgrade one of them",
-            code="version_mismatch",
+            code=Reason.VERSION_MISMATCH,
         )
     formats = frozenset(ours.formats) & frozenset(theirs.formats)
     if not formats:
-        raise PeerError("no baton format is known to both sides", code="format_mismatch")
+        raise PeerError("no baton format is known to both sides", code=Reason.FORMAT_MISMATCH)
     return formats

@@ -15,6 +15,7 @@ from quicbaton.handoff.machine import Machine, StateT
 from quicbaton.handoff.strays import StrayQueue
 from quicbaton.handoff.waits import Waits
 from quicbaton.ownership import Ledger
+from quicbaton.reasons import Reason, heard
 
 
 class SourceSide(Machine[StateT], ABC):
@@ -44,7 +45,9 @@ class SourceSide(Machine[StateT], ABC):
             not isinstance(message, msg.HandoffMessage)
             or message.connection_id != self.connection_id
         ):
-            raise PeerError(f"{message!r} is not about this connection", code="wrong_connection")
+            raise PeerError(
+                f"{message!r} is not about this connection", code=Reason.WRONG_CONNECTION
+            )
         if isinstance(message, msg.ClaimRequest) or message.handoff_id == self._handoff_id:
             return None
         return answer_stale(self._ledger, event.link, message)
@@ -80,18 +83,18 @@ class DestinationSide(Machine[StateT], ABC):
             or message.connection_id != self.connection_id
             or message.handoff_id != self._handoff_id
         ):
-            raise PeerError(f"{message!r} is not about this handoff", code="wrong_handoff")
+            raise PeerError(f"{message!r} is not about this handoff", code=Reason.WRONG_HANDOFF)
         return None
 
 
-def reason_of(event: ev.Event) -> tuple[str, str]:
-    """A code and a sentence for a handoff that this event ended, as its source says it."""
+def reason_of(event: ev.Event) -> tuple[Reason, str]:
+    """Why, and a sentence for a handoff that this event ended, as its source says it."""
     if isinstance(event, (ev.Cancel, ev.SealFailed)):
         return event.code, event.message
     if isinstance(event, ev.Received) and isinstance(event.message, (msg.Abort, msg.Refuse)):
-        return event.message.code, event.message.message
+        return heard(event.message.code, event.message.message)
     if isinstance(event, ev.DeadlinePassed):
-        return "deadline", "the destination did not answer in time"
+        return Reason.DEADLINE, "the destination did not answer in time"
     if isinstance(event, ev.PeerDead):
-        return "peer_dead", "the destination's process exited"
-    return "link_lost", "the link to the destination broke"
+        return Reason.PEER_DEAD, "the destination's process exited"
+    return Reason.LINK_LOST, "the link to the destination broke"

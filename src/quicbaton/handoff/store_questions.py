@@ -12,6 +12,7 @@ from quicbaton.handoff.effects import Effect
 from quicbaton.handoff.events import Event
 from quicbaton.limits import STORE_MAX_RETRY_S, STORE_RETRY_S
 from quicbaton.ownership.store import Conflict, Done, Entry, Operation, decide
+from quicbaton.reasons import Reason
 
 
 class AskStore(Effect, frozen=True):
@@ -49,14 +50,14 @@ class StoreFound(Event, frozen=True):
 class StoreFailed(Event, frozen=True):
     """Answer to either: nothing was done."""
 
-    code: str
+    code: Reason
     message: str
 
 
 class StoreUnknown(Event, frozen=True):
     """Answer to either: nobody knows."""
 
-    code: str
+    code: Reason
     message: str
 
 

@@ -25,6 +25,7 @@ from collections.abc import Iterable
 from quicbaton.baton.snapshot import RelayedReceiving, RelayedSending
 from quicbaton.errors import PeerError
 from quicbaton.limits import RELAY_WINDOW_BYTES
+from quicbaton.reasons import Reason
 
 #: Bytes, and whether they are the stream's last.
 Piece = tuple[bytes, bool]
@@ -126,7 +127,7 @@ class Sending:
             raise PeerError(
                 f"credit for {size_bytes} bytes of a relayed stream, of which "
                 f"{self._uncredited_bytes} were sent",
-                code="relay_credit",
+                code=Reason.RELAY_CREDIT,
             )
         self._uncredited_bytes -= size_bytes
         return self._take()
@@ -210,14 +211,14 @@ class Receiving:
         if self._is_abandoned:
             return False
         if self.ended:
-            raise PeerError("a relayed stream goes on after its end", code="relay_ended")
+            raise PeerError("a relayed stream goes on after its end", code=Reason.RELAY_ENDED)
         self.ended = end
         self._uncredited_bytes += size_bytes + end
         if self._uncredited_bytes > self._limit_bytes:
             raise PeerError(
                 f"{self._uncredited_bytes} bytes of a relayed stream came without credit, the "
                 f"window is {self._limit_bytes - 1}",
-                code="relay_window",
+                code=Reason.RELAY_WINDOW,
             )
         return True
 

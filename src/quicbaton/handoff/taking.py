@@ -21,6 +21,7 @@ from quicbaton.handoff.strays import StrayQueue
 from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
 from quicbaton.limits import MAX_BATON_BYTES
 from quicbaton.ownership import Ledger, Ownership
+from quicbaton.reasons import Reason, heard
 
 
 class TakingState(MachineState):
@@ -98,9 +99,9 @@ class Taking(DestinationSide[TakingState]):
         offer = event.message
         assert isinstance(offer, msg.Offer)
         self._link = event.link
-        reason = self._why_not(offer)
-        if reason is not None:
-            code, text = reason
+        why_not = self._why_not(offer)
+        if why_not is not None:
+            code, text = why_not
             return TakingState.DISCARDED, [
                 fx.Send(event.link, msg.Refuse(self.connection_id, self._handoff_id, code, text)),
                 fx.Report(ev.Outcome.DISCARDED, code, text),
@@ -110,24 +111,30 @@ class Taking(DestinationSide[TakingState]):
         accept = msg.Accept(self.connection_id, self._handoff_id, relay=self.proxied)
         return TakingState.ACCEPTED, [fx.Send(event.link, accept)]
 
-    def _why_not(self, offer: msg.Offer) -> tuple[str, str] | None:
+    def _why_not(self, offer: msg.Offer) -> tuple[Reason, str] | None:
         if offer.format_version not in self._formats:
-            return "format_unknown", f"baton format {offer.format_version} cannot be read here"
+            return Reason.FORMAT_UNKNOWN, f"baton format {offer.format_version} cannot be read here"
         if offer.audience not in ("", self._name):
-            return "wrong_audience", f"this is {self._name!r}, the offer is for another"
+            return Reason.WRONG_AUDIENCE, f"this is {self._name!r}, the offer is for another"
         if offer.size_bytes > self._room_bytes:
-            return "no_room", f"{offer.size_bytes} bytes are too many, {self._room_bytes} are free"
+            return (
+                Reason.NO_ROOM,
+                f"{offer.size_bytes} bytes are too many, {self._room_bytes} are free",
+            )
         state = self._ledger.record(self.connection_id).state
         if state not in (Ownership.ABSENT, Ownership.GIVEN):
             # It could not be adopted: an earlier handoff from here is not settled, for instance.
-            return "in_hand", f"the connection is {state.value} in this process's own record"
+            return Reason.IN_HAND, f"the connection is {state.value} in this process's own record"
         return self._what_we_lack(offer)
 
-    def _what_we_lack(self, offer: msg.Offer) -> tuple[str, str] | None:
+    def _what_we_lack(self, offer: msg.Offer) -> tuple[Reason, str] | None:
         if offer.store_id != self._store_id:
-            return "no_store", f"{self._name} does not use the shared ownership store of the offer"
+            return (
+                Reason.NO_STORE,
+                f"{self._name} does not use the shared ownership store of the offer",
+            )
         if not (self._can_send or offer.relay):
-            return "cannot_send_from", (
+            return Reason.CANNOT_SEND_FROM, (
                 f"{self._name} cannot send from {_spell(offer.local)}, which the client talks to: "
                 "choose a process on that address and port, or ask for a relay"
             )
@@ -142,7 +149,7 @@ class Taking(DestinationSide[TakingState]):
     def _is_another(self, event: ev.Rebuilt) -> TakingStep | None:
         if event.connection_id == self.connection_id and event.term == self._offered_term:
             return None
-        return self._give_up("wrong_baton", "the baton is not the one that was offered")
+        return self._give_up(Reason.WRONG_BATON, "the baton is not the one that was offered")
 
     def _queue(self, event: ev.Received, now_us: int) -> TakingStep:
         assert isinstance(event.message, msg.Stray)
@@ -154,7 +161,7 @@ class Taking(DestinationSide[TakingState]):
         # The source's own ABORT or REFUSE needs no answer.
         return self._give_up(code, text, say=not isinstance(event, ev.Received))
 
-    def _give_up(self, code: str, text: str, *, say: bool = True) -> TakingStep:
+    def _give_up(self, code: Reason, text: str, *, say: bool = True) -> TakingStep:
         self._strays.drain()
         return TakingState.DISCARDED, [
             fx.Discard(self.connection_id),
@@ -187,14 +194,16 @@ class Taking(DestinationSide[TakingState]):
 
     def _decline(self, event: ev.Received, now_us: int) -> TakingStep:
         self._link = event.link
-        return self._state, self._say_abort("discarded", "the destination has let it go before")
+        return self._state, self._say_abort(
+            Reason.DISCARDED, "the destination has let it go before"
+        )
 
     def _stay(self, event: ev.Event, now_us: int) -> TakingStep:
         return self._state, []
 
     # --- parts ----------------------------------------------------------------------------
 
-    def _say_abort(self, code: str, text: str) -> list[fx.Effect]:
+    def _say_abort(self, code: Reason, text: str) -> list[fx.Effect]:
         if self._link is None:
             return []
         return [fx.Send(self._link, abort(self.connection_id, self._handoff_id, code, text))]
@@ -204,14 +213,14 @@ def _spell(address: msg.Address) -> str:
     return f"{address[0]}:{address[1]}" if len(address) > 1 else "its address"
 
 
-def _reason(event: ev.Event) -> tuple[str, str]:
-    """A code and a sentence for a handoff that this event ended."""
+def _reason(event: ev.Event) -> tuple[Reason, str]:
+    """Why, and a sentence for a handoff that this event ended."""
     if isinstance(event, (ev.Cancel, ev.RebuildFailed)):
         return event.code, event.message
     if isinstance(event, ev.Received) and isinstance(event.message, (msg.Abort, msg.Refuse)):
-        return event.message.code, event.message.message
+        return heard(event.message.code, event.message.message)
     if isinstance(event, ev.DeadlinePassed):
-        return "deadline", "the source did not answer in time"
+        return Reason.DEADLINE, "the source did not answer in time"
     if isinstance(event, ev.PeerDead):
-        return "source_dead", "the source exited before it gave the connection away"
-    return "link_lost", "the link to the source broke"
+        return Reason.PEER_DEAD, "the source exited before it gave the connection away"
+    return Reason.LINK_LOST, "the link to the source broke"

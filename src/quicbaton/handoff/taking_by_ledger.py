@@ -39,6 +39,7 @@ from quicbaton.handoff import events as ev
 from quicbaton.handoff import messages as msg
 from quicbaton.handoff.machine import Row, table
 from quicbaton.handoff.taking import FAILURES, Taking, TakingState, TakingStep
+from quicbaton.reasons import Reason
 
 
 class TakingByLedger(Taking):
@@ -58,7 +59,7 @@ class TakingByLedger(Taking):
 
     def _from_file(self, event: ev.Rebuilt, now_us: int) -> TakingStep:
         if event.connection_id != self.connection_id:
-            return self._give_up("wrong_baton", "the baton is for another connection")
+            return self._give_up(Reason.WRONG_BATON, "the baton is for another connection")
         self._rebuilt = event
         return TakingState.ASKING, [fx.Connect(self.connection_id)]
 
@@ -86,7 +87,7 @@ class TakingByLedger(Taking):
 
     def _orphaned(self, event: ev.Event, now_us: int) -> TakingStep:
         state, effects = self._give_up(
-            "source_dead", "the source exited before it gave the connection away"
+            Reason.PEER_DEAD, "the source exited before it gave the connection away"
         )
         if self._no_owner_lives:
             effects.insert(0, fx.AnswerWithResets(self.connection_id))
@@ -103,10 +104,10 @@ class TakingByLedger(Taking):
             if message.term != rebuilt.term + 1:
                 raise FencedError(
                     f"term {message.term} was committed, the baton is of term {rebuilt.term}",
-                    code="superseded",
+                    code=Reason.SUPERSEDED,
                 )
             if (message.baton_id, message.digest) != (rebuilt.baton_id, rebuilt.digest):
-                raise FencedError("another baton was committed", code="superseded")
+                raise FencedError("another baton was committed", code=Reason.SUPERSEDED)
             claim = self._ledger.adopt(
                 self.connection_id, message.term, message.baton_id, message.digest
             )
@@ -115,7 +116,7 @@ class TakingByLedger(Taking):
         self._link = event.link
         return self._go_on(self._claim_request(), now_us), [
             fx.Resume(claim, self._strays.drain(), message.frozen_us),
-            fx.Report(ev.Outcome.RESUMED, "ok", f"resumed in term {claim.term}"),
+            fx.Report(ev.Outcome.RESUMED, Reason.OK, f"resumed in term {claim.term}"),
         ]
 
 

@@ -42,6 +42,7 @@ from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
 from quicbaton.limits import MAX_BATON_BYTES
 from quicbaton.ownership import Claim, Ledger
 from quicbaton.ownership.store import Close, Conflict, EntryState, Holder, Take
+from quicbaton.reasons import Reason
 
 
 class TakingByStore(Taking):
@@ -120,7 +121,9 @@ class TakingByStore(Taking):
         if isinstance(outcome, Conflict):
             entry = outcome.entry
             whose = "nobody" if entry is None else entry.holder.name
-            return self._end_unclaimed("superseded", f"the store gives the connection to {whose}")
+            return self._end_unclaimed(
+                Reason.SUPERSEDED, f"the store gives the connection to {whose}"
+            )
         rebuilt = self._rebuilt
         assert rebuilt is not None
         try:
@@ -133,9 +136,9 @@ class TakingByStore(Taking):
         return self._resume(claim, now_us)
 
     def _too_late(self, event: ev.DeadlinePassed, now_us: int) -> TakingStep:
-        return self._end_unclaimed("in_doubt", "the store did not say in time whose it is")
+        return self._end_unclaimed(Reason.IN_DOUBT, "the store did not say in time whose it is")
 
-    def _end_unclaimed(self, code: str, text: str) -> TakingStep:
+    def _end_unclaimed(self, code: Reason, text: str) -> TakingStep:
         state, effects = self._give_up(code, text)
         if self._no_owner_lives:
             effects.insert(0, fx.AnswerWithResets(self.connection_id))
@@ -147,7 +150,7 @@ class TakingByStore(Taking):
         # The source, which may be gone, does not say how long the connection has stood still: since
         # its baton came, at least.
         resume = fx.Resume(claim, self._strays.drain(), now_us - self._arrived_at_us)
-        report = fx.Report(ev.Outcome.RESUMED, "ok", f"resumed in term {claim.term}")
+        report = fx.Report(ev.Outcome.RESUMED, Reason.OK, f"resumed in term {claim.term}")
         taken = msg.Taken(self.connection_id, self._handoff_id, claim.term)
         tell = fx.Connect(self.connection_id) if self._link is None else fx.Send(self._link, taken)
         return self._go_on(taken, now_us), [resume, tell, report]
@@ -159,7 +162,7 @@ class TakingByStore(Taking):
         if entry is None or entry.state is not EntryState.HELD or entry.holder != self._holder:
             return self._state, []
         text = "the destination has let it go before"
-        return self._state, [*self._say_abort("discarded", text), self._undo()]
+        return self._state, [*self._say_abort(Reason.DISCARDED, text), self._undo()]
 
     def _undo(self) -> AskStore:
         rebuilt = self._rebuilt

@@ -15,6 +15,7 @@ from quicbaton.limits import (
     HANDOFF_READY_S,
     HANDOFF_RELAY_LOST_S,
 )
+from quicbaton.reasons import Reason
 
 
 class Waits(msgspec.Struct, frozen=True):
@@ -35,7 +36,7 @@ class Waits(msgspec.Struct, frozen=True):
             raise ConfigurationError(
                 "handoff waits are positive, and a destination waits longer than its source: "
                 f"got ready_s={self.ready_s}, frozen_s={self.frozen_s}",
-                code="handoff_waits",
+                code=Reason.HANDOFF_WAITS,
             )
 
 

@@ -15,6 +15,7 @@ from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream, QuicStreamReceiver, QuicStreamSender
 
 from quicbaton.errors import RefusedError
+from quicbaton.reasons import Reason
 from quicbaton.transport import frames as f
 from quicbaton.transport.state import NONE, SentFrame, SentRun
 
@@ -54,7 +55,7 @@ def _run(packet: QuicSentPacket, to_us: Callable[[float | None], int]) -> SentRu
             raise RefusedError(
                 f"a packet in flight reports to {handler!r}, which no version of aioquic that we "
                 "know has: review handshake/inflight.py",
-                code="unknown_delivery_handler",
+                code=Reason.UNKNOWN_DELIVERY_HANDLER,
             )
         frames += reader(getattr(handler, "__self__", None), *arguments)
     return SentRun(

@@ -11,6 +11,7 @@ from aioquic.tls import Epoch
 
 from quicbaton.errors import RefusedError
 from quicbaton.handshake import inflight
+from quicbaton.reasons import Reason
 from quicbaton.transport import rangeset
 from quicbaton.transport.loss import congestion, recovery
 from quicbaton.transport.packets.cipher import header_key, next_keys
@@ -38,7 +39,7 @@ def import_protection(quic: QuicConnection, now_us: int) -> ProtectionState:
     pair = quic._cryptos[Epoch.ONE_RTT]
     version, suite = pair.send.version, pair.send.cipher_suite
     if version is None or suite is None:
-        raise RefusedError("the 1-RTT keys are not there", code="not_ready")
+        raise RefusedError("the 1-RTT keys are not there", code=Reason.NOT_READY)
     cipher = int(suite)
     send, send_hp, send_generation = _present(version, cipher, quic.tls._enc_key, pair.send)
     recv, recv_hp, recv_generation = _present(version, cipher, quic.tls._dec_key, pair.recv)
@@ -78,7 +79,7 @@ def _present(
     """Present keys, the header protection key if it does not follow from them, and how many key
     updates led there (RFC 9001 §6.1)."""
     if first_secret is None or context.secret is None:
-        raise RefusedError("the 1-RTT keys are not there", code="not_ready")
+        raise RefusedError("the 1-RTT keys are not there", code=Reason.NOT_READY)
     keys = first = Keys(first_secret)
     for generation in range(_MAX_KEY_UPDATES):
         if keys.secret == context.secret:
@@ -86,7 +87,8 @@ def _present(
             return keys, hp, generation
         keys = next_keys(version, cipher, keys)
     raise RefusedError(
-        f"more than {_MAX_KEY_UPDATES} key updates before promotion", code="too_many_key_updates"
+        f"more than {_MAX_KEY_UPDATES} key updates before promotion",
+        code=Reason.TOO_MANY_KEY_UPDATES,
     )
 
 

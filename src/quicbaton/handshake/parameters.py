@@ -10,6 +10,7 @@ from aioquic.quic.packet import QuicTransportParameters, pull_quic_transport_par
 from aioquic.tls import Extension, ExtensionType
 
 from quicbaton.errors import RefusedError
+from quicbaton.reasons import Reason
 from quicbaton.transport.state import Parameters
 
 _GREASE_QUIC_BIT: Final = 0x2AB2
@@ -29,7 +30,7 @@ def _pull_parameters(extensions: list[Extension]) -> QuicTransportParameters:
     for kind, data in extensions:
         if kind == ExtensionType.QUIC_TRANSPORT_PARAMETERS:
             return pull_quic_transport_parameters(Buffer(data=data))
-    raise RefusedError("the handshake carried no transport parameters", code="not_ready")
+    raise RefusedError("the handshake carried no transport parameters", code=Reason.NOT_READY)
 
 
 def import_parameters(

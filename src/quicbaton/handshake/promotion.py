@@ -40,6 +40,7 @@ from quicbaton.handshake.parameters import (
 )
 from quicbaton.handshake.preparation import ready
 from quicbaton.handshake.streams import ImportedStreams, import_crypto
+from quicbaton.reasons import Reason
 from quicbaton.transport import frames as f
 from quicbaton.transport.connection import FIRST_PING_UID
 from quicbaton.transport.loss.recovery import GRANULARITY_US
@@ -101,7 +102,7 @@ def promote(
         raise RefusedError(
             "only a connection whose handshake is confirmed and which is not closing can be "
             "promoted; ask ready() first",
-            code="not_ready",
+            code=Reason.NOT_READY,
         )
     origin_s = _origin_s(quic, now)
 
@@ -247,7 +248,7 @@ def _idle_timeout_us(local: Parameters, remote: Parameters) -> int:
 def _event(event: events.QuicEvent) -> Event:
     maker = _EVENT_MAKERS.get(type(event))
     if maker is None:
-        raise RefusedError(f"cannot carry a {type(event).__name__}", code="unknown_event")
+        raise RefusedError(f"cannot carry a {type(event).__name__}", code=Reason.UNKNOWN_EVENT)
     made: Event = maker(event)
     return made
 

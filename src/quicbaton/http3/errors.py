@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from quicbaton.errors import CallerError, QuicbatonError, StreamStateError
 from quicbaton.http3.codes import ErrorCode
+from quicbaton.reasons import Reason
 
 
 class ProtocolError(QuicbatonError):
@@ -18,7 +19,7 @@ class ProtocolError(QuicbatonError):
     `error_code` is the code that the peer is told.
     """
 
-    code = "http3"
+    code = Reason.HTTP3
     error_code = ErrorCode.H3_GENERAL_PROTOCOL_ERROR
 
     def __init__(self, reason_phrase: str = "") -> None:
@@ -81,7 +82,7 @@ class DatagramStreamError(StreamError):
 class GoawayError(CallerError):
     """The server goes away: it takes no new requests (RFC 9114 §5.2). Use another connection."""
 
-    code = "goaway"
+    code = Reason.GOAWAY
 
 
 # --- the connection's: names of aioquic ---------------------------------------------------------
@@ -125,7 +126,7 @@ class StreamOverError(FrameUnexpected, StreamStateError):
     """A program writes to a stream that it has ended, or that the peer has given up meanwhile: an
     error under both names, aioquic's and that of our transport's streams."""
 
-    code = "stream_state"
+    code = Reason.STREAM_STATE
 
 
 class IdError(ProtocolError):

@@ -11,6 +11,7 @@ from quicbaton.errors import RefusedError
 from quicbaton.http3 import state as s
 from quicbaton.http3.connection import H3Connection
 from quicbaton.http3.state import Http3State
+from quicbaton.reasons import Reason
 from quicbaton.transport.state import NONE
 
 _H3 = TypeVar("_H3", bound=H3Connection)
@@ -29,7 +30,7 @@ def export_state(h3: H3Connection, left: Collection[int] = ()) -> Http3State:
         raise RefusedError(
             f"{type(h3).__qualname__} cannot be moved: use quicbaton.http3.H3Connection, which has "
             "the same methods and events",
-            code="not_exportable",
+            code=Reason.NOT_EXPORTABLE,
         )
     _refuse_critical(h3, left)
     h3.forget_finished_streams()
@@ -90,7 +91,7 @@ def _refuse_critical(h3: H3Connection, left: Collection[int]) -> None:
             raise RefusedError(
                 f"stream {stream_id} is none of a request's: it cannot stay behind when the "
                 "connection moves",
-                code="not_exportable",
+                code=Reason.NOT_EXPORTABLE,
             )
 
 
@@ -105,5 +106,5 @@ def _refuse_torn_sessions(h3: H3Connection, left: Collection[int]) -> None:
             raise RefusedError(
                 f"stream {stream_id} belongs to a WebTransport session that stays behind: leave it "
                 "there, too",
-                code="not_exportable",
+                code=Reason.NOT_EXPORTABLE,
             )

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
 from quicbaton.errors import CallerError, ConfigurationError
+from quicbaton.reasons import Reason
 
 KEY_ID_BYTES: Final = 4
 SECRET_BYTES: Final = 32
@@ -61,13 +62,13 @@ class ClusterKey:
     def __init__(self, key_id: bytes, secret: bytes) -> None:
         if len(key_id) != KEY_ID_BYTES:
             raise ConfigurationError(
-                f"a key id has {KEY_ID_BYTES} bytes, got {len(key_id)}", code="key_id"
+                f"a key id has {KEY_ID_BYTES} bytes, got {len(key_id)}", code=Reason.KEY_ID
             )
         if len(secret) != SECRET_BYTES:
             raise ConfigurationError(
                 f"a cluster key's secret has {SECRET_BYTES} bytes, got {len(secret)};"
                 " make one with `ClusterKey.generate`",
-                code="key_secret",
+                code=Reason.KEY_SECRET,
             )
         self._key_id = bytes(key_id)
         self._secret = bytes(secret)
@@ -147,7 +148,7 @@ class ClusterKey:
         if len(parts) != 3 or parts[0] != _TEXT_PREFIX:
             raise ConfigurationError(
                 f"expected '{_TEXT_PREFIX}:<key id>:<secret>'; the line has another form",
-                code="key_text",
+                code=Reason.KEY_TEXT,
             )
         try:
             key_id = bytes.fromhex(parts[1])
@@ -155,7 +156,7 @@ class ClusterKey:
         except (ValueError, binascii.Error):
             raise ConfigurationError(
                 "a key's id must be hexadecimal and its secret base64; copy the line again",
-                code="key_text",
+                code=Reason.KEY_TEXT,
             ) from None
         return cls(key_id, secret)
 
@@ -173,7 +174,7 @@ class ClusterKey:
     def __reduce__(self) -> NoReturn:
         raise CallerError(
             "a cluster key is not pickled or copied: use encode() and a file with mode 0600",
-            code="key_pickle",
+            code=Reason.KEY_PICKLE,
         )
 
 

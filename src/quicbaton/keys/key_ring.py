@@ -18,12 +18,13 @@ from collections.abc import Iterable, Iterator
 from quicbaton.errors import ConfigurationError, PeerError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.limits import MAX_RING_KEYS
+from quicbaton.reasons import Reason
 
 
 class UnknownKeyError(PeerError):
     """Something was sealed under a key that the ring does not hold."""
 
-    code = "unknown_key"
+    code = Reason.UNKNOWN_KEY
 
 
 class KeyRing:
@@ -37,14 +38,14 @@ class KeyRing:
             raise ConfigurationError(
                 f"a key ring holds at most {MAX_RING_KEYS} keys, got {len(keys)};"
                 " drop those whose batons and tokens have expired",
-                code="ring_size",
+                code=Reason.RING_SIZE,
             )
         self._active = active
         self._by_id = {key.key_id: key for key in keys}
         if len(self._by_id) != len(keys):
             raise ConfigurationError(
                 "two keys of the ring have the same id; each key belongs in it once",
-                code="ring_duplicate",
+                code=Reason.RING_DUPLICATE,
             )
 
     @property
@@ -103,7 +104,7 @@ class KeyRing:
             except ConfigurationError as error:
                 raise ConfigurationError(f"line {number}: {error}", code=error.code) from None
         if not keys:
-            raise ConfigurationError("the key file holds no key", code="ring_empty")
+            raise ConfigurationError("the key file holds no key", code=Reason.RING_EMPTY)
         return cls(keys[0], keys[1:])
 
     def __iter__(self) -> Iterator[ClusterKey]:

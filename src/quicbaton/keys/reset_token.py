@@ -11,6 +11,7 @@ from typing import Final
 
 from quicbaton.errors import ConfigurationError
 from quicbaton.keys.cluster_key import ClusterKey, Purpose
+from quicbaton.reasons import Reason
 
 RESET_TOKEN_BYTES: Final = 16
 
@@ -19,5 +20,7 @@ def reset_token(key: ClusterKey, cid: bytes) -> bytes:
     """Return the 16-byte stateless reset token of connection ID `cid` under `key`."""
     if not cid:
         # RFC 9000 §10.3.2: an endpoint that uses this design cannot use a zero-length ID.
-        raise ConfigurationError("a zero-length connection ID has no reset token", code="empty_id")
+        raise ConfigurationError(
+            "a zero-length connection ID has no reset token", code=Reason.EMPTY_ID
+        )
     return key.sign(Purpose.RESET_TOKEN, cid)[:RESET_TOKEN_BYTES]

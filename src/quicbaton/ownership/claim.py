@@ -11,6 +11,7 @@ from dataclasses import InitVar, dataclass
 from typing import Final, NoReturn
 
 from quicbaton.errors import FencedError, InternalError
+from quicbaton.reasons import Reason
 
 #: Known to the ledger's module alone.
 _MINT: Final = object()
@@ -39,15 +40,17 @@ class Claim:
         next. Every thaw raises the term, so an old baton never fits a newer claim.
         """
         if self.connection_id != connection_id:
-            raise FencedError("the claim is for another connection", code="wrong_connection")
+            raise FencedError("the claim is for another connection", code=Reason.WRONG_CONNECTION)
         if self.term != baton_term + 1 or self.baton_id != baton_id:
             raise FencedError(
                 f"the claim is for term {self.term} and its baton, this baton was frozen in term "
                 f"{baton_term}: discard it",
-                code="superseded",
+                code=Reason.SUPERSEDED,
             )
         if self.digest != digest:
-            raise FencedError("the baton's state is not the one claimed", code="digest_mismatch")
+            raise FencedError(
+                "the baton's state is not the one claimed", code=Reason.DIGEST_MISMATCH
+            )
 
     def __reduce__(self) -> NoReturn:
         raise InternalError("a claim does not leave its process: send the message that names it")

@@ -49,6 +49,7 @@ import msgspec
 from quicbaton.errors import FencedError
 from quicbaton.limits import MAX_TOMBSTONES, TOMBSTONE_LIFETIME_S
 from quicbaton.ownership.claim import Claim, mint_claim
+from quicbaton.reasons import Reason
 
 
 class Ownership(Enum):
@@ -109,12 +110,24 @@ _TRANSITIONS: Final = {
 
 #: Why a claim is refused, by the state that the record is in instead of SEALED or GIVEN.
 _CLAIM_REFUSALS: Final = {
-    Ownership.ABSENT: ("unknown_connection", "this process has no record of the connection"),
-    Ownership.OWNED: ("superseded", "the source serves the connection again: discard the baton"),
-    Ownership.FROZEN: ("superseded", "the source froze the connection anew: discard the baton"),
-    Ownership.SEALED: ("superseded", "no claim was made for this baton yet"),
-    Ownership.GIVEN: ("already_used", "the claim was given away: a baton is good once"),
-    Ownership.CLOSED: ("connection_closed", "the connection is closed"),
+    Ownership.ABSENT: (Reason.NO_SUCH_CONNECTION, "this process has no record of the connection"),
+    Ownership.OWNED: (
+        Reason.SUPERSEDED,
+        "the source serves the connection again: discard the baton",
+    ),
+    Ownership.FROZEN: (
+        Reason.SUPERSEDED,
+        "the source froze the connection anew: discard the baton",
+    ),
+    Ownership.SEALED: (Reason.SUPERSEDED, "no claim was made for this baton yet"),
+    Ownership.GIVEN: (Reason.ALREADY_USED, "the claim was given away: a baton is good once"),
+    Ownership.CLOSED: (Reason.CLOSED, "the connection is closed"),
+}
+#: What it is called elsewhere that an operation does not fit a record.
+_UNFIT: Final = {
+    Operation.OWN: Reason.IN_HAND,
+    Operation.ADOPT: Reason.IN_HAND,
+    Operation.FREEZE: Reason.NOT_OWNED,
 }
 
 
@@ -180,14 +193,14 @@ class Ledger:
         """Give the connection away, exactly once, to the handoff that has rebuilt this baton.
 
         Raises `FencedError` with the code `superseded`, `already_used`, `digest_mismatch`,
-        `wrong_audience`, `connection_closed` or `unknown_connection`, changing nothing.
+        `wrong_audience`, `closed` or `no_such_connection`, changing nothing.
         """
         state = self._next(connection_id, Operation.COMMIT)
         record = self.record(connection_id)
         if record.handoff_id not in (b"", handoff_id):
             raise FencedError(
                 "the baton was sealed for another handoff: ask from that one, or discard",
-                code="wrong_audience",
+                code=Reason.WRONG_AUDIENCE,
             )
         _check_baton(record, baton_id, digest)
         term = record.term + 1
@@ -206,7 +219,7 @@ class Ledger:
         _check_baton(record, baton_id, digest)
         if record.handoff_id != handoff_id:
             raise FencedError(
-                "another handoff took this baton: a baton is good once", code="already_used"
+                "another handoff took this baton: a baton is good once", code=Reason.ALREADY_USED
             )
         return mint_claim(connection_id, record.term, baton_id, digest)
 
@@ -220,7 +233,7 @@ class Ledger:
         if term <= known:
             raise FencedError(
                 f"term {term} was claimed, but term {known} is already history here: stay silent",
-                code="superseded",
+                code=Reason.SUPERSEDED,
             )
         self._tombstones.pop(connection_id, None)
         self._put(connection_id, Record(state, term))
@@ -250,7 +263,7 @@ class Ledger:
             raise FencedError(reason, code=code)
         raise FencedError(
             f"{operation.value} does not fit a connection that is {current.value} here",
-            code=f"{operation.value}_when_{current.value}",
+            code=_UNFIT.get(operation, Reason.FENCED),
         )
 
     def _put(self, connection_id: bytes, record: Record) -> None:
@@ -271,6 +284,8 @@ class Ledger:
 
 def _check_baton(record: Record, baton_id: bytes, digest: bytes) -> None:
     if record.baton_id != baton_id:
-        raise FencedError("the source has sealed a newer baton: discard this", code="superseded")
+        raise FencedError(
+            "the source has sealed a newer baton: discard this", code=Reason.SUPERSEDED
+        )
     if record.digest != digest:
-        raise FencedError("the baton's state is not the one sealed", code="digest_mismatch")
+        raise FencedError("the baton's state is not the one sealed", code=Reason.DIGEST_MISMATCH)

@@ -76,6 +76,7 @@ import msgspec
 
 from quicbaton.errors import ConfigurationError
 from quicbaton.limits import MAX_BATON_NAME_BYTES
+from quicbaton.reasons import Reason
 
 #: A process's draw of random bytes at its start, a baton's id, and a store's own id.
 INCARNATION_BYTES: Final = 16
@@ -93,12 +94,12 @@ class Holder(msgspec.Struct, frozen=True):
         if len(self.incarnation) != INCARNATION_BYTES:
             raise ConfigurationError(
                 f"an incarnation has {INCARNATION_BYTES} bytes, not {len(self.incarnation)}",
-                code="holder",
+                code=Reason.HOLDER,
             )
         if not 1 <= len(self.name.encode()) <= MAX_BATON_NAME_BYTES:
             raise ConfigurationError(
                 f"a holder's name has 1 to {MAX_BATON_NAME_BYTES} bytes: {self.name!r}",
-                code="holder",
+                code=Reason.HOLDER,
             )
 
 
@@ -179,14 +180,14 @@ class Found(msgspec.Struct, frozen=True):
 class Failed(msgspec.Struct, frozen=True):
     """Nothing was changed, and nothing will be by this call."""
 
-    code: str
+    code: Reason
     message: str
 
 
 class Unknown(msgspec.Struct, frozen=True):
     """It may have been done, may yet be done, or never."""
 
-    code: str
+    code: Reason
     message: str
 
 

@@ -17,6 +17,7 @@ from typing import Final
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from quicbaton.errors import ConfigurationError, InternalError
+from quicbaton.reasons import Reason
 
 KEY_BYTES: Final = 16
 #: The draft's bounds for server ID and nonce together.
@@ -35,7 +36,7 @@ class IdCipher:
         if len(key) != KEY_BYTES:
             raise ConfigurationError(
                 f"a key for connection IDs has {KEY_BYTES} bytes (AES-128), got {len(key)}",
-                code="id_key",
+                code=Reason.ID_KEY,
             )
         self._key = bytes(key)
         # Block by block without chaining, so one context serves for ever.

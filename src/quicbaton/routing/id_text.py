@@ -40,6 +40,7 @@ from msgspec import Struct
 from quicbaton.errors import ConfigurationError
 from quicbaton.keys.cluster_key import SERIES, Purpose
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.reasons import Reason
 from quicbaton.routing import id_cipher, worker_mask
 from quicbaton.routing.id_cipher import IdCipher
 from quicbaton.routing.quic_lb import IdConfigs, IdLayout
@@ -85,7 +86,8 @@ def parse_ids(texts: str | Iterable[str], ring: KeyRing) -> IdConfigs:
     written = texts.split() if isinstance(texts, str) else list(texts)
     if not written:
         raise ConfigurationError(
-            f"no form of connection IDs is given; {PLAINTEXT} is the usual one", code="ids_text"
+            f"no form of connection IDs is given; {PLAINTEXT} is the usual one",
+            code=Reason.IDS_TEXT,
         )
     layouts: list[IdLayout] = []
     for text in written:
@@ -102,7 +104,7 @@ def _parse(text: str) -> _Form:
     name, _, rest = text.strip().partition(":")
     if name not in _FORMS:
         raise ConfigurationError(
-            f"connection IDs are {', '.join(_FORMS)}, got {name!r}", code="ids_text"
+            f"connection IDs are {', '.join(_FORMS)}, got {name!r}", code=Reason.IDS_TEXT
         )
     fields = dict(_FORMS[name])
     for option in filter(None, rest.split(",")):
@@ -118,16 +120,16 @@ def _parse(text: str) -> _Form:
             raise ConfigurationError(
                 f"an option of {name} is {', '.join(f'{n}=NUMBER' for n in _NUMBERS)},"
                 f" {', '.join(_FLAGS)} or key=HEX, got {key!r}",
-                code="ids_text",
+                code=Reason.IDS_TEXT,
             )
     form = _Form(**fields)
     if form.key is not None and not form.encrypted:
-        raise ConfigurationError(f"{name} IDs have no key: write {ENCRYPTED}", code="ids_text")
+        raise ConfigurationError(f"{name} IDs have no key: write {ENCRYPTED}", code=Reason.IDS_TEXT)
     if form.encrypted and (form.key is None) != (form.config is None):
         raise ConfigurationError(
             f"{ENCRYPTED} IDs take key= and config= together, as a load balancer has them, or"
             " both from the cluster key",
-            code="ids_text",
+            code=Reason.IDS_TEXT,
         )
     return form
 
@@ -139,7 +141,7 @@ def _parse_key(value: str) -> bytes:
         key = b""
     if len(key) != id_cipher.KEY_BYTES:
         raise ConfigurationError(
-            f"key= takes {2 * id_cipher.KEY_BYTES} hexadecimal digits", code="id_key"
+            f"key= takes {2 * id_cipher.KEY_BYTES} hexadecimal digits", code=Reason.ID_KEY
         )
     return key
 

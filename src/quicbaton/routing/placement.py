@@ -19,6 +19,7 @@ from typing import Final, Protocol, runtime_checkable
 from msgspec import Struct
 
 from quicbaton.errors import ConfigurationError
+from quicbaton.reasons import Reason
 
 #: Least-loaded leaves a connection where it is unless that worker has more than this factor and
 #: this many connections above the least loaded one: a handoff for a difference that the next few
@@ -164,7 +165,7 @@ def parse_placement(text: str) -> Placement | None:
     raise ConfigurationError(
         f"a placement is stay, {', '.join(_BY_NAME)}, path:/PREFIX=MEMBER,... or MODULE:NAME, "
         f"got {text!r}",
-        code="placement",
+        code=Reason.PLACEMENT,
     )
 
 
@@ -179,7 +180,7 @@ def _rule(text: str) -> tuple[str, str]:
     prefix, equals, name = text.partition("=")
     if not prefix.startswith("/") or not equals or not name:
         raise ConfigurationError(
-            f"a rule is /PREFIX=MEMBER, as in /video=b/1; got {text!r}", code="placement"
+            f"a rule is /PREFIX=MEMBER, as in /video=b/1; got {text!r}", code=Reason.PLACEMENT
         )
     return prefix, name
 

@@ -54,6 +54,7 @@ from quicbaton.errors import ConfigurationError, InternalError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.keys.reset_token import reset_token
+from quicbaton.reasons import Reason
 from quicbaton.routing.id_cipher import MAX_BYTES, MIN_BYTES, IdCipher
 from quicbaton.routing.worker_mask import HASHED_BYTES, WorkerMask
 
@@ -94,13 +95,13 @@ class IdLayout(Struct, frozen=True):
         if not 0 <= self.config_id <= MAX_CONFIG_ID:
             raise ConfigurationError(
                 f"config_id is 0 to {MAX_CONFIG_ID} (7 is reserved), got {self.config_id}",
-                code="id_layout",
+                code=Reason.ID_LAYOUT,
             )
         if self.node_bytes < 1 or self.nonce_bytes < MIN_NONCE_BYTES:
             raise ConfigurationError(
                 f"node_bytes is 1 at least and nonce_bytes {MIN_NONCE_BYTES},"
                 f" got {self.node_bytes} and {self.nonce_bytes}",
-                code="id_layout",
+                code=Reason.ID_LAYOUT,
             )
         if not (
             MIN_ID_BYTES <= self.length <= MAX_ID_BYTES and MIN_BYTES <= self._inner <= MAX_BYTES
@@ -108,13 +109,13 @@ class IdLayout(Struct, frozen=True):
             raise ConfigurationError(
                 f"IDs have {MIN_ID_BYTES} to {MAX_ID_BYTES} bytes; {self.node_bytes} for the node"
                 f" and {self.nonce_bytes} for the nonce make {self.length}",
-                code="id_layout",
+                code=Reason.ID_LAYOUT,
             )
         if self.mask is not None and (self.cipher is None or self._inner < HASHED_BYTES):
             raise ConfigurationError(
                 f"a masked worker stands beside {HASHED_BYTES} encrypted bytes or more; a plaintext"
                 " ID shows its worker as it is: leave the mask away",
-                code="id_layout",
+                code=Reason.ID_LAYOUT,
             )
 
     @property
@@ -192,14 +193,14 @@ class IdConfigs:
                     f"all connection IDs have one length; configuration {issuing.config_id} makes"
                     f" {self.length} bytes, configuration {layout.config_id} {layout.length}:"
                     " give them nonces such that they agree",
-                    code="id_lengths",
+                    code=Reason.ID_LENGTHS,
                 )
             if self._by_bits[layout.config_id] is not None:
                 raise ConfigurationError(
                     f"two configurations have the id {layout.config_id}: give each its own, or,"
                     " if they come from cluster keys, make another new key"
                     " (`ClusterKey.generate` with `beside`)",
-                    code="id_configs",
+                    code=Reason.ID_CONFIGS,
                 )
             self._by_bits[layout.config_id] = layout
         self._layouts = layouts
@@ -256,7 +257,7 @@ class IdFactory:
             raise ConfigurationError(
                 f"node is 0 to {self.layout.max_node} and worker 0 to {MAX_WORKER},"
                 f" got {node} and {worker}",
-                code="place",
+                code=Reason.PLACE,
             )
         self.place = Place(node, worker)
         self.ring = ring
@@ -303,7 +304,7 @@ class IdFactory:
             raise ConfigurationError(
                 f"all connection IDs of configuration {self.layout.config_id} were issued: rotate"
                 " the cluster key, or use a longer nonce",
-                code="nonces_exhausted",
+                code=Reason.NONCES_EXHAUSTED,
             )
         self.nonces_left -= 1
         nonce = self._next_nonce

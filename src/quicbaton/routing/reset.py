@@ -20,6 +20,7 @@ from quicbaton.limits import (
     RESETS_PER_ADDRESS_PER_S,
     RESETS_PER_S,
 )
+from quicbaton.reasons import Reason
 from quicbaton.routing.quic_lb import IdConfigs
 
 #: RFC 9000 §10.3: two fixed bits, 38 unpredictable ones, the token.
@@ -58,7 +59,7 @@ def build_reset(
         raise CallerError(
             f"a datagram of {trigger_bytes} bytes is not answered with a reset:"
             f" that has {MIN_RESET_BYTES} bytes and must be smaller",
-            code="reset_too_small",
+            code=Reason.RESET_TOO_SMALL,
         )
     draw = entropy(2)
     size = trigger_bytes - 1

@@ -36,6 +36,7 @@ from quicbaton.limits import (
     NEW_TOKEN_LIFETIME_S,
     RETRY_TOKEN_LIFETIME_S,
 )
+from quicbaton.reasons import Reason
 
 TOKEN_ID_BYTES: Final = 16
 
@@ -71,9 +72,9 @@ class AddressTokenError(PeerError):
     on as without one.
     """
 
-    code = "address_token"
+    code = Reason.ADDRESS_TOKEN
 
-    def __init__(self, message: str, kind: TokenKind | None, *, code: str) -> None:
+    def __init__(self, message: str, kind: TokenKind | None, *, code: Reason) -> None:
         super().__init__(message, code=code)
         self.kind = kind
 
@@ -144,7 +145,7 @@ def validate_token(
         raise AddressTokenError(
             f"the token is {age_s:.1f} s old; it lives {_LIFETIMES_S[kind]} s",
             kind,
-            code="token_expired",
+            code=Reason.TOKEN_EXPIRED,
         )
     at = 8
     original_id = retry_id = b""
@@ -158,11 +159,11 @@ def validate_token(
         retry_id, at = _pull(plaintext, at)
     if host != _packed_ip(address) or (port is not None and port != address[1]):
         raise AddressTokenError(
-            "the token was given to another address", kind, code="token_address"
+            "the token was given to another address", kind, code=Reason.TOKEN_ADDRESS
         )
     if kind is TokenKind.RETRY and retry_id != destination_id:
         raise AddressTokenError(
-            "the Initial does not go to the Retry's source ID", kind, code="token_destination"
+            "the Initial does not go to the Retry's source ID", kind, code=Reason.TOKEN_DESTINATION
         )
     expires = issued_ms / 1000 + _LIFETIMES_S[kind]
     return ValidatedAddress(kind, token[_ID_OFFSET:_HEADER_BYTES], original_id, retry_id, expires)
@@ -193,13 +194,13 @@ def _open(token: bytes, ring: KeyRing) -> tuple[TokenKind, bytes]:
             f"a token of ours has at most {_MAX_TOKEN_BYTES} bytes and more than {_HEADER_BYTES},"
             f" got {len(token)}",
             None,
-            code="token_malformed",
+            code=Reason.TOKEN_MALFORMED,
         )
     try:
         kind = TokenKind(token[0])
     except ValueError:
         raise AddressTokenError(
-            "the token is of no kind that we give out", None, code="token_malformed"
+            "the token is of no kind that we give out", None, code=Reason.TOKEN_MALFORMED
         ) from None
     header = token[:_HEADER_BYTES]
     key = ring.get(header[1:_ID_OFFSET])
@@ -209,7 +210,9 @@ def _open(token: bytes, ring: KeyRing) -> tuple[TokenKind, bytes]:
             return kind, cipher.decrypt(_ZERO_NONCE, token[_HEADER_BYTES:], header)
         except InvalidTag:
             pass
-    raise AddressTokenError("the token's seal does not hold", kind, code="token_seal") from None
+    raise AddressTokenError(
+        "the token's seal does not hold", kind, code=Reason.TOKEN_SEAL
+    ) from None
 
 
 def _packed_ip(address: tuple[str | int, ...]) -> bytes:

@@ -39,6 +39,7 @@ import struct
 from typing import Final, NamedTuple
 
 from quicbaton.errors import ConfigurationError
+from quicbaton.reasons import Reason
 from quicbaton.routing.quic_lb import MAX_WORKER, IdConfigs, IdLayout
 from quicbaton.routing.worker_mask import (
     HASHED_BYTES,
@@ -112,7 +113,7 @@ def steering_program(ids: IdLayout | IdConfigs, sockets: int) -> list[Instructio
     """
     if not 1 <= sockets <= MAX_WORKER + 1:
         raise ConfigurationError(
-            f"a group has 1 to {MAX_WORKER + 1} sockets, got {sockets}", code="sockets"
+            f"a group has 1 to {MAX_WORKER + 1} sockets, got {sockets}", code=Reason.WORKERS
         )
     configs = IdConfigs.of(ids)
     program = _find_id()

@@ -32,6 +32,7 @@ from quicbaton.limits import (
     NO_RESET_LIFETIME_S,
     RETIRED_ID_LIFETIME_S,
 )
+from quicbaton.reasons import Reason
 from quicbaton.routing.quic_lb import IdConfigs, IdLayout, Place
 
 OwnerT = TypeVar("OwnerT", bound=Hashable)
@@ -95,12 +96,12 @@ class RoutingTable(Generic[OwnerT]):
         if present is not None and present != owner:
             raise InternalError(
                 f"connection ID {cid.hex()} already leads to another connection",
-                code="id_collision",
+                code=Reason.ID_COLLISION,
             )
         if present is None and len(self.owners) >= self._max_owners:
             raise RefusedError(
                 f"the routing table holds {self._max_owners} connection IDs and is full",
-                code="routing_table_full",
+                code=Reason.ROUTING_TABLE_FULL,
             )
         self._retired.pop(cid, None)
         self._forwards.pop(cid, None)
@@ -149,7 +150,7 @@ class RoutingTable(Generic[OwnerT]):
             raise RefusedError(
                 f"strays of {self._max_forwards} connection IDs are being forwarded already;"
                 " hand over more slowly",
-                code="forwards_full",
+                code=Reason.FORWARDS_FULL,
             )
         self.owners.pop(cid, None)
         self._retired.pop(cid, None)

@@ -18,6 +18,7 @@ import struct
 from typing import Final
 
 from quicbaton.errors import ConfigurationError
+from quicbaton.reasons import Reason
 
 KEY_BYTES: Final = 8
 #: Octets of ciphertext that are hashed.
@@ -37,7 +38,7 @@ class WorkerMask:
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise ConfigurationError(
-                f"a key for masks has {KEY_BYTES} bytes, got {len(key)}", code="id_key"
+                f"a key for masks has {KEY_BYTES} bytes, got {len(key)}", code=Reason.ID_KEY
             )
         self._key = bytes(key)
 

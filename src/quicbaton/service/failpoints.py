@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from quicbaton.errors import ConfigurationError
+from quicbaton.reasons import Reason
 
 #: The points of a handoff, in the order in which they are passed, and of a handoff broken off.
 SOURCE_POINTS: Final = (
@@ -105,7 +106,7 @@ def arm(text: str) -> None:
         raise ConfigurationError(
             f"QUICBATON_FAILPOINT={text}: expected NAME:ACTION with a NAME of "
             f"quicbaton.service.failpoints.POINTS and an ACTION of {', '.join(ACTIONS)}",
-            code="failpoint",
+            code=Reason.FAILPOINT,
         )
     _armed[name] = _Failpoint(action, Path(file) if file else None)
 

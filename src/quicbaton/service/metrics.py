@@ -16,6 +16,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from quicbaton.errors import ConfigurationError
 from quicbaton.limits import MAX_METRICS_REQUESTS, METRICS_REQUEST_S
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 
 try:
@@ -29,7 +30,8 @@ try:
     from prometheus_client.registry import Collector
 except ImportError as error:  # pragma: no cover - an extra that the tests install
     raise ConfigurationError(
-        "metrics need prometheus-client: pip install 'quicbaton[metrics]'", code="no_prometheus"
+        "metrics need prometheus-client: pip install 'quicbaton[metrics]'",
+        code=Reason.NO_PROMETHEUS,
     ) from error
 
 #: A scrape waits so long for the workers; one that does not answer is left out.
@@ -89,7 +91,7 @@ class Metrics:
             raise ConfigurationError(
                 f"cannot serve metrics at {host} port {port}: {error.strerror or error}; "
                 "choose another --metrics PORT",
-                code="metrics_port",
+                code=Reason.METRICS_PORT,
             ) from error
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from quicbaton.errors import CallerError, InternalError
+from quicbaton.reasons import Reason
 
 
 class StuckError(CallerError):
     """A run did not get where it was told to go: nothing is left to happen, or time is up."""
 
-    code = "stuck"
+    code = Reason.STUCK
 
 
 class SpinningError(InternalError):
     """A connection's timer fires again and again without time passing."""
 
-    code = "spinning"
+    code = Reason.SPINNING
 
 
 class NonceReuseError(InternalError):
     """Two different packets were protected with the same key and packet number."""
 
-    code = "nonce_reuse"
+    code = Reason.NONCE_REUSE

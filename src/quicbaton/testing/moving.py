@@ -6,6 +6,7 @@ import os
 
 from quicbaton.errors import CallerError, RefusedError
 from quicbaton.http3 import H3Connection
+from quicbaton.reasons import Reason
 from quicbaton.testing.end import Application, End
 from quicbaton.transport.connection import Connection
 
@@ -28,7 +29,7 @@ def move(
     stood still. The application's open files go along, but not to another host.
 
     Raises RefusedError, with everything as it was, for an end that cannot be moved: its handshake
-    is not over (`not_ready`), it is closing (`closing`), its application refuses, or a cutover is
+    is not over (`not_ready`), it is closing (`closed`), its application refuses, or a cutover is
     wanted while another is open (`cutover_pending`).
     """
     pair = end.pair
@@ -38,9 +39,11 @@ def move(
     if end.frozen:
         raise CallerError("this end has been moved; move() returned the one to go on with")
     if not isinstance(old, Connection):
-        raise RefusedError("the handshake is not over", code="not_ready")
+        raise RefusedError("the handshake is not over", code=Reason.NOT_READY)
     if begin_cutover and old.cutover_pending:
-        raise RefusedError("the peer has not answered the last cutover", code="cutover_pending")
+        raise RefusedError(
+            "the peer has not answered the last cutover", code=Reason.CUTOVER_PENDING
+        )
     application, http = end.application, end.http
     exported = b""
     descriptors: list[int] = []

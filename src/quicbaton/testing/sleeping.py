@@ -5,6 +5,7 @@ from __future__ import annotations
 from quicbaton.baton.sleep import decode_nap, put_to_sleep, wake
 from quicbaton.errors import CallerError, RefusedError
 from quicbaton.http3 import H3Connection, export_state, restore
+from quicbaton.reasons import Reason
 from quicbaton.testing.end import End
 from quicbaton.transport.connection import Connection
 
@@ -26,9 +27,9 @@ def sleep(end: End) -> None:
         raise CallerError("this end sleeps already")
     old = end.connection
     if not isinstance(old, Connection):
-        raise RefusedError("the handshake is not over", code="not_ready")
+        raise RefusedError("the handshake is not over", code=Reason.NOT_READY)
     why = old.why_awake(pair.now)
-    if why:
+    if why is not None:
         raise RefusedError("the connection has something to do", code=why)
     application, http = end.application, end.http
     exported = b""

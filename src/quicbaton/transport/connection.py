@@ -22,6 +22,7 @@ from aioquic.quic.logger import QuicLoggerTrace
 
 from quicbaton import limits
 from quicbaton.errors import CallerError, GivenAwayError, RefusedError
+from quicbaton.reasons import Reason
 from quicbaton.transport import datagrams, qlog, resting
 from quicbaton.transport import frames as f
 from quicbaton.transport.budget import MemoryBudget
@@ -327,8 +328,8 @@ class Connection:
         self._check()
         return self._engine.ids.issued_cids()
 
-    def why_awake(self, now: float) -> str:
-        """Why the connection cannot be put to sleep: a code, empty when it can."""
+    def why_awake(self, now: float) -> Reason | None:
+        """Why the connection cannot be put to sleep; None when it can."""
         self._check()
         self._events.waiting()
         engine = self._engine
@@ -434,7 +435,7 @@ class Connection:
         if not self._engine.protection.can_update(state.clock_us):
             raise CallerError(
                 "a key update must wait until the peer has acknowledged the present keys",
-                code="key_update_too_soon",
+                code=Reason.KEY_UPDATE_TOO_SOON,
             )
         self._engine.update_keys(state.clock_us)
 
@@ -597,12 +598,12 @@ class Connection:
     def freeze(self, now: float) -> ConnectionState:
         """Give up the connection: its state, for a snapshot; this object is spent.
 
-        Raises RefusedError (`closing`) when there is no open connection to move.
+        Raises RefusedError (`closed`) when there is no open connection to move.
         """
         self._check()
         if self._state.closing is not None or self._state.closed:
             raise RefusedError(
-                "the connection is closing; there is nothing to move", code="closing"
+                "the connection is closing; there is nothing to move", code=Reason.CLOSED
             )
         self._advance(now)
         self._streams.compact()
@@ -637,7 +638,7 @@ class Connection:
         """Give up the connection to have it again in this process, as a `Connection` of what this
         returns: nothing changes hands. RefusedError, its code what `why_awake` says."""
         why = self.why_awake(now)
-        if why:
+        if why is not None:
             raise RefusedError("the connection has something to do: let it", code=why)
         wake_at_s = self.get_timer()
         return resting.Resting(self._give_up("asleep"), self._origin_s, wake_at_s)

@@ -10,6 +10,7 @@ from typing import Final
 
 from quicbaton import limits
 from quicbaton.errors import CallerError
+from quicbaton.reasons import Reason
 from quicbaton.transport import frames as f
 from quicbaton.transport.state import ConnectionState
 
@@ -41,7 +42,7 @@ def queue(state: ConnectionState, data: bytes) -> None:
         raise CallerError(
             f"a DATAGRAM of {len(data)} bytes does not fit: the peer and the path take up to "
             f"{largest} now; ask max_datagram_bytes, which changes with the path",
-            code="datagram_too_large",
+            code=Reason.DATAGRAM_TOO_LARGE,
         )
     state.datagrams.append(data)
     excess = len(state.datagrams) - limits.MAX_QUEUED_DATAGRAMS

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from quicbaton.limits import MIN_SLEEP_S
+from quicbaton.reasons import Reason
 from quicbaton.transport.sender import Sender
 from quicbaton.transport.state import NEVER, ConnectionState
 from quicbaton.transport.timers import Timers
@@ -27,27 +28,27 @@ class Resting(NamedTuple):
 
 def why_awake(  # noqa: PLR0911 - a list of reasons, one return each
     state: ConnectionState, sender: Sender, timers: Timers, now_us: int
-) -> str:
-    """Why the connection cannot sleep; empty when it can."""
+) -> Reason | None:
+    """Why the connection cannot sleep; None when it can."""
     if state.closing is not None or state.closed:
-        return "closing"
+        return Reason.CLOSED
     if state.events:
-        return "undelivered_events"
+        return Reason.UNDELIVERED_EVENTS
     if state.recovery.sent:
-        return "in_flight"
+        return Reason.IN_FLIGHT
     if state.numbers.ack_at_us != NEVER:
-        return "ack_owed"
+        return Reason.ACK_OWED
     if sender.blocked or sender.has_due():
-        return "unsent"
+        return Reason.UNSENT
     if _is_buffering(state):
-        return "buffered_bytes"
+        return Reason.BUFFERED_BYTES
     if any(local.sequence < state.ids.local_retire_prior_to for local in state.ids.local):
-        return "cutover_pending"
+        return Reason.CUTOVER_PENDING
     if any(path.challenge_at_us != NEVER or path.responses for path in state.paths):
-        return "path_validation"
+        return Reason.PATH_VALIDATION
     if NEVER < timers.next_us() < now_us + MIN_SLEEP_S * 1_000_000:
-        return "timer"
-    return ""
+        return Reason.TIMER
+    return None
 
 
 def quiet_us(state: ConnectionState, now_us: int) -> int:

@@ -10,6 +10,7 @@ from aioquic.quic.packet import encode_quic_retry
 from quicbaton.asyncio.endpoint.udp import Datagram
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.keys.spent import ReplayGuard
+from quicbaton.reasons import Reason
 from quicbaton.routing.long_header import LongHeader
 from quicbaton.routing.retry import (
     AddressTokenError,
@@ -48,7 +49,7 @@ class AddressTokens:
             # RFC 9000 §8.1.2: a Retry that was answered wrongly ends here, since a client accepts
             # no second one. §8.1.3: any other token that is not good is as none; so is one whose
             # seal does not hold, which may be another server's of whatever kind.
-            if error.kind is TokenKind.RETRY and error.code != "token_seal":
+            if error.kind is TokenKind.RETRY and error.code is not Reason.TOKEN_SEAL:
                 raise
             return None
         return validated if counts(validated, self._guard, now) else None

@@ -40,6 +40,7 @@ from quicbaton.asyncio.protocol import QuicConnectionProtocol
 from quicbaton.baton.sleep import Nap, decode_nap, put_to_sleep, wake
 from quicbaton.errors import ConfigurationError, InternalError, QuicbatonError, RefusedError
 from quicbaton.limits import MAX_SLEEP_DOUBLINGS, SLEEP_SLICE_S
+from quicbaton.reasons import Reason
 from quicbaton.routing.quic_lb import IdFactory
 from quicbaton.routing.table import RoutingTable
 from quicbaton.transport.budget import MemoryBudget
@@ -163,7 +164,7 @@ class Sleepers:
         now = monotonic()
         why = connection.why_awake(now)
         if why or self._endpoint.observers.keeps_awake(session):
-            raise RefusedError("the connection is needed awake", code=why or "needed")
+            raise RefusedError("the connection is needed awake", code=why or Reason.NEEDED)
         application, http3 = export_program(session.protocol)
         asleep = put_to_sleep(connection, http3, application, now)
         name = connection.name
@@ -283,7 +284,7 @@ class Sleepers:
             self.put_to_sleep(session)
         except QuicbatonError as error:
             self.refused[error.code] += 1
-            if error.code == "export_failed":
+            if error.code is Reason.EXPORT_FAILED:
                 self._report(f"{session!r} cannot sleep", error)
         else:
             return None

@@ -13,6 +13,7 @@ from quicbaton.errors import QuicbatonError, RefusedError
 from quicbaton.http3 import export_state, restore
 from quicbaton.http3.state import Http3State
 from quicbaton.limits import MAX_PASSED_DESCRIPTORS
+from quicbaton.reasons import Reason
 from quicbaton.transport.connection import Connection
 
 
@@ -30,12 +31,12 @@ def export_program(
     except QuicbatonError:
         raise
     except Exception as error:
-        raise _blame(protocol, "export_state", error) from error
+        raise _blame(protocol, "export_state", error, Reason.EXPORT_FAILED) from error
     if not isinstance(application, bytes):
         raise RefusedError(
             f"{type(protocol).__name__}.export_state must return bytes, not "
             f"{type(application).__name__}",
-            code="export_failed",
+            code=Reason.EXPORT_FAILED,
         )
     return application, None if protocol._http is None else export_state(protocol._http, left)
 
@@ -51,7 +52,7 @@ def export_descriptors(protocol: QuicConnectionProtocol) -> list[int]:
     except QuicbatonError:
         raise
     except Exception as error:
-        raise _blame(protocol, "export_descriptors", error) from error
+        raise _blame(protocol, "export_descriptors", error, Reason.EXPORT_FAILED) from error
     return descriptors if len(descriptors) <= MAX_PASSED_DESCRIPTORS else []
 
 
@@ -72,7 +73,7 @@ def import_program(
         if descriptors:
             protocol.import_descriptors(descriptors)
     except Exception as error:
-        raise _blame(protocol, "import_descriptors", error) from error
+        raise _blame(protocol, "import_descriptors", error, Reason.IMPORT_FAILED) from error
     if http3 is not None:
         protocol._http = restore(connection, http3)
     try:
@@ -80,12 +81,14 @@ def import_program(
     except QuicbatonError:
         raise
     except Exception as error:
-        raise _blame(protocol, "import_state", error) from error
+        raise _blame(protocol, "import_state", error, Reason.IMPORT_FAILED) from error
 
 
-def _blame(protocol: QuicConnectionProtocol, method: str, error: Exception) -> RefusedError:
+def _blame(
+    protocol: QuicConnectionProtocol, method: str, error: Exception, code: Reason
+) -> RefusedError:
     # Not the error's text, which may quote what the application holds: a peer reads this.
     return RefusedError(
         f"{type(protocol).__name__}.{method} raised {type(error).__name__}: fix it there",
-        code=f"{method.partition('_')[0]}_failed",
+        code=code,
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.handoff import events as ev
 from quicbaton.http3.codes import ErrorCode
+from quicbaton.reasons import Reason
 from quicbaton.service.moving.handoff import Handoff
 from quicbaton.service.moving.inbound_forwarders import InboundForwarders
 from quicbaton.service.moving.link_waiters import LinkWaiters
@@ -50,7 +51,7 @@ class HandoffContext:
     links: dict[int, Link] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
     #: How handoffs ended, by direction (`out`, `in`) and code.
-    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    outcomes: Counter[tuple[str, Reason]] = field(default_factory=Counter)
 
     def close_living(self, connection_id: bytes) -> bool:
         """Close a connection that lives, but not as it should; False when it does not live."""

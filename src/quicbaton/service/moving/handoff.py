@@ -23,6 +23,7 @@ from quicbaton.handoff.messages import (
     Offer,
     Resumed,
 )
+from quicbaton.reasons import Reason
 from quicbaton.service.failpoints import reach
 from quicbaton.service.peers.link import Link
 
@@ -34,7 +35,7 @@ class HandoffResult(NamedTuple):
     """How a handoff ended, for whoever asked for it."""
 
     outcome: Outcome
-    code: str
+    code: Reason
     message: str
 
 

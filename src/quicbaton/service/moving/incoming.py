@@ -19,6 +19,7 @@ from quicbaton.handoff.messages import Descriptors, Stray
 from quicbaton.handoff.store_questions import AskStore, ReadStore
 from quicbaton.http3.codes import ErrorCode
 from quicbaton.limits import NO_RESET_LIFETIME_S
+from quicbaton.reasons import Reason
 from quicbaton.service.failpoints import reach
 from quicbaton.service.moving.context import HandoffContext
 from quicbaton.service.moving.handoff import Handoff, HandoffResult, Performers
@@ -152,7 +153,7 @@ class IncomingHandoff(Handoff):
             rebuilt = mover.open(effect.sealed, parcel, relayed=machine.proxied, live=True)
             if rebuilt.header.connection_id != self.connection_id:
                 mover.discard(rebuilt)
-                raise PeerError("the baton is another connection's", code="wrong_connection")
+                raise PeerError("the baton is another connection's", code=Reason.WRONG_CONNECTION)
         except QuicbatonError as error:
             self.feed(ev.RebuildFailed(error.code, str(error)))
             return

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from quicbaton.handoff import CuttingOver, Taking
 from quicbaton.handoff import events as ev
+from quicbaton.reasons import Reason
 from quicbaton.service.moving.handoff import Handoff
 from quicbaton.service.peers.link import Link
 
@@ -39,7 +40,7 @@ class LinkWaiters:
         text = "the process that froze this connection cannot be reached; it is its arbiter"
         for handoff in self._take({name}):
             if isinstance(handoff.machine, (Taking, CuttingOver)):
-                handoff.feed(ev.Cancel("source_gone", text))
+                handoff.feed(ev.Cancel(Reason.SOURCE_GONE, text))
 
     def _take(self, names: set[str]) -> list[Handoff]:
         found = [handoff for handoff, name in self._sought.items() if name in names]

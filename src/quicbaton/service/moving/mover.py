@@ -32,6 +32,7 @@ from quicbaton.handoff.events import Sealed
 from quicbaton.http3.transfer import sessions_among, with_members
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.ownership import Claim
+from quicbaton.reasons import Reason
 from quicbaton.routing.reset import announce_reset
 from quicbaton.service.moving.parcels import Parcel, copy
 from quicbaton.service.moving.precopy import Copies, Copying
@@ -143,7 +144,7 @@ class Mover:
         """
         session = self._endpoint.session_of(connection_id)
         if session is None:
-            raise RefusedError("the connection has ended", code="closed")
+            raise RefusedError("the connection has ended", code=Reason.CLOSED)
         parting = session.connection.parting_trains(monotonic())
         frozen = Frozen(session, tuple(session.cids), None, b"", {}, parting, None, None, ())
         self._endpoint.release(session, strays)
@@ -339,7 +340,7 @@ class Mover:
             raise RefusedError(
                 f"its connection IDs have {lengths} bytes, and here all have {ours}: give both"
                 " processes forms of IDs of one length",
-                code="id_lengths",
+                code=Reason.ID_LENGTHS,
             )
 
     def _check_room(self, client: ResetTarget) -> None:
@@ -348,13 +349,13 @@ class Mover:
         if not self._endpoint.table.has_room_here(2 * len(client.tokens)):
             raise RefusedError(
                 "the routing table is full here: choose another destination",
-                code="routing_table_full",
+                code=Reason.ROUTING_TABLE_FULL,
             )
         if refuses_clients(self._endpoint.budget):
             raise RefusedError(
                 "there is too little memory here for one more connection: choose another "
                 "destination, or try again",
-                code="memory_full",
+                code=Reason.MEMORY_FULL,
             )
 
     def _rebuild(

@@ -18,6 +18,7 @@ from quicbaton.handoff.messages import Baton, Precopied, Ready, Stray
 from quicbaton.handoff.store_questions import AskStore, ReadStore
 from quicbaton.limits import NO_RESET_LIFETIME_S
 from quicbaton.ownership.store import Publish
+from quicbaton.reasons import Reason
 from quicbaton.service.failpoints import reach
 from quicbaton.service.moving.context import HandoffContext
 from quicbaton.service.moving.handoff import Handoff, HandoffResult, Performers
@@ -82,10 +83,10 @@ class OutgoingHandoff(Handoff):
         waiter = self.wait()
         self.feed(ev.Save(cutover_pending=session.connection.cutover_pending))
         if self.machine.state is GivingState.SAVED:
-            self.finish(HandoffResult(Outcome.KEPT, "saved", "frozen"))
+            self.finish(HandoffResult(Outcome.KEPT, Reason.SAVED, "frozen"))
         return waiter
 
-    def cancel_save(self, code: str, text: str) -> None:
+    def cancel_save(self, code: Reason, text: str) -> None:
         """Thaw the connection, if it is saved: its baton is worth nothing from here on."""
         if self.machine.state is GivingState.SAVED:
             self.feed(ev.Cancel(code, text))
@@ -218,7 +219,7 @@ class OutgoingHandoff(Handoff):
             self._keep(effect.sealed)
         except OSError as error:
             text = f"cannot write {error.filename or 'the baton'}: {error.strerror or error}"
-            self.feed(ev.Cancel("file", text))
+            self.feed(ev.Cancel(Reason.OS, text))
 
     def _ask_store(self, effect: AskStore) -> None:
         assert self._context.store is not None, "only its machines ask"

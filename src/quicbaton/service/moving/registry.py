@@ -55,6 +55,7 @@ from quicbaton.handoff.waits import DEFAULT_WAITS
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.ownership import Ledger, Ownership
 from quicbaton.ownership.store import Store
+from quicbaton.reasons import Reason
 from quicbaton.service.moving.context import HandoffContext
 from quicbaton.service.moving.deadlines import Deadlines
 from quicbaton.service.moving.handoff import Handoff, HandoffResult, send
@@ -149,7 +150,7 @@ class HandoffRegistry(Observer):
         def look(done: asyncio.Future[HandoffResult]) -> None:
             if done.cancelled() or result.done():
                 return
-            if done.result().code != "no_store" or not link.is_up:
+            if done.result().code is not Reason.NO_STORE or not link.is_up:
                 settle(done.result())
                 return
             try:
@@ -170,13 +171,13 @@ class HandoffRegistry(Observer):
         _check_not_relayed(session)
         return self._new_outgoing(session.connection.name, None).save(session, keep)
 
-    def cancel_save(self, connection_id: bytes, code: str, text: str) -> None:
+    def cancel_save(self, connection_id: bytes, code: Reason, text: str) -> None:
         """Thaw one connection that is saved: its baton is worth nothing from here on."""
         outgoing = self._handoffs.outgoing.get(connection_id)
         if outgoing is not None:
             outgoing.cancel_save(code, text)
 
-    def cancel_saves(self, code: str, text: str) -> None:
+    def cancel_saves(self, code: Reason, text: str) -> None:
         """Thaw what is saved in files: the files are worth nothing from here on."""
         for outgoing in list(self._handoffs.outgoing.values()):
             outgoing.cancel_save(code, text)
@@ -189,14 +190,15 @@ class HandoffRegistry(Observer):
         if header.source in self._context.names:
             mover.discard(rebuilt)
             raise RefusedError(
-                "this very process froze the connection: resume it in another", code="same_process"
+                "this very process froze the connection: resume it in another",
+                code=Reason.SAME_PROCESS,
             )
         machine = self._new_taking(header.connection_id, os.urandom(16), "")
         return self._add_incoming(machine, header.source).begin_with(rebuilt)
 
     def close(self) -> None:
         """The process ends: nothing that is under way goes on."""
-        self.relays.cut_left("closing", "the process ends")
+        self.relays.cut_left(Reason.STOPPING, "the process ends")
         self._deadlines.close()
         if self.store is not None:
             self.store.close()
@@ -255,7 +257,7 @@ class HandoffRegistry(Observer):
         elif isinstance(message, Load):
             self._endpoint.observers.on_peer_load(link.peer_name, message.connections, message.room)
         else:
-            raise PeerError("a second Hello on a link", code="unexpected_message")
+            raise PeerError("a second Hello on a link", code=Reason.UNEXPECTED_MESSAGE)
 
     def link_lost(self, link: Link) -> None:
         """A link ended; everything that it brought was handled."""
@@ -310,7 +312,9 @@ class HandoffRegistry(Observer):
         known = self._handoffs.outgoing.get(connection_id)
         if known is not None:
             if not known.ended:
-                raise RefusedError("a handoff of this connection is under way already", code="busy")
+                raise RefusedError(
+                    "a handoff of this connection is under way already", code=Reason.BUSY
+                )
             self._forget(known)
         machine = self._new_giving(connection_id, shared=shared)
         outgoing = OutgoingHandoff(self._context, machine, pid)
@@ -416,7 +420,7 @@ class HandoffRegistry(Observer):
         is_here = self._endpoint.has(name) or self._handoffs.waiting(name) is not None
         if not (is_here or given_to) or not forwarders.has_room(name):
             text = "the connection is not owned here"
-            link.send(Refuse(name, message.handoff_id, "not_owned", text))
+            link.send(Refuse(name, message.handoff_id, Reason.NOT_OWNED, text))
             return
         machine = CuttingOver(
             name,
@@ -491,13 +495,13 @@ def _check_not_relayed(session: Session) -> None:
     if session.sent_for_by is not None:
         raise RefusedError(
             "another process sends for this connection: close it, or let it end here",
-            code="relayed",
+            code=Reason.PROXIED,
         )
 
 
 def _check_names(link: Link, message: HandoffMessage) -> None:
     """Another host offers in its own name, and names no path of this one: we call whom it names."""
     if isinstance(message, Offer) and not is_name_of(message.source, link.peer_node):
-        raise PeerError(f"{link!r} offers as {message.source!r}", code="wrong_name")
+        raise PeerError(f"{link!r} offers as {message.source!r}", code=Reason.WRONG_NAME)
     if isinstance(message, Moved) and parse_slot(message.to) is None:
-        raise PeerError(f"{link!r} names {message.to!r}", code="wrong_name")
+        raise PeerError(f"{link!r} names {message.to!r}", code=Reason.WRONG_NAME)

@@ -37,6 +37,7 @@ from quicbaton.ownership.store import (
     Take,
     Unknown,
 )
+from quicbaton.reasons import Reason
 from quicbaton.service.failpoints import reach
 
 
@@ -125,7 +126,7 @@ class StoreClient:
         except Exception as error:
             # An adapter's mistake: nobody knows what it has done.
             self._log(f"the ownership store failed over {type(operation).__name__}", error)
-            result = Unknown("store_error", type(error).__name__)
+            result = Unknown(Reason.STORE_ERROR, type(error).__name__)
         reach(f"after_{point}")
         if isinstance(result, Done) and (asker is None or not asker.ended):
             self._note(operation)
@@ -139,7 +140,7 @@ class StoreClient:
             reading = await self._store.read(effect.connection_id)
         except Exception as error:
             self._log("the ownership store failed to read", error)
-            reading = Unknown("store_error", type(error).__name__)
+            reading = Unknown(Reason.STORE_ERROR, type(error).__name__)
         asker.feed(_event(reading))
 
     def _note(self, operation: Operation) -> None:

@@ -19,6 +19,7 @@ from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.errors import CallerError, QuicbatonError
 from quicbaton.handoff import Outcome
 from quicbaton.limits import MAX_CONCURRENT_HANDOFFS, MAX_DRAIN_SAMPLES
+from quicbaton.reasons import Reason
 from quicbaton.service.moving.handoff import HandoffResult
 from quicbaton.service.moving.registry import HandoffRegistry
 from quicbaton.service.peers.link import Link
@@ -27,10 +28,6 @@ from quicbaton.service.peers.link import Link
 _RETRY_S: Final = 0.1
 #: Beyond the deadline connections still get their first turn unless none has moved for so long.
 _STALLED_S: Final = 5.0
-#: Reasons that no waiting changes.
-_FINAL_REASONS: Final = frozenset(
-    {"cannot_send_from", "format_unknown", "no_store", "other_host", "relayed", "same_process"}
-)
 _MAX_EXAMPLES: Final = 20
 
 
@@ -50,10 +47,10 @@ class OwnConnections:
         return self._endpoint.has(name)
 
     async def hand_over(self, name: bytes, link: Link, *, relay: bool) -> HandoffResult:
-        """Hand one over; a report of code `closed` when it is here no more."""
+        """Hand one over; its code is `closed` when it is here no more."""
         session = self._endpoint.session_of(name)
         if session is None:
-            return HandoffResult(Outcome.KEPT, "closed", "it was closed")
+            return HandoffResult(Outcome.KEPT, Reason.CLOSED, "it was closed")
         return await self._handoffs.hand_over(session, link, relay=relay)
 
 
@@ -71,7 +68,9 @@ class BulkHandoff:
         on_done: Callable[[], None],
     ) -> None:
         if not destinations:
-            raise CallerError("name at least one process that gets the connections", code="no_to")
+            raise CallerError(
+                "name at least one process that gets the connections", code=Reason.NO_TO
+            )
         self._connections = connections
         self._link_to = link_to
         self._destinations = cycle(destinations)
@@ -140,7 +139,7 @@ class BulkHandoff:
 
     def refused(self) -> Counter[str]:
         """Why connections were kept, at the last try."""
-        return Counter(report.code for report in self._reasons.values())
+        return Counter(report.code.value for report in self._reasons.values())
 
     def examples(self) -> list[str]:
         """A few of those, by name."""
@@ -160,10 +159,10 @@ class BulkHandoff:
             self._forget_reason(name)
             if report.outcome is Outcome.GIVEN:
                 self._count(report)
-            elif report.code != "closed":
+            elif report.code is not Reason.CLOSED:
                 self._resting.add(name)
                 self._reasons[name] = report
-                if report.code in _FINAL_REASONS:
+                if report.code.is_final:
                     self._final += 1
                 else:
                     asyncio.get_running_loop().call_later(_RETRY_S, self._try_again, name)
@@ -178,7 +177,7 @@ class BulkHandoff:
 
     def _count(self, report: HandoffResult) -> None:
         self._progress_at_s = monotonic()
-        if report.code == "relayed":
+        if report.code is Reason.RELAYED:
             self.relayed += 1
         else:
             self.moved += 1
@@ -202,5 +201,5 @@ class BulkHandoff:
 
     def _forget_reason(self, name: bytes) -> None:
         report = self._reasons.pop(name, None)
-        if report is not None and report.code in _FINAL_REASONS:
+        if report is not None and report.code.is_final:
             self._final -= 1

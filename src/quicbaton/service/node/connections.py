@@ -17,6 +17,7 @@ from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.errors import CallerError, PeerError, QuicbatonError
 from quicbaton.handoff import Outcome
 from quicbaton.limits import FREEZE_ANSWER_S, MAX_HANDOFF_MESSAGE_BYTES
+from quicbaton.reasons import Reason
 from quicbaton.service.moving.handoff import HandoffResult
 from quicbaton.service.moving.registry import HandoffRegistry
 from quicbaton.service.node.control import Handler
@@ -68,7 +69,7 @@ class ConnectionCommands:
             text = "no connection" if len(found) < 2 else f"{len(found)} connections"
             raise CallerError(
                 f"{text} here whose name begins with {prefix!r}: see `ps`",
-                code="no_such_connection",
+                code=Reason.NO_SUCH_CONNECTION,
             )
         return session
 
@@ -84,7 +85,7 @@ class ConnectionCommands:
     async def _save(self, _channel: Channel, frame: c.Save) -> c.Frame:
         keep = partial(write_baton, Path(frame.path))
         report = await self._handoffs.save(self.find(frame.connection), keep)
-        return c.Answer(report.code == "saved", report.code, report.message)
+        return c.Answer(report.code is Reason.SAVED, report.code, report.message)
 
     async def _resume(self, _channel: Channel, frame: c.Resume) -> c.Frame:
         report = await self._handoffs.resume_file(read_baton(Path(frame.path)))
@@ -96,15 +97,15 @@ class ConnectionCommands:
         name = session.connection.name
         kept: list[bytes] = []
         report = await self._handoffs.save(session, kept.append)
-        if report.code != "saved":
+        if report.code is not Reason.SAVED:
             return c.Answer(False, report.code, report.message)
         try:
             await Conversation(channel, FREEZE_ANSWER_S).ask(c.Frozen(kept[0]), c.Kept)
         except QuicbatonError:
             text = "whoever asked for the baton did not say in time that it is safe"
-            self._handoffs.cancel_save(name, "not_kept", text)
-            return c.Answer(False, "not_kept", text)
-        return c.Answer(True, "ok", "frozen")
+            self._handoffs.cancel_save(name, Reason.NOT_KEPT, text)
+            return c.Answer(False, Reason.NOT_KEPT, text)
+        return c.Answer(True, Reason.OK, "frozen")
 
     async def _revive(self, _channel: Channel, frame: c.Revive) -> c.Frame:
         return _answer_of(await self._handoffs.resume_file(frame.sealed), Outcome.RESUMED)
@@ -197,7 +198,8 @@ def check_moves(prefix: str) -> None:
     """CallerError for the name of a connection that is listed, and that no command can have."""
     if prefix.startswith(TCP_NAME):
         raise CallerError(
-            f"{prefix} is a TCP connection, which cannot move: it ends where it is", code="over_tcp"
+            f"{prefix} is a TCP connection, which cannot move: it ends where it is",
+            code=Reason.OVER_TCP,
         )
 
 
@@ -233,7 +235,7 @@ def read_baton(path: Path) -> bytes:
     with path.open("rb") as file:
         data = file.read(MAX_HANDOFF_MESSAGE_BYTES + 1)
     if len(data) > MAX_HANDOFF_MESSAGE_BYTES:
-        raise PeerError(f"{path} is too big for a baton", code="baton_too_big")
+        raise PeerError(f"{path} is too big for a baton", code=Reason.BATON_TOO_LARGE)
     return data
 
 

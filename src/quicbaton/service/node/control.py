@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from quicbaton.errors import PeerError, QuicbatonError
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import Channel
 
@@ -61,7 +62,7 @@ class Control:
                 return
             if channel.is_remote and not c.may_come_from_afar(frame):
                 text = f"{type(frame).__name__} with what it names is for processes of this host"
-                channel.write(c.encode(c.Answer(False, "local_only", text)))
+                channel.write(c.encode(c.Answer(False, Reason.LOCAL_ONLY, text)))
                 channel.close()
                 return
             if isinstance(frame, c.OpenLink):
@@ -83,11 +84,11 @@ class Control:
         except QuicbatonError as error:
             answer = c.Answer(False, error.code, str(error))
         except OSError as error:
-            answer = c.Answer(False, "os", str(error))
+            answer = c.Answer(False, Reason.OS, str(error))
         except Exception as error:
             # The task's outermost boundary: whoever asked must not wait for ever.
             text = f"{type(error).__name__}: see the server's log"
-            channel.write(c.encode(c.Answer(False, "internal", text)))
+            channel.write(c.encode(c.Answer(False, Reason.INTERNAL, text)))
             raise
         if answer is not None:
             channel.write(c.encode(answer))
@@ -95,5 +96,5 @@ class Control:
 
 async def _unknown(_channel: Channel, frame: c.Frame) -> c.Frame:
     raise PeerError(
-        f"this process does not answer {type(frame).__name__}", code="unexpected_message"
+        f"this process does not answer {type(frame).__name__}", code=Reason.UNEXPECTED_MESSAGE
     )

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Final
 
 from quicbaton.errors import CallerError
+from quicbaton.reasons import Reason
 from quicbaton.service.node.bulk import BulkHandoff, OwnConnections
 from quicbaton.service.node.changes import Changes
 from quicbaton.service.node.control import Handler
@@ -74,7 +75,7 @@ class Draining:
         if self._moving:
             raise CallerError(
                 "a drain of this process is under way: wait for it, or end it with `drain --undo`",
-                code="busy",
+                code=Reason.BUSY,
             )
         # What one that is done still passes on goes where this one says.
         self.stop()
@@ -126,4 +127,4 @@ class Draining:
 
     async def _stop_draining(self, _channel: Channel, _frame: c.StopDraining) -> c.Frame:
         self.stop()
-        return c.Answer(True, "ok", "connections stay here again")
+        return c.Answer(True, Reason.OK, "connections stay here again")

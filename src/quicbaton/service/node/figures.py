@@ -10,13 +10,12 @@ from typing import Final
 from quicbaton.asyncio.beside import Beside
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.asyncio.requests import RequestCount
+from quicbaton.reasons import Reason
 from quicbaton.service.moving.registry import HandoffRegistry
 from quicbaton.service.peers import commands as c
 
 #: Counters of an endpoint that are no reason why a datagram reached nobody.
 _NOT_DROPPED: Final = frozenset({"forwarded", "tossed", "reset", "retry", "closed_for_memory"})
-#: What a handoff's code says when it succeeded.
-_SUCCESSES: Final = frozenset({"ok", "relayed"})
 
 
 class Blackouts:
@@ -95,14 +94,13 @@ def read_figures(
     )
 
 
-def _by_outcome(outcomes: Mapping[tuple[str, str], int]) -> dict[str, int]:
+def _by_outcome(outcomes: Mapping[tuple[str, Reason], int]) -> dict[str, int]:
     """`given` and `kept` on the way out, `resumed` and `refused` on the way in, with the code."""
     named: Counter[str] = Counter()
     for (direction, code), count in outcomes.items():
-        worked = code in _SUCCESSES
         if direction == "out":
-            outcome = "given" if worked else "kept"
+            outcome = "given" if code.is_success else "kept"
         else:
-            outcome = "resumed" if worked else "refused"
+            outcome = "resumed" if code.is_success else "refused"
         named[f"{outcome} {code}"] += count
     return dict(named)

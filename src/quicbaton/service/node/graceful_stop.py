@@ -17,6 +17,7 @@ from typing import Final
 
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.errors import CallerError
+from quicbaton.reasons import Reason
 from quicbaton.service.node.bulk import BulkHandoff, OwnConnections
 from quicbaton.service.node.changes import Changes
 from quicbaton.service.node.control import Handler
@@ -72,7 +73,7 @@ class GracefulStop(Changes):
 
     async def _stop(self, channel: Channel, frame: c.Stop) -> None:
         if self._task is not None:
-            raise CallerError("this server is stopping already", code="busy")
+            raise CallerError("this server is stopping already", code=Reason.BUSY)
         answer = await self.begin(frame.grace_s, frame.to)
         channel.write(c.encode(answer))
         # Whoever asked has the answer before the process is gone.

@@ -22,6 +22,7 @@ from quicbaton.handoff.messages import Toss
 from quicbaton.handoff.waits import DEFAULT_WAITS
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.ownership.store import Store
+from quicbaton.reasons import Reason
 from quicbaton.routing.quic_lb import Place
 from quicbaton.routing.table import Target
 from quicbaton.service.failpoints import on_cut
@@ -242,12 +243,12 @@ class Node:
         if link is not None:
             return link
         if name in self.names:
-            raise CallerError("that is this very process", code="same_process")
+            raise CallerError("that is this very process", code=Reason.SAME_PROCESS)
         channel = await self._directory.connect(name)
         if channel.peer.pid == os.getpid():
             # By the path of a process that this one replaced.
             channel.close()
-            raise CallerError("that is this very process", code="same_process")
+            raise CallerError("that is this very process", code=Reason.SAME_PROCESS)
         channel.write(c.encode(c.OpenLink()))
         link = self._open_link(channel)
         channel.start()
@@ -380,7 +381,7 @@ class Node:
             # What is told of that one when it dies would be taken for the other's death.
             raise CallerError(
                 f"a process at {frame.name} shares the port and has not ended: end it first",
-                code="busy",
+                code=Reason.BUSY,
             )
         place = self.endpoint.table.place
         worker = max(self.workers) + 1
@@ -408,18 +409,18 @@ class Node:
     async def _pass_listener(self, channel: Channel, _frame: c.PassListener) -> None:
         listener = self.beside.listener
         if listener is None:
-            raise CallerError("this process serves no TCP", code="no_listener")
+            raise CallerError("this process serves no TCP", code=Reason.NO_LISTENER)
         channel.write_descriptors(c.encode(c.SocketOf(0, 1)), [listener.fileno()])
 
     async def _introduce(self, channel: Channel, frame: c.Introduce) -> c.Frame:
         self._peers.expect(channel, frame.name)
         self.meet(frame.worker, frame.name)
-        return c.Answer(True, "ok", "known")
+        return c.Answer(True, Reason.OK, "known")
 
     def check_no_successor(self) -> None:
         """CallerError while another process takes this one over, and when it has: the port is its
         to share, and two that had it whole would take each other's clients for nobody's."""
         if self.is_departing:
-            raise CallerError("a takeover is under way already", code="busy")
+            raise CallerError("a takeover is under way already", code=Reason.BUSY)
         if self.succeeded.is_set():
-            raise CallerError("a successor has this process's port: ask that one", code="busy")
+            raise CallerError("a successor has this process's port: ask that one", code=Reason.BUSY)

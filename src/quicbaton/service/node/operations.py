@@ -11,6 +11,7 @@ from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.errors import CallerError
 from quicbaton.handoff.messages import Load
 from quicbaton.limits import MAX_ROUTED_IDS
+from quicbaton.reasons import Reason
 from quicbaton.routing.placement import Member, Placement
 from quicbaton.service.moving.handoff import HandoffResult
 from quicbaton.service.node.bulk import OwnConnections
@@ -116,7 +117,7 @@ class Operations(Observer):
         link = await self._node.link_to(to)
         session = self._node.endpoint.session_of(name)
         if session is None:
-            raise CallerError("it was closed", code="closed")
+            raise CallerError("it was closed", code=Reason.CLOSED)
         return await self._node.handoffs.hand_over(session, link)
 
     def _go_on(self, name: bytes) -> None:

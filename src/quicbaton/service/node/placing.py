@@ -25,6 +25,7 @@ from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.handoff import Outcome
 from quicbaton.limits import MAX_LOADS
+from quicbaton.reasons import Reason
 from quicbaton.routing.placement import FarPlacement, Member, Newcomer, Placement, node_of
 from quicbaton.service.moving.handoff import HandoffResult
 from quicbaton.service.peers.cluster import Cluster
@@ -172,12 +173,12 @@ def check_names(names: Sequence[str], cluster: Cluster | None) -> None:
             raise ConfigurationError(
                 "a placement names a worker by its number, or in a cluster as NODE or "
                 f"NODE/WORKER; got {name!r}",
-                code="placement",
+                code=Reason.PLACEMENT,
             )
         if cluster is None:
             raise ConfigurationError(
                 f"the placement names {name}, a process of a cluster, and this one is in none: "
                 "give --cluster",
-                code="no_cluster",
+                code=Reason.NO_CLUSTER,
             )
         cluster.find(slot.node)

@@ -38,6 +38,7 @@ from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.limits import NO_RESET_LIFETIME_S
+from quicbaton.reasons import Fault, Reason
 from quicbaton.service.failpoints import reach
 from quicbaton.service.node.bulk import BulkHandoff, OwnConnections
 from quicbaton.service.node.changes import Changes
@@ -55,13 +56,6 @@ _PROGRESS_S: Final = 0.1
 _FORWARD_S: Final = 3600.0
 #: How long a successor may take to open its control socket.
 _LINK_S: Final = 5.0
-#: Reasons for keeping a connection that lie with the successor.
-_SUCCESSORS_FAULT: Final = frozenset(
-    {
-        *("deadline", "link_lost", "timeout", "unreachable", "peer_dead"),
-        *("import_failed", "format_unknown"),
-    }
-)
 #: H3_NO_ERROR (RFC 9114 §8.1) is what a client learns that is cut off at the deadline.
 _H3_NO_ERROR: Final = 0x100
 
@@ -135,7 +129,7 @@ class OldProcess(Changes):
         reach("takeover_stopped_reading")
         self._channel.write(c.encode(c.Stopped(self._foreign_ids())))
         # Their files would be worth nothing without this process: they come along alive.
-        node.handoffs.cancel_saves("takeover", "a successor takes this process over")
+        node.handoffs.cancel_saves(Reason.TAKEOVER, "a successor takes this process over")
         try:
             await self._move_all()
             reach("takeover_handed_over")
@@ -149,7 +143,7 @@ class OldProcess(Changes):
         relays, beside = node.handoffs.relays, node.beside
         cut = self._cut()
         if not self._linger_s:
-            cut += relays.cut_left("grace", "the server restarted") + beside.cut()
+            cut += relays.cut_left(Reason.CUT, "the server restarted") + beside.cut()
         text = f"{counted(self._bulk.moved, 'connection')} moved"
         if cut:
             # The answer is for people; programs read how many from the last step before it.
@@ -158,12 +152,12 @@ class OldProcess(Changes):
         if going_on := relays.left + beside.running:
             text += f"; requests of {going_on} go on in pid {os.getpid()}"
             node.linger()
-        self._channel.write(c.encode(c.Answer(not cut, "cut" if cut else "ok", text)))
+        self._channel.write(c.encode(c.Answer(not cut, Reason.CUT if cut else Reason.OK, text)))
         reach("takeover_done")
         await asyncio.gather(
             relays.until_none_left(self._linger_s), beside.until_none_left(self._linger_s)
         )
-        relays.cut_left("grace", "the server restarted")
+        relays.cut_left(Reason.CUT, "the server restarted")
         beside.cut()
         node.leave_to_successor(self._channel.accepted_at)
 
@@ -237,19 +231,21 @@ class OldProcess(Changes):
     def _check_successor(self) -> None:
         """PeerError when it is dead, or has failed to take more than it took."""
         if self._successor_died.is_set():
-            raise PeerError("the successor died: this process serves on", code="successor_died")
+            raise PeerError(
+                "the successor died: this process serves on", code=Reason.SUCCESSOR_DIED
+            )
         endpoint = self._node.endpoint
         failures = [
             why
             for name, why in self._bulk.kept.items()
-            if endpoint.has(name) and why.code in _SUCCESSORS_FAULT
+            if endpoint.has(name) and why.code.fault is Fault.PEER
         ]
         # One of the two goes on, and what the other has is closed.
         if len(failures) > self._bulk.moved:
             raise PeerError(
                 f"the successor took {counted(self._bulk.moved, 'connection')} and failed with "
                 f"{len(failures)} ({failures[0].message}): this process serves on",
-                code="successor_failed",
+                code=Reason.SUCCESSOR_FAILED,
             )
 
     def _cut(self) -> list[str]:
@@ -312,13 +308,14 @@ class NewProcess:
         finally:
             self._watch.close()
             self._conversation.close()
-        if not answer.ok and answer.code not in ("cut", "predecessor_died"):
+        reason, text = answer.heard()
+        if not answer.ok and reason not in (Reason.CUT, Reason.PREDECESSOR_DIED):
             endpoint.stop()
             self.reading = False
-            raise PeerError(answer.message, code=answer.code)
+            raise PeerError(text, code=reason)
         if not supervised:
             self._reset_from_now_on(node)
-        endpoint.follow_nobody(died=answer.code == "predecessor_died")
+        endpoint.follow_nobody(died=reason is Reason.PREDECESSOR_DIED)
         for cid in self._theirs:
             if cid not in endpoint.table.owners:
                 endpoint.table.remove(cid)
@@ -352,7 +349,7 @@ class NewProcess:
             self._begin(node, [])
         return c.Answer(
             False,
-            "predecessor_died",
+            Reason.PREDECESSOR_DIED,
             "the other process died before it was done: what it still "
             "had is lost, and its clients are told",
         )

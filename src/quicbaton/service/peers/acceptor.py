@@ -15,6 +15,7 @@ from typing import Final
 
 from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
 from quicbaton.limits import MAX_UNPROVEN_PEERS, PEER_HANDSHAKE_S
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError, Conversation
 from quicbaton.service.peers.cluster import Address
@@ -103,10 +104,10 @@ class Acceptor:
             byte = await self._loop.sock_recv(sock, 1)
             line += byte
             if not byte or len(line) > _MAX_LINE_BYTES or not GREETING.startswith(line[:6]):
-                raise PeerError("no preamble of ours", code="unexpected_message")
+                raise PeerError("no preamble of ours", code=Reason.UNEXPECTED_MESSAGE)
         slot = line[len(GREETING) : -1].decode("ascii", "replace")
         if slot not in (NODE_SLOT, ANY_SLOT) and not (slot.isascii() and slot.isdigit()):
-            raise PeerError("no slot of a node", code="unexpected_message")
+            raise PeerError("no slot of a node", code=Reason.UNEXPECTED_MESSAGE)
         return slot
 
 
@@ -131,7 +132,7 @@ def listen(address: Address) -> socket.socket:
         raise ConfigurationError(
             f"cannot listen for other nodes at {address}: {error.strerror or error}; set `listen` "
             "in cluster.toml where a node's address is not the one it is reached at",
-            code="peers_address",
+            code=Reason.PEERS_ADDRESS,
         ) from error
     sock.setblocking(False)
     return sock
@@ -149,7 +150,7 @@ async def pass_on(control: Path, sock: socket.socket) -> None:
                 await asked.expect(c.Answer)
             except CommandFailedError as error:
                 raise PeerError(
-                    f"{control} does not take a connection: {error}", code="refused"
+                    f"{control} does not take a connection: {error}", code=Reason.REFUSED
                 ) from error
     finally:
         sock.close()
@@ -160,9 +161,11 @@ def take_passed(descriptors: list[int]) -> socket.socket:
     if len(descriptors) != 1:
         for descriptor in descriptors:
             os.close(descriptor)
-        raise PeerError(f"expected one socket, {len(descriptors)} came", code="unexpected_message")
+        raise PeerError(
+            f"expected one socket, {len(descriptors)} came", code=Reason.UNEXPECTED_MESSAGE
+        )
     sock = socket.socket(fileno=descriptors[0])
     if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
         sock.close()
-        raise PeerError("what came is not a TCP connection", code="unexpected_message")
+        raise PeerError("what came is not a TCP connection", code=Reason.UNEXPECTED_MESSAGE)
     return sock

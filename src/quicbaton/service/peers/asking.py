@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from quicbaton.errors import PeerError, QuicbatonError
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import Channel, connect_channel
 
@@ -89,7 +90,7 @@ class Conversation:
             if self._frames.empty():
                 raise PeerError(
                     f"the server took the command and did not answer in {self._timeout_s:.0f} s",
-                    code="timeout",
+                    code=Reason.DEADLINE,
                 ) from None
             # It came in time: it was this process that stood still.
             frame = await self.next()
@@ -107,7 +108,8 @@ class Conversation:
                 for descriptor in descriptors:
                     os.close(descriptor)
                 raise PeerError(
-                    f"expected one descriptor, {len(descriptors)} came", code="unexpected_message"
+                    f"expected one descriptor, {len(descriptors)} came",
+                    code=Reason.UNEXPECTED_MESSAGE,
                 )
         except BaseException:
             self.close()
@@ -156,7 +158,7 @@ class Conversation:
 
     def _on_lost(self) -> None:
         why = f": {self.channel.reason}" if self.channel.reason else ""
-        self._frames.put_nowait(PeerError(f"the other process hung up{why}", code="link_lost"))
+        self._frames.put_nowait(PeerError(f"the other process hung up{why}", code=Reason.LINK_LOST))
 
 
 def splice(channel: Channel, other: Channel, first: bytes) -> None:
@@ -172,7 +174,8 @@ def splice(channel: Channel, other: Channel, first: bytes) -> None:
 
 def _checked(frame: c.Frame, answer: type[_Frame]) -> _Frame:
     if isinstance(frame, c.Answer) and not frame.ok:
-        raise CommandFailedError(frame.message, code=frame.code)
+        reason, text = frame.heard()
+        raise CommandFailedError(text, code=reason)
     if not isinstance(frame, answer):
-        raise PeerError("it gave an answer to another question", code="unexpected_message")
+        raise PeerError("it gave an answer to another question", code=Reason.UNEXPECTED_MESSAGE)
     return frame

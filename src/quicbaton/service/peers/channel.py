@@ -29,6 +29,7 @@ from quicbaton.limits import (
     MAX_PASSED_DESCRIPTORS,
     MAX_WAITING_PARCELS,
 )
+from quicbaton.reasons import Reason
 from quicbaton.service.peers.process_watch import ProcessWatch
 
 #: Bytes read at once.
@@ -160,18 +161,20 @@ class Channel:
         Raises PeerError, with nothing passed, when the peer does not read or is gone.
         """
         if self._closed or self._broken:
-            raise PeerError("the peer hung up: no descriptors were passed", code="link_lost")
+            raise PeerError("the peer hung up: no descriptors were passed", code=Reason.LINK_LOST)
         if self._outbox:
-            raise PeerError("the peer does not read: no descriptors were passed", code="stuck")
+            raise PeerError(
+                "the peer does not read: no descriptors were passed", code=Reason.CROWDED
+            )
         try:
             sent = socket.send_fds(self._sock, [data], descriptors)
         except (BlockingIOError, InterruptedError):
             raise PeerError(
-                "the peer does not read: no descriptors were passed", code="stuck"
+                "the peer does not read: no descriptors were passed", code=Reason.CROWDED
             ) from None
         except OSError as error:
             raise PeerError(
-                f"no descriptors were passed: {error.strerror or error}", code="link_lost"
+                f"no descriptors were passed: {error.strerror or error}", code=Reason.LINK_LOST
             ) from error
         if sent < len(data):
             self._outbox.append(data[sent:])
@@ -347,14 +350,14 @@ def peer_credentials(sock: socket.socket) -> PeerCredentials:
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, _ = struct.unpack("3i", raw)
     if uid not in (os.getuid(), 0):
-        raise PeerError(f"uid {uid} may not use this socket", code="wrong_user")
+        raise PeerError(f"uid {uid} may not use this socket", code=Reason.WRONG_USER)
     return PeerCredentials(pid, uid)
 
 
 async def connect_channel(path: Path) -> Channel:
     """Connect to the process that listens at `path`.
 
-    PeerError says why it does not work: `unreachable` when nobody listens there, `timeout` when
+    PeerError says why it does not work: `unreachable` when nobody listens there, `deadline` when
     somebody does and takes no more connections, as a stopped process soon does.
     """
     sock = None
@@ -372,7 +375,7 @@ async def connect_channel(path: Path) -> Channel:
         raise PeerError(
             f"{'nobody answers at' if nobody else 'cannot connect to'} {path}: "
             f"{error.strerror or error}",
-            code="unreachable" if nobody else "os",
+            code=Reason.UNREACHABLE if nobody else Reason.OS,
         ) from error
 
 
@@ -387,7 +390,7 @@ async def _connect(sock: socket.socket, path: Path) -> None:
             # such a socket looks writable: asyncio's `sock_connect` takes it for connected.
             if monotonic() >= until:
                 raise PeerError(
-                    f"the process at {path} does not accept connections", code="timeout"
+                    f"the process at {path} does not accept connections", code=Reason.DEADLINE
                 ) from None
         await asyncio.sleep(_CONNECT_PAUSE_S)
 
@@ -454,7 +457,7 @@ def _make_private_folder(folder: Path) -> None:
         raise ConfigurationError(
             f"{folder} is open to other users, and a control socket is as powerful as the keys: "
             "use a folder of your own with mode 0700",
-            code="not_private",
+            code=Reason.NOT_PRIVATE,
         )
 
 

@@ -24,6 +24,7 @@ import msgspec
 
 from quicbaton.errors import ConfigurationError, PeerError
 from quicbaton.limits import MAX_NODES
+from quicbaton.reasons import Reason
 from quicbaton.service.peers.names import is_node_name
 
 CA_FILE: Final = "ca.pem"
@@ -101,7 +102,7 @@ class Cluster:
             known = ", ".join(sorted(self._nodes))
             raise ConfigurationError(
                 f"{self.folder / CLUSTER_FILE} has no node {node!r}; it has {known}",
-                code="unknown_node",
+                code=Reason.UNKNOWN_NODE,
             )
         return entry
 
@@ -128,12 +129,12 @@ class Cluster:
         if len(names) != 1:
             raise PeerError(
                 f"its certificate names {len(names)} nodes ({NODE_URI_PREFIX}NAME), not one",
-                code="not_a_node",
+                code=Reason.NOT_A_NODE,
             )
         if names[0] not in self.nodes:
             raise PeerError(
                 f"the node {names[0]!r} is not, or no longer, in {CLUSTER_FILE}",
-                code="unknown_node",
+                code=Reason.UNKNOWN_NODE,
             )
         return names[0]
 
@@ -168,7 +169,7 @@ class Cluster:
             if stat.S_IMODE(key.stat().st_mode) & 0o077:
                 raise ConfigurationError(
                     f"{key} is a node's private key and others may read it: chmod 600 {key}",
-                    code="key_file_mode",
+                    code=Reason.NOT_PRIVATE,
                 )
             context.load_verify_locations(authority)
             context.load_cert_chain(certificate, key)
@@ -176,7 +177,7 @@ class Cluster:
             raise ConfigurationError(
                 f"cannot use {certificate} with its key and {authority}: "
                 f"{error.strerror or error}; a node's folder needs all three",
-                code="certificates",
+                code=Reason.CERTIFICATES,
             ) from error
         return context
 
@@ -190,23 +191,23 @@ def read_nodes(folder: Path) -> dict[str, NodeEntry]:
     except OSError as error:
         raise ConfigurationError(
             f"cannot read {path}: {error.strerror or error}; `quicbaton keys init` makes a cluster",
-            code="cluster_file",
+            code=Reason.CLUSTER_FILE,
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise ConfigurationError(f"{path}: {error}", code="cluster_file") from error
+        raise ConfigurationError(f"{path}: {error}", code=Reason.CLUSTER_FILE) from error
     nodes = {}
     numbers: dict[int, str] = {}
     for name, entry in parsed.nodes.items():
         if not is_node_name(name):
             raise ConfigurationError(
                 f"{path}: {name!r} cannot name a node: small letters, digits, inner hyphens",
-                code="cluster_file",
+                code=Reason.CLUSTER_FILE,
             )
         other = numbers.setdefault(entry.number, name)
         if other != name:
             raise ConfigurationError(
                 f"{path}: {other} and {name} have the same number: give each its own",
-                code="cluster_file",
+                code=Reason.CLUSTER_FILE,
             )
         peers = parse_address(entry.peers)
         listen = parse_address(entry.listen) if entry.listen else peers
@@ -224,13 +225,13 @@ def parse_address(text: str) -> Address:
     elif ":" in host:
         raise ConfigurationError(
             f"{text!r}: write an IPv6 address in brackets, as in [::1]:{DEFAULT_PORT}",
-            code="address",
+            code=Reason.ADDRESS,
         )
     is_number = digits.isascii() and digits.isdigit() and len(digits) <= 5
     if not host or not is_number or not 0 < int(digits) < 1 << 16:
         raise ConfigurationError(
             f"{text!r} is not an address: expected HOST:PORT, as in 10.0.0.1:{DEFAULT_PORT}",
-            code="address",
+            code=Reason.ADDRESS,
         )
     return Address(host, int(digits))
 

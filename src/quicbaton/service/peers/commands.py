@@ -10,6 +10,7 @@ from typing import Final
 
 from quicbaton.handoff.framing import Codec
 from quicbaton.limits import MAX_COMMAND_BYTES
+from quicbaton.reasons import Reason, heard
 from quicbaton.service.peers.frame import CommandFrame
 from quicbaton.service.peers.names import parse_slot
 from quicbaton.service.peers.service_commands import (
@@ -220,11 +221,15 @@ class ByWorker(CommandFrame, tag="by_worker"):
 
 
 class Answer(CommandFrame, tag="answer"):
-    """How a command ended; `code` is `ok` or says why not."""
+    """How a command ended; `code` is a `Reason` of the process that answers."""
 
     ok: bool
     code: str
     message: str
+
+    def heard(self) -> tuple[Reason, str]:
+        """The reason and the message, in which a reason that is unknown here is kept."""
+        return heard(self.code, self.message)
 
 
 class Frozen(CommandFrame, tag="frozen"):

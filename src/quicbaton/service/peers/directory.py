@@ -8,6 +8,7 @@ from typing import Final
 
 from quicbaton.errors import ConfigurationError
 from quicbaton.limits import REDIAL_PAUSE_S, REDIAL_S
+from quicbaton.reasons import Reason
 from quicbaton.routing.quic_lb import Place
 from quicbaton.service.peers.acceptor import ANY_SLOT, NODE_SLOT
 from quicbaton.service.peers.channel import Channel, connect_channel
@@ -73,10 +74,12 @@ class Directory:
         if self._cluster is None:
             raise ConfigurationError(
                 f"{name!r} names a process of a cluster, and this one is in none: give --cluster",
-                code="no_cluster",
+                code=Reason.NO_CLUSTER,
             )
         if slot.node == self._cluster.me:
-            raise ConfigurationError(f"this node has no worker {slot.worker}", code="unknown_node")
+            raise ConfigurationError(
+                f"this node has no worker {slot.worker}", code=Reason.UNKNOWN_NODE
+            )
         worker = ANY_SLOT if slot.worker is None else str(slot.worker)
         return await connect_tls(self._cluster, slot.node, worker)
 
@@ -106,6 +109,6 @@ async def connect_node(cluster: Cluster, name: str) -> Channel:
     """A channel for commands to NODE/WORKER, or with NODE to whoever speaks for the node."""
     slot = parse_slot(name)
     if slot is None:
-        raise ConfigurationError(f"{name!r} is not NODE or NODE/WORKER", code="unknown_node")
+        raise ConfigurationError(f"{name!r} is not NODE or NODE/WORKER", code=Reason.UNKNOWN_NODE)
     worker = NODE_SLOT if slot.worker is None else str(slot.worker)
     return await connect_tls(cluster, slot.node, worker)

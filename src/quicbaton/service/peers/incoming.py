@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.limits import MAX_REMOTE_CHANNELS, MAX_UNPROVEN_PEERS, PEER_FIRST_FRAME_S
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.acceptor import take_passed
 from quicbaton.service.peers.channel import Channel
@@ -31,7 +33,7 @@ class Incoming:
         self._unproven: dict[asyncio.Task[None], None] = {}
         self._channels: set[TlsChannel] = set()
         #: Connections that were not let in, by reason code.
-        self.refused: dict[str, int] = {}
+        self.refused: Counter[str] = Counter()
 
     def handlers(self) -> dict[type[c.Frame], Any]:
         """Commands that bring connections."""
@@ -42,7 +44,7 @@ class Incoming:
         these workers are there, and not the one that it asked for."""
         if self._cluster is None:
             sock.close()
-            raise PeerError("this process is in no cluster", code="no_cluster")
+            raise PeerError("this process is in no cluster", code=Reason.NO_CLUSTER)
         if len(self._unproven) >= MAX_UNPROVEN_PEERS:
             oldest = next(iter(self._unproven))
             del self._unproven[oldest]
@@ -64,7 +66,7 @@ class Incoming:
 
     async def _take_peer(self, channel: Channel, _frame: c.TakePeer) -> c.Frame:
         self.take(take_passed(channel.take_descriptors()))
-        return c.Answer(True, "ok", "taken")
+        return c.Answer(True, Reason.OK, "taken")
 
     async def _prove(
         self, cluster: Cluster, sock: socket.socket, present: Iterable[int] | None
@@ -72,11 +74,11 @@ class Incoming:
         try:
             channel = await accept_tls(cluster, sock, present)
         except QuicbatonError as error:
-            self.refused[error.code] = self.refused.get(error.code, 0) + 1
+            self.refused[error.code] += 1
             return
         self._channels = {channel for channel in self._channels if not channel.closed}
         if len(self._channels) >= MAX_REMOTE_CHANNELS:
-            self.refused["busy"] = self.refused.get("busy", 0) + 1
+            self.refused[Reason.BUSY] += 1
             channel.close()
             return
         self._channels.add(channel)

@@ -10,6 +10,7 @@ from quicbaton.baton.versions import readable_versions
 from quicbaton.errors import PeerError
 from quicbaton.handoff import CODEC, Hello, encode, shared_formats
 from quicbaton.handoff.messages import PROTOCOL_VERSION, Descriptors, HandoffMessage, Message
+from quicbaton.reasons import Reason
 from quicbaton.service.peers.channel import Channel
 from quicbaton.service.peers.names import is_name_of
 from quicbaton.service.peers.process_watch import ProcessWatch
@@ -107,7 +108,8 @@ class Link:
         except TimeoutError:
             self.abort()
             raise PeerError(
-                f"{self!r}: the process does not greet back within {timeout_s:g} s", code="deadline"
+                f"{self!r}: the process does not greet back within {timeout_s:g} s",
+                code=Reason.DEADLINE,
             ) from None
 
     def send(self, message: Message | HandoffMessage) -> None:
@@ -166,7 +168,7 @@ class Link:
     def close(self) -> None:
         """Close it; `on_lost` is not called here."""
         self._flush()
-        self._fail(PeerError("the link was closed", code="link_lost"))
+        self._fail(PeerError("the link was closed", code=Reason.LINK_LOST))
         self._channel.close()
 
     # --- helpers --------------------------------------------------------------------------------
@@ -179,15 +181,15 @@ class Link:
 
     def _greet(self, message: Message) -> None:
         if not isinstance(message, Hello):
-            raise PeerError("a link begins with a Hello", code="unexpected_message")
+            raise PeerError("a link begins with a Hello", code=Reason.UNEXPECTED_MESSAGE)
         if self.is_remote and not is_name_of(message.node, self.peer_node):
             raise PeerError(
                 f"the process calls itself {message.node!r} and its certificate names the node "
                 f"{self.peer_node!r}",
-                code="wrong_name",
+                code=Reason.WRONG_NAME,
             )
         if self.is_remote and message.node == self.own_name:
-            raise PeerError("that is this very process", code="same_process")
+            raise PeerError("that is this very process", code=Reason.SAME_PROCESS)
         self.peer_formats = shared_formats(self._hello, message)
         self.peer_name = message.node
         if not self._up.done():
@@ -203,5 +205,5 @@ class Link:
     def _on_channel_lost(self) -> None:
         why = self._channel.reason
         text = f"the peer hung up: {why}" if why else "the peer hung up"
-        self._fail(PeerError(text, code="link_lost"))
+        self._fail(PeerError(text, code=Reason.LINK_LOST))
         self._on_lost(self)

@@ -30,6 +30,7 @@ from quicbaton.limits import (
     PEER_HANDSHAKE_S,
     PEER_SILENCE_S,
 )
+from quicbaton.reasons import Reason
 from quicbaton.service.peers.channel import Channel, PeerCredentials
 from quicbaton.service.peers.cluster import Address, Cluster
 from quicbaton.service.peers.process_watch import ProcessWatch
@@ -39,7 +40,6 @@ GREETING: Final = b"QBTN1 "
 _OK: Final = GREETING + b"ok\n"
 _NO: Final = GREETING + b"no "
 _MAX_GREETING_BYTES: Final = 128
-_NO_SUCH_WORKER: Final = "no_such_worker"
 #: Of those that are there, in `_MAX_GREETING_BYTES`.
 _MAX_WORKERS_CHARS: Final = 90
 #: Plaintext taken from TLS, and given to it, at once: some records.
@@ -77,12 +77,12 @@ class TlsChannel(Channel):
     def write_descriptors(self, data: bytes, descriptors: list[int]) -> None:
         raise PeerError(
             "a descriptor means nothing on another host: ask on the host itself",
-            code="other_host",
+            code=Reason.OTHER_HOST,
         )
 
     def watch(self, on_exit: Callable[[], None]) -> ProcessWatch:
         raise PeerError(
-            "nothing here proves the death of another host's process", code="other_host"
+            "nothing here proves the death of another host's process", code=Reason.OTHER_HOST
         )
 
     def close(self) -> None:
@@ -135,23 +135,24 @@ async def connect_tls(cluster: Cluster, node: str, slot: str) -> TlsChannel:
             await tls.shake(sock)
             found = cluster.check_peer(tls.object)
             if found != node:
-                raise PeerError(f"it is {found!r}, as its certificate says", code="wrong_node")
+                raise PeerError(f"it is {found!r}, as its certificate says", code=Reason.WRONG_NODE)
             await _read_answer(sock, tls, node, slot)
         return TlsChannel(sock, tls, node)
     except TimeoutError:
         sock.close()
         raise PeerError(
-            f"{what} does not answer within {PEER_HANDSHAKE_S:g} s; {_hint(node)}", code="deadline"
+            f"{what} does not answer within {PEER_HANDSHAKE_S:g} s; {_hint(node)}",
+            code=Reason.DEADLINE,
         ) from None
     except PeerError as error:
         sock.close()
-        hint = f"; {_hint(node)}" if error.code == "link_lost" else ""
+        hint = f"; {_hint(node)}" if error.code is Reason.LINK_LOST else ""
         raise PeerError(f"{what}: {error}{hint}", code=error.code) from None
     except OSError as error:
         sock.close()
         raise PeerError(
             f"{what} hung up: {error.strerror or error}; {_hint(node)}",
-            code="link_lost",
+            code=Reason.LINK_LOST,
         ) from error
     except BaseException:
         sock.close()
@@ -180,16 +181,16 @@ async def accept_tls(
                 raise
             if present is not None:
                 there = _spell(present)
-                await tls.say(sock, _NO + f"{_NO_SUCH_WORKER} {there}\n".encode())
-                raise PeerError(f"asked for a worker beside {there}", code=_NO_SUCH_WORKER)
+                await tls.say(sock, _NO + f"{Reason.NO_SUCH_WORKER} {there}\n".encode())
+                raise PeerError(f"asked for a worker beside {there}", code=Reason.NO_SUCH_WORKER)
             await tls.say(sock, _OK)
         return TlsChannel(sock, tls, node)
     except TimeoutError:
         sock.close()
-        raise PeerError("the TLS handshake takes too long", code="deadline") from None
+        raise PeerError("the TLS handshake takes too long", code=Reason.DEADLINE) from None
     except OSError as error:
         sock.close()
-        raise PeerError(f"the connection broke: {error}", code="link_lost") from error
+        raise PeerError(f"the connection broke: {error}", code=Reason.LINK_LOST) from error
     except BaseException:
         sock.close()
         raise
@@ -227,7 +228,7 @@ class _Tls:
                 # With an alert that says so.
                 with contextlib.suppress(OSError):
                     await self._flush(sock)
-                raise PeerError(_describe(error), code="tls") from error
+                raise PeerError(_describe(error), code=Reason.TLS) from error
             await self._flush(sock)
             if done:
                 return
@@ -242,10 +243,10 @@ class _Tls:
         """Read once, within what a handshake may take."""
         data = await asyncio.get_running_loop().sock_recv(sock, _HANDSHAKE_READ_BYTES)
         if not data:
-            raise PeerError("it hung up before it had proved who it is", code="link_lost")
+            raise PeerError("it hung up before it had proved who it is", code=Reason.LINK_LOST)
         self._read_bytes += len(data)
         if self._read_bytes > MAX_PEER_HANDSHAKE_BYTES:
-            raise PeerError("its handshake is too long", code="message_too_long")
+            raise PeerError("its handshake is too long", code=Reason.MESSAGE_TOO_LONG)
         self.incoming.write(data)
 
     async def _flush(self, sock: socket.socket) -> None:
@@ -278,7 +279,7 @@ async def _connect_tcp(address: Address, node: str) -> socket.socket:
         failure = f"no answer within {PEER_CONNECT_S:g} s"
     except OSError as error:
         failure = error.strerror or str(error)
-    raise PeerError(f"cannot reach {what}: {failure}; {_hint(node)}", code="unreachable")
+    raise PeerError(f"cannot reach {what}: {failure}; {_hint(node)}", code=Reason.UNREACHABLE)
 
 
 async def _read_answer(sock: socket.socket, tls: _Tls, node: str, slot: str) -> None:
@@ -290,17 +291,18 @@ async def _read_answer(sock: socket.socket, tls: _Tls, node: str, slot: str) -> 
         except ssl.SSLWantReadError:
             await tls.fill(sock)
         except ssl.SSLError as error:
-            raise PeerError(f"it refuses us: {_describe(error)}", code="refused") from error
+            raise PeerError(f"it refuses us: {_describe(error)}", code=Reason.REFUSED) from error
         if len(line) > _MAX_GREETING_BYTES:
-            raise PeerError("it does not speak our protocol", code="unexpected_message")
+            raise PeerError("it does not speak our protocol", code=Reason.UNEXPECTED_MESSAGE)
     if line == _OK:
         return
     if line.startswith(_NO):
         code, _, there = line.removeprefix(_NO).strip().decode("ascii", "replace").partition(" ")
-        if code == _NO_SUCH_WORKER:
-            raise PeerError(_describe_absence(node, slot, there), code=code)
-        raise PeerError(f"it refuses us: {code}", code="refused")
-    raise PeerError("it does not speak our protocol", code="unexpected_message")
+        if code == Reason.NO_SUCH_WORKER:
+            text = _describe_absence(node, slot, there)
+            raise PeerError(text, code=Reason.NO_SUCH_WORKER)
+        raise PeerError(f"it refuses us: {code}", code=Reason.REFUSED)
+    raise PeerError("it does not speak our protocol", code=Reason.UNEXPECTED_MESSAGE)
 
 
 def _hint(node: str) -> str:

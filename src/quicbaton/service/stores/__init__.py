@@ -6,6 +6,7 @@ from pathlib import Path
 
 from quicbaton.errors import ConfigurationError
 from quicbaton.ownership.store import Store
+from quicbaton.reasons import Reason
 from quicbaton.service.stores.memory import MemoryStore
 from quicbaton.service.stores.sqlite import SqliteStore
 
@@ -26,5 +27,5 @@ def open_store(url: str) -> Store:
     if kind == "sqlite" and rest:
         return SqliteStore(Path(rest))
     raise ConfigurationError(
-        f"{url!r} names no ownership store: write sqlite:PATH or memory:", code="store_url"
+        f"{url!r} names no ownership store: write sqlite:PATH or memory:", code=Reason.STORE_URL
     )

@@ -24,6 +24,7 @@ from quicbaton.ownership.store import (
     closed,
     decide,
 )
+from quicbaton.reasons import Reason
 
 
 class MemoryStore:
@@ -53,7 +54,7 @@ class MemoryStore:
         result, write = decide(self._entry(name), operation)
         if write and isinstance(result, Done) and result.entry is not None:
             if name not in self._entries and len(self._entries) >= self._max_entries:
-                return Failed("store_full", "the ownership store is full: sweep it")
+                return Failed(Reason.STORE_FULL, "the ownership store is full: sweep it")
             self._entries[name] = (result.entry, self._clock())
         return result
 

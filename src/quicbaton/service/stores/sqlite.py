@@ -46,6 +46,7 @@ from quicbaton.ownership.store import (
     Unknown,
     decide,
 )
+from quicbaton.reasons import Reason
 
 #: In the file's header: that it is ours ("qbos"), and how its tables look.
 _APPLICATION_ID: Final = 0x7162_6F73
@@ -161,20 +162,22 @@ class SqliteStore:
     async def _run(self, work: Callable[[], _T]) -> _T | Failed | Unknown:
         """Have it done in the store's thread."""
         if self._waiting >= MAX_STORE_WAITING:
-            return Failed("store_busy", f"{MAX_STORE_WAITING} operations wait for the store")
+            return Failed(Reason.STORE_BUSY, f"{MAX_STORE_WAITING} operations wait for the store")
         self._waiting += 1
         try:
             job = asyncio.get_running_loop().run_in_executor(self._thread, work)
         except RuntimeError:
             self._waiting -= 1
-            return Failed("store_closed", "the ownership store was closed")
+            return Failed(Reason.STORE_CLOSED, "the ownership store was closed")
         job.add_done_callback(self._on_done)
         done, _ = await asyncio.wait([job], timeout=self._timeout_s)
         if done and not job.cancelled():
             return job.result()
         # Not begun if it can still be taken back; otherwise it ends as it likes.
         job.cancel()
-        return Unknown("store_slow", f"the ownership store did not answer in {self._timeout_s:g} s")
+        return Unknown(
+            Reason.STORE_SLOW, f"the ownership store did not answer in {self._timeout_s:g} s"
+        )
 
     def _on_done(self, _job: asyncio.Future[_T]) -> None:
         self._waiting -= 1
@@ -287,7 +290,7 @@ class SqliteStore:
             )
         except (OSError, sqlite3.Error) as error:
             raise ConfigurationError(
-                f"cannot open the ownership store {self._path}: {error}", code="store_unusable"
+                f"cannot open the ownership store {self._path}: {error}", code=Reason.STORE_UNUSABLE
             ) from error
         try:
             self._set_up(db)
@@ -295,7 +298,8 @@ class SqliteStore:
         except sqlite3.Error as error:
             db.close()
             raise ConfigurationError(
-                f"{self._path} cannot be used as an ownership store: {error}", code="store_unusable"
+                f"{self._path} cannot be used as an ownership store: {error}",
+                code=Reason.STORE_UNUSABLE,
             ) from error
         except ConfigurationError:
             db.close()
@@ -308,7 +312,7 @@ class SqliteStore:
         mode = self._path.stat().st_mode
         if mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ConfigurationError(
-                f"{self._path} can be written by others: chmod go-w it", code="store_not_private"
+                f"{self._path} can be written by others: chmod go-w it", code=Reason.NOT_PRIVATE
             )
 
     def _set_up(self, db: sqlite3.Connection) -> None:
@@ -318,21 +322,21 @@ class SqliteStore:
         if _pragma(db, "journal_mode") != "wal":
             raise ConfigurationError(
                 f"{self._path} cannot be shared: its file system has no WAL mode",
-                code="store_unusable",
+                code=Reason.STORE_UNUSABLE,
             )
         if not _pragma(db, "user_version"):
             self._create_tables(db)
         if _pragma(db, "application_id") != _APPLICATION_ID:
             raise ConfigurationError(
                 f"{self._path} is another program's database: name another file",
-                code="store_unusable",
+                code=Reason.STORE_UNUSABLE,
             )
         version = _pragma(db, "user_version")
         if version != SCHEMA_VERSION:
             raise ConfigurationError(
                 f"{self._path} has the tables of version {version}, this release knows version "
                 f"{SCHEMA_VERSION}: use a new file with all nodes",
-                code="store_version",
+                code=Reason.STORE_VERSION,
             )
 
     def _create_tables(self, db: sqlite3.Connection) -> None:
@@ -371,19 +375,19 @@ def _pragma(db: sqlite3.Connection, name: str) -> object:
 
 
 _CODES: Final = {
-    sqlite3.SQLITE_BUSY: "store_locked",
-    sqlite3.SQLITE_LOCKED: "store_locked",
-    sqlite3.SQLITE_FULL: "store_full",
-    sqlite3.SQLITE_READONLY: "store_readonly",
-    sqlite3.SQLITE_CORRUPT: "store_corrupt",
-    sqlite3.SQLITE_NOTADB: "store_corrupt",
-    sqlite3.SQLITE_IOERR: "store_io",
+    sqlite3.SQLITE_BUSY: Reason.STORE_LOCKED,
+    sqlite3.SQLITE_LOCKED: Reason.STORE_LOCKED,
+    sqlite3.SQLITE_FULL: Reason.STORE_FULL,
+    sqlite3.SQLITE_READONLY: Reason.STORE_READONLY,
+    sqlite3.SQLITE_CORRUPT: Reason.STORE_CORRUPT,
+    sqlite3.SQLITE_NOTADB: Reason.STORE_CORRUPT,
+    sqlite3.SQLITE_IOERR: Reason.STORE_IO,
 }
 
 
-def _code(error: sqlite3.Error) -> str:
+def _code(error: sqlite3.Error) -> Reason:
     # Errors of the module itself, for instance on a closed connection, have none.
-    return _CODES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "store_error")
+    return _CODES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, Reason.STORE_ERROR)
 
 
 def _failed(error: sqlite3.Error) -> Failed:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from quicbaton.asyncio.listener import Listener, adopt_listener
 from quicbaton.errors import ConfigurationError, PeerError
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import (
     TIMEOUT_S,
@@ -70,7 +71,7 @@ async def take_sockets(found: list[Found]) -> Group:
     if len(orders) != 1:
         raise ConfigurationError(
             "the workers that live here do not have the same sockets: stop them all first",
-            code="two_services",
+            code=Reason.TWO_SERVICES,
         )
     sockets: list[socket.socket] = []
     try:
@@ -109,14 +110,14 @@ async def _take(found: list[Found], slot: int) -> socket.socket:
             sock = socket.socket(fileno=descriptor)
             sock.setblocking(False)
             return sock
-    raise PeerError("no worker gives its sockets away", code="unreachable")
+    raise PeerError("no worker gives its sockets away", code=Reason.UNREACHABLE)
 
 
 async def _find(path: Path, silent_s: float) -> Found | None:
     try:
         channel = await connect_channel(path)
     except PeerError as error:
-        if error.code == "unreachable":
+        if error.code is Reason.UNREACHABLE:
             return None
         raise _unclear(str(error)) from error
     dead = asyncio.Event()
@@ -124,9 +125,9 @@ async def _find(path: Path, silent_s: float) -> Found | None:
     try:
         return await _get_to_know(path, channel, min(silent_s, TIMEOUT_S))
     except (CommandFailedError, PeerError) as error:
-        if error.code == "unexpected_message":
+        if error.code is Reason.UNEXPECTED_MESSAGE:
             return None  # A server, and no worker.
-        if error.code in ("idle", "timeout"):
+        if error.code in (Reason.IDLE, Reason.DEADLINE):
             watch.kill()
         try:
             # Whoever lives may own connections, and reads the port.
@@ -144,12 +145,12 @@ async def _get_to_know(path: Path, channel: Channel, silent_s: float) -> Found:
     conversation = Conversation(channel, silent_s)
     state = await conversation.ask(c.WorkerStatus(), c.WorkerState)
     if state.state in ("ready", "failed"):
-        raise PeerError("it was not told to serve, and nobody will", code="idle")
+        raise PeerError("it was not told to serve, and nobody will", code=Reason.IDLE)
     try:
         # Who answers after this had its number when this was opened.
         pidfd = os.pidfd_open(state.pid)
     except OSError as error:
-        raise PeerError(f"there is no process {state.pid}", code="link_lost") from error
+        raise PeerError(f"there is no process {state.pid}", code=Reason.LINK_LOST) from error
     try:
         _, roster = await conversation.ask_for_descriptor(c.PassRoster(), c.SocketOf)
     except BaseException:
@@ -160,7 +161,8 @@ async def _get_to_know(path: Path, channel: Channel, silent_s: float) -> Found:
 
 def _unclear(text: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{text}; it may be a worker of this port: end it, then start again", code="silent_worker"
+        f"{text}; it may be a worker of this port: end it, then start again",
+        code=Reason.SILENT_WORKER,
     )
 
 
@@ -168,7 +170,7 @@ async def _remove_if_dead(path: Path) -> None:
     try:
         channel = await connect_channel(path)
     except PeerError as error:
-        if error.code == "unreachable":
+        if error.code is Reason.UNREACHABLE:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
     else:

@@ -11,16 +11,14 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import Final
 
 from quicbaton.asyncio.endpoint.steer import steer
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.listener import Listener
 from quicbaton.errors import ConfigurationError
 from quicbaton.limits import MAX_WORKERS
+from quicbaton.reasons import Reason
 from quicbaton.routing.quic_lb import IdConfigs, IdLayout
-
-_TAKEN: Final = "port_taken"
 
 
 class Group:
@@ -29,7 +27,7 @@ class Group:
     def __init__(self, sockets: list[socket.socket]) -> None:
         if not 1 <= len(sockets) <= MAX_WORKERS:
             raise ConfigurationError(
-                f"a service has 1 to {MAX_WORKERS} workers, got {len(sockets)}", code="workers"
+                f"a service has 1 to {MAX_WORKERS} workers, got {len(sockets)}", code=Reason.WORKERS
             )
         self.sockets = sockets
         #: From which all workers accept, if they serve a program over TCP, too.
@@ -94,7 +92,7 @@ class Group:
                 raise ConfigurationError(
                     f"UDP port {port} is taken, and no worker of ours answers for it: end who has "
                     "it, or choose another --port",
-                    code=_TAKEN,
+                    code=Reason.PORT_TAKEN,
                 ) from error
             raise ConfigurationError(
                 f"cannot listen at {host or 'any address'} port {port}: {error.strerror or error}"
@@ -114,5 +112,5 @@ def check_reuse_port(sock: socket.socket) -> None:
         raise ConfigurationError(
             "the UDP socket that was passed to us was bound without SO_REUSEPORT, so no other "
             "worker's can join it: write ReusePort=yes into the socket unit, or use --workers 1",
-            code="no_reuse_port",
+            code=Reason.NO_REUSE_PORT,
         )

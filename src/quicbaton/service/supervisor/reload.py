@@ -14,6 +14,7 @@ from time import monotonic
 
 from quicbaton.asyncio.counted import counted
 from quicbaton.errors import CallerError, PeerError, QuicbatonError
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask
 from quicbaton.service.supervisor.slot import Slot
@@ -43,7 +44,7 @@ class Reloads:
         """
         if self.running or self._supervisor.stopping:
             what = "a reload is under way" if self.running else "the service is stopping"
-            raise CallerError(f"{what} already", code="busy")
+            raise CallerError(f"{what} already", code=Reason.BUSY)
         self.running = True
         try:
             # A worker that is being renewed at this moment is replaced once more, behind that.
@@ -77,7 +78,7 @@ class Reloads:
             moved += replacement.moved
             cut += replacement.cut
         text = f"{counted(len(slots), 'worker')} replaced, {counted(moved, 'connection')} moved"
-        return c.Answer(True, "ok", text + (f", {cut} cut" if cut else ""))
+        return c.Answer(True, Reason.OK, text + (f", {cut} cut" if cut else ""))
 
 
 class Replacement:
@@ -145,7 +146,7 @@ class Replacement:
         finally:
             if slot.current is not new:
                 new.signal(signal.SIGKILL)
-        self.cut = self.left if answer.code == "cut" else 0
+        self.cut = self.left if answer.code == Reason.CUT else 0
         self.left = 0
         with contextlib.suppress(QuicbatonError):
             listed = await ask(new.control, c.ListConnections(), c.Connections)

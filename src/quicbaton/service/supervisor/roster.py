@@ -30,6 +30,7 @@ from typing import Final, NamedTuple
 
 from quicbaton.errors import PeerError
 from quicbaton.limits import MAX_ROSTER_ENTRIES
+from quicbaton.reasons import Reason
 from quicbaton.transport.state import Address
 
 _MAGIC: Final = b"roster 1"
@@ -137,7 +138,7 @@ def read_roster(descriptor: int, port: int) -> list[Entry]:
         if magic == bytes(len(_MAGIC)):
             return []  # It died before it wrote anything.
         if magic != _MAGIC:
-            raise PeerError("not a roster of this release", code="roster_format")
+            raise PeerError("not a roster of this release", code=Reason.ROSTER_FORMAT)
         in_use = memory[::_RECORD_BYTES]
         found = []
         number = in_use.find(1, 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from quicbaton.errors import CallerError, QuicbatonError
+from quicbaton.reasons import Reason
 from quicbaton.service.node.connections import check_moves
 from quicbaton.service.node.control import Control, Handler
 from quicbaton.service.peers import commands as c
@@ -109,7 +110,7 @@ class ServiceControl:
             text = "no connection" if not owners else f"{len(owners)} connections"
             raise CallerError(
                 f"{text} here whose name begins with {prefix!r}: see `ps`",
-                code="no_such_connection",
+                code=Reason.NO_SUCH_CONNECTION,
             )
         return owners[0]
 
@@ -122,13 +123,13 @@ class ServiceControl:
         """By any worker."""
         workers = list(self._supervisor.serving().values())
         if not workers:
-            raise CallerError("no worker serves", code="no_worker")
+            raise CallerError("no worker serves", code=Reason.NO_WORKER)
         return await ask(workers[0], frame, c.Answer)
 
     async def _pass_socket(self, channel: Channel, frame: c.PassSocket) -> None:
         sockets = self._supervisor.group.sockets
         if not 0 <= frame.slot < len(sockets):
-            raise CallerError(f"there are {len(sockets)} sockets", code="no_such_socket")
+            raise CallerError(f"there are {len(sockets)} sockets", code=Reason.NO_SUCH_SOCKET)
         channel.write_descriptors(
             c.encode(c.SocketOf(frame.slot, len(sockets))), [sockets[frame.slot].fileno()]
         )

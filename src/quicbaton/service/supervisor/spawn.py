@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
 from quicbaton.limits import MAX_LAST_WORDS_BYTES
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError, ask
 from quicbaton.service.supervisor.group import Group
@@ -38,7 +39,7 @@ _NOT_INHERITED: Final = frozenset(
 class NotReadyError(PeerError):
     """A new worker did not become healthy; the message has its last words."""
 
-    code = "not_ready"
+    code = Reason.NOT_READY
 
 
 class Process:
@@ -84,7 +85,7 @@ class Process:
             self._loop.call_soon(self._over)
         except (OSError, AttributeError) as error:
             raise ConfigurationError(
-                f"--workers needs pidfds (Linux 5.3): {error}", code="no_pidfd"
+                f"--workers needs pidfds (Linux 5.3): {error}", code=Reason.NO_PIDFD
             ) from error
         else:
             self._loop.add_reader(self._pidfd, self._over)
@@ -225,7 +226,7 @@ class Spawner:
             if isinstance(error, QuicbatonError):
                 raise
             raise NotReadyError(
-                f"no new worker can be started: {error.strerror or error}", code="os"
+                f"no new worker can be started: {error.strerror or error}", code=Reason.OS
             ) from error
 
     def _run(self, slot: int, roster: int, words: int) -> subprocess.Popen[bytes]:

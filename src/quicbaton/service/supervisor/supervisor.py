@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError, ask, follow
 from quicbaton.service.supervisor.adoption import Found
@@ -39,7 +40,7 @@ _END_S: Final = 5.0
 #: Of a worker that is gone, and that nobody remembers.
 _UNKNOWN_PID: Final = 0
 #: What a worker's answer to Begin says when it serves.
-_SERVES: Final = frozenset({"ok", "cut", "predecessor_died"})
+_SERVES: Final = frozenset({Reason.OK, Reason.CUT, Reason.PREDECESSOR_DIED})
 
 
 class Settings(Struct, frozen=True):
@@ -131,7 +132,7 @@ class Supervisor:
     def new_process(self, slot: Slot) -> Process:
         """Start a process beside the slot's current one; refused once the service stops."""
         if self.stopping:
-            raise PeerError("the service is stopping", code="stopping")
+            raise PeerError("the service is stopping", code=Reason.STOPPING)
         process = self._spawner.start(slot.number, lambda dead: self._on_exit(slot, dead))
         slot.others.add(process)
         self._keeper.keep(roster_name(slot.number, process.pid), process.roster)
@@ -172,11 +173,12 @@ class Supervisor:
             answer = await follow(process.control, begin, c.Answer, on_step)
         finally:
             slot.beginning = None
-        if answer.code not in _SERVES:
-            raise PeerError(answer.message, code=answer.code)
+        reason, text = answer.heard()
+        if reason not in _SERVES:
+            raise PeerError(text, code=reason)
         if process.exited.is_set():
             # Between its answer and now, and is settled. As the current one it would stay for ever.
-            raise PeerError(f"the new worker {process.ending()} when it served", code="died")
+            raise PeerError(f"the new worker {process.ending()} when it served", code=Reason.DIED)
         if slot.current is not None:
             # It ends by itself, once it has nothing left to do.
             slot.current.be_replaced()
@@ -439,7 +441,7 @@ class Supervisor:
         try:
             await process.look()
         except QuicbatonError as error:
-            if process.replaced and error.code == "unreachable":
+            if process.replaced and error.code is Reason.UNREACHABLE:
                 return  # it is about to end, and listens no more
             # If we waited longer than we meant to, it was this process that stood still, and
             # perhaps the worker with it.
@@ -480,13 +482,13 @@ class Supervisor:
         try:
             left = await ask(process.control, stop, c.Left, grace_s + _END_S)
         except CommandFailedError as error:
-            if error.code != "busy":
+            if error.code is not Reason.BUSY:
                 process.signal(signal.SIGTERM)
             # Else it is stopping already, for somebody else: a signal now would cut what still has
             # its time.
             return c.Left(0, 0, 0)
         except PeerError as error:
-            if process.replaced and error.code == "unreachable":
+            if process.replaced and error.code is Reason.UNREACHABLE:
                 return c.Left(0, 0, 0)  # it is about to end
             raise
         process.signal(signal.SIGTERM)

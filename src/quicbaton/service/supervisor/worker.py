@@ -30,6 +30,7 @@ from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.steer import steer
 from quicbaton.errors import CallerError, ConfigurationError, PeerError, QuicbatonError
 from quicbaton.limits import NO_RESET_LIFETIME_S
+from quicbaton.reasons import Reason
 from quicbaton.routing.quic_lb import Place
 from quicbaton.service.moving.strays import StraySink
 from quicbaton.service.node.control import Handler
@@ -210,7 +211,7 @@ class Worker(Observer):
 
     async def _begin(self, channel: Channel, frame: c.Begin) -> c.Frame:
         if self._phase != "ready":
-            raise CallerError("this worker has begun already", code="busy")
+            raise CallerError("this worker has begun already", code=Reason.BUSY)
         node = self._node
         endpoint = node.endpoint
         for worker, name in frame.workers.items():
@@ -221,7 +222,7 @@ class Worker(Observer):
             # Before the others know of us: from then on they toss to us what is for it.
             endpoint.follow(frame.predecessor)
             self.follow(_NOT_ASKED)
-        answer = c.Answer(True, "ok", "serving")
+        answer = c.Answer(True, Reason.OK, "serving")
         # The forms of IDs or the cluster key may be newer than the filter; ours reads the older
         # ones, too.
         steer(self._sockets[0], endpoint.ids.configs, len(self._sockets))
@@ -278,12 +279,12 @@ class Worker(Observer):
         raise CallerError(
             "this is a worker of a service, whose number of workers is fixed: start the service "
             "with more of them",
-            code="supervised",
+            code=Reason.SUPERVISED,
         )
 
     async def _pass_socket(self, channel: Channel, frame: c.PassSocket) -> None:
         if not 0 <= frame.slot < len(self._sockets):
-            raise CallerError(f"there are {len(self._sockets)} sockets", code="no_such_socket")
+            raise CallerError(f"there are {len(self._sockets)} sockets", code=Reason.NO_SUCH_SOCKET)
         channel.write_descriptors(
             c.encode(c.SocketOf(frame.slot, len(self._sockets))),
             [self._sockets[frame.slot].fileno()],
@@ -328,7 +329,7 @@ class Worker(Observer):
             async with asyncio.timeout(_LINKS_END_S):
                 await ended.wait()
         except TimeoutError:
-            raise PeerError(f"process {pid} lives, as far as we know", code="alive") from None
+            raise PeerError(f"process {pid} lives, as far as we know", code=Reason.ALIVE) from None
         finally:
             self._waits_for_end.pop(pid, None)
 
@@ -345,7 +346,7 @@ class Worker(Observer):
             timer.cancel()
             living = frozenset(frame.names)
             self._node.handoffs.peer_dead(frame.pid, no_owner_lives=frame.sure, living=living)
-        return c.Answer(True, "ok", "settled")
+        return c.Answer(True, Reason.OK, "settled")
 
     def _forward(self, elsewhere: dict[bytes, int]) -> None:
         table = self._node.endpoint.table

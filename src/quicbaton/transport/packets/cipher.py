@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from msgspec import Struct
 
 from quicbaton.errors import PeerError
+from quicbaton.reasons import Reason
 from quicbaton.transport.state import Keys
 
 AES_128_GCM_SHA256: Final = 0x1301
@@ -64,7 +65,7 @@ def suite_of(cipher: int) -> CipherSuite:
     except KeyError:
         raise PeerError(
             f"expected cipher suite 0x1301, 0x1302 or 0x1303, got {cipher:#06x}",
-            code="unsupported_cipher",
+            code=Reason.UNSUPPORTED_CIPHER,
         ) from None
 
 
@@ -107,7 +108,7 @@ def _label_prefix(version: int) -> bytes:
         return b"quicv2"  # RFC 9369 §3.3.1
     raise PeerError(
         f"expected QUIC version 0x00000001 or 0x6b3343cf, got {version:#010x}",
-        code="unsupported_version",
+        code=Reason.UNSUPPORTED_VERSION,
     )
 
 

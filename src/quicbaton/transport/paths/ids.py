@@ -17,6 +17,7 @@ from typing import Protocol
 
 from quicbaton.errors import RefusedError, TransportError
 from quicbaton.limits import MAX_LOCAL_IDS, MAX_PEER_IDS, MAX_PENDING_RETIREMENTS
+from quicbaton.reasons import Reason
 from quicbaton.transport import rangeset
 from quicbaton.transport.event_queue import EventSink
 from quicbaton.transport.frames import (
@@ -124,7 +125,7 @@ class ConnectionIds:
             raise RefusedError(
                 "the peer has not yet retired the connection IDs of the last cutover; "
                 "wait until it has, then begin the next",
-                code="cutover_pending",
+                code=Reason.CUTOVER_PENDING,
             )
         state = self._state
         if self._local_is_empty():

@@ -28,6 +28,7 @@ from quicbaton.handoff.messages import (
 )
 from quicbaton.http3.codes import ErrorCode
 from quicbaton.http3.webtransport import session_of_datagram, session_of_stream
+from quicbaton.reasons import Reason
 from quicbaton.service.moving.stream_relay.ended import EndedStreams
 from quicbaton.service.moving.stream_relay.wire import Wire
 
@@ -68,7 +69,7 @@ class _Direction:
     def note_credit(self, size_bytes: int) -> None:
         self._uncredited_bytes -= size_bytes
         if self._uncredited_bytes < 0:
-            raise PeerError("credit for bytes that were never sent", code="relay_credit")
+            raise PeerError("credit for bytes that were never sent", code=Reason.RELAY_CREDIT)
 
     def note_stop(self) -> None:
         self._ended = True
@@ -204,12 +205,12 @@ class Hop:
                 self.owner.send_stop(stream_id, error_code)
         self._forget_all()
 
-    def cut_left(self, code: str) -> None:
+    def cut_left(self, code: Reason) -> None:
         """The new owner relays no more."""
         self.left.send_cut(code)
         self._forget_all()
 
-    def cut(self, code: str) -> None:
+    def cut(self, code: Reason) -> None:
         """This process passes nothing on any more."""
         self.cut_owner(ErrorCode.H3_REQUEST_CANCELLED)
         self.cut_left(code)

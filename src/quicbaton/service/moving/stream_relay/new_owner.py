@@ -31,6 +31,7 @@ from quicbaton.limits import (
     MAX_WAITING_SESSION_NEWS,
     RELAY_SHARE_BYTES,
 )
+from quicbaton.reasons import Reason
 from quicbaton.service.moving.stream_relay.ended import EndedStreams
 from quicbaton.service.moving.stream_relay.wire import Wire, stop
 from quicbaton.transport.connection import Connection
@@ -198,13 +199,13 @@ class NewOwner:
         if self._early is not None:
             raise RefusedError(
                 "streams of the connection are about to be relayed: try again",
-                code="streams_relayed",
+                code=Reason.STREAMS_RELAYED,
             )
         if any(stream.hops >= MAX_RELAY_HOPS for stream in self._streams.values()):
             raise RefusedError(
                 f"requests of the connection run {MAX_RELAY_HOPS} moves away: try again when they "
                 "have ended",
-                code="streams_relayed",
+                code=Reason.STREAMS_RELAYED,
             )
         return [
             RelayedStream(
@@ -252,7 +253,7 @@ class NewOwner:
             if self._early is not None:
                 self._early.append(event)
             elif self._streams:
-                self.wire.send_cut("closed")
+                self.wire.send_cut(Reason.CLOSED)
                 self._forget_all()
             return event
         if isinstance(event, events.DatagramFrameReceived):
@@ -382,7 +383,7 @@ class NewOwner:
         if len(self._streams) >= MAX_RELAYED_STREAMS:
             raise PeerError(
                 f"more than {MAX_RELAYED_STREAMS} streams of one connection are relayed",
-                code="relay_streams",
+                code=Reason.RELAY_STREAMS,
             )
         stream_id = self._connection.get_next_available_stream_id(message.unidirectional)
         # The ID counts as used from the first write on; an empty one opens the stream.
@@ -416,7 +417,7 @@ class NewOwner:
         """The old owner is gone, or its request is: reset what is open. How many streams it was."""
         if self._held is not None:
             wire = self.wire
-            self._held.append(StreamsCut(wire.connection_id, wire.handoff_id, "lost"))
+            self._held.append(StreamsCut(wire.connection_id, wire.handoff_id, Reason.LOST))
             return 0
         count = len(self._streams)
         for stream_id, stream in self._streams.items():

@@ -15,6 +15,7 @@ from quicbaton.baton.snapshot import RelayedStream
 from quicbaton.errors import PeerError
 from quicbaton.handoff.messages import RelayedDatagram, RelayMessage, StreamCredit, StreamsCut
 from quicbaton.http3.codes import ErrorCode
+from quicbaton.reasons import Reason
 from quicbaton.service.moving.stream_relay.hop import Hop
 from quicbaton.service.moving.stream_relay.new_owner import NewOwner
 from quicbaton.service.moving.stream_relay.stand_in import StandIn
@@ -106,7 +107,7 @@ class StreamRelays:
         self._owned.pop(left.handoff_id, None)
         held = passed.relay.take_held()
         if link is None:
-            left.send_cut("link_lost")
+            left.send_cut(Reason.LINK_LOST)
             return
         hop = Hop(left, Wire(link, left.connection_id, handoff_id), passed.streams)
         for message in held:
@@ -128,7 +129,7 @@ class StreamRelays:
     def lose_passed(self, passed: PassedOn) -> None:
         """The connection is nobody's."""
         self._owned.pop(passed.relay.wire.handoff_id, None)
-        passed.relay.wire.send_cut("lost")
+        passed.relay.wire.send_cut(Reason.LOST)
 
     def adopt(
         self, relay: NewOwner, session: Session, link: Link | None, handoff_id: bytes
@@ -166,7 +167,9 @@ class StreamRelays:
         if wire is None:
             # Credit crosses with a stream's end; anything else is for a relay that we lost.
             if not isinstance(message, (StreamsCut, StreamCredit, RelayedDatagram)):
-                link.send(StreamsCut(message.connection_id, message.handoff_id, "unknown"))
+                link.send(
+                    StreamsCut(message.connection_id, message.handoff_id, Reason.NO_SUCH_CONNECTION)
+                )
             return
         _check(wire, link, message)
         if left is not None:
@@ -196,12 +199,12 @@ class StreamRelays:
             if hop.left.link is link:
                 hop.cut_owner()
             if hop.owner.link is link:
-                hop.cut_left("link_lost")
+                hop.cut_left(Reason.LINK_LOST)
             self._forget_if_over(hop)
 
     # --- endings --------------------------------------------------------------------------------
 
-    def cut_left(self, code: str, reason: str) -> list[str]:
+    def cut_left(self, code: Reason, reason: str) -> list[str]:
         """This process goes: end what still runs here for connections that have moved on, and say
         so; which streams it was."""
         cut = self.describe_left()
@@ -237,7 +240,7 @@ class StreamRelays:
         if is_left:
             self._within(hop, lambda: hop.on_left(message))
         elif isinstance(message, StreamsCut):
-            self._within(hop, lambda: hop.cut_left(message.code))
+            self._within(hop, lambda: hop.cut_left(Reason.parse(message.code)))
         elif hop.takes(message):
             self._within(hop, lambda: hop.on_owner(message))
         else:
@@ -276,7 +279,7 @@ class StreamRelays:
     def _on_left(self, handoff_id: bytes, left: _Left, message: RelayMessage) -> None:
         if isinstance(message, StreamsCut):
             reason = f"the connection's new owner relays no more ({message.code})"
-            code = 0 if message.code == "closed" else ErrorCode.H3_REQUEST_CANCELLED
+            code = 0 if message.code == Reason.CLOSED else ErrorCode.H3_REQUEST_CANCELLED
             self._end(handoff_id, left, code, reason)
             return
         try:
@@ -333,4 +336,4 @@ def _log_broken(relay: Hop | NewOwner | StandIn, error: PeerError) -> None:
 
 def _check(wire: Wire, link: Link, message: RelayMessage) -> None:
     if wire.link is not link or wire.connection_id != message.connection_id:
-        raise PeerError(f"{message!r} is not about this link's", code="wrong_connection")
+        raise PeerError(f"{message!r} is not about this link's", code=Reason.WRONG_CONNECTION)

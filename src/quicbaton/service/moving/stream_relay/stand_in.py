@@ -31,6 +31,7 @@ from quicbaton.handoff.stream_relay import Receiving, Sending
 from quicbaton.http3.codes import ErrorCode
 from quicbaton.http3.webtransport import session_of_stream
 from quicbaton.limits import MAX_WAITING_SESSION_DATAGRAMS
+from quicbaton.reasons import Reason
 from quicbaton.service.moving.stream_relay.ended import EndedStreams
 from quicbaton.service.moving.stream_relay.wire import Wire, stop
 from quicbaton.transport import datagrams
@@ -343,7 +344,7 @@ class StandIn:
         elif isinstance(message, StreamOpened):
             self._on_opened(message)
         elif isinstance(message, OpenStream):
-            raise PeerError("the owner opens its streams itself", code="unexpected_message")
+            raise PeerError("the owner opens its streams itself", code=Reason.UNEXPECTED_MESSAGE)
         else:
             self._on_stream_message(message)
 

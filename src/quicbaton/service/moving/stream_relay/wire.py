@@ -19,6 +19,7 @@ from quicbaton.handoff.messages import (
 )
 from quicbaton.handoff.stream_relay import Piece
 from quicbaton.http3.codes import H3_ALPN, ErrorCode
+from quicbaton.reasons import Reason
 from quicbaton.service.peers.link import Link
 from quicbaton.transport.connection import Connection
 
@@ -75,5 +76,5 @@ class Wire:
         else:
             self.link.send(msgspec.structs.replace(message, handoff_id=self.handoff_id))
 
-    def send_cut(self, code: str) -> None:
+    def send_cut(self, code: Reason) -> None:
         self.link.send(StreamsCut(self.connection_id, self.handoff_id, code))

@@ -1,0 +1,79 @@
+"""What a command line, a file or a program says that cannot be: options, keys, connection IDs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quicbaton.reasons.explanation import Explanations, caller, nobody, peer
+
+_OPTIONS: Final[Explanations] = {
+    "application": caller("The program that was named cannot be imported, made or set up."),
+    "configuration": caller("A setting is missing, contradictory or out of range."),
+    "failpoint": caller("The variable for tests that stops processes names no point."),
+    "file_exists": caller("The file is there already.", "Name a new one."),
+    "handoff_waits": caller("The waits of a handoff are not positive, or not in order."),
+    "lifespan": caller("The program's startup failed.", "Mend it; its own message is in the log."),
+    "log_config": caller("The file of `--log-config` cannot be used."),
+    "metrics_port": caller(
+        "Metrics cannot be served at that port.", "Choose another `--metrics PORT`."
+    ),
+    "no_dotenv": caller("`--env-file` needs python-dotenv.", "`pip install 'quicbaton[standard]'`"),
+    "no_pidfd": nobody(
+        "`--workers` needs pidfds, which Linux has from 5.3 on.", "Serve with one process."
+    ),
+    "no_prometheus": caller(
+        "Metrics need prometheus-client.", "`pip install 'quicbaton[metrics]'`"
+    ),
+    "no_reuse_port": caller(
+        "The UDP socket that was passed in is bound without SO_REUSEPORT.",
+        "Write `ReusePort=yes` into the socket unit, or use `--workers 1`.",
+    ),
+    "no_watchfiles": caller("`--reload` needs watchfiles.", "`pip install 'quicbaton[standard]'`"),
+    "not_private": caller(
+        "Others may read or write a file or folder as powerful as the keys.",
+        "`chmod 600 FILE` or `chmod 700 FOLDER`; make new keys if somebody may have read them.",
+    ),
+    "placement": caller("The placement policy cannot be made, or names no worker."),
+    "port_taken": caller(
+        "Another process has the UDP port.",
+        "`--takeover SOCKET` replaces it, `--join SOCKET` shares it, or choose another `--port`.",
+    ),
+    "tcp_port": caller("The TCP port cannot be listened at.", "Choose another one, or `--no-tcp`."),
+    "unhealthy": caller("The program's `health()` raised.", "Mend what it misses."),
+}
+
+_KEYS: Final[Explanations] = {
+    "empty_id": caller("A connection ID of no bytes has no reset token."),
+    "key_id": caller("A key's id has another length."),
+    "key_in_use": caller(
+        "The key that is to go still seals.",
+        "Let another one seal first, on every host: `quicbaton keys rotate --use`.",
+    ),
+    "key_pickle": caller("A cluster key is neither pickled nor copied.", "Use `encode()`."),
+    "key_secret": caller(
+        "A key's secret has another length.", "Make one with `ClusterKey.generate`."
+    ),
+    "key_text": caller("A line of the key file is no key.", "Copy the line again."),
+    "ring_duplicate": caller("Two keys of the ring have one id."),
+    "ring_empty": caller("The key file has no key."),
+    "ring_size": caller(
+        "The ring has more keys than it may.", "Drop those whose batons and tokens have expired."
+    ),
+    "unknown_key": peer(
+        "The ring has no such key, or not one alone.", "See `quicbaton keys show`, on both sides."
+    ),
+}
+
+_CONNECTION_IDS: Final[Explanations] = {
+    "id_configs": caller("Two forms of connection IDs have one number.", "Give each its own."),
+    "id_key": caller("A key for connection IDs has another length."),
+    "id_layout": caller("A form of connection IDs gives a part too few or too many bytes."),
+    "ids_text": caller("A form of connection IDs is not written as `--ids` takes it."),
+    "nonces_exhausted": nobody(
+        "All connection IDs of a form were issued.",
+        "Rotate the cluster key, or use a longer nonce.",
+    ),
+    "place": caller("A node or worker number does not fit into the connection IDs."),
+}
+
+OF_SETTINGS: Final[Explanations] = {**_OPTIONS, **_KEYS, **_CONNECTION_IDS}
