@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-aioquic-h3 clients pages conformance coverage check fuzz bench clean
+.PHONY: help venv demo test test-aioquic-h3 clients pages conformance coverage check reasons fuzz bench clean
 
 help:
 	@echo "make demo   hand a live download from process to process (ARGS=\"--json FILE\")"
@@ -20,6 +20,7 @@ help:
 	@echo "make conformance   checkers that others wrote, into docs/conformance.md"
 	@echo "make coverage   which lines the tests without processes reach"
 	@echo "make check  lint, formatting, types, layers"
+	@echo "make reasons  write docs/reasons.md from the code"
 	@echo "make fuzz   fuzz every target for a minute (ARGS=\"--seconds N TARGET\")"
 	@echo "make bench  run every benchmark into bench/results (ARGS=\"--quick\")"
 	@echo "make venv   only make the environment (.venv)"
@@ -72,6 +73,9 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+reasons: $(STAMP)
+	@$(BIN)/python -m tests.reasons_page
 
 # By coverage where atheris can be installed, else with hypothesis.
 fuzz: $(STAMP)
