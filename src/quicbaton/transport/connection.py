@@ -28,6 +28,7 @@ from quicbaton.transport import frames as f
 from quicbaton.transport.budget import MemoryBudget
 from quicbaton.transport.engine import Engine
 from quicbaton.transport.events import to_aioquic
+from quicbaton.transport.headroom import Headroom, LimitedBy
 from quicbaton.transport.log import ConnectionLog
 from quicbaton.transport.paths.ids import IdIssuer
 from quicbaton.transport.paths.path import validated_path
@@ -154,7 +155,7 @@ class Connection:
             f"streams={len(state.streams)} in_flight={state.congestion.in_flight_bytes}>"
         )
 
-    # --- getters ----------------------------------------------------------------------------------
+    # --- getters --------------------------------------------------------------------------------
 
     @property
     def configuration(self) -> Any:
@@ -340,7 +341,7 @@ class Connection:
         self._check()
         return resting.quiet_us(self._state, self._advance(now)) / 1e6
 
-    # --- programs: streams ------------------------------------------------------------------------
+    # --- programs: streams ----------------------------------------------------------------------
 
     def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
         self._check()
@@ -348,7 +349,8 @@ class Connection:
 
     def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
         """Queue bytes on a stream; zero copy where `data` is `bytes`."""
-        self._check()
+        if self._spent:
+            self._check()
         if self._state.closing is None:
             self._streams.write(stream_id, data, end_stream)
 
@@ -399,7 +401,7 @@ class Connection:
         self._check()
         self._streams.set_priority(stream_id, urgency, incremental)
 
-    # --- programs: the connection -----------------------------------------------------------------
+    # --- programs: the connection ---------------------------------------------------------------
 
     def send_datagram_frame(self, data: bytes) -> None:
         """Queue an unreliable DATAGRAM (RFC 9221); the oldest goes when too many wait.
@@ -462,8 +464,15 @@ class Connection:
 
     def next_event(self) -> aioquic_events.QuicEvent | None:
         """The next event in aioquic's classes, or None. Taking it gives the peer new credit."""
-        self._check()
-        return self._to_program(self._events.take())
+        if self._spent:
+            self._check()
+        event = self._events.take()
+        if type(event) is StreamDataEvent:
+            self._streams.on_event_taken(event.stream_id, len(event.data), self._state.clock_us)
+            return aioquic_events.StreamDataReceived(
+                data=event.data, end_stream=event.end_stream, stream_id=event.stream_id
+            )
+        return None if event is None else to_aioquic(event)
 
     @property
     def waiting_events(self) -> Sequence[Event]:
@@ -475,9 +484,9 @@ class Connection:
         """As `next_event`, while what comes on a client's bidirectional streams, and in DATAGRAM
         frames, is to wait."""
         self._check()
-        return self._to_program(self._events.take_but_requests())
+        return self.next_event() if self._events.put_first_but_requests() else None
 
-    # --- the runtime: what happened ---------------------------------------------------------------
+    # --- the runtime: what happened -------------------------------------------------------------
 
     def receive_datagram(
         self, data: bytes, addr: Address, now: float, *, local: Address = (), ecn: int = 0
@@ -495,7 +504,8 @@ class Connection:
         ecn: int = 0,
     ) -> None:
         """Process datagrams that came from `addr` in this order, as one batch."""
-        self._check()
+        if self._spent:  # a call less, here and wherever each turn comes by
+            self._check()
         self._engine.receive(datagrams, addr, local, ecn, self._advance(now))
 
     def handle_timer(self, now: float) -> None:
@@ -509,12 +519,13 @@ class Connection:
         self._check()
         self._engine.on_refused(train, self._advance(now))
 
-    # --- the runtime: what to do next -------------------------------------------------------------
+    # --- the runtime: what to do next -----------------------------------------------------------
 
     def trains_to_send(self, now: float, *, quick: bool = False) -> list[Train]:
         """What to send now, in trains for segmentation offload; if it must be `quick`, one short
         train at most. Call `get_timer` afterwards."""
-        self._check()
+        if self._spent:
+            self._check()
         return self._engine.build(self._advance(now), quick=quick)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
@@ -529,15 +540,21 @@ class Connection:
     @property
     def has_more(self) -> bool:
         """After `trains_to_send`: that was a turn's share, and there is more to send now."""
-        return self._engine.sender.has_more
+        return self._engine.sender.headroom.limited_by is LimitedBy.TURN
+
+    @property
+    def headroom(self) -> Headroom:
+        """After `trains_to_send`: what more may be sent, and what lets no more go."""
+        return self._engine.sender.headroom
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer` and then send; None: never. At or before now: at once."""
-        self._check()
+        if self._spent:
+            self._check()
         at_us = self._engine.timers.next_us()
         return None if at_us == NEVER else self._origin_s + at_us / 1e6
 
-    # --- the runtime: commands --------------------------------------------------------------------
+    # --- the runtime: commands ------------------------------------------------------------------
 
     @property
     def budget(self) -> MemoryBudget:
@@ -568,7 +585,7 @@ class Connection:
         self._check()
         self._engine.crypto.write(data)
 
-    # --- changing hands, and sleep ----------------------------------------------------------------
+    # --- changing hands, and sleep --------------------------------------------------------------
 
     def prepare(self) -> None:
         """Make what the first packet would have to wait for, while there is time."""
@@ -579,21 +596,21 @@ class Connection:
         """A handoff is near: until `stay`, keep room for three short trains in the window, two to
         part with and one for the next owner to begin with."""
         self._check()
-        self._engine.sender.keep_for_quick_trains = _PARTING_TRAINS + 1
+        self._engine.gate.kept_trains = _PARTING_TRAINS + 1
 
     def parting_trains(self, now: float) -> list[list[Train]]:
         """What to send while the connection changes hands, by and by: the client lives on it."""
         parting: list[list[Train]] = []
-        sender = self._engine.sender
+        gate = self._engine.gate
         for kept in range(_PARTING_TRAINS, 0, -1):
-            sender.keep_for_quick_trains = min(kept, sender.keep_for_quick_trains)
+            gate.kept_trains = min(kept, gate.kept_trains)
             parting.append(self.trains_to_send(now, quick=True))
         return [trains for trains in parting if trains]
 
     def stay(self) -> None:
         """There is no handoff after all."""
         self._check()
-        self._engine.sender.keep_for_quick_trains = 0
+        self._engine.gate.kept_trains = 0
 
     def freeze(self, now: float) -> ConnectionState:
         """Give up the connection: its state, for a snapshot; this object is spent.
@@ -649,7 +666,7 @@ class Connection:
         self._spent = True
         self._memory.close()
 
-    # --- helpers ----------------------------------------------------------------------------------
+    # --- helpers --------------------------------------------------------------------------------
 
     def _phase(self) -> str:
         if self._spent:
@@ -663,14 +680,6 @@ class Connection:
             raise GivenAwayError(
                 "this connection was frozen for a handoff, or put to sleep: its state moved on"
             )
-
-    def _to_program(self, event: Event | None) -> aioquic_events.QuicEvent | None:
-        if type(event) is StreamDataEvent:
-            self._streams.on_event_taken(event.stream_id, len(event.data), self._state.clock_us)
-            return aioquic_events.StreamDataReceived(
-                data=event.data, end_stream=event.end_stream, stream_id=event.stream_id
-            )
-        return None if event is None else to_aioquic(event)
 
     def _give_up(self, event: str) -> ConnectionState:
         if self._quic_logger is not None:

@@ -18,6 +18,7 @@ from quicbaton.transport.budget import Account
 from quicbaton.transport.closing import Closing
 from quicbaton.transport.delivery import Dispatcher
 from quicbaton.transport.event_queue import EventQueue
+from quicbaton.transport.headroom import Gate
 from quicbaton.transport.loss.congestion import CongestionController
 from quicbaton.transport.loss.recovery import Recovery
 from quicbaton.transport.packets.acks import ReceivedNumbers
@@ -88,6 +89,7 @@ class Engine:
             on_token,
             trace,
         )
+        self.gate = Gate(state, self._congestion, self._paths, memory)
         self.sender = Sender(
             state,
             self.protection,
@@ -99,7 +101,7 @@ class Engine:
             self._paths,
             self.crypto,
             entropy,
-            memory,
+            self.gate,
             trace,
         )
         self.timers = Timers(state, self.recovery, self.streams, self._paths, self.sender)

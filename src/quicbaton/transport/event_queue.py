@@ -90,7 +90,8 @@ class EventQueue:
 
     def take(self) -> Event | None:
         """The next event; None: there is none."""
-        self._settle()
+        if self._hand_on is not None:
+            self._hand_on()
         events, taken = self._events, self._taken
         if len(events) > _LONG_QUEUE and not taken:
             taken += reversed(events)
@@ -99,14 +100,16 @@ class EventQueue:
             return taken.pop()
         return events.pop(0) if events else None
 
-    def take_but_requests(self) -> Event | None:
-        """As `take`, while what comes on a client's bidirectional streams, and in DATAGRAM frames,
-        is to wait."""
-        for index, event in enumerate(self.waiting()):
+    def put_first_but_requests(self) -> bool:
+        """While what comes on a client's bidirectional streams, and in DATAGRAM frames, is to wait:
+        have `take` give out the first event that is neither; False when there is none."""
+        events = self.waiting()
+        for index, event in enumerate(events):
             # What concerns no stream counts as one that does not wait.
             if type(event) is not DatagramEvent and getattr(event, "stream_id", 3) & 3:
-                return self._events.pop(index)
-        return None
+                events.insert(0, events.pop(index))
+                return True
+        return False
 
     def waiting(self) -> list[Event]:
         """What `take` is going to say: the state has all of it now, those of a long queue that is

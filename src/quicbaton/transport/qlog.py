@@ -11,6 +11,7 @@ from typing import Any, Final
 from aioquic.quic.logger import QuicLoggerTrace
 
 from quicbaton.transport import frames as f
+from quicbaton.transport.headroom import Headroom
 from quicbaton.transport.state import NONE, ConnectionState, SentFrame, SentRun
 
 #: What is written into.
@@ -95,6 +96,15 @@ def log_metrics(trace: QuicLoggerTrace, state: ConnectionState) -> None:
             "smoothed_rtt": recovery.smoothed_rtt_us / 1000,
             "rtt_variance": recovery.rtt_variation_us / 1000,
         },
+    )
+
+
+def log_headroom(trace: QuicLoggerTrace, headroom: Headroom) -> None:
+    """Something else than before lets no more go: see `headroom`."""
+    trace.log_event(
+        category="quicbaton",
+        event="send_limited",
+        data={"limited_by": headroom.limited_by.value, "bytes": headroom.bytes},
     )
 
 

@@ -38,7 +38,7 @@ def why_awake(  # noqa: PLR0911 - a list of reasons, one return each
         return Reason.IN_FLIGHT
     if state.numbers.ack_at_us != NEVER:
         return Reason.ACK_OWED
-    if sender.blocked or sender.has_due():
+    if sender.headroom.waits_for_peer or sender.has_due():
         return Reason.UNSENT
     if _is_buffering(state):
         return Reason.BUFFERED_BYTES

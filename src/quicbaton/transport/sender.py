@@ -17,7 +17,13 @@ from aioquic.quic.logger import QuicLoggerTrace
 from quicbaton import limits
 from quicbaton.transport import datagrams, qlog, rangeset
 from quicbaton.transport import frames as f
-from quicbaton.transport.budget import Account
+from quicbaton.transport.headroom import (
+    MUTE,
+    SMALLEST_PACKET_BYTES,
+    UNTRIED,
+    Gate,
+    LimitedBy,
+)
 from quicbaton.transport.loss.congestion import CongestionController
 from quicbaton.transport.loss.recovery import Recovery
 from quicbaton.transport.packets.acks import ReceivedNumbers
@@ -39,11 +45,6 @@ from quicbaton.transport.streams.streams import Streams
 from quicbaton.transport.train import Train
 
 _TAG_BYTES: Final = 16
-#: Less than this is not worth a packet; what anti-amplification leaves may be so little. An ACK of
-#: one range fits, so an ACK that is due can be sent whenever anything can.
-_SMALLEST_PACKET_BYTES: Final = 96
-#: Below this many bytes a train waits for more pacing budget instead of going out in dribbles.
-_SMALLEST_PACED_BYTES: Final = 16 * limits.MIN_DATAGRAM_BYTES
 
 
 class Sender:
@@ -61,7 +62,7 @@ class Sender:
         paths: Paths,
         crypto: CryptoStream,
         entropy: Callable[[int], bytes],
-        memory: Account,
+        gate: Gate,
         trace: QuicLoggerTrace | None,
     ) -> None:
         self._trace = trace
@@ -75,13 +76,12 @@ class Sender:
         self._paths = paths
         self._crypto = crypto
         self._entropy = entropy
-        self._memory = memory
+        self._gate = gate
         self._ecn = ecn.EcnFeedback(state)
-        self.pacing_at_us = NEVER  # derived: when the pacer lets us go on
-        self.has_more = False  # derived: the turn's share of trains is used up
-        self.keep_for_quick_trains = 0  # derived: so many must still find room in the window
+        #: What the last turn has left, and what let no more go.
+        self.headroom = UNTRIED
+        self._paced_until_us = NEVER  # derived: when the pacer lets the turn under way go on
         self._mark = 0  # derived: ECN bits of the train under way
-        self.blocked = False  # derived: nothing may be sent until the peer sends something
 
     # --- poll -----------------------------------------------------------------------------------
 
@@ -90,23 +90,24 @@ class Sender:
         one if it must be `quick`."""
         state = self._state
         self._mark = 0  # probes of paths and sizes have none
-        self.pacing_at_us = NEVER
-        self.has_more = False
+        self._paced_until_us = NEVER
         trains: list[Train] = []
         if quick and not self._streams.has_due():
+            if not self.headroom.waits_for_peer:
+                self.headroom = UNTRIED
             return trains
         if self._paths.has_due():
             self._probe_paths(trains, now_us)
         path = state.paths[0]
         peer = self._paths.peer_id(path)
-        # RFC 9000 §5.1.2: no ID to send to, the peer must issue one first; §8.1: no allowance.
-        self.blocked = peer is None or self._allowed_bytes(path) < _SMALLEST_PACKET_BYTES
         if peer is None:
+            self.headroom = MUTE
             return trains
         measured = path.serial == state.measured_path
         if measured and path.mtu_bytes != state.congestion.datagram_bytes:
             self._congestion.set_datagram_bytes(path.mtu_bytes)
         self._probe_mtu(trains, path, peer, now_us)
+        turn_is_over = False
         packets = limits.QUICK_TRAIN_PACKETS if quick else limits.MAX_TRAIN_PACKETS
         for _ in range(1 if quick else limits.MAX_TRAINS_PER_TURN):
             train = self._train(path, peer, packets, now_us)
@@ -117,18 +118,21 @@ class Sender:
                 # To find that out by building another would cost a quarter of a small turn.
                 break
         else:
-            self.has_more = self._has_due()
-        # RFC 9002 §7.8: the window was not the reason to stop, nor was the pacer.
-        self._congestion.app_limited = (
-            not self.has_more
-            and self.pacing_at_us == NEVER
-            and self._room_bytes(path) >= path.mtu_bytes
+            turn_is_over = self._has_due()
+        headroom = self._gate.headroom(
+            path, turn_is_over, self._paced_until_us, self._streams.unsent_bytes
         )
+        if self._trace is not None and headroom.limited_by is not self.headroom.limited_by:
+            qlog.log_headroom(self._trace, headroom)
+        self.headroom = headroom
+        self._congestion.app_limited = headroom.is_app_limited
         return trains
 
     def has_due(self) -> bool:
         """Whether anything waits to be sent, now or when it may."""
-        return self.has_more or self._has_due() or self._paths.has_due()
+        return (
+            self.headroom.limited_by is LimitedBy.TURN or self._has_due() or self._paths.has_due()
+        )
 
     def close_datagram(self, now_us: int) -> list[Train]:
         """A packet with CONNECTION_CLOSE (RFC 9000 §10.2.3)."""
@@ -159,10 +163,10 @@ class Sender:
         """One train: mixed packets for what is small or due, then a run of bulk data, its tail."""
         mark = self._mark = ecn.mark(path)
         budget = self._budget_bytes(path, room, now_us)
-        allowed = self._allowed_bytes(path)
+        allowed = self._gate.address_bytes(path)
         mtu = path.mtu_bytes
         segments: list[bytes] = []
-        while room and allowed >= _SMALLEST_PACKET_BYTES:
+        while room and allowed >= SMALLEST_PACKET_BYTES:
             may_elicit = budget >= mtu or self._state.recovery.probes_due > 0
             control = self._control_due(now_us)
             if may_elicit and not control:
@@ -353,46 +357,18 @@ class Sender:
 
     # --- what may go, and what is due -----------------------------------------------------------
 
-    def _allowed_bytes(self, path: PathState) -> int:
-        """What anti-amplification leaves, probes and ACKs included (RFC 9000 §8.1, §9.3). While
-        the address is being asked, enough is kept for asking again."""
-        allowance = self._paths.allowance_bytes(path)
-        return allowance if path.validated else allowance - _SMALLEST_PACKET_BYTES
-
-    def _room_bytes(self, path: PathState) -> int:
-        """Of the window, less what is kept; a small one is not kept from those who need it now."""
-        if len(self._state.recovery.sent) >= limits.MAX_SENT_RUNS:
-            return 0
-        most = limits.MIN_FLIGHT_BYTES if self._memory.is_tight else limits.MAX_FLIGHT_BYTES
-        congestion = self._state.congestion
-        room = min(self._congestion.room_bytes(), most - congestion.in_flight_bytes)
-        if self.keep_for_quick_trains:
-            kept = self.keep_for_quick_trains * limits.QUICK_TRAIN_PACKETS * path.mtu_bytes
-            room -= min(kept, congestion.window_bytes // 3)
-        return max(0, room)
-
     def _budget_bytes(self, path: PathState, packets: int, now_us: int) -> int:
-        """Bytes that congestion control, pacing and anti-amplification let out now, for a train of
-        so many packets at most."""
-        budget = min(self._room_bytes(path), limits.MAX_TRAIN_BYTES)
-        if not path.validated:
-            budget = min(budget, self._allowed_bytes(path))
+        """Bytes that all limits let out now, for a train of so many packets at most."""
+        budget = self._gate.unpaced_bytes(path)
         if budget < path.mtu_bytes or not self._has_due():
             return budget
-        srtt_us = self._state.recovery.smoothed_rtt_us
-        paced = self._congestion.pacing_budget_bytes(srtt_us, now_us)
-        if paced < budget:
-            # Wait for a train worth its cost instead of sending packet by packet. A quick one is
-            # not to wait.
-            quick = packets <= limits.QUICK_TRAIN_PACKETS
-            want = min(budget, path.mtu_bytes if quick else _SMALLEST_PACED_BYTES)
-            ready_at_us = self._congestion.pacing_ready_at_us(srtt_us, want, now_us)
-            if ready_at_us > now_us:
-                self.pacing_at_us = ready_at_us
-                if paced < path.mtu_bytes or self._streams_only_due():
-                    return 0
-            budget = paced
-        return budget
+        quick = packets <= limits.QUICK_TRAIN_PACKETS
+        paced, until_us = self._gate.paced_bytes(path, budget, now_us, quick=quick)
+        if until_us != NEVER:
+            self._paced_until_us = until_us
+            if paced < path.mtu_bytes or self._streams_only_due():
+                return 0
+        return paced
 
     def _streams_only_due(self) -> bool:
         """True when nothing but stream data waits: it can wait a little longer for a train."""

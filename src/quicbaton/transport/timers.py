@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quicbaton.transport.headroom import LimitedBy
 from quicbaton.transport.loss.recovery import Recovery
 from quicbaton.transport.paths.mtu import MtuSearch
 from quicbaton.transport.paths.paths import Paths
@@ -43,12 +44,13 @@ class Timers:
             withheld_until_us(state.flow),
             self._streams.next_timer_us,
         ]
-        if not self._sender.blocked:  # else these would fire in vain, again and again
-            if self._sender.has_more or state.recovery.probes_due:
+        headroom = self._sender.headroom
+        if not headroom.waits_for_peer:  # else these would fire in vain, again and again
+            if headroom.limited_by is LimitedBy.TURN or state.recovery.probes_due:
                 return state.clock_us
             times += [
                 state.numbers.ack_at_us,
-                self._sender.pacing_at_us,
+                headroom.until_us,
                 MtuSearch(state.paths[0]).next_timer_us(),
                 self._keep_alive_us(),
             ]

@@ -110,6 +110,11 @@ class Streams:
         """What the connection holds of its peer's bytes and of its program's."""
         return self._flow.receive_used - self._flow.receive_consumed + self._written
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes written and never sent yet, of all streams."""
+        return self._send_end - self._flow.send_used
+
     def carried_bytes(self) -> int:
         """What a snapshot would carry: unacknowledged, unsent and undelivered."""
         total = self._written
@@ -532,8 +537,7 @@ class Streams:
 
     def _has_small_buffers(self) -> bool:
         """While memory is tight, or the streams together have much that was never sent."""
-        unsent_bytes = self._send_end - self._flow.send_used
-        return self._memory.is_tight or unsent_bytes >= limits.CONNECTION_BUFFER_BYTES
+        return self._memory.is_tight or self.unsent_bytes >= limits.CONNECTION_BUFFER_BYTES
 
     def _note_blocked(self) -> None:
         flow = self._flow
