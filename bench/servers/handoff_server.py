@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import gc
 import os
-import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -37,9 +36,9 @@ from quicbaton.keys.key_ring import KeyRing
 from quicbaton.service.host import tune_collector
 from quicbaton.service.node.node import Node
 from quicbaton.service.node.operations import Operations
+from quicbaton.service.node.seat import Seat, join
 from quicbaton.service.node.takeover import NewProcess, Takeovers
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import Conversation
 
 BLOCK_BYTES = 64 * CHUNK_BYTES
 #: How often a live stream has something to send.
@@ -233,21 +232,10 @@ async def start(options: argparse.Namespace) -> tuple[Node, Started]:
     if options.mode == "takeover":
         return await _take_over(options, shared)
     if options.mode == "first":
-        node = Node(open_udp("127.0.0.1", 0, reuse_port=True), options.control, **shared)
+        node = Node(Seat(open_udp("127.0.0.1", 0, reuse_port=True)), options.control, **shared)
         node.start()
     elif options.mode == "join":
-        with await Conversation.begin(options.other) as asked:
-            joined, descriptor = await asked.ask_for_descriptor(
-                c.Join(str(options.control)), c.Joined
-            )
-        node = Node(
-            socket.socket(fileno=descriptor),
-            options.control,
-            node=joined.node,
-            worker=joined.worker,
-            workers=joined.workers,
-            **shared,
-        )
+        node = Node(await join(options.other, options.control), options.control, **shared)
         node.start()
     node.answer(Takeovers(node).handlers())
     return node, Started(int(node.endpoint.udp.address[1]), os.getpid())
@@ -258,15 +246,7 @@ async def _take_over(options: argparse.Namespace, shared: dict[str, Any]) -> tup
     begun = monotonic()
     command = c.TakeOver(str(options.control), _TAKEOVER_DEADLINE_S, 0.0)
     arrival = await NewProcess.begin(options.other, command)
-    passed = arrival.passed
-    node = Node(
-        arrival.sock,
-        options.control,
-        node=passed.node,
-        worker=passed.worker,
-        workers=passed.workers,
-        **shared,
-    )
+    node = Node(arrival.seat, options.control, **shared)
     node.answer(Takeovers(node).handlers())
     answer = await arrival.settle(node, lambda _: None)
     return node, Started(

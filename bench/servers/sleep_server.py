@@ -29,6 +29,7 @@ from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.service.host import tune_collector
 from quicbaton.service.node.node import Node
+from quicbaton.service.node.seat import Seat
 
 #: Short: the benchmark has no time to be silent.
 SLEEP_AFTER_S = 0.05
@@ -158,7 +159,7 @@ async def main(options: argparse.Namespace) -> None:
     configuration = server_configuration(CertificateFiles(options.certificate, options.key))
     Protocol.content = Content()
     node = Node(
-        open_udp("127.0.0.1", 0),
+        Seat(open_udp("127.0.0.1", 0)),
         options.control,
         ring=KeyRing.parse(options.ring.read_text()),
         configuration=configuration,

@@ -15,6 +15,7 @@ from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.reasons import Reason
 from quicbaton.service.node.node import Node
+from quicbaton.service.node.seat import Seat
 from tests.asyncio.loopback import (
     FileServer,
     http_client,
@@ -40,7 +41,7 @@ def test_a_destination_without_room_refuses_before_the_commit(
         ring = KeyRing(ClusterKey.generate(os.urandom))
         source, destination = (
             Node(
-                open_udp("127.0.0.1", 0),
+                Seat(open_udp("127.0.0.1", 0)),
                 tmp_path / f"{name}.sock",
                 ring=ring,
                 configuration=server_configuration(certificate),
@@ -83,7 +84,7 @@ def test_a_ping_that_waits_fails_when_its_connection_goes_on_in_another_object(
 ) -> None:
     async def main() -> None:
         node = Node(
-            open_udp("127.0.0.1", 0),
+            Seat(open_udp("127.0.0.1", 0)),
             tmp_path / "node.sock",
             ring=KeyRing(ClusterKey.generate(os.urandom)),
             configuration=server_configuration(certificate),

@@ -17,6 +17,7 @@ from quicbaton.handoff.messages import ClaimRequest, Committed
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.service.node.node import Node
+from quicbaton.service.node.seat import Seat
 from quicbaton.service.supervisor.roster import Roster, make_roster, read_roster
 from quicbaton.service.supervisor.worker import RosterKeeper
 from tests.asyncio.loopback import http_client, run, server_configuration
@@ -66,7 +67,7 @@ def test_a_connection_is_off_the_roster_before_the_first_byte_of_its_commit(
 
     async def main() -> None:
         node = Node(
-            open_udp("127.0.0.1", 0),
+            Seat(open_udp("127.0.0.1", 0)),
             tmp_path / "node.sock",
             ring=KeyRing(ClusterKey.generate(os.urandom)),
             configuration=server_configuration(certificate),

@@ -21,6 +21,7 @@ from quicbaton.routing.placement import Member, Newcomer, Placement
 from quicbaton.service.node.node import Node
 from quicbaton.service.node.operations import Operations
 from quicbaton.service.node.placing import Loads, check_names
+from quicbaton.service.node.seat import Seat
 from quicbaton.service.peers.cluster import Cluster
 from tests.asyncio.loopback import FileServer, HttpClient, body_of, http_client, run
 from tests.asyncio.loopback import server_configuration as configuration
@@ -96,7 +97,7 @@ async def client_of_a_node(
 ) -> AsyncIterator[tuple[HttpClient, Counter[str]]]:
     """A client of a node that places by the policy, and what became of connections there."""
     node = Node(
-        open_udp("127.0.0.1", 0),
+        Seat(open_udp("127.0.0.1", 0)),
         folder / "node.sock",
         ring=KeyRing(ClusterKey.generate(os.urandom)),
         configuration=configuration(certificate),

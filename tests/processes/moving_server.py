@@ -16,7 +16,6 @@ import asyncio
 import faulthandler
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 from random import Random
@@ -39,10 +38,10 @@ from quicbaton.reasons import Reason
 from quicbaton.routing.id_text import parse_ids
 from quicbaton.service import failpoints
 from quicbaton.service.node.node import Node
+from quicbaton.service.node.seat import Seat, join
 from quicbaton.service.node.takeover import NewProcess, Takeovers
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.acceptor import listen
-from quicbaton.service.peers.asking import Conversation
 from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.stores import open_store
 from tests.processes import format_before
@@ -238,24 +237,15 @@ async def _start(options: Options) -> tuple[Node, NewProcess | None]:
     if options.mode == "first":
         sock = open_udp(options.address, options.port, reuse_port=True)
         if cluster is None:
-            return _node(sock, control, **shared), None
-        node = _node(sock, control, node=cluster.number, **shared)
+            return _node(Seat(sock), control, **shared), None
+        node = _node(Seat(sock, cluster.number), control, **shared)
         node.listen_for_peers(listen(cluster.own_entry().listen))
         return node, None
     other = Path(options.other)
     if options.mode == "join":
-        with await Conversation.begin(other) as asked:
-            joined, descriptor = await asked.ask_for_descriptor(c.Join(str(control)), c.Joined)
-        place = (joined.node, joined.worker, joined.workers)
-        sock, arrival = socket.socket(fileno=descriptor), None
-    else:
-        command = c.TakeOver(str(control), options.deadline_s, 0.0)
-        arrival = await NewProcess.begin(other, command)
-        passed = arrival.passed
-        place = (passed.node, passed.worker, passed.workers)
-        sock = arrival.sock
-    node = _node(sock, control, node=place[0], worker=place[1], workers=place[2], **shared)
-    return node, arrival
+        return _node(await join(other, control), control, **shared), None
+    arrival = await NewProcess.begin(other, c.TakeOver(str(control), options.deadline_s, 0.0))
+    return _node(arrival.seat, control, **shared), arrival
 
 
 def _node(*arguments: Any, **options: Any) -> Node:

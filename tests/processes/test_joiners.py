@@ -19,6 +19,7 @@ from quicbaton.handoff.messages import PROTOCOL_VERSION
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.service.node.node import Node
+from quicbaton.service.node.seat import Seat
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import connect_channel
 from tests.asyncio.loopback import FileServer, run, server_configuration
@@ -46,7 +47,7 @@ time.sleep(600)
 async def a_node(folder: Path, certificate: CertificateFiles) -> AsyncIterator[Node]:
     folder.chmod(0o700)
     node = Node(
-        open_udp("127.0.0.1", 0, reuse_port=True),
+        Seat(open_udp("127.0.0.1", 0, reuse_port=True)),
         folder / "node.sock",
         ring=KeyRing(ClusterKey.generate(os.urandom)),
         configuration=server_configuration(certificate),

@@ -20,6 +20,7 @@ from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.reasons import Reason
 from quicbaton.service.node.node import Node
+from quicbaton.service.node.seat import Seat
 from quicbaton.service.peers import commands as c
 from quicbaton.service.stores.memory import MemoryStore
 from quicbaton.service.supervisor.group import Group
@@ -57,7 +58,7 @@ async def a_worker(
     """A worker that reads its socket, without a supervisor."""
     sock = open_udp("127.0.0.1", 0, reuse_port=True)
     node = Node(
-        sock,
+        Seat(sock),
         folder / "worker.sock",
         ring=KeyRing(ClusterKey.generate(os.urandom)),
         configuration=server_configuration(certificate),

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -39,10 +38,10 @@ from quicbaton.service.host import loop_factory, raise_descriptor_limit, tune_co
 from quicbaton.service.node.graceful_stop import GracefulStop
 from quicbaton.service.node.node import Node
 from quicbaton.service.node.operations import Operations
+from quicbaton.service.node.seat import Seat, join
 from quicbaton.service.node.takeover import NewProcess, Takeovers
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.acceptor import listen
-from quicbaton.service.peers.asking import Conversation, ask
 from quicbaton.service.peers.cluster import KEYS_FILE
 from quicbaton.service.stores import open_store
 
@@ -287,7 +286,7 @@ class Server:
     def _start(self) -> Node:
         sock, listener = ports.open_both(self._options)
         control = self._control_path(sock.getsockname()[1])
-        node = self.node(sock, control, self.node_number, 0, {}, listener)
+        node = self.node(Seat(sock, self.node_number), control, listener)
         node.start()
         self._listen_for_peers(node)
         self._report_ready(node)
@@ -297,13 +296,11 @@ class Server:
         port = await ports.port_of(other)
         control = self._control_path(port)
         listener = await tcp.listener_of(self._options, other, port)
-        with await Conversation.begin(other) as asked:
-            joined, descriptor = await asked.ask_for_descriptor(c.Join(str(control)), c.Joined)
+        seat = await join(other, control)
         self._has_socket = True
-        sock = socket.socket(fileno=descriptor)
-        node = self.node(sock, control, joined.node, joined.worker, joined.workers, listener)
+        node = self.node(seat, control, listener)
         node.start()
-        await self._introduce(node, joined.worker, joined.workers)
+        await node.introduce(self._report_missing)
         self._report_ready(node)
         return node
 
@@ -313,23 +310,20 @@ class Server:
         listener = await tcp.listener_of(self._options, other, port)
         command = c.TakeOver(str(control), self._options.deadline, 0.0)
         arrival = await NewProcess.begin(other, command)
-        passed = arrival.passed
         self._has_socket = True
-        node = self.node(
-            arrival.sock, control, passed.node, passed.worker, passed.workers, listener
-        )
+        node = self.node(arrival.seat, control, listener)
         # The others toss to us what is for it as soon as they know of us.
-        node.endpoint.follow(passed.name)
+        node.endpoint.follow(arrival.predecessor)
         try:
-            await self._introduce(node, passed.worker, passed.workers)
+            await node.introduce(self._report_missing)
             answer = await arrival.settle(node, self._report_progress)
             # Who knows an old socket finds the new process behind it.
-            for path in {other, Path(passed.name)}:
+            for path in {other, Path(arrival.predecessor)}:
                 node.also_listen(path)
         except BaseException:
             node.close()
             raise
-        if passed.worker == 0:
+        if arrival.seat.worker == 0:
             try:
                 self._listen_for_peers(node)
             except (ConfigurationError, OSError) as error:
@@ -350,11 +344,8 @@ class Server:
 
     def node(
         self,
-        sock: socket.socket,
+        seat: Seat,
         control: Path,
-        node: int,
-        worker: int,
-        workers: dict[int, str],
         listener: Listener,
         *,
         supervised: bool = False,
@@ -364,16 +355,13 @@ class Server:
         try:
             beside = tcp.beside(self._options, self._program, self._files, listener)
         except QuicbatonError:
-            sock.close()
+            seat.sock.close()
             raise
         store = None if self._options.store is None else open_store(self._options.store)
         made = Node(
-            sock,
+            seat,
             control,
             ring=self._ring,
-            node=node,
-            worker=worker,
-            workers=workers,
             cluster=self._cluster,
             configuration=self._configuration,
             create_protocol=self._program.create_protocol,
@@ -403,22 +391,13 @@ class Server:
             return Path(self._options.control).absolute()
         return user_state.runtime_folder() / f"{port}-{os.getpid()}.sock"
 
-    async def _introduce(self, node: Node, worker: int, workers: dict[int, str]) -> None:
-        """Tell everybody on the port who we are, and hold a link to each: it carries strays, and
-        its end tells when a process is gone."""
-        for number, name in workers.items():
-            if number == worker:
-                continue
-            try:
-                await ask(Path(name), c.Introduce(worker, node.name), c.Answer)
-                await node.link_to(name)
-            except QuicbatonError as error:
-                self._reporter.event(
-                    "not_introduced",
-                    f"worker {number} cannot be reached: {error}",
-                    worker=number,
-                    message=str(error),
-                )
+    def _report_missing(self, number: int, error: QuicbatonError) -> None:
+        self._reporter.event(
+            "not_introduced",
+            f"worker {number} cannot be reached: {error}",
+            worker=number,
+            message=str(error),
+        )
 
     async def _until_over(self, node: Node) -> None:
         """Until a successor has taken over, or we were told to stop and have. A second signal ends

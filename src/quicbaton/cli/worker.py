@@ -24,6 +24,7 @@ from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.serve import Server
 from quicbaton.errors import QuicbatonError
 from quicbaton.service.host import loop_factory, tune_collector
+from quicbaton.service.node.seat import Seat
 from quicbaton.service.supervisor.worker import Assignment, Worker
 
 _log: Final = logging.getLogger("quicbaton.worker")
@@ -58,11 +59,8 @@ async def _serve(assignment: Assignment, options: argparse.Namespace, reporter: 
     await server.prepare()
     try:
         node = server.node(
-            sockets[assignment.slot],
+            Seat(sockets[assignment.slot], server.node_number, assignment.slot),
             assignment.own_control,
-            server.node_number,
-            assignment.slot,
-            {},
             tcp.assigned(assignment.listener, assignment.no_listener),
             supervised=True,
         )

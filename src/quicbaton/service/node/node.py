@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from quicbaton.asyncio.beside import Beside, BesideConnection, NothingBeside
 from quicbaton.asyncio.endpoint.steer import steer
@@ -30,8 +30,10 @@ from quicbaton.service.host import boot_id
 from quicbaton.service.moving.registry import HandoffRegistry
 from quicbaton.service.node.connections import ConnectionCommands
 from quicbaton.service.node.control import Control, Handler
+from quicbaton.service.node.seat import Seat
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.acceptor import Acceptor, pass_on
+from quicbaton.service.peers.asking import ask
 from quicbaton.service.peers.channel import Channel, Listener
 from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.peers.directory import Directory
@@ -39,6 +41,9 @@ from quicbaton.service.peers.incoming import Incoming
 from quicbaton.service.peers.link import Link
 from quicbaton.service.peers.names import Names
 from quicbaton.service.peers.peers import Peers
+
+#: For another process of the port to say that it knows us.
+_INTRODUCE_S: Final = 5.0
 
 
 class Node:
@@ -55,13 +60,10 @@ class Node:
 
     def __init__(
         self,
-        sock: socket.socket,
+        seat: Seat,
         control: Path,
         *,
         ring: KeyRing,
-        node: int = 0,
-        worker: int = 0,
-        workers: dict[int, str] | None = None,
         waits: Waits = DEFAULT_WAITS,
         formats: tuple[int, ...] = readable_versions(),
         host: bytes = b"",
@@ -71,13 +73,13 @@ class Node:
         **options: Any,
     ) -> None:
         self.name = str(control)
-        self.names = Names(self.name, f"{cluster.me}/{worker}" if cluster is not None else "")
+        self.names = Names(self.name, f"{cluster.me}/{seat.worker}" if cluster is not None else "")
         self.endpoint = make_endpoint(
-            sock, ring=ring, node=node, worker=worker, toss=self._toss, **options
+            seat.sock, ring=ring, node=seat.node, worker=seat.worker, toss=self._toss, **options
         )
         #: Who shares the UDP port: worker number -> name.
-        self.workers = {**(workers or {}), worker: self.name}
-        self._directory = Directory(cluster, self.workers, worker)
+        self.workers = {**seat.workers, seat.worker: self.name}
+        self._directory = Directory(cluster, self.workers, seat.worker)
         self.handoffs = HandoffRegistry(
             self.endpoint,
             ring,
@@ -92,7 +94,7 @@ class Node:
         self._formats = formats
         self._supervised = supervised
         for number in self.workers:
-            self.endpoint.table.peers.add(Place(node, number))
+            self.endpoint.table.peers.add(Place(seat.node, number))
         self.endpoint.table.peers.discard(self.endpoint.table.place)
         #: Places of workers that have died.
         self._vacant: set[Place] = set()
@@ -221,6 +223,21 @@ class Node:
         if place != self.endpoint.table.place:
             self.endpoint.table.places.discard(place)
             self.endpoint.table.peers.add(place)
+
+    async def introduce(self, on_missing: Callable[[int, QuicbatonError], None]) -> None:
+        """Tell everybody on the port who we are, and hold a link to each: it carries strays, and
+        its end tells when a process is gone. `on_missing(number, error)` for who is not reached."""
+        own = self.endpoint.table.place.worker
+
+        async def meet(number: int, name: str) -> None:
+            try:
+                await ask(Path(name), c.Introduce(own, self.name), c.Answer, _INTRODUCE_S)
+                await self.link_to(name)
+            except QuicbatonError as error:
+                on_missing(number, error)
+
+        others = {number: name for number, name in self.workers.items() if number != own}
+        await asyncio.gather(*(meet(*other) for other in others.items()))
 
     def knows(self, pid: int) -> bool:
         """True until the process has exited and all that it wrote to us was handled; false for one

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
@@ -44,6 +43,7 @@ from quicbaton.service.node.bulk import BulkHandoff, OwnConnections
 from quicbaton.service.node.changes import Changes
 from quicbaton.service.node.control import Handler
 from quicbaton.service.node.node import Node
+from quicbaton.service.node.seat import Seat
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import Conversation
 from quicbaton.service.peers.channel import Channel
@@ -266,10 +266,12 @@ class NewProcess:
 
     def __init__(self, conversation: Conversation, passed: c.SocketPassed, fd: int) -> None:
         self._conversation = conversation
-        self.passed = passed
+        #: Ours from here on; its socket is not ours to read before we are told so.
+        self.seat = Seat.given(passed, fd)
+        #: What it was called.
+        self.predecessor = passed.name
         #: Whether the socket is ours to read.
         self.reading = False
-        self.sock = socket.socket(fileno=fd)
         self._theirs: list[bytes] = []
         self._predecessor_died = asyncio.Event()
         self._watch = conversation.channel.watch(self._predecessor_died.set)
@@ -301,7 +303,7 @@ class NewProcess:
         then; closing it closes the connections that it got.
         """
         endpoint = node.endpoint
-        endpoint.follow(self.passed.name)
+        endpoint.follow(self.predecessor)
         reach("takeover_listening")
         try:
             answer = await self._follow(node, on_progress)
@@ -325,7 +327,7 @@ class NewProcess:
     def _reset_from_now_on(self, node: Node) -> None:
         """The predecessor is gone, and so is what it knew of connections that it had given to
         others. Where there are such, clients that have yet to cut over are not to be reset."""
-        if self.passed.workers or node.names.slot or node.handoffs.store is not None:
+        if self.seat.workers or node.names.slot or node.handoffs.store is not None:
             table = node.endpoint.table
             table.no_reset_until = max(table.no_reset_until, monotonic() + NO_RESET_LIFETIME_S)
         node.endpoint.may_reset = True
@@ -359,7 +361,7 @@ class NewProcess:
         until = monotonic() + _FORWARD_S
         for cid in theirs:
             if cid not in table.owners:
-                table.forward(cid, self.passed.name, until)
+                table.forward(cid, self.predecessor, until)
         self._theirs = theirs
         node.start()
         self.reading = True

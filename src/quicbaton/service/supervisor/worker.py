@@ -28,7 +28,7 @@ import msgspec
 from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.steer import steer
-from quicbaton.errors import CallerError, ConfigurationError, PeerError, QuicbatonError
+from quicbaton.errors import CallerError, ConfigurationError, PeerError
 from quicbaton.limits import NO_RESET_LIFETIME_S
 from quicbaton.reasons import Reason
 from quicbaton.routing.quic_lb import Place
@@ -38,7 +38,6 @@ from quicbaton.service.node.graceful_stop import GracefulStop
 from quicbaton.service.node.node import Node
 from quicbaton.service.node.takeover import NewProcess
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import ask
 from quicbaton.service.peers.channel import Channel
 from quicbaton.service.supervisor.group import inodes
 from quicbaton.service.supervisor.lingering import lingering_control
@@ -228,7 +227,9 @@ class Worker(Observer):
         steer(self._sockets[0], endpoint.ids.configs, len(self._sockets))
         self._phase = "arriving"
         try:
-            await self._greet(frame.workers)
+            # Who is not reached is dead, which the supervisor finds out, or stopped: it is told
+            # again.
+            await node.introduce(lambda _number, _error: None)
             if frame.predecessor:
                 answer = await self._take_over(channel, frame)
             else:
@@ -250,7 +251,7 @@ class Worker(Observer):
         )
         self.follow(arrival.predecessor_pid)
         # We have this very socket already.
-        arrival.sock.close()
+        arrival.seat.sock.close()
         answer = await arrival.settle(
             node, lambda step: channel.write(c.encode(step)), supervised=True
         )
@@ -260,20 +261,6 @@ class Worker(Observer):
         # Who knows the old socket finds this process behind it.
         node.also_listen(predecessor)
         return answer
-
-    async def _greet(self, workers: dict[int, str]) -> None:
-        """Tell everybody on the port who we are, and hold a link to each: it carries strays, and
-        its end tells when a process is gone."""
-
-        async def meet(name: str) -> None:
-            try:
-                await ask(Path(name), c.Introduce(self._slot, self._node.name), c.Answer, 5.0)
-                await self._node.link_to(name)
-            except QuicbatonError:
-                # It is dead, which the supervisor finds out, or stopped: it is told again.
-                return
-
-        await asyncio.gather(*(meet(name) for name in workers.values()))
 
     async def _refuse_to_share(self, _channel: Channel, _frame: c.Join) -> c.Frame:
         raise CallerError(
