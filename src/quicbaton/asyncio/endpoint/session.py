@@ -68,6 +68,8 @@ class Session:
         self._timer_at = 0.0
         self._soon: asyncio.Handle | None = None
         self._over = False
+        #: Called when no request is open any more, once.
+        self._on_idle: Callable[[Session], None] | None = None
         #: How often the time after which it may sleep is doubled.
         self.rest_doublings = 0
         self.cids: set[bytes] = set()
@@ -162,7 +164,18 @@ class Session:
             self._wait_for_room(self)
         else:
             send_all(connection, outlet)
+        if self._on_idle is not None:
+            self.when_idle(self._on_idle)
         self._arm()
+
+    def when_idle(self, then: Callable[[Session], None]) -> None:
+        """Call `then(session)` once no request of the connection is open, or it is being closed:
+        now, or later. Not for one that leaves before."""
+        if self.connection.is_closing or not self.connection.has_open_requests:
+            self._on_idle = None
+            then(self)
+        else:
+            self._on_idle = then
 
     def transmit_soon(self) -> None:
         if self._soon is None and not self._over:

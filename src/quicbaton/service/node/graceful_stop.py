@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from time import monotonic
 from typing import Final
 
@@ -25,8 +26,6 @@ from quicbaton.service.node.node import Node
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import Channel
 
-#: How often it is looked whether the requests of a connection have ended: that is no event.
-_LOOK_S: Final = 0.02
 #: How often it is looked whether handoffs get on.
 _STALLED_LOOK_S: Final = 0.5
 #: Bounds on the round trip between the two GOAWAYs.
@@ -45,8 +44,14 @@ class GracefulStop(Changes):
     def __init__(self, node: Node, grace_s: float) -> None:
         """`grace_s` is for who asks and names none."""
         handoffs = node.handoffs
-        super().__init__(lambda: not handoffs.unfinished and not handoffs.relays.left)
+        super().__init__(lambda: self._closes or not (handoffs.unfinished or handoffs.relays.left))
         node.endpoint.observers.add(self)
+        #: All connections are to be closed, each as soon as its requests have ended.
+        self._closes = False
+        #: By name: those with which that has begun.
+        self._seen: set[bytes] = set()
+        #: Of those, the ones with requests.
+        self._busy: set[Session] = set()
         self._node = node
         self._grace_s = grace_s
         self._task: asyncio.Task[c.Left] | None = None
@@ -67,7 +72,24 @@ class GracefulStop(Changes):
             self._task = asyncio.get_running_loop().create_task(self._run(grace_s, to))
         else:
             self.over.set()
+            self.note()
         return self._task
+
+    def on_began(self, session: Session, *, is_new: bool) -> None:
+        if self._closes:
+            # Its handshake was under way. Not before whoever tells us of it is done with it.
+            asyncio.get_running_loop().call_soon(self._close_when_idle, session)
+        super().on_began(session, is_new=is_new)
+
+    def on_frozen(self, session: Session) -> None:
+        # It may come back, as another session.
+        self._busy.discard(session)
+        self._seen.discard(session.connection.name)
+        self.note()
+
+    def on_ended(self, session: Session) -> None:
+        self._busy.discard(session)
+        super().on_ended(session)
 
     # --- helpers, in reading order --------------------------------------------------------------
 
@@ -118,42 +140,42 @@ class GracefulStop(Changes):
 
     async def _close_all(self, until: float) -> tuple[int, int]:
         """Close what is here; how many there were, and how many of them were cut."""
-        endpoint = self._node.endpoint
-        sessions = list(endpoint.sessions.values())
-        open_ones = {session for session in sessions if not _close_if_idle(session)}
-        count = len(sessions)
-        async for session in endpoint.asleep.wake_all():
-            count += 1
-            if not _close_if_idle(session):
-                open_ones.add(session)
-        if open_ones:
-            await self._announce(open_ones, until)
-        beside = self._node.beside
+        endpoint, beside = self._node.endpoint, self._node.beside
         # Requests of connections that have moved on count where these are.
         relays = self._node.handoffs.relays
-        count += beside.running
+        over_tcp = beside.running
+        self._closes = True
+        for session in list(endpoint.sessions.values()):
+            self._close_when_idle(session)
+        async for session in endpoint.asleep.wake_all():
+            self._close_when_idle(session)
+        tcp = asyncio.get_running_loop().create_task(beside.until_none_left(math.inf))
+        tcp.add_done_callback(lambda _ended: self.note())
+        if self._busy:
+            await self._announce(set(self._busy), until)
         while (
-            (open_ones or endpoint.handshakes or beside.running or relays.left)
+            (self._busy or endpoint.handshakes or beside.running or relays.left)
             and monotonic() < until
             and not self.over.is_set()
         ):
-            open_ones = {session for session in open_ones if not _close_if_idle(session)}
-            for late in self._newcomers(open_ones):
-                # Its handshake was under way.
-                count += 1
-                if not _close_if_idle(late):
-                    open_ones.add(late)
-            await asyncio.sleep(_LOOK_S)
-        for session in open_ones:
+            await self.wait(until)
+        tcp.cancel()
+        cut = list(self._busy)
+        for session in cut:
             _close(session)
-        return count, len(open_ones) + len(beside.cut())
+        return over_tcp + len(self._seen), len(cut) + len(beside.cut())
 
-    def _newcomers(self, known: set[Session]) -> list[Session]:
-        return [
-            session
-            for session in self._node.endpoint.sessions.values()
-            if session not in known and not session.connection.is_closing
-        ]
+    def _close_when_idle(self, session: Session) -> None:
+        name = session.connection.name
+        if name not in self._seen and not session.is_over:
+            self._seen.add(name)
+            self._busy.add(session)
+            session.when_idle(self._close_now)
+
+    def _close_now(self, session: Session) -> None:
+        self._busy.discard(session)
+        _close(session)
+        self.note()
 
     async def _announce(self, sessions: set[Session], until: float) -> None:
         """GOAWAY, in two steps."""
@@ -168,16 +190,6 @@ class GracefulStop(Changes):
             if session.protocol._http is not None and not session.is_over:
                 session.protocol._http.send_goaway(final=True)
                 session.protocol.transmit()
-
-
-def _close_if_idle(session: Session) -> bool:
-    """Close it unless a request runs. True when it is closed."""
-    if session.is_over or session.connection.is_closing:
-        return True
-    if session.connection.has_open_requests:
-        return False
-    _close(session)
-    return True
 
 
 def _close(session: Session) -> None:
