@@ -140,7 +140,7 @@ def test_of_a_worker_that_never_served_nothing_is_kept() -> None:
     on_stage(test)
 
 
-@pytest.mark.parametrize("call", ["memfd_create", "dup", "pidfd_open"])
+@pytest.mark.parametrize("call", ["memfd_create", "pipe", "dup", "pidfd_open"])
 def test_a_worker_that_cannot_be_started_leaves_nothing_behind(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

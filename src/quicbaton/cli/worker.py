@@ -51,7 +51,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _serve(assignment: Assignment, options: argparse.Namespace, reporter: Reporter) -> int:
-    for descriptor in (*assignment.sockets, assignment.roster, assignment.stderr):
+    mine = (assignment.roster, assignment.stderr, assignment.ready)
+    for descriptor in (*assignment.sockets, *mine):
         os.set_inheritable(descriptor, False)
     sockets = [socket.socket(fileno=descriptor) for descriptor in assignment.sockets]
     tune_collector()
@@ -73,6 +74,7 @@ async def _serve(assignment: Assignment, options: argparse.Namespace, reporter: 
                 grace_s=options.grace,
                 on_begin=lambda: _speak_up(assignment.stderr, as_json=options.as_json),
             )
+            os.close(assignment.ready)
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, worker.leave)

@@ -18,14 +18,12 @@ from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
 from quicbaton.limits import MAX_LAST_WORDS_BYTES
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import CommandFailedError, ask
+from quicbaton.service.peers.asking import ask
 from quicbaton.service.supervisor.group import Group
 from quicbaton.service.supervisor.lingering import lingering_control
 from quicbaton.service.supervisor.roster import make_roster
 
-#: Between looks whether a new process answers.
-_LOOK_S: Final = 0.03
-#: For one look.
+#: For an answer to how it is.
 ANSWER_S: Final = 2.0
 #: What systemd tells its own child only, and a worker must not take for itself.
 _NOT_INHERITED: Final = frozenset(
@@ -54,9 +52,12 @@ class Process:
         *,
         child: subprocess.Popen[bytes] | None = None,
         words: int = -1,
+        ready: int = -1,
         pidfd: int = -1,
     ) -> None:
-        """`pidfd` names it for sure, where it is not our child: a number may be used again."""
+        """`words` is the file that its standard error goes to, `ready` a pipe whose other end it
+        closes when it is ready. `pidfd` names it for sure, where it is not our child: a number may
+        be used again."""
         self.pid = pid
         self.control = control
         #: Its roster's descriptor; -1 without one.
@@ -75,6 +76,9 @@ class Process:
         self.exited = asyncio.Event()
         self._child = child
         self._words = words
+        self._ready = ready
+        #: It is ready, or has ended.
+        self._is_up = asyncio.Event()
         self._on_exit = on_exit
         self._last_words = ""
         self._loop = asyncio.get_running_loop()
@@ -89,6 +93,8 @@ class Process:
             ) from error
         else:
             self._loop.add_reader(self._pidfd, self._over)
+        if ready >= 0:
+            self._loop.add_reader(ready, self._on_ready)
 
     def __repr__(self) -> str:
         return f"<worker process {self.pid}>"
@@ -120,20 +126,24 @@ class Process:
     async def wait_ready(self, timeout_s: float) -> None:
         """Return when it has everything that it needs to serve. NotReadyError when it ends before
         that, or takes longer; it is killed then."""
-        until = monotonic() + timeout_s
-        while not self.exited.is_set():
-            with contextlib.suppress(PeerError, CommandFailedError):
-                await self.look()
-                self.ready_s = monotonic()
-                return
-            if monotonic() > until:
-                self.signal(signal.SIGKILL)
-                await self.exited.wait()
-                raise NotReadyError(
-                    f"the new worker was not ready within {timeout_s:g} s{self.last_words()}"
-                )
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.exited.wait(), _LOOK_S)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._is_up.wait()
+                while not self.exited.is_set():
+                    try:
+                        await self.look()
+                    except PeerError as error:
+                        if error.code != "timeout":
+                            await self.exited.wait()  # it listens no more
+                    else:
+                        self.ready_s = monotonic()
+                        return
+        except TimeoutError:
+            self.signal(signal.SIGKILL)
+            await self.exited.wait()
+            raise NotReadyError(
+                f"the new worker was not ready within {timeout_s:g} s{self.last_words()}"
+            ) from None
         raise NotReadyError(f"the new worker {self.ending()}{self.last_words()}")
 
     def signal(self, number: signal.Signals) -> None:
@@ -172,6 +182,7 @@ class Process:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
+        self._on_ready()
         for descriptor in (self.roster, self._words):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -180,6 +191,13 @@ class Process:
             # It is to survive us; whoever adopts it reaps it.
             self._child.returncode = 0
 
+    def _on_ready(self) -> None:
+        ready, self._ready = self._ready, -1
+        if ready >= 0:
+            self._loop.remove_reader(ready)
+            os.close(ready)
+        self._is_up.set()
+
     def _over(self) -> None:
         if self._pidfd >= 0:
             self._loop.remove_reader(self._pidfd)
@@ -187,6 +205,7 @@ class Process:
             self._pidfd = -1
         if self._child is not None:
             self._child.wait()
+        self._on_ready()
         self.exited.set()
         self._on_exit(self)
 
@@ -213,9 +232,21 @@ class Spawner:
         try:
             opened.append(roster := make_roster())
             opened.append(words := os.memfd_create("quicbaton-stderr"))
-            child = self._run(slot, roster, words)
-            control = self.control_of(child.pid)
-            return Process(child.pid, control, roster, on_exit, child=child, words=words)
+            ready, childs_end = os.pipe()
+            opened.append(ready)
+            try:
+                child = self._run(slot, roster, words, childs_end)
+            finally:
+                os.close(childs_end)
+            return Process(
+                child.pid,
+                self.control_of(child.pid),
+                roster,
+                on_exit,
+                child=child,
+                words=words,
+                ready=ready,
+            )
         except (OSError, QuicbatonError) as error:
             if child is not None:
                 # Nobody would know of it.
@@ -229,7 +260,7 @@ class Spawner:
                 f"no new worker can be started: {error.strerror or error}", code=Reason.OS
             ) from error
 
-    def _run(self, slot: int, roster: int, words: int) -> subprocess.Popen[bytes]:
+    def _run(self, slot: int, roster: int, words: int, ready: int) -> subprocess.Popen[bytes]:
         sockets = [sock.fileno() for sock in self._group.sockets]
         listener = self._group.listener
         listening = [] if listener.sock is None else [listener.sock.fileno()]
@@ -242,6 +273,7 @@ class Spawner:
             "no_listener": listener.refusal,
             "roster": roster,
             "stderr": stderr,
+            "ready": ready,
             "control": str(self._control),
         }
         environment = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
@@ -250,7 +282,7 @@ class Spawner:
                 [sys.executable, "-m", self._module, json.dumps(assignment), *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stderr=words,
-                pass_fds=(*sockets, *listening, roster, stderr),
+                pass_fds=(*sockets, *listening, roster, stderr, ready),
                 env=environment,
                 # A terminal's Ctrl-C is for the supervisor, which stops the workers in good order.
                 process_group=0,

@@ -60,6 +60,7 @@ class Assignment(msgspec.Struct, forbid_unknown_fields=False):
     sockets: list[int]  # one for each worker, in order
     roster: int
     stderr: int  # for standard error, once it serves
+    ready: int  # closed when it has everything that it needs to serve
     control: str  # the supervisor's control socket
     listener: int = -1  # of TCP, for a program that is served over that, too
     no_listener: str = ""  # why there is none
