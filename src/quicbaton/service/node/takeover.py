@@ -3,6 +3,7 @@
     old                                         new
     reads the socket         ◄─ TakeOver ──
                              ── SocketPassed ►  (with the descriptor) listens at a control socket
+                             ◄─ Listening ──
                              ══ link ═════════
     stops reading            ── Stopped ─────►  reads it, accepts clients
     what is not its own      ◄─ Toss ─────      does not know all IDs yet
@@ -48,8 +49,6 @@ from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import Conversation
 from quicbaton.service.peers.channel import Channel
 
-#: How often connections that could not move are tried again.
-_RETRY_S: Final = 0.05
 #: How often the successor hears how far it is.
 _PROGRESS_S: Final = 0.1
 #: Upper bound on a takeover: so long the predecessor's IDs are sent on to it.
@@ -176,15 +175,8 @@ class OldProcess(Changes):
 
     async def _link_up(self) -> None:
         """Have a link to the successor, which has yet to open its control socket."""
-        until = monotonic() + _LINK_S
-        while True:
-            try:
-                await self._node.link_to(self._successor)
-                return
-            except PeerError:
-                if self._channel.closed or monotonic() >= until:
-                    raise
-            await asyncio.sleep(_RETRY_S)
+        await Conversation(self._channel, _LINK_S).expect(c.Listening)
+        await self._node.link_to(self._successor)
 
     def _foreign_ids(self) -> list[bytes]:
         """IDs that clients chose: that the others are ours the successor sees by itself."""
@@ -304,6 +296,7 @@ class NewProcess:
         """
         endpoint = node.endpoint
         endpoint.follow(self.predecessor)
+        self._conversation.channel.write(c.encode(c.Listening()))
         reach("takeover_listening")
         try:
             answer = await self._follow(node, on_progress)

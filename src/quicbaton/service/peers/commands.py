@@ -255,6 +255,10 @@ class SocketPassed(CommandFrame, tag="socket"):
     name: str
 
 
+class Listening(CommandFrame, tag="listening"):
+    """The successor answers at its control socket."""
+
+
 class Stopped(CommandFrame, tag="stopped"):
     """The socket is the successor's to read; these IDs are the predecessor's until they move."""
 
@@ -350,6 +354,7 @@ Frame = (
     | Answer
     | Joined
     | SocketPassed
+    | Listening
     | Stopped
     | Progress
     | WorkerStatus
