@@ -133,7 +133,7 @@ class Process:
                     try:
                         await self.look()
                     except PeerError as error:
-                        if error.code != "timeout":
+                        if error.code is not Reason.DEADLINE:
                             await self.exited.wait()  # it listens no more
                     else:
                         self.ready_s = monotonic()
