@@ -31,6 +31,9 @@ GUARD_S = 60.0
 _REPOSITORY = Path(__file__).parents[2]
 #: Bytes per second of a download that a test does things to.
 SLOWLY = 150_000
+#: For a whole download: what a test does to it meanwhile may take minutes on a busy machine, and
+#: its ends are waited for by the guard.
+_DOWNLOAD_S = 300.0
 _LOOK_S = 0.005
 #: Short, so that a test of what happens after a deadline ends soon.
 SHORT_WAITS = Waits(offer_s=1.0, frozen_s=0.4, ready_s=0.8, ask_s=0.8, forward_s=10.0)
@@ -304,7 +307,7 @@ class Curl:
         *,
         address: str = "127.0.0.1",
         entry: Sequence[str] = (),
-        timeout_s: float = GUARD_S,
+        timeout_s: float = _DOWNLOAD_S,
         holds: bool = True,
     ) -> None:
         self._limited = bool(rate)
