@@ -1,6 +1,7 @@
 """Fixtures that many tests share, and the tables that some fill, at the end of a run."""
 
 import datetime
+import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from quicbaton.cli.certificate import CertificateFiles, write_self_signed
+from tests.asyncio.loopback import GUARD_S, run
 from tests.processes.matrix import TABLES
 
 # How long an example takes says how busy the machine is.
@@ -24,6 +26,24 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
         folder = config.rootpath / ".pytest_cache" / "bytecode"
         os.environ.setdefault("PYTHONPYCACHEPREFIX", str(folder))
+
+
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Tests that are coroutine functions run by `run`, each on a loop of its own.
+
+    A parameter `loop_factory` makes the loop; `pytest.mark.loop` has other options of `run`.
+    """
+    test = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(test):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}
+    options = {"loop_factory": arguments.get("loop_factory")}
+    if pyfuncitem.get_closest_marker("process"):
+        options["guard_s"] = 5 * GUARD_S  # Processes take their time to start, many of them more.
+    for marker in reversed(list(pyfuncitem.iter_markers("loop"))):
+        options.update(marker.kwargs)
+    run(lambda: test(**arguments), **options)
+    return True
 
 
 @pytest.fixture

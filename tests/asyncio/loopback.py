@@ -33,16 +33,18 @@ def run(
     *,
     loop_factory: LoopFactory | None = None,
     expected_problems: int = 0,
+    guard_s: float = GUARD_S,
 ) -> None:
     """Run `main` on a fresh loop; fail on a hang, on what its callbacks raised, and (by way of
-    pytest's filters) on sockets and tasks that were left behind."""
+    pytest's filters) on sockets and tasks that were left behind. Tests that are coroutine
+    functions are run by it (tests/conftest.py)."""
     problems: list[dict[str, Any]] = []
 
     async def guarded() -> None:
         asyncio.get_running_loop().set_exception_handler(
             lambda _loop, context: problems.append(context)
         )
-        async with asyncio.timeout(GUARD_S):
+        async with asyncio.timeout(guard_s):
             await main()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
