@@ -53,6 +53,16 @@ def run(
     assert len(problems) == expected_problems, problems
 
 
+def expect_problems() -> list[Any]:
+    """From now on the exceptions of the running loop's callbacks fill the list that this returns;
+    they fail the test no more."""
+    exceptions: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _loop, context: exceptions.append(context.get("exception"))
+    )
+    return exceptions
+
+
 def server_configuration(certificate: CertificateFiles, **options: Any) -> QuicConfiguration:
     options.setdefault("alpn_protocols", H3_ALPN)
     configuration = QuicConfiguration(is_client=False, max_datagram_frame_size=65_536, **options)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aioquic.asyncio
@@ -18,7 +20,7 @@ import quicbaton.asyncio
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.transport.connection import Connection
 from tests.asyncio.aioquic_program import body, program
-from tests.asyncio.loopback import body_of, client_configuration, run, server_configuration
+from tests.asyncio.loopback import body_of, client_configuration, server_configuration
 
 #: (server's runtime, client's runtime)
 PAIRS = {
@@ -29,13 +31,13 @@ PAIRS = {
 every_pair = pytest.mark.parametrize("pair", PAIRS)
 
 
-async def with_client(
+@asynccontextmanager
+async def connected(
     pair: str,
     certificate: CertificateFiles,
-    use: Any,
     alpn: list[str] = H3_ALPN,
     **client_options: Any,
-) -> None:
+) -> AsyncIterator[Any]:
     ours, theirs = (program(runtime) for runtime in PAIRS[pair])
     server = await ours.serve(
         "127.0.0.1",
@@ -52,15 +54,15 @@ async def with_client(
             create_protocol=theirs.Client,
             **client_options,
         ) as client:
-            await use(client)
+            yield client
             client.finish()
     finally:
         server.close()
 
 
 @every_pair
-def test_requests_with_a_task_each(pair: str, certificate: CertificateFiles) -> None:
-    async def use(client: Any) -> None:
+async def test_requests_with_a_task_each(pair: str, certificate: CertificateFiles) -> None:
+    async with connected(pair, certificate) as client:
         answers = await asyncio.gather(
             client.request("GET", "/"),
             client.request("GET", "/500000"),
@@ -71,20 +73,16 @@ def test_requests_with_a_task_each(pair: str, certificate: CertificateFiles) -> 
         client.change_connection_id()
         assert body(await client.request("GET", "/")) == b"hello"
 
-    run(lambda: with_client(pair, certificate, use))
-
 
 @every_pair
-def test_http_0_9(pair: str, certificate: CertificateFiles) -> None:
-    async def use(client: Any) -> None:
+async def test_http_0_9(pair: str, certificate: CertificateFiles) -> None:
+    async with connected(pair, certificate, alpn=H0_ALPN) as client:
         assert body(await client.request("GET", "/300000")) == bytes(300_000)
 
-    run(lambda: with_client(pair, certificate, use, alpn=H0_ALPN))
-
 
 @every_pair
-def test_server_push(pair: str, certificate: CertificateFiles) -> None:
-    async def use(client: Any) -> None:
+async def test_server_push(pair: str, certificate: CertificateFiles) -> None:
+    async with connected(pair, certificate) as client:
         assert body(await client.request("GET", "/push")) == b"hello"
         (pushed,) = client.pushes.values()
         while not getattr(pushed[-1], "stream_ended", False):
@@ -93,12 +91,10 @@ def test_server_push(pair: str, certificate: CertificateFiles) -> None:
         assert dict(headers)[b":status"] == b"200"
         assert body(pushed) == b"hello"
 
-    run(lambda: with_client(pair, certificate, use))
-
 
 @every_pair
-def test_webtransport_streams_and_datagrams(pair: str, certificate: CertificateFiles) -> None:
-    async def use(client: Any) -> None:
+async def test_webtransport_streams_and_datagrams(pair: str, certificate: CertificateFiles) -> None:
+    async with connected(pair, certificate) as client:
         session = await client.webtransport()
         for index in range(20):
             client._http.send_datagram(session, b"datagram %d" % index)
@@ -120,29 +116,21 @@ def test_webtransport_streams_and_datagrams(pair: str, certificate: CertificateF
         client.transmit()
         assert (await client.streams[session].get()).stream_ended
 
-    run(lambda: with_client(pair, certificate, use))
-
 
 @every_pair
-def test_a_client_that_does_not_wait(pair: str, certificate: CertificateFiles) -> None:
-    async def use(client: Any) -> None:
+async def test_a_client_that_does_not_wait(pair: str, certificate: CertificateFiles) -> None:
+    async with connected(pair, certificate, wait_connected=False) as client:
         assert body(await client.request("GET", "/1000")) == bytes(1000)
 
-    run(lambda: with_client(pair, certificate, use, wait_connected=False))
 
-
-def test_the_log_names_the_connection(
+async def test_the_log_names_the_connection(
     certificate: CertificateFiles, caplog: pytest.LogCaptureFixture
 ) -> None:
-    names = []
-
-    async def use(client: Any) -> None:
-        names.append(client._quic.original_destination_connection_id.hex())
-        await client.request("GET", "/")
-
     with caplog.at_level(logging.INFO, "quic"):
-        run(lambda: with_client("ours-ours", certificate, use))
-    assert f"[{names[0]}] HTTP request GET /" in [record.getMessage() for record in caplog.records]
+        async with connected("ours-ours", certificate) as client:
+            name = client._quic.original_destination_connection_id.hex()
+            await client.request("GET", "/")
+    assert f"[{name}] HTTP request GET /" in [record.getMessage() for record in caplog.records]
 
 
 def public_names(kind: type) -> set[str]:

@@ -30,7 +30,6 @@ from tests.asyncio.loopback import (
     http_client,
     qh3_configuration,
     qh3_http_client,
-    run,
     server_configuration,
 )
 
@@ -80,195 +79,167 @@ class Client:
 
 
 @pytest.mark.parametrize("ring", [KeyRing(OLD), KeyRing(OLD).rotate(NEW)])
-def test_session_of_one_process_resumes_at_another(
+async def test_session_of_one_process_resumes_at_another(
     ring: KeyRing, certificate: CertificateFiles
 ) -> None:
-    async def main() -> None:
-        first, second = await start(certificate, KeyRing(OLD)), await start(certificate, ring)
-        client = Client(certificate)
-        assert await client.visit(first) == (False, False)
-        assert await client.visit(second, await client.tickets.get()) == (True, False)
-        assert second.endpoint.early_data.startswith("off")
-        first.close()
-        second.close()
-
-    run(main)
+    first, second = await start(certificate, KeyRing(OLD)), await start(certificate, ring)
+    client = Client(certificate)
+    assert await client.visit(first) == (False, False)
+    assert await client.visit(second, await client.tickets.get()) == (True, False)
+    assert second.endpoint.early_data.startswith("off")
+    first.close()
+    second.close()
 
 
-def test_qh3_resumes_from_process_to_process(certificate: CertificateFiles) -> None:
-    async def main() -> None:
-        servers = [await start(certificate, KeyRing(OLD)) for _ in range(2)]
-        tickets: asyncio.Queue[Any] = asyncio.Queue()
-        ticket = None
-        for server in servers * 2:
-            configuration = qh3_configuration(certificate)
-            configuration.session_ticket = ticket
-            async with qh3.asyncio.connect(
-                "127.0.0.1",
-                server.port,
-                configuration=configuration,
-                create_protocol=qh3_http_client(),
-                session_ticket_handler=tickets.put_nowait,
-            ) as client:
-                assert await client.get(1000) == body_of(1000)
-                assert client._quic.tls.session_resumed == (ticket is not None)
-                ticket = await tickets.get()
-        for server in servers:
-            server.close()
-
-    run(main)
-
-
-def test_ticket_under_a_key_that_was_dropped_leads_to_a_full_handshake(
-    certificate: CertificateFiles,
-) -> None:
-    async def main() -> None:
-        first = await start(certificate, KeyRing(OLD))
-        second = await start(certificate, KeyRing(NEW))
-        client = Client(certificate)
-        await client.visit(first)
-        assert await client.visit(second, await client.tickets.get()) == (False, False)
-        first.close()
-        second.close()
-
-    run(main)
-
-
-def test_lone_process_with_a_fresh_key_accepts_early_data_once(
-    certificate: CertificateFiles,
-) -> None:
-    async def main() -> None:
-        server = await start(certificate, None)
-        assert server.endpoint.early_data == "single use, counted by this process"
-        client = Client(certificate)
-        await client.visit(server)
-        ticket = await client.tickets.get()
-        assert await client.visit(server, ticket) == (True, True)
-        assert await client.visit(server, ticket) == (True, False)
+async def test_qh3_resumes_from_process_to_process(certificate: CertificateFiles) -> None:
+    servers = [await start(certificate, KeyRing(OLD)) for _ in range(2)]
+    tickets: asyncio.Queue[Any] = asyncio.Queue()
+    ticket = None
+    for server in servers * 2:
+        configuration = qh3_configuration(certificate)
+        configuration.session_ticket = ticket
+        async with qh3.asyncio.connect(
+            "127.0.0.1",
+            server.port,
+            configuration=configuration,
+            create_protocol=qh3_http_client(),
+            session_ticket_handler=tickets.put_nowait,
+        ) as client:
+            assert await client.get(1000) == body_of(1000)
+            assert client._quic.tls.session_resumed == (ticket is not None)
+            ticket = await tickets.get()
+    for server in servers:
         server.close()
 
-    run(main)
 
-
-def test_processes_that_share_a_guard_accept_early_data_once_between_them(
+async def test_ticket_under_a_key_that_was_dropped_leads_to_a_full_handshake(
     certificate: CertificateFiles,
 ) -> None:
-    async def main() -> None:
-        guard = SpentTokens()
-        guard.scope = "the cluster"
-        servers = []
-        for worker in range(2):
-            endpoint = make_endpoint(
-                open_udp("127.0.0.1", 0),
-                ring=KeyRing(OLD),
-                worker=worker,
-                early_data=True,
-                replay_guard=guard,
-                configuration=server_configuration(certificate),
-                create_protocol=FileServer,
-            )
-            endpoint.start()
-            assert endpoint.early_data == "single use, counted by the cluster"
-            servers.append(QuicServer(endpoint))
-        client = Client(certificate)
-        await client.visit(servers[0])
-        ticket = await client.tickets.get()
-        assert await client.visit(servers[1], ticket) == (True, True)
-        assert await client.visit(servers[0], ticket) == (True, False)
-        for server in servers:
-            server.close()
-
-    run(main)
+    first = await start(certificate, KeyRing(OLD))
+    second = await start(certificate, KeyRing(NEW))
+    client = Client(certificate)
+    await client.visit(first)
+    assert await client.visit(second, await client.tickets.get()) == (False, False)
+    first.close()
+    second.close()
 
 
-@pytest.mark.parametrize("ring", [KeyRing(OLD), KeyRing(OLD).rotate(NEW)])
-def test_address_token_of_one_process_saves_the_round_trip_at_another(
-    ring: KeyRing, certificate: CertificateFiles
+async def test_lone_process_with_a_fresh_key_accepts_early_data_once(
+    certificate: CertificateFiles,
 ) -> None:
-    async def main() -> None:
-        first = await start(certificate, KeyRing(OLD), retry=True)
-        second = await start(certificate, ring, retry=True)
-        client = Client(certificate)
-        await client.visit(first)
-        await client.visit(second, token=await client.tokens.get())
-        assert (first.endpoint.counters["retry"], second.endpoint.counters["retry"]) == (1, 0)
-        first.close()
-        second.close()
-
-    run(main)
+    server = await start(certificate, None)
+    assert server.endpoint.early_data == "single use, counted by this process"
+    client = Client(certificate)
+    await client.visit(server)
+    ticket = await client.tickets.get()
+    assert await client.visit(server, ticket) == (True, True)
+    assert await client.visit(server, ticket) == (True, False)
+    server.close()
 
 
-@pytest.mark.parametrize("ring", [KeyRing(OLD), KeyRing(OLD).rotate(NEW)])
-def test_first_reset_after_a_rotation_is_one_that_the_client_knows(
-    ring: KeyRing, certificate: CertificateFiles
+async def test_processes_that_share_a_guard_accept_early_data_once_between_them(
+    certificate: CertificateFiles,
 ) -> None:
-    # The token was made under the key that was active when the ID was issued.
-    async def main() -> None:
-        server = await start(certificate, KeyRing(OLD, [NEW]))
-        async with http_client(certificate, server.port) as client:
-            assert await client.get(10) == body_of(10)
-            for session in list(server.endpoint.sessions.values()):
-                session.detach()  # as a crash would
-            server.endpoint.sessions.clear()
-            server.close()
-            restarted = await start(certificate, ring, port=server.port)
-            with pytest.raises(ConnectionError):
-                await client.request("POST", "/", bytes(2000))
-            await client.wait_closed()
-            assert restarted.endpoint.counters["reset"] >= 1
-        restarted.close()
-
-    run(main)
-
-
-@pytest.mark.parametrize("form", ["encrypted", "aws-nlb", "encrypted:nonce=13,node=2"])
-def test_connection_ids_of_every_form_carry_a_connection(
-    form: str, certificate: CertificateFiles
-) -> None:
-    async def main() -> None:
-        ring = KeyRing(NEW, [OLD])
+    guard = SpentTokens()
+    guard.scope = "the cluster"
+    servers = []
+    for worker in range(2):
         endpoint = make_endpoint(
             open_udp("127.0.0.1", 0),
-            ring=ring,
-            ids=parse_ids(form, ring),
-            node=7,
+            ring=KeyRing(OLD),
+            worker=worker,
+            early_data=True,
+            replay_guard=guard,
             configuration=server_configuration(certificate),
             create_protocol=FileServer,
         )
         endpoint.start()
-        server = QuicServer(endpoint)
-        client = Client(certificate)
-        assert await client.visit(server) == (False, False)
-        assert await client.visit(server, await client.tickets.get()) == (True, False)
+        assert endpoint.early_data == "single use, counted by the cluster"
+        servers.append(QuicServer(endpoint))
+    client = Client(certificate)
+    await client.visit(servers[0])
+    ticket = await client.tickets.get()
+    assert await client.visit(servers[1], ticket) == (True, True)
+    assert await client.visit(servers[0], ticket) == (True, False)
+    for server in servers:
         server.close()
 
-    run(main)
+
+@pytest.mark.parametrize("ring", [KeyRing(OLD), KeyRing(OLD).rotate(NEW)])
+async def test_address_token_of_one_process_saves_the_round_trip_at_another(
+    ring: KeyRing, certificate: CertificateFiles
+) -> None:
+    first = await start(certificate, KeyRing(OLD), retry=True)
+    second = await start(certificate, ring, retry=True)
+    client = Client(certificate)
+    await client.visit(first)
+    await client.visit(second, token=await client.tokens.get())
+    assert (first.endpoint.counters["retry"], second.endpoint.counters["retry"]) == (1, 0)
+    first.close()
+    second.close()
 
 
-def test_flood_of_initials_is_bounded_and_real_clients_get_in(
+@pytest.mark.parametrize("ring", [KeyRing(OLD), KeyRing(OLD).rotate(NEW)])
+async def test_first_reset_after_a_rotation_is_one_that_the_client_knows(
+    ring: KeyRing, certificate: CertificateFiles
+) -> None:
+    # The token was made under the key that was active when the ID was issued.
+    server = await start(certificate, KeyRing(OLD, [NEW]))
+    async with http_client(certificate, server.port) as client:
+        assert await client.get(10) == body_of(10)
+        for session in list(server.endpoint.sessions.values()):
+            session.detach()  # as a crash would
+        server.endpoint.sessions.clear()
+        server.close()
+        restarted = await start(certificate, ring, port=server.port)
+        with pytest.raises(ConnectionError):
+            await client.request("POST", "/", bytes(2000))
+        await client.wait_closed()
+        assert restarted.endpoint.counters["reset"] >= 1
+    restarted.close()
+
+
+@pytest.mark.parametrize("form", ["encrypted", "aws-nlb", "encrypted:nonce=13,node=2"])
+async def test_connection_ids_of_every_form_carry_a_connection(
+    form: str, certificate: CertificateFiles
+) -> None:
+    ring = KeyRing(NEW, [OLD])
+    endpoint = make_endpoint(
+        open_udp("127.0.0.1", 0),
+        ring=ring,
+        ids=parse_ids(form, ring),
+        node=7,
+        configuration=server_configuration(certificate),
+        create_protocol=FileServer,
+    )
+    endpoint.start()
+    server = QuicServer(endpoint)
+    client = Client(certificate)
+    assert await client.visit(server) == (False, False)
+    assert await client.visit(server, await client.tickets.get()) == (True, False)
+    server.close()
+
+
+async def test_flood_of_initials_is_bounded_and_real_clients_get_in(
     certificate: CertificateFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Each Initial has an ID of its own and would be a handshake of 45 KB. From the first limit on
     # only those that answer a Retry get one; an attacker with a false address cannot.
     monkeypatch.setattr(newcomers, "RETRY_FROM_HANDSHAKES", 4)
     monkeypatch.setattr(newcomers, "MAX_HANDSHAKES", 8)
-
-    async def main() -> None:
-        server = await start(certificate, KeyRing(OLD))
-        loop = asyncio.get_running_loop()
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as attacker:
-            for _ in range(200):
-                configuration = client_configuration(certificate, server_name="localhost")
-                quic = QuicConnection(configuration=configuration)
-                quic.connect(("127.0.0.1", server.port), now=loop.time())
-                for data, address in quic.datagrams_to_send(loop.time()):
-                    attacker.sendto(data, address)
-            endpoint = server.endpoint
-            while endpoint.counters["retry"] < 196:
-                await asyncio.sleep(0)
-            assert len(endpoint.handshakes) == 4
-            assert len(endpoint.table.owners) == 8  # two IDs for each
-            await Client(certificate).visit(server)
-        server.close()
-
-    run(main)
+    server = await start(certificate, KeyRing(OLD))
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as attacker:
+        for _ in range(200):
+            configuration = client_configuration(certificate, server_name="localhost")
+            quic = QuicConnection(configuration=configuration)
+            quic.connect(("127.0.0.1", server.port), now=loop.time())
+            for data, address in quic.datagrams_to_send(loop.time()):
+                attacker.sendto(data, address)
+        endpoint = server.endpoint
+        while endpoint.counters["retry"] < 196:
+            await asyncio.sleep(0)
+        assert len(endpoint.handshakes) == 4
+        assert len(endpoint.table.owners) == 8  # two IDs for each
+        await Client(certificate).visit(server)
+    server.close()

@@ -13,7 +13,6 @@ from quicbaton.service.node.draining import Draining
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import Channel
 from quicbaton.service.peers.link import Link
-from tests.asyncio.loopback import run
 
 
 class OneConnection:
@@ -30,75 +29,62 @@ async def nowhere(_name: str) -> Link:
     raise PeerError("nobody answers", code=Reason.UNREACHABLE)
 
 
-def test_a_drain_that_is_undone_ends_at_once() -> None:
+async def test_a_drain_that_is_undone_ends_at_once() -> None:
     """Whoever waits for it has an answer, and the next one may begin."""
-
-    async def test() -> None:
-        connections: Any = OneConnection()
-        draining = Draining(connections, nowhere, lambda: 0)
-        ours, theirs = socket.socketpair()
-        channel = Channel(ours)
-        command = c.Drain(["nowhere"], False, -1, 3600.0)
-        with theirs:
-            for _ in range(2):
-                drain = asyncio.create_task(draining._drain(channel, command))
-                await asyncio.sleep(0)
-                await draining._stop_draining(channel, c.StopDraining())
-                drained = await asyncio.wait_for(drain, 20.0)
-                assert isinstance(drained, c.Drained)
-                assert drained.left == 1
-        channel.abort()
-
-    run(test)
+    connections: Any = OneConnection()
+    draining = Draining(connections, nowhere, lambda: 0)
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours)
+    command = c.Drain(["nowhere"], False, -1, 3600.0)
+    with theirs:
+        for _ in range(2):
+            drain = asyncio.create_task(draining._drain(channel, command))
+            await asyncio.sleep(0)
+            await draining._stop_draining(channel, c.StopDraining())
+            drained = await asyncio.wait_for(drain, 20.0)
+            assert isinstance(drained, c.Drained)
+            assert drained.left == 1
+    channel.abort()
 
 
-def test_why_one_did_not_move_is_known_while_it_is_tried_again() -> None:
+async def test_why_one_did_not_move_is_known_while_it_is_tried_again() -> None:
     """A takeover that is at its end learns from it whose fault it was."""
+    again = asyncio.Event()
+    links = iter([nowhere])
 
-    async def test() -> None:
-        again = asyncio.Event()
-        links = iter([nowhere])
+    async def stands_still(name: str) -> Link:
+        for fail in links:
+            return await fail(name)
+        again.set()
+        return await asyncio.get_running_loop().create_future()
 
-        async def stands_still(name: str) -> Link:
-            for fail in links:
-                return await fail(name)
-            again.set()
-            return await asyncio.get_running_loop().create_future()
-
-        connections: Any = OneConnection()
-        bulk = BulkHandoff(
-            connections, stands_still, ["nowhere"], relay=False, on_done=lambda: None
-        )
-        bulk.begin([b"name"])
-        work = asyncio.create_task(bulk.work())
-        await again.wait()
-        assert bulk.left == bulk.waiting == 1
-        assert bulk.kept[b"name"].code == "unreachable"
-        assert bulk.refused() == {"unreachable": 1}
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
-
-    run(test)
+    connections: Any = OneConnection()
+    bulk = BulkHandoff(connections, stands_still, ["nowhere"], relay=False, on_done=lambda: None)
+    bulk.begin([b"name"])
+    work = asyncio.create_task(bulk.work())
+    await again.wait()
+    assert bulk.left == bulk.waiting == 1
+    assert bulk.kept[b"name"].code == "unreachable"
+    assert bulk.refused() == {"unreachable": 1}
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
 
 
-def test_what_no_waiting_changes_is_tried_once() -> None:
-    async def test() -> None:
-        tries = 0
-        done = asyncio.Event()
+async def test_what_no_waiting_changes_is_tried_once() -> None:
+    tries = 0
+    done = asyncio.Event()
 
-        async def here(_name: str) -> Link:
-            nonlocal tries
-            tries += 1
-            raise PeerError("that is this very process", code=Reason.SAME_PROCESS)
+    async def here(_name: str) -> Link:
+        nonlocal tries
+        tries += 1
+        raise PeerError("that is this very process", code=Reason.SAME_PROCESS)
 
-        connections: Any = OneConnection()
-        bulk = BulkHandoff(connections, here, ["here"], relay=False, on_done=done.set)
-        bulk.begin([b"name"])
-        work = asyncio.create_task(bulk.work())
-        await done.wait()
-        assert (tries, bulk.left, bulk.waiting) == (1, 1, 0)
-        assert bulk.refused() == {"same_process": 1}
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
-
-    run(test)
+    connections: Any = OneConnection()
+    bulk = BulkHandoff(connections, here, ["here"], relay=False, on_done=done.set)
+    bulk.begin([b"name"])
+    work = asyncio.create_task(bulk.work())
+    await done.wait()
+    assert (tries, bulk.left, bulk.waiting) == (1, 1, 0)
+    assert bulk.refused() == {"same_process": 1}
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from demo.curl import download
 from quicbaton.cli.certificate import CertificateFiles
-from tests.asyncio.loopback import body_of, run
+from tests.asyncio.loopback import body_of
 
 _EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -23,30 +23,24 @@ def load(name: str) -> ModuleType:
     return module
 
 
-def test_the_http3_examples(certificate: CertificateFiles) -> None:
+async def test_the_http3_examples(certificate: CertificateFiles) -> None:
     server_module, client_module = load("http3_server"), load("http3_client")
-
-    async def main() -> None:
-        server = await server_module.start(
-            "localhost", 0, certificate.certificate, certificate.key, retry=True
-        )
-        base = f"https://localhost:{server.port}"
-        answers = await client_module.fetch(
-            [f"{base}/1", f"{base}/3000000", f"{base}/"], certificate.certificate
-        )
-        assert [(status, len(body)) for status, body in answers] == [
-            (200, 1),
-            (200, 3_000_000),
-            (404, 14),
-        ]
-        content = body_of(2_000_000)
-        echoed = await client_module.fetch([f"{base}/echo"], certificate.certificate, content)
-        assert echoed == [(200, content)]
-        outcome = await asyncio.to_thread(
-            download, f"{base}/2000000", ca_file=certificate.certificate
-        )
-        assert outcome.ok, outcome.error
-        assert outcome.received_bytes == 2_000_000
-        server.close()
-
-    run(main)
+    server = await server_module.start(
+        "localhost", 0, certificate.certificate, certificate.key, retry=True
+    )
+    base = f"https://localhost:{server.port}"
+    answers = await client_module.fetch(
+        [f"{base}/1", f"{base}/3000000", f"{base}/"], certificate.certificate
+    )
+    assert [(status, len(body)) for status, body in answers] == [
+        (200, 1),
+        (200, 3_000_000),
+        (404, 14),
+    ]
+    content = body_of(2_000_000)
+    echoed = await client_module.fetch([f"{base}/echo"], certificate.certificate, content)
+    assert echoed == [(200, content)]
+    outcome = await asyncio.to_thread(download, f"{base}/2000000", ca_file=certificate.certificate)
+    assert outcome.ok, outcome.error
+    assert outcome.received_bytes == 2_000_000
+    server.close()

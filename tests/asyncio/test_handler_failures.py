@@ -23,8 +23,8 @@ from tests.asyncio.loopback import (
     HttpClient,
     Watcher,
     client_configuration,
+    expect_problems,
     http_client,
-    run,
     server_configuration,
 )
 
@@ -63,46 +63,47 @@ class FailingTwice(Failing):
         raise RuntimeError("another one")
 
 
-@pytest.mark.parametrize("kind", [Failing, FailingTwice])
-def test_the_stream_is_reset_both_ways_and_others_go_on(
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(Failing, marks=pytest.mark.loop(expected_problems=1)),
+        pytest.param(FailingTwice, marks=pytest.mark.loop(expected_problems=2)),
+    ],
+)
+async def test_the_stream_is_reset_both_ways_and_others_go_on(
     kind: type[Failing], certificate: CertificateFiles
 ) -> None:
-    async def main() -> None:
-        async with watching_client(certificate, create_protocol=kind) as client:
-            client._quic.send_stream_data(0, b"an upload begins")
-            client.transmit()
-            reset, stop = await client.seen(StreamReset), await client.seen(StopSendingReceived)
-            assert (reset.stream_id, reset.error_code) == (0, 1)
-            assert (stop.stream_id, stop.error_code) == (0, 1)
-            await client.ping()  # the connection is unharmed
-
-    run(main, expected_problems=1 if kind is Failing else 2)
+    async with watching_client(certificate, create_protocol=kind) as client:
+        client._quic.send_stream_data(0, b"an upload begins")
+        client.transmit()
+        reset, stop = await client.seen(StreamReset), await client.seen(StopSendingReceived)
+        assert (reset.stream_id, reset.error_code) == (0, 1)
+        assert (stop.stream_id, stop.error_code) == (0, 1)
+        await client.ping()  # the connection is unharmed
 
 
-def test_a_failure_without_a_stream_harms_no_stream(certificate: CertificateFiles) -> None:
+async def test_a_failure_without_a_stream_harms_no_stream(certificate: CertificateFiles) -> None:
     class Server(Watcher):
         def quic_event_received(self, event: QuicEvent) -> None:
             if not hasattr(event, "stream_id"):
                 raise ZeroDivisionError("a mistake of the program's")
             super().quic_event_received(event)
 
-    async def main() -> None:
-        async with watching_client(
-            certificate, create_protocol=Server, stream_handler=answer
-        ) as client:
-            client._quic.send_datagram_frame(b"anything")
-            reader, writer = await client.create_stream()
-            writer.write(b"request")
-            writer.write_eof()
-            assert await reader.read() == b"answer"
-
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.write(b"answer")
         writer.write_eof()
 
-    with pytest.raises(AssertionError, match="ZeroDivisionError"):
-        run(main)
+    problems = expect_problems()
+    async with watching_client(
+        certificate, create_protocol=Server, stream_handler=answer
+    ) as client:
+        client._quic.send_datagram_frame(b"anything")
+        reader, writer = await client.create_stream()
+        writer.write(b"request")
+        writer.write_eof()
+        assert await reader.read() == b"answer"
+    assert {type(one) for one in problems} == {ZeroDivisionError}
 
 
 async def fail_later(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -120,38 +121,34 @@ def fail_at_once(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -
 
 
 @pytest.mark.parametrize("handler", [fail_later, start_failing, fail_at_once])
-def test_the_stream_of_a_stream_handler_that_fails_is_reset(
+@pytest.mark.loop(expected_problems=1)
+async def test_the_stream_of_a_stream_handler_that_fails_is_reset(
     handler: Any, certificate: CertificateFiles
 ) -> None:
-    async def main() -> None:
-        async with watching_client(
-            certificate, create_protocol=QuicConnectionProtocol, stream_handler=handler
-        ) as client:
-            client._quic.send_stream_data(0, b"an upload begins")
-            client.transmit()
-            assert (await client.seen(StreamReset)).error_code == 1
-            assert (await client.seen(StopSendingReceived)).error_code == 1
-
-    run(main, expected_problems=1)
+    async with watching_client(
+        certificate, create_protocol=QuicConnectionProtocol, stream_handler=handler
+    ) as client:
+        client._quic.send_stream_data(0, b"an upload begins")
+        client.transmit()
+        assert (await client.seen(StreamReset)).error_code == 1
+        assert (await client.seen(StopSendingReceived)).error_code == 1
 
 
-def test_an_answer_that_was_complete_is_not_taken_back(certificate: CertificateFiles) -> None:
+@pytest.mark.loop(expected_problems=1)
+async def test_an_answer_that_was_complete_is_not_taken_back(certificate: CertificateFiles) -> None:
     async def answer_and_fail(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(2)
         writer.write(b"answer")
         writer.write_eof()
         raise ZeroDivisionError("a mistake of the program's")
 
-    async def main() -> None:
-        async with watching_client(
-            certificate, create_protocol=QuicConnectionProtocol, stream_handler=answer_and_fail
-        ) as client:
-            reader, writer = await client.create_stream()
-            writer.write(b"an upload that nobody reads to its end")
-            assert await reader.read() == b"answer"
-            await client.seen(StopSendingReceived)
-
-    run(main, expected_problems=1)
+    async with watching_client(
+        certificate, create_protocol=QuicConnectionProtocol, stream_handler=answer_and_fail
+    ) as client:
+        reader, writer = await client.create_stream()
+        writer.write(b"an upload that nobody reads to its end")
+        assert await reader.read() == b"answer"
+        await client.seen(StopSendingReceived)
 
 
 class FailingServer(FileServer):
@@ -168,25 +165,23 @@ class Answering(FailingServer):
         self._http.send_data(event.stream_id, type(error).__name__.encode(), end_stream=True)
 
 
-def test_a_failed_request_is_reset_and_its_siblings_are_answered(
+@pytest.mark.loop(expected_problems=1)
+async def test_a_failed_request_is_reset_and_its_siblings_are_answered(
     certificate: CertificateFiles,
 ) -> None:
-    async def main() -> None:
-        server = await serve(
-            "127.0.0.1",
-            0,
-            configuration=server_configuration(certificate),
-            create_protocol=FailingServer,
-        )
-        async with http_client(certificate, server.port) as client:
-            resets = watch_resets(client)
-            failing = asyncio.ensure_future(client.request("GET", "/fail"))
-            assert len(await client.get(1000)) == 1000
-            assert await resets.get() == (4, _H3_INTERNAL_ERROR)
-            failing.cancel()
-        server.close()
-
-    run(main, expected_problems=1)
+    server = await serve(
+        "127.0.0.1",
+        0,
+        configuration=server_configuration(certificate),
+        create_protocol=FailingServer,
+    )
+    async with http_client(certificate, server.port) as client:
+        resets = watch_resets(client)
+        failing = asyncio.ensure_future(client.request("GET", "/fail"))
+        assert len(await client.get(1000)) == 1000
+        assert await resets.get() == (4, _H3_INTERNAL_ERROR)
+        failing.cancel()
+    server.close()
 
 
 def watch_resets(client: HttpClient) -> asyncio.Queue[tuple[int, int]]:
@@ -203,16 +198,14 @@ def watch_resets(client: HttpClient) -> asyncio.Queue[tuple[int, int]]:
     return resets
 
 
-def test_a_program_answers_a_failed_request_by_itself(certificate: CertificateFiles) -> None:
-    async def main() -> None:
-        server = await serve(
-            "127.0.0.1",
-            0,
-            configuration=server_configuration(certificate),
-            create_protocol=Answering,
-        )
-        async with http_client(certificate, server.port) as client:
-            assert await client.request("GET", "/fail") == b"ZeroDivisionError"
-        server.close()
-
-    run(main, expected_problems=1)
+@pytest.mark.loop(expected_problems=1)
+async def test_a_program_answers_a_failed_request_by_itself(certificate: CertificateFiles) -> None:
+    server = await serve(
+        "127.0.0.1",
+        0,
+        configuration=server_configuration(certificate),
+        create_protocol=Answering,
+    )
+    async with http_client(certificate, server.port) as client:
+        assert await client.request("GET", "/fail") == b"ZeroDivisionError"
+    server.close()

@@ -11,7 +11,7 @@ from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamDataRecei
 from quicbaton.asyncio import connect, serve
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.transport.budget import Pressure
-from tests.asyncio.loopback import Watcher, client_configuration, run, server_configuration
+from tests.asyncio.loopback import Watcher, client_configuration, server_configuration
 
 #: What one connection of these servers can be made to hold.
 WINDOW = 1 << 20
@@ -58,52 +58,46 @@ def upload(client: Any, *stream_ids: int) -> None:
     client.transmit()
 
 
-def test_new_clients_are_refused_while_memory_is_nearly_full(
+async def test_new_clients_are_refused_while_memory_is_nearly_full(
     certificate: CertificateFiles,
 ) -> None:
-    async def main() -> None:
-        server = await start(certificate, memory_bytes=8 * WINDOW)
-        others = server.endpoint.budget.open(b"other connections")
-        async with client_of(server, certificate) as client:
-            others.note(7 * WINDOW, 0)
-            with pytest.raises(ConnectionError):
-                async with client_of(server, certificate):
-                    pass
-            assert server.endpoint.counters["connection_refused"] == 1
-            await client.ping()  # who is here stays
-            others.note(WINDOW, 0)
-            async with client_of(server, certificate) as another:
-                await another.ping()
-        server.close()
-
-    run(main)
+    server = await start(certificate, memory_bytes=8 * WINDOW)
+    others = server.endpoint.budget.open(b"other connections")
+    async with client_of(server, certificate) as client:
+        others.note(7 * WINDOW, 0)
+        with pytest.raises(ConnectionError):
+            async with client_of(server, certificate):
+                pass
+        assert server.endpoint.counters["connection_refused"] == 1
+        await client.ping()  # who is here stays
+        others.note(WINDOW, 0)
+        async with client_of(server, certificate) as another:
+            await another.ping()
+    server.close()
 
 
-def test_the_connection_that_holds_most_is_closed_and_no_other(
+async def test_the_connection_that_holds_most_is_closed_and_no_other(
     certificate: CertificateFiles,
 ) -> None:
-    async def main() -> None:
-        server = await start(certificate, memory_bytes=4 * WINDOW)
-        budget = server.endpoint.budget
-        for name in range(5):
-            budget.open(bytes([name])).note(WINDOW * 5 // 8, 0)
-        async with client_of(server, certificate) as modest:
-            modest._quic.send_stream_data(0, b"a little")
-            modest.transmit()
-            async with client_of(server, certificate) as glutton:
-                upload(glutton, 0, 4)
-                ended = await glutton.seen(ConnectionTerminated)
-                assert ended.error_code == 1
-                assert "short of memory" in ended.reason_phrase
-                await modest.ping()
-                assert budget.pressure < Pressure.OVER
-                assert server.endpoint.counters["closed_for_memory"] == 1
-        server.close()
-
-    run(main)
+    server = await start(certificate, memory_bytes=4 * WINDOW)
+    budget = server.endpoint.budget
+    for name in range(5):
+        budget.open(bytes([name])).note(WINDOW * 5 // 8, 0)
+    async with client_of(server, certificate) as modest:
+        modest._quic.send_stream_data(0, b"a little")
+        modest.transmit()
+        async with client_of(server, certificate) as glutton:
+            upload(glutton, 0, 4)
+            ended = await glutton.seen(ConnectionTerminated)
+            assert ended.error_code == 1
+            assert "short of memory" in ended.reason_phrase
+            await modest.ping()
+            assert budget.pressure < Pressure.OVER
+            assert server.endpoint.counters["closed_for_memory"] == 1
+    server.close()
 
 
-def test_credit_that_was_withheld_comes_by_itself_when_there_is_memory(
+async def test_credit_that_was_withheld_comes_by_itself_when_there_is_memory(
     certificate: CertificateFiles,
 ) -> None:
     class PausingOne(Watcher):
@@ -111,22 +105,19 @@ def test_credit_that_was_withheld_comes_by_itself_when_there_is_memory(
             if isinstance(event, StreamDataReceived) and event.stream_id == 4:
                 self._quic.pause_reading(4)
 
-    async def main() -> None:
-        server = await start(certificate, memory_bytes=8 * WINDOW, create_protocol=PausingOne)
-        budget = server.endpoint.budget
-        others = budget.open(b"other connections")
-        async with client_of(server, certificate) as client:
-            client._quic.send_stream_data(4, bytes(WINDOW // 4))
-            client.transmit()
-            await until(lambda: budget.held_bytes >= WINDOW // 8)
-            others.note(6 * WINDOW, 0)
-            upload(client, 0)
-            await until(lambda: budget._waiting)
-            (session,) = server.endpoint.sessions.values()
-            flow = session.connection._state.flow
-            assert flow.receive_used < 2 * WINDOW
-            others.close()
-            await until(lambda: flow.receive_used == 2 * WINDOW + WINDOW // 4)
-        server.close()
-
-    run(main)
+    server = await start(certificate, memory_bytes=8 * WINDOW, create_protocol=PausingOne)
+    budget = server.endpoint.budget
+    others = budget.open(b"other connections")
+    async with client_of(server, certificate) as client:
+        client._quic.send_stream_data(4, bytes(WINDOW // 4))
+        client.transmit()
+        await until(lambda: budget.held_bytes >= WINDOW // 8)
+        others.note(6 * WINDOW, 0)
+        upload(client, 0)
+        await until(lambda: budget._waiting)
+        (session,) = server.endpoint.sessions.values()
+        flow = session.connection._state.flow
+        assert flow.receive_used < 2 * WINDOW
+        others.close()
+        await until(lambda: flow.receive_used == 2 * WINDOW + WINDOW // 4)
+    server.close()

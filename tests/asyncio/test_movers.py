@@ -19,7 +19,6 @@ from quicbaton.service.node.seat import Seat
 from tests.asyncio.loopback import (
     FileServer,
     http_client,
-    run,
     server_configuration,
 )
 
@@ -34,82 +33,76 @@ class MovableServer(FileServer):
         self.start_http(self._http)
 
 
-def test_a_destination_without_room_refuses_before_the_commit(
+async def test_a_destination_without_room_refuses_before_the_commit(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
-    async def main() -> None:
-        ring = KeyRing(ClusterKey.generate(os.urandom))
-        source, destination = (
-            Node(
-                Seat(open_udp("127.0.0.1", 0)),
-                tmp_path / f"{name}.sock",
-                ring=ring,
-                configuration=server_configuration(certificate),
-                create_protocol=MovableServer,
-            )
-            for name in ("source", "destination")
-        )
-        source.endpoint.start()
-        async with http_client(certificate, int(source.endpoint.udp.address[1])) as client:
-            await client.get(10)
-            (session,) = source.endpoint.sessions.values()
-            name, sealed = session.connection.name, list[bytes]()
-            await source.handoffs.save(session, sealed.append)
-
-            budget = destination.endpoint.budget
-            others = budget.open(b"other connections")
-            others.note(budget.total_bytes - 1, 0)
-            with pytest.raises(RefusedError) as caught:
-                destination.handoffs.resume_file(sealed[0])
-            assert caught.value.code == "memory_full"
-            others.close()
-
-            destination.endpoint.table._max_owners = 3
-            with pytest.raises(RefusedError) as caught:
-                destination.handoffs.resume_file(sealed[0])
-            assert caught.value.code == "routing_table_full"
-
-            source.handoffs.cancel_saves(Reason.TAKEOVER, "it stays")
-            await asyncio.sleep(0)
-            assert source.endpoint.has(name)
-            await client.get(10)
-        source.close()
-        destination.close()
-
-    run(main)
-
-
-def test_a_ping_that_waits_fails_when_its_connection_goes_on_in_another_object(
-    tmp_path: Path, certificate: CertificateFiles
-) -> None:
-    async def main() -> None:
-        node = Node(
+    ring = KeyRing(ClusterKey.generate(os.urandom))
+    source, destination = (
+        Node(
             Seat(open_udp("127.0.0.1", 0)),
-            tmp_path / "node.sock",
-            ring=KeyRing(ClusterKey.generate(os.urandom)),
+            tmp_path / f"{name}.sock",
+            ring=ring,
             configuration=server_configuration(certificate),
             create_protocol=MovableServer,
         )
-        node.endpoint.start()
-        async with http_client(certificate, int(node.endpoint.udp.address[1])) as client:
-            await client.get(10)
-            (session,) = node.endpoint.sessions.values()
-            udp, sent = node.endpoint.udp, list[object]()
-            real_send = udp.send
-            udp.send = sent.append  # type: ignore[method-assign]
-            waiting = asyncio.ensure_future(session.protocol.ping())
-            closed = asyncio.ensure_future(session.protocol.wait_closed())
-            await asyncio.sleep(0)
-            assert sent
-            await node.handoffs.save(session, list[bytes]().append)
-            udp.send = real_send  # type: ignore[method-assign]
-            node.handoffs.cancel_saves(Reason.TAKEOVER, "it stays")
-            with pytest.raises(ConnectionError):
-                await waiting
-            await closed
-            (thawed,) = node.endpoint.sessions.values()
-            assert thawed.protocol is not session.protocol
-            await thawed.protocol.ping()
-        node.close()
+        for name in ("source", "destination")
+    )
+    source.endpoint.start()
+    async with http_client(certificate, int(source.endpoint.udp.address[1])) as client:
+        await client.get(10)
+        (session,) = source.endpoint.sessions.values()
+        name, sealed = session.connection.name, list[bytes]()
+        await source.handoffs.save(session, sealed.append)
 
-    run(main)
+        budget = destination.endpoint.budget
+        others = budget.open(b"other connections")
+        others.note(budget.total_bytes - 1, 0)
+        with pytest.raises(RefusedError) as caught:
+            destination.handoffs.resume_file(sealed[0])
+        assert caught.value.code == "memory_full"
+        others.close()
+
+        destination.endpoint.table._max_owners = 3
+        with pytest.raises(RefusedError) as caught:
+            destination.handoffs.resume_file(sealed[0])
+        assert caught.value.code == "routing_table_full"
+
+        source.handoffs.cancel_saves(Reason.TAKEOVER, "it stays")
+        await asyncio.sleep(0)
+        assert source.endpoint.has(name)
+        await client.get(10)
+    source.close()
+    destination.close()
+
+
+async def test_a_ping_that_waits_fails_when_its_connection_goes_on_in_another_object(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    node = Node(
+        Seat(open_udp("127.0.0.1", 0)),
+        tmp_path / "node.sock",
+        ring=KeyRing(ClusterKey.generate(os.urandom)),
+        configuration=server_configuration(certificate),
+        create_protocol=MovableServer,
+    )
+    node.endpoint.start()
+    async with http_client(certificate, int(node.endpoint.udp.address[1])) as client:
+        await client.get(10)
+        (session,) = node.endpoint.sessions.values()
+        udp, sent = node.endpoint.udp, list[object]()
+        real_send = udp.send
+        udp.send = sent.append  # type: ignore[method-assign]
+        waiting = asyncio.ensure_future(session.protocol.ping())
+        closed = asyncio.ensure_future(session.protocol.wait_closed())
+        await asyncio.sleep(0)
+        assert sent
+        await node.handoffs.save(session, list[bytes]().append)
+        udp.send = real_send  # type: ignore[method-assign]
+        node.handoffs.cancel_saves(Reason.TAKEOVER, "it stays")
+        with pytest.raises(ConnectionError):
+            await waiting
+        await closed
+        (thawed,) = node.endpoint.sessions.values()
+        assert thawed.protocol is not session.protocol
+        await thawed.protocol.ping()
+    node.close()

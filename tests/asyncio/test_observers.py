@@ -20,7 +20,7 @@ from quicbaton.service.node.node import Node
 from quicbaton.service.node.seat import Seat
 from quicbaton.service.supervisor.roster import Roster, make_roster, read_roster
 from quicbaton.service.supervisor.worker import RosterKeeper
-from tests.asyncio.loopback import http_client, run, server_configuration
+from tests.asyncio.loopback import http_client, server_configuration
 from tests.asyncio.test_movers import MovableServer
 
 
@@ -60,37 +60,34 @@ class ClaimingLink:
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
-def test_a_connection_is_off_the_roster_before_the_first_byte_of_its_commit(
+@pytest.mark.loop(expected_problems=2)
+async def test_a_connection_is_off_the_roster_before_the_first_byte_of_its_commit(
     order: tuple[int, ...], tmp_path: Path, certificate: CertificateFiles
 ) -> None:
     descriptor = make_roster(10)
-
-    async def main() -> None:
-        node = Node(
-            Seat(open_udp("127.0.0.1", 0)),
-            tmp_path / "node.sock",
-            ring=KeyRing(ClusterKey.generate(os.urandom)),
-            configuration=server_configuration(certificate),
-            create_protocol=MovableServer,
-        )
-        told = Told()
-        observers = (RosterKeeper(Roster(descriptor), node), Failing(), told)
-        for number in order:
-            node.endpoint.observers.add(observers[number])
-        node.endpoint.start()
-        link: Any = ClaimingLink(descriptor)
-        node.handoffs.link_up(link)
-        async with http_client(certificate, int(node.endpoint.udp.address[1])) as client:
-            await client.get(10)
-            (session,) = node.endpoint.sessions.values()
-            name, kept = session.connection.name, list[bytes]()
-            await node.handoffs.save(session, kept.append)
-            assert len(read_roster(descriptor, 1)) == 1
-            baton_id, digest = identify(kept[0])
-            node.handoffs.on_message(link, ClaimRequest(name, bytes(16), baton_id, digest))
-            assert link.listed_at_commit == [0]
-            assert told.given == [name]
-        node.close()
-
-    run(main, expected_problems=2)
+    node = Node(
+        Seat(open_udp("127.0.0.1", 0)),
+        tmp_path / "node.sock",
+        ring=KeyRing(ClusterKey.generate(os.urandom)),
+        configuration=server_configuration(certificate),
+        create_protocol=MovableServer,
+    )
+    told = Told()
+    observers = (RosterKeeper(Roster(descriptor), node), Failing(), told)
+    for number in order:
+        node.endpoint.observers.add(observers[number])
+    node.endpoint.start()
+    link: Any = ClaimingLink(descriptor)
+    node.handoffs.link_up(link)
+    async with http_client(certificate, int(node.endpoint.udp.address[1])) as client:
+        await client.get(10)
+        (session,) = node.endpoint.sessions.values()
+        name, kept = session.connection.name, list[bytes]()
+        await node.handoffs.save(session, kept.append)
+        assert len(read_roster(descriptor, 1)) == 1
+        baton_id, digest = identify(kept[0])
+        node.handoffs.on_message(link, ClaimRequest(name, bytes(16), baton_id, digest))
+        assert link.listed_at_commit == [0]
+        assert told.given == [name]
+    node.close()
     os.close(descriptor)

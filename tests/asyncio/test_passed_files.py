@@ -13,7 +13,6 @@ from quicbaton.asyncio.endpoint.program import export_descriptors, import_progra
 from quicbaton.errors import RefusedError
 from quicbaton.limits import MAX_PASSED_DESCRIPTORS
 from quicbaton.service.moving.parcels import Parcel, copy
-from tests.asyncio.loopback import run
 
 
 class Holder(QuicConnectionProtocol):
@@ -58,54 +57,42 @@ def is_open(descriptor: int) -> bool:
     return True
 
 
-def test_a_program_that_does_not_know_of_them_keeps_none_open() -> None:
-    async def test() -> None:
-        quic: Any = object()
-        passed = os.dup(0)
-        protocol = QuicConnectionProtocol(quic)
-        assert export_descriptors(protocol) == []
-        import_program(protocol, quic, None, b"", [passed])
-        assert not is_open(passed)
-
-    run(test)
+async def test_a_program_that_does_not_know_of_them_keeps_none_open() -> None:
+    quic: Any = object()
+    passed = os.dup(0)
+    protocol = QuicConnectionProtocol(quic)
+    assert export_descriptors(protocol) == []
+    import_program(protocol, quic, None, b"", [passed])
+    assert not is_open(passed)
 
 
 @pytest.mark.parametrize("method", ["import_descriptors", "import_state"])
-def test_a_mistake_in_the_import_leaves_them_to_the_program(method: str) -> None:
-    async def test() -> None:
-        protocol = Holder()
-        protocol.fails_in = method
-        passed = os.dup(0)
-        quic: Any = object()
-        with pytest.raises(RefusedError, match=method) as caught:
-            import_program(protocol, quic, None, b"", [passed])
-        assert caught.value.code == "import_failed"
-        protocol.connection_left()
-        assert not is_open(passed)
-
-    run(test)
+async def test_a_mistake_in_the_import_leaves_them_to_the_program(method: str) -> None:
+    protocol = Holder()
+    protocol.fails_in = method
+    passed = os.dup(0)
+    quic: Any = object()
+    with pytest.raises(RefusedError, match=method) as caught:
+        import_program(protocol, quic, None, b"", [passed])
+    assert caught.value.code == "import_failed"
+    protocol.connection_left()
+    assert not is_open(passed)
 
 
-def test_a_mistake_in_the_export_refuses_the_move() -> None:
-    async def test() -> None:
-        protocol = Holder()
-        protocol.fails_in = "export_descriptors"
-        with pytest.raises(RefusedError, match="export_descriptors") as caught:
-            export_descriptors(protocol)
-        assert caught.value.code == "export_failed"
-
-    run(test)
+async def test_a_mistake_in_the_export_refuses_the_move() -> None:
+    protocol = Holder()
+    protocol.fails_in = "export_descriptors"
+    with pytest.raises(RefusedError, match="export_descriptors") as caught:
+        export_descriptors(protocol)
+    assert caught.value.code == "export_failed"
 
 
-def test_more_than_can_be_passed_stay_behind() -> None:
-    async def test() -> None:
-        protocol = Holder()
-        protocol.held = [0] * MAX_PASSED_DESCRIPTORS
-        assert len(export_descriptors(protocol)) == MAX_PASSED_DESCRIPTORS
-        protocol.held = [0] * (MAX_PASSED_DESCRIPTORS + 1)
-        assert export_descriptors(protocol) == []
-
-    run(test)
+async def test_more_than_can_be_passed_stay_behind() -> None:
+    protocol = Holder()
+    protocol.held = [0] * MAX_PASSED_DESCRIPTORS
+    assert len(export_descriptors(protocol)) == MAX_PASSED_DESCRIPTORS
+    protocol.held = [0] * (MAX_PASSED_DESCRIPTORS + 1)
+    assert export_descriptors(protocol) == []
 
 
 def test_a_parcel_is_closed_unless_it_is_taken() -> None:

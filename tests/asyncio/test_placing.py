@@ -23,7 +23,7 @@ from quicbaton.service.node.operations import Operations
 from quicbaton.service.node.placing import Loads, check_names
 from quicbaton.service.node.seat import Seat
 from quicbaton.service.peers.cluster import Cluster
-from tests.asyncio.loopback import FileServer, HttpClient, body_of, http_client, run
+from tests.asyncio.loopback import FileServer, HttpClient, body_of, http_client
 from tests.asyncio.loopback import server_configuration as configuration
 from tests.processes.cluster_folder import make_cluster
 
@@ -112,30 +112,25 @@ async def client_of_a_node(
     node.close()
 
 
-def test_a_policy_that_fails_costs_no_client_anything(
+@pytest.mark.loop(expected_problems=1)
+async def test_a_policy_that_fails_costs_no_client_anything(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
-    async def main() -> None:
-        async with client_of_a_node(tmp_path, certificate, Broken()) as (client, outcomes):
-            assert await client.get(1000) == body_of(1000)
-            assert await client.get(10) == body_of(10)
-            assert outcomes == {"policy_failed": 1}
-
-    run(main, expected_problems=1)
+    async with client_of_a_node(tmp_path, certificate, Broken()) as (client, outcomes):
+        assert await client.get(1000) == body_of(1000)
+        assert await client.get(10) == body_of(10)
+        assert outcomes == {"policy_failed": 1}
 
 
-def test_a_request_waits_for_its_placement_and_is_answered_here_when_that_fails(
+async def test_a_request_waits_for_its_placement_and_is_answered_here_when_that_fails(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
-    async def main() -> None:
-        policy = Elsewhere()
-        async with client_of_a_node(tmp_path, certificate, policy) as (client, outcomes):
-            Recording.decisions, Recording.seen = outcomes, []
-            answers = await asyncio.gather(client.get(1000), client.get(2000))
-            assert answers == [body_of(1000), body_of(2000)]
-            assert await client.get(10) == body_of(10)
-        assert policy.asked == ["/1000"]
-        # The program got no request before it was clear that nobody else answers.
-        assert {sum(known.values()) for known in Recording.seen} == {1}
-
-    run(main)
+    policy = Elsewhere()
+    async with client_of_a_node(tmp_path, certificate, policy) as (client, outcomes):
+        Recording.decisions, Recording.seen = outcomes, []
+        answers = await asyncio.gather(client.get(1000), client.get(2000))
+        assert answers == [body_of(1000), body_of(2000)]
+        assert await client.get(10) == body_of(10)
+    assert policy.asked == ["/1000"]
+    # The program got no request before it was clear that nobody else answers.
+    assert {sum(known.values()) for known in Recording.seen} == {1}

@@ -31,7 +31,6 @@ from quicbaton.limits import MAX_ENDED_RELAYED_STREAMS, RELAY_WINDOW_BYTES
 from quicbaton.service.moving.stream_relay.relays import LeftBehind, PassedOn, StreamRelays
 from quicbaton.service.peers.link import Link
 from quicbaton.transport.state import NONE
-from tests.asyncio.loopback import run
 from tests.asyncio.relayed_stream import STREAM, OneWay, Relayed
 
 _ATTEMPT = bytes(16)
@@ -53,43 +52,37 @@ def ended(link: OneWay) -> list[tuple[type, int]]:
     return [(type(one), one.stream_id) for one in link.take() if isinstance(one, ends)]
 
 
-def test_a_stream_asked_for_while_its_session_ends_is_refused_to_who_waits() -> None:
-    async def main() -> None:
-        relayed = Relayed(is_session=True)
-        relayed.open()
-        asking = asyncio.create_task(relayed.stand_in.reserve_stream(False))
-        await asyncio.sleep(0)
-        end_session(relayed)
-        (asked,) = (one for one in relayed.to_new.take() if isinstance(one, OpenStream))
-        relayed.new.on_message(asked)
-        while relayed.to_old.messages:
-            relayed.deliver(relayed.to_old)
-        relayed.take_application()
-        with pytest.raises(StreamStateError, match="the session is over"):
-            await asking
-        with pytest.raises(StreamStateError):
-            await relayed.stand_in.reserve_stream(False)
-
-    run(main)
+async def test_a_stream_asked_for_while_its_session_ends_is_refused_to_who_waits() -> None:
+    relayed = Relayed(is_session=True)
+    relayed.open()
+    asking = asyncio.create_task(relayed.stand_in.reserve_stream(False))
+    await asyncio.sleep(0)
+    end_session(relayed)
+    (asked,) = (one for one in relayed.to_new.take() if isinstance(one, OpenStream))
+    relayed.new.on_message(asked)
+    while relayed.to_old.messages:
+        relayed.deliver(relayed.to_old)
+    relayed.take_application()
+    with pytest.raises(StreamStateError, match="the session is over"):
+        await asking
+    with pytest.raises(StreamStateError):
+        await relayed.stand_in.reserve_stream(False)
 
 
-def test_a_stream_that_comes_for_somebody_who_was_cancelled_is_given_up() -> None:
-    async def main() -> None:
-        relayed = Relayed(is_session=True)
-        relayed.open()
-        asking = asyncio.create_task(relayed.stand_in.reserve_stream(False))
-        await asyncio.sleep(0)
-        (asked,) = (one for one in relayed.to_new.take() if isinstance(one, OpenStream))
-        relayed.new.on_message(asked)
-        (opened,) = (one for one in relayed.to_old.take() if isinstance(one, StreamOpened))
-        relayed.stand_in.on_message(opened)
-        asking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asking
-        mine = opened.stream_id
-        assert ended(relayed.to_new) == [(StreamReset, mine), (StreamStop, mine)]
-
-    run(main)
+async def test_a_stream_that_comes_for_somebody_who_was_cancelled_is_given_up() -> None:
+    relayed = Relayed(is_session=True)
+    relayed.open()
+    asking = asyncio.create_task(relayed.stand_in.reserve_stream(False))
+    await asyncio.sleep(0)
+    (asked,) = (one for one in relayed.to_new.take() if isinstance(one, OpenStream))
+    relayed.new.on_message(asked)
+    (opened,) = (one for one in relayed.to_old.take() if isinstance(one, StreamOpened))
+    relayed.stand_in.on_message(opened)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    mine = opened.stream_id
+    assert ended(relayed.to_new) == [(StreamReset, mine), (StreamStop, mine)]
 
 
 def test_a_stream_that_nobody_here_asked_for_is_given_up() -> None:
@@ -298,156 +291,132 @@ class Between:
         self.say(*(StreamStop(self.name, attempt, stream_id, 7) for attempt in (_NEXT, _ATTEMPT)))
 
 
-def test_a_stream_of_a_session_that_has_ended_costs_no_other_stream_that_passes() -> None:
-    async def main() -> None:
-        between = Between()
-        await asyncio.sleep(0)
-        between.end(4)
-        between.to_owner.take()
-        between.say(StreamBytes(between.name, _NEXT, 14, b"\x40\x54\x04late", False))
-        assert ended(between.to_owner) == [(StreamStop, 14)]
-        assert "streams 8 are relayed through" in between.relays.describe_left()[1]
-
-    run(main)
+async def test_a_stream_of_a_session_that_has_ended_costs_no_other_stream_that_passes() -> None:
+    between = Between()
+    await asyncio.sleep(0)
+    between.end(4)
+    between.to_owner.take()
+    between.say(StreamBytes(between.name, _NEXT, 14, b"\x40\x54\x04late", False))
+    assert ended(between.to_owner) == [(StreamStop, 14)]
+    assert "streams 8 are relayed through" in between.relays.describe_left()[1]
 
 
-def test_what_crosses_with_the_end_of_a_passing_relay_is_not_the_programs_here() -> None:
-    async def main() -> None:
-        between = Between()
-        await asyncio.sleep(0)
-        between.end(4)
-        between.end(8)
-        between.to_owner.take()
-        assert len(between.relays.describe_left()) == 1
-        between.say(
-            StreamBytes(between.name, _NEXT, 8, b"crossed", False),
-            StreamOpened(between.name, _NEXT, 5, 1),
-        )
-        sent = between.to_owner.take()
-        assert not any(isinstance(one, StreamsCut) for one in sent)
-        # The program that is here goes on.
-        between.say(StreamBytes(between.name, _NEXT, STREAM, b"more", True))
-        assert between.relays.left == 1
-
-    run(main)
+async def test_what_crosses_with_the_end_of_a_passing_relay_is_not_the_programs_here() -> None:
+    between = Between()
+    await asyncio.sleep(0)
+    between.end(4)
+    between.end(8)
+    between.to_owner.take()
+    assert len(between.relays.describe_left()) == 1
+    between.say(
+        StreamBytes(between.name, _NEXT, 8, b"crossed", False),
+        StreamOpened(between.name, _NEXT, 5, 1),
+    )
+    sent = between.to_owner.take()
+    assert not any(isinstance(one, StreamsCut) for one in sent)
+    # The program that is here goes on.
+    between.say(StreamBytes(between.name, _NEXT, STREAM, b"more", True))
+    assert between.relays.left == 1
 
 
-def test_a_stream_that_comes_after_its_session_has_ended_is_given_up() -> None:
-    async def main() -> None:
-        relayed = Relayed(is_session=True)
-        relayed.open()
-        relayed.to_new.take()
-        protocol = AsgiProtocol(
-            cast(Any, relayed.stand_in),
-            application=cast(Any, None),
-            lifespan=Lifespan(cast(Any, None), "none"),
-        )
-        protocol._http = relayed.http  # which knows of no session
-        opening = asyncio.create_task(protocol.open_stream(STREAM, unidirectional=False))
-        await asyncio.sleep(0)
-        (asked,) = (one for one in relayed.to_new.take() if isinstance(one, OpenStream))
-        relayed.stand_in.on_message(StreamOpened(asked.connection_id, _ATTEMPT, 1, asked.request))
-        with pytest.raises(StreamStateError):
-            await opening
-        assert ended(relayed.to_new) == [(StreamReset, 1), (StreamStop, 1)]
-
-    run(main)
+async def test_a_stream_that_comes_after_its_session_has_ended_is_given_up() -> None:
+    relayed = Relayed(is_session=True)
+    relayed.open()
+    relayed.to_new.take()
+    protocol = AsgiProtocol(
+        cast(Any, relayed.stand_in),
+        application=cast(Any, None),
+        lifespan=Lifespan(cast(Any, None), "none"),
+    )
+    protocol._http = relayed.http  # which knows of no session
+    opening = asyncio.create_task(protocol.open_stream(STREAM, unidirectional=False))
+    await asyncio.sleep(0)
+    (asked,) = (one for one in relayed.to_new.take() if isinstance(one, OpenStream))
+    relayed.stand_in.on_message(StreamOpened(asked.connection_id, _ATTEMPT, 1, asked.request))
+    with pytest.raises(StreamStateError):
+        await opening
+    assert ended(relayed.to_new) == [(StreamReset, 1), (StreamStop, 1)]
 
 
-def test_a_relay_ends_with_what_the_application_does_last() -> None:
-    async def main() -> None:
-        between = Between()
-        await asyncio.sleep(0)
-        between.end(4)
-        between.end(8)
-        assert between.relays.left == 1
-        relayed = between.relayed
-        relayed.write_down(0, end=True)
-        sent = sum(
-            len(one.data) + one.end_stream
-            for one in between.to_owner.take()
-            if isinstance(one, StreamBytes)
-        )
-        between.say(StreamCredit(between.name, _NEXT, STREAM, sent))
-        assert relayed.stand_in.stream_ids == [STREAM]
-        # It has read enough; the owner will have nothing more to say.
-        relayed.application.stop_stream(STREAM, 7)
-        await asyncio.sleep(0)
-        assert between.relays.left == 0
-
-    run(main)
+async def test_a_relay_ends_with_what_the_application_does_last() -> None:
+    between = Between()
+    await asyncio.sleep(0)
+    between.end(4)
+    between.end(8)
+    assert between.relays.left == 1
+    relayed = between.relayed
+    relayed.write_down(0, end=True)
+    sent = sum(
+        len(one.data) + one.end_stream
+        for one in between.to_owner.take()
+        if isinstance(one, StreamBytes)
+    )
+    between.say(StreamCredit(between.name, _NEXT, STREAM, sent))
+    assert relayed.stand_in.stream_ids == [STREAM]
+    # It has read enough; the owner will have nothing more to say.
+    relayed.application.stop_stream(STREAM, 7)
+    await asyncio.sleep(0)
+    assert between.relays.left == 0
 
 
-def test_a_relay_that_says_what_it_may_not_ends_alone() -> None:
-    async def main() -> None:
-        between = Between()
-        await asyncio.sleep(0)
-        between.to_owner.take()
-        # Of what was never sent; neither the link nor what else passes over it is closed.
-        between.say(StreamCredit(between.name, _NEXT, STREAM, 1 << 30))
-        assert ended(between.to_owner) == [(StreamReset, STREAM), (StreamStop, STREAM)]
-        assert between.relayed.stand_in.closed
-        (passes,) = between.relays.describe_left()
-        assert "streams 4, 8 are relayed through" in passes
-        between.say(StreamBytes(between.name, _NEXT, 8, b"more", False))
-        between.say(StreamCredit(between.name, _ATTEMPT, 8, 5))
-        assert (StreamReset, 8) in ended(between.to_owner)
-        assert between.relays.left == 0
-
-    run(main)
+async def test_a_relay_that_says_what_it_may_not_ends_alone() -> None:
+    between = Between()
+    await asyncio.sleep(0)
+    between.to_owner.take()
+    # Of what was never sent; neither the link nor what else passes over it is closed.
+    between.say(StreamCredit(between.name, _NEXT, STREAM, 1 << 30))
+    assert ended(between.to_owner) == [(StreamReset, STREAM), (StreamStop, STREAM)]
+    assert between.relayed.stand_in.closed
+    (passes,) = between.relays.describe_left()
+    assert "streams 4, 8 are relayed through" in passes
+    between.say(StreamBytes(between.name, _NEXT, 8, b"more", False))
+    between.say(StreamCredit(between.name, _ATTEMPT, 8, 5))
+    assert (StreamReset, 8) in ended(between.to_owner)
+    assert between.relays.left == 0
 
 
-def test_an_old_owner_that_sends_too_much_ends_its_relay_alone() -> None:
-    async def main() -> None:
-        relayed = Relayed()
-        relays = StreamRelays(lambda: None)
-        link = cast(Link, relayed.to_old)
-        session = cast(Any, SimpleNamespace(connection=relayed.owner, protocol=Mock()))
-        relays.adopt(relayed.new, session, link, _ATTEMPT)
-        await asyncio.sleep(0)
-        too_much = bytes(RELAY_WINDOW_BYTES + 2)
-        relays.on_message(link, StreamBytes(relayed.owner.name, _ATTEMPT, STREAM, too_much, False))
-        relayed.run()
-        relayed.take_client()
-        assert set(relayed.client_codes) == {("reset", 0x102), ("stop", 0x102)}
-        cut = relayed.to_old.take()[-1]
-        assert isinstance(cut, StreamsCut)
-        assert cut.code == "relay_window"
-        assert relays.cut == 1
-
-    run(main)
+async def test_an_old_owner_that_sends_too_much_ends_its_relay_alone() -> None:
+    relayed = Relayed()
+    relays = StreamRelays(lambda: None)
+    link = cast(Link, relayed.to_old)
+    session = cast(Any, SimpleNamespace(connection=relayed.owner, protocol=Mock()))
+    relays.adopt(relayed.new, session, link, _ATTEMPT)
+    await asyncio.sleep(0)
+    too_much = bytes(RELAY_WINDOW_BYTES + 2)
+    relays.on_message(link, StreamBytes(relayed.owner.name, _ATTEMPT, STREAM, too_much, False))
+    relayed.run()
+    relayed.take_client()
+    assert set(relayed.client_codes) == {("reset", 0x102), ("stop", 0x102)}
+    cut = relayed.to_old.take()[-1]
+    assert isinstance(cut, StreamsCut)
+    assert cut.code == "relay_window"
+    assert relays.cut == 1
 
 
-def test_a_process_between_waits_until_the_program_has_the_tail_of_an_upload() -> None:
-    async def main() -> None:
-        between = Between()
-        await asyncio.sleep(0)
-        between.end(4)
-        between.say(
-            StreamBytes(between.name, _ATTEMPT, 8, b"answer", True),
-            StreamCredit(between.name, _NEXT, 8, 7),
-            StreamBytes(between.name, _NEXT, 8, b"tail", True),
-        )
-        assert "streams 8 are relayed through" in between.relays.describe_left()[1]
-        between.say(StreamCredit(between.name, _ATTEMPT, 8, 5))
-        assert len(between.relays.describe_left()) == 1
-
-    run(main)
+async def test_a_process_between_waits_until_the_program_has_the_tail_of_an_upload() -> None:
+    between = Between()
+    await asyncio.sleep(0)
+    between.end(4)
+    between.say(
+        StreamBytes(between.name, _ATTEMPT, 8, b"answer", True),
+        StreamCredit(between.name, _NEXT, 8, 7),
+        StreamBytes(between.name, _NEXT, 8, b"tail", True),
+    )
+    assert "streams 8 are relayed through" in between.relays.describe_left()[1]
+    between.say(StreamCredit(between.name, _ATTEMPT, 8, 5))
+    assert len(between.relays.describe_left()) == 1
 
 
-def test_requests_that_hold_most_of_an_old_process_end_and_nothing_else() -> None:
-    async def main() -> None:
-        between = Between()
-        await asyncio.sleep(0)
-        between.to_owner.take()
-        budget = between.relayed.memory
-        between.relayed.stand_in.note_kept(budget.total_bytes)
-        memory = Memory(budget.total_bytes, {}, Counter())
-        memory.budget = budget
-        memory.relieve()
-        assert budget.held_bytes == 0
-        assert ended(between.to_owner) == [(StreamReset, STREAM), (StreamStop, STREAM)]
-        assert between.relayed.stand_in.closed
-        assert len(between.relays.describe_left()) == 1  # what passes through
-
-    run(main)
+async def test_requests_that_hold_most_of_an_old_process_end_and_nothing_else() -> None:
+    between = Between()
+    await asyncio.sleep(0)
+    between.to_owner.take()
+    budget = between.relayed.memory
+    between.relayed.stand_in.note_kept(budget.total_bytes)
+    memory = Memory(budget.total_bytes, {}, Counter())
+    memory.budget = budget
+    memory.relieve()
+    assert budget.held_bytes == 0
+    assert ended(between.to_owner) == [(StreamReset, STREAM), (StreamStop, STREAM)]
+    assert between.relayed.stand_in.closed
+    assert len(between.relays.describe_left()) == 1  # what passes through

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 from quicbaton.asyncio.endpoint.turns import Turns
 from quicbaton.asyncio.endpoint.udp import Datagram
@@ -52,150 +51,122 @@ class Scene:
         self._serve(self.parties[group[0].data], group)
 
 
-def play(main: Callable[[Scene], Awaitable[None]]) -> None:
-    async def guarded() -> None:
-        async with asyncio.timeout(60):
-            await main(Scene())
-
-    asyncio.run(guarded())
-
-
 async def _all_served(scene: Scene) -> None:
     while len(scene.turns):
         await asyncio.sleep(0)
 
 
-def test_a_batch_of_cheap_datagrams_is_served_at_once() -> None:
-    async def main(scene: Scene) -> None:
-        scene.send((scene.party("a"), MAX_SHARE_DATAGRAMS), (scene.party("b"), 1))
-        assert scene.served == [("a", MAX_SHARE_DATAGRAMS), ("b", 1)]
-        assert not len(scene.turns)
-
-    play(main)
+async def test_a_batch_of_cheap_datagrams_is_served_at_once() -> None:
+    scene = Scene()
+    scene.send((scene.party("a"), MAX_SHARE_DATAGRAMS), (scene.party("b"), 1))
+    assert scene.served == [("a", MAX_SHARE_DATAGRAMS), ("b", 1)]
+    assert not len(scene.turns)
 
 
-def test_more_than_a_share_waits_for_the_next_turn() -> None:
-    async def main(scene: Scene) -> None:
-        scene.send((scene.party("a"), 3 * MAX_SHARE_DATAGRAMS), (scene.party("b"), 1))
-        assert scene.served == [("a", MAX_SHARE_DATAGRAMS), ("b", 1)]
-        await _all_served(scene)
-        assert sum(count for _, count in scene.served[2:]) == 2 * MAX_SHARE_DATAGRAMS
-
-    play(main)
+async def test_more_than_a_share_waits_for_the_next_turn() -> None:
+    scene = Scene()
+    scene.send((scene.party("a"), 3 * MAX_SHARE_DATAGRAMS), (scene.party("b"), 1))
+    assert scene.served == [("a", MAX_SHARE_DATAGRAMS), ("b", 1)]
+    await _all_served(scene)
+    assert sum(count for _, count in scene.served[2:]) == 2 * MAX_SHARE_DATAGRAMS
 
 
-def test_a_costly_connection_gets_what_fits_a_turn() -> None:
-    async def main(scene: Scene) -> None:
-        costly, cheap = scene.party("costly", TURN_S / 2), scene.party("cheap")
-        scene.send((costly, 100))
-        for _ in range(40):
-            before_s = scene.now_s
-            await asyncio.sleep(0)
-            assert scene.now_s - before_s < 1.5 * TURN_S
-            # Between two of its turns the other is served, at once.
-            scene.send((cheap, 1))
-            assert scene.served[-1] == ("cheap", 1)
-        await _all_served(scene)
-        assert sum(count for name, count in scene.served if name == "costly") == 100
-
-    play(main)
-
-
-def test_costly_connections_share_the_time() -> None:
-    async def main(scene: Scene) -> None:
-        parties = [scene.party(str(number), TURN_S) for number in range(5)]
-        for party in parties:
-            scene.turns.expect(party, 2)
-        scene.send(*((party, 10) for party in parties))
-        await _all_served(scene)
-        assert scene.served == [(str(number), 2) for number in range(5)] * 5
-
-    play(main)
-
-
-def test_a_costly_connection_is_forgiven_by_cheap_datagrams() -> None:
-    async def main(scene: Scene) -> None:
-        party = scene.party("reformed", TURN_S)
-        scene.send((party, 1), (scene.party("other"), 1))
-        scene.send((party, MAX_SHARE_DATAGRAMS))
-        await _all_served(scene)
-        party.cost_s = TURN_S / 1000
-        for _ in range(100):
-            scene.send((party, 1))
-            await _all_served(scene)
-        scene.send((party, MAX_SHARE_DATAGRAMS))
-        assert scene.served[-1] == ("reformed", MAX_SHARE_DATAGRAMS)
-
-    play(main)
-
-
-def test_a_new_connection_proves_itself() -> None:
-    async def main(scene: Scene) -> None:
-        party = scene.party("new", TURN_S / 2)
-        scene.turns.expect(party, 4)
-        scene.send((party, 100), (scene.party("known"), 1))
-        assert scene.served == [("known", 1)]
+async def test_a_costly_connection_gets_what_fits_a_turn() -> None:
+    scene = Scene()
+    costly, cheap = scene.party("costly", TURN_S / 2), scene.party("cheap")
+    scene.send((costly, 100))
+    for _ in range(40):
+        before_s = scene.now_s
         await asyncio.sleep(0)
-        assert scene.served[1:] == [("new", 4)]
+        assert scene.now_s - before_s < 1.5 * TURN_S
+        # Between two of its turns the other is served, at once.
+        scene.send((cheap, 1))
+        assert scene.served[-1] == ("cheap", 1)
+    await _all_served(scene)
+    assert sum(count for name, count in scene.served if name == "costly") == 100
 
-    play(main)
+
+async def test_costly_connections_share_the_time() -> None:
+    scene = Scene()
+    parties = [scene.party(str(number), TURN_S) for number in range(5)]
+    for party in parties:
+        scene.turns.expect(party, 2)
+    scene.send(*((party, 10) for party in parties))
+    await _all_served(scene)
+    assert scene.served == [(str(number), 2) for number in range(5)] * 5
 
 
-def test_a_costly_connection_that_is_alone_need_not_stand_in_line() -> None:
-    async def main(scene: Scene) -> None:
-        party = scene.party("costly", TURN_S / 4)
-        scene.turns.expect(party, 4)
-        scene.send((party, 5))
-        assert scene.served == [("costly", 4)]
+async def test_a_costly_connection_is_forgiven_by_cheap_datagrams() -> None:
+    scene = Scene()
+    party = scene.party("reformed", TURN_S)
+    scene.send((party, 1), (scene.party("other"), 1))
+    scene.send((party, MAX_SHARE_DATAGRAMS))
+    await _all_served(scene)
+    party.cost_s = TURN_S / 1000
+    for _ in range(100):
+        scene.send((party, 1))
         await _all_served(scene)
-        assert scene.served[1:] == [("costly", 1)]
+    scene.send((party, MAX_SHARE_DATAGRAMS))
+    assert scene.served[-1] == ("reformed", MAX_SHARE_DATAGRAMS)
 
-    play(main)
+
+async def test_a_new_connection_proves_itself() -> None:
+    scene = Scene()
+    party = scene.party("new", TURN_S / 2)
+    scene.turns.expect(party, 4)
+    scene.send((party, 100), (scene.party("known"), 1))
+    assert scene.served == [("known", 1)]
+    await asyncio.sleep(0)
+    assert scene.served[1:] == [("new", 4)]
 
 
-def test_an_upload_is_served_in_larger_batches() -> None:
-    async def main(scene: Scene) -> None:
-        party = scene.party("upload", TURN_S / 200)
-        for _ in range(8):
-            scene.send((party, BULK_SHARE_DATAGRAMS))
-            await _all_served(scene)
-        assert scene.served[-1] == ("upload", BULK_SHARE_DATAGRAMS)
-        # What it costs then counts at once.
-        party.cost_s = TURN_S / 8
+async def test_a_costly_connection_that_is_alone_need_not_stand_in_line() -> None:
+    scene = Scene()
+    party = scene.party("costly", TURN_S / 4)
+    scene.turns.expect(party, 4)
+    scene.send((party, 5))
+    assert scene.served == [("costly", 4)]
+    await _all_served(scene)
+    assert scene.served[1:] == [("costly", 1)]
+
+
+async def test_an_upload_is_served_in_larger_batches() -> None:
+    scene = Scene()
+    party = scene.party("upload", TURN_S / 200)
+    for _ in range(8):
         scene.send((party, BULK_SHARE_DATAGRAMS))
-        scene.send((party, BULK_SHARE_DATAGRAMS), (scene.party("other"), 1))
-        scene.served.clear()
-        await asyncio.sleep(0)
-        assert scene.served == [("upload", 8)]
-
-    play(main)
-
-
-def test_a_turn_has_several_shares_where_they_fit() -> None:
-    async def main(scene: Scene) -> None:
-        parties = [scene.party(str(number), TURN_S / 100) for number in range(3)]
-        for party in parties:
-            scene.turns.expect(party, 4)
-        scene.send(*((party, 12) for party in parties))
-        await asyncio.sleep(0)
-        assert [name for name, _ in scene.served[:6]] == ["0", "1", "2"] * 2
         await _all_served(scene)
-        assert sum(count for _, count in scene.served) == 36
+    assert scene.served[-1] == ("upload", BULK_SHARE_DATAGRAMS)
+    # What it costs then counts at once.
+    party.cost_s = TURN_S / 8
+    scene.send((party, BULK_SHARE_DATAGRAMS))
+    scene.send((party, BULK_SHARE_DATAGRAMS), (scene.party("other"), 1))
+    scene.served.clear()
+    await asyncio.sleep(0)
+    assert scene.served == [("upload", 8)]
 
-    play(main)
+
+async def test_a_turn_has_several_shares_where_they_fit() -> None:
+    scene = Scene()
+    parties = [scene.party(str(number), TURN_S / 100) for number in range(3)]
+    for party in parties:
+        scene.turns.expect(party, 4)
+    scene.send(*((party, 12) for party in parties))
+    await asyncio.sleep(0)
+    assert [name for name, _ in scene.served[:6]] == ["0", "1", "2"] * 2
+    await _all_served(scene)
+    assert sum(count for _, count in scene.served) == 36
 
 
-def test_the_line_of_one_connection_is_bounded() -> None:
-    async def main(scene: Scene) -> None:
-        party = scene.party("flood", TURN_S)
-        scene.send((party, 10 * MAX_WAITING_PER_OWNER))
-        assert len(scene.turns) == MAX_WAITING_PER_OWNER
-        served = sum(count for _, count in scene.served)
-        assert scene.turns.dropped == 9 * MAX_WAITING_PER_OWNER - served
-        # Others have room.
-        scene.send((scene.party("other"), 1))
-        assert scene.served[-1] == ("other", 1)
-        scene.turns.clear()
-        assert not len(scene.turns)
-
-    play(main)
+async def test_the_line_of_one_connection_is_bounded() -> None:
+    scene = Scene()
+    party = scene.party("flood", TURN_S)
+    scene.send((party, 10 * MAX_WAITING_PER_OWNER))
+    assert len(scene.turns) == MAX_WAITING_PER_OWNER
+    served = sum(count for _, count in scene.served)
+    assert scene.turns.dropped == 9 * MAX_WAITING_PER_OWNER - served
+    # Others have room.
+    scene.send((scene.party("other"), 1))
+    assert scene.served[-1] == ("other", 1)
+    scene.turns.clear()
+    assert not len(scene.turns)
