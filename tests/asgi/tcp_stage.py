@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -22,7 +22,6 @@ from quicbaton.asyncio.listener import bind_listener
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.limits import MEMORY_BUDGET_BYTES
 from tests.asgi import asgi_programs
-from tests.asyncio.loopback import LoopFactory, run
 
 VERSIONS = {"1.1": pycurl.CURL_HTTP_VERSION_1_1, "2": pycurl.CURL_HTTP_VERSION_2TLS}
 _END_S = 5.0
@@ -107,6 +106,8 @@ async def serving(
     keep_alive_s: float = 30,
     memory_bytes: int = MEMORY_BUDGET_BYTES,
 ) -> AsyncIterator[Stage]:
+    """The program, over TCP. What the program of the tests has noted is `asgi_programs.STARTED`."""
+    asgi_programs.STARTED.clear()
     lifespan = Lifespan(application, "test:application")
     await lifespan.startup()
     listener = bind_listener("127.0.0.1", 0)
@@ -130,24 +131,6 @@ async def serving(
         await server.until_none_left(_END_S)
         listener.close()
         await lifespan.shutdown()
-
-
-def on_stage(
-    certificate: CertificateFiles,
-    play: Callable[[Stage], Awaitable[None]],
-    *,
-    loop_factory: LoopFactory | None = None,
-    **options: Any,
-) -> list[str]:
-    """Run `play` beside the program of the tests; what that has noted."""
-    asgi_programs.STARTED.clear()
-
-    async def main() -> None:
-        async with serving(certificate, **options) as stage:
-            await play(stage)
-
-    run(main, loop_factory=loop_factory)
-    return asgi_programs.STARTED
 
 
 class Http2Client:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.http3.codes import ErrorCode
 from tests.asgi.test_requests import serving
 from tests.asgi.webtransport_client import WebTransportClient
-from tests.asyncio.loopback import client_configuration, run
+from tests.asyncio.loopback import client_configuration
 
 _ANSWER = b"that is enough"
 _PIECE = bytes(500_000)
@@ -50,28 +51,25 @@ class Uploader(WebTransportClient):
         return stream_id
 
 
-def uploading(
-    certificate: CertificateFiles, play: Callable[[Uploader, dict[int, Any]], Awaitable[None]]
-) -> None:
-    """Run `play` with a client, and with the streams that the server keeps."""
-
-    async def main() -> None:
-        async with (
-            serving(certificate, refusing) as curl,
-            connect(
-                "127.0.0.1",
-                curl.server.port,
-                configuration=client_configuration(certificate),
-                create_protocol=Uploader,
-            ) as client,
-        ):
-            assert isinstance(client, Uploader)
-            while not curl.server.endpoint.sessions:
-                await asyncio.sleep(0.01)
-            (session,) = curl.server.endpoint.sessions.values()
-            await play(client, session.connection.streams)
-
-    run(main)
+@asynccontextmanager
+async def uploading(
+    certificate: CertificateFiles,
+) -> AsyncIterator[tuple[Uploader, dict[int, Any]]]:
+    """A client, and the streams that the server keeps."""
+    async with (
+        serving(certificate, refusing) as curl,
+        connect(
+            "127.0.0.1",
+            curl.server.port,
+            configuration=client_configuration(certificate),
+            create_protocol=Uploader,
+        ) as client,
+    ):
+        assert isinstance(client, Uploader)
+        while not curl.server.endpoint.sessions:
+            await asyncio.sleep(0.01)
+        (session,) = curl.server.endpoint.sessions.values()
+        yield client, session.connection.streams
 
 
 async def until_over(stream_id: int, streams: dict[int, Any]) -> None:
@@ -79,37 +77,33 @@ async def until_over(stream_id: int, streams: dict[int, Any]) -> None:
         await asyncio.sleep(0.01)
 
 
-def test_an_upload_that_is_answered_may_go_on_to_its_end(certificate: CertificateFiles) -> None:
+async def test_an_upload_that_is_answered_may_go_on_to_its_end(
+    certificate: CertificateFiles,
+) -> None:
     """Several times as much as any window."""
-
-    async def play(client: Uploader, streams: dict[int, Any]) -> None:
+    async with uploading(certificate) as (client, streams):
         stream_id = await client.begin()
         for number in range(12):
             client.write_body(stream_id, _PIECE, ended=number == 11)
         await until_over(stream_id, streams)
         assert client.stop_codes == []
 
-    uploading(certificate, play)
 
-
-def test_an_upload_that_is_answered_and_falls_silent_is_stopped(
+async def test_an_upload_that_is_answered_and_falls_silent_is_stopped(
     certificate: CertificateFiles,
 ) -> None:
-    async def play(client: Uploader, streams: dict[int, Any]) -> None:
+    async with uploading(certificate) as (client, streams):
         stream_id = await client.begin()
         await client.until(lambda: bool(client.stop_codes))
         assert client.stop_codes == [ErrorCode.H3_NO_ERROR]
         await until_over(stream_id, streams)
 
-    uploading(certificate, play)
 
-
-def test_an_upload_that_goes_on_and_on_is_stopped(
+async def test_an_upload_that_goes_on_and_on_is_stopped(
     certificate: CertificateFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "MAX_DRAINED_BYTES", 2_000_000)
-
-    async def play(client: Uploader, streams: dict[int, Any]) -> None:
+    async with uploading(certificate) as (client, streams):
         stream_id = await client.begin()
         for _ in range(8):
             client.write_body(stream_id, _PIECE)
@@ -117,20 +111,15 @@ def test_an_upload_that_goes_on_and_on_is_stopped(
         assert client.stop_codes == [ErrorCode.H3_NO_ERROR]
         await until_over(stream_id, streams)
 
-    uploading(certificate, play)
-
 
 @pytest.mark.parametrize("status", [200, 413])
-def test_libcurl_has_the_answer_and_goes_on_over_the_same_connection(
+async def test_libcurl_has_the_answer_and_goes_on_over_the_same_connection(
     certificate: CertificateFiles, status: int
 ) -> None:
-    async def main() -> None:
-        async with serving(certificate, refusing) as client:
-            for _ in range(3):
-                answer = await client.ask(f"/{status}", bytes(5_000_000))
-                assert (answer.error, answer.status, answer.body) == (0, status, _ANSWER)
-            sessions = client.server.endpoint.sessions.values()
-            if status == 200:
-                assert len(sessions) == 1
-
-    run(main)
+    async with serving(certificate, refusing) as client:
+        for _ in range(3):
+            answer = await client.ask(f"/{status}", bytes(5_000_000))
+            assert (answer.error, answer.status, answer.body) == (0, status, _ANSWER)
+        sessions = client.server.endpoint.sessions.values()
+        if status == 200:
+            assert len(sessions) == 1

@@ -18,7 +18,6 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage
 
 from tests.asgi.webtransport_client import WebTransportClient, webtransport_client
-from tests.asyncio.loopback import run
 from tests.cli.command_line import wait_for
 from tests.processes.wire import Relay
 from tests.supervisor.service_home import Service, ServiceHome, is_alive, service_home
@@ -143,35 +142,32 @@ class Crowd:
         return 1000 * self._number + self._next
 
 
-def test_all_kinds_of_requests_go_on_through_a_rolling_reload(home: ServiceHome) -> None:
+async def test_all_kinds_of_requests_go_on_through_a_rolling_reload(home: ServiceHome) -> None:
     arguments = ("--host", "127.0.0.1", "--port", "0", "--json", "--workers", "2")
     service = Service(
         home, home.start("quicbaton", "serve", "mixed_program:application", *arguments)
     )
     before = service.pids()
 
-    async def main() -> None:
-        enough = asyncio.Event()
-        async with AsyncExitStack() as stack:
-            crowds = []
-            for number in range(_CONNECTIONS):
-                relay = await stack.enter_async_context(LossyRelay(service.port, number))
-                client = await stack.enter_async_context(webtransport_client(relay.port))
-                crowds.append(Crowd(client, number, enough))
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(work()) for crowd in crowds for work in crowd.works]
-                assert len(tasks) == 300
-                while (home.path / "begun").read_text().count("\n") < 300:
-                    await asyncio.sleep(0.1)
-                done = await asyncio.to_thread(home.run, "reload", service.control, "--json")
-                assert done.returncode == 0, done.stderr
-                assert " cut" not in done.stdout
-                (home.path / "enough").touch()
-                enough.set()
-            assert all(crowd._client.resets == {} for crowd in crowds)
-
     (home.path / "begun").touch()
-    run(main)
+    enough = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        crowds = []
+        for number in range(_CONNECTIONS):
+            relay = await stack.enter_async_context(LossyRelay(service.port, number))
+            client = await stack.enter_async_context(webtransport_client(relay.port))
+            crowds.append(Crowd(client, number, enough))
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work()) for crowd in crowds for work in crowd.works]
+            assert len(tasks) == 300
+            while (home.path / "begun").read_text().count("\n") < 300:
+                await asyncio.sleep(0.1)
+            done = await asyncio.to_thread(home.run, "reload", service.control, "--json")
+            assert done.returncode == 0, done.stderr
+            assert " cut" not in done.stdout
+            (home.path / "enough").touch()
+            enough.set()
+        assert all(crowd._client.resets == {} for crowd in crowds)
     assert not set(service.pids()) & set(before)
     begun = Counter((home.path / "begun").read_text().split())
     assert len(begun) == 300

@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,16 +118,12 @@ class Session:
         return bytes(self.browser.bodies.get(stream_id, b""))
 
 
-def with_session(path: Path, test: Callable[[Session], Awaitable[None]]) -> Session:
-    sessions = []
-
-    async def main() -> None:
-        sessions.append(Session(path))
-        await test(sessions[0])
-
-    asyncio.run(main())
-    assert len(sessions[0].disk.files) == 0
-    return sessions[0]
+@contextmanager
+def session_of(path: Path) -> Iterator[Session]:
+    """A session that keeps no file open in the end."""
+    session = Session(path)
+    yield session
+    assert len(session.disk.files) == 0
 
 
 @pytest.fixture
@@ -135,11 +132,10 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "file.bin"
 
 
-def test_downloads_move_at_every_event_and_are_no_running_requests(file: Path) -> None:
+async def test_downloads_move_at_every_event_and_are_no_running_requests(file: Path) -> None:
     data = file.read_bytes()[:400_000]
     file.write_bytes(data)
-
-    async def test(session: Session) -> None:
+    with session_of(file) as session:
         session.site.fields = [(b"content-length", b"%d" % len(data))]
         streams = [session.browser.request("GET", "/background") for _ in range(3)]
         await session.run(lambda: len(session.site.messages) == 3)
@@ -160,11 +156,9 @@ def test_downloads_move_at_every_event_and_are_no_running_requests(file: Path) -
         session.site.background.set()
         await session.run(lambda: session.site.returned == 3)
 
-    with_session(file, test)
 
-
-def test_a_program_that_has_returned_holds_nothing(file: Path) -> None:
-    async def test(session: Session) -> None:
+async def test_a_program_that_has_returned_holds_nothing(file: Path) -> None:
+    with session_of(file) as session:
         stream_id = session.browser.request("GET", "/")
         await session.run(lambda: session.site.returned)
         assert not session.over(stream_id)
@@ -172,15 +166,14 @@ def test_a_program_that_has_returned_holds_nothing(file: Path) -> None:
         await session.run(lambda: session.over(stream_id))
         assert session.body(stream_id) == file.read_bytes()
 
-    with_session(file, test)
-
 
 @pytest.mark.parametrize("moves", [False, True])
 @pytest.mark.parametrize("change", ["overwritten", "cut off", "touched", "deleted"])
-def test_a_file_that_changes_is_never_sent_wrong(file: Path, change: str, moves: bool) -> None:
+async def test_a_file_that_changes_is_never_sent_wrong(
+    file: Path, change: str, moves: bool
+) -> None:
     before = file.read_bytes()
-
-    async def test(session: Session) -> None:
+    with session_of(file) as session:
         stream_id = session.browser.request("GET", "/")
         await session.run(lambda: session.body(stream_id))
         match change:
@@ -202,11 +195,9 @@ def test_a_file_that_changes_is_never_sent_wrong(file: Path, change: str, moves:
         else:
             assert session.browser.resets == {stream_id: ErrorCode.H3_INTERNAL_ERROR}
 
-    with_session(file, test)
 
-
-def test_a_download_on_another_host_goes_on_if_the_same_file_is_there(file: Path) -> None:
-    async def test(session: Session) -> None:
+async def test_a_download_on_another_host_goes_on_if_the_same_file_is_there(file: Path) -> None:
+    with session_of(file) as session:
         for there in (True, False):
             stream_id = session.browser.request("GET", "/")
             await session.run(lambda stream_id=stream_id: session.body(stream_id))
@@ -218,13 +209,11 @@ def test_a_download_on_another_host_goes_on_if_the_same_file_is_there(file: Path
             assert (session.body(stream_id) == whole) == there
             assert (stream_id in session.browser.resets) != there
 
-    with_session(file, test)
 
-
-def test_what_cannot_be_sent_is_a_mistake_of_the_program(
+async def test_what_cannot_be_sent_is_a_mistake_of_the_program(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def test(session: Session) -> None:
+    with caplog.at_level(logging.ERROR), session_of(file) as session:
         site = session.site
         for path in (file.with_name("missing"), file.parent, Path("/dev/null")):
             site.path = path
@@ -237,17 +226,14 @@ def test_what_cannot_be_sent_is_a_mistake_of_the_program(
         assert session.browser.resets[stream_id] == ErrorCode.H3_INTERNAL_ERROR
         site.fields = [(b"content-length", b"%d" % SIZE)]
         assert session.body(await session.ask()) == file.read_bytes()
-
-    with caplog.at_level(logging.ERROR):
-        with_session(file, test)
     errors = [str(one.exc_info[1]) for one in caplog.records if one.exc_info]
     assert "there is none" in errors[0]
     assert "no regular file" in errors[1]
     assert errors[3] == "the response has fewer bytes than its content-length says"
 
 
-def test_responses_without_a_body_have_none(file: Path) -> None:
-    async def test(session: Session) -> None:
+async def test_responses_without_a_body_have_none(file: Path) -> None:
+    with session_of(file) as session:
         session.site.fields = [(b"content-length", b"%d" % SIZE)]
         stream_id = await session.ask(method="HEAD")
         assert session.browser.headers[stream_id][b"content-length"] == b"%d" % SIZE
@@ -256,22 +242,17 @@ def test_responses_without_a_body_have_none(file: Path) -> None:
         stream_id = await session.ask()
         assert (session.status(stream_id), session.body(stream_id)) == (b"304", b"")
 
-    with_session(file, test)
 
-
-def test_an_empty_file_ends_at_once(file: Path) -> None:
+async def test_an_empty_file_ends_at_once(file: Path) -> None:
     file.write_bytes(b"")
-
-    async def test(session: Session) -> None:
+    with session_of(file) as session:
         stream_id = await session.ask()
         assert (session.status(stream_id), session.body(stream_id)) == (b"200", b"")
 
-    with_session(file, test)
-
 
 @pytest.mark.parametrize("takes", [False, True])
-def test_trailers_come_behind_the_file(file: Path, takes: bool) -> None:
-    async def test(session: Session) -> None:
+async def test_trailers_come_behind_the_file(file: Path, takes: bool) -> None:
+    with session_of(file) as session:
         session.site.trailers = True
         fields = ((b"te", b"trailers"),) if takes else ()
         stream_id = await session.ask("/", "GET", *fields)
@@ -279,11 +260,9 @@ def test_trailers_come_behind_the_file(file: Path, takes: bool) -> None:
         # The browser keeps the fields that came last.
         assert (b"x-sum" in session.browser.headers[stream_id]) == takes
 
-    with_session(file, test)
 
-
-def test_a_client_that_gives_up_ends_the_download(file: Path) -> None:
-    async def test(session: Session) -> None:
+async def test_a_client_that_gives_up_ends_the_download(file: Path) -> None:
+    with session_of(file) as session:
         stream_id = session.browser.request("GET", "/background")
         await session.run(lambda: session.body(stream_id))
         session.pair.client.connection.stop_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
@@ -293,13 +272,10 @@ def test_a_client_that_gives_up_ends_the_download(file: Path) -> None:
         session.site.background.set()
         await session.run(lambda: session.site.returned)
 
-    with_session(file, test)
 
-
-def test_a_request_body_that_nobody_reads_does_not_hold_the_client(file: Path) -> None:
+async def test_a_request_body_that_nobody_reads_does_not_hold_the_client(file: Path) -> None:
     """Reading it is paused when the program names its file: the next owner must take it all."""
-
-    async def test(session: Session) -> None:
+    with session_of(file) as session:
         stream_id = session.browser.request("POST", "/background", body=b"x" * 100, ends=False)
         await session.run(lambda: session.site.messages)
         move(session.pair.server)
@@ -309,18 +285,15 @@ def test_a_request_body_that_nobody_reads_does_not_hold_the_client(file: Path) -
         await session.run(lambda: stream_id in session.browser.stops)
         assert session.browser.stops[stream_id] == ErrorCode.H3_NO_ERROR
 
-    with_session(file, test)
-
 
 # --- parts of open files ----------------------------------------------------------------------
 
 
-def test_parts_of_a_file_mix_with_bodies_and_the_last_one_moves(file: Path) -> None:
+async def test_parts_of_a_file_mix_with_bodies_and_the_last_one_moves(file: Path) -> None:
     data = file.read_bytes()[:400_000]
     file.write_bytes(data)
     whole = b"<" + data[:1000] + b">" + data[200_000:]
-
-    async def test(session: Session) -> None:
+    with session_of(file) as session:
         session.site.fields = [(b"content-length", b"%d" % len(whole))]
         session.site.file = file.open("rb")
         stream_id = session.browser.request("GET", "/parts")
@@ -334,14 +307,11 @@ def test_parts_of_a_file_mix_with_bodies_and_the_last_one_moves(file: Path) -> N
         await session.run(lambda: session.over(stream_id), move_on)
         assert session.body(stream_id) == whole
 
-    with_session(file, test)
 
-
-def test_what_has_no_path_stays_with_its_task(file: Path) -> None:
+async def test_what_has_no_path_stays_with_its_task(file: Path) -> None:
     """On another host, or where too many files are open, nobody could open it again."""
     data = file.read_bytes()
-
-    async def test(session: Session) -> None:
+    with session_of(file) as session:
         session.site.file = file.open("rb")
         file.unlink()
         stream_id = session.browser.request("GET", "/parts")
@@ -351,16 +321,12 @@ def test_what_has_no_path_stays_with_its_task(file: Path) -> None:
         assert session.body(stream_id) == b"<" + data[:1000] + b">" + data[SIZE // 2 :]
         session.site.file.close()
 
-    with_session(file, test)
 
-
-def test_a_part_that_is_not_there_is_a_mistake_of_the_program(file: Path) -> None:
-    async def test(session: Session) -> None:
+async def test_a_part_that_is_not_there_is_a_mistake_of_the_program(file: Path) -> None:
+    with session_of(file) as session:
         for last in ({"count": SIZE}, {"offset": SIZE + 1}, {"offset": -1}):
             session.site.last = last
             session.site.file = file.open("rb")
             stream_id = await session.ask("/parts")
             assert session.browser.resets[stream_id] == ErrorCode.H3_INTERNAL_ERROR
             session.site.file.close()
-
-    with_session(file, test)

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from quicbaton.files.dates import parse_date
 from quicbaton.http3 import H3Connection
 from quicbaton.http3.codes import ErrorCode
 from tests.asgi import asgi_programs
-from tests.asyncio.loopback import client_configuration, run, server_configuration
+from tests.asyncio.loopback import client_configuration, server_configuration
 
 #: What libcurl calls a stream that was reset: CURLE_HTTP2_STREAM, CURLE_HTTP3 and others.
 _RESET_CODES = {92, 95, pycurl.E_PARTIAL_FILE, pycurl.E_RECV_ERROR}
@@ -78,6 +78,8 @@ class Client:
 
 @asynccontextmanager
 async def serving(certificate: CertificateFiles, application: Any) -> AsyncIterator[Client]:
+    """A client of the program. What that of the tests has noted is `asgi_programs.STARTED`."""
+    asgi_programs.STARTED.clear()
     lifespan = Lifespan(application, "test:application")
     await lifespan.startup()
     server = await serve(
@@ -95,30 +97,17 @@ async def serving(certificate: CertificateFiles, application: Any) -> AsyncItera
         await lifespan.shutdown()
 
 
-def ask_all(
-    certificate: CertificateFiles, asking: Callable[[Client], Awaitable[None]]
-) -> list[str]:
-    """Run `asking` beside the program of the tests; what that has noted."""
-    asgi_programs.STARTED.clear()
-
-    async def main() -> None:
-        async with serving(certificate, asgi_programs.application) as client:
-            await asking(client)
-
-    run(main)
-    return asgi_programs.STARTED
-
-
-def test_a_program_answers_and_has_the_state_of_its_startup(certificate: CertificateFiles) -> None:
-    async def asking(client: Client) -> None:
+async def test_a_program_answers_and_has_the_state_of_its_startup(
+    certificate: CertificateFiles,
+) -> None:
+    async with serving(certificate, asgi_programs.application) as client:
         answer = await client.ask("/hello")
         assert (answer.status, answer.body) == (200, b"hello from startup")
+    assert asgi_programs.STARTED == ["lifespan.startup", "lifespan.shutdown"]
 
-    assert ask_all(certificate, asking) == ["lifespan.startup", "lifespan.shutdown"]
 
-
-def test_the_scope_says_what_the_specification_says(certificate: CertificateFiles) -> None:
-    async def asking(client: Client) -> None:
+async def test_the_scope_says_what_the_specification_says(certificate: CertificateFiles) -> None:
+    async with serving(certificate, asgi_programs.application) as client:
         answer = await client.ask("/scope/caf%C3%A9%2Fx?a=1&b=%20", None, "x-mark: 1", "x-mark: 2")
         scope = eval(answer.body)
         assert scope["type"] == "http"
@@ -136,41 +125,35 @@ def test_the_scope_says_what_the_specification_says(certificate: CertificateFile
         assert not any(name.startswith(b":") for name, _ in others)
         assert scope["client"][0] == "127.0.0.1"
 
-    ask_all(certificate, asking)
-
 
 @pytest.mark.parametrize("size", [0, 10, 3_000_000])
-def test_bodies_arrive_whole_both_ways(certificate: CertificateFiles, size: int) -> None:
-    async def asking(client: Client) -> None:
+async def test_bodies_arrive_whole_both_ways(certificate: CertificateFiles, size: int) -> None:
+    async with serving(certificate, asgi_programs.application) as client:
         body = asgi_programs.pattern(size)
         answer = await client.ask("/hash", body)
         assert answer.body.decode() == hashlib.sha256(body).hexdigest()
         answer = await client.ask(f"/large/{size}")
         assert answer.body == body
 
-    ask_all(certificate, asking)
 
-
-def test_a_mistake_of_the_program_costs_its_request(
+async def test_a_mistake_of_the_program_costs_its_request(
     certificate: CertificateFiles, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def asking(client: Client) -> None:
-        answer = await client.ask("/raise")
-        assert (answer.error, answer.status, answer.body) == (0, 500, b"Internal Server Error")
-        answer = await client.ask("/nothing")
-        assert (answer.error, answer.status) == (0, 500)
-        # What is not whole must not look like it.
-        answer = await client.ask("/raise-late")
-        assert answer.error in _RESET_CODES
-        answer = await client.ask("/hello")
-        assert answer.status == 200
-
     with caplog.at_level(logging.ERROR):
-        ask_all(certificate, asking)
+        async with serving(certificate, asgi_programs.application) as client:
+            answer = await client.ask("/raise")
+            assert (answer.error, answer.status, answer.body) == (0, 500, b"Internal Server Error")
+            answer = await client.ask("/nothing")
+            assert (answer.error, answer.status) == (0, 500)
+            # What is not whole must not look like it.
+            answer = await client.ask("/raise-late")
+            assert answer.error in _RESET_CODES
+            answer = await client.ask("/hello")
+            assert answer.status == 200
     assert len([one for one in caplog.records if one.name == "quicbaton.asgi"]) == 3
 
 
-def test_a_head_that_cannot_be_said_is_a_500(certificate: CertificateFiles) -> None:
+async def test_a_head_that_cannot_be_said_is_a_500(certificate: CertificateFiles) -> None:
     async def application(scope: Any, _receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             raise NotImplementedError
@@ -178,13 +161,10 @@ def test_a_head_that_cannot_be_said_is_a_500(certificate: CertificateFiles) -> N
         await send({"type": "http.response.start", "status": 200, "headers": [(b"x", value)]})
         await send({"type": "http.response.body", "body": b"body"})
 
-    async def main() -> None:
-        async with serving(certificate, application) as client:
-            for path in ("/number", "/line"):
-                answer = await client.ask(path)
-                assert (answer.error, answer.status) == (0, 500)
-
-    run(main)
+    async with serving(certificate, application) as client:
+        for path in ("/number", "/line"):
+            answer = await client.ask(path)
+            assert (answer.error, answer.status) == (0, 500)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +179,7 @@ def test_a_head_that_cannot_be_said_is_a_500(certificate: CertificateFiles) -> N
         (10, [4, 5], 0),
     ],
 )
-def test_a_body_of_another_length_than_was_said_is_a_mistake(
+async def test_a_body_of_another_length_than_was_said_is_a_mistake(
     certificate: CertificateFiles, length: int, pieces: list[int], status: int
 ) -> None:
     """Status 0: what is out must not look like a whole response."""
@@ -213,45 +193,38 @@ def test_a_body_of_another_length_than_was_said_is_a_mistake(
             more = number < len(pieces)
             await send({"type": "http.response.body", "body": bytes(size), "more_body": more})
 
-    async def main() -> None:
-        async with serving(certificate, application) as client:
-            answer = await client.ask("/")
-            assert (answer.error in _RESET_CODES) == (not status)
-            if status:
-                assert (answer.error, answer.status) == (0, status)
-
-    run(main)
+    async with serving(certificate, application) as client:
+        answer = await client.ask("/")
+        assert (answer.error in _RESET_CODES) == (not status)
+        if status:
+            assert (answer.error, answer.status) == (0, status)
 
 
-def test_requests_that_are_given_up_leave_no_streams(certificate: CertificateFiles) -> None:
+async def test_requests_that_are_given_up_leave_no_streams(certificate: CertificateFiles) -> None:
     """Also by a client that resets its half only, and asks for no end of ours."""
-
-    async def main() -> None:
-        async with (
-            serving(certificate, asgi_programs.application) as curl,
-            connect(
-                "127.0.0.1", curl.server.port, configuration=client_configuration(certificate)
-            ) as client,
-        ):
-            http = H3Connection(client._quic)
-            head = [(b":method", b"POST"), (b":scheme", b"https"), (b":authority", b"localhost")]
-            asked = set()
-            for _ in range(5):
-                stream_id = client._quic.get_next_available_stream_id()
-                http.send_headers(stream_id, [*head, (b":path", b"/wait")])
-                client.transmit()
-                await asyncio.sleep(0.05)
-                client._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
-                client.transmit()
-                asked.add(stream_id)
-            (session,) = curl.server.endpoint.sessions.values()
-            while session.connection.streams.keys() & asked:
-                await asyncio.sleep(0.01)
-
-    run(main)
+    async with (
+        serving(certificate, asgi_programs.application) as curl,
+        connect(
+            "127.0.0.1", curl.server.port, configuration=client_configuration(certificate)
+        ) as client,
+    ):
+        http = H3Connection(client._quic)
+        head = [(b":method", b"POST"), (b":scheme", b"https"), (b":authority", b"localhost")]
+        asked = set()
+        for _ in range(5):
+            stream_id = client._quic.get_next_available_stream_id()
+            http.send_headers(stream_id, [*head, (b":path", b"/wait")])
+            client.transmit()
+            await asyncio.sleep(0.05)
+            client._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
+            client.transmit()
+            asked.add(stream_id)
+        (session,) = curl.server.endpoint.sessions.values()
+        while session.connection.streams.keys() & asked:
+            await asyncio.sleep(0.01)
 
 
-def test_a_program_that_works_on_after_its_response_holds_no_stream(
+async def test_a_program_that_works_on_after_its_response_holds_no_stream(
     certificate: CertificateFiles,
 ) -> None:
     done = asyncio.Event()
@@ -263,18 +236,15 @@ def test_a_program_that_works_on_after_its_response_holds_no_stream(
         await send({"type": "http.response.body", "body": b"body"})
         await done.wait()
 
-    async def main() -> None:
-        async with serving(certificate, application) as client:
-            assert (await client.ask("/")).body == b"body"
-            (session,) = client.server.endpoint.sessions.values()
-            # By its next packet the client acknowledges what it has.
-            asking = asyncio.ensure_future(client.ask("/"))
-            while 0 in session.protocol.running_streams():
-                await asyncio.sleep(0.01)
-            done.set()
-            assert (await asking).body == b"body"
-
-    run(main)
+    async with serving(certificate, application) as client:
+        assert (await client.ask("/")).body == b"body"
+        (session,) = client.server.endpoint.sessions.values()
+        # By its next packet the client acknowledges what it has.
+        asking = asyncio.ensure_future(client.ask("/"))
+        while 0 in session.protocol.running_streams():
+            await asyncio.sleep(0.01)
+        done.set()
+        assert (await asking).body == b"body"
 
 
 def test_cookies_are_one_field(certificate: CertificateFiles) -> None:
@@ -290,8 +260,8 @@ def test_cookies_are_one_field(certificate: CertificateFiles) -> None:
     assert (scope["client"], scope["server"]) == (("10.0.0.1", 5), None)
 
 
-def test_trailers_and_early_hints(certificate: CertificateFiles) -> None:
-    async def asking(client: Client) -> None:
+async def test_trailers_and_early_hints(certificate: CertificateFiles) -> None:
+    async with serving(certificate, asgi_programs.application) as client:
         answer = await client.ask("/trailers", None, "te: trailers")
         assert answer.body == b"body"
         assert any(line.startswith("x-sum: 7") for line in answer.fields)
@@ -303,20 +273,16 @@ def test_trailers_and_early_hints(certificate: CertificateFiles) -> None:
         assert answer.status == 200
         assert answer.fields[0].startswith("HTTP/3 103")
 
-    ask_all(certificate, asking)
 
-
-def test_a_response_says_when_it_was_made(certificate: CertificateFiles) -> None:
+async def test_a_response_says_when_it_was_made(certificate: CertificateFiles) -> None:
     """RFC 9110 §6.6.1: an origin server with a clock must."""
     dates = []
 
-    async def asking(client: Client) -> None:
+    began_s = int(time.time())
+    async with serving(certificate, asgi_programs.application) as client:
         for path in ("/hello", "/dated", "/hints", "/raise"):
             answer = await client.ask(path)
             dates.append([line for line in answer.fields if line.startswith("date:")])
-
-    began_s = int(time.time())
-    ask_all(certificate, asking)
     assert [len(found) for found in dates] == [1, 1, 1, 1]
     (own,) = dates.pop(1)
     assert own.strip() == "date: Sun, 06 Nov 1994 08:49:37 GMT", "the program's own stays"
@@ -326,27 +292,30 @@ def test_a_response_says_when_it_was_made(certificate: CertificateFiles) -> None
         assert began_s <= said_s <= int(time.time())
 
 
-def test_requests_are_told_that_sessions_can_be_had(certificate: CertificateFiles) -> None:
-    async def asking(client: Client) -> None:
+async def test_requests_are_told_that_sessions_can_be_had(certificate: CertificateFiles) -> None:
+    async with serving(certificate, asgi_programs.application) as client:
         answer = await client.ask("/scope")
         assert b"'webtransport': {}" in answer.body
 
-    ask_all(certificate, asking)
 
-
-def test_a_client_that_goes_is_a_disconnect(certificate: CertificateFiles) -> None:
-    async def asking(client: Client) -> None:
+async def test_a_client_that_goes_is_a_disconnect(certificate: CertificateFiles) -> None:
+    async with serving(certificate, asgi_programs.application) as client:
         answer = await client.ask("/wait", timeout_s=1)
         assert answer.error == pycurl.E_OPERATION_TIMEDOUT
         assert answer.body == b"waiting"
         while "refused" not in asgi_programs.STARTED:
             await asyncio.sleep(0.01)
+    assert asgi_programs.STARTED == [
+        "lifespan.startup",
+        "disconnected",
+        "refused",
+        "lifespan.shutdown",
+    ]
 
-    noted = ask_all(certificate, asking)
-    assert noted == ["lifespan.startup", "disconnected", "refused", "lifespan.shutdown"]
 
-
-def test_a_program_that_does_not_read_holds_the_client_back(certificate: CertificateFiles) -> None:
+async def test_a_program_that_does_not_read_holds_the_client_back(
+    certificate: CertificateFiles,
+) -> None:
     """What it has not taken is bounded by the stream's window."""
     held: list[int] = []
 
@@ -363,56 +332,44 @@ def test_a_program_that_does_not_read_holds_the_client_back(certificate: Certifi
         await send({"type": "http.response.start", "status": 200})
         await send({"type": "http.response.body", "body": b"%d" % total})
 
-    async def main() -> None:
-        async with serving(certificate, application) as client:
-            body = bytes(20_000_000)
-            answer = await client.ask("/", body)
-            assert answer.body == b"%d" % len(body)
-
-    run(main)
+    async with serving(certificate, application) as client:
+        body = bytes(20_000_000)
+        answer = await client.ask("/", body)
+        assert answer.body == b"%d" % len(body)
     assert len(held) > 1
 
 
-def test_a_program_that_waits_for_more_after_its_shutdown_is_ended() -> None:
+async def test_a_program_that_waits_for_more_after_its_shutdown_is_ended() -> None:
     async def application(_scope: Any, receive: Any, send: Any) -> None:
         while True:
             message = await receive()
             await send({"type": message["type"] + ".complete"})
 
-    async def main() -> None:
-        lifespan = Lifespan(application, "main:app")
-        await lifespan.startup()
-        await lifespan.shutdown()
-
-    run(main)
+    lifespan = Lifespan(application, "main:app")
+    await lifespan.startup()
+    await lifespan.shutdown()
 
 
-def test_a_startup_that_does_not_end_is_only_ended() -> None:
+async def test_a_startup_that_does_not_end_is_only_ended() -> None:
     heard: list[str] = []
 
     async def application(_scope: Any, receive: Any, _send: Any) -> None:
         while True:
             heard.append((await receive())["type"])
 
-    async def main() -> None:
-        lifespan = Lifespan(application, "main:app")
-        starting = asyncio.ensure_future(lifespan.startup())
-        while not heard:
-            await asyncio.sleep(0)
-        await lifespan.shutdown()
-        await starting
-
-    run(main)
+    lifespan = Lifespan(application, "main:app")
+    starting = asyncio.ensure_future(lifespan.startup())
+    while not heard:
+        await asyncio.sleep(0)
+    await lifespan.shutdown()
+    await starting
     assert heard == ["lifespan.startup"]
 
 
-def test_a_startup_that_fails_says_why() -> None:
+async def test_a_startup_that_fails_says_why() -> None:
     async def application(_scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "lifespan.startup.failed", "message": "no database"})
 
-    async def main() -> None:
-        with pytest.raises(ConfigurationError, match="no database"):
-            await Lifespan(application, "main:app").startup()
-
-    run(main)
+    with pytest.raises(ConfigurationError, match="no database"):
+        await Lifespan(application, "main:app").startup()

@@ -12,7 +12,6 @@ from random import Random
 import pytest
 
 from tests.asgi.webtransport_client import WebTransportClient, webtransport_client
-from tests.asyncio.loopback import run
 from tests.supervisor.service_home import Service, ServiceHome, service_home
 
 pytestmark = pytest.mark.process
@@ -81,123 +80,103 @@ class Traffic:
         self.streams += 1
 
 
-def test_a_session_goes_on_through_a_reload(home: ServiceHome) -> None:
+async def test_a_session_goes_on_through_a_reload(home: ServiceHome) -> None:
     service = start(home)
     (old,) = service.pids()
-
-    async def main() -> None:
-        async with webtransport_client(service.port) as client:
-            assert await client.open("/") == 200
-            half = client.open_stream()
-            client.write(half, _LARGE[:500_000])
-            traffic = Traffic(client, old)
-            running = asyncio.create_task(traffic.run())
-            await reload(home, service)
-            before = traffic.streams
-            # Nothing of the session is the new worker's, everything else is.
-            assert await pid_of(client) != old
-            while traffic.streams < before + 50 and not running.done():
-                await asyncio.sleep(0.01)
-            traffic.stop()
-            await running
-            client.write(half, _LARGE[500_000:], ended=True)
-            assert await client.answer(half) == b"%d " % old + _LARGE
-            assert client.resets == {}
-            await client.until(lambda: len(client.datagrams) == traffic.sent)
-            client.close_session(0, "")
-            while Path(f"/proc/{old}").exists():
-                await asyncio.sleep(0.01)
-            # The connection has outlived it, and its next session is the new worker's.
-            assert await client.open("/") == 200
-            stream = client.open_stream()
-            client.write(stream, b"hello", ended=True)
-            assert await client.answer(stream) == b"%d hello" % await pid_of(client)
-
-    run(main)
+    async with webtransport_client(service.port) as client:
+        assert await client.open("/") == 200
+        half = client.open_stream()
+        client.write(half, _LARGE[:500_000])
+        traffic = Traffic(client, old)
+        running = asyncio.create_task(traffic.run())
+        await reload(home, service)
+        before = traffic.streams
+        # Nothing of the session is the new worker's, everything else is.
+        assert await pid_of(client) != old
+        while traffic.streams < before + 50 and not running.done():
+            await asyncio.sleep(0.01)
+        traffic.stop()
+        await running
+        client.write(half, _LARGE[500_000:], ended=True)
+        assert await client.answer(half) == b"%d " % old + _LARGE
+        assert client.resets == {}
+        await client.until(lambda: len(client.datagrams) == traffic.sent)
+        client.close_session(0, "")
+        while Path(f"/proc/{old}").exists():
+            await asyncio.sleep(0.01)
+        # The connection has outlived it, and its next session is the new worker's.
+        assert await client.open("/") == 200
+        stream = client.open_stream()
+        client.write(stream, b"hello", ended=True)
+        assert await client.answer(stream) == b"%d hello" % await pid_of(client)
 
 
-def test_a_session_goes_on_through_one_reload_after_the_other(home: ServiceHome) -> None:
+async def test_a_session_goes_on_through_one_reload_after_the_other(home: ServiceHome) -> None:
     """Each old worker passes on what is for the first."""
     service = start(home)
     (first,) = service.pids()
-
-    async def main() -> None:
-        async with webtransport_client(service.port) as client:
-            assert await client.open("/") == 200
-            half = client.open_stream()
-            traffic = Traffic(client, first)
-            running = asyncio.create_task(traffic.run())
-            pids = [first]
-            for number in range(4):
-                client.write(half, _LARGE[number * 200_000 :][:200_000])
-                await reload(home, service)
-                pids.append(await pid_of(client))
-                before = traffic.streams
-                while traffic.streams < before + 20 and not running.done():
-                    await asyncio.sleep(0.01)
-            assert len(set(pids)) == 5
-            traffic.stop()
-            await running
-            client.write(half, _LARGE[800_000:], ended=True)
-            assert await client.answer(half) == b"%d " % first + _LARGE
-            assert client.resets == {}
-            client.close_session(0, "")
-            # With the session all of them end but the last.
-            while any(Path(f"/proc/{pid}").exists() for pid in pids[:-1]):
+    async with webtransport_client(service.port) as client:
+        assert await client.open("/") == 200
+        half = client.open_stream()
+        traffic = Traffic(client, first)
+        running = asyncio.create_task(traffic.run())
+        pids = [first]
+        for number in range(4):
+            client.write(half, _LARGE[number * 200_000 :][:200_000])
+            await reload(home, service)
+            pids.append(await pid_of(client))
+            before = traffic.streams
+            while traffic.streams < before + 20 and not running.done():
                 await asyncio.sleep(0.01)
-            assert await pid_of(client) == pids[-1]
+        assert len(set(pids)) == 5
+        traffic.stop()
+        await running
+        client.write(half, _LARGE[800_000:], ended=True)
+        assert await client.answer(half) == b"%d " % first + _LARGE
+        assert client.resets == {}
+        client.close_session(0, "")
+        # With the session all of them end but the last.
+        while any(Path(f"/proc/{pid}").exists() for pid in pids[:-1]):
+            await asyncio.sleep(0.01)
+        assert await pid_of(client) == pids[-1]
 
-    run(main)
 
-
-def test_a_client_that_does_not_end_its_side_keeps_no_process(home: ServiceHome) -> None:
+async def test_a_client_that_does_not_end_its_side_keeps_no_process(home: ServiceHome) -> None:
     service = start(home)
     (old,) = service.pids()
-
-    async def main() -> None:
-        async with webtransport_client(service.port) as client:
-            assert await client.open("/") == 200
-            await reload(home, service)
-            client.send_datagram(b"close")
-            await client.until(lambda: client.closed == (3, ""))
-            while Path(f"/proc/{old}").exists():
-                await asyncio.sleep(0.01)
-            assert await pid_of(client) != old
-
-    run(main)
+    async with webtransport_client(service.port) as client:
+        assert await client.open("/") == 200
+        await reload(home, service)
+        client.send_datagram(b"close")
+        await client.until(lambda: client.closed == (3, ""))
+        while Path(f"/proc/{old}").exists():
+            await asyncio.sleep(0.01)
+        assert await pid_of(client) != old
 
 
-def test_a_session_ends_with_the_process_that_passes_it_on(home: ServiceHome) -> None:
+async def test_a_session_ends_with_the_process_that_passes_it_on(home: ServiceHome) -> None:
     service = start(home)
     (first,) = service.pids()
-
-    async def main() -> None:
-        async with webtransport_client(service.port) as client:
-            assert await client.open("/") == 200
-            await reload(home, service)
-            second = await pid_of(client)
-            await reload(home, service)
-            third = await pid_of(client)
-            assert len({first, second, third}) == 3
-            os.kill(second, signal.SIGKILL)
-            await client.until(lambda: client.session in client.resets)
-            # Its program is told, and the connection lives on.
-            while Path(f"/proc/{first}").exists():
-                await asyncio.sleep(0.01)
-            assert await pid_of(client) == third
-
-    run(main)
+    async with webtransport_client(service.port) as client:
+        assert await client.open("/") == 200
+        await reload(home, service)
+        second = await pid_of(client)
+        await reload(home, service)
+        third = await pid_of(client)
+        assert len({first, second, third}) == 3
+        os.kill(second, signal.SIGKILL)
+        await client.until(lambda: client.session in client.resets)
+        # Its program is told, and the connection lives on.
+        while Path(f"/proc/{first}").exists():
+            await asyncio.sleep(0.01)
+        assert await pid_of(client) == third
 
 
-def test_grace_ends_a_session_and_not_its_connection(home: ServiceHome) -> None:
+async def test_grace_ends_a_session_and_not_its_connection(home: ServiceHome) -> None:
     service = start(home)
-
-    async def main() -> None:
-        async with webtransport_client(service.port) as client:
-            assert await client.open("/") == 200
-            (old,) = await asyncio.to_thread(service.pids)
-            await reload(home, service, "--grace", "0.5")
-            await client.until(lambda: client.session in client.resets)
-            assert await pid_of(client) != old
-
-    run(main)
+    async with webtransport_client(service.port) as client:
+        assert await client.open("/") == 200
+        (old,) = await asyncio.to_thread(service.pids)
+        await reload(home, service, "--grace", "0.5")
+        await client.until(lambda: client.session in client.resets)
+        assert await pid_of(client) != old

@@ -12,7 +12,8 @@ from h2.errors import ErrorCodes
 
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.limits import CANCELLED_REQUEST_BURST
-from tests.asgi.tcp_stage import Http2Client, Stage, on_stage
+from tests.asgi import asgi_programs
+from tests.asgi.tcp_stage import Http2Client, serving
 
 _HELLO = b"GET /hello HTTP/1.1\r\nhost: localhost\r\n\r\n"
 _BODY = b"hello from startup"
@@ -29,16 +30,16 @@ async def _response(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     return head, body
 
 
-def test_requests_that_come_together_are_answered_in_turn(certificate: CertificateFiles) -> None:
-    async def play(stage: Stage) -> None:
+async def test_requests_that_come_together_are_answered_in_turn(
+    certificate: CertificateFiles,
+) -> None:
+    async with serving(certificate) as stage:
         reader, writer = await stage.connect("1.1")
         writer.write(_HELLO.replace(b"/hello", b"/slow/2") + _HELLO + _HELLO)
         assert len((await _response(reader))[1]) == 2 * 6_000
         assert (await _response(reader))[1] == _BODY
         assert (await _response(reader))[1] == _BODY
         writer.close()
-
-    on_stage(certificate, play)
 
 
 @pytest.mark.parametrize(
@@ -54,27 +55,24 @@ def test_requests_that_come_together_are_answered_in_turn(certificate: Certifica
         (b"GET /hello HTTP/1.0\r\n\r\n", 200),
     ],
 )
-def test_a_request_is_answered_by_its_form(
+async def test_a_request_is_answered_by_its_form(
     certificate: CertificateFiles, request_bytes: bytes, status: int
 ) -> None:
-    async def play(stage: Stage) -> None:
+    async with serving(certificate) as stage:
         reader, writer = await stage.connect("1.1")
         writer.write(request_bytes)
         assert (await reader.readline()).split()[1] == b"%d" % status
         writer.transport.abort()
 
-    on_stage(certificate, play)
 
-
-def test_clients_that_begin_and_stop_hold_up_nobody(
+async def test_clients_that_begin_and_stop_hold_up_nobody(
     certificate: CertificateFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half a TLS hello, half a request's head, half a body, no TLS at all: each goes in its time,
     and others are answered meanwhile."""
     monkeypatch.setattr("quicbaton.asgi.tcp.http1.TCP_HEAD_S", 0.2)
     monkeypatch.setattr("quicbaton.asgi.tcp.server.TCP_HANDSHAKE_S", 0.2)
-
-    async def play(stage: Stage) -> None:
+    async with serving(certificate) as stage:
         hello = ssl.MemoryBIO()
         tls = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), hello, server_hostname="x")
         with pytest.raises(ssl.SSLWantReadError):
@@ -98,8 +96,6 @@ def test_clients_that_begin_and_stop_hold_up_nobody(
         assert (await body[0].readline()).split()[1] == b"200"
         body[1].transport.abort()
 
-    on_stage(certificate, play)
-
 
 async def _end(reader: asyncio.StreamReader) -> bytes:
     """Until the server hangs up."""
@@ -109,8 +105,8 @@ async def _end(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
-def test_a_connection_without_requests_is_closed(certificate: CertificateFiles) -> None:
-    async def play(stage: Stage) -> None:
+async def test_a_connection_without_requests_is_closed(certificate: CertificateFiles) -> None:
+    async with serving(certificate, keep_alive_s=0.1) as stage:
         reader, writer = await stage.connect("1.1")
         writer.write(_HELLO)
         await _response(reader)
@@ -121,15 +117,12 @@ def test_a_connection_without_requests_is_closed(certificate: CertificateFiles) 
         assert (await client.until(h2.events.ConnectionTerminated)).error_code == 0
         client.close()
 
-    on_stage(certificate, play, keep_alive_s=0.1)
 
-
-def test_requests_that_are_given_up_without_end_close_the_connection(
+async def test_requests_that_are_given_up_without_end_close_the_connection(
     certificate: CertificateFiles,
 ) -> None:
     """CVE-2023-44487."""
-
-    async def play(stage: Stage) -> None:
+    async with serving(certificate) as stage:
         client = await Http2Client.connect(stage)
         for _ in range(CANCELLED_REQUEST_BURST + 200):
             client.h2.reset_stream(client.request("/wait"), ErrorCodes.CANCEL)
@@ -139,13 +132,12 @@ def test_requests_that_are_given_up_without_end_close_the_connection(
         assert (await stage.ask("2", "/hello")).body == _BODY
         client.close()
 
-    on_stage(certificate, play)
 
-
-def test_a_client_that_reads_no_answers_is_read_no_more(certificate: CertificateFiles) -> None:
+async def test_a_client_that_reads_no_answers_is_read_no_more(
+    certificate: CertificateFiles,
+) -> None:
     """PINGs, which h2 answers."""
-
-    async def play(stage: Stage) -> None:
+    async with serving(certificate) as stage:
         # Inherited by those that are accepted: the kernel would keep megabytes of answers.
         stage.server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         client = await Http2Client.connect(stage)
@@ -160,10 +152,8 @@ def test_a_client_that_reads_no_answers_is_read_no_more(certificate: Certificate
         assert connection.held_bytes < 2 << 20
         client.close()
 
-    on_stage(certificate, play)
 
-
-def test_much_at_once_is_looked_at_in_turns(
+async def test_much_at_once_is_looked_at_in_turns(
     certificate: CertificateFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("quicbaton.asgi.tcp.connection.TURN_S", 0.0)
@@ -175,7 +165,7 @@ def test_much_at_once_is_looked_at_in_turns(
             turns += 1
             await asyncio.sleep(0)
 
-    async def play(stage: Stage) -> None:
+    async with serving(certificate) as stage:
         client = await Http2Client.connect(stage)
         await client.until(h2.events.RemoteSettingsChanged)
         (connection,) = stage.server._connections
@@ -197,11 +187,11 @@ def test_much_at_once_is_looked_at_in_turns(
         assert len(taken) == len(set(taken)) > 10
         client.close()
 
-    on_stage(certificate, play)
 
-
-def test_a_client_that_breaks_http2_is_told_and_cut_off(certificate: CertificateFiles) -> None:
-    async def play(stage: Stage) -> None:
+async def test_a_client_that_breaks_http2_is_told_and_cut_off(
+    certificate: CertificateFiles,
+) -> None:
+    async with serving(certificate) as stage:
         reader, writer = await stage.connect("2")
         client = Http2Client(reader, writer)
         writer.write(b"\xff" * 100)
@@ -210,14 +200,14 @@ def test_a_client_that_breaks_http2_is_told_and_cut_off(certificate: Certificate
         assert await _end(reader) == b""
         client.close()
 
-    on_stage(certificate, play)
-
 
 # --- stopping ---------------------------------------------------------------------------------
 
 
-def test_a_waiting_client_of_http1_gets_one_more_answer(certificate: CertificateFiles) -> None:
-    async def play(stage: Stage) -> None:
+async def test_a_waiting_client_of_http1_gets_one_more_answer(
+    certificate: CertificateFiles,
+) -> None:
+    async with serving(certificate) as stage:
         reader, writer = await stage.connect("1.1")
         writer.write(_HELLO)
         head, _ = await _response(reader)
@@ -232,13 +222,10 @@ def test_a_waiting_client_of_http1_gets_one_more_answer(certificate: Certificate
         while stage.server.running:
             await asyncio.sleep(0.01)
 
-    on_stage(certificate, play)
 
-
-def test_a_waiting_client_of_http2_is_sent_away(certificate: CertificateFiles) -> None:
+async def test_a_waiting_client_of_http2_is_sent_away(certificate: CertificateFiles) -> None:
     """RFC 9113 §6.8: it knows which requests nobody has seen."""
-
-    async def play(stage: Stage) -> None:
+    async with serving(certificate) as stage:
         client = await Http2Client.connect(stage)
         first = client.request("/hello")
         await client.until(h2.events.StreamEnded, first)
@@ -251,11 +238,11 @@ def test_a_waiting_client_of_http2_is_sent_away(certificate: CertificateFiles) -
         while stage.server.running:
             await asyncio.sleep(0.01)
 
-    on_stage(certificate, play)
 
-
-def test_running_requests_end_and_new_ones_are_sent_away(certificate: CertificateFiles) -> None:
-    async def play(stage: Stage) -> None:
+async def test_running_requests_end_and_new_ones_are_sent_away(
+    certificate: CertificateFiles,
+) -> None:
+    async with serving(certificate) as stage:
         reader, writer = await stage.connect("1.1")
         writer.write(_HELLO.replace(b"/hello", b"/slow/5"))
         client = await Http2Client.connect(stage)
@@ -274,13 +261,11 @@ def test_running_requests_end_and_new_ones_are_sent_away(certificate: Certificat
         while stage.server.running:
             await asyncio.sleep(0.01)
 
-    on_stage(certificate, play)
 
-
-def test_a_busy_client_of_http2_is_sent_away_when_it_asks_for_more(
+async def test_a_busy_client_of_http2_is_sent_away_when_it_asks_for_more(
     certificate: CertificateFiles,
 ) -> None:
-    async def play(stage: Stage) -> None:
+    async with serving(certificate) as stage:
         client = await Http2Client.connect(stage)
         slow = client.request("/wait")
         await client.until(h2.events.DataReceived, slow)
@@ -290,11 +275,9 @@ def test_a_busy_client_of_http2_is_sent_away_when_it_asks_for_more(
         assert told.last_stream_id == slow
         client.close()
 
-    on_stage(certificate, play)
 
-
-def test_a_client_that_has_just_connected_is_served(certificate: CertificateFiles) -> None:
-    async def play(stage: Stage) -> None:
+async def test_a_client_that_has_just_connected_is_served(certificate: CertificateFiles) -> None:
+    async with serving(certificate) as stage:
         reader, writer = await stage.connect("1.1")
         client = await Http2Client.connect(stage)
         await client.until(h2.events.RemoteSettingsChanged)
@@ -309,11 +292,9 @@ def test_a_client_that_has_just_connected_is_served(certificate: CertificateFile
         assert client.body(request) == _BODY
         client.close()
 
-    on_stage(certificate, play)
 
-
-def test_what_is_cut_is_named(certificate: CertificateFiles) -> None:
-    async def play(stage: Stage) -> None:
+async def test_what_is_cut_is_named(certificate: CertificateFiles) -> None:
+    async with serving(certificate) as stage:
         reader, writer = await stage.connect("1.1")
         writer.write(_HELLO.replace(b"/hello", b"/wait"))
         await reader.readuntil(b"waiting")
@@ -325,6 +306,4 @@ def test_what_is_cut_is_named(certificate: CertificateFiles) -> None:
         with pytest.raises(ConnectionError):
             await reader.read()
         writer.close()
-
-    noted = on_stage(certificate, play)
-    assert "disconnected" in noted
+    assert "disconnected" in asgi_programs.STARTED

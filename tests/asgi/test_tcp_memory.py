@@ -21,10 +21,11 @@ from quicbaton.limits import (
     TCP_BUFFER_BYTES,
 )
 from tests.asgi import asgi_programs
-from tests.asgi.tcp_stage import Http2Client, Stage, on_stage
+from tests.asgi.tcp_stage import Http2Client, Stage, serving
+from tests.asyncio.loopback import LoopFactory
 
 VERSIONS = pytest.mark.parametrize("version", ["1.1", "2"])
-LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+LOOPS = pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
 MEGABYTE = 1 << 20
 
 
@@ -60,24 +61,13 @@ async def upload(stage: Stage, version: str, body: bytes) -> str:
     return answer.body.decode()
 
 
-def play_with(
-    certificate: CertificateFiles, play: Callable[[Stage, Patient], Any], **options: Any
-) -> None:
-    program = Patient()
-
-    async def main(stage: Stage) -> None:
-        await play(stage, program)
-
-    on_stage(certificate, main, application=program, **options)
-
-
 @VERSIONS
-def test_what_a_program_does_not_take_counts_until_it_does(
+async def test_what_a_program_does_not_take_counts_until_it_does(
     certificate: CertificateFiles, version: str
 ) -> None:
     body = bytes(range(256)) * 12_000
-
-    async def play(stage: Stage, program: Patient) -> None:
+    program = Patient()
+    async with serving(certificate, application=program) as stage:
         budget = stage.memory.budget
         uploading = asyncio.create_task(upload(stage, version, body))
         try:
@@ -92,17 +82,14 @@ def test_what_a_program_does_not_take_counts_until_it_does(
         await until(lambda: not budget.held_bytes)
         await until(lambda: not stage.memory.others)
 
-    play_with(certificate, play)
-
 
 @VERSIONS
 @LOOPS
-def test_what_a_client_does_not_read_counts_and_is_less_when_memory_is_tight(
-    certificate: CertificateFiles, version: str, loop: Any
+async def test_what_a_client_does_not_read_counts_and_is_less_when_memory_is_tight(
+    certificate: CertificateFiles, version: str, loop_factory: LoopFactory
 ) -> None:
     size = 20 * MEGABYTE
-
-    async def play(stage: Stage) -> None:
+    async with serving(certificate, memory_bytes=64 * MEGABYTE) as stage:
         budget = stage.memory.budget
         others = budget.open(b"other connections")
         first = await begin_download(stage, version, size)
@@ -115,8 +102,6 @@ def test_what_a_client_does_not_read_counts_and_is_less_when_memory_is_tight(
         assert account.held_bytes < TCP_BUFFER_BYTES // 2
         assert await second() == await first() == asgi_programs.pattern(size)
         await until(lambda: budget.held_bytes == others.held_bytes)
-
-    on_stage(certificate, play, memory_bytes=64 * MEGABYTE, loop_factory=loop)
 
 
 async def begin_download(stage: Stage, version: str, size: int) -> Callable[[], Any]:
@@ -146,14 +131,14 @@ async def begin_download(stage: Stage, version: str, size: int) -> Callable[[], 
     return all_of_it
 
 
-def test_a_client_that_has_much_here_is_not_read_while_memory_is_low(
+async def test_a_client_that_has_much_here_is_not_read_while_memory_is_low(
     certificate: CertificateFiles,
 ) -> None:
     """Over HTTP/2: of HTTP/1.1 no more is read in any case than the program takes."""
     body = bytes(range(256)) * 3_000
     small = bytes(1_000)
-
-    async def play(stage: Stage, program: Patient) -> None:
+    program = Patient()
+    async with serving(certificate, application=program, memory_bytes=8 * MEGABYTE) as stage:
         budget = stage.memory.budget
         others = budget.open(b"other connections")
         others.note(6 * MEGABYTE, 0)
@@ -173,14 +158,13 @@ def test_a_client_that_has_much_here_is_not_read_while_memory_is_low(
         program.may.set()
         assert await glutton == hashlib.sha256(body).hexdigest()
 
-    play_with(certificate, play, memory_bytes=8 * MEGABYTE)
-
 
 @VERSIONS
-def test_the_connection_that_holds_most_is_closed_and_no_other(
+async def test_the_connection_that_holds_most_is_closed_and_no_other(
     certificate: CertificateFiles, version: str
 ) -> None:
-    async def play(stage: Stage, program: Patient) -> None:
+    program = Patient()
+    async with serving(certificate, application=program, memory_bytes=MEGABYTE) as stage:
         budget = stage.memory.budget
         modest = await Http2Client.connect(stage)
         # Less than there is: it is the others that fill the memory.
@@ -197,14 +181,12 @@ def test_the_connection_that_holds_most_is_closed_and_no_other(
         await modest.until(h2.events.StreamEnded, stream_id)
         modest.close()
 
-    play_with(certificate, play, memory_bytes=MEGABYTE)
-
 
 @VERSIONS
-def test_new_clients_are_turned_away_while_memory_is_nearly_full(
+async def test_new_clients_are_turned_away_while_memory_is_nearly_full(
     certificate: CertificateFiles, version: str
 ) -> None:
-    async def play(stage: Stage) -> None:
+    async with serving(certificate, memory_bytes=8 * MEGABYTE) as stage:
         budget = stage.memory.budget
         present = await Http2Client.connect(stage)
         await present.until(h2.events.RemoteSettingsChanged)
@@ -219,13 +201,11 @@ def test_new_clients_are_turned_away_while_memory_is_nearly_full(
         assert stage.server.refused == 1
         present.close()
 
-    on_stage(certificate, play, memory_bytes=8 * MEGABYTE)
 
-
-def test_a_process_without_memory_leaves_clients_to_one_that_has_some(
+async def test_a_process_without_memory_leaves_clients_to_one_that_has_some(
     certificate: CertificateFiles,
 ) -> None:
-    async def play(stage: Stage) -> None:
+    async with serving(certificate, memory_bytes=8 * MEGABYTE) as stage:
         # As a further worker has it: the same open socket.
         other = TcpServer(
             Listener(stage.server.listener),
@@ -242,5 +222,3 @@ def test_a_process_without_memory_leaves_clients_to_one_that_has_some(
         assert stage.server.refused == 0
         other.close()
         await until(lambda: not other.running)
-
-    on_stage(certificate, play, memory_bytes=8 * MEGABYTE)

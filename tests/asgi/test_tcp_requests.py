@@ -21,7 +21,7 @@ import pytest
 from quicbaton.asgi.tcp import http1, http2, tls_identity
 from quicbaton.cli.certificate import CertificateFiles
 from tests.asgi import asgi_programs
-from tests.asgi.tcp_stage import Http2Client, Stage, on_stage
+from tests.asgi.tcp_stage import Http2Client, Stage, serving
 
 VERSIONS = pytest.mark.parametrize("version", ["1.1", "2"])
 #: What libcurl calls a response that was cut off.
@@ -29,16 +29,15 @@ _CUT_CODES = {92, pycurl.E_PARTIAL_FILE, pycurl.E_RECV_ERROR, pycurl.E_GOT_NOTHI
 
 
 @VERSIONS
-def test_a_program_answers_with_the_state_of_its_startup(
+async def test_a_program_answers_with_the_state_of_its_startup(
     certificate: CertificateFiles, version: str
 ) -> None:
-    async def play(stage: Stage) -> None:
+    async with serving(certificate) as stage:
         answer = await stage.ask(version, "/hello")
         assert (answer.status, answer.body) == (200, b"hello from startup")
         assert answer.fields["alt-svc"] == f'h3=":{stage.port}"; ma=3600'
         assert answer.fields["date"].endswith("GMT")
-
-    assert on_stage(certificate, play) == ["lifespan.startup", "lifespan.shutdown"]
+    assert asgi_programs.STARTED == ["lifespan.startup", "lifespan.shutdown"]
 
 
 def test_of_a_chain_the_program_is_told_the_servers_own(
@@ -51,10 +50,10 @@ def test_of_a_chain_the_program_is_told_the_servers_own(
 
 
 @VERSIONS
-def test_the_scope_is_as_over_quic_but_for_the_version(
+async def test_the_scope_is_as_over_quic_but_for_the_version(
     certificate: CertificateFiles, version: str
 ) -> None:
-    async def play(stage: Stage) -> None:
+    async with serving(certificate) as stage:
         answer = await stage.ask(version, "/scope/%C3%A4?q=1", fields=["X-Mine: yes"])
         scope = literal_eval(answer.body.decode())
         assert scope["type"] == "http"
@@ -70,23 +69,19 @@ def test_the_scope_is_as_over_quic_but_for_the_version(
         shown = certificate.certificate.read_text()
         assert scope["extensions"]["tls"]["server_cert"] == shown
 
-    on_stage(certificate, play)
-
 
 @VERSIONS
-def test_a_program_is_mounted_where_the_user_says(
+async def test_a_program_is_mounted_where_the_user_says(
     certificate: CertificateFiles, version: str
 ) -> None:
-    async def play(stage: Stage) -> None:
+    async with serving(certificate, application=asgi_programs.mounted) as stage:
         answer = await stage.ask(version, "/things")
         assert answer.body == b"/mounted /mounted/things"
 
-    on_stage(certificate, play, application=asgi_programs.mounted)
-
 
 @VERSIONS
-def test_bodies_arrive_whole_both_ways(certificate: CertificateFiles, version: str) -> None:
-    async def play(stage: Stage) -> None:
+async def test_bodies_arrive_whole_both_ways(certificate: CertificateFiles, version: str) -> None:
+    async with serving(certificate) as stage:
         upload = bytes(range(251)) * 40_000
         answer = await stage.ask(version, "/hash", body=upload)
         assert answer.body == hashlib.sha256(upload).hexdigest().encode()
@@ -94,16 +89,12 @@ def test_bodies_arrive_whole_both_ways(certificate: CertificateFiles, version: s
         assert not answer.error
         assert answer.body == asgi_programs.pattern(20_000_000)
 
-    on_stage(certificate, play)
-
 
 @VERSIONS
-def test_a_head_has_no_body(certificate: CertificateFiles, version: str) -> None:
-    async def play(stage: Stage) -> None:
+async def test_a_head_has_no_body(certificate: CertificateFiles, version: str) -> None:
+    async with serving(certificate) as stage:
         answer = await stage.ask(version, "/large/1000", head=True)
         assert (answer.error, answer.status, answer.body) == (0, 200, b"")
-
-    on_stage(certificate, play)
 
 
 class _Upload:
@@ -151,10 +142,10 @@ class _Upload:
 
 
 @VERSIONS
-def test_an_upload_that_is_answered_may_go_on_for_longer_than_a_silent_one(
+async def test_an_upload_that_is_answered_may_go_on_for_longer_than_a_silent_one(
     certificate: CertificateFiles, version: str
 ) -> None:
-    async def play(stage: Stage) -> None:
+    async with serving(certificate, keep_alive_s=1.5) as stage:
         upload = _Upload(version, stage)
         await upload.begin()
         loop = asyncio.get_running_loop()
@@ -166,17 +157,14 @@ def test_an_upload_that_is_answered_may_go_on_for_longer_than_a_silent_one(
         assert loop.time() >= until + 1
         upload.close()
 
-    on_stage(certificate, play, keep_alive_s=1.5)
-
 
 @VERSIONS
-def test_an_upload_that_goes_on_and_on_behind_its_answer_is_stopped(
+async def test_an_upload_that_goes_on_and_on_behind_its_answer_is_stopped(
     certificate: CertificateFiles, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (http1, http2):
         monkeypatch.setattr(module, "MAX_DRAINED_BYTES", 1_000_000)
-
-    async def play(stage: Stage) -> None:
+    async with serving(certificate) as stage:
         upload = _Upload(version, stage)
         await upload.begin()
         with contextlib.suppress(ConnectionError, h2.exceptions.ProtocolError):
@@ -186,14 +174,12 @@ def test_an_upload_that_goes_on_and_on_behind_its_answer_is_stopped(
             await upload.stopped()
         upload.close()
 
-    on_stage(certificate, play)
-
 
 @VERSIONS
-def test_an_upload_may_be_answered_before_it_is_read(
+async def test_an_upload_may_be_answered_before_it_is_read(
     certificate: CertificateFiles, version: str
 ) -> None:
-    async def play(stage: Stage) -> None:
+    async with serving(certificate) as stage:
         context = ssl.create_default_context(cafile=str(certificate.certificate))
         async with httpx.AsyncClient(http1=version == "1.1", http2=True, verify=context) as client:
             site = f"https://localhost:{stage.port}"
@@ -202,69 +188,61 @@ def test_an_upload_may_be_answered_before_it_is_read(
             assert answer.text == "hello from startup"
             assert len((await other).content) == 10 * 6_000
 
-    on_stage(certificate, play)
-
 
 @VERSIONS
-def test_a_mistake_before_the_response_is_a_500(
+async def test_a_mistake_before_the_response_is_a_500(
     certificate: CertificateFiles, version: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def play(stage: Stage) -> None:
-        for path in ("/raise", "/nothing", "/bad-field", "/short"):
-            answer = await stage.ask(version, path)
-            assert answer.status == 500, path
-            assert answer.body == b"Internal Server Error"
-
     with caplog.at_level(logging.CRITICAL, "quicbaton.asgi"):
-        on_stage(certificate, play)
+        async with serving(certificate) as stage:
+            for path in ("/raise", "/nothing", "/bad-field", "/short"):
+                answer = await stage.ask(version, path)
+                assert answer.status == 500, path
+                assert answer.body == b"Internal Server Error"
 
 
 @VERSIONS
 @pytest.mark.parametrize("path", ["/raise-late"])
-def test_a_response_that_broke_off_never_looks_whole(
+async def test_a_response_that_broke_off_never_looks_whole(
     certificate: CertificateFiles, version: str, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def play(stage: Stage) -> None:
-        answer = await stage.ask(version, path)
-        assert answer.error in _CUT_CODES
-
     with caplog.at_level(logging.CRITICAL, "quicbaton.asgi"):
-        on_stage(certificate, play)
+        async with serving(certificate) as stage:
+            answer = await stage.ask(version, path)
+            assert answer.error in _CUT_CODES
 
 
-def test_a_response_that_broke_off_hurts_no_other_request(
+async def test_a_response_that_broke_off_hurts_no_other_request(
     certificate: CertificateFiles, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def play(stage: Stage) -> None:
-        client = await Http2Client.connect(stage)
-        slow = client.request("/slow/5")
-        broken = client.request("/raise-late")
-        reset = await client.until(h2.events.StreamReset, broken)
-        assert reset.error_code == 2  # INTERNAL_ERROR
-        await client.until(h2.events.StreamEnded, slow)
-        assert len(client.body(slow)) == 5 * 6_000
-        client.close()
-
     with caplog.at_level(logging.CRITICAL, "quicbaton.asgi"):
-        on_stage(certificate, play)
+        async with serving(certificate) as stage:
+            client = await Http2Client.connect(stage)
+            slow = client.request("/slow/5")
+            broken = client.request("/raise-late")
+            reset = await client.until(h2.events.StreamReset, broken)
+            assert reset.error_code == 2  # INTERNAL_ERROR
+            await client.until(h2.events.StreamEnded, slow)
+            assert len(client.body(slow)) == 5 * 6_000
+            client.close()
 
 
 @VERSIONS
-def test_trailers_go_to_those_that_take_them(certificate: CertificateFiles, version: str) -> None:
-    async def play(stage: Stage) -> None:
+async def test_trailers_go_to_those_that_take_them(
+    certificate: CertificateFiles, version: str
+) -> None:
+    async with serving(certificate) as stage:
         answer = await stage.ask(version, "/trailers", fields=["TE: trailers"])
         assert (answer.body, answer.fields.get("x-sum")) == (b"body", "7")
         answer = await stage.ask(version, "/trailers")
         assert (answer.body, answer.fields.get("x-sum")) == (b"body", None)
 
-    on_stage(certificate, play)
-
 
 @VERSIONS
-def test_a_client_that_leaves_is_told_to_the_program(
+async def test_a_client_that_leaves_is_told_to_the_program(
     certificate: CertificateFiles, version: str
 ) -> None:
-    async def play(stage: Stage) -> None:
+    async with serving(certificate) as stage:
         reader, writer = await stage.connect(version)
         if version == "2":
             client = Http2Client(reader, writer)
@@ -275,13 +253,16 @@ def test_a_client_that_leaves_is_told_to_the_program(
         writer.transport.abort()
         while stage.server.running:
             await asyncio.sleep(0.01)
-
-    noted = on_stage(certificate, play)
-    assert noted == ["lifespan.startup", "disconnected", "refused", "lifespan.shutdown"]
+    assert asgi_programs.STARTED == [
+        "lifespan.startup",
+        "disconnected",
+        "refused",
+        "lifespan.shutdown",
+    ]
 
 
 @VERSIONS
-def test_a_program_waits_for_a_client_that_does_not_read(
+async def test_a_program_waits_for_a_client_that_does_not_read(
     certificate: CertificateFiles, version: str
 ) -> None:
     """It gets no further than the buffers: ours, the kernel's, and the client's window."""
@@ -297,7 +278,7 @@ def test_a_program_waits_for_a_client_that_does_not_read(
             sent += 1
         await send({"type": "http.response.body"})
 
-    async def play(stage: Stage) -> None:
+    async with serving(certificate, application=application) as stage:
         reader, writer = await stage.connect(version)
         if version == "2":
             Http2Client(reader, writer).request("/endless")
@@ -310,13 +291,11 @@ def test_a_program_waits_for_a_client_that_does_not_read(
         assert all(one.held_bytes < 1 << 20 for one in stage.server._connections)
         writer.transport.abort()
 
-    on_stage(certificate, play, application=application)
 
-
-def test_a_program_that_reads_nothing_holds_up_no_other_request(
+async def test_a_program_that_reads_nothing_holds_up_no_other_request(
     certificate: CertificateFiles,
 ) -> None:
-    async def play(stage: Stage) -> None:
+    async with serving(certificate) as stage:
         client = await Http2Client.connect(stage)
         upload = client.request("/wait", method="POST")
         await client.until(h2.events.DataReceived, upload)
@@ -329,11 +308,9 @@ def test_a_program_that_reads_nothing_holds_up_no_other_request(
         assert client.body(other) == b"hello from startup"
         client.close()
 
-    on_stage(certificate, play)
-
 
 @VERSIONS
-def test_a_response_that_names_a_file_is_the_file(
+async def test_a_response_that_names_a_file_is_the_file(
     certificate: CertificateFiles, version: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "file.bin"
@@ -356,7 +333,7 @@ def test_a_response_that_names_a_file_is_the_file(
                 await send({**part, "offset": 1_000_000})
         ended.append(True)
 
-    async def play(stage: Stage) -> None:
+    async with serving(certificate, application=application) as stage:
         for name in ("/file", "/parts"):
             answers = await asyncio.gather(*(stage.ask(version, name) for _ in range(3)))
             for answer in answers:
@@ -365,13 +342,11 @@ def test_a_response_that_names_a_file_is_the_file(
         stage.server.stop_accepting()
         while stage.server.running:
             await asyncio.sleep(0.01)
-
-    on_stage(certificate, play, application=application)
     assert len(ended) == 6
 
 
 @VERSIONS
-def test_a_file_that_is_cut_off_meanwhile_never_looks_whole(
+async def test_a_file_that_is_cut_off_meanwhile_never_looks_whole(
     certificate: CertificateFiles, version: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "file.bin"
@@ -384,8 +359,6 @@ def test_a_file_that_is_cut_off_meanwhile_never_looks_whole(
         await send({"type": "http.response.pathsend", "path": path})
         path.write_bytes(b"")
 
-    async def play(stage: Stage) -> None:
+    async with serving(certificate, application=application) as stage:
         answer = await stage.ask(version, "/")
         assert answer.error in _CUT_CODES, (answer.status, len(answer.body))
-
-    on_stage(certificate, play, application=application)

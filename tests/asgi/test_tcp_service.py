@@ -270,7 +270,7 @@ def test_a_new_certificate_is_served_after_a_reload(home: ServiceHome) -> None:
     assert after != before
 
 
-def test_a_websocket_lives_until_the_grace_of_a_reload(home: ServiceHome) -> None:
+async def test_a_websocket_lives_until_the_grace_of_a_reload(home: ServiceHome) -> None:
     (home.path / "sockets.py").write_text(
         "async def app(scope, receive, send):\n"
         "    if scope['type'] == 'lifespan':\n"
@@ -281,10 +281,6 @@ def test_a_websocket_lives_until_the_grace_of_a_reload(home: ServiceHome) -> Non
         "        await send({'type': 'websocket.send', 'text': message['text']})\n"
     )
     service = start(home, app="sockets:app")
-    asyncio.run(_websocket_through_a_reload(home, service))
-
-
-async def _websocket_through_a_reload(home: ServiceHome, service: Service) -> None:
     context = ssl.create_default_context(cafile=str(home.ca))
     reader, writer = await asyncio.open_connection("localhost", service.port, ssl=context)
     frames = WSConnection(ConnectionType.CLIENT)

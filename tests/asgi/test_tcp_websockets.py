@@ -23,7 +23,7 @@ from wsproto.events import (
 )
 
 from quicbaton.cli.certificate import CertificateFiles
-from tests.asgi.tcp_stage import Http2Client, Stage, on_stage
+from tests.asgi.tcp_stage import Http2Client, Stage, serving
 from tests.asgi.test_websockets import application
 
 
@@ -106,8 +106,8 @@ KINDS = pytest.mark.parametrize("kind", [Upgraded, Extended])
 
 
 @KINDS
-def test_messages_pass_both_ways(certificate: CertificateFiles, kind: Any) -> None:
-    async def play(stage: Stage) -> None:
+async def test_messages_pass_both_ways(certificate: CertificateFiles, kind: Any) -> None:
+    async with serving(certificate, application=application) as stage:
         client, accepted = await kind.open(stage, "/echo")
         assert isinstance(accepted, AcceptConnection)
         assert accepted.subprotocol == "chat"
@@ -124,40 +124,34 @@ def test_messages_pass_both_ways(certificate: CertificateFiles, kind: Any) -> No
         assert (await client.hear()).code == 1000
         client.close()
 
-    on_stage(certificate, play, application=application)
-
 
 @KINDS
 @pytest.mark.parametrize(("path", "status"), [("/deny", 403), ("/refuse", 401)])
-def test_a_program_refuses(
+async def test_a_program_refuses(
     certificate: CertificateFiles, kind: Any, path: str, status: int
 ) -> None:
-    async def play(stage: Stage) -> None:
+    async with serving(certificate, application=application) as stage:
         client, answer = await kind.open(stage, path)
         assert isinstance(answer, RejectConnection)
         assert answer.status_code == status
         client.close()
 
-    on_stage(certificate, play, application=application)
-
 
 @KINDS
-def test_a_program_closes_with_its_code_or_by_a_mistake(
+async def test_a_program_closes_with_its_code_or_by_a_mistake(
     certificate: CertificateFiles, kind: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def play(stage: Stage) -> None:
-        for path, code in (("/bye", 4001), ("/raise", 1011)):
-            client, _ = await kind.open(stage, path)
-            client.say(TextMessage("go"))
-            assert (await client.hear()).code == code, path
-            client.close()
-
     with caplog.at_level(logging.CRITICAL, "quicbaton.asgi"):
-        on_stage(certificate, play, application=application)
+        async with serving(certificate, application=application) as stage:
+            for path, code in (("/bye", 4001), ("/raise", 1011)):
+                client, _ = await kind.open(stage, path)
+                client.say(TextMessage("go"))
+                assert (await client.hear()).code == code, path
+                client.close()
 
 
-def test_what_is_no_handshake_is_refused(certificate: CertificateFiles) -> None:
-    async def play(stage: Stage) -> None:
+async def test_what_is_no_handshake_is_refused(certificate: CertificateFiles) -> None:
+    async with serving(certificate, application=application) as stage:
         upgrade = b"GET /echo HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
         key = b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         for more, status in ((b"", b"400"), (key, b"426")):
@@ -165,5 +159,3 @@ def test_what_is_no_handshake_is_refused(certificate: CertificateFiles) -> None:
             writer.write(upgrade + more + b"\r\n")
             assert (await reader.readline()).split()[1] == status
             writer.transport.abort()
-
-    on_stage(certificate, play, application=application)

@@ -13,7 +13,7 @@ from quicbaton.asyncio import QuicConnectionProtocol, connect, serve
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.http3 import H3Connection
 from tests.asgi import asgi_programs
-from tests.asyncio.loopback import client_configuration, run, server_configuration
+from tests.asyncio.loopback import client_configuration, server_configuration
 
 #: Several packets at once, so that an ACK is due when the request is whole (RFC 9000 §13.2.2).
 _LONG_FIELDS = [(b"x-%d" % number, b"v" * 1000) for number in range(6)]
@@ -44,7 +44,7 @@ class _Client(QuicConnectionProtocol):
                 self.answered.set_result(http_event.data)
 
 
-def test_a_program_that_answers_at_once_is_answered_in_one_train(
+async def test_a_program_that_answers_at_once_is_answered_in_one_train(
     certificate: CertificateFiles,
 ) -> None:
     trace: list[str] = []
@@ -60,32 +60,29 @@ def test_a_program_that_answers_at_once_is_answered_in_one_train(
             trace.append("runs")
         await asgi_programs.application(scope, receive, send)
 
-    async def main() -> None:
-        lifespan = Lifespan(program, "test:application")
-        await lifespan.startup()
-        server = await serve(
-            "127.0.0.1",
-            0,
-            configuration=server_configuration(certificate),
-            create_protocol=partial(Traced, application=program, lifespan=lifespan),
-        )
-        udp = server.endpoint.udp
-        send = udp.send
-        udp.send = lambda train: trace.append("sends") or send(train)  # type: ignore[func-returns-value,method-assign]
-        try:
-            async with connect(
-                "localhost",
-                server.port,
-                configuration=client_configuration(certificate),
-                create_protocol=_Client,
-            ) as client:
-                assert isinstance(client, _Client)
-                client.ask(b"/hello")
-                assert await client.answered == b"hello from startup"
-        finally:
-            server.close()
-            await lifespan.shutdown()
-        at = trace.index("begun")
-        assert trace[at : at + 3] == ["begun", "runs", "sends"]
-
-    run(main)
+    lifespan = Lifespan(program, "test:application")
+    await lifespan.startup()
+    server = await serve(
+        "127.0.0.1",
+        0,
+        configuration=server_configuration(certificate),
+        create_protocol=partial(Traced, application=program, lifespan=lifespan),
+    )
+    udp = server.endpoint.udp
+    send = udp.send
+    udp.send = lambda train: trace.append("sends") or send(train)  # type: ignore[func-returns-value,method-assign]
+    try:
+        async with connect(
+            "localhost",
+            server.port,
+            configuration=client_configuration(certificate),
+            create_protocol=_Client,
+        ) as client:
+            assert isinstance(client, _Client)
+            client.ask(b"/hello")
+            assert await client.answered == b"hello from startup"
+    finally:
+        server.close()
+        await lifespan.shutdown()
+    at = trace.index("begun")
+    assert trace[at : at + 3] == ["begun", "runs", "sends"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from quicbaton.asyncio import serve
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.transport.budget import MemoryBudget
 from tests.asgi.webtransport_client import WebTransportClient, webtransport_client
-from tests.asyncio.loopback import run, server_configuration
+from tests.asyncio.loopback import server_configuration
 
 _DATAGRAM_FRAME_BYTES = 65_535
 
@@ -184,22 +184,8 @@ async def session(
         server.close()
 
 
-def in_session(
-    certificate: CertificateFiles,
-    path: str,
-    work: Callable[[WebTransportClient, Program], Awaitable[None]],
-    *fields: tuple[bytes, bytes],
-    status: int = 200,
-) -> None:
-    async def main() -> None:
-        async with session(certificate, path, *fields, status=status) as (client, program):
-            await work(client, program)
-
-    run(main)
-
-
-def test_streams_of_both_kinds_and_datagrams_come_back(certificate: CertificateFiles) -> None:
-    async def work(client: WebTransportClient, program: Program) -> None:
+async def test_streams_of_both_kinds_and_datagrams_come_back(certificate: CertificateFiles) -> None:
+    async with session(certificate, "/echo") as (client, program):
         assert client.heads[client.session][b"x-by"] == b"us"
         for size in (0, 5, 3_000_000):
             both = client.open_stream()
@@ -224,11 +210,10 @@ def test_streams_of_both_kinds_and_datagrams_come_back(certificate: CertificateF
             "reason": "bye",
         }
 
-    in_session(certificate, "/echo", work)
 
-
-def test_the_scope_says_what_the_session_can(certificate: CertificateFiles) -> None:
-    async def work(client: WebTransportClient, program: Program) -> None:
+async def test_the_scope_says_what_the_session_can(certificate: CertificateFiles) -> None:
+    offered = (b"wt-available-protocols", b'"moq-00", "a \\"b\\""')
+    async with session(certificate, "/echo", offered) as (client, program):
         scope = program.scope
         assert scope["method"] == "CONNECT"
         assert scope["http_version"] == "3"
@@ -236,62 +221,49 @@ def test_the_scope_says_what_the_session_can(certificate: CertificateFiles) -> N
         assert 1100 < scope["extensions"]["webtransport"]["max_datagram_size"] < 1500
         assert client.heads[client.session][b"wt-protocol"] == b'"moq-00"'
 
-    offered = (b"wt-available-protocols", b'"moq-00", "a \\"b\\""')
-    in_session(certificate, "/echo", work, offered)
-
 
 @pytest.mark.parametrize(("path", "status"), [("/refuse", 429), ("/refuse_by_code", 404)])
-def test_a_program_may_refuse(certificate: CertificateFiles, path: str, status: int) -> None:
-    async def work(client: WebTransportClient, program: Program) -> None:
+async def test_a_program_may_refuse(certificate: CertificateFiles, path: str, status: int) -> None:
+    async with session(certificate, path, status=status) as (client, _):
         await client.until(lambda: client.session in client.ended)
 
-    in_session(certificate, path, work, status=status)
 
-
-def test_a_program_closes_and_what_it_ended_before_arrives(certificate: CertificateFiles) -> None:
-    async def work(client: WebTransportClient, program: Program) -> None:
+async def test_a_program_closes_and_what_it_ended_before_arrives(
+    certificate: CertificateFiles,
+) -> None:
+    async with session(certificate, "/close") as (client, _):
         stream = client.open_stream()
         client.write(stream, b"hello")
         assert await client.answer(stream) == b"the last"
         await client.until(lambda: client.session in client.ended)
         assert client.closed == (7, "enough")
 
-    in_session(certificate, "/close", work)
 
-
-def test_a_program_that_returns_has_closed(certificate: CertificateFiles) -> None:
-    async def work(client: WebTransportClient, program: Program) -> None:
+async def test_a_program_that_returns_has_closed(certificate: CertificateFiles) -> None:
+    async with session(certificate, "/return_at_once") as (client, _):
         await client.until(lambda: client.session in client.ended)
         assert client.closed == (0, "")
 
-    in_session(certificate, "/return_at_once", work)
 
-
-def test_a_mistake_of_the_program_is_no_end(certificate: CertificateFiles) -> None:
-    async def early(client: WebTransportClient, program: Program) -> None:
+async def test_a_mistake_of_the_program_is_no_end(certificate: CertificateFiles) -> None:
+    async with session(certificate, "/raise_early", status=500) as (client, _):
         assert client.closed is None
-
-    async def late(client: WebTransportClient, program: Program) -> None:
+    async with session(certificate, "/raise_late") as (client, _):
         client.send_datagram(b"now")
         await client.until(lambda: client.session in client.resets)
         assert client.closed is None
 
-    in_session(certificate, "/raise_early", early, status=500)
-    in_session(certificate, "/raise_late", late)
 
-
-def test_codes_of_resets_and_stops_reach_the_client(certificate: CertificateFiles) -> None:
-    async def work(client: WebTransportClient, program: Program) -> None:
+async def test_codes_of_resets_and_stops_reach_the_client(certificate: CertificateFiles) -> None:
+    async with session(certificate, "/reset") as (client, _):
         stream = client.open_stream()
         client.write(stream, b"begun")
         await client.until(lambda: stream in client.resets and stream in client.stops)
         assert (client.resets[stream], client.stops[stream]) == (40, 41)
 
-    in_session(certificate, "/reset", work)
 
-
-def test_codes_of_resets_and_stops_reach_the_program(certificate: CertificateFiles) -> None:
-    async def work(client: WebTransportClient, program: Program) -> None:
+async def test_codes_of_resets_and_stops_reach_the_program(certificate: CertificateFiles) -> None:
+    async with session(certificate, "/echo") as (client, program):
         stream = client.open_stream()
         client.write(stream, b"begun")
         client.send_datagram(b"begun")
@@ -307,11 +279,9 @@ def test_codes_of_resets_and_stops_reach_the_program(certificate: CertificateFil
         last = news["webtransport.stream.receive"]
         assert (last["data"], last["more_data"], last["end_stream"]) == (b"", False, False)
 
-    in_session(certificate, "/echo", work)
 
-
-def test_a_stream_that_is_paused_holds_up_no_other(certificate: CertificateFiles) -> None:
-    async def work(client: WebTransportClient, program: Program) -> None:
+async def test_a_stream_that_is_paused_holds_up_no_other(certificate: CertificateFiles) -> None:
+    async with session(certificate, "/pause") as (client, program):
         size = 3_000_000
         first = client.open_stream()
         client.write(first, bytes(size), ended=True)
@@ -322,14 +292,12 @@ def test_a_stream_that_is_paused_holds_up_no_other(certificate: CertificateFiles
         program.go_on.set()
         assert await client.answer(first) == b"%d" % size
 
-    in_session(certificate, "/pause", work)
-
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_a_stream_that_is_stopped_before_its_first_byte_costs_no_session(
+async def test_a_stream_that_is_stopped_before_its_first_byte_costs_no_session(
     certificate: CertificateFiles, ended: bool
 ) -> None:
-    async def work(client: WebTransportClient, program: Program) -> None:
+    async with session(certificate, "/echo") as (client, program):
         early = client._quic.get_next_available_stream_id()
         client.write(early, b"")
         client.stop(early, 9)
@@ -343,19 +311,16 @@ def test_a_stream_that_is_stopped_before_its_first_byte_costs_no_session(
         # Of a stream that has ended in both directions nobody knows the code any more.
         assert stop["code"] in ((0, 9) if ended else (9,))
 
-    in_session(certificate, "/echo", work)
-
 
 @pytest.mark.parametrize(
     ("limit", "value"), [("MAX_WAITING_SESSION_NEWS", 20), ("MAX_WAITING_SESSION_BYTES", 5000)]
 )
-def test_a_client_that_sends_more_than_the_program_takes_is_torn_off(
+async def test_a_client_that_sends_more_than_the_program_takes_is_torn_off(
     certificate: CertificateFiles, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
     """Streams that come whole at once know no flow control."""
     monkeypatch.setattr(f"quicbaton.asgi.webtransport.{limit}", value)
-
-    async def work(client: WebTransportClient, program: Program) -> None:
+    async with session(certificate, "/deaf") as (client, program):
         for _ in range(20):
             client.write(client.open_stream(unidirectional=True), bytes(1000), ended=True)
         await client.until(lambda: client.session in client.resets)
@@ -363,13 +328,11 @@ def test_a_client_that_sends_more_than_the_program_takes_is_torn_off(
         await program.over.wait()
         assert len(program.told) < 25
 
-    in_session(certificate, "/deaf", work)
 
-
-def test_what_waits_for_the_program_counts_among_what_the_process_may_hold(
+async def test_what_waits_for_the_program_counts_among_what_the_process_may_hold(
     certificate: CertificateFiles,
 ) -> None:
-    async def work(client: WebTransportClient, program: Program) -> None:
+    async with session(certificate, "/deaf") as (client, program):
         for _ in range(20):
             client.write(client.open_stream(unidirectional=True), bytes(1000), ended=True)
         half = client.open_stream()
@@ -381,26 +344,22 @@ def test_what_waits_for_the_program_counts_among_what_the_process_may_hold(
         while program.memory.held_bytes > 1000:
             await asyncio.sleep(0.01)
 
-    in_session(certificate, "/deaf", work)
 
-
-def test_a_session_that_holds_most_of_the_memory_is_closed(certificate: CertificateFiles) -> None:
+async def test_a_session_that_holds_most_of_the_memory_is_closed(
+    certificate: CertificateFiles,
+) -> None:
     """Streams that come whole at once wait beside the connection."""
-
-    async def main() -> None:
-        async with session(certificate, "/deaf", memory_bytes=1 << 17) as (client, program):
-            for _ in range(1000):
-                client.write(client.open_stream(unidirectional=True), bytes(1000), ended=True)
-            await client.wait_closed()
-            assert program.memory.held_bytes == 0
-            program.go_on.set()
-            await program.over.wait()
-
-    run(main)
+    async with session(certificate, "/deaf", memory_bytes=1 << 17) as (client, program):
+        for _ in range(1000):
+            client.write(client.open_stream(unidirectional=True), bytes(1000), ended=True)
+        await client.wait_closed()
+        assert program.memory.held_bytes == 0
+        program.go_on.set()
+        await program.over.wait()
 
 
-def test_old_datagrams_give_way_to_new_ones(certificate: CertificateFiles) -> None:
-    async def work(client: WebTransportClient, program: Program) -> None:
+async def test_old_datagrams_give_way_to_new_ones(certificate: CertificateFiles) -> None:
+    async with session(certificate, "/deaf") as (client, program):
         count = 4 * limits.MAX_WAITING_SESSION_DATAGRAMS
         for number in range(count):
             client.send_datagram(b"%d" % number)
@@ -415,30 +374,23 @@ def test_old_datagrams_give_way_to_new_ones(certificate: CertificateFiles) -> No
         assert got == sorted(got)
         assert got[-1] == count - 1
 
-    in_session(certificate, "/deaf", work)
+
+async def test_a_client_that_goes_is_a_disconnect(certificate: CertificateFiles) -> None:
+    async with session(certificate, "/echo") as (client, program):
+        client.close()
+        await program.over.wait()
+    async with session(certificate, "/flood") as (client, program):
+        stream = client.open_stream()
+        client.write(stream, b"go")
+        await client.until(lambda: len(client.received.get(stream, b"")) > 1 << 20)
+        client.close()
+        await program.over.wait()
 
 
-def test_a_client_that_goes_is_a_disconnect(certificate: CertificateFiles) -> None:
-    async def main() -> None:
-        async with session(certificate, "/echo") as (client, program):
-            client.close()
-            await program.over.wait()
-        async with session(certificate, "/flood") as (client, program):
-            stream = client.open_stream()
-            client.write(stream, b"go")
-            await client.until(lambda: len(client.received.get(stream, b"")) > 1 << 20)
-            client.close()
-            await program.over.wait()
-
-    run(main)
-
-
-def test_a_datagram_that_does_not_fit_is_a_mistake(certificate: CertificateFiles) -> None:
-    async def work(client: WebTransportClient, program: Program) -> None:
+async def test_a_datagram_that_does_not_fit_is_a_mistake(certificate: CertificateFiles) -> None:
+    async with session(certificate, "/too_large") as (client, program):
         await client.until(lambda: bool(client.datagrams))
         size = program.scope["extensions"]["webtransport"]["max_datagram_size"]
         assert client.datagrams == [bytes(size)]
         client.close_session(0, "")
         await program.over.wait()
-
-    in_session(certificate, "/too_large", work)

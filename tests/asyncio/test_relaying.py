@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -68,18 +67,13 @@ def test_forged_datagrams_do_not_displace_the_client() -> None:
 
 @contextmanager
 def udp(host: str) -> Iterator[UdpSocket]:
-    with asyncio.Runner() as runner:
-
-        async def make() -> UdpSocket:
-            return UdpSocket(open_udp(host, 0), lambda _batch: None)
-
-        sock = runner.run(make())
-        yield sock
-        sock.close()
+    sock = UdpSocket(open_udp(host, 0), lambda _batch: None)
+    yield sock
+    sock.close()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_a_process_sends_from_its_own_port_and_address(host: str) -> None:
+async def test_a_process_sends_from_its_own_port_and_address(host: str) -> None:
     with udp(host) as sock:
         port = sock.address[1]
         assert sock.can_send_from(("127.0.0.1", port))
@@ -89,14 +83,14 @@ def test_a_process_sends_from_its_own_port_and_address(host: str) -> None:
         assert not sock.can_send_from(())
 
 
-def test_a_process_with_one_address_sends_from_no_other_of_its_host() -> None:
+async def test_a_process_with_one_address_sends_from_no_other_of_its_host() -> None:
     with udp("127.0.0.1") as sock:
         assert not sock.can_send_from(("127.0.0.2", sock.address[1]))
     with udp("0.0.0.0") as sock:
         assert sock.can_send_from(("127.0.0.2", sock.address[1]))
 
 
-def test_a_socket_of_both_families_sends_from_both() -> None:
+async def test_a_socket_of_both_families_sends_from_both() -> None:
     with udp("::") as sock:
         port = sock.address[1]
         assert sock.can_send_from(("::1", port, 0, 0))

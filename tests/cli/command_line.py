@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -68,7 +70,7 @@ class Home:
             mock.patch.dict(os.environ, self.environment, clear=True),
         ):
             try:
-                code = main([str(argument) for argument in arguments])
+                code = _command([str(argument) for argument in arguments])
             except SystemExit as ended:
                 code = ended.code if isinstance(ended.code, int) else 1
         return Finished(code, out.getvalue(), errors.getvalue())
@@ -181,6 +183,17 @@ def home(path: Path) -> Iterator[Home]:
         yield made
     finally:
         made.close()
+
+
+def _command(arguments: list[str]) -> int:
+    """Has a loop of its own: in a coroutine test, whose loop stands still meanwhile, in a thread of
+    its own, too."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return main(arguments)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(main, arguments).result()
 
 
 def wait_for(look: Callable[[], _Value], holds: Callable[[_Value], Any]) -> _Value:

@@ -76,10 +76,10 @@ def _outcome(lines: list[Progress | Outcome]) -> Outcome:
 
 @pytest.mark.process
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-def test_body_arrives_whole_over_one_verified_http3_connection(
+async def test_body_arrives_whole_over_one_verified_http3_connection(
     certificate: CertificateFiles, host: str
 ) -> None:
-    status, lines = asyncio.run(_fetch(certificate, certificate.certificate, host))
+    status, lines = await _fetch(certificate, certificate.certificate, host)
     outcome = _outcome(lines)
     assert status == 0
     assert outcome.ok
@@ -91,9 +91,11 @@ def test_body_arrives_whole_over_one_verified_http3_connection(
 
 
 @pytest.mark.process
-def test_unknown_certificate_is_refused(certificate: CertificateFiles, tmp_path: Path) -> None:
+async def test_unknown_certificate_is_refused(
+    certificate: CertificateFiles, tmp_path: Path
+) -> None:
     stranger = write_self_signed(tmp_path, datetime.datetime.now(datetime.UTC))
-    status, lines = asyncio.run(_fetch(certificate, stranger.certificate, "localhost"))
+    status, lines = await _fetch(certificate, stranger.certificate, "localhost")
     outcome = _outcome(lines)
     assert status == 1
     assert "curl error 60" in outcome.error  # CURLE_PEER_FAILED_VERIFICATION
@@ -110,10 +112,10 @@ def test_silence_ends_a_download(certificate: CertificateFiles) -> None:
 
 
 @pytest.mark.process
-def test_rate_limit_holds_and_progress_is_reported(certificate: CertificateFiles) -> None:
+async def test_rate_limit_holds_and_progress_is_reported(certificate: CertificateFiles) -> None:
     rate = 150_000
     arguments = ["--rate", str(rate)]
-    _, lines = asyncio.run(_fetch(certificate, certificate.certificate, "localhost", arguments))
+    _, lines = await _fetch(certificate, certificate.certificate, "localhost", arguments)
     outcome = _outcome(lines)
     assert outcome.ok
     # The body less its last piece cannot have arrived faster than the limit says.
@@ -125,7 +127,7 @@ def test_rate_limit_holds_and_progress_is_reported(certificate: CertificateFiles
 
 
 @pytest.mark.process
-def test_what_it_holds_back_comes_when_it_is_told(certificate: CertificateFiles) -> None:
+async def test_what_it_holds_back_comes_when_it_is_told(certificate: CertificateFiles) -> None:
     held = []
 
     async def tell(client: asyncio.subprocess.Process) -> None:
@@ -137,8 +139,7 @@ def test_what_it_holds_back_comes_when_it_is_told(certificate: CertificateFiles)
         client.send_signal(signal.SIGUSR1)
 
     arguments = ["--hold-at", str(len(BODY) // 2)]
-    fetching = _fetch(certificate, certificate.certificate, "localhost", arguments, tell)
-    _, lines = asyncio.run(fetching)
+    _, lines = await _fetch(certificate, certificate.certificate, "localhost", arguments, tell)
     assert held[-1] < len(BODY)
     assert _outcome(lines).sha256 == hashlib.sha256(BODY).hexdigest()
 

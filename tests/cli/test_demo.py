@@ -1,6 +1,5 @@
 """The demo: its figures from a recording, and a short run of all of it."""
 
-import asyncio
 import itertools
 import sys
 from pathlib import Path
@@ -133,7 +132,7 @@ class _Recorder(Display):
 
 @pytest.mark.process
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs SO_REUSEPORT steering")
-def test_a_short_run_ends_well_and_kills_the_process_that_accepted(
+async def test_a_short_run_ends_well_and_kills_the_process_that_accepted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "demo"
@@ -141,7 +140,7 @@ def test_a_short_run_ends_well_and_kills_the_process_that_accepted(
     # Seconds between the kill and the end: on a busy machine either may be late.
     script = Script(file_bytes=10_000_000, rate_bytes_per_s=400_000, handoffs=3)
     with _Recorder() as display:
-        made = asyncio.run(play(folder, display, script))
+        made = await play(folder, display, script)
     found = figures(made)
     assert found.sha256_ok
     assert (found.handoffs, found.handshakes, found.killed_original_owner) == (3, 1, True)

@@ -329,26 +329,22 @@ def test_a_takeover_in_a_group_is_known_to_the_others(home: Home) -> None:
 
 
 @pytest.mark.parametrize("hangs_up", [True, False])
-def test_a_baton_is_kept_unless_the_server_says_that_it_is_worth_nothing(
+async def test_a_baton_is_kept_unless_the_server_says_that_it_is_worth_nothing(
     hangs_up: bool, tmp_path: Path
 ) -> None:
     """A server that hangs up may have heard that it is safe, and keeps the connection frozen."""
-
-    async def main() -> None:
-        ours, theirs = socket.socketpair()
-        channel, server = Channel(ours), Channel(theirs)
-        answers = Conversation(server)
-        file = tmp_path / "connection.baton"
-        fetching = asyncio.create_task(_fetch(Conversation(channel), "ab", file))
-        assert isinstance(await answers.next(), c.Freeze)
-        server.write(c.encode(c.Frozen(b"sealed")))
-        assert isinstance(await answers.next(), c.Kept)
-        if not hangs_up:
-            server.write(c.encode(c.Answer(False, "not_kept", "it came too late")))
-        server.close()
-        with pytest.raises(PeerError if hangs_up else CommandFailedError):
-            await fetching
-        assert file.exists() is hangs_up
-        channel.abort()
-
-    asyncio.run(main())
+    ours, theirs = socket.socketpair()
+    channel, server = Channel(ours), Channel(theirs)
+    answers = Conversation(server)
+    file = tmp_path / "connection.baton"
+    fetching = asyncio.create_task(_fetch(Conversation(channel), "ab", file))
+    assert isinstance(await answers.next(), c.Freeze)
+    server.write(c.encode(c.Frozen(b"sealed")))
+    assert isinstance(await answers.next(), c.Kept)
+    if not hangs_up:
+        server.write(c.encode(c.Answer(False, "not_kept", "it came too late")))
+    server.close()
+    with pytest.raises(PeerError if hangs_up else CommandFailedError):
+        await fetching
+    assert file.exists() is hangs_up
+    channel.abort()

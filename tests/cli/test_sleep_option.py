@@ -13,7 +13,7 @@ from tests.cli.command_line import Home, wait_for
 
 
 @pytest.mark.process
-def test_a_silent_client_s_connection_is_listed_as_asleep(home: Home) -> None:
+async def test_a_silent_client_s_connection_is_listed_as_asleep(home: Home) -> None:
     server = home.serve("--sleep-after", "0.1")
     configuration = QuicConfiguration(is_client=True, alpn_protocols=["h3"])
     configuration.load_verify_locations(str(home.ca))
@@ -21,14 +21,11 @@ def test_a_silent_client_s_connection_is_listed_as_asleep(home: Home) -> None:
     def state() -> str:
         return home.json("ps", server.control)["connections"][0]["state"]  # type: ignore[no-any-return]
 
-    async def main() -> None:
-        async with connect("127.0.0.1", server.port, configuration=configuration) as client:
-            await client.ping()
-            await asyncio.to_thread(wait_for, state, lambda found: found == "asleep")
-            await client.ping()
-            assert await asyncio.to_thread(state) == "open"
-
-    asyncio.run(main())
+    async with connect("127.0.0.1", server.port, configuration=configuration) as client:
+        await client.ping()
+        await asyncio.to_thread(wait_for, state, lambda found: found == "asleep")
+        await client.ping()
+        assert await asyncio.to_thread(state) == "open"
 
 
 def test_a_folder_sleeps_by_default_and_a_program_only_when_asked() -> None:

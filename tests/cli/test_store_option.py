@@ -1,7 +1,7 @@
 """`serve --store`: connections change hands by a shared ownership store."""
 
-import asyncio
 import hashlib
+from contextlib import closing
 
 import pytest
 
@@ -16,7 +16,7 @@ _SIZE = 30_000_000
 _RATE = 300_000
 
 
-def test_a_download_changes_hands_by_the_store(home: Home) -> None:
+async def test_a_download_changes_hands_by_the_store(home: Home) -> None:
     store = home.path / "owners"
     content = home.write("file.bin", _SIZE)
     first = home.serve("--store", f"sqlite:{store}")
@@ -26,14 +26,10 @@ def test_a_download_changes_hands_by_the_store(home: Home) -> None:
     (info,) = home.json("ps", first.control)["connections"]
     home.json("handoff", first.control, info["connection"], "--to", second.control)
 
-    async def look_up() -> Found:
-        owners = SqliteStore(store)
+    with closing(SqliteStore(store)) as owners:
         found = await owners.read(bytes.fromhex(info["connection"]))
-        owners.close()
-        assert isinstance(found, Found)
-        return found
-
-    entry = asyncio.run(look_up()).entry
+    assert isinstance(found, Found)
+    entry = found.entry
     assert entry is not None
     assert (entry.state, entry.term) == (EntryState.HELD, 2)
     assert entry.holder.name == str(second.control)

@@ -7,10 +7,10 @@ import asyncio
 import os
 import shutil
 import ssl
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -34,8 +34,6 @@ pytestmark = [
 ]
 
 _STREAMS = 20
-#: A hang guard: browsers start slowly, and reload twice.
-_GUARD_S = 180
 _LOOK_S = 0.1
 #: One flight; more than a stream's window; more than a connection's.
 _UPLOADS_BYTES = (10_000, 1_000_000, 50_000_000)
@@ -69,10 +67,6 @@ def site(path: Path) -> Iterator[Site]:
         )
 
 
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(main(), _GUARD_S))
-
-
 def chromium(one: Example | Site) -> list[str]:
     assert shutil.which("chromium"), "chromium is not there: make pages"
     program = str(CLIENTS / "chromium_page.mjs")
@@ -102,12 +96,12 @@ async def more_streams(page: Page) -> None:
 
 
 @pytest.mark.parametrize("browser", [chromium, firefox])
-def test_a_session_goes_on_through_two_reloads(
+async def test_a_session_goes_on_through_two_reloads(
     tmp_path: Path, browser: Callable[[Example], list[str]]
 ) -> None:
     """Opened as a person opens it: without flags, through the warning about the certificate."""
 
-    async def main() -> None:
+    with example("webtransport", tmp_path) as one:
         async with open_page(browser(one)) as page:
             await more_streams(page)
             session = await number(page, "session")
@@ -129,19 +123,16 @@ def test_a_session_goes_on_through_two_reloads(
             # Only a few can be lost, while it moves.
             assert back > sent * 0.9
 
-    with example("webtransport", tmp_path) as one:
-        run(main)
-
 
 @pytest.mark.parametrize(
     ("browser", "version"), [(chromium, "2"), (chromium_h3, "3"), (firefox, "2")]
 )
-def test_a_chat_goes_on_through_a_reload(
+async def test_a_chat_goes_on_through_a_reload(
     tmp_path: Path, browser: Callable[[Example], list[str]], version: str
 ) -> None:
     """A WebSocket goes by TCP where the certificate is not trusted, and by flag over HTTP/3."""
 
-    async def main() -> None:
+    with example("chat", tmp_path, CHAT_ROOM=str(tmp_path / "room")) as one:
         async with AsyncExitStack() as stack:
             page = await stack.enter_async_context(open_page(browser(one)))
             await page.until("document.querySelector('li')")
@@ -159,17 +150,14 @@ def test_a_chat_goes_on_through_a_reload(
             member.say(TextMessage("to the page"))
             await page.until("document.querySelector('li').textContent === 'to the page'")
 
-    with example("chat", tmp_path, CHAT_ROOM=str(tmp_path / "room")) as one:
-        run(main)
-
 
 @pytest.mark.parametrize(
     ("browser", "version"), [(chromium, "2"), (chromium_h3, "3"), (firefox, "2")]
 )
-def test_an_upload_that_is_answered_early_has_its_answer(
+async def test_an_upload_that_is_answered_early_has_its_answer(
     tmp_path: Path, browser: Callable[[Site], list[str]], version: str
 ) -> None:
-    async def main() -> None:
+    with site(tmp_path) as one:
         async with open_page(browser(one)) as page:
             for size in _UPLOADS_BYTES:
                 for status in (200, 413):
@@ -180,16 +168,15 @@ def test_an_upload_that_is_answered_early_has_its_answer(
                     )
                     assert answer == [status, version], size
 
-    with site(tmp_path) as one:
-        run(main)
 
-
-def test_a_browser_that_is_killed_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_browser_that_is_killed_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the middle of a download, an upload and a session, whose programs are told."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # it cannot tidy up
     lasting = {"down", "up", "session"}
 
-    async def main() -> None:
+    with site(tmp_path) as one:
         async with open_page(chromium_h3(one)) as page:
             await page.evaluate(
                 "fetch('down').then((a) => (reader = a.body.getReader()).read()).then(() => true)"
@@ -206,6 +193,3 @@ def test_a_browser_that_is_killed_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
             await one.until_seen(gone=lasting)
             while await asyncio.to_thread(one.service.names, 0):
                 await asyncio.sleep(_LOOK_S)
-
-    with site(tmp_path) as one:
-        run(main)

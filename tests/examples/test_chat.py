@@ -11,7 +11,6 @@ import pytest
 from wsproto.events import TextMessage
 
 from tests.asgi.websocket_client import WebSocketClient, websocket_client
-from tests.asyncio.loopback import run
 from tests.examples.example_service import Example, example
 
 pytestmark = pytest.mark.process
@@ -40,38 +39,32 @@ async def say(speaker: WebSocketClient, text: str, hearers: list[WebSocketClient
         assert await hearer.message() == text
 
 
-def test_members_of_old_and_new_processes_hear_each_other(chat: Example) -> None:
-    async def main() -> None:
-        async with AsyncExitStack() as stack:
-            members, pids = [], set()
-            # Until both workers have one.
-            while len(pids) < 2:
-                member, pid = await enter(stack, chat)
-                members.append(member)
-                pids.add(pid)
-            for number, member in enumerate(members):
-                await say(member, f"{number} is here", members)
-            before, after = await asyncio.to_thread(chat.reload)
-            assert pids == set(before)
-            for number, member in enumerate(members):
-                await say(member, f"{number} is still here", members)
+async def test_members_of_old_and_new_processes_hear_each_other(chat: Example) -> None:
+    async with AsyncExitStack() as stack:
+        members, pids = [], set()
+        # Until both workers have one.
+        while len(pids) < 2:
             member, pid = await enter(stack, chat)
-            assert pid in after
             members.append(member)
-            for number, member in enumerate(members):
-                await say(member, f"{number} heard it, too", members)
+            pids.add(pid)
+        for number, member in enumerate(members):
+            await say(member, f"{number} is here", members)
+        before, after = await asyncio.to_thread(chat.reload)
+        assert pids == set(before)
+        for number, member in enumerate(members):
+            await say(member, f"{number} is still here", members)
+        member, pid = await enter(stack, chat)
+        assert pid in after
+        members.append(member)
+        for number, member in enumerate(members):
+            await say(member, f"{number} heard it, too", members)
 
-    run(main)
 
-
-def test_the_room_ends_with_its_members(chat: Example, tmp_path: Path) -> None:
-    async def main() -> None:
-        async with AsyncExitStack() as stack:
-            _, pid = await enter(stack, chat)
-            before, after = await asyncio.to_thread(chat.reload)
-            assert pid in before
-        # The old process, and its socket, are gone; those of the new ones stay.
-        while {int(path.name) for path in (tmp_path / "room").iterdir()} != set(after):
-            await asyncio.sleep(0.01)
-
-    run(main)
+async def test_the_room_ends_with_its_members(chat: Example, tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        _, pid = await enter(stack, chat)
+        before, after = await asyncio.to_thread(chat.reload)
+        assert pid in before
+    # The old process, and its socket, are gone; those of the new ones stay.
+    while {int(path.name) for path in (tmp_path / "room").iterdir()} != set(after):
+        await asyncio.sleep(0.01)

@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 from tests.asgi.webtransport_client import WebTransportClient, webtransport_client
-from tests.asyncio.loopback import run
 from tests.examples.example_service import Example, example
 
 pytestmark = pytest.mark.process
@@ -42,25 +41,21 @@ async def session_pid(client: WebTransportClient) -> int:
     return int(pid)
 
 
-def test_a_session_goes_on_through_a_reload(webtransport: Example) -> None:
+async def test_a_session_goes_on_through_a_reload(webtransport: Example) -> None:
     random = Random(1)
     whole = random.randbytes(200_000)
-
-    async def main() -> None:
-        async with webtransport_client(webtransport.service.port) as client:
-            assert await client.open("/session") == 200
-            half = client.open_stream()
-            client.write(half, whole[:100_000])
-            await echo(client, random.randbytes(50_000))
-            pid = await session_pid(client)
-            before, _ = await asyncio.to_thread(webtransport.reload)
-            assert pid in before
-            client.write(half, whole[100_000:], ended=True)
-            assert await client.answer(half) == whole
-            await echo(client, random.randbytes(50_000))
-            assert await session_pid(client) == pid
-
-    run(main)
+    async with webtransport_client(webtransport.service.port) as client:
+        assert await client.open("/session") == 200
+        half = client.open_stream()
+        client.write(half, whole[:100_000])
+        await echo(client, random.randbytes(50_000))
+        pid = await session_pid(client)
+        before, _ = await asyncio.to_thread(webtransport.reload)
+        assert pid in before
+        client.write(half, whole[100_000:], ended=True)
+        assert await client.answer(half) == whole
+        await echo(client, random.randbytes(50_000))
+        assert await session_pid(client) == pid
 
 
 def test_the_page_is_told_the_hash_of_the_certificate(webtransport: Example) -> None:

@@ -1,9 +1,7 @@
 """The file server over a pair with a virtual clock: answers, and moves in the middle of them."""
 
-import asyncio
 import os
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,21 +62,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def on_loop(test: Callable[[Path], None]) -> Callable[[Path], None]:
-    """Protocols belong to an event loop, though nothing here waits for it."""
-
-    def run(root: Path) -> None:
-        async def main() -> None:
-            test(root)
-
-        asyncio.run(main())
-
-    run.__name__ = test.__name__
-    return run
-
-
-@on_loop
-def test_a_file_arrives_with_its_length_and_type(root: Path) -> None:
+async def test_a_file_arrives_with_its_length_and_type(root: Path) -> None:
     session = Session(root)
     got = session.ask("GET", "/file.bin")
     assert session.status(got) == 200
@@ -87,15 +71,13 @@ def test_a_file_arrives_with_its_length_and_type(root: Path) -> None:
     assert session.body(got) == (root / "file.bin").read_bytes()
 
 
-@on_loop
-def test_an_empty_file_ends_at_once(root: Path) -> None:
+async def test_an_empty_file_ends_at_once(root: Path) -> None:
     session = Session(root)
     got = session.ask("GET", "/empty")
     assert (session.status(got), session.body(got)) == (200, b"")
 
 
-@on_loop
-def test_ranges_are_served(root: Path) -> None:
+async def test_ranges_are_served(root: Path) -> None:
     session = Session(root)
     content = (root / "file.bin").read_bytes()
     for value, wanted in (
@@ -109,8 +91,7 @@ def test_ranges_are_served(root: Path) -> None:
     assert session.browser.headers[got][b"content-range"] == b"bytes 2999990-2999999/3000000"
 
 
-@on_loop
-def test_a_range_beyond_the_end_is_refused_and_a_strange_one_ignored(root: Path) -> None:
+async def test_a_range_beyond_the_end_is_refused_and_a_strange_one_ignored(root: Path) -> None:
     session = Session(root)
     beyond = session.ask("GET", "/file.bin", (b"range", b"bytes=3000000-"))
     assert session.status(beyond) == 416
@@ -119,8 +100,7 @@ def test_a_range_beyond_the_end_is_refused_and_a_strange_one_ignored(root: Path)
         assert session.status(session.ask("GET", "/empty", (b"range", value))) == 200
 
 
-@on_loop
-def test_a_head_is_answered_as_if_it_had_no_range(root: Path) -> None:
+async def test_a_head_is_answered_as_if_it_had_no_range(root: Path) -> None:
     """§14.2: Range is for GET."""
     session = Session(root)
     head = session.ask("HEAD", "/file.bin", (b"range", b"bytes=0-9"))
@@ -130,8 +110,7 @@ def test_a_head_is_answered_as_if_it_had_no_range(root: Path) -> None:
     assert session.status(session.ask("HEAD", "/")) == 200
 
 
-@on_loop
-def test_every_answer_has_a_date(root: Path) -> None:
+async def test_every_answer_has_a_date(root: Path) -> None:
     session = Session(root)
     for path in ("/file.bin", "/", "/sub", "/none"):
         date = session.field(session.ask("GET", path), "date")
@@ -141,8 +120,7 @@ def test_every_answer_has_a_date(root: Path) -> None:
         assert abs(now - time.time()) < 60
 
 
-@on_loop
-def test_a_client_that_has_the_file_does_not_get_it_again(root: Path) -> None:
+async def test_a_client_that_has_the_file_does_not_get_it_again(root: Path) -> None:
     session = Session(root)
     first = session.ask("GET", "/file.bin")
     tag, modified = session.field(first, "etag"), session.field(first, "last-modified")
@@ -159,8 +137,7 @@ def test_a_client_that_has_the_file_does_not_get_it_again(root: Path) -> None:
     assert (session.status(other), session.body(other)) == (200, b"other")
 
 
-@on_loop
-def test_a_precondition_that_fails_is_said(root: Path) -> None:
+async def test_a_precondition_that_fails_is_said(root: Path) -> None:
     session = Session(root)
     for condition in ((b"if-match", b'"other"'), (b"if-unmodified-since", http_date(0))):
         assert session.status(session.ask("GET", "/file.bin", condition)) == 412
@@ -168,8 +145,7 @@ def test_a_precondition_that_fails_is_said(root: Path) -> None:
     assert session.status(session.ask("GET", "/none", (b"if-match", b'"other"'))) == 404
 
 
-@on_loop
-def test_a_download_is_resumed_only_if_it_is_the_same_file(root: Path) -> None:
+async def test_a_download_is_resumed_only_if_it_is_the_same_file(root: Path) -> None:
     session = Session(root)
     content = (root / "file.bin").read_bytes()
     first = session.ask("GET", "/file.bin")
@@ -184,16 +160,14 @@ def test_a_download_is_resumed_only_if_it_is_the_same_file(root: Path) -> None:
     assert (session.status(whole), session.body(whole)) == (200, content[::-1])
 
 
-@on_loop
-def test_a_file_from_the_future_is_dated_now(root: Path) -> None:
+async def test_a_file_from_the_future_is_dated_now(root: Path) -> None:
     session = Session(root)
     os.utime(root / "file.bin", (time.time() + 1000, time.time() + 1000))
     got = session.ask("GET", "/file.bin")
     assert session.field(got, "last-modified") == session.field(got, "date")
 
 
-@on_loop
-def test_a_compressed_file_beside_it_is_sent_to_who_understands_it(root: Path) -> None:
+async def test_a_compressed_file_beside_it_is_sent_to_who_understands_it(root: Path) -> None:
     session = Session(root)
     (root / "site" / "index.html.br").write_bytes(b"0123456789")
     accepts = (b"accept-encoding", b"gzip, br")
@@ -216,8 +190,7 @@ def test_a_compressed_file_beside_it_is_sent_to_who_understands_it(root: Path) -
     assert session.status(session.ask("GET", "/site/", nothing)) == 406
 
 
-@on_loop
-def test_a_listing_comes_with_its_policy_and_a_tag(root: Path) -> None:
+async def test_a_listing_comes_with_its_policy_and_a_tag(root: Path) -> None:
     session = Session(root)
     listed = session.ask("GET", "/?sort=size&order=desc")
     assert session.body(listed).index(b"./file.bin") < session.body(listed).index(b"./empty")
@@ -230,8 +203,7 @@ def test_a_listing_comes_with_its_policy_and_a_tag(root: Path) -> None:
     assert session.status(again) == 304
 
 
-@on_loop
-def test_folders_answer_with_their_index_or_a_listing(root: Path) -> None:
+async def test_folders_answer_with_their_index_or_a_listing(root: Path) -> None:
     session = Session(root)
     assert session.body(session.ask("GET", "/site/")) == b"<p>home"
     assert b'href="./file.bin"' in session.body(session.ask("GET", "/"))
@@ -240,8 +212,7 @@ def test_folders_answer_with_their_index_or_a_listing(root: Path) -> None:
     assert session.browser.headers[moved][b"location"] == b"/sub/"
 
 
-@on_loop
-def test_other_methods_are_refused_and_their_bodies_dropped(root: Path) -> None:
+async def test_other_methods_are_refused_and_their_bodies_dropped(root: Path) -> None:
     session = Session(root)
     posted = session.ask("POST", "/file.bin", body=os.urandom(100_000))
     assert session.status(posted) == 405
@@ -254,8 +225,7 @@ def test_other_methods_are_refused_and_their_bodies_dropped(root: Path) -> None:
     assert session.status(session.ask("GET", "/../etc/passwd")) == 403
 
 
-@on_loop
-def test_an_upload_that_nobody_will_read_is_stopped_without_an_error(root: Path) -> None:
+async def test_an_upload_that_nobody_will_read_is_stopped_without_an_error(root: Path) -> None:
     """RFC 9114 §4.1: the answer stands, whatever of the request is still to come."""
     session = Session(root)
     for method, path, status in (("POST", "/file.bin", 405), ("PUT", "/none", 405)):
@@ -267,8 +237,9 @@ def test_an_upload_that_nobody_will_read_is_stopped_without_an_error(root: Path)
         assert refused not in session.browser.resets
 
 
-@on_loop
-def test_a_download_with_a_request_that_does_not_end_is_whole_and_stops_it_then(root: Path) -> None:
+async def test_a_download_with_a_request_that_does_not_end_is_whole_and_stops_it_then(
+    root: Path,
+) -> None:
     session = Session(root)
     got = session.browser.request("GET", "/file.bin", body=b"x" * 1000, ends=False)
     session.pair.run(lambda: len(session.body(got)) > 0, seconds=5)
@@ -281,8 +252,7 @@ def test_a_download_with_a_request_that_does_not_end_is_whole_and_stops_it_then(
     assert session.browser.stops[got] == ErrorCode.H3_NO_ERROR
 
 
-@on_loop
-def test_downloads_survive_a_move_after_every_event(root: Path) -> None:
+async def test_downloads_survive_a_move_after_every_event(root: Path) -> None:
     session = Session(root)
     streams = [session.browser.request("GET", "/file.bin") for _ in range(3)]
     moves = 0
@@ -296,8 +266,7 @@ def test_downloads_survive_a_move_after_every_event(root: Path) -> None:
     assert all(session.body(stream_id) == content for stream_id in streams)
 
 
-@on_loop
-def test_a_stopped_download_is_forgotten(root: Path) -> None:
+async def test_a_stopped_download_is_forgotten(root: Path) -> None:
     session = Session(root)
     stream_id = session.browser.request("GET", "/file.bin")
     session.pair.run(lambda: len(session.body(stream_id)) > 0, seconds=5)
@@ -308,8 +277,7 @@ def test_a_stopped_download_is_forgotten(root: Path) -> None:
     assert session.pair.server.application.export_state() == b""
 
 
-@on_loop
-def test_a_file_that_changed_under_a_move_resets_the_stream(root: Path) -> None:
+async def test_a_file_that_changed_under_a_move_resets_the_stream(root: Path) -> None:
     session = Session(root)
     stream_id = session.browser.request("GET", "/file.bin")
     session.pair.run(lambda: len(session.body(stream_id)) > 0, seconds=5)
@@ -329,44 +297,37 @@ def test_a_file_that_changed_under_a_move_resets_the_stream(root: Path) -> None:
         *(("overwritten", False), ("touched", False), ("cut_off", False)),
     ],
 )
-def test_what_becomes_of_a_file_decides_alike_with_and_without_a_move(
+async def test_what_becomes_of_a_file_decides_alike_with_and_without_a_move(
     root: Path, change: str, goes_on: bool, moves: bool
 ) -> None:
-    async def test() -> None:
-        session = Session(root)
-        path = root / "file.bin"
-        content = path.read_bytes()
-        stream_id = session.browser.request("GET", "/file.bin")
-        session.pair.run(lambda: len(session.body(stream_id)) > 0, seconds=5)
-        change_file(path, change)
-        if moves:
-            move(session.pair.server)
-        session.pair.run(lambda: session.over(stream_id), seconds=30)
-        assert (stream_id in session.browser.ended) is goes_on
-        assert content.startswith(session.body(stream_id))
-        if goes_on:
-            assert session.body(stream_id) == content
-        else:
-            assert session.browser.resets == {stream_id: ErrorCode.H3_INTERNAL_ERROR}
-
-    asyncio.run(test())
+    session = Session(root)
+    path = root / "file.bin"
+    content = path.read_bytes()
+    stream_id = session.browser.request("GET", "/file.bin")
+    session.pair.run(lambda: len(session.body(stream_id)) > 0, seconds=5)
+    change_file(path, change)
+    if moves:
+        move(session.pair.server)
+    session.pair.run(lambda: session.over(stream_id), seconds=30)
+    assert (stream_id in session.browser.ended) is goes_on
+    assert content.startswith(session.body(stream_id))
+    if goes_on:
+        assert session.body(stream_id) == content
+    else:
+        assert session.browser.resets == {stream_id: ErrorCode.H3_INTERNAL_ERROR}
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_another_host_goes_on_only_with_the_same_content(root: Path, replaced: bool) -> None:
+async def test_another_host_goes_on_only_with_the_same_content(root: Path, replaced: bool) -> None:
     """No open file goes there."""
-
-    async def test() -> None:
-        session = Session(root)
-        stream_id = session.browser.request("GET", "/file.bin")
-        session.pair.run(lambda: len(session.body(stream_id)) > 0, seconds=5)
-        if replaced:
-            change_file(root / "file.bin", "replaced")
-        move(session.pair.server, other_host=True)
-        session.pair.run(lambda: session.over(stream_id), seconds=30)
-        assert (stream_id in session.browser.resets) is replaced
-
-    asyncio.run(test())
+    session = Session(root)
+    stream_id = session.browser.request("GET", "/file.bin")
+    session.pair.run(lambda: len(session.body(stream_id)) > 0, seconds=5)
+    if replaced:
+        change_file(root / "file.bin", "replaced")
+    move(session.pair.server, other_host=True)
+    session.pair.run(lambda: session.over(stream_id), seconds=30)
+    assert (stream_id in session.browser.resets) is replaced
 
 
 def change_file(path: Path, change: str) -> None:
@@ -388,8 +349,7 @@ def change_file(path: Path, change: str) -> None:
             os.truncate(path, SIZE // 2)
 
 
-@on_loop
-def test_more_files_than_may_be_open_are_downloaded_all_the_same(root: Path) -> None:
+async def test_more_files_than_may_be_open_are_downloaded_all_the_same(root: Path) -> None:
     for number in range(6):
         (root / f"{number}").write_bytes(os.urandom(SIZE // 3))
     folder = Folder(root, files=OpenFiles(limit=2))
@@ -405,8 +365,7 @@ def test_more_files_than_may_be_open_are_downloaded_all_the_same(root: Path) -> 
     assert len(folder.files) == 0
 
 
-@on_loop
-def test_no_file_stays_open_whatever_ends_a_download(root: Path) -> None:
+async def test_no_file_stays_open_whatever_ends_a_download(root: Path) -> None:
     folder = Folder(root)
     session = Session(root, folder)
     done = session.ask("GET", "/file.bin")

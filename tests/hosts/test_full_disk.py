@@ -46,49 +46,46 @@ class Disk:
         os.unlink(self._filler)
 
 
-def test_a_full_disk_stops_handoffs_and_nothing_else(
+async def test_a_full_disk_stops_handoffs_and_nothing_else(
     tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
 ) -> None:
-    async def run() -> None:
-        async with Network(tmp_path, seed) as network:
-            client = await network.add("client", CLIENT)
-            folder = tmp_path / "disk"
-            folder.mkdir(mode=0o700)
-            a = await network.add("a", A, small_disks={str(folder): _DISK_BYTES})
-            await network.connect()
-            await network.between(client, a, Condition(delay_ms=5))
-            disk = Disk(a, folder)
-            async with World(a.folder / "world", hosts_certificate, address=A, entry=a.entry) as w:
-                store = f"sqlite:{folder / 'owners'}"
-                owner = await w.start(store=store)
-                port = await owner.port()
-                async with curl_from(client, w, port, SIZE, rate=RATE) as curl:
-                    connection = await owner.the_connection()
-                    other = await w.start("join", owner, store=store)
-                    assert (await owner.hand_over(connection, other)).ok
-                    owner, other = other, owner
-                    disk.fill()
-                    codes = []
-                    for _ in range(_TRIES):
-                        answer = await owner.hand_over(connection, other)
-                        codes.append(answer.code)
-                        if answer.ok:
-                            owner, other = other, owner
-                        elif answer.code != "cutover_pending":
-                            break
-                        await asyncio.sleep(0.01)
-                    assert codes[-1] not in ("ok", "cutover_pending"), codes
-                    # It is where it was, and goes on.
-                    await curl.received(curl.received_bytes + 100_000)
-                    assert [len((await one.list()).connections) for one in (owner, other)] == [1, 0]
-                    disk.empty()
-                    moved = False
-                    while not moved and curl.outcome is None:
-                        moved = (await owner.hand_over(connection, other)).ok
-                    assert moved, curl.outcome
-                    await curl.finish()
-                assert curl.whole, curl.outcome
-                verdict = Datagrams(await network.notes(), port).check(w.keylogs)
-                verdict.assert_one_sender(may_reset=True)
-
-    asyncio.run(run())
+    async with Network(tmp_path, seed) as network:
+        client = await network.add("client", CLIENT)
+        folder = tmp_path / "disk"
+        folder.mkdir(mode=0o700)
+        a = await network.add("a", A, small_disks={str(folder): _DISK_BYTES})
+        await network.connect()
+        await network.between(client, a, Condition(delay_ms=5))
+        disk = Disk(a, folder)
+        async with World(a.folder / "world", hosts_certificate, address=A, entry=a.entry) as w:
+            store = f"sqlite:{folder / 'owners'}"
+            owner = await w.start(store=store)
+            port = await owner.port()
+            async with curl_from(client, w, port, SIZE, rate=RATE) as curl:
+                connection = await owner.the_connection()
+                other = await w.start("join", owner, store=store)
+                assert (await owner.hand_over(connection, other)).ok
+                owner, other = other, owner
+                disk.fill()
+                codes = []
+                for _ in range(_TRIES):
+                    answer = await owner.hand_over(connection, other)
+                    codes.append(answer.code)
+                    if answer.ok:
+                        owner, other = other, owner
+                    elif answer.code != "cutover_pending":
+                        break
+                    await asyncio.sleep(0.01)
+                assert codes[-1] not in ("ok", "cutover_pending"), codes
+                # It is where it was, and goes on.
+                await curl.received(curl.received_bytes + 100_000)
+                assert [len((await one.list()).connections) for one in (owner, other)] == [1, 0]
+                disk.empty()
+                moved = False
+                while not moved and curl.outcome is None:
+                    moved = (await owner.hand_over(connection, other)).ok
+                assert moved, curl.outcome
+                await curl.finish()
+            assert curl.whole, curl.outcome
+            verdict = Datagrams(await network.notes(), port).check(w.keylogs)
+            verdict.assert_one_sender(may_reset=True)

@@ -74,28 +74,25 @@ def connections(pid: int) -> int:
     )
 
 
-def test_a_partition_ends_idle_links_on_both_sides(
+async def test_a_partition_ends_idle_links_on_both_sides(
     tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
 ) -> None:
-    async def run() -> None:
-        async with two_hosts(tmp_path, seed, hosts_certificate, shared=True) as site:
-            await site.start("a")
-            b = await site.start("b")
-            talk = Talk(site)
-            # The beginning of a command, whose end the other side waits for.
-            await talk.start(b"\0\0")
-            assert await talk.says() == "connected"
-            assert connections(b.pid) == 1
-            await site.between_servers(CUT)
-            assert await talk.says() == "lost"
-            await until(lambda: not connections(b.pid), "the other side to notice")
-            # Nobody is there, and that is found out within seconds.
-            again = Talk(site)
-            await again.start(b"")
-            assert await again.says() in ("unreachable", "deadline")
-            await site.between_servers(CLEAR)
-            healed = Talk(site)
-            await healed.start(b"")
-            assert await healed.says() == "connected"
-
-    asyncio.run(asyncio.wait_for(run(), 90))
+    async with two_hosts(tmp_path, seed, hosts_certificate, shared=True) as site:
+        await site.start("a")
+        b = await site.start("b")
+        talk = Talk(site)
+        # The beginning of a command, whose end the other side waits for.
+        await talk.start(b"\0\0")
+        assert await talk.says() == "connected"
+        assert connections(b.pid) == 1
+        await site.between_servers(CUT)
+        assert await talk.says() == "lost"
+        await until(lambda: not connections(b.pid), "the other side to notice")
+        # Nobody is there, and that is found out within seconds.
+        again = Talk(site)
+        await again.start(b"")
+        assert await again.says() in ("unreachable", "deadline")
+        await site.between_servers(CLEAR)
+        healed = Talk(site)
+        await healed.start(b"")
+        assert await healed.says() == "connected"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -19,21 +19,6 @@ from tests.processes.harness import GUARD_S, Curl, Server, World
 pytestmark = pytest.mark.process
 
 _HANDOFFS = 10
-
-_Test = Callable[[Network, World], Awaitable[None]]
-
-
-@pytest.fixture
-def over_rough_link(
-    tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
-) -> Callable[[_Test], None]:
-    """Runs a coroutine function with the two hosts' network and the server's world."""
-
-    async def run(test: _Test) -> None:
-        async with one_host(tmp_path, seed, hosts_certificate, ROUGH) as (network, world):
-            await test(network, world)
-
-    return lambda test: asyncio.run(run(test))
 
 
 @asynccontextmanager
@@ -51,42 +36,40 @@ async def download(
     verdict.assert_one_sender(may_reset=True)
 
 
-def test_a_download_arrives_over_a_rough_link(over_rough_link: Callable[[_Test], None]) -> None:
-    async def test(network: Network, world: World) -> None:
+async def test_a_download_arrives_over_a_rough_link(
+    tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
+) -> None:
+    async with one_host(tmp_path, seed, hosts_certificate, ROUGH) as (network, world):
         async with download(network, world, await world.start(), rate=0):
             pass
         assert any(note.lost for note in await network.notes())
 
-    over_rough_link(test)
 
-
-def test_an_interface_whose_mtu_drops_costs_no_silence(
+async def test_an_interface_whose_mtu_drops_costs_no_silence(
     tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
 ) -> None:
     """The kernel refuses what is too large now (EMSGSIZE, or EINVAL of a whole train): it goes out
     again in smaller datagrams, and nobody waits for a probe timeout, let alone for three."""
-
-    async def run() -> None:
-        async with one_host(tmp_path, seed, hosts_certificate, CLEAR) as (network, world):
-            server = await world.start()
-            async with download(network, world, server, size=4_000_000, rate=1_000_000) as curl:
-                await curl.received(1_000_000)
-                await network.hosts["a"].set_mtu(1280)
-                before = len(await network.notes())
-            sent = [note for note in await network.notes() if note.sender == "a"]
-            after = [note for note in (await network.notes())[before:] if note.sender == "a"]
-            assert max(len(note.payload) for note in sent) == 1452
-            assert 1200 < max(len(note.payload) for note in after) <= 1280 - 28
-            pauses = [b.at_s - a.at_s for a, b in pairwise(after)]
-            assert max(pauses) < 1  # 4.4 s, where it is taken for loss
-
-    asyncio.run(run())
+    async with one_host(tmp_path, seed, hosts_certificate, CLEAR) as (network, world):
+        server = await world.start()
+        async with download(network, world, server, size=4_000_000, rate=1_000_000) as curl:
+            await curl.received(1_000_000)
+            await network.hosts["a"].set_mtu(1280)
+            before = len(await network.notes())
+        sent = [note for note in await network.notes() if note.sender == "a"]
+        after = [note for note in (await network.notes())[before:] if note.sender == "a"]
+        assert max(len(note.payload) for note in sent) == 1452
+        assert 1200 < max(len(note.payload) for note in after) <= 1280 - 28
+        pauses = [b.at_s - a.at_s for a, b in pairwise(after)]
+        assert max(pauses) < 1  # 4.4 s, where it is taken for loss
 
 
-def test_a_client_moves_to_another_port_in_the_middle(
-    over_rough_link: Callable[[_Test], None],
+async def test_a_client_moves_to_another_port_in_the_middle(
+    tmp_path: Path,
+    seed: str,
+    hosts_certificate: CertificateFiles,
 ) -> None:
-    async def test(network: Network, world: World) -> None:
+    async with one_host(tmp_path, seed, hosts_certificate, ROUGH) as (network, world):
         # So much that the client has something to say for many seconds.
         async with download(network, world, await world.start(), size=4_000_000) as curl:
             for shift in (7, 1000):
@@ -95,13 +78,13 @@ def test_a_client_moves_to_another_port_in_the_middle(
         ports = {note.source_port for note in await network.notes() if note.sender == "client"}
         assert len(ports) == 3
 
-    over_rough_link(test)
 
-
-def test_a_connection_goes_to_and_fro_between_processes_over_a_rough_link(
-    over_rough_link: Callable[[_Test], None],
+async def test_a_connection_goes_to_and_fro_between_processes_over_a_rough_link(
+    tmp_path: Path,
+    seed: str,
+    hosts_certificate: CertificateFiles,
 ) -> None:
-    async def test(network: Network, world: World) -> None:
+    async with one_host(tmp_path, seed, hosts_certificate, ROUGH) as (network, world):
         owner = await world.start()
         other = await world.start("join", owner)
         answers: list[str] = []
@@ -114,11 +97,11 @@ def test_a_connection_goes_to_and_fro_between_processes_over_a_rough_link(
                 if not infos or answer.ok:
                     owner, other = other, owner
 
-    over_rough_link(test)
 
-
-def test_a_new_process_takes_over_under_loss(over_rough_link: Callable[[_Test], None]) -> None:
-    async def test(network: Network, world: World) -> None:
+async def test_a_new_process_takes_over_under_loss(
+    tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
+) -> None:
+    async with one_host(tmp_path, seed, hosts_certificate, ROUGH) as (network, world):
         server = await world.start()
         async with download(network, world, server) as curl:
             await curl.received(100_000)
@@ -127,5 +110,3 @@ def test_a_new_process_takes_over_under_loss(over_rough_link: Callable[[_Test], 
                 await server.gone()
                 server = successor
                 await curl.received(curl.received_bytes + 150_000)
-
-    over_rough_link(test)

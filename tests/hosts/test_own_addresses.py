@@ -21,75 +21,66 @@ SIZE = 4_000_000
 RATE = 200_000
 
 
-def test_without_a_relay_it_is_refused_and_the_client_unharmed(
+async def test_without_a_relay_it_is_refused_and_the_client_unharmed(
     tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
 ) -> None:
-    async def run() -> None:
-        async with two_hosts(tmp_path, seed, hosts_certificate, shared=False) as site:
-            a, b = await site.start("a"), await site.start("b")
-            async with site.curl("a", SIZE, rate=RATE) as curl:
-                connection = await a.the_connection()
-                await curl.received(100_000)
-                answer = await hand_over(a, connection, "b/0")
-                assert not answer.ok
-                assert answer.code == "cannot_send_from"
-                assert (await a.list()).connections
-                assert not (await b.list()).connections
-                await curl.finish()
-            assert curl.whole, curl.outcome
-            await site.assert_one_sender()
-
-    asyncio.run(run())
+    async with two_hosts(tmp_path, seed, hosts_certificate, shared=False) as site:
+        a, b = await site.start("a"), await site.start("b")
+        async with site.curl("a", SIZE, rate=RATE) as curl:
+            connection = await a.the_connection()
+            await curl.received(100_000)
+            answer = await hand_over(a, connection, "b/0")
+            assert not answer.ok
+            assert answer.code == "cannot_send_from"
+            assert (await a.list()).connections
+            assert not (await b.list()).connections
+            await curl.finish()
+        assert curl.whole, curl.outcome
+        await site.assert_one_sender()
 
 
 @pytest.mark.parametrize("condition", [CLEAR, ROUGH], ids=["clear", "rough"])
-def test_a_relayed_download_arrives(
+async def test_a_relayed_download_arrives(
     tmp_path: Path, seed: str, hosts_certificate: CertificateFiles, condition: Condition
 ) -> None:
-    async def run() -> None:
-        async with two_hosts(tmp_path, seed, hosts_certificate, condition, shared=False) as site:
-            a, b = await site.start("a"), await site.start("b")
-            async with site.curl("a", SIZE, rate=RATE) as curl:
-                connection = await a.the_connection()
-                await curl.received(100_000)
-                answer = await a.command(c.HandOffRelayed(connection, "b/0"))
-                assert (answer.ok, answer.code) == (True, "relayed")
-                since_s = monotonic()
-                await curl.finish()
-            assert curl.whole, curl.outcome
-            assert (await b.list()).resumed == 1
-            # The client has never heard of the second host, nor has that of the client.
-            datagrams = await site.datagrams()
-            assert set(datagrams.to_servers()) == set(datagrams.from_servers()) == {"a"}
-            # And yet it was the second host's to send, all the time.
-            assert datagrams.from_servers(since_s)["a"] > 100
-            await site.assert_one_sender()
+    async with two_hosts(tmp_path, seed, hosts_certificate, condition, shared=False) as site:
+        a, b = await site.start("a"), await site.start("b")
+        async with site.curl("a", SIZE, rate=RATE) as curl:
+            connection = await a.the_connection()
+            await curl.received(100_000)
+            answer = await a.command(c.HandOffRelayed(connection, "b/0"))
+            assert (answer.ok, answer.code) == (True, "relayed")
+            since_s = monotonic()
+            await curl.finish()
+        assert curl.whole, curl.outcome
+        assert (await b.list()).resumed == 1
+        # The client has never heard of the second host, nor has that of the client.
+        datagrams = await site.datagrams()
+        assert set(datagrams.to_servers()) == set(datagrams.from_servers()) == {"a"}
+        # And yet it was the second host's to send, all the time.
+        assert datagrams.from_servers(since_s)["a"] > 100
+        await site.assert_one_sender()
 
-            async def forgotten() -> bool:
-                return not [one for server in (a, b) for one in (await server.list()).connections]
+        async def forgotten() -> bool:
+            return not [one for server in (a, b) for one in (await server.list()).connections]
 
-            await until(forgotten, "both to forget the connection")
-
-    asyncio.run(run())
+        await until(forgotten, "both to forget the connection")
 
 
-def test_a_relay_outlives_a_short_partition(
+async def test_a_relay_outlives_a_short_partition(
     tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
 ) -> None:
-    async def run() -> None:
-        async with two_hosts(tmp_path, seed, hosts_certificate, shared=False) as site:
-            a = await site.start("a")
-            await site.start("b")
-            async with site.curl("a", SIZE, rate=RATE) as curl:
-                connection = await a.the_connection()
-                await curl.received(100_000)
-                assert (await a.command(c.HandOffRelayed(connection, "b/0"))).ok
-                await site.between_servers(CUT)
-                # What the client holds back comes first; then it waits.
-                await asyncio.sleep(0.5)
-                await site.between_servers(CLEAR)
-                await curl.finish()
-            assert curl.whole, curl.outcome
-            await site.assert_one_sender()
-
-    asyncio.run(run())
+    async with two_hosts(tmp_path, seed, hosts_certificate, shared=False) as site:
+        a = await site.start("a")
+        await site.start("b")
+        async with site.curl("a", SIZE, rate=RATE) as curl:
+            connection = await a.the_connection()
+            await curl.received(100_000)
+            assert (await a.command(c.HandOffRelayed(connection, "b/0"))).ok
+            await site.between_servers(CUT)
+            # What the client holds back comes first; then it waits.
+            await asyncio.sleep(0.5)
+            await site.between_servers(CLEAR)
+            await curl.finish()
+        assert curl.whole, curl.outcome
+        await site.assert_one_sender()

@@ -113,65 +113,59 @@ async def two_nodes(
     [("/b=b/0", ()), ("/b=b", ("--workers", "2"))],
     ids=["process", "service"],
 )
-def test_a_path_of_another_node_is_answered_there(
+async def test_a_path_of_another_node_is_answered_there(
     tmp_path: Path,
     seed: str,
     hosts_certificate: CertificateFiles,
     rule: str,
     options: tuple[str, ...],
 ) -> None:
-    async def run() -> None:
-        async with two_nodes(tmp_path, seed, hosts_certificate, rule, *options) as (site, a, b):
+    async with two_nodes(tmp_path, seed, hosts_certificate, rule, *options) as (site, a, b):
 
-            async def answers(path: str) -> Outcome:
-                return await fetch(site, hosts_certificate, path)
+        async def answers(path: str) -> Outcome:
+            return await fetch(site, hosts_certificate, path)
 
-            async def answered_by_b() -> bool:
-                return said(await answers("/b/who"), "b")
+        async def answered_by_b() -> bool:
+            return said(await answers("/b/who"), "b")
 
-            async def only_b_answers() -> bool:
-                return said(await answers("/b/only-b"), "b")
+        async def only_b_answers() -> bool:
+            return said(await answers("/b/only-b"), "b")
 
-            # Nobody has told a yet that b is there: that comes within seconds.
-            await until(answered_by_b, "b to answer")
-            assert said(await answers("/a/who"), "a")
-            if not options:
-                # A service has other workers, which may not know yet.
-                await until(only_b_answers, "b to answer what it alone has")
-            counts = {name: await a.ask("ps", name) for name in ("a", "b")}
-            # All clients came to a; those that b answered were given away before the answer.
-            assert counts["b"]["accepted"] == 0
-            assert counts["b"]["resumed"] == counts["a"]["given"] >= 1
-            assert counts["a"]["accepted"] > counts["a"]["given"]
+        # Nobody has told a yet that b is there: that comes within seconds.
+        await until(answered_by_b, "b to answer")
+        assert said(await answers("/a/who"), "a")
+        if not options:
+            # A service has other workers, which may not know yet.
+            await until(only_b_answers, "b to answer what it alone has")
+        counts = {name: await a.ask("ps", name) for name in ("a", "b")}
+        # All clients came to a; those that b answered were given away before the answer.
+        assert counts["b"]["accepted"] == 0
+        assert counts["b"]["resumed"] == counts["a"]["given"] >= 1
+        assert counts["a"]["accepted"] > counts["a"]["given"]
 
-            await b.stop(signal.SIGTERM if options else signal.SIGKILL)
+        await b.stop(signal.SIGTERM if options else signal.SIGKILL)
 
-            async def answered_by_a() -> bool:
-                outcome = await answers("/b/who")
-                # Never a refusal: from the first moment on a serves what b does not.
-                assert outcome.ok, outcome
-                return said(outcome, "a")
+        async def answered_by_a() -> bool:
+            outcome = await answers("/b/who")
+            # Never a refusal: from the first moment on a serves what b does not.
+            assert outcome.ok, outcome
+            return said(outcome, "a")
 
-            await until(answered_by_a, "a to answer")
-
-    asyncio.run(run())
+        await until(answered_by_a, "a to answer")
 
 
-def test_a_node_beyond_a_partition_keeps_no_client_waiting_and_is_found_again(
+async def test_a_node_beyond_a_partition_keeps_no_client_waiting_and_is_found_again(
     tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
 ) -> None:
-    async def run() -> None:
-        async with two_nodes(tmp_path, seed, hosts_certificate, "/b=b") as (site, _, _):
+    async with two_nodes(tmp_path, seed, hosts_certificate, "/b=b") as (site, _, _):
 
-            async def answered_by_b() -> bool:
-                return said(await fetch(site, hosts_certificate, "/b/who"), "b")
+        async def answered_by_b() -> bool:
+            return said(await fetch(site, hosts_certificate, "/b/who"), "b")
 
-            await until(answered_by_b, "b to answer")
-            await site.between_servers(CUT)
-            # The first may be offered to b in vain; then it is not thought of.
-            for _ in range(3):
-                assert said(await fetch(site, hosts_certificate, "/b/who"), "a")
-            await site.between_servers(CLEAR)
-            await until(answered_by_b, "b to answer again")
-
-    asyncio.run(run())
+        await until(answered_by_b, "b to answer")
+        await site.between_servers(CUT)
+        # The first may be offered to b in vain; then it is not thought of.
+        for _ in range(3):
+            assert said(await fetch(site, hosts_certificate, "/b/who"), "a")
+        await site.between_servers(CLEAR)
+        await until(answered_by_b, "b to answer again")

@@ -81,38 +81,34 @@ async def serve(host: Host, files: Path, certificate: CertificateFiles) -> Path:
             await asyncio.sleep(0.05)
 
 
-def test_no_connection_is_dropped_and_every_answer_is_right(
+async def test_no_connection_is_dropped_and_every_answer_is_right(
     tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
 ) -> None:
     files = tmp_path / "files"
     files.mkdir()
     for number in range(8):
         (files / f"{number}.bin").write_bytes(os.urandom(5000 + number))
-
-    async def run() -> None:
-        async with Network(tmp_path, seed) as network:
-            client = await network.add("client", CLIENT)
-            a = await network.add("a", A)
-            await network.connect()
-            await network.between(client, a, LOSSY)
-            control = await serve(a, files, hosts_certificate)
-            try:
-                throng = Throng(
-                    await client.start(
-                        *(sys.executable, "-m", "bench.throng", A, str(PORT), files, "1"),
-                        environment={"PYTHONPATH": str(_ROOT)},
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE,
-                    )
+    async with Network(tmp_path, seed) as network:
+        client = await network.add("client", CLIENT)
+        a = await network.add("a", A)
+        await network.connect()
+        await network.between(client, a, LOSSY)
+        control = await serve(a, files, hosts_certificate)
+        try:
+            throng = Throng(
+                await client.start(
+                    *(sys.executable, "-m", "bench.throng", A, str(PORT), files, "1"),
+                    environment={"PYTHONPATH": str(_ROOT)},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
                 )
-                assert (await throng.ask(f"open {CONNECTIONS}")).connections == CONNECTIONS
-                status, said = await quicbaton(a, "reload", control)
-                assert status == 0, said
-                report = await throng.everybody_was_answered()
-                assert report.dropped == 0, report.first_failure
-                assert report.hash_errors == 0
-            finally:
-                # Its workers would outlive it.
-                await quicbaton(a, "stop", control, "--grace", "0")
-
-    asyncio.run(run())
+            )
+            assert (await throng.ask(f"open {CONNECTIONS}")).connections == CONNECTIONS
+            status, said = await quicbaton(a, "reload", control)
+            assert status == 0, said
+            report = await throng.everybody_was_answered()
+            assert report.dropped == 0, report.first_failure
+            assert report.hash_errors == 0
+        finally:
+            # Its workers would outlive it.
+            await quicbaton(a, "stop", control, "--grace", "0")

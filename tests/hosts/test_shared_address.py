@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from time import monotonic
 
@@ -19,26 +18,23 @@ RATE = 200_000
 
 
 @pytest.mark.parametrize("condition", [CLEAR, ROUGH], ids=["clear", "rough"])
-def test_a_download_goes_from_host_to_host_and_its_packets_follow(
+async def test_a_download_goes_from_host_to_host_and_its_packets_follow(
     tmp_path: Path, seed: str, hosts_certificate: CertificateFiles, condition: Condition
 ) -> None:
-    async def run() -> None:
-        async with two_hosts(tmp_path, seed, hosts_certificate, condition, shared=True) as site:
-            a, b = await site.start("a"), await site.start("b")
-            async with site.curl("a", SIZE, rate=RATE) as curl:
-                connection = await a.the_connection()
-                await curl.received(100_000)
-                assert (await hand_over(a, connection, "b/0")).code == "ok"
-                await b.cut_over()
-                since_s = monotonic()
-                await curl.received(curl.received_bytes + 200_000)
-                datagrams = await site.datagrams()
-                # From here on nothing goes through the first host, in either direction.
-                assert set(datagrams.to_servers(since_s)) == {"b"}
-                assert set(datagrams.from_servers(since_s)) == {"b"}
-                await curl.finish()
-            assert curl.whole, curl.outcome
-            assert [(await one.list()).accepted for one in (a, b)] == [1, 0]
-            await site.assert_one_sender()
-
-    asyncio.run(run())
+    async with two_hosts(tmp_path, seed, hosts_certificate, condition, shared=True) as site:
+        a, b = await site.start("a"), await site.start("b")
+        async with site.curl("a", SIZE, rate=RATE) as curl:
+            connection = await a.the_connection()
+            await curl.received(100_000)
+            assert (await hand_over(a, connection, "b/0")).code == "ok"
+            await b.cut_over()
+            since_s = monotonic()
+            await curl.received(curl.received_bytes + 200_000)
+            datagrams = await site.datagrams()
+            # From here on nothing goes through the first host, in either direction.
+            assert set(datagrams.to_servers(since_s)) == {"b"}
+            assert set(datagrams.from_servers(since_s)) == {"b"}
+            await curl.finish()
+        assert curl.whole, curl.outcome
+        assert [(await one.list()).accepted for one in (a, b)] == [1, 0]
+        await site.assert_one_sender()

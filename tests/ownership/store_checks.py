@@ -1,9 +1,6 @@
 """What the tests of ownership stores have in common."""
 
-import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
 from quicbaton.ownership.store import (
     Conflict,
@@ -34,16 +31,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def use(make: Make, test: Callable[[Any], Awaitable[None]]) -> None:
-    """Run a test on a store that is closed afterwards."""
-
-    async def run() -> None:
-        with contextlib.closing(make()) as store:
-            await test(store)
-
-    asyncio.run(run())
 
 
 def entry_of(answer: Result | Reading) -> Entry | None:

@@ -31,7 +31,7 @@ from quicbaton.ownership.store import (
     Unknown,
 )
 from quicbaton.service.stores import MemoryStore, SqliteStore, open_store
-from tests.ownership.store_checks import FAR, OFFERED, PUBLISH, SOURCE, Clock, entry_of, use
+from tests.ownership.store_checks import FAR, OFFERED, PUBLISH, SOURCE, Clock, entry_of
 from tests.ownership.store_process import BATON, CID, DIGEST, TOKEN, take
 
 # --- other processes ----------------------------------------------------------------------
@@ -47,10 +47,8 @@ def file(tmp_path: Path) -> Path:
     """An SQLite store in which S has offered the connection."""
     path = tmp_path / "owners"
 
-    async def test(store: Store) -> None:
-        await store.perform(PUBLISH)
-
-    use(lambda: patient(path), test)
+    with contextlib.closing(patient(path)) as store:
+        asyncio.run(store.perform(PUBLISH))
     return path
 
 
@@ -95,12 +93,13 @@ def test_of_many_processes_one_spends_the_token(file: Path) -> None:
 #: BEGIN, SELECT, INSERT, COMMIT; and 0 after all of them.
 @pytest.mark.process
 @pytest.mark.parametrize("statement", [1, 2, 3, 4, 0])
-def test_process_killed_between_two_steps_leaves_all_or_nothing(file: Path, statement: int) -> None:
+async def test_process_killed_between_two_steps_leaves_all_or_nothing(
+    file: Path, statement: int
+) -> None:
     process = start("die", file, str(statement))
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
-
-    async def test(store: Store) -> None:
+    with contextlib.closing(patient(file)) as store:
         entry = entry_of(await store.read(CID))
         assert entry is not None
         taken = entry.state is EntryState.HELD
@@ -109,17 +108,14 @@ def test_process_killed_between_two_steps_leaves_all_or_nothing(file: Path, stat
         # The source learns the same.
         assert isinstance(await store.perform(take("S")), Conflict if taken else Done)
 
-    use(lambda: patient(file), test)
-
 
 @pytest.mark.process
-def test_process_stopped_in_a_transaction_holds_nobody_up(file: Path) -> None:
+async def test_process_stopped_in_a_transaction_holds_nobody_up(file: Path) -> None:
     process = start("hold", file)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGSTOP)
-
-    async def test(store: Store) -> None:
+    with contextlib.closing(SqliteStore(file)) as store:
         turns = 0
 
         async def count_turns() -> None:
@@ -139,8 +135,6 @@ def test_process_stopped_in_a_transaction_holds_nobody_up(file: Path) -> None:
         process.kill()
         process.communicate()
         assert isinstance(await store.perform(take("D")), Done)
-
-    use(lambda: SqliteStore(file), test)
 
 
 # --- the file -----------------------------------------------------------------------------
@@ -187,39 +181,35 @@ async def check_kept(store: Store, names: list[bytes]) -> None:
 
 
 @pytest.mark.process
-def test_full_disk_refuses_loses_nothing_and_goes_on_with_room(small_disk: Path) -> None:
+async def test_full_disk_refuses_loses_nothing_and_goes_on_with_room(small_disk: Path) -> None:
     path, ballast = small_disk / "owners", small_disk / "ballast"
     ballast.write_bytes(bytes(256 << 10))
-
-    async def test(store: Store) -> None:
+    with contextlib.closing(patient(path)) as store:
         done = await fill(store)
         assert done
         await check_kept(store, done)
         ballast.unlink()
         assert isinstance(await store.perform(Publish(b"more", 1, SOURCE, BATON, DIGEST)), Done)
         await check_kept(store, [*done, b"more"])
+    with contextlib.closing(patient(path)) as store:
+        await check_kept(store, [b"0", b"more"])
 
-    use(lambda: patient(path), test)
-    use(lambda: patient(path), lambda store: check_kept(store, [b"0", b"more"]))
 
-
-def test_file_at_its_limit_refuses_and_takes_more_after_a_sweep(tmp_path: Path) -> None:
+async def test_file_at_its_limit_refuses_and_takes_more_after_a_sweep(tmp_path: Path) -> None:
     clock = Clock()
-
-    async def test(store: Store) -> None:
+    with contextlib.closing(
+        patient(tmp_path / "owners", clock=clock, max_bytes=128 << 10)
+    ) as store:
         done = await fill(store)
         await check_kept(store, done)
         assert not await store.spend(TOKEN * 1000, FAR)
         assert await store.sweep(clock.now + STORE_ENTRY_LIFETIME_S + 1) == len(done)
         assert isinstance(await store.perform(PUBLISH), Done)
 
-    use(lambda: patient(tmp_path / "owners", clock=clock, max_bytes=128 << 10), test)
 
-
-def test_sweep_of_many_takes_many_short_transactions(tmp_path: Path) -> None:
+async def test_sweep_of_many_takes_many_short_transactions(tmp_path: Path) -> None:
     path, clock = tmp_path / "owners", Clock()
-
-    async def test(store: SqliteStore) -> None:
+    with contextlib.closing(patient(path, clock=clock)) as store:
         rows = [
             (b"%d" % number, "closed", 1, "S", b"s" * 16, BATON, DIGEST, clock.now)
             for number in range(2 * STORE_SWEEP_ROWS + 5)
@@ -228,24 +218,19 @@ def test_sweep_of_many_takes_many_short_transactions(tmp_path: Path) -> None:
             db.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         assert await store.sweep(clock.now + STORE_TOMBSTONE_LIFETIME_S + 1) == len(rows)
 
-    use(lambda: patient(path, clock=clock), test)
 
-
-def test_store_outlives_those_who_use_it(file: Path) -> None:
+async def test_store_outlives_those_who_use_it(file: Path) -> None:
     ids = []
-
-    async def test(store: Store) -> None:
-        ids.append(store.store_id)
-        assert await store.read(CID) == Found(OFFERED)
-
-    use(lambda: patient(file), test)
-    use(lambda: patient(file), test)
+    for _ in range(2):
+        with contextlib.closing(patient(file)) as store:
+            ids.append(store.store_id)
+            assert await store.read(CID) == Found(OFFERED)
     assert ids[0] == ids[1]
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_corrupt_file_refuses(file: Path) -> None:
-    async def test(store: SqliteStore) -> None:
+async def test_corrupt_file_refuses(file: Path) -> None:
+    with contextlib.closing(patient(file)) as store:
         with contextlib.closing(sqlite3.connect(file)) as db:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         data = bytearray(file.read_bytes())
@@ -256,32 +241,25 @@ def test_corrupt_file_refuses(file: Path) -> None:
         assert isinstance(await store.read(CID), Failed)
         assert not await store.spend(TOKEN, FAR)
 
-    use(lambda: patient(file), test)
 
-
-def test_row_that_no_release_writes_is_refused(file: Path) -> None:
+async def test_row_that_no_release_writes_is_refused(file: Path) -> None:
     with contextlib.closing(sqlite3.connect(file)) as db, db:
         db.execute("UPDATE entries SET state = 'whatever'")
-
-    async def test(store: Store) -> None:
+    with contextlib.closing(patient(file)) as store:
         assert isinstance(await store.perform(take("D")), Failed)
         assert isinstance(await store.read(CID), Failed)
 
-    use(lambda: patient(file), test)
 
-
-def test_closed_store_refuses(file: Path) -> None:
-    async def test(store: SqliteStore) -> None:
+async def test_closed_store_refuses(file: Path) -> None:
+    with contextlib.closing(patient(file)) as store:
         store.close()
         result = await store.perform(take("D"))
         assert isinstance(result, Failed)
         assert result.code == "store_closed"
 
-    use(lambda: patient(file), test)
 
-
-def test_slow_store_s_outcome_is_unknown_and_found_out_by_reading(file: Path) -> None:
-    async def test(store: SqliteStore) -> None:
+async def test_slow_store_s_outcome_is_unknown_and_found_out_by_reading(file: Path) -> None:
+    with contextlib.closing(SqliteStore(file, timeout_s=0.05)) as store:
         with _held_up(store) as go_on:
             result = await store.perform(take("D"))
             assert isinstance(result, Unknown)
@@ -293,8 +271,6 @@ def test_slow_store_s_outcome_is_unknown_and_found_out_by_reading(file: Path) ->
         # is asking once.
         assert isinstance(found, Found)
         assert isinstance(await store.perform(take("D")), Done)
-
-    use(lambda: SqliteStore(file, timeout_s=0.05), test)
 
 
 @contextlib.contextmanager
@@ -311,14 +287,11 @@ def _held_up(store: SqliteStore) -> Iterator[Callable[[], None]]:
 # --- opening --------------------------------------------------------------------------------------
 
 
-def test_open_store_by_url(tmp_path: Path) -> None:
-    async def test() -> None:
-        memory, file = open_store("memory:"), open_store(f"sqlite:{tmp_path / 'owners'}")
-        assert isinstance(memory, MemoryStore)
-        assert isinstance(file, SqliteStore)
-        file.close()
-
-    asyncio.run(test())
+async def test_open_store_by_url(tmp_path: Path) -> None:
+    memory, file = open_store("memory:"), open_store(f"sqlite:{tmp_path / 'owners'}")
+    assert isinstance(memory, MemoryStore)
+    assert isinstance(file, SqliteStore)
+    file.close()
     for url in ("", "memory", "memory:x", "sqlite:", "redis://host"):
         with pytest.raises(ConfigurationError) as caught:
             open_store(url)

@@ -1,6 +1,7 @@
 """What every adapter of the shared ownership store owes. A new adapter joins `ADAPTERS`."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,6 @@ from tests.ownership.store_checks import (
     Clock,
     Make,
     entry_of,
-    use,
 )
 from tests.ownership.store_process import BATON, CID, DIGEST, TOKEN, take
 
@@ -51,8 +51,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Make:
 # --- entries --------------------------------------------------------------------------------------
 
 
-def test_handoff_from_publish_to_close(make: Make) -> None:
-    async def test(store: Store) -> None:
+async def test_handoff_from_publish_to_close(make: Make) -> None:
+    with contextlib.closing(make()) as store:
         assert await store.read(CID) == Found(None)
         assert await store.perform(PUBLISH) == Done(OFFERED)
         assert await store.read(CID) == Found(OFFERED)
@@ -70,19 +70,15 @@ def test_handoff_from_publish_to_close(make: Make) -> None:
         assert await store.perform(take("E")) == Conflict(tombstone)
         assert await store.perform(PUBLISH) == Conflict(tombstone)
 
-    use(make, test)
 
-
-def test_every_operation_asked_twice_is_done_once(make: Make) -> None:
-    async def test(store: Store) -> None:
+async def test_every_operation_asked_twice_is_done_once(make: Make) -> None:
+    with contextlib.closing(make()) as store:
         for operation in (PUBLISH, take("D"), Close(CID, 2, take("D").taker)):
             assert await store.perform(operation) == await store.perform(operation)
 
-    use(make, test)
 
-
-def test_conflict_changes_nothing_and_shows_what_stands(make: Make) -> None:
-    async def test(store: Store) -> None:
+async def test_conflict_changes_nothing_and_shows_what_stands(make: Make) -> None:
+    with contextlib.closing(make()) as store:
         assert await store.perform(take("D")) == Conflict(None)
         await store.perform(PUBLISH)
         taken = entry_of(await store.perform(take("D")))
@@ -90,11 +86,9 @@ def test_conflict_changes_nothing_and_shows_what_stands(make: Make) -> None:
             assert await store.perform(operation) == Conflict(taken)
         assert await store.read(CID) == Found(taken)
 
-    use(make, test)
 
-
-def test_of_many_tasks_that_take_one_offer_one_gets_it(make: Make) -> None:
-    async def test(store: Store) -> None:
+async def test_of_many_tasks_that_take_one_offer_one_gets_it(make: Make) -> None:
+    with contextlib.closing(make()) as store:
         await store.perform(PUBLISH)
         names = [f"D{number}" for number in range(50)]
         results = await asyncio.gather(*(store.perform(take(name)) for name in [*names, "S"]))
@@ -103,11 +97,9 @@ def test_of_many_tasks_that_take_one_offer_one_gets_it(make: Make) -> None:
         assert all(entry_of(result) == winners[0].entry for result in results)
         assert await store.read(CID) == Found(winners[0].entry)
 
-    use(make, test)
 
-
-def test_connections_do_not_touch_each_other(make: Make) -> None:
-    async def test(store: Store) -> None:
+async def test_connections_do_not_touch_each_other(make: Make) -> None:
+    with contextlib.closing(make()) as store:
         names = [b"%d" % number for number in range(40)]
         offers = [Publish(name, 1, SOURCE, name.ljust(16), DIGEST) for name in names]
         await asyncio.gather(*(store.perform(offer) for offer in offers))
@@ -117,23 +109,19 @@ def test_connections_do_not_touch_each_other(make: Make) -> None:
         assert states[0] == ("closed", b"0".ljust(16))
         assert states[1:] == [("offered", name.ljust(16)) for name in names[1:]]
 
-    use(make, test)
 
-
-def test_store_has_an_id_of_its_own(make: Make) -> None:
-    async def test(store: Store) -> None:
+async def test_store_has_an_id_of_its_own(make: Make) -> None:
+    with contextlib.closing(make()) as store:
         other = MemoryStore()
         assert len(store.store_id) == 16
         assert store.store_id != other.store_id
-
-    use(make, test)
 
 
 # --- forgetting -----------------------------------------------------------------------------------
 
 
-def test_old_entries_are_swept_and_give_nothing_to_anybody(make: Make, clock: Clock) -> None:
-    async def test(store: Store) -> None:
+async def test_old_entries_are_swept_and_give_nothing_to_anybody(make: Make, clock: Clock) -> None:
+    with contextlib.closing(make()) as store:
         await store.perform(PUBLISH)
         clock.now += STORE_ENTRY_LIFETIME_S / 2
         await store.perform(Publish(b"younger", 1, SOURCE, BATON, DIGEST))
@@ -145,11 +133,9 @@ def test_old_entries_are_swept_and_give_nothing_to_anybody(make: Make, clock: Cl
         # Its owner, whom nobody replaced, hands it over as ever.
         assert isinstance(await store.perform(PUBLISH), Done)
 
-    use(make, test)
 
-
-def test_tombstones_are_swept_before_the_rest(make: Make, clock: Clock) -> None:
-    async def test(store: Store) -> None:
+async def test_tombstones_are_swept_before_the_rest(make: Make, clock: Clock) -> None:
+    with contextlib.closing(make()) as store:
         await store.perform(PUBLISH)
         await store.perform(Close(CID, 1, SOURCE))
         await store.perform(Publish(b"open", 1, SOURCE, BATON, DIGEST))
@@ -157,11 +143,9 @@ def test_tombstones_are_swept_before_the_rest(make: Make, clock: Clock) -> None:
         assert await store.read(CID) == Found(None)
         assert entry_of(await store.read(b"open")) is not None
 
-    use(make, test)
 
-
-def test_dead_owner_s_connections_are_closed_and_its_offers_left(make: Make) -> None:
-    async def test(store: Store) -> None:
+async def test_dead_owner_s_connections_are_closed_and_its_offers_left(make: Make) -> None:
+    with contextlib.closing(make()) as store:
         for name in (b"held", b"offered", b"living"):
             await store.perform(Publish(name, 1, SOURCE, BATON, DIGEST))
         dead, living = take("D").taker, Holder("D", b"l" * 16)
@@ -176,23 +160,19 @@ def test_dead_owner_s_connections_are_closed_and_its_offers_left(make: Make) -> 
         assert [entry and entry.state.value for entry in states] == ["closed", "offered", "held"]
         assert await store.forget_owner("D") == 1
 
-    use(make, test)
-
 
 # --- tokens ---------------------------------------------------------------------------------------
 
 
-def test_of_many_who_spend_one_token_one_may(make: Make) -> None:
-    async def test(store: Store) -> None:
+async def test_of_many_who_spend_one_token_one_may(make: Make) -> None:
+    with contextlib.closing(make()) as store:
         spent = await asyncio.gather(*(store.spend(TOKEN, FAR) for _ in range(50)))
         assert sum(spent) == 1
         assert await store.spend(b"another", FAR)
 
-    use(make, test)
 
-
-def test_swept_token_stays_spent_however_the_clocks_go(make: Make) -> None:
-    async def test(store: Store) -> None:
+async def test_swept_token_stays_spent_however_the_clocks_go(make: Make) -> None:
+    with contextlib.closing(make()) as store:
         assert await store.spend(TOKEN, NOW)
         assert await store.sweep(NOW - 1) == 0
         # By somebody whose clock is an hour ahead; then by one that is right.
@@ -202,14 +182,12 @@ def test_swept_token_stays_spent_however_the_clocks_go(make: Make) -> None:
         assert not await store.spend(b"another", NOW + 3600)
         assert await store.spend(b"another", NOW + 3601)
 
-    use(make, test)
-
 
 # --- bounds ---------------------------------------------------------------------------------------
 
 
-def test_full_memory_store_refuses_and_loses_nothing() -> None:
-    async def test(store: MemoryStore) -> None:
+async def test_full_memory_store_refuses_and_loses_nothing() -> None:
+    with contextlib.closing(MemoryStore(max_entries=1)) as store:
         await store.perform(PUBLISH)
         full = await store.perform(Publish(b"another", 1, SOURCE, BATON, DIGEST))
         assert isinstance(full, Failed)
@@ -217,5 +195,3 @@ def test_full_memory_store_refuses_and_loses_nothing() -> None:
         assert isinstance(await store.perform(take("D")), Done)
         assert await store.spend(TOKEN, FAR)
         assert not await store.spend(b"another", FAR)
-
-    use(lambda: MemoryStore(max_entries=1), test)

@@ -118,7 +118,7 @@ class NodeScene:
 
 
 @asynccontextmanager
-async def workers(folder: Path, certificate: CertificateFiles) -> AsyncIterator[WorkerScene]:
+async def two_workers(folder: Path, certificate: CertificateFiles) -> AsyncIterator[WorkerScene]:
     """A scene of two workers."""
     async with World(folder, certificate) as world:
         first = await world.start()
@@ -128,7 +128,7 @@ async def workers(folder: Path, certificate: CertificateFiles) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def nodes(folder: Path, certificate: CertificateFiles) -> AsyncIterator[NodeScene]:
+async def two_nodes(folder: Path, certificate: CertificateFiles) -> AsyncIterator[NodeScene]:
     """A scene of two nodes; a test may speak as a third, `c`."""
     cluster = make_cluster(folder / "cluster", *NODES, "c")
     async with World(folder, certificate) as world:

@@ -10,7 +10,6 @@ import pytest
 from quicbaton.errors import PeerError
 from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.peers.tls import connect_tls
-from tests.asyncio.loopback import run
 from tests.processes.cluster_folder import Door, make_cluster
 
 
@@ -33,18 +32,14 @@ class Absent(Door):
         (list(range(0, 98, 2)), "56,58,60,...:"),
     ],
 )
-def test_it_says_which_workers_it_has(tmp_path: Path, present: list[int], said: str) -> None:
+async def test_it_says_which_workers_it_has(tmp_path: Path, present: list[int], said: str) -> None:
     folder = make_cluster(tmp_path / "cluster", "a", "b")
-
-    async def test() -> None:
-        door = Absent(Cluster(folder, "b"))
-        door.present = present
-        with pytest.raises(PeerError) as caught:
-            await connect_tls(Cluster(folder, "a"), "b", "99")
-        assert caught.value.code == "no_such_worker"
-        assert said in str(caught.value)
-        assert not door.channels
-        assert door.incoming.refused == {"no_such_worker": 1}
-        door.close()
-
-    run(test)
+    door = Absent(Cluster(folder, "b"))
+    door.present = present
+    with pytest.raises(PeerError) as caught:
+        await connect_tls(Cluster(folder, "a"), "b", "99")
+    assert caught.value.code == "no_such_worker"
+    assert said in str(caught.value)
+    assert not door.channels
+    assert door.incoming.refused == {"no_such_worker": 1}
+    door.close()

@@ -3,11 +3,9 @@ connection moves: they are data, and need neither a relay nor the process that b
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -48,9 +46,8 @@ async def relayed(control: Path) -> int:
     return figures.counters["streams_relayed"] + figures.gauges["relayed_streams"]
 
 
-def test_a_download_goes_back_and_forth_without_a_relay(in_world: Any) -> None:
-
-    async def test(world: World) -> None:
+async def test_a_download_goes_back_and_forth_without_a_relay(world: World) -> None:
+    async with world:
         one = await world.start()
         async with world.curl(await one.port(), _SIZE, rate=SLOWLY) as curl:
             await curl.received(50_000)
@@ -66,16 +63,13 @@ def test_a_download_goes_back_and_forth_without_a_relay(in_world: Any) -> None:
         one.assert_no_mistake()
         two.assert_no_mistake()
 
-    in_world(test)
-
 
 @pytest.mark.parametrize("remains", [True, False])
-def test_a_download_outlives_the_process_that_began_it(
-    in_world: Any, file: Path, remains: bool
+async def test_a_download_outlives_the_process_that_began_it(
+    world: World, file: Path, remains: bool
 ) -> None:
     """Killed once its client has cut over; the file goes before, or stays."""
-
-    async def test(world: World) -> None:
+    async with world:
         one = await world.start()
         async with world.curl(await one.port(), _SIZE, rate=SLOWLY) as curl:
             await curl.received(50_000)
@@ -91,8 +85,6 @@ def test_a_download_outlives_the_process_that_began_it(
             assert curl.whole
         two.assert_no_mistake()
 
-    in_world(test)
-
 
 _SITE = """
 from starlette.applications import Starlette
@@ -106,7 +98,7 @@ app = Starlette(routes=[Route("/file", file)])
 """
 
 
-def test_downloads_go_on_through_a_reload_without_a_relay(tmp_path: Path) -> None:
+async def test_downloads_go_on_through_a_reload_without_a_relay(tmp_path: Path) -> None:
     """Nobody waits for them: the old workers are gone while they are under way."""
     with service_home(tmp_path) as home:
         data = home.write("file.bin", 20_000_000)
@@ -124,7 +116,7 @@ def test_downloads_go_on_through_a_reload_without_a_relay(tmp_path: Path) -> Non
             for pid in before:
                 wait_for(lambda pid=pid: is_alive(pid), lambda alive: not alive)
             for slot in service.status():
-                assert asyncio.run(relayed(Path(slot["control"]))) == 0
+                assert await relayed(Path(slot["control"])) == 0
         assert sum(slot["connections"] for slot in service.status()) == len(downloads)
         for download in downloads:
             check_whole(download, data)

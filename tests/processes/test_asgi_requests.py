@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -40,10 +39,10 @@ def world_type(notes: Path) -> type[World]:
     return AsgiWorld
 
 
-def test_no_request_is_lost_or_run_twice_while_the_connection_goes_back_and_forth(
-    in_world: Any, notes: Path
+async def test_no_request_is_lost_or_run_twice_while_the_connection_goes_back_and_forth(
+    world: World, notes: Path
 ) -> None:
-    async def test(world: World) -> None:
+    async with world:
         one = await world.start()
         async with client_of(world, await one.port()) as client:
             two = await world.start("join", one)
@@ -59,8 +58,6 @@ def test_no_request_is_lost_or_run_twice_while_the_connection_goes_back_and_fort
             assert sorted(notes.read_text().split()) == sorted(names)
         one.assert_no_mistake()
         two.assert_no_mistake()
-
-    in_world(test)
 
 
 async def _ask(client: Client) -> list[str]:
@@ -82,10 +79,9 @@ async def _ask(client: Client) -> list[str]:
     return names
 
 
-def test_a_handoff_that_fails_costs_neither_files_nor_tasks(in_world: Any) -> None:
+async def test_a_handoff_that_fails_costs_neither_files_nor_tasks(world: World) -> None:
     """The same protocol object goes on with both, since the task cannot go into another."""
-
-    async def test(world: World) -> None:
+    async with world:
         one = await world.start()
         async with client_of(world, await one.port()) as client:
             forgetful = await world.start("join", one, forgetful=True, program="forgetful")
@@ -105,15 +101,12 @@ def test_a_handoff_that_fails_costs_neither_files_nor_tasks(in_world: Any) -> No
         one.assert_no_mistake()
         two.assert_no_mistake()
 
-    in_world(test)
 
-
-def test_files_are_closed_once_they_have_moved_whatever_still_runs(
-    in_world: Any, notes: Path
+async def test_files_are_closed_once_they_have_moved_whatever_still_runs(
+    world: World, notes: Path
 ) -> None:
     file = notes.with_name(str(_SIZE))
-
-    async def test(world: World) -> None:
+    async with world:
         one = await world.start()
         async with client_of(world, await one.port()) as client:
             two = await world.start("join", one)
@@ -129,11 +122,9 @@ def test_files_are_closed_once_they_have_moved_whatever_still_runs(
             assert download.body == content(0, _SIZE)
             assert not slow.ended.is_set()
 
-    in_world(test)
 
-
-def test_a_file_that_a_task_names_after_the_move_is_relayed(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_file_that_a_task_names_after_the_move_is_relayed(world: World) -> None:
+    async with world:
         one = await world.start()
         async with client_of(world, await one.port()) as client:
             two = await world.start("join", one)
@@ -145,8 +136,6 @@ def test_a_file_that_a_task_names_after_the_move_is_relayed(in_world: Any) -> No
             assert late.body == content(0, _SIZE)
         one.assert_no_mistake()
         two.assert_no_mistake()
-
-    in_world(test)
 
 
 def has_open(server: Server, file: Path) -> bool:

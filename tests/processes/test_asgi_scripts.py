@@ -77,12 +77,11 @@ class Play:
 
 
 @pytest.mark.parametrize("seed", _SEEDS)
-def test_scripts_of_messages_look_the_same_while_the_connection_moves(
-    in_world: Any, folder: Path, seed: int
+async def test_scripts_of_messages_look_the_same_while_the_connection_moves(
+    world: World, folder: Path, seed: int
 ) -> None:
     plays = [Play(seed, number) for number in range(_SCRIPTS)]
-
-    async def test(world: World) -> None:
+    async with world:
         one = await world.start()
         async with client_of(world, await one.port()) as client:
             expected = [await play.run(client, folder, "still") for play in plays]
@@ -99,8 +98,6 @@ def test_scripts_of_messages_look_the_same_while_the_connection_moves(
             assert moves >= 4
             for number, seen in enumerate(await playing):
                 assert seen == expected[number], f"script {number} of seed {seed}"
-
-    in_world(test)
 
 
 async def _all(plays: list[Play], client: Client, folder: Path) -> list[Any]:

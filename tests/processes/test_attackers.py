@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import pytest
 
@@ -25,7 +24,7 @@ from quicbaton.limits import RESET_BURST_PER_ADDRESS, RETRY_FROM_HANDSHAKES
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import Conversation
 from quicbaton.service.peers.channel import connect_channel
-from tests.processes.attack_stage import RATE, WorkerScene
+from tests.processes.attack_stage import RATE, WorkerScene, two_workers
 from tests.processes.attacker import (
     Attacker,
     first_flight,
@@ -44,10 +43,10 @@ _MB = 1 << 20
 # --- connection IDs -----------------------------------------------------------------------------
 
 
-def test_initials_with_random_ids_cost_little_and_lock_nobody_out(
-    among_workers: Any, certificate: CertificateFiles
+async def test_initials_with_random_ids_cost_little_and_lock_nobody_out(
+    tmp_path: Path, certificate: CertificateFiles
 ) -> None:
-    async def test(scene: WorkerScene) -> None:
+    async with two_workers(tmp_path, certificate) as scene:
         before = [resident_bytes(server.pid) for server in scene.servers]
         with Attacker(scene.port) as attacker:
             flood = [initial(os.urandom(8 + n % 13)) for n in range(3 * RETRY_FROM_HANDSHAKES)]
@@ -62,11 +61,11 @@ def test_initials_with_random_ids_cost_little_and_lock_nobody_out(
             await newcomer.end()
             assert newcomer.whole
 
-    among_workers(test)
 
-
-def test_initials_with_one_id_are_one_handshake(among_workers: Any) -> None:
-    async def test(scene: WorkerScene) -> None:
+async def test_initials_with_one_id_are_one_handshake(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with two_workers(tmp_path, certificate) as scene:
         accepted = [count[0] for count in await scene.counts()]
         with Attacker(scene.port) as attacker:
             await attacker.send(*[initial(b"fixed id")] * 2000, workers=2)
@@ -74,24 +73,23 @@ def test_initials_with_one_id_are_one_handshake(among_workers: Any) -> None:
         assert sum(count[0] for count in await scene.counts()) <= sum(accepted) + 1
         assert await scene.handshakes() <= 1
 
-    among_workers(test)
 
-
-def test_initials_that_are_cut_short_hold_no_place(among_workers: Any) -> None:
+async def test_initials_that_are_cut_short_hold_no_place(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
     """Their Length says more than there is: nobody can be answered, and nothing times out."""
-
-    async def test(scene: WorkerScene) -> None:
+    async with two_workers(tmp_path, certificate) as scene:
         with Attacker(scene.port) as attacker:
             whole = [initial(os.urandom(12), size=1300) for _ in range(200)]
             await attacker.send(*[data[:1200] for data in whole], workers=2)
             assert attacker.answers == []
         assert await scene.handshakes() == 0
 
-    among_workers(test)
 
-
-def test_guessed_ids_provoke_few_resets_smaller_than_their_triggers(among_workers: Any) -> None:
-    async def test(scene: WorkerScene) -> None:
+async def test_guessed_ids_provoke_few_resets_smaller_than_their_triggers(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with two_workers(tmp_path, certificate) as scene:
         ring = scene.ring
         live = {reset_token(ring.active, cid) for cid in scene.tap.ids()}
         with Attacker(scene.port) as attacker:
@@ -112,13 +110,12 @@ def test_guessed_ids_provoke_few_resets_smaller_than_their_triggers(among_worker
             await attacker.send(*everything, workers=2)
         assert (await scene.owner())[2].term == 1
 
-    among_workers(test)
 
-
-def test_an_address_that_proves_nothing_gets_three_times_what_it_sent_at_most(
-    among_workers: Any,
+async def test_an_address_that_proves_nothing_gets_three_times_what_it_sent_at_most(
+    tmp_path: Path,
+    certificate: CertificateFiles,
 ) -> None:
-    async def test(scene: WorkerScene) -> None:
+    async with two_workers(tmp_path, certificate) as scene:
         with Attacker(scene.port) as attacker:
             await attacker.send(first_flight(), workers=2)
             await until(lambda: len(attacker.listen()) >= 2, "the server's first flight")
@@ -127,11 +124,11 @@ def test_an_address_that_proves_nothing_gets_three_times_what_it_sent_at_most(
             attacker.listen()
             assert 0 < attacker.answered_bytes <= 3 * attacker.sent_bytes
 
-    among_workers(test)
 
-
-def test_forged_version_negotiation_and_retry_begin_no_loop(among_workers: Any) -> None:
-    async def test(scene: WorkerScene) -> None:
+async def test_forged_version_negotiation_and_retry_begin_no_loop(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with two_workers(tmp_path, certificate) as scene:
         cid = scene.tap.ids()[-1]
         forged = []
         for destination in (cid, made_up_id(0, 0), made_up_id(0, 1), b"", os.urandom(20)):
@@ -145,14 +142,14 @@ def test_forged_version_negotiation_and_retry_begin_no_loop(among_workers: Any) 
             await attacker.send(*forged * 20, workers=2)
             assert attacker.answers == []
 
-    among_workers(test)
-
 
 # --- what was captured --------------------------------------------------------------------------
 
 
-def test_a_captured_id_provokes_no_reset_before_or_after_a_handoff(among_workers: Any) -> None:
-    async def test(scene: WorkerScene) -> None:
+async def test_a_captured_id_provokes_no_reset_before_or_after_a_handoff(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with two_workers(tmp_path, certificate) as scene:
         with Attacker(scene.port, addresses=8) as attacker:
             for _ in range(2):
                 replay = [short(cid, size) for cid in scene.tap.ids() for size in (1200, 60, 43)]
@@ -163,11 +160,11 @@ def test_a_captured_id_provokes_no_reset_before_or_after_a_handoff(among_workers
             await attacker.send(*[short(cid) for cid in scene.tap.ids()] * 4, workers=2)
             assert attacker.listen() == []
 
-    among_workers(test)
 
-
-def test_captured_datagrams_from_another_address_move_nothing(among_workers: Any) -> None:
-    async def test(scene: WorkerScene) -> None:
+async def test_captured_datagrams_from_another_address_move_nothing(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with two_workers(tmp_path, certificate) as scene:
         for _ in range(2):
             peer = (await scene.owner())[2].peer
             with Attacker(scene.port) as attacker:
@@ -176,11 +173,11 @@ def test_captured_datagrams_from_another_address_move_nothing(among_workers: Any
             assert (await scene.owner())[2].peer == peer
             await scene.hand_over()
 
-    among_workers(test)
 
-
-def test_a_replayed_handshake_makes_no_connection_and_no_flood(among_workers: Any) -> None:
-    async def test(scene: WorkerScene) -> None:
+async def test_a_replayed_handshake_makes_no_connection_and_no_flood(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with two_workers(tmp_path, certificate) as scene:
         with Attacker(scene.port) as attacker:
             for _ in range(20):
                 await attacker.send(*scene.tap.long(), workers=2)
@@ -190,11 +187,11 @@ def test_a_replayed_handshake_makes_no_connection_and_no_flood(among_workers: An
         listed = [await server.list() for server in scene.servers]
         assert sum(info.state == "open" for one in listed for info in one.connections) == 1
 
-    among_workers(test)
 
-
-def test_messages_of_links_are_nothing_on_the_udp_port(among_workers: Any) -> None:
-    async def test(scene: WorkerScene) -> None:
+async def test_messages_of_links_are_nothing_on_the_udp_port(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with two_workers(tmp_path, certificate) as scene:
         before = await scene.counts()
         owner, other, info = await scene.owner()
         cid, name = scene.tap.ids()[-1], bytes.fromhex(info.connection)
@@ -214,8 +211,6 @@ def test_messages_of_links_are_nothing_on_the_udp_port(among_workers: Any) -> No
         assert (await scene.owner())[0] is owner
         assert not (scene.world.folder / "taken").exists()
 
-    among_workers(test)
-
 
 # --- batons -------------------------------------------------------------------------------------
 
@@ -228,8 +223,10 @@ async def save(scene: WorkerScene, name: str = "baton") -> tuple[Path, Server, S
     return path, source, other
 
 
-def test_a_baton_is_good_once_unaltered_and_in_its_time(among_workers: Any) -> None:
-    async def test(scene: WorkerScene) -> None:
+async def test_a_baton_is_good_once_unaltered_and_in_its_time(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with two_workers(tmp_path, certificate) as scene:
         path, source, other = await save(scene)
         sealed = path.read_bytes()
         for at in range(0, len(sealed), max(1, len(sealed) // 40)):
@@ -262,11 +259,11 @@ def test_a_baton_is_good_once_unaltered_and_in_its_time(among_workers: Any) -> N
             answer = await server.command(c.Resume(str(path)))
             assert not answer.ok, answer
 
-    among_workers(test)
 
-
-def test_a_baton_of_before_a_thaw_is_worth_nothing(among_workers: Any) -> None:
-    async def test(scene: WorkerScene) -> None:
+async def test_a_baton_of_before_a_thaw_is_worth_nothing(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with two_workers(tmp_path, certificate) as scene:
         source, other, info = await scene.owner()
         channel = await connect_channel(source.control)
         frozen = await Conversation(channel).ask(c.Freeze(info.connection), c.Frozen)
@@ -279,8 +276,6 @@ def test_a_baton_of_before_a_thaw_is_worth_nothing(among_workers: Any) -> None:
                 assert not answer.ok, answer
             await scene.hand_over()
         assert sorted(await scene.counts()) == [(0, 1, 1), (1, 1, 1)]
-
-    among_workers(test)
 
 
 async def _is_open(server: Server) -> bool:

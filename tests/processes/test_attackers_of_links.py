@@ -12,10 +12,10 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import PeerError
 from quicbaton.handoff import Hello, encode
 from quicbaton.handoff.messages import (
@@ -29,7 +29,7 @@ from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import Conversation
 from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.peers.directory import connect_node
-from tests.processes.attack_stage import NODES, NodeScene
+from tests.processes.attack_stage import NODES, two_nodes
 from tests.processes.attacker import (
     Attacker,
     hung_up,
@@ -52,8 +52,10 @@ _NOBODY = 65_534
 # --- UDP, at the wrong node ---------------------------------------------------------------------
 
 
-def test_an_id_replayed_to_another_node_provokes_no_reset(among_nodes: Any) -> None:
-    async def test(scene: NodeScene) -> None:
+async def test_an_id_replayed_to_another_node_provokes_no_reset(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with two_nodes(tmp_path, certificate) as scene:
         # From so many addresses that the kernel takes some to each node.
         with Attacker(scene.port, addresses=12) as attacker:
             for _ in range(2):
@@ -66,16 +68,13 @@ def test_an_id_replayed_to_another_node_provokes_no_reset(among_nodes: Any) -> N
         for server in scene.servers.values():
             assert (await server.list()).datagrams_received
 
-    among_nodes(test)
-
 
 @pytest.mark.parametrize(("kind", "flood_mb", "most_mb"), [("guessed", 30, 14), ("seen", 60, 48)])
-def test_a_flood_for_another_node_neither_fills_memory_nor_cuts_the_link(
-    among_nodes: Any, kind: str, flood_mb: int, most_mb: int
+async def test_a_flood_for_another_node_neither_fills_memory_nor_cuts_the_link(
+    tmp_path: Path, certificate: CertificateFiles, kind: str, flood_mb: int, most_mb: int
 ) -> None:
     """The other node is behind: what is to be sent on to it waits, up to a limit."""
-
-    async def test(scene: NodeScene) -> None:
+    async with two_nodes(tmp_path, certificate) as scene:
         await scene.hand_over()
         cid = scene.tap.ids()[-1]
         if kind == "seen":
@@ -98,8 +97,6 @@ def test_a_flood_for_another_node_neither_fills_memory_nor_cuts_the_link(
         finally:
             os.kill(scene.servers[owner].pid, signal.SIGCONT)
             scene.tap.mutes_client = False
-
-    among_nodes(test)
 
 
 # --- TCP ----------------------------------------------------------------------------------------
@@ -140,10 +137,10 @@ class Wiretap:
         await asyncio.gather(pump(reader, beyond_writer, True), pump(beyond_reader, writer, False))
 
 
-def test_a_recorded_conversation_of_nodes_replayed_moves_nothing(
-    among_nodes: Any, tmp_path: Path
+async def test_a_recorded_conversation_of_nodes_replayed_moves_nothing(
+    certificate: CertificateFiles, tmp_path: Path
 ) -> None:
-    async def test(scene: NodeScene) -> None:
+    async with two_nodes(tmp_path, certificate) as scene:
         first, _, _ = await scene.owner()
         port = scene.tcp_port(first)
         async with Wiretap(port) as wiretap:
@@ -170,11 +167,11 @@ def test_a_recorded_conversation_of_nodes_replayed_moves_nothing(
         assert await scene.counts() == before
         assert (await scene.owner())[0] == first
 
-    among_nodes(test)
 
-
-def test_forged_messages_without_tls_are_hung_up_on(among_nodes: Any) -> None:
-    async def test(scene: NodeScene) -> None:
+async def test_forged_messages_without_tls_are_hung_up_on(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with two_nodes(tmp_path, certificate) as scene:
         first, second, name = await scene.owner()
         before = await scene.counts()
         connection = bytes.fromhex(name)
@@ -204,11 +201,11 @@ def test_forged_messages_without_tls_are_hung_up_on(among_nodes: Any) -> None:
         assert await scene.counts() == before
         assert (await scene.owner())[0] == first
 
-    among_nodes(test)
 
-
-def test_half_open_connections_are_few_and_keep_no_node_out(among_nodes: Any) -> None:
-    async def test(scene: NodeScene) -> None:
+async def test_half_open_connections_are_few_and_keep_no_node_out(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with two_nodes(tmp_path, certificate) as scene:
         first = (await scene.owner())[0]
         server = scene.servers[first]
         files, memory = open_files(server.pid), resident_bytes(server.pid)
@@ -231,16 +228,15 @@ def test_half_open_connections_are_few_and_keep_no_node_out(among_nodes: Any) ->
             sock.close()
         await until(lambda: open_files(server.pid) <= files + 2, "them to be forgotten")
 
-    among_nodes(test)
-
 
 # --- the control socket -------------------------------------------------------------------------
 
 
-def test_commands_that_are_too_long_or_too_many_are_cut_off(among_nodes: Any) -> None:
+async def test_commands_that_are_too_long_or_too_many_are_cut_off(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
     """Even of our own user: a program gone wrong must not take the server with it."""
-
-    async def test(scene: NodeScene) -> None:
+    async with two_nodes(tmp_path, certificate) as scene:
         server = scene.servers["a"]
         memory = resident_bytes(server.pid)
         loop = asyncio.get_running_loop()
@@ -263,8 +259,6 @@ def test_commands_that_are_too_long_or_too_many_are_cut_off(among_nodes: Any) ->
             for sock in socks:
                 sock.close()
 
-    among_nodes(test)
-
 
 async def _pour(sock: socket.socket, words: bytes) -> None:
     for _ in range(5000):
@@ -285,10 +279,11 @@ except OSError as error:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("opened", [False, True])
-def test_another_user_of_the_host_gets_no_answer(among_nodes: Any, opened: bool) -> None:
+async def test_another_user_of_the_host_gets_no_answer(
+    tmp_path: Path, certificate: CertificateFiles, opened: bool
+) -> None:
     """The folder keeps others out; where somebody has opened it the kernel says who they are."""
-
-    async def test(scene: NodeScene) -> None:
+    async with two_nodes(tmp_path, certificate) as scene:
         first, second, name = await scene.owner()
         server = scene.servers[first]
         before = await scene.counts()
@@ -316,15 +311,12 @@ def test_another_user_of_the_host_gets_no_answer(among_nodes: Any, opened: bool)
         server.control.chmod(0o600)
         assert await scene.counts() == before
 
-    among_nodes(test)
 
-
-def test_a_stranger_on_the_path_of_a_control_socket_is_not_believed(
-    among_nodes: Any, tmp_path: Path
+async def test_a_stranger_on_the_path_of_a_control_socket_is_not_believed(
+    certificate: CertificateFiles, tmp_path: Path
 ) -> None:
     """Somebody listens where a process was: a handoff to it ends, and the connection stays."""
-
-    async def test(scene: NodeScene) -> None:
+    async with two_nodes(tmp_path, certificate) as scene:
         first, _, name = await scene.owner()
         path = tmp_path / "stranger.sock"
         stranger = socket.socket(socket.AF_UNIX)
@@ -345,13 +337,12 @@ def test_a_stranger_on_the_path_of_a_control_socket_is_not_believed(
         stranger.close()
         assert (await scene.owner())[0] == first
 
-    among_nodes(test)
 
-
-def test_a_node_that_is_not_in_the_cluster_gets_nothing(among_nodes: Any, tmp_path: Path) -> None:
+async def test_a_node_that_is_not_in_the_cluster_gets_nothing(
+    certificate: CertificateFiles, tmp_path: Path
+) -> None:
     """It has a certificate, of an authority of its own, and the addresses."""
-
-    async def test(scene: NodeScene) -> None:
+    async with two_nodes(tmp_path, certificate) as scene:
         before = await scene.counts()
         folder = make_cluster(tmp_path / "other", *NODES, "c")
         (folder / "cluster.toml").write_bytes((scene.folder / "cluster.toml").read_bytes())
@@ -361,5 +352,3 @@ def test_a_node_that_is_not_in_the_cluster_gets_nothing(among_nodes: Any, tmp_pa
                 await connect_node(Cluster(folder, "c"), node)
             assert caught.value.code == "refused"
         assert await scene.counts() == before
-
-    among_nodes(test)

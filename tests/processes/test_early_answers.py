@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pycurl
 import pytest
@@ -78,8 +77,8 @@ async def hand_over(source: Server, destination: Server) -> None:
     assert answer.ok, answer
 
 
-def test_a_refusal_arrives_whole_before_and_after_a_handoff(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_refusal_arrives_whole_before_and_after_a_handoff(world: World) -> None:
+    async with world:
         first = await world.start()
         second = await world.start("join", first)
         curl = Uploader(world, await first.port())
@@ -95,11 +94,9 @@ def test_a_refusal_arrives_whole_before_and_after_a_handoff(in_world: Any) -> No
         await curl.upload(f"/refuse/{_ANSWER_BYTES}")
         curl.assert_refused()
 
-    in_world(test)
 
-
-def test_a_refusal_arrives_whole_through_a_relay(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_refusal_arrives_whole_through_a_relay(world: World) -> None:
+    async with world:
         first = await world.start()
         second = await world.start("join", first)
         curl = Uploader(world, await first.port())
@@ -112,5 +109,3 @@ def test_a_refusal_arrives_whole_through_a_relay(in_world: Any) -> None:
         release.touch()
         await upload
         curl.assert_refused()
-
-    in_world(test)

@@ -11,7 +11,6 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -115,10 +114,10 @@ async def nobody_has_it_open(servers: list[Server], file: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["alone", "before", "in", "after"])
 @pytest.mark.parametrize(("how", "goes_on"), _CHANGES)
-def test_a_file_that_changes_around_a_handoff(
-    in_world: Any, file: Path, how: str, goes_on: bool, moment: str
+async def test_a_file_that_changes_around_a_handoff(
+    world: World, file: Path, how: str, goes_on: bool, moment: str
 ) -> None:
-    async def test(world: World) -> None:
+    async with world:
         stop = "after_baton:STOP" if moment == "in" else ""
         first = await world.start(failpoint=stop, waits=_PATIENT)
         async with client(world, first) as curl:
@@ -137,11 +136,9 @@ def test_a_file_that_changes_around_a_handoff(
             await check(curl, goes_on)
         await nobody_has_it_open([first, second], file)
 
-    in_world(test)
 
-
-def test_a_replaced_file_goes_on_through_a_takeover(in_world: Any, file: Path) -> None:
-    async def test(world: World) -> None:
+async def test_a_replaced_file_goes_on_through_a_takeover(world: World, file: Path) -> None:
+    async with world:
         first = await world.start()
         async with client(world, first) as curl:
             change(file, "replaced")
@@ -152,16 +149,13 @@ def test_a_replaced_file_goes_on_through_a_takeover(in_world: Any, file: Path) -
             await check(curl, True)
             await nobody_has_it_open([second], file)
 
-    in_world(test)
-
 
 @pytest.mark.parametrize(("how", "goes_on"), [("", True), ("replaced", False)])
-def test_a_saved_download_goes_on_with_the_same_file_only(
-    in_world: Any, file: Path, how: str, goes_on: bool
+async def test_a_saved_download_goes_on_with_the_same_file_only(
+    world: World, file: Path, how: str, goes_on: bool
 ) -> None:
     """No open file goes into a baton's file."""
-
-    async def test(world: World) -> None:
+    async with world:
         first = await world.start()
         async with client(world, first) as curl:
             second = await world.start("join", first)
@@ -172,21 +166,18 @@ def test_a_saved_download_goes_on_with_the_same_file_only(
             await check(curl, goes_on)
         await nobody_has_it_open([first, second], file)
 
-    in_world(test)
-
 
 # --- descriptors ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("point", [*SOURCE_POINTS, *DESTINATION_POINTS])
 @pytest.mark.parametrize("action", ["CUT", "KILL"])
-def test_no_file_stays_open_wherever_a_handoff_is_broken_off(
-    in_world: Any, file: Path, point: str, action: str
+async def test_no_file_stays_open_wherever_a_handoff_is_broken_off(
+    world: World, file: Path, point: str, action: str
 ) -> None:
     """The file is replaced first: whoever goes on needs the descriptor that it had, or got."""
     at_source = point in SOURCE_POINTS
-
-    async def test(world: World) -> None:
+    async with world:
         failpoint = f"{point}:{action}"
         first = await world.start(failpoint=failpoint if at_source else "", waits=SHORT_WAITS)
         async with client(world, first) as curl:
@@ -202,15 +193,13 @@ def test_no_file_stays_open_wherever_a_handoff_is_broken_off(
                 assert curl.whole, outcome.error
         await nobody_has_it_open(servers, file)
 
-    in_world(test)
-
 
 def _one_has_it(servers: list[Server], file: Path) -> bool:
     return sum(opened(server, file) for server in servers if server.alive) <= 1
 
 
-def test_many_downloads_of_one_file_share_one_descriptor(in_world: Any, file: Path) -> None:
-    async def test(world: World) -> None:
+async def test_many_downloads_of_one_file_share_one_descriptor(world: World, file: Path) -> None:
+    async with world:
         first = await world.start()
         async with client(world, first) as one, client(world, first) as two:
             assert opened(first, file) == 1
@@ -223,8 +212,6 @@ def test_many_downloads_of_one_file_share_one_descriptor(in_world: Any, file: Pa
             await check(one, True)
             await check(two, True)
         await nobody_has_it_open([first, second], file)
-
-    in_world(test)
 
 
 # --- early answers ----------------------------------------------------------------------------
@@ -256,10 +243,10 @@ print(curl.getinfo(pycurl.RESPONSE_CODE), sent < size, body.getvalue())
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
-def test_a_refused_upload_gets_its_answer_and_ends_early(
-    in_world: Any, file: Path, method: str
+async def test_a_refused_upload_gets_its_answer_and_ends_early(
+    world: World, file: Path, method: str
 ) -> None:
-    async def test(world: World) -> None:
+    async with world:
         server = await world.start()
         url = f"https://127.0.0.1:{await server.port()}/{file.name}"
         curl = await asyncio.create_subprocess_exec(
@@ -269,5 +256,3 @@ def test_a_refused_upload_gets_its_answer_and_ends_early(
         output, _ = await curl.communicate()
         assert output.decode() == f"405 True {b'Only GET and HEAD' + bytes([10])!r}\n"
         assert curl.returncode == 0
-
-    in_world(test)

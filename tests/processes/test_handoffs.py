@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -42,8 +41,8 @@ async def resume(server: Server, path: Path) -> c.Answer:
 # --- downloads that change hands --------------------------------------------------------------
 
 
-def test_a_download_changes_hands_many_times_among_three_processes(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_download_changes_hands_many_times_among_three_processes(world: World) -> None:
+    async with world:
         first = await world.start()
         async with download(world, first, 2_000_000) as (connection, curl, _):
             ring = [first, await world.start("join", first), await world.start("join", first)]
@@ -53,11 +52,9 @@ def test_a_download_changes_hands_many_times_among_three_processes(in_world: Any
                 await source.hand_over_after_cutover(connection, destination)
         assert sum([(await server.list()).accepted for server in ring]) == 1
 
-    in_world(test)
 
-
-def test_the_process_that_accepted_is_killed_after_the_cutover(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_the_process_that_accepted_is_killed_after_the_cutover(world: World) -> None:
+    async with world:
         first = await world.start()
         async with download(world, first, 1_600_000) as (connection, curl, _):
             second = await world.start("join", first)
@@ -70,13 +67,10 @@ def test_the_process_that_accepted_is_killed_after_the_cutover(in_world: Any) ->
                 await late.end()
                 assert late.whole
 
-    in_world(test)
 
-
-def test_a_download_of_qh3_changes_hands(in_world: Any) -> None:
+async def test_a_download_of_qh3_changes_hands(world: World) -> None:
     size = 2_000_000
-
-    async def test(world: World) -> None:
+    async with world:
         first = await world.start()
         second = await world.start("join", first)
         client = await asyncio.create_subprocess_exec(
@@ -106,15 +100,13 @@ def test_a_download_of_qh3_changes_hands(in_world: Any) -> None:
         whole = hashlib.sha256(content(0, size) * bodies)
         assert outcome["sha256"] == whole.hexdigest()
 
-    in_world(test)
-
 
 async def _accepted(servers: list[Server]) -> bool:
     return any([(await server.list()).accepted for server in servers])
 
 
-def test_handing_one_connection_over_leaves_the_other_where_it_is(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_handing_one_connection_over_leaves_the_other_where_it_is(world: World) -> None:
+    async with world:
         first = await world.start()
         port = await first.port()
         async with (
@@ -133,11 +125,9 @@ def test_handing_one_connection_over_leaves_the_other_where_it_is(in_world: Any)
             assert one.whole
             assert two.whole
 
-    in_world(test)
 
-
-def test_a_client_that_dies_in_the_middle_of_a_handoff_harms_nobody(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_client_that_dies_in_the_middle_of_a_handoff_harms_nobody(world: World) -> None:
+    async with world:
         first = await world.start(failpoint="after_destroy:STOP")
         port = await first.port()
         async with world.curl(port, 1_600_000, rate=SLOWLY) as other:
@@ -158,11 +148,9 @@ def test_a_client_that_dies_in_the_middle_of_a_handoff_harms_nobody(in_world: An
             assert other.whole
             assert len((await second.list()).connections) <= 1
 
-    in_world(test)
 
-
-def test_handoffs_and_broken_links_leave_no_descriptors_behind(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_handoffs_and_broken_links_leave_no_descriptors_behind(world: World) -> None:
+    async with world:
         first = await world.start(failpoint="after_baton:CUT")
         second = await world.start("join", first)
         # The kernel steers a new client to either.
@@ -195,15 +183,13 @@ def test_handoffs_and_broken_links_leave_no_descriptors_behind(in_world: Any) ->
             bodies = await asyncio.gather(*(client.get("/5000") for client in clients))
             assert bodies == [content(0, 5000)] * 4
 
-    in_world(test)
-
 
 def _descriptors(server: Server) -> int:
     return len(os.listdir(f"/proc/{server.pid}/fd"))
 
 
-def test_a_destination_with_other_keys_gets_nothing(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_destination_with_other_keys_gets_nothing(world: World) -> None:
+    async with world:
         first = await world.start()
         async with download(world, first, 1_600_000) as (connection, *_):
             world.ring.write_text(KeyRing(ClusterKey.generate(os.urandom)).encode())
@@ -213,11 +199,9 @@ def test_a_destination_with_other_keys_gets_nothing(in_world: Any) -> None:
             assert [info.connection for info in (await first.list()).connections] == [connection]
             assert not (await stranger.list()).connections
 
-    in_world(test)
 
-
-def test_an_application_that_fails_to_export_keeps_its_connection(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_an_application_that_fails_to_export_keeps_its_connection(world: World) -> None:
+    async with world:
         first = await world.start()
         async with crowd(world.certificate, await first.port(), 1) as (client,):
             assert await client.get("/bug") == b"bug"
@@ -227,13 +211,11 @@ def test_an_application_that_fails_to_export_keeps_its_connection(in_world: Any)
             assert (answer.ok, answer.code) == (False, "export_failed")
             assert await client.get("/100") == content(0, 100)
 
-    in_world(test)
 
-
-def test_an_application_that_fails_to_import_leaves_the_connection_to_its_source(
-    in_world: Any,
+async def test_an_application_that_fails_to_import_leaves_the_connection_to_its_source(
+    world: World,
 ) -> None:
-    async def test(world: World) -> None:
+    async with world:
         first = await world.start()
         async with crowd(world.certificate, await first.port(), 1) as (client,):
             connection = await first.the_connection()
@@ -243,16 +225,14 @@ def test_an_application_that_fails_to_import_leaves_the_connection_to_its_source
             assert await client.get("/100") == content(0, 100)
             assert await first.the_connection() == connection
 
-    in_world(test)
-
 
 # --- who may have it --------------------------------------------------------------------------
 
 
-def test_a_connection_is_saved_only_after_its_cutover_and_handed_on_at_any_time(
-    in_world: Any,
+async def test_a_connection_is_saved_only_after_its_cutover_and_handed_on_at_any_time(
+    world: World,
 ) -> None:
-    async def test(world: World) -> None:
+    async with world:
         first = await world.start()
         async with download(world, first, 1_600_000) as (connection, _, relay):
             second = await world.start("join", first)
@@ -270,13 +250,11 @@ def test_a_connection_is_saved_only_after_its_cutover_and_handed_on_at_any_time(
             relay.mutes_client = False
             await third.cut_over()
 
-    in_world(test)
 
-
-def test_a_source_that_thawed_and_handed_over_again_defeats_the_first_baton(
-    in_world: Any,
+async def test_a_source_that_thawed_and_handed_over_again_defeats_the_first_baton(
+    world: World,
 ) -> None:
-    async def test(world: World) -> None:
+    async with world:
         first = await world.start()
         async with download(world, first, 1_600_000) as (connection, curl, _):
             # Its own patience has not ended when its READY comes.
@@ -295,11 +273,9 @@ def test_a_source_that_thawed_and_handed_over_again_defeats_the_first_baton(
             assert curl.whole
             assert (await stuck.list()).resumed == 0
 
-    in_world(test)
 
-
-def test_a_saved_connection_goes_on_in_another_process(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_saved_connection_goes_on_in_another_process(world: World) -> None:
+    async with world:
         first = await world.start()
         second = await world.start("join", first)
         async with (
@@ -322,11 +298,9 @@ def test_a_saved_connection_goes_on_in_another_process(in_world: Any) -> None:
             assert (answer.ok, answer.code) == (False, "already_used")
         relay.check(world.keylogs).assert_one_sender()
 
-    in_world(test)
 
-
-def test_of_parallel_resumes_of_one_file_one_wins(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_of_parallel_resumes_of_one_file_one_wins(world: World) -> None:
+    async with world:
         first = await world.start()
         async with download(world, first, 1_600_000) as (connection, *_):
             others = [await world.start("join", first) for _ in range(2)]
@@ -336,11 +310,9 @@ def test_of_parallel_resumes_of_one_file_one_wins(in_world: Any) -> None:
             assert sorted(answer.code for answer in answers) == ["already_used"] * 3 + ["ok"]
             assert sum([(await other.list()).resumed for other in others]) == 1
 
-    in_world(test)
 
-
-def test_a_baton_whose_source_has_thawed_is_refused(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_baton_whose_source_has_thawed_is_refused(world: World) -> None:
+    async with world:
         first = await world.start(waits=Waits(saved_s=0.3))
         async with download(world, first, 1_600_000) as (connection, curl, _):
             second = await world.start("join", first)
@@ -356,15 +328,13 @@ def test_a_baton_whose_source_has_thawed_is_refused(in_world: Any) -> None:
             answer = await resume(second, path)
             assert (answer.ok, answer.code) == (False, "superseded")
 
-    in_world(test)
-
 
 async def _owns_one(server: Server) -> bool:
     return len((await server.list()).connections) == 1
 
 
-def test_a_baton_whose_source_is_dead_is_refused_and_its_client_told(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_baton_whose_source_is_dead_is_refused_and_its_client_told(world: World) -> None:
+    async with world:
         first = await world.start()
         async with (
             Relay(await first.port()) as relay,
@@ -382,11 +352,9 @@ def test_a_baton_whose_source_is_dead_is_refused_and_its_client_told(in_world: A
             assert "curl error 28" not in outcome.error
         assert relay.check(world.keylogs).was_reset
 
-    in_world(test)
 
-
-def test_the_process_that_saved_a_connection_does_not_resume_it(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_the_process_that_saved_a_connection_does_not_resume_it(world: World) -> None:
+    async with world:
         first = await world.start(waits=Waits(saved_s=0.5))
         async with download(world, first, 1_600_000) as (connection, *_):
             path = world.folder / "baton"
@@ -394,11 +362,9 @@ def test_the_process_that_saved_a_connection_does_not_resume_it(in_world: Any) -
             answer = await resume(first, path)
             assert (answer.ok, answer.code) == (False, "same_process")
 
-    in_world(test)
 
-
-def test_a_baton_that_cannot_be_written_leaves_the_connection_alive(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_baton_that_cannot_be_written_leaves_the_connection_alive(world: World) -> None:
+    async with world:
         first = await world.start()
         async with download(world, first, 1_600_000) as (connection, *_):
             path = world.folder / "taken"
@@ -406,8 +372,6 @@ def test_a_baton_that_cannot_be_written_leaves_the_connection_alive(in_world: An
             answer = await save(first, connection, path)
             assert (answer.ok, answer.code) == (False, "os")
             assert path.read_text() == "something else"
-
-    in_world(test)
 
 
 # --- the control socket -----------------------------------------------------------------------
@@ -423,10 +387,10 @@ sys.exit(len(sock.recv(1)))
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-def test_another_user_is_turned_away_by_uid_wherever_the_file_system_lets_it_in(
-    in_world: Any,
+async def test_another_user_is_turned_away_by_uid_wherever_the_file_system_lets_it_in(
+    world: World,
 ) -> None:
-    async def test(world: World) -> None:
+    async with world:
         server = await world.start()
         reachable = Path(f"/tmp/quicbaton-{os.getpid()}.sock")
         os.link(server.control, reachable)
@@ -445,21 +409,17 @@ def test_another_user_is_turned_away_by_uid_wherever_the_file_system_lets_it_in(
             reachable.unlink()
         await server.list()
 
-    in_world(test)
 
-
-def test_a_control_socket_in_a_folder_open_to_others_is_refused(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_control_socket_in_a_folder_open_to_others_is_refused(world: World) -> None:
+    async with world:
         world.folder.chmod(0o755)
         server = await world.fork()
         await server.gone()
         assert "is open to other users" in server.log()
 
-    in_world(test)
 
-
-def test_what_is_no_command_ends_its_connection_and_nothing_else(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_what_is_no_command_ends_its_connection_and_nothing_else(world: World) -> None:
+    async with world:
         server = await world.start()
         for garbage in (b"\xff" * 100, b"\x00\x00\x00\x01\xc1", b"\x00\x00\x00\x05hello"):
             with socket.socket(socket.AF_UNIX) as sock:
@@ -472,10 +432,8 @@ def test_what_is_no_command_ends_its_connection_and_nothing_else(in_world: Any) 
                     continue
         await server.list()
 
-    in_world(test)
 
-
-def test_the_environment_sets_a_failpoint(in_world: Any) -> None:
+def test_the_environment_sets_a_failpoint(world: World) -> None:
     environment = {**os.environ, "QUICBATON_FAILPOINT": "before_offer:KILL"}
     script = "from quicbaton.service.failpoints import reach; reach('before_offer')"
     done = subprocess.run([sys.executable, "-c", script], env=environment, check=False)

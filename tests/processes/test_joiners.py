@@ -22,7 +22,7 @@ from quicbaton.service.node.node import Node
 from quicbaton.service.node.seat import Seat
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import connect_channel
-from tests.asyncio.loopback import FileServer, run, server_configuration
+from tests.asyncio.loopback import FileServer, server_configuration
 from tests.processes.harness import until
 
 #: Joins, takes its socket, and fails.
@@ -60,39 +60,32 @@ async def a_node(folder: Path, certificate: CertificateFiles) -> AsyncIterator[N
         node.close()
 
 
-def test_the_socket_of_a_joiner_that_never_serves_is_read(
+async def test_the_socket_of_a_joiner_that_never_serves_is_read(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
     """The kernel steers new clients to it from the join on."""
-
-    async def main() -> None:
-        async with a_node(tmp_path, certificate) as node:
-            join = c.encode(c.Join(str(tmp_path / "joiner.sock")))
-            joiner = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", _JOINER, node.name, join.hex()),
-                stdout=asyncio.subprocess.PIPE,
-            )
-            said, _ = await joiner.communicate()
-            assert said == b"1\n"
-            await until(lambda: node.endpoint._extra, "its socket to be read")
-            assert list(node.workers.values()) == [node.name]
-
-    run(main)
+    async with a_node(tmp_path, certificate) as node:
+        join = c.encode(c.Join(str(tmp_path / "joiner.sock")))
+        joiner = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _JOINER, node.name, join.hex()),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        said, _ = await joiner.communicate()
+        assert said == b"1\n"
+        await until(lambda: node.endpoint._extra, "its socket to be read")
+        assert list(node.workers.values()) == [node.name]
 
 
-def test_who_hangs_up_before_it_has_its_socket_has_not_joined(
+async def test_who_hangs_up_before_it_has_its_socket_has_not_joined(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
-    async def main() -> None:
-        async with a_node(tmp_path, certificate) as node:
-            gone = await connect_channel(Path(node.name))
-            gone.abort()
-            with pytest.raises(PeerError):
-                await node._join(gone, c.Join(str(tmp_path / "joiner.sock")))
-            assert list(node.workers.values()) == [node.name]
-            assert not node._siblings
-
-    run(main)
+    async with a_node(tmp_path, certificate) as node:
+        gone = await connect_channel(Path(node.name))
+        gone.abort()
+        with pytest.raises(PeerError):
+            await node._join(gone, c.Join(str(tmp_path / "joiner.sock")))
+        assert list(node.workers.values()) == [node.name]
+        assert not node._siblings
 
 
 async def a_peer(node: Node, name: str) -> asyncio.subprocess.Process:
@@ -111,71 +104,60 @@ async def end(node: Node, peer: asyncio.subprocess.Process) -> None:
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
-def test_a_worker_number_goes_back_to_who_had_it_when_a_successor_fails(
+async def test_a_worker_number_goes_back_to_who_had_it_when_a_successor_fails(
     succeeds: bool, tmp_path: Path, certificate: CertificateFiles
 ) -> None:
     """It has told everybody of itself before it had anything."""
-
-    async def main() -> None:
-        async with a_node(tmp_path, certificate) as node:
-            name, joined = str(tmp_path / "old.sock"), str(tmp_path / "new.sock")
-            old = await a_peer(node, name)
-            sibling = open_udp("127.0.0.1", int(node.endpoint.udp.address[1]), reuse_port=True)
-            node._siblings.append(sibling)
-            node._siblings_of[name] = [sibling]
-            node.meet(1, name)
-            new = await a_peer(node, joined)
-            node.meet(1, joined)
-            first, last = (old, new) if succeeds else (new, old)
-            await end(node, first)
-            assert node.workers[1] == (joined if succeeds else name)
-            # Whoever has the number reads the socket.
-            assert not node.endpoint._extra
-            await end(node, last)
-            assert 1 not in node.workers
-            assert node.endpoint._extra
-
-    run(main)
+    async with a_node(tmp_path, certificate) as node:
+        name, joined = str(tmp_path / "old.sock"), str(tmp_path / "new.sock")
+        old = await a_peer(node, name)
+        sibling = open_udp("127.0.0.1", int(node.endpoint.udp.address[1]), reuse_port=True)
+        node._siblings.append(sibling)
+        node._siblings_of[name] = [sibling]
+        node.meet(1, name)
+        new = await a_peer(node, joined)
+        node.meet(1, joined)
+        first, last = (old, new) if succeeds else (new, old)
+        await end(node, first)
+        assert node.workers[1] == (joined if succeeds else name)
+        # Whoever has the number reads the socket.
+        assert not node.endpoint._extra
+        await end(node, last)
+        assert 1 not in node.workers
+        assert node.endpoint._extra
 
 
-def test_who_ends_between_its_introduction_and_its_link_is_known_to_be_dead(
+async def test_who_ends_between_its_introduction_and_its_link_is_known_to_be_dead(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
-    async def main() -> None:
-        async with a_node(tmp_path, certificate) as node:
-            name = str(tmp_path / "old.sock")
-            old = await a_peer(node, name)
-            node.meet(1, name)
-            told = asyncio.Event()
-            meet = node.meet
-            node.meet = lambda *what: (meet(*what), told.set())  # type: ignore[assignment]
-            words = c.encode(c.Introduce(1, str(tmp_path / "new.sock")))
-            new = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", _PEER, node.name, words.hex()
-            )
-            await told.wait()
-            await end(node, new)
-            assert node.workers[1] == name
-            await end(node, old)
-
-    run(main)
+    async with a_node(tmp_path, certificate) as node:
+        name = str(tmp_path / "old.sock")
+        old = await a_peer(node, name)
+        node.meet(1, name)
+        told = asyncio.Event()
+        meet = node.meet
+        node.meet = lambda *what: (meet(*what), told.set())  # type: ignore[assignment]
+        words = c.encode(c.Introduce(1, str(tmp_path / "new.sock")))
+        new = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _PEER, node.name, words.hex()
+        )
+        await told.wait()
+        await end(node, new)
+        assert node.workers[1] == name
+        await end(node, old)
 
 
-def test_a_name_joins_once_at_a_time(tmp_path: Path, certificate: CertificateFiles) -> None:
+async def test_a_name_joins_once_at_a_time(tmp_path: Path, certificate: CertificateFiles) -> None:
     """Its process hangs, say, and another one is started with its control socket."""
-
-    async def main() -> None:
-        async with a_node(tmp_path, certificate) as node:
-            name = str(tmp_path / "joiner.sock")
-            hanging = await a_peer(node, name)
-            node.meet(1, name)
-            channel = await connect_channel(Path(node.name))
-            with pytest.raises(CallerError):
-                await node._join(channel, c.Join(name))
-            assert set(node.workers) == {0, 1}
-            await end(node, hanging)
+    async with a_node(tmp_path, certificate) as node:
+        name = str(tmp_path / "joiner.sock")
+        hanging = await a_peer(node, name)
+        node.meet(1, name)
+        channel = await connect_channel(Path(node.name))
+        with pytest.raises(CallerError):
             await node._join(channel, c.Join(name))
-            assert set(node.workers) == {0, 1}
-            channel.abort()
-
-    run(main)
+        assert set(node.workers) == {0, 1}
+        await end(node, hanging)
+        await node._join(channel, c.Join(name))
+        assert set(node.workers) == {0, 1}
+        channel.abort()

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.handoff import CODEC, Hello, encode
 from quicbaton.handoff.messages import (
     PROTOCOL_VERSION,
@@ -45,7 +45,7 @@ from quicbaton.handoff.messages import (
 )
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.directory import connect_node
-from tests.processes.attack_stage import NodeScene
+from tests.processes.attack_stage import NodeScene, two_nodes
 from tests.processes.attacker import Attacker, short
 from tests.processes.harness import until
 
@@ -69,10 +69,11 @@ async def _say_on_a_link(scene: NodeScene, node: str, *words: bytes) -> list[Mes
     return [message for message in heard if not isinstance(message, (Hello, Load))]
 
 
-def test_a_node_that_is_not_the_owner_moves_and_closes_nothing(among_nodes: Any) -> None:
+async def test_a_node_that_is_not_the_owner_moves_and_closes_nothing(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
     """It knows the connection's name and IDs. What it does not know is the handoff's id."""
-
-    async def test(scene: NodeScene) -> None:
+    async with two_nodes(tmp_path, certificate) as scene:
         await scene.hand_over()
         before = await scene.counts()
         owner, source, name = await scene.owner()
@@ -116,13 +117,12 @@ def test_a_node_that_is_not_the_owner_moves_and_closes_nothing(among_nodes: Any)
         assert await scene.counts() == before
         assert (await scene.owner())[0] == owner
 
-    among_nodes(test)
 
-
-def test_a_node_offers_in_its_own_name_only(among_nodes: Any, tmp_path: Path) -> None:
+async def test_a_node_offers_in_its_own_name_only(
+    certificate: CertificateFiles, tmp_path: Path
+) -> None:
     """The source's name is called later: another host must not choose a path of this one."""
-
-    async def test(scene: NodeScene) -> None:
+    async with two_nodes(tmp_path, certificate) as scene:
 
         def offer_as(source: str) -> bytes:
             handoff_id, rest = os.urandom(16), ((), ("127.0.0.1", scene.port), True, b"")
@@ -134,5 +134,3 @@ def test_a_node_offers_in_its_own_name_only(among_nodes: Any, tmp_path: Path) ->
         assert isinstance(answer, Accept)
         moved = Moved(b"connection", os.urandom(16), str(tmp_path / "some.sock"))
         assert await _say_on_a_link(scene, "a", encode(moved)) == []
-
-    among_nodes(test)

@@ -47,8 +47,8 @@ async def pass_around(
     relay.check(keylogs).assert_one_sender()
 
 
-def test_a_download_passes_between_two_formats_both_ways(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_download_passes_between_two_formats_both_ways(world: World) -> None:
+    async with world:
         first = await world.start(formats=(BEFORE,))
 
         async def join() -> list[Server]:
@@ -59,11 +59,9 @@ def test_a_download_passes_between_two_formats_both_ways(in_world: Any) -> None:
 
         await pass_around(first, world, join)
 
-    in_world(test)
 
-
-def test_a_takeover_by_the_other_format_moves_a_download(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_takeover_by_the_other_format_moves_a_download(world: World) -> None:
+    async with world:
         old = await world.start(formats=(BEFORE,))
         async with world.curl(await old.port(), 1_500_000, rate=SLOWLY) as curl:
             await curl.received(100_000)
@@ -74,13 +72,10 @@ def test_a_takeover_by_the_other_format_moves_a_download(in_world: Any) -> None:
             await curl.finish()
             assert curl.whole
 
-    in_world(test)
 
-
-def test_what_the_format_before_cannot_say_stays_until_it_can(in_world: Any) -> None:
+async def test_what_the_format_before_cannot_say_stays_until_it_can(world: World) -> None:
     size = 40_000
-
-    async def test(world: World) -> None:
+    async with world:
         new = await world.start()
         async with client_of(world, await new.port()) as client:
             old = await world.start("join", new, formats=(BEFORE,))
@@ -97,13 +92,10 @@ def test_what_the_format_before_cannot_say_stays_until_it_can(in_world: Any) -> 
         for server in (new, old):
             server.assert_no_mistake()
 
-    in_world(test)
 
-
-def test_a_file_of_the_format_before_is_resumed(in_world: Any, tmp_path: Path) -> None:
+async def test_a_file_of_the_format_before_is_resumed(world: World, tmp_path: Path) -> None:
     file = tmp_path / "conn.baton"
-
-    async def test(world: World) -> None:
+    async with world:
         old = await world.start(formats=(BEFORE,))
         async with world.curl(await old.port(), 1_500_000, rate=SLOWLY) as curl:
             await curl.received(100_000)
@@ -116,16 +108,14 @@ def test_a_file_of_the_format_before_is_resumed(in_world: Any, tmp_path: Path) -
             await curl.finish()
             assert curl.whole
 
-    in_world(test)
-
 
 def version_of(baton: Path) -> int:
     """Which format its header names; this process need not read that."""
     return int.from_bytes(baton.read_bytes()[4:6], "big")
 
 
-def test_processes_that_share_no_format_refuse_and_nothing_is_lost(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_processes_that_share_no_format_refuse_and_nothing_is_lost(world: World) -> None:
+    async with world:
         first = await world.start(formats=(PRESENT,))
         async with world.curl(await first.port(), 1_500_000, rate=SLOWLY) as curl:
             await curl.received(100_000)
@@ -134,5 +124,3 @@ def test_processes_that_share_no_format_refuse_and_nothing_is_lost(in_world: Any
             assert (refusal.ok, refusal.code) == (False, "format_mismatch")
             await curl.finish()
             assert curl.whole
-
-    in_world(test)

@@ -104,37 +104,34 @@ async def _ask(process: asyncio.subprocess.Process) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_neighbours_of_an_attack_are_served(attack: str, tmp_path: Path) -> None:
-    async def main() -> None:
-        seconds = _LIMITED_SECONDS if attack in _ENDS else _SECONDS
-        async with AsyncExitStack() as stack:
-            server, hashes = stack.enter_context(_serving(tmp_path))
-            ca = str(server.certificate)
-            url = f"https://localhost:{server.port}/body"
-            port = str(server.port)
-            curls = await stack.enter_async_context(
-                _beside("bench.innocents", port, ca, hashes["small"], hashes["body"])
-            )
-            others = await stack.enter_async_context(_beside("bench.bystanders", port))
-            before = resident_bytes(server.pid)
-            download, output = await asyncio.gather(
-                _run("demo.curl", url, "--ca", ca, "--rate", "2000000"),
-                _run(
-                    *("tests.clients.hostile", str(server.port), attack),
-                    *("--packets", str(_PACKETS), "--seconds", f"{seconds:g}"),
-                ),
-            )
-            result = msgspec.json.decode(output, type=Result)
-            # Byte for byte, over the connections that they began on.
-            outcome: dict[str, Any] = json.loads(download.splitlines()[-1])
-            assert outcome["sha256"] == hashes["body"], outcome["error"]
-            for process, counted in ((curls, ("requests", "uploads")), (others, ("echoes",))):
-                found = await _ask(process)
-                assert found["broken"] == []
-                assert all(found[name] > 0 for name in counted), found
-            assert resident_bytes(server.pid) - before < _MEMORY_BYTES
-            assert result.largest_ratio <= 3  # RFC 9000 §8.1
-            if attack in _ENDS:
-                assert result.closed in _ENDS[attack], result
-
-    asyncio.run(main())
+async def test_neighbours_of_an_attack_are_served(attack: str, tmp_path: Path) -> None:
+    seconds = _LIMITED_SECONDS if attack in _ENDS else _SECONDS
+    async with AsyncExitStack() as stack:
+        server, hashes = stack.enter_context(_serving(tmp_path))
+        ca = str(server.certificate)
+        url = f"https://localhost:{server.port}/body"
+        port = str(server.port)
+        curls = await stack.enter_async_context(
+            _beside("bench.innocents", port, ca, hashes["small"], hashes["body"])
+        )
+        others = await stack.enter_async_context(_beside("bench.bystanders", port))
+        before = resident_bytes(server.pid)
+        download, output = await asyncio.gather(
+            _run("demo.curl", url, "--ca", ca, "--rate", "2000000"),
+            _run(
+                *("tests.clients.hostile", str(server.port), attack),
+                *("--packets", str(_PACKETS), "--seconds", f"{seconds:g}"),
+            ),
+        )
+        result = msgspec.json.decode(output, type=Result)
+        # Byte for byte, over the connections that they began on.
+        outcome: dict[str, Any] = json.loads(download.splitlines()[-1])
+        assert outcome["sha256"] == hashes["body"], outcome["error"]
+        for process, counted in ((curls, ("requests", "uploads")), (others, ("echoes",))):
+            found = await _ask(process)
+            assert found["broken"] == []
+            assert all(found[name] > 0 for name in counted), found
+        assert resident_bytes(server.pid) - before < _MEMORY_BYTES
+        assert result.largest_ratio <= 3  # RFC 9000 §8.1
+        if attack in _ENDS:
+            assert result.closed in _ENDS[attack], result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
 
 import pytest
 
@@ -27,8 +26,8 @@ async def states(server: Server) -> list[str]:
 # --- another host -----------------------------------------------------------------------------
 
 
-def test_a_download_goes_to_another_host_and_back(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_download_goes_to_another_host_and_back(world: World) -> None:
+    async with world:
         first = await world.start()
         async with download(world, first, 1_500_000) as (connection, curl, _):
             second = await world.start("join", first, host=_OTHER_HOST)
@@ -38,11 +37,9 @@ def test_a_download_goes_to_another_host_and_back(in_world: Any) -> None:
                 answer = await source.hand_over(connection, destination)
                 assert answer.ok, answer
 
-    in_world(test)
 
-
-def test_a_baton_from_a_file_is_resumed_on_another_host(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_baton_from_a_file_is_resumed_on_another_host(world: World) -> None:
+    async with world:
         first = await world.start()
         async with download(world, first, 1_600_000) as (connection, *_):
             second = await world.start("join", first, host=_OTHER_HOST)
@@ -51,24 +48,20 @@ def test_a_baton_from_a_file_is_resumed_on_another_host(in_world: Any) -> None:
             answer = await second.command(c.Resume(str(baton)))
             assert answer.ok, answer
 
-    in_world(test)
-
 
 # --- another address --------------------------------------------------------------------------
 
 
-def test_a_process_that_cannot_send_from_the_clients_address_is_refused(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_process_that_cannot_send_from_the_clients_address_is_refused(world: World) -> None:
+    async with world:
         first, second = await world.start(), await world.start()
         async with download(world, first, 1_600_000) as (connection, *_):
             answer = await first.hand_over(connection, second)
             assert (answer.ok, answer.code) == (False, "cannot_send_from")
 
-    in_world(test)
 
-
-def test_a_download_is_relayed_and_then_goes_no_further(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_download_is_relayed_and_then_goes_no_further(world: World) -> None:
+    async with world:
         first, second = await world.start(), await world.start(host=_OTHER_HOST)
         async with download(world, first, 3_000_000) as (connection, curl, _):
             answer = await relay_to(connection, first, second)
@@ -80,20 +73,16 @@ def test_a_download_is_relayed_and_then_goes_no_further(in_world: Any) -> None:
             assert (await first.list()).datagrams_forwarded
             assert not (await second.list()).datagrams_received
 
-    in_world(test)
 
-
-def test_a_relayed_connection_waits_for_a_link_that_broke(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_relayed_connection_waits_for_a_link_that_broke(world: World) -> None:
+    async with world:
         first, second = await world.start(), await world.start(failpoint="after_resume:CUT")
         async with download(world, first, 1_000_000) as (connection, *_):
             assert (await relay_to(connection, first, second)).ok
 
-    in_world(test)
 
-
-def test_a_relayed_connection_whose_relay_dies_is_closed(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_relayed_connection_whose_relay_dies_is_closed(world: World) -> None:
+    async with world:
         first, second = await world.start(), await world.start()
         async with world.curl(await first.port(), 3_000_000, rate=SLOWLY) as curl:
             await curl.received(50_000)
@@ -101,8 +90,6 @@ def test_a_relayed_connection_whose_relay_dies_is_closed(in_world: Any) -> None:
             assert (await relay_to(connection, first, second)).ok
             first.signal(signal.SIGKILL)
             await until(lambda: _is_empty(second), "the end of the connection")
-
-    in_world(test)
 
 
 async def _is_empty(server: Server) -> bool:
@@ -112,8 +99,8 @@ async def _is_empty(server: Server) -> bool:
 # --- in the middle of a cutover ---------------------------------------------------------------
 
 
-def test_a_forwarder_that_dies_is_waited_for_no_more(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_forwarder_that_dies_is_waited_for_no_more(world: World) -> None:
+    async with world:
         first = await world.start()
         async with download(world, first, 1_000_000) as (connection, _, relay):
             second, third = [await world.start("join", first) for _ in range(2)]
@@ -131,13 +118,10 @@ def test_a_forwarder_that_dies_is_waited_for_no_more(in_world: Any) -> None:
             await until(handed_on, "a handoff")
             relay.mutes_client = False
 
-    in_world(test)
 
-
-def test_a_datagram_that_its_retirement_overtook_draws_no_reset(in_world: Any) -> None:
+async def test_a_datagram_that_its_retirement_overtook_draws_no_reset(world: World) -> None:
     """What comes straight to the owner and what is forwarded to it do not keep their order."""
-
-    async def test(world: World) -> None:
+    async with world:
         first = await world.start()
         async with download(world, first, 1_500_000) as (connection, _, relay):
             second = await world.start("join", first)
@@ -149,5 +133,3 @@ def test_a_datagram_that_its_retirement_overtook_draws_no_reset(in_world: Any) -
             relay.mutes_client = False
             await first.cut_over()
             relay.release()
-
-    in_world(test)

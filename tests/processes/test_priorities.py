@@ -6,7 +6,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pycurl
 
@@ -79,8 +78,8 @@ async def _both_arrive(page: Page, slow: str, urgent: str) -> None:
     assert page.at_end[slow] == {slow: _LARGE_BYTES, urgent: _SMALL_BYTES}
 
 
-def test_an_urgent_response_overtakes(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_an_urgent_response_overtakes(world: World) -> None:
+    async with world:
         server = await world.start()
         page = Page(world, await server.port())
         with page.running():
@@ -89,11 +88,9 @@ def test_an_urgent_response_overtakes(in_world: Any) -> None:
             page.ask("urgent", _SMALL_BYTES, "u=1")
             await _both_arrive(page, "slow", "urgent")
 
-    in_world(test)
 
-
-def test_priorities_move_along(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_priorities_move_along(world: World) -> None:
+    async with world:
         first = await world.start()
         second = await world.start("join", first)
         page = Page(world, await first.port())
@@ -106,15 +103,13 @@ def test_priorities_move_along(in_world: Any) -> None:
             page.ask("urgent", _SMALL_BYTES, "u=1")
             await _both_arrive(page, "slow", "urgent")
 
-    in_world(test)
-
 
 async def _by_owner(first: Server, second: Server) -> tuple[Server, Server]:
     return (first, second) if await first.open_name() else (second, first)
 
 
-def test_responses_that_are_not_incremental_follow_one_another(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_responses_that_are_not_incremental_follow_one_another(world: World) -> None:
+    async with world:
         server = await world.start()
         page = Page(world, await server.port())
         with page.running():
@@ -124,5 +119,3 @@ def test_responses_that_are_not_incremental_follow_one_another(in_world: Any) ->
             await until(lambda: len(page.at_end) == 2 or page.errors, "two downloads")
         assert page.errors == []
         assert page.at_end["first"]["second"] < _LARGE_BYTES // 2
-
-    in_world(test)

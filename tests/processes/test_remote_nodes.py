@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -76,41 +76,41 @@ class Pair:
             assert client.whole
 
 
-@pytest.fixture
-def with_pair(tmp_path: Path, certificate: CertificateFiles) -> Callable[..., None]:
-    """Runs a coroutine function with a pair, whose servers have the options given."""
-
-    async def guarded(test: Callable[[Pair], Awaitable[None]], options: dict[str, Any]) -> None:
-        folder = make_cluster(tmp_path / "cluster", "a", "b", "c")
-        async with asyncio.timeout(4 * GUARD_S), World(tmp_path, certificate) as world:
-            pair = Pair(world, folder)
-            await pair.start("a", **options)
-            await pair.start("b", **options)
-            await test(pair)
-
-    return lambda test, **options: asyncio.run(guarded(test, options))
+@asynccontextmanager
+async def pair_of_nodes(
+    tmp_path: Path, certificate: CertificateFiles, **options: Any
+) -> AsyncIterator[Pair]:
+    """A pair, whose servers have the options given."""
+    folder = make_cluster(tmp_path / "cluster", "a", "b", "c")
+    async with World(tmp_path, certificate) as world:
+        pair = Pair(world, folder)
+        await pair.start("a", **options)
+        await pair.start("b", **options)
+        yield pair
 
 
-def test_a_download_goes_to_another_node_and_back(with_pair: Any) -> None:
-    async def test(pair: Pair) -> None:
-        async with pair.download() as (client, first, second, name):
-            answer = await pair.ask(f"{first}/0", c.HandOff(name, f"{second}/0"))
-            assert answer.ok
-            await client.received(client.received_bytes + 100_000)
-            assert (await pair.owner())[:2] == (second, first)
+async def test_a_download_goes_to_another_node_and_back(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with (
+        pair_of_nodes(tmp_path, certificate) as pair,
+        pair.download() as (client, first, second, name),
+    ):
+        answer = await pair.ask(f"{first}/0", c.HandOff(name, f"{second}/0"))
+        assert answer.ok
+        await client.received(client.received_bytes + 100_000)
+        assert (await pair.owner())[:2] == (second, first)
 
-            async def goes_back() -> bool:
-                try:
-                    await pair.ask(second, c.HandOff(name, first))
-                except CommandFailedError as error:
-                    if error.code != "cutover_pending":
-                        raise
-                    return False
-                return True
+        async def goes_back() -> bool:
+            try:
+                await pair.ask(second, c.HandOff(name, first))
+            except CommandFailedError as error:
+                if error.code != "cutover_pending":
+                    raise
+                return False
+            return True
 
-            await until(goes_back, "the client to have cut over")
-
-    with_pair(test)
+        await until(goes_back, "the client to have cut over")
 
 
 @pytest.mark.parametrize(
@@ -126,12 +126,11 @@ def test_a_download_goes_to_another_node_and_back(with_pair: Any) -> None:
         ("after_cutover", True),
     ],
 )
-def test_a_link_cut_in_a_handoff_leaves_one_owner_and_a_whole_download(
-    with_pair: Any, point: str, moves: bool | None
+async def test_a_link_cut_in_a_handoff_leaves_one_owner_and_a_whole_download(
+    tmp_path: Path, certificate: CertificateFiles, point: str, moves: bool | None
 ) -> None:
     """Whichever side is cut off calls the other again, by its name."""
-
-    async def test(pair: Pair) -> None:
+    async with pair_of_nodes(tmp_path, certificate, failpoint=f"{point}:CUT") as pair:
         async with pair.download() as (_, first, second, name):
             with contextlib.suppress(CommandFailedError):
                 await pair.ask(first, c.HandOff(name, f"{second}/0"))
@@ -141,42 +140,44 @@ def test_a_link_cut_in_a_handoff_leaves_one_owner_and_a_whole_download(
             assert sum(one.resumed for one in listed) == moves
         assert sum(one.given for one in listed) == sum(one.resumed for one in listed)
 
-    with_pair(test, failpoint=f"{point}:CUT")
 
-
-def test_a_connection_saved_and_resumed_over_the_network(with_pair: Any) -> None:
-    async def test(pair: Pair) -> None:
-        async with pair.download() as (_, first, second, name):
-            channel = await connect_node(pair.cluster, first)
-            conversation = Conversation(channel)
-            frozen = await conversation.ask(c.Freeze(name), c.Frozen)
-            assert (await conversation.ask(c.Kept(), c.Answer)).ok
-            channel.close()
-            assert (await pair.ask(second, c.Revive(frozen.sealed))).ok
-            assert (await pair.owner())[0] == second
-            with pytest.raises(CommandFailedError):
-                await pair.ask(first, c.Revive(frozen.sealed))
-
-    with_pair(test)
-
-
-def test_a_baton_that_nobody_has_safe_is_worth_nothing(with_pair: Any) -> None:
-    async def test(pair: Pair) -> None:
-        async with pair.download() as (client, first, second, name):
-            channel = await connect_node(pair.cluster, first)
-            frozen = await Conversation(channel).ask(c.Freeze(name), c.Frozen)
-            channel.abort()
-            await client.received(client.received_bytes + 200_000)
-            with pytest.raises(CommandFailedError):
-                await pair.ask(second, c.Revive(frozen.sealed))
-
-    with_pair(test)
-
-
-def test_what_concerns_files_and_descriptors_is_not_for_other_hosts(
-    tmp_path: Path, with_pair: Any
+async def test_a_connection_saved_and_resumed_over_the_network(
+    tmp_path: Path, certificate: CertificateFiles
 ) -> None:
-    async def test(pair: Pair) -> None:
+    async with (
+        pair_of_nodes(tmp_path, certificate) as pair,
+        pair.download() as (_, first, second, name),
+    ):
+        channel = await connect_node(pair.cluster, first)
+        conversation = Conversation(channel)
+        frozen = await conversation.ask(c.Freeze(name), c.Frozen)
+        assert (await conversation.ask(c.Kept(), c.Answer)).ok
+        channel.close()
+        assert (await pair.ask(second, c.Revive(frozen.sealed))).ok
+        assert (await pair.owner())[0] == second
+        with pytest.raises(CommandFailedError):
+            await pair.ask(first, c.Revive(frozen.sealed))
+
+
+async def test_a_baton_that_nobody_has_safe_is_worth_nothing(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with (
+        pair_of_nodes(tmp_path, certificate) as pair,
+        pair.download() as (client, first, second, name),
+    ):
+        channel = await connect_node(pair.cluster, first)
+        frozen = await Conversation(channel).ask(c.Freeze(name), c.Frozen)
+        channel.abort()
+        await client.received(client.received_bytes + 200_000)
+        with pytest.raises(CommandFailedError):
+            await pair.ask(second, c.Revive(frozen.sealed))
+
+
+async def test_what_concerns_files_and_descriptors_is_not_for_other_hosts(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with pair_of_nodes(tmp_path, certificate) as pair:
         before = sorted(tmp_path.rglob("*"))
         for command in (
             c.Save("00", str(tmp_path / "taken")),
@@ -192,11 +193,11 @@ def test_what_concerns_files_and_descriptors_is_not_for_other_hosts(
             assert caught.value.code == "local_only"
         assert sorted(tmp_path.rglob("*")) == before
 
-    with_pair(test)
 
-
-def test_commands_without_a_certificate_do_nothing(with_pair: Any) -> None:
-    async def test(pair: Pair) -> None:
+async def test_commands_without_a_certificate_do_nothing(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with pair_of_nodes(tmp_path, certificate) as pair:
         async with pair.download() as (_, first, second, name):
             forged = c.encode(c.HandOff(name, f"{second}/0"))
             for words in (
@@ -215,20 +216,20 @@ def test_commands_without_a_certificate_do_nothing(with_pair: Any) -> None:
             listed = await server.list()
             assert (listed.given, listed.resumed) == (0, 0)
 
-    with_pair(test)
 
-
-def test_a_slot_that_nobody_is_in_cannot_be_reached(with_pair: Any) -> None:
-    async def test(pair: Pair) -> None:
+async def test_a_slot_that_nobody_is_in_cannot_be_reached(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with pair_of_nodes(tmp_path, certificate) as pair:
         with pytest.raises(PeerError, match="node a has no worker 7; it has 0:") as caught:
             await pair.ask("a/7", c.ListConnections())
         assert caught.value.code == "no_such_worker"
 
-    with_pair(test)
 
-
-def test_a_process_that_joined_is_reached_through_the_first(with_pair: Any) -> None:
-    async def test(pair: Pair) -> None:
+async def test_a_process_that_joined_is_reached_through_the_first(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with pair_of_nodes(tmp_path, certificate) as pair:
         joined = await pair.world.start(
             "join", pair.servers["a"], cluster=str(pair.folder), node="a"
         )
@@ -237,36 +238,37 @@ def test_a_process_that_joined_is_reached_through_the_first(with_pair: Any) -> N
         with pytest.raises(PeerError, match="node a has no worker 2; it has 0-1:"):
             await pair.ask("a/2", c.ListConnections())
 
-    with_pair(test)
+
+async def test_nodes_find_each_other_again_after_a_link_was_cut(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with (
+        pair_of_nodes(tmp_path, certificate) as pair,
+        pair.download() as (client, first, second, name),
+    ):
+        assert (await pair.ask(first, c.HandOff(name, f"{second}/0"))).ok
+        # The old owner is gone with all its links, and another process is in its slot.
+        victim = pair.servers[first]
+        await client.received(client.received_bytes + 200_000)
+        victim.signal(signal.SIGKILL)
+        await victim.gone()
+        await pair.start(first)
+
+        async def goes_back() -> bool:
+            try:
+                await pair.ask(second, c.HandOff(name, f"{first}/0"))
+            except (CommandFailedError, PeerError):
+                return False
+            return True
+
+        await until(goes_back, "a handoff to the new process")
 
 
-def test_nodes_find_each_other_again_after_a_link_was_cut(with_pair: Any) -> None:
-    async def test(pair: Pair) -> None:
-        async with pair.download() as (client, first, second, name):
-            assert (await pair.ask(first, c.HandOff(name, f"{second}/0"))).ok
-            # The old owner is gone with all its links, and another process is in its slot.
-            victim = pair.servers[first]
-            await client.received(client.received_bytes + 200_000)
-            victim.signal(signal.SIGKILL)
-            await victim.gone()
-            await pair.start(first)
-
-            async def goes_back() -> bool:
-                try:
-                    await pair.ask(second, c.HandOff(name, f"{first}/0"))
-                except (CommandFailedError, PeerError):
-                    return False
-                return True
-
-            await until(goes_back, "a handoff to the new process")
-
-    with_pair(test)
-
-
-def test_a_partition_is_noticed_and_healed(with_pair: Any) -> None:
+async def test_a_partition_is_noticed_and_healed(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
     """A stopped process answers nothing, as one beyond a partition; nobody takes it for dead."""
-
-    async def test(pair: Pair) -> None:
+    async with pair_of_nodes(tmp_path, certificate) as pair:
         channel = await connect_tls(pair.cluster, "b", "0")
         channel.start()
         lost = asyncio.Event()
@@ -281,19 +283,16 @@ def test_a_partition_is_noticed_and_healed(with_pair: Any) -> None:
             os.kill(pair.servers["b"].pid, signal.SIGCONT)
         assert (await pair.ask("b", c.ListConnections(), c.Connections)).connections == []
 
-    with_pair(test)
 
-
-def test_a_connection_is_not_handed_to_where_it_is(with_pair: Any) -> None:
-    async def test(pair: Pair) -> None:
-        async with pair.download() as (_, first, _, name):
-            for to in (first, f"{first}/0"):
-                with pytest.raises(CommandFailedError) as caught:
-                    await pair.ask(first, c.HandOff(name, to))
-                assert caught.value.code == "same_process"
-            for to, code in (("x/0", "unknown_node"), (f"{first}/3", "unknown_node")):
-                with pytest.raises(CommandFailedError) as caught:
-                    await pair.ask(first, c.HandOff(name, to))
-                assert caught.value.code == code
-
-    with_pair(test)
+async def test_a_connection_is_not_handed_to_where_it_is(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    async with pair_of_nodes(tmp_path, certificate) as pair, pair.download() as (_, first, _, name):
+        for to in (first, f"{first}/0"):
+            with pytest.raises(CommandFailedError) as caught:
+                await pair.ask(first, c.HandOff(name, to))
+            assert caught.value.code == "same_process"
+        for to, code in (("x/0", "unknown_node"), (f"{first}/3", "unknown_node")):
+            with pytest.raises(CommandFailedError) as caught:
+                await pair.ask(first, c.HandOff(name, to))
+            assert caught.value.code == code

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import signal
 from time import time
-from typing import Any
 
 import msgspec
 import pytest
@@ -20,8 +19,8 @@ from tests.processes.wire import Relay
 pytestmark = pytest.mark.process
 
 
-def test_a_download_changes_hands_by_the_store_again_and_again(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_download_changes_hands_by_the_store_again_and_again(world: World) -> None:
+    async with world:
         path = world.folder / "owners"
         options = {"store": f"sqlite:{path}"}
         first = await world.start(**options)
@@ -40,11 +39,9 @@ def test_a_download_changes_hands_by_the_store_again_and_again(in_world: Any) ->
                 assert found.entry.holder.name == ring[(hop + 1) % 3].options.control
             store.close()
 
-    in_world(test)
 
-
-def test_locked_store_keeps_the_connection_where_it_is(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_locked_store_keeps_the_connection_where_it_is(world: World) -> None:
+    async with world:
         path = world.folder / "owners"
         first = await world.start(store=f"sqlite:{path}")
         async with download(world, first, 1_600_000) as (connection, *_):
@@ -59,13 +56,11 @@ def test_locked_store_keeps_the_connection_where_it_is(in_world: Any) -> None:
             assert (await first.hand_over(connection, second)).ok
             store.close()
 
-    in_world(test)
 
-
-def test_store_that_is_locked_with_the_baton_out_leaves_both_silent_until_it_answers(
-    in_world: Any,
+async def test_store_that_is_locked_with_the_baton_out_leaves_both_silent_until_it_answers(
+    world: World,
 ) -> None:
-    async def test(world: World) -> None:
+    async with world:
         path = world.folder / "owners"
         # Time enough to lock the store before the source takes its connection back.
         waits = msgspec.structs.replace(SHORT_WAITS, frozen_s=4.0, ready_s=6.0)
@@ -88,8 +83,6 @@ def test_store_that_is_locked_with_the_baton_out_leaves_both_silent_until_it_ans
             await handing
             store.close()
 
-    in_world(test)
-
 
 async def _count_when_silent(relay: Relay) -> int:
     """How much the servers had sent when they fell silent."""
@@ -100,8 +93,8 @@ async def _count_when_silent(relay: Relay) -> int:
     return count
 
 
-def test_a_process_is_replaced_by_the_store_under_downloads(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_process_is_replaced_by_the_store_under_downloads(world: World) -> None:
+    async with world:
         options = {"store": f"sqlite:{world.folder / 'owners'}"}
         old = await world.start(**options)
         port = await old.port()
@@ -119,11 +112,9 @@ def test_a_process_is_replaced_by_the_store_under_downloads(in_world: Any) -> No
                 assert curl.whole
             assert (await new.list()).resumed == 3
 
-    in_world(test)
 
-
-def test_process_without_the_store_takes_over_by_the_source(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_process_without_the_store_takes_over_by_the_source(world: World) -> None:
+    async with world:
         path = world.folder / "owners"
         first = await world.start(store=f"sqlite:{path}")
         async with download(world, first, 1_600_000) as (connection, curl, _):
@@ -134,5 +125,3 @@ def test_process_without_the_store_takes_over_by_the_source(in_world: Any) -> No
             assert await store.read(bytes.fromhex(connection)) == Found(None)
             assert await store.sweep(time()) == 0
             store.close()
-
-    in_world(test)

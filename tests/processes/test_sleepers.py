@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -27,8 +26,8 @@ async def sleepers(server: Server, count: int = 1) -> list[c.ConnectionInfo]:
     return await until(found, f"{count} connections to fall asleep")
 
 
-def test_a_sleeper_is_listed_and_handed_over_by_name_again_and_again(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_sleeper_is_listed_and_handed_over_by_name_again_and_again(world: World) -> None:
+    async with world:
         first = await world.start(program="sleepy")
         async with (
             Relay(await first.port()) as relay,
@@ -54,11 +53,9 @@ def test_a_sleeper_is_listed_and_handed_over_by_name_again_and_again(in_world: A
             assert client.terminated is None
         relay.check(world.keylogs).assert_one_sender()
 
-    in_world(test)
 
-
-def test_a_sleeper_is_saved_and_resumed(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_sleeper_is_saved_and_resumed(world: World) -> None:
+    async with world:
         first = await world.start(program="sleepy")
         second = await world.start("join", first, program="sleepy")
         async with crowd(world.certificate, await first.port(), 1) as (client,):
@@ -73,11 +70,9 @@ def test_a_sleeper_is_saved_and_resumed(in_world: Any) -> None:
             await sleepers(other)
             assert await client.get("/1000") == content(0, 1000)
 
-    in_world(test)
 
-
-def test_a_takeover_takes_the_sleepers_too(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_takeover_takes_the_sleepers_too(world: World) -> None:
+    async with world:
         count = 30
         old = await world.start(program="sleepy")
         port = await old.port()
@@ -92,11 +87,9 @@ def test_a_takeover_takes_the_sleepers_too(in_world: Any) -> None:
             assert all(body == content(0, 1000) for body in bodies)
             assert all(client.terminated is None for client in clients)
 
-    in_world(test)
 
-
-def test_what_cannot_move_in_a_takeover_is_closed_though_it_slept(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_what_cannot_move_in_a_takeover_is_closed_though_it_slept(world: World) -> None:
+    async with world:
         count = 5
         old = await world.start(program="sleepy")
         async with crowd(world.certificate, await old.port(), count) as clients:
@@ -113,5 +106,3 @@ def test_what_cannot_move_in_a_takeover_is_closed_though_it_slept(in_world: Any)
             assert {client.terminated.reason_phrase for client in clients} == {
                 "the server restarted"
             }
-
-    in_world(test)

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-from typing import Any
 
 import msgspec
 import pytest
@@ -41,13 +40,13 @@ async def tossed(server: Server) -> int:
     ("ids", "steered"),
     [("plaintext", True), ("encrypted", True), ("encrypted:nomask,nonce=8", False)],
 )
-def test_every_client_keeps_its_worker_when_another_joins(
-    ids: str, steered: bool, in_world: Any, certificate: CertificateFiles
+async def test_every_client_keeps_its_worker_when_another_joins(
+    ids: str, steered: bool, world: World, certificate: CertificateFiles
 ) -> None:
     # Without a worker that it can read the kernel picks among two sockets by address from then on:
     # about half of the clients come to the wrong one, which tosses what is not its own. As good as
     # no filter at all.
-    async def test(world: World) -> None:
+    async with world:
         first = await world.start(ids=ids)
         port = await first.port()
         async with crowd(certificate, port, BEFORE) as before:
@@ -67,14 +66,12 @@ def test_every_client_keeps_its_worker_when_another_joins(
             else:
                 assert counts[1] > 0
 
-    in_world(test)
-
 
 @pytest.mark.process
-def test_connection_with_encrypted_ids_changes_hands(
-    in_world: Any, certificate: CertificateFiles
+async def test_connection_with_encrypted_ids_changes_hands(
+    world: World, certificate: CertificateFiles
 ) -> None:
-    async def test(world: World) -> None:
+    async with world:
         first = await world.start(ids="encrypted")
         async with crowd(certificate, await first.port(), 1) as (client,):
             second = await world.start("join", first, ids="encrypted")
@@ -87,14 +84,12 @@ def test_connection_with_encrypted_ids_changes_hands(
                 here, there = there, here
             assert client.terminated is None
 
-    in_world(test)
-
 
 @pytest.mark.process
-def test_connection_is_not_moved_to_where_ids_have_another_length(
-    in_world: Any, certificate: CertificateFiles
+async def test_connection_is_not_moved_to_where_ids_have_another_length(
+    world: World, certificate: CertificateFiles
 ) -> None:
-    async def test(world: World) -> None:
+    async with world:
         first = await world.start(ids="plaintext")
         async with crowd(certificate, await first.port(), 1) as (client,):
             second = await world.start("join", first, ids="aws-nlb")
@@ -105,13 +100,11 @@ def test_connection_is_not_moved_to_where_ids_have_another_length(
             assert await client.get("/1000") == content(0, 1000)
             assert await first.the_connection() == name
 
-    in_world(test)
-
 
 @pytest.mark.process
 @pytest.mark.parametrize("ids", ["plaintext", "encrypted"])
-def test_successor_with_a_new_key_gives_clients_ids_of_its_own_configuration(
-    ids: str, in_world: Any, certificate: CertificateFiles
+async def test_successor_with_a_new_key_gives_clients_ids_of_its_own_configuration(
+    ids: str, world: World, certificate: CertificateFiles
 ) -> None:
     # The second step of a key rotation, taken by a takeover: nothing about the place has changed,
     # but servers MUST update clients to the new configuration (the draft's "config rotation").
@@ -121,7 +114,7 @@ def test_successor_with_a_new_key_gives_clients_ids_of_its_own_configuration(
     def bits(client: Getter) -> set[int]:
         return {peer.cid[0] >> 5 for peer in client._quic._state.ids.peer}
 
-    async def test(world: World) -> None:
+    async with world:
         world.ring.write_text(KeyRing(old_key, [new_key]).encode())
         old = await world.start(ids=ids)
         async with crowd(certificate, await old.port(), 3) as clients:
@@ -136,8 +129,6 @@ def test_successor_with_a_new_key_gives_clients_ids_of_its_own_configuration(
                 await until(lambda: bits(client) == {after}, "its new IDs")  # noqa: B023
                 assert await client.get("/1000") == content(0, 1000)
             await old.gone()
-
-    in_world(test)
 
 
 def test_where_the_kernel_cannot_be_told_steer_says_so() -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -35,10 +34,9 @@ async def hand_over(source: Server, destination: Server) -> None:
     assert answer.ok, answer
 
 
-def test_a_running_request_survives_a_takeover(in_world: Any) -> None:
+async def test_a_running_request_survives_a_takeover(world: World) -> None:
     size = 400_000
-
-    async def test(world: World) -> None:
+    async with world:
         old = await world.start()
         async with (
             Relay(await old.port()) as relay,
@@ -68,17 +66,14 @@ def test_a_running_request_survives_a_takeover(in_world: Any) -> None:
         new.assert_no_mistake()
         relay.check(world.keylogs).assert_one_sender()
 
-    in_world(test)
-
 
 async def _has_resumed(server: Server) -> bool:
     return (await server.list()).resumed == 1
 
 
-def test_bodies_of_megabytes_pass_both_ways_and_memory_stays_bounded(in_world: Any) -> None:
+async def test_bodies_of_megabytes_pass_both_ways_and_memory_stays_bounded(world: World) -> None:
     body = content(0, 16_000_000)
-
-    async def test(world: World) -> None:
+    async with world:
         first = await world.start()
         async with client_of(world, await first.port()) as client:
             second = await world.start("join", first)
@@ -101,8 +96,6 @@ def test_bodies_of_megabytes_pass_both_ways_and_memory_stays_bounded(in_world: A
             assert int(await client.get("/pid")) == second.pid
             assert (await client.counters())["cut"] == 0
 
-    in_world(test)
-
 
 async def _comes_to_rest(figure: Callable[[], int]) -> None:
     """Return when a figure has not changed for a while of many round trips."""
@@ -115,10 +108,9 @@ async def _comes_to_rest(figure: Callable[[], int]) -> None:
             last = now
 
 
-def test_a_paused_upload_moves_and_goes_on(in_world: Any) -> None:
+async def test_a_paused_upload_moves_and_goes_on(world: World) -> None:
     body = content(0, 5_000_000)
-
-    async def test(world: World) -> None:
+    async with world:
         first = await world.start()
         async with client_of(world, await first.port()) as client:
             second = await world.start("join", first)
@@ -131,11 +123,9 @@ def test_a_paused_upload_moves_and_goes_on(in_world: Any) -> None:
             assert exchange.body == b"%d" % len(body)
             assert await client.counters() == {"relayed": 1, "cut": 0, "left": 0}
 
-    in_world(test)
 
-
-def test_what_a_client_breaks_off_ends_at_the_old_process(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_what_a_client_breaks_off_ends_at_the_old_process(world: World) -> None:
+    async with world:
         first = await world.start()
         async with client_of(world, await first.port()) as client:
             second = await world.start("join", first)
@@ -156,11 +146,9 @@ def test_what_a_client_breaks_off_ends_at_the_old_process(in_world: Any) -> None
             first.assert_no_mistake()
             second.assert_no_mistake()
 
-    in_world(test)
 
-
-def test_a_client_that_leaves_ends_what_runs_for_it(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_client_that_leaves_ends_what_runs_for_it(world: World) -> None:
+    async with world:
         first = await world.start()
         async with client_of(world, await first.port()) as client:
             second = await world.start("join", first)
@@ -171,11 +159,9 @@ def test_a_client_that_leaves_ends_what_runs_for_it(in_world: Any) -> None:
         first.assert_no_mistake()
         second.assert_no_mistake()
 
-    in_world(test)
 
-
-def test_streams_of_a_process_that_dies_are_reset_and_nothing_else(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_streams_of_a_process_that_dies_are_reset_and_nothing_else(world: World) -> None:
+    async with world:
         first = await world.start()
         async with client_of(world, await first.port()) as client:
             second = await world.start("join", first)
@@ -194,11 +180,9 @@ def test_streams_of_a_process_that_dies_are_reset_and_nothing_else(in_world: Any
             assert await client.counters() == {"relayed": 2, "cut": 2, "left": 0}
             assert int(await client.get("/pid")) == second.pid
 
-    in_world(test)
 
-
-def test_what_still_runs_after_the_grace_is_listed_reset_and_counted(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_what_still_runs_after_the_grace_is_listed_reset_and_counted(world: World) -> None:
+    async with world:
         old = await world.start()
         async with client_of(world, await old.port()) as client:
             slow = client.ask("/slow/1000000/60000")
@@ -215,14 +199,11 @@ def test_what_still_runs_after_the_grace_is_listed_reset_and_counted(in_world: A
             assert "cancelled" in old.log()
             assert await client.counters() == {"relayed": 1, "cut": 1, "left": 0}
 
-    in_world(test)
 
-
-def test_a_connection_moves_on_while_its_requests_run(in_world: Any) -> None:
+async def test_a_connection_moves_on_while_its_requests_run(world: World) -> None:
     """Back and forth: each move puts one process more, or the same once more, between the request
     and the client. A request that begins on the way is relayed from there."""
-
-    async def test(world: World) -> None:
+    async with world:
         first = await world.start()
         async with client_of(world, await first.port()) as client:
             second = await world.start("join", first)
@@ -245,11 +226,9 @@ def test_a_connection_moves_on_while_its_requests_run(in_world: Any) -> None:
                 assert echo.body == content(50_000 * number, 260_000)
             assert (await client.counters())["left"] == 0
 
-    in_world(test)
 
-
-def test_a_relay_goes_on_when_its_connection_cannot_move_on(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_relay_goes_on_when_its_connection_cannot_move_on(world: World) -> None:
+    async with world:
         first = await world.start()
         async with client_of(world, await first.port()) as client:
             second = await world.start("join", first)
@@ -270,8 +249,6 @@ def test_a_relay_goes_on_when_its_connection_cannot_move_on(in_world: Any) -> No
             assert echo.body == content(0, 200_000)
             assert int(await client.get("/pid")) == second.pid
 
-    in_world(test)
-
 
 async def _hand_over_once_more(source: Server, destination: Server, connection: str) -> None:
     """As soon as the client has cut over, and the relay from the last time has begun."""
@@ -284,10 +261,9 @@ async def _hand_over_once_more(source: Server, destination: Server, connection: 
     await until(given, "a handoff")
 
 
-def test_a_running_request_survives_a_handoff_that_fails(in_world: Any) -> None:
+async def test_a_running_request_survives_a_handoff_that_fails(world: World) -> None:
     size = 500_000
-
-    async def test(world: World) -> None:
+    async with world:
         first = await world.start()
         async with client_of(world, await first.port()) as client:
             forgetful = await world.start("join", first, forgetful=True)
@@ -310,11 +286,9 @@ def test_a_running_request_survives_a_handoff_that_fails(in_world: Any) -> None:
             stops.signal(signal.SIGKILL)
             first.assert_no_mistake()
 
-    in_world(test)
 
-
-def test_a_saved_connection_has_no_running_requests(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_saved_connection_has_no_running_requests(world: World) -> None:
+    async with world:
         first = await world.start()
         async with client_of(world, await first.port()) as client:
             echo = client.ask("/echo", method=b"POST")
@@ -327,13 +301,10 @@ def test_a_saved_connection_has_no_running_requests(in_world: Any) -> None:
             await echo.ended.wait()
             assert echo.body == content(0, 100_000)
 
-    in_world(test)
 
-
-def test_a_program_of_asyncio_streams_moves(in_world: Any) -> None:
+async def test_a_program_of_asyncio_streams_moves(world: World) -> None:
     body = content(0, 100_000)
-
-    async def test(world: World) -> None:
+    async with world:
         first = await world.start(program="streams")
         configuration = client_configuration(world.certificate)
         async with connect("127.0.0.1", await first.port(), configuration=configuration) as client:
@@ -351,5 +322,3 @@ def test_a_program_of_asyncio_streams_moves(in_world: Any) -> None:
             assert await reader.read() == body
         first.assert_no_mistake()
         second.assert_no_mistake()
-
-    in_world(test)

@@ -7,7 +7,6 @@ import contextlib
 import signal
 from contextlib import AsyncExitStack
 from time import monotonic
-from typing import Any
 
 import pytest
 
@@ -21,10 +20,9 @@ from tests.processes.wire import Relay
 pytestmark = pytest.mark.process
 
 
-def test_a_thousand_connections_and_fifty_handshakes_survive_a_takeover(in_world: Any) -> None:
+async def test_a_thousand_connections_and_fifty_handshakes_survive_a_takeover(world: World) -> None:
     connections, handshakes, downloads = 1000, 50, 3
-
-    async def test(world: World) -> None:
+    async with world:
         old = await world.start()
         port = await old.port()
         async with (
@@ -82,8 +80,6 @@ def test_a_thousand_connections_and_fifty_handshakes_survive_a_takeover(in_world
             f"{(connections + downloads) / moving_s:.0f} connections/s; none lost"
         )
 
-    in_world(test)
-
 
 async def _moved(server: Server, count: int) -> bool:
     with contextlib.suppress(Exception):
@@ -91,8 +87,8 @@ async def _moved(server: Server, count: int) -> bool:
     return False
 
 
-def test_a_connection_that_cannot_be_exported_is_waited_for(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_connection_that_cannot_be_exported_is_waited_for(world: World) -> None:
+    async with world:
         old = await world.start()
         async with crowd(world.certificate, await old.port(), 1) as (client,):
             answer = asyncio.create_task(client.get("/busy/60000"))
@@ -105,15 +101,13 @@ def test_a_connection_that_cannot_be_exported_is_waited_for(in_world: Any) -> No
             assert await client.get("/10") == content(0, 10)
             await old.gone()
 
-    in_world(test)
-
 
 async def _has_streams(server: Server) -> bool:
     return any(info.streams > 6 for info in (await server.list()).connections)
 
 
-def test_what_still_cannot_move_at_the_deadline_is_reported_and_closed(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_what_still_cannot_move_at_the_deadline_is_reported_and_closed(world: World) -> None:
+    async with world:
         old = await world.start()
         async with crowd(world.certificate, await old.port(), 2) as (busy, idle):
             answer = asyncio.create_task(busy.get("/busy/60000"))
@@ -128,11 +122,9 @@ def test_what_still_cannot_move_at_the_deadline_is_reported_and_closed(in_world:
             assert idle.terminated is None
             await old.gone()
 
-    in_world(test)
 
-
-def test_the_deadline_is_for_what_waits_and_not_for_the_number(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_the_deadline_is_for_what_waits_and_not_for_the_number(world: World) -> None:
+    async with world:
         count = 60
         old = await world.start()
         async with crowd(world.certificate, await old.port(), count) as clients:
@@ -141,11 +133,9 @@ def test_the_deadline_is_for_what_waits_and_not_for_the_number(in_world: Any) ->
             bodies = await asyncio.gather(*(client.get("/10") for client in clients))
             assert all(body == content(0, 10) for body in bodies)
 
-    in_world(test)
 
-
-def test_a_successor_that_cannot_read_the_state_gets_nothing(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_successor_that_cannot_read_the_state_gets_nothing(world: World) -> None:
+    async with world:
         old = await world.start()
         async with crowd(world.certificate, await old.port(), 3) as clients:
             new = await world.fork("takeover", old, deadline_s=0.5, forgetful=True)
@@ -153,11 +143,9 @@ def test_a_successor_that_cannot_read_the_state_gets_nothing(in_world: Any) -> N
             await new.gone()
             await _all_live_at(old, clients)
 
-    in_world(test)
 
-
-def test_a_successor_that_has_stopped_at_the_deadline_gets_nothing(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_successor_that_has_stopped_at_the_deadline_gets_nothing(world: World) -> None:
+    async with world:
         old = await world.start(waits=SHORT_WAITS)
         async with crowd(world.certificate, await old.port(), 3) as clients:
             new = await world.fork(
@@ -170,11 +158,9 @@ def test_a_successor_that_has_stopped_at_the_deadline_gets_nothing(in_world: Any
             await new.gone()
             await _all_live_at(old, clients)
 
-    in_world(test)
 
-
-def test_a_client_that_has_said_all_before_its_server_died_is_told(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_client_that_has_said_all_before_its_server_died_is_told(world: World) -> None:
+    async with world:
         victims = world.folder / "victims"
         old = await world.start()
         victims.write_text(str(old.pid))
@@ -193,11 +179,9 @@ def test_a_client_that_has_said_all_before_its_server_died_is_told(in_world: Any
             await curl.finish()
             assert ending(curl, relay.check(world.keylogs)) == "reset"
 
-    in_world(test)
 
-
-def test_a_second_takeover_at_a_time_is_refused(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_a_second_takeover_at_a_time_is_refused(world: World) -> None:
+    async with world:
         old = await world.start()
         async with crowd(world.certificate, await old.port(), 1) as (client,):
             answer = asyncio.create_task(client.get("/busy/60000"))
@@ -211,11 +195,9 @@ def test_a_second_takeover_at_a_time_is_refused(in_world: Any) -> None:
             assert await answer == b"done"
             assert (await first.settled()).startswith("settled ok")
 
-    in_world(test)
 
-
-def test_ten_takeovers_in_a_row_keep_one_download_whole(in_world: Any) -> None:
-    async def test(world: World) -> None:
+async def test_ten_takeovers_in_a_row_keep_one_download_whole(world: World) -> None:
+    async with world:
         server = await world.start()
         async with world.curl(await server.port(), 2_000_000, rate=SLOWLY) as curl:
             for _ in range(10):
@@ -226,8 +208,6 @@ def test_ten_takeovers_in_a_row_keep_one_download_whole(in_world: Any) -> None:
                 server = successor
             await curl.finish()
             assert curl.whole
-
-    in_world(test)
 
 
 async def _all_live_at(server: Server, clients: list[Getter]) -> None:

@@ -9,10 +9,9 @@ import os
 import shutil
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 
@@ -32,7 +31,6 @@ from quicbaton.service.peers.incoming import Incoming
 from quicbaton.service.peers.link import Link
 from quicbaton.service.peers.peers import Peers
 from quicbaton.service.peers.tls import TlsChannel, connect_tls
-from tests.asyncio.loopback import run
 from tests.processes.cluster_folder import Door, make_cluster, plain
 from tests.processes.harness import until
 
@@ -71,20 +69,6 @@ class Ends:
         self.door.close()
 
 
-@pytest.fixture
-def with_ends(folder: Path) -> Callable[[Callable[[Ends], Awaitable[None]]], None]:
-    """Runs a coroutine function with both ends, made from what is in the folder by then."""
-
-    async def guarded(test: Callable[[Ends], Awaitable[None]]) -> None:
-        both = Ends(folder)
-        try:
-            await test(both)
-        finally:
-            both.close()
-
-    return lambda test: run(lambda: guarded(test))
-
-
 async def assert_refused(both: Ends, code: str = "refused") -> None:
     """The node `b` does not let `a` in."""
     with pytest.raises(PeerError) as caught:
@@ -93,10 +77,9 @@ async def assert_refused(both: Ends, code: str = "refused") -> None:
     assert not both.door.channels
 
 
-def test_bytes_go_both_ways_whole_and_in_order(with_ends: Any) -> None:
+async def test_bytes_go_both_ways_whole_and_in_order(folder: Path) -> None:
     data = Random(1).randbytes(9_000_001)
-
-    async def test(both: Ends) -> None:
+    with closing(Ends(folder)) as both:
         channel = await both.connect("7")
         answered = bytearray()
         channel.on_data = answered.extend
@@ -114,11 +97,9 @@ def test_bytes_go_both_ways_whole_and_in_order(with_ends: Any) -> None:
         assert channel.is_remote
         channel.close()
 
-    with_ends(test)
 
-
-def test_a_channel_is_lost_after_all_that_was_written(with_ends: Any) -> None:
-    async def test(both: Ends) -> None:
+async def test_a_channel_is_lost_after_all_that_was_written(folder: Path) -> None:
+    with closing(Ends(folder)) as both:
         channel = await both.connect()
         channel.start()
         channel.write(b"x" * 3_000_000)
@@ -128,11 +109,9 @@ def test_a_channel_is_lost_after_all_that_was_written(with_ends: Any) -> None:
         assert both.lost == 1
         assert channel.closed
 
-    with_ends(test)
 
-
-def test_what_came_with_the_handshake_is_heard(with_ends: Any) -> None:
-    async def test(both: Ends) -> None:
+async def test_what_came_with_the_handshake_is_heard(folder: Path) -> None:
+    with closing(Ends(folder)) as both:
         channel = await both.connect()
         both.door.channels[0].write(b"before you read")
         await asyncio.sleep(0.01)
@@ -143,19 +122,14 @@ def test_what_came_with_the_handshake_is_heard(with_ends: Any) -> None:
         assert heard == [b"before you read"]
         channel.close()
 
-    with_ends(test)
-
 
 # --- who is let in ------------------------------------------------------------------------------
 
 
-def test_a_certificate_of_another_authority_is_refused(
-    folder: Path, with_ends: Any, tmp_path: Path
-) -> None:
+async def test_a_certificate_of_another_authority_is_refused(folder: Path, tmp_path: Path) -> None:
     stranger = make_cluster(tmp_path / "other", "a", "b")
     (stranger / "cluster.toml").write_bytes((folder / "cluster.toml").read_bytes())
-
-    async def test(both: Ends) -> None:
+    with closing(Ends(folder)) as both:
         # It does not believe us.
         with pytest.raises(PeerError) as caught:
             await connect_tls(Cluster(stranger, "a"), "b", "0")
@@ -168,11 +142,9 @@ def test_a_certificate_of_another_authority_is_refused(
         await until(lambda: both.door.incoming.refused.get("tls") == 2, "both to be counted")
         assert not both.door.channels
 
-    with_ends(test)
 
-
-def test_nobody_without_a_certificate_is_let_in(folder: Path, with_ends: Any) -> None:
-    async def test(both: Ends) -> None:
+async def test_nobody_without_a_certificate_is_let_in(folder: Path) -> None:
+    with closing(Ends(folder)) as both:
         reader, writer = await plain(both.a, "b")
         writer.write(b"QBTN1 0\n")
         await writer.drain()
@@ -187,28 +159,24 @@ def test_nobody_without_a_certificate_is_let_in(folder: Path, with_ends: Any) ->
         await until(lambda: both.door.incoming.refused.get("tls"), "it to be refused")
         assert not both.door.channels
 
-    with_ends(test)
-
 
 @pytest.mark.parametrize("days", [-1000, 1000])
-def test_a_certificate_is_good_in_its_time_only(folder: Path, with_ends: Any, days: int) -> None:
+async def test_a_certificate_is_good_in_its_time_only(folder: Path, days: int) -> None:
     authority = Authority.load(folder)
     authority.issue(folder, "a", NOW + datetime.timedelta(days=days))
 
-    with_ends(assert_refused)
+    with closing(Ends(folder)) as both:
+        await assert_refused(both)
 
 
-def test_clocks_an_hour_apart_do_no_harm(folder: Path, with_ends: Any) -> None:
+async def test_clocks_an_hour_apart_do_no_harm(folder: Path) -> None:
     Authority.load(folder).issue(folder, "a", NOW + datetime.timedelta(hours=1))
-
-    async def test(both: Ends) -> None:
+    with closing(Ends(folder)) as both:
         (await both.connect()).close()
 
-    with_ends(test)
 
-
-def test_a_certificate_for_another_purpose_opens_no_door(
-    folder: Path, with_ends: Any, tmp_path: Path
+async def test_a_certificate_for_another_purpose_opens_no_door(
+    folder: Path, tmp_path: Path
 ) -> None:
     """Even where somebody told a node to trust its issuer."""
     files = write_self_signed(tmp_path, NOW)
@@ -217,25 +185,23 @@ def test_a_certificate_for_another_purpose_opens_no_door(
     authorities = (folder / "ca.pem").read_bytes() + files.certificate.read_bytes()
     (folder / "ca.pem").write_bytes(authorities)
 
-    with_ends(assert_refused)
+    with closing(Ends(folder)) as both:
+        await assert_refused(both)
 
 
-def test_a_node_must_be_the_one_that_was_called(folder: Path, with_ends: Any) -> None:
+async def test_a_node_must_be_the_one_that_was_called(folder: Path) -> None:
     """Whoever has taken over an address, or a name server, is another node at most."""
     for end in (".pem", "-key.pem"):
         own = (folder / "nodes" / f"a{end}").read_bytes()
         (folder / "nodes" / f"b{end}").write_bytes(own)
-
-    async def test(both: Ends) -> None:
+    with closing(Ends(folder)) as both:
         await assert_refused(both, "wrong_node")
 
-    with_ends(test)
 
-
-def test_a_node_that_was_taken_out_is_refused_without_a_restart(
-    folder: Path, with_ends: Any, tmp_path: Path
+async def test_a_node_that_was_taken_out_is_refused_without_a_restart(
+    folder: Path, tmp_path: Path
 ) -> None:
-    async def test(both: Ends) -> None:
+    with closing(Ends(folder)) as both:
         # What its own folder says does not matter.
         both.a = Cluster(shutil.copytree(folder, tmp_path / "own"), "a")
         (await both.connect()).close()
@@ -245,8 +211,6 @@ def test_a_node_that_was_taken_out_is_refused_without_a_restart(
             await connect_tls(both.a, "b", "0")
         assert both.door.incoming.refused == {"unknown_node": 1}
 
-    with_ends(test)
-
 
 def test_a_private_key_that_others_may_read_is_not_used(folder: Path) -> None:
     (folder / "nodes" / "a-key.pem").chmod(0o640)
@@ -255,16 +219,14 @@ def test_a_private_key_that_others_may_read_is_not_used(folder: Path) -> None:
     assert caught.value.code == "not_private"
 
 
-def test_a_cluster_that_makes_no_sense_lets_nobody_in(folder: Path, with_ends: Any) -> None:
-    async def test(both: Ends) -> None:
+async def test_a_cluster_that_makes_no_sense_lets_nobody_in(folder: Path) -> None:
+    with closing(Ends(folder)) as both:
         good = (folder / "cluster.toml").read_text()
         (folder / "cluster.toml").write_text(good.replace("number = 2", "number = 1"))
         with pytest.raises(ConfigurationError, match="same number"):
             _ = both.b.nodes
         (folder / "cluster.toml").write_text(good)
         (await both.connect()).close()
-
-    with_ends(test)
 
 
 # --- who misbehaves -----------------------------------------------------------------------------
@@ -282,8 +244,8 @@ def test_a_cluster_that_makes_no_sense_lets_nobody_in(folder: Path, with_ends: A
         b"\x16\x03\x01" * 100_000,
     ],
 )
-def test_garbage_is_hung_up_on(with_ends: Any, first: bytes) -> None:
-    async def test(both: Ends) -> None:
+async def test_garbage_is_hung_up_on(folder: Path, first: bytes) -> None:
+    with closing(Ends(folder)) as both:
         reader, writer = await plain(both.a, "b")
         with contextlib.suppress(ConnectionError):
             writer.write(first)
@@ -292,11 +254,9 @@ def test_garbage_is_hung_up_on(with_ends: Any, first: bytes) -> None:
         writer.close()
         assert not both.door.channels
 
-    with_ends(test)
 
-
-def test_those_who_say_nothing_do_not_keep_a_node_out(with_ends: Any) -> None:
-    async def test(both: Ends) -> None:
+async def test_those_who_say_nothing_do_not_keep_a_node_out(folder: Path) -> None:
+    with closing(Ends(folder)) as both:
         idle = [await plain(both.a, "b") for _ in range(MAX_UNPROVEN_PEERS + 8)]
         begun = [await plain(both.a, "b") for _ in range(MAX_UNPROVEN_PEERS + 8)]
         for _, writer in begun:
@@ -308,11 +268,9 @@ def test_those_who_say_nothing_do_not_keep_a_node_out(with_ends: Any) -> None:
         for _, writer in (*idle, *begun):
             writer.close()
 
-    with_ends(test)
 
-
-def test_a_peer_that_does_not_read_is_cut_off(with_ends: Any) -> None:
-    async def test(both: Ends) -> None:
+async def test_a_peer_that_does_not_read_is_cut_off(folder: Path) -> None:
+    with closing(Ends(folder)) as both:
         channel = await both.connect()
         channel.max_outbox_bytes = 6 << 20
         lost: list[bool] = []
@@ -331,11 +289,9 @@ def test_a_peer_that_does_not_read_is_cut_off(with_ends: Any) -> None:
         assert "does not read" in channel.reason
         await until(lambda: drained, "who waits to be told")
 
-    with_ends(test)
 
-
-def test_who_waits_for_room_is_told_of_it(with_ends: Any) -> None:
-    async def test(both: Ends) -> None:
+async def test_who_waits_for_room_is_told_of_it(folder: Path) -> None:
+    with closing(Ends(folder)) as both:
         channel = await both.connect()
         channel.start()
         sent = 0
@@ -349,8 +305,6 @@ def test_who_waits_for_room_is_told_of_it(with_ends: Any) -> None:
             assert not channel.is_full
         await until(lambda: len(both.heard) == sent, "all to arrive")
         channel.close()
-
-    with_ends(test)
 
 
 def link_of(channel: Channel, name: str = "a/0", told: list[str] | None = None) -> Link:
@@ -367,8 +321,8 @@ def link_of(channel: Channel, name: str = "a/0", told: list[str] | None = None) 
 
 
 @pytest.mark.parametrize("name", ["b/0", "c/0", "a", "/run/quicbaton/4433.sock", ""])
-def test_a_process_cannot_take_another_nodes_name(with_ends: Any, name: str) -> None:
-    async def test(both: Ends) -> None:
+async def test_a_process_cannot_take_another_nodes_name(folder: Path, name: str) -> None:
+    with closing(Ends(folder)) as both:
         channel = await both.connect()
         told: list[str] = []
         link_of(both.door.channels[0], "b/0", told)
@@ -380,11 +334,9 @@ def test_a_process_cannot_take_another_nodes_name(with_ends: Any, name: str) -> 
         assert told == ["lost"]
         channel.close()
 
-    with_ends(test)
 
-
-def test_a_message_too_long_cuts_the_link_at_its_announcement(with_ends: Any) -> None:
-    async def test(both: Ends) -> None:
+async def test_a_message_too_long_cuts_the_link_at_its_announcement(folder: Path) -> None:
+    with closing(Ends(folder)) as both:
         channel = await both.connect()
         told: list[str] = []
         link_of(both.door.channels[0], "b/0", told)
@@ -395,11 +347,9 @@ def test_a_message_too_long_cuts_the_link_at_its_announcement(with_ends: Any) ->
         await until(lambda: told == ["up", "lost"], "the end")
         channel.close()
 
-    with_ends(test)
 
-
-def test_a_lost_link_is_no_proof_of_death(with_ends: Any) -> None:
-    async def test(both: Ends) -> None:
+async def test_a_lost_link_is_no_proof_of_death(folder: Path) -> None:
+    with closing(Ends(folder)) as both:
         dead: list[int] = []
         peers = Peers(lambda pid, _names: dead.append(pid))
         links = [await both.connect() for _ in range(2)]
@@ -429,8 +379,6 @@ def test_a_lost_link_is_no_proof_of_death(with_ends: Any) -> None:
         assert not dead
         assert len(peers) == 1
 
-    with_ends(test)
-
 
 def test_only_one_tcp_connection_is_taken_over() -> None:
     with pytest.raises(PeerError):
@@ -444,20 +392,16 @@ def test_only_one_tcp_connection_is_taken_over() -> None:
         take_passed([udp.detach()])
 
 
-def test_a_process_in_no_cluster_takes_no_connection() -> None:
-    async def test() -> None:
-        incoming = Incoming(None, lambda _channel: None)
-        with socket.socket() as sock, pytest.raises(PeerError) as caught:
-            incoming.take(sock)
-        assert caught.value.code == "no_cluster"
-
-    run(test)
+async def test_a_process_in_no_cluster_takes_no_connection() -> None:
+    incoming = Incoming(None, lambda _channel: None)
+    with socket.socket() as sock, pytest.raises(PeerError) as caught:
+        incoming.take(sock)
+    assert caught.value.code == "no_cluster"
 
 
-def test_a_message_of_garbage_within_tls_cuts_the_channel(with_ends: Any) -> None:
+async def test_a_message_of_garbage_within_tls_cuts_the_channel(folder: Path) -> None:
     """Even a node is trusted with memory in small amounts only."""
-
-    async def test(both: Ends) -> None:
+    with closing(Ends(folder)) as both:
         for words in (
             b"\x00\x00\x00\x05hello",
             b"\x7f\xff\xff\xff" + bytes(1 << 16),
@@ -472,8 +416,6 @@ def test_a_message_of_garbage_within_tls_cuts_the_channel(with_ends: Any) -> Non
             channel.start()
             channel.write(words)
             await lost.wait()
-
-    with_ends(test)
 
 
 def _link_opener(channel: Channel, rest: bytes) -> None:

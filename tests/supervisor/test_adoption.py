@@ -20,7 +20,6 @@ from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import Channel, Listener, PeerCredentials
 from quicbaton.service.supervisor import adoption
 from quicbaton.service.supervisor.adoption import Found, find_workers
-from tests.asyncio.loopback import run
 from tests.processes.harness import accepts_nobody
 
 SILENT_S = 5.0
@@ -101,93 +100,75 @@ def let_go(found: list[Found]) -> None:
         os.close(one.pidfd)
 
 
-def test_a_roster_is_that_of_the_process_that_said_who_it_is(tmp_path: Path) -> None:
+async def test_a_roster_is_that_of_the_process_that_said_who_it_is(tmp_path: Path) -> None:
     """Another's would have the clients of a living worker reset when its predecessor has ended."""
     tmp_path.chmod(0o700)
-
-    async def test() -> None:
-        with a_process("sleep", "600") as child:
-            path = tmp_path / f"4433-{child.pid}.sock"
-            old, new = FakeWorker(child.pid, "departing"), FakeWorker(os.getpid(), "serving")
-            listeners = [old.listen(path)]
-            # The successor takes its path between two questions.
-            old.then = lambda: listeners.append(new.listen(path))
-            found = await find_workers(tmp_path / "4433.sock", SILENT_S)
-            assert [one.state.pid for one in found] == [child.pid]
-            assert os.pread(found[0].roster, 20, 0) == str(child.pid).encode()
-            let_go(found)
-            for listener in listeners:
-                listener.close()
-
-    run(test)
+    with a_process("sleep", "600") as child:
+        path = tmp_path / f"4433-{child.pid}.sock"
+        old, new = FakeWorker(child.pid, "departing"), FakeWorker(os.getpid(), "serving")
+        listeners = [old.listen(path)]
+        # The successor takes its path between two questions.
+        old.then = lambda: listeners.append(new.listen(path))
+        found = await find_workers(tmp_path / "4433.sock", SILENT_S)
+        assert [one.state.pid for one in found] == [child.pid]
+        assert os.pread(found[0].roster, 20, 0) == str(child.pid).encode()
+        let_go(found)
+        for listener in listeners:
+            listener.close()
 
 
 @pytest.mark.parametrize("state", ["arriving", "serving"])
-def test_a_path_is_removed_when_nobody_is_about_to_take_it(state: str, tmp_path: Path) -> None:
+async def test_a_path_is_removed_when_nobody_is_about_to_take_it(
+    state: str, tmp_path: Path
+) -> None:
     tmp_path.chmod(0o700)
-
-    async def test() -> None:
-        left = tmp_path / "4433-1.sock"
-        with socket.socket(socket.AF_UNIX) as ended:
-            ended.bind(str(left))
-        worker = FakeWorker(os.getpid(), state)
-        listener = worker.listen(tmp_path / f"4433-{os.getpid()}.sock")
-        # A worker that takes over listens at its predecessor's path as soon as that has ended.
-        let_go(await find_workers(tmp_path / "4433.sock", SILENT_S))
-        assert left.exists() is (state == "arriving")
-        listener.close()
-
-    run(test)
+    left = tmp_path / "4433-1.sock"
+    with socket.socket(socket.AF_UNIX) as ended:
+        ended.bind(str(left))
+    worker = FakeWorker(os.getpid(), state)
+    listener = worker.listen(tmp_path / f"4433-{os.getpid()}.sock")
+    # A worker that takes over listens at its predecessor's path as soon as that has ended.
+    let_go(await find_workers(tmp_path / "4433.sock", SILENT_S))
+    assert left.exists() is (state == "arriving")
+    listener.close()
 
 
-def test_a_silent_worker_is_killed_and_never_another_with_its_number(
+async def test_a_silent_worker_is_killed_and_never_another_with_its_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "4433-1.sock"
-
-    async def test() -> None:
-        with (
-            a_process("sleep", "600") as stranger,
-            a_process(sys.executable, "-c", _SILENT, str(path)) as silent,
-        ):
-            assert silent.stdout is not None
-            silent.stdout.readline()
-            # As if it had ended by the time of the kill, and its number were in use again.
-            credentials = PeerCredentials(stranger.pid, os.getuid())
-            monkeypatch.setattr(channel_module, "peer_credentials", lambda _sock: credentials)
-            async with asyncio.timeout(20.0):
-                assert await find_workers(tmp_path / "4433.sock", 0.05) == []
-            assert stranger.poll() is None
-            assert silent.wait() != 0
-        assert not path.exists()
-
-    run(test)
+    with (
+        a_process("sleep", "600") as stranger,
+        a_process(sys.executable, "-c", _SILENT, str(path)) as silent,
+    ):
+        assert silent.stdout is not None
+        silent.stdout.readline()
+        # As if it had ended by the time of the kill, and its number were in use again.
+        credentials = PeerCredentials(stranger.pid, os.getuid())
+        monkeypatch.setattr(channel_module, "peer_credentials", lambda _sock: credentials)
+        async with asyncio.timeout(20.0):
+            assert await find_workers(tmp_path / "4433.sock", 0.05) == []
+        assert stranger.poll() is None
+        assert silent.wait() != 0
+    assert not path.exists()
 
 
-def test_a_worker_that_accepts_nobody_is_no_reason_to_start_beside_it(
+async def test_a_worker_that_accepts_nobody_is_no_reason_to_start_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is stopped, say, and more commands wait than its queue takes."""
     monkeypatch.setattr(channel_module, "_CONNECT_S", 0.05)
     path = tmp_path / "4433-1.sock"
-
-    async def test() -> None:
-        with accepts_nobody(path):
-            with pytest.raises(ConfigurationError, match="end it"):
-                await adoption.find_workers(tmp_path / "4433.sock", 0.05)
-            assert path.exists()
-
-    run(test)
+    with accepts_nobody(path):
+        with pytest.raises(ConfigurationError, match="end it"):
+            await adoption.find_workers(tmp_path / "4433.sock", 0.05)
+        assert path.exists()
 
 
-def test_a_process_that_hangs_up_is_not_taken_for_dead(tmp_path: Path) -> None:
+async def test_a_process_that_hangs_up_is_not_taken_for_dead(tmp_path: Path) -> None:
     """What systemd has kept of its roster would have its clients reset."""
     tmp_path.chmod(0o700)
-
-    async def test() -> None:
-        listener = Listener(tmp_path / "4433-1.sock", hang_up)
-        with pytest.raises(ConfigurationError, match="end it"):
-            await find_workers(tmp_path / "4433.sock", 0.05)
-        listener.close()
-
-    run(test)
+    listener = Listener(tmp_path / "4433-1.sock", hang_up)
+    with pytest.raises(ConfigurationError, match="end it"):
+        await find_workers(tmp_path / "4433.sock", 0.05)
+    listener.close()

@@ -91,166 +91,143 @@ async def reload(home: ServiceHome, service: Service, *options: str) -> dict[str
     return {"output": done.stdout}
 
 
-def test_a_coroutine_goes_on_at_the_old_worker_while_the_new_one_answers(home: ServiceHome) -> None:
+async def test_a_coroutine_goes_on_at_the_old_worker_while_the_new_one_answers(
+    home: ServiceHome,
+) -> None:
     service = service_of_lines(home)
     (old,) = service.pids()
     enough = home.path / "enough"
-
-    async def run() -> None:
-        async with client_of(home, service.port) as client:
-            slow = client.request("/lines/100000")
-            await come(lambda: client.bodies.get(slow))
-            reloading = asyncio.create_task(reload(home, service))
-            # The connection is at the new worker long before the coroutine has ended.
-            while True:
-                asked = client.request("/pid")
-                await come(lambda asked=asked: asked in client.ended)
-                if int(client.bodies[asked]) != old:
-                    break
-            # The reload does not wait for it, and nobody is asked twice.
-            told = await reloading
-            assert f"requests of 1 go on in pid {old}" in told["output"]
-            listed = await asyncio.to_thread(home.json, "ps", str(service.port))
-            assert len(listed["connections"]) == 1
-            written = len(client.bodies[slow])
-            await come(lambda: len(client.bodies[slow]) > written)
-            assert slow not in client.ended
-            assert Path(f"/proc/{old}").exists()
-            enough.touch()
-            await come(lambda: slow in client.ended)
-            lines = bytes(client.bodies[slow]).decode().splitlines()
-            assert lines == [f"{old} {number}" for number in range(len(lines))]
-            assert client.resets == {}
-            # Then it ends, and is not restarted.
-            await come(lambda: not Path(f"/proc/{old}").exists())
-
-    asyncio.run(run())
+    async with client_of(home, service.port) as client:
+        slow = client.request("/lines/100000")
+        await come(lambda: client.bodies.get(slow))
+        reloading = asyncio.create_task(reload(home, service))
+        # The connection is at the new worker long before the coroutine has ended.
+        while True:
+            asked = client.request("/pid")
+            await come(lambda asked=asked: asked in client.ended)
+            if int(client.bodies[asked]) != old:
+                break
+        # The reload does not wait for it, and nobody is asked twice.
+        told = await reloading
+        assert f"requests of 1 go on in pid {old}" in told["output"]
+        listed = await asyncio.to_thread(home.json, "ps", str(service.port))
+        assert len(listed["connections"]) == 1
+        written = len(client.bodies[slow])
+        await come(lambda: len(client.bodies[slow]) > written)
+        assert slow not in client.ended
+        assert Path(f"/proc/{old}").exists()
+        enough.touch()
+        await come(lambda: slow in client.ended)
+        lines = bytes(client.bodies[slow]).decode().splitlines()
+        assert lines == [f"{old} {number}" for number in range(len(lines))]
+        assert client.resets == {}
+        # Then it ends, and is not restarted.
+        await come(lambda: not Path(f"/proc/{old}").exists())
     assert old not in service.pids()
 
 
-def test_a_worker_that_lingers_is_nobodys_heir(home: ServiceHome) -> None:
+async def test_a_worker_that_lingers_is_nobodys_heir(home: ServiceHome) -> None:
     """It has no port any more: when its successor dies, a new worker comes."""
     service = service_of_lines(home)
     (old,) = service.pids()
-
-    async def run() -> None:
-        async with client_of(home, service.port) as client:
-            slow = client.request("/lines/100000")
-            await come(lambda: client.bodies.get(slow))
-            await reload(home, service)
-            (new,) = await asyncio.to_thread(service.pids)
-            os.kill(new, signal.SIGKILL)
-            await come(lambda: not Path(f"/proc/{old}").exists())
-            while (newest := await asyncio.to_thread(service.pids)) in ([new], [0]):
-                pass
-            assert newest != [old]
-        async with client_of(home, service.port) as client:
-            asked = client.request("/pid")
-            await come(lambda: asked in client.ended)
-            assert [int(client.bodies[asked])] == await asyncio.to_thread(service.pids)
-
-    asyncio.run(run())
+    async with client_of(home, service.port) as client:
+        slow = client.request("/lines/100000")
+        await come(lambda: client.bodies.get(slow))
+        await reload(home, service)
+        (new,) = await asyncio.to_thread(service.pids)
+        os.kill(new, signal.SIGKILL)
+        await come(lambda: not Path(f"/proc/{old}").exists())
+        while (newest := await asyncio.to_thread(service.pids)) in ([new], [0]):
+            pass
+        assert newest != [old]
+    async with client_of(home, service.port) as client:
+        asked = client.request("/pid")
+        await come(lambda: asked in client.ended)
+        assert [int(client.bodies[asked])] == await asyncio.to_thread(service.pids)
 
 
 @pytest.mark.parametrize("adopted", [False, True])
-def test_an_old_worker_that_hangs_is_killed_and_its_requests_are_reset(
+async def test_an_old_worker_that_hangs_is_killed_and_its_requests_are_reset(
     home: ServiceHome, adopted: bool
 ) -> None:
     silence = ("--silence", "3")
     service = service_of_lines(home, *silence)
     (old,) = service.pids()
-
-    async def run() -> None:
-        nonlocal service
-        async with client_of(home, service.port) as client:
-            slow = client.request("/lines/100000")
-            await come(lambda: client.bodies.get(slow))
-            await reload(home, service)
-            if adopted:
-                service = await next_supervisor(home, service, *silence)
-                found = [event for event in service.events if event["event"] == "adopted"]
-                assert old in [event["pid"] for event in found]
-            (new,) = await asyncio.to_thread(service.pids)
-            assert new != old
-            # It has its time again whenever it answers.
-            os.kill(old, signal.SIGSTOP)
-            said = await asyncio.to_thread(service.wait_for, "worker_silent")
-            assert said["pid"] == old
-            await come(lambda: slow in client.resets)
-            assert client.resets == {slow: 0x102}
-            await come(lambda: not is_alive(old))
-            asked = client.request("/pid")
-            await come(lambda: asked in client.ended)
-            assert int(client.bodies[asked]) == new
-            assert client.terminated is None
-            await come(lambda: not list(service.control.parent.glob("*.lingering")))
-
-    asyncio.run(run())
+    async with client_of(home, service.port) as client:
+        slow = client.request("/lines/100000")
+        await come(lambda: client.bodies.get(slow))
+        await reload(home, service)
+        if adopted:
+            service = await next_supervisor(home, service, *silence)
+            found = [event for event in service.events if event["event"] == "adopted"]
+            assert old in [event["pid"] for event in found]
+        (new,) = await asyncio.to_thread(service.pids)
+        assert new != old
+        # It has its time again whenever it answers.
+        os.kill(old, signal.SIGSTOP)
+        said = await asyncio.to_thread(service.wait_for, "worker_silent")
+        assert said["pid"] == old
+        await come(lambda: slow in client.resets)
+        assert client.resets == {slow: 0x102}
+        await come(lambda: not is_alive(old))
+        asked = client.request("/pid")
+        await come(lambda: asked in client.ended)
+        assert int(client.bodies[asked]) == new
+        assert client.terminated is None
+        await come(lambda: not list(service.control.parent.glob("*.lingering")))
 
 
-def test_an_old_worker_has_the_grace_when_the_next_supervisor_stops(home: ServiceHome) -> None:
+async def test_an_old_worker_has_the_grace_when_the_next_supervisor_stops(
+    home: ServiceHome,
+) -> None:
     service = service_of_lines(home)
     (old,) = service.pids()
-
-    async def run() -> None:
-        async with client_of(home, service.port) as client:
-            slow = client.request("/lines/100000")
-            await come(lambda: client.bodies.get(slow))
-            await reload(home, service)
-            again = await next_supervisor(home, service)
-            stopping = asyncio.create_task(
-                asyncio.to_thread(home.run, "stop", str(again.port), "--grace", "60", "--json")
-            )
-            # The workers have heard of it.
-            await come(client.goaways)
-            written = len(client.bodies[slow])
-            await come(lambda: len(client.bodies[slow]) > written)
-            (home.path / "enough").touch()
-            await come(lambda: slow in client.ended)
-            assert client.resets == {}
-            stopped = await stopping
-            assert stopped.returncode == 0, stopped.stderr
-
-    asyncio.run(run())
+    async with client_of(home, service.port) as client:
+        slow = client.request("/lines/100000")
+        await come(lambda: client.bodies.get(slow))
+        await reload(home, service)
+        again = await next_supervisor(home, service)
+        stopping = asyncio.create_task(
+            asyncio.to_thread(home.run, "stop", str(again.port), "--grace", "60", "--json")
+        )
+        # The workers have heard of it.
+        await come(client.goaways)
+        written = len(client.bodies[slow])
+        await come(lambda: len(client.bodies[slow]) > written)
+        (home.path / "enough").touch()
+        await come(lambda: slow in client.ended)
+        assert client.resets == {}
+        stopped = await stopping
+        assert stopped.returncode == 0, stopped.stderr
     assert not is_alive(old)
 
 
-def test_a_service_stops_though_requests_go_on_in_an_old_worker(home: ServiceHome) -> None:
+async def test_a_service_stops_though_requests_go_on_in_an_old_worker(home: ServiceHome) -> None:
     service = service_of_lines(home)
     (old,) = service.pids()
-
-    async def run() -> None:
-        async with client_of(home, service.port) as client:
-            slow = client.request("/lines/100000")
-            await come(lambda: client.bodies.get(slow))
-            await reload(home, service)
-            stopped = await asyncio.to_thread(
-                home.run, "stop", str(service.port), "--grace", "0.5", "--json"
-            )
-            assert stopped.returncode == 0, stopped.stderr
-
-    asyncio.run(run())
+    async with client_of(home, service.port) as client:
+        slow = client.request("/lines/100000")
+        await come(lambda: client.bodies.get(slow))
+        await reload(home, service)
+        stopped = await asyncio.to_thread(
+            home.run, "stop", str(service.port), "--grace", "0.5", "--json"
+        )
+        assert stopped.returncode == 0, stopped.stderr
     assert not Path(f"/proc/{old}").exists()
 
 
-def test_grace_bounds_the_wait_and_what_is_cut_is_listed(home: ServiceHome) -> None:
+async def test_grace_bounds_the_wait_and_what_is_cut_is_listed(home: ServiceHome) -> None:
     service = service_of_lines(home)
-
-    async def run() -> str:
-        async with client_of(home, service.port) as client:
-            slow = client.request("/lines/100000")
-            await come(lambda: client.bodies.get(slow))
-            told = await reload(home, service, "--grace", "5")
-            await come(lambda: slow in client.resets)
-            # That request alone: the connection lives on.
-            assert client.resets == {slow: 0x10C}
-            asked = client.request("/pid")
-            await come(lambda: asked in client.ended)
-            assert client.terminated is None
-            output: str = told["output"]
-            return output
-
-    output = asyncio.run(run())
+    async with client_of(home, service.port) as client:
+        slow = client.request("/lines/100000")
+        await come(lambda: client.bodies.get(slow))
+        output = (await reload(home, service, "--grace", "5"))["output"]
+        await come(lambda: slow in client.resets)
+        # That request alone: the connection lives on.
+        assert client.resets == {slow: 0x10C}
+        asked = client.request("/pid")
+        await come(lambda: asked in client.ended)
+        assert client.terminated is None
     assert "1 cut" in output
     (step,) = [json.loads(line) for line in output.splitlines() if '"worker"' in line]
     assert (step["phase"], step["moved"], step["cut"]) == ("done", 1, 1)

@@ -71,29 +71,25 @@ def ended(downloads: list[Download]) -> list[Download]:
     return [download for download in downloads if download.process.poll() is not None]
 
 
-def test_an_idle_client_of_a_dead_worker_is_told_without_asking(home: ServiceHome) -> None:
+async def test_an_idle_client_of_a_dead_worker_is_told_without_asking(home: ServiceHome) -> None:
     service = home.service(2)
     pids = service.pids()
-
-    async def run() -> None:
-        # aioquic's own client does not know stateless resets.
-        configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN)
-        configuration.load_verify_locations(str(home.ca))
-        connecting = connect(
-            "127.0.0.1", service.port, configuration=configuration, create_protocol=Getter
-        )
-        async with connecting as client:
-            assert isinstance(client, Getter)
-            await client.ping()
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
-            # Before there is a new worker that could answer a packet of the client's.
-            assert service.wait_for("clients_told")["reset"] == 1
-            async with asyncio.timeout(configuration.idle_timeout / 2):
-                await client.wait_closed()
-            assert client.terminated is not None
-
-    asyncio.run(run())
+    # aioquic's own client does not know stateless resets.
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN)
+    configuration.load_verify_locations(str(home.ca))
+    connecting = connect(
+        "127.0.0.1", service.port, configuration=configuration, create_protocol=Getter
+    )
+    async with connecting as client:
+        assert isinstance(client, Getter)
+        await client.ping()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        # Before there is a new worker that could answer a packet of the client's.
+        assert service.wait_for("clients_told")["reset"] == 1
+        async with asyncio.timeout(configuration.idle_timeout / 2):
+            await client.wait_closed()
+        assert client.terminated is not None
 
 
 def test_workers_of_a_reload_are_listed_and_adopted_once(home: ServiceHome) -> None:

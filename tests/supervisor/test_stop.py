@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
@@ -20,34 +19,32 @@ _NO_ERROR = 0x100
 _REQUEST_REJECTED = 0x10B
 
 
-def test_a_running_request_ends_after_goaway_and_a_late_one_is_rejected(home: ServiceHome) -> None:
+async def test_a_running_request_ends_after_goaway_and_a_late_one_is_rejected(
+    home: ServiceHome,
+) -> None:
     content = home.write("file.bin", FILE_BYTES // 2)
     home.write("late.bin", 1000)
     server = home.serve("--grace", "60")
-
-    async def run() -> None:
-        async with client_of(home, server.port) as client:
-            running = client.request("/file.bin")
-            await come(lambda: client.bodies.get(running))
-            server.process.terminate()
-            await come(lambda: len(client.goaways()) == 2)
-            first, final = client.goaways()
-            assert first == (1 << 62) - 4
-            assert final == running + 4
-            late = client.request("/late.bin")
-            assert late == final
-            await come(lambda: running in client.ended and client.terminated)
-            assert client.resets.get(late) in (None, _REQUEST_REJECTED)
-            assert late not in client.bodies
-            digest = hashlib.sha256(client.bodies[running]).hexdigest()
-            assert digest == hashlib.sha256(content).hexdigest()
-            assert client.terminated.error_code == _NO_ERROR
-
-    asyncio.run(run())
+    async with client_of(home, server.port) as client:
+        running = client.request("/file.bin")
+        await come(lambda: client.bodies.get(running))
+        server.process.terminate()
+        await come(lambda: len(client.goaways()) == 2)
+        first, final = client.goaways()
+        assert first == (1 << 62) - 4
+        assert final == running + 4
+        late = client.request("/late.bin")
+        assert late == final
+        await come(lambda: running in client.ended and client.terminated)
+        assert client.resets.get(late) in (None, _REQUEST_REJECTED)
+        assert late not in client.bodies
+        digest = hashlib.sha256(client.bodies[running]).hexdigest()
+        assert digest == hashlib.sha256(content).hexdigest()
+        assert client.terminated.error_code == _NO_ERROR
     assert server.process.wait(GUARD_S) == 0
 
 
-def test_new_clients_are_refused_while_a_service_stops_and_a_second_signal_ends_it(
+async def test_new_clients_are_refused_while_a_service_stops_and_a_second_signal_ends_it(
     home: ServiceHome,
 ) -> None:
     home.write("file.bin", FILE_BYTES)
@@ -55,13 +52,9 @@ def test_new_clients_are_refused_while_a_service_stops_and_a_second_signal_ends_
     downloads = service.download_everywhere("file.bin")
     service.process.send_signal(signal.SIGTERM)
     wait_for(service.status, lambda slots: slots[0]["state"] == "stopping")
-
-    async def run() -> None:
-        with pytest.raises(ConnectionError):
-            async with client_of(home, service.port):
-                pass
-
-    asyncio.run(run())
+    with pytest.raises(ConnectionError):
+        async with client_of(home, service.port):
+            pass
     assert all(download.process.poll() is None for download in downloads)
     service.process.send_signal(signal.SIGTERM)
     assert service.process.wait(GUARD_S) == 0

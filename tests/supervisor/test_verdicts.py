@@ -32,7 +32,6 @@ from tests.asyncio.loopback import (
     FileServer,
     HttpClient,
     client_configuration,
-    run,
     server_configuration,
 )
 
@@ -96,103 +95,88 @@ async def survivors(worker: Worker) -> list[bytes]:
     return answer.names
 
 
-def test_a_frozen_connection_counts_as_living(
+async def test_a_frozen_connection_counts_as_living(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
     """Whoever still forwards to a dead owner would otherwise reset its client."""
-
-    async def main() -> None:
-        async with (
-            a_worker(tmp_path, certificate) as (node, worker),
-            connected(node, certificate) as client,
-        ):
-            await client.get(10)
-            (session,) = node.endpoint.sessions.values()
-            name = session.connection.name
-            assert await survivors(worker) == [name]
-            report = await node.handoffs.save(session, lambda _sealed: None)
-            assert report.code == "saved", report
-            assert await survivors(worker) == [name]
-            node.handoffs.cancel_saves(Reason.TAKEOVER, "thawed")
-            assert await survivors(worker) == [name]
-
-    run(main)
+    async with (
+        a_worker(tmp_path, certificate) as (node, worker),
+        connected(node, certificate) as client,
+    ):
+        await client.get(10)
+        (session,) = node.endpoint.sessions.values()
+        name = session.connection.name
+        assert await survivors(worker) == [name]
+        report = await node.handoffs.save(session, lambda _sealed: None)
+        assert report.code == "saved", report
+        assert await survivors(worker) == [name]
+        node.handoffs.cancel_saves(Reason.TAKEOVER, "thawed")
+        assert await survivors(worker) == [name]
 
 
-def test_a_sleeper_stays_in_the_roster_with_a_shared_store(
+async def test_a_sleeper_stays_in_the_roster_with_a_shared_store(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
-    async def main() -> None:
-        store = MemoryStore()
-        async with (
-            a_worker(tmp_path, certificate, store=store, sleep_after_s=0.01) as (
-                node,
-                worker,
-            ),
-            connected(node, certificate) as client,
-        ):
-            await client.get(10)
-            assert len(worker.roster) == 1
+    store = MemoryStore()
+    async with (
+        a_worker(tmp_path, certificate, store=store, sleep_after_s=0.01) as (
+            node,
+            worker,
+        ),
+        connected(node, certificate) as client,
+    ):
+        await client.get(10)
+        assert len(worker.roster) == 1
 
-            def asleep() -> int:
-                node.endpoint.asleep.look()
-                return len(node.endpoint.asleep)
+        def asleep() -> int:
+            node.endpoint.asleep.look()
+            return len(node.endpoint.asleep)
 
-            await come(asleep)
-            assert len(worker.roster) == 1
-            await client.get(10)
-            assert len(worker.roster) == 1
-
-    run(main)
+        await come(asleep)
+        assert len(worker.roster) == 1
+        await client.get(10)
+        assert len(worker.roster) == 1
 
 
-def test_a_verdict_about_an_older_process_resets_nobody_of_a_living_predecessor(
+async def test_a_verdict_about_an_older_process_resets_nobody_of_a_living_predecessor(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
     """A worker that takes over while a process before its predecessor is being settled."""
+    async with a_worker(tmp_path, certificate) as (node, worker):
+        predecessor, older = os.getpid(), NOBODYS_PID
+        node.endpoint.may_reset = False
+        worker.follow(predecessor)
 
-    async def main() -> None:
-        async with a_worker(tmp_path, certificate) as (node, worker):
-            predecessor, older = os.getpid(), NOBODYS_PID
-            node.endpoint.may_reset = False
-            worker.follow(predecessor)
+        async def declare_dead(pid: int) -> bool:
+            verdict = c.DeclareDead(
+                pid=pid, slot=0, sure=True, names=[], elsewhere={}, may_reset=True
+            )
+            await worker._on_declared_dead(None, verdict)  # type: ignore[arg-type]
+            return node.endpoint.may_reset
 
-            async def declare_dead(pid: int) -> bool:
-                verdict = c.DeclareDead(
-                    pid=pid, slot=0, sure=True, names=[], elsewhere={}, may_reset=True
-                )
-                await worker._on_declared_dead(None, verdict)  # type: ignore[arg-type]
-                return node.endpoint.may_reset
-
-            assert not await declare_dead(older)
-            assert await declare_dead(predecessor)
-
-    run(main)
+        assert not await declare_dead(older)
+        assert await declare_dead(predecessor)
 
 
-def test_who_takes_over_resets_nobody_from_the_moment_the_others_know_of_it(
+async def test_who_takes_over_resets_nobody_from_the_moment_the_others_know_of_it(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
     """They toss to it what is for its predecessor, before that has passed its socket."""
-
-    async def main() -> None:
-        async with a_worker(tmp_path, certificate) as (node, worker):
-            predecessor = str(tmp_path / "predecessor.sock")
-            begin = c.Begin(
-                workers={},
-                predecessor=predecessor,
-                deadline_s=1.0,
-                linger_s=0.0,
-                elsewhere={},
-                may_reset=True,
-            )
-            with pytest.raises(PeerError):
-                await worker._begin(None, begin)  # type: ignore[arg-type]
-            # As far as it came nobody had told it that the predecessor is gone.
-            assert not node.endpoint.may_reset
-            assert node.endpoint.predecessor == predecessor
-
-    run(main)
+    async with a_worker(tmp_path, certificate) as (node, worker):
+        predecessor = str(tmp_path / "predecessor.sock")
+        begin = c.Begin(
+            workers={},
+            predecessor=predecessor,
+            deadline_s=1.0,
+            linger_s=0.0,
+            elsewhere={},
+            may_reset=True,
+        )
+        with pytest.raises(PeerError):
+            await worker._begin(None, begin)  # type: ignore[arg-type]
+        # As far as it came nobody had told it that the predecessor is gone.
+        assert not node.endpoint.may_reset
+        assert node.endpoint.predecessor == predecessor
 
 
 class _ForgetfulKeeper:
@@ -204,34 +188,30 @@ class _ForgetfulKeeper:
 
 
 @pytest.mark.parametrize("others_may_own", [False, True])
-def test_what_a_replaced_worker_gave_to_another_host_is_not_reset_by_its_successor(
+async def test_what_a_replaced_worker_gave_to_another_host_is_not_reset_by_its_successor(
     others_may_own: bool, tmp_path: Path
 ) -> None:
     """It ended in good order; what it knew of clients that have yet to cut over ended with it."""
-
-    async def main() -> None:
-        group = Group.open("127.0.0.1", 0, 1)
-        supervisor = Supervisor(
-            group,
-            Spawner("nothing", [], group, tmp_path / "control.sock"),
-            ring=lambda: KeyRing(ClusterKey.generate(os.urandom)),
-            settings=Settings(),
-            say=lambda *_what, **_fields: None,
-            keeper=_ForgetfulKeeper(),
-            others_may_own=others_may_own,
+    group = Group.open("127.0.0.1", 0, 1)
+    supervisor = Supervisor(
+        group,
+        Spawner("nothing", [], group, tmp_path / "control.sock"),
+        ring=lambda: KeyRing(ClusterKey.generate(os.urandom)),
+        settings=Settings(),
+        say=lambda *_what, **_fields: None,
+        keeper=_ForgetfulKeeper(),
+        others_may_own=others_may_own,
+    )
+    (slot,) = supervisor.slots
+    with subprocess.Popen(["true"]) as child:
+        departing = Process(
+            child.pid,
+            tmp_path / "departing.sock",
+            make_roster(1),
+            lambda process: supervisor._on_exit(slot, process),
         )
-        (slot,) = supervisor.slots
-        with subprocess.Popen(["true"]) as child:
-            departing = Process(
-                child.pid,
-                tmp_path / "departing.sock",
-                make_roster(1),
-                lambda process: supervisor._on_exit(slot, process),
-            )
-            departing.begun = True
-            slot.others.add(departing)
-            await come(lambda: not slot.others and not slot.unsettled and not supervisor._tasks)
-        assert supervisor._may_reset(slot) is not others_may_own
-        await supervisor.close()
-
-    run(main)
+        departing.begun = True
+        slot.others.add(departing)
+        await come(lambda: not slot.others and not slot.unsettled and not supervisor._tasks)
+    assert supervisor._may_reset(slot) is not others_may_own
+    await supervisor.close()
