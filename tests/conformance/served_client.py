@@ -25,7 +25,8 @@ from starlette import testclient
 
 from quicbaton.asgi import AsgiProtocol, Lifespan
 from quicbaton.asyncio import QuicServer, serve
-from quicbaton.cli.certificate import quic_configuration, write_self_signed
+from quicbaton.cli.certificate import write_self_signed
+from quicbaton.cli.configuration import quic_configuration
 
 #: The one that Starlette has found.
 httpx: Any = testclient.httpx

@@ -7,15 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-from aioquic.h3.connection import H3_ALPN
-from aioquic.quic.configuration import QuicConfiguration
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-from quicbaton.errors import ConfigurationError
-from quicbaton.limits import CONNECTION_WINDOW_BYTES
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
@@ -54,20 +49,6 @@ def write_self_signed(
         ),
     )
     return files
-
-
-def quic_configuration(files: CertificateFiles) -> QuicConfiguration:
-    """For HTTP/3 with that certificate. ConfigurationError for files that are none."""
-    configuration = QuicConfiguration(
-        is_client=False, alpn_protocols=H3_ALPN, max_data=CONNECTION_WINDOW_BYTES
-    )
-    try:
-        configuration.load_cert_chain(files.certificate, files.key)
-    except (OSError, ValueError, IndexError) as error:
-        raise ConfigurationError(
-            f"cannot use {files.certificate} with {files.key}: {error}; both must be PEM files"
-        ) from error
-    return configuration
 
 
 def _build(

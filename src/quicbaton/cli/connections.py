@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from quicbaton.cli.control import (
     SERVER_HELP,
@@ -25,7 +23,7 @@ from quicbaton.cli.reporter import Reporter, add_json_option
 from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
 from quicbaton.limits import BATON_LIFETIME_S
 from quicbaton.reasons import Reason
-from quicbaton.service.node.connections import read_baton, write_baton
+from quicbaton.service.node.baton_files import read_baton, write_baton
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError, Conversation
 
@@ -138,6 +136,9 @@ def _list(options: argparse.Namespace, reporter: Reporter) -> int:
 
 
 def _print(server: Server, found: c.ByWorker) -> None:
+    from rich.console import Console  # noqa: PLC0415 - slow to import, and for people only
+    from rich.table import Table  # noqa: PLC0415
+
     # A pipe has no width: names are for other commands and must not be cut.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
     total = _total(found)

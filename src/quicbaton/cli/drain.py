@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from quicbaton.asyncio.counted import counted
 from quicbaton.cli.control import SERVER_HELP, Server, add_cluster_options, find_servers, name_for
 from quicbaton.cli.fleet import all_workers, ask_all, follow
 from quicbaton.cli.reporter import Reporter, add_json_option
+from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c

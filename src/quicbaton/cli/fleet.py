@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from quicbaton.cli.control import Server
 from quicbaton.errors import QuicbatonError
@@ -71,3 +71,17 @@ async def follow(
             return await conversation.follow(command, end, on_step)
         except QuicbatonError as error:
             raise type(error)(f"{server}: {error}", code=error.code) from error
+
+
+def step_fields(step: c.ReloadStep) -> dict[str, Any]:
+    """For programs."""
+    return {
+        "worker": step.slot,
+        "phase": step.phase,
+        "pid": step.pid,
+        "moved": step.moved,
+        "left": step.left,
+        "cut": step.cut,
+        "seconds": round(step.seconds, 3),
+        "message": step.message,
+    }

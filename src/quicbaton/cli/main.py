@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from typing import Any, Final
 
-from quicbaton.cli import connections, drain, get, inspection, keys, serve, service, top
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import QuicbatonError
 from quicbaton.reasons import Reason
 
 #: What a shell reports of a program that SIGINT ended.
-_INTERRUPTED = 130
+_INTERRUPTED: Final = 130
+#: The modules here, in the order of the help, and their commands. A process imports the module of
+#: its own command only: all of them, and what each needs, take several times as long.
+COMMANDS: Final = {
+    "serve": ("serve",),
+    "service": ("reload", "stop", "workers"),
+    "drain": ("drain", "rebalance"),
+    "top": ("top",),
+    "get": ("get",),
+    "connections": ("ps", "handoff", "save", "resume"),
+    "inspection": ("inspect",),
+    "keys": ("keys",),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,20 +55,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """What the arguments mean; a supervisor gives them to its workers as they are."""
-    options = _parser().parse_args(arguments)
+    options = _parser(arguments[0] if arguments else "").parse_args(arguments)
     options.arguments = list(arguments)
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **_options: Any) -> None:
+        from importlib.metadata import version  # noqa: PLC0415 - slow to import
+
+        print(version("quicbaton"))
+        parser.exit()
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    """That of one command; of all when it is none, to say which there are."""
     parser = argparse.ArgumentParser(
         prog="quicbaton",
         description="Move a live QUIC connection to another process; the client sees nothing.",
     )
-    parser.add_argument("--version", action="version", version=version("quicbaton"))
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="show program's version number and exit"
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (serve, service, drain, top, get, connections, inspection, keys):
-        module.add_parser(commands)
+    modules = [name for name, its in COMMANDS.items() if command in its] or COMMANDS
+    for name in modules:
+        importlib.import_module(f"quicbaton.cli.{name}").add_parser(commands)
     return parser
 
 

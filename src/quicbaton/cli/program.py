@@ -11,14 +11,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aioquic.quic.configuration import QuicConfiguration
 
-from quicbaton.asgi import AsgiProtocol, Lifespan, whole_disk
-from quicbaton.asgi.concurrency import LimitedConcurrency
-from quicbaton.asgi.counting import CountedRequests
-from quicbaton.asgi.tcp import TcpServer, TlsIdentity
 from quicbaton.asyncio import QuicConnectionProtocol
 from quicbaton.asyncio.endpoint.endpoint import CreateProtocol
 from quicbaton.asyncio.listener import Listener
@@ -28,6 +24,10 @@ from quicbaton.errors import ConfigurationError
 from quicbaton.files import FileProtocol, Folder
 from quicbaton.files.listing import Listings
 from quicbaton.reasons import Reason
+
+if TYPE_CHECKING:
+    from quicbaton.asgi import Lifespan
+    from quicbaton.asgi.tcp import TcpServer, TlsIdentity
 
 #: Long enough for a client that thinks between two requests.
 _FOLDER_SLEEP_AFTER_S: Final = 10.0
@@ -173,6 +173,22 @@ def load_program(
 
     if not is_asgi:
         return Program(text, found, getattr(module, "health", None), settings)
+    return _asgi_program(text, found, settings, root_path, limit_concurrency)
+
+
+def _asgi_program(
+    text: str,
+    found: Any,
+    settings: Callable[[QuicConfiguration], None],
+    root_path: str,
+    limit_concurrency: int | None,
+) -> Program:
+    # Servers of folders and of protocols need none of that, nor HTTP/1.1, HTTP/2 and WebSockets.
+    from quicbaton.asgi import AsgiProtocol, Lifespan, whole_disk  # noqa: PLC0415
+    from quicbaton.asgi.concurrency import LimitedConcurrency  # noqa: PLC0415
+    from quicbaton.asgi.counting import CountedRequests  # noqa: PLC0415
+    from quicbaton.asgi.tcp import TcpServer  # noqa: PLC0415
+
     requests = RequestCount()
     found = CountedRequests(found, requests)
     if limit_concurrency is not None:

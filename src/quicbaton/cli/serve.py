@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.listener import Listener
 from quicbaton.asyncio.qlog_folder import QlogFolder
@@ -28,10 +27,12 @@ from quicbaton.cli import (
     user_state,
     watch,
 )
-from quicbaton.cli.certificate import CertificateFiles, quic_configuration
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.cli.configuration import quic_configuration
 from quicbaton.cli.control import add_cluster_options, find_cluster
 from quicbaton.cli.program import check_folder, program, sleep_after_s
 from quicbaton.cli.reporter import Reporter, add_json_option
+from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.limits import MEMORY_BUDGET_BYTES
 from quicbaton.service.host import loop_factory, raise_descriptor_limit, tune_collector

@@ -8,11 +8,7 @@ import math
 from typing import Any, Final
 
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
-from quicbaton.asyncio.counted import counted
 from quicbaton.cli import user_state
 from quicbaton.cli.control import (
     SERVER_HELP,
@@ -21,9 +17,9 @@ from quicbaton.cli.control import (
     find_server,
     local_servers,
 )
-from quicbaton.cli.fleet import follow
+from quicbaton.cli.fleet import follow, step_fields
 from quicbaton.cli.reporter import Reporter, add_json_option
-from quicbaton.cli.supervise import step_fields
+from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
@@ -92,7 +88,7 @@ def add_parser(commands: Any) -> None:
 
 def _reload(options: argparse.Namespace, reporter: Reporter) -> int:
     server = _server(options)
-    if reporter.as_json or not Console().is_terminal:
+    if reporter.as_json or not _is_terminal():
 
         def on_step(step: c.Frame) -> None:
             if isinstance(step, c.ReloadStep) and step.phase in ("done", "failed"):
@@ -112,7 +108,20 @@ def _reload(options: argparse.Namespace, reporter: Reporter) -> int:
     return 0
 
 
+def _is_terminal() -> bool:
+    from rich.console import Console  # noqa: PLC0415 - slow to import, and for people only
+
+    return Console().is_terminal
+
+
 def _reload_with_bar(server: Server, options: argparse.Namespace) -> c.Answer:
+    from rich.progress import (  # noqa: PLC0415 - slow to import, and for people only
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+    )
+
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -159,6 +168,14 @@ def _workers(options: argparse.Namespace, reporter: Reporter) -> int:
         fields["slots"] = [msgspec.structs.asdict(slot) for slot in service.slots]
         reporter.value(fields)
         return 0
+    _print_workers(service)
+    return 0
+
+
+def _print_workers(service: c.Service) -> None:
+    from rich.console import Console  # noqa: PLC0415 - slow to import, and for people only
+    from rich.table import Table  # noqa: PLC0415
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in (
         "WORKER",
@@ -187,7 +204,6 @@ def _workers(options: argparse.Namespace, reporter: Reporter) -> int:
     console = Console(highlight=False)
     console.print(f"supervisor {service.pid} at {service.address}")
     console.print(table)
-    return 0
 
 
 # --- helpers ----------------------------------------------------------------------------------

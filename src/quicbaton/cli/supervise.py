@@ -11,14 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.listener import Listener
 from quicbaton.cli import operate, tcp, user_state
 from quicbaton.cli.addresses import any_address
 from quicbaton.cli.control import find_cluster
+from quicbaton.cli.fleet import step_fields
 from quicbaton.cli.id_forms import chosen_ids
 from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.watch import watch, watched_folders
+from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.limits import MAX_WORKERS
@@ -353,17 +354,3 @@ class _Service:
 
 def _workers(supervisor: Supervisor) -> str:
     return counted(len(supervisor.slots), "worker")
-
-
-def step_fields(step: c.ReloadStep) -> dict[str, Any]:
-    """For programs."""
-    return {
-        "worker": step.slot,
-        "phase": step.phase,
-        "pid": step.pid,
-        "moved": step.moved,
-        "left": step.left,
-        "cut": step.cut,
-        "seconds": round(step.seconds, 3),
-        "message": step.message,
-    }

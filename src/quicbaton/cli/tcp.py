@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from quicbaton.asgi.tcp import TlsIdentity, tls_identity
 from quicbaton.asyncio.beside import Beside, NothingBeside
 from quicbaton.asyncio.listener import PORT_TRIES, Listener, adopt_listener, bind_listener
 from quicbaton.cli.addresses import any_address
@@ -15,6 +14,9 @@ from quicbaton.cli.program import Program, named_program
 from quicbaton.errors import ConfigurationError, PeerError
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError, Conversation
+
+if TYPE_CHECKING:
+    from quicbaton.asgi.tcp import TlsIdentity
 
 _KEEP_ALIVE_S: Final = 5.0
 #: For another process to pass its socket.
@@ -87,6 +89,8 @@ def beside(
 
 def identity(files: CertificateFiles, keylog: Path | None) -> TlsIdentity:
     """Of the certificate that QUIC uses."""
+    from quicbaton.asgi.tcp import tls_identity  # noqa: PLC0415 - only for ASGI programs
+
     try:
         return tls_identity(files.certificate, files.key, keylog)
     except (OSError, ValueError) as error:

@@ -14,7 +14,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from quicbaton.asyncio.counted import counted
 from quicbaton.cli import user_state
 from quicbaton.cli.control import (
     SERVER_HELP,
@@ -26,6 +25,7 @@ from quicbaton.cli.control import (
 )
 from quicbaton.cli.fleet import all_workers, ask_all
 from quicbaton.cli.reporter import Reporter, add_json_option
+from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c

@@ -25,9 +25,9 @@ from quicbaton.asgi.tcp.connection import NO_LINGER, Serving, TcpConnection
 from quicbaton.asgi.tcp.http1 import Http1Connection
 from quicbaton.asgi.tcp.http2 import Http2Connection
 from quicbaton.asyncio.beside import TCP_NAME, BesideConnection
-from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.endpoint.memory import Memory
 from quicbaton.asyncio.listener import Listener
+from quicbaton.counted import counted
 from quicbaton.files import Folder
 from quicbaton.limits import (
     MAX_TCP_CONNECTIONS,

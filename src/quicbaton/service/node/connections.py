@@ -14,12 +14,13 @@ from quicbaton.asyncio.addresses import address_text
 from quicbaton.asyncio.beside import TCP_NAME, BesideConnection
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.asyncio.endpoint.session import Session
-from quicbaton.errors import CallerError, PeerError, QuicbatonError
+from quicbaton.errors import CallerError, QuicbatonError
 from quicbaton.handoff import Outcome
-from quicbaton.limits import FREEZE_ANSWER_S, MAX_HANDOFF_MESSAGE_BYTES
+from quicbaton.limits import FREEZE_ANSWER_S
 from quicbaton.reasons import Reason
 from quicbaton.service.moving.handoff import HandoffResult
 from quicbaton.service.moving.registry import HandoffRegistry
+from quicbaton.service.node.baton_files import read_baton, write_baton
 from quicbaton.service.node.control import Handler
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import Conversation
@@ -217,26 +218,6 @@ def _describe_beside(one: BesideConnection) -> c.ConnectionInfo:
         term=0,
         cutover_pending=False,
     )
-
-
-def write_baton(path: Path, sealed: bytes) -> None:
-    """Write a saved baton to a new file that nobody else can read."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(sealed)
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
-
-
-def read_baton(path: Path) -> bytes:
-    """Read a saved baton."""
-    with path.open("rb") as file:
-        data = file.read(MAX_HANDOFF_MESSAGE_BYTES + 1)
-    if len(data) > MAX_HANDOFF_MESSAGE_BYTES:
-        raise PeerError(f"{path} is too big for a baton", code=Reason.BATON_TOO_LARGE)
-    return data
 
 
 def _answer_of(report: HandoffResult, wanted: Outcome) -> c.Answer:

@@ -34,8 +34,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Final, Self
 
-from quicbaton.asyncio.counted import counted
 from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.counted import counted
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.limits import NO_RESET_LIFETIME_S
 from quicbaton.reasons import Fault, Reason

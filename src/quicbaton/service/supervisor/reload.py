@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 from time import monotonic
 
-from quicbaton.asyncio.counted import counted
+from quicbaton.counted import counted
 from quicbaton.errors import CallerError, PeerError, QuicbatonError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c

@@ -11,7 +11,7 @@ import random
 from time import monotonic
 from typing import Final
 
-from quicbaton.asyncio.counted import counted
+from quicbaton.counted import counted
 from quicbaton.errors import QuicbatonError
 from quicbaton.limits import MAX_LINGERING_WORKERS
 from quicbaton.service.peers import commands as c

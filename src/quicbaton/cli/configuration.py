@@ -1,0 +1,24 @@
+"""The QUIC configuration of a server."""
+
+from __future__ import annotations
+
+from aioquic.h3.connection import H3_ALPN
+from aioquic.quic.configuration import QuicConfiguration
+
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.errors import ConfigurationError
+from quicbaton.limits import CONNECTION_WINDOW_BYTES
+
+
+def quic_configuration(files: CertificateFiles) -> QuicConfiguration:
+    """For HTTP/3 with that certificate. ConfigurationError for files that are none."""
+    configuration = QuicConfiguration(
+        is_client=False, alpn_protocols=H3_ALPN, max_data=CONNECTION_WINDOW_BYTES
+    )
+    try:
+        configuration.load_cert_chain(files.certificate, files.key)
+    except (OSError, ValueError, IndexError) as error:
+        raise ConfigurationError(
+            f"cannot use {files.certificate} with {files.key}: {error}; both must be PEM files"
+        ) from error
+    return configuration
