@@ -9,11 +9,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-aioquic-h3 clients pages conformance coverage check reasons fuzz bench clean
+.PHONY: help venv demo test test-deep test-aioquic-h3 clients pages conformance coverage check reasons fuzz bench clean
 
 help:
 	@echo "make demo   hand a live download from process to process (ARGS=\"--json FILE\")"
 	@echo "make test   run the tests"
+	@echo "make test-deep   run those tests for longer that can look for ever"
 	@echo "make test-aioquic-h3   run aioquic's own HTTP/3 tests against ours (fetches its sdist)"
 	@echo "make clients   browsers and other real clients through handoffs, into docs/clients.md"
 	@echo "make pages   the pages of examples/ in browsers, through reloads"
@@ -45,6 +46,10 @@ demo: $(STAMP)
 # Tests of whole processes wait more than they compute: several files run at a time.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
+
+# Tests that could look for ever look longer (tests/depth.py).
+test-deep: $(STAMP)
+	QUICBATON_TEST_DEEP=1 $(BIN)/python -m pytest -n 4 --dist loadfile tests/processes/test_neighbours.py $(ARGS)
 
 # What fails and may is listed in tests/http3/aioquic_differences.py.
 test-aioquic-h3: $(STAMP)

@@ -1,6 +1,7 @@
 """Fixtures that many tests share, and the tables that some fill, at the end of a run."""
 
 import datetime
+import gc
 import inspect
 import os
 from collections.abc import Iterator
@@ -26,6 +27,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
         folder = config.rootpath / ".pytest_cache" / "bytecode"
         os.environ.setdefault("PYTHONPYCACHEPREFIX", str(folder))
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test is no garbage: `run`, which collects that of each test,
+    need not look through thousands of tests again each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:

