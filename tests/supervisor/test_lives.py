@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -27,7 +27,6 @@ from quicbaton.service.supervisor.roster import make_roster
 from quicbaton.service.supervisor.slot import Slot
 from quicbaton.service.supervisor.spawn import Process, Spawner
 from quicbaton.service.supervisor.supervisor import Settings, Supervisor
-from tests.asyncio.loopback import run
 
 #: Ends in good order when its standard input does.
 _PATIENT = (sys.executable, "-c", "import sys; sys.stdin.read()")
@@ -81,7 +80,10 @@ class Stage:
         )
         self.slot = self.supervisor.slots[0]
 
-    async def close(self) -> None:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         self.supervisor.kill()
         await self.supervisor.close()
         for child in self.patient.children:
@@ -89,27 +91,15 @@ class Stage:
             child.communicate()
 
 
-def on_stage(test: Callable[[Stage], Awaitable[None]], workers: int = 1) -> None:
-    async def main() -> None:
-        stage = Stage(workers)
-        try:
-            await test(stage)
-        finally:
-            await stage.close()
-
-    run(main)
-
-
 def ended(process: Process) -> Awaitable[Any]:
     return asyncio.wait_for(process.exited.wait(), 20.0)
 
 
-def test_a_worker_that_ends_right_after_its_answer_is_not_the_current_one(
+async def test_a_worker_that_ends_right_after_its_answer_is_not_the_current_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nobody would look after it again, nor start another."""
-
-    async def test(stage: Stage) -> None:
+    async with Stage() as stage:
         process = stage.supervisor.new_process(stage.slot)
 
         async def answer_and_end(*_what: object) -> c.Answer:
@@ -122,11 +112,9 @@ def test_a_worker_that_ends_right_after_its_answer_is_not_the_current_one(
             await stage.supervisor.begin(stage.slot, process)
         assert stage.slot.current is None
 
-    on_stage(test)
 
-
-def test_of_a_worker_that_never_served_nothing_is_kept() -> None:
-    async def test(stage: Stage) -> None:
+async def test_of_a_worker_that_never_served_nothing_is_kept() -> None:
+    async with Stage() as stage:
         before = len(os.listdir("/proc/self/fd"))
         process = stage.supervisor.new_process(stage.slot)
         process.signal(signal.SIGKILL)
@@ -137,16 +125,13 @@ def test_of_a_worker_that_never_served_nothing_is_kept() -> None:
         assert len(os.listdir("/proc/self/fd")) == before
         assert "its last words" in process.last_words()
 
-    on_stage(test)
-
 
 @pytest.mark.parametrize("call", ["memfd_create", "pipe", "dup", "pidfd_open"])
-def test_a_worker_that_cannot_be_started_leaves_nothing_behind(
+async def test_a_worker_that_cannot_be_started_leaves_nothing_behind(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too few descriptors may be a matter of seconds: whoever asked can try again."""
-
-    async def test(stage: Stage) -> None:
+    async with Stage() as stage:
         spawner = Spawner("quicbaton", [], stage.supervisor.group, tmp_path / "4433.sock")
         started: list[subprocess.Popen[bytes]] = []
         popen = subprocess.Popen
@@ -167,15 +152,12 @@ def test_a_worker_that_cannot_be_started_leaves_nothing_behind(
         assert all(child.returncode is not None for child in started)
         assert len(os.listdir("/proc/self/fd")) == before
 
-    on_stage(test)
 
-
-def test_a_supervisor_that_stood_still_does_not_blame_its_workers(
+async def test_a_supervisor_that_stood_still_does_not_blame_its_workers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It was stopped in the middle of a look, and perhaps they were with it."""
-
-    async def test(stage: Stage) -> None:
+    async with Stage() as stage:
         now_s = 0.0
         process = stage.supervisor.new_process(stage.slot)
 
@@ -196,15 +178,12 @@ def test_a_supervisor_that_stood_still_does_not_blame_its_workers(
         # As many as it takes when every one of them lasts as long as it should.
         assert looks == 4
 
-    on_stage(test)
 
-
-def test_an_old_process_that_listens_no_more_is_about_to_end(
+async def test_an_old_process_that_listens_no_more_is_about_to_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its program may take its time to shut down."""
-
-    async def test(stage: Stage) -> None:
+    async with Stage() as stage:
         process = stage.supervisor.new_process(stage.slot)
         process.be_replaced()
         killed: list[signal.Signals] = []
@@ -215,15 +194,12 @@ def test_an_old_process_that_listens_no_more_is_about_to_end(
         assert not killed
         assert process.silent_s == 0
 
-    on_stage(test)
 
-
-def test_a_takeover_that_was_adopted_ends_with_the_new_process_as_the_one_that_serves(
+async def test_a_takeover_that_was_adopted_ends_with_the_new_process_as_the_one_that_serves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At the old one's socket the new one answers."""
-
-    async def test(stage: Stage) -> None:
+    async with Stage() as stage:
         old, new = (stage.supervisor.new_process(stage.slot) for _ in range(2))
         old.begun = new.begun = True
         stage.slot.current = old
@@ -237,13 +213,12 @@ def test_a_takeover_that_was_adopted_ends_with_the_new_process_as_the_one_that_s
         assert stage.slot.current is new
         assert stage.slot.others == {old}
 
-    on_stage(test)
 
-
-def test_a_worker_that_is_stopping_already_gets_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_is_stopping_already_gets_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """By a signal, or by another `quicbaton stop`."""
-
-    async def test(stage: Stage) -> None:
+    async with Stage() as stage:
         process = stage.supervisor.new_process(stage.slot)
         process.begun = True
         stage.slot.others.discard(process)
@@ -264,15 +239,12 @@ def test_a_worker_that_is_stopping_already_gets_its_time(monkeypatch: pytest.Mon
         await stopping
         assert child.returncode == 0
 
-    on_stage(test)
 
-
-def test_a_reload_starts_no_more_workers_once_the_service_stops(
+async def test_a_reload_starts_no_more_workers_once_the_service_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """They would outlive it: whoever stops the service knows nothing of them."""
-
-    async def test(stage: Stage) -> None:
+    async with Stage(workers=2) as stage:
         supervisor = stage.supervisor
 
         async def begin(slot: Slot, process: Process, *_what: object, **_more: object) -> c.Answer:
@@ -289,16 +261,13 @@ def test_a_reload_starts_no_more_workers_once_the_service_stops(
         assert answer.code == "stopping"
         assert len(stage.patient.children) == 1
 
-    on_stage(test, workers=2)
-
 
 @pytest.mark.parametrize("replaces", [True, False])
-def test_of_two_workers_that_begin_at_once_one_is_told_of_the_other(
+async def test_of_two_workers_that_begin_at_once_one_is_told_of_the_other(
     replaces: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both have died, say, or one is being replaced while the other is started again."""
-
-    async def test(stage: Stage) -> None:
+    async with Stage(workers=2) as stage:
         supervisor = stage.supervisor
         told: dict[int, dict[int, str]] = {}
         both = asyncio.Event()
@@ -321,5 +290,3 @@ def test_of_two_workers_that_begin_at_once_one_is_told_of_the_other(
             for slot, process in zip(supervisor.slots, (first, second), strict=True):
                 group.create_task(supervisor.begin(slot, process))
         assert told == {first.pid: {}, second.pid: {0: str(first.control)}}
-
-    on_stage(test, workers=2)
