@@ -231,8 +231,8 @@ class World:
             *(sys.executable, "-m", self.program),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            # On another host its folder is another, too.
-            env={"PYTHONPATH": str(_REPOSITORY), **(self.environment or os.environ)},
+            # On another host its folder is another, too; and CI's runner has a path of its own.
+            env={**(self.environment or os.environ), "PYTHONPATH": str(_REPOSITORY)},
             cwd=_REPOSITORY,
         )
         return self
