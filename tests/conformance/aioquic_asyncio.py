@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.conformance.fetch import environment, sdist
+from tests.conformance.fetch import environment, import_tests_of, sdist
 from tests.conformance.outcome import Check, Outcome
 
 _TESTS_S = 120.0
@@ -67,10 +67,7 @@ def _name(test: unittest.TestCase) -> str:
 
 
 def main() -> None:
-    # This folder is a package `tests`, too, and it is the one that is imported from.
-    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
-        del sys.modules[name]
-    sys.path.insert(0, str(sdist("aioquic")))
+    import_tests_of(sdist("aioquic"))
     suite = unittest.TestLoader().loadTestsFromName("tests.test_asyncio")
     result = _Result()
     suite.run(result)

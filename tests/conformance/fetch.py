@@ -125,6 +125,14 @@ def site() -> Path:
     return SITE
 
 
+def import_tests_of(folder: Path) -> None:
+    """Have `tests` be what that folder calls so, from here on: this repository has a package of
+    that name, too, which is the one that is imported."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+        del sys.modules[name]
+    sys.path.insert(0, str(folder))
+
+
 def environment(**more: str) -> dict[str, str]:
     """For programs that need those packages."""
     before = os.environ.get("PYTHONPATH")

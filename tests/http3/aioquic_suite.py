@@ -16,6 +16,7 @@ import unittest
 from importlib.metadata import version
 from pathlib import Path
 
+from tests.conformance.fetch import import_tests_of
 from tests.http3.aioquic_differences import DIFFERENCES
 
 ROOT = Path(__file__).parents[2]
@@ -67,10 +68,7 @@ class Result(unittest.TestResult):
 
 
 def main() -> int:
-    # This folder is a package `tests`, too, and it is the one that is imported from.
-    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
-        del sys.modules[name]
-    sys.path.insert(0, str(fetch()))
+    import_tests_of(fetch())
     loader = unittest.TestLoader()
     suite = loader.loadTestsFromNames([f"tests.{module}" for module in MODULES])
     result = Result()
