@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("--ci-reports")
     if path and not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Writer(Path(path)))
+        # A test that runs pytest itself runs another one, of which nobody asks a report.
+        options = os.environ.get("PYTEST_ADDOPTS", "")
+        os.environ["PYTEST_ADDOPTS"] = options.replace(f"-p ci_reports --ci-reports={path}", "")
 
 
 class _Writer:

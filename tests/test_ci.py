@@ -38,6 +38,15 @@ def resource():
 def test_untidy(resource):
     pass
 """
+#: Passes, by running pytest on a file whose test fails.
+_RUNS_PYTEST = """
+import pathlib, subprocess, sys
+
+def test_that_runs_pytest(tmp_path):
+    (tmp_path / "test_inner.py").write_text("def test_inner(): assert 0")
+    done = subprocess.run([sys.executable, "-m", "pytest", "--rootdir", tmp_path, tmp_path])
+    assert done.returncode == 1
+"""
 
 
 def judged(folder: Path, *options: str, **files: str) -> tuple[int, list[str]]:
@@ -90,6 +99,15 @@ def test_a_run_without_failures_ends_with_its_summary(tmp_path: Path) -> None:
     assert status == 0
     assert lines[-1].startswith("1 passed, 1 skipped in ")
     assert not any(line.startswith("FLAKY") for line in lines)
+
+
+@pytest.mark.parametrize("options", [(), _SEVERAL], ids=["one process", "several"])
+def test_what_a_test_makes_fail_itself_is_no_failure(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    status, lines = judged(tmp_path, *options, runs=_RUNS_PYTEST)
+    assert status == 0, lines
+    assert lines[-1].startswith("1 passed in ")
 
 
 def test_failing_while_tidying_up_is_failing(tmp_path: Path) -> None:
