@@ -120,7 +120,7 @@ async def _drains(
 
 
 async def _drain(source: Owner, destination: Owner) -> c.Drained:
-    command = c.Drain([destination.control], relay=False, count=-1, deadline_s=_DEADLINE_S)
+    command = c.Drain([destination.control], proxy=False, count=-1, deadline_s=_DEADLINE_S)
     path = Path(source.control)
     drained = await follow(Server(path, source.control, None), command, c.Drained, lambda _: None)
     await ask(path, c.StopDraining(), c.Answer)

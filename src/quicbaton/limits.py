@@ -229,14 +229,14 @@ MAX_RELAY_HOPS: Final = 32
 #: Streams of one relay that have ended and are remembered, since something of them may be under way
 #: between two processes: several times what a client may have open.
 MAX_ENDED_RELAYED_STREAMS: Final = 1024
-#: Seconds that a relayed connection waits for its link to come back: below the idle timeouts in
+#: Seconds that a proxied connection waits for its link to come back: below the idle timeouts in
 #: use, after which its client is gone anyway.
-HANDOFF_RELAY_LOST_S: Final = 20
+HANDOFF_PROXY_LOST_S: Final = 20
 #: Forwarders of one connection: it is handed on no further before one of them is done.
 MAX_FORWARDERS: Final = 8
-#: Addresses of a relayed connection's client to which its owner sends through us, and as many more
+#: Addresses of a proxied connection's client to which its owner sends through us, and as many more
 #: from which something came.
-MAX_RELAYED_ADDRESSES: Final = 8
+MAX_PROXIED_ADDRESSES: Final = 8
 
 # --- the shared ownership store ---------------------------------------------------------------
 

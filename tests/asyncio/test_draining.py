@@ -59,7 +59,7 @@ async def test_why_one_did_not_move_is_known_while_it_is_tried_again() -> None:
         return await asyncio.get_running_loop().create_future()
 
     connections: Any = OneConnection()
-    bulk = BulkHandoff(connections, stands_still, ["nowhere"], relay=False, on_done=lambda: None)
+    bulk = BulkHandoff(connections, stands_still, ["nowhere"], proxy=False, on_done=lambda: None)
     bulk.begin([b"name"])
     work = asyncio.create_task(bulk.work())
     await again.wait()
@@ -80,7 +80,7 @@ async def test_what_no_waiting_changes_is_tried_once() -> None:
         raise PeerError("that is this very process", code=Reason.SAME_PROCESS)
 
     connections: Any = OneConnection()
-    bulk = BulkHandoff(connections, here, ["here"], relay=False, on_done=done.set)
+    bulk = BulkHandoff(connections, here, ["here"], proxy=False, on_done=done.set)
     bulk.begin([b"name"])
     work = asyncio.create_task(bulk.work())
     await done.wait()

@@ -75,7 +75,7 @@ class Source:
 
     def publish(self) -> None:
         self.handoff.feed(Start(1, "S", "D", 100, FORMAT_VERSION, (), cutover_pending=False))
-        self.handoff.feed(Received(1, Accept(CID, b"h" * 16, relay=False)))
+        self.handoff.feed(Received(1, Accept(CID, b"h" * 16, proxy=False)))
 
     def close(self) -> None:
         self._deadlines.close()

@@ -76,7 +76,7 @@ _COMMITTED: Final = m.Committed(_CID, _HANDOFF, 2, bytes(16), bytes(16), 0)
 #: What has happened to a process that gives a connection away, and to one that takes it.
 _GIVEN: Final = (
     ev.Start(1, "S", "D", 100, 2, (), cutover_pending=False),
-    ev.Received(1, m.Accept(_CID, _HANDOFF, relay=False)),
+    ev.Received(1, m.Accept(_CID, _HANDOFF, proxy=False)),
     ev.Sealed(bytes(16), bytes(16), b"sealed"),
     ev.Received(1, _READY),
 )

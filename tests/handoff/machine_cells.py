@@ -59,9 +59,9 @@ from quicbaton.handoff.messages import (
     Moved,
     MovedAck,
     Offer,
+    ProxiedTrain,
     Ready,
     Refuse,
-    Relay,
     Resumed,
     Stray,
     Taken,
@@ -85,7 +85,7 @@ SECOND_US = 1_000_000
 
 ADDRESS = ("192.0.2.1", 443)
 OFFER = Offer(CID, HANDOFF, 1, 100, 1, "S", "D", (), ADDRESS, True, b"")
-ACCEPT = Accept(CID, HANDOFF, relay=False)
+ACCEPT = Accept(CID, HANDOFF, proxy=False)
 STRAY = Stray(CID, HANDOFF, b"datagram", ("::1", 1), (), 0, 5)
 READY = Ready(CID, HANDOFF, BATON_ID, DIGEST)
 CLAIM = ClaimRequest(CID, HANDOFF, BATON_ID, DIGEST)
@@ -110,10 +110,10 @@ MESSAGES: list[HandoffMessage] = [
     Closed(CID, HANDOFF),
     MOVED,
     MOVED_ACK,
-    Relay(CID, HANDOFF, b"train", 1200, ("::1", 1), (), 0),
+    ProxiedTrain(CID, HANDOFF, b"train", 1200, ("::1", 1), (), 0),
 ]
 START = Start(LINK, "S", "D", 100, 1, (), False)
-RELAYED_START = Start(LINK, "S", "D", 100, 1, (), False, ADDRESS, True)
+PROXIED_START = Start(LINK, "S", "D", 100, 1, (), False, ADDRESS, True)
 SEALED = Sealed(BATON_ID, DIGEST, b"sealed")
 ARRIVED = StrayArrived(b"datagram", ("::1", 1), (), 0, 5)
 REBUILT = Rebuilt(CID, 1, BATON_ID, DIGEST)
@@ -167,7 +167,7 @@ def received(message: HandoffMessage, link: int = LINK) -> Received:
 
 _ABORT = received(Abort(CID, HANDOFF, Reason.DISCARDED, "no"))
 _REFUSE = received(Refuse(CID, HANDOFF, Reason.NO_ROOM, "no"))
-_PROXIED = received(Accept(CID, HANDOFF, relay=True))
+_PROXIED = received(Accept(CID, HANDOFF, proxy=True))
 _BATON = received(Baton(CID, HANDOFF, b"sealed"))
 _TO_FROZEN: list[Event] = [START, received(ACCEPT), SEALED]
 _TO_FROZEN_BY_STORE: list[Event] = [*_TO_FROZEN, StoreDone(OFFERED)]
@@ -176,7 +176,7 @@ _TO_COMMITTING: list[Event] = [received(SHARED_OFFER), _BATON, REBUILT]
 
 GIVING_BY_LEDGER: dict[GivingState, list[Event]] = {
     GivingState.IDLE: [],
-    GivingState.OFFERED: [RELAYED_START],
+    GivingState.OFFERED: [PROXIED_START],
     GivingState.SEALING: _TO_FROZEN[:2],
     GivingState.FROZEN: _TO_FROZEN,
     GivingState.SAVED: [Save(False), SEALED],
@@ -184,7 +184,7 @@ GIVING_BY_LEDGER: dict[GivingState, list[Event]] = {
 }
 GIVING_BY_STORE: dict[GivingState, list[Event]] = {
     GivingState.IDLE: [],
-    GivingState.OFFERED: [RELAYED_START],
+    GivingState.OFFERED: [PROXIED_START],
     GivingState.SEALING: _TO_FROZEN[:2],
     GivingState.PUBLISHING: _TO_FROZEN,
     GivingState.FROZEN: _TO_FROZEN_BY_STORE,
@@ -193,13 +193,13 @@ GIVING_BY_STORE: dict[GivingState, list[Event]] = {
 }
 FORWARDING: dict[ForwardingState, list[Event]] = {
     ForwardingState.FORWARDING: [*_TO_FROZEN, received(READY)],
-    ForwardingState.PROXYING: [RELAYED_START, _PROXIED, SEALED, received(READY)],
+    ForwardingState.PROXYING: [PROXIED_START, _PROXIED, SEALED, received(READY)],
     ForwardingState.DONE: [*_TO_FROZEN, received(READY), received(Cutover(CID, HANDOFF))],
 }
 FORWARDING_BY_STORE: dict[ForwardingState, list[Event]] = {
     ForwardingState.FORWARDING: [*_TO_FROZEN_BY_STORE, received(TAKEN)],
     ForwardingState.PROXYING: [
-        *(RELAYED_START, _PROXIED, SEALED, StoreDone(OFFERED)),
+        *(PROXIED_START, _PROXIED, SEALED, StoreDone(OFFERED)),
         received(TAKEN),
     ],
     ForwardingState.DONE: [

@@ -22,7 +22,7 @@ from quicbaton.handoff.effects import (
     NoteBlackout,
     Reroute,
     Send,
-    SendRelayed,
+    SendProxied,
     StopForwarding,
 )
 from quicbaton.handoff.messages import (
@@ -35,13 +35,13 @@ from quicbaton.handoff.messages import (
     Moved,
     MovedAck,
     Offer,
+    ProxiedTrain,
     Ready,
     Refuse,
-    Relay,
     Resumed,
     Stray,
 )
-from quicbaton.limits import HANDOFF_FORWARD_S, HANDOFF_RELAY_LOST_S
+from quicbaton.limits import HANDOFF_FORWARD_S, HANDOFF_PROXY_LOST_S
 from quicbaton.ownership import Ledger
 from quicbaton.reasons import Reason
 
@@ -50,36 +50,36 @@ TO_B, TO_C = 1, 2
 ARRIVED = ev.StrayArrived(b"datagram", ("::1", 1), (), 0, 5)
 STRAY = Stray(CID, HANDOFF, b"datagram", ("::1", 1), (), 0, 5)
 READY = Ready(CID, HANDOFF, BATON_ID, DIGEST)
-RELAY = Relay(CID, HANDOFF, b"train", 1200, ("::1", 1), (), 0)
+TRAIN = ProxiedTrain(CID, HANDOFF, b"train", 1200, ("::1", 1), (), 0)
 ACK = MovedAck(CID, HANDOFF)
 
 
-def giving(*, relayed: bool = False, sealed_at_us: int = 0) -> GivingByLedger:
+def giving(*, proxied: bool = False, sealed_at_us: int = 0) -> GivingByLedger:
     """A, which is about to give the connection to B."""
     ledger = Ledger()
     ledger.own(CID)
     machine = GivingByLedger(CID, HANDOFF, ledger)
-    accept = Accept(CID, HANDOFF, relay=relayed)
-    machine.handle(ev.Start(TO_B, "A", "B", 100, 2, (), False, ("::1", 443), relayed), 0)
+    accept = Accept(CID, HANDOFF, proxy=proxied)
+    machine.handle(ev.Start(TO_B, "A", "B", 100, 2, (), False, ("::1", 443), proxied), 0)
     machine.handle(ev.Received(TO_B, accept), 0)
     machine.handle(ev.Sealed(BATON_ID, DIGEST, b"sealed"), sealed_at_us)
     return machine
 
 
-def forwarder(*, relayed: bool = False) -> Forwarding:
+def forwarder(*, proxied: bool = False) -> Forwarding:
     """A, which has just given it away."""
-    machine = giving(relayed=relayed)
+    machine = giving(proxied=proxied)
     machine.handle(ev.Received(TO_B, READY), 0)
     assert machine.successor is not None
     return machine.successor
 
 
-def owner(*, relayed: bool = False) -> CuttingOver:
+def owner(*, proxied: bool = False) -> CuttingOver:
     """B, which has just got it, on the link to A."""
     machine = TakingByLedger(
-        CID, HANDOFF, Ledger(), name="B", formats=frozenset([2]), can_send=not relayed
+        CID, HANDOFF, Ledger(), name="B", formats=frozenset([2]), can_send=not proxied
     )
-    offer = Offer(CID, HANDOFF, 1, 100, 2, "A", "B", (), ("::1", 443), relayed, b"")
+    offer = Offer(CID, HANDOFF, 1, 100, 2, "A", "B", (), ("::1", 443), proxied, b"")
     machine.handle(ev.Received(TO_B, offer), 0)
     machine.handle(ev.Received(TO_B, Baton(CID, HANDOFF, b"sealed")), 0)
     machine.handle(ev.Rebuilt(CID, 1, BATON_ID, DIGEST), 0)
@@ -208,24 +208,24 @@ def rejoined(machine: CuttingOver) -> list[Effect]:
     return machine.handle(ev.LinkUp(4), 0)
 
 
-# --- relay ----------------------------------------------------------------------------------------
+# --- proxying -------------------------------------------------------------------------------------
 
 
-def test_nobody_is_relayed_who_was_not_offered_it() -> None:
+def test_nobody_is_proxied_who_was_not_offered_it() -> None:
     machine = GivingByLedger(CID, HANDOFF, ledger := Ledger())
     ledger.own(CID)
     machine.handle(ev.Start(TO_B, "A", "B", 100, 2, (), False), 0)
     with pytest.raises(PeerError):
-        machine.handle(ev.Received(TO_B, Accept(CID, HANDOFF, relay=True)), 0)
+        machine.handle(ev.Received(TO_B, Accept(CID, HANDOFF, proxy=True)), 0)
 
 
-def test_a_relayed_connection_has_no_deadline_but_for_its_link() -> None:
-    machine = forwarder(relayed=True)
+def test_a_proxied_connection_has_no_deadline_but_for_its_link() -> None:
+    machine = forwarder(proxied=True)
     assert machine.state is ForwardingState.PROXYING
     assert machine.get_timer() is None
-    assert machine.handle(ev.Received(TO_B, RELAY), 0) == [SendRelayed(RELAY)]
+    assert machine.handle(ev.Received(TO_B, TRAIN), 0) == [SendProxied(TRAIN)]
     machine.handle(ev.LinkLost(TO_B), 7)
-    assert machine.get_timer() == 7 + HANDOFF_RELAY_LOST_S * 1_000_000
+    assert machine.get_timer() == 7 + HANDOFF_PROXY_LOST_S * 1_000_000
     assert machine.handle(ARRIVED, 8) == []
     claim = ClaimRequest(CID, HANDOFF, BATON_ID, DIGEST)
     effects = machine.handle(ev.Received(4, claim), 9)
@@ -233,12 +233,12 @@ def test_a_relayed_connection_has_no_deadline_but_for_its_link() -> None:
     assert machine.get_timer() is None
 
 
-def test_a_relayed_owner_without_a_link_waits_and_then_gives_up() -> None:
-    machine = owner(relayed=True)
+def test_a_proxied_owner_without_a_link_waits_and_then_gives_up() -> None:
+    machine = owner(proxied=True)
     assert machine.state is CuttingOverState.PROXIED
     assert machine.get_timer() is None
     machine.handle(ev.LinkLost(TO_B), 7)
-    assert machine.get_timer() == 7 + HANDOFF_RELAY_LOST_S * 1_000_000
+    assert machine.get_timer() == 7 + HANDOFF_PROXY_LOST_S * 1_000_000
     # The runtime dials for a while and says so: go on.
     assert machine.handle(ev.Cancel(Reason.SOURCE_GONE, "for now"), 8) == [Connect(CID)]
     machine.handle(ev.LinkUp(4), 9)

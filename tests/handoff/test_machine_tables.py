@@ -73,7 +73,7 @@ def test_a_store_that_gave_the_connection_changes_what_the_owner_says_over_a_new
     by_ledger = written("cutting_over_table.txt")
     assert [line for line in by_store if line not in by_ledger] == [
         "forwarded + LinkUp -> forwarded Send(Taken)",
-        "cut_off + LinkUp -> proxied Send(Taken) WakeRelayed",
+        "cut_off + LinkUp -> proxied Send(Taken) WakeProxied",
     ]
     assert len(by_store) == len(by_ledger)
 

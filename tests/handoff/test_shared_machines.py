@@ -352,7 +352,7 @@ def test_offer_of_a_connection_that_is_not_settled_here_is_refused() -> None:
     assert answer.code == "in_hand"
 
 
-def test_relayed_owner_is_closed_when_its_source_relays_no_more() -> None:
+def test_proxied_owner_is_closed_when_its_source_sends_no_more() -> None:
     machine, _ = cutting_over_in(CuttingOverState.CUT_OFF, by_store=True)
     assert Send(NEW_LINK, TAKEN) in machine.handle(LinkUp(NEW_LINK), 0)
     source, _ = forwarding_in(ForwardingState.DONE, by_store=True)

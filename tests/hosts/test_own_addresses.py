@@ -21,7 +21,7 @@ SIZE = 4_000_000
 RATE = 200_000
 
 
-async def test_without_a_relay_it_is_refused_and_the_client_unharmed(
+async def test_without_a_proxy_it_is_refused_and_the_client_unharmed(
     tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
 ) -> None:
     async with two_hosts(tmp_path, seed, hosts_certificate, shared=False) as site:
@@ -40,7 +40,7 @@ async def test_without_a_relay_it_is_refused_and_the_client_unharmed(
 
 
 @pytest.mark.parametrize("condition", [CLEAR, ROUGH], ids=["clear", "rough"])
-async def test_a_relayed_download_arrives(
+async def test_a_proxied_download_arrives(
     tmp_path: Path, seed: str, hosts_certificate: CertificateFiles, condition: Condition
 ) -> None:
     async with two_hosts(tmp_path, seed, hosts_certificate, condition, shared=False) as site:
@@ -48,8 +48,8 @@ async def test_a_relayed_download_arrives(
         async with site.curl("a", SIZE, rate=RATE) as curl:
             connection = await a.the_connection()
             await curl.received(100_000)
-            answer = await a.command(c.HandOffRelayed(connection, "b/0"))
-            assert (answer.ok, answer.code) == (True, "relayed")
+            answer = await a.command(c.HandOffProxied(connection, "b/0"))
+            assert (answer.ok, answer.code) == (True, "proxied")
             since_s = monotonic()
             await curl.finish()
         assert curl.whole, curl.outcome
@@ -67,7 +67,7 @@ async def test_a_relayed_download_arrives(
         await until(forgotten, "both to forget the connection")
 
 
-async def test_a_relay_outlives_a_short_partition(
+async def test_a_proxy_outlives_a_short_partition(
     tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
 ) -> None:
     async with two_hosts(tmp_path, seed, hosts_certificate, shared=False) as site:
@@ -76,7 +76,7 @@ async def test_a_relay_outlives_a_short_partition(
         async with site.curl("a", SIZE, rate=RATE) as curl:
             connection = await a.the_connection()
             await curl.received(100_000)
-            assert (await a.command(c.HandOffRelayed(connection, "b/0"))).ok
+            assert (await a.command(c.HandOffProxied(connection, "b/0"))).ok
             await site.between_servers(CUT)
             # What the client holds back comes first; then it waits.
             await asyncio.sleep(0.5)

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.process
 _OTHER_HOST = b"another!"
 
 
-async def relay_to(connection: str, source: Server, destination: Server) -> c.Answer:
-    return await source.command(c.HandOffRelayed(connection, str(destination.control)))
+async def proxy_to(connection: str, source: Server, destination: Server) -> c.Answer:
+    return await source.command(c.HandOffProxied(connection, str(destination.control)))
 
 
 async def states(server: Server) -> list[str]:
@@ -60,34 +60,34 @@ async def test_a_process_that_cannot_send_from_the_clients_address_is_refused(wo
             assert (answer.ok, answer.code) == (False, "cannot_send_from")
 
 
-async def test_a_download_is_relayed_and_then_goes_no_further(world: World) -> None:
+async def test_a_download_is_proxied_and_then_goes_no_further(world: World) -> None:
     async with world:
         first, second = await world.start(), await world.start(host=_OTHER_HOST)
         async with download(world, first, 3_000_000) as (connection, curl, _):
-            answer = await relay_to(connection, first, second)
-            assert (answer.ok, answer.code) == (True, "relayed")
-            assert await states(second) == ["relayed"]
+            answer = await proxy_to(connection, first, second)
+            assert (answer.ok, answer.code) == (True, "proxied")
+            assert await states(second) == ["proxied"]
             answer = await second.hand_over(connection, first)
-            assert (answer.ok, answer.code) == (False, "proxied")
+            assert (answer.ok, answer.code) == (False, "already_proxied")
             await curl.finish()
             assert (await first.list()).datagrams_forwarded
             assert not (await second.list()).datagrams_received
 
 
-async def test_a_relayed_connection_waits_for_a_link_that_broke(world: World) -> None:
+async def test_a_proxied_connection_waits_for_a_link_that_broke(world: World) -> None:
     async with world:
         first, second = await world.start(), await world.start(failpoint="after_resume:CUT")
         async with download(world, first, 1_000_000) as (connection, *_):
-            assert (await relay_to(connection, first, second)).ok
+            assert (await proxy_to(connection, first, second)).ok
 
 
-async def test_a_relayed_connection_whose_relay_dies_is_closed(world: World) -> None:
+async def test_a_proxied_connection_whose_proxy_dies_is_closed(world: World) -> None:
     async with world:
         first, second = await world.start(), await world.start()
         async with world.curl(await first.port(), 3_000_000, rate=SLOWLY) as curl:
             await curl.received(50_000)
             connection = await first.the_connection()
-            assert (await relay_to(connection, first, second)).ok
+            assert (await proxy_to(connection, first, second)).ok
             first.signal(signal.SIGKILL)
             await until(lambda: _is_empty(second), "the end of the connection")
 

@@ -25,7 +25,7 @@ def test_drain_empties_a_worker_and_what_still_comes_is_passed_on(home: ServiceH
     source, destination = service.status()
     summary = home.json("drain", source["control"], "--to", destination["control"])
     assert (summary["event"], summary["moved"]) == ("drained", source["connections"])
-    assert (summary["relayed"], summary["left"], summary["refused"]) == (0, 0, {})
+    assert (summary["proxied"], summary["left"], summary["refused"]) == (0, 0, {})
     assert 0 < summary["blackout_us"]["p50"] <= summary["blackout_us"]["max"]
     # The kernel brings clients to both; those of the drained worker move at once.
     for _ in range(40):
@@ -43,16 +43,16 @@ def test_drain_empties_a_worker_and_what_still_comes_is_passed_on(home: ServiceH
         check_whole(download, content)
 
 
-def test_a_service_passes_a_handoff_with_relay_on_to_its_worker(home: ServiceHome) -> None:
+def test_a_service_passes_a_handoff_with_proxy_on_to_its_worker(home: ServiceHome) -> None:
     content = home.write("file.bin", FILE_BYTES)
     service, other = home.service(1), home.service(1)
     (download,) = service.download_everywhere("file.bin")
     (name,) = service.names(0)
     handoff = ("handoff", str(service.port), name, "--to", str(other.port), "--json")
     assert '"cannot_send_from"' in home.run(*handoff).stderr
-    assert home.json(*handoff[:-1], "--relay")["relayed"]
+    assert home.json(*handoff[:-1], "--proxy")["proxied"]
     (info,) = home.json("ps", str(other.port))["connections"]
-    assert (info["connection"], info["state"]) == (name, "relayed")
+    assert (info["connection"], info["state"]) == (name, "proxied")
     check_whole(download, content)
 
 

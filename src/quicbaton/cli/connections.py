@@ -56,7 +56,7 @@ def add_parser(commands: Any) -> None:
     _add_connection(handoff)
     _add_destination(handoff)
     handoff.add_argument(
-        "--relay",
+        "--proxy",
         action="store_true",
         help="if the other process cannot send from the address that the client talks to, let this "
         "one send for it as long as the connection lives",
@@ -213,14 +213,14 @@ def _hand_off(options: argparse.Namespace, reporter: Reporter) -> int:
     destination = find_process(options.to, options)
 
     def hand_off(server: Server) -> c.Answer:
-        kind = c.HandOffRelayed if options.relay else c.HandOff
+        kind = c.HandOffProxied if options.proxy else c.HandOff
         command = kind(options.connection, name_for(server, destination))
         return server.ask(command, c.Answer)
 
     answer = _by_whoever_has_it(options, hand_off)
-    relayed = answer.code == Reason.RELAYED
-    text = f"handed over to {options.to}" + (", and relayed" if relayed else "")
-    reporter.event("handed_over", text, to=options.to, relayed=relayed, message=answer.message)
+    proxied = answer.code == Reason.PROXIED
+    text = f"handed over to {options.to}" + (", and proxied" if proxied else "")
+    reporter.event("handed_over", text, to=options.to, proxied=proxied, message=answer.message)
     return 0
 
 

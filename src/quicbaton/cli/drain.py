@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
     drain.add_argument("server", metavar="SERVER", help=SERVER_HELP)
     drain.add_argument("--to", nargs="+", metavar="SERVER", help="who gets them, in turn")
     drain.add_argument(
-        "--relay",
+        "--proxy",
         action="store_true",
         help="where the other host cannot send from the clients' server address, pass packets on "
         "both ways for as long as a connection lives",
@@ -46,7 +46,7 @@ def add_parser(commands: Any) -> None:
         description="Move connections so that each worker has about as many as every other.",
     )
     rebalance.add_argument("server", nargs="+", metavar="SERVER", help=SERVER_HELP)
-    rebalance.add_argument("--relay", action="store_true", help="as for drain")
+    rebalance.add_argument("--proxy", action="store_true", help="as for drain")
     rebalance.set_defaults(run=_rebalance)
 
     for parser in (drain, rebalance):
@@ -197,9 +197,9 @@ async def _carry_out(transfer: Transfer, options: argparse.Namespace, show: Any)
         if isinstance(frame, c.DrainProgress):
             show(transfer, frame.moved)
 
-    command = c.Drain(list(transfer.to), options.relay, transfer.connections, options.deadline)
+    command = c.Drain(list(transfer.to), options.proxy, transfer.connections, options.deadline)
     drained = await follow(transfer.source, command, c.Drained, on_step)
-    show(transfer, drained.moved + drained.relayed)
+    show(transfer, drained.moved + drained.proxied)
     return drained
 
 
@@ -210,7 +210,7 @@ def _tell(results: Sequence[c.Drained], event: str, reporter: Reporter) -> int:
         refused.update(drained.refused)
     examples = [line for drained in results for line in drained.examples]
     moved = sum(drained.moved for drained in results)
-    relayed = sum(drained.relayed for drained in results)
+    proxied = sum(drained.proxied for drained in results)
     left = sum(drained.left for drained in results)
     running = sum(drained.running for drained in results)
     seconds = max((drained.seconds for drained in results), default=0.0)
@@ -220,7 +220,7 @@ def _tell(results: Sequence[c.Drained], event: str, reporter: Reporter) -> int:
         "p99": _percentile(blackouts, 0.99),
         "max": blackouts[-1] if blackouts else None,
     }
-    text = f"{moved} moved, {relayed} relayed, {left} left, in {seconds:.1f} s"
+    text = f"{moved} moved, {proxied} proxied, {left} left, in {seconds:.1f} s"
     if running:
         verb = "runs" if running == 1 else "run"
         text += f"; {counted(running, 'request')} still {verb} there, relayed"
@@ -235,7 +235,7 @@ def _tell(results: Sequence[c.Drained], event: str, reporter: Reporter) -> int:
         event,
         text,
         moved=moved,
-        relayed=relayed,
+        proxied=proxied,
         left=left,
         running=running,
         refused=dict(refused),

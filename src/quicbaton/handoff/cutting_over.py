@@ -67,7 +67,7 @@ class CuttingOver(DestinationSide[CuttingOverState]):
     WAITS: ClassVar[dict[CuttingOverState, Callable[[Waits], float] | None]] = {
         CuttingOverState.FORWARDED: lambda waits: waits.forward_s,
         CuttingOverState.PROXIED: None,
-        CuttingOverState.CUT_OFF: lambda waits: waits.relay_lost_s,
+        CuttingOverState.CUT_OFF: lambda waits: waits.proxy_lost_s,
         CuttingOverState.HANDED_ON: lambda waits: waits.forward_s,
         CuttingOverState.CUTTING: lambda waits: waits.offer_s,
     }
@@ -133,10 +133,10 @@ class CuttingOver(DestinationSide[CuttingOverState]):
 
     def _heard_again(self, event: ev.LinkUp, now_us: int) -> _Step:
         self._link = event.link
-        return CuttingOverState.PROXIED, [fx.Send(event.link, self._greeting), fx.WakeRelayed()]
+        return CuttingOverState.PROXIED, [fx.Send(event.link, self._greeting), fx.WakeProxied()]
 
     def _unheard(self, event: ev.Event, now_us: int) -> _Step:
-        return CuttingOverState.DONE, [fx.CloseRelayed()]
+        return CuttingOverState.DONE, [fx.CloseProxied()]
 
     # --- the connection -----------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from quicbaton.handoff.events import Outcome
-from quicbaton.handoff.messages import HandoffMessage, Relay, Stray
+from quicbaton.handoff.messages import HandoffMessage, ProxiedTrain, Stray
 from quicbaton.ownership import Claim
 from quicbaton.reasons import Reason
 
@@ -88,10 +88,10 @@ class Reroute(Effect, frozen=True):
     to: str
 
 
-class SendRelayed(Effect, frozen=True):
+class SendProxied(Effect, frozen=True):
     """Send this train for the owner, if it goes to the connection's client."""
 
-    relay: Relay
+    train: ProxiedTrain
 
 
 class NoteBlackout(Effect, frozen=True):
@@ -134,11 +134,11 @@ class Deliver(Effect, frozen=True):
     stray: Stray
 
 
-class WakeRelayed(Effect, frozen=True):
-    """The link over which the connection is relayed is there again: let it speak."""
+class WakeProxied(Effect, frozen=True):
+    """The link over which the connection is proxied is there again: let it speak."""
 
 
-class CloseRelayed(Effect, frozen=True):
+class CloseProxied(Effect, frozen=True):
     """There is nobody left to send for the connection: close it, unheard."""
 
 

@@ -77,7 +77,7 @@ class Start(Event, frozen=True):
 
     `cutover_pending`: its last handoff's cutover is open, and strays come from a forwarder that
     cannot be told of a further owner; refused. `local`: the address that its client talks to.
-    `relay`: a destination that cannot send from there is to be relayed, rather than refused.
+    `proxy`: a destination that cannot send from there is to be proxied, rather than refused.
     """
 
     link: int
@@ -88,7 +88,7 @@ class Start(Event, frozen=True):
     stray_ids: tuple[bytes, ...]
     cutover_pending: bool
     local: Address = ()
-    relay: bool = False
+    proxy: bool = False
 
 
 class Save(Event, frozen=True):

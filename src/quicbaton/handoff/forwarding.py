@@ -16,8 +16,9 @@ Theory of operation
   only ever turns to an owner of a higher term, and a process that owns the connection again
   forwards no more, so strays run in no circle.
 * A destination that cannot send from the client's address says so when it accepts. Then PROXYING
-  stands for FORWARDING: there is no cutover, this process sends what the owner makes (RELAY) and
-  forwards what the client sends, until the connection is closed or its owner is gone for good.
+  stands for FORWARDING: there is no cutover, this process sends what the owner makes
+  (PROXIED_TRAIN) and forwards what the client sends, until the connection is closed or its owner is
+  gone for good.
 * If the destination says ABORT after the commit, it holds the only claim and will not use it:
   nobody owns the connection, and the client learns so by stateless resets.
 """
@@ -148,12 +149,12 @@ class Forwarding(SourceSide[ForwardingState]):
         return self._state, [fx.Send(self._link, stray)]
 
     def _proxy(self, event: ev.Received, now_us: int) -> _Step:
-        assert isinstance(event.message, msg.Relay)
-        return self._state, [fx.SendRelayed(event.message)]
+        assert isinstance(event.message, msg.ProxiedTrain)
+        return self._state, [fx.SendProxied(event.message)]
 
     def _wait_for_owner(self, event: ev.Event, now_us: int) -> _Step:
         # Only without its owner may a proxied connection be given up, after a while.
-        self._deadline_us = now_us + round(self._waits.relay_lost_s * 1e6)
+        self._deadline_us = now_us + round(self._waits.proxy_lost_s * 1e6)
         return self._state, []
 
     # --- the next owner -----------------------------------------------------------------------
@@ -261,7 +262,7 @@ _ROWS: Final[tuple[Row[ForwardingState], ...]] = (
     (_S.FORWARDING, (StoreDone, StoreFound), _M._store_gave_it_back, (_S.FORWARDING, _S.DONE)),
     (_S.FORWARDING, (StoreConflict, StoreFailed, StoreUnknown), _M._stay, (_S.FORWARDING,)),
     (_S.PROXYING, (ev.StrayArrived,), _M._forward, (_S.PROXYING,)),
-    (_S.PROXYING, (msg.Relay,), _M._proxy, (_S.PROXYING,)),
+    (_S.PROXYING, (msg.ProxiedTrain,), _M._proxy, (_S.PROXYING,)),
     (_S.PROXYING, (msg.ClaimRequest,), _M._answer_claim, (_S.PROXYING,)),
     (_S.PROXYING, (msg.Taken,), _M._taken, (_S.PROXYING,)),
     (_S.PROXYING, (msg.Resumed,), _M._resumed, (_S.PROXYING,)),
@@ -276,7 +277,12 @@ _ROWS: Final[tuple[Row[ForwardingState], ...]] = (
     (_S.DONE, (msg.Moved,), _M._turned_before, (_S.DONE,)),
     (_S.DONE, (msg.Cutover,), _M._cut_over, (_S.DONE,)),
     (_S.DONE, (msg.Closed,), _M._closed, (_S.DONE,)),
-    (_S.DONE, (msg.Ready, msg.Abort, msg.Refuse, msg.Relay, *STORE_ANSWERS), _M._stay, (_S.DONE,)),
+    (
+        _S.DONE,
+        (msg.Ready, msg.Abort, msg.Refuse, msg.ProxiedTrain, *STORE_ANSWERS),
+        _M._stay,
+        (_S.DONE,),
+    ),
     (_S.DONE, (ev.LinkLost, ev.LinkUp, ev.PeerDead, ev.Cancel), _M._stay, (_S.DONE,)),
 )
 _M.TABLE = table(_ROWS)

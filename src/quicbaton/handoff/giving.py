@@ -77,7 +77,7 @@ class Giving(SourceSide[GivingState]):
         self._audience = ""
         #: The shared store that decides; empty where this process's ledger does.
         self._store_id = b""
-        self._may_relay = False
+        self._may_proxy = False
         #: Whether the destination asked us to send for it.
         self._proxies = False
 
@@ -89,7 +89,7 @@ class Giving(SourceSide[GivingState]):
             return GivingState.KEPT, [refusal]
         self._link = event.link
         self._audience = event.audience
-        self._may_relay = event.relay
+        self._may_proxy = event.proxy
         offer = msg.Offer(
             connection_id=self.connection_id,
             handoff_id=self._handoff_id,
@@ -100,7 +100,7 @@ class Giving(SourceSide[GivingState]):
             audience=event.audience,
             stray_ids=event.stray_ids,
             local=event.local,
-            relay=event.relay,
+            proxy=event.proxy,
             store_id=self._store_id,
         )
         return GivingState.OFFERED, [fx.Send(event.link, offer)]
@@ -124,11 +124,11 @@ class Giving(SourceSide[GivingState]):
     def _accepted(self, event: ev.Received, now_us: int) -> GivingStep:
         accept = event.message
         assert isinstance(accept, msg.Accept)
-        if accept.relay and not self._may_relay:
+        if accept.proxy and not self._may_proxy:
             raise PeerError(
-                "nobody offered to relay: close the link", code=Reason.UNEXPECTED_MESSAGE
+                "nobody offered to proxy: close the link", code=Reason.UNEXPECTED_MESSAGE
             )
-        self._proxies = accept.relay
+        self._proxies = accept.proxy
         try:
             return GivingState.SEALING, self._freeze(audience_id=self._handoff_id)
         except FencedError as error:

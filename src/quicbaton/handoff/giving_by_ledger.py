@@ -124,7 +124,7 @@ class GivingByLedger(Giving):
     def _report_given(self, term: int) -> fx.Report:
         if self._proxies:
             text = f"given away in term {term}; this process sends for it as long as it lives"
-            return fx.Report(ev.Outcome.GIVEN, Reason.RELAYED, text)
+            return fx.Report(ev.Outcome.GIVEN, Reason.PROXIED, text)
         return fx.Report(ev.Outcome.GIVEN, Reason.OK, f"given away in term {term}")
 
 

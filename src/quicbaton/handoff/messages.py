@@ -78,10 +78,10 @@ class Offer(HandoffMessage, frozen=True, tag="offer"):
     #: The QUIC connection IDs that strays will arrive with.
     stray_ids: Annotated[tuple[_QuicId, ...], msgspec.Meta(max_length=64)]
     #: The address that the client talks to. A destination that cannot send from there refuses,
-    #: unless `relay`.
+    #: unless `proxy`.
     local: Annotated[Address, msgspec.Meta(max_length=4)]
     #: I would pass on what you send, and what the client sends, for as long as it lives.
-    relay: bool
+    proxy: bool
     #: The shared store in which ownership changes, by your compare-and-set; empty where it changes
     #: by my COMMITTED.
     store_id: _StoreId
@@ -90,8 +90,8 @@ class Offer(HandoffMessage, frozen=True, tag="offer"):
 class Accept(HandoffMessage, frozen=True, tag="accept"):
     """Destination: there is room; freeze and send."""
 
-    #: I cannot send from the client's address: relay for me, as you have offered.
-    relay: bool
+    #: I cannot send from the client's address: send for me, as you have offered.
+    proxy: bool
 
 
 class Refuse(HandoffMessage, frozen=True, tag="refuse"):
@@ -191,7 +191,7 @@ class MovedAck(HandoffMessage, frozen=True, tag="moved_ack"):
     """Forwarder, to who told it and to whom it was told of: from here on I do."""
 
 
-class Relay(HandoffMessage, frozen=True, tag="relay"):
+class ProxiedTrain(HandoffMessage, frozen=True, tag="proxied_train"):
     """Destination that cannot send from the client's address: send this train for me."""
 
     data: Annotated[bytes, msgspec.Meta(max_length=65_535)]
@@ -334,7 +334,7 @@ Message = (
     | Closed
     | Moved
     | MovedAck
-    | Relay
+    | ProxiedTrain
     | StreamBytes
     | StreamCredit
     | StreamReset

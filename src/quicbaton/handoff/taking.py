@@ -108,7 +108,7 @@ class Taking(DestinationSide[TakingState]):
             ]
         self._offered_term = offer.term
         self.proxied = not self._can_send
-        accept = msg.Accept(self.connection_id, self._handoff_id, relay=self.proxied)
+        accept = msg.Accept(self.connection_id, self._handoff_id, proxy=self.proxied)
         return TakingState.ACCEPTED, [fx.Send(event.link, accept)]
 
     def _why_not(self, offer: msg.Offer) -> tuple[Reason, str] | None:
@@ -133,10 +133,10 @@ class Taking(DestinationSide[TakingState]):
                 Reason.NO_STORE,
                 f"{self._name} does not use the shared ownership store of the offer",
             )
-        if not (self._can_send or offer.relay):
+        if not (self._can_send or offer.proxy):
             return Reason.CANNOT_SEND_FROM, (
                 f"{self._name} cannot send from {_spell(offer.local)}, which the client talks to: "
-                "choose a process on that address and port, or ask for a relay"
+                "choose a process on that address and port, or ask for proxying"
             )
         return None
 

@@ -12,8 +12,8 @@ from quicbaton.limits import (
     HANDOFF_FORWARD_S,
     HANDOFF_FROZEN_S,
     HANDOFF_OFFER_S,
+    HANDOFF_PROXY_LOST_S,
     HANDOFF_READY_S,
-    HANDOFF_RELAY_LOST_S,
 )
 from quicbaton.reasons import Reason
 
@@ -26,7 +26,7 @@ class Waits(msgspec.Struct, frozen=True):
     ready_s: float = HANDOFF_READY_S
     ask_s: float = HANDOFF_ASK_S
     forward_s: float = HANDOFF_FORWARD_S
-    relay_lost_s: float = HANDOFF_RELAY_LOST_S
+    proxy_lost_s: float = HANDOFF_PROXY_LOST_S
     #: How long a connection stays frozen for a baton in a file.
     saved_s: float = BATON_LIFETIME_S
     doubt_s: float = HANDOFF_DOUBT_S

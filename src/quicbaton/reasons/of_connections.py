@@ -8,11 +8,11 @@ from quicbaton.reasons.explanation import Explanations, caller, done, fenced, no
 
 _HANDOFFS: Final[Explanations] = {
     "ok": done("It was done."),
-    "relayed": done("The connection moved, and its old process sends for it as long as it lives."),
+    "proxied": done("The connection moved, and its old process sends for it as long as it lives."),
     "saved": done("The connection is frozen, and its baton is in the file."),
     "cannot_send_from": nobody(
         "The destination cannot send from the address that the client talks to.",
-        "Name a process on that address and port, or add `--relay`.",
+        "Name a process on that address and port, or add `--proxy`.",
         final=True,
     ),
     "closed": nobody("The connection is closed, or about to be: there is nothing to move."),
@@ -86,7 +86,7 @@ _HANDOFFS: Final[Explanations] = {
     ),
     "over_tcp": caller("A TCP connection cannot move: it ends where it is.", final=True),
     "peer_dead": peer("The process at the other end of the handoff has exited."),
-    "proxied": caller(
+    "already_proxied": caller(
         "Another process sends for this connection, which can therefore not move on.",
         "Let it end here, or close it.",
         final=True,

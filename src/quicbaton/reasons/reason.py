@@ -38,7 +38,7 @@ class Reason(StrEnum):
     # --- handoffs -------------------------------------------------------------------------
 
     OK = "ok"
-    RELAYED = "relayed"
+    PROXIED = "proxied"
     SAVED = "saved"
     CANNOT_SEND_FROM = "cannot_send_from"
     CLOSED = "closed"
@@ -62,7 +62,7 @@ class Reason(StrEnum):
     OTHER_HOST = "other_host"
     OVER_TCP = "over_tcp"
     PEER_DEAD = "peer_dead"
-    PROXIED = "proxied"
+    ALREADY_PROXIED = "already_proxied"
     ROUTING_TABLE_FULL = "routing_table_full"
     SAME_PROCESS = "same_process"
     SOURCE_GONE = "source_gone"

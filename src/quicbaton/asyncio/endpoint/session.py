@@ -25,13 +25,13 @@ class Routes(Protocol):
 
 
 class Outlet(Protocol):
-    """Where a session's trains go: the endpoint's socket, or another process that relays them."""
+    """Where a session's trains go: the endpoint's socket, or another process that sends them."""
 
     @property
     def is_full(self) -> bool: ...
     @property
     def through(self) -> str | None:
-        """The process that relays them, empty while it is out of reach; None where none does."""
+        """The process that sends them, empty while it is out of reach; None where none does."""
 
     def send(self, train: Train) -> bool: ...
 

@@ -248,7 +248,7 @@ class UdpSocket:
 
     @property
     def through(self) -> None:
-        """Nobody relays what is sent here."""
+        """Nobody else sends what is sent here."""
 
     @property
     def is_full(self) -> bool:

@@ -26,7 +26,7 @@ from quicbaton.service.moving.handoff import Handoff, HandoffResult, Performers
 from quicbaton.service.moving.mover import RebuiltConnection
 from quicbaton.service.moving.outgoing import OutgoingHandoff
 from quicbaton.service.moving.parcels import Parcel
-from quicbaton.service.moving.relaying import RelayOutlet
+from quicbaton.service.moving.proxying import ProxyOutlet
 from quicbaton.service.moving.strays import StraySink, datagrams, deliver
 from quicbaton.service.peers.link import Link
 
@@ -92,7 +92,7 @@ class IncomingHandoff(Handoff):
         #: What takes the datagrams of a connection that waits for its store.
         self._held: StraySink | None = None
         #: Where the source sends for the connection.
-        self._outlet: RelayOutlet | None = None
+        self._outlet: ProxyOutlet | None = None
 
     # --- commands -------------------------------------------------------------------------------
 
@@ -150,7 +150,7 @@ class IncomingHandoff(Handoff):
         mover, machine = self._context.mover, self.machine
         parcel, self._parcel = self._parcel, Parcel()
         try:
-            rebuilt = mover.open(effect.sealed, parcel, relayed=machine.proxied, live=True)
+            rebuilt = mover.open(effect.sealed, parcel, proxied=machine.proxied, live=True)
             if rebuilt.header.connection_id != self.connection_id:
                 mover.discard(rebuilt)
                 raise PeerError("the baton is another connection's", code=Reason.WRONG_CONNECTION)
@@ -228,7 +228,7 @@ class IncomingHandoff(Handoff):
         if outgoing is not None:
             outgoing.taken_back()
         if machine.proxied:
-            self._outlet = RelayOutlet(machine, lambda: self.link)
+            self._outlet = ProxyOutlet(machine, lambda: self.link)
         else:
             context.forwarders.expect_cutover(self.connection_id)
         session, waited_us = context.mover.resume(
@@ -268,11 +268,11 @@ class IncomingHandoff(Handoff):
         self._context.outcomes["in", effect.code] += 1
         self.finish(HandoffResult(effect.outcome, effect.code, effect.message))
 
-    def _wake_relayed(self, _effect: fx.WakeRelayed) -> None:
+    def _wake_proxied(self, _effect: fx.WakeProxied) -> None:
         if self._outlet is not None:
             self._outlet.wake()
 
-    def _close_relayed(self, _effect: fx.CloseRelayed) -> None:
+    def _close_proxied(self, _effect: fx.CloseProxied) -> None:
         session = self._context.endpoint.session_of(self.connection_id)
         if self._outlet is not None and session is not None:
             self._outlet.close()
@@ -307,8 +307,8 @@ class IncomingHandoff(Handoff):
         fx.Connect: _connect,
         fx.Resume: _resume,
         fx.Deliver: _deliver,
-        fx.WakeRelayed: _wake_relayed,
-        fx.CloseRelayed: _close_relayed,
+        fx.WakeProxied: _wake_proxied,
+        fx.CloseProxied: _close_proxied,
         fx.Discard: _discard,
         fx.AnswerWithResets: _answer_with_resets,
         AskStore: _ask_store,

@@ -36,7 +36,7 @@ from quicbaton.reasons import Reason
 from quicbaton.routing.reset import announce_reset
 from quicbaton.service.moving.parcels import Parcel, copy
 from quicbaton.service.moving.precopy import Copies, Copying
-from quicbaton.service.moving.relaying import RelayOutlet
+from quicbaton.service.moving.proxying import ProxyOutlet
 from quicbaton.service.moving.stream_relay.new_owner import NewOwner
 from quicbaton.service.moving.stream_relay.relays import LeftBehind, PassedOn
 from quicbaton.service.moving.stream_relay.stand_in import StandIn
@@ -235,7 +235,7 @@ class Mover:
         sealed: bytes,
         parcel: Parcel | None = None,
         *,
-        relayed: bool = False,
+        proxied: bool = False,
         live: bool = False,
     ) -> RebuiltConnection:
         """Open, check and rebuild a baton, silently. A `live` one comes from its source right now,
@@ -252,7 +252,7 @@ class Mover:
         client = _client(snapshot.connection)
         self._check_ids(client)
         self._check_room(client)
-        connection, protocol = self._rebuild(snapshot, parcel, relayed=relayed)
+        connection, protocol = self._rebuild(snapshot, parcel, proxied=proxied)
         relay = None
         if snapshot.relayed:
             relay = NewOwner(connection, snapshot.connection, snapshot.relayed, protocol._http)
@@ -276,7 +276,7 @@ class Mover:
         sink: type[Owner],
         *,
         frozen_us: int,
-        outlet: RelayOutlet | None,
+        outlet: ProxyOutlet | None,
     ) -> tuple[Session, int]:
         """Drive a rebuilt connection, which is ours now; returns also for how many microseconds its
         client has been waiting, from the freeze to the first datagram.
@@ -363,11 +363,11 @@ class Mover:
         snapshot: Snapshot,
         parcel: Parcel | None,
         *,
-        relayed: bool = False,
+        proxied: bool = False,
     ) -> tuple[Connection, QuicConnectionProtocol]:
         endpoint = self._endpoint
         trace = endpoint.start_trace(snapshot.connection.original_id)
-        connection = self._make_connection(snapshot, trace, relayed=relayed)
+        connection = self._make_connection(snapshot, trace, proxied=proxied)
         protocol = endpoint.create_protocol(connection)
         try:
             passed = [] if parcel is None else parcel.take()
@@ -391,7 +391,7 @@ class Mover:
         return connection, left.protocol
 
     def _make_connection(
-        self, snapshot: Snapshot, trace: QuicLoggerTrace | None, *, relayed: bool = False
+        self, snapshot: Snapshot, trace: QuicLoggerTrace | None, *, proxied: bool = False
     ) -> Connection:
         now = monotonic()
         # The clocks of two hosts, or of two boots of one, are never compared: from another one the
@@ -401,9 +401,9 @@ class Mover:
             snapshot.connection,
             now=now,
             transit_us=max(0, round(now * 1e6) - snapshot.frozen_at_us) if is_ours else 0,
-            issuer=None if relayed else self._endpoint.ids,
+            issuer=None if proxied else self._endpoint.ids,
             entropy=os.urandom,
-            other_host=relayed or not is_ours,
+            other_host=proxied or not is_ours,
             budget=self._endpoint.budget,
             configuration=self._endpoint.configuration,
             trace=trace,

@@ -25,7 +25,7 @@ from quicbaton.service.moving.handoff import Handoff, HandoffResult, Performers
 from quicbaton.service.moving.mover import Frozen, Given
 from quicbaton.service.moving.parcels import send_ahead
 from quicbaton.service.moving.precopy import Copying, is_worth_it
-from quicbaton.service.moving.relaying import RelayedClient
+from quicbaton.service.moving.proxying import ProxiedClient
 from quicbaton.service.moving.strays import StraySink, deliver
 from quicbaton.service.peers.link import Link
 from quicbaton.transport.connection import Connection
@@ -59,19 +59,19 @@ class OutgoingHandoff(Handoff):
         self._frozen: Frozen | None = None
         self._given: Given | None = None
         #: The client, where the new owner talks to it through us.
-        self._client: RelayedClient | None = None
+        self._client: ProxiedClient | None = None
 
     # --- commands -------------------------------------------------------------------------------
 
-    def begin(self, session: Session, link: Link, *, relay: bool) -> asyncio.Future[HandoffResult]:
-        """Hand the connection to the process at the other end of `link`. `relay`: if that cannot
+    def begin(self, session: Session, link: Link, *, proxy: bool) -> asyncio.Future[HandoffResult]:
+        """Hand the connection to the process at the other end of `link`. `proxy`: if that cannot
         send from the address that the client talks to, send for it."""
         waiter = self.wait()
         self._format = max(link.peer_formats)
-        if self._is_cutover_in_the_way(session, link, relay=relay) or not is_worth_it(session):
-            self._offer(session, link, relay=relay)
+        if self._is_cutover_in_the_way(session, link, proxy=proxy) or not is_worth_it(session):
+            self._offer(session, link, proxy=proxy)
         else:
-            self._copying = Copying(session, link, lambda: self._offer(session, link, relay=relay))
+            self._copying = Copying(session, link, lambda: self._offer(session, link, proxy=proxy))
         return waiter
 
     def save(
@@ -255,7 +255,7 @@ class OutgoingHandoff(Handoff):
         self._given = Given(frozen.cids, frozen.client)
         if machine.proxies:
             client = frozen.client
-            self._client = RelayedClient(client.remote, client.local, client.others)
+            self._client = ProxiedClient(client.remote, client.local, client.others)
         if frozen.passed is not None:
             context.relays.pass_on(frozen.passed, link, machine.handoff_id)
         if frozen.left is not None:
@@ -290,8 +290,8 @@ class OutgoingHandoff(Handoff):
         if effect.to not in self._context.names:
             self._context.waiters.seek(self, effect.to)
 
-    def _send_relayed(self, effect: fx.SendRelayed) -> None:
-        train = None if self._client is None else self._client.train(effect.relay)
+    def _send_proxied(self, effect: fx.SendProxied) -> None:
+        train = None if self._client is None else self._client.train(effect.train)
         if train is not None:
             self._context.endpoint.udp.send(train)
 
@@ -305,14 +305,14 @@ class OutgoingHandoff(Handoff):
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def _is_cutover_in_the_way(self, session: Session, link: Link, *, relay: bool) -> bool:
+    def _is_cutover_in_the_way(self, session: Session, link: Link, *, proxy: bool) -> bool:
         """Whether the client has yet to cut over to us, and that forbids this handoff."""
         connection = session.connection
         return connection.cutover_pending and (
-            relay or not self._context.forwarders.can_tell(connection.name, link)
+            proxy or not self._context.forwarders.can_tell(connection.name, link)
         )
 
-    def _offer(self, session: Session, link: Link, *, relay: bool) -> None:
+    def _offer(self, session: Session, link: Link, *, proxy: bool) -> None:
         connection = session.connection
         self.feed(
             ev.Start(
@@ -322,9 +322,9 @@ class OutgoingHandoff(Handoff):
                 size_bytes=self._size_bytes(connection),
                 format_version=self._format,
                 stray_ids=tuple(sorted(session.cids))[:64],
-                cutover_pending=self._is_cutover_in_the_way(session, link, relay=relay),
+                cutover_pending=self._is_cutover_in_the_way(session, link, proxy=proxy),
                 local=connection.local_address or self._context.endpoint.udp.address,
-                relay=relay,
+                proxy=proxy,
             )
         )
 
@@ -360,7 +360,7 @@ class OutgoingHandoff(Handoff):
         fx.DestroyKeys: _destroy,
         fx.StopForwarding: _stop_forwarding,
         fx.Reroute: _reroute,
-        fx.SendRelayed: _send_relayed,
+        fx.SendProxied: _send_proxied,
         fx.NoteBlackout: _note_blackout,
         fx.AnswerWithResets: _answer_with_resets,
         AskStore: _ask_store,

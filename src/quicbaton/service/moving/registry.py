@@ -127,18 +127,18 @@ class HandoffRegistry(Observer):
     # --- commands -------------------------------------------------------------------------------
 
     def hand_over(
-        self, session: Session, link: Link, *, relay: bool = False
+        self, session: Session, link: Link, *, proxy: bool = False
     ) -> asyncio.Future[HandoffResult]:
-        """Hand a connection to the process at the other end of `link`. `relay`: if that cannot send
-        from the address that the client talks to, send for it. RefusedError (`relayed`) for one
-        that another process sends for already: it moves no further.
+        """Hand a connection to the process at the other end of `link`. `proxy`: if that cannot send
+        from the address that the client talks to, send for it. RefusedError (`already_proxied`)
+        for one that another process sends for already: it moves no further.
 
         With a shared store that changes whose it is. Between two processes of one host the source
         can do so as well: so it is with one that does not use this store, such as a successor that
         was configured anew.
         """
-        _check_not_relayed(session)
-        first = self._begin(session, link, relay=relay, shared=self.store is not None)
+        _check_not_proxied(session)
+        first = self._begin(session, link, proxy=proxy, shared=self.store is not None)
         if self.store is None or not link.peer_name.startswith("/"):
             return first
         result: asyncio.Future[HandoffResult] = asyncio.get_running_loop().create_future()
@@ -154,7 +154,7 @@ class HandoffRegistry(Observer):
                 settle(done.result())
                 return
             try:
-                second = self._begin(session, link, relay=relay, shared=False)
+                second = self._begin(session, link, proxy=proxy, shared=False)
             except (QuicbatonError, KeyError):
                 settle(done.result())  # over, or on its way elsewhere by now
             else:
@@ -168,7 +168,7 @@ class HandoffRegistry(Observer):
     ) -> asyncio.Future[HandoffResult]:
         """Freeze a connection into a baton; done when `keep` has got that, or has raised OSError,
         which thaws the connection."""
-        _check_not_relayed(session)
+        _check_not_proxied(session)
         return self._new_outgoing(session.connection.name, None).save(session, keep)
 
     def cancel_save(self, connection_id: bytes, code: Reason, text: str) -> None:
@@ -297,12 +297,12 @@ class HandoffRegistry(Observer):
     # --- helpers, in reading order --------------------------------------------------------------
 
     def _begin(
-        self, session: Session, link: Link, *, relay: bool, shared: bool
+        self, session: Session, link: Link, *, proxy: bool, shared: bool
     ) -> asyncio.Future[HandoffResult]:
         running = session.protocol.running_streams()
         session.protocol.check_exportable(running, passes_on=True)
         outgoing = self._new_outgoing(session.connection.name, link.peer_pid, shared=shared)
-        return outgoing.begin(session, link, relay=relay)
+        return outgoing.begin(session, link, proxy=proxy)
 
     def _new_outgoing(
         self, connection_id: bytes, pid: int | None, *, shared: bool = False
@@ -491,11 +491,11 @@ class HandoffRegistry(Observer):
             self.store.closed(connection_id)
 
 
-def _check_not_relayed(session: Session) -> None:
+def _check_not_proxied(session: Session) -> None:
     if session.sent_for_by is not None:
         raise RefusedError(
             "another process sends for this connection: close it, or let it end here",
-            code=Reason.PROXIED,
+            code=Reason.ALREADY_PROXIED,
         )
 
 

@@ -46,12 +46,12 @@ class OwnConnections:
         """Whether it is here."""
         return self._endpoint.has(name)
 
-    async def hand_over(self, name: bytes, link: Link, *, relay: bool) -> HandoffResult:
+    async def hand_over(self, name: bytes, link: Link, *, proxy: bool) -> HandoffResult:
         """Hand one over; its code is `closed` when it is here no more."""
         session = self._endpoint.session_of(name)
         if session is None:
             return HandoffResult(Outcome.KEPT, Reason.CLOSED, "it was closed")
-        return await self._handoffs.hand_over(session, link, relay=relay)
+        return await self._handoffs.hand_over(session, link, proxy=proxy)
 
 
 class BulkHandoff:
@@ -64,7 +64,7 @@ class BulkHandoff:
         link_to: Callable[[str], Awaitable[Link]],
         destinations: Sequence[str],
         *,
-        relay: bool,
+        proxy: bool,
         on_done: Callable[[], None],
     ) -> None:
         if not destinations:
@@ -74,7 +74,7 @@ class BulkHandoff:
         self._connections = connections
         self._link_to = link_to
         self._destinations = cycle(destinations)
-        self._relay = relay
+        self._proxy = proxy
         self._on_done = on_done
         self._queue: asyncio.Queue[bytes] = asyncio.Queue()
         self._queued: set[bytes] = set()
@@ -89,7 +89,7 @@ class BulkHandoff:
         self._final = 0
         self._over = False
         self.moved = 0
-        self.relayed = 0
+        self.proxied = 0
         self.blackouts_us: list[int] = []
 
     @property
@@ -171,14 +171,14 @@ class BulkHandoff:
     async def _move(self, name: bytes) -> HandoffResult:
         try:
             link = await self._link_to(next(self._destinations))
-            return await self._connections.hand_over(name, link, relay=self._relay)
+            return await self._connections.hand_over(name, link, proxy=self._proxy)
         except QuicbatonError as error:
             return HandoffResult(Outcome.KEPT, error.code, str(error))
 
     def _count(self, report: HandoffResult) -> None:
         self._progress_at_s = monotonic()
-        if report.code is Reason.RELAYED:
-            self.relayed += 1
+        if report.code is Reason.PROXIED:
+            self.proxied += 1
         else:
             self.moved += 1
 

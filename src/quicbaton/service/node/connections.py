@@ -54,7 +54,7 @@ class ConnectionCommands:
             c.ListConnections: self._answer_list,
             c.ListByWorker: self._answer_list_by_worker,
             c.HandOff: self._hand_off,
-            c.HandOffRelayed: self._hand_off,
+            c.HandOffProxied: self._hand_off,
             c.Save: self._save,
             c.Resume: self._resume,
             c.Freeze: self._freeze,
@@ -74,13 +74,13 @@ class ConnectionCommands:
             )
         return session
 
-    async def _hand_off(self, _channel: Channel, frame: c.HandOff | c.HandOffRelayed) -> c.Frame:
+    async def _hand_off(self, _channel: Channel, frame: c.HandOff | c.HandOffProxied) -> c.Frame:
         self.find(frame.connection)
         link = await self._link_to(frame.to)
         # It may have ended or fallen asleep in the meantime.
         session = self.find(frame.connection)
-        relay = isinstance(frame, c.HandOffRelayed)
-        report = await self._handoffs.hand_over(session, link, relay=relay)
+        proxy = isinstance(frame, c.HandOffProxied)
+        report = await self._handoffs.hand_over(session, link, proxy=proxy)
         return _answer_of(report, Outcome.GIVEN)
 
     async def _save(self, _channel: Channel, frame: c.Save) -> c.Frame:
@@ -182,7 +182,7 @@ class ConnectionCommands:
         connection = session.connection
         return c.ConnectionInfo(
             connection=connection.name.hex(),
-            state="open" if session.sent_for_by is None else "relayed",
+            state="open" if session.sent_for_by is None else "proxied",
             peer=address_text(connection.peer_address),
             server_name=connection.server_name,
             alpn=connection.alpn,

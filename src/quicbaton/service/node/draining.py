@@ -83,7 +83,7 @@ class Draining:
             self._connections,
             self._link_to,
             frame.to,
-            relay=frame.relay,
+            proxy=frame.proxy,
             on_done=self.changes.note,
         )
         self._bulk = bulk
@@ -104,7 +104,7 @@ class Draining:
                     break  # Another command has ended it.
                 if monotonic() >= next_progress:
                     next_progress += _PROGRESS_S
-                    done = bulk.moved + bulk.relayed
+                    done = bulk.moved + bulk.proxied
                     channel.write(c.encode(c.DrainProgress(done, bulk.left)))
                 await self.changes.wait(next_progress)
             finished = True
@@ -116,7 +116,7 @@ class Draining:
         await asyncio.sleep(_PROGRESS_S)
         return c.Drained(
             moved=bulk.moved,
-            relayed=bulk.relayed,
+            proxied=bulk.proxied,
             left=bulk.left,
             running=self._running(),
             refused=dict(bulk.refused()),

@@ -119,7 +119,7 @@ class GracefulStop(Changes):
             OwnConnections(self._node.endpoint, self._node.handoffs),
             self._node.link_to,
             [to],
-            relay=False,
+            proxy=False,
             on_done=self.note,
         )
         bulk.begin(self._node.endpoint.names())
@@ -136,7 +136,7 @@ class GracefulStop(Changes):
         # Requests that still run here, too: their streams are relayed to the new owners.
         while monotonic() < until and (handoffs.unfinished or handoffs.relays.left):
             await self.wait(until)
-        return bulk.moved + bulk.relayed
+        return bulk.moved + bulk.proxied
 
     async def _close_all(self, until: float) -> tuple[int, int]:
         """Close what is here; how many there were, and how many of them were cut."""

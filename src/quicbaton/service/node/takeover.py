@@ -97,7 +97,7 @@ class OldProcess(Changes):
             OwnConnections(node.endpoint, node.handoffs),
             node.link_to,
             [frame.name],
-            relay=False,
+            proxy=False,
             on_done=self.note,
         )
         self._successor_died = asyncio.Event()

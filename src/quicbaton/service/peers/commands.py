@@ -71,9 +71,9 @@ class HandOff(CommandFrame, tag="handoff"):
     to: str
 
 
-class HandOffRelayed(CommandFrame, tag="handoff_relayed"):
+class HandOffProxied(CommandFrame, tag="handoff_proxied"):
     """As `HandOff`; if `to` cannot send from the address that the client talks to, this process
-    sends for it, for as long as the connection lives. `code` is then `relayed`."""
+    sends for it, for as long as the connection lives. `code` is then `proxied`."""
 
     connection: str
     to: str
@@ -158,7 +158,7 @@ class Drain(CommandFrame, tag="drain"):
     """
 
     to: list[str]
-    relay: bool  # where a destination cannot send from the client-facing address
+    proxy: bool  # where a destination cannot send from the client-facing address
     count: int
     deadline_s: float
 
@@ -178,7 +178,7 @@ class ConnectionInfo(CommandFrame):
     """One live connection."""
 
     connection: str  # its name: our first connection ID, hexadecimal; over TCP "tcp-" and a number
-    state: str  # open, asleep, relayed (another process sends for it), handshake, tcp
+    state: str  # open, asleep, proxied (another process sends for it), handshake, tcp
     peer: str
     server_name: str
     alpn: str
@@ -285,7 +285,7 @@ class Drained(CommandFrame, tag="drained"):
     """What became of a process's connections."""
 
     moved: int
-    relayed: int
+    proxied: int
     left: int  # still here: refused, or not moved in time
     running: int  # streams of connections that moved whose requests still run here
     refused: dict[str, int]  # by reason code, at the last try
@@ -333,7 +333,7 @@ Frame = (
     ListConnections
     | ListByWorker
     | HandOff
-    | HandOffRelayed
+    | HandOffProxied
     | Save
     | Resume
     | Join
@@ -383,7 +383,7 @@ REMOTE_COMMANDS: Final[frozenset[type[Frame]]] = frozenset(
         ListConnections,
         ListByWorker,
         HandOff,
-        HandOffRelayed,
+        HandOffProxied,
         Freeze,
         Kept,
         Revive,
@@ -401,7 +401,7 @@ REMOTE_COMMANDS: Final[frozenset[type[Frame]]] = frozenset(
 def may_come_from_afar(frame: Frame) -> bool:
     """True for what another host may ask. A path of its own means nothing here, so destinations
     must have names that all hosts know."""
-    if isinstance(frame, HandOff | HandOffRelayed | Stop):
+    if isinstance(frame, HandOff | HandOffProxied | Stop):
         names = [frame.to] if frame.to else []
     else:
         names = frame.to if isinstance(frame, Drain) else []

@@ -44,7 +44,7 @@ class ServiceControl:
             c.ListConnections: self._list,
             c.ListByWorker: self._list_by_worker,
             c.HandOff: self._pass_on,
-            c.HandOffRelayed: self._pass_on,
+            c.HandOffProxied: self._pass_on,
             c.Save: self._pass_on,
             c.Freeze: self._freeze,
             c.Revive: self._revive,
@@ -90,7 +90,7 @@ class ServiceControl:
         )
 
     async def _pass_on(
-        self, _channel: Channel, frame: c.HandOff | c.HandOffRelayed | c.Save
+        self, _channel: Channel, frame: c.HandOff | c.HandOffProxied | c.Save
     ) -> c.Frame:
         """To the worker that has the connection."""
         owner = await self._owner(frame.connection)

@@ -8,58 +8,60 @@ from contextlib import contextmanager
 import pytest
 
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket, open_udp
-from quicbaton.handoff.messages import Relay
-from quicbaton.limits import MAX_RELAYED_ADDRESSES
-from quicbaton.service.moving.relaying import RelayedClient
+from quicbaton.handoff.messages import ProxiedTrain
+from quicbaton.limits import MAX_PROXIED_ADDRESSES
+from quicbaton.service.moving.proxying import ProxiedClient
 
 CLIENT, LOCAL = ("192.0.2.7", 50_000), ("192.0.2.1", 443)
 
 
-def relay(remote: tuple[str | int, ...], local: tuple[str | int, ...] = LOCAL) -> Relay:
-    return Relay(b"connection", b"h" * 16, bytes(2500), 1200, remote, local, 0)
+def asked_train(
+    remote: tuple[str | int, ...], local: tuple[str | int, ...] = LOCAL
+) -> ProxiedTrain:
+    return ProxiedTrain(b"connection", b"h" * 16, bytes(2500), 1200, remote, local, 0)
 
 
 # --- for whom -------------------------------------------------------------------------------------
 
 
 def test_a_train_goes_to_the_client_as_it_is() -> None:
-    train = RelayedClient(CLIENT, LOCAL).train(relay(CLIENT))
+    train = ProxiedClient(CLIENT, LOCAL).train(asked_train(CLIENT))
     assert train is not None
     assert (train.segment_bytes, train.remote, train.local) == (1200, CLIENT, LOCAL)
     assert train.data == bytes(2500)
 
 
 def test_nothing_is_sent_to_strangers_nor_from_another_address() -> None:
-    client = RelayedClient(CLIENT, LOCAL)
-    assert client.train(relay(("198.51.100.1", 53))) is None
-    assert client.train(relay(CLIENT, ("192.0.2.2", 443))) is None
+    client = ProxiedClient(CLIENT, LOCAL)
+    assert client.train(asked_train(("198.51.100.1", 53))) is None
+    assert client.train(asked_train(CLIENT, ("192.0.2.2", 443))) is None
 
 
 def test_an_address_that_was_being_asked_at_the_handoff_can_be_asked_on() -> None:
     asked = (("198.51.100.1", 53), LOCAL)
-    assert RelayedClient(CLIENT, LOCAL, [asked]).train(relay(asked[0])) is not None
+    assert ProxiedClient(CLIENT, LOCAL, [asked]).train(asked_train(asked[0])) is not None
 
 
 def test_a_client_that_moves_is_known_at_its_new_address_and_the_oldest_is_forgotten() -> None:
-    client = RelayedClient(CLIENT, LOCAL)
-    new = [("192.0.2.7", 50_001 + number) for number in range(MAX_RELAYED_ADDRESSES)]
+    client = ProxiedClient(CLIENT, LOCAL)
+    new = [("192.0.2.7", 50_001 + number) for number in range(MAX_PROXIED_ADDRESSES)]
     for remote in new:
         client.saw(Datagram(b"", remote, LOCAL, 0))
         client.saw(Datagram(b"", remote, LOCAL, 0))
-    assert all(client.train(relay(remote)) is not None for remote in new)
-    assert client.train(relay(CLIENT)) is None
+    assert all(client.train(asked_train(remote)) is not None for remote in new)
+    assert client.train(asked_train(CLIENT)) is None
 
 
 def test_forged_datagrams_do_not_displace_the_client() -> None:
-    client = RelayedClient(CLIENT, LOCAL)
+    client = ProxiedClient(CLIENT, LOCAL)
     moved = ("192.0.2.8", 50_000)
     for first in (0, 1000):
-        for number in range(3 * MAX_RELAYED_ADDRESSES):
+        for number in range(3 * MAX_PROXIED_ADDRESSES):
             client.saw(Datagram(b"", (f"198.51.100.{number}", first), LOCAL, 0))
-        assert client.train(relay(CLIENT)) is not None
+        assert client.train(asked_train(CLIENT)) is not None
         client.saw(Datagram(b"", moved, LOCAL, 0))
-        assert client.train(relay(moved)) is not None
-    assert client.train(relay(("198.51.100.0", 0))) is None
+        assert client.train(asked_train(moved)) is not None
+    assert client.train(asked_train(("198.51.100.0", 0))) is None
 
 
 # --- from where -----------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""Relay both ways: the owner of a connection speaks through the process that gave it away, since
-its client talks to an address from which the owner cannot send.
+"""Proxying: the owner of a connection speaks through the process that gave it away, since its
+client talks to an address from which the owner cannot send.
 
-    client ──► source ── Stray ──► owner
-    client ◄── source ◄─ Relay ─── owner
+    client ──► source ──── Stray ────► owner
+    client ◄── source ◄─ ProxiedTrain ─ owner
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.udp import Datagram
 from quicbaton.handoff import CuttingOver
-from quicbaton.handoff.messages import Relay
-from quicbaton.limits import MAX_RELAYED_ADDRESSES
+from quicbaton.handoff.messages import ProxiedTrain
+from quicbaton.limits import MAX_PROXIED_ADDRESSES
 from quicbaton.service.peers.link import Link
 from quicbaton.transport.state import Address
 from quicbaton.transport.train import Train
 
 
-class RelayOutlet:
+class ProxyOutlet:
     """The owner's side: trains go over the handoff's link. Without one the connection waits, as it
     does while a socket is full; what it has to say keeps."""
 
@@ -36,7 +36,7 @@ class RelayOutlet:
 
     @property
     def through(self) -> str:
-        """The process that relays; empty while there is no link to it."""
+        """The process that sends for it; empty while there is no link to it."""
         link = self._link()
         return "" if link is None else link.peer_name
 
@@ -45,7 +45,7 @@ class RelayOutlet:
         if link is not None and not self._closed:
             machine = self._machine
             link.send(
-                Relay(
+                ProxiedTrain(
                     machine.connection_id,
                     machine.handoff_id,
                     train.data,
@@ -76,8 +76,8 @@ class RelayOutlet:
         self.wake()
 
 
-class RelayedClient:
-    """The source's side: where the owner may send through us. A peer must not make an open relay
+class ProxiedClient:
+    """The source's side: where the owner may send through us. A peer must not make an open proxy
     of this process, so it is where the client was at the handoff, the addresses that were being
     asked then, and from where datagrams have come for the connection since. Who lies about his
     address gets no more than from any server: the owner validates a new path before it sends more
@@ -101,9 +101,9 @@ class RelayedClient:
         if path not in self._used and path not in self._seen:
             _keep_latest(self._seen, path)
 
-    def train(self, relay: Relay) -> Train | None:
+    def train(self, train: ProxiedTrain) -> Train | None:
         """What to send; None when it is not to the client."""
-        path = (relay.remote, relay.local)
+        path = (train.remote, train.local)
         if path in self._used:
             del self._used[path]
         elif path in self._seen:
@@ -111,10 +111,10 @@ class RelayedClient:
         else:
             return None
         _keep_latest(self._used, path)
-        return Train(relay.data, relay.segment, relay.remote, relay.local, relay.ecn)
+        return Train(train.data, train.segment, train.remote, train.local, train.ecn)
 
 
 def _keep_latest(paths: dict[tuple[Address, Address], None], path: tuple[Address, Address]) -> None:
     paths[path] = None
-    if len(paths) > MAX_RELAYED_ADDRESSES:
+    if len(paths) > MAX_PROXIED_ADDRESSES:
         del paths[next(iter(paths))]
