@@ -70,17 +70,17 @@ class Service:
 
     def connections(self) -> list[int]:
         """How many each worker has."""
-        return [slot["connections"] for slot in self._slots()]
+        return [worker["connections"] for worker in self._workers()]
 
     def cpu_s(self) -> float:
         """CPU time of the workers so far: clock_getcpuclockid(3) of each."""
-        return sum(time.clock_gettime((~slot["pid"] << 3) | 2) for slot in self._slots())
+        return sum(time.clock_gettime((~worker["pid"] << 3) | 2) for worker in self._workers())
 
-    def _slots(self) -> list[dict[str, Any]]:
+    def _workers(self) -> list[dict[str, Any]]:
         command = [sys.executable, "-m", "quicbaton", "workers", str(self._control), "--json"]
         output = subprocess.check_output(command, env=self._environment, text=True)
-        slots: list[dict[str, Any]] = json.loads(output)["slots"]
-        return slots
+        workers: list[dict[str, Any]] = json.loads(output)["workers"]
+        return workers
 
     def _wait_until_ready(self) -> dict[str, Any]:
         deadline = time.monotonic() + _START_TIMEOUT_S

@@ -93,8 +93,8 @@ def test_workers_are_replaced_under_downloads_and_no_request_fails(home: Service
     download = slow_download(home, service)
 
     def each_was_replaced_three_times() -> bool:
-        for known, slot in zip(pids, service.status(), strict=True):
-            known.add(slot["pid"])
+        for known, worker in zip(pids, service.status(), strict=True):
+            known.add(worker["pid"])
         return min(map(len, pids)) > 3
 
     with tcp_client(home, service) as client, client.stream("GET", "/slow") as response:
@@ -107,7 +107,7 @@ def test_workers_are_replaced_under_downloads_and_no_request_fails(home: Service
     check_whole(download)
     renewed = [event for event in service.events if event["event"] == "renewing"]
     assert all(event["requests"] >= 3 for event in renewed)
-    assert {slot["restarts"] for slot in service.all_serve()} == {0}
+    assert {worker["restarts"] for worker in service.all_serve()} == {0}
 
 
 def test_old_processes_that_still_work_put_a_replacement_off(home: ServiceHome) -> None:

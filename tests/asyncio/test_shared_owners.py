@@ -54,7 +54,7 @@ class Source:
         self._context = HandoffContext(
             endpoint=STANDS_FOR_NOTHING,
             mover=cast(Any, self),
-            names=Names("S", ""),
+            names=Names("S"),
             relays=STANDS_FOR_NOTHING,
             waiters=LinkWaiters(lambda _name: None),
             forwarders=STANDS_FOR_NOTHING,

@@ -51,7 +51,7 @@ class Door:
         self._on_channel = on_channel
         self.incoming = Incoming(cluster, self._take)
         self.acceptor = Acceptor(listen(cluster.own_entry().listen), self._deliver)
-        self.slots: list[str] = []
+        self.targets: list[str] = []
 
     def close(self) -> None:
         self.acceptor.close()
@@ -61,8 +61,8 @@ class Door:
         self.channels.append(channel)
         self._on_channel(channel)
 
-    async def _deliver(self, slot: str, sock: socket.socket) -> None:
-        self.slots.append(slot)
+    async def _deliver(self, target: str, sock: socket.socket) -> None:
+        self.targets.append(target)
         self.incoming.take(sock)
 
 

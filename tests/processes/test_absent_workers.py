@@ -18,7 +18,7 @@ class Absent(Door):
 
     present: list[int]
 
-    async def _deliver(self, slot: str, sock: socket.socket) -> None:
+    async def _deliver(self, target: str, sock: socket.socket) -> None:
         self.incoming.take(sock, present=self.present)
 
 

@@ -115,8 +115,8 @@ async def test_downloads_go_on_through_a_reload_without_a_relay(tmp_path: Path) 
             assert not set(before) & set(service.pids())
             for pid in before:
                 wait_for(lambda pid=pid: is_alive(pid), lambda alive: not alive)
-            for slot in service.status():
-                assert await relayed(Path(slot["control"])) == 0
-        assert sum(slot["connections"] for slot in service.status()) == len(downloads)
+            for worker in service.status():
+                assert await relayed(Path(worker["control"])) == 0
+        assert sum(worker["connections"] for worker in service.status()) == len(downloads)
         for download in downloads:
             check_whole(download, data)

@@ -188,12 +188,12 @@ async def test_forged_messages_without_tls_are_hung_up_on(
             b"GET / HTTP/1.1\r\n\r\n",
             os.urandom(100_000),
         ]
-        for slot in (b"0", b"any", b"node", b"9", b"4294967296", b"x"):
+        for target in (b"0", b"any", b"node", b"9", b"4294967296", b"x"):
             for frame in frames:
                 sock = await tcp(scene.tcp_port(first))
                 with contextlib.suppress(ConnectionError):
                     await asyncio.get_running_loop().sock_sendall(
-                        sock, b"QBTN1 " + slot + b"\n" + frame
+                        sock, b"QBTN1 " + target + b"\n" + frame
                     )
                 # A TLS alert at most.
                 assert len(await hung_up(sock)) < 100

@@ -60,8 +60,8 @@ class Ends:
     def _on_lost(self) -> None:
         self.lost += 1
 
-    async def connect(self, slot: str = "0") -> TlsChannel:
-        channel = await connect_tls(self.a, "b", slot)
+    async def connect(self, target: str = "0") -> TlsChannel:
+        channel = await connect_tls(self.a, "b", target)
         await until(lambda: self.door.channels, "b to let it in")
         return channel
 
@@ -91,7 +91,7 @@ async def test_bytes_go_both_ways_whole_and_in_order(folder: Path) -> None:
         both.door.channels[0].write(data)
         await until(lambda: len(answered) == len(data), "all to come back")
         assert answered == data
-        assert both.door.slots == ["7"]
+        assert both.door.targets == ["7"]
         assert both.door.channels[0].peer.node == "a"
         assert channel.peer.node == "b"
         assert channel.is_remote

@@ -64,27 +64,27 @@ class Service(Server):
 
     def status(self) -> list[dict[str, Any]]:
         """Its workers, as it sees them."""
-        slots: list[dict[str, Any]] = self.home.json("workers", self.control)["slots"]
-        return slots
+        workers: list[dict[str, Any]] = self.home.json("workers", self.control)["workers"]
+        return workers
 
     def all_serve(self) -> list[dict[str, Any]]:
         """Wait until every worker serves."""
         return wait_for(
-            self.status, lambda slots: all(slot["state"] == "serving" for slot in slots)
+            self.status, lambda workers: all(worker["state"] == "serving" for worker in workers)
         )
 
     def pids(self) -> list[int]:
-        return [slot["pid"] for slot in self.all_serve()]
+        return [worker["pid"] for worker in self.all_serve()]
 
-    def connections(self, slot: int) -> list[dict[str, Any]]:
+    def connections(self, worker: int) -> list[dict[str, Any]]:
         """The open connections of one worker."""
-        control = self.status()[slot]["control"]
+        control = self.status()[worker]["control"]
         listed = self.home.json("ps", control)["connections"]
         return [info for info in listed if info["state"] == "open"]
 
-    def names(self, slot: int) -> set[str]:
+    def names(self, worker: int) -> set[str]:
         """The open connections of one worker, by name."""
-        return {info["connection"] for info in self.connections(slot)}
+        return {info["connection"] for info in self.connections(worker)}
 
     def download_everywhere(self, name: str, each: int = 1) -> list[Download]:
         """Clients in the middle of a download, so many at least on each worker."""
@@ -93,7 +93,7 @@ class Service(Server):
             download = self.home.download(self, name, RATE)
             download.wait_for_bytes(1)
             downloads.append(download)
-            if all(slot["connections"] >= each for slot in self.status()):
+            if all(worker["connections"] >= each for worker in self.status()):
                 return downloads
         raise AssertionError(f"no client came to one of the workers: {self.status()}")
 

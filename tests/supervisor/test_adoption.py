@@ -72,7 +72,7 @@ class FakeWorker:
     async def _status(self, _channel: Channel, _frame: c.WorkerStatus) -> c.Frame:
         self.then()
         return c.WorkerState(
-            slot=0,
+            worker=0,
             pid=self.pid,
             state=self._state,
             version="test",

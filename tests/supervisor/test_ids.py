@@ -30,5 +30,5 @@ def test_workers_get_their_encrypted_ids_from_the_kernel_through_a_key_rotation(
     downloads += service.download_everywhere("file.bin")
     for download in downloads:
         check_whole(download, content)
-    assert [slot["tossed"] for slot in service.status()] == [0, 0]
+    assert [worker["tossed"] for worker in service.status()] == [0, 0]
     assert service.stop() == 0

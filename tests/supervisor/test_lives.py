@@ -24,9 +24,9 @@ from quicbaton.service.supervisor import supervisor as module
 from quicbaton.service.supervisor.group import Group
 from quicbaton.service.supervisor.reload import Reloads
 from quicbaton.service.supervisor.roster import make_roster
-from quicbaton.service.supervisor.slot import Slot
 from quicbaton.service.supervisor.spawn import Process, Spawner
 from quicbaton.service.supervisor.supervisor import Settings, Supervisor
+from quicbaton.service.supervisor.worker_slot import WorkerSlot
 
 #: Ends in good order when its standard input does.
 _PATIENT = (sys.executable, "-c", "import sys; sys.stdin.read()")
@@ -51,7 +51,7 @@ class Patient(Spawner):
     def __init__(self) -> None:
         self.children: list[subprocess.Popen[bytes]] = []
 
-    def start(self, slot: int, on_exit: Callable[[Process], None]) -> Process:
+    def start(self, worker: int, on_exit: Callable[[Process], None]) -> Process:
         child = subprocess.Popen(_PATIENT, stdin=subprocess.PIPE)
         self.children.append(child)
         words = os.memfd_create("words")
@@ -247,7 +247,9 @@ async def test_a_reload_starts_no_more_workers_once_the_service_stops(
     async with Stage(workers=2) as stage:
         supervisor = stage.supervisor
 
-        async def begin(slot: Slot, process: Process, *_what: object, **_more: object) -> c.Answer:
+        async def begin(
+            slot: WorkerSlot, process: Process, *_what: object, **_more: object
+        ) -> c.Answer:
             slot.current = process
             supervisor.stopping = True
             return c.Answer(True, "ok", "serving")

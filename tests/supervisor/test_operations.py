@@ -15,7 +15,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 def counts(service: Service) -> list[int]:
-    return [slot["connections"] for slot in service.all_serve()]
+    return [worker["connections"] for worker in service.all_serve()]
 
 
 def test_drain_empties_a_worker_and_what_still_comes_is_passed_on(home: ServiceHome) -> None:
@@ -70,8 +70,8 @@ def test_rebalance_evens_out_a_service(home: ServiceHome) -> None:
     first, second, third = service.status()
     home.json("drain", first["control"], "--to", third["control"])
     home.json("drain", second["control"], "--to", third["control"])
-    for slot in (first, second):
-        home.json("drain", slot["control"], "--undo")
+    for worker in (first, second):
+        home.json("drain", worker["control"], "--undo")
     wait_for(lambda: counts(service), lambda found: found == [0, 0, len(downloads)])
     summary = home.json("rebalance", str(service.port))
     assert (summary["event"], summary["left"]) == ("rebalanced", 0)

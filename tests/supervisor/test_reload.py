@@ -66,23 +66,23 @@ def test_a_reload_replaces_every_worker_under_live_downloads(home: ServiceHome) 
         # As often as one likes: the sockets' order is the same after each, so that packets still
         # come to the worker that their connection IDs name.
         before = service.pids()
-        names = [service.names(slot) for slot in range(2)]
+        names = [service.names(worker) for worker in range(2)]
         done = reload(home, str(service.port))
         assert done.returncode == 0, done.stderr
         assert last_event(done.stdout)["event"] == "reloaded"
         after = service.pids()
         assert not set(before) & set(after)
-        assert [service.names(slot) for slot in range(2)] == names
+        assert [service.names(worker) for worker in range(2)] == names
         for pid in before:
             wait_for(lambda pid=pid: is_alive(pid), lambda alive: not alive)
         # Newcomers in the meantime and afterwards.
         downloads += service.download_everywhere("file.bin")
-    slots = service.status()
-    assert sum(slot["connections"] for slot in slots) == len(downloads)
+    workers = service.status()
+    assert sum(worker["connections"] for worker in workers) == len(downloads)
     for download in downloads:
         check_whole(download, content)
-    assert [slot["tossed"] for slot in service.status()] == [0, 0]
-    assert [slot["restarts"] for slot in slots] == [0, 0]
+    assert [worker["tossed"] for worker in service.status()] == [0, 0]
+    assert [worker["restarts"] for worker in workers] == [0, 0]
 
 
 def test_sighup_reloads(home: ServiceHome) -> None:

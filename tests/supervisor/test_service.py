@@ -30,9 +30,9 @@ def test_the_kernel_steers_every_packet_to_its_worker(home: ServiceHome) -> None
         assert info["connection"] in owners[info["worker"]]
     for download in downloads:
         check_whole(download, content)
-    slots = service.status()
-    assert [slot["tossed"] for slot in slots] == [0, 0, 0]
-    assert all(slot["accepted"] for slot in slots)
+    workers = service.status()
+    assert [worker["tossed"] for worker in workers] == [0, 0, 0]
+    assert all(worker["accepted"] for worker in workers)
     listed = home.json("ps", service.port)
     assert listed["pid"] == service.pid
     assert listed["accepted"] == len(downloads)
@@ -50,11 +50,11 @@ def test_a_killed_worker_is_replaced_and_only_its_clients_notice(home: ServiceHo
     os.kill(victim["pid"], signal.SIGKILL)
     # Its clients are told: long before any idle timeout, and without being asked.
     assert service.wait_for("clients_told")["reset"] == len(lost)
-    slots = wait_for(
+    workers = wait_for(
         service.status,
-        lambda slots: slots[1]["state"] == "serving" and slots[1]["pid"] != victim["pid"],
+        lambda workers: workers[1]["state"] == "serving" and workers[1]["pid"] != victim["pid"],
     )
-    assert slots[1]["restarts"] == 1
+    assert workers[1]["restarts"] == 1
     reset = wait_for(lambda: ended(downloads), lambda found: len(found) == len(lost))
     for download in downloads:
         if download not in reset:
@@ -63,7 +63,7 @@ def test_a_killed_worker_is_replaced_and_only_its_clients_notice(home: ServiceHo
     again = service.download_everywhere("file.bin")
     for download in again:
         check_whole(download, content)
-    assert [slot["tossed"] for slot in service.status()] == [0, 0, 0]
+    assert [worker["tossed"] for worker in service.status()] == [0, 0, 0]
 
 
 def ended(downloads: list[Download]) -> list[Download]:
@@ -117,7 +117,7 @@ def test_connections_that_a_dead_worker_had_handed_on_survive(home: ServiceHome)
     for name in moving:
         home.json("handoff", source["control"], name, "--to", destination["control"])
     os.kill(source["pid"], signal.SIGKILL)
-    wait_for(service.status, lambda slots: slots[0]["restarts"] == 1)
+    wait_for(service.status, lambda workers: workers[0]["restarts"] == 1)
     service.all_serve()
     there = {info["connection"] for info in service.connections(1)}
     assert there == {*moving, *staying}
@@ -140,16 +140,16 @@ def test_workers_outlive_their_supervisor_and_the_next_one_adopts_them(home: Ser
     assert all(is_alive(pid) for pid in pids[:2])
     second = home.service(3, port=first.port)
     assert second.ready["sockets"] == order
-    slots = second.all_serve()
-    assert [slot["pid"] for slot in slots[:2]] == pids[:2]
-    assert slots[2]["pid"] != pids[2]
+    workers = second.all_serve()
+    assert [worker["pid"] for worker in workers[:2]] == pids[:2]
+    assert workers[2]["pid"] != pids[2]
     more = second.download_everywhere("file.bin")
     # Those of the worker that died are told by their own next packets; the others go on.
     lost = wait_for(lambda: ended(downloads), lambda found: len(found) == at_victim)
     for download in [*downloads, *more]:
         if download not in lost:
             check_whole(download, content)
-    assert [slot["tossed"] for slot in second.status()] == [0, 0, 0]
+    assert [worker["tossed"] for worker in second.status()] == [0, 0, 0]
     assert second.stop() == 0
     assert home.worker_pids() == []
 
@@ -189,7 +189,7 @@ def test_a_worker_that_dies_again_and_again_is_started_ever_more_slowly(home: Se
     for _ in range(4):
         os.kill(service.pids()[1], signal.SIGKILL)
         service.wait_for("worker_died")
-    state = wait_for(service.status, lambda slots: slots[1]["state"] == "backing off")
+    state = wait_for(service.status, lambda workers: workers[1]["state"] == "backing off")
     assert state[0]["state"] == "serving"
     assert "SIGKILL" in state[1]["message"]
     assert service.all_serve()[1]["restarts"] == 4

@@ -51,7 +51,7 @@ async def test_new_clients_are_refused_while_a_service_stops_and_a_second_signal
     service = home.service(2, "--grace", "60")
     downloads = service.download_everywhere("file.bin")
     service.process.send_signal(signal.SIGTERM)
-    wait_for(service.status, lambda slots: slots[0]["state"] == "stopping")
+    wait_for(service.status, lambda workers: workers[0]["state"] == "stopping")
     with pytest.raises(ConnectionError):
         async with client_of(home, service.port):
             pass

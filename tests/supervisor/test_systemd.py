@@ -139,7 +139,7 @@ def test_a_service_is_activated_by_its_socket_and_notifies(systemd: FakeSystemd)
     assert service.wait_for("reloaded")["ok"]
     assert "2 workers replaced" in systemd.wait_for("READY")["STATUS"]
     # The new workers' rosters instead of the old ones'.
-    rosters = {f"roster-{slot}-{pid}" for slot, pid in enumerate(service.pids())}
+    rosters = {f"roster-{worker}-{pid}" for worker, pid in enumerate(service.pids())}
     wait_for(
         lambda: {name for name in list(systemd.stored) if name.startswith("roster")},
         lambda names: names == rosters,
@@ -172,7 +172,7 @@ def test_the_descriptor_store_brings_the_sockets_back_and_dead_workers_clients_a
     wait_for(lambda: [one.process.poll() for one in downloads], lambda codes: None not in codes)
     for download in second.download_everywhere("file.bin"):
         check_whole(download, content)
-    assert [slot["tossed"] for slot in second.status()] == [0, 0]
+    assert [worker["tossed"] for worker in second.status()] == [0, 0]
 
 
 def test_the_tcp_socket_of_a_socket_unit_is_served_and_kept(

@@ -149,7 +149,7 @@ async def test_a_verdict_about_an_older_process_resets_nobody_of_a_living_predec
 
         async def declare_dead(pid: int) -> bool:
             verdict = c.DeclareDead(
-                pid=pid, slot=0, sure=True, names=[], elsewhere={}, may_reset=True
+                pid=pid, worker=0, sure=True, names=[], elsewhere={}, may_reset=True
             )
             await worker._on_declared_dead(None, verdict)  # type: ignore[arg-type]
             return node.endpoint.may_reset

@@ -21,7 +21,7 @@ from quicbaton.service.peers.asking import TIMEOUT_S, CommandFailedError, Conver
 from quicbaton.service.peers.channel import connect_channel
 from quicbaton.service.peers.cluster import Cluster, node_keys
 from quicbaton.service.peers.directory import connect_node
-from quicbaton.service.peers.names import parse_slot
+from quicbaton.service.peers.names import ProcessName
 
 _Frame = TypeVar("_Frame", bound=c.Frame)
 _T = TypeVar("_T")
@@ -136,12 +136,12 @@ def find_servers(text: str, options: argparse.Namespace) -> list[Server]:
                 f"no server of yours is at port {text}", code=Reason.UNKNOWN_SERVER
             )
         return found
-    slot = parse_slot(text)
+    process = ProcessName.parse(text)
     cluster = find_cluster(options)
-    if slot is not None and cluster is not None and slot.node in cluster.nodes:
+    if process is not None and cluster is not None and process.node in cluster.nodes:
         return [Server(None, text, cluster)]
     path = Path(text)
-    if slot is not None and not path.exists():
+    if process is not None and not path.exists():
         hint = "give --cluster" if cluster is None else f"{cluster.folder} has no node of that name"
         raise ConfigurationError(
             f"{text!r} is no socket, and for a node of a cluster: {hint}",
@@ -160,7 +160,7 @@ def find_process(text: str, options: argparse.Namespace) -> Server:
     except (CommandFailedError, PeerError):
         # It is none, or will not answer the real question either.
         return server
-    workers = [slot.control for slot in service.slots if slot.state == "serving"]
+    workers = [worker.control for worker in service.workers if worker.state == "serving"]
     if not workers:
         raise ConfigurationError(
             f"the service {text} has no workers now", code=Reason.UNKNOWN_SERVER

@@ -27,12 +27,14 @@ async def workers_of(server: Server) -> list[Server]:
         return [server]
     if server.is_remote:
         return [
-            server._replace(name=f"{server.name}/{slot.slot}") for slot in service.slots if slot.pid
+            server._replace(name=f"{server.name}/{worker.worker}")
+            for worker in service.workers
+            if worker.pid
         ]
     return [
-        Server(Path(slot.control), slot.control, server.cluster)
-        for slot in service.slots
-        if slot.pid
+        Server(Path(worker.control), worker.control, server.cluster)
+        for worker in service.workers
+        if worker.pid
     ]
 
 
@@ -76,7 +78,7 @@ async def follow(
 def step_fields(step: c.ReloadStep) -> dict[str, Any]:
     """For programs."""
     return {
-        "worker": step.slot,
+        "worker": step.worker,
         "phase": step.phase,
         "pid": step.pid,
         "moved": step.moved,

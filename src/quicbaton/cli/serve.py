@@ -431,7 +431,7 @@ class Server:
         if len(node.workers) > 1:
             lines.append(f"  worker       {node.endpoint.table.place.worker} of several")
         if self._cluster is not None:
-            lines.append(f"  node         {node.names.slot}, others reach it over TLS")
+            lines.append(f"  node         {node.names.remote}, others reach it over TLS")
         lines.append(f"  early data   {node.endpoint.early_data}")
         self._reporter.event(
             "ready",

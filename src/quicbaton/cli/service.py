@@ -93,7 +93,7 @@ def _reload(options: argparse.Namespace, reporter: Reporter) -> int:
         def on_step(step: c.Frame) -> None:
             if isinstance(step, c.ReloadStep) and step.phase in ("done", "failed"):
                 text = (
-                    f"worker {step.slot}: {step.phase} after {step.seconds:.1f} s, "
+                    f"worker {step.worker}: {step.phase} after {step.seconds:.1f} s, "
                     f"pid {step.pid}: {step.message}"
                 )
                 reporter.event("worker", text, **step_fields(step))
@@ -133,13 +133,13 @@ def _reload_with_bar(server: Server, options: argparse.Namespace) -> c.Answer:
         def on_step(step: c.Frame) -> None:
             if not isinstance(step, c.ReloadStep):
                 return
-            if step.slot not in tasks:
-                tasks[step.slot] = bar.add_task(f"worker {step.slot}", total=None, note="")
+            if step.worker not in tasks:
+                tasks[step.worker] = bar.add_task(f"worker {step.worker}", total=None, note="")
             total = step.moved + step.left or None
             if step.phase in ("done", "failed"):
                 total = max(1, step.moved)
             bar.update(
-                tasks[step.slot],
+                tasks[step.worker],
                 completed=total if step.phase == "done" else step.moved,
                 total=total,
                 note=step.phase if step.phase != "moving" else step.message,
@@ -165,7 +165,7 @@ def _workers(options: argparse.Namespace, reporter: Reporter) -> int:
     service = _server(options).ask(c.ServiceStatus(), c.Service)
     if reporter.as_json:
         fields = msgspec.structs.asdict(service)
-        fields["slots"] = [msgspec.structs.asdict(slot) for slot in service.slots]
+        fields["workers"] = [msgspec.structs.asdict(worker) for worker in service.workers]
         reporter.value(fields)
         return 0
     _print_workers(service)
@@ -189,17 +189,17 @@ def _print_workers(service: c.Service) -> None:
         "NOTE",
     ):
         table.add_column(title, justify="left" if title in ("STATE", "NOTE") else "right")
-    for slot in service.slots:
+    for worker in service.workers:
         table.add_row(
-            str(slot.slot),
-            str(slot.pid or ""),
-            slot.state,
-            str(slot.connections),
-            str(slot.accepted),
-            str(slot.requests),
-            str(slot.tossed),
-            str(slot.restarts),
-            slot.message,
+            str(worker.worker),
+            str(worker.pid or ""),
+            worker.state,
+            str(worker.connections),
+            str(worker.accepted),
+            str(worker.requests),
+            str(worker.tossed),
+            str(worker.restarts),
+            worker.message,
         )
     console = Console(highlight=False)
     console.print(f"supervisor {service.pid} at {service.address}")

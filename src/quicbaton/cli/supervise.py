@@ -118,8 +118,8 @@ class _Service:
         )
         reloads = Reloads(supervisor)
         group.steer(chosen_ids(options, self._ring()))
-        for slot, sock in enumerate(group.sockets):
-            self._systemd.keep(socket_name(slot), sock.fileno())
+        for worker, sock in enumerate(group.sockets):
+            self._systemd.keep(socket_name(worker), sock.fileno())
         if group.listener.sock is not None:
             self._systemd.keep(LISTENER_NAME, group.listener.sock.fileno())
         try:
@@ -303,7 +303,7 @@ class _Service:
 
         def on_step(step: c.ReloadStep) -> None:
             if step.phase in ("done", "failed"):
-                text = f"worker {step.slot}: {step.phase}, {step.message}"
+                text = f"worker {step.worker}: {step.phase}, {step.message}"
                 self._reporter.event("reload_step", text, **step_fields(step))
 
         try:

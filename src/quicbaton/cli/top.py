@@ -171,7 +171,7 @@ async def _workers(server: Server) -> list[Server]:
 
 def _line(name: str, before: c.Figures | None, after: c.Figures, seconds: float) -> Line:
     if before is not None and before.pid != after.pid:
-        # Another process in the same slot: its counters began with it.
+        # Another process with the same number: its counters began with it.
         before = None
 
     def rate(values: Mapping[str, int], earlier: Mapping[str, int], key: str) -> float:

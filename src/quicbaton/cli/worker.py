@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(2, 1)
     logging.getLogger("quic").addHandler(logging.NullHandler())
     try:
-        logs.configure(options, worker=assignment.slot)
+        logs.configure(options, worker=assignment.worker)
         environment.read(options.env_file)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_serve(assignment, options, reporter))
@@ -60,7 +60,7 @@ async def _serve(assignment: Assignment, options: argparse.Namespace, reporter: 
     await server.prepare()
     try:
         node = server.node(
-            Seat(sockets[assignment.slot], server.node_number, assignment.slot),
+            Seat(sockets[assignment.worker], server.node_number, assignment.worker),
             assignment.own_control,
             tcp.assigned(assignment.listener, assignment.no_listener),
             supervised=True,

@@ -116,12 +116,12 @@ class Service:
 
     async def workers(self) -> Sequence[Worker]:
         service = await ask(self._control, c.ServiceStatus(), c.Service, GUARD_S)
-        return [Worker(slot.pid, Path(slot.control)) for slot in service.slots]
+        return [Worker(worker.pid, Path(worker.control)) for worker in service.workers]
 
     async def accepted(self) -> int:
         """How many connections its present workers have accepted."""
         service = await ask(self._control, c.ServiceStatus(), c.Service, GUARD_S)
-        return sum(slot.accepted for slot in service.slots)
+        return sum(worker.accepted for worker in service.workers)
 
     async def places(self, ports: Collection[int]) -> list[Place]:
         """The open connections of clients at these ports."""

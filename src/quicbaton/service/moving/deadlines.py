@@ -26,11 +26,11 @@ class Deadlines:
     def __init__(self, due: Callable[[Handoff], None]) -> None:
         self._due = due
         #: By the time at which they are looked at, in grains.
-        self._slots: dict[int, set[Handoff]] = {}
-        self._slot_of: dict[Handoff, int] = {}
+        self._buckets: dict[int, set[Handoff]] = {}
+        self._bucket_of: dict[Handoff, int] = {}
         self._order: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_slot = 0
+        self._timer_bucket = 0
         #: The latest time at which handoffs were looked at.
         self._fired = 0
         self._waits_for_links = False
@@ -40,23 +40,23 @@ class Deadlines:
         if due_us is None:
             self.drop(handoff)
             return
-        slot = max(due_us // _GRAIN_US, self._fired) + 1
-        known = self._slot_of.get(handoff)
-        if known is not None and known <= slot:
+        bucket = max(due_us // _GRAIN_US, self._fired) + 1
+        known = self._bucket_of.get(handoff)
+        if known is not None and known <= bucket:
             return
         self.drop(handoff)
-        if slot not in self._slots:
-            self._slots[slot] = set()
-            heappush(self._order, slot)
-        self._slots[slot].add(handoff)
-        self._slot_of[handoff] = slot
+        if bucket not in self._buckets:
+            self._buckets[bucket] = set()
+            heappush(self._order, bucket)
+        self._buckets[bucket].add(handoff)
+        self._bucket_of[handoff] = bucket
         self._arm()
 
     def drop(self, handoff: Handoff) -> None:
         """Do not look at it any more."""
-        slot = self._slot_of.pop(handoff, None)
-        if slot is not None:
-            self._slots[slot].discard(handoff)
+        bucket = self._bucket_of.pop(handoff, None)
+        if bucket is not None:
+            self._buckets[bucket].discard(handoff)
 
     def close(self) -> None:
         """Let no deadline pass any more."""
@@ -67,19 +67,19 @@ class Deadlines:
     # --- helpers --------------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        while self._order and not self._slots[self._order[0]]:
-            del self._slots[heappop(self._order)]
+        while self._order and not self._buckets[self._order[0]]:
+            del self._buckets[heappop(self._order)]
         if not self._order:
             self.close()
             return
-        slot = self._order[0]
-        if self._timer is None or slot < self._timer_slot:
+        bucket = self._order[0]
+        if self._timer is None or bucket < self._timer_bucket:
             self.close()
-            delay_s = slot * _GRAIN_US / 1e6 - monotonic()
-            self._start(slot, delay_s)
+            delay_s = bucket * _GRAIN_US / 1e6 - monotonic()
+            self._start(bucket, delay_s)
 
-    def _start(self, slot: int, delay_s: float) -> None:
-        self._timer_slot = slot
+    def _start(self, bucket: int, delay_s: float) -> None:
+        self._timer_bucket = bucket
         self._timer = asyncio.get_running_loop().call_later(max(0.0, delay_s), self._fire)
 
     def _fire(self) -> None:
@@ -87,17 +87,17 @@ class Deadlines:
         now_us = round(monotonic() * 1e6)
         # What the others sent while this process stood still comes first: it was in time. Once,
         # or a process that is always late would have no deadlines.
-        late_us = now_us - self._timer_slot * _GRAIN_US
+        late_us = now_us - self._timer_bucket * _GRAIN_US
         self._waits_for_links = not self._waits_for_links and late_us > _HELD_UP_US
         if self._waits_for_links:
-            self._start(self._timer_slot, _GRAIN_US / 1e6)
+            self._start(self._timer_bucket, _GRAIN_US / 1e6)
             return
         self._fired = now_us // _GRAIN_US
         due: list[Handoff] = []
         while self._order and self._order[0] <= self._fired:
-            due += self._slots.pop(heappop(self._order))
+            due += self._buckets.pop(heappop(self._order))
         for handoff in due:
-            del self._slot_of[handoff]
+            del self._bucket_of[handoff]
         for handoff in due:
             self._due(handoff)
         self._arm()

@@ -33,14 +33,14 @@ class _Inbound:
 
 class InboundForwarders:
     """By the connection. `begin_cutover(connection)` has its client use IDs that lead here, if it
-    has others, and says whether; `slot_of(path)` is what another host knows a process of this one
-    by."""
+    has others, and says whether; `remote_name_of(path)` is what other hosts call a process of this
+    one."""
 
     def __init__(
-        self, begin_cutover: Callable[[Connection], bool], slot_of: Callable[[str], str]
+        self, begin_cutover: Callable[[Connection], bool], remote_name_of: Callable[[str], str]
     ) -> None:
         self._begin_cutover = begin_cutover
-        self._slot_of = slot_of
+        self._remote_name_of = remote_name_of
         self._inbound: dict[bytes, _Inbound] = {}
 
     def add(self, handoff: Handoff) -> None:
@@ -114,5 +114,5 @@ class InboundForwarders:
     def _name_for(self, handoff: Handoff, to: str) -> str:
         """What the forwarder knows the process `to` by. A path means nothing on another host."""
         if to.startswith("/") and not handoff.peer.startswith("/"):
-            return self._slot_of(to)
+            return self._remote_name_of(to)
         return to

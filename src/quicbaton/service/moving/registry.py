@@ -69,7 +69,7 @@ from quicbaton.service.moving.store_client import StoreClient
 from quicbaton.service.moving.strays import deliver
 from quicbaton.service.moving.stream_relay.relays import StreamRelays
 from quicbaton.service.peers.link import Link
-from quicbaton.service.peers.names import Names, is_name_of, parse_slot
+from quicbaton.service.peers.names import Names, ProcessName, is_name_of
 
 #: How long a handoff that has ended still answers what comes late for it.
 _ANSWERS_US: Final = 50_000
@@ -77,8 +77,8 @@ _ANSWERS_US: Final = 50_000
 
 class HandoffRegistry(Observer):
     """The handoffs of one process, in both directions. `host` names this boot of this host,
-    `connect(name)` has a link to a process opened, `slot_of(path)` is what another host knows a
-    process of this one by."""
+    `connect(name)` has a link to a process opened, `remote_name_of(path)` is what other hosts
+    call a process of this one."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class HandoffRegistry(Observer):
         host: bytes,
         connect: Callable[[str], None],
         *,
-        slot_of: Callable[[str], str] = lambda _path: "",
+        remote_name_of: Callable[[str], str] = lambda _path: "",
         waits: Waits = DEFAULT_WAITS,
         formats: tuple[int, ...] = readable_versions(),
         store: Store | None = None,
@@ -108,7 +108,7 @@ class HandoffRegistry(Observer):
             names=names,
             relays=self.relays,
             waiters=LinkWaiters(connect),
-            forwarders=InboundForwarders(mover.begin_cutover, slot_of),
+            forwarders=InboundForwarders(mover.begin_cutover, remote_name_of),
             store=self.store,
             file_format=max(formats),
             feed=self._feed,
@@ -503,5 +503,5 @@ def _check_names(link: Link, message: HandoffMessage) -> None:
     """Another host offers in its own name, and names no path of this one: we call whom it names."""
     if isinstance(message, Offer) and not is_name_of(message.source, link.peer_node):
         raise PeerError(f"{link!r} offers as {message.source!r}", code=Reason.WRONG_NAME)
-    if isinstance(message, Moved) and parse_slot(message.to) is None:
+    if isinstance(message, Moved) and ProcessName.parse(message.to) is None:
         raise PeerError(f"{link!r} names {message.to!r}", code=Reason.WRONG_NAME)

@@ -39,7 +39,7 @@ from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.peers.directory import Directory
 from quicbaton.service.peers.incoming import Incoming
 from quicbaton.service.peers.link import Link
-from quicbaton.service.peers.names import Names
+from quicbaton.service.peers.names import Names, ProcessName
 from quicbaton.service.peers.peers import Peers
 
 #: For another process of the port to say that it knows us.
@@ -73,7 +73,9 @@ class Node:
         **options: Any,
     ) -> None:
         self.name = str(control)
-        self.names = Names(self.name, f"{cluster.me}/{seat.worker}" if cluster is not None else "")
+        self.names = Names(
+            self.name, None if cluster is None else ProcessName(cluster.me, seat.worker)
+        )
         self.endpoint = make_endpoint(
             seat.sock, ring=ring, node=seat.node, worker=seat.worker, toss=self._toss, **options
         )
@@ -86,7 +88,7 @@ class Node:
             self.names,
             host or boot_id(),
             self._dial,
-            slot_of=self._directory.slot_of,
+            remote_name_of=self._directory.remote_name_of,
             waits=waits,
             formats=formats,
             store=store,
@@ -280,9 +282,9 @@ class Node:
 
     # --- links ----------------------------------------------------------------------------------
 
-    async def _deliver(self, slot: str, sock: socket.socket) -> None:
+    async def _deliver(self, target: str, sock: socket.socket) -> None:
         """A connection from another host is for us, or for a process that joined our port."""
-        path = self.workers.get(int(slot)) if slot.isdigit() else self.name
+        path = self.workers.get(int(target)) if target.isdigit() else self.name
         if path is None:
             self.incoming.take(sock, present=list(self.workers))
         elif path == self.name:
@@ -305,7 +307,7 @@ class Node:
         link = Link(
             channel,
             self._next_link,
-            self.names.slot if channel.is_remote else self.name,
+            str(self.names.remote) if channel.is_remote else self.name,
             formats=self._formats,
             on_up=self._on_link_up,
             on_message=self.handoffs.on_message,
@@ -346,7 +348,7 @@ class Node:
         # is nobody's, and its clients may be told so.
         if not self._supervised:
             # In a cluster it may have handed connections on to nodes that we never met.
-            alone = len(self.workers) == 1 and not self._peers and not self.names.slot
+            alone = len(self.workers) == 1 and not self._peers and self.names.remote is None
             if alone:
                 self.endpoint.table.inherit_all(self._vacant)
             self.handoffs.peer_dead(pid, no_owner_lives=alone)

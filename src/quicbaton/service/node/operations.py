@@ -95,17 +95,17 @@ class Operations(Observer):
 
     def _name_of_worker(self, name: str) -> str:
         """As people and policies call it: NODE/WORKER across hosts, a number on one host."""
-        names = self._node.names
+        remote = self._node.names.remote
         for worker, path in self._node.workers.items():
             if path == name:
-                slot = names.slot.rpartition("/")[0]
-                return f"{slot}/{worker}" if slot else str(worker)
+                return str(worker) if remote is None else str(remote._replace(worker=worker))
         return name
 
     def _path_of(self, member: str) -> str:
         """The name by which a member can be linked to."""
-        own, _, worker = member.rpartition("/")
-        if own == self._node.names.slot.rpartition("/")[0]:
+        node, _, worker = member.rpartition("/")
+        remote = self._node.names.remote
+        if node == ("" if remote is None else remote.node):
             paths = {str(number): path for number, path in self._node.workers.items()}
             return paths.get(worker, member)
         return member

@@ -29,7 +29,7 @@ from quicbaton.reasons import Reason
 from quicbaton.routing.placement import FarPlacement, Member, Newcomer, Placement, node_of
 from quicbaton.service.moving.handoff import HandoffResult
 from quicbaton.service.peers.cluster import Cluster
-from quicbaton.service.peers.names import parse_slot
+from quicbaton.service.peers.names import ProcessName
 
 #: How often a process says how busy it is, and how old that may be to count.
 LOAD_INTERVAL_S: Final = 0.5
@@ -168,8 +168,8 @@ def names_elsewhere(policy: Placement | None) -> tuple[str, ...]:
 def check_names(names: Sequence[str], cluster: Cluster | None) -> None:
     """ConfigurationError unless all of them are in the cluster."""
     for name in names:
-        slot = parse_slot(name)
-        if slot is None or (cluster is None and slot.worker is None):
+        process = ProcessName.parse(name)
+        if process is None or (cluster is None and process.worker is None):
             raise ConfigurationError(
                 "a placement names a worker by its number, or in a cluster as NODE or "
                 f"NODE/WORKER; got {name!r}",
@@ -181,4 +181,4 @@ def check_names(names: Sequence[str], cluster: Cluster | None) -> None:
                 "give --cluster",
                 code=Reason.NO_CLUSTER,
             )
-        cluster.find(slot.node)
+        cluster.find(process.node)

@@ -320,7 +320,7 @@ class NewProcess:
     def _reset_from_now_on(self, node: Node) -> None:
         """The predecessor is gone, and so is what it knew of connections that it had given to
         others. Where there are such, clients that have yet to cut over are not to be reset."""
-        if self.seat.workers or node.names.slot or node.handoffs.store is not None:
+        if self.seat.workers or node.names.remote or node.handoffs.store is not None:
             table = node.endpoint.table
             table.no_reset_until = max(table.no_reset_until, monotonic() + NO_RESET_LIFETIME_S)
         node.endpoint.may_reset = True

@@ -22,20 +22,20 @@ from quicbaton.service.peers.cluster import Address
 from quicbaton.service.peers.tls import GREETING, set_timeouts
 
 #: Slots besides a worker's number: whoever speaks for the node, and any worker.
-NODE_SLOT: Final = "node"
-ANY_SLOT: Final = "any"
+NODE_TARGET: Final = "node"
+ANY_TARGET: Final = "any"
 _MAX_LINE_BYTES: Final = len(GREETING) + 10
 _BACKLOG: Final = 128
 #: Pause after the process ran out of descriptors, which are freed as connections end.
 _ACCEPT_PAUSE_S: Final = 0.5
 
-#: Takes over an accepted socket that is for this slot: "0", "any", "node". A QuicbatonError or
+#: Takes over an accepted socket that asks for this process: "0", "any", "node". A QuicbatonError or
 #: OSError means that nobody is there.
 Deliver = Callable[[str, socket.socket], Awaitable[None]]
 
 
 class Acceptor:
-    """Accepts on `sock`, which listens, until closed; `deliver` gets each socket and its slot."""
+    """Accepts on `sock`, which listens, until closed; `deliver` gets each and whom it asks for."""
 
     def __init__(self, sock: socket.socket, deliver: Deliver) -> None:
         self._sock = sock
@@ -90,14 +90,14 @@ class Acceptor:
             try:
                 set_timeouts(sock)
                 async with asyncio.timeout(PEER_HANDSHAKE_S):
-                    slot = await self._read_slot(sock)
+                    target = await self._read_target(sock)
                     # Its own descriptor: `deliver` may keep it.
-                    await self._deliver(slot, sock.dup())
+                    await self._deliver(target, sock.dup())
             except (QuicbatonError, OSError):
                 # Whoever connected finds the connection closed.
                 return
 
-    async def _read_slot(self, sock: socket.socket) -> str:
+    async def _read_target(self, sock: socket.socket) -> str:
         line = b""
         while not line.endswith(b"\n"):
             # What follows is for the process that is meant, so nothing of it is read here.
@@ -105,10 +105,10 @@ class Acceptor:
             line += byte
             if not byte or len(line) > _MAX_LINE_BYTES or not GREETING.startswith(line[:6]):
                 raise PeerError("no preamble of ours", code=Reason.UNEXPECTED_MESSAGE)
-        slot = line[len(GREETING) : -1].decode("ascii", "replace")
-        if slot not in (NODE_SLOT, ANY_SLOT) and not (slot.isascii() and slot.isdigit()):
-            raise PeerError("no slot of a node", code=Reason.UNEXPECTED_MESSAGE)
-        return slot
+        target = line[len(GREETING) : -1].decode("ascii", "replace")
+        if target not in (NODE_TARGET, ANY_TARGET) and not (target.isascii() and target.isdigit()):
+            raise PeerError("no process of a node", code=Reason.UNEXPECTED_MESSAGE)
+        return target
 
 
 def listen(address: Address) -> socket.socket:

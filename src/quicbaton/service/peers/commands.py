@@ -12,7 +12,7 @@ from quicbaton.handoff.framing import Codec
 from quicbaton.limits import MAX_COMMAND_BYTES
 from quicbaton.reasons import Reason, heard
 from quicbaton.service.peers.frame import CommandFrame
-from quicbaton.service.peers.names import parse_slot
+from quicbaton.service.peers.names import ProcessName
 from quicbaton.service.peers.service_commands import (
     Begin,
     DeclareDead,
@@ -23,11 +23,11 @@ from quicbaton.service.peers.service_commands import (
     ReloadStep,
     Service,
     ServiceStatus,
-    SlotInfo,
     SocketOf,
     Stop,
     Survey,
     Survivors,
+    WorkerInfo,
     WorkerState,
     WorkerStatus,
 )
@@ -43,11 +43,11 @@ __all__ = [
     "ReloadStep",
     "Service",
     "ServiceStatus",
-    "SlotInfo",
     "SocketOf",
     "Stop",
     "Survey",
     "Survivors",
+    "WorkerInfo",
     "WorkerState",
     "WorkerStatus",
 ]
@@ -405,7 +405,7 @@ def may_come_from_afar(frame: Frame) -> bool:
         names = [frame.to] if frame.to else []
     else:
         names = frame.to if isinstance(frame, Drain) else []
-    return type(frame) in REMOTE_COMMANDS and all(parse_slot(name) for name in names)
+    return type(frame) in REMOTE_COMMANDS and all(ProcessName.parse(name) for name in names)
 
 
 #: Of commands and their answers.

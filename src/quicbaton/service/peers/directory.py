@@ -10,10 +10,10 @@ from quicbaton.errors import ConfigurationError
 from quicbaton.limits import REDIAL_PAUSE_S, REDIAL_S
 from quicbaton.reasons import Reason
 from quicbaton.routing.quic_lb import Place
-from quicbaton.service.peers.acceptor import ANY_SLOT, NODE_SLOT
+from quicbaton.service.peers.acceptor import ANY_TARGET, NODE_TARGET
 from quicbaton.service.peers.channel import Channel, connect_channel
 from quicbaton.service.peers.cluster import Cluster
-from quicbaton.service.peers.names import parse_slot
+from quicbaton.service.peers.names import ProcessName
 from quicbaton.service.peers.tls import connect_tls
 
 _LOCAL_TRIES: Final = 5
@@ -31,16 +31,16 @@ class Directory:
 
     def canonical(self, name: str) -> str:
         """The name by which a process of our own node is kept: its path."""
-        slot = parse_slot(name)
-        if slot is None or self._cluster is None or slot.node != self._cluster.me:
+        process = ProcessName.parse(name)
+        if process is None or self._cluster is None or process.node != self._cluster.me:
             return name
-        if slot.worker is None:
+        if process.worker is None:
             # Any but ourselves, if there is another.
             others = (number for number in self._workers if number != self._own)
             return self._workers[next(others, self._own)]
-        return self._workers.get(slot.worker, name)
+        return self._workers.get(process.worker, name)
 
-    def slot_of(self, path: str) -> str:
+    def remote_name_of(self, path: str) -> str:
         """What other hosts call a process of this node; empty when they cannot."""
         if self._cluster is None:
             return ""
@@ -58,30 +58,30 @@ class Directory:
 
     def place_of(self, name: str) -> Place | None:
         """The place that a process of another node issues connection IDs for."""
-        slot = parse_slot(name)
-        if self._cluster is None or slot is None or slot.worker is None:
+        process = ProcessName.parse(name)
+        if self._cluster is None or process is None or process.worker is None:
             return None
-        entry = self._cluster.last_nodes.get(slot.node)
-        return None if entry is None else Place(entry.number, slot.worker)
+        entry = self._cluster.last_nodes.get(process.node)
+        return None if entry is None else Place(entry.number, process.worker)
 
     async def connect(self, name: str) -> Channel:
         """A channel to the process. PeerError when nobody answers, ConfigurationError when there
         can be nobody with that name."""
         name = self.canonical(name)
-        slot = parse_slot(name)
-        if slot is None:
+        process = ProcessName.parse(name)
+        if process is None:
             return await connect_channel(Path(name))
         if self._cluster is None:
             raise ConfigurationError(
                 f"{name!r} names a process of a cluster, and this one is in none: give --cluster",
                 code=Reason.NO_CLUSTER,
             )
-        if slot.node == self._cluster.me:
+        if process.node == self._cluster.me:
             raise ConfigurationError(
-                f"this node has no worker {slot.worker}", code=Reason.UNKNOWN_NODE
+                f"this node has no worker {process.worker}", code=Reason.UNKNOWN_NODE
             )
-        worker = ANY_SLOT if slot.worker is None else str(slot.worker)
-        return await connect_tls(self._cluster, slot.node, worker)
+        worker = ANY_TARGET if process.worker is None else str(process.worker)
+        return await connect_tls(self._cluster, process.node, worker)
 
     def pauses_s(self, name: str) -> Iterator[float]:
         """How long to wait after each failed attempt to reach it, until no more are worth it.
@@ -89,13 +89,13 @@ class Directory:
         On our own host who listens does so at once. Another host may be beyond a partition, and
         many may seek it when that ends.
         """
-        slot = parse_slot(self.canonical(name))
-        if slot is not None and (
-            self._cluster is None or slot.node not in self._cluster.last_nodes
+        process = ProcessName.parse(self.canonical(name))
+        if process is not None and (
+            self._cluster is None or process.node not in self._cluster.last_nodes
         ):
             yield 0.0  # one attempt says why there is nobody
             return
-        if slot is None:
+        if process is None:
             yield from [_FIRST_PAUSE_S] * _LOCAL_TRIES
             return
         pause_s, waited_s = _FIRST_PAUSE_S, 0.0
@@ -107,8 +107,8 @@ class Directory:
 
 async def connect_node(cluster: Cluster, name: str) -> Channel:
     """A channel for commands to NODE/WORKER, or with NODE to whoever speaks for the node."""
-    slot = parse_slot(name)
-    if slot is None:
+    process = ProcessName.parse(name)
+    if process is None:
         raise ConfigurationError(f"{name!r} is not NODE or NODE/WORKER", code=Reason.UNKNOWN_NODE)
-    worker = NODE_SLOT if slot.worker is None else str(slot.worker)
-    return await connect_tls(cluster, slot.node, worker)
+    worker = NODE_TARGET if process.worker is None else str(process.worker)
+    return await connect_tls(cluster, process.node, worker)

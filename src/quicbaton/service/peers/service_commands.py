@@ -29,9 +29,9 @@ class Begin(CommandFrame, tag="begin"):
 
 
 class PassSocket(CommandFrame, tag="pass"):
-    """Answered with `SocketOf` and the descriptor of the port's socket number `slot`."""
+    """Answered with `SocketOf` and the descriptor of the port's socket number `number`."""
 
-    slot: int
+    number: int
 
 
 class PassRoster(CommandFrame, tag="pass_roster"):
@@ -48,11 +48,11 @@ class DeclareDead(CommandFrame, tag="declare_dead"):
     """End of a survey: what the process `pid` had is settled. Answered with `Answer`.
 
     All workers have answered; the connections in `names` live, and if `sure` no other does that
-    was its. `elsewhere` and `may_reset` are as in `Begin`, for whoever has its number, `slot`.
+    was its. `elsewhere` and `may_reset` are as in `Begin`, for whoever is `worker` now, as it was.
     """
 
     pid: int
-    slot: int
+    worker: int
     sure: bool
     names: list[bytes]
     elsewhere: dict[bytes, int]
@@ -91,7 +91,7 @@ class Stop(CommandFrame, tag="stop"):
 class WorkerState(CommandFrame, tag="worker_state"):
     """Answer to `WorkerStatus`."""
 
-    slot: int
+    worker: int
     pid: int
     state: str  # ready, serving, arriving, departing, lingering, stopping
     version: str
@@ -116,8 +116,8 @@ class Left(CommandFrame, tag="left"):
 class SocketOf(CommandFrame, tag="socket_of"):
     """Which worker's it is, and how many there are."""
 
-    slot: int
-    slots: int
+    worker: int
+    workers: int
 
 
 class Survivors(CommandFrame, tag="survivors"):
@@ -132,8 +132,8 @@ class Survivors(CommandFrame, tag="survivors"):
 class ReloadStep(CommandFrame, tag="reload_step"):
     """One worker's part of a reload, how far it is."""
 
-    slot: int
-    slots: int
+    worker: int
+    workers: int
     phase: str  # starting, moving, done, failed
     pid: int
     moved: int
@@ -143,10 +143,10 @@ class ReloadStep(CommandFrame, tag="reload_step"):
     message: str
 
 
-class SlotInfo(CommandFrame):
+class WorkerInfo(CommandFrame):
     """One worker as its supervisor sees it."""
 
-    slot: int
+    worker: int
     pid: int  # 0: none
     state: str  # starting, serving, backing off, ...
     control: str
@@ -165,4 +165,4 @@ class Service(CommandFrame, tag="service_state"):
 
     pid: int
     address: str
-    slots: list[SlotInfo]
+    workers: list[WorkerInfo]

@@ -1,13 +1,13 @@
 """A channel to a process of another host, over mutually authenticated TLS 1.3.
 
     connects                                        listens
-    QBTN1 SLOT\\n, in the clear ────────────────────►  which process is meant (`acceptor`)
+    QBTN1 TARGET\\n, in the clear ────────────────────►  which process is meant (`acceptor`)
     ◄═══════════════ TLS 1.3, both certificates ═══════════════►
     ◄─ QBTN1 ok\\n ──────────────────────────────────  you are a node of this cluster
        (QBTN1 no REASON\\n, and the end: you are none, or that worker is not there)
     commands, or a handoff link, as on a Unix socket
 
-SLOT is a worker's number, `any` for any worker, or `node` for whoever speaks for the node. It is
+TARGET is a worker's number, `any` for any worker, or `node` for whoever speaks for the node. It is
 said in the clear because the process that does TLS is the one that is meant; it grants nothing,
 since every node of a cluster may talk to every process of another. Until the certificate is
 checked a connection can make us hold a few KB, for a few seconds (`limits`).
@@ -122,8 +122,8 @@ class TlsChannel(Channel):
         self._lose()
 
 
-async def connect_tls(cluster: Cluster, node: str, slot: str) -> TlsChannel:
-    """Connect to the process in that slot of that node. PeerError says why it does not work."""
+async def connect_tls(cluster: Cluster, node: str, target: str) -> TlsChannel:
+    """Connect to the process of `node` that `target` means. PeerError says why it does not work."""
     address = cluster.find(node).peers
     tls = _Tls(cluster.context(server_side=False), server_side=False)
     what = f"{node} at {address}"
@@ -131,12 +131,12 @@ async def connect_tls(cluster: Cluster, node: str, slot: str) -> TlsChannel:
     try:
         set_timeouts(sock)
         async with asyncio.timeout(PEER_HANDSHAKE_S):
-            await asyncio.get_running_loop().sock_sendall(sock, GREETING + slot.encode() + b"\n")
+            await asyncio.get_running_loop().sock_sendall(sock, GREETING + target.encode() + b"\n")
             await tls.shake(sock)
             found = cluster.check_peer(tls.object)
             if found != node:
                 raise PeerError(f"it is {found!r}, as its certificate says", code=Reason.WRONG_NODE)
-            await _read_answer(sock, tls, node, slot)
+            await _read_answer(sock, tls, node, target)
         return TlsChannel(sock, tls, node)
     except TimeoutError:
         sock.close()
@@ -282,7 +282,7 @@ async def _connect_tcp(address: Address, node: str) -> socket.socket:
     raise PeerError(f"cannot reach {what}: {failure}; {_hint(node)}", code=Reason.UNREACHABLE)
 
 
-async def _read_answer(sock: socket.socket, tls: _Tls, node: str, slot: str) -> None:
+async def _read_answer(sock: socket.socket, tls: _Tls, node: str, target: str) -> None:
     """What the other side thinks of our certificate, which it checks after we are done."""
     line = b""
     while not line.endswith(b"\n"):
@@ -299,7 +299,7 @@ async def _read_answer(sock: socket.socket, tls: _Tls, node: str, slot: str) -> 
     if line.startswith(_NO):
         code, _, there = line.removeprefix(_NO).strip().decode("ascii", "replace").partition(" ")
         if code == Reason.NO_SUCH_WORKER:
-            text = _describe_absence(node, slot, there)
+            text = _describe_absence(node, target, there)
             raise PeerError(text, code=Reason.NO_SUCH_WORKER)
         raise PeerError(f"it refuses us: {code}", code=Reason.REFUSED)
     raise PeerError("it does not speak our protocol", code=Reason.UNEXPECTED_MESSAGE)
@@ -309,10 +309,10 @@ def _hint(node: str) -> str:
     return f"see that node {node} serves, at the address that cluster.toml has"
 
 
-def _describe_absence(node: str, slot: str, there: str) -> str:
+def _describe_absence(node: str, target: str, there: str) -> str:
     if not there:
         return f"node {node} has no worker that serves now: try again"
-    return f"node {node} has no worker {slot}; it has {there}: name one of these"
+    return f"node {node} has no worker {target}; it has {there}: name one of these"
 
 
 def _spell(workers: Iterable[int]) -> str:

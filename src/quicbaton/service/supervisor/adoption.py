@@ -75,8 +75,8 @@ async def take_sockets(found: list[Found]) -> Group:
         )
     sockets: list[socket.socket] = []
     try:
-        for slot in range(len(orders.pop())):
-            sockets.append(await _take(found, slot))
+        for number in range(len(orders.pop())):
+            sockets.append(await _take(found, number))
         return Group(sockets)
     except BaseException:
         for sock in sockets:
@@ -101,12 +101,12 @@ def _is_at_predecessors(one: Found) -> bool:
     return not one.control.stem.endswith(f"-{one.state.pid}")
 
 
-async def _take(found: list[Found], slot: int) -> socket.socket:
+async def _take(found: list[Found], number: int) -> socket.socket:
     """From whoever gives it: any of them may die while we ask."""
     for one in found:
         with contextlib.suppress(PeerError, CommandFailedError):
             with await Conversation.begin(one.control, _PASS_S) as asked:
-                _, descriptor = await asked.ask_for_descriptor(c.PassSocket(slot), c.SocketOf)
+                _, descriptor = await asked.ask_for_descriptor(c.PassSocket(number), c.SocketOf)
             sock = socket.socket(fileno=descriptor)
             sock.setblocking(False)
             return sock

@@ -60,15 +60,15 @@ async def survey(pid: int, living: Mapping[Path, int]) -> Verdict:
     answers = await asyncio.gather(*(one(control) for control in living))
     names: list[bytes] = []
     elsewhere: dict[bytes, int] = {}
-    for slot, answer in zip(living.values(), answers, strict=True):
+    for worker, answer in zip(living.values(), answers, strict=True):
         if answer is not None:
             names += answer.names
             for cid in answer.passed_on:
-                elsewhere.setdefault(cid, slot)
+                elsewhere.setdefault(cid, worker)
     # An owner counts for more than one who sends on.
-    for slot, answer in zip(living.values(), answers, strict=True):
+    for worker, answer in zip(living.values(), answers, strict=True):
         if answer is not None:
-            elsewhere.update(dict.fromkeys(answer.ids, slot))
+            elsewhere.update(dict.fromkeys(answer.ids, worker))
     return Verdict(None not in answers, names, elsewhere)
 
 

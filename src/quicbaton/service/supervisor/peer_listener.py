@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from quicbaton.service.node.control import Control
-from quicbaton.service.peers.acceptor import ANY_SLOT, NODE_SLOT, Acceptor, listen, pass_on
+from quicbaton.service.peers.acceptor import ANY_TARGET, NODE_TARGET, Acceptor, listen, pass_on
 from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.peers.incoming import Incoming
 
@@ -33,14 +33,14 @@ class PeerListener:
         self._acceptor.close()
         self._incoming.close()
 
-    async def _deliver(self, slot: str, sock: socket.socket) -> None:
-        if slot == NODE_SLOT:
+    async def _deliver(self, target: str, sock: socket.socket) -> None:
+        if target == NODE_TARGET:
             self._incoming.take(sock)
             return
         workers = self._workers()
         path = None
-        if slot != ANY_SLOT:
-            path = workers.get(int(slot))
+        if target != ANY_TARGET:
+            path = workers.get(int(target))
         elif workers:
             path = list(workers.values())[next(self._turn) % len(workers)]
         if path is None:

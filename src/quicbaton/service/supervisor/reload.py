@@ -17,9 +17,9 @@ from quicbaton.errors import CallerError, PeerError, QuicbatonError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask
-from quicbaton.service.supervisor.slot import Slot
 from quicbaton.service.supervisor.spawn import NotReadyError
 from quicbaton.service.supervisor.supervisor import Supervisor
+from quicbaton.service.supervisor.worker_slot import WorkerSlot
 
 
 class Reloads:
@@ -53,7 +53,7 @@ class Reloads:
         finally:
             self.running = False
 
-    async def renew(self, slot: Slot) -> None:
+    async def renew(self, slot: WorkerSlot) -> None:
         """Replace one worker, unless all are being replaced. Raises when the old one goes on."""
         if self.running or self._supervisor.stopping:
             return
@@ -85,7 +85,7 @@ class Replacement:
     """One worker's."""
 
     def __init__(
-        self, supervisor: Supervisor, slot: Slot, on_step: Callable[[c.ReloadStep], None]
+        self, supervisor: Supervisor, slot: WorkerSlot, on_step: Callable[[c.ReloadStep], None]
     ) -> None:
         self._supervisor = supervisor
         self._slot = slot
@@ -111,8 +111,8 @@ class Replacement:
     def tell(self, phase: str, message: str = "") -> None:
         """Say how far it is."""
         step = c.ReloadStep(
-            slot=self._slot.number,
-            slots=len(self._supervisor.slots),
+            worker=self._slot.number,
+            workers=len(self._supervisor.slots),
             phase=phase,
             pid=self._pid,
             moved=self.moved,
@@ -159,6 +159,6 @@ class Replacement:
             self.tell("moving", "; ".join(frame.waiting))
 
 
-def _failure(slot: Slot, slots: int, error: QuicbatonError) -> str:
-    done = f"; {slot.number} of {counted(slots, 'worker')} replaced before" if slot.number else ""
+def _failure(slot: WorkerSlot, workers: int, error: QuicbatonError) -> str:
+    done = f"; {slot.number} of {counted(workers, 'worker')} replaced before" if slot.number else ""
     return f"worker {slot.number} could not be replaced and goes on as it was{done}: {error}"

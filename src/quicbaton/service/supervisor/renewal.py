@@ -17,9 +17,9 @@ from quicbaton.limits import MAX_LINGERING_WORKERS
 from quicbaton.service.peers import commands as c
 from quicbaton.service.supervisor.backoff import Backoff
 from quicbaton.service.supervisor.reload import Reloads
-from quicbaton.service.supervisor.slot import Slot
 from quicbaton.service.supervisor.spawn import Process
 from quicbaton.service.supervisor.supervisor import Supervisor
+from quicbaton.service.supervisor.worker_slot import WorkerSlot
 
 #: Between looks at what the workers have said; they are asked as often.
 _LOOK_S: Final = 1.0
@@ -98,7 +98,7 @@ class Renewals:
 class _Term:
     """How long one worker number's present process is to serve."""
 
-    def __init__(self, slot: Slot) -> None:
+    def __init__(self, slot: WorkerSlot) -> None:
         self.slot = slot
         self.process: Process | None = None
         self.most_requests = 0

@@ -16,9 +16,9 @@ from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask, splice
 from quicbaton.service.peers.channel import Channel, Listener, connect_channel
 from quicbaton.service.supervisor.reload import Reloads
-from quicbaton.service.supervisor.slot import Slot
 from quicbaton.service.supervisor.spawn import Process
 from quicbaton.service.supervisor.supervisor import Supervisor
+from quicbaton.service.supervisor.worker_slot import WorkerSlot
 
 _ANSWER_S: Final = 5.0
 
@@ -128,10 +128,10 @@ class ServiceControl:
 
     async def _pass_socket(self, channel: Channel, frame: c.PassSocket) -> None:
         sockets = self._supervisor.group.sockets
-        if not 0 <= frame.slot < len(sockets):
+        if not 0 <= frame.number < len(sockets):
             raise CallerError(f"there are {len(sockets)} sockets", code=Reason.NO_SUCH_SOCKET)
         channel.write_descriptors(
-            c.encode(c.SocketOf(frame.slot, len(sockets))), [sockets[frame.slot].fileno()]
+            c.encode(c.SocketOf(frame.number, len(sockets))), [sockets[frame.number].fileno()]
         )
 
     async def _status(self, _channel: Channel, _frame: c.ServiceStatus) -> c.Frame:
@@ -142,7 +142,7 @@ class ServiceControl:
         return c.Service(
             pid=os.getpid(),
             address=supervisor.group.address,
-            slots=[_describe(slot) for slot in supervisor.slots],
+            workers=[_describe(slot) for slot in supervisor.slots],
         )
 
     async def _reload(self, channel: Channel, frame: c.Reload) -> c.Frame:
@@ -179,11 +179,11 @@ class ServiceControl:
         return [answer for answer in found if answer is not None]
 
 
-def _describe(slot: Slot) -> c.SlotInfo:
+def _describe(slot: WorkerSlot) -> c.WorkerInfo:
     process = slot.current
     state = process.state if process is not None else None
-    return c.SlotInfo(
-        slot=slot.number,
+    return c.WorkerInfo(
+        worker=slot.number,
         pid=process.pid if process is not None else 0,
         state=slot.state,
         control=str(process.control) if process is not None else "",

@@ -225,7 +225,7 @@ class Spawner:
         """The control socket of a worker with this pid."""
         return self._control.with_name(f"{self._control.stem}-{pid}.sock")
 
-    def start(self, slot: int, on_exit: Callable[[Process], None]) -> Process:
+    def start(self, worker: int, on_exit: Callable[[Process], None]) -> Process:
         """Start a process for a worker number. It serves when it is told to begin."""
         opened: list[int] = []
         child = None
@@ -235,7 +235,7 @@ class Spawner:
             ready, childs_end = os.pipe()
             opened.append(ready)
             try:
-                child = self._run(slot, roster, words, childs_end)
+                child = self._run(worker, roster, words, childs_end)
             finally:
                 os.close(childs_end)
             return Process(
@@ -260,14 +260,14 @@ class Spawner:
                 f"no new worker can be started: {error.strerror or error}", code=Reason.OS
             ) from error
 
-    def _run(self, slot: int, roster: int, words: int, ready: int) -> subprocess.Popen[bytes]:
+    def _run(self, worker: int, roster: int, words: int, ready: int) -> subprocess.Popen[bytes]:
         sockets = [sock.fileno() for sock in self._group.sockets]
         listener = self._group.listener
         listening = [] if listener.sock is None else [listener.sock.fileno()]
         # Its standard error is ours again once it serves.
         stderr = os.dup(2)
         assignment: dict[str, Any] = {
-            "slot": slot,
+            "worker": worker,
             "sockets": sockets,
             "listener": listening[0] if listening else -1,
             "no_listener": listener.refusal,

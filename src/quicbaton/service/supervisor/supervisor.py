@@ -27,9 +27,9 @@ from quicbaton.service.peers.asking import CommandFailedError, ask, follow
 from quicbaton.service.supervisor.adoption import Found
 from quicbaton.service.supervisor.dead_workers import Announcer, Verdict, survey
 from quicbaton.service.supervisor.group import Group
-from quicbaton.service.supervisor.slot import Slot
 from quicbaton.service.supervisor.spawn import ANSWER_S, Process, Spawner
 from quicbaton.service.supervisor.systemd import roster_name
+from quicbaton.service.supervisor.worker_slot import WorkerSlot
 
 #: Between looks at each worker.
 _LOOK_S: Final = 1.0
@@ -83,7 +83,7 @@ class Supervisor:
         self.group = group
         self.settings = settings
         self.say = say
-        self.slots = [Slot(number) for number in range(len(group.sockets))]
+        self.slots = [WorkerSlot(number) for number in range(len(group.sockets))]
         self.stopping = False
         self._spawner = spawner
         self._keeper = keeper
@@ -129,7 +129,7 @@ class Supervisor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def new_process(self, slot: Slot) -> Process:
+    def new_process(self, slot: WorkerSlot) -> Process:
         """Start a process beside the slot's current one; refused once the service stops."""
         if self.stopping:
             raise PeerError("the service is stopping", code=Reason.STOPPING)
@@ -140,7 +140,7 @@ class Supervisor:
 
     async def begin(
         self,
-        slot: Slot,
+        slot: WorkerSlot,
         process: Process,
         predecessor: Process | None = None,
         on_step: Callable[[c.Frame], None] = lambda _step: None,
@@ -196,7 +196,7 @@ class Supervisor:
         )
         return answer
 
-    def restart(self, slot: Slot, lived_s: float = 0.0) -> None:
+    def restart(self, slot: WorkerSlot, lived_s: float = 0.0) -> None:
         """Bring up a new process for a slot that has none; the last one served for `lived_s`."""
         if not self.stopping and (slot.restart is None or slot.restart.done()):
             slot.restart = asyncio.get_running_loop().create_task(self._bring_up(slot, lived_s))
@@ -247,7 +247,7 @@ class Supervisor:
     # --- lives ----------------------------------------------------------------------------------
 
     def _adopt(self, found: Found) -> None:
-        slot = self.slots[found.state.slot]
+        slot = self.slots[found.state.worker]
         process = Process(
             found.state.pid,
             found.control,
@@ -279,12 +279,12 @@ class Supervisor:
             control=str(process.control),
         )
 
-    async def _fresh(self, slot: Slot) -> Process:
+    async def _fresh(self, slot: WorkerSlot) -> Process:
         process = self.new_process(slot)
         await process.wait_ready(self.settings.health_timeout_s)
         return process
 
-    async def _bring_up(self, slot: Slot, lived_s: float) -> None:
+    async def _bring_up(self, slot: WorkerSlot, lived_s: float) -> None:
         """Start a process for the slot until one serves."""
         while not self.stopping:
             wait_s = slot.backoff.after(lived_s)
@@ -313,7 +313,7 @@ class Supervisor:
                 if process is not None and slot.current is not process:
                     process.signal(signal.SIGKILL)
 
-    def _on_exit(self, slot: Slot, process: Process) -> None:
+    def _on_exit(self, slot: WorkerSlot, process: Process) -> None:
         slot.others.discard(process)
         if process.replaced:
             # Nobody else ever has this path.
@@ -354,7 +354,7 @@ class Supervisor:
             slot.state = "starting"
             self.restart(slot, process.lived_s)
 
-    def _inherit(self, slot: Slot) -> bool:
+    def _inherit(self, slot: WorkerSlot) -> bool:
         """A takeover was under way when its two processes were adopted: who is left serves."""
         heir = next((other for other in slot.others if other.serves), None)
         if heir is not None:
@@ -362,14 +362,14 @@ class Supervisor:
             slot.current = heir
         return heir is not None
 
-    async def _declare_dead(self, slot: Slot, process: Process) -> None:
+    async def _declare_dead(self, slot: WorkerSlot, process: Process) -> None:
         """Settle what a dead process had."""
         slot.unsettled += 1
         await self._tell_clients(process.pid, process.roster)
         await self._settle(slot, process.pid)
         self._let_go(slot, process)
 
-    def _let_go(self, slot: Slot, process: Process) -> None:
+    def _let_go(self, slot: WorkerSlot, process: Process) -> None:
         """It is dead, and its roster of no more use."""
         self._keeper.drop(roster_name(slot.number, process.pid))
         process.close()
@@ -384,7 +384,7 @@ class Supervisor:
                 reset=announced,
             )
 
-    async def _settle(self, slot: Slot, pid: int) -> None:
+    async def _settle(self, slot: WorkerSlot, pid: int) -> None:
         """Have everybody say what lives of a dead process's connections, then say it to all.
         Counted as unsettled until then."""
         while True:
@@ -402,14 +402,14 @@ class Supervisor:
         slot.elsewhere.update(verdict.elsewhere)
         await self._announce_verdict(slot, pid, verdict)
 
-    def _may_reset(self, slot: Slot) -> bool:
+    def _may_reset(self, slot: WorkerSlot) -> bool:
         """Whether IDs of a worker's number that nobody here knows are nobody's."""
         return slot.unsettled == 0 and not (self._others_may_own and slot.ended)
 
-    async def _announce_verdict(self, slot: Slot, pid: int, verdict: Verdict) -> None:
+    async def _announce_verdict(self, slot: WorkerSlot, pid: int, verdict: Verdict) -> None:
         dead = c.DeclareDead(
             pid=pid,
-            slot=slot.number,
+            worker=slot.number,
             sure=not self._others_may_own,
             names=verdict.names,
             elsewhere=verdict.elsewhere,
@@ -436,7 +436,7 @@ class Supervisor:
             ]
             await asyncio.gather(*(self._look(*one) for one in ready))
 
-    async def _look(self, slot: Slot, process: Process) -> None:
+    async def _look(self, slot: WorkerSlot, process: Process) -> None:
         asked_s = monotonic()
         try:
             await process.look()

@@ -28,14 +28,14 @@ class Passed(NamedTuple):
     rosters: dict[int, tuple[str, int]]  # pid of a worker -> name and descriptor of its roster
 
 
-def socket_name(slot: int) -> str:
+def socket_name(worker: int) -> str:
     """What a worker's socket is kept as."""
-    return f"socket-{slot}"
+    return f"socket-{worker}"
 
 
-def roster_name(slot: int, pid: int) -> str:
+def roster_name(worker: int, pid: int) -> str:
     """What a worker's roster is kept as."""
-    return f"roster-{slot}-{pid}"
+    return f"roster-{worker}-{pid}"
 
 
 class Systemd:

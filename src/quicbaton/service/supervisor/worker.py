@@ -56,7 +56,7 @@ _VERDICT_S: Final = 10.0
 class Assignment(msgspec.Struct, forbid_unknown_fields=False):
     """What a supervisor gives a new worker: its number, and descriptors."""
 
-    slot: int
+    worker: int
     sockets: list[int]  # one for each worker, in order
     roster: int
     stderr: int  # for standard error, once it serves
@@ -130,7 +130,7 @@ class Worker(Observer):
     ) -> None:
         """`sockets` are all workers', in order; `on_begin` is called when it begins to serve."""
         self._node = node
-        self._slot = node.endpoint.table.place.worker
+        self._worker = node.endpoint.table.place.worker
         self._sockets = sockets
         self._version = version
         self._on_begin = on_begin
@@ -195,7 +195,7 @@ class Worker(Observer):
         if node.is_departing or node.succeeded.is_set():
             phase = "lingering" if node.is_lingering else "departing"
         return c.WorkerState(
-            slot=self._slot,
+            worker=self._worker,
             pid=os.getpid(),
             state=phase,
             version=self._version,
@@ -271,15 +271,15 @@ class Worker(Observer):
         )
 
     async def _pass_socket(self, channel: Channel, frame: c.PassSocket) -> None:
-        if not 0 <= frame.slot < len(self._sockets):
+        if not 0 <= frame.number < len(self._sockets):
             raise CallerError(f"there are {len(self._sockets)} sockets", code=Reason.NO_SUCH_SOCKET)
         channel.write_descriptors(
-            c.encode(c.SocketOf(frame.slot, len(self._sockets))),
-            [self._sockets[frame.slot].fileno()],
+            c.encode(c.SocketOf(frame.number, len(self._sockets))),
+            [self._sockets[frame.number].fileno()],
         )
 
     async def _pass_roster(self, channel: Channel, _frame: c.PassRoster) -> None:
-        answer = c.SocketOf(self._slot, len(self._sockets))
+        answer = c.SocketOf(self._worker, len(self._sockets))
         channel.write_descriptors(c.encode(answer), [self.roster.descriptor])
 
     # --- the dead -------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ class Worker(Observer):
     async def _on_declared_dead(self, _channel: Channel, frame: c.DeclareDead) -> c.Frame:
         if frame.pid == self._predecessor:
             self._predecessor = None
-        if frame.slot == self._slot:
+        if frame.worker == self._worker:
             self._forward(frame.elsewhere)
             if frame.may_reset and self._predecessor is None:
                 self._may_reset = True

@@ -8,7 +8,7 @@ from quicbaton.service.supervisor.backoff import Backoff
 from quicbaton.service.supervisor.spawn import Process
 
 
-class Slot:
+class WorkerSlot:
     """At most one of its processes is `current`; during a reload there are two for a while."""
 
     def __init__(self, number: int) -> None:
@@ -35,7 +35,7 @@ class Slot:
         self.elsewhere: dict[bytes, int] = {}
 
     def __repr__(self) -> str:
-        return f"<Slot {self.number} {self.state} {self.current}>"
+        return f"<WorkerSlot {self.number} {self.state} {self.current}>"
 
     @property
     def newest(self) -> Process | None:
