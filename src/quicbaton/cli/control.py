@@ -17,11 +17,12 @@ from quicbaton.cli import user_state
 from quicbaton.errors import ConfigurationError, PeerError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import TIMEOUT_S, CommandFailedError, Conversation
+from quicbaton.service.peers.asking import CommandFailedError, Conversation
 from quicbaton.service.peers.channel import connect_channel
 from quicbaton.service.peers.cluster import Cluster, node_keys
 from quicbaton.service.peers.directory import connect_node
 from quicbaton.service.peers.names import ProcessName
+from quicbaton.service.timing import ANSWER_S
 
 _Frame = TypeVar("_Frame", bound=c.Frame)
 _T = TypeVar("_T")
@@ -43,7 +44,7 @@ class Server(NamedTuple):
     def is_remote(self) -> bool:
         return self.path is None
 
-    async def begin(self, timeout_s: float = TIMEOUT_S) -> Conversation:
+    async def begin(self, timeout_s: float = ANSWER_S) -> Conversation:
         """A conversation with it. PeerError when nobody answers."""
         if self.path is not None:
             return await Conversation.begin(self.path, timeout_s)
@@ -51,7 +52,7 @@ class Server(NamedTuple):
         return Conversation(await connect_node(self.cluster, self.name), timeout_s)
 
     async def say(
-        self, command: c.Frame, answer: type[_Frame], timeout_s: float = TIMEOUT_S
+        self, command: c.Frame, answer: type[_Frame], timeout_s: float = ANSWER_S
     ) -> _Frame:
         """Send one command and return its answer, as `Conversation.ask` does."""
         with await self.begin(timeout_s) as conversation:

@@ -17,6 +17,7 @@ from quicbaton.routing.placement import Placement, parse_placement
 from quicbaton.service.node.placing import check_names, names_elsewhere
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.cluster import Cluster
+from quicbaton.service.timing import GATHER_S
 
 if TYPE_CHECKING:
     from quicbaton.service.metrics import Metrics
@@ -73,12 +74,12 @@ def serve_metrics(
     """Serve them, if asked for; `workers` names the control sockets of those that are asked."""
     if options.metrics is None:
         return None
-    from quicbaton.service.metrics import GATHER_TIMEOUT_S, Metrics  # noqa: PLC0415 - an extra
+    from quicbaton.service.metrics import Metrics  # noqa: PLC0415 - an extra
 
     async def gather() -> list[c.Figures]:
         servers = [Server(Path(control), control, None) for control in workers()]
         # One that is starting, or gone, is left out.
-        answers = await ask_all(servers, c.ReadFigures(), c.Figures, GATHER_TIMEOUT_S)
+        answers = await ask_all(servers, c.ReadFigures(), c.Figures, GATHER_S)
         return [figures for _, figures in answers]
 
     host, port = options.metrics

@@ -18,6 +18,7 @@ from quicbaton.errors import ConfigurationError
 from quicbaton.limits import MAX_METRICS_REQUESTS, METRICS_REQUEST_S
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
+from quicbaton.service.timing import GATHER_S
 
 try:
     from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -34,8 +35,6 @@ except ImportError as error:  # pragma: no cover - an extra that the tests insta
         code=Reason.NO_PROMETHEUS,
     ) from error
 
-#: A scrape waits so long for the workers; one that does not answer is left out.
-GATHER_TIMEOUT_S: Final = 2.0
 
 Gather = Callable[[], Awaitable[Sequence[c.Figures]]]
 
@@ -156,7 +155,7 @@ class _Service(Collector):
     def collect(self) -> Iterable[Metric]:
         """Ask the workers. Called in the HTTP server's thread."""
         asked = asyncio.run_coroutine_threadsafe(self._ask(), self._loop)
-        return _families(asked.result(2 * GATHER_TIMEOUT_S))
+        return _families(asked.result(2 * GATHER_S))
 
     async def _ask(self) -> Sequence[c.Figures]:
         return await self._gather()

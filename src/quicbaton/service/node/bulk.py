@@ -23,11 +23,8 @@ from quicbaton.reasons import Reason
 from quicbaton.service.moving.handoff import HandoffResult
 from quicbaton.service.moving.registry import HandoffRegistry
 from quicbaton.service.peers.link import Link
+from quicbaton.service.timing import RETRY_S, STALLED_S
 
-#: How long a connection that could not move is left alone.
-_RETRY_S: Final = 0.1
-#: Beyond the deadline connections still get their first turn unless none has moved for so long.
-_STALLED_S: Final = 5.0
 _MAX_EXAMPLES: Final = 20
 
 
@@ -112,7 +109,7 @@ class BulkHandoff:
         """Whether there is no time left: the deadline, by the monotonic clock, has passed, and
         everybody had a turn or nothing moves any more."""
         now_s = monotonic()
-        is_moving = bool(self._untried) and now_s < self._progress_at_s + _STALLED_S
+        is_moving = bool(self._untried) and now_s < self._progress_at_s + STALLED_S
         return now_s >= deadline_s and not is_moving
 
     def add(self, names: Iterable[bytes]) -> None:
@@ -165,7 +162,7 @@ class BulkHandoff:
                 if report.code.is_final:
                     self._final += 1
                 else:
-                    asyncio.get_running_loop().call_later(_RETRY_S, self._try_again, name)
+                    asyncio.get_running_loop().call_later(RETRY_S, self._try_again, name)
             self._tell_if_done()
 
     async def _move(self, name: bytes) -> HandoffResult:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Final
 
 from quicbaton.errors import CallerError
 from quicbaton.reasons import Reason
@@ -15,9 +14,7 @@ from quicbaton.service.node.control import Handler
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import Channel
 from quicbaton.service.peers.link import Link
-
-#: How often whoever asked hears how far it is.
-_PROGRESS_S: Final = 0.1
+from quicbaton.service.timing import PROGRESS_S
 
 
 class Draining:
@@ -103,7 +100,7 @@ class Draining:
                 if self._bulk is not bulk:
                     break  # Another command has ended it.
                 if monotonic() >= next_progress:
-                    next_progress += _PROGRESS_S
+                    next_progress += PROGRESS_S
                     done = bulk.moved + bulk.proxied
                     channel.write(c.encode(c.DrainProgress(done, bulk.left)))
                 await self.changes.wait(next_progress)
@@ -113,7 +110,7 @@ class Draining:
             if not (finished and self._all):
                 self.stop()
         # The last connections' new owners have yet to say how long they stood still.
-        await asyncio.sleep(_PROGRESS_S)
+        await asyncio.sleep(PROGRESS_S)
         return c.Drained(
             moved=bulk.moved,
             proxied=bulk.proxied,
@@ -121,7 +118,7 @@ class Draining:
             running=self._running(),
             refused=dict(bulk.refused()),
             examples=bulk.examples(),
-            seconds=monotonic() - begun - _PROGRESS_S,
+            seconds=monotonic() - begun - PROGRESS_S,
             blackouts_us=bulk.blackouts_us,
         )
 

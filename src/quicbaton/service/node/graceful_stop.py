@@ -25,15 +25,13 @@ from quicbaton.service.node.control import Handler
 from quicbaton.service.node.node import Node
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import Channel
+from quicbaton.service.timing import (
+    CUTOVER_S,
+    LEAST_ROUND_TRIP_S,
+    MOST_ROUND_TRIP_S,
+    STALLED_LOOK_S,
+)
 
-#: How often it is looked whether handoffs get on.
-_STALLED_LOOK_S: Final = 0.5
-#: Bounds on the round trip between the two GOAWAYs.
-_LEAST_ROUND_TRIP_S: Final = 0.05
-_MOST_ROUND_TRIP_S: Final = 1.0
-#: For clients to retire the IDs of connections that were handed over: who has more time, and
-#: forwards to the end, is a draining node.
-_CUTOVER_S: Final = 5.0
 #: H3_NO_ERROR (RFC 9114 §8.1).
 _H3_NO_ERROR: Final = 0x100
 
@@ -126,12 +124,12 @@ class GracefulStop(Changes):
         work = asyncio.get_running_loop().create_task(bulk.work())
         try:
             while bulk.waiting and not bulk.is_due(until):
-                await self.wait(monotonic() + _STALLED_LOOK_S)
+                await self.wait(monotonic() + STALLED_LOOK_S)
         finally:
             work.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await work
-        until = max(until, monotonic() + _CUTOVER_S)
+        until = max(until, monotonic() + CUTOVER_S)
         handoffs = self._node.handoffs
         # Requests that still run here, too: their streams are relayed to the new owners.
         while monotonic() < until and (handoffs.unfinished or handoffs.relays.left):
@@ -184,7 +182,7 @@ class GracefulStop(Changes):
                 session.protocol._http.send_goaway(final=False)
                 session.protocol.transmit()
         longest = max(session.connection.smoothed_rtt_s for session in sessions)
-        pause_s = min(max(longest, _LEAST_ROUND_TRIP_S), _MOST_ROUND_TRIP_S)
+        pause_s = min(max(longest, LEAST_ROUND_TRIP_S), MOST_ROUND_TRIP_S)
         await asyncio.sleep(max(0.0, min(pause_s, until - monotonic())))
         for session in sessions:
             if session.protocol._http is not None and not session.is_over:

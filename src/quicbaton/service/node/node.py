@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from quicbaton.asyncio.beside import Beside, BesideConnection, NothingBeside
 from quicbaton.asyncio.endpoint.steer import steer
@@ -41,9 +41,7 @@ from quicbaton.service.peers.incoming import Incoming
 from quicbaton.service.peers.link import Link
 from quicbaton.service.peers.names import Names, ProcessName
 from quicbaton.service.peers.peers import Peers
-
-#: For another process of the port to say that it knows us.
-_INTRODUCE_S: Final = 5.0
+from quicbaton.service.timing import INTRODUCE_S
 
 
 class Node:
@@ -233,7 +231,7 @@ class Node:
 
         async def meet(number: int, name: str) -> None:
             try:
-                await ask(Path(name), c.Introduce(own, self.name), c.Answer, _INTRODUCE_S)
+                await ask(Path(name), c.Introduce(own, self.name), c.Answer, INTRODUCE_S)
                 await self.link_to(name)
             except QuicbatonError as error:
                 on_missing(number, error)

@@ -19,7 +19,6 @@ from quicbaton.service.node.draining import Draining
 from quicbaton.service.node.figures import Blackouts, read_figures
 from quicbaton.service.node.node import Node
 from quicbaton.service.node.placing import (
-    LOAD_INTERVAL_S,
     KeptLinks,
     Loads,
     Placing,
@@ -27,6 +26,7 @@ from quicbaton.service.node.placing import (
 )
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import Channel
+from quicbaton.service.timing import LOAD_INTERVAL_S
 
 
 class Operations(Observer):

@@ -17,7 +17,6 @@ import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
-from typing import Final
 
 from aioquic.h3.connection import H3_ALPN
 
@@ -30,12 +29,7 @@ from quicbaton.routing.placement import FarPlacement, Member, Newcomer, Placemen
 from quicbaton.service.moving.handoff import HandoffResult
 from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.peers.names import ProcessName
-
-#: How often a process says how busy it is, and how old that may be to count.
-LOAD_INTERVAL_S: Final = 0.5
-_FRESH_S: Final = 4 * LOAD_INTERVAL_S
-#: How often a link to another node that is not up is tried again.
-_REDIAL_S: Final = 1.0
+from quicbaton.service.timing import LOAD_FRESH_S, NODE_REDIAL_S
 
 
 class Loads:
@@ -52,7 +46,7 @@ class Loads:
     def members(self, here: Member, elsewhere: Sequence[str]) -> list[Member]:
         """Those that have room and were heard of lately, and us, by name: workers of our own node,
         and those of others that `elsewhere` names."""
-        since = monotonic() - _FRESH_S
+        since = monotonic() - LOAD_FRESH_S
         node = node_of(here.name)
         known = [
             load
@@ -82,7 +76,7 @@ class KeptLinks:
             # Whoever is not there is no member: nothing else depends on it.
             with contextlib.suppress(QuicbatonError, OSError):
                 await self._link_to(name)
-            await asyncio.sleep(_REDIAL_S)
+            await asyncio.sleep(NODE_REDIAL_S)
 
 
 class Placing:

@@ -48,13 +48,8 @@ from quicbaton.service.node.seat import Seat
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import Conversation
 from quicbaton.service.peers.channel import Channel
+from quicbaton.service.timing import PROGRESS_S, SUCCESSOR_LINK_S, TAKEOVER_S
 
-#: How often the successor hears how far it is.
-_PROGRESS_S: Final = 0.1
-#: Upper bound on a takeover: so long the predecessor's IDs are sent on to it.
-_FORWARD_S: Final = 3600.0
-#: How long a successor may take to open its control socket.
-_LINK_S: Final = 5.0
 #: H3_NO_ERROR (RFC 9114 §8.1) is what a client learns that is cut off at the deadline.
 _H3_NO_ERROR: Final = 0x100
 
@@ -175,7 +170,7 @@ class OldProcess(Changes):
 
     async def _link_up(self) -> None:
         """Have a link to the successor, which has yet to open its control socket."""
-        await Conversation(self._channel, _LINK_S).expect(c.Listening)
+        await Conversation(self._channel, SUCCESSOR_LINK_S).expect(c.Listening)
         await self._node.link_to(self._successor)
 
     def _foreign_ids(self) -> list[bytes]:
@@ -198,7 +193,7 @@ class OldProcess(Changes):
                 if self._successor_died.is_set():
                     break
                 if monotonic() >= next_progress:
-                    next_progress = monotonic() + _PROGRESS_S
+                    next_progress = monotonic() + PROGRESS_S
                     waiting = bulk.examples() + handoffs.relays.describe_left()
                     waiting += self._node.beside.describe_running()
                     self._channel.write(c.encode(c.Progress(bulk.moved, left, waiting[:20])))
@@ -207,7 +202,7 @@ class OldProcess(Changes):
             self._begins_no_more = True
             # What is frozen now is given away or thaws, by its own deadline.
             while handoffs.frozen:
-                await self.wait(monotonic() + _PROGRESS_S)
+                await self.wait(monotonic() + PROGRESS_S)
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
@@ -351,7 +346,7 @@ class NewProcess:
 
     def _begin(self, node: Node, theirs: list[bytes]) -> None:
         table = node.endpoint.table
-        until = monotonic() + _FORWARD_S
+        until = monotonic() + TAKEOVER_S
         for cid in theirs:
             if cid not in table.owners:
                 table.forward(cid, self.predecessor, until)

@@ -20,14 +20,13 @@ from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError, Conversation
 from quicbaton.service.peers.cluster import Address
 from quicbaton.service.peers.tls import GREETING, set_timeouts
+from quicbaton.service.timing import ACCEPT_PAUSE_S
 
 #: Slots besides a worker's number: whoever speaks for the node, and any worker.
 NODE_TARGET: Final = "node"
 ANY_TARGET: Final = "any"
 _MAX_LINE_BYTES: Final = len(GREETING) + 10
 _BACKLOG: Final = 128
-#: Pause after the process ran out of descriptors, which are freed as connections end.
-_ACCEPT_PAUSE_S: Final = 0.5
 
 #: Takes over an accepted socket that asks for this process: "0", "any", "node". A QuicbatonError or
 #: OSError means that nobody is there.
@@ -72,7 +71,7 @@ class Acceptor:
             return
         except OSError:
             self._loop.remove_reader(self._sock.fileno())
-            self._loop.call_later(_ACCEPT_PAUSE_S, self._listen)
+            self._loop.call_later(ACCEPT_PAUSE_S, self._listen)
             return
         if len(self._waiting) >= MAX_UNPROVEN_PEERS:
             oldest = next(iter(self._waiting))

@@ -7,17 +7,15 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Self, TypeVar
 
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import Channel, connect_channel
+from quicbaton.service.timing import ANSWER_S
 
 _Frame = TypeVar("_Frame", bound=c.Frame)
-
-#: Longer than any one handoff takes, which gives up on its own after a few seconds.
-TIMEOUT_S: Final = 60.0
 
 
 class CommandFailedError(QuicbatonError):
@@ -25,7 +23,7 @@ class CommandFailedError(QuicbatonError):
 
 
 async def ask(
-    path: Path, command: c.Frame, answer: type[_Frame], timeout_s: float = TIMEOUT_S
+    path: Path, command: c.Frame, answer: type[_Frame], timeout_s: float = ANSWER_S
 ) -> _Frame:
     """Send one command and return its answer, as `Conversation.ask` does."""
     with await Conversation.begin(path, timeout_s) as conversation:
@@ -46,7 +44,7 @@ class Conversation:
     `timeout_s` is for each answer that does not come in steps.
     """
 
-    def __init__(self, channel: Channel, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, channel: Channel, timeout_s: float = ANSWER_S) -> None:
         self.channel = channel
         self._timeout_s = timeout_s
         self._frames: asyncio.Queue[c.Frame | PeerError] = asyncio.Queue()
@@ -58,7 +56,7 @@ class Conversation:
             channel.start()
 
     @classmethod
-    async def begin(cls, path: Path, timeout_s: float = TIMEOUT_S) -> Self:
+    async def begin(cls, path: Path, timeout_s: float = ANSWER_S) -> Self:
         """With the process whose control socket that is. PeerError when nobody answers."""
         return cls(await connect_channel(path), timeout_s)
 

@@ -31,6 +31,7 @@ from quicbaton.limits import (
 )
 from quicbaton.reasons import Reason
 from quicbaton.service.peers.process_watch import ProcessWatch
+from quicbaton.service.timing import ACCEPT_PAUSE_S, CONNECT_PAUSE_S, CONNECT_S
 
 #: Bytes read at once.
 _READ_BYTES: Final = 1 << 20
@@ -39,11 +40,6 @@ _CUT: Final = int(socket.MSG_CTRUNC)
 #: What a child process inherits it keeps alive.
 _CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _BUFFER_BYTES: Final = 1 << 20
-#: Pause after the process ran out of descriptors, which are freed as channels end.
-_ACCEPT_PAUSE_S: Final = 0.5
-#: For a process to accept those who connected before us, and between looks whether it has.
-_CONNECT_S: Final = 2.0
-_CONNECT_PAUSE_S: Final = 0.02
 
 
 class PeerCredentials(NamedTuple):
@@ -382,7 +378,7 @@ async def connect_channel(path: Path) -> Channel:
 
 
 async def _connect(sock: socket.socket, path: Path) -> None:
-    until = monotonic() + _CONNECT_S
+    until = monotonic() + CONNECT_S
     while True:
         try:
             sock.connect(str(path))
@@ -394,7 +390,7 @@ async def _connect(sock: socket.socket, path: Path) -> None:
                 raise PeerError(
                     f"the process at {path} does not accept connections", code=Reason.DEADLINE
                 ) from None
-        await asyncio.sleep(_CONNECT_PAUSE_S)
+        await asyncio.sleep(CONNECT_PAUSE_S)
 
 
 class Listener:
@@ -434,7 +430,7 @@ class Listener:
             return
         except OSError:
             self._loop.remove_reader(self._sock.fileno())
-            self._loop.call_later(_ACCEPT_PAUSE_S, self._listen)
+            self._loop.call_later(ACCEPT_PAUSE_S, self._listen)
             return
         try:
             channel = Channel(sock)

@@ -15,9 +15,9 @@ from quicbaton.service.peers.channel import Channel, connect_channel
 from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.peers.names import ProcessName
 from quicbaton.service.peers.tls import connect_tls
+from quicbaton.service.timing import FIRST_REDIAL_S
 
 _LOCAL_TRIES: Final = 5
-_FIRST_PAUSE_S: Final = 0.1
 
 
 class Directory:
@@ -96,9 +96,9 @@ class Directory:
             yield 0.0  # one attempt says why there is nobody
             return
         if process is None:
-            yield from [_FIRST_PAUSE_S] * _LOCAL_TRIES
+            yield from [FIRST_REDIAL_S] * _LOCAL_TRIES
             return
-        pause_s, waited_s = _FIRST_PAUSE_S, 0.0
+        pause_s, waited_s = FIRST_REDIAL_S, 0.0
         while waited_s < REDIAL_S:
             yield pause_s
             waited_s += pause_s

@@ -47,12 +47,12 @@ from quicbaton.ownership.store import (
     decide,
 )
 from quicbaton.reasons import Reason
+from quicbaton.service.timing import STORE_OPEN_PAUSE_S
 
 #: In the file's header: that it is ours ("qbos"), and how its tables look.
 _APPLICATION_ID: Final = 0x7162_6F73
 SCHEMA_VERSION: Final = 1
 _PAGE_BYTES: Final = 4096
-_OPEN_PAUSE_S: Final = 0.01
 
 _SCHEMA: Final = (
     "CREATE TABLE meta (store_id BLOB NOT NULL, swept_until REAL NOT NULL)",
@@ -367,7 +367,7 @@ def _patiently(work: Callable[[], object]) -> None:
                 raise
         else:
             return
-        sleep(_OPEN_PAUSE_S)
+        sleep(STORE_OPEN_PAUSE_S)
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> object:

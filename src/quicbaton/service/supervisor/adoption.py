@@ -7,22 +7,20 @@ import contextlib
 import os
 import socket
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from quicbaton.asyncio.listener import Listener, adopt_listener
 from quicbaton.errors import ConfigurationError, PeerError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import (
-    TIMEOUT_S,
     CommandFailedError,
     Conversation,
 )
 from quicbaton.service.peers.channel import Channel, connect_channel
 from quicbaton.service.supervisor.group import Group
 from quicbaton.service.supervisor.lingering import LINGERING_SUFFIX
-
-_PASS_S: Final = 5.0
+from quicbaton.service.timing import ANSWER_S, PASS_S
 
 
 class Found(NamedTuple):
@@ -88,7 +86,7 @@ async def take_listener(found: list[Found]) -> Listener | None:
     """The TCP socket of living workers; None when they have none."""
     for one in found:
         with contextlib.suppress(PeerError, CommandFailedError):
-            with await Conversation.begin(one.control, _PASS_S) as asked:
+            with await Conversation.begin(one.control, PASS_S) as asked:
                 _, descriptor = await asked.ask_for_descriptor(c.PassListener(), c.SocketOf)
             return adopt_listener(descriptor)
     return None
@@ -105,7 +103,7 @@ async def _take(found: list[Found], number: int) -> socket.socket:
     """From whoever gives it: any of them may die while we ask."""
     for one in found:
         with contextlib.suppress(PeerError, CommandFailedError):
-            with await Conversation.begin(one.control, _PASS_S) as asked:
+            with await Conversation.begin(one.control, PASS_S) as asked:
                 _, descriptor = await asked.ask_for_descriptor(c.PassSocket(number), c.SocketOf)
             sock = socket.socket(fileno=descriptor)
             sock.setblocking(False)
@@ -123,7 +121,7 @@ async def _find(path: Path, silent_s: float) -> Found | None:
     dead = asyncio.Event()
     watch = channel.watch(dead.set)
     try:
-        return await _get_to_know(path, channel, min(silent_s, TIMEOUT_S))
+        return await _get_to_know(path, channel, min(silent_s, ANSWER_S))
     except (CommandFailedError, PeerError) as error:
         if error.code is Reason.UNEXPECTED_MESSAGE:
             return None  # A server, and no worker.

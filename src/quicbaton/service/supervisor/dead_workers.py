@@ -25,7 +25,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from quicbaton.asyncio.endpoint.udp import source_ancillary
 from quicbaton.errors import PeerError, QuicbatonError
@@ -36,9 +36,7 @@ from quicbaton.routing.reset import announce_reset
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask
 from quicbaton.service.supervisor.roster import Entry, read_roster
-
-#: For one worker to answer a survey, the end of its links included.
-_SURVEY_S: Final = 4.0
+from quicbaton.service.timing import SURVEY_S
 
 
 class Verdict(NamedTuple):
@@ -54,7 +52,7 @@ async def survey(pid: int, living: Mapping[Path, int]) -> Verdict:
 
     async def one(control: Path) -> c.Survivors | None:
         with contextlib.suppress(QuicbatonError):
-            return await ask(control, c.Survey(pid), c.Survivors, _SURVEY_S)
+            return await ask(control, c.Survey(pid), c.Survivors, SURVEY_S)
         return None
 
     answers = await asyncio.gather(*(one(control) for control in living))

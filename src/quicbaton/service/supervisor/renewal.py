@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 from time import monotonic
-from typing import Final
 
 from quicbaton.counted import counted
 from quicbaton.errors import QuicbatonError
@@ -20,9 +19,7 @@ from quicbaton.service.supervisor.reload import Reloads
 from quicbaton.service.supervisor.spawn import Process
 from quicbaton.service.supervisor.supervisor import Supervisor
 from quicbaton.service.supervisor.worker_slot import WorkerSlot
-
-#: Between looks at what the workers have said; they are asked as often.
-_LOOK_S: Final = 1.0
+from quicbaton.service.timing import LOOK_S
 
 
 class Renewals:
@@ -41,7 +38,7 @@ class Renewals:
     async def run(self) -> None:
         """Replace who has had enough, until the service stops."""
         while not self._supervisor.stopping:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(LOOK_S)
             for term in self._terms:
                 if self._is_due(term):
                     await self._renew(term)

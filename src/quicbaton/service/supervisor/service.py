@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
 
 from quicbaton.errors import CallerError, QuicbatonError
 from quicbaton.reasons import Reason
@@ -19,8 +18,7 @@ from quicbaton.service.supervisor.reload import Reloads
 from quicbaton.service.supervisor.spawn import Process
 from quicbaton.service.supervisor.supervisor import Supervisor
 from quicbaton.service.supervisor.worker_slot import WorkerSlot
-
-_ANSWER_S: Final = 5.0
+from quicbaton.service.timing import LIST_S
 
 
 class ServiceControl:
@@ -170,7 +168,7 @@ class ServiceControl:
 
         async def one(worker: int, process: Process) -> tuple[int, Process, c.Connections] | None:
             try:
-                listed = await ask(process.control, c.ListConnections(), c.Connections, _ANSWER_S)
+                listed = await ask(process.control, c.ListConnections(), c.Connections, LIST_S)
             except QuicbatonError:
                 return None
             return worker, process, listed

@@ -22,9 +22,8 @@ from quicbaton.service.peers.asking import ask
 from quicbaton.service.supervisor.group import Group
 from quicbaton.service.supervisor.lingering import lingering_control
 from quicbaton.service.supervisor.roster import make_roster
+from quicbaton.service.timing import LOOK_ANSWER_S
 
-#: For an answer to how it is.
-ANSWER_S: Final = 2.0
 #: What systemd tells its own child only, and a worker must not take for itself.
 _NOT_INHERITED: Final = frozenset(
     {
@@ -114,7 +113,7 @@ class Process:
         self.replaced = True
         self.control = lingering_control(self.control)
 
-    async def look(self, timeout_s: float = ANSWER_S) -> None:
+    async def look(self, timeout_s: float = LOOK_ANSWER_S) -> None:
         """Ask how it is. PeerError when it does not answer, or listens no more (`unreachable`)."""
         state = await ask(self.control, c.WorkerStatus(), c.WorkerState, timeout_s)
         self.silent_s = 0.0

@@ -27,16 +27,11 @@ from quicbaton.service.peers.asking import CommandFailedError, ask, follow
 from quicbaton.service.supervisor.adoption import Found
 from quicbaton.service.supervisor.dead_workers import Announcer, Verdict, survey
 from quicbaton.service.supervisor.group import Group
-from quicbaton.service.supervisor.spawn import ANSWER_S, Process, Spawner
+from quicbaton.service.supervisor.spawn import Process, Spawner
 from quicbaton.service.supervisor.systemd import roster_name
 from quicbaton.service.supervisor.worker_slot import WorkerSlot
+from quicbaton.service.timing import END_S, LOOK_ANSWER_S, LOOK_S, SURVEY_AGAIN_S
 
-#: Between looks at each worker.
-_LOOK_S: Final = 1.0
-#: Between surveys while somebody does not answer.
-_SURVEY_AGAIN_S: Final = 1.0
-#: Beyond the grace that it was given, for a worker to close its connections and end.
-_END_S: Final = 5.0
 #: Of a worker that is gone, and that nobody remembers.
 _UNKNOWN_PID: Final = 0
 #: What a worker's answer to Begin says when it serves.
@@ -397,7 +392,7 @@ class Supervisor:
             verdict = await survey(pid, living)
             if verdict.whole or self.stopping:
                 break
-            await asyncio.sleep(_SURVEY_AGAIN_S)
+            await asyncio.sleep(SURVEY_AGAIN_S)
         slot.unsettled -= 1
         slot.elsewhere.update(verdict.elsewhere)
         await self._announce_verdict(slot, pid, verdict)
@@ -419,7 +414,7 @@ class Supervisor:
         async def tell(other: Process) -> None:
             # Who does not hear it gives up on the dead by itself, and resets nobody.
             with contextlib.suppress(QuicbatonError):
-                await ask(other.control, dead, c.Answer, _END_S)
+                await ask(other.control, dead, c.Answer, END_S)
 
         everybody = [other for slot in self.slots for other in slot.processes if other.serves]
         await asyncio.gather(*(tell(other) for other in everybody))
@@ -427,7 +422,7 @@ class Supervisor:
     async def _watch(self) -> None:
         """Look at each worker, and kill who has not answered for too long."""
         while not self.stopping:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(LOOK_S)
             ready = [
                 (slot, process)
                 for slot in self.slots
@@ -445,7 +440,7 @@ class Supervisor:
                 return  # it is about to end, and listens no more
             # If we waited longer than we meant to, it was this process that stood still, and
             # perhaps the worker with it.
-            process.silent_s += _LOOK_S + min(monotonic() - asked_s, ANSWER_S)
+            process.silent_s += LOOK_S + min(monotonic() - asked_s, LOOK_ANSWER_S)
             if process.silent_s > self.settings.silent_s:
                 rest = ", and requests that still run in it are reset" if process.replaced else ""
                 self.say(
@@ -465,7 +460,7 @@ class Supervisor:
     async def _end(self, process: Process, grace_s: float, to: str) -> c.Left:
         left = c.Left(0, 0, 0)
         with contextlib.suppress(QuicbatonError, TimeoutError):
-            async with asyncio.timeout(grace_s + _END_S):
+            async with asyncio.timeout(grace_s + END_S):
                 if process.begun:
                     left = await self._stop_one(process, grace_s, to)
                 else:
@@ -480,7 +475,7 @@ class Supervisor:
         """Have it stop; it ends then, or soon."""
         stop = c.Stop(grace_s, to)
         try:
-            left = await ask(process.control, stop, c.Left, grace_s + _END_S)
+            left = await ask(process.control, stop, c.Left, grace_s + END_S)
         except CommandFailedError as error:
             if error.code is not Reason.BUSY:
                 process.signal(signal.SIGTERM)

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from time import monotonic_ns
 from typing import Final, NamedTuple
 
+from quicbaton.service.timing import SYSTEMD_S
+
 #: The first descriptor that systemd passes (SD_LISTEN_FDS_START).
 _FIRST_DESCRIPTOR: Final = 3
 #: What the TCP socket is kept as.
 LISTENER_NAME: Final = "listener"
-#: For systemd to take a notification; it may be busy, and a service must not hang on that.
-_SEND_S: Final = 1.0
 
 
 class Passed(NamedTuple):
@@ -127,6 +127,6 @@ class Systemd:
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
             contextlib.suppress(OSError),
         ):
-            sock.settimeout(_SEND_S)
+            sock.settimeout(SYSTEMD_S)
             sock.connect(address)
             socket.send_fds(sock, [text.encode()], descriptors or [])

@@ -42,15 +42,10 @@ from quicbaton.service.peers.channel import Channel
 from quicbaton.service.supervisor.group import inodes
 from quicbaton.service.supervisor.lingering import lingering_control
 from quicbaton.service.supervisor.roster import Roster
+from quicbaton.service.timing import LAST_ANSWER_S, LINKS_END_S, VERDICT_S
 
-#: How long a dead process's links may take to come to their end.
-_LINKS_END_S: Final = 2.0
-#: For the answer that says why it cannot begin.
-_LAST_ANSWER_S: Final = 0.2
 #: The pid of a predecessor that has not said it yet.
 _NOT_ASKED: Final = -1
-#: How long a verdict about a dead process may take; then nobody is reset for its sake.
-_VERDICT_S: Final = 10.0
 
 
 class Assignment(msgspec.Struct, forbid_unknown_fields=False):
@@ -238,7 +233,7 @@ class Worker(Observer):
         except BaseException:
             # The predecessor keeps the port, and this process has nothing to do.
             self._phase = "failed"
-            asyncio.get_running_loop().call_later(_LAST_ANSWER_S, self._failed.set)
+            asyncio.get_running_loop().call_later(LAST_ANSWER_S, self._failed.set)
             raise
         self._phase = "serving"
         self._on_begin()
@@ -290,7 +285,7 @@ class Worker(Observer):
         if pid in self._waits_for_end:
             self._waits_for_end[pid].set()
         loop = asyncio.get_running_loop()
-        self._undecided[pid] = loop.call_later(_VERDICT_S, self._give_up_on, pid)
+        self._undecided[pid] = loop.call_later(VERDICT_S, self._give_up_on, pid)
 
     def _give_up_on(self, pid: int) -> None:
         if self._undecided.pop(pid, None) is not None:
@@ -314,7 +309,7 @@ class Worker(Observer):
             return
         ended = self._waits_for_end.setdefault(pid, asyncio.Event())
         try:
-            async with asyncio.timeout(_LINKS_END_S):
+            async with asyncio.timeout(LINKS_END_S):
                 await ended.wait()
         except TimeoutError:
             raise PeerError(f"process {pid} lives, as far as we know", code=Reason.ALIVE) from None

@@ -1,0 +1,81 @@
+"""For how long, and how often: what the processes of a service wait for one another. Seconds.
+
+The waits of a handoff are in `quicbaton.limits` (`HANDOFF_*`), as are those that bound what
+strangers and other hosts may take. Everything here is between processes that trust each other, and
+most of it is only ever waited out when one of them has died or hangs.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# --- asking another process -------------------------------------------------------------------
+
+#: For a process to accept a channel that was opened before ours, and between looks whether it has.
+CONNECT_S: Final = 2.0
+CONNECT_PAUSE_S: Final = 0.02
+#: Between attempts to reach a process of this host, which doubles for one of another.
+FIRST_REDIAL_S: Final = 0.1
+#: For an answer. Longer than any one handoff takes, which gives up on its own after a few seconds.
+ANSWER_S: Final = 60.0
+#: For a worker to list its connections to its supervisor.
+LIST_S: Final = 5.0
+#: For a process to pass a descriptor, and for one that takes the port over to be known to another.
+PASS_S: Final = 5.0
+INTRODUCE_S: Final = 5.0
+#: For the workers' figures; a worker that does not answer is left out of the scrape.
+GATHER_S: Final = 2.0
+#: For systemd to take a notification. It may be busy, and a service must not hang on that.
+SYSTEMD_S: Final = 1.0
+#: Before a listener accepts again that ran out of descriptors, which are freed as others end.
+ACCEPT_PAUSE_S: Final = 0.5
+#: Before a store's file is opened again that another process is just making.
+STORE_OPEN_PAUSE_S: Final = 0.01
+
+# --- a supervisor and its workers -------------------------------------------------------------
+
+#: Between looks at each worker, and for its answer to how it is.
+LOOK_S: Final = 1.0
+LOOK_ANSWER_S: Final = 2.0
+#: For a worker that cannot begin to have its answer sent before it ends.
+LAST_ANSWER_S: Final = 0.2
+#: Beyond the grace that a worker was given, for it to close its connections and end.
+END_S: Final = 5.0
+
+# --- a worker has died ------------------------------------------------------------------------
+
+#: For the dead worker's links to come to their end in each of the others.
+LINKS_END_S: Final = 2.0
+#: For one worker to answer a survey, the end of its links included, and until it is asked again.
+SURVEY_S: Final = 4.0
+SURVEY_AGAIN_S: Final = 1.0
+#: For a verdict about the dead worker. Without one, its clients are not reset for as long.
+VERDICT_S: Final = 10.0
+
+# --- many connections move --------------------------------------------------------------------
+
+#: Between reports of how far a drain, a reload or a takeover is.
+PROGRESS_S: Final = 0.1
+#: Before a connection that could not move is tried again.
+RETRY_S: Final = 0.1
+#: Beyond a deadline, connections still get their first turn unless none has moved for so long, and
+#: between looks whether one has.
+STALLED_S: Final = 5.0
+STALLED_LOOK_S: Final = 0.5
+#: The round trip between the two GOAWAYs of a stop is measured, and taken for no less and no more.
+LEAST_ROUND_TRIP_S: Final = 0.05
+MOST_ROUND_TRIP_S: Final = 1.0
+#: For clients to retire the IDs of connections that a stop has handed over. A node that is drained
+#: forwards to the end.
+CUTOVER_S: Final = 5.0
+#: For a successor to open its control socket, and to have taken over all that it will.
+SUCCESSOR_LINK_S: Final = 5.0
+TAKEOVER_S: Final = 3600.0
+
+# --- placement --------------------------------------------------------------------------------
+
+#: Between a process's words about how busy it is, and how old such a word may be to count.
+LOAD_INTERVAL_S: Final = 0.5
+LOAD_FRESH_S: Final = 4 * LOAD_INTERVAL_S
+#: Between attempts to link to another node.
+NODE_REDIAL_S: Final = 1.0
