@@ -1,13 +1,13 @@
 """`serve --sleep-after`: who sleeps, and when not asked."""
 
 import asyncio
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
 
 from quicbaton.asyncio import connect
+from quicbaton.cli.options.serve import ProgramOptions
 from quicbaton.cli.program import sleep_after_s
 from tests.cli.command_line import Home, wait_for
 
@@ -29,11 +29,9 @@ async def test_a_silent_client_s_connection_is_listed_as_asleep(home: Home) -> N
 
 
 def test_a_folder_sleeps_by_default_and_a_program_only_when_asked() -> None:
-    def found(app: str | None, asked: float | None, folder: str = "files") -> float:
-        return sleep_after_s(Namespace(app=app, folder=Path(folder), sleep_after=asked))
-
-    assert found(None, None) == 10
-    assert found("chat:Chat", None) == 0
-    assert found(None, None, "chat:Chat") == 0
-    assert found("chat:Chat", 30.0) == 30
-    assert found(None, 0.0) == 0
+    folder, program = Path("files"), Path("chat:Chat")
+    assert sleep_after_s(ProgramOptions(folder=folder)) == 10
+    assert sleep_after_s(ProgramOptions(app="chat:Chat")) == 0
+    assert sleep_after_s(ProgramOptions(folder=program)) == 0
+    assert sleep_after_s(ProgramOptions(app="chat:Chat", sleep_after=30.0)) == 30
+    assert sleep_after_s(ProgramOptions(folder=folder, sleep_after=0.0)) == 0

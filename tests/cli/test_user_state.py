@@ -10,7 +10,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from cryptography import x509
 
 from quicbaton.cli import user_state
-from quicbaton.cli.main import parse
+from quicbaton.cli.options.serve import ProgramOptions, ServeOptions
 from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.serve import Server
 from quicbaton.errors import ConfigurationError
@@ -93,7 +93,7 @@ def test_a_certificate_and_its_key_are_read_together(monkeypatch: pytest.MonkeyP
         self.certificate = loaded
 
     monkeypatch.setattr(QuicConfiguration, "load_cert_chain", load_and_be_overtaken)
-    server = Server(parse(["serve", "."]), Reporter(as_json=True))
+    server = Server(ServeOptions(program=ProgramOptions(folder=Path())), Reporter(as_json=True))
     configuration = server._configuration
     assert configuration.certificate.public_key() == configuration.private_key.public_key()
     assert others[0].wait(GUARD_S) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import io
 import socket
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from quicbaton.cli import keys
+from quicbaton.cli.options.commands import KeysInitOptions
 from quicbaton.cli.reporter import Reporter
 from quicbaton.service.peers.acceptor import Acceptor, listen
 from quicbaton.service.peers.channel import Channel
@@ -33,11 +33,9 @@ def own_port() -> int:
 
 def make_cluster(folder: Path, *names: str) -> Path:
     """A cluster's folder with these nodes."""
-    nodes = [f"--node={name}=127.0.0.1:{own_port()}" for name in names]
-    parser = argparse.ArgumentParser()
-    keys.add_parser(parser.add_subparsers())
-    options = parser.parse_args(["keys", "init", str(folder), *nodes])
-    assert options.run(options, Reporter(as_json=True, out=io.StringIO())) == 0
+    nodes = tuple(f"{name}=127.0.0.1:{own_port()}" for name in names)
+    options = KeysInitOptions(folder=folder, nodes=nodes)
+    assert keys.init(options, Reporter(as_json=True, out=io.StringIO())) == 0
     return folder
 
 

@@ -74,7 +74,7 @@ class Stage:
             Group.open("127.0.0.1", 0, workers),
             spawner or self.patient,
             ring=lambda: KeyRing(ClusterKey.generate(os.urandom)),
-            settings=Settings(),
+            settings=Settings(health_timeout_s=30, silent_s=10, takeover_s=60, grace_s=10),
             say=lambda *_what, **_fields: None,
             keeper=self.kept,
         )

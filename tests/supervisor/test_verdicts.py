@@ -197,7 +197,7 @@ async def test_what_a_replaced_worker_gave_to_another_host_is_not_reset_by_its_s
         group,
         Spawner("nothing", [], group, tmp_path / "control.sock"),
         ring=lambda: KeyRing(ClusterKey.generate(os.urandom)),
-        settings=Settings(),
+        settings=Settings(health_timeout_s=30, silent_s=10, takeover_s=60, grace_s=10),
         say=lambda *_what, **_fields: None,
         keeper=_ForgetfulKeeper(),
         others_may_own=others_may_own,

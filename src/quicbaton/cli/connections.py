@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +10,21 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from quicbaton.cli.control import (
-    SERVER_HELP,
     Server,
-    add_cluster_options,
     find_process,
     find_servers,
     name_for,
     your_servers,
 )
-from quicbaton.cli.reporter import Reporter, add_json_option
+from quicbaton.cli.options.argument import add_command
+from quicbaton.cli.options.cluster import ClusterOptions
+from quicbaton.cli.options.commands import (
+    HandoffOptions,
+    PsOptions,
+    ResumeOptions,
+    SaveOptions,
+)
+from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
 from quicbaton.limits import BATON_LIFETIME_S
 from quicbaton.reasons import Reason
@@ -41,78 +46,23 @@ _COUNTERS: Final = (
 
 
 def add_parser(commands: Any) -> None:
-    ps = commands.add_parser(
-        "ps", help="list a server's live connections", description="List live connections."
-    )
-    _add_server(ps, "?")
-    ps.set_defaults(run=_list)
-
-    handoff = commands.add_parser(
+    add_command(commands, "ps", PsOptions, _list, "list a server's live connections")
+    add_command(
+        commands,
         "handoff",
-        help="move a connection to another server process",
-        description="Move a live connection to another process. The client sees nothing.",
+        HandoffOptions,
+        _hand_off,
+        "move a connection to another server process",
     )
-    _add_server(handoff)
-    _add_connection(handoff)
-    _add_destination(handoff)
-    handoff.add_argument(
-        "--proxy",
-        action="store_true",
-        help="if the other process cannot send from the address that the client talks to, let this "
-        "one send for it as long as the connection lives",
-    )
-    handoff.set_defaults(run=_hand_off)
-
-    save = commands.add_parser(
-        "save",
-        help="freeze a connection into a file",
-        description="Freeze a connection into a baton in a new file. It stands still until "
-        "`quicbaton resume` brings it back; the server stays its arbiter and must live on.",
-    )
-    _add_server(save)
-    _add_connection(save)
-    save.add_argument("file", type=Path, metavar="FILE", help="the file to make")
-    save.set_defaults(run=_save)
-
-    resume = commands.add_parser(
-        "resume",
-        help="bring a saved connection back to life",
-        description="Bring a saved connection back to life in another process, once.",
-    )
-    resume.add_argument("file", type=Path, metavar="FILE", help="what `quicbaton save` made")
-    _add_destination(resume)
-    resume.set_defaults(run=_resume)
-
-    for parser in (ps, handoff, save, resume):
-        add_cluster_options(parser)
-        add_json_option(parser)
+    add_command(commands, "save", SaveOptions, _save, "freeze a connection into a file")
+    add_command(commands, "resume", ResumeOptions, _resume, "bring a saved connection back to life")
 
 
-def _add_server(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
-    text = SERVER_HELP if nargs is None else f"{SERVER_HELP} (default: all of yours on this host)"
-    parser.add_argument("server", nargs=nargs, metavar="SERVER", help=text)
-
-
-def _add_connection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "connection", metavar="CONN", help="its name as `quicbaton ps` says it, or how it begins"
-    )
-
-
-def _add_destination(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--to",
-        required=True,
-        metavar="SERVER",
-        help="the process that gets it: its control socket, its port, or NODE[/WORKER]",
-    )
-
-
-def _list(options: argparse.Namespace, reporter: Reporter) -> int:
+def _list(options: PsOptions, reporter: Reporter) -> int:
     if options.server is None:
         servers = your_servers()
     else:
-        servers = find_servers(options.server, options)
+        servers = find_servers(options.server, options.cluster)
     if not servers and not reporter.as_json:
         print("no servers of yours run on this host")
     seen: set[int] = set()
@@ -209,22 +159,22 @@ def _total(found: c.ByWorker) -> dict[str, int]:
     return {name: sum(getattr(each.listed, name) for each in found.workers) for name in _COUNTERS}
 
 
-def _hand_off(options: argparse.Namespace, reporter: Reporter) -> int:
-    destination = find_process(options.to, options)
+def _hand_off(options: HandoffOptions, reporter: Reporter) -> int:
+    destination = find_process(options.to, options.cluster)
 
     def hand_off(server: Server) -> c.Answer:
         kind = c.HandOffProxied if options.proxy else c.HandOff
         command = kind(options.connection, name_for(server, destination))
         return server.ask(command, c.Answer)
 
-    answer = _by_whoever_has_it(options, hand_off)
+    answer = _by_whoever_has_it(options.server, options.cluster, hand_off)
     proxied = answer.code == Reason.PROXIED
     text = f"handed over to {options.to}" + (", and proxied" if proxied else "")
     reporter.event("handed_over", text, to=options.to, proxied=proxied, message=answer.message)
     return 0
 
 
-def _save(options: argparse.Namespace, reporter: Reporter) -> int:
+def _save(options: SaveOptions, reporter: Reporter) -> int:
     file = options.file.absolute()
     if file.exists():
         raise ConfigurationError(f"{file} exists already: name a new file", code=Reason.FILE_EXISTS)
@@ -235,7 +185,7 @@ def _save(options: argparse.Namespace, reporter: Reporter) -> int:
         else:
             server.ask(c.Save(options.connection, str(file)), c.Answer)
 
-    _by_whoever_has_it(options, save)
+    _by_whoever_has_it(options.server, options.cluster, save)
     text = (
         f"frozen into {file}; bring it back in another process, within {BATON_LIFETIME_S} s, "
         f"with: quicbaton resume {file} --to SERVER"
@@ -263,11 +213,11 @@ async def _fetch(conversation: Conversation, connection: str, file: Path) -> Non
         ) from error
 
 
-def _resume(options: argparse.Namespace, reporter: Reporter) -> int:
+def _resume(options: ResumeOptions, reporter: Reporter) -> int:
     file = options.file.absolute()
     if not file.is_file():
         raise ConfigurationError(f"{file} is not a file: `quicbaton save` makes one")
-    server = find_process(options.to, options)
+    server = find_process(options.to, options.cluster)
     command = c.Revive(read_baton(file)) if server.is_remote else c.Resume(str(file))
     answer = server.ask(command, c.Answer)
     text = f"lives on in the process at {options.to}"
@@ -275,9 +225,9 @@ def _resume(options: argparse.Namespace, reporter: Reporter) -> int:
     return 0
 
 
-def _by_whoever_has_it(options: argparse.Namespace, ask: Callable[[Server], _T]) -> _T:
+def _by_whoever_has_it(text: str, cluster: ClusterOptions, ask: Callable[[Server], _T]) -> _T:
     """Ask the processes of a port one by one until one has the connection."""
-    servers = find_servers(options.server, options)
+    servers = find_servers(text, cluster)
     for server in servers[:-1]:
         try:
             return ask(server)

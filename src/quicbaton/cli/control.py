@@ -6,14 +6,13 @@ or, with `--cluster`, NODE or NODE/WORKER.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from quicbaton.cli import user_state
+from quicbaton.cli.options.cluster import ClusterOptions
 from quicbaton.errors import ConfigurationError, PeerError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
@@ -26,8 +25,6 @@ from quicbaton.service.timing import ANSWER_S
 
 _Frame = TypeVar("_Frame", bound=c.Frame)
 _T = TypeVar("_T")
-
-SERVER_HELP = "the server: its control socket, its port, or NODE[/WORKER] of the cluster"
 
 
 class Server(NamedTuple):
@@ -72,27 +69,10 @@ class Server(NamedTuple):
         return asyncio.run(run())
 
 
-def add_cluster_options(parser: argparse.ArgumentParser) -> None:
-    """Let a command name servers of other hosts."""
-    parser.add_argument(
-        "--cluster",
-        type=Path,
-        default=_from_environment("QUICBATON_CLUSTER", Path),
-        metavar="DIR",
-        help="folder of `quicbaton keys init`: talk to its nodes (QUICBATON_CLUSTER)",
-    )
-    parser.add_argument(
-        "--node-name",
-        default=_from_environment("QUICBATON_NODE", str),
-        metavar="NAME",
-        help="the node that we are (QUICBATON_NODE; default: the one whose key is in the folder)",
-    )
-
-
-def find_cluster(options: argparse.Namespace, *, serves: bool = False) -> Cluster | None:
+def find_cluster(options: ClusterOptions, *, serves: bool = False) -> Cluster | None:
     """The cluster that the options name, as the node that they name. A process that `serves` must
     be sure which node it is."""
-    folder: Path | None = options.cluster
+    folder = options.cluster
     if folder is None:
         return None
     name = options.node_name
@@ -113,7 +93,7 @@ def find_cluster(options: argparse.Namespace, *, serves: bool = False) -> Cluste
     return Cluster(folder, name)
 
 
-def find_server(text: str, options: argparse.Namespace) -> Server:
+def find_server(text: str, options: ClusterOptions) -> Server:
     """What SERVER means, where it must be one process."""
     found = find_servers(text, options)
     if len(found) != 1:
@@ -125,7 +105,7 @@ def find_server(text: str, options: argparse.Namespace) -> Server:
     return found[0]
 
 
-def find_servers(text: str, options: argparse.Namespace) -> list[Server]:
+def find_servers(text: str, options: ClusterOptions) -> list[Server]:
     """What SERVER means: the processes that share a port, or one."""
     if text.isascii() and text.isdigit() and len(text) <= 5:
         found = local_servers(user_state.control_sockets(int(text)))
@@ -151,7 +131,7 @@ def find_servers(text: str, options: argparse.Namespace) -> list[Server]:
     return [Server(path.absolute(), text, None)]
 
 
-def find_process(text: str, options: argparse.Namespace) -> Server:
+def find_process(text: str, options: ClusterOptions) -> Server:
     """What SERVER means, where a process is wanted that can have connections itself."""
     server = find_server(text, options)
     if server.is_remote:
@@ -215,8 +195,3 @@ def _answers(path: Path) -> bool:
         return True
 
     return asyncio.run(knock())
-
-
-def _from_environment(name: str, make: Callable[[str], Any]) -> Any:
-    text = os.environ.get(name)
-    return make(text) if text else None

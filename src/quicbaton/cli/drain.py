@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,54 +10,24 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from quicbaton.cli.control import SERVER_HELP, Server, add_cluster_options, find_servers, name_for
+from quicbaton.cli.control import Server, find_servers, name_for
 from quicbaton.cli.fleet import all_workers, ask_all, follow
-from quicbaton.cli.reporter import Reporter, add_json_option
+from quicbaton.cli.options.argument import add_command
+from quicbaton.cli.options.commands import BulkOptions, DrainOptions, RebalanceOptions
+from quicbaton.cli.reporter import Reporter
 from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 
-DEADLINE_S = 60.0
-
 
 def add_parser(commands: Any) -> None:
-    drain = commands.add_parser(
-        "drain",
-        help="move all connections of a server elsewhere",
-        description="Move all connections of a server, or of all its workers, to others. Those "
-        "that still come are passed on, too, until `drain --undo`. Clients see nothing.",
+    add_command(
+        commands, "drain", DrainOptions, _drain, "move all connections of a server elsewhere"
     )
-    drain.add_argument("server", metavar="SERVER", help=SERVER_HELP)
-    drain.add_argument("--to", nargs="+", metavar="SERVER", help="who gets them, in turn")
-    drain.add_argument(
-        "--proxy",
-        action="store_true",
-        help="where the other host cannot send from the clients' server address, pass packets on "
-        "both ways for as long as a connection lives",
+    add_command(
+        commands, "rebalance", RebalanceOptions, _rebalance, "even out connections between servers"
     )
-    drain.add_argument("--undo", action="store_true", help="keep connections again")
-    drain.set_defaults(run=_drain)
-
-    rebalance = commands.add_parser(
-        "rebalance",
-        help="even out connections between servers",
-        description="Move connections so that each worker has about as many as every other.",
-    )
-    rebalance.add_argument("server", nargs="+", metavar="SERVER", help=SERVER_HELP)
-    rebalance.add_argument("--proxy", action="store_true", help="as for drain")
-    rebalance.set_defaults(run=_rebalance)
-
-    for parser in (drain, rebalance):
-        parser.add_argument(
-            "--deadline",
-            type=float,
-            default=DEADLINE_S,
-            metavar="SECONDS",
-            help=f"leave what has not moved by then ({DEADLINE_S:g})",
-        )
-        add_cluster_options(parser)
-        add_json_option(parser)
 
 
 class Transfer(NamedTuple):
@@ -92,16 +61,16 @@ def plan_rebalance(loads: Mapping[str, int]) -> dict[tuple[str, str], int]:
 # --- the commands -----------------------------------------------------------------------------
 
 
-def _drain(options: argparse.Namespace, reporter: Reporter) -> int:
-    sources = find_servers(options.server, options)
+def _drain(options: DrainOptions, reporter: Reporter) -> int:
+    sources = find_servers(options.server, options.cluster)
     if options.undo:
         return asyncio.run(_undo(sources, reporter))
     if not options.to:
         raise ConfigurationError(
             "say where connections are to go: --to SERVER...", code=Reason.NO_TO
         )
-    named = [server for text in options.to for server in find_servers(text, options)]
-    return asyncio.run(_run_drain(sources, named, options, reporter))
+    named = [server for text in options.to for server in find_servers(text, options.cluster)]
+    return asyncio.run(_run_drain(sources, named, options.bulk, reporter))
 
 
 async def _undo(named: list[Server], reporter: Reporter) -> int:
@@ -114,7 +83,7 @@ async def _undo(named: list[Server], reporter: Reporter) -> int:
 
 
 async def _run_drain(
-    leaving: list[Server], named: list[Server], options: argparse.Namespace, reporter: Reporter
+    leaving: list[Server], named: list[Server], options: BulkOptions, reporter: Reporter
 ) -> int:
     sources = await all_workers(leaving)
     names = {server.name for server in sources}
@@ -131,14 +100,12 @@ async def _run_drain(
     return await _move(transfers, "drained", options, reporter)
 
 
-def _rebalance(options: argparse.Namespace, reporter: Reporter) -> int:
-    named = [server for text in options.server for server in find_servers(text, options)]
-    return asyncio.run(_run_rebalance(named, options, reporter))
+def _rebalance(options: RebalanceOptions, reporter: Reporter) -> int:
+    named = [server for text in options.servers for server in find_servers(text, options.cluster)]
+    return asyncio.run(_run_rebalance(named, options.bulk, reporter))
 
 
-async def _run_rebalance(
-    named: list[Server], options: argparse.Namespace, reporter: Reporter
-) -> int:
+async def _run_rebalance(named: list[Server], options: BulkOptions, reporter: Reporter) -> int:
     figures = await ask_all(await all_workers(named), c.ReadFigures(), c.Figures)
     servers = {server.name: server for server, _ in figures}
     loads = {server.name: each.gauges["connections"] for server, each in figures}
@@ -157,7 +124,7 @@ async def _run_rebalance(
 
 
 async def _move(
-    transfers: Sequence[Transfer], event: str, options: argparse.Namespace, reporter: Reporter
+    transfers: Sequence[Transfer], event: str, options: BulkOptions, reporter: Reporter
 ) -> int:
     """Carry them out: those of one source in turn, sources side by side. `event` is what programs
     call the end."""
@@ -192,7 +159,7 @@ async def _move(
     return _tell([drained for each in results for drained in each], event, reporter)
 
 
-async def _carry_out(transfer: Transfer, options: argparse.Namespace, show: Any) -> c.Drained:
+async def _carry_out(transfer: Transfer, options: BulkOptions, show: Any) -> c.Drained:
     def on_step(frame: c.Frame) -> None:
         if isinstance(frame, c.DrainProgress):
             show(transfer, frame.moved)

@@ -3,20 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from quicbaton.errors import ConfigurationError
 from quicbaton.reasons import Reason
-
-
-def add_options(parser: Any) -> None:
-    parser.add_argument(
-        "--env-file",
-        type=Path,
-        metavar="FILE",
-        help="set environment variables from this file, NAME=VALUE in each line, before the "
-        "program is imported; what is set already stays",
-    )
 
 
 def read(path: Path | None) -> None:

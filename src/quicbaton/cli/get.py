@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -32,13 +31,14 @@ from rich.progress import (
 )
 
 from quicbaton.asyncio import QuicConnectionProtocol, connect
-from quicbaton.cli.reporter import Reporter, add_json_option
+from quicbaton.cli.options.argument import add_command
+from quicbaton.cli.options.commands import GetOptions
+from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import CallerError, ConfigurationError, PeerError
 from quicbaton.http3 import H3Connection
 from quicbaton.reasons import Reason
 from quicbaton.transport.connection import Connection
 
-CONNECT_TIMEOUT_S: Final = 10.0
 #: A longer Content-Length is no size of a file.
 _MAX_LENGTH_DIGITS: Final = 19
 
@@ -46,30 +46,10 @@ OnProgress = Callable[[int, int | None], None]
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
-        "get",
-        help="download a file over HTTP/3",
-        description="Download over HTTP/3. The file appears under its name when it is whole.",
-    )
-    parser.add_argument("url", help="https://host[:port]/path")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to put it")
-    trust = parser.add_mutually_exclusive_group()
-    trust.add_argument("--ca", type=Path, metavar="FILE", help="trust this certificate (PEM)")
-    trust.add_argument(
-        "--insecure", action="store_true", help="take any certificate: anybody may be answering"
-    )
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=CONNECT_TIMEOUT_S,
-        metavar="SECONDS",
-        help="how long to try to connect to each address (default: 10)",
-    )
-    add_json_option(parser)
-    parser.set_defaults(run=run)
+    add_command(commands, "get", GetOptions, run, "download a file over HTTP/3")
 
 
-def run(options: argparse.Namespace, reporter: Reporter) -> int:
+def run(options: GetOptions, reporter: Reporter) -> int:
     url = _parse(options.url)
     name = options.output or Path(Path(url.path).name or "index.html")
     if name.is_dir():

@@ -1,32 +1,19 @@
-"""The option that says what connection IDs look like."""
+"""What connection IDs look like."""
 
 from __future__ import annotations
 
-import argparse
 import stat
 from pathlib import Path
-from typing import Any
 
 from quicbaton.errors import ConfigurationError
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.reasons import Reason
-from quicbaton.routing.id_text import PLAINTEXT, parse_ids
+from quicbaton.routing.id_text import parse_ids
 from quicbaton.routing.quic_lb import IdConfigs
 
 
-def add_option(parser: Any) -> None:
-    parser.add_argument(
-        "--ids",
-        default=PLAINTEXT,
-        metavar="FORMS",
-        help="forms of connection IDs, as 'encrypted plaintext': the first issues, all are "
-        "understood; @FILE reads them from a file (default: plaintext)",
-    )
-
-
-def chosen_ids(options: argparse.Namespace, ring: KeyRing) -> IdConfigs:
+def chosen_ids(text: str, ring: KeyRing) -> IdConfigs:
     """The forms that `--ids` names, under the keys of `ring`."""
-    text = str(options.ids)
     if text.startswith("@"):
         text = _read(Path(text.removeprefix("@")))
     elif "key=" in text:

@@ -7,9 +7,7 @@ which is added to the state tomorrow is not printed by mistake.
 
 from __future__ import annotations
 
-import argparse
 from datetime import UTC, datetime
-from pathlib import Path
 from time import time
 from typing import Any, Final
 
@@ -20,7 +18,9 @@ from rich.tree import Tree
 from quicbaton.baton.header import BatonHeader, peek
 from quicbaton.baton.seal import open_baton
 from quicbaton.baton.snapshot import decode_snapshot
-from quicbaton.cli.reporter import Reporter, add_json_option
+from quicbaton.cli.options.argument import add_command
+from quicbaton.cli.options.commands import InspectOptions
+from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.user_state import read_keys
 from quicbaton.transport.state import (
     ConnectionState,
@@ -48,24 +48,10 @@ _MAX_ENTRIES: Final = 24
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
-        "inspect",
-        help="show what a saved connection holds",
-        description="Show a baton's header and, given its key, its content with every secret left "
-        "out: keys, tokens and whatever the streams carry.",
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="what `quicbaton save` made")
-    parser.add_argument(
-        "--keys",
-        type=Path,
-        metavar="FILE",
-        help="the cluster keys that sealed it; yours are ~/.local/state/quicbaton/cluster.keys",
-    )
-    add_json_option(parser)
-    parser.set_defaults(run=run)
+    add_command(commands, "inspect", InspectOptions, run, "show what a saved connection holds")
 
 
-def run(options: argparse.Namespace, reporter: Reporter) -> int:
+def run(options: InspectOptions, reporter: Reporter) -> int:
     sealed = options.file.read_bytes()
     header = peek(sealed)
     shown: dict[str, Any] = {"header": _show_header(header, len(sealed))}

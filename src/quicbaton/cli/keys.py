@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import datetime
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cryptography import x509
 
 from quicbaton.cli.authority import Authority, write_private
-from quicbaton.cli.reporter import Reporter, add_json_option
+from quicbaton.cli.options.argument import add_command
+from quicbaton.cli.options.commands import (
+    KeysAddNodeOptions,
+    KeysInitOptions,
+    KeysOptions,
+    KeysRenewOptions,
+    KeysRotateOptions,
+    KeysShowOptions,
+)
+from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.user_state import locked, read_keys
 from quicbaton.errors import ConfigurationError
 from quicbaton.keys.cluster_key import ClusterKey
@@ -30,6 +38,8 @@ from quicbaton.service.peers.cluster import (
     read_nodes,
 )
 from quicbaton.service.peers.names import is_node_name
+
+_O = TypeVar("_O", bound=KeysOptions)
 
 #: Numbers begin here: 0 is what a server without a cluster has.
 _FIRST_NUMBER: Final = 1
@@ -48,68 +58,23 @@ def add_parser(commands: Any) -> None:
     )
     actions = keys.add_subparsers(metavar="ACTION", required=True)
 
-    init = actions.add_parser(
-        "init",
-        help="make a cluster's folder",
-        description="Make a small CA, a certificate for every node, and the cluster key.",
-    )
-    _add_folder(init, "the folder to make")
-    init.add_argument(
-        "--node",
-        action="append",
-        required=True,
-        dest="nodes",
-        metavar="NAME=HOST[:PORT]",
-        help="a node, and where the others reach it; give it once for each node",
-    )
-    init.set_defaults(run=_init)
-
-    add = actions.add_parser(
-        "add-node", help="add nodes", description="Add nodes to a cluster's folder."
-    )
-    _add_folder(add)
-    add.add_argument("nodes", nargs="+", metavar="NAME=HOST[:PORT]", help="as for `init`")
-    add.set_defaults(run=_alone(_add_nodes))
-
-    renew = actions.add_parser(
-        "renew", help="new certificates", description="Make new keys and certificates for nodes."
-    )
-    _add_folder(renew)
-    renew.add_argument("nodes", nargs="+", metavar="NAME", help="a node of the cluster")
-    renew.set_defaults(run=_alone(_renew))
-
-    rotate = actions.add_parser(
+    add_command(actions, "init", KeysInitOptions, init, "make a cluster's folder")
+    add_command(actions, "add-node", KeysAddNodeOptions, _alone(_add_nodes), "add nodes")
+    add_command(actions, "renew", KeysRenewOptions, _alone(_renew), "new certificates")
+    add_command(
+        actions,
         "rotate",
-        help="replace the cluster key, step by step",
-        description="Replace the cluster key in three steps. Before each of them the file that "
-        "the step before has made must be on every host, and its servers reloaded.",
+        KeysRotateOptions,
+        _alone(_rotate),
+        "replace the cluster key, step by step",
     )
-    _add_folder(rotate)
-    step = rotate.add_mutually_exclusive_group(required=True)
-    step.add_argument("--add", action="store_true", help="1: a new key, which only opens")
-    step.add_argument("--use", metavar="ID", help="2: this key seals from now on")
-    step.add_argument(
-        "--drop",
-        metavar="ID",
-        help="3: forget this key; a day later, when the tokens that it sealed have expired",
-    )
-    rotate.set_defaults(run=_alone(_rotate))
-
-    show = actions.add_parser(
-        "show", help="say what there is", description="Say what a folder has. Shows no secrets."
-    )
-    _add_folder(show)
-    show.set_defaults(run=_show)
-    for parser in (init, add, renew, rotate, show):
-        add_json_option(parser)
+    add_command(actions, "show", KeysShowOptions, _show, "say what there is")
 
 
-def _alone(
-    run: Callable[[argparse.Namespace, Reporter], int],
-) -> Callable[[argparse.Namespace, Reporter], int]:
+def _alone(run: Callable[[_O, Reporter], int]) -> Callable[[_O, Reporter], int]:
     """One at a time in a folder: each changes what it has read there."""
 
-    def run_alone(options: argparse.Namespace, reporter: Reporter) -> int:
+    def run_alone(options: _O, reporter: Reporter) -> int:
         # Without a folder the command says so.
         with locked(options.folder) if options.folder.is_dir() else contextlib.nullcontext():
             return run(options, reporter)
@@ -117,12 +82,8 @@ def _alone(
     return run_alone
 
 
-def _add_folder(parser: argparse.ArgumentParser, text: str = "the cluster's folder") -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR", help=text)
-
-
-def _init(options: argparse.Namespace, reporter: Reporter) -> int:
-    folder: Path = options.folder
+def init(options: KeysInitOptions, reporter: Reporter) -> int:
+    folder = options.folder
     nodes = _parse(options.nodes, {})
     for name in (CLUSTER_FILE, KEYS_FILE, CA_FILE):
         if (folder / name).exists():
@@ -155,8 +116,8 @@ def _init(options: argparse.Namespace, reporter: Reporter) -> int:
     return 0
 
 
-def _add_nodes(options: argparse.Namespace, reporter: Reporter) -> int:
-    folder: Path = options.folder
+def _add_nodes(options: KeysAddNodeOptions, reporter: Reporter) -> int:
+    folder = options.folder
     known = read_nodes(folder)
     added = _parse(options.nodes, known)
     authority = Authority.load(folder)
@@ -171,8 +132,8 @@ def _add_nodes(options: argparse.Namespace, reporter: Reporter) -> int:
     return 0
 
 
-def _renew(options: argparse.Namespace, reporter: Reporter) -> int:
-    folder: Path = options.folder
+def _renew(options: KeysRenewOptions, reporter: Reporter) -> int:
+    folder = options.folder
     known = read_nodes(folder)
     for name in options.nodes:
         if name not in known:
@@ -185,7 +146,7 @@ def _renew(options: argparse.Namespace, reporter: Reporter) -> int:
     return 0
 
 
-def _rotate(options: argparse.Namespace, reporter: Reporter) -> int:
+def _rotate(options: KeysRotateOptions, reporter: Reporter) -> int:
     path = options.folder / KEYS_FILE
     ring = read_keys(path)
     if options.add:
@@ -197,6 +158,7 @@ def _rotate(options: argparse.Namespace, reporter: Reporter) -> int:
         ring = ring.rotate(key)
         text = f"{key.key_id.hex()} seals from now on; a day after all hosts do so: --drop the old"
     else:
+        assert options.drop is not None
         key = _find_key(ring, options.drop)
         if key == ring.active:
             raise ConfigurationError(
@@ -211,8 +173,8 @@ def _rotate(options: argparse.Namespace, reporter: Reporter) -> int:
     return 0
 
 
-def _show(options: argparse.Namespace, reporter: Reporter) -> int:
-    folder: Path = options.folder
+def _show(options: KeysShowOptions, reporter: Reporter) -> int:
+    folder = options.folder
     nodes = read_nodes(folder)
     ring = read_keys(folder / KEYS_FILE)
     expiries = {
@@ -236,7 +198,7 @@ def _show(options: argparse.Namespace, reporter: Reporter) -> int:
 # --- helpers ----------------------------------------------------------------------------------
 
 
-def _parse(texts: list[str], known: dict[str, NodeEntry]) -> dict[str, NodeEntry]:
+def _parse(texts: Sequence[str], known: dict[str, NodeEntry]) -> dict[str, NodeEntry]:
     """Nodes as options say them, with numbers that nobody had."""
     nodes: dict[str, NodeEntry] = {}
     number = max((node.number for node in known.values()), default=_FIRST_NUMBER - 1)

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import logging.config
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from quicbaton.cli.options.serve import LogOptions
 from quicbaton.errors import ConfigurationError
 from quicbaton.reasons import Reason
 
-_LEVELS: Final = ("critical", "error", "warning", "info", "debug")
 _FORMAT: Final = "%(asctime)s %(levelname)s {worker}%(message)s"
 
 
-def add_options(parser: Any) -> None:
-    parser.add_argument(
-        "--log-level", choices=_LEVELS, default="info", help="what is logged (default: info)"
-    )
-    parser.add_argument(
-        "--access-log",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="log a line for each request of an ASGI program (default: yes)",
-    )
-    parser.add_argument(
-        "--log-config",
-        type=Path,
-        metavar="FILE",
-        help="configure logging by this file instead: JSON for logging.config.dictConfig, or "
-        "anything else for fileConfig. Loggers: quicbaton.access, quicbaton.asgi, quicbaton.files",
-    )
-
-
-def configure(options: argparse.Namespace, *, worker: int | None = None) -> None:
+def configure(options: LogOptions, *, worker: int | None = None) -> None:
     """Have this process log as the options say, on standard error.
 
     Raises ConfigurationError for a --log-config that cannot be used.

@@ -7,9 +7,11 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
+from quicbaton.cli.options.argument import CommandOptions, make_options
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import QuicbatonError
 from quicbaton.reasons import Reason
@@ -32,12 +34,12 @@ COMMANDS: Final = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command: 0 when it succeeded, 1 when it failed, 2 when it was not understood."""
-    options = parse(sys.argv[1:] if arguments is None else arguments)
-    reporter = Reporter(as_json=options.as_json)
+    options, run = parse(sys.argv[1:] if arguments is None else arguments)
+    reporter = Reporter(as_json=options.json)
     # aioquic warns of every handshake that fails; what matters of it is in our own messages.
     logging.getLogger("quic").addHandler(logging.NullHandler())
     try:
-        code: int = options.run(options, reporter)
+        return run(reporter)
     except QuicbatonError as error:
         reporter.error(error.code, str(error))
         return 1
@@ -50,14 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
-    return code
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """What the arguments mean; a supervisor gives them to its workers as they are."""
-    options = _parser(arguments[0] if arguments else "").parse_args(arguments)
-    options.arguments = list(arguments)
-    return options
+def parse(arguments: Sequence[str]) -> tuple[CommandOptions, Callable[[Reporter], int]]:
+    """What the arguments mean: a command's options, and what carries it out with them."""
+    given = vars(parser_of(arguments[0] if arguments else "").parse_args(arguments))
+    kind, run = given.pop("command")
+    options: CommandOptions = make_options(kind, given)
+    return options, partial(run, options)
 
 
 class _Version(argparse.Action):
@@ -70,14 +72,18 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
+def parser_of(command: str) -> argparse.ArgumentParser:
     """That of one command; of all when it is none, to say which there are."""
     parser = argparse.ArgumentParser(
         prog="quicbaton",
         description="Move a live QUIC connection to another process; the client sees nothing.",
     )
     parser.add_argument(
-        "--version", action=_Version, nargs=0, help="show program's version number and exit"
+        "--version",
+        action=_Version,
+        nargs=0,
+        default=argparse.SUPPRESS,
+        help="show program's version number and exit",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     modules = [name for name, its in COMMANDS.items() if command in its] or COMMANDS

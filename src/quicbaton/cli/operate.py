@@ -1,11 +1,10 @@
-"""Options of `quicbaton serve` for those who run it: where connections go, what is measured."""
+"""For those who run a server: where connections go, what is measured."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from quicbaton.cli.control import Server
 from quicbaton.cli.fleet import ask_all
@@ -23,29 +22,12 @@ if TYPE_CHECKING:
     from quicbaton.service.metrics import Metrics
 
 
-def add_options(parser: Any) -> None:
-    parser.add_argument(
-        "--placement",
-        default="stay",
-        metavar="POLICY",
-        help="which worker gets a new connection: stay (where the kernel brought it), round-robin, "
-        "consistent-hash, least-loaded, path:/PREFIX=WORKER,... by the first request, where WORKER "
-        "is a number, or NODE or NODE/WORKER of the cluster, or MODULE:NAME (default: stay)",
-    )
-    parser.add_argument(
-        "--metrics",
-        type=_address,
-        metavar="[HOST:]PORT",
-        help="serve figures as OpenMetrics over HTTP (default host: 127.0.0.1)",
-    )
-
-
-def find_placement(options: argparse.Namespace, cluster: Cluster | None) -> Placement | None:
-    """The policy that the options name.
+def find_placement(text: str, cluster: Cluster | None) -> Placement | None:
+    """The policy that --placement names.
 
     Raises ConfigurationError: there is none, or it names workers that are not in the cluster.
     """
-    placement = load_placement(options.placement)
+    placement = load_placement(text)
     check_names(names_elsewhere(placement), cluster)
     return placement
 
@@ -69,10 +51,11 @@ def load_placement(text: str) -> Placement | None:
 
 
 def serve_metrics(
-    options: argparse.Namespace, reporter: Reporter, workers: Callable[[], Sequence[str]]
+    listener: tuple[str, int] | None, reporter: Reporter, workers: Callable[[], Sequence[str]]
 ) -> Metrics | None:
-    """Serve them, if asked for; `workers` names the control sockets of those that are asked."""
-    if options.metrics is None:
+    """Serve them at host and port, if asked for; `workers` names the control sockets of those that
+    are asked."""
+    if listener is None:
         return None
     from quicbaton.service.metrics import Metrics  # noqa: PLC0415 - an extra
 
@@ -82,15 +65,8 @@ def serve_metrics(
         answers = await ask_all(servers, c.ReadFigures(), c.Figures, GATHER_S)
         return [figures for _, figures in answers]
 
-    host, port = options.metrics
+    host, port = listener
     metrics = Metrics(gather, port, host)
     url = f"http://{host}:{metrics.port}/metrics"
     reporter.event("metrics", f"  metrics      {url}", port=metrics.port, url=url)
     return metrics
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not (port.isascii() and port.isdigit() and len(port) <= 5) or int(port) > 65_535:
-        raise argparse.ArgumentTypeError(f"expected PORT or HOST:PORT, got {text!r}")
-    return host.strip("[]") or "127.0.0.1", int(port)

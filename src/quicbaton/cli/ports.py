@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import socket
 from pathlib import Path
@@ -11,6 +10,7 @@ from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.listener import Listener
 from quicbaton.cli import tcp, user_state
 from quicbaton.cli.addresses import any_address
+from quicbaton.cli.options.serve import ServeOptions
 from quicbaton.errors import ConfigurationError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
@@ -23,15 +23,7 @@ async def port_of(other: Path) -> int:
     return int(listed.address.rpartition(":")[2])
 
 
-def parse_port(text: str) -> int:
-    """For argparse: a port number; 0 is any."""
-    # getaddrinfo cuts a larger number to 16 bits, and the server would be where nobody expects it.
-    if not (text.isascii() and text.isdigit() and len(text) <= 5) or int(text) > 65_535:
-        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
-    return int(text)
-
-
-def open_both(options: argparse.Namespace) -> tuple[socket.socket, Listener]:
+def open_both(options: ServeOptions) -> tuple[socket.socket, Listener]:
     """The UDP socket, and that for TCP if there is to be one, at one port."""
     left = tcp.tries(options, options.port)
     while True:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import inspect
 import os
@@ -20,6 +19,7 @@ from quicbaton.asyncio.endpoint.endpoint import CreateProtocol
 from quicbaton.asyncio.listener import Listener
 from quicbaton.asyncio.requests import RequestCount
 from quicbaton.cli import request_limits
+from quicbaton.cli.options.serve import FOLDER_SLEEP_AFTER_S, ProgramOptions, RequestLimits
 from quicbaton.errors import ConfigurationError
 from quicbaton.files import FileProtocol, Folder
 from quicbaton.files.listing import Listings
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from quicbaton.asgi import Lifespan
     from quicbaton.asgi.tcp import TcpServer, TlsIdentity
 
-#: Long enough for a client that thinks between two requests.
-_FOLDER_SLEEP_AFTER_S: Final = 10.0
 #: RFC 9221 §3: DATAGRAM frames of any size that a packet can have. A program that makes nothing of
 #: them loses nothing; without it WebTransport does not work.
 _MAX_DATAGRAM_BYTES: Final = 65_535
@@ -90,30 +88,31 @@ class Program(NamedTuple):
             await self.lifespan.shutdown()
 
 
-def named_program(options: argparse.Namespace) -> str | None:
+def named_program(options: ProgramOptions) -> str | None:
     """MODULE:NAME of the program to serve; None for a folder."""
-    if options.app is not None:
-        return str(options.app)
-    return str(options.folder) if _names_program(options.folder) else None
+    if options.folder is not None and _names_program(options.folder):
+        return str(options.folder)
+    return options.app
 
 
-def check_folder(folder: Path) -> None:
+def check_named(options: ProgramOptions) -> None:
     """ConfigurationError for what is neither a folder nor MODULE:NAME."""
-    if not folder.is_dir() and not _names_program(folder):
+    folder = options.folder
+    if folder is not None and not folder.is_dir() and not _names_program(folder):
         raise ConfigurationError(
             f"{folder} is not a folder, nor the MODULE:NAME of a program: name one that exists"
         )
 
 
-def program(options: argparse.Namespace) -> Program:
+def program(options: ProgramOptions, limits: RequestLimits) -> Program:
     """What the options name. ConfigurationError when they ask for what it cannot do."""
-    found = _find(options)
+    found = _find(options, limits)
     if found.lifespan is None:
-        request_limits.check_program(options, found.name)
+        request_limits.check_program(options, limits, found.name)
     return found
 
 
-def _find(options: argparse.Namespace) -> Program:
+def _find(options: ProgramOptions, limits: RequestLimits) -> Program:
     named = named_program(options)
     if named is not None:
         return load_program(
@@ -121,19 +120,21 @@ def _find(options: argparse.Namespace) -> Program:
             folder=options.app_dir,
             factory=options.factory,
             root_path=options.root_path,
-            limit_concurrency=options.limit_concurrency,
+            limit_concurrency=limits.limit_concurrency,
         )
+    if options.folder is None:
+        raise ConfigurationError("name a folder to serve, DIR, or a program, MODULE:NAME")
     folder = Folder(options.folder, dotfiles=options.dotfiles)
     create = partial(FileProtocol, folder=folder, listings=Listings(folder))
     return Program(str(folder.root), create, None, None)
 
 
-def sleep_after_s(options: argparse.Namespace) -> float:
+def sleep_after_s(options: ProgramOptions) -> float:
     """When silent connections sleep: what the options say, else 10 s for a folder, and never for
     a program, which may hold on to the object of a connection that sleeps."""
     if options.sleep_after is not None:
-        return float(options.sleep_after)
-    return 0.0 if named_program(options) is not None else _FOLDER_SLEEP_AFTER_S
+        return options.sleep_after
+    return 0.0 if named_program(options) is not None else FOLDER_SLEEP_AFTER_S
 
 
 def load_program(

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any, TextIO
 
 import msgspec
 
 from quicbaton.reasons import Reason
-
-
-def add_json_option(parser: argparse.ArgumentParser) -> None:
-    """Let a command print JSON: what `Reporter` is then made with."""
-    parser.add_argument(
-        "--json", action="store_true", dest="as_json", help="print JSON, one object a line"
-    )
 
 
 class Reporter:

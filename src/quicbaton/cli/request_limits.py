@@ -1,51 +1,23 @@
-"""Options of `quicbaton serve`: how many requests an ASGI program gets, at once and in the life of
-a worker."""
+"""How many requests an ASGI program gets: which limits can be kept, and by whom."""
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
-
+from quicbaton.cli.options.serve import ProgramOptions, RequestLimits, ServeOptions
 from quicbaton.errors import ConfigurationError
 
 
-def add_options(parser: Any) -> None:
-    parser.add_argument(
-        "--limit-concurrency",
-        type=int,
-        metavar="N",
-        help="answer requests of an ASGI program with 503 while a process works on so many "
-        "(default: no limit)",
-    )
-    parser.add_argument(
-        "--limit-max-requests",
-        type=int,
-        metavar="N",
-        help="with --workers: replace a worker, as `quicbaton reload` does, when its ASGI program "
-        "was begun with so many requests (default: never)",
-    )
-    parser.add_argument(
-        "--limit-max-requests-jitter",
-        type=int,
-        default=0,
-        metavar="N",
-        help="with --limit-max-requests: up to so many more, for each worker by chance (default: "
-        "0)",
-    )
-
-
-def check(options: argparse.Namespace) -> None:
+def check(options: ServeOptions) -> None:
     """ConfigurationError for limits that are none, or that nobody would keep."""
-    for name, least in (
-        ("limit_concurrency", 1),
-        ("limit_max_requests", 1),
-        ("limit_max_requests_jitter", 0),
+    limits = options.limits
+    for name, value, least in (
+        ("--limit-concurrency", limits.limit_concurrency, 1),
+        ("--limit-max-requests", limits.limit_max_requests, 1),
+        ("--limit-max-requests-jitter", limits.limit_max_requests_jitter, 0),
     ):
-        value = getattr(options, name)
         if value is not None and value < least:
-            raise ConfigurationError(f"{_spell(name)} is {least} at least, got {value}")
-    if options.limit_max_requests is None:
-        if options.limit_max_requests_jitter:
+            raise ConfigurationError(f"{name} is {least} at least, got {value}")
+    if limits.limit_max_requests is None:
+        if limits.limit_max_requests_jitter:
             raise ConfigurationError(
                 "--limit-max-requests-jitter is added to --limit-max-requests: give that, too"
             )
@@ -55,14 +27,14 @@ def check(options: argparse.Namespace) -> None:
         )
 
 
-def check_program(options: argparse.Namespace, name: str) -> None:
+def check_program(options: ProgramOptions, limits: RequestLimits, name: str) -> None:
     """ConfigurationError for what only an ASGI program understands: `name` is none."""
-    for option in ("limit_concurrency", "limit_max_requests", "root_path"):
-        if getattr(options, option):
+    for option, value in (
+        ("--limit-concurrency", limits.limit_concurrency),
+        ("--limit-max-requests", limits.limit_max_requests),
+        ("--root-path", options.root_path),
+    ):
+        if value:
             raise ConfigurationError(
-                f"{_spell(option)} is for ASGI programs, and {name} is none: leave it out"
+                f"{option} is for ASGI programs, and {name} is none: leave it out"
             )
-
-
-def _spell(name: str) -> str:
-    return "--" + name.replace("_", "-")

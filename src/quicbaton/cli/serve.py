@@ -3,14 +3,13 @@ connections over."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
 import signal
 import time
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, TextIO
 
 from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.listener import Listener
@@ -25,16 +24,16 @@ from quicbaton.cli import (
     supervise,
     tcp,
     user_state,
-    watch,
 )
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.configuration import quic_configuration
-from quicbaton.cli.control import add_cluster_options, find_cluster
-from quicbaton.cli.program import check_folder, program, sleep_after_s
-from quicbaton.cli.reporter import Reporter, add_json_option
+from quicbaton.cli.control import find_cluster
+from quicbaton.cli.options.argument import add_command
+from quicbaton.cli.options.serve import ServeOptions
+from quicbaton.cli.program import check_named, program, sleep_after_s
+from quicbaton.cli.reporter import Reporter
 from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError, QuicbatonError
-from quicbaton.limits import MEMORY_BUDGET_BYTES
 from quicbaton.service.host import loop_factory, raise_descriptor_limit, tune_collector
 from quicbaton.service.node.graceful_stop import GracefulStop
 from quicbaton.service.node.node import Node
@@ -46,134 +45,15 @@ from quicbaton.service.peers.acceptor import listen
 from quicbaton.service.peers.cluster import KEYS_FILE
 from quicbaton.service.stores import open_store
 
-DEFAULT_PORT: Final = 4433
-#: How long a takeover waits for connections that cannot move yet.
-TAKEOVER_DEADLINE_S: Final = 60.0
-
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
-        "serve",
-        help="serve a folder, or a program, over HTTP/3",
-        description="Serve a folder, or a program, over HTTP/3. Live connections can be handed to "
-        "another process with `quicbaton handoff`, or all at once by starting that with "
-        "--takeover.",
-    )
-    parser.add_argument(
-        "folder",
-        type=Path,
-        nargs="?",
-        metavar="DIR or MODULE:NAME",
-        help="the folder to serve, or a program: an ASGI application, or a protocol class",
-    )
-    parser.add_argument(
-        "--app",
-        metavar="MODULE:NAME",
-        help="the same as MODULE:NAME alone",
-    )
-    parser.add_argument(
-        "--app-dir", type=Path, metavar="DIR", help="look for MODULE there (default: here)"
-    )
-    parser.add_argument(
-        "--factory",
-        action="store_true",
-        help="MODULE:NAME is a function without arguments that makes the program",
-    )
-    parser.add_argument(
-        "--root-path",
-        default="",
-        metavar="PATH",
-        help="where an ASGI program is mounted: what a proxy has cut off its paths",
-    )
-    parser.add_argument(
-        "--dotfiles",
-        "--hidden",
-        action="store_true",
-        help="serve files and folders whose names begin with a dot, too (.well-known always is)",
-    )
-    parser.add_argument("--host", default="", help="address to listen on (default: all)")
-    parser.add_argument(
-        "--port",
-        type=ports.parse_port,
-        default=DEFAULT_PORT,
-        help="port (default: 4433; 0: any free one)",
-    )
-    parser.add_argument("--cert", type=Path, metavar="FILE", help="certificate chain (PEM)")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="its private key (PEM)")
-    parser.add_argument("--control", type=Path, metavar="SOCKET", help="path of our control socket")
-    parser.add_argument("--keys", type=Path, metavar="FILE", help="cluster keys (default: yours)")
-    id_forms.add_option(parser)
-    parser.add_argument(
-        "--store",
-        metavar="URL",
-        help="hand over by a shared ownership store, sqlite:PATH: a handoff then survives the "
-        "death of the process that began it (see docs/ownership-store.md)",
-    )
-    parser.add_argument(
-        "--retry", action="store_true", help="validate clients' addresses before the handshake"
-    )
-    parser.add_argument(
-        "--keylog",
-        type=Path,
-        metavar="FILE",
-        help="append TLS secrets of new connections to FILE (NSS format): who reads it reads them",
-    )
-    parser.add_argument(
-        "--qlog",
-        type=Path,
-        metavar="DIR",
-        help="write a qlog file for each connection; owners that share DIR continue one file",
-    )
-    parser.add_argument(
-        "--sleep-after",
-        type=float,
-        metavar="SECONDS",
-        help="let connections that were silent for so long shrink to about a kilobyte until "
-        "their next packet (default: 10 for a folder, never for --app; 0: never)",
-    )
-    parser.add_argument(
-        "--memory",
-        type=int,
-        default=MEMORY_BUDGET_BYTES >> 20,
-        metavar="MB",
-        help="what all connections of a process may hold together; as it fills "
-        "windows shrink, and new clients are refused (default: 512)",
-    )
-    others = parser.add_mutually_exclusive_group()
-    others.add_argument(
-        "--takeover", type=Path, metavar="SOCKET", help="replace the server with this socket"
-    )
-    others.add_argument(
-        "--join", type=Path, metavar="SOCKET", help="share the UDP port of the server there"
-    )
-    parser.add_argument(
-        "--deadline",
-        type=float,
-        default=TAKEOVER_DEADLINE_S,
-        metavar="SECONDS",
-        help="with --takeover, or at a reload: then cut what could not move (default: 60)",
-    )
-    add_cluster_options(parser)
-    tcp.add_options(parser)
-    request_limits.add_options(parser)
-    supervise.add_options(parser)
-    watch.add_options(parser)
-    logs.add_options(parser)
-    environment.add_options(parser)
-    operate.add_options(parser)
-    add_json_option(parser)
-    parser.set_defaults(run=run, misunderstood=parser.error)
+    add_command(commands, "serve", ServeOptions, run, "serve a folder, or a program, over HTTP/3")
 
 
-def run(options: argparse.Namespace, reporter: Reporter) -> int:
-    if (options.folder is None) == (options.app is None):
-        options.misunderstood("name a folder to serve, DIR, or a program, MODULE:NAME; not both")
-    if options.folder is not None:
-        check_folder(options.folder)
-    if (options.cert is None) != (options.key is None):
+def run(options: ServeOptions, reporter: Reporter) -> int:
+    check_named(options.program)
+    if (options.tls.cert is None) != (options.tls.key is None):
         raise ConfigurationError("--cert and --key go together: give both or neither")
-    if options.reload and options.workers is None:
-        options.workers = 1
     request_limits.check(options)
     if options.workers is not None:
         if options.takeover is not None or options.join is not None:
@@ -181,8 +61,8 @@ def run(options: argparse.Namespace, reporter: Reporter) -> int:
                 "--workers and --reload make a service of its own: --takeover and --join are for "
                 "single servers"
             )
-        return supervise.run(options, reporter)
-    logs.configure(options)
+        return supervise.run(options, options.workers, reporter)
+    logs.configure(options.logs)
     environment.read(options.env_file)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(Server(options, reporter).run())
@@ -192,23 +72,23 @@ def run(options: argparse.Namespace, reporter: Reporter) -> int:
 class Server:
     """One serving process from its options to its end."""
 
-    def __init__(self, options: argparse.Namespace, reporter: Reporter) -> None:
+    def __init__(self, options: ServeOptions, reporter: Reporter) -> None:
         # Before the program counts on it.
         raise_descriptor_limit()
         self._options = options
         self._reporter = reporter
-        self._cluster = find_cluster(options, serves=True)
-        self._placement = operate.find_placement(options, self._cluster)
+        self._cluster = find_cluster(options.cluster, serves=True)
+        self._placement = operate.find_placement(options.placement, self._cluster)
         keys = options.keys
         if keys is None and self._cluster is not None:
             keys = self._cluster.folder / KEYS_FILE
         self._ring = user_state.load_keys(keys)
         self._files = _certificate(options)
         # Certificate and key are two files; those that we make for the user others may replace.
-        theirs = options.cert is not None
+        theirs = options.tls.cert is not None
         with contextlib.nullcontext() if theirs else user_state.locked(user_state.state_folder()):
             self._configuration = quic_configuration(self._files)
-        self._program = program(options)
+        self._program = program(options.program, options.limits)
         self._program.configure(self._configuration)
         self._told_to_stop = False
         self._has_socket = False
@@ -246,7 +126,7 @@ class Server:
                 raise
             self._reporter.event("stopped", "stopped before it served")
             return
-        metrics = operate.serve_metrics(self._options, self._reporter, lambda: [node.name])
+        metrics = operate.serve_metrics(self._options.metrics, self._reporter, lambda: [node.name])
         try:
             await self._until_over(node)
         finally:
@@ -266,8 +146,8 @@ class Server:
         """Open what the options name, and see that the program is healthy."""
         if self._options.qlog is not None:
             self._configuration.quic_logger = QlogFolder(self._options.qlog)
-        if self._options.keylog is not None:
-            self._keylog = _open_keylog(self._options.keylog)
+        if self._options.tls.keylog is not None:
+            self._keylog = _open_keylog(self._options.tls.keylog)
             self._configuration.secrets_log_file = self._keylog
         await self._program.start()
 
@@ -367,8 +247,8 @@ class Server:
             configuration=self._configuration,
             create_protocol=self._program.create_protocol,
             retry=self._options.retry,
-            ids=id_forms.chosen_ids(self._options, self._ring),
-            sleep_after_s=sleep_after_s(self._options),
+            ids=id_forms.chosen_ids(self._options.ids, self._ring),
+            sleep_after_s=sleep_after_s(self._options.program),
             memory_bytes=self._options.memory << 20,
             store=store,
             supervised=supervised,
@@ -389,7 +269,7 @@ class Server:
 
     def _control_path(self, port: int) -> Path:
         if self._options.control is not None:
-            return Path(self._options.control).absolute()
+            return self._options.control.absolute()
         return user_state.runtime_folder() / f"{port}-{os.getpid()}.sock"
 
     def _report_missing(self, number: int, error: QuicbatonError) -> None:
@@ -403,7 +283,7 @@ class Server:
     async def _until_over(self, node: Node) -> None:
         """Until a successor has taken over, or we were told to stop and have. A second signal ends
         it at once."""
-        leaving = GracefulStop(node, self._options.grace)
+        leaving = GracefulStop(node, self._options.supervision.grace)
         node.answer(leaving.handlers())
         self._leaving = leaving
         if self._told_to_stop:
@@ -425,7 +305,7 @@ class Server:
         over_tcp = node.beside.listener is not None
         served = tcp.describe(over_tcp=over_tcp)
         lines = [f"serving {self._program.name} at https://localhost:{port}/ over {served}"]
-        if self._options.cert is None:
+        if self._options.tls.cert is None:
             lines += tcp.trust_lines(trust, port, over_tcp=over_tcp)
         lines.append(f"  control      {node.name}")
         if len(node.workers) > 1:
@@ -474,9 +354,9 @@ class _MoveReporter(Observer):
         self._reporter.event(event, text, connection=name, at_ns=time.monotonic_ns())
 
 
-def _certificate(options: argparse.Namespace) -> CertificateFiles:
-    if options.cert is not None:
-        return CertificateFiles(options.cert.absolute(), options.key.absolute())
+def _certificate(options: ServeOptions) -> CertificateFiles:
+    if options.tls.cert is not None and options.tls.key is not None:
+        return CertificateFiles(options.tls.cert.absolute(), options.tls.key.absolute())
     return user_state.local_certificate(options.host)
 
 

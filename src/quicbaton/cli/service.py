@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import math
 from typing import Any, Final
@@ -11,14 +10,19 @@ import msgspec
 
 from quicbaton.cli import user_state
 from quicbaton.cli.control import (
-    SERVER_HELP,
     Server,
-    add_cluster_options,
     find_server,
     local_servers,
 )
 from quicbaton.cli.fleet import follow, step_fields
-from quicbaton.cli.reporter import Reporter, add_json_option
+from quicbaton.cli.options.argument import add_command
+from quicbaton.cli.options.commands import (
+    ReloadOptions,
+    ServiceOptions,
+    StopOptions,
+    WorkersOptions,
+)
+from quicbaton.cli.reporter import Reporter
 from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError
 from quicbaton.reasons import Reason
@@ -29,64 +33,14 @@ _ITS_OWN: Final = -1.0
 
 
 def add_parser(commands: Any) -> None:
-    reload = commands.add_parser(
-        "reload",
-        help="replace all workers of a service by new ones",
-        description="Replace all workers of a service, one by one: new code, new configuration, "
-        "new certificates. Live connections move; new ones are accepted throughout. If a new "
-        "worker does not come up healthy, the old one keeps everything, and this fails.",
+    add_command(
+        commands, "reload", ReloadOptions, _reload, "replace all workers of a service by new ones"
     )
-    reload.add_argument(
-        "--health-timeout",
-        type=float,
-        default=_ITS_OWN,
-        metavar="SECONDS",
-        help="for each new worker to become ready (default: the service's own)",
-    )
-    reload.add_argument(
-        "--grace",
-        type=float,
-        default=_ITS_OWN,
-        metavar="SECONDS",
-        help="for requests that still run at an old worker, and for connections that cannot move "
-        "yet; then they are cut (default: for connections the service's --deadline; requests go on "
-        "in the background, until they have ended)",
-    )
-    reload.set_defaults(run=_reload)
-
-    stop = commands.add_parser(
-        "stop",
-        help="stop a server in good order",
-        description="Stop a server: no new clients, running requests may end, connections are "
-        "closed, or handed to another server first.",
-    )
-    stop.add_argument("--to", default="", metavar="SERVER", help="who gets the connections")
-    stop.add_argument(
-        "--grace",
-        type=float,
-        default=_ITS_OWN,
-        metavar="SECONDS",
-        help="for running requests (default: the server's own)",
-    )
-    stop.set_defaults(run=_stop)
-
-    workers = commands.add_parser(
-        "workers", help="show a service's workers", description="Show a service's workers."
-    )
-    workers.set_defaults(run=_workers)
-
-    for parser in (reload, stop, workers):
-        parser.add_argument(
-            "server",
-            nargs="?",
-            metavar="SERVER",
-            help=f"{SERVER_HELP} (default: the only service)",
-        )
-        add_cluster_options(parser)
-        add_json_option(parser)
+    add_command(commands, "stop", StopOptions, _stop, "stop a server in good order")
+    add_command(commands, "workers", WorkersOptions, _workers, "show a service's workers")
 
 
-def _reload(options: argparse.Namespace, reporter: Reporter) -> int:
+def _reload(options: ReloadOptions, reporter: Reporter) -> int:
     server = _server(options)
     if reporter.as_json or not _is_terminal():
 
@@ -114,7 +68,7 @@ def _is_terminal() -> bool:
     return Console().is_terminal
 
 
-def _reload_with_bar(server: Server, options: argparse.Namespace) -> c.Answer:
+def _reload_with_bar(server: Server, options: ReloadOptions) -> c.Answer:
     from rich.progress import (  # noqa: PLC0415 - slow to import, and for people only
         BarColumn,
         MofNCompleteColumn,
@@ -148,12 +102,12 @@ def _reload_with_bar(server: Server, options: argparse.Namespace) -> c.Answer:
         return asyncio.run(follow(server, _command(options), c.Answer, on_step))
 
 
-def _stop(options: argparse.Namespace, reporter: Reporter) -> int:
+def _stop(options: StopOptions, reporter: Reporter) -> int:
     to = ""
-    if options.to:
-        destination = find_server(options.to, options)
+    if options.to is not None:
+        destination = find_server(options.to, options.cluster)
         to = destination.name if destination.is_remote else str(destination.path)
-    left = asyncio.run(_stop_at(_server(options), c.Stop(options.grace, to)))
+    left = asyncio.run(_stop_at(_server(options), c.Stop(_seconds(options.grace), to)))
     text = f"stopped: {counted(left.moved, 'connection')} moved, {left.closed} closed"
     if left.cut:
         text += f", {left.cut} of them with requests that had not ended"
@@ -161,7 +115,7 @@ def _stop(options: argparse.Namespace, reporter: Reporter) -> int:
     return 0
 
 
-def _workers(options: argparse.Namespace, reporter: Reporter) -> int:
+def _workers(options: WorkersOptions, reporter: Reporter) -> int:
     service = _server(options).ask(c.ServiceStatus(), c.Service)
     if reporter.as_json:
         fields = msgspec.structs.asdict(service)
@@ -209,9 +163,9 @@ def _print_workers(service: c.Service) -> None:
 # --- helpers ----------------------------------------------------------------------------------
 
 
-def _server(options: argparse.Namespace) -> Server:
+def _server(options: ServiceOptions) -> Server:
     if options.server is not None:
-        return find_server(options.server, options)
+        return find_server(options.server, options.cluster)
     paths = [path for path in user_state.all_control_sockets() if path.stem.isdigit()]
     if len(paths) != 1:
         found = ", ".join(map(str, paths)) or "none"
@@ -225,11 +179,15 @@ def _server(options: argparse.Namespace) -> Server:
             "again, which finds its workers",
             code=Reason.UNREACHABLE,
         )
-    return find_server(str(paths[0]), options)
+    return find_server(str(paths[0]), options.cluster)
 
 
-def _command(options: argparse.Namespace) -> c.Reload:
-    return c.Reload(options.health_timeout, options.grace)
+def _command(options: ReloadOptions) -> c.Reload:
+    return c.Reload(_seconds(options.health_timeout), _seconds(options.grace))
+
+
+def _seconds(given: float | None) -> float:
+    return _ITS_OWN if given is None else given
 
 
 async def _stop_at(server: Server, command: c.Stop) -> c.Left:

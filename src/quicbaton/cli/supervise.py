@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import fcntl
 import os
 import signal
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from quicbaton.asyncio.listener import Listener
 from quicbaton.cli import operate, tcp, user_state
@@ -17,6 +16,8 @@ from quicbaton.cli.addresses import any_address
 from quicbaton.cli.control import find_cluster
 from quicbaton.cli.fleet import step_fields
 from quicbaton.cli.id_forms import chosen_ids
+from quicbaton.cli.options.argument import encode_options
+from quicbaton.cli.options.serve import ServeOptions
 from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.watch import watch, watched_folders
 from quicbaton.counted import counted
@@ -42,82 +43,50 @@ from quicbaton.service.supervisor.supervisor import Settings, Supervisor
 from quicbaton.service.supervisor.systemd import LISTENER_NAME, Systemd, socket_name
 
 _WORKER_MODULE: Final = "quicbaton.cli.worker"
-_DEFAULTS: Final = Settings()
 #: What becomes of 0-RTT (docs/decisions/0001-early-data.md).
 _EARLY_DATA: Final = "off: it would have to be single-use for all workers together"
 
 
-def add_options(parser: Any) -> None:
-    parser.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help=f"serve with so many processes (1 to {MAX_WORKERS}), which a supervisor keeps alive; "
-        "`quicbaton reload` replaces them",
-    )
-    parser.add_argument(
-        "--grace",
-        "--timeout-graceful-shutdown",
-        type=float,
-        default=_DEFAULTS.grace_s,
-        metavar="SECONDS",
-        help="for running requests, when the server stops (default: 10)",
-    )
-    parser.add_argument(
-        "--health-timeout",
-        type=float,
-        default=_DEFAULTS.health_timeout_s,
-        metavar="SECONDS",
-        help="with --workers: for a new worker to become ready (default: 30)",
-    )
-    parser.add_argument(
-        "--silence",
-        type=float,
-        default=_DEFAULTS.silent_s,
-        metavar="SECONDS",
-        help="with --workers: kill one that has not answered for so long (default: 10)",
-    )
-
-
-def run(options: argparse.Namespace, reporter: Reporter) -> int:
-    """Supervise until told to stop."""
-    if not 1 <= options.workers <= MAX_WORKERS:
-        raise ConfigurationError(f"--workers is 1 to {MAX_WORKERS}, got {options.workers}")
-    return asyncio.run(_Service(options, reporter).run())
+def run(options: ServeOptions, workers: int, reporter: Reporter) -> int:
+    """Supervise so many workers until told to stop."""
+    if not 1 <= workers <= MAX_WORKERS:
+        raise ConfigurationError(f"--workers is 1 to {MAX_WORKERS}, got {workers}")
+    return asyncio.run(_Service(options, workers, reporter).run())
 
 
 class _Service:
     """One supervisor process from its options to its end."""
 
-    def __init__(self, options: argparse.Namespace, reporter: Reporter) -> None:
+    def __init__(self, options: ServeOptions, workers: int, reporter: Reporter) -> None:
         self._options = options
+        self._workers = workers
         self._reporter = reporter
         self._systemd = Systemd(os.environ, os.getpid())
         self._passed = self._systemd.take()
         self._over = asyncio.Event()
         self._signals = 0
         self._lock = -1
-        self._watched = watched_folders(options) if options.reload else []
+        self._watched = watched_folders(options) if options.watch.reload else []
 
     async def run(self) -> int:
         group, found, control = await self._begin()
         options = self._options
         supervisor = Supervisor(
             group,
-            Spawner(_WORKER_MODULE, options.arguments, group, control),
+            Spawner(_WORKER_MODULE, [encode_options(options)], group, control),
             ring=self._ring,
             settings=Settings(
-                health_timeout_s=options.health_timeout,
-                silent_s=options.silence,
+                health_timeout_s=options.supervision.health_timeout,
+                silent_s=options.supervision.silence,
                 takeover_s=options.deadline,
-                grace_s=options.grace,
+                grace_s=options.supervision.grace,
             ),
             say=self._reporter.event,
             keeper=self._systemd,
-            others_may_own=options.cluster is not None or options.store is not None,
+            others_may_own=options.cluster.cluster is not None or options.store is not None,
         )
         reloads = Reloads(supervisor)
-        group.steer(chosen_ids(options, self._ring()))
+        group.steer(chosen_ids(options.ids, self._ring()))
         for worker, sock in enumerate(group.sockets):
             self._systemd.keep(socket_name(worker), sock.fileno())
         if group.listener.sock is not None:
@@ -129,7 +98,7 @@ class _Service:
                 reloads=reloads,
                 on_stop=partial(self._stop_service, supervisor),
             )
-            cluster = find_cluster(options, serves=True)
+            cluster = find_cluster(options.cluster, serves=True)
             reception = metrics = None
             if cluster is not None:
                 reception = PeerListener(cluster, service.control, supervisor.serving)
@@ -139,17 +108,18 @@ class _Service:
                 self._declare_unknown_dead(supervisor, found)
                 self._report_ready(supervisor, control)
                 metrics = operate.serve_metrics(
-                    options,
+                    options.metrics,
                     self._reporter,
                     lambda: [str(path) for path in supervisor.serving().values()],
                 )
                 self._systemd.ready(f"{_workers(supervisor)} serving {group.address}")
                 supervisor.spawn(self._systemd.keep_alive())
-                if options.reload:
+                if options.watch.reload:
                     supervisor.spawn(self._reload_on_change(reloads))
-                if options.limit_max_requests is not None:
-                    limits = options.limit_max_requests, options.limit_max_requests_jitter
-                    supervisor.spawn(Renewals(supervisor, reloads, *limits).run())
+                limits = options.limits
+                if limits.limit_max_requests is not None:
+                    counts = limits.limit_max_requests, limits.limit_max_requests_jitter
+                    supervisor.spawn(Renewals(supervisor, reloads, *counts).run())
                 await self._over.wait()
             finally:
                 service.close()
@@ -179,19 +149,19 @@ class _Service:
         found: list[Found] = []
         if port:
             self._be_the_only_one(control)
-            found = await find_workers(control, options.silence)
+            found = await find_workers(control, options.supervision.silence)
         if found:
             group = await take_sockets(found)
             # The same open sockets, by other descriptors.
             for sock in (*kept, *activated):
                 sock.close()
         elif first:
-            group = Group.complete(first, max(options.workers, len(kept)))
+            group = Group.complete(first, max(self._workers, len(kept)))
         else:
             group = self._open_group()
         if group.listener.sock is None:
             group.listener = await self._listener(group, found)
-        if len(group.sockets) != options.workers:
+        if len(group.sockets) != self._workers:
             count = len(group.sockets)
             group.close()
             raise ConfigurationError(
@@ -210,7 +180,7 @@ class _Service:
         host = options.host or any_address()
         left = tcp.tries(options, options.port)
         while True:
-            group = Group.open(host, options.port, options.workers)
+            group = Group.open(host, options.port, self._workers)
             group.listener = tcp.listener_at(options, group.port)
             left -= 1
             if group.listener.sock is not None or not left:
@@ -245,12 +215,12 @@ class _Service:
 
     def _control_path(self, port: int) -> Path:
         if self._options.control is not None:
-            return Path(self._options.control).absolute()
+            return self._options.control.absolute()
         return user_state.runtime_folder() / f"{port}.sock"
 
     def _ring(self) -> KeyRing:
         """The cluster keys as they are now."""
-        cluster = find_cluster(self._options, serves=True)
+        cluster = find_cluster(self._options.cluster, serves=True)
         keys = self._options.keys
         if keys is None and cluster is not None:
             keys = cluster.folder / KEYS_FILE
@@ -275,7 +245,9 @@ class _Service:
             if self._signals > 1:
                 supervisor.kill()
             else:
-                supervisor.spawn(self._stop_service(supervisor, self._options.grace, ""))
+                supervisor.spawn(
+                    self._stop_service(supervisor, self._options.supervision.grace, "")
+                )
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, on_stop)
@@ -323,8 +295,8 @@ class _Service:
 
     def _report_ready(self, supervisor: Supervisor, control: Path) -> None:
         group = supervisor.group
-        what = self._options.app or self._options.folder
-        trust = self._options.cert
+        what = self._options.program.app or self._options.program.folder
+        trust = self._options.tls.cert
         over_tcp = group.listener.is_listening
         lines = [
             f"serving {what} at https://localhost:{group.port}/ over "

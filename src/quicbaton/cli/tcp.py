@@ -1,15 +1,15 @@
-"""TCP beside UDP, for ASGI programs: its options, its socket, what is said of it."""
+"""TCP beside UDP, for ASGI programs: its socket, what is said of it."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from quicbaton.asyncio.beside import Beside, NothingBeside
 from quicbaton.asyncio.listener import PORT_TRIES, Listener, adopt_listener, bind_listener
 from quicbaton.cli.addresses import any_address
 from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.cli.options.serve import ServeOptions
 from quicbaton.cli.program import Program, named_program
 from quicbaton.errors import ConfigurationError, PeerError
 from quicbaton.service.peers import commands as c
@@ -18,44 +18,28 @@ from quicbaton.service.peers.asking import CommandFailedError, Conversation
 if TYPE_CHECKING:
     from quicbaton.asgi.tcp import TlsIdentity
 
-_KEEP_ALIVE_S: Final = 5.0
 #: For another process to pass its socket.
 _PASS_S: Final = 5.0
 
 
-def add_options(parser: Any) -> None:
-    parser.add_argument(
-        "--no-tcp",
-        action="store_true",
-        help="serve an ASGI program over HTTP/3 alone, not over HTTP/1.1 and HTTP/2 beside it",
-    )
-    parser.add_argument(
-        "--timeout-keep-alive",
-        type=float,
-        default=_KEEP_ALIVE_S,
-        metavar="SECONDS",
-        help="over TCP: close connections on which no request comes for so long (default: 5)",
-    )
-
-
-def may_serve_tcp(options: argparse.Namespace) -> bool:
+def may_serve_tcp(options: ServeOptions) -> bool:
     """Whether what the options name is perhaps an ASGI program, which is served over TCP, too."""
-    return not options.no_tcp and named_program(options) is not None
+    return not options.tcp.no_tcp and named_program(options.program) is not None
 
 
-def listener_at(options: argparse.Namespace, port: int) -> Listener:
+def listener_at(options: ServeOptions, port: int) -> Listener:
     """The TCP socket for what is served at a UDP port."""
     if not may_serve_tcp(options):
         return Listener(None)
     return bind_listener(options.host or any_address(), port)
 
 
-def tries(options: argparse.Namespace, port: int) -> int:
+def tries(options: ServeOptions, port: int) -> int:
     """How often to look for a port that is free over both."""
     return PORT_TRIES if not port and may_serve_tcp(options) else 1
 
 
-async def listener_of(options: argparse.Namespace, other: Path, port: int) -> Listener:
+async def listener_of(options: ServeOptions, other: Path, port: int) -> Listener:
     """The TCP socket of another process at the port, from which this one is to accept, too; a new
     one if that has none."""
     if may_serve_tcp(options):
@@ -74,17 +58,18 @@ def assigned(descriptor: int, refusal: str) -> Listener:
 
 
 def beside(
-    options: argparse.Namespace,
+    options: ServeOptions,
     program: Program,
     files: CertificateFiles,
     listener: Listener,
 ) -> Beside:
     """What serves the program over TCP, if anything does. ConfigurationError (`tcp_port`) when the
     port cannot be had."""
-    if options.no_tcp or program.over_tcp is None:
+    if options.tcp.no_tcp or program.over_tcp is None:
         listener.close()
         return NothingBeside()
-    return program.over_tcp(listener, identity(files, options.keylog), options.timeout_keep_alive)
+    tls = identity(files, options.tls.keylog)
+    return program.over_tcp(listener, tls, options.tcp.timeout_keep_alive)
 
 
 def identity(files: CertificateFiles, keylog: Path | None) -> TlsIdentity:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,15 +15,15 @@ from rich.text import Text
 
 from quicbaton.cli import user_state
 from quicbaton.cli.control import (
-    SERVER_HELP,
     Server,
-    add_cluster_options,
     find_cluster,
     find_servers,
     local_servers,
 )
 from quicbaton.cli.fleet import all_workers, ask_all
-from quicbaton.cli.reporter import Reporter, add_json_option
+from quicbaton.cli.options.argument import add_command
+from quicbaton.cli.options.commands import TopOptions
+from quicbaton.cli.reporter import Reporter
 from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.reasons import Reason
@@ -34,24 +33,7 @@ _PIPE_COLUMNS = 240
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
-        "top",
-        help="watch nodes and workers",
-        description="Watch workers: connections, handoffs a second, blackout. Ends with Ctrl-C.",
-    )
-    parser.add_argument(
-        "server",
-        nargs="*",
-        metavar="SERVER",
-        help=f"{SERVER_HELP} (default: all of yours on this host, or all nodes of --cluster)",
-    )
-    parser.add_argument(
-        "--interval", type=float, default=1.0, metavar="SECONDS", help="between looks (1)"
-    )
-    parser.add_argument("--count", type=int, default=0, metavar="N", help="end after N looks")
-    add_cluster_options(parser)
-    add_json_option(parser)
-    parser.set_defaults(run=run)
+    add_command(commands, "top", TopOptions, run, "watch nodes and workers")
 
 
 class Look(NamedTuple):
@@ -85,7 +67,7 @@ class Line(NamedTuple):
     sent: float
 
 
-def run(options: argparse.Namespace, reporter: Reporter) -> int:
+def run(options: TopOptions, reporter: Reporter) -> int:
     if options.interval <= 0:
         raise ConfigurationError("--interval takes a number of seconds above 0")
     servers = _servers(options)
@@ -123,19 +105,17 @@ def percentile_us(counts: Sequence[int], share: float) -> int | None:
 # --- helpers ----------------------------------------------------------------------------------
 
 
-def _servers(options: argparse.Namespace) -> list[Server]:
-    if options.server:
-        return [server for text in options.server for server in find_servers(text, options)]
+def _servers(options: TopOptions) -> list[Server]:
+    if options.servers:
+        return [
+            server for text in options.servers for server in find_servers(text, options.cluster)
+        ]
     local = local_servers(user_state.all_control_sockets())
-    if options.cluster is None:
-        return local
-    cluster = find_cluster(options)
-    return [] if cluster is None else [Server(None, name, cluster) for name in cluster.nodes]
+    cluster = find_cluster(options.cluster)
+    return local if cluster is None else [Server(None, name, cluster) for name in cluster.nodes]
 
 
-async def _watch(
-    servers: Sequence[Server], options: argparse.Namespace, reporter: Reporter
-) -> None:
+async def _watch(servers: Sequence[Server], options: TopOptions, reporter: Reporter) -> None:
     looks = 0
     before = await _look(servers)
     console = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)

@@ -6,33 +6,16 @@ replaces nothing.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from quicbaton.cli.options.serve import ServeOptions
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import ConfigurationError
 from quicbaton.reasons import Reason
 
 
-def add_options(parser: Any) -> None:
-    parser.add_argument(
-        "--reload",
-        action="store_true",
-        help="for development: when a Python file changes, replace the workers, as `quicbaton "
-        "reload` does; connections and running requests stay",
-    )
-    parser.add_argument(
-        "--reload-dir",
-        type=Path,
-        action="append",
-        metavar="DIR",
-        help="watch this folder, with all in it (default: that of --app-dir; may be given again)",
-    )
-
-
-def watched_folders(options: argparse.Namespace) -> list[Path]:
+def watched_folders(options: ServeOptions) -> list[Path]:
     """What the options say is to be watched.
 
     Raises ConfigurationError for what is no folder, and where watchfiles is not installed.
@@ -44,7 +27,7 @@ def watched_folders(options: argparse.Namespace) -> list[Path]:
             "--reload needs watchfiles: pip install 'quicbaton[standard]'",
             code=Reason.NO_WATCHFILES,
         ) from error
-    folders = [Path(folder) for folder in options.reload_dir or [options.app_dir or Path()]]
+    folders = list(options.watch.reload_dir) or [options.program.app_dir or Path()]
     for folder in folders:
         if not folder.is_dir():
             raise ConfigurationError(f"cannot watch {folder}: there is no such folder")

@@ -1,13 +1,12 @@
-"""`python -m quicbaton.cli.worker ASSIGNMENT serve ...`: one worker of a service.
+"""`python -m quicbaton.cli.worker ASSIGNMENT OPTIONS`: one worker of a service.
 
-A supervisor starts it, with its own arguments, so that a reload reads them and all that they name
-anew. What the worker says before it serves waits in a file, in which the supervisor reads why a
-worker did not come up.
+A supervisor starts it, with its own options, so that a reload reads all that they name anew. What
+the worker says before it serves waits in a file, in which the supervisor reads why a worker did not
+come up.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import os
@@ -19,7 +18,8 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from quicbaton.cli import environment, logs, tcp
-from quicbaton.cli.main import parse
+from quicbaton.cli.options.argument import decode_options
+from quicbaton.cli.options.serve import ServeOptions
 from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.serve import Server
 from quicbaton.errors import QuicbatonError
@@ -32,16 +32,16 @@ _log: Final = logging.getLogger("quicbaton.worker")
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until told to stop; 1 when that does not begin."""
-    assignment = Assignment.parse(arguments[0])
-    options = parse(arguments[1:])
     reporter = _Logged(as_json=False)
-    if options.as_json:
-        # Standard output is the supervisor's alone: whole lines of JSON. What a program prints goes
-        # where errors go.
-        os.dup2(2, 1)
     logging.getLogger("quic").addHandler(logging.NullHandler())
     try:
-        logs.configure(options, worker=assignment.worker)
+        assignment = Assignment.parse(arguments[0])
+        options = decode_options(arguments[1], ServeOptions)
+        if options.json:
+            # Standard output is the supervisor's alone: whole lines of JSON. What a program prints
+            # goes where errors go.
+            os.dup2(2, 1)
+        logs.configure(options.logs, worker=assignment.worker)
         environment.read(options.env_file)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_serve(assignment, options, reporter))
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
 
 
-async def _serve(assignment: Assignment, options: argparse.Namespace, reporter: Reporter) -> int:
+async def _serve(assignment: Assignment, options: ServeOptions, reporter: Reporter) -> int:
     mine = (assignment.roster, assignment.stderr, assignment.ready)
     for descriptor in (*assignment.sockets, *mine):
         os.set_inheritable(descriptor, False)
@@ -71,8 +71,8 @@ async def _serve(assignment: Assignment, options: argparse.Namespace, reporter: 
                 sockets,
                 assignment.roster,
                 version=version("quicbaton"),
-                grace_s=options.grace,
-                on_begin=lambda: _speak_up(assignment.stderr, as_json=options.as_json),
+                grace_s=options.supervision.grace,
+                on_begin=lambda: _speak_up(assignment.stderr, as_json=options.json),
             )
             os.close(assignment.ready)
             loop = asyncio.get_running_loop()

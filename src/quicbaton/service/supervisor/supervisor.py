@@ -42,13 +42,13 @@ class Settings(Struct, frozen=True):
     """How patient a supervisor is, in seconds."""
 
     #: For a new worker to become ready.
-    health_timeout_s: float = 30.0
+    health_timeout_s: float
     #: Without an answer, before a worker is killed.
-    silent_s: float = 10.0
+    silent_s: float
     #: For all connections of one worker to move to the next.
-    takeover_s: float = 60.0
+    takeover_s: float
     #: For running requests when the service stops.
-    grace_s: float = 10.0
+    grace_s: float
 
 
 class Keeper(Protocol):

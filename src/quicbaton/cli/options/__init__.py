@@ -1,0 +1,1 @@
+"""What each command can be told: a struct of options each, which needs nothing that runs them."""

@@ -1,0 +1,169 @@
+"""Options are declared once: as the annotated fields of a frozen struct.
+
+    sleep_after: Annotated[float | None, Argument("let them sleep")] = None
+
+is the option --sleep-after. The type says how its text is read. The default stands here and nowhere
+else; a field without one must be given. A field that is a struct of options itself stands for all
+fields of that struct.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, get_args, get_origin
+
+import msgspec
+from msgspec.structs import FieldInfo, fields
+
+from quicbaton.cli.reporter import Reporter
+from quicbaton.errors import ConfigurationError
+
+_O = TypeVar("_O", bound="Options")
+_C = TypeVar("_C", bound="CommandOptions")
+#: What values are called in the help, unless their argument says more.
+_METAVARS: Final = {float: "SECONDS", int: "N", Path: "FILE"}
+
+
+class OneOf(NamedTuple):
+    """Arguments of which one at most is given; exactly one, if it is `required`."""
+
+    name: str
+    required: bool = False
+
+
+class Argument(NamedTuple):
+    """How the command line knows a field."""
+
+    help: str
+    metavar: str | None = None
+    #: Its spellings, where the field's name is not the only one.
+    flags: tuple[str, ...] = ()
+    positional: bool = False
+    #: It is given again for each further value, not followed by all of them.
+    again: bool = False
+    one_of: OneOf | None = None
+    #: The environment variable that has its default.
+    variable: str = ""
+    #: Reads its text, where the type does not say how.
+    parse: Callable[[str], object] | None = None
+
+
+class Options(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """What a command can be told, or the part of it that concerns one thing."""
+
+
+class CommandOptions(Options, frozen=True, kw_only=True):
+    """What every command can be told. The docstring of a command's own struct is the description in
+    its help."""
+
+    json: Annotated[bool, Argument("print JSON, one object a line")] = False
+
+
+def add_command(
+    commands: Any, name: str, kind: type[_C], run: Callable[[_C, Reporter], int], text: str
+) -> None:
+    """Add a command to argparse's `commands`, with an argument for each field of the struct `kind`.
+
+    `text` is its line in the list of commands. What argparse parses then has `(kind, run)` as its
+    `command`, and those fields that were given.
+    """
+    parser = commands.add_parser(name, help=text, description=kind.__doc__)
+    parser.set_defaults(command=(kind, run))
+    choices: dict[OneOf, Any] = {}
+    for path, field, value_type, argument in _arguments(kind):
+        one_of, target = argument.one_of, parser
+        if one_of is not None:
+            if one_of not in choices:
+                choices[one_of] = parser.add_mutually_exclusive_group(required=one_of.required)
+            target = choices[one_of]
+        settings = _settings(field, value_type, argument)
+        if argument.positional:
+            target.add_argument(path, **settings)
+        else:
+            flags = argument.flags or ("--" + field.name.replace("_", "-"),)
+            target.add_argument(*flags, dest=path, required=field.required, **settings)
+
+
+def make_options(kind: type[_O], given: Mapping[str, object]) -> _O:
+    """The struct of what argparse has parsed: values by FIELD, or PART.FIELD of a part of it.
+
+    msgspec.ValidationError for a field that there is not, or a value of another type.
+    """
+    nested: dict[str, Any] = {}
+    for path, value in given.items():
+        part, _, name = path.rpartition(".")
+        (nested.setdefault(part, {}) if part else nested)[name] = value
+    return msgspec.convert(nested, kind, dec_hook=_of_text)
+
+
+def encode_options(options: Options) -> str:
+    """As JSON, for another process: what was given, and no defaults."""
+    return msgspec.json.encode(options, enc_hook=str).decode()
+
+
+def decode_options(text: str, kind: type[_O]) -> _O:
+    """What `encode_options` has made. ConfigurationError for options that are not of this kind."""
+    try:
+        return msgspec.json.decode(text, type=kind, dec_hook=_of_text)
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(f"not the options of this command: {error}") from error
+
+
+# --- helpers ----------------------------------------------------------------------------------
+
+
+def _arguments(
+    kind: type[Options], prefix: str = ""
+) -> Iterator[tuple[str, FieldInfo, Any, Argument]]:
+    """All fields with their paths and types; those of every command come last, as in the help."""
+    everywhere = CommandOptions.__struct_fields__
+    for field in sorted(fields(kind), key=lambda field: field.name in everywhere):
+        if isinstance(field.type, type) and issubclass(field.type, Options):
+            yield from _arguments(field.type, f"{field.name}.")
+        else:
+            value_type, *_, argument = get_args(field.type)
+            yield prefix + field.name, field, value_type, argument
+
+
+def _settings(field: FieldInfo, value_type: Any, argument: Argument) -> dict[str, Any]:
+    """How argparse is to read and explain a field. Of a field that is not given it says nothing."""
+    settings: dict[str, Any] = {
+        "help": argument.help + _shown_default(field),
+        "default": os.environ.get(argument.variable) or argparse.SUPPRESS,
+    }
+    if value_type is bool:
+        action = argparse.BooleanOptionalAction if field.default else "store_true"
+        return settings | {"action": action}
+    if get_origin(value_type) is Literal:
+        return settings | {"choices": get_args(value_type)}
+    kind = next((each for each in get_args(value_type) if each is not NoneType), value_type)
+    # msgspec makes the paths: argparse would make one of SUPPRESS, too.
+    settings["type"] = argument.parse or (kind if kind in (int, float) else None)
+    settings["metavar"] = argument.metavar or _METAVARS.get(kind)
+    if argument.again:
+        settings["action"] = "append"
+    elif get_origin(value_type) is tuple:
+        settings["nargs"] = "*" if argument.positional and not field.required else "+"
+    elif argument.positional and not field.required:
+        settings["nargs"] = "?"
+    return settings
+
+
+def _shown_default(field: FieldInfo) -> str:
+    """For the help; nothing for what is off, empty or none by default."""
+    default = field.default
+    if field.required or not default:
+        return ""
+    shown = "yes" if default is True else f"{default:g}" if type(default) is float else default
+    return f" (default: {shown})"
+
+
+def _of_text(kind: type[Any], value: Any) -> Any:
+    """For msgspec: a path, which is no plain value."""
+    return kind(value)

@@ -1,0 +1,235 @@
+"""What all commands but `serve` can be told."""
+
+from pathlib import Path
+from typing import Annotated
+
+from quicbaton.cli.options.argument import Argument, CommandOptions, OneOf, Options
+from quicbaton.cli.options.cluster import ClusterOptions
+
+_SERVER = "the server: its control socket, its port, or NODE[/WORKER] of the cluster"
+_TRUST = OneOf("trust")
+_STEP = OneOf("step", required=True)
+
+
+_Server = Annotated[str, Argument(_SERVER, "SERVER", positional=True)]
+_Connection = Annotated[
+    str, Argument("its name as `quicbaton ps` says it, or how it begins", "CONN", positional=True)
+]
+_Destination = Annotated[
+    str,
+    Argument("the process that gets it: its control socket, its port, or NODE[/WORKER]", "SERVER"),
+]
+_Proxy = Annotated[
+    bool,
+    Argument(
+        "where the other process cannot send from the address that clients talk to, let this one "
+        "send for it, for as long as a connection lives"
+    ),
+]
+_Baton = Annotated[Path, Argument("what `quicbaton save` made", positional=True)]
+
+
+class PsOptions(CommandOptions, frozen=True, kw_only=True):
+    """List live connections."""
+
+    server: Annotated[
+        str | None,
+        Argument(f"{_SERVER} (default: all of yours on this host)", "SERVER", positional=True),
+    ] = None
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class HandoffOptions(CommandOptions, frozen=True, kw_only=True):
+    """Move a live connection to another process. The client sees nothing."""
+
+    server: _Server
+    connection: _Connection
+    to: _Destination
+    proxy: _Proxy = False
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class SaveOptions(CommandOptions, frozen=True, kw_only=True):
+    """Freeze a connection into a baton in a new file. It stands still until `quicbaton resume`
+    brings it back; the server stays its arbiter and must live on.
+    """
+
+    server: _Server
+    connection: _Connection
+    file: Annotated[Path, Argument("the file to make", positional=True)]
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class ResumeOptions(CommandOptions, frozen=True, kw_only=True):
+    """Bring a saved connection back to life in another process, once."""
+
+    file: _Baton
+    to: _Destination
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class InspectOptions(CommandOptions, frozen=True, kw_only=True):
+    """Show a baton's header and, given its key, its content with every secret left out: keys,
+    tokens and whatever the streams carry.
+    """
+
+    file: _Baton
+    keys: Annotated[
+        Path | None,
+        Argument(
+            "the cluster keys that sealed it; yours are ~/.local/state/quicbaton/cluster.keys"
+        ),
+    ] = None
+
+
+class BulkOptions(Options, frozen=True, kw_only=True):
+    """How connections are moved, many at a time."""
+
+    proxy: _Proxy = False
+    deadline: Annotated[float, Argument("leave what has not moved by then")] = 60.0
+
+
+class DrainOptions(CommandOptions, frozen=True, kw_only=True):
+    """Move all connections of a server, or of all its workers, to others. Those that still come
+    are passed on, too, until `drain --undo`. Clients see nothing.
+    """
+
+    server: _Server
+    to: Annotated[tuple[str, ...], Argument("who gets them, in turn", "SERVER")] = ()
+    undo: Annotated[bool, Argument("keep connections again")] = False
+    bulk: BulkOptions = BulkOptions()
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class RebalanceOptions(CommandOptions, frozen=True, kw_only=True):
+    """Move connections so that each worker has about as many as every other."""
+
+    servers: Annotated[tuple[str, ...], Argument(_SERVER, "SERVER", positional=True)]
+    bulk: BulkOptions = BulkOptions()
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class ServiceOptions(CommandOptions, frozen=True, kw_only=True):
+    """Which service a command is for."""
+
+    server: Annotated[
+        str | None, Argument(f"{_SERVER} (default: the only service)", "SERVER", positional=True)
+    ] = None
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class WorkersOptions(ServiceOptions, frozen=True, kw_only=True):
+    """Show a service's workers."""
+
+
+class ReloadOptions(ServiceOptions, frozen=True, kw_only=True):
+    """Replace all workers of a service, one by one: new code, new configuration, new
+    certificates. Live connections move; new ones are accepted throughout. If a new worker does
+    not come up healthy, the old one keeps everything, and this fails.
+    """
+
+    health_timeout: Annotated[
+        float | None, Argument("for each new worker to become ready (default: the service's own)")
+    ] = None
+    grace: Annotated[
+        float | None,
+        Argument(
+            "for requests that still run at an old worker, and for connections that cannot move "
+            "yet; then they are cut (default: for connections the service's --deadline; requests "
+            "go on in the background, until they have ended)"
+        ),
+    ] = None
+
+
+class StopOptions(ServiceOptions, frozen=True, kw_only=True):
+    """Stop a server: no new clients, running requests may end, connections are closed, or
+    handed to another server first.
+    """
+
+    to: Annotated[str | None, Argument("who gets the connections", "SERVER")] = None
+    grace: Annotated[float | None, Argument("for running requests (default: the server's own)")] = (
+        None
+    )
+
+
+class TopOptions(CommandOptions, frozen=True, kw_only=True):
+    """Watch workers: connections, handoffs a second, blackout. Ends with Ctrl-C."""
+
+    servers: Annotated[
+        tuple[str, ...],
+        Argument(
+            f"{_SERVER} (default: all of yours on this host, or all nodes of --cluster)",
+            "SERVER",
+            positional=True,
+        ),
+    ] = ()
+    interval: Annotated[float, Argument("between looks")] = 1.0
+    count: Annotated[int, Argument("end after N looks")] = 0
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class GetOptions(CommandOptions, frozen=True, kw_only=True):
+    """Download over HTTP/3. The file appears under its name when it is whole."""
+
+    url: Annotated[str, Argument("https://host[:port]/path", positional=True)]
+    output: Annotated[Path | None, Argument("where to put it", flags=("-o", "--output"))] = None
+    ca: Annotated[Path | None, Argument("trust this certificate (PEM)", one_of=_TRUST)] = None
+    insecure: Annotated[
+        bool, Argument("take any certificate: anybody may be answering", one_of=_TRUST)
+    ] = False
+    timeout: Annotated[float, Argument("how long to try to connect to each address")] = 10.0
+
+
+class KeysOptions(CommandOptions, frozen=True, kw_only=True):
+    """The folder that all of `quicbaton keys` is about."""
+
+    folder: Annotated[Path, Argument("the cluster's folder", "DIR", positional=True)]
+
+
+class KeysInitOptions(KeysOptions, frozen=True, kw_only=True):
+    """Make a small CA, a certificate for every node, and the cluster key."""
+
+    nodes: Annotated[
+        tuple[str, ...],
+        Argument(
+            "a node, and where the others reach it; give it once for each node",
+            "NAME=HOST[:PORT]",
+            flags=("--node",),
+            again=True,
+        ),
+    ]
+
+
+class KeysAddNodeOptions(KeysOptions, frozen=True, kw_only=True):
+    """Add nodes to a cluster's folder."""
+
+    nodes: Annotated[
+        tuple[str, ...], Argument("as for `init`", "NAME=HOST[:PORT]", positional=True)
+    ]
+
+
+class KeysRenewOptions(KeysOptions, frozen=True, kw_only=True):
+    """Make new keys and certificates for nodes."""
+
+    nodes: Annotated[tuple[str, ...], Argument("a node of the cluster", "NAME", positional=True)]
+
+
+class KeysShowOptions(KeysOptions, frozen=True, kw_only=True):
+    """Say what a folder has. Shows no secrets."""
+
+
+class KeysRotateOptions(KeysOptions, frozen=True, kw_only=True):
+    """Replace the cluster key in three steps. Before each of them the file that the step before
+    has made must be on every host, and its servers reloaded.
+    """
+
+    add: Annotated[bool, Argument("1: a new key, which only opens", one_of=_STEP)] = False
+    use: Annotated[str | None, Argument("2: this key seals from now on", "ID", one_of=_STEP)] = None
+    drop: Annotated[
+        str | None,
+        Argument(
+            "3: forget this key; a day later, when the tokens that it sealed have expired",
+            "ID",
+            one_of=_STEP,
+        ),
+    ] = None

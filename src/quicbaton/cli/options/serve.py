@@ -1,0 +1,276 @@
+"""What `quicbaton serve` can be told; a supervisor passes it on to its workers."""
+
+import argparse
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
+
+from quicbaton.cli.options.argument import Argument, CommandOptions, OneOf, Options
+from quicbaton.cli.options.cluster import ClusterOptions
+from quicbaton.limits import MAX_WORKERS, MEMORY_BUDGET_BYTES
+
+#: Long enough for a client that thinks between two requests.
+FOLDER_SLEEP_AFTER_S: Final = 10.0
+_PROGRAM = OneOf("program", required=True)
+_PREDECESSOR = OneOf("predecessor")
+
+
+def parse_port(text: str) -> int:
+    """For argparse: a port number; 0 is any."""
+    # getaddrinfo cuts a larger number to 16 bits, and the server would be where nobody expects it.
+    if not (text.isascii() and text.isdigit() and len(text) <= 5) or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def parse_listener(text: str) -> tuple[str, int]:
+    """For argparse: [HOST:]PORT, where no host is this machine alone."""
+    host, _, port = text.rpartition(":")
+    return host.strip("[]") or "127.0.0.1", parse_port(port)
+
+
+_Port = Annotated[int, Meta(ge=0, le=65_535)]
+
+
+class ProgramOptions(Options, frozen=True, kw_only=True):
+    """What is served: a folder, or a program."""
+
+    folder: Annotated[
+        Path | None,
+        Argument(
+            "the folder to serve, or a program: an ASGI application, or a protocol class",
+            "DIR or MODULE:NAME",
+            positional=True,
+            one_of=_PROGRAM,
+        ),
+    ] = None
+    app: Annotated[
+        str | None, Argument("the same as MODULE:NAME alone", "MODULE:NAME", one_of=_PROGRAM)
+    ] = None
+    app_dir: Annotated[Path | None, Argument("look for MODULE there (default: here)", "DIR")] = None
+    factory: Annotated[
+        bool, Argument("MODULE:NAME is a function without arguments that makes the program")
+    ] = False
+    root_path: Annotated[
+        str,
+        Argument("where an ASGI program is mounted: what a proxy has cut off its paths", "PATH"),
+    ] = ""
+    dotfiles: Annotated[
+        bool,
+        Argument(
+            "serve files and folders whose names begin with a dot, too (.well-known always is)",
+            flags=("--dotfiles", "--hidden"),
+        ),
+    ] = False
+    sleep_after: Annotated[
+        float | None,
+        Argument(
+            "let connections that were silent for so long shrink to about a kilobyte until their "
+            f"next packet (default: {FOLDER_SLEEP_AFTER_S:g} for a folder, never for a program; "
+            "0: never)"
+        ),
+    ] = None
+
+
+class TlsOptions(Options, frozen=True, kw_only=True):
+    """With which certificate."""
+
+    cert: Annotated[Path | None, Argument("certificate chain (PEM)")] = None
+    key: Annotated[Path | None, Argument("its private key (PEM)")] = None
+    keylog: Annotated[
+        Path | None,
+        Argument(
+            "append TLS secrets of new connections to FILE (NSS format): who reads it reads them"
+        ),
+    ] = None
+
+
+class TcpOptions(Options, frozen=True, kw_only=True):
+    """TCP beside UDP, for ASGI programs."""
+
+    no_tcp: Annotated[
+        bool,
+        Argument("serve an ASGI program over HTTP/3 alone, not over HTTP/1.1 and HTTP/2 beside it"),
+    ] = False
+    timeout_keep_alive: Annotated[
+        float, Argument("over TCP: close connections on which no request comes for so long")
+    ] = 5.0
+
+
+class RequestLimits(Options, frozen=True, kw_only=True):
+    """How many requests an ASGI program gets, at once and in the life of a worker."""
+
+    limit_concurrency: Annotated[
+        int | None,
+        Argument(
+            "answer requests of an ASGI program with 503 while a process works on so many "
+            "(default: no limit)"
+        ),
+    ] = None
+    limit_max_requests: Annotated[
+        int | None,
+        Argument(
+            "with --workers: replace a worker, as `quicbaton reload` does, when its ASGI program "
+            "was begun with so many requests (default: never)"
+        ),
+    ] = None
+    limit_max_requests_jitter: Annotated[
+        int,
+        Argument(
+            "with --limit-max-requests: up to so many more, for each worker by chance (default: 0)"
+        ),
+    ] = 0
+
+
+class SupervisionOptions(Options, frozen=True, kw_only=True):
+    """Several workers, and how patient their supervisor is with them."""
+
+    workers: Annotated[
+        int | None,
+        Argument(
+            f"serve with so many processes (1 to {MAX_WORKERS}), which a supervisor keeps alive; "
+            "`quicbaton reload` replaces them"
+        ),
+    ] = None
+    grace: Annotated[
+        float,
+        Argument(
+            "for running requests, when the server stops",
+            flags=("--grace", "--timeout-graceful-shutdown"),
+        ),
+    ] = 10.0
+    health_timeout: Annotated[
+        float, Argument("with --workers: for a new worker to become ready")
+    ] = 30.0
+    silence: Annotated[
+        float, Argument("with --workers: kill one that has not answered for so long")
+    ] = 10.0
+
+
+class WatchOptions(Options, frozen=True, kw_only=True):
+    """New workers whenever a file of the program changes."""
+
+    reload: Annotated[
+        bool,
+        Argument(
+            "for development: when a Python file changes, replace the workers, as `quicbaton "
+            "reload` does; connections and running requests stay"
+        ),
+    ] = False
+    reload_dir: Annotated[
+        tuple[Path, ...],
+        Argument(
+            "watch this folder, with all in it (default: that of --app-dir; may be given again)",
+            "DIR",
+            again=True,
+        ),
+    ] = ()
+
+
+class LogOptions(Options, frozen=True, kw_only=True):
+    """What is logged, where, and how it looks."""
+
+    log_level: Annotated[
+        Literal["critical", "error", "warning", "info", "debug"], Argument("what is logged")
+    ] = "info"
+    access_log: Annotated[bool, Argument("log a line for each request of an ASGI program")] = True
+    log_config: Annotated[
+        Path | None,
+        Argument(
+            "configure logging by this file instead: JSON for logging.config.dictConfig, or "
+            "anything else for fileConfig. Loggers: quicbaton.access, quicbaton.asgi, "
+            "quicbaton.files"
+        ),
+    ] = None
+
+
+class ServeOptions(CommandOptions, frozen=True, kw_only=True):
+    """Serve a folder, or a program, over HTTP/3. Live connections can be handed to another
+    process with `quicbaton handoff`, or all at once by starting that with --takeover.
+    """
+
+    program: ProgramOptions = ProgramOptions()
+    host: Annotated[str, Argument("address to listen on (default: all)")] = ""
+    port: Annotated[_Port, Argument("0: any free one", "PORT", parse=parse_port)] = 4433
+    tls: TlsOptions = TlsOptions()
+    control: Annotated[Path | None, Argument("path of our control socket", "SOCKET")] = None
+    keys: Annotated[Path | None, Argument("cluster keys (default: yours)")] = None
+    ids: Annotated[
+        str,
+        Argument(
+            "forms of connection IDs, as 'encrypted plaintext': the first issues, all are "
+            "understood; @FILE reads them from a file",
+            "FORMS",
+        ),
+    ] = "plaintext"
+    store: Annotated[
+        str | None,
+        Argument(
+            "hand over by a shared ownership store, sqlite:PATH: a handoff then survives the "
+            "death of the process that began it (see docs/ownership-store.md)",
+            "URL",
+        ),
+    ] = None
+    retry: Annotated[bool, Argument("validate clients' addresses before the handshake")] = False
+    qlog: Annotated[
+        Path | None,
+        Argument(
+            "write a qlog file for each connection; owners that share DIR continue one file", "DIR"
+        ),
+    ] = None
+    memory: Annotated[
+        int,
+        Argument(
+            "what all connections of a process may hold together; as it fills windows shrink, and "
+            "new clients are refused",
+            "MB",
+        ),
+    ] = MEMORY_BUDGET_BYTES >> 20
+    takeover: Annotated[
+        Path | None, Argument("replace the server with this socket", "SOCKET", one_of=_PREDECESSOR)
+    ] = None
+    join: Annotated[
+        Path | None,
+        Argument("share the UDP port of the server there", "SOCKET", one_of=_PREDECESSOR),
+    ] = None
+    deadline: Annotated[
+        float, Argument("with --takeover, or at a reload: then cut what could not move")
+    ] = 60.0
+    cluster: ClusterOptions = ClusterOptions()
+    tcp: TcpOptions = TcpOptions()
+    limits: RequestLimits = RequestLimits()
+    supervision: SupervisionOptions = SupervisionOptions()
+    watch: WatchOptions = WatchOptions()
+    logs: LogOptions = LogOptions()
+    env_file: Annotated[
+        Path | None,
+        Argument(
+            "set environment variables from this file, NAME=VALUE in each line, before the "
+            "program is imported; what is set already stays"
+        ),
+    ] = None
+    placement: Annotated[
+        str,
+        Argument(
+            "which worker gets a new connection: stay (where the kernel brought it), round-robin, "
+            "consistent-hash, least-loaded, path:/PREFIX=WORKER,... by the first request, where "
+            "WORKER is a number, or NODE or NODE/WORKER of the cluster, or MODULE:NAME",
+            "POLICY",
+        ),
+    ] = "stay"
+    metrics: Annotated[
+        tuple[str, _Port] | None,
+        Argument(
+            "serve figures as OpenMetrics over HTTP (default host: 127.0.0.1)",
+            "[HOST:]PORT",
+            parse=parse_listener,
+        ),
+    ] = None
+
+    @property
+    def workers(self) -> int | None:
+        """How many there are to be, under a supervisor; None: this process serves by itself."""
+        if self.watch.reload and self.supervision.workers is None:
+            return 1
+        return self.supervision.workers
