@@ -1,8 +1,8 @@
-"""The access log: a line for each request, when its program has ended.
+"""The access log: a line for each request, written when its program has ended.
 
 The record's arguments are those of uvicorn's, so that formatters for it fit: client, method, path,
-HTTP version, status. Beside them it has `sent_bytes` (of the body; of a file, what was promised),
-`duration_ms` and `connection`, which is what `quicbaton ps` calls it.
+HTTP version, status. Beside them the record has `sent_bytes` (of the body; of a file, its promised
+length), `duration_ms` and `connection`, the name that `quicbaton ps` shows.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _ACCESS: Final = logging.getLogger("quicbaton.access")
 
 
 def is_on() -> bool:
-    """Whether anybody reads it: what is not read need not be put together."""
+    """Whether the log has a reader: without one its lines need not be put together."""
     return _ACCESS.isEnabledFor(logging.INFO)
 
 
 def write(scope: Scope, status: int, *, sent_bytes: int, seconds: float, connection: str) -> None:
-    """One request's line; status 0: no response was begun."""
+    """Write one request's line. Status 0 means that no response was begun."""
     client = scope["client"]
     query = scope["query_string"]
     path = quote(scope["path"]) + (f"?{query.decode('latin-1')}" if query else "")

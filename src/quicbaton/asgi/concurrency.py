@@ -1,4 +1,4 @@
-"""So many requests at once, and no more: `quicbaton serve --limit-concurrency`."""
+"""A limit on the requests that run at once: `quicbaton serve --limit-concurrency`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BODY: Final = b"Service Unavailable"
 
 class LimitedConcurrency:
     """The program `application`, called for at most `limit` requests, WebSockets and sessions at a
-    time. What comes beyond that is answered with 503 (RFC 9110 §15.6.4)."""
+    time. Any more are answered with 503 (RFC 9110 §15.6.4)."""
 
     def __init__(self, application: Application, limit: int) -> None:
         self._application = application

@@ -1,6 +1,6 @@
-"""Files that programs name, as the bodies of responses (ASGI extensions Path Send, Zero Copy Send).
+"""Files that programs name as the bodies of responses (ASGI extensions Path Send, Zero Copy Send).
 
-What a program may send is for the program to decide: all files of the host are one folder here.
+The program decides which files it sends: all files of the host are one folder here.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ _REFUSALS: Final = {
 
 
 def whole_disk() -> Folder:
-    """One for each process: a file that several responses have has one descriptor."""
+    """All files of the host. There is one such folder for each process, so that a file which
+    several responses send has one descriptor."""
     return Folder(Path("/"), dotfiles=True)
 
 
 def open_file(disk: Folder, stream_id: int, path: str) -> Download:
-    """All of a file. RuntimeError, which is no word about the client, when it cannot be."""
+    """A download of a whole file. Raises RuntimeError, the program's mistake, when it cannot be
+    sent."""
     return _may_refuse(repr(path), lambda: begin(disk, stream_id, path))
 
 
 def open_part(
     disk: Folder, stream_id: int, descriptor: int, offset: int, count: int | None
 ) -> Download:
-    """`count` bytes of an open file, which stays the program's. RuntimeError as above."""
+    """A download of `count` bytes of an open file, whose descriptor stays the program's. Raises
+    RuntimeError as `open_file` does."""
     return _may_refuse(
         f"a part of descriptor {descriptor}",
         lambda: begin_with(disk, stream_id, descriptor, offset, count),

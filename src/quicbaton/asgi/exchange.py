@@ -1,7 +1,8 @@
 """A program at work on one request: a task between its awaits and the events of HTTP/3.
 
-The client gets credit for what the program has taken with `receive()`, and `send()` waits while
-the stream's buffer is full: so memory is bounded by windows, whatever either side does.
+The client gets credit for content only after the program has taken it with `receive()`, and
+`send()` waits while the stream's buffer is full. So windows bound the memory, whatever either side
+does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from quicbaton.files.downloads import Download
 _LOG: Final = logging.getLogger("quicbaton.asgi")
 
 Fields = list[tuple[bytes, bytes]]
-#: What a connection says of a stream, or of itself, that is over.
+#: Errors by which a connection says that a stream, or the connection itself, is over.
 CLIENT_GONE: Final = (StreamStateError, GivenAwayError)
 
 #: RFC 9114 §4.2: HTTP/3 has no such fields; programs that were written for HTTP/1.1 may send them.
@@ -36,14 +37,14 @@ class ClientGoneError(OSError):
 
 
 class Arrived(NamedTuple):
-    """What has come of a request's content."""
+    """A request's content as far as it has come."""
 
     body: bytes
     ended: bool
 
 
 class Wire(Protocol):
-    """What an exchange does to its connection; always to the present one, should that move."""
+    """Calls that an exchange makes to its connection. After a move they reach the present one."""
 
     def send_headers(self, stream_id: int, fields: Fields, *, ended: bool) -> None: ...
     def send_data(self, stream_id: int, data: bytes, *, ended: bool) -> None: ...
@@ -63,10 +64,11 @@ class Wire(Protocol):
 
 
 class Exchange(ABC):
-    """Runs the program for one request. What is sent and received is for the kinds to say."""
+    """Runs the program for one request. Its subclasses say which messages the program sends and
+    receives."""
 
-    #: Whether a request with which the program has not begun can begin at another owner: it is
-    #: what has `arrived` of it.
+    #: Whether a request with which the program has not begun can begin at another owner, which then
+    #: gets what `arrived()` returns.
     can_begin_elsewhere = False
 
     def __init__(self, wire: Wire, stream_id: int, scope: Scope) -> None:
@@ -78,35 +80,35 @@ class Exchange(ABC):
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._writing = asyncio.Lock()
-        #: Those that write more than fits, or wait for them.
+        #: Tasks of the program that write more than fits, or wait for such a task.
         self._writers = 0
         self._task: asyncio.Task[None] | None = None
         self._has_begun = False
         self._kept_bytes = 0
-        #: For the access log.
+        #: Status and bytes of the body, for the access log.
         self.status = 0
         self.sent_bytes = 0
 
     def start(self, application: Application) -> None:
-        """Run the program as a task; once, however often this is called."""
+        """Run the program as a task. A second call does nothing."""
         self._task = asyncio.create_task(self._run(application))
 
     # --- from HTTP/3 ----------------------------------------------------------------------------
 
     @abstractmethod
     def feed(self, data: bytes, *, ended: bool) -> None:
-        """A piece of what the client sends came."""
+        """A piece of the request's content has come."""
 
     def has_room(self) -> None:
-        """The stream's buffer has drained."""
+        """The stream's buffer has drained: wake the tasks that wait to write."""
         self._room.set()
 
     def stream_reset(self, stream_id: int, error_code: int) -> None:
-        """The client ends what it sends before it is whole: it wants no answer any more."""
+        """The client has broken off its request (RESET_STREAM): it wants no answer any more."""
         self.disconnect()
 
     def stream_stopped(self, stream_id: int, error_code: int) -> None:
-        """The client wants no more of what we send."""
+        """The client wants no more of the response (STOP_SENDING)."""
         self.disconnect()
 
     def disconnect(self) -> None:
@@ -117,38 +119,38 @@ class Exchange(ABC):
 
     @property
     def held_bytes(self) -> int:
-        """What has come, and the program has not taken."""
+        """Bytes that have come and that the program has not taken."""
         return 0
 
     def arrived(self) -> Arrived:
-        """What has come for a program that has not begun."""
+        """The content that has come for a program that has not begun."""
         raise NotImplementedError
 
     # --- for the kinds --------------------------------------------------------------------------
 
     @abstractmethod
     async def receive(self) -> Message:
-        """What the program awaits."""
+        """The next message for the program."""
 
     @abstractmethod
     async def send(self, message: Message) -> None:
-        """What the program says. StreamStateError means that the client is gone."""
+        """A message from the program. StreamStateError means that the client is gone."""
 
     @abstractmethod
     def conclude(self) -> bool:
-        """The program has returned: whether it has said all that it has to."""
+        """Called when the program has returned: whether its answer is whole."""
 
     @abstractmethod
     def fail(self) -> None:
-        """The program made a mistake, or ended too early: tell the client."""
+        """Tell the client that the program has made a mistake or ended too early."""
 
     async def wait_for_news(self) -> None:
-        """Until something has come, or the client is gone."""
+        """Wait until something has come or the client is gone."""
         self._news.clear()
         await self._news.wait()
 
     def tell(self) -> None:
-        """Something has come."""
+        """Wake the program: something has come."""
         self._news.set()
 
     def hold_back(self) -> None:
@@ -158,32 +160,32 @@ class Exchange(ABC):
             self.wire.pause_reading(self.stream_id)
 
     def let_on(self) -> None:
-        """The program has taken what there was."""
+        """Give credit again: the program has taken all that had come."""
         if self._paused:
             self._paused = False
             self.wire.resume_reading(self.stream_id)
 
     def keep(self, size_bytes: int) -> None:
-        """So much is kept here for the program of what the client has credit for again: it counts
-        among what the connection holds."""
+        """Count `size_bytes` among the bytes that the connection holds: they wait here for the
+        program, and the client has new credit for them."""
         if size_bytes != self._kept_bytes:
             self.wire.keep(size_bytes - self._kept_bytes)
             self._kept_bytes = size_bytes
 
     @property
     def is_writing(self) -> bool:
-        """Whether a part of something is out: nothing else may be written now."""
+        """Whether a message is written in part: no other may begin before its rest."""
         return self._writing.locked()
 
     async def write(self, make: Callable[[], bytes], *, ended: bool = False) -> None:
-        """Hand over what fits, and wait for room: whoever sends much in one piece waits here, and
-        other tasks of the program, whose pieces come behind it, do."""
+        """Write what fits, then wait for room. A task that sends much in one piece waits here, and
+        so do other tasks of the program whose pieces come after it."""
         if self._writers:
             await self._write_in_turn(make, ended=ended)
             return
         data = make()
         if 0 < len(data) <= self.wire.room_bytes(self.stream_id) and not self.is_disconnected:
-            # Nobody is before us, and it fits: locks cost a small request 2 % of its CPU.
+            # No other writer waits, and it fits. Locks would cost a small request 2 % of its CPU.
             self.sent_bytes += len(data)
             self.wire.send_data(self.stream_id, data, ended=ended)
         else:
@@ -264,7 +266,7 @@ class Exchange(ABC):
 
 
 def fields_of(message: Message) -> Fields:
-    """The header fields that a program says, less those that HTTP/3 does not have."""
+    """The header fields of a program's message, less those that HTTP/3 does not have."""
     fields: Fields = []
     for said in message.get("headers") or ():
         name, value = said
@@ -277,8 +279,8 @@ def fields_of(message: Message) -> Fields:
 
 
 def dated(fields: Fields) -> Fields:
-    """A response's head with the time, if the program does not say it (RFC 9110 §6.6.1); 1xx
-    responses and trailers as they are."""
+    """The fields of a response with a Date, unless the program gives one (RFC 9110 §6.6.1). Those
+    of 1xx responses and trailers are returned as they are."""
     name, status = fields[0]
     if name != b":status" or status < b"200" or any(name == b"date" for name, _ in fields):
         return fields
@@ -286,7 +288,8 @@ def dated(fields: Fields) -> Fields:
 
 
 def bytes_of(value: Any, key: str) -> bytes:
-    """TypeError for what is no byte string: bytes(5) would be five zeros."""
+    """The message's bytes at `key`. Raises TypeError for another type: bytes(5) would be five
+    zeros."""
     if not isinstance(value, (bytes, bytearray, memoryview)):
         raise TypeError(f"{key!r} of a message are bytes, not {type(value).__name__}")
     return bytes(value)

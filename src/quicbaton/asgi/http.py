@@ -46,7 +46,8 @@ class HttpExchange(Exchange):
         self._head: Fields = []
         self._trailers: Fields = []
         self._awaits_trailers = False
-        #: Of the content-length that the program has said; None: it has said nothing.
+        #: Bytes that are missing of the content-length that the program has given; None: it gave
+        #: none.
         self._owed_bytes: int | None = None
 
     def feed(self, data: bytes, *, ended: bool) -> None:
@@ -67,8 +68,8 @@ class HttpExchange(Exchange):
         return self._stage is _Stage.DONE
 
     def fail(self) -> None:
-        """Status 500; a reset where a part of the answer is out: a short body must not look like a
-        whole one."""
+        """Answer with status 500. A response that is written in part is reset, since a short body
+        must not look like a whole one."""
         stage, self._stage = self._stage, _Stage.DONE
         if self.is_disconnected or stage is _Stage.DONE:
             return
@@ -95,7 +96,8 @@ class HttpExchange(Exchange):
 
     @property
     def _is_over(self) -> bool:
-        """Nothing comes any more: the client is gone, or has its answer, and was told to stop."""
+        """Whether nothing can come any more: the client is gone, or it has its answer and was told
+        to stop."""
         return self.is_disconnected or self._stage is _Stage.DONE
 
     async def send(self, message: Message) -> None:
@@ -150,14 +152,14 @@ class HttpExchange(Exchange):
             self._stage = _Stage.TRAILERS
 
     def _check_length(self, size: int, *, more: bool) -> None:
-        """RFC 9110 §8.6: what the program has said must be so."""
+        """RFC 9110 §8.6: a body is as long as its content-length says. RuntimeError if not."""
         owed = self._owed_bytes
         if owed is not None and (size > owed or (size < owed and not more)):
             what = "more" if size > owed else "fewer"
             raise RuntimeError(f"the response has {what} bytes than its content-length says")
 
     async def _send_file(self, open_file: Callable[[], Download], *, more: bool) -> None:
-        """A file, or a part of one, as the body or a part of it."""
+        """Send a file, or a part of one, as the body or a part of the body."""
         if not self._has_body:
             await self._send_body(b"", more=more)
             return
@@ -173,14 +175,14 @@ class HttpExchange(Exchange):
             raise
 
     async def _send_pieces(self, download: Download, *, more: bool) -> None:
-        """As any other body, since the program has more to say behind it."""
+        """Send the file as any other body, since the program sends more after it."""
         while not download.is_complete:
             await self._send_body(download.read(CHUNK_BYTES), more=True)
         download.release()
         await self._send_body(b"", more=more)
 
     def _hand_over(self, download: Download) -> None:
-        """The response is data from here on: what the program still does is no part of it."""
+        """Make the rest of the response data that moves. The program has no further part in it."""
         ended = download.is_complete
         if self._stage is _Stage.HEAD:
             self.wire.send_headers(self.stream_id, self._head, ended=ended)
@@ -194,7 +196,8 @@ class HttpExchange(Exchange):
         self._end()
 
     def _open_part(self, message: Message) -> Download:
-        """Without an offset from the file's position, which is behind the part then."""
+        """Open the part that a Zero Copy Send message names. Without an offset it begins at the
+        file's position, and the position moves past it."""
         file, offset, count = message["file"], message.get("offset"), message.get("count")
         if offset is not None:
             return self.wire.open_part(self.stream_id, file.fileno(), offset, count)

@@ -18,7 +18,8 @@ _LOG: Final = logging.getLogger("quicbaton.asgi")
 
 
 class Lifespan:
-    """Runs the program's lifespan beside its requests; `state` is what it has left for them."""
+    """Runs the program's lifespan beside its requests. `state` is the dict that the program fills
+    at startup; each request gets a copy of it."""
 
     def __init__(self, application: Application, name: str) -> None:
         self.state: dict[str, Any] = {}
@@ -31,9 +32,9 @@ class Lifespan:
         self._failure = ""
 
     async def startup(self) -> None:
-        """Returns when the program is ready, at once for one that knows of no lifespan.
+        """Return when the program is ready; at once if it knows of no lifespan.
 
-        Raises ConfigurationError (`lifespan`) when it says that its startup failed.
+        Raises ConfigurationError (`lifespan`) when the program says that its startup failed.
         """
         self._inbox.put_nowait({"type": "lifespan.startup"})
         self._task = asyncio.create_task(self._run())
@@ -44,8 +45,8 @@ class Lifespan:
             )
 
     async def shutdown(self) -> None:
-        """Returns when the program has cleaned up, has ended before, or takes too long. One whose
-        startup failed, or has not ended, has nothing to clean up, and is only ended."""
+        """Return when the program has cleaned up, has already ended, or takes too long. A program
+        whose startup failed or has not ended has nothing to clean up: it is cancelled."""
         task = self._task
         if task is None:
             return
@@ -56,7 +57,7 @@ class Lifespan:
                 await asyncio.wait_for(self._stopped.wait(), _SHUTDOWN_S)
             except TimeoutError:
                 _LOG.error("the shutdown of %s takes longer than %g s", self._name, _SHUTDOWN_S)
-        # Some wait for a further message, which never comes.
+        # Some programs wait for a further message, which never comes.
         await asyncio.wait((task,), timeout=_RETURN_S if is_up else 0)
         task.cancel()
         await asyncio.wait((task,))
@@ -66,8 +67,8 @@ class Lifespan:
         try:
             await self._application({**scope, "state": self.state}, self._inbox.get, self._send)
         except Exception as error:
-            # The boundary to the program. Before it has answered, this says that it knows of no
-            # lifespan; afterwards it is a mistake that somebody should hear of.
+            # The boundary to the program. Before its first answer, an error means that it knows of
+            # no lifespan. Afterwards it is a mistake, and belongs into the log.
             if self._started.is_set():
                 _LOG.error("the lifespan of %s ended early", self._name, exc_info=error)
         finally:

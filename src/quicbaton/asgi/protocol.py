@@ -35,14 +35,14 @@ from quicbaton.http3.events import StreamFailed, WebTransportSessionClosed
 from quicbaton.http3.webtransport import PROTOCOLS as WEBTRANSPORT
 from quicbaton.transport.connection import Connection
 
-#: Of Extended CONNECT (RFC 9220), as far as ASGI knows them.
+#: Protocols of Extended CONNECT (RFC 9220) that ASGI knows.
 _PROTOCOLS: Final = WEBTRANSPORT | {b"websocket"}
 
 
 class AsgiProtocol(QuicConnectionProtocol):
     """Runs `application` for each request of a client.
 
-    `disk`: what all protocols of a process share, so that a file has one descriptor.
+    `disk`: shared by all protocols of a process, so that each file has one descriptor.
     """
 
     def __init__(
@@ -59,17 +59,17 @@ class AsgiProtocol(QuicConnectionProtocol):
         self._application = application
         self._lifespan = lifespan
         self._root_path = root_path
-        #: By stream; all streams of a WebTransport session have one.
+        #: By stream. All streams of a WebTransport session have the same exchange.
         self._exchanges: dict[int, Exchange] = {}
         self._disk = files.whole_disk() if disk is None else disk
-        #: Responses whose program has named a file, and has no part in them any more.
+        #: Responses whose program has named a file, and has no further part in them.
         self._downloads = Downloads(self._disk)
         #: Requests with which the program has not begun, by stream.
         self._unbegun: dict[int, HeadersReceived] = {}
-        #: What has come with the connection, until that is ours.
+        #: Requests that came with the state of the connection, until the connection is ours.
         self._brought: list[UnbegunRequest] = []
         self._is_whole = True
-        #: By exchanges.
+        #: Bytes that exchanges hold for their programs.
         self._kept_bytes = 0
 
     def quic_event_received(self, event: events.QuicEvent) -> None:
@@ -93,7 +93,7 @@ class AsgiProtocol(QuicConnectionProtocol):
                 self._http_event_received(http_event)
 
     def handler_failed(self, event: events.QuicEvent, error: Exception) -> None:
-        """A mistake of ours, not of the program, which hears that its client is gone."""
+        """A handler of ours failed, not the program. The program hears that its client is gone."""
         stream_id = getattr(event, "stream_id", None)
         if stream_id is not None:
             self._disconnect(stream_id)
@@ -102,13 +102,14 @@ class AsgiProtocol(QuicConnectionProtocol):
     # --- moving ---------------------------------------------------------------------------------
 
     def running_streams(self) -> Collection[int]:
-        """Those of requests that the program still works on."""
+        """The streams of requests that the program still works on."""
         finished, unbegun = self._quic.stream_is_finished, self._unbegun
         mine = [one for one in self._exchanges if one not in unbegun and not finished(one)]
         return [*super().running_streams(), *mine]
 
     def export_state(self) -> bytes:
-        """What is no task: downloads of files, and requests with which nobody has begun."""
+        """All that is no task: downloads of files, and requests with which the program has not
+        begun."""
         requests = [
             UnbegunRequest(stream_id, event.headers, *self._exchanges[stream_id].arrived())
             for stream_id, event in self._unbegun.items()
@@ -127,7 +128,7 @@ class AsgiProtocol(QuicConnectionProtocol):
         self._brought = state.requests
 
     def connection_made(self, transport: Transmitter) -> None:
-        """The connection is ours: begin with what was brought."""
+        """The connection is ours: begin with the requests that came along."""
         super().connection_made(transport)
         brought, self._brought = self._brought, []
         for stream_id, headers, body, ended in map(msgspec.structs.astuple, brought):
@@ -135,7 +136,7 @@ class AsgiProtocol(QuicConnectionProtocol):
             exchange = self._exchanges.get(stream_id)
             if exchange is None:
                 continue  # it is answered
-            # One after the other: with a body that waits here, reading is paused.
+            # One after the other: if a body has to wait here, reading is paused.
             if body:
                 exchange.feed(body, ended=False)
             if ended:
@@ -143,7 +144,7 @@ class AsgiProtocol(QuicConnectionProtocol):
 
     def use_connection(self, quic: Any) -> None:
         """A stand-in has no streams of requests with which the program has not begun: they are in
-        the state that moves. If they come back, since the handoff failed, it begins here."""
+        the state that moves. If the handoff fails, they come back and begin here."""
         super().use_connection(quic)
         self._is_whole = isinstance(quic, Connection)
         quic.note_kept(self._kept_bytes)
@@ -246,8 +247,8 @@ class AsgiProtocol(QuicConnectionProtocol):
             self._end_stream(stream_id)
 
     def may_begin(self, stream_id: int) -> bool:
-        """Whether the program begins with a request here. It does so once, whatever becomes of the
-        connection: one that was given away took with it what had not begun."""
+        """Whether the program may begin with a request here. It begins once, whatever becomes of
+        the connection: a connection that was given away took its unbegun requests along."""
         if stream_id in self._unbegun:
             if not self._is_whole or self._quic.is_given_away:
                 return False
@@ -267,7 +268,7 @@ class AsgiProtocol(QuicConnectionProtocol):
         self.transmit_soon()
 
     def room_bytes(self, stream_id: int) -> int:
-        """How much the stream's buffer takes now; 0: wait for `has_room`."""
+        """Bytes that the stream's buffer takes now; 0: wait for `has_room`."""
         if self._quic.is_congested(stream_id):
             return 0
         return int(self._quic.send_room_bytes(stream_id))
@@ -281,14 +282,14 @@ class AsgiProtocol(QuicConnectionProtocol):
             self.transmit_soon()
 
     def keep(self, grown_bytes: int) -> None:
-        """Exchanges keep so much more for their programs, or less."""
+        """Count bytes that exchanges hold for their programs; negative when they let go of some."""
         self._kept_bytes += grown_bytes
-        # Whoever is next in charge is told of all that is kept.
+        # A connection that was given away tells its next owner of all that is kept.
         with contextlib.suppress(GivenAwayError):
             self._quic.note_kept(self._kept_bytes)
 
     def abort(self, stream_id: int) -> None:
-        """The response ends here, and is not whole."""
+        """Reset the stream: the response ends here and is not whole."""
         with contextlib.suppress(*CLIENT_GONE):
             self._quic.reset_stream(stream_id, ErrorCode.H3_INTERNAL_ERROR)
             self._quic.stop_stream(stream_id, ErrorCode.H3_INTERNAL_ERROR)
@@ -303,7 +304,8 @@ class AsgiProtocol(QuicConnectionProtocol):
         return files.open_part(self._disk, stream_id, descriptor, offset, count)
 
     def send_file(self, download: Download) -> None:
-        """The rest of a response is a file. It is no exchange's any more, and moves as data."""
+        """Send a file as the rest of a response. No exchange has it any more, and it moves as
+        data."""
         assert self._http is not None, "an HTTP/3 event came out of it"
         stream_id = download.promise.stream_id
         self._exchanges.pop(stream_id, None)
@@ -312,7 +314,7 @@ class AsgiProtocol(QuicConnectionProtocol):
         self.transmit_soon()
 
     def over(self, stream_id: int) -> None:
-        """The program is done with the request. What it has not ended ends here."""
+        """The program is done with the request. Both directions that are still open end here."""
         exchange = self._exchanges.pop(stream_id, None)
         if isinstance(exchange, WebTransportExchange):
             for member in exchange.stream_ids:
@@ -321,23 +323,23 @@ class AsgiProtocol(QuicConnectionProtocol):
             self._end_stream(stream_id)
 
     def connection_name(self) -> str:
-        """What the access log calls the connection."""
+        """The connection's name in the access log."""
         name: bytes = self._quic.name
         return name.hex()
 
     # --- for WebTransport sessions --------------------------------------------------------------
 
     def join(self, stream_id: int, session_id: int) -> None:
-        """A stream is a session's."""
+        """Make a stream part of a session."""
         self._exchanges[stream_id] = self._exchanges[session_id]
 
     def part(self, stream_id: int) -> None:
-        """Both directions of a session's stream are over for the program."""
+        """The program is done with both directions of a session's stream."""
         self._exchanges.pop(stream_id, None)
 
     def stop_code(self, stream_id: int) -> int | None:
-        """With which code the client has stopped a stream that the program has not ended; None
-        while it takes what we send."""
+        """The code with which the client has stopped a stream that the program has not ended; None
+        while the client takes what we send."""
         if self._quic.can_send(stream_id):
             return None
         code: int | None = self._quic.reset_code(stream_id)
@@ -349,7 +351,7 @@ class AsgiProtocol(QuicConnectionProtocol):
         try:
             self._http.begin_webtransport_stream(session_id, stream_id)
         except StreamStateError:
-            # The session has ended meanwhile; the stream would be nobody's, and stay.
+            # The session has ended meanwhile. Without an owner the stream would stay for ever.
             self.abandon_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
             raise
         self.transmit_soon()
@@ -368,7 +370,7 @@ class AsgiProtocol(QuicConnectionProtocol):
         self.transmit_soon()
 
     def send_datagram(self, session_id: int, data: bytes) -> None:
-        """One that fits no packet any more, since the path has changed, is lost like others."""
+        """Send a datagram. One that is too large for the path by now is lost as others are."""
         assert self._http is not None, "an HTTP/3 event came out of it"
         if len(data) <= self._http.max_datagram_bytes(session_id):
             self._http.send_datagram(session_id, data)
@@ -389,8 +391,8 @@ class AsgiProtocol(QuicConnectionProtocol):
     def _end_stream(self, stream_id: int) -> None:
         with contextlib.suppress(*CLIENT_GONE):
             if not self._is_whole:
-                # It is relayed, and this process lives until both directions are over: a client
-                # that does not end its own would keep it.
+                # The stream is relayed, and this process lives until both directions are over: a
+                # client that does not end its own would keep the process.
                 self._quic.drain_stream(stream_id, ErrorCode.H3_NO_ERROR)
             if self._quic.can_send(stream_id):
                 self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)

@@ -18,12 +18,12 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 VERSIONS: Final = {"version": "3.0", "spec_version": "2.4"}
-#: Of the extension that docs/webtransport.md describes.
+#: The version of the extension that docs/webtransport.md describes.
 _WEBTRANSPORT_VERSION: Final = "1.0"
 #: RFC 9001 §4.2: no older one may be used, and the handshake speaks no other.
 TLS_1_3: Final = 0x0304
 _V4_IN_V6: Final = "::ffff:"
-#: RFC 9651 §3.3.3: a String, and a List of them and nothing else.
+#: RFC 9651 §3.3.3: a String, and a List of nothing but Strings.
 _STRING: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _STRINGS: Final = re.compile(rf"{_STRING.pattern}(?:[ \t]*,[ \t]*{_STRING.pattern})*")
 
@@ -41,11 +41,14 @@ def request_scope(
     max_datagram_bytes: int = 0,
     certificate: str | None = None,
 ) -> Scope:
-    """Of a request with these fields, of a WebSocket or a WebTransport session if it asks for one.
-    `client` is the validated address, `server` the one that it talks to; `state` is what the
-    lifespan has left, of which the program gets a copy; `cipher_suite` and `tls_version` are
-    TLS's numbers for what protects the connection, `certificate` (PEM) is the one that the client
-    was shown, if that is known, and `max_datagram_bytes` what a session's datagrams can have."""
+    """The scope of a request with these fields; of a WebSocket or a WebTransport session if the
+    fields ask for one.
+
+    `client` is the client's validated address, `server` the address that it talks to. `state` is
+    the dict that the lifespan has filled; the program gets a copy. `cipher_suite` and `tls_version`
+    are TLS's numbers. `certificate` (PEM) is the one that the client was shown, None where that is
+    not known. `max_datagram_bytes` is the size of the largest datagram of a session.
+    """
     pseudo: dict[bytes, bytes] = {}
     fields: list[tuple[bytes, bytes]] = []
     cookies: list[bytes] = []
@@ -58,7 +61,7 @@ def request_scope(
         elif name != b"host" or b":authority" not in pseudo:
             fields.append(field)
     if cookies:
-        # RFC 9114 §4.2.1: clients may cut it, to compress better.
+        # RFC 9114 §4.2.1: clients may split the cookies into several fields, to compress better.
         fields.append((b"cookie", b"; ".join(cookies)))
     if b":authority" in pseudo:
         fields.insert(0, (b"host", pseudo[b":authority"]))
@@ -92,7 +95,7 @@ def request_scope(
         extensions["webtransport"] = {"max_datagram_size": max_datagram_bytes}
         return scope
     if http_version == "3":
-        # A session can be had on this connection, should the client ask for one.
+        # Programs see that a client of this connection may ask for a session.
         extensions["webtransport"] = {}
     extensions["http.response.early_hint"] = {}
     extensions["http.response.pathsend"] = {}
@@ -109,9 +112,9 @@ def _decoded(raw_path: bytes) -> str:
 
 
 def _tls(cipher_suite: int, version: int, certificate: str | None) -> dict[str, Any]:
-    """ASGI TLS 0.2. We ask clients for no certificate. Which one a client of HTTP/3 was shown is no
-    part of its connection's state, and the process that has that now may have another: so it is not
-    said."""
+    """The scope's TLS extension (ASGI TLS 0.2). We ask clients for no certificate. The certificate
+    that a client of HTTP/3 was shown is no part of its connection's state, and the present process
+    may have another: it is left out then."""
     return {
         "server_cert": certificate,
         "client_cert_chain": [],
@@ -127,20 +130,22 @@ def _pair(address: Address) -> tuple[str, int] | None:
 
 
 def _subprotocols(fields: Iterable[tuple[bytes, bytes]]) -> list[str]:
-    """RFC 6455 §11.3.4: in as many fields as the client likes."""
+    """The WebSocket subprotocols that the client offers, in one field or several (RFC 6455
+    §11.3.4)."""
     values = [value for name, value in fields if name == b"sec-websocket-protocol"]
     listed = b",".join(values).decode("latin-1").split(",")
     return [name.strip() for name in listed if name.strip()]
 
 
 def quote(text: str) -> bytes:
-    """As a String of a structured field (RFC 9651 §3.3.3)."""
+    """The text as a String of a structured field (RFC 9651 §3.3.3)."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return b'"%s"' % escaped.encode("ascii")
 
 
 def _available_protocols(fields: Iterable[tuple[bytes, bytes]]) -> list[str]:
-    """Of WebTransport over HTTP/3, "Application Protocol Negotiation": a malformed list is none."""
+    """The protocols that a WebTransport client offers (WebTransport over HTTP/3, "Application
+    Protocol Negotiation"). A malformed list counts as none."""
     values = [value for name, value in fields if name == b"wt-available-protocols"]
     text = b", ".join(values).decode("latin-1").strip()
     if not _STRINGS.fullmatch(text):
@@ -149,5 +154,5 @@ def _available_protocols(fields: Iterable[tuple[bytes, bytes]]) -> list[str]:
 
 
 def _takes_trailers(fields: Iterable[tuple[bytes, bytes]]) -> bool:
-    """RFC 9110 §10.1.4: trailers go to those that say so."""
+    """Whether the client takes trailers, which it says in TE (RFC 9110 §10.1.4)."""
     return any(name == b"te" and b"trailers" in value.lower() for name, value in fields)

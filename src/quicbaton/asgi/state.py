@@ -1,10 +1,10 @@
-"""What of a connection's requests is data: what moves when the connection does, and is not relayed.
+"""The part of a connection's requests that is data: it moves with the connection, unrelayed.
 
-A response that names a file is one once the program has named it: path, descriptor, validator and
-offset. A request with which the program has not begun is one: its header section, and what has come
-of its body; the program begins with it at the next owner, and nowhere else. What a task works on
-cannot be said here, and stays behind (`running_streams`), also if the task has taken nothing yet
-and said nothing: what else it has done, nobody but the program knows.
+A response that names a file is data once the program has named it: path, descriptor, validator and
+offset. A request with which the program has not begun is data: its header section, and the part of
+its body that has come. The program begins with it at the next owner, and nowhere else. A request
+that a task works on stays behind (`running_streams`). That holds even for a task that has taken and
+said nothing yet: only the program knows what else it has done.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class UnbegunRequest(msgspec.Struct, array_like=True, forbid_unknown_fields=True
 
 
 class AsgiState(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """One connection's. It travels as it is."""
+    """The state of one connection, as it travels."""
 
     downloads: list[Promise]
     requests: list[UnbegunRequest]
@@ -43,12 +43,12 @@ _DECODER: Final = msgspec.msgpack.Decoder(AsgiState)
 
 
 def encode(state: AsgiState) -> bytes:
-    """Nothing where there is nothing to say, which is most connections."""
+    """The state as bytes; empty where there is nothing to say, as for most connections."""
     return b"" if state.is_empty else _ENCODER.encode(state)
 
 
 def decode(data: bytes) -> AsgiState:
-    """Raises PeerError (`application`) for what is no such state."""
+    """Raises PeerError (`application`) for bytes that are no such state."""
     if not data:
         return AsgiState([], [])
     try:

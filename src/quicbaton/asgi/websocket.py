@@ -1,8 +1,8 @@
 """A WebSocket over an Extended CONNECT stream (RFC 9220), as messages of ASGI (WebSocket 2.4).
 
-Frames are wsproto's business. Bytes become messages only as the program takes them: what a client
-sends faster waits here, up to the stream's window, then at the client. A message that is too large
-ends the WebSocket (1009).
+wsproto reads and writes the frames. Bytes become messages only as the program takes them. A client
+that sends faster fills the stream's window, and then has to wait. A message that is too large ends
+the WebSocket (1009).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from quicbaton.limits import MAX_WEBSOCKET_MESSAGE_BYTES
 
 _NOT_SAID: Final = 1005  # RFC 6455 §7.1.5: a close frame without a code
 _ABNORMAL: Final = 1006  # and no close frame at all
-#: Parsed at a time: some hundreds of the smallest messages.
+#: Bytes parsed at a time: some hundreds of the smallest messages.
 _PIECE_BYTES: Final = 4096
 
 
@@ -38,8 +38,6 @@ class _Stage(Enum):
 
 
 class WebSocketExchange(Exchange):
-    """One WebSocket."""
-
     can_begin_elsewhere = True
 
     def __init__(self, wire: Wire, stream_id: int, scope: Scope) -> None:
@@ -51,10 +49,10 @@ class WebSocketExchange(Exchange):
         #: Messages that the program has not taken.
         self._inbox: deque[str | bytes] = deque()
         self._connect_told = False
-        #: Of a message that has not ended.
+        #: The message that has begun and not ended.
         self._text = io.StringIO()
         self._data = bytearray()
-        #: Answers to a ping and to a close frame that wait for a message to be out.
+        #: Answers to a ping and to a close frame, which wait for the end of a message.
         self._pong: bytes = b""
         self._farewell: bytes = b""
         self._code = _ABNORMAL
@@ -88,8 +86,8 @@ class WebSocketExchange(Exchange):
         return self._stage is _Stage.CLOSED
 
     def fail(self) -> None:
-        """Status 500 before the WebSocket is open, its close code 1011 afterwards; a reset where
-        neither can be said."""
+        """Answer with status 500 before the WebSocket is open, close it with code 1011 afterwards,
+        and reset the stream where neither can be said."""
         stage, self._stage = self._stage, _Stage.CLOSED
         if self.is_disconnected:
             return
@@ -161,7 +159,8 @@ class WebSocketExchange(Exchange):
     # --- helpers, in reading order --------------------------------------------------------------
 
     def _frame(self, event: Event) -> bytes:
-        """Made only when its turn has come: the client may have closed meanwhile."""
+        """Make a frame only when its turn to be sent has come: the client may have closed
+        meanwhile."""
         try:
             return self._frames.send(event)
         except LocalProtocolError as error:
@@ -179,7 +178,7 @@ class WebSocketExchange(Exchange):
         self._stage = _Stage.OPEN
 
     def _parse(self) -> None:
-        """Make messages of what has come, until there is one that the program has not taken."""
+        """Parse bytes until there is a message that the program has not taken."""
         while self._raw and not self._inbox and self._stage is _Stage.OPEN:
             piece = bytes(self._raw[:_PIECE_BYTES])
             del self._raw[:_PIECE_BYTES]
@@ -196,7 +195,7 @@ class WebSocketExchange(Exchange):
             self.disconnect()
 
     def _count_kept(self) -> None:
-        """Messages that are whole, and those that have begun."""
+        """Count the bytes of whole messages, and of the one that has begun."""
         whole = sum(map(len, self._inbox))
         self.keep(whole + self._text.tell() + len(self._data))
 
@@ -230,7 +229,7 @@ class WebSocketExchange(Exchange):
         return False
 
     def _close(self, code: CloseReason) -> None:
-        """The client has broken a rule."""
+        """Close the WebSocket, whose client has broken a rule."""
         if self._stage is _Stage.OPEN:
             self._code = int(code)
             with contextlib.suppress(LocalProtocolError):
@@ -238,10 +237,10 @@ class WebSocketExchange(Exchange):
             self._end()
 
     def _end(self) -> None:
-        """Nothing comes any more, and nothing goes but the farewell."""
+        """Nothing comes any more, and only the farewell is still sent."""
         self._stage = _Stage.CLOSED
         if self.is_writing:
-            # It would be taken for a part of the message that is half out.
+            # The farewell would be taken for a part of the message that is half sent.
             self.wire.abort(self.stream_id)
         else:
             self._send_control()

@@ -3,8 +3,8 @@
 ASGI has no specification of it. These messages are a superset of those that two others describe,
 peregrine's server and channels-webtransport, so that programs for either run.
 
-What a client sends waits here once for each stream, and the stream gives no more credit until the
-program has taken it: one that is slow on one stream holds up that stream, and no other.
+The bytes of each stream wait here for the program, and the stream gives no more credit until the
+program has taken them. So a program that is slow on one stream holds up only that stream.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ENDED: Final = -1
 
 
 class SessionWire(Wire, Protocol):
-    """What a session does to its connection beyond that."""
+    """The calls that a session makes to its connection beside those of `Wire`."""
 
     def join(self, stream_id: int, session_id: int) -> None: ...
     def part(self, stream_id: int) -> None: ...
@@ -62,7 +62,7 @@ class _Stage(Enum):
 
 
 class _Stream:
-    """One stream of the session: what of it waits for the program, and what may still be sent."""
+    """One stream of the session: news that wait for the program, and what may still be sent."""
 
     __slots__ = (
         "credited_bytes",
@@ -82,16 +82,16 @@ class _Stream:
         is_ours, is_unidirectional = stream_id & 1, stream_id & 2
         self.stream_id = stream_id
         self.sends = bool(is_ours or not is_unidirectional)
-        #: The program has not been told of its end.
+        #: The program has yet to be told of the end of the client's bytes.
         self.receives = bool(not is_ours or not is_unidirectional)
         self.data = bytearray()
-        #: What of that came before its credit was withheld.
+        #: The bytes of that which came before credit was withheld.
         self.credited_bytes = 0
         self.was_ended = False
         self.reset_code: int | None = None
         self.is_queued = False
         self.is_paused = False
-        #: Its credit is withheld.
+        #: Credit is withheld from the client.
         self.is_held = False
         self.writing = asyncio.Lock()
 
@@ -111,7 +111,7 @@ class _Stream:
         }
 
     def take(self) -> Message:
-        """The next of its news. A reset is told, and then the end that comes with it."""
+        """The next of its news. A reset comes first, then the end that goes with it."""
         if not self.data and self.reset_code is not None and self.reset_code != _ENDED:
             code, self.reset_code = self.reset_code, _ENDED
             return {"type": "webtransport.stream.reset", "stream": self.stream_id, "code": code}
@@ -130,7 +130,7 @@ class _Stream:
 
 
 class WebTransportExchange(Exchange):
-    """One session. Its own stream says only how it begins and ends."""
+    """One session. Its own stream says only how the session begins and ends."""
 
     wire: SessionWire
 
@@ -139,8 +139,8 @@ class WebTransportExchange(Exchange):
         self._stage = _Stage.CONNECTING
         self._largest_datagram = int(scope["extensions"]["webtransport"]["max_datagram_size"])
         self._streams: dict[int, _Stream] = {}
-        #: What the program has not taken: messages, streams that have news, and None for the next
-        #: datagram, of which the oldest goes when too many wait.
+        #: News that the program has not taken: messages, streams that have news, and None for the
+        #: next datagram. The oldest datagram goes when too many wait.
         self._inbox: deque[Message | _Stream | None] = deque(({"type": "webtransport.connect"},))
         self._datagrams: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -148,16 +148,16 @@ class WebTransportExchange(Exchange):
 
     @property
     def stream_ids(self) -> list[int]:
-        """Those of the session that are not over for the program."""
+        """The streams of the session that are not over for the program."""
         return list(self._streams)
 
     # --- from HTTP/3 ----------------------------------------------------------------------------
 
     def feed(self, data: bytes, *, ended: bool) -> None:
-        """Nothing but capsules comes on the session's own stream, and HTTP/3 reads them."""
+        """Does nothing: only capsules come on the session's own stream, and HTTP/3 reads them."""
 
     def feed_stream(self, stream_id: int, data: bytes, *, ended: bool) -> None:
-        """A piece of what the client sends on a stream of the session came."""
+        """A piece of what the client sends on a stream of the session has come."""
         stream = self._streams.get(stream_id)
         if stream is None:
             stream = self._join(stream_id)
@@ -178,7 +178,8 @@ class WebTransportExchange(Exchange):
         self._check_bounds()
 
     def feed_datagram(self, data: bytes) -> None:
-        """RFC 9221 §5: they are unreliable, and a newer one is worth more."""
+        """Keep a datagram for the program. The oldest goes when too many wait (RFC 9221 §5: they
+        are unreliable, and a newer one is worth more)."""
         if len(self._datagrams) >= MAX_WAITING_SESSION_DATAGRAMS:
             self._datagrams.popleft()
         else:
@@ -187,7 +188,7 @@ class WebTransportExchange(Exchange):
         self.tell()
 
     def stream_reset(self, stream_id: int, error_code: int) -> None:
-        """The client ends what it sends before it is whole."""
+        """The client has broken off its direction of a stream (RESET_STREAM)."""
         stream = self._streams.get(stream_id)
         if stream is not None and stream.receives and stream.reset_code is None:
             stream.reset_code = from_http_error(error_code) or _UNKNOWN_CODE
@@ -195,7 +196,7 @@ class WebTransportExchange(Exchange):
             self._check_bounds()
 
     def stream_stopped(self, stream_id: int, error_code: int) -> None:
-        """The client wants no more of what we send; the transport has reset it."""
+        """The client wants no more of our direction (STOP_SENDING); the transport has reset it."""
         stream = self._streams.get(stream_id)
         if stream is not None and stream.sends:
             stream.sends = False
@@ -258,7 +259,7 @@ class WebTransportExchange(Exchange):
             self._command(kind, message)
 
     def conclude(self) -> bool:
-        """A program that returns has closed its session."""
+        """A program that returns closes its session."""
         if self._stage is _Stage.OPEN:
             self._stage = _Stage.CLOSED
             with contextlib.suppress(*CLIENT_GONE):
@@ -266,8 +267,8 @@ class WebTransportExchange(Exchange):
         return self._stage is _Stage.CLOSED
 
     def fail(self) -> None:
-        """Status 500 before the session is open; afterwards it is torn off, which no client takes
-        for an end."""
+        """Answer with status 500 before the session is open. Afterwards break it off with an error,
+        which no client takes for a regular end."""
         stage, self._stage = self._stage, _Stage.CLOSED
         if self.is_disconnected:
             return
@@ -303,7 +304,7 @@ class WebTransportExchange(Exchange):
         self._note_taken(stream)
         message = stream.take()
         if stream.has_news:
-            # Its next message comes before all others.
+            # A stream's next message comes before all others.
             stream.is_queued = True
             self._inbox.appendleft(stream)
         self._let_client_send(stream)
@@ -311,12 +312,13 @@ class WebTransportExchange(Exchange):
         return message
 
     def _note_if_stopped(self, stream: _Stream) -> None:
-        """The client may have stopped a stream before it said whose that is: nobody was told."""
+        """The client may stop a stream before it says to which session it belongs: then nobody was
+        told, and the program learns it here."""
         if stream.sends and (code := self.wire.stop_code(stream.stream_id)) is not None:
             self.stream_stopped(stream.stream_id, code)
 
     def _note_taken(self, stream: _Stream) -> None:
-        """All that waits of a stream leaves."""
+        """The program has taken all that waited of a stream."""
         self._waiting_bytes -= len(stream.data)
         self.keep(self._kept_bytes - stream.credited_bytes)
         stream.credited_bytes = 0
@@ -332,7 +334,7 @@ class WebTransportExchange(Exchange):
             self.wire.part(stream.stream_id)
 
     def _answer(self, kind: str, message: Message) -> None:
-        """The first that the program says."""
+        """The program's first message: accept the session, or refuse it."""
         if kind == "webtransport.accept":
             self.status = 200
             fields = [(b":status", b"200"), *fields_of(message)]
@@ -344,8 +346,7 @@ class WebTransportExchange(Exchange):
             self.wire.send_headers(self.stream_id, fields, ended=False)
             self._stage = _Stage.OPEN
         elif kind == "webtransport.close":
-            # One of the two that describe the messages has the status in `status`, the other in
-            # `code`.
+            # Of the two descriptions one has the status in `status`, the other in `code`.
             code = int(message.get("code") or 0)
             status = int(message.get("status") or _REFUSED)
             send_text(self, code if 400 <= code <= 599 else status, b"")
@@ -354,7 +355,7 @@ class WebTransportExchange(Exchange):
             raise RuntimeError(f"{kind!r} before the session is accepted")
 
     def _command(self, kind: str, message: Message) -> None:
-        """What a program says of one stream and need not wait for."""
+        """Perform a message about one stream for which the program need not wait."""
         if kind == "webtransport.stream.reset":
             stream = self._stream(message)
             if stream.sends:
@@ -382,12 +383,12 @@ class WebTransportExchange(Exchange):
             raise RuntimeError(f"{kind!r} is not what may come next of a WebTransport session")
 
     def _stream(self, message: Message) -> _Stream:
-        """The one that a message is about. One that is over is none."""
+        """The stream that a message is about; a closed one if it is over."""
         stream_id = int(message["stream"])
         return self._streams.get(stream_id) or _over(stream_id)
 
     async def _send_on(self, stream: _Stream, data: bytes, *, ended: bool) -> None:
-        """Hand over what fits, and wait for room."""
+        """Write what fits, then wait for room."""
         at = 0
         async with stream.writing:
             while True:

@@ -1,4 +1,4 @@
-"""A folder over HTTP/3: what is in it, which of it a request wants, and downloads that move.
+"""A folder over HTTP/3: its content, the part of it that a request wants, and downloads that move.
 
 folder          what a path names, and nothing outside
 version         one state of a file, and whether another state still has what was promised

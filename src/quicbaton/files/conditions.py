@@ -1,4 +1,5 @@
-"""Conditional requests (RFC 9110 §13): what a client already has decides what it gets."""
+"""Conditional requests (RFC 9110 §13): the client says which state it has, and is answered 304 or
+412, or gets the content."""
 
 from __future__ import annotations
 
@@ -10,16 +11,16 @@ from quicbaton.files.dates import parse_date
 
 
 class Validators(NamedTuple):
-    """What tells one state of a representation from the next."""
+    """What distinguishes one state of a representation from another."""
 
-    #: Quoted, and strong (§8.8.1): another state has another.
+    #: Quoted and strong (§8.8.1): different for every state.
     etag: bytes
-    #: Whole seconds since 1970, as Last-Modified says it; None where there is no such time.
+    #: The Last-Modified time, in whole seconds since 1970; None where the file has no such time.
     modified_s: int | None
 
 
 class Verdict(Enum):
-    """What the conditions make of a GET or HEAD."""
+    """What the conditions of a GET or HEAD decide."""
 
     SEND = auto()
     NOT_MODIFIED = auto()  # 304
@@ -27,7 +28,8 @@ class Verdict(Enum):
 
 
 def evaluate(fields: Mapping[bytes, bytes], current: Validators) -> Verdict:
-    """The conditions of a GET or HEAD, in the order of §13.2.2, whose step 5 is `takes_range`."""
+    """Evaluate the conditions of a GET or HEAD in the order of §13.2.2. Its step 5 is
+    `takes_range`."""
     if_match = fields.get(b"if-match")
     if if_match is not None:
         if not _lists(if_match, current.etag, weakly=False):
@@ -53,8 +55,8 @@ def evaluate(fields: Mapping[bytes, bytes], current: Validators) -> Verdict:
 
 
 def takes_range(fields: Mapping[bytes, bytes], current: Validators) -> bool:
-    """Whether If-Range (§13.1.5) lets the request's Range count: what the client has a part of is
-    what we would send the rest of. A date must be the very one that we said."""
+    """Whether If-Range (§13.1.5) lets the request's Range count: the client has a part of the very
+    content that we would send the rest of. A date must be exactly the one that we sent."""
     value = fields.get(b"if-range")
     if value is None:
         return True
@@ -66,15 +68,15 @@ def takes_range(fields: Mapping[bytes, bytes], current: Validators) -> bool:
 
 
 def _lists(value: bytes, etag: bytes, *, weakly: bool) -> bool:
-    """Whether a list of entity tags has this one, by the weak or the strong comparison (§8.8.3.2).
-    The list `*` has every tag that there is."""
+    """Whether a list of entity tags contains this one, by the weak or the strong comparison
+    (§8.8.3.2). The list `*` contains every tag."""
     if value.strip() == b"*":
         return True
     return any(tag == etag and (weakly or not is_weak) for is_weak, tag in _tags(value))
 
 
 def _tags(value: bytes) -> Iterator[tuple[bool, bytes]]:
-    """(weak, quoted tag) of each in the list; the list ends with what is malformed. A tag may
+    """(is weak, quoted tag) for each tag of the list, up to the first malformed one. A tag may
     contain commas."""
     rest = value.strip(b" \t,")
     while rest:
@@ -92,6 +94,6 @@ def _tags(value: bytes) -> Iterator[tuple[bool, bytes]]:
 
 
 def _date(fields: Mapping[bytes, bytes], name: bytes) -> int | None:
-    """The field's date; None where it is missing or no date, and then counts for nothing."""
+    """The field's date. None, where the field is missing or no date, means that it is ignored."""
     value = fields.get(name)
     return None if value is None else parse_date(value)

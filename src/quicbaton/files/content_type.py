@@ -1,4 +1,4 @@
-"""What a file's name and first bytes say of its content."""
+"""The media type of a file, from its name and first bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 _UNKNOWN: Final = "application/octet-stream"
-#: What the web needs, whatever the machine's own list says or lacks.
+#: Types that the web needs. They take precedence over the machine's own list.
 _TYPES: Final = {
     "avif": "image/avif",
     "css": "text/css",
@@ -29,7 +29,8 @@ _TYPES: Final = {
     "woff2": "font/woff2",
     "xml": "application/xml",
 }
-#: Files that are compressed, and are sent as what they are: somebody asked for the archive.
+#: Compressed files that are sent as they are, without a content coding: the client asked for the
+#: archive.
 _COMPRESSED: Final = {
     "br": "application/x-brotli",
     "bz2": "application/x-bzip2",
@@ -38,7 +39,7 @@ _COMPRESSED: Final = {
     "xz": "application/x-xz",
     "zst": "application/zstd",
 }
-#: Bytes that are looked at, and the longest sequence of UTF-8 that their end may cut.
+#: Bytes of the file that are looked at, and the longest UTF-8 sequence that their end may cut.
 SAMPLE_BYTES: Final = 4096
 _MAX_CUT_BYTES: Final = 3
 
@@ -55,8 +56,8 @@ def is_text(media_type: str) -> bool:
 
 
 def with_charset(media_type: str, sample: bytes) -> str:
-    """The type of a text that begins with `sample`. Nothing is said of one that is not UTF-8: it
-    may say so itself, and what we say would count for more than that."""
+    """The type of a text that begins with `sample`, with its charset if that is UTF-8. A text in
+    another charset may name it itself, and ours would take precedence: nothing is added."""
     return f"{media_type}; charset=utf-8" if _is_utf8(sample) else media_type
 
 

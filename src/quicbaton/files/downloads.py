@@ -1,4 +1,4 @@
-"""Bodies on their way: what of a file is still to be sent, and the file's descriptor.
+"""Bodies on their way: the part of a file that is still to be sent, and the file's descriptor.
 
 `version` has the rule for a file that changes meanwhile.
 """
@@ -24,18 +24,19 @@ from quicbaton.limits import MAX_PASSED_DESCRIPTORS
 
 _LOG: Final = logging.getLogger("quicbaton.files")
 
-#: One DATA frame. What has been read is carried by a handoff, what has not is read again there.
+#: One DATA frame. A handoff carries the bytes that were read; the others are read again there.
 CHUNK_BYTES: Final = 256 << 10
-#: How much of what was sent last is compared with the file before it counts as one that has grown.
+#: Bytes at the end of what was sent that are compared with the file, before it counts as one that
+#: has only grown.
 _TAIL_BYTES: Final = 64
 
 
 class FileChangedError(Exception):
-    """The file does not have any more what was promised: reset the stream."""
+    """The file no longer has the content that was promised: reset the stream."""
 
 
 class Promise(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """What a download still owes its client. It travels as it is."""
+    """The rest that a download owes its client, as it travels."""
 
     stream_id: int
     # Relative to the folder, its bytes as latin-1: names need not be UTF-8. Empty: it has none.
@@ -47,7 +48,7 @@ class Promise(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class Download:
-    """One response's body. `file`: the open file, None where there were too many."""
+    """One response's body. `file`: the open file, None where too many were open."""
 
     def __init__(self, folder: Folder, promise: Promise, file: OpenFile | None) -> None:
         self._folder = folder
@@ -56,21 +57,21 @@ class Download:
 
     @property
     def is_complete(self) -> bool:
-        """Everything was read."""
+        """Whether everything was read."""
         return self.promise.offset == self.promise.end
 
     @property
     def left_bytes(self) -> int:
-        """What was not read yet."""
+        """Bytes of the response that were not read yet."""
         return self.promise.end - self.promise.offset
 
     @property
     def is_named(self) -> bool:
-        """It may go on without its descriptor."""
+        """Whether it can go on by its path, without its descriptor."""
         return bool(self.promise.path)
 
     def read(self, most_bytes: int) -> bytes:
-        """The next bytes. Raises FileChangedError."""
+        """The next bytes, at most `most_bytes`. Raises FileChangedError."""
         promise = self.promise
         size = min(most_bytes, promise.end - promise.offset)
         try:
@@ -90,13 +91,14 @@ class Download:
         return data
 
     def release(self) -> None:
-        """It is over, or another process's."""
+        """Let go of the file: the download is over, or another process has it."""
         if self.file is not None:
             self.file.release()
             self.file = None
 
     def _check_open(self, file: OpenFile) -> None:
-        """After a read: the kernel changes a file's times before its content."""
+        """Check the open file after a read: the kernel changes a file's times before its
+        content."""
         promise = self.promise
         now = file.version()
         if now == promise.seen:
@@ -109,7 +111,8 @@ class Download:
         promise.seen = now
 
     def _is_renamed(self, now: FileVersion) -> bool:
-        """Only the time of change is another, and the path leads elsewhere: it was renamed."""
+        """Whether the file was only renamed: no time but that of change differs, and the path leads
+        elsewhere."""
         seen = self.promise.seen
         if (now.size, now.mtime_ns) != (seen.size, seen.mtime_ns):
             return False
@@ -121,9 +124,10 @@ class Download:
 
 
 def begin(folder: Folder, stream_id: int, path: str) -> Download:
-    """All of the file to which a path leads, links followed. It is held, however many are.
+    """A download of the whole file to which a path leads, links followed. Its descriptor is held
+    even if too many are held already.
 
-    RefusedRequestError: there is none, or it cannot be read.
+    RefusedRequestError: there is no such file, or it cannot be read.
     """
     found = os.path.realpath(path)
     file = folder.files.open(found)
@@ -135,11 +139,12 @@ def begin(folder: Folder, stream_id: int, path: str) -> Download:
 def begin_with(
     folder: Folder, stream_id: int, descriptor: int, offset: int, count: int | None
 ) -> Download:
-    """`count` bytes of an open file, all to its end for None. The descriptor stays the caller's.
+    """A download of `count` bytes of an open file; None means to its end. The descriptor stays the
+    caller's.
 
-    Its path is what the kernel says, and empty where that leads elsewhere by now: such a download
-    cannot go on without the descriptor. RefusedRequestError: it is no regular file, cannot be read,
-    or does not have so many bytes.
+    The path is the one that the kernel gives for the descriptor. It is empty where it leads
+    elsewhere by now; such a download cannot go on without the descriptor. RefusedRequestError: it
+    is no regular file, cannot be read, or does not have so many bytes.
     """
     try:
         copied = os.dup(descriptor)
@@ -160,7 +165,8 @@ def begin_with(
 
 
 class Streams(Protocol):
-    """What downloads ask of a connection: `Connection` has it, and what stands in for one."""
+    """The calls that downloads make to a connection: to a `Connection`, or to one that stands in
+    for it."""
 
     def is_congested(self, stream_id: int) -> bool: ...
     def send_room_bytes(self, stream_id: int) -> int: ...
@@ -169,16 +175,16 @@ class Streams(Protocol):
 
 
 class Downloads:
-    """The downloads of one connection, which fill its streams and move with it.
+    """The downloads of one connection. They fill its streams and move with it.
 
-    A protocol passes `StreamWritable` on to `fill`, and calls the methods that are named as its
-    own: `export_descriptors`, `import_descriptors`, `rest_moved`, `connection_left`.
+    A protocol passes `StreamWritable` on to `fill`. It calls `export_descriptors`,
+    `import_descriptors`, `rest_moved` and `connection_left` from its own methods of these names.
     """
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._downloads: dict[int, Download] = {}
-        #: Open files that came along, until `go_on` has said for which downloads.
+        #: Open files that came along, kept until `go_on` says which downloads they are for.
         self._passed: list[int] = []
 
     def __contains__(self, stream_id: int) -> bool:
@@ -188,7 +194,7 @@ class Downloads:
         return len(self._downloads)
 
     def add(self, download: Download) -> None:
-        """Begin: its header section is sent, and `fill` is to be called."""
+        """Add a download whose header section is sent. The caller then calls `fill`."""
         self._downloads[download.promise.stream_id] = download
 
     def fill(self, stream_id: int, quic: Streams, http: H3Connection) -> None:
@@ -212,7 +218,7 @@ class Downloads:
         self.drop(stream_id)
 
     def drop(self, stream_id: int) -> bool:
-        """Forget a download; whether there was one."""
+        """Forget a download. Returns whether there was one."""
         download = self._downloads.pop(stream_id, None)
         if download is not None:
             download.release()
@@ -221,11 +227,11 @@ class Downloads:
     # --- moving ---------------------------------------------------------------------------------
 
     def promises(self) -> list[Promise]:
-        """What `go_on` needs elsewhere."""
+        """The state of all downloads: the argument of `go_on` in another process."""
         return [download.promise for download in self._downloads.values()]
 
     def export_descriptors(self) -> Sequence[int]:
-        """Their files, each once, and no more than can be passed."""
+        """Descriptors of the downloads' files, each once, and no more than can be passed."""
         held = (download.file for download in self._downloads.values())
         descriptors = {file.descriptor: None for file in held if file is not None}
         return list(descriptors)[:MAX_PASSED_DESCRIPTORS]
@@ -234,8 +240,7 @@ class Downloads:
         self._passed = list(descriptors)
 
     def go_on(self, promises: Iterable[Promise], quic: Streams) -> None:
-        """Go on with another process's downloads, or reset them if their file is another one by
-        now.
+        """Go on with another process's downloads. Those whose file is another one by now are reset.
 
         Writing begins with `StreamWritable`, which every unfinished download is owed.
         """
@@ -249,13 +254,13 @@ class Downloads:
             file.release()
 
     def rest_moved(self, quic: Streams) -> None:
-        """Close what another process has now: all but what has begun on the streams that `quic`,
-        a stand-in, still has."""
+        """Close the files that another process has now. Those of responses that have begun on
+        streams which `quic`, a stand-in, still has stay open."""
         for stream_id in [one for one in self._downloads if quic.stream_is_finished(one)]:
             self.drop(stream_id)
 
     def connection_left(self) -> None:
-        """Close what is open: it is over, or another object's."""
+        """Close all files: the connection is over, or another object has it."""
         for download in self._downloads.values():
             download.release()
         self._downloads.clear()
@@ -273,8 +278,8 @@ class Downloads:
 
 
 def go_on(folder: Folder, promise: Promise, passed: dict[tuple[int, int], OpenFile]) -> Download:
-    """Go on with a download of another process: with the descriptor that it passed, or with what
-    the path leads to now, if that is the same. Raises FileChangedError."""
+    """Go on with a download of another process: with the descriptor that it passed, or with the
+    file at the path, if that is the same. Raises FileChangedError."""
     file = passed.get(promise.seen.key)
     if file is not None:
         return Download(folder, promise, file.share())

@@ -1,4 +1,4 @@
-"""Accept-Encoding (RFC 9110 §12.5.3): which of the encodings that are there a client gets."""
+"""Accept-Encoding (RFC 9110 §12.5.3): which of the available encodings a client gets."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from quicbaton.files.refusal import RefusedRequestError
 
 
 class Encoding(NamedTuple):
-    """A content coding, and how the names of files end that are encoded so."""
+    """A content coding, and the ending of the names of files that are encoded by it."""
 
     coding: bytes
     suffix: str
 
 
-#: In the order in which we choose, where the client has no preference.
+#: In the order of our choice, where the client has no preference.
 ENCODINGS: Final = (
     Encoding(b"br", ".br"),
     Encoding(b"zstd", ".zst"),
@@ -30,15 +30,16 @@ _WEIGHT_ONE: Final = 1000
 
 
 def choose(accepted: bytes | None, available: Sequence[Encoding]) -> Encoding | None:
-    """The encoding to send, None for none.
+    """The encoding to send, None for the file as it is.
 
-    Without the field a client has to be ready for anything; it gets none, which all understand.
-    With it the weights decide, and among equal ones the encoded form is sent, since it is shorter.
+    Without the field a client has to be ready for any encoding, and gets none, which every client
+    understands. With it the weights decide. Among equal weights the encoded form is sent, since it
+    is shorter.
 
-    Raises RefusedRequestError (406) when the client excludes all that there is.
+    Raises RefusedRequestError (406) when the client excludes every form that is available.
     """
     if accepted is None or (not available and b";" not in accepted):
-        # Without a weight nothing excludes the file as it is.
+        # Without a weight no field excludes the file as it is.
         return None
     weights = _weights(accepted)
     best: Encoding | None = None
@@ -53,7 +54,7 @@ def choose(accepted: bytes | None, available: Sequence[Encoding]) -> Encoding | 
 
 
 def _weights(accepted: bytes) -> dict[bytes, int]:
-    """Thousandths by coding; `*` is one of them. What is malformed is left out."""
+    """Weights in thousandths, by coding. `*` may be one of them. Malformed items are left out."""
     weights: dict[bytes, int] = {}
     for element in accepted.lower().split(b","):
         coding, semicolon, parameter = (part.strip() for part in element.partition(b";"))
@@ -64,7 +65,7 @@ def _weights(accepted: bytes) -> dict[bytes, int]:
                 continue
             weight = round(float(value) * _WEIGHT_ONE)
         if coding:
-            # §8.4.1.3: what was called so before it had a name.
+            # §8.4.1.3: x-gzip is the older name of gzip.
             weights[b"gzip" if coding == b"x-gzip" else coding] = weight
     return weights
 
@@ -74,7 +75,8 @@ def _weight_of(coding: bytes, weights: dict[bytes, int]) -> int:
 
 
 def _weight_of_identity(weights: dict[bytes, int]) -> int:
-    """It is acceptable unless excluded; unless named it is the last choice."""
+    """The weight of the file as it is: acceptable unless excluded, and the last choice unless
+    named."""
     if IDENTITY in weights:
         return weights[IDENTITY]
     return 0 if weights.get(b"*") == 0 else 1

@@ -1,4 +1,4 @@
-"""A folder as what an HTTP path can name: regular files inside it, and folders."""
+"""A folder as HTTP paths name it: regular files inside it, and folders."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from quicbaton.files.version import FileVersion
 from quicbaton.limits import MAX_PATH_BYTES, MAX_PATH_DEPTH
 
 INDEX_NAME: Final = "index.html"
-#: RFC 8615: what everybody may ask for, though its name begins with a dot.
+#: RFC 8615: a name that begins with a dot and is meant for everybody.
 _WELL_KNOWN: Final = b".well-known"
 _DOT_SEGMENTS: Final = (b".", b"..")
 _SUFFIXES: Final = tuple(encoding.suffix for encoding in ENCODINGS)
 
 
 class Located(NamedTuple):
-    """What a path leads to."""
+    """The file or folder that a path leads to."""
 
     path: str
     is_folder: bool
 
 
 class Representation(NamedTuple):
-    """What a located file is sent as: itself, or a file beside it that has it compressed."""
+    """The form in which a located file is sent: itself, or a compressed file beside it."""
 
     file: OpenFile  # the caller releases it
     path: str  # relative to the folder, its bytes as latin-1
@@ -41,10 +41,10 @@ class Representation(NamedTuple):
 
 
 class Folder:
-    """Opens what paths name, and nothing outside of `root`, whatever links say.
+    """Opens the files that paths name, and nothing outside of `root`, wherever links lead.
 
-    `dotfiles`: whether names that begin with a dot are served, and listed, too. A folder of this
-    kind often has what was never meant for the world: `.git`, `.env`, `.ssh`.
+    `dotfiles`: whether names that begin with a dot are served and listed. A folder often has some
+    that were never meant for the world: `.git`, `.env`, `.ssh`.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class Folder:
     def locate(self, target: str) -> Located:
         """The file or folder that a request target names, links followed.
 
-        RefusedRequestError: 404 when there is none, 403 when it lies outside, 400 when it is no
-        path, 414 when it is too long for one.
+        RefusedRequestError: 404 when there is none, 403 when it lies outside, 400 when the target
+        is no path, 414 when it is too long for one.
         """
         path = target.partition("?")[0].partition("#")[0]
         decoded = unquote_to_bytes(path)
@@ -69,11 +69,11 @@ class Folder:
         if len(decoded) > MAX_PATH_BYTES or decoded.count(b"/") > MAX_PATH_DEPTH:
             raise RefusedRequestError(414)
         if not self.dotfiles and b"/." in decoded and _is_hidden(decoded):
-            # As if it were not there: that it is, is nobody's business either.
+            # Answered as if it did not exist: its existence is private, too.
             raise RefusedRequestError(404)
         try:
-            # RFC 3986 §5.2.4 dot segments are the client's to remove; what is left of them is
-            # followed here like a link, and stays inside for the same reason.
+            # RFC 3986 §5.2.4: the client removes dot segments. Any that are left are followed here
+            # like a link, and stay inside for the same reason.
             found = self._resolve(os.fsdecode(decoded).lstrip("/"))
             is_folder = stat.S_ISDIR(os.lstat(found).st_mode)
         except OSError as error:
@@ -83,10 +83,10 @@ class Folder:
         return Located(found, is_folder)
 
     def represent(self, path: str, accepted: bytes | None) -> Representation:
-        """A located file as a client with this Accept-Encoding gets it.
+        """A located file in the form that a client with this Accept-Encoding gets.
 
         RefusedRequestError: it is no regular file, or cannot be read; 406 when the client accepts
-        nothing that is there.
+        none of the available forms.
         """
         file = self.files.open(path)
         try:
@@ -114,26 +114,28 @@ class Folder:
         return Representation(file, name, version, media_type, coding, varies=bool(encoded))
 
     def hold(self, file: OpenFile) -> OpenFile | None:
-        """The file, to keep; released, and None, where too many are kept."""
+        """Keep a file open. None, and the file is released, where too many are kept."""
         if self.files.are_too_many:
             file.release()
             return None
         return file
 
     def name_of(self, found: str) -> str:
-        """A located file's path as it travels: relative to the root, its bytes as latin-1."""
+        """A located file's path in the form that travels: relative to the root, its bytes as
+        latin-1."""
         return os.fsencode(found.removeprefix(self._inside)).decode("latin-1")
 
     def find(self, path: str) -> str:
-        """What a name of ours leads to now. RefusedRequestError (403): outside."""
+        """The path of the file to which such a name leads now, links followed. RefusedRequestError
+        (403): it lies outside."""
         return self._resolve(os.fsdecode(path.encode("latin-1")))
 
     def path_of(self, path: str) -> str:
-        """Where the file of such a name lies, without looking."""
+        """The path of the file with such a name, without looking at the disk."""
         return self._inside + os.fsdecode(path.encode("latin-1"))
 
     def shows(self, entry: os.DirEntry[str]) -> bool:
-        """Whether a listing should name it: it can be opened from there."""
+        """Whether a listing names the entry: only if it can be opened from there."""
         if entry.name.startswith(".") and not self.dotfiles:
             return False
         if not entry.is_symlink():
@@ -149,8 +151,8 @@ class Folder:
         return "/" if found == self._root else f"/{found.removeprefix(self._inside)}/"
 
     def _resolve(self, name: str) -> str:
-        """Follow all links below the root. RefusedRequestError (403): they lead outside. Nothing is
-        said then of what is out there."""
+        """Follow all links below the root. RefusedRequestError (403): they lead outside, about
+        which the answer says nothing."""
         found = os.path.realpath(self._inside + name)
         if found != self._root and not found.startswith(self._inside):
             raise RefusedRequestError(403)
@@ -158,8 +160,8 @@ class Folder:
 
 
 def redirect_target(path: str) -> bytes:
-    """A folder's own URL for a path without the last slash. One slash in front: a second would make
-    it another host's."""
+    """A folder's own URL, for a path that lacks the last slash. It begins with one slash: two would
+    make it a URL of another host."""
     return quote("/" + path.lstrip("/"), safe="/%").encode() + b"/"
 
 
@@ -172,7 +174,7 @@ def _is_hidden(path: bytes) -> bool:
 
 def _encoded(path: str, version: FileVersion) -> list[Encoding]:
     """The encodings of a file that lie beside it, as `page.html.br` beside `page.html`. One that is
-    older than the file is of another content."""
+    older than the file has other content, and is left out."""
     if path.endswith(_SUFFIXES):
         return []
     encoded = []

@@ -1,4 +1,4 @@
-"""A folder as a page for people: what is in it, folders first, sorted as they ask."""
+"""A folder as a page for people: its entries, folders first, sorted as the reader asks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _UNITS: Final = ("kB", "MB", "GB", "TB", "PB")
 
 
 class Column(StrEnum):
-    """What a listing is sorted by."""
+    """The columns by which a listing can be sorted."""
 
     NAME = "name"
     SIZE = "size"
@@ -42,8 +42,8 @@ class View(NamedTuple):
 
     @classmethod
     def of(cls, target: str) -> View:
-        """What the query of a request target asks for, `?sort=size&order=desc&page=2`. What we do
-        not know counts for nothing."""
+        """The view that a request target's query asks for, as `?sort=size&order=desc&page=2`.
+        Unknown keys and values are ignored."""
         query = target.partition("#")[0].partition("?")[2]
         values = dict(pair.partition("=")[::2] for pair in query.split("&"))
         sort, number = values.get("sort", ""), values.get("page", "")
@@ -55,7 +55,7 @@ class View(NamedTuple):
 
     @property
     def query(self) -> str:
-        """As HTML has it in a link."""
+        """The query, escaped for a link in HTML."""
         page = f"&amp;page={self.number}" if self.number != 1 else ""
         return f"?sort={self.column}&amp;order={'desc' if self.descending else 'asc'}{page}"
 
@@ -68,7 +68,7 @@ class _Entry(NamedTuple):
 
 
 class Listings:
-    """Makes listings, and keeps the last ones for a moment: to read a folder of ten thousand files
+    """Makes listings, and keeps the latest for a moment. Reading a folder of ten thousand files
     takes some 30 ms, which one client must not be able to ask for again and again."""
 
     def __init__(self, folder: Folder) -> None:
@@ -76,13 +76,13 @@ class Listings:
         self._kept: dict[tuple[str, View], tuple[float, bytes]] = {}
 
     def page(self, found: str, view: View, now: float) -> bytes:
-        """The page of a located folder. RefusedRequestError: it cannot be read, or has no such
-        page."""
+        """The page of a located folder. RefusedRequestError: the folder cannot be read, or has no
+        such page."""
         key = (found, view)
         kept = self._kept.pop(key, None)
         if kept is None or now - kept[0] > LISTING_LIFETIME_S:
             kept = (now, self._make(found, view).encode())
-        # The last one asked for is the last to go.
+        # The listing that was asked for last is dropped last.
         self._kept[key] = kept
         while len(self._kept) > MAX_KEPT_LISTINGS:
             del self._kept[next(iter(self._kept))]
@@ -91,7 +91,7 @@ class Listings:
     def _make(self, found: str, view: View) -> str:
         entries, is_whole = self._read(found)
         entries.sort(key=_SORT_KEYS[view.column], reverse=view.descending)
-        # Stable: within each half the order stays.
+        # The sort is stable: it keeps the order within folders and within files.
         entries.sort(key=lambda entry: not entry.is_folder)
         start = (view.number - 1) * MAX_LISTED_ENTRIES
         shown = entries[start : start + MAX_LISTED_ENTRIES]
@@ -134,7 +134,7 @@ _SORT_KEYS: Final[dict[Column, Callable[[_Entry], tuple[int, str, str]]]] = {
 
 
 def _breadcrumb(title: str) -> str:
-    """Each folder above as a link; relative, so that it holds below any prefix."""
+    """Links to the folders above. They are relative, so that they hold below any prefix."""
     names = [name for name in title.split("/") if name]
     parts = []
     for depth, name in enumerate(["", *names]):
@@ -159,7 +159,7 @@ def _table(entries: Sequence[_Entry], view: View) -> str:
 
 def _header(column: Column, kind: str, text: str, view: View) -> str:
     is_chosen = column is view.column
-    # A second click turns it round.
+    # A second click on a column reverses its order.
     link = View(column, is_chosen and not view.descending).query
     sort = mark = ""
     if is_chosen:
@@ -218,7 +218,7 @@ def _time(seconds: int) -> str:
 
 
 def human_size(size: int) -> str:
-    """As people say it: three digits and a unit, in powers of 1000."""
+    """A size for people: three digits and a unit, in powers of 1000."""
     if size < 1000:
         return f"{size} B"
     value = float(size)

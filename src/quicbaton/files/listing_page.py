@@ -1,4 +1,4 @@
-"""How a listing looks: HTML and CSS, complete in itself. It loads nothing and runs nothing."""
+"""The looks of a listing: HTML and CSS in one document, which loads nothing and runs nothing."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ p, nav { margin: 1rem 0 0; color: var(--faint); font-size: .875rem; }
 @media (prefers-reduced-motion: no-preference) { tbody tr { transition: background .1s; } }
 """
 
-#: Nothing but this style, and the empty icon that keeps browsers from asking for one. Nothing that
-#: a file's name could smuggle in would be carried out.
+#: Allows nothing but this style, and the empty icon that keeps browsers from asking for one. HTML
+#: that a file's name smuggled in would not be carried out.
 CONTENT_SECURITY_POLICY: Final = (
     b"default-src 'none'; style-src 'sha256-"
     + b64encode(sha256(STYLE.encode()).digest())
@@ -86,7 +86,7 @@ ICON_OF_FILE: Final = '<svg aria-hidden="true"><use href="#f"/></svg>'
 
 
 def page(title: str, heading: str, body: str) -> str:
-    """A whole document; all three are HTML already."""
+    """A whole document. All three arguments are HTML already."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -1,4 +1,4 @@
-"""The descriptors behind downloads: one for each file, whoever downloads it, and not too many."""
+"""The descriptors behind downloads: one for each file, however many download it, and a limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from quicbaton.limits import MAX_OPEN_FILES
 
 
 class OpenFile:
-    """A descriptor with its users. It is closed with the last of them."""
+    """A descriptor and the number of its users. The last user's release closes it."""
 
     __slots__ = ("_home", "_users", "descriptor", "key")
 
@@ -31,26 +31,27 @@ class OpenFile:
         return f"<OpenFile {self.descriptor} inode {self.key[1]} users {self._users}>"
 
     def share(self) -> OpenFile:
-        """One user more."""
+        """Add a user."""
         self._users += 1
         return self
 
     def release(self) -> None:
-        """One user less."""
+        """Remove a user; the last one closes the descriptor."""
         self._users -= 1
         if not self._users:
             self._home.close(self)
 
     def version(self) -> FileVersion:
-        """The state that the file is in now."""
+        """The file's present state."""
         return FileVersion.of(os.fstat(self.descriptor))
 
 
 class OpenFiles:
-    """The open files of one process. Each `open` and `adopt` makes a user, who has to `release`.
+    """The open files of one process. The caller of `open` and `adopt` is a user and has to
+    `release`.
 
-    `limit`: how many downloads may hold at once, by default half of what the kernel lets this
-    process have; who finds them full does without and opens the file for each read.
+    `limit`: how many descriptors downloads may hold at once; by default half of those that the
+    kernel lets this process have. Beyond it a download opens its file for each read.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -62,20 +63,21 @@ class OpenFiles:
 
     @property
     def are_too_many(self) -> bool:
-        """True while no download should hold another one."""
+        """Whether no further download should hold a descriptor."""
         return len(self._files) > self._limit
 
     def open(self, path: str) -> OpenFile:
-        """Open a regular file. RefusedRequestError: there is none, or it may not be read."""
+        """Open a regular file. RefusedRequestError: there is no such file, or it may not be
+        read."""
         try:
-            # Not blocking: opening a FIFO would wait for its writer.
+            # Not blocking: opening a FIFO would wait for a writer.
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
             raise RefusedRequestError(status_of(error)) from error
         return self._enter(descriptor)
 
     def adopt(self, descriptor: int) -> OpenFile:
-        """Take a descriptor that another process has passed; it is closed if it is of no use.
+        """Take a descriptor that another process has passed. One that is of no use is closed.
 
         RefusedRequestError: it is not a regular file, opened for reading.
         """
@@ -86,7 +88,7 @@ class OpenFiles:
 
     @contextlib.contextmanager
     def opened(self, path: str) -> Iterator[OpenFile]:
-        """Open for a moment."""
+        """The file, open inside a `with` block."""
         file = self.open(path)
         try:
             yield file
@@ -94,7 +96,7 @@ class OpenFiles:
             file.release()
 
     def close(self, file: OpenFile) -> None:
-        """The file has no user any more."""
+        """Called when the file has no user any more."""
         del self._files[file.key]
         os.close(file.descriptor)
 
@@ -122,7 +124,7 @@ def status_of(error: OSError) -> int:
 
 
 def _default_limit() -> int:
-    """The other half is for sockets, links, and whatever else the process does."""
+    """Half of the descriptors. The others are for sockets, links and the rest of the process."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed == resource.RLIM_INFINITY:
         return MAX_OPEN_FILES

@@ -1,7 +1,7 @@
 """A folder over HTTP/3, as a protocol whose connections can move in the middle of a download.
 
-It is written without coroutines: what a download still needs is a file and two offsets, so it can
-be said in a few bytes and taken up by another process. The open file goes along where it can.
+It has no coroutines: the state of a download is a file and two offsets. That takes a few bytes,
+with which another process goes on. The open file goes along where it can.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ _DECODER: Final = msgspec.msgpack.Decoder(list[Promise])
 
 
 class FileProtocol(QuicConnectionProtocol):
-    """Answers GET and HEAD with what `folder` contains; conditions, ranges and encodings included.
+    """Answers GET and HEAD with the content of `folder`, by conditions, ranges and encodings.
 
-    `listings`: what all protocols of a process share, so that a page is not made for each.
+    `listings`: shared by all protocols of a process, so that a page is not made for each.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class FileProtocol(QuicConnectionProtocol):
         self._downloads = Downloads(folder)
 
     def close(self, error_code: int = ErrorCode.H3_NO_ERROR, reason_phrase: str = "") -> None:
-        """Close the connection, as HTTP/3 does it without an error."""
+        """Close the connection in the way that HTTP/3 does without an error."""
         super().close(error_code, reason_phrase)
 
     def quic_event_received(self, event: events.QuicEvent) -> None:
@@ -94,7 +94,7 @@ class FileProtocol(QuicConnectionProtocol):
     # --- moving ---------------------------------------------------------------------------------
 
     def export_state(self) -> bytes:
-        """The downloads that are under way, if any."""
+        """The downloads under way; empty if there are none."""
         promises = self._downloads.promises()
         return _ENCODER.encode(promises) if promises else b""
 
@@ -105,7 +105,7 @@ class FileProtocol(QuicConnectionProtocol):
         self._downloads.import_descriptors(descriptors)
 
     def import_state(self, data: bytes) -> None:
-        """Go on with downloads, or reset them if their file is another one by now."""
+        """Go on with the downloads. Those whose file is another one by now are reset."""
         try:
             promises = _DECODER.decode(data) if data else []
         except msgspec.DecodeError as error:
@@ -127,7 +127,7 @@ class FileProtocol(QuicConnectionProtocol):
             if request is not None:
                 self._handle(event.stream_id, request)
         elif isinstance(event, StreamFailed):
-            # It has been reset: what was malformed came behind its header section.
+            # The stream has been reset: it became malformed behind its header section.
             self._downloads.drop(event.stream_id)
 
     def _handle(self, stream_id: int, request: Request) -> None:
@@ -139,7 +139,7 @@ class FileProtocol(QuicConnectionProtocol):
             except RefusedRequestError as error:
                 self._refuse(stream_id, request, error)
         except StreamStateError:
-            # The client gave the stream up before we came to answer: nobody waits.
+            # The client gave the stream up before the answer: nothing is sent.
             self._downloads.drop(stream_id)
 
     def _answer(self, stream_id: int, request: Request) -> None:
@@ -169,16 +169,16 @@ class FileProtocol(QuicConnectionProtocol):
         self._fill(stream_id)
 
     def _begin(self, stream_id: int, request: Request, shown: Representation) -> Promise | None:
-        """Send the header section; returns what of the file is to follow, None for nothing."""
+        """Send the header section. Returns the part of the file that follows, None for no body."""
         version = shown.version
-        # §8.8.2.1: no date of ours is later than the answer.
+        # §8.8.2.1: Last-Modified is never later than Date.
         validators = Validators(version.etag, min(version.modified_s, int(time())))
         fields: Headers = [(b"vary", b"accept-encoding")] if shown.varies else []
         fields += _describe(validators)
         if self._is_settled(stream_id, request, validators, fields):
             return None
         wanted = None
-        # §14.2: Range is for GET.
+        # §14.2: Range is defined for GET only.
         if not request.is_head and takes_range(request.fields, validators):
             wanted = wanted_range(request.fields.get(b"range"), version.size)
         start, end = wanted or ByteRange(0, version.size)
@@ -212,7 +212,7 @@ class FileProtocol(QuicConnectionProtocol):
     def _is_settled(
         self, stream_id: int, request: Request, validators: Validators, fields: Headers
     ) -> bool:
-        """Whether a condition has settled the answer: 304, or 412."""
+        """Whether a condition has settled the answer, by 304 or 412."""
         verdict = evaluate(request.fields, validators)
         if verdict is Verdict.FAILED:
             raise RefusedRequestError(412)

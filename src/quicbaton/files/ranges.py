@@ -1,4 +1,4 @@
-"""Range (RFC 9110 §14): which bytes of a representation a request wants."""
+"""Range (RFC 9110 §14): the bytes of a representation that a request wants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from quicbaton.files.refusal import RefusedRequestError
 
-#: Digits of a position that are read: no file is that long, and Python's `int` has a limit.
+#: Digits of a position that are parsed: no file is that long, and Python's `int` has a limit.
 _MAX_DIGITS: Final = 18
 
 
@@ -17,22 +17,22 @@ class ByteRange(NamedTuple):
     end: int
 
     def content_range(self, size: int) -> bytes:
-        """As the Content-Range of a 206."""
+        """The value of Content-Range in a 206 response."""
         return b"bytes %d-%d/%d" % (self.start, self.end - 1, size)
 
 
 def wanted_range(value: bytes | None, size: int) -> ByteRange | None:
     """The bytes that a Range field asks for; None for all of them.
 
-    A field that is malformed, of another unit or of several ranges is ignored, as §14.2 allows:
-    several ranges in one answer are of use to nobody over HTTP/3, where requests are cheap.
+    A malformed field, one in another unit and one with several ranges are ignored, as §14.2 allows.
+    Over HTTP/3, where requests are cheap, a client has no need for several ranges in one answer.
 
-    Raises RefusedRequestError (416) when nothing of the range is there.
+    Raises RefusedRequestError (416) when no byte of the range exists.
     """
     unit, equals, text = (value or b"").partition(b"=")
     first, dash, last = text.strip(b" \t").partition(b"-")
     if unit.strip().lower() != b"bytes" or not equals or not dash or not size:
-        # Of an empty file there is no range to name; the answer is the file.
+        # An empty file has no range to name: the answer is the file.
         return None
     if not (first + last).isdigit():
         return None

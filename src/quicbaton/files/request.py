@@ -1,11 +1,11 @@
-"""A request's header section, as far as it decides what a client gets."""
+"""The part of a request's header section that decides the answer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-#: RFC 9110 §5.3: what may come in several lines, as one list.
+#: RFC 9110 §5.3: fields that may come in several lines, which are joined into one list.
 _LISTS = frozenset((b"accept-encoding", b"if-match", b"if-none-match"))
 
 
@@ -30,7 +30,7 @@ def parse_request(headers: Iterable[tuple[bytes, bytes]]) -> Request | None:
         elif name in _LISTS:
             fields[name] += b", " + value
         else:
-            # A second Range or date is a mistake: none of them counts.
+            # A second Range or date is a mistake: neither is used.
             fields[name] = b""
     method = fields.get(b":method")
     if method is None:

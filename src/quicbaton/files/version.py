@@ -1,7 +1,6 @@
 """One state of a file, and whether a later one still has what was promised.
 
-The rule for a file that changes while it is sent
--------------------------------------------------
+The rule for a file that changes while it is sent -------------------------------------------------
 A response promises a length and, by its ETag, one content. What becomes of the file then:
 
     it is replaced, renamed or deleted    the open file is still the old one: it goes on
@@ -9,16 +8,16 @@ A response promises a length and, by its ETag, one content. What becomes of the 
     its owner, mode or links change       it goes on
     it is overwritten, cut off, touched   the stream is reset
 
-The kernel gives a file a new modification time before the first byte of a write is visible, so a
-look after each read vouches for all that was read. A touched file looks like one that was
-overwritten with as many bytes. One that has grown may have been overwritten by something longer:
-hence `downloads` compares the last bytes that were sent before it believes in an appended line. A
-new time of change under an old modification time is a link, an owner or a name, and that shows
-elsewhere, too; else the modification time was set back after a write.
+The kernel gives a file a new modification time before the first byte of a write is visible. So a
+look at the times after each read vouches for all bytes that were read. A touched file looks like
+one that was overwritten with as many bytes. A file that has grown may have been overwritten by
+something longer: `downloads` therefore compares the last bytes that were sent before it takes the
+rest as appended. A new time of change with an old modification time means a new link, owner or
+name, which shows elsewhere, too. If it does not, the modification time was set back after a write.
 
-What cannot be known: a second write within one tick of the kernel's clock (4 ms at worst), writes
-through a mapping that was written to before, and bytes ahead of the reader that are changed by
-whoever also makes the file longer.
+Three things cannot be detected: a second write within one tick of the kernel's clock (4 ms at
+worst), writes through a mapping that was written to before, and a writer that changes bytes ahead
+of the reader and also makes the file longer.
 """
 
 from __future__ import annotations
@@ -31,19 +30,19 @@ from typing import Final
 from msgspec import Struct
 
 _NS_PER_S: Final = 1_000_000_000
-#: Of a hash: two states of a file with one tag would take 2**48 states.
+#: Bytes of a hash: two states of a file would have one tag after 2**48 states.
 _ETAG_BYTES: Final = 12
 
 
 class FileVersion(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A file in one state, as its inode tells."""
+    """A file in one state, according to its inode."""
 
     device: int
     inode: int
     size: int
     mtime_ns: int
     ctime_ns: int
-    #: Links, mode, owner and group: what changes the time of change and no content.
+    #: Links, mode, owner and group change the time of change, but no content.
     links: int
     mode: int
     owner: int
@@ -65,7 +64,7 @@ class FileVersion(Struct, array_like=True, frozen=True, forbid_unknown_fields=Tr
 
     @property
     def key(self) -> tuple[int, int]:
-        """The file itself, as long as somebody has it open."""
+        """The file's identity (device and inode), unique as long as it is open."""
         return self.device, self.inode
 
     @property
@@ -76,17 +75,17 @@ class FileVersion(Struct, array_like=True, frozen=True, forbid_unknown_fields=Tr
     def etag(self) -> bytes:
         """A strong entity tag (RFC 9110 §8.8.3), quoted.
 
-        The time of change, which nobody can set, is in it: reproducible builds and archives give
-        all states of a file one modification time. Hashed, since an inode's number is nobody's
-        business.
+        It covers the time of change, which no program can set: reproducible builds and archives
+        give all states of a file one modification time. It is a hash, so that clients do not learn
+        inode numbers.
         """
         text = f"{self.inode} {self.size} {self.mtime_ns} {self.ctime_ns}"
         digest = blake2b(text.encode("ascii"), digest_size=_ETAG_BYTES).digest()
         return b'"' + urlsafe_b64encode(digest) + b'"'
 
     def still_has(self, now: FileVersion) -> bool:
-        """Whether the same inode in the state `now` has what this state promised, as far as can be
-        told from outside."""
+        """Whether the same inode in the state `now` still has what this state promised, as far as
+        its times and size show."""
         if now.size != self.size:
             return now.size > self.size
         if now.mtime_ns != self.mtime_ns:
@@ -94,11 +93,12 @@ class FileVersion(Struct, array_like=True, frozen=True, forbid_unknown_fields=Tr
         return now.ctime_ns == self.ctime_ns or now._attributes != self._attributes
 
     def is_same(self, found: FileVersion) -> bool:
-        """Whether what is found at the path, later or on another host, has the very same content.
+        """Whether the file that is found at the path, later or on another host, has the same
+        content.
 
-        Of one inode nothing may have changed. Another file is a copy that kept the time (`cp -p`,
-        `rsync -t`), if that is finer than a second: a whole second was set by some program for all
-        of its files.
+        The same inode must be unchanged. Another inode may be a copy that kept the modification
+        time (`cp -p`, `rsync -t`). It is accepted if that time is finer than a second: whole
+        seconds are what programs set for all of their files.
         """
         if (found.size, found.mtime_ns) != (self.size, self.mtime_ns):
             return False

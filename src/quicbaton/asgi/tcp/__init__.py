@@ -1,8 +1,8 @@
 """The same ASGI programs over TCP: HTTP/1.1 by h11 and HTTP/2 by h2, both over TLS.
 
-A browser asks by TCP first, and learns by Alt-Svc (RFC 7838) that there is HTTP/3. What a program
-sees is the same by both ways, since the same exchanges run it: `connection` is to them what
-`asgi.protocol` is for a QUIC connection.
+A browser asks by TCP first, and learns by Alt-Svc (RFC 7838) that there is HTTP/3. A program sees
+the same by both ways, since the same exchanges run it: they use a `connection` of this package as
+they use `asgi.protocol` for QUIC.
 
 connection      what both versions of HTTP share: the transport, its buffer, its end
 http1, http2    their requests and responses

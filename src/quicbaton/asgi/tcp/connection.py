@@ -1,8 +1,8 @@
 """A TLS connection with requests on it, whatever the version of HTTP.
 
-Nothing is written that the transport has no room for: `room_bytes` says how much a response may
-write, and those that wait are woken when there is more, the one first that has waited longest. What
-comes is read as programs take it.
+A response writes no more than the transport has room for: `room_bytes` says how much that is. When
+there is room again, the response that has waited longest is told first. Bytes of the client are
+parsed as programs take them.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from quicbaton.limits import (
 from quicbaton.transport.state import Address
 
 _LOG: Final = logging.getLogger("quicbaton.asgi")
-#: Looked at at a time: some hundreds of the smallest frames, or chunks.
+#: Bytes parsed at a time: some hundreds of the smallest frames, or chunks.
 _PIECE_BYTES: Final = 8192
-#: For `SO_LINGER`: forget what is not sent, and tell the peer by a reset.
+#: For `SO_LINGER`: drop unsent bytes, and tell the peer by a reset.
 NO_LINGER: Final = struct.pack("ii", 1, 0)
-#: Of `tcp_info` in Linux's tcp.h: the smoothed round trip, in microseconds.
+#: The smoothed round trip in `tcp_info` (Linux's tcp.h), in microseconds.
 _RTT: Final = struct.Struct("=68xI")
 _TLS_VERSIONS: Final = {"TLSv1.2": 0x0303, "TLSv1.3": TLS_1_3}
 
@@ -60,15 +60,15 @@ class Serving(Struct, frozen=True):
     alt_svc: bytes
     #: Seconds without a request after which a connection is closed.
     keep_alive_s: float
-    #: From which programs name files.
+    #: Where programs find the files that they name.
     disk: Folder
-    #: PEM of the certificate that clients are shown.
+    #: The certificate that clients are shown, as PEM.
     certificate: str
-    #: From which connections take what they hold.
+    #: The budget from which connections take what they hold.
     memory: Memory
 
     def complete(self, fields: Fields) -> Fields:
-        """A response's fields with what every response has, where the program says nothing else."""
+        """A response's fields with those that every response has, unless the program gave them."""
         names = {name for name, _ in fields}
         # RFC 9110 §6.6.1: an origin server with a clock says the time.
         own = [(b"date", http_date(int(time()))), (b"alt-svc", self.alt_svc)]
@@ -76,8 +76,8 @@ class Serving(Struct, frozen=True):
 
 
 class TcpConnection(asyncio.Protocol):
-    """One client. `on_over(connection)` is called when it is closed and no program works for it.
-    `name` is what `quicbaton ps` and the access log call it."""
+    """One client. `on_over(connection)` is called when the connection is closed and no program
+    works for it. `name` is what `quicbaton ps` and the access log call it."""
 
     def __init__(
         self, serving: Serving, name: str, on_over: Callable[[TcpConnection], None]
@@ -90,13 +90,13 @@ class TcpConnection(asyncio.Protocol):
         self._buffer_bytes = TCP_BUFFER_BYTES
         self.peer: Address = ()
         self.local: Address = ()
-        #: No request is begun here any more, as far as the client can be told in time.
+        #: No new request is begun here. The client is told if there is time.
         self.retired = False
         #: Programs at work, by stream.
         self.exchanges: dict[int, Exchange] = {}
-        #: Told of new room, by stream; whose turn to write is next comes first.
+        #: Called when there is room, by stream; the next to write comes first.
         self._writers: dict[int, Callable[[], None]] = {}
-        #: Responses that are files, in which no program has a part any more.
+        #: Responses that are files, in which no program has a further part.
         self._files: dict[int, Download] = {}
         self._tls = (TLS_1_3, 0)
         self._on_over = on_over
@@ -105,14 +105,14 @@ class TcpConnection(asyncio.Protocol):
         self._is_lost = False
         self._is_reset = False
         self._is_full = False
-        #: Somebody waits for the next turn.
+        #: A response has used up its share of this turn and waits for the next.
         self._is_short = False
         #: The client was told that this is the end.
         self.is_leaving = False
-        #: Why nothing is read.
+        #: The reasons for which nothing is read.
         self._pauses: set[object] = set()
         self._timer: asyncio.TimerHandle | None = None
-        #: What has come and is not looked at.
+        #: Bytes that have come and are not parsed.
         self._unread = bytearray()
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
@@ -158,8 +158,8 @@ class TcpConnection(asyncio.Protocol):
     # --- memory ---------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Say what it holds, whenever that may have changed, and do what the memory that is left
-        asks for: send buffers shrink, or nothing more is read from a client that has much here."""
+        """Report the bytes held here, whenever that may have changed. Then follow the memory that
+        is left: shrink the send buffer, or read nothing more from a client that has much here."""
         account, memory = self._account, self.serving.memory
         if not account.is_open:
             return
@@ -185,7 +185,7 @@ class TcpConnection(asyncio.Protocol):
         self.settle()
 
     def describe(self) -> BesideConnection:
-        """For `quicbaton ps`."""
+        """The row of `quicbaton ps`."""
         tls = self._transport.get_extra_info("ssl_object")
         return BesideConnection(
             name=self.name,
@@ -201,11 +201,11 @@ class TcpConnection(asyncio.Protocol):
 
     @abstractmethod
     def begin(self) -> None:
-        """TLS is up."""
+        """Called when TLS is up."""
 
     @abstractmethod
     def take(self, data: bytes) -> None:
-        """A piece of what the client says."""
+        """Parse a piece of what the client has sent."""
 
     @abstractmethod
     def retire(self) -> None:
@@ -213,47 +213,48 @@ class TcpConnection(asyncio.Protocol):
 
     @abstractmethod
     def send_data(self, stream_id: int, data: bytes, *, ended: bool) -> None:
-        """A piece of a response, for which there is room."""
+        """Send a piece of a response, for which there is room."""
 
     @abstractmethod
     def room_bytes(self, stream_id: int) -> int:
-        """How much a response may write now; 0: it is told when that is more."""
+        """Bytes that a response may write now; 0: it is told when there is room."""
 
     @abstractmethod
     def abort(self, stream_id: int) -> None:
-        """The response ends here, and is not whole."""
+        """End the response here, visibly incomplete."""
 
     @property
     def running(self) -> int:
-        """Requests whose programs work, or whose responses are being sent."""
+        """The number of requests whose programs run, or whose responses are still being sent."""
         return len(self.exchanges.keys() | self._files.keys())
 
     @property
     def client(self) -> str:
-        """Its address, for people."""
+        """The client's address, as logs and `ps` show it."""
         if not self.peer:
             return "a client"
         return f"{str(self.peer[0]).removeprefix('::ffff:')} port {self.peer[1]}"
 
     @property
     def is_closing(self) -> bool:
-        """Nothing can be written any more."""
+        """Whether nothing can be written any more."""
         return self._is_lost or self._is_reset or self._transport.is_closing()
 
     @property
     def held_bytes(self) -> int:
-        """What is written, and the client has not taken."""
+        """Bytes that are written and that the client has not taken."""
         return self._waiting_bytes + int(self._transport.get_write_buffer_size())
 
     def write(self, data: bytes) -> None:
-        """Send it, in one piece with what else is written in this turn of the event loop."""
+        """Send the bytes, together with all others that are written in this turn of the event
+        loop."""
         if not self._waiting:
             self._loop.call_soon(self.flush)
         self._waiting.append(data)
         self._waiting_bytes += len(data)
 
     def flush(self) -> None:
-        """Send what is written now."""
+        """Send all that is written, now."""
         if self._waiting and not self.is_closing:
             self._transport.write(b"".join(self._waiting))
         self._waiting.clear()
@@ -264,7 +265,7 @@ class TcpConnection(asyncio.Protocol):
         self.settle()
 
     def scope(self, headers: Fields, http_version: str) -> Scope:
-        """Of a request of this client."""
+        """The scope of a request of this client."""
         version, cipher_suite = self._tls
         return request_scope(
             headers,
@@ -279,13 +280,13 @@ class TcpConnection(asyncio.Protocol):
         )
 
     def run(self, exchange: Exchange) -> None:
-        """Have the program begin with a request."""
+        """Let the program begin with a request."""
         self.exchanges[exchange.stream_id] = exchange
         self._writers[exchange.stream_id] = exchange.has_room
         exchange.start(self.serving.application)
 
     def let_write(self, stream_id: int | None = None) -> None:
-        """There is room again, for all or for one."""
+        """Tell the responses, or the one of a stream, that there is room again."""
         if stream_id is None:
             for write in list(self._writers.values()):
                 write()
@@ -293,20 +294,20 @@ class TcpConnection(asyncio.Protocol):
             self._writers[stream_id]()
 
     def has_written(self, stream_id: int) -> None:
-        """Those that have waited longer come first the next time."""
+        """Put the stream's response last in line: those that have waited longer write first."""
         if stream_id in self._writers:
             self._writers[stream_id] = self._writers.pop(stream_id)
 
     def transport_room_bytes(self) -> int:
-        """How much may be written now; 0: wait for `has_room`."""
+        """Bytes that may be written now; 0: wait for `has_room`."""
         if self._is_full:
             return 0
         room = self._buffer_bytes - self.held_bytes
         if room <= 0 and self._waiting:
-            # A client that takes all at once gets so much in a turn of the event loop.
+            # A client that takes everything at once gets no more than this in a turn.
             self._is_short = True
             return 0
-        # At least one: of a buffer that is just full the transport says nothing when it is not.
+        # At least one byte: the transport reports room only after its buffer was over-full.
         return max(1, room)
 
     def pause(self, why: object) -> None:
@@ -316,7 +317,7 @@ class TcpConnection(asyncio.Protocol):
         self._pauses.add(why)
 
     def resume(self, why: object) -> None:
-        """Read on, unless there is another reason not to."""
+        """Read on, unless another reason not to is left."""
         if why not in self._pauses:
             return
         self._pauses.remove(why)
@@ -324,7 +325,7 @@ class TcpConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def arm_timer(self, seconds: float, then: Callable[[], None]) -> None:
-        """Call that after so long, instead of what was to be called before."""
+        """Call `then` after that time, instead of the call that was armed before."""
         if self.is_leaving:
             return
         self.stop_timer()
@@ -336,7 +337,7 @@ class TcpConnection(asyncio.Protocol):
             self._timer = None
 
     def close(self) -> None:
-        """Send what is written, and close."""
+        """Send all that is written, then close."""
         self.flush()
         self.stop_timer()
         if not self.is_closing:
@@ -345,14 +346,15 @@ class TcpConnection(asyncio.Protocol):
             self._timer = self._loop.call_later(TCP_UNREAD_S, self.reset)
 
     def close_when_told(self) -> None:
-        """Close when the client has, which was told to: what it sends meanwhile would be answered
-        with a TCP reset, and that can overtake what it has yet to read (RFC 9112 §9.6)."""
+        """Close when the client has closed, as it was told to. Closing first would answer its next
+        bytes with a TCP reset, which can overtake what the client has yet to read (RFC 9112
+        §9.6)."""
         self.flush()
         self.arm_timer(TCP_LINGER_S, self.close)
         self.is_leaving = True
 
     def reset(self) -> None:
-        """Close at once, by a TCP reset: nothing that was sent shall look whole."""
+        """Close at once by a TCP reset, so that nothing sent looks whole."""
         self._waiting.clear()
         self.stop_timer()
         if self._is_lost or self._is_reset:
@@ -361,7 +363,7 @@ class TcpConnection(asyncio.Protocol):
         sock = self._transport.get_extra_info("socket")
         with contextlib.suppress(OSError, AttributeError):  # it is gone already
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
-        # Not within a call of the transport's own, which may close it right after that.
+        # Not within one of the transport's own calls: it may close right after that.
         self._loop.call_soon(self._transport.abort)
 
     def forget(self, stream_id: int) -> None:
@@ -374,14 +376,15 @@ class TcpConnection(asyncio.Protocol):
     # --- files (what an exchange's wire has to do, the same for both versions) ------------------
 
     def connection_name(self) -> str:
-        """What a log calls it."""
+        """The connection's name in the access log."""
         return self.name
 
     def may_begin(self, stream_id: int) -> bool:
         return True
 
     def keep(self, grown_bytes: int) -> None:
-        """An exchange keeps more, or less, which is among its `held_bytes`."""
+        """Count bytes that an exchange holds (negative: no more) among this connection's
+        `held_bytes`."""
         self.settle()
 
     def open_file(self, stream_id: int, path: str) -> Download:
@@ -393,18 +396,18 @@ class TcpConnection(asyncio.Protocol):
         return disk.open_part(self.serving.disk, stream_id, descriptor, offset, count)
 
     def send_file(self, download: Download) -> None:
-        """The rest of a response is a file."""
+        """Send a file as the rest of a response."""
         stream_id = download.promise.stream_id
         self._files[stream_id] = download
         self._writers[stream_id] = partial(self._fill, stream_id)
         self._fill(stream_id)
 
     def is_file(self, stream_id: int) -> bool:
-        """Whether a response is one that is being sent."""
+        """Whether the response of a stream is a file that is being sent."""
         return stream_id in self._files
 
     def drop_file(self, stream_id: int) -> None:
-        """It is sent, or nobody wants it."""
+        """Forget the file: it is sent, or the client does not want it."""
         download = self._files.pop(stream_id, None)
         if download is not None:
             download.release()
@@ -434,8 +437,8 @@ class TcpConnection(asyncio.Protocol):
         self.drop_file(stream_id)
 
     def _turn(self) -> None:
-        """Look at what has come for as long as others may wait: 256 KB, which are read at a time,
-        are a second's work where they are made of the smallest frames."""
+        """Parse what has come, for as long as others may wait. One read brings up to 256 KB; made
+        of the smallest frames, that is a second's work."""
         until_s = self._loop.time() + TURN_S
         while self._unread and not self.is_closing:
             piece = bytes(self._unread[:_PIECE_BYTES])
@@ -457,15 +460,15 @@ class TcpConnection(asyncio.Protocol):
 
 
 def _tls_numbers(tls: Any) -> tuple[int, int]:
-    """Version and cipher suite, as TLS numbers them (ASGI TLS 0.2)."""
+    """Version and cipher suite, by TLS's numbers (ASGI TLS 0.2)."""
     name, _, _ = tls.cipher()
     suites = (cipher["id"] for cipher in tls.context.get_ciphers() if cipher["name"] == name)
-    # OpenSSL's have a prefix before the 16 bits of the wire.
+    # OpenSSL puts a prefix before the 16 bits of the wire.
     return _TLS_VERSIONS.get(tls.version(), 0), next(suites, 0) & 0xFFFF
 
 
 def _round_trip_ms(sock: Any) -> float:
-    """As the kernel has measured it; 0 where it does not say."""
+    """The round trip that the kernel has measured; 0 where it gives none."""
     if not sys.platform.startswith("linux"):
         return 0.0
     try:
@@ -476,7 +479,7 @@ def _round_trip_ms(sock: Any) -> float:
 
 
 def _watch_peer(sock: Any) -> None:
-    """Have the kernel find out that a peer is gone, or takes nothing of what waits for it."""
+    """Let the kernel find out when a peer is gone, or takes nothing of what waits for it."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux

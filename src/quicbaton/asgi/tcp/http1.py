@@ -27,7 +27,7 @@ _PHRASES: Final = {int(status): status.phrase.encode() for status in HTTPStatus}
 
 
 class Http1Connection(TcpConnection):
-    """Its requests have numbers, in order, where HTTP/2 has streams: the program of one may work on
+    """Requests have numbers, in order, where HTTP/2 has streams: the program of one may still run
     when the next has begun."""
 
     def __init__(self, serving: Serving, name: str, on_over: Any) -> None:
@@ -41,15 +41,15 @@ class Http1Connection(TcpConnection):
         self._is_websocket = False
         #: The response has a length, or an end, that leaves no place for trailers.
         self._is_chunked = False
-        #: What has come of a request since its response ended.
+        #: Bytes of a request that have come since its response ended.
         self._drained_bytes = 0
 
     def begin(self) -> None:
         self.arm_timer(self.serving.keep_alive_s, self.close)
 
     def retire(self) -> None:
-        """A client that waits between two requests has a moment for the next: it is answered, and
-        told to close (RFC 9112 §9.6). So no request meets a closed connection."""
+        """Close, but not under a request. A client that waits between two requests has a moment for
+        the next one, which is answered with the word to close (RFC 9112 §9.6)."""
         self.retired = True
         if self._last and not self._current and not self._is_draining and not self.is_closing:
             self.arm_timer(TCP_LINGER_S, self.close)
@@ -127,12 +127,13 @@ class Http1Connection(TcpConnection):
 
     @property
     def _is_draining(self) -> bool:
-        """A response has ended before its request."""
+        """Whether a response has ended before its request."""
         return not self._current and self._h11.their_state is h11.SEND_BODY
 
     def _drain(self, size: int) -> None:
-        """RFC 9112 §9.3: the next request begins where the body of this one ends. Nobody needs
-        what is left of it, but some clients read no answer before they have sent all."""
+        """RFC 9112 §9.3: the next request begins where the body of this one ends. The rest of the
+        body is dropped. It has to be read, since some clients read no answer before they have sent
+        all."""
         self._drained_bytes += size
         if self._drained_bytes > MAX_DRAINED_BYTES:
             self.close()
@@ -140,7 +141,7 @@ class Http1Connection(TcpConnection):
             self.arm_timer(self.serving.keep_alive_s, self.close)
 
     def _refuse(self, status: int) -> None:
-        """Answer what is no request, or none for us, and close."""
+        """Answer something that is no request, or none for us, and close."""
         exchange = self.exchanges.get(self._current)
         if exchange is not None:
             # In the middle of its body: the program has no request to answer.
@@ -224,8 +225,8 @@ class Http1Connection(TcpConnection):
         self._send_event(h11.Response(status_code=status, headers=fields, reason=reason))
 
     def _send_event(self, event: Any) -> None:
-        """LocalProtocolError for a mistake of the program: more or less content than it has said,
-        or a field that is none."""
+        """LocalProtocolError for a mistake of the program: content longer or shorter than it has
+        said, or a malformed field."""
         for piece in self._h11.send_with_data_passthrough(event) or ():
             self.write(piece)
 
@@ -255,7 +256,7 @@ class Http1Connection(TcpConnection):
             self._go_on()
 
     def _go_on(self) -> None:
-        """The request and its response are over: the next one, or the end."""
+        """The request and its response are over: begin the next one, or close."""
         if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
             self.close()
             return
@@ -268,8 +269,8 @@ class Http1Connection(TcpConnection):
 
 
 class _Target:
-    """What a request is for, in the terms of HTTP/2 and 3. `status` is not 0 for one that is to be
-    refused with it."""
+    """The target of a request, in the terms of HTTP/2 and 3. `status`: 0, or the status with which
+    the request is refused."""
 
     def __init__(self, request: h11.Request) -> None:
         self.status = 0

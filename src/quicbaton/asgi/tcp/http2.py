@@ -1,7 +1,7 @@
 """HTTP/2 (RFC 9113) by h2: requests side by side, and WebSockets by Extended CONNECT (RFC 8441).
 
-Nothing of a response waits here: what the client's windows and the transport have no room for is
-written when they have. The client gets credit for what programs have taken.
+No response waits here: it writes when the client's windows and the transport have room. The client
+gets credit for the bytes that programs have taken.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from quicbaton.limits import (
 #: RFC 9113 §6.9.2.
 _FIRST_CONNECTION_WINDOW_BYTES: Final = 65_535
 _FRAME_HEAD_BYTES: Final = 9
-#: RFC 9113 §3.4: what a client says first.
+#: RFC 9113 §3.4: a client's first bytes.
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _SETTINGS: Final = {
     h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: MAX_TCP_STREAMS,
@@ -55,18 +55,19 @@ class _Stream:
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
-        #: What the program has not taken, and the client has no new credit for.
+        #: Bytes that the program has not taken, and for which the client has no new credit.
         self.uncredited_bytes = 0
         self.is_paused = False
         self.request_ended = False
         self.response_ended = False
-        #: What has come since the response ended, and when.
+        #: Bytes that have come since the response ended, and when that was.
         self.drained_bytes = 0
         self.heard_s = 0.0
 
 
 class _FrameSizes:
-    """RFC 9113 §4.2, as frames begin: h2 keeps one until it has all of it, and looks then."""
+    """Checks the size of a frame at its beginning (RFC 9113 §4.2). h2 keeps a whole frame before it
+    looks."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -92,7 +93,7 @@ class _FrameSizes:
 
 
 class Http2Connection(TcpConnection):
-    """Many requests at a time."""
+    """Requests run side by side."""
 
     def __init__(self, serving: Serving, name: str, on_over: Any) -> None:
         super().__init__(serving, name, on_over)
@@ -101,10 +102,10 @@ class Http2Connection(TcpConnection):
         self._h2.local_settings = h2.settings.Settings(client=False, initial_values=_SETTINGS)
         self._sizes = _FrameSizes(self._h2.max_inbound_frame_size)
         self._streams: dict[int, _Stream] = {}
-        #: The newest request that a program was run for.
+        #: The newest request for which a program was run.
         self._last = 0
         self._said_goodbye = False
-        #: When the budget of requests that the client gives up is whole again.
+        #: When the client may give up requests at the full rate again.
         self._cancels_whole_us = 0
 
     def begin(self) -> None:
@@ -115,10 +116,10 @@ class Http2Connection(TcpConnection):
         self.arm_timer(self.serving.keep_alive_s, self._say_goodbye)
 
     def retire(self) -> None:
-        """RFC 9113 §6.8: at once where no request runs: the client knows of any that is on its way
-        that nobody has seen it, and sends it elsewhere. Where some run, when they have ended, or
-        the client begins a further one: not all clients let their running requests end when they
-        are told to go."""
+        """Say GOAWAY (RFC 9113 §6.8). Where no request runs, at once: it tells the client that a
+        request on its way was not seen, and the client sends it elsewhere. Where requests run,
+        GOAWAY waits until they have ended or the client begins another, since some clients drop
+        running requests on GOAWAY."""
         self.retired = True
         if self._last and not self._streams and not self.is_closing:
             self._say_goodbye()
@@ -143,7 +144,7 @@ class Http2Connection(TcpConnection):
                 self._on_event(event)
         self.flush()
         if self.held_bytes > 2 * TCP_BUFFER_BYTES:
-            # Answers to its PINGs, SETTINGS and requests, which it does not read.
+            # The answers to its PINGs, SETTINGS and requests wait: the client does not read them.
             self.pause(self)
 
     def resume_writing(self) -> None:
@@ -197,7 +198,7 @@ class Http2Connection(TcpConnection):
         self._count_cancelled()
 
     def _count_cancelled(self) -> None:
-        """CVE-2023-44487: to give a request up costs the client a frame, and us a request."""
+        """CVE-2023-44487: giving up a request costs the client a frame, and us a request."""
         now_us = int(self._loop.time() * 1_000_000)
         self._cancels_whole_us = _CANCELS.spend(self._cancels_whole_us, now_us)
         if self._cancels_whole_us < 0:
@@ -211,7 +212,7 @@ class Http2Connection(TcpConnection):
             self._go_away(ErrorCodes.NO_ERROR)
             return
         if len(self.exchanges) >= MAX_TCP_STREAMS:
-            # Programs work on for a client that has given their requests up, and begins others.
+            # The client has given requests up, their programs still run, and it begins others.
             self._reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
             self._count_cancelled()
             return
@@ -310,7 +311,7 @@ class Http2Connection(TcpConnection):
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """h2's, as those that mean that the client is gone."""
+        """Raise h2's errors as those that mean that the client is gone."""
         try:
             yield
         except h2.exceptions.ProtocolError as error:
@@ -342,7 +343,8 @@ class Http2Connection(TcpConnection):
         self._send_soon()
 
     def _note_drained(self, stream_id: int, stream: _Stream, size: int) -> None:
-        """So much came behind a whole answer. Some clients read none before they have sent all."""
+        """Count bytes that come behind a whole answer. Some clients read none before they have sent
+        all."""
         stream.drained_bytes += size
         stream.heard_s = self._loop.time()
         if stream.drained_bytes > MAX_DRAINED_BYTES:
@@ -359,7 +361,7 @@ class Http2Connection(TcpConnection):
             self._stop_upload(stream_id)
 
     def _stop_upload(self, stream_id: int) -> None:
-        """RFC 9113 §8.1: the answer is whole, and what is left of the request is in vain."""
+        """RFC 9113 §8.1: the answer is whole, and the rest of the request is not needed."""
         if self._streams.pop(stream_id, None) is not None and not self.is_closing:
             self._reset_stream(stream_id, ErrorCodes.NO_ERROR)
             self._check_idle()
@@ -377,7 +379,7 @@ class Http2Connection(TcpConnection):
         self.close_when_told()
 
     def _go_away(self, code: ErrorCodes) -> None:
-        """Not by h2, which would send nothing after it."""
+        """Send GOAWAY without h2, which would send nothing after it."""
         if not self._said_goodbye:
             self._said_goodbye = True
             self.flush()
@@ -396,8 +398,8 @@ class Http2Connection(TcpConnection):
 
 
 def _check(fields: Fields) -> None:
-    """ValueError for a field that no message may have (RFC 9113 §8.2.1); h2 would find it when it
-    has begun to send."""
+    """ValueError for a field that no message may have (RFC 9113 §8.2.1). h2 would find it only
+    after it has begun to send."""
     for name, value in fields:
         if not name or any(byte in value for byte in (b"\r", b"\n", b"\0")):
             raise ValueError(f"{name!r} with the value {value!r} is no field")

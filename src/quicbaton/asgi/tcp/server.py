@@ -1,7 +1,7 @@
-"""The listening socket of a program, and the connections that came by it.
+"""The listening socket of a program, and the connections accepted from it.
 
-All processes of a port accept from one open socket, which is never closed while any of them lives:
-a client that has connected is some process's to serve, whoever stops, starts or dies.
+All processes of a port accept from one open socket, which is never closed while any of them lives.
+So a client that has connected is served by one of them, whichever stops, starts or dies.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from quicbaton.limits import (
 _ALPN: Final = ["h2", "http/1.1"]
 _PEM_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _PEM_END: Final = "-----END CERTIFICATE-----"
-#: Pause after the process ran out of descriptors, which are freed as connections end.
+#: Pause after the process ran out of descriptors. They are freed as connections end.
 _NO_DESCRIPTOR_S: Final = 1.0
 #: Pause after memory was found to be nearly full.
 _NO_MEMORY_S: Final = 0.2
@@ -92,22 +92,21 @@ class TcpServer:
         self._reading = False
         self._pause: asyncio.TimerHandle | None = None
         self._none_left = asyncio.Event()
-        #: How many clients have connected, and how many found no memory.
+        #: How many clients have connected, and how many were turned away for lack of memory.
         self.accepted = self.refused = 0
         self._named = 0
 
     def share(self, memory: Memory) -> None:
-        """Take what connections hold from that memory; said before `start`."""
+        """Take what connections hold from that memory. To be called before `start`."""
         self._serving = replace(self._serving, memory=memory)
 
     def start(self) -> None:
-        """Accept clients."""
         self._wanted = True
         self._read_if_room()
 
     def stop_accepting(self) -> None:
-        """Leave new clients to others. Connections end between two requests, those that have not
-        had any after their first."""
+        """Leave new clients to other processes. Connections end between two requests; one without a
+        request so far ends after its first."""
         self._wanted = False
         self._stop_reading()
         for connection in list(self._connections):
@@ -115,24 +114,25 @@ class TcpServer:
 
     @property
     def running(self) -> int:
-        """Connections that are open, and programs that work on for clients that have left."""
+        """The number of open connections, and of programs that still run for clients that have
+        left."""
         return len(self._connections) + len(self._handshakes)
 
     @property
     def handshakes(self) -> int:
-        """TLS handshakes under way."""
+        """The number of TLS handshakes under way."""
         return len(self._handshakes)
 
     def describe(self) -> list[BesideConnection]:
-        """For `quicbaton ps`."""
+        """The rows of `quicbaton ps`."""
         return [connection.describe() for connection in self._connections]
 
     def describe_running(self) -> list[str]:
-        """For people."""
+        """A line for each connection whose requests run."""
         return [f"{counted(self.running, 'connection')} over TCP"] if self.running else []
 
     async def until_none_left(self, timeout_s: float) -> None:
-        """Wait, so long at most, until nothing runs."""
+        """Wait until nothing runs, at most `timeout_s`."""
         self._none_left.clear()
         if self.running:
             with contextlib.suppress(TimeoutError):
@@ -140,7 +140,7 @@ class TcpServer:
                     await self._none_left.wait()
 
     def cut(self) -> list[str]:
-        """End all connections now; which had requests that run."""
+        """End all connections now. Returns a line for each that had running requests."""
         cut = [
             f"{connection.client}: {counted(connection.running, 'request')} over TCP"
             for connection in self._connections
@@ -153,7 +153,7 @@ class TcpServer:
         return cut
 
     def close(self) -> None:
-        """Accept nobody, and cut what is open. The listening socket stays open."""
+        """Accept no more clients, and cut open connections. The listening socket stays open."""
         self._wanted = False
         self._stop_reading()
         self.cut()
@@ -175,9 +175,9 @@ class TcpServer:
             self._loop.remove_reader(self.listener.fileno())
 
     def _accept(self) -> None:
-        """One client at a time: the other workers get theirs."""
+        """Accept one client at a time: the other workers get theirs."""
         if self._serving.memory.refuses_clients:
-            # They have a moment to take those for whom they have memory.
+            # Workers that have memory get a moment to accept the clients.
             self._stop_reading()
             self._pause = self._loop.call_later(_NO_MEMORY_S, self._refuse_waiting)
             return
@@ -195,11 +195,11 @@ class TcpServer:
         self._handshakes.add(task)
         task.add_done_callback(self._handshake_over)
         if self.running >= MAX_TCP_CONNECTIONS:
-            # The others wait with the kernel, or go to another worker.
+            # Further clients wait with the kernel, or go to another worker.
             self._stop_reading()
 
     def _refuse_waiting(self) -> None:
-        """Turn away, by a TCP reset, who is still there: no worker has memory."""
+        """Turn away, by a TCP reset, the clients that still wait: no worker has memory."""
         while self._serving.memory.refuses_clients:
             try:
                 sock, _ = self.listener.accept()
@@ -249,7 +249,7 @@ class TcpServer:
 
 
 class _Greeting(asyncio.Protocol):
-    """Until TLS has said which version of HTTP it is."""
+    """A connection until TLS has said which version of HTTP it speaks."""
 
     def __init__(self, begin: Callable[[str | None], TcpConnection]) -> None:
         self._begin = begin
@@ -262,8 +262,9 @@ class _Greeting(asyncio.Protocol):
 
 
 def tls_identity(certificate: Path, key: Path, keylog: Path | None = None) -> TlsIdentity:
-    """Of a server with that certificate. Raises OSError (`ssl.SSLError`) for files that are none.
-    With `keylog` TLS secrets are appended there (NSS format)."""
+    """The TLS of a server with that certificate. Raises OSError (`ssl.SSLError`) for files that
+    hold no certificate or key. With `keylog`, TLS secrets are appended to that file (NSS
+    format)."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9113 §9.2
     context.set_alpn_protocols(_ALPN)
