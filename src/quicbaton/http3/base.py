@@ -1,6 +1,6 @@
-"""What all of an HTTP/3 connection shares: its state, QUIC below, and how streams end.
+"""The common base of an HTTP/3 connection's parts: its state, QUIC below, and how streams end.
 
-Everything that must move is in `Http3State`. Besides it there is only what can be derived: how many
+Everything that must move is in `Http3State`. The attributes beside it can be derived: how many
 bytes are held, and when to look for finished streams again.
 """
 
@@ -38,8 +38,8 @@ _IDLE_FRAMES: Final = rate(per_s=limits.IDLE_FRAMES_PER_S, burst=limits.IDLE_FRA
 
 
 def local_settings(*, webtransport: bool, datagrams: bool) -> dict[int, int]:
-    """What we announce. A connection that moves has said just this: another answer for the same
-    arguments is another version of the baton's format."""
+    """The settings that we announce. A connection that moves has announced exactly these: another
+    result for the same arguments needs another version of the baton's format."""
     settings: dict[int, int] = {
         Setting.QPACK_MAX_TABLE_CAPACITY: 0,
         Setting.QPACK_BLOCKED_STREAMS: 0,
@@ -55,14 +55,14 @@ def local_settings(*, webtransport: bool, datagrams: bool) -> dict[int, int]:
 
 
 class Http3Base:
-    """One connection's state and QUIC connection."""
+    """One connection's state, and the QUIC connection below it."""
 
     _quic: Any
     _quic_logger: Any
     _state: Http3State
 
     def _attach(self, quic: Any, state: Http3State) -> None:
-        """Work on `state` over `quic`; sends nothing."""
+        """Work on `state` over `quic`. Sends nothing."""
         self._quic = quic
         self._quic_logger = quic._quic_logger
         self._state = state
@@ -72,7 +72,7 @@ class Http3Base:
         self._sweep_at = max(_FIRST_SWEEP, 2 * len(state.streams))
 
     def _clock_us(self) -> int:
-        """Connection time; NONE where QUIC has none to give: then nothing is counted per second."""
+        """Connection time; NONE where QUIC has none: then nothing is counted per second."""
         now_us: int = getattr(self._quic, "clock_us", NONE)
         return now_us
 
@@ -82,12 +82,11 @@ class Http3Base:
 
     @property
     def received_settings(self) -> dict[int, int] | None:
-        """What the peer announced; None before that came."""
+        """The peer's settings; None before they came."""
         return self._state.received_settings
 
     @property
     def sent_settings(self) -> dict[int, int]:
-        """What we announced."""
         return local_settings(webtransport=self._webtransport, datagrams=self._datagrams)
 
     @property
@@ -105,9 +104,9 @@ class Http3Base:
     def forget_finished_streams(self) -> None:
         """Drop streams that the QUIC connection has finished with, if it can tell.
 
-        A program ends streams without asking here: it resets responses, and writes WebTransport
-        data. Only streams whose end was seen here, or of which nothing is for anybody, are dropped:
-        events of others may still wait.
+        A program also ends streams by calls to QUIC: it resets responses, and writes WebTransport
+        data. A stream is dropped only if its end was seen here or its events go nowhere: events of
+        other streams may still wait.
         """
         over = [
             stream_id
@@ -151,7 +150,8 @@ class Http3Base:
             self._streams.pop(stream_id, None)
 
     def _abort(self, stream_id: int, stream: Http3Stream, error_code: int) -> None:
-        """End what is left of a stream in both directions; what may still come is for nobody."""
+        """End both directions of a stream as far as they are open. Bytes that still come are
+        dropped."""
         stream.kind = s.IGNORED
         stream.flags = 0
         self._hold(stream, b"")
@@ -161,27 +161,28 @@ class Http3Base:
         self._stop(stream_id, stream, error_code)
 
     def _stop(self, stream_id: int, stream: Http3Stream, error_code: int) -> None:
-        """Ask the peer to send no more on a stream, unless it has sent all."""
+        """Ask the peer to send no more on a stream, unless it has sent everything."""
         if stream.receive != s.ENDED:
             stream.flags |= s.STOPPED
             self._quic.stop_stream(stream_id, error_code)
 
     def _drain(self, stream_id: int, stream: Http3Stream) -> None:
-        """The answer is complete, and the rest of the request of no interest (RFC 9114 §4.1). The
-        client may send on for a while before it is asked to stop, where QUIC can wait: Chromium
-        hangs when it is asked before it has sent all, libcurl when it never is."""
+        """Drop the rest of a request whose answer is complete (RFC 9114 §4.1). Where QUIC can wait,
+        the client may send on for a while before it is asked to stop: Chromium hangs when it is
+        asked before it has sent everything, libcurl when it is never asked."""
         if stream.receive != s.ENDED:
             stream.flags |= s.STOPPED
             drain = getattr(self._quic, "drain_stream", self._quic.stop_stream)
             drain(stream_id, ErrorCode.H3_NO_ERROR)
 
     def _say_last(self, stream_id: int, data: bytes) -> None:
-        """End what we send on a stream, unless the program has reset it without asking here."""
+        """Write the last bytes of a stream, unless the program has reset it by a call to QUIC."""
         with contextlib.suppress(StreamStateError):
             self._quic.send_stream_data(stream_id, data, True)
 
     def _hold(self, stream: Http3Stream, data: bytes | bytearray) -> None:
-        """Keep `data` in place of what was held of a stream that is in the middle of something."""
+        """Keep `data` in place of the bytes that were held of an unfinished stream, frame or
+        section."""
         before = 0 if stream.held is None else len(stream.held)
         stream.held = bytearray(data) if data else None
         self._count_held(len(data) - before)
@@ -196,7 +197,7 @@ class Http3Base:
         self._quic.close(error_code=error.error_code, reason_phrase=error.reason_phrase)
 
     def _prioritize(self, stream_id: int, urgency: int, incremental: bool) -> None:
-        """Tell the transport, if it has priorities."""
+        """Tell the transport the priority, if it has priorities."""
         prioritize = getattr(self._quic, "set_priority", None)
         if prioritize is not None:
             prioritize(stream_id, urgency, incremental)
@@ -210,15 +211,15 @@ class Http3Base:
     def _fail_stream(
         self, stream_id: int, error: StreamError, *, ended: bool = False
     ) -> list[H3Event]:
-        """Answer an error of a stream, which has `ended` or not. ExcessiveLoadError when there were
-        too many: a client that makes us reset streams has no more of them than one that resets them
-        itself (CVE-2025-8671)."""
+        """Answer an error of a stream, which has `ended` or not. Raises ExcessiveLoadError after
+        too many: resets that a client provokes count as those that it sends itself
+        (CVE-2025-8671)."""
         stream = self._streams.get(stream_id)
         if stream is None:
             return []
         self._note_cancelled(stream_id, stream)
-        # A server has told nobody of a request that is not whole, and neither side of a
-        # WebTransport stream that does not belong to a session.
+        # The program knows nothing of an incomplete request to a server, nor of a WebTransport
+        # stream that belongs to no session.
         known = stream.kind <= s.PUSH and (
             stream.receive != s.HEAD or (self._is_client and not stream_id & 1)
         )
@@ -233,7 +234,8 @@ class Http3Base:
         return [StreamFailed(stream_id, int(error.error_code), error.reason_phrase)]
 
     def _refuse_fields(self, stream_id: int, stream: Http3Stream) -> bool:
-        """RFC 6585 §5: say 431, where there is somebody to hear it."""
+        """Answer with 431 (RFC 6585 §5), where the peer is a client that still waits for a
+        response."""
         if self._is_client or stream.kind != s.REQUEST or stream.send != s.HEAD:
             return False
         frame = qpack.encode_response(_TOO_LARGE).frame
@@ -245,8 +247,8 @@ class Http3Base:
         return True
 
     def _note_cancelled(self, stream_id: int, stream: Http3Stream) -> None:
-        """A client has reset or stopped a stream: of a request that is unanswered that is giving it
-        up, once. What has its answer, as an upload that we asked to stop, is none."""
+        """A client has reset or stopped a stream. For an unanswered request that counts as giving
+        it up, once. It does not count after the answer, as for an upload that we asked to stop."""
         if self._is_client or stream.kind != s.REQUEST or stream.send == s.ENDED:
             return
         if stream.flags & s.CANCELLED:

@@ -1,8 +1,8 @@
-"""Capsules: frames of what an Extended CONNECT stream carries (RFC 9297 §3).
+"""Capsules: frames inside an Extended CONNECT stream (RFC 9297 §3).
 
-A reader keeps what is begun of a capsule that it wants, up to a limit, and skips others as they
+A reader keeps the beginning of a capsule that it wants, up to a limit, and skips others as they
 stream. `CapsuleReader` is for programs that speak the Capsule Protocol over CONNECT themselves,
-such as CONNECT-UDP; for WebTransport sessions `H3Connection` reads them.
+such as CONNECT-UDP. `H3Connection` reads the capsules of WebTransport sessions.
 """
 
 from __future__ import annotations
@@ -23,14 +23,11 @@ DRAIN_SESSION: Final = 0x78AE
 
 
 class Capsule(NamedTuple):
-    """One whole capsule."""
-
     kind: int
     value: bytes
 
 
 def encode_capsule(kind: int, value: bytes) -> bytes:
-    """A capsule's bytes."""
     return b"".join((encode_varint(kind), encode_varint(len(value)), value))
 
 
@@ -42,9 +39,9 @@ def read_capsules(
     wanted: Callable[[int], bool],
     last: int = -1,
 ) -> tuple[list[Capsule], bytearray | None, int, int]:
-    """Read on: `held`, `kind` and `left` are what this function returned last, None, -1 and 0 at
-    first, and return with the whole capsules of the kinds that are `wanted`. What follows a capsule
-    of the kind `last` is returned as held, and not read.
+    """Read on: `held`, `kind` and `left` are the values that this function returned last; None, -1
+    and 0 at first. They are returned after the whole capsules of the kinds that are `wanted`. Bytes
+    after a capsule of the kind `last` are returned as held, unread.
 
     Raises MessageError for a wanted capsule that is larger than we take.
     """
@@ -83,14 +80,14 @@ class CapsuleReader:
     """Takes a stream's bytes in pieces and gives whole capsules."""
 
     def __init__(self, kinds: frozenset[int]) -> None:
-        """`kinds` are those to give; others are skipped (RFC 9297 §3.2)."""
+        """`kinds` are returned by `read`; capsules of others are skipped (RFC 9297 §3.2)."""
         self._kinds = kinds
         self._held: bytearray | None = None
         self._kind = -1
         self._left = 0
 
     def read(self, data: bytes) -> list[Capsule]:
-        """The capsules that are whole with `data`. Raises MessageError for one too large."""
+        """The capsules that `data` completes. Raises MessageError for one that is too large."""
         capsules, self._held, self._kind, self._left = read_capsules(
             data, self._held, self._kind, self._left, self._kinds.__contains__
         )
@@ -98,5 +95,5 @@ class CapsuleReader:
 
     @property
     def is_between(self) -> bool:
-        """Whether the stream may end here: RFC 9297 §3.3 has no half capsules."""
+        """Whether the stream may end here: not within a capsule (RFC 9297 §3.3)."""
         return self._kind < 0 and not self._held

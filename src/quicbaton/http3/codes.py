@@ -38,7 +38,7 @@ class ErrorCode(IntEnum):
 
 
 class FrameType(IntEnum):
-    """RFC 9114 §7.2, RFC 9218 §7.2; WEBTRANSPORT_STREAM has no length and is no frame proper."""
+    """RFC 9114 §7.2, RFC 9218 §7.2. WEBTRANSPORT_STREAM has no length and is no proper frame."""
 
     DATA = 0x0
     HEADERS = 0x1
@@ -53,7 +53,7 @@ class FrameType(IntEnum):
 
 
 class StreamType(IntEnum):
-    """What a unidirectional stream begins with (RFC 9114 §6.2, RFC 9204 §4.2)."""
+    """The integer at the beginning of a unidirectional stream (RFC 9114 §6.2, RFC 9204 §4.2)."""
 
     CONTROL = 0
     PUSH = 1
@@ -63,8 +63,8 @@ class StreamType(IntEnum):
 
 
 class Setting(IntEnum):
-    """Identifiers of settings. WebTransport's code point changed with its drafts: browsers look
-    for the one of theirs."""
+    """Identifiers of settings. WebTransport's identifier changed with its drafts: each browser
+    looks for the one of its draft."""
 
     QPACK_MAX_TABLE_CAPACITY = 0x1
     MAX_FIELD_SECTION_SIZE = 0x6

@@ -63,19 +63,19 @@ __all__ = [
     "validate_trailers",
 ]
 
-#: Pushes that our client takes (RFC 9114 §7.2.7), as aioquic's.
+#: Pushes that our client takes (RFC 9114 §7.2.7): as many as aioquic's.
 _MAX_PUSH_ID: Final = 8
 
 
 class H3Connection(ReceivingSide, SendingSide):
     """One HTTP/3 connection, of a server or a client. Its whole state is data, so it moves.
 
-    `quic` is a promoted `Connection`, or whatever else has `configuration.is_client`,
-    `_quic_logger`, `_remote_max_datagram_frame_size`, `get_next_available_stream_id`,
-    `send_stream_data`, `reset_stream`, `stop_stream`, `close` and `send_datagram_frame`.
+    `quic` is a promoted `Connection`, or any object with `configuration.is_client`, `_quic_logger`,
+    `_remote_max_datagram_frame_size`, `get_next_available_stream_id`, `send_stream_data`,
+    `reset_stream`, `stop_stream`, `close` and `send_datagram_frame`.
 
-    There is no QPACK dynamic table: the price is that every request of a client is as long as its
-    first one.
+    There is no QPACK dynamic table. The price is that a client's requests are all as long as the
+    first.
     """
 
     def __init__(self, quic: Any, enable_webtransport: bool = False) -> None:
@@ -94,7 +94,7 @@ class H3Connection(ReceivingSide, SendingSide):
         state.local_control_stream = self._open_uni_stream(
             StreamType.CONTROL, encode_varint(StreamType.CONTROL) + settings
         )
-        # Settings, GOAWAY and credit for pushes do not wait behind what they are about.
+        # Settings, GOAWAY and credit for pushes must not wait behind the requests they are about.
         self._prioritize(state.local_control_stream, CONTROL_URGENCY, False)
         state.local_encoder_stream = self._open_uni_stream(
             StreamType.QPACK_ENCODER, encode_varint(StreamType.QPACK_ENCODER)
@@ -104,13 +104,14 @@ class H3Connection(ReceivingSide, SendingSide):
         )
 
     def use_quic(self, quic: Any) -> None:
-        """Go on over another QUIC connection object: a stand-in, or what the present one became."""
+        """Go on over another QUIC connection object: a stand-in, or the object that follows the
+        present one."""
         self._quic = quic
         self._quic_logger = quic._quic_logger
 
     def begun(self, stream_id: int) -> bytes | None:
-        """What has come of a stream that may yet turn out to be a WebTransport session's, possibly
-        nothing; None of one that is known to be something else, or is ours."""
+        """The bytes, possibly none, of a stream that may yet turn out to be a WebTransport
+        session's. None for a stream that is known to be something else, or that we opened."""
         if stream_id & 1 != self._is_client:
             return None
         stream = self._streams.get(stream_id)
@@ -125,20 +126,20 @@ class H3Connection(ReceivingSide, SendingSide):
         return bytes(stream.held or b"") if begins else None
 
     def forget_begun(self, stream_id: int) -> None:
-        """A stream that had only begun is another object's."""
+        """Forget a stream that had only begun: another object has it now."""
         stream = self._streams.pop(stream_id, None)
         if stream is not None:
             self._hold(stream, b"")
 
     def rest_moved(self) -> None:
-        """Another object has all but some streams: of those that had only begun nothing is kept."""
+        """Another object has all streams but some. Forget those that had only begun."""
         for stream_id in list(self._streams):
             if self.begun(stream_id) is not None:
                 self.forget_begun(stream_id)
 
     def ignore(self, stream_id: int) -> None:
-        """All has been said on a stream that was another object's; what may come of it until QUIC
-        has finished with it is no request."""
+        """A stream that was another object's has been answered in full. Bytes that still come
+        before QUIC has finished with it are no request."""
         if stream_id not in self._streams and not self._is_finished(stream_id):
             stream = s.new_stream(s.IGNORED, send=s.ENDED)
             stream.flags = s.STOPPED

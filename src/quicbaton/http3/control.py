@@ -30,7 +30,7 @@ _MESSAGE_FRAMES: Final = RESERVED_FRAME_TYPES | {
     FrameType.HEADERS,
     FrameType.PUSH_PROMISE,
 }
-#: The largest payload of each frame that is kept; what is none of these is skipped.
+#: The largest payload of each frame that is kept. All other frames are skipped.
 _SIZES: Final[dict[int, int]] = {
     FrameType.SETTINGS: limits.MAX_SETTINGS_BYTES,
     FrameType.GOAWAY: 8,
@@ -41,7 +41,7 @@ _SIZES: Final[dict[int, int]] = {
 }
 #: Frames that are one integer.
 _IDENTIFIERS: Final = frozenset((FrameType.GOAWAY, FrameType.MAX_PUSH_ID, FrameType.CANCEL_PUSH))
-#: What a critical stream's type is called in `Http3State`.
+#: The names of critical streams in `Http3State`, by stream type.
 CRITICAL: Final[dict[int, str]] = {
     StreamType.CONTROL: "peer_control_stream",
     StreamType.QPACK_ENCODER: "peer_encoder_stream",
@@ -50,7 +50,7 @@ CRITICAL: Final[dict[int, str]] = {
 
 
 class ControlStream(Http3Base):
-    """Reads critical streams; `ReceivingSide` finds them."""
+    """Reads critical streams. `ReceivingSide` finds them."""
 
     def _is_critical(self, stream_id: int) -> bool:
         state = self._state
@@ -110,7 +110,7 @@ class ControlStream(Http3Base):
         return events
 
     def _check_control_frame(self, frame_type: int, length: int) -> None:
-        """Whether a frame may begin here, before a byte of it is kept."""
+        """Check that a frame may begin here, before a byte of it is kept."""
         has_settings = self._state.received_settings is not None
         if frame_type == FrameType.SETTINGS:
             if has_settings:
@@ -125,7 +125,7 @@ class ControlStream(Http3Base):
             self._is_client
         ):
             raise FrameUnexpected("Servers must not send PRIORITY_UPDATE")  # RFC 9218 §7.2
-        # A peer may say all of these again and again, in two bytes: none of them carries a message.
+        # A peer may repeat each of these frames endlessly, in two bytes: none carries a message.
         self._spend_idle_frame()
         size = _SIZES.get(frame_type, length)
         if frame_type in _IDENTIFIERS and length > size:
@@ -154,7 +154,7 @@ class ControlStream(Http3Base):
             self._on_priority_update(frame_type, payload, events)
 
     def _check_settings(self, settings: dict[int, int]) -> None:
-        """RFC 9114 §7.2.4, RFC 9220 §5, RFC 9297 §2.1.1."""
+        """Check the peer's settings by RFC 9114 §7.2.4, RFC 9220 §5 and RFC 9297 §2.1.1."""
         for setting in (Setting.ENABLE_CONNECT_PROTOCOL, Setting.H3_DATAGRAM):
             if settings.get(setting, 0) not in (0, 1):
                 raise SettingsError(f"{setting.name} setting must be 0 or 1")
@@ -167,7 +167,8 @@ class ControlStream(Http3Base):
         return quic._remote_max_datagram_frame_size is not None
 
     def _on_goaway(self, identifier: int) -> H3Event:
-        """§5.2: what it names is a request to a client, and a push to a server."""
+        """§5.2: GOAWAY names a request when it goes to a client, a push when it goes to a
+        server."""
         state = self._state
         if self._is_client and identifier & 3:
             raise IdError("GOAWAY names no request")
@@ -192,16 +193,17 @@ class ControlStream(Http3Base):
         priority = parse_priority(payload[at:])
         stream = self._streams.get(element)
         if element < state.next_request_id:
-            # Whether HTTP/3 has finished with the stream or not: the transport may have not.
+            # Even if HTTP/3 has finished with the stream: the transport may have data of it to
+            # send.
             self._prioritize(element, *priority)
             if stream is not None and stream.receive != HEAD:
                 events.append(PriorityReceived(element, *priority))
                 return
             if self._is_finished(element):
                 return
-        # It may come before its request, or while that is half there: what the request says is
-        # older. An ID beyond what we let the client open is a lie, but what we allow is QUIC's to
-        # know: those that are remembered are few.
+        # It may come before its request, or while that has half arrived: the request's own header
+        # is older. HTTP/3 does not know which IDs we allow the client to open, only QUIC does. So
+        # only a few are remembered.
         state.priorities.pop(element, None)
         if len(state.priorities) >= limits.MAX_EARLY_PRIORITIES:
             del state.priorities[next(iter(state.priorities))]

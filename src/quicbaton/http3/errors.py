@@ -1,9 +1,9 @@
-"""What is wrong with a message, a stream or a connection of HTTP/3 (RFC 9114 §8).
+"""Faults of a message, a stream or a connection of HTTP/3 (RFC 9114 §8).
 
-An error has a scope. What RFC 9114 §4.1.2 calls malformed is the fault of one stream, which is
-reset; everything else concerns the connection. Both kinds are raised where the fault is seen and
-turned into frames by `H3Connection.handle_event`, so that programs meet only those that answer a
-call of their own: they asked for a frame that the stream's state forbids.
+An error has a scope. A malformed message (RFC 9114 §4.1.2) is the fault of one stream, which is
+reset. Every other error concerns the connection. Both kinds are raised where the fault is seen, and
+`H3Connection.handle_event` turns them into frames. Programs see only errors of their own calls:
+they asked for a frame that the stream's state forbids.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ProtocolError(QuicbatonError):
 
 
 class StreamError(ProtocolError):
-    """The fault of one stream: that is reset, the connection goes on."""
+    """The fault of one stream. The stream is reset, and the connection goes on."""
 
 
 class MessageError(StreamError):
@@ -38,49 +38,50 @@ class MessageError(StreamError):
 
 
 class FieldSectionTooLargeError(StreamError):
-    """More or larger fields than we take (RFC 9114 §4.2.2)."""
+    """The field section has more or larger fields than we take (RFC 9114 §4.2.2)."""
 
     error_code = ErrorCode.H3_EXCESSIVE_LOAD
 
 
 class StreamOverloadError(StreamError):
-    """There is no room for what the peer has begun on this stream."""
+    """There is no room for the unfinished frame on this stream."""
 
     error_code = ErrorCode.H3_EXCESSIVE_LOAD
 
 
 class RequestIncompleteError(StreamError):
-    """A request stream ended before its request did (RFC 9114 §4.1)."""
+    """A request stream ended before its request was complete (RFC 9114 §4.1)."""
 
     error_code = ErrorCode.H3_REQUEST_INCOMPLETE
 
 
 class RequestRejectedError(StreamError):
-    """A request that is not processed in any way, and may be sent elsewhere (RFC 9114 §4.1.1)."""
+    """The request was not processed in any way, and may be sent elsewhere (RFC 9114 §4.1.1)."""
 
     error_code = ErrorCode.H3_REQUEST_REJECTED
 
 
 class BufferedStreamRejectedError(StreamError):
-    """A WebTransport stream whose session does not exist, and for which there is no room."""
+    """A WebTransport stream came before its session, and there is no room to keep it."""
 
     error_code = ErrorCode.WEBTRANSPORT_BUFFERED_STREAM_REJECTED
 
 
 class SessionGoneError(StreamError):
-    """A WebTransport stream whose session is over."""
+    """The session of a WebTransport stream is over."""
 
     error_code = ErrorCode.WEBTRANSPORT_SESSION_GONE
 
 
 class DatagramStreamError(StreamError):
-    """A datagram for a request that has no use for one (RFC 9297 §2)."""
+    """A datagram came for a request that has no use for it (RFC 9297 §2)."""
 
     error_code = ErrorCode.H3_DATAGRAM_ERROR
 
 
 class GoawayError(CallerError):
-    """The server goes away: it takes no new requests (RFC 9114 §5.2). Use another connection."""
+    """The server is going away and takes no new requests (RFC 9114 §5.2): use another
+    connection."""
 
     code = Reason.GOAWAY
 
@@ -109,7 +110,7 @@ class DatagramError(ProtocolError):
 
 
 class ExcessiveLoadError(ProtocolError):
-    """The peer does too much of something that costs us more than it costs the peer."""
+    """The peer repeats something that costs us more than it costs the peer."""
 
     error_code = ErrorCode.H3_EXCESSIVE_LOAD
 
@@ -123,8 +124,8 @@ class FrameUnexpected(ProtocolError):  # noqa: N818
 
 
 class StreamOverError(FrameUnexpected, StreamStateError):
-    """A program writes to a stream that it has ended, or that the peer has given up meanwhile: an
-    error under both names, aioquic's and that of our transport's streams."""
+    """A program writes to a stream that it has ended, or that the peer has given up. It is an error
+    under two names: aioquic's, and that of our transport's streams."""
 
     code = Reason.STREAM_STATE
 

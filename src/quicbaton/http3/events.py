@@ -1,4 +1,4 @@
-"""What HTTP/3 tells a program: aioquic's event classes, and those of what it does not tell."""
+"""HTTP/3's events for a program: aioquic's classes, and classes for news that aioquic omits."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ __all__ = [
 
 @dataclass
 class StreamFailed(H3Event):
-    """The peer's message is malformed, or its stream broke another rule: HTTP/3 has reset the
-    stream, or answered it with 431, and will say nothing more of it. Told only of streams that the
-    program knows."""
+    """The peer's message is malformed, or its stream broke another rule. HTTP/3 has reset the
+    stream, or answered it with 431, and this is its last event. Only for streams that the program
+    knows."""
 
     stream_id: int
     error_code: int
@@ -43,15 +43,15 @@ class StreamFailed(H3Event):
 
 @dataclass
 class GoawayReceived(H3Event):
-    """The peer goes away (RFC 9114 §5.2): a server has not processed and will not process requests
-    from `identifier` on; from a client it is a push ID."""
+    """The peer goes away (RFC 9114 §5.2). From a server: requests from `identifier` on were not and
+    will not be processed. From a client: `identifier` is a push ID."""
 
     identifier: int
 
 
 @dataclass
 class PriorityReceived(H3Event):
-    """The client changed a request's priority (RFC 9218 §7); the transport obeys already."""
+    """The client changed a request's priority (RFC 9218 §7). The transport follows it already."""
 
     stream_id: int
     urgency: int
@@ -60,8 +60,8 @@ class PriorityReceived(H3Event):
 
 @dataclass
 class WebTransportSessionClosed(H3Event):
-    """A WebTransport session is over; its streams are reset. `code` and `reason` are what the
-    peer's program said, 0 and nothing when it just ended the session."""
+    """A WebTransport session is over and its streams are reset. `code` and `reason` come from the
+    peer's program; 0 and an empty text mean that it just ended the session."""
 
     session_id: int
     code: int
@@ -70,6 +70,6 @@ class WebTransportSessionClosed(H3Event):
 
 @dataclass
 class WebTransportSessionDraining(H3Event):
-    """The peer asks to end a WebTransport session when that suits."""
+    """The peer asks the program to end a WebTransport session at its convenience."""
 
     session_id: int

@@ -1,4 +1,5 @@
-"""What makes a field section well-formed (RFC 9114 §4.2, §4.3), and what HTTP/3 reads in it."""
+"""The rules for well-formed field sections (RFC 9114 §4.2, §4.3), and the fields that HTTP/3
+reads."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ Fields = Sequence[tuple[bytes, bytes]]
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 #: RFC 9110 §9.1: a token, in any case.
 _METHOD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
-#: RFC 9114 §10.3, RFC 9110 §5.5: what could end the field elsewhere, and surrounding white space.
+#: RFC 9114 §10.3, RFC 9110 §5.5: characters that could end the field elsewhere.
 _BAD_VALUE: Final = re.compile(rb"[\0\r\n]").search
 _WHITE: Final = b" \t"
 #: RFC 9114 §4.2: fields about a connection of HTTP/1.
@@ -27,12 +28,12 @@ _NONE: Final = frozenset[bytes]()
 _REQUEST: Final = frozenset((b":method", b":scheme", b":authority", b":path", b":protocol"))
 _PUSH: Final = _REQUEST - {b":protocol"}
 _RESPONSE: Final = frozenset((b":status",))
-#: Longer ones overflow what anybody counts in.
+#: More digits would overflow the integers of most other programs.
 _MAX_LENGTH_DIGITS: Final = 18
 
 
 class RequestHead(NamedTuple):
-    """What HTTP/3 needs to know of a request's header section."""
+    """The parts of a request's header section that HTTP/3 needs."""
 
     method: bytes
     protocol: bytes  # of an Extended CONNECT (RFC 9220); empty for any other request
@@ -42,7 +43,7 @@ class RequestHead(NamedTuple):
 
 
 class ResponseHead(NamedTuple):
-    """What HTTP/3 needs to know of a response's header section."""
+    """The parts of a response's header section that HTTP/3 needs."""
 
     status: int
     content_length: int
@@ -101,7 +102,7 @@ def response_head(fields: Fields) -> ResponseHead:
 
 
 def validate_trailers(fields: Fields) -> None:
-    """Raises MessageError for malformed trailers; pseudo-headers have no place there (§4.3)."""
+    """Raises MessageError for malformed trailers. Pseudo-headers have no place there (§4.3)."""
     _read(fields, _NONE)
 
 
@@ -116,7 +117,7 @@ def validate_response_headers(fields: Fields) -> None:
 
 
 def validate_push_promise_headers(fields: Fields) -> None:
-    """Raises MessageError for what a server cannot promise to have been asked for (§4.6)."""
+    """Raises MessageError for a request that a server cannot promise (§4.6)."""
     pseudo, _, _ = _read(fields, _PUSH, allow_te=True)
     missing = sorted(_PUSH - pseudo.keys())
     if missing:
@@ -125,7 +126,7 @@ def validate_push_promise_headers(fields: Fields) -> None:
 
 
 def size_of(fields: Fields) -> int:
-    """What a field section counts: each field its name, its value and 32 bytes (§4.2.2)."""
+    """A field section's size (§4.2.2): the name and value of each field, and 32 bytes."""
     size = FIELD_OVERHEAD_BYTES * len(fields)
     for name, value in fields:
         size += len(name) + len(value)
@@ -133,14 +134,14 @@ def size_of(fields: Fields) -> int:
 
 
 def is_interim_response(fields: Fields) -> bool:
-    """Whether fields to be sent are those of an interim (1xx) response."""
+    """Whether these fields, which are to be sent, are those of an interim (1xx) response."""
     return any(name == b":status" and value.startswith(b"1") for name, value in fields)
 
 
 def _read(
     fields: Fields, allowed: frozenset[bytes], *, allow_te: bool = False
 ) -> tuple[dict[bytes, bytes], int, bytes | None]:
-    """(pseudo-headers, content-length or -1, priority)."""
+    """(pseudo-headers, content-length or -1, value of `priority` or None)."""
     pseudo: dict[bytes, bytes] = {}
     length = -1
     priority = None
@@ -184,7 +185,8 @@ def _check_value(name: bytes, value: bytes) -> None:
 
 
 def _content_length(value: bytes, known: int) -> int:
-    # Only digits: what `int` takes beyond that (signs, underscores) others read differently.
+    # Only digits: other programs read the further forms that `int` takes (signs, underscores)
+    # differently.
     if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
         raise MessageError("content-length is not a non-negative integer")
     length = int(value)
@@ -194,7 +196,7 @@ def _content_length(value: bytes, known: int) -> int:
 
 
 def _check_target(pseudo: dict[bytes, bytes], fields: Fields) -> None:
-    """§4.3.1: whom the request is for."""
+    """§4.3.1: check that the request names one valid target."""
     authority = pseudo.get(b":authority")
     hosts = [value for name, value in fields if name == b"host"]
     if authority is None and not hosts:

@@ -9,7 +9,7 @@ from quicbaton.transport.frames import encode_varint
 
 
 def pull_varint(data: bytes | bytearray, at: int) -> tuple[int, int] | None:
-    """The integer at `at` and the position behind it; None when it is not all there yet."""
+    """The integer at `at`, and the position after it; None when a part of it has not come yet."""
     if at >= len(data):
         return None
     first = data[at]
@@ -22,8 +22,8 @@ def pull_varint(data: bytes | bytearray, at: int) -> tuple[int, int] | None:
 
 
 def pull_header(data: bytes, at: int) -> tuple[int, int, int] | None:
-    """A frame's or capsule's type, its length, and the position behind both; None when they are not
-    all there yet."""
+    """The type and length of a frame or capsule, and the position after both; None when a part of
+    them has not come yet."""
     size = len(data)
     if at + 1 < size and data[at] < 0x40 and data[at + 1] < 0x40:
         return data[at], data[at + 1], at + 2  # the most frequent form, in a third of the time
@@ -33,7 +33,6 @@ def pull_header(data: bytes, at: int) -> tuple[int, int, int] | None:
 
 
 def encode_frame(frame_type: int, frame_data: bytes) -> bytes:
-    """A whole frame."""
     return b"".join((encode_varint(frame_type), encode_varint(len(frame_data)), frame_data))
 
 
@@ -47,8 +46,8 @@ def encode_settings(settings: dict[int, int]) -> bytes:
 def parse_settings(data: bytes) -> dict[int, int]:
     """The settings of a SETTINGS frame's payload.
 
-    Raises FrameError when it ends inside an integer, SettingsError for identifiers that are
-    reserved or there twice, ExcessiveLoadError for more than anybody sends.
+    Raises FrameError when it ends inside an integer, SettingsError for a reserved or repeated
+    identifier, ExcessiveLoadError for more settings than any honest peer sends.
     """
     settings: dict[int, int] = {}
     at = 0
@@ -66,9 +65,10 @@ def parse_settings(data: bytes) -> dict[int, int]:
 
 
 def parse_identifier(data: bytes, name: str) -> int:
-    """The one integer that GOAWAY, MAX_PUSH_ID and CANCEL_PUSH consist of (§7.2.3, §7.2.6, §7.2.7).
+    """The one integer in the payload of GOAWAY, MAX_PUSH_ID and CANCEL_PUSH (§7.2.3, §7.2.6,
+    §7.2.7).
 
-    Raises FrameError for less or more than that.
+    Raises FrameError if the payload is shorter or longer.
     """
     identifier, end = _whole_varint(data, 0, f"Could not parse {name} frame")
     if end != len(data):

@@ -1,7 +1,7 @@
-"""Reading requests, responses and pushes: frames in order, and what their sequence may be.
+"""Reading requests, responses and pushes: frames, and the order in which they may come.
 
 RFC 9114 §4.1: a header section (of responses: any number of interim ones first), content, trailers.
-`Http3Stream.receive` is how far that is.
+`Http3Stream.receive` is the phase that the message has reached.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from quicbaton.http3.sessions import WebTransportSide
 from quicbaton.http3.state import Http3Stream
 from quicbaton.transport.state import NONE
 
-#: Frames of messages, as plain integers: to look up an enumeration's member costs 0.2 µs.
+#: Frames of messages, as plain integers: looking up an enumeration's member costs 0.2 µs.
 _DATA: Final = int(FrameType.DATA)
 _HEADERS: Final = int(FrameType.HEADERS)
 _PUSH_PROMISE: Final = int(FrameType.PUSH_PROMISE)
 _WEBTRANSPORT_STREAM: Final = int(FrameType.WEBTRANSPORT_STREAM)
-#: Those with a field section.
+#: The frames with a field section.
 _SECTIONS: Final = (_HEADERS, _PUSH_PROMISE)
 #: Events that can say that a message has ended.
 _ENDING: Final = (HeadersReceived, DataReceived)
@@ -65,16 +65,17 @@ _MISPLACED: Final = RESERVED_FRAME_TYPES | {
 
 
 class MessageReader(WebTransportSide):
-    """Reads request and push streams; `ReceivingSide` finds them."""
+    """Reads request and push streams. `ReceivingSide` finds them."""
 
     def _read_message(
         self, stream_id: int, stream: Http3Stream, data: bytes, ended: bool
     ) -> list[H3Event]:
-        """Events for what `data` completes. What was right before an error of the stream counts."""
+        """Events for everything that `data` completes. Events before an error of the stream
+        count."""
         if ended and stream.receive == s.HEAD and not self._is_client:
             whole = self._whole_request(stream, data)
             if whole is not None:
-                # Spares a GET the way through its frames, a third of what it costs here.
+                # A third of the cost of a GET: it need not go through its frames one by one.
                 fields, request = whole
                 self._begin_request(stream_id, stream, request)
                 stream.receive = s.ENDED
@@ -89,7 +90,7 @@ class MessageReader(WebTransportSide):
         return events
 
     def _whole_request(self, stream: Http3Stream, data: bytes) -> tuple[Fields, RequestHead] | None:
-        """The request that `data` is, if that is all of its stream and nothing is odd with it."""
+        """The request in `data`, if that is the whole stream and an ordinary request."""
         begun = stream.flags or stream.held is not None or stream.frame_type != NONE
         too_long = len(data) > limits.MAX_REMEMBERED_SECTION_BYTES
         if begun or too_long or stream.send == s.ENDED or self._quic_logger is not None:
@@ -104,7 +105,7 @@ class MessageReader(WebTransportSide):
         ended: bool,
         events: list[H3Event],
     ) -> int:
-        """Read as far as `data` goes, which may show that the stream is WebTransport's; returns the
+        """Read as far as `data` goes; it may show that the stream is WebTransport's. Returns the
         newest frame's type."""
         at = 0
         if stream.frame_type == NONE and stream.held is not None:
@@ -135,7 +136,7 @@ class MessageReader(WebTransportSide):
             stream.frame_left = left - (end - at)
             if frame_type == _DATA:
                 if end > at or not left:
-                    # A whole event of content is passed on uncopied.
+                    # Content that fills a whole event is passed on uncopied.
                     content = data[at:end] if at or end < size else data
                     self._on_content(stream_id, stream, content, events)
             elif frame_type in _SECTIONS:
@@ -148,7 +149,7 @@ class MessageReader(WebTransportSide):
     def _check_frame(
         self, stream_id: int, stream: Http3Stream, frame_type: int, length: int
     ) -> None:
-        """Whether a frame may begin here, before a byte of it is kept (RFC 9114 §4.1, §7)."""
+        """Check that a frame may begin here, before a byte of it is kept (RFC 9114 §4.1, §7)."""
         if frame_type == _DATA:
             if stream.receive != s.BODY:
                 raise FrameUnexpected("DATA frame is not allowed in this state")
@@ -171,13 +172,13 @@ class MessageReader(WebTransportSide):
             place = "push" if stream.kind == s.PUSH else "request"
             raise FrameUnexpected(f"Invalid frame type on {place} stream")
         else:
-            # §9: a type that nobody knows is skipped.
+            # §9: a frame of an unknown type is skipped.
             stream.flags |= s.BEGUN
             self._spend_idle_frame()
 
     def _check_webtransport(self, stream_id: int, stream: Http3Stream) -> None:
-        """WebTransport's signal is the first thing that a stream's opener says ("Bidirectional
-        Streams")."""
+        """Check that WebTransport's signal is the first thing on the stream of its opener
+        ("Bidirectional Streams")."""
         is_answer = self._is_client and not stream_id & 1
         has_begun = stream.receive != s.HEAD or stream.flags & s.BEGUN
         if is_answer or has_begun or stream.kind == s.PUSH:
@@ -190,7 +191,7 @@ class MessageReader(WebTransportSide):
     def _on_section_data(
         self, stream_id: int, stream: Http3Stream, data: bytes, events: list[H3Event]
     ) -> None:
-        """More of a field section, which is kept once until it is whole."""
+        """Read more of a field section. It is kept, once, until it is whole."""
         if stream.frame_left:
             if stream.held is None:
                 stream.held = bytearray()
@@ -234,14 +235,14 @@ class MessageReader(WebTransportSide):
     def _begin_request(
         self, stream_id: int, stream: Http3Stream, request: RequestHead
     ) -> list[H3Event]:
-        """A request's header section is whole; returns events that waited for it."""
+        """Begin a request whose header section is whole. Returns events that waited for it."""
         is_session = request.protocol in webtransport.PROTOCOLS and self._webtransport
         if is_session and len(self._state.sessions) >= limits.MAX_WEBTRANSPORT_SESSIONS:
             raise RequestRejectedError("too many WebTransport sessions")
         stream.receive = s.BODY
         priority = request.priority
         if self._state.priorities:
-            # RFC 9218 §7: what was said ahead of the request is newer than its header.
+            # RFC 9218 §7: a PRIORITY_UPDATE ahead of the request is newer than its header.
             known = self._state.priorities.pop(stream_id, None)
             if known is not None:
                 priority = Priority(known >> 1, bool(known & 1))
@@ -266,14 +267,14 @@ class MessageReader(WebTransportSide):
             if response.status < 300:
                 return  # RFC 9110 §9.3.6: a content-length means nothing
             self._refuse_tunnel(stream_id, stream)
-        # RFC 9110 §6.4.1: these have no content, whatever their fields say of it.
+        # RFC 9110 §6.4.1: these have no content, whatever their fields say.
         if stream.flags & s.HEAD_REQUEST or response.status in (204, 304):
             stream.receive_left = 0
         elif response.content_length != NONE:
             stream.receive_left = response.content_length
 
     def _read_promise(self, stream_id: int, payload: bytes) -> H3Event:
-        """RFC 9114 §7.2.5."""
+        """Read a PUSH_PROMISE frame (RFC 9114 §7.2.5)."""
         pulled = pull_varint(payload, 0)
         if pulled is None:
             raise FrameError("Could not parse PUSH_PROMISE frame")
@@ -300,7 +301,8 @@ class MessageReader(WebTransportSide):
     def _finish_message(
         self, stream_id: int, stream: Http3Stream, newest: int, events: list[H3Event]
     ) -> None:
-        """The stream's end has come behind what was read: a frame of the type `newest`, if any."""
+        """End the message: the stream has ended after a frame of type `newest`, if there was
+        one."""
         if stream.frame_type != NONE or stream.held is not None:
             raise FrameError("Frame is truncated by the end of the stream")  # RFC 9114 §7.1
         if stream.receive == s.HEAD:
@@ -331,6 +333,7 @@ class MessageReader(WebTransportSide):
 
 
 def _check_section_size(length: int) -> None:
-    """Encoded it is never larger than it counts (RFC 9114 §4.2.2)."""
+    """Raise for a section that is too large even in its encoded form, which is never larger than
+    its size (RFC 9114 §4.2.2)."""
     if length > limits.MAX_FIELD_SECTION_BYTES:
         raise FieldSectionTooLargeError(f"a field section of {length} bytes")

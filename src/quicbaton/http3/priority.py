@@ -1,7 +1,7 @@
-"""Extensible priorities (RFC 9218): the `priority` field and what it means.
+"""Extensible priorities (RFC 9218): the `priority` field and its meaning.
 
-A response has an urgency, 0 to 7, lower first, and is incremental, which is to say that it is of
-use in pieces: incremental ones of one urgency share, others follow one another.
+A response has an urgency, 0 to 7, lower first. It may be incremental: of use in pieces. Incremental
+responses of one urgency share the bandwidth, others follow one another.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Priority(NamedTuple):
     incremental: bool
 
     def encode(self) -> bytes:
-        """The value of the `priority` field; what is default is left out (§4)."""
+        """The value of the `priority` field. Members with their default value are left out (§4)."""
         parts = []
         if self.urgency != DEFAULT.urgency:
             parts.append(b"u=%d" % self.urgency)
@@ -28,11 +28,11 @@ class Priority(NamedTuple):
         return b", ".join(parts)
 
 
-#: §4.1, §4.2: what holds where nothing is said.
+#: The defaults (§4.1, §4.2).
 DEFAULT: Final = Priority(3, False)
 
 #: One member of a Structured Fields dictionary (RFC 8941 §3.2): its key, its value if it has one,
-#: and parameters, which mean nothing here.
+#: and parameters, which are ignored here.
 _KEY: Final = rb"[a-z*][a-z0-9_\-.*]*"
 _ITEM: Final = (
     rb"(?:-?[0-9]{1,12}\.[0-9]{1,3}|-?[0-9]{1,15}|\?[01]|:[A-Za-z0-9+/=]*:"
@@ -47,11 +47,11 @@ _INCREMENTAL: Final[dict[bytes | None, bool]] = {None: True, b"?1": True, b"?0":
 
 
 def parse_priority(value: bytes, base: Priority = DEFAULT) -> Priority:
-    """The priority that a field's value says; what it does not say is as in `base`.
+    """The priority in a field's value. Members that it lacks are as in `base`.
 
-    §4: parameters that are unknown, out of range or of another type are ignored, and so is all of
-    a value that is no dictionary at all, or longer than any that says something. The last of two of
-    one name counts (RFC 8941 §3.2).
+    §4: parameters that are unknown, out of range or of another type are ignored. So is a value that
+    is no dictionary, or longer than any that means something. Of two members with one name the last
+    counts (RFC 8941 §3.2).
     """
     if len(value) > MAX_PRIORITY_UPDATE_BYTES:
         return base
@@ -64,8 +64,8 @@ def parse_priority(value: bytes, base: Priority = DEFAULT) -> Priority:
 
 
 def _members(value: bytes) -> dict[bytes, bytes | None]:
-    """A dictionary's values as they are written, None where the key stands alone; nothing for what
-    is no dictionary."""
+    """A dictionary's values as they are written, None where the key stands alone. Empty for a value
+    that is no dictionary."""
     members: dict[bytes, bytes | None] = {}
     at = 0
     while (member := _MEMBER(value, at)) is not None:

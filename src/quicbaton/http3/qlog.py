@@ -17,7 +17,7 @@ _TYPES: Final[dict[int, str]] = {
 
 
 def log_stream_type(trace: Any, stream_id: int, stream_type: int) -> None:
-    """A unidirectional stream has said what it is."""
+    """Log the type of a unidirectional stream."""
     if trace is not None:
         name = (
             _TYPES.get(StreamType(stream_type), "unknown") if stream_type in _TYPES else "unknown"
@@ -28,7 +28,7 @@ def log_stream_type(trace: Any, stream_id: int, stream_type: int) -> None:
 
 
 def log_data(trace: Any, stream_id: int, length: int, *, created: bool) -> None:
-    """A DATA frame was made, or its header has come."""
+    """Log a DATA frame that was made, or whose header has come."""
     if trace is not None:
         trace.log_event(
             category="http",
@@ -38,7 +38,7 @@ def log_data(trace: Any, stream_id: int, length: int, *, created: bool) -> None:
 
 
 def log_headers(trace: Any, stream_id: int, length: int, fields: Fields, *, created: bool) -> None:
-    """A HEADERS frame was made, or has come whole."""
+    """Log a HEADERS frame that was made, or has come whole."""
     if trace is not None:
         trace.log_event(
             category="http",

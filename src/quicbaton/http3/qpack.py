@@ -1,10 +1,10 @@
 """QPACK with the static table alone (RFC 9204): nothing that would have to move.
 
 We announce a table capacity of zero and no blocked streams, so the peer's encoder may insert
-nothing (§3.2.3, §2.1.2), and our encoder inserts nothing whatever the peer offers (§2.1.1 leaves
-it free). Field sections are coded by lsqpack, 2 µs for a request, which in plain Python its Huffman
-coding alone would exceed. Without a dynamic table a section means the same on every connection:
-those that come again and again are remembered, as they are and as what they say.
+nothing (§3.2.3, §2.1.2). Our encoder inserts nothing whatever the peer offers (§2.1.1 leaves it
+free). lsqpack codes the field sections, in 2 µs for a request; in plain Python the Huffman coding
+alone would take longer. Without a dynamic table a section means the same on every connection.
+Sections that come repeatedly are remembered, encoded and decoded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from quicbaton.limits import (
 
 Headers = list[tuple[bytes, bytes]]
 
-#: RFC 9204 §4.3.1: Set Dynamic Table Capacity to zero, the one instruction that asks for nothing.
+#: RFC 9204 §4.3.1: Set Dynamic Table Capacity to zero, the one instruction without effect.
 _SET_CAPACITY_ZERO: Final = b"\x20"
 #: RFC 9204 §4.4.2: Stream Cancellation is 01xxxxxx, an integer with a 6-bit prefix.
 _CANCELLATION: Final = 0x40
@@ -50,7 +50,7 @@ _PREFIX_FULL: Final = 0x3F
 #: Continuation bytes of a 62-bit stream ID (RFC 7541 §5.1: 7 bits each).
 _MAX_CONTINUATION: Final = 9
 
-#: RFC 9204 §4.5: a prefix and no field, as some send for trailers. lsqpack takes it for an error.
+#: RFC 9204 §4.5: a prefix and no field; some peers send it for trailers. lsqpack raises an error.
 _EMPTY_SECTION: Final = b"\0\0"
 
 _decoder = pylsqpack.Decoder(0, 0)
@@ -93,20 +93,20 @@ def encode_fields(fields: Fields) -> bytes:
 
 
 class EncodedResponse(NamedTuple):
-    """A response's header section on its way out."""
+    """A response's header section, encoded, with its meaning."""
 
     frame: bytes
     head: ResponseHead
     size: int  # of its fields, as RFC 9114 §4.2.2 counts them
 
 
-#: By their fields. When there are too many all are forgotten: those that come again do so at once.
+#: By their fields. When there are too many, all are forgotten: frequent ones come back at once.
 _responses: Final[dict[tuple[tuple[bytes, bytes], ...], EncodedResponse]] = {}
 
 
 def decode_request(block: bytes) -> tuple[Headers, RequestHead]:
-    """A request's fields, a list of one's own, and what they say. Raises as `decode_fields` does,
-    and MessageError for a malformed request."""
+    """A request's fields, in a new list, and their meaning. Raises as `decode_fields` does, and
+    MessageError for a malformed request."""
     if len(block) > MAX_REMEMBERED_SECTION_BYTES:
         fields, head = _decode_request(block)
     else:
@@ -115,13 +115,13 @@ def decode_request(block: bytes) -> tuple[Headers, RequestHead]:
 
 
 def decode_response(block: bytes) -> tuple[Headers, ResponseHead]:
-    """The same of a response."""
+    """A response's fields, in a new list, and their meaning. Raises as `decode_request` does."""
     fields = decode_fields(block)
     return fields, response_head(fields)
 
 
 def encode_response(fields: Fields) -> EncodedResponse:
-    """A response as it is sent, and what it says. Raises MessageError for a malformed one."""
+    """A response in its encoded form, with its meaning. Raises MessageError for a malformed one."""
     key = tuple(fields)
     known = _responses.get(key)
     if known is None:
@@ -136,7 +136,7 @@ def encode_response(fields: Fields) -> EncodedResponse:
 
 
 def encode_request(fields: Fields) -> tuple[bytes, RequestHead]:
-    """A request's HEADERS frame, and what it says. Raises MessageError for a malformed one."""
+    """A request's HEADERS frame, and its meaning. Raises MessageError for a malformed one."""
     head = request_head(fields)
     return encode_frame(FrameType.HEADERS, encode_fields(fields)), head
 
@@ -148,8 +148,8 @@ def _decode_request(block: bytes) -> tuple[Fields, RequestHead]:
 
 @lru_cache(maxsize=MAX_REMEMBERED_SECTIONS)
 def whole_request(stream: bytes) -> tuple[Fields, RequestHead] | None:
-    """The request that a stream's bytes are from the first to the last, as of nearly all GETs: one
-    HEADERS frame. None for more than that, and for what is wrong or out of the ordinary with it."""
+    """The request in a stream that consists of one HEADERS frame, as nearly every GET does. None
+    for a longer stream, and for one with an error or something unusual."""
     header = pull_header(stream, 0)
     if header is None or header[0] != FrameType.HEADERS or header[2] + header[1] != len(stream):
         return None
@@ -178,10 +178,10 @@ def check_encoder_stream(data: bytes) -> None:
 
 
 def check_decoder_stream(data: bytes) -> bytes:
-    """Read the peer's decoder stream: only Stream Cancellations, which mean nothing here. Returns
-    the begun instruction at its end.
+    """Read the peer's decoder stream. It may hold only Stream Cancellations, which have no effect
+    here. Returns the unfinished instruction at its end.
 
-    Raises QpackDecoderStreamError for acknowledgements of what was never inserted (RFC 9204
+    Raises QpackDecoderStreamError for acknowledgements of insertions that were never made (RFC 9204
     §4.4.1, §4.4.3) and for an integer without end.
     """
     at = 0
@@ -196,7 +196,7 @@ def check_decoder_stream(data: bytes) -> bytes:
 
 
 def _end_of_integer(data: bytes, at: int, prefix: int) -> int:
-    """Position behind the integer at `at`; beyond the data when it is not whole."""
+    """The position after the integer at `at`; beyond the data when the integer is not whole."""
     if data[at] & prefix != prefix:
         return at + 1
     for end in range(at + 1, at + 1 + _MAX_CONTINUATION):
@@ -211,9 +211,9 @@ def _end_of_integer(data: bytes, at: int, prefix: int) -> int:
 def _check_count(block: bytes) -> None:
     """FieldSectionTooLargeError for more fields than we take.
 
-    A field may be one byte, and 250 when it is decoded (RFC 9204 §4.5.2, with the static table):
-    64 KiB of those are 84 ms of work and 16 MB. Counted they are a tenth of that, up to the limit.
-    What is wrong in another way is left to the decoder to find.
+    A field may be one byte on the wire and 250 when decoded (RFC 9204 §4.5.2, with the static
+    table): 64 KiB of those are 84 ms of work and 16 MB. Counting them up to the limit takes a tenth
+    of that. Other errors are left to the decoder.
     """
     at = 2  # the prefix (§4.5.1) has two bytes without a dynamic table
     count = 0
@@ -242,7 +242,8 @@ def _behind_integer(block: bytes, at: int, prefix: int) -> int:
 
 
 def _behind_string(block: bytes, at: int, prefix: int) -> int:
-    """Behind a string literal whose length has so many bits in its first byte (RFC 7541 §5.2)."""
+    """The position after a string literal, whose length has `prefix` bits in its first byte (RFC
+    7541 §5.2)."""
     if at >= len(block):
         return at
     length = block[at] & prefix

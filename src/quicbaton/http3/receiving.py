@@ -1,9 +1,9 @@
-"""What comes from the peer: QUIC's events in, HTTP/3's out (RFC 9114 §4, §6).
+"""The receiving side: QUIC's events in, HTTP/3's out (RFC 9114 §4, §6).
 
-Streams of all kinds arrive here. A request's frames are read by `messages`, the peer's control
-stream by `control`; WebTransport streams carry a program's bytes and pass through `sessions`. Work
-is linear in the bytes that come: a field section in progress is kept once, DATA is passed on as it
-comes, and frames of unknown types are skipped as they stream.
+Streams of all kinds arrive here. `messages` reads a request's frames, `control` the peer's control
+stream, and `sessions` passes the bytes of WebTransport streams on. Work is linear in the bytes that
+come: an unfinished field section is kept once, DATA is passed on as it comes, and frames of unknown
+types are skipped as they stream.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
     """`handle_event` and what follows from it."""
 
     def handle_event(self, event: QuicEvent) -> list[H3Event]:
-        """HTTP/3's view of what QUIC has received: events for the program.
+        """Take an event of QUIC. Returns the events for the program.
 
-        What the peer does wrong is answered here, on its stream where RFC 9114 makes that a stream
-        error, by closing the connection otherwise.
+        An error of the peer is answered here: on its stream where RFC 9114 makes it a stream error,
+        else by closing the connection.
         """
         if self._state.flags & s.DONE:
             return []
@@ -106,10 +106,10 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
         return []
 
     def _open_bidi(self, stream_id: int, ended: bool) -> Http3Stream | None:
-        """The first bytes of a bidirectional stream; None for one that is not served."""
+        """Take the first bytes of a bidirectional stream; None for one that is not served."""
         if stream_id & 1:
-            # RFC 9114 §6.1: only an extension lets a server open one, and a client's own answer
-            # comes on streams that it has opened.
+            # RFC 9114 §6.1: a server opens one only by an extension, and a client's own answers
+            # come on streams that it has opened.
             if not self._is_client or not self._webtransport:
                 raise StreamCreationError("a bidirectional stream from a server")
             stream = s.new_stream(s.REQUEST, send=s.BODY)
@@ -124,7 +124,7 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
             return stream
         self._spend_request()
         if 0 <= state.goaway_sent <= stream_id:
-            # §5.2: it was not processed in any way, and says so.
+            # §5.2: it was not processed in any way, and the client is told so.
             self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_REJECTED)
             if not ended:
                 stream = s.new_stream(s.IGNORED, send=s.ENDED)
@@ -146,7 +146,8 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
     def _read_type(
         self, stream_id: int, stream: Http3Stream, data: bytes, ended: bool
     ) -> list[H3Event]:
-        """RFC 9114 §6.2: a unidirectional stream begins with its type, some with one ID more."""
+        """Read a unidirectional stream's type (RFC 9114 §6.2), and the ID that some types have
+        after it."""
         if stream.held:
             data = bytes(stream.held) + data
         pulled = pull_varint(data, 0)
@@ -177,7 +178,7 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
             return self._begin_push(stream_id, stream, link, rest, ended)
         if kind == StreamType.WEBTRANSPORT and self._webtransport:
             return self._begin_webtransport(stream_id, stream, link, rest, ended)
-        # §6.2: an unknown type is none of ours to judge; its bytes are dropped as they come.
+        # §6.2: an unknown type is allowed. Its bytes are dropped as they come.
         self._spend_idle_frame()
         stream.kind = s.IGNORED
         if ended:
@@ -199,7 +200,7 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
     # --- datagrams, resets ----------------------------------------------------------------------
 
     def _on_datagram(self, data: bytes) -> list[H3Event]:
-        """RFC 9297 §2.1."""
+        """Take an HTTP datagram (RFC 9297 §2.1)."""
         pulled = pull_varint(data, 0)
         if pulled is None:
             raise DatagramError("Could not parse quarter stream ID")
@@ -228,7 +229,7 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
             if stream is None:
                 return []
         if stream.flags & s.EARLY:
-            # Its session, when it comes, is not to hear of the half that is left.
+            # When its session comes, it must not hear of the incomplete header.
             self._end_receiving(stream_id, stream)
             self._abort(stream_id, stream, ErrorCode.WEBTRANSPORT_BUFFERED_STREAM_REJECTED)
             return []
@@ -242,7 +243,7 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
             and stream.receive == s.HEAD
             and stream.send != s.ENDED
         ):
-            # §4.1: nobody was told of the request, so nobody will answer it.
+            # §4.1: the program was not told of the request, so it will not answer it.
             self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_INCOMPLETE)
             self._end_sending(stream_id, stream)
         self._end_receiving(stream_id, stream)
@@ -261,7 +262,7 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
             known = self._is_client or stream_id < state.next_request_id
             if stream_id & 3 or known or self._is_finished(stream_id):
                 return []  # over, as far as HTTP/3 goes
-            # A request that is given up before it comes is one all the same.
+            # A request that is given up before it comes counts as one all the same.
             stream = self._open_bidi(stream_id, True)
             if stream is None:
                 return []

@@ -1,8 +1,8 @@
-"""The path of a client's first request, read from events that nobody has taken yet.
+"""The path of a client's first request, read from events that the program has not taken yet.
 
-Whoever decides by it which process is to answer must know it before the program does, since a
-request that has begun to be answered here is answered here. What is read stays where it is, and
-moves with its connection if that is what was decided.
+A placement policy that chooses the process by that path must know it before the program does, since
+the process that begins to answer a request has to finish it. The events stay where they are, and
+move with the connection if the policy decides so.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _KNOWN = frozenset(FrameType)
 
 
 def first_path(events: Iterable[Event]) -> str | None:
-    """The path of the first request that is whole as far as its headers go.
+    """The path of the first request whose header section is whole.
 
-    None while there is none; empty for what has no path, such as a stream that does not begin with
-    a request: what is wrong with it is for `H3Connection` to say.
+    None while there is none. Empty for one without a path, such as a stream that does not begin
+    with a request: `H3Connection` reports the error.
     """
     begun: dict[int, bytearray] = {}
     for event in events:
@@ -44,7 +44,7 @@ def _path_of(stream: bytes) -> str | None:
             break
         if kind in _KNOWN or size > MAX_HELD_REQUEST_BYTES:
             return ""
-        # RFC 9114 §9: a frame of a kind that nobody knows is skipped.
+        # RFC 9114 §9: a frame of an unknown type is skipped.
         at += size
     return None if len(stream) <= MAX_HELD_REQUEST_BYTES else ""
 

@@ -1,8 +1,8 @@
-"""What a program says: messages, datagrams, GOAWAY, priorities, WebTransport (RFC 9114 §4).
+"""The sending side: messages, datagrams, GOAWAY, priorities, WebTransport (RFC 9114 §4).
 
-A message of our own obeys the same rules as the peer's: what is malformed is refused before a byte
-of it is written, and a body that its content-length contradicts resets its stream, so that a short
-one never looks whole.
+Our own messages obey the same rules as the peer's. A malformed one is refused before a byte of it
+is written. A body that contradicts its content-length resets its stream, so that a short one never
+looks whole.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from quicbaton.transport.state import NONE
 
 #: RFC 9114 §5.2: a first GOAWAY names the highest ID that a request can have.
 _MAX_REQUEST_ID: Final = (1 << 62) - 4
-#: As a plain integer: to look up an enumeration's member costs 0.2 µs.
+#: As a plain integer: looking up an enumeration's member costs 0.2 µs.
 _MAX_FIELD_SECTION_SIZE: Final = int(Setting.MAX_FIELD_SECTION_SIZE)
-#: Content up to here shares its frame's header's write; more is passed on uncopied.
+#: Content up to this size is written together with its frame's header; larger is not copied.
 _JOINED_BYTES: Final = 4096
 
 
@@ -48,10 +48,10 @@ class SendingSide(WebTransportSide):
     def send_headers(self, stream_id: int, headers: Fields, end_stream: bool = False) -> None:
         """Send a request, a response (interim ones first, if any), or trailers.
 
-        Raises FrameUnexpected when the stream is beyond that, its kind StreamOverError when it has
-        ended, also by a reset or by the peer; MessageError for malformed fields,
+        Raises FrameUnexpected when the stream is past that phase, its subclass StreamOverError when
+        the stream has ended, also by a reset or by the peer; MessageError for malformed fields,
         FieldSectionTooLargeError for more than the peer takes, and GoawayError for a request to a
-        server that goes away. Nothing is written then.
+        server that goes away. Then nothing is written.
         """
         known = self._streams.get(stream_id)
         stream = self._new_message(stream_id) if known is None else known
@@ -78,9 +78,9 @@ class SendingSide(WebTransportSide):
     def send_data(self, stream_id: int, data: bytes, end_stream: bool) -> None:
         """Send content, and the message's end if `end_stream`.
 
-        A response to HEAD has none: what is sent there is dropped. Raises FrameUnexpected when no
-        header section went ahead or the message has ended, MessageError when a content-length
-        promised another size: the stream is reset then.
+        A response to HEAD has no content: it is dropped. Raises FrameUnexpected when no header
+        section went ahead or the message has ended, MessageError when a content-length promised
+        another size: then the stream is reset.
         """
         stream = self._streams.get(stream_id)
         if stream is None or stream.send != s.BODY:
@@ -108,7 +108,7 @@ class SendingSide(WebTransportSide):
             self._write(stream_id, stream, data, end_stream)
 
     def send_push_promise(self, stream_id: int, headers: Fields) -> int:
-        """Promise a response that was not asked for (RFC 9114 §4.6); returns its stream's ID.
+        """Promise a response that was not asked for (RFC 9114 §4.6). Returns its stream's ID.
 
         Raises InvalidStreamTypeError, NoAvailablePushIDError, and RuntimeError on a client.
         """
@@ -119,7 +119,7 @@ class SendingSide(WebTransportSide):
                 "Push promises can only be sent for client-initiated bidirectional streams"
             )
         state = self._state
-        # §5.2: a client that goes away names the pushes that it will not take.
+        # §5.2: a client that goes away names the pushes that it no longer takes.
         if state.next_push_id > state.max_push_id or (
             0 <= state.goaway_received <= state.next_push_id
         ):
@@ -141,8 +141,8 @@ class SendingSide(WebTransportSide):
     def send_datagram(self, stream_id: int, data: bytes) -> None:
         """Send an HTTP datagram (RFC 9297 §2.1), unreliably.
 
-        Raises InvalidStreamTypeError for what is no request, and CallerError for one that does not
-        fit into a packet: `max_datagram_bytes` says what does.
+        Raises InvalidStreamTypeError for a stream that is no request, and CallerError for a
+        datagram that does not fit into a packet: see `max_datagram_bytes`.
         """
         if stream_id & 3:
             raise InvalidStreamTypeError(
@@ -158,9 +158,9 @@ class SendingSide(WebTransportSide):
     def send_goaway(self, *, final: bool) -> None:
         """Tell a client that this server stops (RFC 9114 §5.2).
 
-        Not `final`: send no more requests, those on the way are still taken. `final`, a round trip
-        later: requests that have not come by now are rejected, and may be sent elsewhere. Nothing
-        is said twice, nor after the connection's end.
+        Not `final`: the client is to send no more requests; those on the way are still taken.
+        `final`, a round trip later: requests that have not come by now are rejected, and may be
+        sent elsewhere. A repeated call sends nothing, nor does one after the connection's end.
         """
         state = self._state
         stream_id = max(self._quic.next_peer_stream_id(), 0) if final else _MAX_REQUEST_ID
@@ -181,12 +181,12 @@ class SendingSide(WebTransportSide):
     # --- helpers --------------------------------------------------------------------------------
 
     def _new_message(self, stream_id: int) -> Http3Stream:
-        """A stream of which HTTP/3 knows nothing: a client's new request, or one that is over. It
-        is not kept yet."""
+        """A stream that HTTP/3 does not know, not kept yet: a client's new request, or one that is
+        over."""
         if stream_id & 3 or self._is_finished(stream_id):
             raise StreamStateError(f"stream {stream_id} is over, or was never opened")
         if not self._is_client:
-            # QUIC knows whether it may be written to.
+            # QUIC knows whether the stream may be written to.
             return s.new_stream(s.REQUEST, receive=s.ENDED)
         if 0 <= self._state.goaway_received <= stream_id:
             raise GoawayError("the server takes no new requests: use another connection")
@@ -218,7 +218,7 @@ class SendingSide(WebTransportSide):
                 raise FrameUnexpected("Interim response cannot end the stream")
             return frame, s.HEAD
         if response.priority is not None:
-            # RFC 9218 §8: the server knows better than the client what the response is good for.
+            # RFC 9218 §8: the server knows better than the client how urgent the response is.
             self._prioritize(stream_id, *response.priority)
         if stream.flags & s.TUNNEL and response.status >= 300:
             self._refuse_tunnel(stream_id, stream)
@@ -229,7 +229,7 @@ class SendingSide(WebTransportSide):
         return frame, s.BODY
 
     def _check_size(self, size: int) -> None:
-        """RFC 9114 §4.2.2: what the peer would not take is not sent."""
+        """RFC 9114 §4.2.2: do not send more fields than the peer takes."""
         settings = self._state.received_settings
         if settings is not None and size > settings.get(_MAX_FIELD_SECTION_SIZE, size):
             raise FieldSectionTooLargeError(f"{size} bytes of fields are more than the peer takes")
@@ -255,6 +255,6 @@ class SendingSide(WebTransportSide):
         self._end_sending(stream_id, stream)
 
     def _fail_message(self, stream_id: int, stream: Http3Stream) -> None:
-        """Our own message is malformed: the peer must not take it for a whole one."""
+        """Reset our own malformed message: the peer must not take it for a whole one."""
         self._abort(stream_id, stream, ErrorCode.H3_INTERNAL_ERROR)
         raise MessageError("content-length does not match data size")

@@ -1,7 +1,7 @@
 """WebTransport sessions and their streams (draft-ietf-webtrans-http3).
 
-A session is an Extended CONNECT request; its streams begin with its ID and then carry a program's
-bytes. What a session's own stream carries are capsules. When it ends, so do its streams.
+A session is an Extended CONNECT request. Its streams begin with its ID and then carry a program's
+bytes. The session's own stream carries capsules. When the session ends, its streams end, too.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ _WANTED_CAPSULES: Final = frozenset(
 
 
 class WebTransportSide(Http3Base):
-    """Sessions of one connection, as far as HTTP/3 has to know of them."""
+    """Sessions of one connection, as far as HTTP/3 knows them."""
 
     # --- for the program ------------------------------------------------------------------------
 
     def create_webtransport_stream(self, session_id: int, is_unidirectional: bool = False) -> int:
-        """Open a stream of a session; write to it with `send_stream_data` of the QUIC connection.
+        """Open a stream of a session. The program writes to it with `send_stream_data` of the QUIC
+        connection.
 
         Raises StreamStateError when there is no such session (any more).
         """
@@ -54,7 +55,7 @@ class WebTransportSide(Http3Base):
         return stream_id
 
     def begin_webtransport_stream(self, session_id: int, stream_id: int) -> None:
-        """Have a stream of which we have written nothing belong to a session.
+        """Make a stream on which we have written nothing part of a session.
 
         Raises StreamStateError when there is no such session (any more).
         """
@@ -71,8 +72,8 @@ class WebTransportSide(Http3Base):
         self._add_stream(stream_id, stream)
 
     def close_webtransport_session(self, session_id: int, code: int = 0, reason: str = "") -> None:
-        """End a session with a program's code and reason; its streams are reset, less those that
-        the program has ended before: what it has said in full is not taken back."""
+        """End a session with a program's code and reason. Its streams are reset, except those that
+        the program has ended before: bytes that were sent in full are not taken back."""
         self._send_capsule(
             session_id, capsules.CLOSE_SESSION, webtransport.encode_close(code, reason), ended=True
         )
@@ -82,12 +83,13 @@ class WebTransportSide(Http3Base):
         self._leave_session(session_id, self._streams[session_id])
 
     def abort_webtransport_session(self, session_id: int) -> None:
-        """Tear a session off, with its streams: no client takes that for an end."""
+        """Break off a session and its streams with an error, which no client takes for a regular
+        end."""
         if session_id in self._state.sessions:
             self._abort(session_id, self._streams[session_id], ErrorCode.H3_INTERNAL_ERROR)
 
     def drain_webtransport_session(self, session_id: int) -> None:
-        """Ask the peer to end a session when that suits."""
+        """Ask the peer to end a session at its convenience."""
         self._send_capsule(session_id, capsules.DRAIN_SESSION, b"", ended=False)
 
     def _send_capsule(self, session_id: int, kind: int, value: bytes, *, ended: bool) -> None:
@@ -101,8 +103,8 @@ class WebTransportSide(Http3Base):
     def _begin_webtransport(
         self, stream_id: int, stream: Http3Stream, session_id: int, rest: bytes, ended: bool
     ) -> list[H3Event]:
-        """The header of a WebTransport stream has come. The session may come yet: what belongs to
-        it waits, within bounds ("Buffering Incoming Streams")."""
+        """The header of a WebTransport stream has come. If its session has not, the stream waits
+        for it, within bounds ("Buffering Incoming Streams")."""
         if session_id & 3:
             raise IdError("a WebTransport session is a client's bidirectional stream")
         stream.kind = s.WEBTRANSPORT
@@ -137,7 +139,7 @@ class WebTransportSide(Http3Base):
         ]
 
     def _begin_session(self, session_id: int) -> list[H3Event]:
-        """A request for a session has come; returns the events of streams that were there first."""
+        """A request for a session has come. Returns the events of streams that came before it."""
         self._state.sessions[session_id] = s.Http3Session(NONE, 0, None)
         events: list[H3Event] = []
         for stream_id, other in list(self._streams.items()):
@@ -149,7 +151,7 @@ class WebTransportSide(Http3Base):
         return events
 
     def _is_awaited(self, session_id: int) -> bool:
-        """Whether a session that does not exist may come yet."""
+        """Whether a session that does not exist may still come."""
         if self._is_client:
             return False
         request = self._streams.get(session_id)
@@ -158,7 +160,8 @@ class WebTransportSide(Http3Base):
         return request.receive == s.HEAD and request.kind == s.REQUEST
 
     def _count_early(self) -> int:
-        """How many streams wait for their session; those that wait in vain by now are ended."""
+        """The number of streams that wait for their session. Those that wait in vain are ended
+        first."""
         early = [
             (stream_id, stream)
             for stream_id, stream in self._streams.items()
@@ -174,10 +177,10 @@ class WebTransportSide(Http3Base):
     def _read_session(
         self, stream_id: int, stream: Http3Stream, content: bytes, events: list[H3Event]
     ) -> None:
-        """The capsules that a session's CONNECT stream carries (RFC 9297 §3).
+        """Read the capsules on a session's CONNECT stream (RFC 9297 §3).
 
-        A server reads them before it has accepted the session ("Creating a New Session" would have
-        it wait): none of them means anything else afterwards.
+        A server reads them before it has accepted the session, although "Creating a New Session"
+        would have it wait: no capsule changes its meaning with the acceptance.
         """
         session = self._state.sessions[stream_id]
         whole, session.capsule_held, session.capsule_type, session.capsule_left = (
@@ -206,7 +209,7 @@ class WebTransportSide(Http3Base):
                     raise MessageError("something follows the end of a WebTransport session")
 
     def _session_ended(self, session_id: int, code: int, reason: str) -> list[H3Event]:
-        """The peer has ended a session: so do we ("Session Termination")."""
+        """End a session that the peer has ended ("Session Termination")."""
         stream = self._streams[session_id]
         self._end_session(session_id)
         if stream.send == s.BODY:
@@ -219,20 +222,21 @@ class WebTransportSide(Http3Base):
         return [WebTransportSessionClosed(session_id, code, reason)]
 
     def _leave_session(self, session_id: int, stream: Http3Stream) -> None:
-        """A session is over since this side has ended its stream: what the peer says there until it
-        has noticed is for nobody."""
+        """This side has ended a session's stream, so the session is over. Bytes that the peer still
+        sends there, before it has noticed, are dropped."""
         self._end_session(session_id)
         stream.kind = s.IGNORED
         self._end_sending(session_id, stream)
 
     def _refuse_tunnel(self, stream_id: int, stream: Http3Stream) -> None:
-        """The response to CONNECT is none of success: it is one like any other, and no session."""
+        """The response to CONNECT is no success: it is an ordinary response, and there is no
+        session."""
         stream.flags = stream.flags & ~s.TUNNEL | s.REFUSED
         if stream_id in self._state.sessions:
             self._end_session(stream_id)
 
     def _end_session(self, session_id: int) -> None:
-        """A WebTransport session is over, and so are its streams ("Session Termination")."""
+        """End a WebTransport session and its streams ("Session Termination")."""
         del self._state.sessions[session_id]
         for stream_id, stream in self._members(session_id):
             self._abort(stream_id, stream, ErrorCode.WEBTRANSPORT_SESSION_GONE)

@@ -1,4 +1,4 @@
-"""What of an HTTP/3 connection must move, as plain data.
+"""The state of an HTTP/3 connection that must move, as plain data.
 
 The rules of `transport.state` hold here as well: no defaults, NONE (-1) for a number that does not
 exist, connection time. `H3Connection` works on these structs directly: a snapshot is one `encode`.
@@ -10,14 +10,14 @@ from typing import Final
 
 from msgspec import Struct
 
-#: `Http3Stream.kind`: what its bytes are.
+#: `Http3Stream.kind`: the meaning of its bytes.
 REQUEST: Final = 0  # frames of a request and its response
 PUSH: Final = 1  # frames of a pushed response, after its push ID
 UNTYPED: Final = 2  # a unidirectional stream whose type has not come as a whole
 WEBTRANSPORT: Final = 3  # a WebTransport program's bytes, after the session ID
 IGNORED: Final = 4  # nothing of it is for anybody: until the transport forgets it
 
-#: `Http3Stream.receive` and `.send`: how far a message is (RFC 9114 §4.1).
+#: `Http3Stream.receive` and `.send`: the phase of a message (RFC 9114 §4.1).
 HEAD: Final = 0  # no header section yet, or interim responses only
 BODY: Final = 1
 TRAILED: Final = 2  # after the trailers
@@ -64,7 +64,7 @@ class Http3Session(Struct, array_like=True, forbid_unknown_fields=True, gc=False
 
 
 class Http3State(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
-    """One connection."""
+    """The state of one connection."""
 
     flags: int
     received_settings: dict[int, int] | None  # None before the peer's SETTINGS came
@@ -94,12 +94,12 @@ class Http3State(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
 
 
 def new_stream(kind: int, *, receive: int = HEAD, send: int = HEAD, link: int = -1) -> Http3Stream:
-    """A stream of which nothing has come or gone."""
+    """A stream on which nothing has come or gone."""
     return Http3Stream(kind, receive, send, 0, -1, 0, None, link, -1, -1)
 
 
 def new_state(*, flags: int, max_push_id: int) -> Http3State:
-    """A connection that has said nothing."""
+    """A connection that has sent and received nothing."""
     return Http3State(
         flags=flags,
         received_settings=None,

@@ -18,13 +18,13 @@ _H3 = TypeVar("_H3", bound=H3Connection)
 
 
 def export_state(h3: H3Connection, left: Collection[int] = ()) -> Http3State:
-    """The state of `h3`, which stays as it is. The streams `left` are not told: their events go to
-    `h3` on, and the restored connection never hears of them.
+    """The state of `h3`, which stays as it is. The streams `left` are omitted: `h3` still gets
+    their events, and the restored connection never hears of them.
 
     The state is the object's own: encode it before `h3` goes on.
 
-    Raises RefusedError, code `not_exportable`: for an HTTP/3 connection of another library, which
-    holds what we do not know of, and for a stream among those left that others depend on.
+    Raises RefusedError, code `not_exportable`: for another library's HTTP/3 connection, whose state
+    we do not know, and for a stream in `left` on which others depend.
     """
     if not isinstance(h3, H3Connection):
         raise RefusedError(
@@ -37,7 +37,7 @@ def export_state(h3: H3Connection, left: Collection[int] = ()) -> Http3State:
     _refuse_torn_sessions(h3, left)
     state = h3._state
     now_us = h3._clock_us()
-    # A budget that is whole is whole: what was when says nothing any more.
+    # A full budget is full: the time at which it became so says nothing any more.
     for name in ("requests_at_us", "resets_at_us", "idle_frames_at_us"):
         if now_us == NONE or getattr(state, name) <= now_us:
             setattr(state, name, 0)
@@ -55,7 +55,7 @@ def export_state(h3: H3Connection, left: Collection[int] = ()) -> Http3State:
 
 
 def with_members(h3: H3Connection | None, left: list[int]) -> list[int]:
-    """The streams `left`, and with a WebTransport session all streams of it."""
+    """The streams `left`, and for a WebTransport session all of its streams."""
     sessions = sessions_among(h3, left)
     if h3 is None or not sessions:
         return left
@@ -68,12 +68,12 @@ def with_members(h3: H3Connection | None, left: list[int]) -> list[int]:
 
 
 def sessions_among(h3: H3Connection | None, stream_ids: Collection[int]) -> set[int]:
-    """Which of them are WebTransport sessions."""
+    """Those of the streams that are WebTransport sessions."""
     return set() if h3 is None else h3._state.sessions.keys() & set(stream_ids)
 
 
 def restore(quic: Any, state: Http3State, cls: type[_H3] = H3Connection) -> _H3:  # type: ignore[assignment]
-    """A connection over `quic` that goes on where the exported one stood; sends nothing.
+    """A connection over `quic` that goes on where the exported one stopped. Sends nothing.
 
     `cls` is the class of the result: our `H3Connection` or a subclass, whose `__init__` is not
     called. `state` belongs to it from here on.
@@ -89,14 +89,14 @@ def _refuse_critical(h3: H3Connection, left: Collection[int]) -> None:
         stream = h3._streams.get(stream_id)
         if stream_id & 2 and (stream is None or stream.kind != s.WEBTRANSPORT):
             raise RefusedError(
-                f"stream {stream_id} is none of a request's: it cannot stay behind when the "
+                f"stream {stream_id} belongs to no request: it cannot stay behind when the "
                 "connection moves",
                 code=Reason.NOT_EXPORTABLE,
             )
 
 
 def _refuse_torn_sessions(h3: H3Connection, left: Collection[int]) -> None:
-    """What is of a WebTransport session stays together."""
+    """All streams of a WebTransport session move together or stay together."""
     sessions = sessions_among(h3, left)
     if not sessions:
         return

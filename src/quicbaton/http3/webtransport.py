@@ -1,9 +1,9 @@
-"""WebTransport over HTTP/3 (draft-ietf-webtrans-http3): numbers that its drafts share and those in
-which they differ, and the errors and capsules of sessions.
+"""WebTransport over HTTP/3 (draft-ietf-webtrans-http3): the numbers that its drafts share and those
+that differ, and the errors and capsules of sessions.
 
 Browsers look for the setting of their draft: Chromium and Firefox for draft 2's, Safari for newer
-ones. All are sent. None of the drafts' flow control is announced, so that it is off (draft 15,
-"Negotiating the Use of Flow Control"), and one session at a time is what newer clients may have.
+ones. We send all. We announce none of the drafts' flow control, so it is off (draft 15,
+"Negotiating the Use of Flow Control"), and newer clients may have one session at a time.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from quicbaton.http3.frames import pull_varint
 from quicbaton.limits import MAX_CLOSE_REASON_BYTES
 from quicbaton.transport.state import NONE
 
-#: The tokens of `:protocol`: until draft 14, and since.
+#: The tokens of `:protocol`: up to draft 14, and since.
 PROTOCOLS: Final = frozenset((b"webtransport", b"webtransport-h3"))
 
-#: What a server, or a client, that speaks WebTransport sends.
+#: The settings of a server, or a client, that speaks WebTransport.
 OFFER: Final[dict[int, int]] = {
     Setting.H3_DATAGRAM: 1,
     Setting.ENABLE_WEBTRANSPORT: 1,
@@ -27,7 +27,7 @@ OFFER: Final[dict[int, int]] = {
     Setting.WEBTRANSPORT_MAX_SESSIONS_13: 1,
     Setting.WEBTRANSPORT_ENABLED: 1,
 }
-#: "Resetting Data Streams": where a program's 32-bit codes lie among those of HTTP/3.
+#: "Resetting Data Streams": the place of a program's 32-bit codes among those of HTTP/3.
 _FIRST_CODE: Final = 0x52E4A40FA8DB
 _LAST_CODE: Final = 0x52E5AC983162
 
@@ -42,12 +42,12 @@ def check_settings(settings: dict[int, int]) -> None:
 
 
 def to_http_error(code: int) -> int:
-    """The HTTP/3 error code that says a program's `code` (0 to 2**32 - 1) of a stream."""
+    """The HTTP/3 error code that carries a program's `code` (0 to 2**32 - 1)."""
     return _FIRST_CODE + code + code // 0x1E
 
 
 def from_http_error(error_code: int) -> int | None:
-    """The program's code of a reset or a STOP_SENDING; None for one that no program gave."""
+    """The program's code in a reset or a STOP_SENDING; None for a code that is no program's."""
     if not _FIRST_CODE <= error_code <= _LAST_CODE or (error_code - 0x21) % 0x1F == 0:
         return None
     shifted = error_code - _FIRST_CODE
@@ -55,8 +55,8 @@ def from_http_error(error_code: int) -> int | None:
 
 
 def session_of_stream(stream_id: int, data: bytes) -> int | None:
-    """The session that a peer's new stream names which begins with `data`; NONE (-1) where that
-    names none, and None as long as its header is not whole."""
+    """The session that a peer's new stream belongs to, which begins with `data`. NONE (-1) if it
+    belongs to none, None while its header is not whole."""
     pulled = pull_varint(data, 0)
     if pulled is None:
         return None
@@ -68,19 +68,20 @@ def session_of_stream(stream_id: int, data: bytes) -> int | None:
 
 
 def session_of_datagram(data: bytes) -> int:
-    """The request stream that a DATAGRAM frame's payload names (RFC 9297 §2.1); NONE (-1): none."""
+    """The request stream that a DATAGRAM frame's payload names (RFC 9297 §2.1); NONE (-1) if
+    none."""
     pulled = pull_varint(data, 0)
     return NONE if pulled is None else 4 * pulled[0]
 
 
 def encode_close(code: int, reason: str) -> bytes:
-    """The value of a CLOSE_SESSION capsule; a long reason is cut between two characters."""
+    """The value of a CLOSE_SESSION capsule. A long reason is cut between two characters."""
     text = reason.encode()[:MAX_CLOSE_REASON_BYTES].decode(errors="ignore")
     return code.to_bytes(4, "big") + text.encode()
 
 
 def decode_close(value: bytes) -> tuple[int, str]:
-    """(code, reason) of a CLOSE_SESSION capsule. Raises MessageError when it has neither."""
+    """(code, reason) of a CLOSE_SESSION capsule. Raises MessageError for a malformed value."""
     if not 4 <= len(value) <= 4 + MAX_CLOSE_REASON_BYTES:
         raise MessageError("a CLOSE_SESSION capsule of a forbidden size")
     try:
