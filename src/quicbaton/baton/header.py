@@ -1,14 +1,14 @@
-"""The baton's header: readable by anybody, and authenticated as associated data.
+"""The baton's header: readable without a key, and authenticated as associated data.
 
     magic "QBTN" (4) | format version (2) | key id (4) | baton id (16) | term (8)
     | issued (8) | expires (8) | connection id (1 + 1..20) | source (1 + n) | audience (1 + n)
 
 All integers are big-endian; times are Unix milliseconds; texts are UTF-8 with a length byte in
 front. With a 16-byte connection id the header has 69 bytes and its texts, and the seal's tag adds
-16. `source` says where to ask for the baton's one claim (a control socket's address or a node's
-name), `audience` who may open it; empty is anybody who holds the key.
+16. `source` is the process to ask for the baton's one claim (a control socket's address or a node's
+name). `audience` is the process that may open it; empty means every process that holds the key.
 
-Nothing in a header may be acted upon before the seal was checked, except to refuse the baton.
+Before the seal is checked, the only action that may follow from a header is to refuse the baton.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MAX_U64: Final = (1 << 64) - 1
 
 
 class BatonHeader(Struct, frozen=True):
-    """What a baton says about itself. Unproven until `open_baton` returned it."""
+    """The header's fields. They are unproven until `open_baton` returns them."""
 
     version: int
     key_id: bytes
@@ -50,7 +50,7 @@ class BatonHeader(Struct, frozen=True):
 
 
 class RawHeader(Struct, frozen=True):
-    """A header whose lengths add up and whose texts nobody has looked at."""
+    """A header whose lengths add up, and whose texts are not decoded."""
 
     version: int
     key_id: bytes
@@ -64,7 +64,7 @@ class RawHeader(Struct, frozen=True):
     size: int  # header bytes: the ciphertext begins here
 
     def decode(self) -> BatonHeader:
-        """Read the texts; raises `BatonMalformedError` when they are not UTF-8."""
+        """Decode the texts. Raises `BatonMalformedError` when they are not UTF-8."""
         try:
             source, audience = self.source.decode(), self.audience.decode()
         except UnicodeDecodeError:
@@ -86,7 +86,7 @@ def encode_header(header: BatonHeader) -> bytes:
     """Return the header's bytes.
 
     Raises:
-        ConfigurationError: a field is longer or bigger than the format can say.
+        ConfigurationError: a field is longer or larger than the format allows.
     """
     if not 1 <= len(header.connection_id) <= MAX_CONNECTION_ID_BYTES:
         raise ConfigurationError(
@@ -122,7 +122,7 @@ def encode_header(header: BatonHeader) -> bytes:
 
 
 def peek(data: bytes) -> BatonHeader:
-    """Read a baton's header without any key: for display, and to choose whom to ask.
+    """Read a baton's header without any key, to display it or to find the process to ask.
 
     Raises:
         BatonMalformedError: not a baton, cut off, or too big.
@@ -132,7 +132,7 @@ def peek(data: bytes) -> BatonHeader:
 
 
 def split_header(data: bytes) -> RawHeader:
-    """Find the header's fields; checks the size first, then magic, version and lengths."""
+    """Find the header's fields. Checks the size first, then magic, version and lengths."""
     size = len(data)
     if size > MAX_BATON_BYTES:
         raise BatonMalformedError(f"a baton has at most {MAX_BATON_BYTES} bytes, got {size}")

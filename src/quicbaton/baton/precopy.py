@@ -1,14 +1,14 @@
-"""What a destination has before the baton comes: bytes of streams, copied while the source serves.
+"""Bytes of streams that a destination has before the baton: copied while the source still serves.
 
 A busy connection keeps megabytes that its client has not acknowledged yet. They are copied to the
-destination ahead of the freeze, and the baton only says which of them it means, so that a client
-waits for kilobytes. A byte of a stream never changes, so what was copied stays right however much
-the connection goes on; what has been acknowledged since is of no use any more, and nothing else.
+destination ahead of the freeze, and the baton only names them. So the client waits for kilobytes. A
+byte of a stream never changes: a copy stays right while the connection goes on, and only bytes that
+have been acknowledged since are of no more use.
 
 Of each stream one run of bytes without a gap is copied. A send buffer has no gaps either: it loses
-bytes in front, as they are acknowledged, and gains some at its end. So what a copy has of it is the
-front of the buffer, and it is cut off and put back as a slice of a list: however much is buffered,
-the client does not wait longer.
+bytes in front, as they are acknowledged, and gains some at its end. So a copy is always the front
+of the buffer. It is cut off and put back as a slice of a list, and the client does not wait longer
+for a larger buffer.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from quicbaton.transport.state import ConnectionState, SendHalf, Stream
 
 
 class Precopied(Struct, array_like=True, forbid_unknown_fields=True):
-    """Parts of streams that a snapshot leaves out."""
+    """The parts of streams that a snapshot leaves out."""
 
     precopy_id: bytes  # of the copy that has them
     ranges: list[tuple[int, int, int]]  # (stream ID, first offset, offset after the last)
 
 
 class Run(NamedTuple):
-    """Consecutive bytes of a stream: pieces and where each begins."""
+    """Consecutive bytes of a stream: pieces, and the offset at which each begins."""
 
     starts: list[int]
     pieces: list[bytes]
@@ -43,7 +43,7 @@ class Run(NamedTuple):
 
 
 class Pieces:
-    """Bytes of streams: one run of each."""
+    """Copied bytes of streams: one run of each stream."""
 
     def __init__(self) -> None:
         self._runs: dict[int, Run] = {}
@@ -52,8 +52,8 @@ class Pieces:
     def add(self, stream_id: int, start: int, data: bytes) -> None:
         """Keep a stream's bytes from offset `start` on.
 
-        They follow those that are there. Where they do not, those are of no use any more: what
-        lies between was acknowledged before it was copied, and so was all in front of it.
+        They continue the run that is here. If they do not, they replace it: the bytes between were
+        acknowledged before they were copied, and so was everything before them.
         """
         if not data:
             return
@@ -67,14 +67,14 @@ class Pieces:
         self.size_bytes += len(data)
 
     def run_of(self, stream_id: int) -> Run | None:
-        """What there is of a stream."""
+        """The copied run of a stream; None if there is none."""
         return self._runs.get(stream_id)
 
     def cut(self, stream_id: int, start: int, stop: int) -> Run:
         """The run [start, stop) of a stream.
 
         Raises:
-            BatonPrecopyError: it is not all there.
+            BatonPrecopyError: a part of it is missing.
         """
         run = self._runs.get(stream_id)
         if run is None or not run.starts[0] <= start < stop <= run.stop:
@@ -94,7 +94,7 @@ class Pieces:
 
 
 def missing(streams: Mapping[int, Stream], pieces: Pieces) -> Iterator[tuple[int, int, bytes]]:
-    """(stream ID, offset, bytes) of what streams keep and `pieces` does not have yet."""
+    """(stream ID, offset, bytes) of the buffered bytes that `pieces` does not have yet."""
     for stream_id, stream in streams.items():
         half = stream.send
         if half is None or not half.chunks:
@@ -110,7 +110,7 @@ def missing(streams: Mapping[int, Stream], pieces: Pieces) -> Iterator[tuple[int
 
 
 def leave_out(state: ConnectionState, precopy_id: bytes, pieces: Pieces) -> Precopied:
-    """Take out of `state` what `pieces` has."""
+    """Remove from `state` the bytes that `pieces` has, and return which they are."""
     ranges: list[tuple[int, int, int]] = []
     for stream_id, stream in state.streams.items():
         run = pieces.run_of(stream_id)
@@ -127,27 +127,27 @@ def leave_out(state: ConnectionState, precopy_id: bytes, pieces: Pieces) -> Prec
 
 
 def put_back(state: ConnectionState, precopied: Precopied, pieces: Pieces) -> None:
-    """Complete a `state` that something was left out of.
+    """Complete a `state` from which `leave_out` has removed bytes.
 
     Raises:
-        BatonPrecopyError: some of it is not there; `state` is not to be used.
+        BatonPrecopyError: some of them are missing; `state` is not to be used.
     """
     for stream_id, start, stop in precopied.ranges:
         stream = state.streams.get(stream_id)
         half = None if stream is None else stream.send
         if half is None or stop != (half.starts[0] if half.starts else half.end) or stop <= start:
-            raise BatonPrecopyError("the baton leaves out what is not in its streams")
+            raise BatonPrecopyError("the baton leaves out bytes of streams that it does not have")
         run = pieces.cut(stream_id, start, stop)
         half.starts = run.starts + half.starts
         half.chunks = run.pieces + half.chunks
 
 
 def _covered(half: SendHalf, run: Run) -> int:
-    """How many chunks, from the first on, are wholly in the run."""
+    """The number of chunks, from the first on, that lie wholly in the run."""
     starts = half.starts
     if not starts or not run.starts[0] <= starts[0] < run.stop:
         return 0
     if half.end <= run.stop:
         return len(starts)
-    # The chunk that begins last within the run goes on behind it.
+    # The last chunk that begins within the run extends beyond it.
     return bisect_right(starts, run.stop) - 1

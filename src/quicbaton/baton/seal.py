@@ -1,15 +1,15 @@
 """Seal a payload into a baton and open it again: `header | AES-256-GCM(payload) | tag`.
 
-Every seal draws a fresh 16-byte baton id, a retry included, and the key is HKDF(cluster key,
-baton id). So one key seals one text, and the nonce may be zero: nonce reuse would take two equal
-baton ids, which is less likely than guessing the key of a lesser cipher. The header is the
-associated data.
+Every seal draws a fresh 16-byte baton id, a retry included, and the key is HKDF(cluster key, baton
+id). So one key seals one text, and the nonce may be zero. Nonce reuse would take two equal baton
+ids, which is less likely than guessing the key of a lesser cipher. The header is the associated
+data.
 
-A baton's digest is SHA-256 over its header and its tag. The tag names the content as surely as the
-seal holds: who could find another content for it could forge batons, and then needs no claim. A
-hash over everything would take 0.6 µs per KB twice while the client waits, 1 ms and more of a busy
-connection's handoff. Source and destination compute the same without opening it, and it tells
-whoever stores it nothing about the content.
+A baton's digest is SHA-256 over its header and its tag. While the seal holds, the tag identifies
+the content: an attacker that could find other content with the same tag could forge batons, and
+would need no claim. A hash over everything would take 0.6 µs per KB, twice, while the client waits:
+1 ms and more of a busy connection's handoff. Source and destination compute the same digest without
+opening the baton, and a store that keeps it learns nothing about the content.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SKEW_MS: Final = BATON_CLOCK_SKEW_S * 1000
 
 
 class BatonFields(Struct, frozen=True):
-    """What the sealer says about a baton. See `header` for the meaning."""
+    """The header fields that the sealer chooses. See `header` for their meaning."""
 
     connection_id: bytes
     term: int
@@ -52,14 +52,14 @@ class BatonFields(Struct, frozen=True):
 
 
 class BatonIdentity(NamedTuple):
-    """What a baton is named by. `digest` is SHA-256 over header and tag."""
+    """The id and digest that name a baton. `digest` is SHA-256 over header and tag."""
 
     baton_id: bytes
     digest: bytes
 
 
 class OpenedBaton(Struct, frozen=True):
-    """A baton whose seal held. `payload` is in the present format version's form."""
+    """A baton whose seal held. `payload` is in the form of the present format version."""
 
     header: BatonHeader
     payload: bytes
@@ -81,12 +81,12 @@ def seal(
     now: float,
     version: int = FORMAT_VERSION,
 ) -> bytes:
-    """Seal `payload` under the ring's active key. `now` is Unix time in seconds, `version` the
-    format that the opener reads; the payload is in the present one.
+    """Seal `payload` under the ring's active key. `now` is Unix time in seconds. `version` is the
+    format that the opener reads; the payload comes in the present one.
 
     Raises:
         RefusedError: code `baton_too_large`, or NeedsNewerFormatError when an older format cannot
-            say the payload; the connection stays where it is.
+            express the payload; the connection stays where it is.
         ConfigurationError: a field does not fit the header.
     """
     payload = downgrade_payload(payload, version)
@@ -120,7 +120,7 @@ def seal(
 
 
 def open_baton(data: bytes, ring: KeyRing, now: float | None, *audience: str) -> OpenedBaton:
-    """Check and open a baton; `audience` is what the opener is called, `now` Unix time in seconds.
+    """Check and open a baton. `audience` are the opener's names, `now` is Unix time in seconds.
 
     Expiry is hygiene: single use rests on the ownership store and its claims. `now` is None for a
     baton that its source has just sent over a link, so that no two hosts' clocks are compared.
@@ -128,7 +128,7 @@ def open_baton(data: bytes, ring: KeyRing, now: float | None, *audience: str) ->
     Raises:
         BatonMalformedError, BatonVersionError: refused before any key was touched.
         BatonSealError: changed, or sealed under a key that the ring does not hold.
-        BatonExpiredError, BatonAudienceError: authentic, but not now or not for us.
+        BatonExpiredError, BatonAudienceError: authentic, but not for this time or this opener.
     """
     raw = split_header(data)
     key = ring.get(raw.key_id)
@@ -152,9 +152,9 @@ def open_baton(data: bytes, ring: KeyRing, now: float | None, *audience: str) ->
 
 
 def identify(data: bytes) -> BatonIdentity:
-    """Say by which id and digest READY and claims name a baton.
+    """The id and digest by which READY and claims name a baton.
 
-    They say which one is meant; that the seal holds is for `open_baton` to find out.
+    They only identify it: `open_baton` checks the seal.
     """
     raw = split_header(data)
     return BatonIdentity(raw.baton_id, _digest(data, raw.size))

@@ -1,4 +1,4 @@
-"""A connection put away within its process: the same three things as a snapshot, and no baton.
+"""A connection put away within its process: the three parts of a snapshot, and no baton.
 
 Nothing is handed over, so nothing is sealed, no term changes and no transit is measured. The bytes
 hold keys: they never leave the process, and are woken once.
@@ -26,17 +26,17 @@ from quicbaton.transport.state import ConnectionState
 
 
 class Nap(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """All of a sleeping connection."""
+    """The whole state of a sleeping connection."""
 
     connection: ConnectionState
-    #: The process's clock at connection time zero, to the bit: time goes on as if awake.
+    #: The process's clock at connection time zero, exactly: connection time goes on as if awake.
     origin_s: float
     http3: Http3State | None
     application: bytes
 
 
 class Asleep(NamedTuple):
-    """A connection's bytes, and when it must be woken at the latest; None: only by a datagram."""
+    """A sleeping connection's bytes, and the latest time to wake it; None: only a datagram does."""
 
     payload: bytes
     wake_at_s: float | None
@@ -49,10 +49,10 @@ _DECODER: Final = msgspec.msgpack.Decoder(Nap)
 def put_to_sleep(
     connection: Connection, http3: Http3State | None, application: bytes, now: float
 ) -> Asleep:
-    """Put a connection away; the object is spent.
+    """Encode a connection; the object is spent.
 
-    Raises RefusedError, the connection unharmed, while it has something to do: the code is what
-    `Connection.why_awake` says.
+    Raises RefusedError, with the connection unharmed, while the connection has something to do. The
+    code is the one that `Connection.why_awake` gives.
     """
     resting = connection.sleep(now)
     nap = Nap(resting.state, resting.origin_s, http3, application)
@@ -60,7 +60,7 @@ def put_to_sleep(
 
 
 def decode_nap(payload: bytes) -> Nap:
-    """What `put_to_sleep` put away."""
+    """Decode the payload that `put_to_sleep` has made."""
     return _DECODER.decode(payload)
 
 
@@ -74,7 +74,7 @@ def wake(
     on_crypto: Callable[[bytes], None] | None = None,
     trace: qlog.Trace | None = None,
 ) -> Connection:
-    """The connection as it was; it has the same owner, so it sends on where it stopped."""
+    """The connection as it was. Its owner is the same, so it sends on where it stopped."""
     connection = Connection(
         nap.connection,
         origin_s=nap.origin_s,

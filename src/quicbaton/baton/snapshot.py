@@ -30,7 +30,7 @@ class RelayedSending(msgspec.Struct, array_like=True, forbid_unknown_fields=True
 
 
 class RelayedReceiving(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """What has come from that process (`handoff.stream_relay.Receiving`)."""
+    """The bytes that have come from that process (`handoff.stream_relay.Receiving`)."""
 
     uncredited_bytes: int
     released_bytes: int
@@ -39,19 +39,18 @@ class RelayedReceiving(msgspec.Struct, array_like=True, forbid_unknown_fields=Tr
 
 
 class RelayedStream(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """A stream whose request still runs at the handoff's source, or beyond it: what it sends and
-    what the client sends passes through the link between the two. Its transport state has moved
-    like any other's.
-    """
+    """A stream whose request still runs at the handoff's source, or beyond it. Its bytes pass
+    through the link between the two, in both directions. Its transport state has moved like any
+    other's."""
 
     stream_id: int
     #: Bytes that the application was given and, having paused its reading, has not consumed yet.
     withheld_bytes: int
-    #: It is the CONNECT stream of a WebTransport session: streams and datagrams of the session that
-    #: come later are the source's, too.
+    #: Whether it is the CONNECT stream of a WebTransport session: later streams and datagrams of
+    #: the session then belong to the source, too.
     is_session: bool
-    #: Processes between the handoff's source and the one where the request runs. With any, the
-    #: relay goes on where it stood at the source; None is a direction that was over before that.
+    #: Processes between the handoff's source and the one where the request runs. If there are any,
+    #: the relay goes on from its state at the source; a direction that was over before is None.
     hops: int
     to_left: RelayedSending | None
     from_left: RelayedReceiving | None
@@ -63,13 +62,13 @@ class Snapshot(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     connection: ConnectionState
     http3: Http3State | None
     application: bytes
-    #: When the connection was frozen, in µs of the monotonic clock of the boot `host`: the next
+    #: When the connection was frozen, in µs of the monotonic clock of the boot `host`. The next
     #: owner measures the transit with it.
     frozen_at_us: int
     host: bytes
-    #: What of the streams went ahead; None where nothing did, as in every file.
+    #: The parts of streams that went ahead; None where none did, as in every file.
     precopied: Precopied | None
-    #: Streams that stay behind. HTTP/3's and the application's state say nothing of them.
+    #: Streams that stay behind. The state of HTTP/3 and of the application omits them.
     relayed: list[RelayedStream]
 
 
@@ -79,22 +78,22 @@ _NONE: Final[Mapping[bytes, Pieces]] = MappingProxyType({})
 
 
 def encode_snapshot(snapshot: Snapshot) -> bytes:
-    """The snapshot as the text that a baton seals. It holds keys: it must not leave the process
-    in any other way."""
+    """The snapshot as the text that a baton seals. It holds keys, and must not leave the process in
+    any other way."""
     return _ENCODER.encode(snapshot)
 
 
 def decode_snapshot(payload: bytes, precopies: Mapping[bytes, Pieces] = _NONE) -> Snapshot:
-    """The snapshot of `payload`, whole: what went ahead is taken from `precopies`, by copy.
+    """The whole snapshot of `payload`. Bytes that went ahead are copied from `precopies`.
 
     Raises:
-        BatonMalformedError: not every field is there and typed.
-        BatonPrecopyError: not all that went ahead is there.
+        BatonMalformedError: a field is missing or has another type.
+        BatonPrecopyError: some of the bytes that went ahead are missing.
     """
     try:
         snapshot = _DECODER.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # The decoder's message could quote a value: it is not passed on.
+        # The decoder's message could quote a secret: it is not passed on.
         raise BatonMalformedError(
             "the baton's content is not a connection of this format version"
         ) from None

@@ -1,9 +1,9 @@
-"""Format versions of batons, and the pure functions between a payload of one and of the next.
+"""Format versions of batons, and the pure functions between the payloads of two versions.
 
-A reader accepts its own version and the one before, and a sealer writes either: during a rolling
-upgrade the old release hands to the new one, and the new one to the old one in the format that
-this reads. What the older format cannot say is refused, never left out. The header's layout is
-common to all versions; a version describes the payload.
+A reader accepts its own version and the one before, and a sealer writes either. During a rolling
+upgrade the old release hands to the new one, and the new one to the old one in the format that the
+old one reads. State that the older format cannot express is refused, never left out. The header's
+layout is common to all versions; a version describes the payload.
 
 Nothing was released in formats 1 and 2, so format 3 is the first that has to be read for ever:
 HTTP/3 is state of our own, and paths, priorities and budgets move along.
@@ -16,14 +16,14 @@ from typing import Final
 
 from quicbaton.baton.errors import BatonVersionError
 
-#: The version that this release writes where the reader is not an older one.
+#: The version that this release writes, unless the reader is an older one.
 FORMAT_VERSION: Final = 3
 
 Upgrade = Callable[[bytes], bytes]
 
 #: From a version to the function that turns its payload into the next version's.
 UPGRADES: dict[int, Upgrade] = {}
-#: From a version to the function that says its payload in the version before, or refuses to.
+#: From a version to the function that puts its payload into the version before, or refuses to.
 DOWNGRADES: dict[int, Upgrade] = {}
 
 
@@ -64,7 +64,7 @@ def downgrade_payload(payload: bytes, version: int) -> bytes:
     """Return the present version's payload in the form of `version`: the present or the one before.
 
     Raises:
-        NeedsNewerFormatError: the older format cannot say it.
+        NeedsNewerFormatError: the older format cannot express it.
     """
     check_version(version)
     return payload if version == FORMAT_VERSION else DOWNGRADES[FORMAT_VERSION](payload)

@@ -21,7 +21,8 @@ from quicbaton.transport.state import (
 
 
 def import_ids(quic: QuicConnection, runs: list[SentRun], alias_until_us: int) -> IdsState:
-    """IDs of both sides. What aioquic did not send yet is due; an unprepared aioquic issued it."""
+    """The IDs of both sides. Those that aioquic has not sent yet are due; only an aioquic that was
+    not prepared has issued any."""
     is_client = quic.configuration.is_client
     unacked = {frame[1] for frame in inflight.carried(runs, f.NEW_CONNECTION_ID)}
     local = [
@@ -44,7 +45,7 @@ def import_ids(quic: QuicConnection, runs: list[SentRun], alias_until_us: int) -
         if serial < limits.MAX_PATHS:
             peer.append(_peer_id(path.peer_cid, [serial]))
         else:
-            # RFC 9000 §9.5: an ID used on a path that we give up is not for another one.
+            # RFC 9000 §9.5: an ID that was used on an abandoned path must not be used on another.
             retiring.append(path.peer_cid.sequence_number)
     retirements = [frame[1] for frame in inflight.carried(runs, f.RETIRE_CONNECTION_ID)]
     seen: list[int] = []
@@ -61,7 +62,7 @@ def import_ids(quic: QuicConnection, runs: list[SentRun], alias_until_us: int) -
         peer_seen=seen,
         peer_retire_due=retiring,
         peer_retire_unacked=retirements,
-        # After a Retry the client's packets name the ID that the Retry gave it.
+        # After a Retry the client's packets carry the ID that the Retry gave it.
         alias=b""
         if is_client
         else quic._retry_source_connection_id or quic.original_destination_connection_id,
@@ -81,7 +82,7 @@ def _peer_id(known: QuicConnectionId, paths: list[int]) -> PeerId:
 def import_paths(
     quic: QuicConnection, local_address: Address, max_payload_bytes: int, now_us: int, pto_us: int
 ) -> list[PathState]:
-    """The active path and, rarely, others that packets came from during the handshake."""
+    """The active path and, rarely, others from which packets came during the handshake."""
     return [
         _path(quic, serial, local_address, max_payload_bytes, now_us, pto_us)
         for serial in range(min(len(quic._network_paths), limits.MAX_PATHS))
@@ -108,7 +109,7 @@ def _path(
     path.received_bytes = known.bytes_received
     path.sent_bytes = known.bytes_sent
     path.responses = list(known.remote_challenges)
-    # The configuration may promise more than 1200; the search goes on from there.
+    # The configuration may promise more than 1200; the search continues from there.
     path.mtu_bytes = max(path.mtu_bytes, min(quic._max_datagram_size, path.mtu_ceiling_bytes))
     if not path.validated:
         path.challenges = [(challenge, False) for challenge in known.local_challenges]

@@ -1,8 +1,8 @@
 """ECN marks of the packets that aioquic receives (RFC 9000 §13.4.1).
 
-aioquic reports none, so that a client which marks its packets from the first one on would take
-the path for one that loses marks, and never mark again (§13.4.2.1). Here they are counted in each
-packet number space, its ACK frames say them, and promotion takes over the counts of the last one.
+aioquic reports none. A client that marks its packets from the first one on would conclude that the
+path loses marks, and never mark again (§13.4.2.1). Here the marks are counted in each packet number
+space and reported in its ACK frames. Promotion takes over the counts of the last space.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from aioquic.quic.packet import QuicFrameType, push_ack_frame
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 
-#: By the ECN bits of an IP header (RFC 3168 §5): where in an ACK frame it is counted.
+#: By the ECN bits of an IP header (RFC 3168 §5): the place of their count in an ACK frame.
 _PLACES = {1: 1, 2: 0, 3: 2}
 _SPACES = 3
-#: The type, and the four fields of the newest range: what aioquic takes an ACK frame to need.
+#: The type, and the four fields of the newest range: the room that aioquic reserves for an ACK
+#: frame.
 _ACK_BYTES = 1 + 4 * UINT_VAR_MAX_SIZE
 
 
 class EcnCounts:
-    """Counts marks for a `quic` that has not received anything yet, and has it report them."""
+    """Counts marks for a `quic` that has not received anything yet, and makes it report them."""
 
     def __init__(self, quic: QuicConnection) -> None:
         self._quic = quic
@@ -36,7 +37,7 @@ class EcnCounts:
         return self._counts[-1]
 
     def receive(self, data: bytes, address: tuple[str, int], ecn: int, now: float) -> None:
-        """As `quic.receive_datagram`, of a datagram whose IP header had these ECN bits."""
+        """As `quic.receive_datagram`, for a datagram whose IP header had these ECN bits."""
         if not ecn:
             self._quic.receive_datagram(data, address, now)
             return
@@ -57,8 +58,8 @@ class EcnCounts:
         quic = self._quic
         counts = self._counts[quic._loss.spaces.index(space)]
         counts_bytes = sum(size_uint_var(count) for count in counts)
-        # aioquic arms its timer for an ACK that has room without counts. One that could not be
-        # written would have the timer fire for ever.
+        # aioquic arms its timer for an ACK that has room without counts. If the counts left no
+        # room, the timer would fire for ever.
         has_room = builder.remaining_buffer_space >= _ACK_BYTES + counts_bytes
         if not any(counts) or not has_room or space.largest_received_time is None:
             self._write_plain(builder, space, now)

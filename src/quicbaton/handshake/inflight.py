@@ -1,7 +1,7 @@
-"""aioquic's 1-RTT packets in flight, as records of what they carried.
+"""aioquic's 1-RTT packets in flight, as records of their contents.
 
-aioquic keeps for every packet the methods to call when it is acknowledged or lost. Each of them
-tells what the packet carried; this table reads it off.
+aioquic keeps for every packet the methods to call when it is acknowledged or lost. Each method and
+its arguments tell what the packet carried; the table here translates them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from quicbaton.reasons import Reason
 from quicbaton.transport import frames as f
 from quicbaton.transport.state import NONE, SentFrame, SentRun
 
-#: A delivery handler's owner and arguments to the frames that it stands for. The methods differ
-#: too much for a common type.
+#: From a delivery handler's owner and arguments to the frames that it stands for. The methods
+#: differ too much for a common type.
 _Reader = Callable[..., list[SentFrame]]
 
 
@@ -49,7 +49,7 @@ def carried(runs: list[SentRun], kind: int) -> list[SentFrame]:
 def _run(packet: QuicSentPacket, to_us: Callable[[float | None], int]) -> SentRun:
     frames: list[SentFrame] = []
     for handler, arguments in packet.delivery_handlers:
-        # Every handler is a bound method: its function says what, its owner of whom.
+        # Every handler is a bound method: the function tells the frame, the object whose it is.
         reader = _READERS.get(getattr(handler, "__func__", None))
         if reader is None:
             raise RefusedError(

@@ -33,7 +33,7 @@ ToMicroseconds = Callable[[float | None], int]
 
 
 def import_protection(quic: QuicConnection, now_us: int) -> ProtectionState:
-    """The 1-RTT keys, at whatever generation they are."""
+    """The 1-RTT keys, of whatever generation."""
     # TLS keeps the secrets of the first generation; header protection keys come from these and
     # do not change (RFC 9001 §6.1).
     pair = quic._cryptos[Epoch.ONE_RTT]
@@ -44,8 +44,8 @@ def import_protection(quic: QuicConnection, now_us: int) -> ProtectionState:
     send, send_hp, send_generation = _present(version, cipher, quic.tls._enc_key, pair.send)
     recv, recv_hp, recv_generation = _present(version, cipher, quic.tls._dec_key, pair.recv)
     if send_generation:
-        # Which of our numbers the present key protected aioquic does not know; the latest at
-        # most is assumed, so that an ACK for an older one does not count as one for the key.
+        # aioquic does not know which of our packets the present key has protected. Only the latest
+        # is assumed, so that an ACK for an older one does not count as one for the key.
         send_first, sent_with_key = quic._packet_number - 1, 1
     else:
         # An upper bound: the packets of all spaces.
@@ -68,7 +68,7 @@ def import_protection(quic: QuicConnection, now_us: int) -> ProtectionState:
         send_acked=False,
         update_allowed_at_us=now_us,
         sent_with_key=sent_with_key,
-        # Not counted by aioquic; the limits are 2^36 and more (RFC 9001 §6.6).
+        # aioquic does not count them; the limits are 2^36 and more (RFC 9001 §6.6).
         failed_decryptions=0,
     )
 
@@ -76,7 +76,7 @@ def import_protection(quic: QuicConnection, now_us: int) -> ProtectionState:
 def _present(
     version: int, cipher: int, first_secret: bytes | None, context: CryptoContext
 ) -> tuple[Keys, bytes, int]:
-    """Present keys, the header protection key if it does not follow from them, and how many key
+    """The present keys, the header protection key if it does not follow from them, and how many key
     updates led there (RFC 9001 §6.1)."""
     if first_secret is None or context.secret is None:
         raise RefusedError("the 1-RTT keys are not there", code=Reason.NOT_READY)
@@ -98,8 +98,8 @@ def import_numbers(
     space = inflight.one_rtt_space(quic)
     window = space.received_packets
     received: list[int] = []
-    # The ACK queue alone lacks what need not be acknowledged any more: such numbers must not
-    # be taken for new packets.
+    # The ACK queue lacks the numbers that need no more acknowledgement. They must not be taken for
+    # new packets.
     for number in sorted(window._received):
         rangeset.add(received, number, number + 1)
     for item in space.ack_queue:
@@ -107,7 +107,7 @@ def import_numbers(
     rangeset.subtract(received, 0, window._lower)
     return NumberSpace(
         next_number=quic._packet_number,
-        # At once: leaves one number out and chooses the place of the next gap.
+        # At once: this skips one number and chooses the place of the next gap.
         skip_at=quic._packet_number,
         skipped=[],
         # aioquic says 0 for none; number 0 is always an Initial packet's.

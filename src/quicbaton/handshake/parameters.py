@@ -21,8 +21,8 @@ def sent_parameters(quic: QuicConnection) -> QuicTransportParameters:
 
 
 def received_parameters(quic: QuicConnection) -> QuicTransportParameters:
-    # Read from the wire: aioquic 1.7 keeps neither the peer's ack_delay_exponent (it assigns the
-    # default to itself) nor max_udp_payload_size and disable_active_migration.
+    # Read from the wire: aioquic 1.7 does not keep the peer's ack_delay_exponent (it assigns the
+    # default to itself), max_udp_payload_size and disable_active_migration.
     return _pull_parameters(quic.tls.received_extensions or [])
 
 
@@ -36,7 +36,7 @@ def _pull_parameters(extensions: list[Extension]) -> QuicTransportParameters:
 def import_parameters(
     wire: QuicTransportParameters, *, grease_quic_bit: bool = False
 ) -> Parameters:
-    """With RFC 9000 §18.2's defaults for what was left out."""
+    """The parameters, with RFC 9000 §18.2's defaults for those that were left out."""
     return Parameters(
         max_idle_timeout_ms=wire.max_idle_timeout or 0,
         max_udp_payload_bytes=_or_default(wire.max_udp_payload_size, 65_527),
@@ -55,8 +55,8 @@ def import_parameters(
 def allows_grease(extensions: list[Extension] | None) -> bool:
     """Whether the parameters have the empty grease_quic_bit (RFC 9287 §3), which aioquic skips.
 
-    We do not announce it ourselves: a client may clear the bit in its Handshake packets from then
-    on, and aioquic, which reads these, discards packets without it.
+    We do not announce it ourselves. A client that sees it may clear the bit in its Handshake
+    packets from then on, and aioquic, which reads these, discards packets without it.
     """
     for kind, data in extensions or []:
         if kind == ExtensionType.QUIC_TRANSPORT_PARAMETERS:

@@ -1,4 +1,4 @@
-"""TLS after the handshake: what a promoted client does with session tickets (RFC 8446 §4.6)."""
+"""TLS after the handshake: a promoted client takes session tickets (RFC 8446 §4.6)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _CRYPTO_ERROR = 0x100
 class PostHandshakeTls:
     """Reads post-handshake CRYPTO data, beside a promoted client's connection.
 
-    Derived state: it holds aioquic's TLS context and does not move. A client connection that is
-    moved goes on without it and loses no more than the chance of further session tickets. A
-    server has none, since no client may send CRYPTO data after the handshake.
+    It is derived state: it holds aioquic's TLS context and does not move. A client connection that
+    is moved goes on without it, and only loses the chance of further session tickets. A server has
+    none, since no client may send CRYPTO data after the handshake.
     """
 
     def __init__(self, context: tls.Context) -> None:
         self._context = context
         self._tickets: list[tls.SessionTicket] = []
-        # The context's callbacks are methods of the QuicConnection: let go of it.
+        # The context's callbacks are methods of the QuicConnection, which must not be kept alive.
         context.alpn_cb = None
         context.get_session_ticket_cb = None
         context.update_traffic_key_cb = _refuse_traffic_key
@@ -35,10 +35,10 @@ class PostHandshakeTls:
         }
 
     def receive(self, data: bytes) -> list[tls.SessionTicket]:
-        """Feed the next CRYPTO bytes in order; the session tickets that they complete.
+        """Feed the next CRYPTO bytes in order. Returns the session tickets that they complete.
 
-        Raises TransportError for what TLS refuses, another message than NewSessionTicket
-        included (RFC 9001 §4.4 forbids post-handshake authentication, §6 KeyUpdate).
+        Raises TransportError for bytes that TLS refuses, and for every message but NewSessionTicket
+        (RFC 9001 §4.4 forbids post-handshake authentication, §6 KeyUpdate).
         """
         try:
             self._context.handle_message(data, self._output)

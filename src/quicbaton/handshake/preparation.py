@@ -1,4 +1,4 @@
-"""What must be ours before aioquic's first datagram, and when our transport may take over."""
+"""Values that must be ours before aioquic's first datagram, and the time to take over."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from quicbaton.transport.streams.flow import stream_window
 
 #: RFC 9000 §10.3: bytes of a stateless reset token.
 _RESET_TOKEN_BYTES = 16
-#: RFC 9000 §7.2: a client's first destination ID is at least so long; §17.2: and at most.
+#: The least (RFC 9000 §7.2) and the most (§17.2) bytes of a client's first destination ID.
 _FIRST_DESTINATION_BYTES = (8, 20)
-#: What a server chooses first, where the program does not say. Secrets and header-protection keys
-#: of SHA-256 and AES-128 take 64 bytes less of every baton and sleeper than those of SHA-384 and
+#: A server's first choices, unless the program names others. Secrets and header-protection keys of
+#: SHA-256 and AES-128 take 64 bytes less of every baton and sleeper than those of SHA-384 and
 #: AES-256, and RFC 8446 §9.1 has every client offer them.
 _CIPHER_SUITES = (
     CipherSuite.AES_128_GCM_SHA256,
@@ -33,21 +33,21 @@ def prepare(
     first_destination: bytes | None = None,
     tickets: SessionTickets | None = None,
 ) -> None:
-    """Replace what a fresh `quic` took from the operating system's randomness.
+    """Replace the values that a fresh `quic` took from the operating system's randomness.
 
     `cid` becomes its connection ID and Source Connection ID, and must have the length that its
     configuration names, since aioquic parses short headers by that. `reset_token` is a server's
-    stateless reset token; a client has none and passes `b""` (RFC 9000 §18.2).
-    `first_destination` replaces the destination ID that a client makes up; for a client whose own
-    ID is empty it is needed, because aioquic then makes up an empty one too, which §7.2 forbids.
+    stateless reset token; a client has none and passes `b""` (RFC 9000 §18.2). `first_destination`
+    replaces the destination ID that a client makes up. A client whose own ID is empty needs it,
+    because aioquic then makes up an empty one too, which §7.2 forbids.
 
-    Also stops aioquic from issuing connection IDs of its own: our transport issues them after
-    promotion. (aioquic with an empty ID of its own would even issue empty ones, which §19.15
-    forbids.) On a server it prefers AES-128 unless the configuration names cipher suites, keeps
-    the client's server name, which aioquic forgets, and lets the client resume sessions by
-    `tickets`; then `quic` must have no ticket handlers of its own.
+    aioquic issues no more connection IDs of its own: our transport issues them after promotion.
+    (With an empty ID of its own aioquic would even issue empty ones, which §19.15 forbids.) A
+    server prefers AES-128 unless the configuration names cipher suites, keeps the client's server
+    name, which aioquic forgets, and lets the client resume sessions by `tickets`; then `quic` must
+    have no ticket handlers of its own.
 
-    Raises ConfigurationError when it comes too late or a length is wrong.
+    Raises ConfigurationError when it is called too late or a length is wrong.
 
     The transport parameters that aioquic 1.7 serialises, and what sets them:
 
@@ -100,9 +100,9 @@ def prepare(
 def ready(quic: QuicConnection) -> bool:
     """True from the `receive_datagram` on that confirmed the handshake (RFC 9001 §4.1.2).
 
-    For a server that is the one that completed it, for a client the one that brought
-    HANDSHAKE_DONE. False for good when the connection failed or closed on the way: then aioquic
-    goes on, and says why in its last event.
+    A server's handshake is confirmed when it completes, a client's when HANDSHAKE_DONE comes. False
+    for good when the connection failed or closed before: then aioquic goes on, and gives the reason
+    in its last event.
     """
     return quic._handshake_confirmed and quic._close_event is None and quic._state not in END_STATES
 
@@ -122,11 +122,11 @@ def _set_first_destination(quic: QuicConnection, first_destination: bytes) -> No
 
 
 def _watch_hello(quic: QuicConnection, tickets: SessionTickets | None) -> None:
-    """Make aioquic's TLS keep the server name of the ClientHello, as if it were configured, and
-    let `tickets` take part.
+    """Make aioquic's TLS keep the server name of the ClientHello, as if it were configured, and let
+    `tickets` take part.
 
-    aioquic parses the name and lets it go. The TLS context is made at the first datagram, so this
-    waits for that, and then looks at the message before TLS does.
+    aioquic parses the name and drops it. The TLS context is made at the first datagram, so the
+    replacement waits for that. It then reads the message before TLS does.
     """
     initialize = quic._initialize
 
@@ -139,7 +139,7 @@ def _watch_hello(quic: QuicConnection, tickets: SessionTickets | None) -> None:
         exchange = None if tickets is None else tickets.attach(tls)
 
         def watch(input_buf: Buffer, initial_buf: Buffer, handshake_buf: Buffer) -> None:
-            # A malformed hello raises here what it would raise a line later.
+            # A malformed hello raises here the error that it would raise a line later.
             hello = pull_client_hello(Buffer(data=input_buf.data_slice(0, input_buf.capacity)))
             tls._server_name = hello.server_name
             if exchange is not None:

@@ -1,15 +1,15 @@
 """The moment our transport takes over: aioquic's connection becomes a `ConnectionState`.
 
 Right after the `receive_datagram` in which the handshake was confirmed and before the next
-`datagrams_to_send`, a server's aioquic has sent nothing that counts in the 1-RTT space (a few
-ACKs for 0-RTT packets at most), and HANDSHAKE_DONE and the session tickets are pending. A client
-has sent its requests. Everything is read off, whatever the phase, so promotion may also come
-later; what is in flight by then is in flight for our transport.
+`datagrams_to_send`, a server's aioquic has sent nothing that counts in the 1-RTT space (a few ACKs
+for 0-RTT packets at most), and HANDSHAKE_DONE and the session tickets are pending. A client has
+sent its requests. The whole state is read at any phase, so promotion may also come later. Then the
+packets that are in flight become our transport's.
 
 Early data (0-RTT) is accepted and waits for promotion: see docs/decisions/0001-early-data.md.
 
-aioquic keeps one packet number counter for all spaces, so every number it used for any packet
-lies below the first that we use.
+aioquic keeps one packet number counter for all spaces, so every number it used for any packet lies
+below the first that we use.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ from quicbaton.transport.state import (
     StreamResetEvent,
 )
 
-#: The client's first destination ID stays routed so many PTOs: packets sent before the client
-#: learned ours may still be under way.
+#: PTOs for which the client's first destination ID stays routed: packets that the client sent
+#: before it learned ours may still be under way.
 _ALIAS_PTOS: Final = 3
 
 
 class Promotion(NamedTuple):
-    """A promoted connection and what belongs beside its state."""
+    """A promoted connection and the objects beside its state."""
 
     state: ConnectionState
     #: Connection time 0 on the clock that `now` was read from.
@@ -78,7 +78,7 @@ class Promotion(NamedTuple):
     tls: post_handshake.PostHandshakeTls | None
     #: The program asked for a key update before it was allowed: start one.
     key_update_wanted: bool
-    #: aioquic's trace of the handshake, to go on with; None without a logger.
+    #: aioquic's trace of the handshake, to be continued; None without a logger.
     trace: QuicLoggerTrace | None
 
 
@@ -92,11 +92,11 @@ def promote(
 ) -> Promotion:
     """Extract the whole state of a `ready` connection; `quic` must not be used afterwards.
 
-    `now` is of the clock that aioquic was driven with, in seconds; `local_address` is ours, empty
-    where the socket has one only; `algorithm` names the congestion control, else the one of
-    aioquic's configuration; `ecn_received` is what `EcnCounts` has counted in 1-RTT packets.
+    `now` is of the clock that aioquic was driven with, in seconds. `local_address` is ours; empty
+    where the socket has only one. `algorithm` names the congestion control; None means that of
+    aioquic's configuration. `ecn_received` are the counts that `EcnCounts` has of 1-RTT packets.
 
-    Raises RefusedError when the connection is not ready, or in a way that cannot be extracted.
+    Raises RefusedError when the connection is not ready, or in a state that cannot be extracted.
     """
     if not ready(quic):
         raise RefusedError(
@@ -130,10 +130,10 @@ def promote(
 
 
 def dismantle(quic: QuicConnection) -> None:
-    """Take a connection apart that aioquic is done with, promoted or failed.
+    """Take apart a connection that aioquic has finished with, promoted or failed.
 
-    Its parts refer to each other, so the 250 objects of one would wait for the garbage collector,
-    which would stop the whole process to find them. A client's TLS context goes on.
+    Its 250 objects refer to each other and would wait for the garbage collector, which would stop
+    the whole process to find them. A client's TLS context is kept.
     """
     parts = vars(quic)
     if "tls" in parts and not quic.configuration.is_client:
@@ -203,7 +203,7 @@ def _extract(
         datagrams_dropped=0,
         events=[_event(event) for event in quic._events],
         idle_timeout_us=_idle_timeout_us(local, remote),
-        # Ready means that a packet of the peer's has just been processed.
+        # A ready connection has just processed a packet of the peer.
         idle_from_us=now_us,
         idle_sent_since=quic._ack_eliciting_sent_since_receipt,
         keep_alive_us=0,
@@ -216,7 +216,7 @@ def _extract(
 
 
 def _pto_us(recovery: RecoveryState, remote: Parameters) -> int:
-    """RFC 9002 §6.2.1."""
+    """The probe timeout (RFC 9002 §6.2.1)."""
     variation_us = max(4 * recovery.rtt_variation_us, GRANULARITY_US)
     return recovery.smoothed_rtt_us + variation_us + remote.max_ack_delay_ms * 1000
 
@@ -240,7 +240,7 @@ def _certificates(quic: QuicConnection) -> list[bytes]:
 
 
 def _idle_timeout_us(local: Parameters, remote: Parameters) -> int:
-    """The smaller of the two that were announced (RFC 9000 §10.1); 0: none was."""
+    """The smaller of the two announced timeouts (RFC 9000 §10.1); 0 if none was announced."""
     announced = [ms for ms in (local.max_idle_timeout_ms, remote.max_idle_timeout_ms) if ms]
     return min(announced, default=0) * 1000
 

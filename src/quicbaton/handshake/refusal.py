@@ -12,8 +12,9 @@ from quicbaton.limits import MIN_DATAGRAM_BYTES
 def refuse(*, version: int, destination_id: bytes, source_id: bytes, error_code: int) -> bytes:
     """A server's Initial packet with CONNECTION_CLOSE, in answer to a client's Initial.
 
-    `destination_id` and `source_id` are those of the client's packet: its keys come from the
-    first (RFC 9001 §5.2). Costs no handshake state and less than the client has sent.
+    `destination_id` and `source_id` are those of the client's packet: its keys derive from the
+    first (RFC 9001 §5.2). The answer takes no handshake state, and fewer bytes than the client has
+    sent.
     """
     crypto = CryptoPair()
     crypto.setup_initial(cid=destination_id, is_client=False, version=version)

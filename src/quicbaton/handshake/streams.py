@@ -1,4 +1,4 @@
-"""aioquic's streams, half read and half sent, as ours; with the flow control that they share."""
+"""aioquic's streams, half read and half sent, as ours, with the flow control that they share."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Ranges = list[int]
 
 
 class ImportedStreams:
-    """All streams of `quic`; a finished one is no more than its number.
+    """All streams of `quic`. Of a finished one only the number is kept.
 
-    Events that aioquic has queued and nobody took yet are moved along, so their bytes count as
-    delivered but not as taken: credit for them is given when the application takes them.
+    Events that aioquic has queued and the program has not taken move along. Their bytes count as
+    delivered but not as consumed: credit for them is given when the application takes them.
     """
 
     def __init__(
@@ -101,7 +101,8 @@ class ImportedStreams:
             peer_streams_seen=[limit.used for limit in peer_limits],
             peer_streams_closed=closed,
             peer_streams_window=list(initial_streams),
-            # A lost MAX_STREAMS is due again; so is a new one once half of the window is used.
+            # A MAX_STREAMS frame is due again if it was lost, a new one once half of the window is
+            # used.
             peer_streams_due=[
                 limit.sent == 0 or 2 * (limits - done) <= window
                 for limit, limits, done, window in zip(
@@ -216,7 +217,7 @@ def _queued_bytes(quic: QuicConnection) -> dict[int, int]:
 
 
 def _advertised(limit: Limit) -> int:
-    # `sent` is 0 after a loss; `value` is then the one that was lost, or a newer one.
+    # `sent` is 0 after a loss. `value` is then the lost limit, or a newer one.
     return limit.sent or limit.value
 
 
@@ -240,7 +241,7 @@ def _import_sender(sender: QuicStreamSender, limit: int) -> SendHalf:
         half.chunks = [bytes(sender._buffer)]
         half.starts = [sender._buffer_start]
     half.acked = _flat(sender._acked)
-    # aioquic has one set for what was never sent and what is to be sent again.
+    # aioquic has one set for bytes that were never sent and bytes that are to be sent again.
     half.lost = _flat(sender._pending)
     rangeset.subtract(half.lost, half.next, half.end)
     half.fin_due = sender._pending_eof
@@ -257,8 +258,8 @@ def _import_receiver(half: ReceiveHalf, receiver: QuicStreamReceiver, reset_code
         for item in receiver._ranges
     ]
     if receiver.is_finished:
-        # aioquic does not tell a reset from an end; a reset leaves bytes undelivered. (One that
-        # came behind the last byte makes no difference but in the event, which is queued.)
+        # aioquic does not tell a reset from an end; a reset leaves bytes undelivered. (For one that
+        # came behind the last byte only the event differs, and that is queued.)
         if start == half.final:
             half.fin_delivered = True
         else:

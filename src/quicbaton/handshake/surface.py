@@ -1,17 +1,17 @@
-"""The attributes of aioquic 1.7 that this package reads, and all others beside them.
+"""All attributes of aioquic 1.7's objects, those that this package reads among them.
 
-`promote` must find everything that a connection is. An attribute that a later aioquic adds may be
-state that would be lost, and one that it renames breaks us: the test
+`promote` must find everything that makes up a connection. An attribute that a later aioquic adds
+may be state that would be lost, and a renamed one breaks us. The test
 `tests/handshake/test_aioquic_private_attributes.py` compares living objects with these sets and
-fails on any difference. Then review, in this order: what the new attribute holds, whether
-`promote` must carry it, whether `prepare` must set it; and only then change the set.
+fails on any difference. Then review, in this order: what the new attribute holds, whether `promote`
+must carry it, whether `prepare` must set it. Only then change the set.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-#: The version that the sets were taken from.
+#: The version from which the sets were taken.
 AIOQUIC_VERSION: Final = "1.7"
 
 _NAMES: Final = {
@@ -115,7 +115,7 @@ ATTRIBUTES: Final[dict[str, frozenset[str]]] = {
     name: frozenset(names.split()) for name, names in _NAMES.items()
 }
 
-#: Private methods that this package calls, or puts one of its own in front of.
+#: Private methods that this package calls or replaces.
 METHODS: Final[dict[str, frozenset[str]]] = {
     "Context": frozenset(
         {"_build_session_ticket", "_server_handle_finished", "_server_handle_hello"}

@@ -2,16 +2,16 @@
 
     0x54 | key id (4) | ticket id (16) | AES-256-GCM(`Resumption`) | tag (16)
 
-RFC 8446 §4.6.1 leaves a ticket's contents to the server. aioquic's are random bytes, with which
-the application looks its store up. These hold everything: sealed under a key of their own, which
-is derived from the cluster key and the random ticket id, so that one key seals one text. The ring
+RFC 8446 §4.6.1 leaves a ticket's contents to the server. aioquic's are random bytes, with which the
+application looks up its store. Ours hold everything. They are sealed under a key of their own,
+derived from the cluster key and the random ticket id, so that one key seals one text. The ring
 rotates them: a retired key still opens; a ticket of a dropped one leads to a full handshake.
 
-Resumption. The pre-shared key is used with (EC)DHE only, so a stolen cluster key lets nobody read
-resumed connections that were recorded, except their early data (§2.3, §8). We resume for the
-server name and the protocol of the ticket only; with others the handshake is a full one.
+Resumption. The pre-shared key is used with (EC)DHE only. So a thief of the cluster key cannot read
+recorded connections that were resumed, except their early data (§2.3, §8). We resume for the server
+name and the protocol of the ticket only; with others the handshake is a full one.
 
-Early data. It can be replayed by whoever recorded a first flight (§8), to any node. It is accepted
+Early data. An attacker that recorded a first flight can replay it (§8), to any node. It is accepted
 only when all of these hold, and otherwise refused while the session is resumed:
 
 * the endpoint has a `ReplayGuard`, for which this ticket's early data counts for the first time;
@@ -83,7 +83,8 @@ _REMEMBERED: Final = (
 
 
 class Resumption(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a ticket holds. An added field is a new `_KIND`: an unknown one is nobody's ticket."""
+    """A ticket's content. A new field needs a new `_KIND`: a ticket of an unknown kind is
+    refused."""
 
     issued_ms: int  # Unix time
     secret: bytes  # the pre-shared key
@@ -99,7 +100,7 @@ class Resumption(Struct, frozen=True, array_like=True, forbid_unknown_fields=Tru
 
 
 def seal_ticket(ring: KeyRing, entropy: Callable[[int], bytes], resumption: Resumption) -> bytes:
-    """Return the ticket that `open_ticket` opens wherever the same key is in the ring."""
+    """Return the ticket. `open_ticket` opens it wherever the same key is in the ring."""
     ticket_id = entropy(TICKET_ID_BYTES)
     if len(ticket_id) != TICKET_ID_BYTES:
         raise InternalError(f"entropy({TICKET_ID_BYTES}) gave {len(ticket_id)} bytes")
@@ -109,10 +110,10 @@ def seal_ticket(ring: KeyRing, entropy: Callable[[int], bytes], resumption: Resu
 
 
 def open_ticket(ticket: bytes, ring: KeyRing, now: float) -> Resumption | None:
-    """Return what the ticket holds; None for every ticket that is not ours or not good any more.
+    """Return the ticket's content; None for every ticket that is not ours or no longer good.
 
-    A client with a bad ticket gets a full handshake, so there is nothing to say to it. `now` is
-    Unix time in seconds.
+    A client with a bad ticket gets a full handshake and needs no reason. `now` is Unix time in
+    seconds.
     """
     if not _HEADER_BYTES < len(ticket) <= _MAX_TICKET_BYTES or ticket[:1] != _KIND:
         return None
@@ -149,21 +150,21 @@ class SessionTickets:
         self.early_data_from = early_data_from
 
     def __str__(self) -> str:
-        """What becomes of early data, in a few words."""
+        """How early data is treated, in a few words for logs and reports."""
         if self.guard is None:
             return "off: a request goes with the client's Finished"
         return f"single use, counted by {self.guard.scope}"
 
     def attach(self, tls: Context) -> TicketExchange:
-        """Take part in the handshake of a server's `tls`, which has seen nothing yet."""
+        """Take part in the handshake of a server's `tls`, which has received nothing yet."""
         return TicketExchange(self, tls)
 
 
 class TicketExchange:
-    """The tickets of one handshake: the client's, if it has one, and the one it gets.
+    """The tickets of one handshake: the client's, if it has one, and the new one that it gets.
 
-    Attributes of aioquic's `Context` that are read: `_psk_key_exchange_mode`, `_server_name`
-    (which `preparation` keeps there), `alpn_negotiated`, `handshake_extensions`; that are set:
+    Attributes of aioquic's `Context` that are read: `_psk_key_exchange_mode`, `_server_name` (which
+    `preparation` keeps there), `alpn_negotiated`, `handshake_extensions`; that are set:
     `early_data_accepted`; that are replaced: `get_session_ticket_cb`, `update_traffic_key_cb`,
     `_server_handle_finished`. `_build_session_ticket` is called.
     """
@@ -180,14 +181,14 @@ class TicketExchange:
         tls._server_handle_finished = self._handle_finished  # type: ignore[method-assign]
 
     def on_hello(self, hello: ClientHello) -> None:
-        """The client's first message came; TLS has not seen it yet."""
+        """The client's first message has come, and TLS has not seen it yet."""
         if hello.pre_shared_key is not None and hello.pre_shared_key.identities:
             self._hello_age = hello.pre_shared_key.identities[0][1]
 
     # --- called by TLS --------------------------------------------------------------------------
 
     def _fetch(self, label: bytes) -> SessionTicket | None:
-        """The session of a client's ticket; TLS checks the binder next."""
+        """The session of a client's ticket. TLS checks the binder next."""
         tls = self._tls
         resumption = open_ticket(label, self._tickets.ring, self._tickets.clock())
         if resumption is None:
@@ -217,15 +218,16 @@ class TicketExchange:
     def _update_traffic_key(
         self, direction: Direction, epoch: Epoch, suite: CipherSuite, secret: bytes
     ) -> None:
-        """TLS has a new key. That of early data comes after the binder proved that the client has
-        the ticket's secret, and before EncryptedExtensions says whether it is accepted."""
+        """TLS has a new key. The key of early data comes after the binder has proved that the
+        client has the ticket's secret, and before EncryptedExtensions says whether early data is
+        accepted."""
         if epoch is Epoch.ZERO_RTT and not self._accepts_early_data():
             self._tls.early_data_accepted = False
             return
         self._set_traffic_key(direction, epoch, suite, secret)
 
     def _handle_finished(self, input_buf: Buffer, output_buf: Buffer) -> None:
-        """The client's Finished: TLS checks it, then the client gets its ticket."""
+        """Let TLS check the client's Finished, then give the client its ticket."""
         # aioquic would make a ticket only for a `new_session_ticket_cb`, which is not set.
         self._finish(input_buf, output_buf)
         if self._tls._psk_key_exchange_mode is not None:
@@ -247,7 +249,7 @@ class TicketExchange:
             and resumption.promise == _promise(self._tls)
             and abs(off_s) <= EARLY_DATA_WINDOW_S
             and now >= tickets.early_data_from
-            # Last, since it counts.
+            # Last, since the guard counts this as a use.
             and tickets.guard.spend(
                 label[_ID_OFFSET:_HEADER_BYTES], now + 2 * EARLY_DATA_WINDOW_S, now
             )
@@ -260,7 +262,7 @@ class TicketExchange:
         message = NewSessionTicket(
             ticket_lifetime=TICKET_LIFETIME_S,
             ticket_age_add=int.from_bytes(tickets.entropy(4), "big"),
-            # One ticket per connection: its nonce need not tell it from others (§4.6.1).
+            # One ticket per connection: its nonce need not distinguish it from others (§4.6.1).
             ticket_nonce=b"",
             max_early_data_size=MAX_EARLY_DATA if early_data else None,
         )
@@ -287,7 +289,7 @@ def _cipher(key: ClusterKey, ticket_id: bytes) -> AESGCM:
 
 
 def _promise(tls: Context) -> bytes:
-    """A digest of what our transport parameters promise to early data."""
+    """A digest of the transport parameters that early data relies on."""
     promised: list[Any] = []
     for kind, data in tls.handshake_extensions:
         if kind == ExtensionType.QUIC_TRANSPORT_PARAMETERS:

@@ -1,12 +1,12 @@
 """The cluster key: one secret that every node shares, from which all other keys derive.
 
-A key is used for nothing itself. Each purpose has a label of its own and gets its own key by
-HKDF-SHA256 (RFC 5869), so that no two purposes ever share key material: extract once when the
-`ClusterKey` is made, expand once per purpose, and once per baton or token for those purposes
-that take a context.
+The key itself is used only to derive others. Each purpose has a label of its own and gets its own
+key by HKDF-SHA256 (RFC 5869), so that no two purposes ever share key material. The extraction is
+done once, when the `ClusterKey` is made; the expansion once per purpose, or once per baton or token
+for purposes that take a context.
 
-The text form, one line, is `quicbaton-key-v1:<key id, 8 hex digits>:<secret, base64>`. It is the
-secret itself: whoever writes it to a file gives the file mode 0600.
+The text form, one line, is `quicbaton-key-v1:<key id, 8 hex digits>:<secret, base64>`. It contains
+the secret itself: a file that holds it has mode 0600.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from quicbaton.reasons import Reason
 
 KEY_ID_BYTES: Final = 4
 SECRET_BYTES: Final = 32
-#: How many keys of a ring a connection ID can tell apart (`ClusterKey.series`).
+#: The number of keys of a ring that a connection ID can distinguish (`ClusterKey.series`).
 SERIES: Final = 3
 
-#: Draws of a key id until its series is free: each succeeds with one in three at least.
+#: Draws of a key id until its series is free. Each succeeds with one in three at least.
 _SERIES_DRAWS: Final = 256
 
 _TEXT_PREFIX: Final = "quicbaton-key-v1"
@@ -84,8 +84,8 @@ class ClusterKey:
     ) -> ClusterKey:
         """Make a fresh key; `entropy(n)` gives n unpredictable bytes.
 
-        `beside` are the keys of the ring that it is for: its series differs from theirs as long
-        as one is free, so that connection IDs tell under which of them they were issued.
+        `beside` are the other keys of the new key's ring. Its series differs from theirs as long as
+        one is free, so that connection IDs tell under which key they were issued.
         """
         taken = {key.series for key in beside}
         key_id = entropy(KEY_ID_BYTES)
@@ -103,14 +103,14 @@ class ClusterKey:
 
     @property
     def series(self) -> int:
-        """0 to 2, by the key id: what the config rotation bits of connection IDs say of the key
-        under which they were issued. Two keys of one series cannot be told apart there."""
+        """0 to 2, by the key id. The config rotation bits of a connection ID name the series of the
+        key under which it was issued. They cannot distinguish two keys of one series."""
         return _series(self._key_id)
 
     def derive(self, purpose: Purpose, context: bytes = b"") -> bytes:
         """Return the 32-byte key for `purpose`, a different one for every `context`.
 
-        Keys without context are kept; those with one are meant to be used once.
+        Keys without context are kept. Those with a context are used once, and are not.
         """
         if context:
             return self._expand(purpose, context)
@@ -133,7 +133,7 @@ class ClusterKey:
         return _mac(self._expander, info + b"\x01")
 
     def encode(self) -> str:
-        """Return the text form. It contains the secret."""
+        """Return the text form, which contains the secret."""
         secret = base64.b64encode(self._secret).decode("ascii")
         return f"{_TEXT_PREFIX}:{self._key_id.hex()}:{secret}"
 
@@ -179,7 +179,7 @@ class ClusterKey:
 
 
 def _mac(keyed: HMAC, message: bytes) -> bytes:
-    """A copy of what has taken its key already: 0.5 µs instead of the 2.7 from the key."""
+    """The MAC by a copy of an object that is keyed already: 0.5 µs instead of 2.7 from the key."""
     context = keyed.copy()
     context.update(message)
     return context.finalize()

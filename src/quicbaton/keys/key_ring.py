@@ -1,11 +1,12 @@
 """The key ring: the key that seals, and the earlier ones that still open.
 
-Rotation in three steps, none of which may overtake another on any node: give every node the new
-key as a retired one, so that all can open what it seals; make it the active one everywhere; drop
-the old one when what it sealed has expired (batons after two minutes, session tickets and
-NEW_TOKENs after a day, connection IDs and their reset tokens when the last connection from before
-the rotation has ended). Make the new key with `ClusterKey.generate(entropy, beside=ring)`:
-connection IDs then tell which of the keys they were issued under.
+A rotation has three steps, and every node completes one before any node begins the next. First give
+every node the new key as a retired one, so that all can open what it seals. Then make it the active
+one everywhere. At last drop the old one, when everything that it sealed has expired: batons after
+two minutes, session tickets and NEW_TOKENs after a day, connection IDs and their reset tokens when
+the last connection from before the rotation has ended. Make the new key with
+`ClusterKey.generate(entropy, beside=ring)`: connection IDs then tell under which key they were
+issued.
 
 The text form has one key a line, the active one first. Blank lines and lines that start with `#`
 are skipped.
@@ -84,7 +85,7 @@ class KeyRing:
         return KeyRing(new, [key for key in self if key != new])
 
     def encode(self) -> str:
-        """Return the text form. It contains the secrets."""
+        """Return the text form, which contains the secrets."""
         return "".join(key.encode() + "\n" for key in self)
 
     @classmethod

@@ -1,7 +1,7 @@
 """Stateless reset tokens: computed from the connection ID, so that none needs to be remembered.
 
 RFC 9000 §10.3.2: a pseudorandom function of a static key and the connection ID, truncated to 16
-bytes. The key is the cluster's, so whoever inherits a dead node's packets can reset its
+bytes. The key is the cluster's, so a node that inherits a dead node's packets can reset its
 connections.
 """
 

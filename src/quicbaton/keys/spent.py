@@ -1,8 +1,8 @@
 """Things that count once: address validation tokens, and the early data of a session ticket.
 
-Whoever gives out something that works on every node of a cluster must stop it from being used on
-every node. `ReplayGuard` is the seam: `SpentTokens` remembers in the memory of one process, and
-whoever has a store that all processes share writes one that asks it.
+A token that works on every node of a cluster must be stopped from being used on every node.
+`ReplayGuard` is the interface for that. `SpentTokens` remembers tokens in the memory of one
+process; a guard for a cluster asks a store that all its processes share.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from quicbaton.limits import MAX_SPENT_TOKENS
 
 
 class ReplayGuard(Protocol):
-    """Says of each id whether it counts: the first time, and never again until it expires."""
+    """Decides for each id whether it counts: the first time, and never again until it expires."""
 
-    #: Where an id counts once, as a report names it: "this process", "the cluster".
+    #: The scope within which an id counts once, for reports: "this process", "the cluster".
     scope: str
 
     def spend(self, token_id: bytes, until: float, now: float) -> bool:
-        """Say whether `token_id` counts, and remember it; times are Unix times in seconds.
+        """Whether `token_id` counts; it is then spent. Times are Unix times in seconds.
 
-        False for what was spent before, and in case of doubt: then the client pays a round trip.
+        False for an id that was spent before, and in case of doubt: then the client pays a round
+        trip.
         """
 
 
 class SpentTokens:
-    """What was spent in this process. Bounded: when full, nothing counts until old ones expire."""
+    """The tokens spent in this process. When it is full, no token counts until old ones expire."""
 
     scope = "this process"
 
@@ -36,11 +37,11 @@ class SpentTokens:
         self._next_expiry = float("inf")
 
     def spend(self, token_id: bytes, until: float, now: float) -> bool:
-        """Say whether `token_id` counts, and remember it until then."""
+        """Whether `token_id` counts. It is remembered until then."""
         if token_id in self._until:
             return False
         if len(self._until) >= self._limit:
-            if now <= self._next_expiry:  # a flood must not make each of us look at all
+            if now <= self._next_expiry:  # a flood must not make each token scan all others
                 return False
             self._until = {key: until for key, until in self._until.items() if until >= now}
             self._next_expiry = min(self._until.values(), default=float("inf"))

@@ -1,8 +1,8 @@
 """The claim: proof that a connection's next term and one given baton are yours.
 
-Only a `Ledger` makes one. A claim cannot be built, copied into another or pickled by a program:
-what crosses a link is a message that names it, and the destination's own ledger turns that message
-into a claim, once per term (`Ledger.adopt`).
+Only a `Ledger` makes one. A program cannot build, copy or pickle a claim. A link carries a message
+that names it, and the destination's own ledger turns that message into a claim, once per term
+(`Ledger.adopt`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 from quicbaton.errors import FencedError, InternalError
 from quicbaton.reasons import Reason
 
-#: Known to the ledger's module alone.
+#: Known only to this module; `mint_claim`, which the ledger calls, has it.
 _MINT: Final = object()
 
 
@@ -36,8 +36,8 @@ class Claim:
     ) -> None:
         """Raise `FencedError` unless this claim is for exactly this opened baton.
 
-        `baton_term` is the term in the baton's header, the one it was frozen in: a claim is for the
-        next. Every thaw raises the term, so an old baton never fits a newer claim.
+        `baton_term` is the term in the baton's header, in which the connection was frozen: a claim
+        is for the next term. Every thaw raises the term, so an old baton never fits a newer claim.
         """
         if self.connection_id != connection_id:
             raise FencedError("the claim is for another connection", code=Reason.WRONG_CONNECTION)
@@ -57,5 +57,5 @@ class Claim:
 
 
 def mint_claim(connection_id: bytes, term: int, baton_id: bytes, digest: bytes) -> Claim:
-    """The ledger's way to make a claim; nobody else's."""
+    """Make a claim. Only the ledger calls this."""
     return Claim(connection_id, term, baton_id, digest, _MINT)

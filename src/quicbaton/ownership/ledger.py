@@ -1,9 +1,8 @@
 """The ledger: one process's record of which connections it owns, in which term.
 
-Theory of operation
--------------------
-Between the processes of one host the handoff source is the ownership store, and this is the store.
-Each process has one ledger. A connection's record moves through these states:
+Theory of operation ------------------- Between the processes of one host the handoff source is the
+ownership store, and this is the store. Each process has one ledger. A connection's record moves
+through these states:
 
     ABSENT ── own ─────────────────────────► OWNED(term)
     ABSENT, GIVEN ── adopt ────────────────► OWNED(term of the claim)
@@ -26,16 +25,17 @@ Every other cell is a `FencedError`, and changes nothing. What follows from the 
 * `adopt` is the same fence at the destination: it takes a connection in only with a term above
   all that it remembers, and only while it does not hold it.
 
-GIVEN and CLOSED records are tombstones. They are bounded in number and age; forgetting one is safe,
-since what is unknown is refused. A forwarder's GIVEN record is also its no-reset tombstone: a
-stateless reset is for connections that are CLOSED here, or that the supervisor knows nobody owns.
+GIVEN and CLOSED records are tombstones. They are bounded in number and age. Forgetting one is safe,
+since a request for an unknown connection is refused. A forwarder's GIVEN record is also its
+no-reset tombstone: a stateless reset is for connections that are CLOSED here, or of which the
+supervisor knows that no process owns them.
 
-A ledger holds no clock and does no I/O. `commit` returning is the moment of giving away: the caller
-destroys its sending keys next, before it announces anything.
+A ledger holds no clock and does no I/O. The moment at which `commit` returns is the moment of
+giving away: the caller destroys its sending keys next, before it announces anything.
 
-With a shared store (`store`) the destination commits there. The ledgers keep their part: the
-source's holds the connection SEALED until the store's word is known, then commits or thaws after
-it, in the same term; the destination's adopts it, once.
+With a shared store (`store`) the destination commits there. The ledgers keep their part. The
+source's holds the connection SEALED until the outcome in the store is known, then commits or thaws
+accordingly, in the same term. The destination's adopts it, once.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from quicbaton.reasons import Reason
 
 
 class Ownership(Enum):
-    """What a ledger knows of a connection."""
+    """The state of a connection in a ledger."""
 
     ABSENT = "absent"
     OWNED = "owned"
@@ -64,7 +64,7 @@ class Ownership(Enum):
 
 
 class Operation(Enum):
-    """What can be asked of a ledger."""
+    """The operations on a record."""
 
     OWN = "own"
     ADOPT = "adopt"
@@ -77,7 +77,7 @@ class Operation(Enum):
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """One connection's entry. Empty bytes stand for what the state has not."""
+    """One connection's entry. A field that the state does not use is empty."""
 
     state: Ownership
     term: int
@@ -89,7 +89,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 _ABSENT: Final = Record(Ownership.ABSENT, 0)
-#: Of nearly all connections, and one object: idle ones are many, and each byte of theirs counts.
+#: Nearly all connections share this one object: idle ones are many, and each byte of theirs counts.
 _FIRST: Final = Record(Ownership.OWNED, 1)
 
 _TRANSITIONS: Final = {
@@ -108,7 +108,7 @@ _TRANSITIONS: Final = {
     (Ownership.GIVEN, Operation.CLOSE): Ownership.CLOSED,
 }
 
-#: Why a claim is refused, by the state that the record is in instead of SEALED or GIVEN.
+#: Why a claim is refused, by the state of the record where it is not SEALED or GIVEN.
 _CLAIM_REFUSALS: Final = {
     Ownership.ABSENT: (Reason.NO_SUCH_CONNECTION, "this process has no record of the connection"),
     Ownership.OWNED: (
@@ -123,7 +123,7 @@ _CLAIM_REFUSALS: Final = {
     Ownership.GIVEN: (Reason.ALREADY_USED, "the claim was given away: a baton is good once"),
     Ownership.CLOSED: (Reason.CLOSED, "the connection is closed"),
 }
-#: What it is called elsewhere that an operation does not fit a record.
+#: The reason's code where an operation does not fit the record's state.
 _UNFIT: Final = {
     Operation.OWN: Reason.IN_HAND,
     Operation.ADOPT: Reason.IN_HAND,
@@ -146,7 +146,7 @@ class Ledger:
         return f"Ledger({', '.join(f'{state}={count}' for state, count in counts.items())})"
 
     def record(self, connection_id: bytes) -> Record:
-        """What is known of the connection; a record of state ABSENT when nothing is."""
+        """The connection's record; one of state ABSENT when there is none."""
         return self._records.get(connection_id, _ABSENT)
 
     # --- the owner's ----------------------------------------------------------------------
@@ -181,7 +181,7 @@ class Ledger:
         return term
 
     def close(self, connection_id: bytes, now_us: int) -> None:
-        """The connection is over, here or where it was given to."""
+        """The connection is over, here or at the process that has got it."""
         state = self._next(connection_id, Operation.CLOSE)
         self._settle(connection_id, Record(state, self.record(connection_id).term), now_us)
 
@@ -242,7 +242,7 @@ class Ledger:
     # --- housekeeping ---------------------------------------------------------------------
 
     def expire(self, now_us: int) -> int:
-        """Forget tombstones whose time has passed; return how many."""
+        """Forget tombstones whose time has passed. Returns how many."""
         expired = 0
         for connection_id in self._tombstones:
             if self._records[connection_id].expires_us > now_us:
@@ -253,7 +253,7 @@ class Ledger:
         return expired
 
     def _next(self, connection_id: bytes, operation: Operation) -> Ownership:
-        """The table's cell, or the typed error of a missing one."""
+        """The state after the operation, by the table; the typed error of a missing cell."""
         current = self.record(connection_id).state
         target = _TRANSITIONS.get((current, operation))
         if target is not None:

@@ -1,11 +1,9 @@
 """The shared ownership store: what it promises, its operations, and how each is decided.
 
-Theory of operation
--------------------
-Between two processes of one host the handoff source is the store (`ledger`). Where a process may
-die without anybody being able to prove it, a third party keeps the record: a store that every
-process of the cluster can reach. With it the destination commits, so that neither a source that
-dies after it sent the baton nor a COMMITTED that is lost costs the connection.
+Theory of operation ------------------- Between two processes of one host the handoff source is the
+store (`ledger`). Where a process may die and no other process can prove it, a third party keeps the
+record: a store that every process of the cluster can reach. With it the destination commits. So the
+connection survives a source that dies after it sent the baton, and a COMMITTED that is lost.
 
 A store keeps one entry per connection that was ever handed over with it. It is used lazily: a
 connection that stays where it began has none, and no packet is sent or received by way of it.
@@ -16,9 +14,9 @@ connection that stays where it began has none, and no packet is sent or received
     HELD(n)       ── Publish ──► OFFERED(n, holder, next baton)
     OFFERED, HELD ── Close ────► CLOSED(n)                      a tombstone, until it is swept
 
-`decide` below is these rules, exactly. What an adapter owes to whoever relies on it:
+`decide` below is these rules, exactly. An adapter owes its users:
 
-1. **One step at a time.** Reading the entry, `decide`, and writing what it says are one atomic step
+1. **One step at a time.** Reading the entry, `decide`, and writing its result are one atomic step
    per connection: serializable, for all processes that use the store. A database does it in one
    transaction, a log or key-value service by compare-and-set on the entry's revision, tried again
    when the revision has changed.
@@ -29,42 +27,40 @@ connection that stays where it began has none, and no packet is sent or received
    will be by this call; asking again may work. `Unknown`: everything else: a timeout, a broken
    connection, an error while committing. An operation with an unknown outcome may still take effect
    **at any later time**, or never. Saying Unknown is always allowed, saying Failed needs certainty.
-4. **Asking twice is asking once.** Each operation names who asks, by `Holder`, and finds its own
+4. **Asking twice is asking once.** Each operation names its caller, by `Holder`, and finds its own
    earlier effect: Done again. So an unknown outcome is resolved by reading, and by asking again
-   when the entry still stands as before. Until then whoever asked is silent.
+   when the entry still stands as before. Until then the caller is silent.
 5. **Old is not known.** An adapter may forget entries that were not touched for long (`sweep`), and
-   bounds what it holds. An entry that is missing gives nothing to anybody: Take finds a Conflict.
-   Forgetting too early therefore costs connections and never forks one.
-6. **Nobody waits for ever.** Every call returns within a few seconds, with Unknown if need be.
-7. **No clock decides.** Ages are for sweeping alone. The clocks of those who use a store, and its
-   own, may differ by hours.
+   bounds what it holds. A missing entry grants nothing: Take finds a Conflict. Forgetting too early
+   therefore costs connections and never forks one.
+6. **No call waits for ever.** Every call returns within a few seconds, with Unknown if need be.
+7. **No clock decides.** Ages are for sweeping alone. The clocks of the store and of its users may
+   differ by hours.
 
-Why there are never two that may send
--------------------------------------
-A process sends in term n only if its ledger says OWNED(n). With a store it comes to own n + 1 in
-one way only, by a Take of OFFERED(n), and one Take of it succeeds: it leaves the entry in a state
-from which no other Take fits, and no operation leads back to a lower term or the same offer. From
-the moment at which its baton has left, a source sends nothing until a Take of its own is Done.
+Why there are never two that may send ------------------------------------- A process sends in term
+n only if its ledger says OWNED(n). With a store it comes to own n + 1 in one way only, by a Take of
+OFFERED(n), and one Take of it succeeds: it leaves the entry in a state from which no other Take
+fits, and no operation leads back to a lower term or the same offer. From the moment at which its
+baton has left, a source sends nothing until a Take of its own is Done.
 
 Before that moment the source may thaw without asking, even if its Publish has an unknown outcome
-and takes effect an hour later: the entry then offers a baton that nobody was ever given, in a term
-that the connection has left behind. The next owner to publish has a higher term and replaces it.
-For the same reason connections may change hands by ledgers alone in between. Terms only rise along
-the one chain of owners, so Publish in a higher term comes from a later owner, whatever the entry
-says; in a lower one it comes from somebody who has been fenced off.
+and takes effect an hour later. The entry then offers a baton that no process was ever given, in a
+term that the connection has left behind. The next owner to publish has a higher term and replaces
+it. For the same reason connections may change hands by ledgers alone in between. Terms only rise
+along the one chain of owners. So a Publish in a higher term comes from a later owner, whatever the
+entry says, and one in a lower term comes from a process that has been fenced off.
 
 A destination that gives up with its Take unresolved never resumes, whatever becomes of the Take.
 Then the source finds HELD(n + 1, destination), and stays silent as well: the connection is closed,
-which beats forked. A destination that learns later that its Take was Done closes the entry.
+which is better than forked. A destination that learns later that its Take was Done closes the
+entry.
 
-Tokens
-------
-`spend` is the other thing that a cluster must agree on: that a token (early data, NEW_TOKEN) is
-good once. For one token at most one call ever returns True, in all processes, whatever their
-clocks say and however long ago the other call was. `until` is the Unix time at which the token
-expires, by its issuer's clock. What was swept is spent: the store remembers the latest time up to
-which it has swept, and refuses every token that expires before it. Doubt is False, which costs a
-client one round trip.
+Tokens ------ `spend` is the other thing on which a cluster must agree: that a token (early data,
+NEW_TOKEN) is good once. For one token at most one call ever returns True, in all processes,
+whatever their clocks say and however long ago the other call was. `until` is the Unix time at which
+the token expires, by its issuer's clock. A token that was swept counts as spent: the store
+remembers the latest time up to which it has swept, and refuses every token that expires before it.
+In doubt the answer is False, which costs a client one round trip.
 """
 
 from __future__ import annotations
@@ -84,7 +80,7 @@ STORE_ID_BYTES: Final = 16
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """One process. Two with the same name, at once or one after the other, are two holders."""
+    """One process. Two processes of the same name, at once or in succession, are two holders."""
 
     name: str
     #: 16 random bytes, drawn when the process starts.
@@ -104,7 +100,7 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 class EntryState(Enum):
-    """What an entry says of its connection."""
+    """The state of a connection in the store."""
 
     OFFERED = "offered"
     HELD = "held"
@@ -112,7 +108,8 @@ class EntryState(Enum):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One connection's entry. `baton_id` and `digest`: offered, or taken to come by this term."""
+    """One connection's entry. `baton_id` and `digest`: of the baton that is offered, or by which
+    this term was taken."""
 
     state: EntryState
     term: int
@@ -125,7 +122,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Publish(msgspec.Struct, frozen=True):
-    """Offer the connection, frozen in `term`, to whoever can open this baton."""
+    """Offer the connection, frozen in `term`, to any process that can open this baton."""
 
     connection_id: bytes
     term: int
@@ -135,7 +132,8 @@ class Publish(msgspec.Struct, frozen=True):
 
 
 class Take(msgspec.Struct, frozen=True):
-    """Take what was offered in `term` by the process called `source`, in the term after it."""
+    """Take the connection that the process `source` offered in `term`; it is held in the next
+    term."""
 
     connection_id: bytes
     term: int
@@ -160,32 +158,32 @@ Operation = Publish | Take | Close
 
 
 class Done(msgspec.Struct, frozen=True):
-    """It is so. `entry` is None when there is none (`Close`)."""
+    """The operation has its effect. `entry` is None when there is none (`Close`)."""
 
     entry: Entry | None
 
 
 class Conflict(msgspec.Struct, frozen=True):
-    """It is not so and never will be by this operation: here is what stands instead."""
+    """The operation does not fit and never will: `entry` stands instead."""
 
     entry: Entry | None
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What `read` found."""
+    """The entry that `read` found."""
 
     entry: Entry | None
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """Nothing was changed, and nothing will be by this call."""
+    """The operation changed nothing, and this call will change nothing."""
 
     code: Reason
     message: str
 
 
 class Unknown(msgspec.Struct, frozen=True):
-    """It may have been done, may yet be done, or never."""
+    """The operation may have its effect, may yet get it, or never will."""
 
     code: Reason
     message: str
@@ -198,41 +196,41 @@ Reading = Found | Failed | Unknown
 class Store(Protocol):
     """A shared ownership store, by the promises at the head of this module.
 
-    No method raises for what the store's surroundings do to it (disks, other processes): that is a
+    No method raises for faults of the store's surroundings (disks, other processes): they are a
     `Failed` or an `Unknown`.
     """
 
     @property
     def store_id(self) -> bytes:
-        """16 bytes, the same for all that use the same store and for nobody else."""
+        """16 bytes: the same for all users of this store, and different for every other store."""
 
     async def perform(self, operation: Operation) -> Result:
         """Read the entry, `decide`, write, in one atomic step."""
 
     async def read(self, connection_id: bytes) -> Reading:
-        """The entry as it stands: after everything that was Done before this call."""
+        """The entry as it stands after every operation that was Done before this call."""
 
     async def spend(self, token: bytes, until: float) -> bool:
         """Whether this call, and no other ever, may use the token, which expires at `until`."""
 
     async def sweep(self, now: float) -> int:
-        """Forget what is old at Unix time `now`; return how many entries and tokens."""
+        """Forget old entries and tokens at Unix time `now`. Returns how many."""
 
     async def forget_owner(self, name: str, living: bytes = b"") -> int:
-        """Close all that processes called `name` hold, but for the incarnation `living`.
+        """Close all entries held by processes called `name`, except the incarnation `living`.
 
-        They must be dead, and known to be: their connections died with them. What they offered
-        stays, since its destination may yet take it. Returns how many.
+        The processes must be known to be dead: their connections died with them. Entries that they
+        offered stay, since a destination may yet take them. Returns how many were closed.
         """
 
     def close(self) -> None:
-        """Let go of it. What is under way ends first, in the background."""
+        """Close the store. Operations under way end first, in the background."""
 
 
 def decide(entry: Entry | None, operation: Operation) -> tuple[Done | Conflict, bool]:
     """The outcome of an operation on an entry as it stands, and whether `Done` is to be written.
 
-    Done without writing: it was done before.
+    Done without writing means that it was done before.
     """
     match operation:
         case Publish():
@@ -244,7 +242,7 @@ def decide(entry: Entry | None, operation: Operation) -> tuple[Done | Conflict, 
 
 
 def closed(entry: Entry) -> Entry:
-    """The tombstone of an entry."""
+    """The tombstone that replaces an entry."""
     return msgspec.structs.replace(entry, state=EntryState.CLOSED)
 
 

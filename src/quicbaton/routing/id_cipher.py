@@ -1,13 +1,13 @@
 """QUIC-LB's two ciphers for the part of a connection ID that names the server.
 
-draft-ietf-quic-load-balancers, "Special Case: Single Pass Encryption" and "General Case:
-Four-Pass Encryption". What is encrypted is everything but the first octet: server ID and nonce.
-Sixteen octets are one AES-128 block. Any other length goes through a Feistel network of four
-rounds whose round function is AES-128 of one half, its length and the number of the round.
+draft-ietf-quic-load-balancers, "Special Case: Single Pass Encryption" and "General Case: Four-Pass
+Encryption". Everything but the first octet is encrypted: server ID and nonce. Sixteen octets are
+one AES-128 block. Any other length goes through a Feistel network of four rounds, whose round
+function is AES-128 of one half, its length and the number of the round.
 
 The draft splits an odd length in the middle of an octet and clears the spare four bits of each
-half. Here the halves are integers of 4 * n bits, so that nothing needs to be cleared: the left
-half is shifted up by those four bits where it becomes AES input, the right half is not.
+half. Here the halves are integers of 4 * n bits, so that nothing needs to be cleared: the left half
+is shifted up by those four bits where it becomes AES input, the right half is not.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class IdCipher:
                 code=Reason.ID_KEY,
             )
         self._key = bytes(key)
-        # Block by block without chaining, so one context serves for ever.
+        # Block by block without chaining, so one context can be used for ever.
         cipher = Cipher(algorithms.AES(self._key), modes.ECB())
         self._encrypt_block = cipher.encryptor().update
         self._decrypt_block = cipher.decryptor().update
@@ -69,7 +69,7 @@ class IdCipher:
         return (left << 4 * size | right).to_bytes(size, "big")
 
     def _of_left(self, left: int, size: int, number: int) -> int:
-        """The round function of the left half, to be XORed with the right one."""
+        """The round function of the left half. The result is XORed with the right one."""
         half = (size + 1) // 2
         head = (left << 4 * (size % 2)).to_bytes(half, "big")
         return self._round(head, size, number) & (1 << 4 * size) - 1

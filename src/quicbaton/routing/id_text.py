@@ -1,6 +1,6 @@
 """Configurations of connection IDs as an operator writes them.
 
-    plaintext                   node and worker readable by everybody; 12 octets
+    plaintext                   node and worker readable without a key; 12 octets
     encrypted                   AES-128 under the cluster key, four passes; 12 octets
     aws-nlb                     plaintext with the 8-octet server ID of AWS's balancer; 16 octets
 
@@ -15,18 +15,18 @@ with options after a colon, as in `plaintext:config=2,length`, or `encrypted:nod
 Several make a set (`IdConfigs`): the first issues, all are decoded. To change from one to another
 without losing a packet, first add the new one at the end on every node, then move it to the front.
 
-Without `config=` the bits come from the ring: 0 to 2 for plaintext and 3 to 5 for encrypted IDs,
-by the series of the key (`ClusterKey.series`). So each rotation of the ring rotates the
-configuration, IDs of the retired keys are still decoded, and an ID tells under which key its reset
-token was made. 6 is free for a configuration that somebody else dictates.
+Without `config=` the bits come from the ring: 0 to 2 for plaintext and 3 to 5 for encrypted IDs, by
+the series of the key (`ClusterKey.series`). So each rotation of the ring rotates the configuration,
+IDs of the retired keys are still decoded, and an ID tells under which key its reset token was made.
+6 is free for a configuration that a load balancer's operator dictates.
 
 AWS. A target of a Network Load Balancer's QUIC listener is registered with a server ID of 8 octets
 (TargetDescription.QuicServerId: "the 0x prefix followed by 16 hexadecimal characters ... unique at
 the listener level", Elastic Load Balancing API), which is found in plaintext after the first octet.
-How long an ID may be is not documented. That it must have 16 octets was found by trying
+The permitted lengths of an ID are not documented. That it must have 16 octets was found by trying
 (moq-dev/moq, pull request 848); the example for Envoy in the guide of AWS's Load Balancer
-Controller makes longer ones. The whole server ID is the node's number here. The workers behind one
-target are no business of the balancer's: their octet is the first of what it takes for the nonce.
+Controller makes longer ones. The whole server ID is the node's number here. The balancer need not
+know the workers behind one target: their octet is the first of those that it takes for the nonce.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def parse_ids(texts: str | Iterable[str], ring: KeyRing) -> IdConfigs:
 
 
 def usual_ids(ring: KeyRing) -> IdConfigs:
-    """Return the configurations of whoever asks for nothing else: plaintext."""
+    """Return the default configuration: plaintext."""
     return parse_ids(PLAINTEXT, ring)
 
 
@@ -147,12 +147,12 @@ def _parse_key(value: str) -> bytes:
 
 
 def _layouts(form: _Form, ring: KeyRing) -> list[IdLayout]:
-    """The configurations of one form, that of the active key first."""
+    """The configurations of one form; that of the active key comes first."""
     if form.key is not None and form.config is not None:
         mask_key = hmac.digest(form.key, _MASK_LABEL, "sha256")
         return [_encrypted(form, form.config, form.key, mask_key, ())]
     if form.encrypted:
-        # Two keys of one series would have the same bits: `IdConfigs` says what to do.
+        # Two keys of one series would have the same bits; `IdConfigs` raises for that.
         sizes = bytes((form.node, form.nonce))
         return [
             _encrypted(
@@ -166,8 +166,8 @@ def _layouts(form: _Form, ring: KeyRing) -> list[IdLayout]:
         ]
     if form.config is not None:
         return [_plaintext(form, form.config, ())]
-    # All series, also those that no key of the ring has: a node that has got the next key already
-    # issues by it.
+    # All series, also those without a key in the ring: a node that has the next key already issues
+    # by it.
     first = ring.active.series
     return [
         _plaintext(form, series, tuple(key.key_id for key in ring if key.series == series))

@@ -1,8 +1,8 @@
-"""What a router reads of a long-header packet, and the one packet it writes itself.
+"""The parts of a long-header packet that a router reads, and the one packet that it writes.
 
-Only the version-independent part (RFC 8999 §5.1) is read for every version. For QUIC 1 and 2
-(RFC 9000 §17.2, RFC 9369 §3.2) the packet type is read too, and an Initial's token, because
-whether a connection may begin depends on them.
+Only the version-independent part (RFC 8999 §5.1) is read for every version. For QUIC 1 and 2 (RFC
+9000 §17.2, RFC 9369 §3.2) the packet type is read too, and an Initial's token, because whether a
+connection may begin depends on them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class LongHeader(Struct, frozen=True):
 
 
 def parse_long_header(datagram: bytes) -> LongHeader | None:
-    """Read the first packet's long header; None when the datagram is too short for what it says."""
+    """Read the first packet's long header. None when the datagram is shorter than its lengths
+    say."""
     size = len(datagram)
     if size < _SMALLEST:
         return None
@@ -97,10 +98,10 @@ def build_version_negotiation(
 ) -> bytes:
     """Return the answer to a packet of an unsupported version (RFC 8999 §6, RFC 9000 §17.2.1).
 
-    Both IDs are the client's packet's, as it had them: they are swapped here.
+    Pass both IDs as in the client's packet: they are swapped here.
     """
-    # RFC 9000 §17.2.1: the seven low bits are arbitrary, with the fixed bit set beside other
-    # protocols on the port.
+    # RFC 9000 §17.2.1: the seven low bits are arbitrary. The fixed bit is set, for the sake of
+    # other protocols on the port.
     first = 0xC0 | entropy(1)[0] & 0x3F
     return b"".join(
         (
@@ -114,7 +115,7 @@ def build_version_negotiation(
 
 
 def _pull_token(datagram: bytes, at: int) -> bytes | None:
-    # RFC 9000 §17.2.2: a variable-length integer (§16), then so many bytes.
+    # RFC 9000 §17.2.2: a variable-length integer (§16), then that many bytes.
     if at >= len(datagram):
         return None
     length_end = at + (1 << (datagram[at] >> 6))

@@ -1,9 +1,9 @@
 """Which worker gets a new connection: policies, as pure decisions.
 
-The kernel or a balancer has brought a client to some worker, which conducts the handshake. Then
-a policy may say that another worker should have the connection, and it is handed over there: the
-client keeps its connection and sees nothing. So a policy may look at what no balancer sees, up to
-the path of the first request.
+The kernel or a balancer has brought a client to some worker, which conducts the handshake. Then a
+policy may name another worker, and the connection is handed over to that one: the client keeps its
+connection and sees nothing. So a policy may use what no balancer sees, up to the path of the first
+request.
 
 A policy of one's own is a class with `choose` (and `wants_path = True` when it decides by the first
 request, `elsewhere` when it may name workers of other nodes); `quicbaton serve --placement
@@ -22,8 +22,8 @@ from quicbaton.errors import ConfigurationError
 from quicbaton.reasons import Reason
 
 #: Least-loaded leaves a connection where it is unless that worker has more than this factor and
-#: this many connections above the least loaded one: a handoff for a difference that the next few
-#: clients even out is wasted, and loads are known with a delay.
+#: this many connections above the least loaded one. A handoff is wasted if the next few clients
+#: even out the difference, and loads are known with a delay.
 _WORTH_FACTOR: Final = 1.1
 _WORTH_CONNECTIONS: Final = 4
 
@@ -39,7 +39,7 @@ class Newcomer(Struct, frozen=True):
 
 
 class Member(Struct, frozen=True):
-    """A worker that connections may be placed on, as far as is known here and now."""
+    """A worker on which connections may be placed, by the latest report of its load."""
 
     name: str  # as `--to` takes it: "NODE/WORKER", or a worker's number on this node
     connections: int
@@ -66,7 +66,7 @@ class Placement(Protocol):
 class FarPlacement(Placement, Protocol):
     """A policy that may name workers of other nodes.
 
-    `elsewhere` names them, or whole nodes: who is not named there is no member.
+    `elsewhere` names these workers, or whole nodes. No other worker of another node is a member.
     """
 
     @property
@@ -74,7 +74,7 @@ class FarPlacement(Placement, Protocol):
 
 
 class RoundRobin:
-    """Each member in turn, as this worker counts."""
+    """Each member in turn, counted by each worker for itself."""
 
     wants_path = False
 
@@ -89,11 +89,11 @@ class RoundRobin:
 
 
 class ConsistentHash:
-    """The same member for the same client address, whichever worker it reached.
+    """The same member for the same client address, whichever worker the client reached.
 
     Rendezvous hashing (Thaler, Ravishankar: "Using name-based mappings to increase hit rates",
-    1998): of all members the one with the highest hash of (client, member). When a member comes
-    or goes, only its own clients change.
+    1998): of all members the one with the highest hash of (client, member). When a member comes or
+    goes, only its own clients change.
     """
 
     wants_path = False
@@ -121,22 +121,23 @@ class LeastLoaded:
 
 
 class ByPath:
-    """By the first request's path: the longest prefix decides; no match stays where it is.
+    """By the first request's path: the longest matching prefix decides; without a match the
+    connection stays.
 
     A rule names a worker of this node by its number, any worker as NODE/WORKER, or a NODE, which
-    means the least loaded of its workers. Where that is not known to have room, nobody else is
-    taken in its place: the connection stays.
+    means the least loaded of its workers. If the named worker is not known to have room, the
+    connection stays: no other worker is taken instead.
     """
 
     wants_path = True
 
     def __init__(self, rules: dict[str, str]) -> None:
-        """`rules`: path prefix -> whom it names."""
+        """`rules`: from a path prefix to the name of a worker or node."""
         self._rules = sorted(rules.items(), key=lambda rule: -len(rule[0]))
 
     @property
     def elsewhere(self) -> Sequence[str]:
-        """Whom the rules name, but for workers of this node."""
+        """The names in the rules, without workers of this node."""
         return sorted({name for _, name in self._rules if not name.isdigit()})
 
     def choose(self, newcomer: Newcomer, members: Sequence[Member], here: str) -> str | None:
@@ -186,7 +187,7 @@ def _rule(text: str) -> tuple[str, str]:
 
 
 def _find(name: str, members: Sequence[Member], here: str) -> str | None:
-    """The member that a rule's `name` means to a worker that is called `here`."""
+    """The member that a rule's `name` means to the worker `here`."""
     node = node_of(here)
     if name.isdigit() and node:
         name = f"{node}/{name}"
@@ -197,7 +198,7 @@ def _find(name: str, members: Sequence[Member], here: str) -> str | None:
 
 
 def node_of(member: str) -> str:
-    """The node in a member's name; empty for a number, which is one of this node."""
+    """The node in a member's name; empty for a number, which means a worker of this node."""
     return member.rpartition("/")[0]
 
 

@@ -7,16 +7,16 @@ draft-ietf-quic-load-balancers, "CID format":
     | worker, masked (1)                                                       if `mask` is set
 
 The worker is the last octet of the draft's server ID, as the draft's "load balancer chains" and
-"server process demultiplexing" have it: a balancer that knows only nodes reads the shorter prefix
-and takes the worker for nonce. In a plaintext ID it stands at a fixed offset, where a classic BPF
-program finds it (`steering`). In an encrypted one the program cannot see it; there the masked
-octet at the end says it once more, to those who have the host's key (`worker_mask`).
+"server process demultiplexing" have it. A balancer that knows only nodes reads the shorter prefix
+and takes the worker for a part of the nonce. In a plaintext ID the worker stands at a fixed offset,
+where a classic BPF program finds it (`steering`). In an encrypted ID the program cannot see it. The
+masked octet at the end repeats it there, for readers that have the host's key (`worker_mask`).
 
-Configurations. The three bits name one of up to seven (`IdConfigs`): one issues, all are decoded;
+Configurations. The three bits name one of up to seven (`IdConfigs`): one issues, all are decoded.
 0b111 means that no balancer may route the ID, and is never ours. All of a set make IDs of one
 length, because a short header does not say how long its ID is: the endpoint's fast path, aioquic
-and the transport each cut it at one length, and a length that depended on the ID's first octet
-would cost the fast path a lookup per datagram for a case that rotation hardly needs.
+and the transport each cut it at one length. A length that depended on the ID's first octet would
+cost the fast path a lookup per datagram, for a case that rotation hardly needs.
 
 The nonce. The draft wants at least 4 octets and never the same nonce twice.
 
@@ -37,10 +37,10 @@ The nonce. The draft wants at least 4 octets and never the same nonce twice.
 The five low bits of the first octet are random unless `describes_length` is set.
 
 Where we deviate: the draft says that plaintext IDs SHOULD NOT be issued in NEW_CONNECTION_ID
-frames, because an observer can link them to the server. Cutover needs those frames (the draft's
-own "moving connections between servers"). Every plaintext ID of ours, the first included, shows
-node and worker to an observer; a client that migrates to hide is linked to this server, among all
-its other clients. Who minds encrypts.
+frames, because an observer can link them to the server. Cutover needs those frames (the draft's own
+"moving connections between servers"). Every plaintext ID of ours, the first included, shows node
+and worker to an observer. A client that migrates to hide is linked to this server, among all its
+other clients. Operators that mind use encrypted IDs.
 """
 
 from __future__ import annotations
@@ -86,9 +86,10 @@ class IdLayout(Struct, frozen=True):
     describes_length: bool = False
     #: Encrypts server ID and nonce; None: plaintext.
     cipher: IdCipher | None = None
-    #: Appends the worker, readable for the kernel; with a cipher only.
+    #: Appends the worker, masked, for the kernel to read; with a cipher only.
     mask: WorkerMask | None = None
-    #: Ids of the cluster keys that were active when such IDs were issued; empty: any may have been.
+    #: Ids of the cluster keys that were active when such IDs were issued; empty: any key was
+    #: possible.
     issued_under: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
@@ -125,7 +126,7 @@ class IdLayout(Struct, frozen=True):
 
     @property
     def worker_offset(self) -> int | None:
-        """Index of the octet with the worker, plain or masked; None where nothing shows it."""
+        """Index of the octet with the worker, plain or masked; None where no octet shows it."""
         if self.cipher is None:
             return 1 + self.node_bytes
         return None if self.mask is None else self.length - 1
@@ -154,7 +155,7 @@ class IdLayout(Struct, frozen=True):
         return first + inner + bytes((place.worker ^ self.mask.of(inner),))
 
     def decode(self, cid: bytes) -> Place | None:
-        """Return who issued `cid`, or None when it is not of this layout.
+        """Return the place that issued `cid`, or None when `cid` is not of this layout.
 
         A client's random ID of the right length passes for ours with a chance of 1 in 8, and with
         any given place with 1 in 8 * 256 * 256^node_bytes: this is a hint, never a proof.
@@ -170,7 +171,7 @@ class IdLayout(Struct, frozen=True):
 
     @property
     def _inner(self) -> int:
-        """Bytes of what a cipher encrypts: the draft's server ID and nonce."""
+        """Bytes that a cipher encrypts: the draft's server ID and nonce."""
         return self.node_bytes + WORKER_BYTES + self.nonce_bytes
 
 
@@ -178,7 +179,7 @@ class IdConfigs:
     """The configurations in force: one issues, all decode (the draft's "config rotation")."""
 
     def __init__(self, issuing: IdLayout, accepted: Iterable[IdLayout] = ()) -> None:
-        """`accepted` are earlier configurations, and the next one before anybody issues by it.
+        """`accepted` are earlier configurations, and the next one before any node issues by it.
 
         Raises:
             ConfigurationError: two have the same bits, or IDs of different lengths.
@@ -207,7 +208,7 @@ class IdConfigs:
 
     @classmethod
     def of(cls, layout: IdLayout | IdConfigs) -> IdConfigs:
-        """Return `layout` as a set, of one if need be."""
+        """Return `layout` itself if it is a set, else a set of it alone."""
         return layout if isinstance(layout, IdConfigs) else cls(layout)
 
     def layout_of(self, cid: bytes) -> IdLayout | None:
@@ -215,13 +216,13 @@ class IdConfigs:
         return self._by_bits[cid[0] >> 5] if cid else None
 
     def decode(self, cid: bytes) -> Place | None:
-        """Return who issued `cid`, or None: a hint, as `IdLayout.decode`."""
+        """Return the place that issued `cid`, or None: a hint, as `IdLayout.decode`."""
         layout = self.layout_of(cid)
         return None if layout is None else layout.decode(cid)
 
     def is_current(self, cid: bytes) -> bool:
-        """Say whether `cid` is of the configuration that issues. One that is not should be
-        retired (the draft's "config rotation")."""
+        """Whether `cid` is of the configuration that issues. If not, it should be retired (the
+        draft's "config rotation")."""
         return self.layout_of(cid) is self.issuing
 
     def keys_of(self, cid: bytes, ring: KeyRing) -> list[ClusterKey]:
@@ -231,7 +232,7 @@ class IdConfigs:
         return [key for key in ring if key.key_id in under] or list(ring)
 
     def __iter__(self) -> Iterator[IdLayout]:
-        """The one that issues first."""
+        """All configurations, the one that issues first."""
         return iter(self._layouts)
 
     def __repr__(self) -> str:
@@ -287,9 +288,9 @@ class IdFactory:
         return self.configs.decode(cid)
 
     def outdated(self, cid: bytes) -> bool:
-        """Say whether a connection that lives here should stop using its ID `cid`: it leads to
-        another worker, or is of a configuration that issues no more (the draft's "config rotation":
-        servers MUST update the client). An empty ID leads nowhere and never is."""
+        """Whether a connection that lives here should stop using its ID `cid`: it leads to another
+        worker, or is of a configuration that no longer issues (the draft's "config rotation":
+        servers MUST update the client). An empty ID leads nowhere and never is outdated."""
         return bool(cid) and not (
             self.configs.is_current(cid) and self.configs.decode(cid) == self.place
         )

@@ -1,6 +1,6 @@
 """Stateless resets: how a client learns that its connection is gone (RFC 9000 §10.3).
 
-Whether to reset at all is decided in `route`. Here a reset is built, and the rate limited.
+`route` decides whether to reset at all. Here a reset is built, and their rate limited.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from quicbaton.routing.quic_lb import IdConfigs
 MIN_RESET_BYTES: Final = 21
 #: A trigger of this size or less is answered with one byte less (RFC 9000 §10.3).
 _ONE_LESS_UP_TO: Final = 43
-#: The sizes to choose from otherwise: at 41 bytes and above a reset does not stand out (§10.3.3).
+#: The sizes for larger triggers: at 41 bytes and above a reset does not stand out (§10.3.3).
 _USUAL_SIZE: Final = 42
 _SIZE_SPREAD: Final = 32
 
@@ -41,16 +41,16 @@ def build_reset(
 ) -> bytes:
     """Return the datagram that resets the connection of `cid`.
 
-    `trigger_bytes` is the size of the datagram that is answered; the reset is smaller, so that two
+    `trigger_bytes` is the size of the datagram that is answered. The reset is smaller, so that two
     endpoints that reset each other come to an end (RFC 9000 §10.3.3).
 
-    The token must be the one that the client was given, made under the key that was active when
-    the ID was issued. After a rotation that is not the active one. The config rotation bits of the
-    ID say which it was (`configs`; the draft's "Stateless Reset Oracle" suggests a key per
-    codepoint), as long as no two keys of the ring share a series. Where the bits cannot say it, for
-    a configuration that a load balancer dictates, the key is drawn among the ring's: a token of
-    the wrong key is noise to the client, which sends again and is answered again. Two datagrams
-    for one would be no way out: two endpoints that reset each other would double them each time.
+    The token must be the one that the client was given, made under the key that was active when the
+    ID was issued. After a rotation that is not the active one. The config rotation bits of the ID
+    tell which it was (`configs`; the draft's "Stateless Reset Oracle" suggests a key per
+    codepoint), as long as no two keys of the ring share a series. The bits cannot tell it for a
+    configuration that a load balancer dictates. Then the key is drawn among the ring's: a token of
+    the wrong key is noise to the client, which sends again and is answered again. Two datagrams for
+    one are no solution: two endpoints that reset each other would double them each time.
 
     Raises:
         CallerError: the trigger is too small to be answered.
@@ -71,9 +71,9 @@ def build_reset(
 
 
 def announce_reset(token: bytes, entropy: Callable[[int], bytes]) -> bytes:
-    """Return a datagram that resets the connection with this token and answers nothing.
+    """Return a datagram that resets the connection with this token, and that answers no datagram.
 
-    For the one who knows that a connection is over, and its client's validated address: a client
+    For a process that knows that a connection is over, and its client's validated address: a client
     that waits for us sends nothing that could be answered. Send it once; it starts no loop.
     """
     return _datagram(_USUAL_SIZE + entropy(1)[0] % _SIZE_SPREAD, token, entropy)
@@ -87,7 +87,7 @@ def _datagram(size: int, token: bytes, entropy: Callable[[int], bytes]) -> bytes
 
 
 class TokenBucket(Struct):
-    """So many a second, and so many at once. Starts full."""
+    """`per_s` tokens a second, and `burst` at once. It starts full."""
 
     per_s: float
     burst: float
@@ -100,7 +100,7 @@ class TokenBucket(Struct):
         return cls(per_s, burst, burst, now)
 
     def take(self, now: float) -> bool:
-        """Take one if there is one."""
+        """Take a token. Returns whether there was one."""
         elapsed = max(0.0, now - self.filled_at)
         self.level = min(self.burst, self.level + elapsed * self.per_s)
         self.filled_at = max(self.filled_at, now)
@@ -111,7 +111,7 @@ class TokenBucket(Struct):
 
 
 class ResetLimiter:
-    """Limits resets per address and in all (RFC 9000 §10.3.3 suggests both)."""
+    """Limits resets per address and in total (RFC 9000 §10.3.3 suggests both)."""
 
     def __init__(
         self,
@@ -130,13 +130,13 @@ class ResetLimiter:
         self._by_host: dict[str, TokenBucket] = {}
 
     def allow(self, host: str, now: float) -> bool:
-        """Say whether a reset to the IP address `host` may go out now, and count it."""
+        """Whether a reset to the IP address `host` may go out now; if so it is counted."""
         bucket = self._by_host.pop(host, None)
         if bucket is None:
             bucket = TokenBucket.full(self._per_address_per_s, self._burst_per_address, now)
             if len(self._by_host) >= self._max_addresses:
                 del self._by_host[next(iter(self._by_host))]
-        # Put back at the end: the front is the address not heard of for longest.
+        # Put back at the end: the address in front is the one that was not reset for longest.
         self._by_host[host] = bucket
         # An address over its own limit takes nothing away from the others.
         return bucket.take(now) and self._all.take(now)

@@ -6,13 +6,13 @@
                             | original destination ID (1 + n) | Retry's source ID (1 + n)
     NEW_TOKEN's plaintext:  issued, Unix ms (8) | IP (1 + 4 or 16)
 
-The kind stands in front, readable, because the two are handled differently (§8.1.1), and is
-authenticated. Each kind has its own key, and each token its own below that, derived with its
-random token id: a Retry flood may mint more tokens than random nonces under one key allow.
-A NEW_TOKEN says nothing readable about its connection (§8.1.3); the key id is the same for all.
+The kind is the first byte, readable, because the two are handled differently (§8.1.1), and is
+authenticated. Each kind has its own key. Each token has a key of its own below that, derived with
+its random token id: a Retry flood may mint more tokens than random nonces under one key allow. A
+NEW_TOKEN reveals nothing about its connection (§8.1.3); the key id is the same for all.
 
-A Retry's token is bound to address and port (§8.1.4) and to the Retry's source ID, which the
-client must use (§17.2.5.2). A NEW_TOKEN is bound to the IP address only: ports change.
+A Retry's token is bound to address and port (§8.1.4) and to the Retry's source ID, which the client
+must use (§17.2.5.2). A NEW_TOKEN is bound to the IP address only: ports change.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TOKEN_ID_BYTES: Final = 16
 _ID_OFFSET: Final = 1 + KEY_ID_BYTES
 _HEADER_BYTES: Final = _ID_OFFSET + TOKEN_ID_BYTES
 _ZERO_NONCE: Final = bytes(12)  # one key seals one token
-#: Header, tag, time and an IPv6 address, port and two IDs of 20 bytes: nothing longer is ours.
+#: Header, tag, time and an IPv6 address, port and two IDs of 20 bytes. No token of ours is longer.
 _MAX_TOKEN_BYTES: Final = _HEADER_BYTES + 16 + 8 + 2 + 17 + 2 * 21
 
 
@@ -67,7 +67,7 @@ _LIFETIMES_S: Final = {
 class AddressTokenError(PeerError):
     """A token that validates nothing.
 
-    `kind` is what it claims to be. RFC 9000 §8.1.2: after a bad Retry token close with
+    `kind` is the one in its first byte. RFC 9000 §8.1.2: after a bad Retry token close with
     INVALID_TOKEN, because the client accepts no second Retry; §8.1.3: with any other bad token go
     on as without one.
     """
@@ -140,7 +140,8 @@ def validate_token(
     kind, plaintext = _open(token, ring)
     (issued_ms,) = struct.unpack_from("!Q", plaintext)
     age_s = now - issued_ms / 1000
-    # Clocks of two nodes differ; a token from further in the future is as bad as an old one.
+    # The clocks of two nodes may differ within bounds. Beyond them, in either direction, the token
+    # is bad.
     if not -BATON_CLOCK_SKEW_S <= age_s <= _LIFETIMES_S[kind]:
         raise AddressTokenError(
             f"the token is {age_s:.1f} s old; it lives {_LIFETIMES_S[kind]} s",
@@ -170,8 +171,8 @@ def validate_token(
 
 
 def counts(validated: ValidatedAddress, guard: ReplayGuard, now: float) -> bool:
-    """Say whether the token counts, and remember it (RFC 9000 §8.1.4 wants replay limited). A
-    Retry's may be repeated: the client must send it in all its Initials (§8.1.2)."""
+    """Whether the token counts; it is then remembered (RFC 9000 §8.1.4 wants replay limited). A
+    Retry's token may be repeated: the client must send it in all its Initials (§8.1.2)."""
     if validated.kind is TokenKind.RETRY:
         return True
     return guard.spend(validated.token_id, validated.expires, now)
@@ -216,8 +217,8 @@ def _open(token: bytes, ring: KeyRing) -> tuple[TokenKind, bytes]:
 
 
 def _packed_ip(address: tuple[str | int, ...]) -> bytes:
-    # A dual-stack socket reports ::ffff:192.0.2.1 for what another node's IPv4 socket reports as
-    # 192.0.2.1; the client is the same.
+    # For the same client a dual-stack socket reports ::ffff:192.0.2.1, and another node's IPv4
+    # socket 192.0.2.1.
     ip = ipaddress.ip_address(str(address[0]))
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return (mapped or ip).packed

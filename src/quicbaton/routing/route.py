@@ -1,21 +1,21 @@
 """One datagram in, one decision out. Nothing is sent or changed here.
 
 The runtime looks a short header's ID up in `table.owners` itself and asks `route` only about the
-rest. Segments that the kernel coalesced (UDP GRO) are separate datagrams to this function: they
-may belong to different connections.
+rest. Segments that the kernel coalesced (UDP GRO) are separate datagrams to this function: they may
+belong to different connections.
 
 Short header, by its destination ID:
 
     known, or retired a moment ago     Local
     given away, strays still follow    Forward to the new owner
-    given away, or withheld            Drop: somebody may own it
+    given away, or withheld            Drop: another process may own it
     names another known place          Forward there (tossing)
     names us, unknown                  Reset, when allowed
     anything else                      Drop
 
 A long header goes the same way, except that an unknown ID may begin a connection. IDs that clients
-chose name places by accident, so a first flight is tossed only within this node, where every
-worker answers from the same socket address.
+chose name places by accident. So a first flight is tossed only within this node, where every worker
+answers from the same socket address.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ SUPPORTED_VERSIONS: Final = frozenset((QUIC_V1, QUIC_V2))
 _LONG_HEADER_BIT: Final = 0x80
 _FIXED_BIT: Final = 0x40
 # Beside the ID a short-header packet has its first byte, four bytes of packet number and payload
-# (RFC 9001 §5.4.2: header protection samples what follows them) and a 16-byte tag at least.
+# (RFC 9001 §5.4.2: header protection samples the bytes after them) and a 16-byte tag at least.
 _SHORT_OVERHEAD: Final = 1 + 4 + 16
 
 
 class DropReason(StrEnum):
-    """Why a datagram goes nowhere: the label of a counter."""
+    """Why a datagram is dropped: the label of a counter."""
 
     EMPTY = "empty"
     TRUNCATED = "truncated"
@@ -66,13 +66,13 @@ class DropReason(StrEnum):
 
 
 class Local(Struct, Generic[OwnerT], frozen=True):
-    """It is for a connection of this process."""
+    """The datagram is for a connection of this process."""
 
     owner: OwnerT
 
 
 class Forward(Struct, frozen=True):
-    """It is for a connection of another process."""
+    """The datagram is for a connection of another process."""
 
     to: Target
 
@@ -96,7 +96,7 @@ class Reset(Struct, frozen=True):
 
 
 class Drop(Struct, frozen=True):
-    """Do nothing but count it."""
+    """Count the datagram, and do nothing else."""
 
     reason: DropReason
 
@@ -116,8 +116,8 @@ def route(  # noqa: PLR0911 - a list of decisions, one return each
     """Decide what happens to one UDP payload.
 
     `now` is the table's clock. `forwarded`: another node sent it on, so it stops here (one hop).
-    `may_reset`: the store or the supervisor is certain that nobody owns IDs of ours that are not
-    in the table (RFC 9000 §21.11); without that certainty nothing is ever reset.
+    `may_reset`: the store or the supervisor is certain that no process owns IDs of ours that are
+    not in the table (RFC 9000 §21.11). Without that certainty nothing is ever reset.
     """
     if not datagram:
         return Drop(DropReason.EMPTY)
@@ -173,8 +173,8 @@ def _route_long(  # noqa: PLR0911 - as above
     if header.version == 0:  # RFC 9000 §6.1: never answer a Version Negotiation packet
         return Drop(DropReason.VERSION_ZERO)
     if header.version not in versions:
-        # RFC 9000 §5.2.2, §6.1: only for what is large enough to begin a connection in a version
-        # that we speak. The type of an unknown version's packet cannot be known.
+        # RFC 9000 §5.2.2, §6.1: only for a datagram that is large enough to begin a connection in a
+        # version that we speak. The type of an unknown version's packet cannot be known.
         if len(datagram) < MIN_DATAGRAM_BYTES:
             return Drop(DropReason.SMALL_UNKNOWN_VERSION)
         return VersionNegotiation(header)
@@ -191,7 +191,7 @@ def _route_long(  # noqa: PLR0911 - as above
 def _route_unknown_long(
     datagram: bytes, header: LongHeader, table: RoutingTable[OwnerT], forwarded: bool
 ) -> Route[OwnerT]:
-    """A supported version's packet whose ID the table does not know."""
+    """Decide on a supported version's packet whose ID the table does not know."""
     place = table.configs.decode(header.destination_id)
     if place is not None and place != table.place and place in table.peers and not forwarded:
         first_flight = header.type in (PacketType.INITIAL, PacketType.ZERO_RTT)

@@ -1,9 +1,9 @@
 """The kernel's share of routing: which worker's socket gets a datagram.
 
-Workers of one host share a UDP port with SO_REUSEPORT. A classic BPF program, attached to the
-group with SO_ATTACH_REUSEPORT_CBPF (needs no privilege), returns the index of a socket: the
-worker number in the destination connection ID, modulo the number of sockets. Where the number is,
-the ID's configuration says, which its first octet names:
+Workers of one host share a UDP port with SO_REUSEPORT. A classic BPF program, attached to the group
+with SO_ATTACH_REUSEPORT_CBPF (needs no privilege), returns the index of a socket: the worker number
+in the destination connection ID, modulo the number of sockets. The place of the number depends on
+the ID's configuration, which its first octet names:
 
 * Plaintext: the worker octet.
 * Encrypted, with a masked worker: the last octet, XOR a keyed hash of the ciphertext, which the
@@ -12,21 +12,22 @@ the ID's configuration says, which its first octet names:
 * Encrypted, without: the kernel cannot know. It picks a socket by its hash of addresses and ports,
   and the worker that gets the datagram tosses it to the one that its ID names.
 
-The same rule is applied to every packet, also where a client chose the ID: a client's flight
-stays together, and a worker that issues IDs with its own number keeps what it accepted. A client's
-ID with the bits of no configuration is read as one of the configuration that issues, where that is
-plaintext; else it goes by the kernel's hash, which keeps a sender together, too.
+The same rule is applied to every packet, also where a client chose the ID. So a client's flight
+stays together, and a worker that issues IDs with its own number keeps the connections that it
+accepted. If a client's ID has the bits of no configuration, it is read as one of the configuration
+that issues, where that is plaintext. Otherwise the kernel's hash decides, which keeps a sender
+together, too.
 
-What the program sees. The kernel runs it over the UDP payload: `run_bpf_filter` in Linux'
-net/core/sock_reuseport.c pulls the transport header off first, so offset 0 is QUIC's first byte
-and the length is the datagram's. `test_kernel_steers_by_worker` checks this. A burst that the
-network card coalesced is steered by its first segment's ID, since it becomes one datagram only
-within one flow; the segments are routed each by its own ID in user space.
+The program's view. The kernel runs it over the UDP payload: `run_bpf_filter` in Linux'
+net/core/sock_reuseport.c pulls the transport header off first, so offset 0 is QUIC's first byte and
+the length is the datagram's. `test_kernel_steers_by_worker` checks this. A burst that the network
+card coalesced is steered by its first segment's ID, since it becomes one datagram only within one
+flow; the segments are routed each by its own ID in user space.
 
 Two answers of the kernel need care. A load beyond the packet ends a classic program with 0, which
 would send all garbage to worker 0; therefore every load is preceded by a test of the length. An
 index that is not below the number of sockets makes the kernel choose by its hash of addresses and
-ports, which keeps a sender together and spreads senders: that is what we return for a datagram
+ports, which keeps a sender together and spreads senders: the program returns that for a datagram
 that is too short, or whose ID is.
 
 The index counts sockets in the order in which they joined the group, and Linux moves the last one
@@ -147,14 +148,14 @@ def socket_of(worker: int, sockets: int) -> int:
 
 
 def _find_id() -> list[Instruction]:
-    """Leave in X where the ID begins and in memory how long it is; all of it is in the packet."""
+    """Leave the ID's offset in X and its length in memory; the whole ID is in the packet."""
     return [
         Instruction(_LOAD_LENGTH),
         Instruction(_JUMP_AT_LEAST, 1, 0, _SHORT_ID_OFFSET + 1),
         _BY_HASH,
         Instruction(_LOAD_BYTE_AT, k=0),
         Instruction(_JUMP_IF_BIT, 5, 0, _LONG_HEADER_BIT),
-        # Short: whatever follows the first byte may be the ID.
+        # Short: everything after the first byte may be the ID.
         Instruction(_LOAD_LENGTH),
         Instruction(_SUBTRACT, k=_SHORT_ID_OFFSET),
         Instruction(_STORE, k=_ID_BYTES),
@@ -178,7 +179,7 @@ def _find_id() -> list[Instruction]:
 
 
 def _branch(layout: IdLayout, sockets: int) -> list[Instruction]:
-    """What follows for an ID of this configuration; returns in any case."""
+    """The instructions for an ID of this configuration. They return in any case."""
     if layout.cipher is None:
         return _plain_branch(layout, sockets)
     if layout.mask is None:
@@ -206,7 +207,7 @@ def _masked_branch(layout: IdLayout, mask: WorkerMask, sockets: int) -> list[Ins
     ]
     for word, place in enumerate(_INPUT):
         program += [Instruction(_LOAD_WORD_FROM, k=1 + 4 * word), Instruction(_STORE, k=place)]
-    # The masked octet itself waits where the length was.
+    # The masked octet is kept where the length was.
     program += [Instruction(_LOAD_BYTE_FROM, k=layout.length - 1), Instruction(_STORE, k=_ID_BYTES)]
     for place, value in enumerate(mask.initial_state()):
         program += [Instruction(_LOAD, k=value), Instruction(_STORE, k=place)]

@@ -3,16 +3,16 @@
 An ID is in at most one of four places:
 
 * `owners`: the connection lives here.
-* retired: the peer has retired it. The datagrams of one peer come by several ways, from the network
-  and forwarded, so one that was sent before may arrive after the retirement. It still finds its
-  connection for a while, and is no sign of a connection that is lost: no reset answers it.
+* retired: the peer has retired it. One peer's datagrams come by several ways, from the network and
+  forwarded, so a datagram that was sent before the retirement may arrive after it. It still finds
+  its connection for a while. It is no sign of a lost connection: no reset answers it.
 * forwards: it was given away; strays follow it until a time.
 * tombstones: it may live elsewhere, nothing is forwarded any more, and it must not be reset
   (RFC 9000 §21.11: never reset what could be active on any endpoint with the same key).
 
-A forward that expires becomes a tombstone. Everything is bounded. When the tombstones overflow,
-the oldest gives way and *all* resets are withheld until it would have expired: clients then wait
-for their idle timeout, but no live connection is ever reset for want of memory.
+A forward that expires becomes a tombstone. Everything is bounded. When the tombstones overflow, the
+oldest gives way and *all* resets are withheld until it would have expired. Clients then wait for
+their idle timeout, but no live connection is ever reset for lack of memory.
 
 Times are seconds of any one clock that never goes back.
 """
@@ -37,7 +37,7 @@ from quicbaton.routing.quic_lb import IdConfigs, IdLayout, Place
 
 OwnerT = TypeVar("OwnerT", bound=Hashable)
 
-#: Where strays go: a worker known by its number, or an address that a handoff named.
+#: The destination of strays: a worker known by its number, or an address that a handoff named.
 Target = Place | str
 
 # Dead entries that the expiry heap may hold before it is rebuilt.
@@ -45,13 +45,13 @@ _HEAP_SLACK = 1024
 
 
 def is_sibling(target: Target, place: Place) -> bool:
-    """Say whether what goes to `target` is tossed: sent to the worker of the same node that its ID
+    """Whether a datagram to `target` is tossed: sent to the worker of the same node that its ID
     names, because the kernel could not or did not steer it there."""
     return isinstance(target, Place) and target.node == place.node
 
 
 class RoutingTable(Generic[OwnerT]):
-    """IDs of one worker. `OwnerT` is whatever the runtime keeps per connection."""
+    """IDs of one worker. `OwnerT` is the runtime's object for a connection."""
 
     def __init__(
         self,
@@ -64,14 +64,14 @@ class RoutingTable(Generic[OwnerT]):
         max_tombstones: int = MAX_NO_RESET_IDS,
         max_retired: int = MAX_RETIRED_IDS,
     ) -> None:
-        """`place` is this worker's; `peers` are the places that packets may be tossed to."""
+        """`place` is this worker's; `peers` are the places to which packets may be tossed."""
         self.configs = IdConfigs.of(layout)
         self.place = place
         self.peers = set(peers) - {place}
-        #: Places whose unknown IDs are ours to answer for: our own, and those of dead workers.
+        #: Places whose unknown IDs this worker answers: its own, and those of dead workers.
         self.places = {place}
-        #: Read by the runtime for its fast path: one lookup of a short header's ID. Changed only
-        #: through the methods.
+        #: The runtime reads it directly, for its fast path: one lookup of a short header's ID. Only
+        #: the methods change it.
         self.owners: dict[bytes, OwnerT] = {}
         self.no_reset_until = float("-inf")
         self._retired: dict[bytes, tuple[OwnerT, float]] = {}  # in the order of retirement
@@ -109,14 +109,14 @@ class RoutingTable(Generic[OwnerT]):
         self.owners[cid] = owner
 
     def inherit(self, place: Place) -> None:
-        """The worker at `place` is dead, and nobody else can own what it owned: unknown IDs of
-        its are now answered as our own are."""
+        """The worker at `place` is dead, and no other process can own its connections: its unknown
+        IDs are now answered as our own are."""
         self.peers.discard(place)
         self.places.add(place)
 
     def inherit_all(self, places: Iterable[Place]) -> None:
-        """Nobody but us lives: the IDs of these places, and whatever was given away, belong to
-        nobody, and are answered as our own unknown IDs are."""
+        """No other process lives. The IDs of these places and all that were given away have no
+        owner, and are answered as our own unknown IDs are."""
         for place in places:
             self.inherit(place)
         self._forwards.clear()
@@ -125,14 +125,14 @@ class RoutingTable(Generic[OwnerT]):
         self.no_reset_until = float("-inf")
 
     def remove(self, cid: bytes) -> None:
-        """Forget `cid`: its connection is over for everybody."""
+        """Forget `cid`: its connection is over in every process."""
         self.owners.pop(cid, None)
         self._retired.pop(cid, None)
         self._forwards.pop(cid, None)
         self._tombstones.pop(cid, None)
 
     def retire(self, cid: bytes, now: float) -> None:
-        """The peer retired `cid`: only what is late still comes for it."""
+        """The peer has retired `cid`: only late datagrams still come for it."""
         owner = self.owners.pop(cid, None)
         if owner is None:
             return
@@ -141,7 +141,7 @@ class RoutingTable(Generic[OwnerT]):
         self._retired[cid] = (owner, now + RETIRED_ID_LIFETIME_S)
 
     def forward(self, cid: bytes, to: Target, until: float) -> None:
-        """Send what comes for `cid` to its new owner; it is ours no more.
+        """Send datagrams for `cid` to its new owner; it is no longer ours.
 
         Raises:
             RefusedError: code `forwards_full`. Ask `has_room` before committing a handoff.
@@ -159,11 +159,11 @@ class RoutingTable(Generic[OwnerT]):
         self._schedule(until, cid)
 
     def has_room(self, count: int) -> bool:
-        """Say whether `count` more IDs can be forwarded."""
+        """Whether `count` more IDs can be forwarded."""
         return len(self._forwards) + count <= self._max_forwards
 
     def withhold_resets(self, cid: bytes, until: float) -> None:
-        """Put a tombstone: drop what comes for `cid`, and never reset it, until then."""
+        """Put a tombstone: until then drop datagrams for `cid`, and never reset it."""
         self.owners.pop(cid, None)
         self._retired.pop(cid, None)
         self._forwards.pop(cid, None)
@@ -192,11 +192,11 @@ class RoutingTable(Generic[OwnerT]):
     # --- questions ---
 
     def has_room_here(self, count: int) -> bool:
-        """Say whether `count` more IDs can be routed to connections of this process."""
+        """Whether `count` more IDs can be routed to connections of this process."""
         return len(self.owners) + count <= self._max_owners
 
     def owner_of(self, cid: bytes) -> OwnerT | None:
-        """Return whose datagrams come for `cid`, be they late, or None."""
+        """Return the owner of datagrams for `cid`, late ones included, or None."""
         owner = self.owners.get(cid)
         if owner is not None:
             return owner
@@ -204,24 +204,24 @@ class RoutingTable(Generic[OwnerT]):
         return None if retired is None else retired[0]
 
     def forward_of(self, cid: bytes, now: float) -> Target | None:
-        """Return where strays of `cid` go, or None."""
+        """Return the destination of strays of `cid`, or None."""
         entry = self._forwards.get(cid)
         return entry[0] if entry is not None and now < entry[1] else None
 
     def may_live_elsewhere(self, cid: bytes) -> bool:
-        """Say whether `cid` was given away or has a tombstone; an expired forward is one."""
+        """Whether `cid` was given away or has a tombstone; an expired forward is one."""
         return cid in self._tombstones or cid in self._forwards
 
     def next_expiry(self) -> float | None:
-        """Return when `expire` has something to do at the earliest; None: never."""
+        """Return the earliest time at which `expire` has something to do; None: never."""
         return self._heap[0][0] if self._heap else None
 
     def _schedule(self, until: float, cid: bytes) -> None:
         heapq.heappush(self._heap, (until, cid))
         live = len(self._forwards) + len(self._tombstones)
         if len(self._heap) > 2 * live + _HEAP_SLACK:
-            # IDs that come and go leave dead entries behind, which must not add up.
-            # In place: `expire` may be walking it.
+            # IDs that come and go leave dead entries behind, which must not accumulate. In place:
+            # `expire` may be iterating over it.
             self._heap[:] = [(until, cid) for cid, (_, until) in self._forwards.items()]
             self._heap += [(until, cid) for cid, until in self._tombstones.items()]
             heapq.heapify(self._heap)

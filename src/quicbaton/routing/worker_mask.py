@@ -1,15 +1,15 @@
-"""A worker number that the kernel can read out of an encrypted connection ID, and others cannot.
+"""A worker number in an encrypted connection ID, which the kernel can read and others cannot.
 
-draft-ietf-quic-load-balancers, "Server Process Demultiplexing", fourth approach: the server
-appends an octet with its process's number, XORed with a keyed hash of the rest of the ID. A
-balancer takes the octet for none of its business; the host's demultiplexer, here a classic BPF
-program (`steering`), computes the same hash and gets the number back.
+draft-ietf-quic-load-balancers, "Server Process Demultiplexing", fourth approach: the server appends
+an octet with its process's number, XORed with a keyed hash of the rest of the ID. A balancer
+ignores the octet. The host's demultiplexer, here a classic BPF program (`steering`), computes the
+same hash and gets the number back.
 
-The hash is HalfSipHash-1-3 (Aumasson and Bernstein, SipHash, in its 32-bit form), which needs
-nothing but what classic BPF has: additions, shifts and XOR of 32-bit words. It is a pseudorandom
-function, so that octets of one worker show nothing in common without the key. Its input are the
-first eight octets of the ciphertext, which never repeat. Compiled by the kernel, its 490
-instructions add less than 0.1 µs to a datagram.
+The hash is HalfSipHash-1-3 (Aumasson and Bernstein, SipHash, in its 32-bit form), which needs only
+what classic BPF has: additions, shifts and XOR of 32-bit words. It is a pseudorandom function, so
+that octets of one worker show nothing in common without the key. Its input is the first eight
+octets of the ciphertext, which never repeat. Compiled by the kernel, its 490 instructions add less
+than 0.1 µs to a datagram.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class WorkerMask:
         return half_siphash(self._key, words, WORD_ROUNDS, LAST_ROUNDS) & 0xFF
 
     def initial_state(self) -> tuple[int, int, int, int]:
-        """Return the hash's four words before its input: what the BPF program begins with."""
+        """Return the hash's four words before its input: the BPF program begins with them."""
         return initial_state(self._key)
 
     def __eq__(self, other: object) -> bool:
@@ -73,8 +73,8 @@ def last_word(size: int) -> int:
 
 
 def half_siphash(key: bytes, words: tuple[int, ...], word_rounds: int, last_rounds: int) -> int:
-    """Return the 32-bit HalfSipHash of `words`. HalfSipHash itself makes them of bytes in little-
-    endian order; the mask takes the order of the network, since that is how BPF loads them."""
+    """Return the 32-bit HalfSipHash of `words`. HalfSipHash itself reads them from bytes in little-
+    endian order; the mask uses network order, in which BPF loads them."""
     v0, v1, v2, v3 = initial_state(key)
     for word in (*words, last_word(4 * len(words))):
         v3 ^= word
