@@ -1,4 +1,4 @@
-"""Addresses as people read them."""
+"""Addresses as text for people."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from typing import Any
 
 
 def address_text(address: tuple[Any, ...]) -> str:
-    """HOST:PORT of a socket's address, an IPv4 address in IPv6 as what it is."""
+    """HOST:PORT of a socket's address. An IPv4 address inside an IPv6 one is shown as IPv4."""
     host = str(address[0]).removeprefix("::ffff:")
     return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"

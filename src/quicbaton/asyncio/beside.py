@@ -1,4 +1,4 @@
-"""What a process serves beside its QUIC connections, and cannot move: TCP."""
+"""The connections that a process serves beside QUIC, and cannot move: TCP."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Final, NamedTuple, Protocol
 from quicbaton.asyncio.endpoint.memory import Memory
 from quicbaton.transport.state import Address
 
-#: What the names of TCP connections begin with. Those of QUIC connections are hexadecimal.
+#: The beginning of the names of TCP connections. Those of QUIC connections are hexadecimal.
 TCP_NAME: Final = "tcp-"
 
 
 class BesideConnection(NamedTuple):
-    """One of them. Its name is that of the access log; `held_bytes` counts in the memory budget."""
+    """A TCP connection. `name` is that of the access log; `held_bytes` count in the memory
+    budget."""
 
     name: str
     peer: Address
@@ -25,56 +26,56 @@ class BesideConnection(NamedTuple):
 
 
 class Beside(Protocol):
-    """A server that a node starts and stops with itself. While anything runs there, a process that
-    leaves stays, as it does for relayed streams."""
+    """A server that a node starts and stops with itself. A process that leaves stays while anything
+    runs there, as it does for relayed streams."""
 
     @property
     def listener(self) -> socket.socket | None:
-        """The open socket at which it is reached, for other processes to accept from."""
+        """The open listening socket, for other processes to accept from."""
 
     @property
     def running(self) -> int:
-        """How many connections there are, TLS handshakes included."""
+        """The number of connections, TLS handshakes included."""
 
     @property
     def handshakes(self) -> int:
-        """How many of them have yet to become connections."""
+        """The number of connections whose TLS handshake is not complete."""
 
     @property
     def accepted(self) -> int:
-        """How many clients have come since the process began."""
+        """The number of clients that have come since the process began."""
 
     @property
     def refused(self) -> int:
-        """How many were turned away, for want of memory."""
+        """The number of clients that were turned away for lack of memory."""
 
     def describe(self) -> list[BesideConnection]:
         """Its connections, one by one."""
 
     def share(self, memory: Memory) -> None:
-        """Take what connections hold from that memory; said before `start`."""
+        """Take what connections hold from that memory. To be called before `start`."""
 
     def describe_running(self) -> list[str]:
-        """What they are, for people."""
+        """A line for each connection whose requests run."""
 
     def start(self) -> None:
-        """Accept; again after `stop_accepting`, too."""
+        """Accept clients; also called again after `stop_accepting`."""
 
     def stop_accepting(self) -> None:
-        """Leave new clients to others, and let what is open come to its end."""
+        """Leave new clients to other processes. Open connections go on until they end."""
 
     async def until_none_left(self, timeout_s: float) -> None:
-        """Wait, so long at most, until nothing runs."""
+        """Wait until nothing runs, at most `timeout_s`."""
 
     def cut(self) -> list[str]:
-        """End what is open; what had not come to its end."""
+        """End all connections now. Returns a line for each that had running requests."""
 
     def close(self) -> None:
-        """Accept nobody, and cut."""
+        """Accept no more clients, and cut open connections."""
 
 
 class NothingBeside:
-    """Of a process that serves QUIC alone."""
+    """The place of TCP in a process that serves only QUIC."""
 
     listener = None
     running = handshakes = accepted = refused = 0

@@ -26,15 +26,15 @@ from quicbaton.transport.state import Address
 
 TokenHandler = Callable[[bytes], None]
 
-#: More than a server knows at a time, and few of the 256 that have one octet.
+#: More than a server can have in use, and few of the 256 IDs of one octet.
 _REMEMBERED_IDS: Final = 32
 
 
 class RandomIds:
     """A client's connection IDs: random, of one length, with random reset tokens.
 
-    `issued` are those that the connection has already. Where IDs have one octet they repeat soon,
-    and none may that the server still knows (RFC 9000 §5.1.1).
+    `issued` are IDs that the connection has already. IDs of one octet repeat soon, and one that the
+    server still knows must not (RFC 9000 §5.1.1).
     """
 
     def __init__(self, length: int, issued: Iterable[bytes]) -> None:
@@ -101,7 +101,8 @@ async def connect(
 
 
 class _Client:
-    """One connection on a socket of its own; the session's endpoint and routing table."""
+    """One connection on a socket of its own: both the endpoint and the routing table of its
+    session."""
 
     def __init__(
         self,
@@ -125,7 +126,7 @@ class _Client:
         self.table = self
 
     async def connect(self, remote: Address) -> QuicConnectionProtocol:
-        # What comes in the datagram that confirms the handshake is still aioquic's to handle.
+        # aioquic still handles the rest of the datagram that confirms the handshake.
         quic = QuicConnection(
             configuration=self._configuration,
             session_ticket_handler=self._session_ticket_handler,
@@ -149,19 +150,19 @@ class _Client:
     # --- what a session asks of its endpoint ----------------------------------------------------
 
     def add(self, cid: bytes, owner: object) -> None:
-        """All datagrams of this socket are the one connection's."""
+        """Nothing to do: all datagrams of this socket are for the one connection."""
 
     def retire(self, cid: bytes, now: float) -> None:
-        """See `add`."""
+        """Nothing to do, as in `add`."""
 
     def forget(self, session: object) -> None:
-        """Nothing to forget."""
+        """Nothing to do: there is no table."""
 
     def on_retired(self, session: object) -> None:
-        """No handoff waits for it."""
+        """Nothing to do: no handoff waits for it."""
 
     def wait_for_room(self, session: object) -> None:
-        """`_on_room` knows whom to wake."""
+        """Nothing to do: `_on_room` wakes the one connection."""
 
     # --- helpers --------------------------------------------------------------------------------
 

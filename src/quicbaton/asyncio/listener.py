@@ -9,13 +9,16 @@ from typing import Final, NamedTuple
 from quicbaton.errors import ConfigurationError
 from quicbaton.reasons import Reason
 
-#: Ports that are free over UDP, tried when any will do.
+#: UDP ports that are tried when any port will do: the TCP port must be free, too.
 PORT_TRIES: Final = 20
 
 
 class Listener(NamedTuple):
-    """`sock` is bound, and listens once a program is served there. None: it cannot be had, and
-    `refusal` says why, should a program want it."""
+    """A TCP socket, or the reason why there is none.
+
+    `sock` is bound, and listens once a program is served there. If it is None, `refusal` is the
+    reason, for a program that needs it.
+    """
 
     sock: socket.socket | None
     refusal: str = ""
@@ -25,13 +28,13 @@ class Listener(NamedTuple):
             self.sock.close()
 
     def take(self) -> socket.socket:
-        """ConfigurationError when it cannot be had."""
+        """The socket. Raises ConfigurationError when there is none."""
         if self.sock is None:
             raise ConfigurationError(self.refusal, code=Reason.TCP_PORT)
         return self.sock
 
     def listen(self, backlog: int) -> None:
-        """Let clients connect. ConfigurationError when another program listens there."""
+        """Let clients connect. Raises ConfigurationError when another program listens there."""
         sock = self.take()
         try:
             sock.listen(backlog)
@@ -42,22 +45,22 @@ class Listener(NamedTuple):
 
     @property
     def is_listening(self) -> bool:
-        """Whether a program is served there, by any process that has the socket."""
+        """Whether any process that has the socket serves a program there."""
         if self.sock is None:
             return False
         return bool(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def bind_listener(host: str, port: int) -> Listener:
-    """A non-blocking socket bound to the port; "::" takes IPv4, too. A socket that only is bound
-    keeps nobody from the port who sets SO_REUSEADDR, as servers do."""
+    """A non-blocking socket bound to the port; "::" takes IPv4, too. A socket that is only bound
+    does not keep programs from the port that set SO_REUSEADDR, as servers do."""
     infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, kind, protocol, _, address = infos[0]
     sock = socket.socket(family, kind, protocol)
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # Connections of a server before us may linger in TIME_WAIT.
+        # Connections of an earlier server may linger in TIME_WAIT.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         sock.setblocking(False)
@@ -68,7 +71,7 @@ def bind_listener(host: str, port: int) -> Listener:
 
 
 def adopt_listener(descriptor: int) -> Listener:
-    """Of a socket that another process has passed to us."""
+    """The listener of a socket that another process has passed to us."""
     sock = socket.socket(fileno=descriptor)
     sock.setblocking(False)
     with contextlib.suppress(OSError):
@@ -78,6 +81,6 @@ def adopt_listener(descriptor: int) -> Listener:
 
 def _refusal(port: int, error: OSError) -> str:
     return (
-        f"cannot listen at TCP port {port}: {error.strerror or error}: end who has it, choose "
-        "another --port, or serve over UDP alone with --no-tcp"
+        f"cannot listen at TCP port {port}: {error.strerror or error}; end the program that has "
+        "it, choose another --port, or serve over UDP alone with --no-tcp"
     )

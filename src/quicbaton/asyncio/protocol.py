@@ -24,17 +24,18 @@ from quicbaton.reasons import Reason
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.events import StreamWritable
 
-#: May be a coroutine function, or return a task: its end in an exception then resets the stream.
+#: It may be a coroutine function, or return a task: if that ends in an exception, the stream is
+#: reset.
 StreamHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
 
-#: With which a stream is reset whose handler failed: H3_INTERNAL_ERROR (RFC 9114 §8.1), and for
-#: other protocols what most of them have for it.
+#: The code of the reset when a stream's handler failed: H3_INTERNAL_ERROR (RFC 9114 §8.1). Most
+#: other protocols have the same for it.
 _H3_INTERNAL_ERROR: Final = 0x0102
 _INTERNAL_ERROR: Final = 1
 
 
 class Transmitter(Protocol):
-    """What a protocol needs of the runtime: datagrams sent, connection IDs routed."""
+    """The calls that a protocol makes to the runtime: send datagrams, route connection IDs."""
 
     def transmit(self) -> None: ...
     def transmit_soon(self) -> None: ...
@@ -51,10 +52,11 @@ class Relay(Protocol):
 
 
 class QuicConnectionProtocol:
-    """One connection's application. Created at promotion, and again wherever it is resumed."""
+    """One connection's application. Created at promotion, and again wherever the connection is
+    resumed."""
 
-    #: Set while an event is handled by a protocol whose tasks answer it: these run first, and what
-    #: they say leaves together with the ACK, in one train and one turn of the event loop.
+    #: Set while an event is handled by a protocol whose tasks answer it. They run first, and their
+    #: answer leaves together with the ACK, in one train and one turn of the event loop.
     answers_soon = False
 
     def __init__(self, quic: Connection, stream_handler: StreamHandler | None = None) -> None:
@@ -69,8 +71,8 @@ class QuicConnectionProtocol:
         self._closed = asyncio.Event()
         self._transmitter: Transmitter | None = None
         self._relay: Relay | None = None
-        #: The runtime's: called once, with the path of the first HTTP/3 request, before the program
-        #: gets that. While it says True requests wait, until `let_requests_in`.
+        #: Set by the runtime: called once with the path of the first HTTP/3 request, before the
+        #: program gets that. If it returns True, requests wait until `let_requests_in`.
         self.on_first_request: Callable[[str], bool] | None = None
         self._holds_requests = False
 
@@ -82,7 +84,7 @@ class QuicConnectionProtocol:
         self.transmit()
 
     def close(self, error_code: int = 0, reason_phrase: str = "") -> None:
-        """Close the connection."""
+        """Close the connection with an application's error code (RFC 9000 §19.19)."""
         self._quic.close(error_code=error_code, reason_phrase=reason_phrase)
         self.transmit()
 
@@ -99,22 +101,23 @@ class QuicConnectionProtocol:
         self.transmit()
 
     async def reserve_stream(self, is_unidirectional: bool = False) -> int:
-        """The ID of a new stream; of one that is relayed, if the connection is another process's.
+        """The ID of a new stream. If another process owns the connection by now, the stream is
+        relayed.
 
-        Raises StreamStateError when there is no connection any more.
+        Raises StreamStateError when the connection is over.
         """
         reserve = getattr(self._quic, "reserve_stream", None)
         if reserve is not None:
             reserved: int = await reserve(is_unidirectional)
             return reserved
         stream_id = self._quic.get_next_available_stream_id(is_unidirectional=is_unidirectional)
-        # The ID counts as used from the first write on; an empty one opens the stream.
+        # The ID counts as used from the first write on. An empty write opens the stream.
         self._quic.send_stream_data(stream_id, b"")
         return stream_id
 
     async def ping(self) -> None:
-        """Return when the peer has acknowledged a PING; ConnectionError when there is no peer, or
-        the connection has moved on: then its next owner gets the acknowledgement."""
+        """Return when the peer has acknowledged a PING. ConnectionError when the connection is
+        over, or has moved: then its next owner gets the acknowledgement."""
         self._check_open()
         uid = self._quic.next_ping_uid()
         waiter = self._loop.create_future()
@@ -124,8 +127,8 @@ class QuicConnectionProtocol:
         await asyncio.shield(waiter)
 
     def abandon_stream(self, stream_id: int, error_code: int | None = None) -> None:
-        """Reset a stream and refuse what the peer still sends on it, as far as it is open; the code
-        says "internal error" unless another is given."""
+        """Reset a stream and refuse the peer's further bytes on it, as far as it is open. The
+        default code says "internal error"."""
         if error_code is None:
             error_code = _INTERNAL_ERROR if self._http is None else _H3_INTERNAL_ERROR
         stream = self._streams.get(stream_id)
@@ -154,7 +157,7 @@ class QuicConnectionProtocol:
     # --- to override ----------------------------------------------------------------------------
 
     def quic_event_received(self, event: events.QuicEvent) -> None:
-        """Called with every event; the default feeds asyncio streams."""
+        """Called with every event. The default feeds asyncio streams."""
         if isinstance(event, events.StreamDataReceived):
             stream = self._streams.get(event.stream_id)
             if stream is None:
@@ -174,34 +177,35 @@ class QuicConnectionProtocol:
                 stream.fail_writing(event.error_code)
 
     def handler_failed(self, event: events.QuicEvent, error: Exception) -> None:
-        """`quic_event_received` raised `error` at that event; it has been reported.
+        """`quic_event_received` raised `error` at that event; the error has been reported.
 
         Override it to answer in another way, with status 500 for instance. The default resets the
-        event's stream in both directions, so that nobody waits for what will not come. Streams
-        that one HTTP/3 side opens for itself belong to no request and stay.
+        event's stream in both directions, so that no one waits for an answer that will not come.
+        Streams that one HTTP/3 side opens for itself belong to no request and stay.
         """
         stream_id = getattr(event, "stream_id", None)
         if stream_id is not None and not (self._http is not None and stream_id & 2):
             self.abandon_stream(stream_id)
 
     def running_streams(self) -> Collection[int]:
-        """Streams that something works on which cannot be exported, a coroutine for instance.
+        """Streams whose work cannot be exported, a coroutine's for instance.
 
-        When the connection moves these streams stay with this very object, and `export_state` says
-        nothing of them: their bytes, and nothing else, pass between the two processes until both
-        of their directions have ended. So long `_quic`, which is another object then, and `_http`
-        can be used as ever, but for these streams only.
+        When the connection moves these streams stay with this very object, and `export_state` omits
+        them. Their bytes, and nothing else, pass between the two processes until both of their
+        directions have ended. Until then `_quic`, which is another object then, and `_http` can be
+        used as before, but for these streams only.
 
         The default names the open asyncio streams. HTTP/3 requests may be named, and WebTransport
-        sessions: all streams and datagrams of a session stay with it, those that come later too.
+        sessions: all streams and datagrams of a session stay with it, later ones too.
         """
         return tuple(self._streams)
 
     def export_state(self) -> bytes:
-        """What `import_state` needs to go on elsewhere. Raise RefusedError when it cannot be said.
+        """The state with which `import_state` goes on elsewhere. Raise RefusedError when the state
+        cannot be expressed.
 
-        The default refuses, since it cannot know what a subclass holds; a plain protocol
-        without waiting pings has nothing to say and moves.
+        The default refuses, since it cannot know what a subclass holds; a plain protocol without
+        waiting pings has no state and moves.
         """
         if type(self) is not QuicConnectionProtocol or self._ping_waiters:
             raise RefusedError(
@@ -212,40 +216,40 @@ class QuicConnectionProtocol:
         return b""
 
     def export_descriptors(self) -> Sequence[int]:
-        """Open files that should go along with what `export_state` has just said. They stay this
-        object's, which closes them in `connection_left`.
+        """Open files that should go along with the state that `export_state` has just returned.
+        They stay this object's, which closes them in `connection_left`.
 
         They reach `import_descriptors` of the next owner if that is a process of this host and has
-        room for them (250 at most). To another host, out of a file and after a sleep none come: so
-        `import_state` must know what to do without.
+        room for them (250 at most). None come to another host, out of a file, or after a sleep:
+        `import_state` must be able to do without.
         """
         return ()
 
     def import_descriptors(self, descriptors: list[int]) -> None:
-        """Take open files over, from here on this object's to close. Called before `import_state`,
-        with all that `export_descriptors` named, or not at all; their numbers are other ones."""
+        """Take over open files; this object has to close them. Called before `import_state`, with
+        all files that `export_descriptors` named, or not at all. Their numbers are different."""
         for descriptor in descriptors:
             os.close(descriptor)
 
     def import_state(self, data: bytes) -> None:
-        """Go on from what `export_state` said; called before any event, after `_http` is set.
+        """Go on from the state of `export_state`. Called before any event, after `_http` is set.
 
-        The connection is not this process's yet, and what is built may be dropped again, by
-        `connection_left`: begin nothing here that would outlive it. What this raises leaves the
-        connection to its source.
+        The connection is not this process's yet, and this object may be dropped again, by
+        `connection_left`: begin nothing here that would outlive it. If this raises, the connection
+        stays with its source.
         """
 
     def rest_moved(self) -> None:
-        """Close what `export_descriptors` has named. Called when the connection has become another
-        process's while this object goes on with its running streams: `connection_left` comes when
-        they have ended, which may take long. Call this one from yours."""
+        """Close the files that `export_descriptors` has named. Called when another process has the
+        connection while this object goes on with its running streams: `connection_left` comes when
+        they have ended, which may take long. An override must call this one."""
         self.fail_pings("the connection has moved on, and so will the answer")
 
     def connection_left(self) -> None:
-        """Close what `export_descriptors` would name. Called when nothing more comes of this
-        object: its connection is over, asleep, or another object's. Call this one from yours.
+        """Close the files that `export_descriptors` would name. Called when this object is done:
+        its connection is over, asleep, or another object's. An override must call this one.
 
-        It ends the circle of objects, which only the garbage collector would find.
+        It breaks the reference cycles that otherwise only the garbage collector would find.
         """
         self.let_requests_in()
         self.fail_pings("the connection is no longer this object's: it moved, sleeps or is over")
@@ -259,12 +263,13 @@ class QuicConnectionProtocol:
 
     @property
     def open_relay(self) -> Relay | None:
-        """What takes the events of streams whose requests run at an earlier owner, if any do."""
+        """The relay that takes the events of streams whose requests run at an earlier owner; None
+        if there are none."""
         return self._relay if self._relay is not None and self._relay.is_open else None
 
     def check_exportable(self, left: Collection[int], *, passes_on: bool = False) -> None:
-        """RefusedError unless all but the streams `left`, which stay with this object, can be
-        exported. `passes_on`: streams that are relayed to here are no hindrance."""
+        """RefusedError unless everything can be exported but the streams `left`, which stay with
+        this object. `passes_on`: streams that are relayed to here do not prevent it."""
         if self.open_relay is not None and not passes_on:
             raise RefusedError(
                 "requests of the connection still run at its last owner, which relays their "
@@ -274,43 +279,43 @@ class QuicConnectionProtocol:
         running = set(self.running_streams()).difference(left)
         if running:
             raise RefusedError(
-                f"{len(running)} streams are worked on by what cannot be exported, and cannot be "
+                f"{len(running)} streams have running work that cannot be exported, and cannot be "
                 "relayed from here: wait until they have ended",
                 code=Reason.NOT_EXPORTABLE,
             )
 
     def transmit_soon(self) -> None:
-        """Send what is due when the event loop has turned."""
+        """Send what is due at the next turn of the event loop."""
         if self._transmitter is not None:
             self._transmitter.transmit_soon()
 
     def relay(self, relay: Relay | None) -> None:
-        """From now on `relay` gets the events of some streams, before this object would."""
+        """Let `relay` have the events of some streams from now on, before this object."""
         self._relay = relay
 
     def let_requests_in(self) -> None:
-        """Requests wait no more: this process answers them. Process events afterwards."""
+        """Stop holding requests back: this process answers them. Process events afterwards."""
         self.on_first_request = None
         self._holds_requests = False
 
     def use_connection(self, quic: Any) -> None:
-        """Go on with another connection: a stand-in for the streams that have stayed behind, or
-        the one that the present one became."""
+        """Go on with another connection object: a stand-in for the streams that stayed behind, or
+        the successor of the present one."""
         self.let_requests_in()
         self._quic = quic
         if self._http is not None:
             self._http.use_quic(quic)
 
     def fail_pings(self, reason: str) -> None:
-        """No acknowledgement will come here: those who wait get a ConnectionError."""
+        """Raise ConnectionError in all waiting pings: no acknowledgement will come here."""
         for waiter in self._ping_waiters.values():
             if not waiter.done():
                 waiter.set_exception(ConnectionError(reason))
-                waiter.exception()  # whoever waits sees it; nobody need wait any more
+                waiter.exception()  # a task that waits gets it; without one asyncio must not log it
         self._ping_waiters.clear()
 
     def process_events(self) -> None:
-        """Deliver all events that wait."""
+        """Deliver all waiting events."""
         next_event = self._quic.next_event
         if self.on_first_request is not None and self._must_wait(self.on_first_request):
             next_event = self._quic.next_event_but_requests
@@ -321,14 +326,14 @@ class QuicConnectionProtocol:
                 if mine is None:
                     continue
                 event = mine
-            # Stream data, which is nearly all there is, concerns none of this.
+            # Nearly all events are stream data, which none of this concerns.
             if not isinstance(event, events.StreamDataReceived):
                 self._process_event(event)
             try:
                 self.quic_event_received(event)
             except Exception as error:
-                # The boundary to the application: its mistake in one connection must not keep
-                # the same batch's other connections from their datagrams.
+                # The boundary to the application: an error in one connection must not keep other
+                # connections of the same batch from their datagrams.
                 self._on_handler_failed(event, error)
 
     # --- helpers --------------------------------------------------------------------------------
@@ -344,7 +349,7 @@ class QuicConnectionProtocol:
             QuicConnectionProtocol.handler_failed(self, event, error)
 
     def _watch(self, stream: StreamAdapter, handler: Any) -> None:
-        """If what the stream handler returned can fail later on, its stream is then reset."""
+        """Reset the stream if the stream handler's coroutine or task fails later."""
         if asyncio.iscoroutine(handler):
             handler = self._loop.create_task(handler)
         if not isinstance(handler, asyncio.Future):
@@ -366,7 +371,7 @@ class QuicConnectionProtocol:
         self._loop.call_exception_handler({"message": what, "exception": error, "protocol": self})
 
     def _process_event(self, event: events.QuicEvent) -> None:
-        """What the runtime and the calls that wait have to do with an event."""
+        """Do what an event asks of the runtime, and of calls that wait for it."""
         if isinstance(event, events.ConnectionIdIssued):
             if self._transmitter is not None:
                 self._transmitter.add_route(event.connection_id)
@@ -389,10 +394,10 @@ class QuicConnectionProtocol:
             raise ConnectionError("the connection is closed")
 
     def _must_wait(self, decide: Callable[[str], bool]) -> bool:
-        """Whether requests are not for the program yet: the first one has not come as a whole, or
-        it is another process that is to answer."""
+        """Whether requests must still wait: the first one is incomplete, or another process is to
+        answer it."""
         if self._quic.is_closing:
-            # Nobody else will answer, and nothing overtakes what came before the end.
+            # No other process will answer, and events before the end must not be overtaken.
             self.let_requests_in()
             return False
         waiting = self._quic.waiting_events

@@ -1,4 +1,4 @@
-"""qlog files that go on across owners: one per connection, named by its original ID.
+"""qlog files that continue across owners: one per connection, named by its original ID.
 
 JSON text sequences (RFC 7464, the streaming form of qlog): every owner appends its events to
 `FOLDER/<original id>.sqlog`, with absolute times, so processes that share the folder continue one
@@ -52,14 +52,14 @@ class QlogTrace(QuicLoggerTrace):
         )
 
     def flush(self) -> None:
-        """Write what is buffered: before a handoff, so that owners' events stay in order."""
+        """Write the buffered events: before a handoff, so that owners' events stay in order."""
         if self._records:
             os.write(self._file, b"".join(self._records))
             self._records.clear()
             self._bytes = 0
 
     def close(self) -> None:
-        """Write no more. OSError when what was buffered is lost."""
+        """Close the file. OSError when buffered events are lost."""
         try:
             self.flush()
         finally:
@@ -78,7 +78,7 @@ class QlogTrace(QuicLoggerTrace):
 
 
 class QlogFolder(QuicLogger):
-    """Makes one file per connection in a folder, or goes on with the one that is there."""
+    """Makes one file per connection in a folder, or continues the existing one."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -1,13 +1,14 @@
-"""How many requests a process's program was begun with; whoever runs the program counts."""
+"""The number of requests with which a process's program has begun. The code that runs the program
+counts them."""
 
 from __future__ import annotations
 
 
 class RequestCount:
-    """Requests, WebSockets and sessions since the process began. One that was refused before the
-    program saw it, or that moved on before the program began, is none of them."""
+    """Requests, WebSockets and sessions since the process began. It omits those that were refused
+    before the program saw them, or moved on before it began."""
 
     def __init__(self) -> None:
         self.total = 0
-        #: Of these, by HTTP/1.1 and HTTP/2.
+        #: Those by HTTP/1.1 and HTTP/2, which the total includes.
         self.over_tcp = 0

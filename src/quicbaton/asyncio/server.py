@@ -24,14 +24,14 @@ from quicbaton.routing.table import RoutingTable
 
 
 class QuicServer:
-    """A running server; `close` ends its connections and stops listening."""
+    """A running server. `close` ends its connections and stops listening."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
 
     @property
     def port(self) -> int:
-        """The UDP port that it listens on."""
+        """The UDP port on which it listens."""
         return int(self.endpoint.udp.address[1])
 
     def close(self) -> None:
@@ -55,18 +55,18 @@ async def serve(
 ) -> QuicServer:
     """Serve QUIC at `host` and `port`; arguments as `aioquic.asyncio.serve` has them.
 
-    Different from there: `configuration.connection_id_length` is set by us, the protocol is
-    created when the handshake is confirmed, and `congestion_control` ("cubic" or "reno") stands
-    here, since the configuration's own setting is aioquic's, whose default is Reno. `ring` holds
-    the cluster keys; without it a fresh key is made, which is enough for one process that nobody
-    takes over from. Clients may resume their sessions, and with a fresh key their early data
-    (0-RTT) is accepted, too: it is certain then that it counts once. A connection that is silent
-    for `sleep_after_s` and whose program can export its state shrinks to a few hundred bytes, and
-    wakes in a new protocol object; 0: never. `memory_bytes` is what the streams of all connections
-    may hold together: as it fills windows shrink, then new clients are refused, and at last the
-    connection that holds most is closed.
+    Different from there: we set `configuration.connection_id_length`, and the protocol is created
+    when the handshake is confirmed. `congestion_control` ("cubic" or "reno") is an argument here,
+    since the configuration's own setting is aioquic's, whose default is Reno. `ring` holds the
+    cluster keys. Without it a fresh key is made, which is enough for one process that no other
+    takes over from. Clients may resume their sessions. With a fresh key their early data (0-RTT) is
+    accepted, too: then it is certain to count once. A connection that is silent for `sleep_after_s`
+    and whose program can export its state shrinks to a few hundred bytes, and wakes in a new
+    protocol object; 0: never. `memory_bytes` is the limit for the streams of all connections
+    together. As it fills, windows shrink, then new clients are refused, and at last the connection
+    that holds most is closed.
     """
-    # Keys that nobody else has were never used to accept anything: no need to wait.
+    # No earlier process had these keys, so no early data was accepted under them: no need to wait.
     guard = SpentTokens() if ring is None else None
     ring = ring or KeyRing(ClusterKey.generate(os.urandom))
     endpoint = make_endpoint(
@@ -103,12 +103,12 @@ def make_endpoint(
 
     `ids` are the forms of connection IDs, plaintext if not given (`routing.id_text.parse_ids`).
     `early_data` accepts requests in a client's first flight, each once by `replay_guard`. Leave it
-    off where other processes have the keys of `ring`, too, unless the guard speaks for all of
-    them: without one this process's memory is asked, and nothing accepted until nothing can be
-    replayed any more that an earlier process with these keys has accepted.
+    off where other processes have the keys of `ring`, too, unless the guard speaks for all of them.
+    Without a guard this process's memory decides; then nothing is accepted until everything that an
+    earlier process with these keys may have accepted can no longer be replayed.
 
-    Session tickets open wherever the keys of `ring` are. A program that brings its own handlers
-    has its own tickets.
+    Session tickets open wherever the keys of `ring` are. A program that brings its own handlers has
+    its own tickets.
     """
     configs = ids or usual_ids(ring)
     table: RoutingTable[Owner] = RoutingTable(configs, Place(node, worker))

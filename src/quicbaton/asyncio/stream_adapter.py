@@ -14,14 +14,14 @@ class StreamHost(Protocol):
     _streams: dict[int, StreamAdapter]
 
     def transmit_soon(self) -> None:
-        """Send what is due when the event loop has turned."""
+        """Send what is due at the next turn of the event loop."""
 
 
 class StreamAdapter(asyncio.Transport):
     """The asyncio transport of one stream, with backpressure in both directions.
 
-    Closing it ends the sending side only, as in aioquic: what the peer still sends can be read.
-    The stream is over, and `StreamWriter.wait_closed` returns, when both sides have ended.
+    Closing it ends the sending side only, as in aioquic: the peer's bytes can still be read. The
+    stream is over, and `StreamWriter.wait_closed` returns, when both sides have ended.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class StreamAdapter(asyncio.Transport):
         self._reader = reader
         self._stream_protocol = stream_protocol
         self._writable = bool(protocol._quic.can_send(stream_id))
-        #: Nothing will be written any more.
+        #: No more will be written.
         self._closing = not self._writable
-        #: Nothing will be read any more.
+        #: No more will be read.
         self._ended = bool(stream_id & 2) and self._writable
         #: `close` or `abort` was called.
         self._closed = False
-        #: The peer's STOP_SENDING, or ours since its handler failed.
+        #: The code of a STOP_SENDING: the peer's, or ours after the stream's handler failed.
         self._stopped: int | None = None
         self._writing_paused = False
         self._reading_paused = False
@@ -51,7 +51,7 @@ class StreamAdapter(asyncio.Transport):
     # --- of asyncio -----------------------------------------------------------------------------
 
     def can_write_eof(self) -> bool:
-        """Whether it is a stream on which we send at all."""
+        """Whether we can send on the stream at all."""
         return self._writable
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -85,14 +85,14 @@ class StreamAdapter(asyncio.Transport):
         self._forget_if_over()
 
     def abort(self) -> None:
-        """Reset the sending side and refuse what the peer still sends."""
+        """Reset the sending side and refuse the peer's further bytes."""
         if self._writable:
             self._protocol._quic.reset_stream(self._stream_id, 0)
         self._end(0)
 
     def abandon(self, error_code: int) -> None:
-        """What worked on the stream has failed: reset what has not come to its end. Whoever reads
-        or writes here all the same learns it."""
+        """The stream's handler has failed: reset the directions that have not ended. Readers and
+        writers of the stream get an error."""
         if not self._closing:
             self._protocol._quic.reset_stream(self._stream_id, error_code)
             self._stopped = error_code
@@ -126,7 +126,7 @@ class StreamAdapter(asyncio.Transport):
     # --- of the protocol ------------------------------------------------------------------------
 
     def feed(self, data: bytes, end_stream: bool) -> None:
-        """The peer's bytes, in order."""
+        """Take the peer's bytes, in order."""
         if self._ended:
             return
         self._reader.feed_data(data)
@@ -136,7 +136,7 @@ class StreamAdapter(asyncio.Transport):
             self._forget_if_over()
 
     def fail_reading(self, error_code: int) -> None:
-        """The peer reset its side."""
+        """The peer has reset its side."""
         self._reader.set_exception(
             ConnectionResetError(f"the peer reset the stream ({error_code})")
         )
@@ -144,7 +144,7 @@ class StreamAdapter(asyncio.Transport):
         self._forget_if_over()
 
     def fail_writing(self, error_code: int) -> None:
-        """The peer wants no more of ours: later writes raise, and none waits any longer."""
+        """The peer wants no more of our bytes: waiting and later writes raise."""
         self._stopped = error_code
         self.resume_writing()
 
@@ -156,8 +156,8 @@ class StreamAdapter(asyncio.Transport):
             self._forget_if_over()
 
     def end(self, error_code: int, reason: str) -> None:
-        """The connection is over. A reader that was not at its end learns it, unless the peer
-        closed without an error; aioquic tells none."""
+        """The connection is over. A reader that was not at its end gets an error, unless the peer
+        closed without one; aioquic gives readers none."""
         self._closing = True
         lost = None if self._ended or error_code == 0 else ConnectionResetError(reason)
         self._stream_protocol.connection_lost(lost)

@@ -17,8 +17,8 @@ does draw from it), so tests run as fast as they compute, and a seed replays a r
 To test a program, give its class as `EndOptions(create=...)`: it is made at promotion and again
 after each move, with `export_state` and `import_state` in between.
 
-Whatever leaves either end goes through a `NonceChecker` (`pair.nonces`), which raises when a
-packet number is used twice with a key.
+All datagrams of both ends go through a `NonceChecker` (`pair.nonces`), which raises when a packet
+number is used twice with a key.
 """
 
 from quicbaton.testing.certificate import SERVER_NAME, self_signed

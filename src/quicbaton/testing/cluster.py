@@ -1,7 +1,7 @@
-"""What a connection needs to be carried: a cluster key, workers that issue IDs, sealed bytes.
+"""The means to carry a connection: a cluster key, workers that issue IDs, sealed bytes.
 
-`Cluster.pack` and `Cluster.unpack` are the whole way of a handoff without its network: freeze,
-snapshot, encode, seal; open, decode, resume. Between them there are only bytes.
+`Cluster.pack` and `Cluster.unpack` are a handoff without its network: freeze, snapshot, encode,
+seal; open, decode, resume. Between them there are only bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HOST = b"testing"
 
 
 class Unpacked(NamedTuple):
-    """A connection that was resumed from bytes, and what came along."""
+    """A connection that was resumed from bytes, with the rest of its baton."""
 
     connection: Connection
     http: H3Connection | None
@@ -33,7 +33,7 @@ class Unpacked(NamedTuple):
 
 
 class Cluster:
-    """A cluster key and as many workers as there are owners; deterministic by its entropy."""
+    """A cluster key and a worker for each owner. Its entropy determines everything."""
 
     def __init__(self, entropy: Entropy) -> None:
         self._entropy = entropy
@@ -42,7 +42,7 @@ class Cluster:
         self._workers = 0
 
     def new_worker(self) -> IdFactory:
-        """The ID issuer of a worker that had no connection yet (they are counted round a byte)."""
+        """The ID issuer of a worker that had no connection yet. Worker numbers wrap at a byte."""
         worker = self._workers % (MAX_WORKER + 1)
         self._workers += 1
         entropy = self._entropy.child(f"worker {self._workers}")
@@ -59,7 +59,7 @@ class Cluster:
     ) -> bytes:
         """Freeze `connection` and seal it with all that belongs to it. The object is spent.
 
-        What can be refused is refused first: then the connection is unharmed.
+        Reasons to refuse are checked first: then the connection is unharmed.
         """
         http_state = None if http is None else export_state(http)
         state = connection.freeze(now)
@@ -87,8 +87,8 @@ class Cluster:
         on_crypto: Callable[[bytes], None] | None = None,
         other_host: bool = False,
     ) -> Unpacked:
-        """Resume what `pack` sealed, as a worker that had nothing to do with it so far. On another
-        host it reads the transit from no clock: it is told, as by the source's COMMITTED."""
+        """Resume the connection that `pack` sealed, as a new worker. On another host no clock tells
+        the transit: the worker learns it as from the source's COMMITTED."""
         opened = open_baton(baton, self.ring, now, "testing")
         snapshot = decode_snapshot(opened.payload)
         transit_us = round(now * 1e6) - snapshot.frozen_at_us

@@ -1,5 +1,5 @@
-"""One end of a pair: aioquic until the handshake is confirmed, then a quicbaton `Connection`, or
-aioquic all along."""
+"""One end of a pair: aioquic until the handshake is confirmed and then a quicbaton `Connection`, or
+aioquic throughout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from quicbaton.transport.connection import Connection
 from quicbaton.transport.paths.ids import IdIssuer
 from quicbaton.transport.state import Address
 
-#: Who speaks: our transport after an aioquic handshake, or aioquic for good.
+#: The implementation: our transport after an aioquic handshake, or aioquic throughout.
 Kind = Literal["quicbaton", "aioquic"]
 
 
@@ -39,7 +39,7 @@ class Application(Protocol):
 
 
 class Simulation(Protocol):
-    """The pair that an end is one of."""
+    """The pair to which an end belongs."""
 
     now: float
     nonces: NonceChecker
@@ -50,7 +50,7 @@ class Simulation(Protocol):
         """Step until `until()` holds, or for `seconds` of virtual time."""
 
     def replace(self, end: End) -> None:
-        """Go on with this end in place of the one on its side."""
+        """Continue with `end` in place of the present one on its side."""
 
 
 #: Makes an application for a connection: aioquic's `create_protocol`.
@@ -58,10 +58,10 @@ CreateApplication = Callable[[Any], Application]
 
 
 class End:
-    """A connection at its address. It is replaced by another `End` when the connection moves.
+    """A connection at its address. Another `End` replaces it when the connection moves.
 
-    With an application, events go to it as they come. Without one they wait in the connection
-    for `next_event`, and move along.
+    With an application, events go to it as they come. Without one they wait in the connection for
+    `next_event`, and move along.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class End:
         self.create = create
         self._application: Application | None = None
         self._http: H3Connection | None = None
-        #: Datagrams that came while nobody may process them: (data, source).
+        #: Datagrams that came while the connection was frozen: (data, source).
         self.strays: list[tuple[bytes, Address]] = []
         self.frozen = False
         self.term = 0
@@ -108,8 +108,8 @@ class End:
 
     @property
     def connection(self) -> Any:
-        """The sans-IO object to talk to: `Connection`, or aioquic's until there is one. To ask a
-        sleeping end for this, or for the next two, wakes it."""
+        """The sans-IO object to talk to: `Connection`, or aioquic's until there is one. Reading
+        this or one of the next two properties wakes a sleeping end."""
         self._wake()
         return self._quic if self._connection is None else self._connection
 
@@ -121,7 +121,7 @@ class End:
 
     @property
     def http(self) -> H3Connection | None:
-        """HTTP/3 of an end without a program: set it, to have it moved along."""
+        """HTTP/3 of an end without a program. Set it, and it moves along."""
         self._wake()
         return self._http
 
@@ -131,19 +131,19 @@ class End:
 
     @property
     def asleep(self) -> bool:
-        """Nothing is left but bytes; the next datagram or deadline wakes it."""
+        """Whether only bytes are left. The next datagram or deadline wakes the end."""
         return self._asleep is not None
 
     @property
     def is_up(self) -> bool:
-        """The handshake is confirmed, and this end is what it shall be."""
+        """Whether the handshake is confirmed and, for a quicbaton end, promotion is done."""
         if self._connection is not None or self._asleep is not None:
             return True
         return self.kind == "aioquic" and self._quic is not None and ready(self._quic)
 
     @property
     def started(self) -> bool:
-        """There is somebody to talk to: a server has nobody before its first datagram."""
+        """Whether there is a connection: a server has none before its first datagram."""
         if self._connection is not None or self._asleep is not None:
             return True
         return self._quic is not None and self._quic.get_peer_address() is not None
@@ -169,7 +169,7 @@ class End:
         application: bytes,
         descriptors: list[int] | None = None,
     ) -> None:
-        """Begin with a connection that another owner had; `descriptors` are this end's to close."""
+        """Begin with a connection that another owner had. This end has to close `descriptors`."""
         self._connection = connection
         self._http = http
         self._make_application()
@@ -181,19 +181,19 @@ class End:
             self.application.import_state(application)
 
     def let_go(self) -> None:
-        """The application has nothing more to do with the connection."""
+        """Tell the application that it has lost the connection."""
         left = getattr(self._application, "connection_left", None)
         if left is not None:
             left()
 
     def lie_down(self, asleep: Asleep, wake: Callable[[], None]) -> None:
-        """Have nothing but these bytes until `wake` is called."""
+        """Keep only these bytes until `wake` is called."""
         self.let_go()
         self._connection = self._application = self._http = None
         self._asleep, self._wake = asleep, wake
 
     def get_up(self, connection: Connection, http: H3Connection | None, application: bytes) -> None:
-        """Go on with what was put away."""
+        """Go on with the connection that was put to sleep."""
         self._asleep, self._wake = None, lambda: None
         self.resume(connection, http, application)
 
@@ -239,14 +239,14 @@ class End:
         return datagrams
 
     def take_events(self) -> list[QuicEvent]:
-        """All events that wait, for a test without an application."""
+        """All waiting events, for a test without an application."""
         events: list[QuicEvent] = []
         while (event := self.connection.next_event()) is not None:
             events.append(event)
         return events
 
     def on_crypto(self, data: bytes) -> None:
-        """Post-handshake TLS: a client's session tickets. A moved client lets them go."""
+        """Take post-handshake TLS data, a client's session tickets. A moved client ignores them."""
         if self._tls is not None:
             self.session_tickets += self._tls.receive(data)
 

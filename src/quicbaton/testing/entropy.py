@@ -16,7 +16,7 @@ class Entropy:
         return self._random.randbytes(size)
 
     def child(self, name: str) -> Entropy:
-        """An independent source. What one consumer draws does not disturb another."""
+        """An independent source: draws from one do not change the other."""
         return Entropy(f"{self._seed}/{name}")
 
     def __repr__(self) -> str:

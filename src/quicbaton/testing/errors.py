@@ -1,4 +1,4 @@
-"""What the test kit itself complains about."""
+"""Errors of the test kit itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from quicbaton.reasons import Reason
 
 
 class StuckError(CallerError):
-    """A run did not get where it was told to go: nothing is left to happen, or time is up."""
+    """A run did not reach its goal: nothing is left to happen, or time is up."""
 
     code = Reason.STUCK
 

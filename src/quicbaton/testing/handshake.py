@@ -20,7 +20,7 @@ _NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class EndOptions:
-    """What one end of a pair is made of."""
+    """The options for one end of a pair."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """A network in memory: datagrams that are delayed, reordered, lost, repeated and damaged.
 
 The link has no clock of its own: `send` is told the time, `next_at_s` says when the next datagram
-arrives. All chance comes from one seed, one generator per direction, so that the fate of a
-direction's n-th datagram depends on nothing but the seed and n.
+arrives. All chance comes from one seed, with one generator per direction. So the fate of a
+direction's n-th datagram depends only on the seed and n.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from msgspec import Struct
 from quicbaton.errors import ConfigurationError
 from quicbaton.transport.state import Address
 
-#: Which way a datagram goes, by who sent it.
+#: The direction of a datagram, named by its sender.
 Direction = Literal["client", "server"]
 
 
@@ -41,7 +41,7 @@ def ecn_of(data: bytes) -> int:
 
 
 class Conditions(Struct, frozen=True):
-    """What one direction of a link does to datagrams. The default is a perfect one of 10 ms."""
+    """What one direction of a link does to datagrams. The default: 10 ms and no losses."""
 
     delay_s: float = 0.01
     jitter_s: float = 0.0  # up to so much more delay for each datagram: reorders them
@@ -61,7 +61,7 @@ class Conditions(Struct, frozen=True):
             raise ConfigurationError("delay, jitter and rate of a link are not negative")
 
 
-#: What such a link makes of a mark: none, ECT(1), CE.
+#: What such a link turns a mark into: none, ECT(1), CE.
 _REMARKED: Final = {"bleached": 0, "rewritten": 1, "congested": 3}
 
 
@@ -77,8 +77,6 @@ class Delivery(NamedTuple):
 
 
 class _Way:
-    """One direction."""
-
     def __init__(self, conditions: Conditions, seed: str) -> None:
         self.conditions = conditions
         self.random = Random(seed)
@@ -88,15 +86,15 @@ class _Way:
 class Link:
     """Both directions between a client and a server.
 
-    `intercept(direction, data, now)`, if set, sees every datagram as it is sent, before chance
-    does, and returns what goes on: the datagram, another one, or None to lose it.
+    `intercept(direction, data, now)`, if set, is called with every datagram as it is sent, before
+    chance applies. It returns the datagram, another one in its place, or None to lose it.
     """
 
     def __init__(
         self, client: Conditions, server: Conditions | None = None, seed: int | str = 0
     ) -> None:
-        """`client` are the conditions for what the client sends; `server`'s are the same
-        unless given."""
+        """`client` are the conditions for the client's datagrams. The server's are the same unless
+        `server` is given."""
         self._ways: dict[Direction, _Way] = {
             "client": _Way(client, f"link {seed} client"),
             "server": _Way(server or client, f"link {seed} server"),
@@ -109,19 +107,19 @@ class Link:
         return self._ways[direction].conditions
 
     def change(self, client: Conditions, server: Conditions | None = None) -> None:
-        """Other conditions for what is sent from now on."""
+        """Set other conditions for datagrams sent from now on."""
         self._ways["client"].conditions = client
         self._ways["server"].conditions = server or client
 
     @property
     def in_flight(self) -> int:
-        """Datagrams that will arrive."""
+        """The number of datagrams that will arrive."""
         return len(self._queue)
 
     def send(
         self, direction: Direction, data: bytes, source: Address, destination: Address, now: float
     ) -> None:
-        """A datagram leaves."""
+        """Take a datagram from its sender."""
         if self.intercept is not None:
             passed = self.intercept(direction, data, now)
             if passed is None:
@@ -129,7 +127,7 @@ class Link:
             data = passed
         way = self._ways[direction]
         conditions, random = way.conditions, way.random
-        # Always the same draws, so that one probability does not change the others' outcome.
+        # Always the same draws, so that one probability does not change the outcome of others.
         lost, doubled, damaged, bit = (random.random() for _ in range(4))
         delays = [random.random(), random.random()]
         if lost < conditions.loss or len(data) > conditions.mtu_bytes:
@@ -149,7 +147,7 @@ class Link:
             heappush(self._queue, Delivery(at_s, self._order, direction, data, source, destination))
 
     def next_at_s(self) -> float | None:
-        """When the next datagram arrives; None: none is on its way."""
+        """When the next datagram arrives; None if none is on its way."""
         return self._queue[0].at_s if self._queue else None
 
     def pop(self) -> Delivery:
@@ -157,7 +155,7 @@ class Link:
         return heappop(self._queue)
 
     def clear(self) -> None:
-        """Lose all that is on its way."""
+        """Lose all datagrams that are on their way."""
         self._queue.clear()
 
     def _leave(self, way: _Way, size: int, now: float) -> float | None:

@@ -22,11 +22,12 @@ def move(
 
         server = move(server)
 
-    For `transit_s` the pair runs on while nobody owns the connection: what arrives is processed
-    by the new owner before anything else. `begin_cutover` issues new connection IDs and asks the
-    peer to retire all earlier ones. `other_host` moves it to a host whose clock shows another time,
-    hours apart: it learns from the old one, which counts by its own clock, how long the connection
-    stood still. The application's open files go along, but not to another host.
+    For `transit_s` the pair runs on while no process owns the connection; the new owner processes
+    the datagrams of that time before anything else. `begin_cutover` issues new connection IDs and
+    asks the peer to retire all earlier ones. `other_host` moves the connection to a host whose
+    clock shows another time, hours apart. That host learns from the old one, which counts by its
+    own clock, how long the connection stood still. The application's open files go along, but not
+    to another host.
 
     Raises RefusedError, with everything as it was, for an end that cannot be moved: its handshake
     is not over (`not_ready`), it is closing (`closed`), its application refuses, or a cutover is
@@ -89,6 +90,6 @@ def move(
 
 
 def _copies(application: Application) -> list[int]:
-    """What the kernel makes of the application's descriptors on their way."""
+    """Copies of the application's descriptors, as the kernel makes them when it passes them."""
     export = getattr(application, "export_descriptors", None)
     return [] if export is None else [os.dup(descriptor) for descriptor in export()]

@@ -1,6 +1,6 @@
 """The checker of the first invariant, from outside: no key and packet number protect two packets.
 
-It sees what leaves, whoever sent it, and is told the connection's keys once; from then on it
+It sees all datagrams, of any sender, and is told the connection's keys once. From then on it
 derives later generations itself and opens every packet. It shares no state with the sender.
 """
 
@@ -30,7 +30,7 @@ from quicbaton.transport.state import Keys, ProtectionState
 
 
 class Packet(NamedTuple):
-    """A 1-RTT packet that somebody sent."""
+    """A 1-RTT packet that an end has sent."""
 
     direction: Direction
     generation: int  # of its key
@@ -39,7 +39,7 @@ class Packet(NamedTuple):
 
 
 class _Sender:
-    """One direction's keys, and what was protected with them."""
+    """One direction's keys, and the packets that were protected with them."""
 
     def __init__(
         self, version: int, cipher: int, hp: bytes, keys: Keys, generation: int, cid_bytes: int
@@ -94,9 +94,9 @@ class _Sender:
 class NonceChecker:
     """Records (key generation, packet number, digest of the ciphertext) of all 1-RTT packets.
 
-    Feed it every datagram as it leaves its sender: `observe`. Datagrams from before `learn` are
-    kept until then. `on_packet`, if set, is called with each packet, opened: what a test wants to
-    know of the wire.
+    Call `observe` with every datagram as it leaves its sender. Datagrams from before `learn` are
+    kept until then. `on_packet`, if set, is called with each opened packet, for tests that look at
+    the wire.
     """
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class NonceChecker:
     def learn(
         self, protection: ProtectionState, *, is_client: bool, own_cid_bytes: int, cid_bytes: int
     ) -> None:
-        """The keys of both directions, from one side's state; once per connection.
+        """Learn the keys of both directions from one side's state; once per connection.
 
         `own_cid_bytes` is the length of that side's connection IDs, `cid_bytes` of its peer's.
         """
@@ -130,7 +130,8 @@ class NonceChecker:
             self.observe(direction, data)
 
     def observe(self, direction: Direction, data: bytes) -> None:
-        """A datagram leaves. Raises NonceReuseError when a nonce of its was used before."""
+        """Check a datagram that leaves. Raises NonceReuseError when one of its nonces was used
+        before."""
         if not self._senders:
             self._early.append((direction, data))
             return
@@ -154,8 +155,8 @@ class NonceChecker:
             self.on_packet(Packet(direction, generation, number, payload))
 
     def skipped(self, direction: Direction) -> set[int]:
-        """1-RTT packet numbers below the largest that nobody used. (aioquic counts its handshake
-        packets along: those numbers are among them.)"""
+        """1-RTT packet numbers below the largest that were not used. (aioquic's handshake packets
+        share the count: their numbers are among them.)"""
         sender = self._senders[direction]
         return set(range(sender.largest)) - {number for _, number in sender.digests}
 

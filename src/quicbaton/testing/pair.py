@@ -1,4 +1,4 @@
-"""A client and a server joined by a link, and the one clock that all three live by.
+"""A client and a server joined by a link, with one clock for all three.
 
     pair = Pair(Conditions(delay_s=0.05, loss=0.02), seed=7)
     pair.connect()
@@ -8,9 +8,9 @@
     server.take_events()
 
 Either end is a quicbaton `Connection` or an aioquic `QuicConnection`; both speak aioquic's API.
-Time is virtual and moves only in `step`, `run` and `move`. One seed gives one run, as far as
-TLS lets it: its key shares and signatures come from the operating system, so the bytes differ,
-the sizes of handshake packets by one or two, and nothing else.
+Time is virtual and moves only in `step`, `run` and `move`. One seed gives one run, as far as TLS
+allows: its key shares and signatures come from the operating system. So the bytes differ, and the
+sizes of handshake packets by one or two, and nothing else.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from quicbaton.transport.state import Address
 
 CLIENT_ADDRESS: Final[Address] = ("192.0.2.1", 50_000)
 SERVER_ADDRESS: Final[Address] = ("192.0.2.2", 443)
-#: The clock at the beginning: anything but zero, where mistakes hide.
+#: The clock at the beginning: not zero, where mistakes would go unnoticed.
 START_S: Final = 1000.0
-#: An end's timer that fires so often in a row without time passing will never stop.
+#: Timers of one end that fire in a row without time passing: after these many they never stop.
 _MAX_TIMERS_AT_ONCE: Final = 100
-#: How late aioquic's timers fire.
+#: How much later than asked aioquic's timers fire.
 _LATE_S: Final = 1e-6
 #: Steps of one `run`: far more than a test takes.
 _MAX_STEPS: Final = 1_000_000
@@ -57,7 +57,7 @@ class Pair:
         cipher: CipherSuite = CipherSuite.AES_128_GCM_SHA256,
         alpn: str = "h3",
     ) -> None:
-        """`conditions` hold for what the client sends, and for what the server sends unless
+        """`conditions` hold for the client's datagrams, and for the server's unless
         `towards_client` is given."""
         entropy = Entropy(seed)
         self.now = START_S
@@ -92,15 +92,16 @@ class Pair:
     # --- commands -------------------------------------------------------------------------------
 
     def connect(self, seconds: float = 20) -> None:
-        """Run the handshake, until both ends are what they shall be."""
+        """Run the handshake until both ends are up."""
         address: Any = SERVER_ADDRESS
         self.client.connection.connect(address, now=self.now)
         self.run(lambda: self.client.is_up and self.server.is_up, seconds=seconds)
 
     def step(self) -> bool:
-        """Send what is due, then let one thing happen: a datagram arrives or a timer fires.
+        """Send datagrams that are due, then let one thing happen: a datagram arrives or a timer
+        fires.
 
-        False when nothing ever will.
+        False when nothing will ever happen again.
         """
         self.transmit()
         arrival = self.link.next_at_s()
@@ -118,8 +119,8 @@ class Pair:
     def run(self, until: Callable[[], bool] | None = None, *, seconds: float | None = None) -> None:
         """Step until `until()` holds, or for `seconds` of virtual time.
 
-        Given both, or `until` alone, not getting there raises StuckError. The clock stands at
-        the end of `seconds` if nothing stopped the run before.
+        With `until`, alone or with `seconds`, a run that does not get there raises StuckError. The
+        clock stands at the end of `seconds` if nothing stopped the run before.
         """
         stop = None if seconds is None else self.now + seconds
         for _ in range(_MAX_STEPS):
@@ -138,14 +139,14 @@ class Pair:
             raise StuckError(f"not there at {self.now:.6f}: {self!r}")
 
     def transmit(self) -> None:
-        """Send what is due now at both ends; `step` does it too."""
+        """Send the datagrams that are due at both ends. `step` does it, too."""
         for end in (self.client, self.server):
             for data, destination in end.datagrams_to_send(self.now):
                 self.nonces.observe(end.side, data)
                 self.link.send(end.side, data, end.address, destination, self.now)
 
     def next_at_s(self) -> float | None:
-        """When the next thing happens; None: never. Call `transmit` first."""
+        """When something happens next; None: never. Call `transmit` first."""
         _, timer = self._next_timer()
         times = [at for at in (timer, self.link.next_at_s()) if at is not None]
         return min(times, default=None)
@@ -153,14 +154,14 @@ class Pair:
     def rebind(self, address: Address | None = None) -> Address:
         """Give the client another address, as a NAT does: by default another port of its host.
 
-        What is on its way to the old one is lost. Returns the new address.
+        Datagrams on their way to the old address are lost. Returns the new address.
         """
         host, port = self.client.address[:2]
         self.client.address = address or (host, int(port) + 1)
         return self.client.address
 
     def replace(self, end: End) -> None:
-        """Deliver to `end` what goes to its side from now on."""
+        """Deliver the datagrams for its side to `end` from now on."""
         if end.side == "client":
             self.client = end
         else:
@@ -188,7 +189,7 @@ class Pair:
         )
 
     def _next_timer(self) -> tuple[End | None, float | None]:
-        """The end whose timer is the next to fire, and when."""
+        """The end whose timer fires next, and when."""
         first, first_at = None, None
         for end in (self.client, self.server):
             at = end.get_timer()
@@ -208,7 +209,7 @@ class Pair:
 
     def _fire(self, end: End, at: float) -> None:
         # aioquic compares sums of floats in two ways, and a clock that stands still can keep it
-        # between the two for ever: its timers fire a little late, as on a real clock.
+        # between the two for ever. So its timers fire a little late, as on a real clock.
         self._advance(at if end.kind == "quicbaton" else max(at, self.now) + _LATE_S)
         self._timers_at_once += 1
         if self._timers_at_once > _MAX_TIMERS_AT_ONCE:

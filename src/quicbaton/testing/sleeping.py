@@ -11,14 +11,14 @@ from quicbaton.transport.connection import Connection
 
 
 def sleep(end: End) -> None:
-    """Shrink `end` to bytes. Its next datagram or deadline wakes it, and so does whoever asks for
-    its connection: to the other end and to the test it is as if nothing had been.
+    """Shrink `end` to bytes. Its next datagram or deadline wakes it, and so does a read of its
+    connection: the other end and the test notice no difference.
 
         sleep(pair.server)
         assert pair.server.asleep
 
-    Raises RefusedError, with everything as it was, for an end that has something to do; the code
-    is what `Connection.why_awake` says, `not_ready` or the application's.
+    Raises RefusedError, with everything as it was, for an end that has something to do. The code is
+    the one that `Connection.why_awake` gives, `not_ready` or the application's.
     """
     pair = end.pair
     if end.kind == "aioquic":
