@@ -1,11 +1,11 @@
 """Every error quicbaton raises, one root, sorted by whose fault it is.
 
 * `CallerError`: the program that called us asked for something it may not have.
-* `PeerError`: what came over a wire or out of a file is not acceptable.
-* `FencedError`: somebody else owns what was asked for; staying silent is the right answer.
+* `PeerError`: bytes from a wire or a file are not acceptable.
+* `FencedError`: another process owns the connection; staying silent is the right answer.
 * `InternalError`: a rule of our own was about to be broken; the action was not carried out.
 
-Each carries a machine-readable `code`, a `Reason`; the message says what was expected, what came
+Each carries a machine-readable `code`, a `Reason`. The message says what was expected, what came,
 and what to do.
 """
 
@@ -22,7 +22,7 @@ class QuicbatonError(Exception):
     def __init__(self, message: str, *, code: Reason | None = None) -> None:
         super().__init__(message)
         if code is not None:
-            # A program that mypy does not see may have given a text: ValueError unless it is one.
+            # A program without mypy may have given a text: ValueError unless it is a reason's code.
             self.code = Reason(code)
 
 
@@ -39,7 +39,7 @@ class PeerError(QuicbatonError):
 
 
 class FencedError(QuicbatonError):
-    """The connection, term or baton belongs to somebody else now."""
+    """The connection, term or baton belongs to another process now."""
 
     code = Reason.FENCED
 
@@ -81,7 +81,7 @@ class GivenAwayError(FencedError):
 
 
 class SecondSenderError(FencedError):
-    """Somebody else sends with this connection's keys: be silent for good."""
+    """Another process sends with this connection's keys: be silent for good."""
 
     code = Reason.SECOND_SENDER
 
@@ -90,7 +90,7 @@ class SecondSenderError(FencedError):
 
 
 class TransportError(PeerError):
-    """The QUIC peer broke a rule; closes the connection with a code of RFC 9000 §20.1.
+    """The QUIC peer broke a rule. It closes the connection with a code of RFC 9000 §20.1.
 
     `error_code` is the code to send, `frame_type` the offending frame's type or 0.
     """

@@ -38,7 +38,7 @@ MAX_CONNECTION_WINDOW_BYTES: Final = 3 * MAX_STREAM_WINDOW_BYTES // 2
 #: The window with which `quicbaton serve` begins a connection, and which is not taken from the
 #: budget: streams have 1 MiB of it. Thousands of idle connections have it, nearly none fills it.
 CONNECTION_WINDOW_BYTES: Final = 3 << 19
-#: What windows shrink to while memory is tight: 26 Mbit/s at 20 ms.
+#: The least size of windows, to which they shrink while memory is tight: 26 Mbit/s at 20 ms.
 MIN_STREAM_WINDOW_BYTES: Final = 64 << 10
 MIN_CONNECTION_WINDOW_BYTES: Final = 3 * MIN_STREAM_WINDOW_BYTES // 2
 #: Bytes of streams whose reader pauses that take nothing from the connection's window: sixteen
@@ -53,20 +53,21 @@ MIN_FLIGHT_BYTES: Final = 256 << 10
 #: window with every tenth packet lost has 1,700.
 MAX_STREAM_SEGMENTS: Final = 4096
 MAX_CONNECTION_SEGMENTS: Final = 8192
-#: Streams of the peer's that end in a reset, whoever began it, for which it gets new ones at once,
-#: and per second after that: rapid reset (CVE-2023-44487, CVE-2025-8671) costs the peer a packet of
-#: some bytes and us a request. A browser that leaves a page of 300 images stays below.
+#: Streams of the peer's that end in a reset, the peer's or ours, for which it gets new ones at
+#: once, and per second after that: rapid reset (CVE-2023-44487, CVE-2025-8671) costs the peer a
+#: packet of some bytes and us a request. A browser that leaves a page of 300 images stays below.
 ABORTED_STREAMS_BURST: Final = 400
 ABORTED_STREAMS_PER_S: Final = 200
 #: Adjoining pieces of a stream are joined up to this size: fewer objects, and no byte is copied
 #: more often than the size over that of a piece.
 MAX_JOINED_BYTES: Final = 16_384
-#: Bytes that come on a stream which nobody reads any more, until its peer is asked to stop: a form
-#: with a film of some minutes. They cost no memory, and half of the CPU that a program which reads
-#: them does, and the peer sends them one for one; while they come the stream counts as open.
+#: Bytes on a stream that the program no longer reads, until the peer is asked to stop: a form with
+#: a film of some minutes. They cost no memory, and half of the CPU of a program that reads them,
+#: and the peer sends them one for one. While they come the stream counts as open.
 MAX_DRAINED_BYTES: Final = 64 << 20
-#: Seconds without any, after the peer has all that we sent: a client that has broken an upload off
-#: and waits to be told (libcurl) waits so long, and one whose network has a gap goes on after it.
+#: Seconds without such bytes, after the peer has all of ours, until it is asked to stop. A client
+#: that has broken off an upload and waits for that word (libcurl) waits so long. One whose network
+#: has a gap goes on after it.
 DRAIN_IDLE_S: Final = 1.0
 #: Unsent bytes of a stream at which the application is told to wait, and below which it is told
 #: to go on: two trains are ready while it produces more.
@@ -80,7 +81,7 @@ CONNECTION_BUFFER_BYTES: Final = 2 << 20
 #: Buffered post-handshake CRYPTO bytes (RFC 9000 §7.5 requires 4096 at least).
 MAX_CRYPTO_BUFFER_BYTES: Final = 65_536
 #: CRYPTO frames kept until the gap below them is filled. Copies are kept as they come, so this and
-#: not the buffer's size bounds what a peer that repeats itself can make us hold.
+#: not the buffer's size is the limit for a peer that repeats itself.
 MAX_CRYPTO_SEGMENTS: Final = 64
 #: Records of unacknowledged packets, some 300 bytes each, at which a connection sends no more that
 #: would need one; at twice as many, probes and answers, it is closed. Small packets at 40,000 a
@@ -101,8 +102,8 @@ MAX_LOCAL_IDS: Final = 3
 #: RFC 9000 §5.1.2: retirements outstanding before we close, "at least twice the limit".
 MAX_PENDING_RETIREMENTS: Final = 4 * MAX_PEER_IDS
 #: Paths with state at once: the active one, the one to go back to, and addresses that are being
-#: asked. Who sends copies of the client's packets from several addresses needs more of these per
-#: packet than there are, to drive out the client's own.
+#: validated. An attacker that sends copies of the client's packets from other addresses needs more
+#: addresses per packet than there are paths, to drive out the client's own.
 MAX_PATHS: Final = 8
 #: PATH_RESPONSEs owed at once (RFC 9000 §8.2.2 wants one each; a flood is cut here).
 MAX_PENDING_PATH_RESPONSES: Final = 8
@@ -117,10 +118,10 @@ MAX_RESUME_SKIP: Final = 64
 
 # --- HTTP/3 -----------------------------------------------------------------------------------
 
-#: A field section as RFC 9114 §4.2.2 counts it, announced in SETTINGS: what nginx and Chromium
-#: take, cookies of a large site included. Encoded it is never larger.
+#: A field section as RFC 9114 §4.2.2 counts it, announced in SETTINGS: the limit of nginx and
+#: Chromium, enough for the cookies of a large site. Encoded it is never larger.
 MAX_FIELD_SECTION_BYTES: Final = 64 << 10
-#: What the RFC adds for each field.
+#: The RFC's addition for each field.
 FIELD_OVERHEAD_BYTES: Final = 32
 #: Fields of a section: browsers send 30, and a field that is one byte on the wire is 250 in memory.
 MAX_FIELDS: Final = 256
@@ -147,16 +148,16 @@ MAX_CAPSULE_BYTES: Final = 4096
 MAX_CLOSE_REASON_BYTES: Final = 1024
 #: WebTransport sessions of one connection: browsers open one.
 MAX_WEBTRANSPORT_SESSIONS: Final = 16
-#: What of a WebTransport session waits for its program: datagrams, of which the oldest goes when
-#: there are more; news of other kinds, and bytes of its streams. Streams that come whole in one
-#: packet give no hold to flow control, so a session with more of either is torn off.
+#: News of a WebTransport session that wait for its program: datagrams, of which the oldest goes
+#: when there are more; other news, and bytes of its streams. Flow control does not hold back
+#: streams that come whole in one packet, so a session with more of either is broken off.
 MAX_WAITING_SESSION_DATAGRAMS: Final = 256
 MAX_WAITING_SESSION_NEWS: Final = 4096
 MAX_WAITING_SESSION_BYTES: Final = 16 << 20
 #: Streams that came before their WebTransport session ("Buffering Incoming Streams").
 MAX_EARLY_STREAMS: Final = 16
-#: Requests of one connection, per second and at once. Twice what a core answers: it bounds what one
-#: batch can bring, and stops nobody who waits for answers.
+#: Requests of one connection, per second and at once: twice as many as a core answers. It bounds
+#: one batch, and stops no client that waits for answers.
 REQUESTS_PER_S: Final = 20_000
 REQUEST_BURST: Final = 20_000
 #: Requests that their client gives up (CVE-2023-44487, rapid reset): a page that is left drops a
@@ -191,14 +192,14 @@ MAX_HANDOFF_MESSAGE_BYTES: Final = MAX_BATON_BYTES + 4096
 #: receive queue that overflows. The bytes are a client's flight of 1 MiB and some.
 MAX_QUEUED_STRAYS: Final = 1024
 MAX_QUEUED_STRAY_BYTES: Final = 2 << 20
-#: Bytes of streams that one connection on its way to us has sent ahead of its baton, and all of
-#: them; what goes beyond is not kept, and those connections' batons are as big as ever.
+#: Bytes of streams that come ahead of the baton, of one connection on its way to us, and of all.
+#: Bytes beyond are not kept, and those connections' batons are full-sized.
 MAX_PRECOPY_BYTES: Final = 128 << 20
 MAX_PRECOPIES_BYTES: Final = 4 * MAX_PRECOPY_BYTES
 #: How much of it one message carries: others get their turn on the link in between.
 PRECOPY_PIECE_BYTES: Final = 256 << 10
-#: What a connection writes while it is copied is copied again, so often at most: one that writes
-#: faster than the link carries would never move.
+#: Rounds of copying: bytes that a connection writes during one are copied in the next. A connection
+#: that writes faster than the link carries would never move without a limit.
 MAX_PRECOPY_ROUNDS: Final = 5
 #: Seconds without progress after which a connection is handed over without its copy.
 PRECOPY_STALL_S: Final = 5
@@ -214,13 +215,13 @@ HANDOFF_ASK_S: Final = 4
 #: as long as its idle timeout.
 HANDOFF_FORWARD_S: Final = 60
 #: Bytes of a relayed stream, in each direction, that are on their way between the two processes or
-#: lie unread in the one that gets them: 20 ms of a gigabit, and what one stream can make a process
-#: hold beyond what its own socket lets in.
+#: lie unread in the receiving one: 20 ms of a gigabit. One stream makes a process hold no more than
+#: this beyond the bytes that its own socket lets in.
 RELAY_WINDOW_BYTES: Final = 256 << 10
 #: Bytes of ended streams that one relay may always have under way, even on a link that others
 #: crowd: some milliseconds of a gigabit.
 RELAY_SHARE_BYTES: Final = 1 << 20
-#: Streams of one relay: what a program opens for its sessions faster than their client lets it
+#: Streams of one relay. A stream that a program opens for its sessions before the client lets it
 #: waits at the new owner.
 MAX_RELAYED_STREAMS: Final = 4096
 #: Processes between a relayed stream's program and its connection's owner, one more with each move:
@@ -235,7 +236,7 @@ HANDOFF_PROXY_LOST_S: Final = 20
 #: Forwarders of one connection: it is handed on no further before one of them is done.
 MAX_FORWARDERS: Final = 8
 #: Addresses of a proxied connection's client to which its owner sends through us, and as many more
-#: from which something came.
+#: from which datagrams came.
 MAX_PROXIED_ADDRESSES: Final = 8
 
 # --- the shared ownership store ---------------------------------------------------------------
@@ -247,11 +248,11 @@ STORE_TIMEOUT_S: Final = 2
 #: Seconds until the store is asked again: the first pause, which doubles, and the longest.
 STORE_RETRY_S: Final = 0.05
 STORE_MAX_RETRY_S: Final = 1.0
-#: Seconds in which both sides of a handoff try to learn whose the connection is, in silence. A
+#: Seconds in which both sides of a handoff try, in silence, to learn which of them is the owner. A
 #: usual idle timeout: later no client believes in the connection any more.
 HANDOFF_DOUBT_S: Final = 30
-#: An entry that nobody touched for so long is forgotten. Its connection is over, or stays where it
-#: is, and has a new one made when it moves.
+#: Seconds after which an untouched entry is forgotten. Its connection is over, or stays where it is
+#: and gets a new entry when it moves.
 STORE_ENTRY_LIFETIME_S: Final = 86_400
 #: A closed connection's entry: as long as a ledger remembers it.
 STORE_TOMBSTONE_LIFETIME_S: Final = TOMBSTONE_LIFETIME_S
@@ -272,25 +273,25 @@ MAX_STORE_WAITING: Final = 4096
 #: A connection whose next deadline is nearer than this stays awake: to put it away and to wake it
 #: costs a tenth of a millisecond each.
 MIN_SLEEP_S: Final = 1
-#: Doublings of the time before a connection sleeps: one that is woken soon after it fell asleep,
-#: by a client's keep-alives for instance, or that cannot sleep, is let alone for longer.
+#: Doublings of the time before a connection sleeps. A connection that is woken soon after it fell
+#: asleep, by a client's keep-alives for instance, or that cannot sleep, is left alone for longer.
 MAX_SLEEP_DOUBLINGS: Final = 3
-#: Seconds of work, putting to sleep or waking, before others get their turn; as long is the pause.
+#: Seconds of putting to sleep or waking before others get their turn; the pause is as long.
 SLEEP_SLICE_S: Final = 0.002
 
 # --- keys -------------------------------------------------------------------------------------
 
-#: Keys in a ring: a rotation needs two; more than this is a file that somebody forgot to prune.
+#: Keys in a ring. A rotation needs two; a file with more than this was never pruned.
 MAX_RING_KEYS: Final = 8
 
 # --- routing ----------------------------------------------------------------------------------
 
 #: Connection IDs routed to connections of this process (about 130 bytes of memory each).
 MAX_ROUTED_IDS: Final = 1 << 20
-#: Connection IDs of connections given away whose strays are still forwarded. A handoff that finds
-#: no room is refused, so this bounds how many connections leave within a forwarding period.
+#: Connection IDs of connections given away whose strays are still forwarded. A handoff is refused
+#: when there is no room, so this bounds how many connections leave within a forwarding period.
 MAX_FORWARDED_IDS: Final = 1 << 17
-#: Connection IDs that must not be reset although nobody here knows them.
+#: Connection IDs that must not be reset although this process does not know them.
 MAX_NO_RESET_IDS: Final = 1 << 17
 #: How long after the end of forwarding an ID is protected from a reset: well past every idle
 #: timeout in use, after which no client believes in the connection any more.
@@ -298,8 +299,8 @@ NO_RESET_LIFETIME_S: Final = 600
 #: How long a connection ID that the peer retired still leads to its connection: longer than the
 #: network, or a process that forwards, keeps a datagram back.
 RETIRED_ID_LIFETIME_S: Final = 10
-#: So many of them at once; the oldest goes first, and what comes for it is answered with a reset
-#: that its peer ignores (RFC 9000 §10.3.1).
+#: Retired IDs at once. The oldest goes first; late datagrams for it are then answered with a reset
+#: that the peer ignores (RFC 9000 §10.3.1).
 MAX_RETIRED_IDS: Final = 1 << 16
 #: Stateless resets per second and in one burst, over all addresses and for one (RFC 9000 §10.3.3):
 #: a client needs one, a flood of strays shall not turn into a flood of answers.
@@ -314,8 +315,8 @@ RETRY_TOKEN_LIFETIME_S: Final = 30
 #: A NEW_TOKEN is for the next visit; one day keeps the list of spent ones small.
 NEW_TOKEN_LIFETIME_S: Final = 86_400
 #: Spent NEW_TOKENs remembered (RFC 9000 §8.1.4: replay MUST be limited), and as many tickets whose
-#: early data was accepted; when full, tokens count for nothing until old ones expire, which costs
-#: the client a round trip and nobody safety.
+#: early data was accepted. When full, tokens count for nothing until old ones expire, which costs
+#: the client a round trip, and no safety.
 MAX_SPENT_TOKENS: Final = 1 << 16
 
 #: Session tickets: as long as aioquic's. RFC 8446 §4.6.1 allows a week; a day bounds how long a
@@ -330,11 +331,11 @@ EARLY_DATA_WINDOW_S: Final = 10
 #: Handshakes in progress at once: each costs an aioquic connection (45 KB) and up to the flow
 #: control limit of early data. Beyond, Initials are dropped and clients try again.
 MAX_HANDSHAKES: Final = 4096
-#: From here on a client must prove its address by a Retry first (RFC 9000 §8.1.2): who spoofs
-#: addresses then costs us no state.
+#: From this many on a client must first prove its address by a Retry (RFC 9000 §8.1.2): spoofed
+#: addresses then cost us no state.
 RETRY_FROM_HANDSHAKES: Final = 1024
 #: Seconds after which a client's handshake is given up: more than all retransmissions of a bad
-#: path take, and half of aioquic's idle timeout, for which somebody who only begins handshakes
+#: path take, and half of aioquic's idle timeout, for which an attacker that only begins handshakes
 #: would hold the places of others.
 HANDSHAKE_S: Final = 30
 
@@ -345,51 +346,51 @@ MAX_WEBSOCKET_MESSAGE_BYTES: Final = 16 << 20
 
 # --- TCP --------------------------------------------------------------------------------------
 
-#: Connections of a process, handshakes included. What they hold comes from the process's memory;
-#: idle ones take 54 KB each beside that, 290 without uvloop. Beyond, clients wait with the kernel,
-#: or another worker takes them.
+#: Connections of a process, handshakes included. Their buffers come from the process's budget; an
+#: idle one takes 54 KB beside that, 290 without uvloop. Further clients wait with the kernel, or
+#: another worker takes them.
 MAX_TCP_CONNECTIONS: Final = 8192
 #: Clients that wait to be accepted; the kernel has a bound of its own (net.core.somaxconn).
 TCP_BACKLOG: Final = 2048
-#: Seconds for a TLS handshake: three lost packets of a bad path. One that only begins it has a
-#: place for so long.
+#: Seconds for a TLS handshake: three lost packets of a bad path. An attacker that only begins one
+#: holds a place for so long.
 TCP_HANDSHAKE_S: Final = 10
 #: Seconds for the head of a request from its first byte on: it fits a few packets.
 TCP_HEAD_S: Final = 10
-#: Seconds in which a client takes nothing of what waits for it, or does not answer the kernel's
-#: question whether it is there; then it counts as gone.
+#: Seconds after which a client counts as gone that takes no byte of its responses, or does not
+#: answer the kernel's keep-alives.
 TCP_UNREAD_S: Final = 60
-#: Seconds that a connection stays open when it is to close between two requests: one that is on
-#: its way is answered, and a client that was told to close does.
+#: Seconds that a connection stays open when it is to close between two requests: a request on its
+#: way is answered, and a client that was told to close does so.
 TCP_LINGER_S: Final = 1.0
 #: Bytes of responses of one connection that are written and not sent: `send()` waits beyond.
 TCP_BUFFER_BYTES: Final = 256 << 10
-#: What a client of HTTP/2 may send ahead of programs that do not take it, per request and
+#: Bytes that a client of HTTP/2 may send ahead of programs that do not take them, per request and
 #: connection: 100 Mbit/s at 80 ms.
 TCP_STREAM_WINDOW_BYTES: Final = 1 << 20
 TCP_CONNECTION_WINDOW_BYTES: Final = 3 << 19
-#: Requests of one connection of HTTP/2 that run at once: what RFC 9113 §6.5.2 calls the least.
+#: Requests of one connection of HTTP/2 that run at once: the least that RFC 9113 §6.5.2 recommends.
 MAX_TCP_STREAMS: Final = 100
 #: Seconds for which browsers remember that there is HTTP/3 (RFC 7838 §3.1).
 TCP_ALT_SVC_S: Final = 3600
 
 # --- turns of connections ---------------------------------------------------------------------
 
-#: Seconds of work for connections before the socket is read again: what somebody who asks for
-#: little waits, at the most, for others. A batch of 32 uploaded datagrams takes 0.3 ms, a GET 0.3.
+#: Seconds of work for connections before the socket is read again: a client that asks for little
+#: waits at most so long for others. A batch of 32 uploaded datagrams takes 0.3 ms, a GET 0.3.
 TURN_S: Final = 0.004
-#: Datagrams of one connection that are processed at once while nothing is known of their cost. Full
-#: of requests, so many take half of the 50 ms that nobody shall wait for others.
+#: Datagrams of one connection that are processed at once while their cost is unknown. Full of
+#: requests, so many take half of the 50 ms that one client may wait for another.
 MAX_SHARE_DATAGRAMS: Final = 16
-#: The same where that fits a turn, as known from those before: an upload that is served in batches
-#: of 16 instead of 32 costs a fifth more, since each is answered with an ACK.
+#: The same where so many fit a turn, judged by earlier ones. An upload that is served in batches of
+#: 16 instead of 32 costs a fifth more, since each batch is answered with an ACK.
 BULK_SHARE_DATAGRAMS: Final = 64
-#: The same of a connection that is new: nobody knows yet what its datagrams cost.
+#: The same of a new connection, of whose datagrams none was processed yet.
 FIRST_SHARE_DATAGRAMS: Final = 4
-#: Of Initials that begin handshakes, of all clients together: each takes one or two milliseconds.
+#: The same of Initials that begin handshakes, of all clients together: each takes 1 to 2 ms.
 NEWCOMERS_SHARE: Final = 2
 #: Datagrams that wait for their turn, in all and of one connection: 12 MB, and a flight of 1.4 MB.
-#: Beyond, the longest lines lose theirs, as a receive buffer that overflows would lose anybody's.
+#: Beyond, the longest lines lose theirs, where an overflowing receive buffer would lose any.
 MAX_WAITING_DATAGRAMS: Final = 8192
 MAX_WAITING_PER_OWNER: Final = 1024
 
@@ -400,7 +401,7 @@ MAX_COMMAND_BYTES: Final = MAX_HANDOFF_MESSAGE_BYTES
 #: Connections that a takeover has between offer and cutover at once: enough to keep both
 #: processes busy, few enough that none waits long while frozen.
 MAX_CONCURRENT_HANDOFFS: Final = 4
-#: Blackouts that one drain reports of: enough for a p99.9.
+#: Blackouts that one drain reports: enough for a p99.9.
 MAX_DRAIN_SAMPLES: Final = 10_000
 
 # --- links to other processes -----------------------------------------------------------------
@@ -410,18 +411,18 @@ MAX_DRAIN_SAMPLES: Final = 10_000
 MAX_OUTBOX_BYTES: Final = 512 << 20
 #: The same for another host's, with which fewer handoffs are under way at once.
 MAX_REMOTE_OUTBOX_BYTES: Final = 4 * MAX_HANDOFF_MESSAGE_BYTES
-#: From here on a bulk sender (copies, relayed streams) should wait: what a gigabit takes 30 ms for.
+#: From here on a bulk sender (copies, relayed streams) should wait: 30 ms of a gigabit.
 CHANNEL_FULL_BYTES: Final = 4 << 20
-#: From here on strays are lost rather than queued, which QUIC repairs: whoever has seen one ID of a
-#: connection that moved can send any number of them, and the link also carries handoffs. Half of
-#: the largest baton, behind which they may wait.
+#: From here on strays are lost rather than queued, which QUIC repairs. An attacker that has seen
+#: one ID of a connection that moved can send any number of them, and the link also carries
+#: handoffs. It is half of the largest baton, behind which strays may wait.
 CHANNEL_CROWDED_BYTES: Final = 32 << 20
 #: Seconds for TCP to connect to another host, for the preamble, TLS and its checks, and then for
-#: the first command: several round trips of the worst network, short for whoever holds a place.
+#: the first command: several round trips of the worst network, and a short time to hold a place.
 PEER_CONNECT_S: Final = 3.0
 PEER_HANDSHAKE_S: Final = 5.0
 PEER_FIRST_FRAME_S: Final = 10.0
-#: Seconds for whoever froze a connection over the network to say that it has the baton.
+#: Seconds in which a process that froze a connection over the network has to say `Kept`.
 FREEZE_ANSWER_S: Final = 5.0
 #: A host that acknowledges nothing for so long is unreachable: links to it end.
 PEER_SILENCE_S: Final = 5
@@ -440,15 +441,16 @@ MAX_NODES: Final = 1024
 
 # --- placement --------------------------------------------------------------------------------
 
-#: Events of a client, and bytes of a request, that wait for the decision who answers the first
-#: request. They are looked through at each batch of datagrams; who sends more is answered here.
+#: Events of a client, and bytes of a request, that wait for the decision which process answers the
+#: first request. Each batch of datagrams looks through them; a client that sends more is answered
+#: here.
 MAX_HELD_EVENTS: Final = 256
 MAX_HELD_REQUEST_BYTES: Final = 1 << 16
 
 # --- metrics ----------------------------------------------------------------------------------
 
 #: HTTP requests for figures that are answered at once, and seconds of silence in one: a scraper or
-#: two, and whoever finds the port.
+#: two, and strangers that find the port.
 MAX_METRICS_REQUESTS: Final = 8
 METRICS_REQUEST_S: Final = 5.0
 
@@ -456,8 +458,8 @@ METRICS_REQUEST_S: Final = 5.0
 
 #: Workers of one service: each holds the sockets of all, and one per core is what helps.
 MAX_WORKERS: Final = 64
-#: Connections that a worker's roster lists (128 bytes each, when used). Clients of others learn of
-#: their worker's death by their own next packet.
+#: Connections that a worker's roster lists (128 bytes each, when used). Clients of further ones
+#: learn of their worker's death by their own next packet.
 MAX_ROSTER_ENTRIES: Final = 1 << 17
 #: Resets that announce a worker's death go out in slices of so many, a turn of the event loop each.
 RESETS_PER_SLICE: Final = 256
@@ -470,30 +472,30 @@ RESTART_FORGIVEN_S: Final = 10.0
 #: replaces its present one no more: each is an interpreter with the program in it, and a stream
 #: that is relayed may pass all of them.
 MAX_LINGERING_WORKERS: Final = 4
-#: What a worker says on standard error before it is ready, as far as it is passed on.
+#: Bytes of a worker's standard error, from before it is ready, that are passed on.
 MAX_LAST_WORDS_BYTES: Final = 4096
 #: Other processes whose load is remembered.
 MAX_LOADS: Final = 1024
 
 # --- files ------------------------------------------------------------------------------------
 
-#: Descriptors that a server asks the kernel to let it have, if it may.
+#: Descriptors that a server asks the kernel to allow, if it may.
 MAX_DESCRIPTORS: Final = 1 << 16
-#: Files that the downloads of one process hold open, each once, however many download it; at most
-#: half of the descriptors that the process may have. Beyond, a file is opened for each read, which
-#: costs 15 µs beside the milliseconds that sending 256 KiB takes.
+#: Files that the downloads of one process hold open, each once, however many download it, and at
+#: most half of the process's descriptors. Further files are opened for each read, which costs 15 µs
+#: beside the milliseconds that sending 256 KiB takes.
 MAX_OPEN_FILES: Final = 16_384
 #: Descriptors that go along with one connection: the kernel passes 253 at once (SCM_MAX_FD).
-#: What is over is opened again by its path.
+#: Further files are opened again by their paths.
 MAX_PASSED_DESCRIPTORS: Final = 250
-#: Writes with descriptors that one channel has brought and that nobody has taken: it waits for one
-#: at a time, so who sends more is cut off.
+#: Writes with descriptors that one channel has brought and the process has not taken. It waits for
+#: one at a time, so a sender of more is cut off.
 MAX_WAITING_PARCELS: Final = 4
 #: The longest path that Linux opens (PATH_MAX), and folders in one: each costs a look of 2 µs.
 MAX_PATH_BYTES: Final = 4095
 MAX_PATH_DEPTH: Final = 128
-#: Entries of a folder that are looked at for a listing (30 ms of work), and that one page of it
-#: shows: half a megabyte, which is what a download may have in its stream's buffer, too.
+#: Entries of a folder that are read for a listing (30 ms of work), and that one page of it shows:
+#: half a megabyte, as much as a download may have in its stream's buffer.
 MAX_SCANNED_ENTRIES: Final = 10_000
 MAX_LISTED_ENTRIES: Final = 2_000
 #: Pages of listings that are kept, and the seconds for which they count as new.

@@ -1,1 +1,1 @@
-"""What runs a service: processes that share a port and hand their connections on."""
+"""What runs a service: processes that share a port and hand over their connections."""

@@ -2,8 +2,8 @@
 
 `QUICBATON_FAILPOINT=NAME:ACTION[:FILE]` in the environment acts once, when this process first
 reaches the point NAME. ACTION is KILL or STOP, which raise that signal, or CUT, which closes the
-handoff links. With FILE the signal goes to the process whose pid is in that file: the other side
-of a handoff. Without the variable a point costs one comparison.
+handoff links. With FILE the signal goes to the process whose pid is in that file: the other side of
+a handoff. Without the variable a point costs one comparison.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ DESTINATION_POINTS: Final = (
     "before_cutover",
     "after_cutover",
 )
-#: With a shared store, between a side's steps; besides those above.
+#: With a shared store: points between a side's steps, beside those above.
 SHARED_SOURCE_POINTS: Final = (
     "before_publish",
     "after_publish",
@@ -97,7 +97,7 @@ _cutters: list[weakref.WeakMethod[Callable[[], None]]] = []
 
 
 def arm(text: str) -> None:
-    """Take `NAME:ACTION[:FILE]`, as the environment has it; nothing when it is empty."""
+    """Take `NAME:ACTION[:FILE]` from the environment; an empty text arms nothing."""
     if not text:
         return
     name, _, rest = text.partition(":")
@@ -112,12 +112,12 @@ def arm(text: str) -> None:
 
 
 def on_cut(cut: Callable[[], None]) -> None:
-    """Have `cut`, a method, called where a failpoint says CUT, as long as its object lives."""
+    """Have `cut`, a method, called at a failpoint with CUT, as long as its object lives."""
     _cutters.append(weakref.WeakMethod(cut))
 
 
 def reach(point: str) -> None:
-    """Fail here, if this process was told to."""
+    """Perform the failpoint's action, if this process was told to fail here."""
     if not _armed or point not in _armed:
         return
     action, victim = _armed.pop(point)

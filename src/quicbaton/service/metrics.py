@@ -1,7 +1,7 @@
 """A service's figures as OpenMetrics, over HTTP.
 
-The exposition is prometheus-client's; this module says which figures there are and what they are
-called. They are gathered from the workers when somebody asks, so nothing is counted twice.
+prometheus-client writes the exposition; this module names the figures. They are gathered from the
+workers at each request, so nothing is counted twice.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _GAUGES: Final = {
     "relayed_streams": "Streams whose request runs here although the connection has moved on.",
     "memory_held_bytes": "Bytes that connections hold: not consumed, or not acknowledged, or "
     "over TCP not sent.",
-    "memory_budget_bytes": "What they may hold together.",
+    "memory_budget_bytes": "Limit of the bytes that all connections together may hold.",
     "memory_pressure": "0 enough, 1 windows shrink, 2 no credit, 3 no new clients, 4 full.",
 }
 _COUNTERS: Final = {
@@ -60,11 +60,11 @@ _COUNTERS: Final = {
     "resets": "Stateless resets sent.",
     "slept": "Times a connection fell asleep.",
     "woken": "Times a connection woke.",
-    "streams_relayed": "Streams relayed since their request could not move.",
+    "streams_relayed": "Streams relayed because their request could not move.",
     "streams_cut": "Relayed streams cut when the grace period had passed.",
-    "closed_for_memory": "Connections closed since they held most of a memory that was full.",
-    "requests": "Requests, WebSockets and sessions that an ASGI program was begun with.",
-    "tcp_requests": "Those of them that came by HTTP/1.1 and HTTP/2.",
+    "closed_for_memory": "Connections closed because memory was full and they held most of it.",
+    "requests": "Requests, WebSockets and sessions with which an ASGI program has begun.",
+    "tcp_requests": "Those of quicbaton_requests that came by HTTP/1.1 and HTTP/2.",
     "tcp_accepted": "TCP clients accepted.",
     "tcp_refused": "TCP clients turned away while memory was nearly full.",
 }
@@ -78,7 +78,7 @@ class Metrics:
     """
 
     def __init__(self, gather: Gather, port: int, host: str = "127.0.0.1") -> None:
-        """Raises ConfigurationError when the port cannot be had."""
+        """Raises ConfigurationError when the port is not available."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Service(gather, asyncio.get_running_loop()))
         kind = _Server6 if ":" in host else _Server
@@ -97,18 +97,17 @@ class Metrics:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port on which it listens."""
         return int(self._server.server_port)
 
     def close(self) -> None:
-        """Serve no more."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Hangs up on those for whom it has no thread: a port that anybody may connect to."""
+    """Hangs up on clients for which it has no thread: any program may connect to the port."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -127,7 +126,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             self._places.release()
 
     def handle_error(self, _request: Any, _client_address: Any) -> None:
-        """Who hangs up, or is too slow, is not worth a word in the log."""
+        """Log nothing for a client that hangs up or is too slow."""
 
 
 class _Server6(_Server):
@@ -138,18 +137,18 @@ class _Handler(WSGIRequestHandler):
     timeout = METRICS_REQUEST_S
 
     def log_message(self, *_: Any) -> None:
-        """Scrapes are no news."""
+        """Log nothing for a scrape."""
 
 
 class _Service(Collector):
-    """Turns what the workers say into metric families, worker by worker."""
+    """Turns the workers' answers into metric families, worker by worker."""
 
     def __init__(self, gather: Gather, loop: asyncio.AbstractEventLoop) -> None:
         self._gather = gather
         self._loop = loop
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing is gathered when the collector is registered: the workers start later."""
+        """Gather nothing when the collector is registered: the workers start later."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
@@ -171,7 +170,9 @@ def _families(workers: Sequence[c.Figures]) -> list[Metric]:
         name: CounterMetricFamily(f"quicbaton_{name}", text, labels=place)
         for name, text in _COUNTERS.items()
     }
-    draining = GaugeMetricFamily("quicbaton_draining", "1 while it is emptied.", labels=place)
+    draining = GaugeMetricFamily(
+        "quicbaton_draining", "1 while the process is drained.", labels=place
+    )
     handoffs = CounterMetricFamily(
         "quicbaton_handoffs",
         "Handoffs that ended, by outcome and reason.",
@@ -179,7 +180,7 @@ def _families(workers: Sequence[c.Figures]) -> list[Metric]:
     )
     placements = CounterMetricFamily(
         "quicbaton_placements",
-        "New connections that a policy was asked about, by what became of them.",
+        "New connections for which a placement policy was asked, by outcome.",
         labels=[*place, "outcome"],
     )
     refused = CounterMetricFamily(
@@ -228,7 +229,7 @@ def _families(workers: Sequence[c.Figures]) -> list[Metric]:
 
 
 def _buckets(counts: Sequence[int]) -> list[tuple[str, float]]:
-    """Cumulative, as the format wants them."""
+    """Cumulative counts, as the format wants them."""
     total = 0
     buckets: list[tuple[str, float]] = []
     bounds = [*(f"{bound / 1e6:g}" for bound in c.BLACKOUT_BUCKETS_US), "+Inf"]

@@ -1,1 +1,1 @@
-"""Other processes: channels and links to them, what is said there, and whether they live."""
+"""Other processes: channels and links to them, the frames on these, and whether they live."""

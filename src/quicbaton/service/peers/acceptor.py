@@ -1,7 +1,8 @@
-"""The TCP port of a node: finds out which of its processes is meant, and passes the socket there.
+"""The TCP port of a node: finds out for which of its processes a connection is, and passes the
+socket to that one.
 
-It trusts nobody and decides nothing: TLS, and who may say what, is the business of the process
-that is meant (`incoming`). What it reads is one short line, within a deadline.
+It trusts no caller and decides nothing: the process that gets the socket does TLS and decides what
+a caller may say (`incoming`). The acceptor reads one short line, within a deadline.
 """
 
 from __future__ import annotations
@@ -22,25 +23,25 @@ from quicbaton.service.peers.cluster import Address
 from quicbaton.service.peers.tls import GREETING, set_timeouts
 from quicbaton.service.timing import ACCEPT_PAUSE_S
 
-#: Slots besides a worker's number: whoever speaks for the node, and any worker.
+#: Targets beside a worker's number: the process that speaks for the node, and any worker.
 NODE_TARGET: Final = "node"
 ANY_TARGET: Final = "any"
 _MAX_LINE_BYTES: Final = len(GREETING) + 10
 _BACKLOG: Final = 128
 
-#: Takes over an accepted socket that asks for this process: "0", "any", "node". A QuicbatonError or
-#: OSError means that nobody is there.
+#: Takes an accepted socket and the target that it asks for: "0", "any", "node". A QuicbatonError or
+#: OSError means that no process took it.
 Deliver = Callable[[str, socket.socket], Awaitable[None]]
 
 
 class Acceptor:
-    """Accepts on `sock`, which listens, until closed; `deliver` gets each and whom it asks for."""
+    """Accepts on `sock`, which listens, until closed. `deliver` gets each socket and its target."""
 
     def __init__(self, sock: socket.socket, deliver: Deliver) -> None:
         self._sock = sock
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
-        #: Those whose preamble is awaited, oldest first.
+        #: Connections whose preamble is awaited, oldest first.
         self._waiting: dict[asyncio.Task[None], None] = {}
         self._closed = False
         sock.setblocking(False)
@@ -48,12 +49,11 @@ class Acceptor:
 
     @property
     def address(self) -> Address:
-        """Where it listens."""
+        """The address at which it listens."""
         name = self._sock.getsockname()
         return Address(str(name[0]), int(name[1]))
 
     def close(self) -> None:
-        """Accept no more."""
         self._closed = True
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
@@ -80,7 +80,7 @@ class Acceptor:
         task = self._loop.create_task(self._read_and_deliver(sock))
         self._waiting[task] = None
         task.add_done_callback(lambda done: self._waiting.pop(done, None))
-        # A task that is cancelled before its first step does not close it.
+        # A task that is cancelled before its first step does not close the socket.
         task.add_done_callback(lambda done: sock.close() if done.cancelled() else None)
 
     async def _read_and_deliver(self, sock: socket.socket) -> None:
@@ -93,13 +93,13 @@ class Acceptor:
                     # Its own descriptor: `deliver` may keep it.
                     await self._deliver(target, sock.dup())
             except (QuicbatonError, OSError):
-                # Whoever connected finds the connection closed.
+                # The caller finds the connection closed.
                 return
 
     async def _read_target(self, sock: socket.socket) -> str:
         line = b""
         while not line.endswith(b"\n"):
-            # What follows is for the process that is meant, so nothing of it is read here.
+            # The bytes after the line are for the process that gets the socket: none is read here.
             byte = await self._loop.sock_recv(sock, 1)
             line += byte
             if not byte or len(line) > _MAX_LINE_BYTES or not GREETING.startswith(line[:6]):
@@ -120,7 +120,7 @@ def listen(address: Address) -> socket.socket:
         sock = socket.socket(family, kind, protocol)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # A process that takes another one over listens before that one ends.
+            # A process that takes over from another listens before that one ends.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind(where)
             sock.listen(_BACKLOG)
@@ -129,8 +129,8 @@ def listen(address: Address) -> socket.socket:
             raise
     except OSError as error:
         raise ConfigurationError(
-            f"cannot listen for other nodes at {address}: {error.strerror or error}; set `listen` "
-            "in cluster.toml where a node's address is not the one it is reached at",
+            f"cannot listen for other nodes at {address}: {error.strerror or error}; if they reach "
+            "this node at an address that is not its own, set its `listen` in cluster.toml",
             code=Reason.PEERS_ADDRESS,
         ) from error
     sock.setblocking(False)
@@ -140,7 +140,8 @@ def listen(address: Address) -> socket.socket:
 async def pass_on(control: Path, sock: socket.socket) -> None:
     """Pass an accepted socket to the process with this control socket, which does TLS on it.
 
-    PeerError when it is not there or does not take it. The socket is closed here in any case.
+    PeerError when that process is not there or does not take it. The socket is closed here in any
+    case.
     """
     try:
         with await Conversation.begin(control) as asked:
@@ -156,7 +157,7 @@ async def pass_on(control: Path, sock: socket.socket) -> None:
 
 
 def take_passed(descriptors: list[int]) -> socket.socket:
-    """The socket that `pass_on` passed. PeerError unless it is one TCP connection."""
+    """The socket that `pass_on` passed. PeerError unless it is exactly one TCP connection."""
     if len(descriptors) != 1:
         for descriptor in descriptors:
             os.close(descriptor)

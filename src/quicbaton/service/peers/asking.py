@@ -1,4 +1,4 @@
-"""Asking another process something over its control socket."""
+"""Commands to another process over its control socket, and their answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Frame = TypeVar("_Frame", bound=c.Frame)
 
 
 class CommandFailedError(QuicbatonError):
-    """The server refused a command, or could not carry it out; `code` is the server's."""
+    """The server refused a command, or could not carry it out. `code` is the server's."""
 
 
 async def ask(
@@ -39,9 +39,9 @@ async def follow(
 
 
 class Conversation:
-    """Commands and answers over one channel, in turn; `with` closes the channel at its end.
+    """Commands and answers over one channel, in turn. `with` closes the channel at its end.
 
-    `timeout_s` is for each answer that does not come in steps.
+    `timeout_s` is the deadline of each answer that does not come in steps.
     """
 
     def __init__(self, channel: Channel, timeout_s: float = ANSWER_S) -> None:
@@ -57,7 +57,7 @@ class Conversation:
 
     @classmethod
     async def begin(cls, path: Path, timeout_s: float = ANSWER_S) -> Self:
-        """With the process whose control socket that is. PeerError when nobody answers."""
+        """Connect to the process with this control socket. PeerError when it does not answer."""
         return cls(await connect_channel(path), timeout_s)
 
     def __enter__(self) -> Self:
@@ -74,13 +74,13 @@ class Conversation:
     async def ask(self, command: c.Frame, answer: type[_Frame]) -> _Frame:
         """Send one command and return its answer.
 
-        PeerError when none comes, CommandFailedError when it is no.
+        PeerError when none comes, CommandFailedError when the command was refused or failed.
         """
         self.channel.write(c.encode(command))
         return await self.expect(answer)
 
     async def expect(self, answer: type[_Frame]) -> _Frame:
-        """The answer to what was sent already, as `ask` gives it."""
+        """The answer to a command that was sent already, as `ask` gives it."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 frame = await self.next()
@@ -90,15 +90,15 @@ class Conversation:
                     f"the server took the command and did not answer in {self._timeout_s:.0f} s",
                     code=Reason.DEADLINE,
                 ) from None
-            # It came in time: it was this process that stood still.
+            # The answer came in time: this process stood still.
             frame = await self.next()
         return _checked(frame, answer)
 
     async def ask_for_descriptor(
         self, command: c.Frame, answer: type[_Frame]
     ) -> tuple[_Frame, int]:
-        """Send a command whose answer brings one descriptor, which the caller owns. The channel is
-        closed where it fails, and a descriptor that comes later with it."""
+        """Send a command whose answer brings one descriptor, which the caller owns. If it fails,
+        the channel is closed, and so is a descriptor that comes later."""
         try:
             given = await self.ask(command, answer)
             descriptors = self.channel.take_descriptors()
@@ -117,10 +117,10 @@ class Conversation:
     async def follow(
         self, command: c.Frame, end: type[_Frame], on_step: Callable[[c.Frame], None]
     ) -> _Frame:
-        """Send a command that takes long; `on_step` gets what comes before its end. There is no
-        deadline: who carries it out has its own.
+        """Send a command that takes long. `on_step` gets the frames before its end. There is no
+        deadline here: the process that carries it out has its own.
 
-        An end that is an `Answer` is returned whatever it says; else as `ask`.
+        An end that is an `Answer` is returned whatever its code. Other failures are as in `ask`.
         """
         self.channel.write(c.encode(command))
         while True:
@@ -132,8 +132,8 @@ class Conversation:
             on_step(frame)
 
     async def next(self) -> c.Frame:
-        """What it says next. PeerError, now and ever after, when it has hung up, or makes no
-        sense."""
+        """The next frame. PeerError, now and for ever, when the process has hung up or sent a
+        malformed frame."""
         frame = await self._frames.get()
         if isinstance(frame, PeerError):
             self._frames.put_nowait(frame)
@@ -141,7 +141,6 @@ class Conversation:
         return frame
 
     def close(self) -> None:
-        """Say and hear nothing more."""
         self.channel.close()
 
     # --- helpers --------------------------------------------------------------------------------
@@ -160,8 +159,8 @@ class Conversation:
 
 
 def splice(channel: Channel, other: Channel, first: bytes) -> None:
-    """Pass on what either says to the other, beginning with `first`, until one hangs up. `other` is
-    new, `channel` is read already."""
+    """Pass the bytes of each channel on to the other, beginning with `first`, until one hangs up.
+    `other` is new, `channel` is already read."""
     channel.on_data, channel.on_lost = other.write, other.close
     other.on_data, other.on_lost = channel.write, channel.close
     other.write(first)

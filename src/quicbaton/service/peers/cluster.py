@@ -1,14 +1,14 @@
-"""A cluster as its folder describes it: the nodes, and what proves who is one.
+"""A cluster as its folder describes it: the nodes, and what proves a node's identity.
 
-    ca.pem             whom all nodes trust to name nodes
-    cluster.toml       the nodes: number, and where their peers reach them
+    ca.pem             the authority that all nodes trust to name nodes
+    cluster.toml       the nodes: number, and the address at which their peers reach them
     nodes/a.pem        a's certificate, its name in a URI: quicbaton:node:a
     nodes/a-key.pem    its private key, on that host only
-    cluster.key        the keys that batons and the rest are sealed with
+    cluster.key        the keys with which batons and the rest are sealed
 
 `quicbaton keys init` makes one. Files that change are read again at the next connection: a node
-that was added is known, and one that was taken out is refused, without a restart. A folder that
-does not make sense lets nobody in.
+that was added is known, and one that was removed is refused, without a restart. While a folder is
+inconsistent, no node is let in.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DEFAULT_PORT: Final = 7843
 
 
 class Address(NamedTuple):
-    """Where a TCP port is."""
+    """The host and port of a TCP port."""
 
     host: str
     port: int
@@ -67,7 +67,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Cluster:
-    """The folder, as the node `me` sees it. Raises ConfigurationError where it does not make sense.
+    """The folder, as the node `me` sees it. Raises ConfigurationError while it is inconsistent.
 
     `me` is for processes that have a certificate of their own to show.
     """
@@ -92,7 +92,7 @@ class Cluster:
 
     @property
     def last_nodes(self) -> dict[str, NodeEntry]:
-        """The nodes as they were read last: for what happens with every datagram."""
+        """The nodes as they were read last: for work that is done at every datagram."""
         return self._nodes
 
     def find(self, node: str) -> NodeEntry:
@@ -107,11 +107,12 @@ class Cluster:
         return entry
 
     def own_entry(self) -> NodeEntry:
-        """This node's."""
+        """The entry of this node."""
         return self.find(self.me)
 
     def context(self, *, server_side: bool) -> ssl.SSLContext:
-        """For one side of a connection: TLS 1.3 only, and who has no certificate is nobody."""
+        """TLS for one side of a connection: TLS 1.3 only, and a peer without a certificate is
+        refused."""
         self._refresh()
         context = self._contexts.get(server_side)
         if context is None:
@@ -119,7 +120,8 @@ class Cluster:
         return context
 
     def check_peer(self, tls: ssl.SSLObject) -> str:
-        """The node at the other end of a handshake that is done. PeerError unless it is one."""
+        """The name of the node at the other end of a completed handshake. PeerError unless it is
+        one."""
         certificate = tls.getpeercert() or {}
         names = [
             str(value).removeprefix(NODE_URI_PREFIX)
@@ -157,11 +159,11 @@ class Cluster:
             ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT
         )
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        # Nodes are named by `check_peer`: an address may be anybody's tomorrow.
+        # `check_peer` names nodes: an address may belong to another host tomorrow.
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
         context.verify_flags |= ssl.VERIFY_X509_STRICT
-        # No session outlives the certificate that it began with.
+        # A session must not outlive the certificate with which it began.
         context.options |= ssl.OP_NO_TICKET
         if server_side:
             context.num_tickets = 0
@@ -183,7 +185,7 @@ class Cluster:
 
 
 def read_nodes(folder: Path) -> dict[str, NodeEntry]:
-    """The nodes by name, as cluster.toml says."""
+    """The nodes by name, from cluster.toml."""
     path = folder / CLUSTER_FILE
     try:
         with path.open("rb") as file:
@@ -216,7 +218,7 @@ def read_nodes(folder: Path) -> dict[str, NodeEntry]:
 
 
 def parse_address(text: str) -> Address:
-    """`HOST`, `HOST:PORT` or `[IPv6]:PORT`; the port is 7843 where none is given."""
+    """Parse `HOST`, `HOST:PORT` or `[IPv6]:PORT`. The default port is 7843."""
     host, colon, digits = text.rpartition(":")
     if not colon or text.endswith("]"):
         host, digits = text, str(DEFAULT_PORT)
@@ -237,7 +239,7 @@ def parse_address(text: str) -> Address:
 
 
 def node_keys(folder: Path) -> list[str]:
-    """The nodes whose private keys are in the folder: on a node's host its own."""
+    """The nodes whose private keys are in the folder: on a node's host only its own."""
     ending = "-key.pem"
     return sorted(
         path.name.removesuffix(ending) for path in (folder / NODES_FOLDER).glob(f"*{ending}")

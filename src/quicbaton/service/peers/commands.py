@@ -1,4 +1,4 @@
-"""What can be asked of a running process over its control socket, and the answers.
+"""Commands to a running process over its control socket, and the answers.
 
 Each is a frame (`handoff.framing`). A connection of the control socket carries one command and its
 answers, except that `OpenLink` turns it into a handoff link (`quicbaton.handoff.messages`).
@@ -32,7 +32,7 @@ from quicbaton.service.peers.service_commands import (
     WorkerStatus,
 )
 
-#: Frames that are defined elsewhere; beside them all that is public here.
+#: Frames that are defined elsewhere, beside the public ones of this module.
 __all__ = [
     "Begin",
     "DeclareDead",
@@ -72,7 +72,7 @@ class HandOff(CommandFrame, tag="handoff"):
 
 
 class HandOffProxied(CommandFrame, tag="handoff_proxied"):
-    """As `HandOff`; if `to` cannot send from the address that the client talks to, this process
+    """As `HandOff`; but if `to` cannot send from the address that the client talks to, this process
     sends for it, for as long as the connection lives. `code` is then `proxied`."""
 
     connection: str
@@ -104,18 +104,18 @@ class PassListener(CommandFrame, tag="pass_listener"):
 
 
 class Introduce(CommandFrame, tag="introduce"):
-    """Another process shares the port: strays for its IDs go to `name`. `Answer`."""
+    """Another process shares the port: strays for its IDs go to `name`. Answered with `Answer`."""
 
     worker: int
     name: str
 
 
 class TakeOver(CommandFrame, tag="takeover"):
-    """Replace this process: answered with `SocketPassed` and the descriptor, with `Stopped` once a
+    """Replace this process. Answered with `SocketPassed` and the descriptor, with `Stopped` once a
     link to `name` is up, with `Progress` as connections move, and with `Answer` when none is left.
 
-    Requests that still run here have until the deadline, too, and are cut then; or, if `linger_s`
-    is not 0, so long after the answer, and the process lives on for them.
+    Requests that still run here have until the deadline, too, and are cut then. If `linger_s` is
+    not 0, they have that long after the answer, and the process lives on for them.
     """
 
     name: str
@@ -124,22 +124,23 @@ class TakeOver(CommandFrame, tag="takeover"):
 
 
 class OpenLink(CommandFrame, tag="link"):
-    """From here on this is a handoff link."""
+    """Makes this channel a handoff link."""
 
 
 class TakePeer(CommandFrame, tag="take_peer"):
-    """Comes with a TCP connection from another host: talk to it. Answered with `Answer`."""
+    """Comes with a TCP connection from another host, to be served. Answered with `Answer`."""
 
 
 class Freeze(CommandFrame, tag="freeze"):
-    """As `Save`, for an asker who keeps the baton: answered with `Frozen`. When the asker has it
-    safe it says `Kept`, which is answered with `Answer`; unless it does, the connection thaws."""
+    """As `Save`, but the caller keeps the baton: answered with `Frozen`. The caller says `Kept`
+    once it has stored the baton, which is answered with `Answer`. Without `Kept` the connection
+    thaws."""
 
     connection: str
 
 
 class Kept(CommandFrame, tag="kept"):
-    """The baton of `Frozen` is safe."""
+    """The baton of `Frozen` is stored."""
 
 
 class Revive(CommandFrame, tag="revive"):
@@ -175,8 +176,6 @@ class ReadFigures(CommandFrame, tag="read_figures"):
 
 
 class ConnectionInfo(CommandFrame):
-    """One live connection."""
-
     connection: str  # its name: our first connection ID, hexadecimal; over TCP "tcp-" and a number
     state: str  # open, asleep, proxied (another process sends for it), handshake, tcp
     peer: str
@@ -205,7 +204,7 @@ class Connections(CommandFrame, tag="connections"):
 
 
 class WorkerConnections(CommandFrame):
-    """One worker's."""
+    """The connections of one worker."""
 
     worker: int
     listed: Connections
@@ -215,31 +214,31 @@ class ByWorker(CommandFrame, tag="by_worker"):
     """Answer to `ListByWorker`: all processes behind the control socket, a lone one as well. During
     a reload a worker may be in it twice."""
 
-    pid: int  # whoever answers
+    pid: int  # of the process that answers
     address: str
     workers: list[WorkerConnections]
 
 
 class Answer(CommandFrame, tag="answer"):
-    """How a command ended; `code` is a `Reason` of the process that answers."""
+    """The end of a command. `code` is a `Reason` of the process that answers."""
 
     ok: bool
     code: str
     message: str
 
     def heard(self) -> tuple[Reason, str]:
-        """The reason and the message, in which a reason that is unknown here is kept."""
+        """The reason and the message. A code that is unknown here is kept in the message."""
         return heard(self.code, self.message)
 
 
 class Frozen(CommandFrame, tag="frozen"):
-    """A connection in its baton."""
+    """A frozen connection's baton."""
 
     sealed: bytes
 
 
 class Joined(CommandFrame, tag="joined"):
-    """The asker's place on the port, and who else is there."""
+    """The caller's place on the port, and the other processes there."""
 
     node: int
     worker: int
@@ -247,7 +246,7 @@ class Joined(CommandFrame, tag="joined"):
 
 
 class SocketPassed(CommandFrame, tag="socket"):
-    """The successor's place, who else is on the port, and the predecessor's own name."""
+    """The successor's place, the other processes on the port, and the predecessor's own name."""
 
     node: int
     worker: int
@@ -260,14 +259,14 @@ class Listening(CommandFrame, tag="listening"):
 
 
 class Stopped(CommandFrame, tag="stopped"):
-    """The socket is the successor's to read; these IDs are the predecessor's until they move."""
+    """The successor may read the socket. These IDs are the predecessor's until they move."""
 
     connection_ids: list[bytes]
 
 
 class Progress(CommandFrame, tag="progress"):
-    """How far a takeover is. Before an `Answer` of code `cut` the last one counts as `left` the
-    connections, and requests of others, that were cut."""
+    """The progress of a takeover. Before an `Answer` of code `cut` the last one counts, as `left`,
+    the connections and the requests of other connections that were cut."""
 
     moved: int
     left: int
@@ -275,14 +274,14 @@ class Progress(CommandFrame, tag="progress"):
 
 
 class DrainProgress(CommandFrame, tag="drain_progress"):
-    """How far a drain is."""
+    """The progress of a drain."""
 
     moved: int
     left: int
 
 
 class Drained(CommandFrame, tag="drained"):
-    """What became of a process's connections."""
+    """The result of a drain, or the present state of a process's connections."""
 
     moved: int
     proxied: int
@@ -377,7 +376,7 @@ Frame = (
     | Service
 )
 
-#: What may be asked from another host: nothing that names a file here or passes a descriptor.
+#: Commands that another host may send: none that names a file here or passes a descriptor.
 REMOTE_COMMANDS: Final[frozenset[type[Frame]]] = frozenset(
     {
         ListConnections,
@@ -399,8 +398,8 @@ REMOTE_COMMANDS: Final[frozenset[type[Frame]]] = frozenset(
 
 
 def may_come_from_afar(frame: Frame) -> bool:
-    """True for what another host may ask. A path of its own means nothing here, so destinations
-    must have names that all hosts know."""
+    """Whether another host may send this frame. A path of its own means nothing here, so
+    destinations must have names that all hosts know."""
     if isinstance(frame, HandOff | HandOffProxied | Stop):
         names = [frame.to] if frame.to else []
     else:
@@ -408,6 +407,6 @@ def may_come_from_afar(frame: Frame) -> bool:
     return type(frame) in REMOTE_COMMANDS and all(ProcessName.parse(name) for name in names)
 
 
-#: Of commands and their answers.
+#: For commands and their answers.
 CODEC: Final[Codec[Frame]] = Codec(Frame, "a command", MAX_COMMAND_BYTES)
 encode = CODEC.encode

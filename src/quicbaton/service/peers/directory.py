@@ -21,8 +21,8 @@ _LOCAL_TRIES: Final = 5
 
 
 class Directory:
-    """`workers` are the processes of this node, worker number to path, ours being `own`; they
-    may change."""
+    """`workers` are the processes of this node, from worker number to path, and may change. `own`
+    is this process's number."""
 
     def __init__(self, cluster: Cluster | None, workers: Mapping[int, str], own: int) -> None:
         self._cluster = cluster
@@ -30,25 +30,25 @@ class Directory:
         self._own = own
 
     def canonical(self, name: str) -> str:
-        """The name by which a process of our own node is kept: its path."""
+        """The name under which a process of our own node is kept: its path."""
         process = ProcessName.parse(name)
         if process is None or self._cluster is None or process.node != self._cluster.me:
             return name
         if process.worker is None:
-            # Any but ourselves, if there is another.
+            # Any other worker, if there is one.
             others = (number for number in self._workers if number != self._own)
             return self._workers[next(others, self._own)]
         return self._workers.get(process.worker, name)
 
     def remote_name_of(self, path: str) -> str:
-        """What other hosts call a process of this node; empty when they cannot."""
+        """The name of a process of this node on other hosts; empty if it has none."""
         if self._cluster is None:
             return ""
         numbers = [number for number, name in self._workers.items() if name == path]
         return f"{self._cluster.me}/{numbers[0]}" if numbers else ""
 
     def name_of(self, place: Place) -> str | None:
-        """The process that issues connection IDs for this place, if it is known."""
+        """The name of the process that issues connection IDs for this place, if it is known."""
         if self._cluster is None or place.node == self._cluster.number:
             return self._workers.get(place.worker)
         for entry in self._cluster.last_nodes.values():
@@ -57,7 +57,7 @@ class Directory:
         return None
 
     def place_of(self, name: str) -> Place | None:
-        """The place that a process of another node issues connection IDs for."""
+        """The place for which a process of another node issues connection IDs."""
         process = ProcessName.parse(name)
         if self._cluster is None or process is None or process.worker is None:
             return None
@@ -65,8 +65,8 @@ class Directory:
         return None if entry is None else Place(entry.number, process.worker)
 
     async def connect(self, name: str) -> Channel:
-        """A channel to the process. PeerError when nobody answers, ConfigurationError when there
-        can be nobody with that name."""
+        """A channel to the process. PeerError when it does not answer, ConfigurationError when
+        there can be no process with that name."""
         name = self.canonical(name)
         process = ProcessName.parse(name)
         if process is None:
@@ -84,16 +84,17 @@ class Directory:
         return await connect_tls(self._cluster, process.node, worker)
 
     def pauses_s(self, name: str) -> Iterator[float]:
-        """How long to wait after each failed attempt to reach it, until no more are worth it.
+        """Pauses between attempts to reach the process, in seconds, until further ones are
+        pointless.
 
-        On our own host who listens does so at once. Another host may be beyond a partition, and
-        many may seek it when that ends.
+        On our own host a process that listens can be reached at once. Another host may be beyond a
+        partition, and many may look for it when that ends.
         """
         process = ProcessName.parse(self.canonical(name))
         if process is not None and (
             self._cluster is None or process.node not in self._cluster.last_nodes
         ):
-            yield 0.0  # one attempt says why there is nobody
+            yield 0.0  # one attempt tells the reason of the failure
             return
         if process is None:
             yield from [FIRST_REDIAL_S] * _LOCAL_TRIES
@@ -106,7 +107,8 @@ class Directory:
 
 
 async def connect_node(cluster: Cluster, name: str) -> Channel:
-    """A channel for commands to NODE/WORKER, or with NODE to whoever speaks for the node."""
+    """A channel for commands to NODE/WORKER, or with NODE to the process that speaks for the
+    node."""
     process = ProcessName.parse(name)
     if process is None:
         raise ConfigurationError(f"{name!r} is not NODE or NODE/WORKER", code=Reason.UNKNOWN_NODE)

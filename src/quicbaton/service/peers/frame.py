@@ -1,4 +1,4 @@
-"""What all frames of the control socket have in common."""
+"""The common base of all frames of the control socket."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ import msgspec
 
 
 class CommandFrame(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """A command, or an answer; its struct's tag names it."""
+    """A command, or an answer. The tag of its struct names it."""

@@ -1,7 +1,7 @@
 """Connections from other hosts, as they come to one process: TLS first, then as on a Unix socket.
 
-They come from its own acceptor, or are passed on by its supervisor's. Who connects is nobody until
-its certificate is checked, and holds one of few places for a few seconds until then.
+They come from its own acceptor, or its supervisor's passes them on. A caller is unknown until its
+certificate is checked, and until then holds one of few places for a few seconds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from quicbaton.service.peers.tls import TlsChannel, accept_tls
 
 
 class Incoming:
-    """`on_channel` gets each channel, which it starts to read."""
+    """`on_channel` gets each channel, and starts to read it."""
 
     def __init__(self, cluster: Cluster | None, on_channel: Callable[[Channel], None]) -> None:
         self._cluster = cluster
@@ -32,16 +32,16 @@ class Incoming:
         #: Handshakes, oldest first.
         self._unproven: dict[asyncio.Task[None], None] = {}
         self._channels: set[TlsChannel] = set()
-        #: Connections that were not let in, by reason code.
+        #: Connections that were refused, by reason code.
         self.refused: Counter[str] = Counter()
 
     def handlers(self) -> dict[type[c.Frame], Any]:
-        """Commands that bring connections."""
+        """The commands that bring connections, with their handlers."""
         return {c.TakePeer: self._take_peer}
 
     def take(self, sock: socket.socket, present: Iterable[int] | None = None) -> None:
-        """Take over a socket whose preamble was read. With `present` just to say, to a node, that
-        these workers are there, and not the one that it asked for."""
+        """Take over a socket whose preamble was read. With `present` its only purpose is to tell a
+        node that these workers are there, and not the one for which it asked."""
         if self._cluster is None:
             sock.close()
             raise PeerError("this process is in no cluster", code=Reason.NO_CLUSTER)
@@ -52,11 +52,11 @@ class Incoming:
         task = self._loop.create_task(self._prove(self._cluster, sock, present))
         self._unproven[task] = None
         task.add_done_callback(lambda done: self._unproven.pop(done, None))
-        # A task that is cancelled before its first step does not close it.
+        # A task that is cancelled before its first step does not close the socket.
         task.add_done_callback(lambda done: sock.close() if done.cancelled() else None)
 
     def close(self) -> None:
-        """Hang up on all of them."""
+        """Close the sockets of all handshakes."""
         for task in self._unproven:
             task.cancel()
         for channel in self._channels:
@@ -87,7 +87,8 @@ class Incoming:
         channel.start()
 
     def _expect_a_frame(self, channel: TlsChannel) -> None:
-        """Hang up on who says nothing. Whoever uses the channel may set `on_data` anew later."""
+        """Hang up on a peer that sends no frame in time. The user of the channel may replace
+        `on_data` later."""
         reader = channel.on_data
         deadline = self._loop.call_later(PEER_FIRST_FRAME_S, channel.abort)
 

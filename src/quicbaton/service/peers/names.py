@@ -1,7 +1,8 @@
-"""What processes are called.
+"""The names of processes.
 
 On one host a process's name is the path of its control socket. Across hosts it is NODE/WORKER, for
-instance `b/0`: whoever is that worker of that node now. NODE alone means any process of it.
+instance `b/0`: the process that is now that worker of that node. NODE alone means any process of
+it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-#: As a host name's label (RFC 1123 §2.1), in lower case.
+#: As the label of a host name (RFC 1123 §2.1), in lower case.
 _NODE: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _PROCESS: Final = re.compile(rf"({_NODE.pattern})(?:/(0|[1-9][0-9]{{0,8}}))?")
 
 
 class ProcessName(NamedTuple):
-    """What a process of a cluster is called across hosts: a worker of a node, or any of it."""
+    """The name of a process across hosts: a worker of a node, or any process of the node."""
 
     node: str
     worker: int | None
@@ -27,7 +28,7 @@ class ProcessName(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> ProcessName | None:
-        """None for any other text, the path of a control socket say."""
+        """None for any other text, such as the path of a control socket."""
         match = _PROCESS.fullmatch(text)
         if match is None:
             return None
@@ -36,7 +37,7 @@ class ProcessName(NamedTuple):
 
 @dataclass(frozen=True)
 class Names:
-    """What one process is called: on its host, and across hosts if it is of a cluster."""
+    """The names of one process: on its host, and across hosts if it is in a cluster."""
 
     path: str
     remote: ProcessName | None = None
@@ -47,16 +48,17 @@ class Names:
             yield str(self.remote)
 
     def toward(self, other: str) -> str:
-        """What the process `other`, or whoever reads a baton that is for anybody, knows it by."""
+        """The name by which the process `other` knows this one. An empty `other` stands for any
+        reader of a baton."""
         return self.path if other.startswith("/") or self.remote is None else str(self.remote)
 
 
 def is_node_name(text: str) -> bool:
-    """True for what may name a node."""
+    """Whether the text may name a node."""
     return _NODE.fullmatch(text) is not None
 
 
 def is_name_of(name: str, node: str) -> bool:
-    """True for the name of one process of that node."""
+    """Whether `name` is the name of a process of that node."""
     process = ProcessName.parse(name)
     return process is not None and process.node == node and process.worker is not None

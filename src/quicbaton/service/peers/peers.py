@@ -1,4 +1,4 @@
-"""The processes that we have links with: their links, and whether they live."""
+"""The processes with which we have links: their links, and whether they live."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from quicbaton.service.peers.process_watch import ProcessWatch
 
 
 class Peer:
-    """A process that we have, had or will have a link with, and that is not known to be dead."""
+    """A process with which we have, had or will have a link, and that is not known to be dead."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -20,41 +20,41 @@ class Peer:
 
 
 class Peers:
-    """The processes that we have links with, and the links, by name.
+    """The processes with which we have links, and the links, by name.
 
     `on_dead(pid, names)` is called once for each process that has exited, and only after all its
-    links are lost: whatever it wrote was handled before. Those of another host are kept as one for
-    each node, and count as alive for ever.
+    links are lost: everything that it wrote was handled before. All processes of another host's
+    node are kept as one, which counts as alive for ever.
     """
 
     def __init__(self, on_dead: Callable[[int, frozenset[str]], None]) -> None:
         self._on_dead = on_dead
-        #: By pid, or by the node's name on another host.
+        #: By pid; of another host, by the node's name.
         self._peers: dict[int | str, Peer] = {}
         self._by_name: dict[str, Link] = {}
 
     def __len__(self) -> int:
-        """Processes that may live, linked or not."""
+        """The number of processes that may live, linked or not."""
         return len(self._peers)
 
     def knows(self, pid: int) -> bool:
-        """True while this process is not known to be dead, or what it wrote is not yet handled."""
+        """Whether this process is not known to be dead, or its last messages are not yet
+        handled."""
         return pid in self._peers
 
     @property
     def links(self) -> list[Link]:
-        """Links that are open, greeted or not."""
+        """Open links, greeted or not."""
         return [link for peer in self._peers.values() for link in peer.links]
 
     def find(self, name: str) -> Link | None:
-        """A link that is up to the process with this name, or to any of the node with it."""
+        """An open link to the process with this name, or to any process of the node with it."""
         link = self._by_name.get(name)
         if link is None and name in self._peers:
             link = next((link for link in self._peers[name].links if link.is_up), None)
         return link if link is not None and link.is_up else None
 
     def add(self, link: Link) -> None:
-        """A link was opened."""
         pid = link.peer_pid
         key = _key(link)
         peer = self._peers.get(key)
@@ -65,8 +65,8 @@ class Peers:
         peer.links.add(link)
 
     def expect(self, channel: Channel, name: str) -> None:
-        """The process at the other end is about to have a link with us, by that name. If it exits
-        before it has, that is told all the same."""
+        """The process at the other end is about to open a link with us, by that name. If it exits
+        before, `on_dead` is called all the same."""
         pid = channel.peer.pid
         peer = self._peers.get(pid)
         if peer is None:
@@ -75,7 +75,7 @@ class Peers:
         peer.names.add(name)
 
     def greeted(self, link: Link) -> None:
-        """A link's other end has said who it is."""
+        """The other end of a link has told its name."""
         self._by_name[link.peer_name] = link
         peer = self._peers.get(_key(link))
         if peer is not None:
@@ -91,7 +91,7 @@ class Peers:
             self._retire_if_over(link.peer_pid, peer)
 
     def close(self) -> None:
-        """Close all links, watch nobody."""
+        """Close all links, and watch no process any more."""
         for link in self.links:
             link.close()
         for peer in self._peers.values():

@@ -1,4 +1,4 @@
-"""Whether another process lives: only the kernel knows, a silent process may just be stopped."""
+"""Whether another process lives. Only the kernel knows: a silent process may just be stopped."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _SO_PEERPIDFD: Final = 77  # Linux 6.5; asm-generic/socket.h
 class ProcessWatch:
     """Calls `on_exit` once, when the process at the other end of a Unix socket has exited.
 
-    Where the kernel has no pidfds (before Linux 5.3, and elsewhere) it never does: nothing is
-    proven then, and whoever waits for proof waits on.
+    Where the kernel has no pidfds (before Linux 5.3, and elsewhere) it never does: no death is
+    proven there, and code that waits for proof waits on.
     """
 
     def __init__(self, sock: socket.socket, pid: int, on_exit: Callable[[], None]) -> None:
@@ -43,7 +43,7 @@ class ProcessWatch:
             self._descriptor = None
 
     def kill(self) -> None:
-        """Kill the process; it, and never another with its number."""
+        """Kill the process; never another one with its number."""
         if self._descriptor is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
@@ -58,14 +58,14 @@ def _open_pidfd(sock: socket.socket, pid: int) -> int | None:
     """A descriptor that becomes readable when the process exits, or None.
 
     Raises ProcessLookupError when it already has. SO_PEERPIDFD names the very process that
-    connected; a pid could have been used again since.
+    connected; its pid could have been used again since.
     """
     try:
         raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, struct.calcsize("i"))
         return int(struct.unpack("i", raw)[0])
     except OSError as error:
-        # Linux 6.5 to 6.15 have none for a process that has exited: who has its number now is
-        # somebody else.
+        # Linux 6.5 to 6.15 have none for a process that has exited: another process may have its
+        # number now.
         if error.errno in (errno.EINVAL, errno.ESRCH):
             raise ProcessLookupError(error.errno, "the peer has exited") from error
     try:

@@ -1,5 +1,5 @@
-"""What supervisors, workers and whoever commands a service say to each other: the frames of
-`commands` that only a service with several workers knows."""
+"""Frames of `commands` that only a service with several workers knows: between its supervisor, its
+workers and the commands of its operator."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from quicbaton.service.peers.frame import CommandFrame
 
 
 class WorkerStatus(CommandFrame, tag="worker"):
-    """How are you? Answered with `WorkerState`, or with `Answer` by who is no worker."""
+    """Ask how a worker is. Answered with `WorkerState`, or with `Answer` by a process that is no
+    worker."""
 
 
 class Begin(CommandFrame, tag="begin"):
     """Serve from now on: answered with `Progress` while connections come, then with `Answer`.
 
-    `predecessor` is the control socket of the worker to take over from; empty: nobody's.
+    `predecessor` is the control socket of the worker to take over from; empty: there is none.
     """
 
     workers: dict[int, str]  # who else is on the port: worker number -> name
     predecessor: str
     deadline_s: float
     linger_s: float  # as in `TakeOver`
-    #: IDs of this place whose connections live in other workers -> their numbers.
+    #: IDs of this place whose connections live in other workers, with the workers' numbers.
     elsewhere: dict[bytes, int]
-    #: Nobody else can own IDs of this place.
+    #: Whether no other process can own IDs of this place.
     may_reset: bool
 
 
@@ -45,10 +46,12 @@ class Survey(CommandFrame, tag="survey"):
 
 
 class DeclareDead(CommandFrame, tag="declare_dead"):
-    """End of a survey: what the process `pid` had is settled. Answered with `Answer`.
+    """The end of a survey: the connections of the process `pid` are settled. Answered with
+    `Answer`.
 
-    All workers have answered; the connections in `names` live, and if `sure` no other does that
-    was its. `elsewhere` and `may_reset` are as in `Begin`, for whoever is `worker` now, as it was.
+    All workers have answered. The connections in `names` live; if `sure`, no other connection of
+    that process does. `elsewhere` and `may_reset` are as in `Begin`, for the process that is
+    `worker` now, as it was.
     """
 
     pid: int
@@ -63,12 +66,12 @@ class DeclareDead(CommandFrame, tag="declare_dead"):
 
 
 class Reload(CommandFrame, tag="reload"):
-    """Replace all workers by new ones. Answered with `ReloadStep`s, then with `Answer`. What is
-    negative is the service's own."""
+    """Replace all workers by new ones. Answered with `ReloadStep`s, then with `Answer`. A negative
+    value means the service's own."""
 
     health_timeout_s: float
-    #: For what cannot move at once, running requests above all. The service's own: these go on in
-    #: the background.
+    #: Time for the connections that cannot move at once, mainly for running requests. The service's
+    #: own: these go on in the background.
     grace_s: float
 
 
@@ -77,9 +80,9 @@ class ServiceStatus(CommandFrame, tag="service"):
 
 
 class Stop(CommandFrame, tag="stop"):
-    """Refuse new clients, hand connections to the process at `to` if that is not empty, let
-    running requests end, close, exit. Answered with `Left`. Workers and lone servers take it,
-    too. A negative `grace_s` is the server's own."""
+    """Refuse new clients, hand connections to the process at `to` if that is not empty, let running
+    requests end, close, exit. Answered with `Left`. Workers and lone servers take it, too. A
+    negative `grace_s` means the server's own."""
 
     grace_s: float
     to: str
@@ -114,14 +117,14 @@ class Left(CommandFrame, tag="left"):
 
 
 class SocketOf(CommandFrame, tag="socket_of"):
-    """Which worker's it is, and how many there are."""
+    """The number of the worker whose socket it is, and the number of workers."""
 
     worker: int
     workers: int
 
 
 class Survivors(CommandFrame, tag="survivors"):
-    """Which connections live in this process although others issued their IDs."""
+    """The connections that live in this process although others issued their IDs."""
 
     ids: list[bytes]  # of connections that this process owns
     passed_on: list[bytes]  # of connections whose strays it forwards
@@ -130,7 +133,7 @@ class Survivors(CommandFrame, tag="survivors"):
 
 
 class ReloadStep(CommandFrame, tag="reload_step"):
-    """One worker's part of a reload, how far it is."""
+    """One step in the replacement of one worker."""
 
     worker: int
     workers: int

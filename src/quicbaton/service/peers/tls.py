@@ -7,10 +7,10 @@
        (QBTN1 no REASON\\n, and the end: you are none, or that worker is not there)
     commands, or a handoff link, as on a Unix socket
 
-TARGET is a worker's number, `any` for any worker, or `node` for whoever speaks for the node. It is
-said in the clear because the process that does TLS is the one that is meant; it grants nothing,
-since every node of a cluster may talk to every process of another. Until the certificate is
-checked a connection can make us hold a few KB, for a few seconds (`limits`).
+TARGET is a worker's number, `any` for any worker, or `node` for the process that speaks for the
+node. It is sent in the clear, because the process that it names does TLS. It grants nothing, since
+every node of a cluster may talk to every process of another. Until the certificate is checked, a
+connection can make us hold a few KB, for a few seconds (`limits`).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from quicbaton.service.peers.channel import Channel, PeerCredentials
 from quicbaton.service.peers.cluster import Address, Cluster
 from quicbaton.service.peers.process_watch import ProcessWatch
 
-#: Version of what is said before and right after TLS.
+#: Protocol version at the beginning of the lines before and right after TLS.
 GREETING: Final = b"QBTN1 "
 _OK: Final = GREETING + b"ok\n"
 _NO: Final = GREETING + b"no "
 _MAX_GREETING_BYTES: Final = 128
-#: Of those that are there, in `_MAX_GREETING_BYTES`.
+#: For the list of workers that are there, in `_MAX_GREETING_BYTES`.
 _MAX_WORKERS_CHARS: Final = 90
-#: Plaintext taken from TLS, and given to it, at once: some records.
+#: Plaintext bytes taken from TLS, and given to it, at once: some records.
 _CHUNK_BYTES: Final = 256 << 10
 _HANDSHAKE_READ_BYTES: Final = 16 << 10
 _NOBODY: Final = -1
@@ -58,7 +58,7 @@ class TlsChannel(Channel):
 
     def start(self) -> None:
         super().start()
-        # What came right behind the handshake is in memory already, and wakes no selector.
+        # Bytes right behind the handshake are in memory already, and wake no selector.
         self._loop.call_soon(self._decrypt)
 
     def write(self, data: bytes) -> None:
@@ -88,7 +88,7 @@ class TlsChannel(Channel):
     def close(self) -> None:
         if not self._closed:
             with contextlib.suppress(ssl.SSLError):
-                # Sends close_notify, and then says that it wants to read the peer's.
+                # Sends close_notify, and then asks to read the peer's.
                 self._tls.object.unwrap()
             self._put(self._tls.outgoing.read())
         super().close()
@@ -123,7 +123,8 @@ class TlsChannel(Channel):
 
 
 async def connect_tls(cluster: Cluster, node: str, target: str) -> TlsChannel:
-    """Connect to the process of `node` that `target` means. PeerError says why it does not work."""
+    """Connect to the process of `node` that `target` means. PeerError gives the reason of a
+    failure."""
     address = cluster.find(node).peers
     tls = _Tls(cluster.context(server_side=False), server_side=False)
     what = f"{node} at {address}"
@@ -162,11 +163,12 @@ async def connect_tls(cluster: Cluster, node: str, target: str) -> TlsChannel:
 async def accept_tls(
     cluster: Cluster, sock: socket.socket, present: Iterable[int] | None = None
 ) -> TlsChannel:
-    """Shake hands with whoever connected, the preamble having been read.
+    """Shake hands with the node that connected. Its preamble has been read.
 
-    `present`: a worker was asked for that is not there; these are. That is for nodes to know.
+    `present`: the node asked for a worker that is not there; these are. Only nodes are told that.
 
-    PeerError, and the socket is closed, unless it is a node of the cluster and nobody is missed.
+    PeerError, and the socket is closed, unless the peer is a node of the cluster and the worker is
+    there.
     """
     try:
         sock.setblocking(False)
@@ -208,7 +210,7 @@ def set_timeouts(sock: socket.socket) -> None:
 
 
 class _Tls:
-    """TLS between two memories; whoever has the socket moves the bytes."""
+    """TLS between two memory buffers; the methods' callers have the socket."""
 
     def __init__(self, context: ssl.SSLContext, *, server_side: bool) -> None:
         self.incoming = ssl.MemoryBIO()
@@ -217,7 +219,8 @@ class _Tls:
         self._read_bytes = 0
 
     async def shake(self, sock: socket.socket) -> None:
-        """Do the handshake. PeerError when the other side's certificate, or it, does not hold."""
+        """Do the handshake. PeerError when it fails or the other side's certificate is not
+        valid."""
         while True:
             try:
                 self.object.do_handshake()
@@ -225,7 +228,7 @@ class _Tls:
             except ssl.SSLWantReadError:
                 done = False
             except ssl.SSLError as error:
-                # With an alert that says so.
+                # The peer gets an alert with the reason.
                 with contextlib.suppress(OSError):
                     await self._flush(sock)
                 raise PeerError(_describe(error), code=Reason.TLS) from error
@@ -235,12 +238,11 @@ class _Tls:
             await self.fill(sock)
 
     async def say(self, sock: socket.socket, data: bytes) -> None:
-        """Send `data`."""
         self.object.write(data)
         await self._flush(sock)
 
     async def fill(self, sock: socket.socket) -> None:
-        """Read once, within what a handshake may take."""
+        """Read once, before the deadline of the handshake."""
         data = await asyncio.get_running_loop().sock_recv(sock, _HANDSHAKE_READ_BYTES)
         if not data:
             raise PeerError("it hung up before it had proved who it is", code=Reason.LINK_LOST)
@@ -256,7 +258,7 @@ class _Tls:
 
 
 async def _connect_tcp(address: Address, node: str) -> socket.socket:
-    """To the first of the host's addresses that answers."""
+    """Connect to the first of the host's addresses that answers."""
     loop = asyncio.get_running_loop()
     what = f"{node} at {address}"
     failure = "it has no address"
@@ -283,7 +285,8 @@ async def _connect_tcp(address: Address, node: str) -> socket.socket:
 
 
 async def _read_answer(sock: socket.socket, tls: _Tls, node: str, target: str) -> None:
-    """What the other side thinks of our certificate, which it checks after we are done."""
+    """Read the other side's verdict on our certificate, which it checks after our handshake is
+    done."""
     line = b""
     while not line.endswith(b"\n"):
         try:
@@ -316,7 +319,7 @@ def _describe_absence(node: str, target: str, there: str) -> str:
 
 
 def _spell(workers: Iterable[int]) -> str:
-    """As in `0-2,5`."""
+    """Numbers and ranges, as in `0-2,5`."""
     spans: list[list[int]] = []
     for worker in sorted(workers):
         if spans and worker == spans[-1][1] + 1:

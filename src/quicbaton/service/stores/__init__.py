@@ -1,4 +1,4 @@
-"""Adapters of the shared ownership store; what each owes is in `quicbaton.ownership.store`."""
+"""Adapters of the shared ownership store. `quicbaton.ownership.store` says what each owes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["MemoryStore", "SqliteStore", "open_store"]
 
 
 def open_store(url: str) -> Store:
-    """Open the store named by a URL, made if it does not exist yet.
+    """Open the store that a URL names. It is made if it does not exist yet.
 
     `sqlite:PATH` is a file that processes of one host share; `memory:` lives and dies with this
     process, for tests and for several nodes in one process.

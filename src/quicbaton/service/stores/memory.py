@@ -28,7 +28,7 @@ from quicbaton.reasons import Reason
 
 
 class MemoryStore:
-    """Nothing in here awaits, so that every step is atomic. `clock`: Unix time, for ages only."""
+    """No method awaits, so every step is atomic. `clock`: Unix time, for ages only."""
 
     def __init__(
         self, *, clock: Callable[[], float] = time, max_entries: int = MAX_STORE_ENTRIES
@@ -36,9 +36,9 @@ class MemoryStore:
         self._id = os.urandom(STORE_ID_BYTES)
         self._clock = clock
         self._max_entries = max_entries
-        #: With the time at which each was last written.
+        #: Each with the time at which it was last written.
         self._entries: dict[bytes, tuple[Entry, float]] = {}
-        #: Token -> when it expires.
+        #: From a token to its expiry.
         self._spent: dict[bytes, float] = {}
         self._swept_until = 0.0
 
@@ -92,7 +92,7 @@ class MemoryStore:
         return len(dead)
 
     def close(self) -> None:
-        """There is nothing to let go of: other nodes may still use it."""
+        """Nothing to close: other nodes may still use it."""
 
     def _entry(self, connection_id: bytes) -> Entry | None:
         found = self._entries.get(connection_id)
@@ -100,7 +100,7 @@ class MemoryStore:
 
 
 def lifetime_s(entry: Entry) -> float:
-    """How long after it was last written an entry is forgotten."""
+    """Seconds after its last write until an entry is forgotten."""
     if entry.state is EntryState.CLOSED:
         return STORE_TOMBSTONE_LIFETIME_S
     return STORE_ENTRY_LIFETIME_S

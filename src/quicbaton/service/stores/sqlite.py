@@ -1,8 +1,8 @@
 """The shared ownership store in an SQLite file, for processes of one host.
 
-Every operation is one transaction, in a thread of its own, so that the event loop never waits for
-a disk. What goes wrong before COMMIT is `Failed`, since nothing was done; what goes wrong in it is
-`Unknown`. Processes that die in a transaction leave no trace of it.
+Every operation is one transaction, in a thread of its own, so that the event loop never waits for a
+disk. An error before COMMIT is `Failed`, since nothing was done; an error in COMMIT is `Unknown`.
+Processes that die in a transaction leave no trace of it.
 
 The file is in WAL mode without a sync per commit: the death of a process loses nothing, and the
 death of the host is that of all owners. WAL needs memory that the processes share: a file on a
@@ -49,7 +49,7 @@ from quicbaton.ownership.store import (
 from quicbaton.reasons import Reason
 from quicbaton.service.timing import STORE_OPEN_PAUSE_S
 
-#: In the file's header: that it is ours ("qbos"), and how its tables look.
+#: In the file's header: the application ID ("qbos"), and the version of the tables.
 _APPLICATION_ID: Final = 0x7162_6F73
 SCHEMA_VERSION: Final = 1
 _PAGE_BYTES: Final = 4096
@@ -70,7 +70,7 @@ _LOAD: Final = (
     "SELECT state, term, name, incarnation, baton_id, digest FROM entries WHERE connection_id = ?"
 )
 _SAVE: Final = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-#: What a sweep deletes, from which table; each takes the time before which it is old.
+#: Deletions of a sweep, table by table. Each takes the time before which a row is old.
 _OLD_ENTRIES: Final = (
     "DELETE FROM entries WHERE connection_id IN"
     " (SELECT connection_id FROM entries WHERE state = ? AND touched < ? LIMIT ?)"
@@ -85,7 +85,8 @@ _T = TypeVar("_T")
 class SqliteStore:
     """The store in the file `path`, which is made if need be.
 
-    `clock`: Unix time, for ages only. `timeout_s`: after which an outcome is unknown.
+    `clock`: Unix time, for ages only. `timeout_s`: seconds after which an outcome counts as
+    unknown.
 
     Raises ConfigurationError when the file is not an ownership store, is one of a later release,
     can be written by others, or cannot be opened.
@@ -132,7 +133,7 @@ class SqliteStore:
         lasting = now - STORE_ENTRY_LIFETIME_S
         if (await self._run(lambda: self._raise_swept_until(now))) is not True:
             return 0
-        # In this order: what is forgotten below is refused from here on.
+        # In this order: tokens and entries that are forgotten below are refused from here on.
         return (
             await self._delete(_OLD_ENTRIES, *tombstones)
             + await self._delete(_OLD_ENTRIES, EntryState.HELD.value, lasting)
@@ -160,7 +161,7 @@ class SqliteStore:
     # --- the event loop's side ------------------------------------------------------------------
 
     async def _run(self, work: Callable[[], _T]) -> _T | Failed | Unknown:
-        """Have it done in the store's thread."""
+        """Run `work` in the store's thread."""
         if self._waiting >= MAX_STORE_WAITING:
             return Failed(Reason.STORE_BUSY, f"{MAX_STORE_WAITING} operations wait for the store")
         self._waiting += 1
@@ -173,7 +174,7 @@ class SqliteStore:
         done, _ = await asyncio.wait([job], timeout=self._timeout_s)
         if done and not job.cancelled():
             return job.result()
-        # Not begun if it can still be taken back; otherwise it ends as it likes.
+        # A job that has not begun is taken back; one that has begun runs to its own end.
         job.cancel()
         return Unknown(
             Reason.STORE_SLOW, f"the ownership store did not answer in {self._timeout_s:g} s"
@@ -183,7 +184,7 @@ class SqliteStore:
         self._waiting -= 1
 
     async def _delete(self, sql: str, *arguments: object) -> int:
-        """Delete row by row, in transactions so short that others hardly wait."""
+        """Delete rows in transactions so short that other processes hardly wait."""
         values = (*arguments, STORE_SWEEP_ROWS)
         total = 0
         while True:
@@ -243,7 +244,8 @@ class SqliteStore:
 
     def _transact(self, work: Callable[[], _T]) -> _T | Failed | Unknown:
         try:
-            # The one writer from here on: what is read below stays so until the commit.
+            # This is the one writer from here on: rows that are read below stay so until the
+            # commit.
             self._db.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             return _failed(error)
@@ -266,8 +268,8 @@ class SqliteStore:
         self._db.close()
 
     def _roll_back(self) -> None:
-        """Some errors have rolled back by themselves; one that lets nothing be rolled back leaves
-        that to closing the file."""
+        """Roll back, unless the error has done so. Where that fails, closing the file rolls
+        back."""
         try:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -278,7 +280,7 @@ class SqliteStore:
                 if store_id == self._id:
                     self._db = db
                 else:
-                    # Somebody put another file in its place: that is another store.
+                    # Another file was put in its place: that is another store.
                     db.close()
 
     def _open(self) -> tuple[sqlite3.Connection, bytes]:
@@ -307,7 +309,7 @@ class SqliteStore:
         return db, store_id
 
     def _make_private(self) -> None:
-        """Whoever can write the file can end connections: it is its owner's alone."""
+        """Make the file writable for its owner alone: a writer of the file can end connections."""
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         mode = self._path.stat().st_mode
         if mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -340,7 +342,7 @@ class SqliteStore:
             )
 
     def _create_tables(self, db: sqlite3.Connection) -> None:
-        """Unless another process has, or it is no empty file."""
+        """Create the tables, unless another process has, or the file is not empty."""
         db.execute("BEGIN IMMEDIATE")
         try:
             if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
@@ -386,7 +388,7 @@ _CODES: Final = {
 
 
 def _code(error: sqlite3.Error) -> Reason:
-    # Errors of the module itself, for instance on a closed connection, have none.
+    # Errors of the module itself, for instance on a closed connection, have no such code.
     return _CODES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, Reason.STORE_ERROR)
 
 

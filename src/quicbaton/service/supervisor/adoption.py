@@ -1,4 +1,4 @@
-"""Finds the workers that a supervisor has left behind, and gets the sockets back from them."""
+"""Finds the workers that an earlier supervisor has left, and gets the sockets back from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from quicbaton.service.timing import ANSWER_S, PASS_S
 
 
 class Found(NamedTuple):
-    """A living worker."""
+    """A living worker that was found."""
 
     control: Path
     state: c.WorkerState
@@ -33,13 +33,13 @@ class Found(NamedTuple):
 
 
 async def find_workers(control: Path, silent_s: float) -> list[Found]:
-    """The workers of the supervisor at `control`, which need not live; old ones, too, in which
-    requests still run.
+    """The workers of the supervisor at `control`, which need not live. Old workers in which
+    requests still run are among them.
 
-    One that says nothing for `silent_s` is killed: it would wake up one day and read a socket that
-    is another's by then. Paths at which nobody listens any more are removed.
+    A worker that does not answer for `silent_s` is killed: it would wake up later and read a socket
+    that is another's by then. Socket paths without a listener are removed.
 
-    Raises ConfigurationError when one cannot even be asked who it is.
+    Raises ConfigurationError when a process cannot even be asked who it is.
     """
     of_workers = f"{control.stem}-*"
     paths = sorted(
@@ -49,13 +49,14 @@ async def find_workers(control: Path, silent_s: float) -> list[Found]:
     )
     answers = await asyncio.gather(*(_find(path, silent_s) for path in paths))
     found: dict[int, Found] = {}
-    # A worker answers at its predecessor's socket, too; its own, named after its pid, comes first.
+    # A worker answers at its predecessor's socket, too. Its own, named after its pid, comes first.
     for one in sorted(filter(None, answers), key=_is_at_predecessors):
         if found.setdefault(one.state.pid, one) is not one:
             os.close(one.roster)
             os.close(one.pidfd)
     if all(one.state.state != "arriving" for one in found.values()):
-        # Else it is about to listen at its predecessor's path, and that could be taken from it.
+        # Otherwise it is about to listen at its predecessor's path, which must not be taken from
+        # it.
         await asyncio.gather(*(_remove_if_dead(path) for path in paths))
     return list(found.values())
 
@@ -100,7 +101,7 @@ def _is_at_predecessors(one: Found) -> bool:
 
 
 async def _take(found: list[Found], number: int) -> socket.socket:
-    """From whoever gives it: any of them may die while we ask."""
+    """Take a socket from the first worker that gives it: any of them may die meanwhile."""
     for one in found:
         with contextlib.suppress(PeerError, CommandFailedError):
             with await Conversation.begin(one.control, PASS_S) as asked:
@@ -128,7 +129,7 @@ async def _find(path: Path, silent_s: float) -> Found | None:
         if error.code in (Reason.IDLE, Reason.DEADLINE):
             watch.kill()
         try:
-            # Whoever lives may own connections, and reads the port.
+            # A living process may own connections, and reads the port.
             await asyncio.wait_for(dead.wait(), silent_s)
         except TimeoutError:
             raise _unclear(f"the process at {path} does not answer: {error}") from error
@@ -139,13 +140,13 @@ async def _find(path: Path, silent_s: float) -> Found | None:
 
 
 async def _get_to_know(path: Path, channel: Channel, silent_s: float) -> Found:
-    """All over one channel: at another time another process may listen at the path."""
+    """Ask everything over one channel: later another process may listen at the path."""
     conversation = Conversation(channel, silent_s)
     state = await conversation.ask(c.WorkerStatus(), c.WorkerState)
     if state.state in ("ready", "failed"):
-        raise PeerError("it was not told to serve, and nobody will", code=Reason.IDLE)
+        raise PeerError("it was never told to serve", code=Reason.IDLE)
     try:
-        # Who answers after this had its number when this was opened.
+        # If it answers after this, the pid was its own when the pidfd was opened.
         pidfd = os.pidfd_open(state.pid)
     except OSError as error:
         raise PeerError(f"there is no process {state.pid}", code=Reason.LINK_LOST) from error

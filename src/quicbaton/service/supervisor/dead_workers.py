@@ -1,20 +1,21 @@
 """What becomes of a dead worker's connections.
 
-A worker is dead when the kernel says so (its pidfd), never because it is silent. Then everybody
-who could own a connection of its is asked, after having read all that it wrote:
+A worker is dead when the kernel says so (its pidfd), never because it is silent. Then the
+supervisor asks every worker that could own one of its connections. Each answers after it has read
+all that the dead worker wrote.
 
-* What its roster lists was its own until the end: the clients are reset at once, without waiting
-  for a packet of theirs (RFC 9000 §10.3).
-* What it had handed on, and whose clients still use its connection IDs, lives in other workers.
-  Its successor sends such packets on.
-* Other IDs of its are nobody's as soon as every living worker has answered. Its successor may then
-  answer them with resets, and who was in the middle of a handoff with it may do the same. While
-  one worker is silent, which may just be stopped, all these are withheld (§21.11).
+* Connections in its roster were its own until the end. Their clients are reset at once, without
+  waiting for a packet of theirs (RFC 9000 §10.3).
+* Connections that it had handed on, and whose clients still use its connection IDs, live in other
+  workers. Its successor sends such packets on.
+* Its other IDs have no owner once every living worker has answered. Its successor may then answer
+  them with resets, and so may a worker that was in the middle of a handoff with it. While one
+  worker is silent, which may just be stopped, all these resets are withheld (§21.11).
 
-What a worker had given to another host nobody here can tell once it has ended, in good order or
-not, and with a shared store whoever had got its baton may still commit. In such services IDs of its
-that are not in its roster are therefore never reset: these clients wait for their idle timeout, and
-none that lives elsewhere is cut off.
+Once a worker has ended, in good order or not, no process here can tell which connections it had
+given to another host. With a shared store a process that has got its baton may still commit. In
+such services its IDs that are not in its roster are never reset. Their clients wait for their idle
+timeout, and no client whose connection lives elsewhere is cut off.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from quicbaton.service.timing import SURVEY_S
 
 
 class Verdict(NamedTuple):
-    """What a survey came to."""
+    """The result of a survey."""
 
     whole: bool  # everybody has answered
     names: list[bytes]  # connections that live
@@ -48,7 +49,7 @@ class Verdict(NamedTuple):
 
 
 async def survey(pid: int, living: Mapping[Path, int]) -> Verdict:
-    """Ask the living workers, control socket to worker number, what they own."""
+    """Ask the living workers what they own. `living`: from control socket to worker number."""
 
     async def one(control: Path) -> c.Survivors | None:
         with contextlib.suppress(QuicbatonError):
@@ -63,7 +64,7 @@ async def survey(pid: int, living: Mapping[Path, int]) -> Verdict:
             names += answer.names
             for cid in answer.passed_on:
                 elsewhere.setdefault(cid, worker)
-    # An owner counts for more than one who sends on.
+    # A worker that owns a connection counts for more than one that forwards for it.
     for worker, answer in zip(living.values(), answers, strict=True):
         if answer is not None:
             elsewhere.update(dict.fromkeys(answer.ids, worker))
@@ -71,18 +72,18 @@ async def survey(pid: int, living: Mapping[Path, int]) -> Verdict:
 
 
 class Announcer:
-    """Resets connections of the dead from a socket of the port, which need not be read."""
+    """Resets connections of dead workers from a socket of the port, which need not be read."""
 
     def __init__(self, sock: socket.socket, ring: Callable[[], KeyRing]) -> None:
         self._sock = sock
         self._ring = ring
 
     async def announce(self, roster: int) -> int:
-        """Tell the clients in a dead worker's roster; how many there were."""
+        """Reset the clients in a dead worker's roster. Returns their number."""
         try:
             entries = read_roster(roster, int(self._sock.getsockname()[1]))
         except PeerError:
-            # Another release's. These clients learn by their own next packets.
+            # The roster is another release's. Its clients learn by their own next packets.
             return 0
         ring = self._ring()
         for start in range(0, len(entries), RESETS_PER_SLICE):
@@ -92,20 +93,20 @@ class Announcer:
         return len(entries)
 
     def _tell(self, entry: Entry, ring: KeyRing) -> None:
-        # Under each of our IDs, since we do not know which the client uses, and under each key that
-        # may have made its token. Its address is validated, and these go out once.
+        # One for each of our IDs, since we do not know which the client uses, and for each key that
+        # may have made its token. The address is validated, and each goes out once.
         for cid in entry.cids:
             for key in ring:
                 data = announce_reset(reset_token(key, cid), os.urandom)
                 self._send(data, entry)
 
     def _send(self, data: bytes, entry: Entry) -> None:
-        """From the very address that the client talks to."""
+        """Send a datagram from the very address that the client talks to."""
         sock = self._sock
         ancillary = []
         if entry.local:
             ancillary.append(source_ancillary(entry.local, is_v6=sock.family == socket.AF_INET6))
         with contextlib.suppress(OSError):
-            # What cannot be sent is lost, as on any network; the client's next packet brings
-            # another.
+            # A datagram that cannot be sent is lost, as on any network. The client's next packet
+            # brings another.
             sock.sendmsg([data], ancillary, 0, entry.remote)

@@ -2,8 +2,8 @@
 
 The kernel numbers the sockets of a SO_REUSEPORT group in the order in which they joined it, and the
 steering filter answers with such a number. When one closes, Linux moves the last into its place,
-and from then on packets go to workers that do not know them. So the supervisor opens all sockets,
-each worker inherits all of them and reads one, and none closes before the last process has ended.
+and from then on packets go to workers that do not know them. So the supervisor opens all sockets.
+Each worker inherits all of them and reads one, and none closes before the last process has ended.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ class Group:
                 f"a service has 1 to {MAX_WORKERS} workers, got {len(sockets)}", code=Reason.WORKERS
             )
         self.sockets = sockets
-        #: From which all workers accept, if they serve a program over TCP, too.
+        #: The socket from which all workers accept, if they serve a program over TCP, too.
         self.listener = Listener(None)
-        #: False where the kernel cannot be told: workers then pass on what is not theirs.
+        #: False where the kernel cannot steer: workers then pass on the datagrams of others.
         self.steered = False
 
     @classmethod
     def open(cls, host: str, port: int, workers: int) -> Group:
-        """Bind that many sockets; refused while somebody has the port."""
+        """Bind that many sockets. Raises ConfigurationError while another process has the port."""
         return cls.complete([cls._open_first(host, port)], workers)
 
     @classmethod
     def complete(cls, first: list[socket.socket], workers: int) -> Group:
-        """Go on from sockets that are open already: further ones join behind them."""
+        """The group of sockets that are open already, and of further ones that join behind them."""
         sockets = list(first)
         try:
             if len(sockets) < workers:
@@ -67,7 +67,7 @@ class Group:
 
     @property
     def inodes(self) -> list[int]:
-        """Names the open sockets, in order, whoever has descriptors of them."""
+        """The inodes of the open sockets, in order. They are the same in every process."""
         return inodes(self.sockets)
 
     def steer(self, ids: IdLayout | IdConfigs) -> bool:
@@ -83,15 +83,15 @@ class Group:
     @staticmethod
     def _open_first(host: str, port: int) -> socket.socket:
         try:
-            # A socket of our user's in the same group would be let in without a word, and the
-            # kernel would share the clients out between two strangers.
+            # Another program of our user could join the same group unnoticed, and the kernel would
+            # divide the clients between the two.
             open_udp(host, port).close()
             return open_udp(host, port, reuse_port=True)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise ConfigurationError(
-                    f"UDP port {port} is taken, and no worker of ours answers for it: end who has "
-                    "it, or choose another --port",
+                    f"UDP port {port} is taken, and no worker of ours answers for it: end the "
+                    "program that has it, or choose another --port",
                     code=Reason.PORT_TAKEN,
                 ) from error
             raise ConfigurationError(
@@ -100,7 +100,7 @@ class Group:
 
 
 def inodes(sockets: list[socket.socket]) -> list[int]:
-    """The kernel's names of open sockets."""
+    """The inodes of open sockets."""
     return [os.fstat(sock.fileno()).st_ino for sock in sockets]
 
 

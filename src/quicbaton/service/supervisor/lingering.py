@@ -1,14 +1,15 @@
-"""Where an old worker answers in which requests still run: at its own socket its successor does."""
+"""The control socket of an old worker in which requests still run: its successor has its former
+one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
 
-#: Not that of control sockets, among which users' commands look for servers.
+#: Not the ending of control sockets, among which commands look for servers.
 LINGERING_SUFFIX: Final = ".lingering"
 
 
 def lingering_control(control: Path) -> Path:
-    """By the control socket that the worker had, or by this very path."""
+    """The lingering worker's socket, from its former control socket or from this very path."""
     return control.with_suffix(LINGERING_SUFFIX)

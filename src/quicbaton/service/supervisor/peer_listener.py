@@ -1,7 +1,8 @@
-"""A service's TCP port for other nodes: what is for a worker goes there, the rest is the service's.
+"""A service's TCP port for other nodes. Connections for a worker are passed on to it, others are
+for the service.
 
-Workers do TLS on what is theirs, with the supervisor on the side: it may be killed at any time,
-and a new one listens again.
+A worker does the TLS of its connections, and the supervisor that of others. The supervisor may be
+killed at any time, and its successor listens again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from quicbaton.service.peers.incoming import Incoming
 
 
 class PeerListener:
-    """`control` answers for the service, `workers` are the control sockets of those that serve."""
+    """`control` answers for the service; `workers` are the control sockets of workers that
+    serve."""
 
     def __init__(
         self, cluster: Cluster, control: Control, workers: Callable[[], Mapping[int, Path]]
@@ -29,7 +31,7 @@ class PeerListener:
         self._acceptor = Acceptor(listen(cluster.own_entry().listen), self._deliver)
 
     def close(self) -> None:
-        """Listen no more, and hang up on whoever talks to the service."""
+        """Listen no more, and close the channels on which other nodes talk to the service."""
         self._acceptor.close()
         self._incoming.close()
 

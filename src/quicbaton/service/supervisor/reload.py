@@ -1,7 +1,7 @@
 """Replaces all workers of a service, one by one: start, become ready, hand off, stop.
 
-The first new worker is the canary. While a new one is not ready its predecessor has everything,
-and it keeps everything when the new one fails: the rest is then left as it is.
+The first new worker is the canary. Until a new worker is ready, its predecessor keeps everything.
+If the new worker fails, its predecessor goes on, and the other workers are left as they are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from quicbaton.service.supervisor.worker_slot import WorkerSlot
 
 
 class Reloads:
-    """One at a time."""
+    """At most one reload runs at a time."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
@@ -37,17 +37,17 @@ class Reloads:
         health_timeout_s: float = -1.0,
         grace_s: float = -1.0,
     ) -> c.Answer:
-        """Replace all workers; the answer says how it went. CallerError while one is running.
+        """Replace all workers. The answer says how it went. CallerError while one is running.
 
-        `health_timeout_s` is for each new worker to become ready, negative: the usual; `grace_s` as
-        in `Supervisor.begin`.
+        `health_timeout_s` is the time for each new worker to become ready; negative means the
+        default. `grace_s` is as in `Supervisor.begin`.
         """
         if self.running or self._supervisor.stopping:
             what = "a reload is under way" if self.running else "the service is stopping"
             raise CallerError(f"{what} already", code=Reason.BUSY)
         self.running = True
         try:
-            # A worker that is being renewed at this moment is replaced once more, behind that.
+            # A worker that is being renewed at this moment is replaced once more, after that.
             async with self._turn:
                 return await self._run(on_step, health_timeout_s, grace_s)
         finally:
@@ -82,7 +82,7 @@ class Reloads:
 
 
 class Replacement:
-    """One worker's."""
+    """The replacement of one worker."""
 
     def __init__(
         self, supervisor: Supervisor, slot: WorkerSlot, on_step: Callable[[c.ReloadStep], None]
@@ -97,7 +97,7 @@ class Replacement:
         self.cut = 0
 
     async def run(self, health_timeout_s: float, grace_s: float) -> None:
-        """Return when the new worker serves; raise when the old one goes on."""
+        """Return when the new worker serves. Raises when the old one goes on."""
         slot = self._slot
         slot.replacing = True
         try:
@@ -105,11 +105,11 @@ class Replacement:
         finally:
             slot.replacing = False
             if slot.current is None:
-                # The old one died on the way, and the new one does not serve.
+                # The old one died during the takeover, and the new one does not serve.
                 self._supervisor.restart(slot)
 
     def tell(self, phase: str, message: str = "") -> None:
-        """Say how far it is."""
+        """Report a step to the caller of the reload."""
         step = c.ReloadStep(
             worker=self._slot.number,
             workers=len(self._supervisor.slots),
@@ -126,7 +126,7 @@ class Replacement:
     async def _replace(self, health_timeout_s: float, grace_s: float) -> None:
         supervisor, slot = self._supervisor, self._slot
         if slot.restart is not None:
-            # It is down: what comes up now is new in any case.
+            # It is down: the process that comes up now has the new code in any case.
             slot.restart.cancel()
         new = supervisor.new_process(slot)
         self._pid = new.pid

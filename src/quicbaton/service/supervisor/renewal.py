@@ -1,7 +1,7 @@
-"""Replaces workers that have had as many requests as one may have (`--limit-max-requests`).
+"""Replaces workers that have reached their limit of requests (`--limit-max-requests`).
 
 Such a limit is for programs that lose memory. It costs no client anything: a worker is replaced as
-`quicbaton reload` replaces it, one at a time and never beside a reload, and what runs goes on.
+`quicbaton reload` replaces it, one at a time and never beside a reload, and requests go on.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from quicbaton.service.timing import LOOK_S
 
 
 class Renewals:
-    """`most_requests` are for each process, and up to `jitter` more, by chance, so that workers
-    that began together are not replaced together."""
+    """The limit of each process is `most_requests` and a random number up to `jitter`, so that
+    workers that began together are not replaced together."""
 
     def __init__(
         self, supervisor: Supervisor, reloads: Reloads, most_requests: int, jitter: int = 0
@@ -36,7 +36,7 @@ class Renewals:
         self._terms = [_Term(slot) for slot in supervisor.slots]
 
     async def run(self) -> None:
-        """Replace who has had enough, until the service stops."""
+        """Replace workers that have reached their limit, until the service stops."""
         while not self._supervisor.stopping:
             await asyncio.sleep(LOOK_S)
             for term in self._terms:
@@ -93,14 +93,14 @@ class Renewals:
 
 
 class _Term:
-    """How long one worker number's present process is to serve."""
+    """One worker number's present process, and its limit."""
 
     def __init__(self, slot: WorkerSlot) -> None:
         self.slot = slot
         self.process: Process | None = None
         self.most_requests = 0
         self.is_delayed = False
-        #: After replacements that failed.
+        #: No earlier than this, after replacements that failed.
         self.not_before_s = 0.0
         self.backoff = Backoff()
 

@@ -1,21 +1,21 @@
-"""Which connections a worker has, in memory that outlives it: whom to tell when it has died.
+"""A worker's connections, in memory that outlives it: the clients to tell when it has died.
 
-The supervisor makes the memory, the worker writes, and nobody reads before the worker is dead. A
-connection is entered when it begins or arrives, and struck out when it ends and before a commit
-gives it away; with a shared store, where others commit, when it is frozen. So what is left in a
-dead worker's roster died with it: its clients may be reset without asking anybody (RFC 9000 §10.3,
-§21.11).
+The supervisor makes the memory, the worker writes it, and it is read only after the worker's death.
+A connection is entered when it begins or arrives. It is struck out when it ends, and before a
+commit gives it away; with a shared store, where the destination commits, when it is frozen. So the
+connections in a dead worker's roster died with it: their clients may be reset without asking any
+other process (RFC 9000 §10.3, §21.11).
 
     header    magic (8) | padding to 128
     record    in use (1) | flags (1) | bytes of IDs (1) | padding (1)
               | remote address (16), port (2), scope (4) | local address (16)
               | IDs, each after its length (1)
 
-The byte that says "in use" is cleared first and set last. A worker that is killed in between
-leaves no entry, and that client learns of it by its own next packet. There are no keys here and
-no reset tokens: whoever sends the resets derives these from the cluster key.
+The byte that says "in use" is cleared first and set last. A worker that is killed in between leaves
+no entry, and that client learns of it by its own next packet. There are no keys here and no reset
+tokens: the process that sends the resets derives these from the cluster key.
 
-Nothing is written for a packet. A client's new address is noted when it next changes IDs, which an
+A packet writes nothing here. A client's new address is noted when it next changes IDs, which an
 intended migration does (§9.5); after a mere NAT rebinding the entry is out of date until then.
 """
 
@@ -53,7 +53,7 @@ class Entry(NamedTuple):
 
 
 def make_roster(entries: int = MAX_ROSTER_ENTRIES) -> int:
-    """A descriptor of memory for so many entries. What is not used takes none."""
+    """A descriptor of memory for that many entries. Unused entries take no memory."""
     descriptor = os.memfd_create("quicbaton-roster")
     os.ftruncate(descriptor, (entries + 1) * _RECORD_BYTES)
     return descriptor
@@ -70,7 +70,7 @@ class Roster:
         self._used = 0  # records that ever were in use
         self._free: list[int] = []
         self._records: dict[bytes, int] = {}
-        #: Connections that found no room.
+        #: Connections for which there was no room.
         self.unlisted = 0
         self._memory[: len(_MAGIC)] = _MAGIC
 
@@ -78,7 +78,7 @@ class Roster:
         return len(self._records)
 
     def enter(self, name: bytes, remote: Address, local: Address, cids: Iterable[bytes]) -> None:
-        """Note a connection, or what has changed about it."""
+        """Note a connection, or a change of one."""
         at = self._records.get(name)
         if at is None:
             at = self._take()
@@ -111,7 +111,7 @@ class Roster:
         self._memory[at] = 1
 
     def strike(self, name: bytes) -> None:
-        """The connection is not ours any more, or is over."""
+        """Remove a connection that is over or no longer ours."""
         at = self._records.pop(name, None)
         if at is not None:
             self._memory[at] = 0
@@ -128,7 +128,7 @@ class Roster:
 
 
 def read_roster(descriptor: int, port: int) -> list[Entry]:
-    """What a dead worker had; `port` is ours.
+    """The entries of a dead worker's roster. `port` is the service's.
 
     Raises PeerError for memory that another release laid out differently.
     """

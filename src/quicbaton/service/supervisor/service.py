@@ -1,4 +1,4 @@
-"""What a whole service answers at its control socket, as one server would."""
+"""The answers of a whole service at its control socket, in the form of one server's."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ServiceControl:
         #: Takes further commands: `control.add`.
         self.control = Control(
             handlers,
-            # Connections live in workers; links are held with these.
+            # Connections live in workers, which hold the links.
             open_link=lambda channel, _rest: channel.abort(),
             spawn=lambda work: supervisor.spawn(work()),
         )
@@ -90,12 +90,12 @@ class ServiceControl:
     async def _pass_on(
         self, _channel: Channel, frame: c.HandOff | c.HandOffProxied | c.Save
     ) -> c.Frame:
-        """To the worker that has the connection."""
+        """Pass the command to the worker that has the connection."""
         owner = await self._owner(frame.connection)
         return await ask(owner.control, frame, c.Answer)
 
     async def _owner(self, prefix: str) -> Process:
-        """The worker that has the connection whose name begins so."""
+        """The worker that has the connection whose name begins with `prefix`."""
         check_moves(prefix)
         prefix = prefix.lower()
         owners = [
@@ -113,12 +113,13 @@ class ServiceControl:
         return owners[0]
 
     async def _freeze(self, channel: Channel, frame: c.Freeze) -> None:
-        """Whoever asks and the worker that has the connection talk to each other from here on."""
+        """Connect the caller with the worker that has the connection: they talk to each other
+        then."""
         owner = await self._owner(frame.connection)
         splice(channel, await connect_channel(owner.control), c.encode(frame))
 
     async def _revive(self, _channel: Channel, frame: c.Revive) -> c.Frame:
-        """By any worker."""
+        """Have any worker revive the connection."""
         workers = list(self._supervisor.serving().values())
         if not workers:
             raise CallerError("no worker serves", code=Reason.NO_WORKER)
@@ -155,7 +156,7 @@ class ServiceControl:
     # --- helpers --------------------------------------------------------------------------------
 
     def _serving(self) -> list[tuple[int, Process]]:
-        """By worker number; two of a number during a reload."""
+        """Serving processes by worker number. During a reload there are two of one number."""
         return [
             (slot.number, process)
             for slot in self._supervisor.slots
@@ -164,7 +165,7 @@ class ServiceControl:
         ]
 
     async def _lists(self) -> list[tuple[int, Process, c.Connections]]:
-        """What each worker lists; one that does not answer is left out."""
+        """The connections of each worker. A worker that does not answer is left out."""
 
         async def one(worker: int, process: Process) -> tuple[int, Process, c.Connections] | None:
             try:

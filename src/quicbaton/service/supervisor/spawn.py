@@ -1,4 +1,4 @@
-"""One worker process as its supervisor has it: started or found, watched, spoken to, killed."""
+"""One worker process as its supervisor has it: started or found, watched, asked, killed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from quicbaton.service.supervisor.lingering import lingering_control
 from quicbaton.service.supervisor.roster import make_roster
 from quicbaton.service.timing import LOOK_ANSWER_S
 
-#: What systemd tells its own child only, and a worker must not take for itself.
+#: Variables that systemd sets for its own child. A worker must not take them for itself.
 _NOT_INHERITED: Final = frozenset(
     {
         *("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID"),
@@ -34,7 +34,7 @@ _NOT_INHERITED: Final = frozenset(
 
 
 class NotReadyError(PeerError):
-    """A new worker did not become healthy; the message has its last words."""
+    """A new worker did not become healthy. The message has its last words."""
 
     code = Reason.NOT_READY
 
@@ -54,23 +54,23 @@ class Process:
         ready: int = -1,
         pidfd: int = -1,
     ) -> None:
-        """`words` is the file that its standard error goes to, `ready` a pipe whose other end it
-        closes when it is ready. `pidfd` names it for sure, where it is not our child: a number may
-        be used again."""
+        """`words` is the file to which its standard error goes. `ready` is a pipe whose other end
+        it closes when it is ready. `pidfd` identifies a process that is not our child, since a pid
+        may be used again."""
         self.pid = pid
         self.control = control
         #: Its roster's descriptor; -1 without one.
         self.roster = roster
         self.since_s = monotonic()
-        #: When it was ready first; 0: not yet.
+        #: When it first was ready; 0: not yet.
         self.ready_s = 0.0
         #: It was told to serve.
         self.begun = False
-        #: Another one serves in its place. It lives as long as requests of connections that have
-        #: moved still run in it.
+        #: Another one serves in its place. It lives until requests of moved connections, which
+        #: still run in it, have ended.
         self.replaced = False
         self.state: c.WorkerState | None = None
-        #: For how long it has not answered, as far as its supervisor has listened.
+        #: Seconds without an answer, while its supervisor has listened.
         self.silent_s = 0.0
         self.exited = asyncio.Event()
         self._child = child
@@ -100,7 +100,7 @@ class Process:
 
     @property
     def serves(self) -> bool:
-        """It was told to serve, and nobody has replaced it."""
+        """Whether it was told to serve, and no other process has replaced it."""
         return self.begun and not self.replaced
 
     @property
@@ -109,12 +109,13 @@ class Process:
         return monotonic() - self.ready_s if self.ready_s else 0.0
 
     def be_replaced(self) -> None:
-        """Another one answers at its control socket from here on."""
+        """Another process answers at its control socket from here on."""
         self.replaced = True
         self.control = lingering_control(self.control)
 
     async def look(self, timeout_s: float = LOOK_ANSWER_S) -> None:
-        """Ask how it is. PeerError when it does not answer, or listens no more (`unreachable`)."""
+        """Ask for its state. PeerError when it does not answer, or listens no more
+        (`unreachable`)."""
         state = await ask(self.control, c.WorkerStatus(), c.WorkerState, timeout_s)
         self.silent_s = 0.0
         if state.pid == self.pid:
@@ -124,7 +125,7 @@ class Process:
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Return when it has everything that it needs to serve. NotReadyError when it ends before
-        that, or takes longer; it is killed then."""
+        that. If it takes longer, it is killed, and the same is raised."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._is_up.wait()
@@ -146,18 +147,18 @@ class Process:
         raise NotReadyError(f"the new worker {self.ending()}{self.last_words()}")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; it, and never another process with its number."""
+        """Send a signal to this process, never to another one with the same number."""
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
     @property
     def has_failed(self) -> bool:
-        """It has ended otherwise than in good order, as far as we may know."""
+        """Whether it has ended otherwise than in good order, as far as we can know."""
         return self._child is not None and bool(self._child.returncode)
 
     def ending(self) -> str:
-        """How it ended, as far as we may know."""
+        """How it ended, as far as we can know."""
         code = self._child.returncode if self._child is not None else None
         if code is None:
             return "ended"
@@ -166,7 +167,7 @@ class Process:
         return f"ended with exit status {code}"
 
     def last_words(self) -> str:
-        """What it wrote on standard error before it was ready, its end."""
+        """The last lines that it wrote on standard error before it was ready."""
         if self._words < 0:
             return self._last_words
         size = os.fstat(self._words).st_size
@@ -175,7 +176,7 @@ class Process:
         return f": {text}" if text else ""
 
     def close(self) -> None:
-        """Watch it no more; it lives on. What it said last is kept."""
+        """Watch it no more. It lives on, and its last words are kept."""
         self._last_words = self.last_words()
         if self._pidfd >= 0:
             self._loop.remove_reader(self._pidfd)
@@ -187,7 +188,7 @@ class Process:
                 os.close(descriptor)
         self.roster = self._words = -1
         if self._child is not None and self._child.returncode is None:
-            # It is to survive us; whoever adopts it reaps it.
+            # It is to survive us: the supervisor that adopts it reaps it.
             self._child.returncode = 0
 
     def _on_ready(self) -> None:
@@ -213,8 +214,8 @@ class Spawner:
     """Starts worker processes: fresh interpreters, so that they run what is installed now."""
 
     def __init__(self, module: str, arguments: Sequence[str], group: Group, control: Path) -> None:
-        """`module` is run with an assignment (see `worker`) and `arguments`; `control` is the
-        supervisor's control socket, after which the workers' are named."""
+        """`module` is run with an assignment (see `worker`) and `arguments`. The workers' control
+        sockets are named after `control`, the supervisor's."""
         self._module = module
         self._arguments = list(arguments)
         self._group = group
@@ -248,7 +249,7 @@ class Spawner:
             )
         except (OSError, QuicbatonError) as error:
             if child is not None:
-                # Nobody would know of it.
+                # No supervisor would know of it.
                 child.kill()
                 child.wait()
             for descriptor in opened:

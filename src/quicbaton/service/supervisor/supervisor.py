@@ -1,8 +1,9 @@
-"""Keeps the workers of a service alive: starts them, watches them, buries and replaces them.
+"""Keeps the workers of a service alive: starts, watches and replaces them, and settles what a dead
+one leaves.
 
-It owns the port's sockets and never reads one. What it knows of its workers it can learn anew from
-them, so it may be killed at any time: the workers serve on, and the next supervisor of the port
-gets the sockets and the workers back (`adoption`).
+It owns the port's sockets and never reads one. It can learn all that it knows of its workers anew
+from them, so it may be killed at any time: the workers serve on, and the next supervisor of the
+port gets the sockets and the workers back (`adoption`).
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from quicbaton.service.supervisor.systemd import roster_name
 from quicbaton.service.supervisor.worker_slot import WorkerSlot
 from quicbaton.service.timing import END_S, LOOK_ANSWER_S, LOOK_S, SURVEY_AGAIN_S
 
-#: Of a worker that is gone, and that nobody remembers.
+#: The pid of a worker that is gone, and that no process remembers.
 _UNKNOWN_PID: Final = 0
-#: What a worker's answer to Begin says when it serves.
+#: The reasons in a worker's answer to Begin that mean that it serves.
 _SERVES: Final = frozenset({Reason.OK, Reason.CUT, Reason.PREDECESSOR_DIED})
 
 
 class Settings(Struct, frozen=True):
-    """How patient a supervisor is, in seconds."""
+    """The supervisor's timeouts, in seconds."""
 
     #: For a new worker to become ready.
     health_timeout_s: float
@@ -52,7 +53,7 @@ class Settings(Struct, frozen=True):
 
 
 class Keeper(Protocol):
-    """Keeps descriptors for the supervisor's next life: systemd's descriptor store, or nobody."""
+    """Keeps descriptors for the supervisor's successor: systemd's descriptor store, or nothing."""
 
     def keep(self, name: str, descriptor: int) -> None: ...
     def drop(self, name: str) -> None: ...
@@ -62,7 +63,7 @@ Say = Callable[..., None]
 
 
 class Supervisor:
-    """`say(event, text, **fields)` is told what happens."""
+    """`say(event, text, **fields)` is called with each event of the service."""
 
     def __init__(
         self,
@@ -82,8 +83,8 @@ class Supervisor:
         self.stopping = False
         self._spawner = spawner
         self._keeper = keeper
-        #: Processes that cannot be asked, of other hosts or by a shared store, may own what a dead
-        #: worker had.
+        #: A dead worker's connections may belong to processes that cannot be asked: those of other
+        #: hosts, or any by a shared store.
         self._others_may_own = others_may_own
         self._announcer = Announcer(group.sockets[0], ring)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -93,15 +94,15 @@ class Supervisor:
     async def start(self, found: Sequence[Found] = ()) -> None:
         """Adopt living workers, and start those that are missing.
 
-        Raises NotReadyError when none is adopted and one does not become healthy: what is wrong
-        with it will be wrong with the next.
+        Raises NotReadyError when none is adopted and one does not become healthy: the next would
+        fail in the same way.
         """
         for one in found:
             self._adopt(one)
         missing = [slot for slot in self.slots if slot.current is None]
         if found:
             for slot in missing:
-                # It died while nobody looked, and may have handed connections on before.
+                # It died while no supervisor watched, and may have handed connections on before.
                 slot.unsettled += 1
                 slot.ended += 1
                 self.spawn(self._settle(slot, _UNKNOWN_PID))
@@ -113,7 +114,7 @@ class Supervisor:
         self.spawn(self._watch())
 
     async def declare_unknown_dead(self, name: str, pid: int, roster: int) -> None:
-        """Tell the clients of a worker that died before our time, of which a roster is left."""
+        """Reset the clients of a worker that died before our time, of which a roster is left."""
         await self._tell_clients(pid, roster)
         self._keeper.drop(name)
         os.close(roster)
@@ -125,7 +126,7 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
     def new_process(self, slot: WorkerSlot) -> Process:
-        """Start a process beside the slot's current one; refused once the service stops."""
+        """Start a process beside the slot's current one. Refused once the service stops."""
         if self.stopping:
             raise PeerError("the service is stopping", code=Reason.STOPPING)
         process = self._spawner.start(slot.number, lambda dead: self._on_exit(slot, dead))
@@ -142,11 +143,11 @@ class Supervisor:
         *,
         grace_s: float = -1.0,
     ) -> c.Answer:
-        """Have a process serve that is ready; by its answer it does.
+        """Have a ready process serve. When it answers, it does.
 
-        `grace_s` is for what the predecessor cannot hand over at once, requests that still run
-        included. Negative: the service's own for connections, and such requests go on in the
-        background.
+        `grace_s` is the time for the part of its predecessor's work that cannot be handed over at
+        once, running requests included. Negative: the service's own time for connections, and
+        running requests go on in the background.
         """
         # Of two that begin at the same time the later one is told of the earlier, and tells it.
         workers = {
@@ -172,7 +173,7 @@ class Supervisor:
         if reason not in _SERVES:
             raise PeerError(text, code=reason)
         if process.exited.is_set():
-            # Between its answer and now, and is settled. As the current one it would stay for ever.
+            # It ended after its answer, and is settled. As the current one it would stay for ever.
             raise PeerError(f"the new worker {process.ending()} when it served", code=Reason.DIED)
         if slot.current is not None:
             # It ends by itself, once it has nothing left to do.
@@ -192,13 +193,13 @@ class Supervisor:
         return answer
 
     def restart(self, slot: WorkerSlot, lived_s: float = 0.0) -> None:
-        """Bring up a new process for a slot that has none; the last one served for `lived_s`."""
+        """Start a new process for a slot that has none. The last one served for `lived_s`."""
         if not self.stopping and (slot.restart is None or slot.restart.done()):
             slot.restart = asyncio.get_running_loop().create_task(self._bring_up(slot, lived_s))
 
     async def stop(self, grace_s: float, to: str) -> c.Left:
-        """Have all workers stop in good order; what became of their connections, when they have
-        ended."""
+        """Have all workers stop in good order. Returns what became of their connections, when the
+        workers have ended."""
         self.stopping = True
         for slot in self.slots:
             slot.state = "stopping"
@@ -221,14 +222,14 @@ class Supervisor:
         }
 
     def kill(self) -> None:
-        """End all workers at once; their clients learn it by resets, if at all."""
+        """End all workers at once. Their clients learn it by resets, if at all."""
         self.stopping = True
         for slot in self.slots:
             for process in slot.processes:
                 process.signal(signal.SIGKILL)
 
     async def close(self) -> None:
-        """Let go of everything. Workers that live serve on."""
+        """Release everything. Workers that live serve on."""
         tasks: list[asyncio.Task[None]] = list(self._tasks)
         tasks += [slot.restart for slot in self.slots if slot.restart is not None]
         for task in tasks:
@@ -304,14 +305,15 @@ class Supervisor:
                     message=str(error),
                 )
             finally:
-                # Cancelled, perhaps: a reload starts one of its own, or the service stops.
+                # Perhaps it was cancelled: a reload starts a process of its own, or the service
+                # stops.
                 if process is not None and slot.current is not process:
                     process.signal(signal.SIGKILL)
 
     def _on_exit(self, slot: WorkerSlot, process: Process) -> None:
         slot.others.discard(process)
         if process.replaced:
-            # Nobody else ever has this path.
+            # No other process ever has this path.
             with contextlib.suppress(OSError):
                 process.control.unlink(missing_ok=True)
         was_current = slot.current is process
@@ -350,7 +352,8 @@ class Supervisor:
             self.restart(slot, process.lived_s)
 
     def _inherit(self, slot: WorkerSlot) -> bool:
-        """A takeover was under way when its two processes were adopted: who is left serves."""
+        """A takeover was under way when its two processes were adopted: the surviving one
+        serves."""
         heir = next((other for other in slot.others if other.serves), None)
         if heir is not None:
             slot.others.discard(heir)
@@ -358,14 +361,14 @@ class Supervisor:
         return heir is not None
 
     async def _declare_dead(self, slot: WorkerSlot, process: Process) -> None:
-        """Settle what a dead process had."""
+        """Settle a dead process's connections."""
         slot.unsettled += 1
         await self._tell_clients(process.pid, process.roster)
         await self._settle(slot, process.pid)
         self._let_go(slot, process)
 
     def _let_go(self, slot: WorkerSlot, process: Process) -> None:
-        """It is dead, and its roster of no more use."""
+        """Reset the clients in a dead process's roster, then drop the roster."""
         self._keeper.drop(roster_name(slot.number, process.pid))
         process.close()
 
@@ -380,8 +383,8 @@ class Supervisor:
             )
 
     async def _settle(self, slot: WorkerSlot, pid: int) -> None:
-        """Have everybody say what lives of a dead process's connections, then say it to all.
-        Counted as unsettled until then."""
+        """Ask all workers which of a dead process's connections live, then tell all of them. Until
+        then the process counts as unsettled."""
         while True:
             living = {
                 other.control: other_slot.number
@@ -398,7 +401,7 @@ class Supervisor:
         await self._announce_verdict(slot, pid, verdict)
 
     def _may_reset(self, slot: WorkerSlot) -> bool:
-        """Whether IDs of a worker's number that nobody here knows are nobody's."""
+        """Whether unknown IDs of a worker's number have no owner."""
         return slot.unsettled == 0 and not (self._others_may_own and slot.ended)
 
     async def _announce_verdict(self, slot: WorkerSlot, pid: int, verdict: Verdict) -> None:
@@ -412,7 +415,8 @@ class Supervisor:
         )
 
         async def tell(other: Process) -> None:
-            # Who does not hear it gives up on the dead by itself, and resets nobody.
+            # A worker that is not reached drops the dead one's handoffs by itself, and resets
+            # nobody.
             with contextlib.suppress(QuicbatonError):
                 await ask(other.control, dead, c.Answer, END_S)
 
@@ -420,7 +424,7 @@ class Supervisor:
         await asyncio.gather(*(tell(other) for other in everybody))
 
     async def _watch(self) -> None:
-        """Look at each worker, and kill who has not answered for too long."""
+        """Look at each worker, and kill one that has not answered for too long."""
         while not self.stopping:
             await asyncio.sleep(LOOK_S)
             ready = [
@@ -438,8 +442,8 @@ class Supervisor:
         except QuicbatonError as error:
             if process.replaced and error.code is Reason.UNREACHABLE:
                 return  # it is about to end, and listens no more
-            # If we waited longer than we meant to, it was this process that stood still, and
-            # perhaps the worker with it.
+            # If we waited longer than intended, this process stood still, and perhaps the worker
+            # with it.
             process.silent_s += LOOK_S + min(monotonic() - asked_s, LOOK_ANSWER_S)
             if process.silent_s > self.settings.silent_s:
                 rest = ", and requests that still run in it are reset" if process.replaced else ""
@@ -472,15 +476,15 @@ class Supervisor:
         return left
 
     async def _stop_one(self, process: Process, grace_s: float, to: str) -> c.Left:
-        """Have it stop; it ends then, or soon."""
+        """Have it stop. It ends then, or soon."""
         stop = c.Stop(grace_s, to)
         try:
             left = await ask(process.control, stop, c.Left, grace_s + END_S)
         except CommandFailedError as error:
             if error.code is not Reason.BUSY:
                 process.signal(signal.SIGTERM)
-            # Else it is stopping already, for somebody else: a signal now would cut what still has
-            # its time.
+            # Otherwise another command stops it already: a signal now would cut requests that still
+            # have time.
             return c.Left(0, 0, 0)
         except PeerError as error:
             if process.replaced and error.code is Reason.UNREACHABLE:

@@ -1,5 +1,5 @@
-"""What systemd and its service tell each other: sd_notify(3), sd_listen_fds(3), file descriptor
-store. Without systemd all of it does nothing."""
+"""systemd's protocols with its services: sd_notify(3), sd_listen_fds(3), file descriptor store.
+Without systemd all of it does nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quicbaton.service.timing import SYSTEMD_S
 
 #: The first descriptor that systemd passes (SD_LISTEN_FDS_START).
 _FIRST_DESCRIPTOR: Final = 3
-#: What the TCP socket is kept as.
+#: The name under which the TCP socket is kept.
 LISTENER_NAME: Final = "listener"
 
 
@@ -29,17 +29,18 @@ class Passed(NamedTuple):
 
 
 def socket_name(worker: int) -> str:
-    """What a worker's socket is kept as."""
+    """The name under which a worker's socket is kept."""
     return f"socket-{worker}"
 
 
 def roster_name(worker: int, pid: int) -> str:
-    """What a worker's roster is kept as."""
+    """The name under which a worker's roster is kept."""
     return f"roster-{worker}-{pid}"
 
 
 class Systemd:
-    """`environment` is this process's, and `pid` its number: what is meant for another is left."""
+    """`environment` is this process's, and `pid` its number: variables for another process are
+    ignored."""
 
     def __init__(self, environment: Mapping[str, str], pid: int) -> None:
         self._notify = environment.get("NOTIFY_SOCKET", "")
@@ -58,7 +59,8 @@ class Systemd:
         self._watchdog_s = int(usec) / 1e6 if usec.isdigit() and mine else 0.0
 
     def take(self) -> Passed:
-        """What systemd has passed to this process; once, the caller owns it."""
+        """The descriptors that systemd has passed to this process. Call it once; the caller owns
+        them."""
         numbered: dict[int, socket.socket] = {}
         others = []
         listeners: list[socket.socket] = []
@@ -77,14 +79,14 @@ class Systemd:
             sock.setblocking(False)
             is_inet = sock.family in (socket.AF_INET, socket.AF_INET6)
             if is_inet and sock.type == socket.SOCK_STREAM:
-                # What was kept is in use, and comes first.
+                # A kept socket is in use, and comes first.
                 listeners.insert(0 if name == LISTENER_NAME else len(listeners), sock)
             elif kind == "socket" and number.isdigit():
                 numbered[int(number)] = sock
             else:
                 others.append(sock)
         self._descriptors = []
-        # A gap would renumber those behind it: such a group is of no use.
+        # A gap would renumber the sockets behind it: such a group cannot be used.
         whole = sorted(numbered) == list(range(len(numbered)))
         kept = [numbered[number] for number in sorted(numbered)] if whole else []
         if not whole:
@@ -104,16 +106,16 @@ class Systemd:
         self._send("STOPPING=1")
 
     def keep(self, name: str, descriptor: int) -> None:
-        """Have a descriptor given back to our next life."""
-        # Else systemd looks for hang-ups, which a memory file cannot have (FDPOLL, since 246).
+        """Have systemd keep a descriptor for our next start."""
+        # Otherwise systemd looks for hang-ups, which a memory file cannot have (FDPOLL, since 246).
         self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", [descriptor])
 
     def drop(self, name: str) -> None:
-        """Keep it no more."""
+        """Have systemd forget a descriptor."""
         self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     async def keep_alive(self) -> None:
-        """Tell the watchdog, if there is one, that the event loop turns."""
+        """Tell the watchdog, if there is one, that the event loop runs."""
         while self._watchdog_s:
             self._send("WATCHDOG=1")
             await asyncio.sleep(self._watchdog_s / 2)

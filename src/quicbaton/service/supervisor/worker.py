@@ -1,4 +1,4 @@
-"""A worker's side of a service: it waits until it is told to begin, and says how it is.
+"""A worker's side of a service: it waits until it is told to begin, and reports its state.
 
     supervisor                                 worker
     starts it, with all sockets ────────────►  imports, keys, certificate, application, health
@@ -8,7 +8,7 @@
                              ◄─ Answer ──────  serves
     WorkerStatus, once a second ────────────►
 
-The supervisor asks and the worker answers, never the other way round: a worker does not notice
+The supervisor asks and the worker answers, never the other way round. So a worker does not notice
 that its supervisor has died, and the next one finds it by its control socket.
 """
 
@@ -44,7 +44,7 @@ from quicbaton.service.supervisor.lingering import lingering_control
 from quicbaton.service.supervisor.roster import Roster
 from quicbaton.service.timing import LAST_ANSWER_S, LINKS_END_S, VERDICT_S
 
-#: The pid of a predecessor that has not said it yet.
+#: The pid of a predecessor that has not told it yet.
 _NOT_ASKED: Final = -1
 
 
@@ -69,14 +69,15 @@ class Assignment(msgspec.Struct, forbid_unknown_fields=False):
 
     @property
     def own_control(self) -> Path:
-        """Where this process is to listen."""
+        """The path at which this process is to listen."""
         shared = Path(self.control)
         return shared.with_name(f"{shared.stem}-{os.getpid()}.sock")
 
 
 class RosterKeeper(Observer):
-    """Keeps a worker's roster: whose clients are told, should it die. A connection is struck out of
-    it before the first byte of the commit, since from then on it may live elsewhere."""
+    """Keeps a worker's roster: the clients that are told, should the worker die. It strikes a
+    connection out before the first byte of the commit, since from then on the connection may live
+    elsewhere."""
 
     def __init__(self, roster: Roster, node: Node) -> None:
         self._roster = roster
@@ -95,7 +96,7 @@ class RosterKeeper(Observer):
         asyncio.get_running_loop().call_soon(self._enter_again, session)
 
     def on_frozen(self, session: Session) -> None:
-        # Whoever gets its baton may commit in the store after our death.
+        # The process that gets the baton may commit in the store after our death.
         if self._has_store:
             self._roster.strike(session.connection.name)
 
@@ -123,7 +124,8 @@ class Worker(Observer):
         grace_s: float,
         on_begin: Callable[[], None],
     ) -> None:
-        """`sockets` are all workers', in order; `on_begin` is called when it begins to serve."""
+        """`sockets` are those of all workers, in order; `on_begin` is called when it begins to
+        serve."""
         self._node = node
         self._worker = node.endpoint.table.place.worker
         self._sockets = sockets
@@ -132,15 +134,16 @@ class Worker(Observer):
         self._phase = "ready"
         self._leaving = GracefulStop(node, grace_s)
         self._failed = asyncio.Event()
-        #: Said before it begins.
+        #: Set by a message before it begins.
         self._may_reset = False
-        #: The process that it takes over from, until the supervisor has settled what that had.
+        #: The process that it takes over from, until the supervisor has settled that one's
+        #: connections.
         self._predecessor: int | None = None
-        #: Dead processes about which the supervisor has not said anything yet.
+        #: Dead processes for which the supervisor has given no verdict yet.
         self._undecided: dict[int, asyncio.TimerHandle] = {}
         self.roster = Roster(roster)
         node.endpoint.observers.add(RosterKeeper(self.roster, node))
-        #: Those who wait until a process is known to be dead.
+        #: Tasks that wait until a process is known to be dead.
         self._waits_for_end: dict[int, asyncio.Event] = {}
         node.endpoint.observers.add(self)
         node.lingers_at = lingering_control(Path(node.name))
@@ -156,18 +159,18 @@ class Worker(Observer):
         node.answer(handlers | self._leaving.handlers())
 
     def follow(self, predecessor: int) -> None:
-        """This process takes over from that one. What the supervisor says of others that had the
-        number before is no verdict about its connections."""
+        """Take over from `predecessor`. Verdicts about other processes that had the number before
+        do not concern its connections."""
         self._predecessor = predecessor
         self._may_reset = self._node.endpoint.may_reset = False
 
     @property
     def failed(self) -> bool:
-        """It was told to begin and could not."""
+        """Whether it was told to begin and could not."""
         return self._failed.is_set()
 
     def leave(self) -> None:
-        """Stop in good order; called again, or before it has begun, at once."""
+        """Stop in good order. A second call, or one before it has begun, stops at once."""
         if self._phase != "serving":
             self._leaving.over.set()
         else:
@@ -214,7 +217,7 @@ class Worker(Observer):
         self._forward(frame.elsewhere)
         endpoint.may_reset = frame.may_reset or self._may_reset
         if frame.predecessor:
-            # Before the others know of us: from then on they toss to us what is for it.
+            # Before the others know of us: from then on they toss us the datagrams for it.
             endpoint.follow(frame.predecessor)
             self.follow(_NOT_ASKED)
         answer = c.Answer(True, Reason.OK, "serving")
@@ -223,8 +226,8 @@ class Worker(Observer):
         steer(self._sockets[0], endpoint.ids.configs, len(self._sockets))
         self._phase = "arriving"
         try:
-            # Who is not reached is dead, which the supervisor finds out, or stopped: it is told
-            # again.
+            # A worker that is not reached is dead, which the supervisor finds out, or stopped: it
+            # is told again.
             await node.introduce(lambda _number, _error: None)
             if frame.predecessor:
                 answer = await self._take_over(channel, frame)
@@ -251,10 +254,10 @@ class Worker(Observer):
         answer = await arrival.settle(
             node, lambda step: channel.write(c.encode(step)), supervised=True
         )
-        # What it had, and had given to others whose clients still use its IDs, is not settled
-        # before the supervisor has asked everybody.
+        # IDs that it had given to others, and that its clients still use, are settled only when the
+        # supervisor has asked every worker.
         node.endpoint.may_reset = self._may_reset
-        # Who knows the old socket finds this process behind it.
+        # A process that knows the old control socket finds this process behind it.
         node.also_listen(predecessor)
         return answer
 
@@ -280,8 +283,7 @@ class Worker(Observer):
     # --- the dead -------------------------------------------------------------------------------
 
     def on_process_died(self, pid: int) -> None:
-        # What becomes of the connections between us is for the supervisor to say, which asks
-        # everybody.
+        # The supervisor decides what becomes of the connections between us: it asks every worker.
         if pid in self._waits_for_end:
             self._waits_for_end[pid].set()
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""One worker number of a service, and the processes that have it."""
+"""One worker number of a service, and its processes."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ class WorkerSlot:
     def __init__(self, number: int) -> None:
         self.number = number
         self.current: Process | None = None
-        #: Was told to serve, and has not answered yet.
+        #: It was told to serve, and has not answered yet.
         self.beginning: Process | None = None
-        #: Ready, arriving, departing or lingering ones beside it.
+        #: Processes beside it that are ready, arriving, departing or lingering.
         self.others: set[Process] = set()
-        #: A reload is replacing the current one.
+        #: Whether a reload is replacing the current one.
         self.replacing = False
-        #: Brings up a new current one.
+        #: The task that brings up a new current one.
         self.restart: asyncio.Task[None] | None = None
         self.backoff = Backoff()
         self.restarts = 0
         self.state = "starting"
-        #: Why it is down.
+        #: The reason why it is down.
         self.message = ""
-        #: Dead processes of this number about which not everybody has answered.
+        #: Dead processes of this number about which not every worker has answered.
         self.unsettled = 0
         #: Processes of this number that served and have ended, in good order or not.
         self.ended = 0
-        #: IDs of this number whose connections live in other workers -> their numbers.
+        #: IDs of this number whose connections live in other workers, with the workers' numbers.
         self.elsewhere: dict[bytes, int] = {}
 
     def __repr__(self) -> str:
@@ -39,11 +39,11 @@ class WorkerSlot:
 
     @property
     def newest(self) -> Process | None:
-        """The one that others are to know: it has the number, or is about to."""
+        """The process that others are to know: it has the number, or is about to have it."""
         return self.beginning or self.current
 
     @property
     def processes(self) -> list[Process]:
-        """All that live."""
+        """All living processes of the number."""
         known = [*self.others] if self.current is None else [self.current, *self.others]
         return [process for process in known if not process.exited.is_set()]
