@@ -3,6 +3,7 @@
 import stat
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,9 @@ def test_a_certificate_and_its_key_are_read_together(monkeypatch: pytest.MonkeyP
         self.certificate = loaded
 
     monkeypatch.setattr(QuicConfiguration, "load_cert_chain", load_and_be_overtaken)
-    server = Server(ServeOptions(program=ProgramOptions(folder=Path())), Reporter(as_json=True))
+    server = Server(
+        ServeOptions(program=ProgramOptions(folder=Path())), Reporter(as_json=True), Counter()
+    )
     configuration = server._configuration
     assert configuration.certificate.public_key() == configuration.private_key.public_key()
     assert others[0].wait(GUARD_S) == 0

@@ -3,12 +3,16 @@
 JSON text sequences (RFC 7464, the streaming form of qlog): every owner appends its events to
 `FOLDER/<original id>.sqlog`, with absolute times, so processes that share the folder continue one
 trace. Give `QlogFolder(path)` as `configuration.quic_logger`.
+
+What cannot be written is lost and counted: a full disk costs the log, never a connection. A record
+that was written in part is told from the next by that one's separator (RFC 7464 §2.3).
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +26,18 @@ _BUFFER_BYTES = 1 << 16
 class QlogTrace(QuicLoggerTrace):
     """One connection's trace as this process writes it."""
 
-    def __init__(self, *, is_client: bool, odcid: bytes, path: Path) -> None:
+    def __init__(self, *, is_client: bool, odcid: bytes, path: Path, lost: Counter[str]) -> None:
         super().__init__(is_client=is_client, odcid=odcid)
-        # Every write is one append of whole records: two owners never mix within a record.
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._lost = lost
         self._records: list[bytes] = []
         self._bytes = 0
+        try:
+            # Every write is one append of whole records: two owners never mix within a record.
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError:
+            self._file = -1
+            lost["qlog"] += 1
+            return
         if os.fstat(self._file).st_size == 0:
             self._append(
                 {
@@ -53,17 +63,22 @@ class QlogTrace(QuicLoggerTrace):
 
     def flush(self) -> None:
         """Write the buffered events: before a handoff, so that owners' events stay in order."""
-        if self._records:
-            os.write(self._file, b"".join(self._records))
-            self._records.clear()
-            self._bytes = 0
+        if not self._records:
+            return
+        data = b"".join(self._records)
+        try:
+            whole = os.write(self._file, data) == len(data)
+        except OSError:
+            whole = False
+        if not whole:
+            self._lost["qlog"] += len(self._records)
+        self._records.clear()
+        self._bytes = 0
 
     def close(self) -> None:
-        """Close the file. OSError when buffered events are lost."""
-        try:
+        """Write the buffered events and close the file."""
+        if self._file >= 0:
             self.flush()
-        finally:
-            self._records.clear()
             os.close(self._file)
             self._file = -1
 
@@ -78,15 +93,18 @@ class QlogTrace(QuicLoggerTrace):
 
 
 class QlogFolder(QuicLogger):
-    """Makes one file per connection in a folder, or continues the existing one."""
+    """Makes one file per connection in a folder, or continues the existing one. Records
+    that cannot be written are counted in `lost["qlog"]`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lost: Counter[str] | None = None) -> None:
         super().__init__()
         path.mkdir(parents=True, exist_ok=True)
         self._path = path
+        self.lost: Counter[str] = Counter() if lost is None else lost
 
     def start_trace(self, is_client: bool, odcid: bytes) -> QlogTrace:
-        return QlogTrace(is_client=is_client, odcid=odcid, path=self._path / f"{odcid.hex()}.sqlog")
+        path = self._path / f"{odcid.hex()}.sqlog"
+        return QlogTrace(is_client=is_client, odcid=odcid, path=path, lost=self.lost)
 
     def end_trace(self, trace: QuicLoggerTrace) -> None:
         if isinstance(trace, QlogTrace):

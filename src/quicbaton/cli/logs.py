@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Final
 
 from quicbaton.cli.options.serve import LogOptions
+from quicbaton.cli.output import Output
 from quicbaton.errors import ConfigurationError
 from quicbaton.reasons import Reason
 
 _FORMAT: Final = "%(asctime)s %(levelname)s {worker}%(message)s"
 
 
-def configure(options: LogOptions, *, worker: int | None = None) -> None:
-    """Have this process log as the options say, on standard error.
+def configure(options: LogOptions, output: Output, *, worker: int | None = None) -> None:
+    """Have this process log as the options say, to `output`.
 
     Raises ConfigurationError for a --log-config that cannot be used.
     """
@@ -24,12 +25,14 @@ def configure(options: LogOptions, *, worker: int | None = None) -> None:
     if options.log_config is not None:
         _configure_by(options.log_config)
         return
-    handler = logging.StreamHandler()
+    handler = logging.StreamHandler(output)
     handler.setFormatter(_Formatter("" if worker is None else f"[{worker}] "))
     logger = logging.getLogger("quicbaton")
     logger.handlers = [handler]
     logger.setLevel(options.log_level.upper())
     logger.propagate = False
+    # What a callback raised.
+    logging.getLogger("asyncio").handlers = [handler]
 
 
 class _Formatter(logging.Formatter):

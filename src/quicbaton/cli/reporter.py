@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import Any, TextIO
+from typing import Any, Protocol
 
 import msgspec
 
 from quicbaton.reasons import Reason
 
 
+class Stream(Protocol):
+    """Where lines go."""
+
+    def write(self, text: str, /) -> object: ...
+    def flush(self) -> object: ...
+
+
 class Reporter:
     """Writes to standard output at once; errors go to standard error."""
 
-    def __init__(self, *, as_json: bool, out: TextIO | None = None) -> None:
+    def __init__(self, *, as_json: bool, out: Stream | None = None) -> None:
         self.as_json = as_json
         self._out = out or sys.stdout
 
@@ -38,5 +46,6 @@ class Reporter:
             text = msgspec.json.encode({"error": code, "message": message, **fields}).decode()
         else:
             text = f"quicbaton: {message}"
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # the exit status says it, too
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()

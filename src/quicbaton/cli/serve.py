@@ -8,8 +8,9 @@ import contextlib
 import os
 import signal
 import time
+from collections import Counter
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.listener import Listener
@@ -30,6 +31,7 @@ from quicbaton.cli.configuration import quic_configuration
 from quicbaton.cli.control import find_cluster
 from quicbaton.cli.options.argument import add_command
 from quicbaton.cli.options.serve import ServeOptions
+from quicbaton.cli.output import KeyLog, Output
 from quicbaton.cli.program import check_named, program, sleep_after_s
 from quicbaton.cli.reporter import Reporter
 from quicbaton.counted import counted
@@ -50,33 +52,37 @@ def add_parser(commands: Any) -> None:
     add_command(commands, "serve", ServeOptions, run, "serve a folder, or a program, over HTTP/3")
 
 
-def run(options: ServeOptions, reporter: Reporter) -> int:
+def run(options: ServeOptions, _reporter: Reporter) -> int:
     check_named(options.program)
     if (options.tls.cert is None) != (options.tls.key is None):
         raise ConfigurationError("--cert and --key go together: give both or neither")
     request_limits.check(options)
-    if options.workers is not None:
-        if options.takeover is not None or options.join is not None:
-            raise ConfigurationError(
-                "--workers and --reload make a service of its own: --takeover and --join are for "
-                "single servers"
-            )
-        return supervise.run(options, options.workers, reporter)
-    logs.configure(options.logs)
-    environment.read(options.env_file)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(Server(options, reporter).run())
+    if options.workers is not None and (options.takeover or options.join):
+        raise ConfigurationError(
+            "--workers and --reload make a service of its own: --takeover and --join are for "
+            "single servers"
+        )
+    lost: Counter[str] = Counter()
+    with contextlib.closing(Output(1, lost)) as out, contextlib.closing(Output(2, lost)) as log:
+        reporter = Reporter(as_json=options.json, out=out)
+        logs.configure(options.logs, log)
+        if options.workers is not None:
+            return supervise.run(options, options.workers, reporter)
+        environment.read(options.env_file)
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(Server(options, reporter, lost).run())
     return 0
 
 
 class Server:
     """One serving process from its options to its end."""
 
-    def __init__(self, options: ServeOptions, reporter: Reporter) -> None:
+    def __init__(self, options: ServeOptions, reporter: Reporter, lost: Counter[str]) -> None:
         # Before the program counts on it.
         raise_descriptor_limit()
         self._options = options
         self._reporter = reporter
+        self._lost = lost
         self._cluster = find_cluster(options.cluster, serves=True)
         self._placement = operate.find_placement(options.placement, self._cluster)
         keys = options.keys
@@ -93,7 +99,7 @@ class Server:
         self._told_to_stop = False
         self._has_socket = False
         self._leaving: GracefulStop | None = None
-        self._keylog: TextIO | None = None
+        self._keylog: KeyLog | None = None
 
     async def run(self) -> None:
         """Serve until a signal comes or a successor has taken over."""
@@ -145,10 +151,11 @@ class Server:
     async def prepare(self) -> None:
         """Open what the options name, and see that the program is healthy."""
         if self._options.qlog is not None:
-            self._configuration.quic_logger = QlogFolder(self._options.qlog)
+            self._configuration.quic_logger = QlogFolder(self._options.qlog, self._lost)
         if self._options.tls.keylog is not None:
-            self._keylog = _open_keylog(self._options.tls.keylog)
-            self._configuration.secrets_log_file = self._keylog
+            self._keylog = KeyLog(_open_keylog(self._options.tls.keylog), self._lost)
+            # aioquic writes to it, and flushes.
+            self._configuration.secrets_log_file = cast("TextIO", self._keylog)
         await self._program.start()
 
     async def close(self) -> None:
@@ -255,6 +262,7 @@ class Server:
         )
         made.put_beside(beside)
         made.requests = self._program.requests
+        made.lost = self._lost
         if store is not None:
             made.closers.append(store.close)
         made.endpoint.observers.add(_MoveReporter(self._reporter))

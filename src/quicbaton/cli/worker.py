@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, Final
@@ -20,6 +21,7 @@ from typing import Any, Final
 from quicbaton.cli import environment, logs, tcp
 from quicbaton.cli.options.argument import decode_options
 from quicbaton.cli.options.serve import ServeOptions
+from quicbaton.cli.output import Output
 from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.serve import Server
 from quicbaton.errors import QuicbatonError
@@ -33,6 +35,8 @@ _log: Final = logging.getLogger("quicbaton.worker")
 def main(arguments: Sequence[str]) -> int:
     """Serve until told to stop; 1 when that does not begin."""
     reporter = _Logged(as_json=False)
+    lost: Counter[str] = Counter()
+    log = Output(2, lost)
     logging.getLogger("quic").addHandler(logging.NullHandler())
     try:
         assignment = Assignment.parse(arguments[0])
@@ -41,22 +45,23 @@ def main(arguments: Sequence[str]) -> int:
             # Standard output is the supervisor's alone: whole lines of JSON. What a program prints
             # goes where errors go.
             os.dup2(2, 1)
-        logs.configure(options.logs, worker=assignment.worker)
+        logs.configure(options.logs, log, worker=assignment.worker)
         environment.read(options.env_file)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(_serve(assignment, options, reporter))
+            return runner.run(_serve(assignment, options, Server(options, reporter, lost), log))
     except QuicbatonError as error:
         reporter.error(error.code, str(error))
         return 1
+    finally:
+        log.close()
 
 
-async def _serve(assignment: Assignment, options: ServeOptions, reporter: Reporter) -> int:
+async def _serve(assignment: Assignment, options: ServeOptions, server: Server, log: Output) -> int:
     mine = (assignment.roster, assignment.stderr, assignment.ready)
     for descriptor in (*assignment.sockets, *mine):
         os.set_inheritable(descriptor, False)
     sockets = [socket.socket(fileno=descriptor) for descriptor in assignment.sockets]
     tune_collector()
-    server = Server(options, reporter)
     await server.prepare()
     try:
         node = server.node(
@@ -72,7 +77,7 @@ async def _serve(assignment: Assignment, options: ServeOptions, reporter: Report
                 assignment.roster,
                 version=version("quicbaton"),
                 grace_s=options.supervision.grace,
-                on_begin=lambda: _speak_up(assignment.stderr, as_json=options.json),
+                on_begin=lambda: _speak_up(assignment.stderr, log, as_json=options.json),
             )
             os.close(assignment.ready)
             loop = asyncio.get_running_loop()
@@ -86,12 +91,12 @@ async def _serve(assignment: Assignment, options: ServeOptions, reporter: Report
     return 1 if worker.failed else 0
 
 
-def _speak_up(stderr: int, *, as_json: bool) -> None:
+def _speak_up(stderr: int, log: Output, *, as_json: bool) -> None:
     """From now on standard error is the service's; it gets what has been said so far, too."""
     sys.stderr.flush()
     said = os.pread(2, os.fstat(2).st_size, 0)
     os.dup2(stderr, 2)
-    os.write(2, said)
+    log.write(said.decode(errors="replace"))
     if as_json:
         os.dup2(stderr, 1)
     os.close(stderr)

@@ -42,11 +42,12 @@ def read_figures(
     placed: Mapping[str, int],
     beside: Beside,
     requests: RequestCount,
+    lost: Mapping[str, int],
     refused_peers: Mapping[str, int],
 ) -> c.Figures:
     """What `Figures` says of a process; `placed` is what became of placed connections, `beside`
-    what it serves over TCP, `requests` how many its program was begun with, and `refused_peers` why
-    other hosts' connections were refused."""
+    what it serves over TCP, `requests` how many its program was begun with, `lost` what could not
+    be written, and `refused_peers` why other hosts' connections were refused."""
     counters = endpoint.counters
     return c.Figures(
         name=name,
@@ -82,6 +83,9 @@ def read_figures(
             "tcp_requests": requests.over_tcp,
             "tcp_accepted": beside.accepted,
             "tcp_refused": beside.refused,
+            "lines_lost": lost.get("lines", 0),
+            "keys_lost": lost.get("keys", 0),
+            "qlog_records_lost": lost.get("qlog", 0),
         },
         handoffs=_by_outcome(handoffs.outcomes),
         dropped={

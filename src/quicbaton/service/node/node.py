@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,8 @@ class Node:
         self.beside: Beside = NothingBeside()
         #: Of the program that is served here.
         self.requests = RequestCount()
+        #: What this process could not write: lines, keys, and records of qlog.
+        self.lost: Mapping[str, int] = Counter()
         #: Called when this process begins to serve.
         self.starters: list[Callable[[], None]] = []
         #: Called when this process ends.

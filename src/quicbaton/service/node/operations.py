@@ -146,5 +146,6 @@ class Operations(Observer):
             placed=placed,
             beside=self._node.beside,
             requests=self._node.requests,
+            lost=self._node.lost,
             refused_peers=self._node.incoming.refused,
         )
