@@ -27,17 +27,20 @@ class Codec(Generic[_Frame]):
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[_Frame] = msgspec.msgpack.Decoder(kinds)
         self._what = what
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
 
     def encode(self, frame: msgspec.Struct) -> bytes:
         """The frame's bytes, length first. Raises `PeerError` when it is too long."""
         body = self._encoder.encode(frame)
-        self.check_length(len(body))
-        return len(body).to_bytes(_LENGTH_BYTES, "big") + body
+        length = len(body)
+        if length > self.max_bytes:
+            raise self.too_long(length)
+        return length.to_bytes(_LENGTH_BYTES, "big") + body
 
     def decode(self, body: bytes | bytearray | memoryview) -> _Frame:
         """Parse one frame without its length. Raises `PeerError` on anything malformed."""
-        self.check_length(len(body))
+        if len(body) > self.max_bytes:
+            raise self.too_long(len(body))
         try:
             return self._decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -48,13 +51,12 @@ class Codec(Generic[_Frame]):
         """For one stream of such frames."""
         return FrameReader(self)
 
-    def check_length(self, length: int) -> None:
-        """Raises `PeerError` for a frame of so many bytes, if they are too many."""
-        if length > self._max_bytes:
-            raise PeerError(
-                f"{self._what} of {length} bytes, the limit is {self._max_bytes}",
-                code=Reason.MESSAGE_TOO_LONG,
-            )
+    def too_long(self, length: int) -> PeerError:
+        """What to raise for a frame of so many bytes, which are too many."""
+        return PeerError(
+            f"{self._what} of {length} bytes, the limit is {self.max_bytes}",
+            code=Reason.MESSAGE_TOO_LONG,
+        )
 
 
 class FrameReader(Generic[_Frame]):
@@ -83,11 +85,13 @@ class FrameReader(Generic[_Frame]):
         if len(buffer) < _LENGTH_BYTES:
             return None
         length = int.from_bytes(buffer[:_LENGTH_BYTES], "big")
-        self._codec.check_length(length)
+        if length > self._codec.max_bytes:
+            raise self._codec.too_long(length)
         end = _LENGTH_BYTES + length
         if len(buffer) < end:
             return None
-        with memoryview(buffer) as view, view[_LENGTH_BYTES:end] as body:
+        # Released at once: a buffer with a view does not shrink.
+        with memoryview(buffer)[_LENGTH_BYTES:end] as body:
             frame = self._codec.decode(body)
         del buffer[:end]
         return frame

@@ -78,7 +78,7 @@ class Channel:
         self._outbox_bytes = 0
         #: What came with one write of the peer's each, in order.
         self._parcels: deque[list[int]] = deque()
-        self._closed = False
+        self.closed = False
         self._closing = False  # after what waits is written
         self._broken = False  # nobody takes what we write any more
         self._when_drained: list[Callable[[], None]] = []
@@ -94,11 +94,7 @@ class Channel:
 
     def __repr__(self) -> str:
         who = self.peer.node or f"pid {self.peer.pid}"
-        return f"<{type(self).__name__} to {who}{' closed' if self._closed else ''}>"
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
+        return f"<{type(self).__name__} to {who}{' closed' if self.closed else ''}>"
 
     @property
     def is_remote(self) -> bool:
@@ -117,7 +113,7 @@ class Channel:
 
     def when_drained(self, go_on: Callable[[], None]) -> None:
         """Call `go_on` soon after the channel is no longer full, or lost; once."""
-        if self.is_full and not self._closed:
+        if self.is_full and not self.closed:
             self._when_drained.append(go_on)
         else:
             self._loop.call_soon(go_on)
@@ -131,7 +127,7 @@ class Channel:
         self._put(data)
 
     def _put(self, data: bytes) -> None:
-        if self._closed or self._closing or self._broken:
+        if self.closed or self._closing or self._broken:
             return
         if self._outbox_bytes > self.max_outbox_bytes:
             self.reason = "it does not read what is sent to it"
@@ -158,7 +154,7 @@ class Channel:
 
         Raises PeerError, with nothing passed, when the peer does not read or is gone.
         """
-        if self._closed or self._broken:
+        if self.closed or self._broken:
             raise PeerError("the peer hung up: no descriptors were passed", code=Reason.LINK_LOST)
         if self._outbox:
             raise PeerError(
@@ -182,7 +178,7 @@ class Channel:
     def queue_descriptors(self, data: bytes, descriptors: Sequence[int]) -> None:
         """Send `data` with descriptors in its place behind what waits to be written, or not at
         all, where descriptors cannot be passed. They stay the caller's, who may close them."""
-        if self._closed or self._closing or self._broken:
+        if self.closed or self._closing or self._broken:
             return
         if not self._outbox:
             with contextlib.suppress(PeerError):
@@ -226,7 +222,7 @@ class Channel:
     def close(self) -> None:
         """Write what waits, then close; `on_lost` is not called."""
         self.on_lost = lambda: None
-        if self._outbox and not self._closed:
+        if self._outbox and not self.closed:
             self._closing = True
             self._loop.remove_reader(self._sock.fileno())
         else:
@@ -320,15 +316,15 @@ class Channel:
         self._outbox.clear()
 
     def _tell_drained(self) -> None:
-        if not self.is_full or self._closed:
+        if not self.is_full or self.closed:
             waiting, self._when_drained = self._when_drained, []
             for go_on in waiting:
                 self._loop.call_soon(go_on)
 
     def _lose(self) -> None:
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self._tell_drained()
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())

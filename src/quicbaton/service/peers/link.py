@@ -114,8 +114,11 @@ class Link:
 
     def send(self, message: Message | HandoffMessage) -> None:
         """Send a message, or lose it with the link."""
-        self._unhurried.append(encode(message))
-        self._flush()
+        if self._unhurried:
+            self._unhurried.append(encode(message))
+            self._flush()
+        else:
+            self._channel.write(encode(message))
 
     def send_unhurried(self, message: Message | HandoffMessage) -> None:
         """Send a message for which no client waits, in its place among the others: with the next

@@ -62,7 +62,7 @@ class TlsChannel(Channel):
         self._loop.call_soon(self._decrypt)
 
     def write(self, data: bytes) -> None:
-        if self._closed or self._closing or self._broken:
+        if self.closed or self._closing or self._broken:
             return
         view = memoryview(data)
         try:
@@ -86,7 +86,7 @@ class TlsChannel(Channel):
         )
 
     def close(self) -> None:
-        if not self._closed:
+        if not self.closed:
             with contextlib.suppress(ssl.SSLError):
                 # Sends close_notify, and then asks to read the peer's.
                 self._tls.object.unwrap()
@@ -101,7 +101,7 @@ class TlsChannel(Channel):
 
     def _decrypt(self) -> None:
         try:
-            while not self._closed and not self._closing:
+            while not self.closed and not self._closing:
                 data = self._tls.object.read(_CHUNK_BYTES)
                 if not data:
                     self._lose()
