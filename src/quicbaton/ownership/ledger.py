@@ -55,6 +55,10 @@ from quicbaton.reasons import Reason
 class Ownership(Enum):
     """The state of a connection in a ledger."""
 
+    # Each member exists once, so where it lies is hash enough: an Enum's own is a call of Python
+    # code, and every operation asks the table.
+    __hash__ = object.__hash__
+
     ABSENT = "absent"
     OWNED = "owned"
     FROZEN = "frozen"
@@ -65,6 +69,8 @@ class Ownership(Enum):
 
 class Operation(Enum):
     """The operations on a record."""
+
+    __hash__ = object.__hash__
 
     OWN = "own"
     ADOPT = "adopt"
@@ -153,8 +159,8 @@ class Ledger:
 
     def own(self, connection_id: bytes, term: int = 1) -> None:
         """Enter a connection that began here."""
-        state = self._next(connection_id, Operation.OWN)
-        self._put(connection_id, _FIRST if term == 1 else Record(state, term))
+        _, state = self._next(connection_id, Operation.OWN)
+        self._records[connection_id] = _FIRST if term == 1 else Record(state, term)
 
     def freeze(self, connection_id: bytes, handoff_id: bytes) -> int:
         """Bar the connection from sending; return its term, which the baton's header carries.
@@ -162,28 +168,28 @@ class Ledger:
         `handoff_id` is the only attempt that may claim the baton, or empty when any may (a baton
         saved to a file).
         """
-        state = self._next(connection_id, Operation.FREEZE)
-        term = self.record(connection_id).term
-        self._put(connection_id, Record(state, term, handoff_id))
-        return term
+        record, state = self._next(connection_id, Operation.FREEZE)
+        self._records[connection_id] = Record(state, record.term, handoff_id)
+        return record.term
 
     def bind(self, connection_id: bytes, baton_id: bytes, digest: bytes) -> None:
         """Name the one baton that this freeze may be claimed with."""
-        state = self._next(connection_id, Operation.BIND)
-        record = self.record(connection_id)
-        self._put(connection_id, Record(state, record.term, record.handoff_id, baton_id, digest))
+        record, state = self._next(connection_id, Operation.BIND)
+        self._records[connection_id] = Record(
+            state, record.term, record.handoff_id, baton_id, digest
+        )
 
     def thaw(self, connection_id: bytes) -> int:
         """Take the connection back; return the raised term. The baton is worthless from here on."""
-        state = self._next(connection_id, Operation.THAW)
-        term = self.record(connection_id).term + 1
-        self._put(connection_id, Record(state, term))
+        record, state = self._next(connection_id, Operation.THAW)
+        term = record.term + 1
+        self._records[connection_id] = Record(state, term)
         return term
 
     def close(self, connection_id: bytes, now_us: int) -> None:
         """The connection is over, here or at the process that has got it."""
-        state = self._next(connection_id, Operation.CLOSE)
-        self._settle(connection_id, Record(state, self.record(connection_id).term), now_us)
+        record, state = self._next(connection_id, Operation.CLOSE)
+        self._settle(connection_id, Record(state, record.term), now_us)
 
     # --- giving and taking ----------------------------------------------------------------
 
@@ -195,8 +201,7 @@ class Ledger:
         Raises `FencedError` with the code `superseded`, `already_used`, `digest_mismatch`,
         `wrong_audience`, `closed` or `no_such_connection`, changing nothing.
         """
-        state = self._next(connection_id, Operation.COMMIT)
-        record = self.record(connection_id)
+        record, state = self._next(connection_id, Operation.COMMIT)
         if record.handoff_id not in (b"", handoff_id):
             raise FencedError(
                 "the baton was sealed for another handoff: ask from that one, or discard",
@@ -214,8 +219,7 @@ class Ledger:
 
         Raises `FencedError` as `commit` does.
         """
-        self._next(connection_id, Operation.REISSUE)
-        record = self.record(connection_id)
+        record, _ = self._next(connection_id, Operation.REISSUE)
         _check_baton(record, baton_id, digest)
         if record.handoff_id != handoff_id:
             raise FencedError(
@@ -228,15 +232,15 @@ class Ledger:
 
         Raises `FencedError` when this process holds the connection, or has held the term.
         """
-        state = self._next(connection_id, Operation.ADOPT)
-        known = self.record(connection_id).term
-        if term <= known:
+        known, state = self._next(connection_id, Operation.ADOPT)
+        if term <= known.term:
             raise FencedError(
-                f"term {term} was claimed, but term {known} is already history here: stay silent",
+                f"term {term} was claimed, but term {known.term} is already history here: stay "
+                "silent",
                 code=Reason.SUPERSEDED,
             )
         self._tombstones.pop(connection_id, None)
-        self._put(connection_id, Record(state, term))
+        self._records[connection_id] = Record(state, term)
         return mint_claim(connection_id, term, baton_id, digest)
 
     # --- housekeeping ---------------------------------------------------------------------
@@ -252,12 +256,14 @@ class Ledger:
             self._forget_oldest()
         return expired
 
-    def _next(self, connection_id: bytes, operation: Operation) -> Ownership:
-        """The state after the operation, by the table; the typed error of a missing cell."""
-        current = self.record(connection_id).state
+    def _next(self, connection_id: bytes, operation: Operation) -> tuple[Record, Ownership]:
+        """The record, and the state after the operation, by the table; the typed error of a missing
+        cell."""
+        record = self.record(connection_id)
+        current = record.state
         target = _TRANSITIONS.get((current, operation))
         if target is not None:
-            return target
+            return record, target
         if operation in (Operation.COMMIT, Operation.REISSUE):
             code, reason = _CLAIM_REFUSALS[current]
             raise FencedError(reason, code=code)
@@ -266,12 +272,9 @@ class Ledger:
             code=_UNFIT.get(operation, Reason.FENCED),
         )
 
-    def _put(self, connection_id: bytes, record: Record) -> None:
-        self._records[connection_id] = record
-
     def _settle(self, connection_id: bytes, record: Record, now_us: int) -> None:
         expires_us = now_us + TOMBSTONE_LIFETIME_S * 1_000_000
-        self._put(connection_id, msgspec.structs.replace(record, expires_us=expires_us))
+        self._records[connection_id] = msgspec.structs.replace(record, expires_us=expires_us)
         self._tombstones.pop(connection_id, None)
         self._tombstones[connection_id] = None
         if len(self._tombstones) > MAX_TOMBSTONES:
