@@ -65,7 +65,7 @@ class Source:
         )
         self._context.links[1] = cast(Any, self)
         self.handoff = OutgoingHandoff(self._context, machine, None)
-        self._deadlines = Deadlines(lambda handoff: handoff.feed(DeadlinePassed()))
+        self._deadlines = Deadlines(self._on_due)
         self.is_crowded = False
         self.waiter = self.handoff.wait()
 
@@ -74,12 +74,16 @@ class Source:
         return self.handoff.machine.state
 
     def publish(self) -> None:
-        self.handoff.feed(Start(1, "S", "D", 100, FORMAT_VERSION, (), cutover_pending=False))
+        self.handoff.feed(Start(1, "S", "D", 100, FORMAT_VERSION, cutover_pending=False))
         self.handoff.feed(Received(1, Accept(CID, b"h" * 16, proxy=False)))
 
     def close(self) -> None:
         self._deadlines.close()
         self.store.close()
+
+    def _on_due(self, handoffs: list[Handoff]) -> None:
+        for handoff in handoffs:
+            handoff.feed(DeadlinePassed())
 
     def _feed(self, handoff: Handoff, event: Event) -> None:
         now_us = round(monotonic() * 1e6)

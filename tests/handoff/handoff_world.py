@@ -226,7 +226,7 @@ class World(SmallWorld):
         if destination in self.crashed:
             self.links[number].cut = True
         self._new_source()
-        self._tell_source(Start(number, "S", "", 100, 1, (), cutover_pending=False))
+        self._tell_source(Start(number, "S", "", 100, 1, cutover_pending=False))
 
     def _do_save(self) -> None:
         self._spend("saves")

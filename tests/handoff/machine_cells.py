@@ -84,7 +84,7 @@ LINK, NEW_LINK = 1, 2
 SECOND_US = 1_000_000
 
 ADDRESS = ("192.0.2.1", 443)
-OFFER = Offer(CID, HANDOFF, 1, 100, 1, "S", "D", (), ADDRESS, True, b"")
+OFFER = Offer(CID, HANDOFF, 1, 100, 1, "S", "D", ADDRESS, True, b"")
 ACCEPT = Accept(CID, HANDOFF, proxy=False)
 STRAY = Stray(CID, HANDOFF, b"datagram", ("::1", 1), (), 0, 5)
 READY = Ready(CID, HANDOFF, BATON_ID, DIGEST)
@@ -112,8 +112,8 @@ MESSAGES: list[HandoffMessage] = [
     MOVED_ACK,
     ProxiedTrain(CID, HANDOFF, b"train", 1200, ("::1", 1), (), 0),
 ]
-START = Start(LINK, "S", "D", 100, 1, (), False)
-PROXIED_START = Start(LINK, "S", "D", 100, 1, (), False, ADDRESS, True)
+START = Start(LINK, "S", "D", 100, 1, False)
+PROXIED_START = Start(LINK, "S", "D", 100, 1, False, ADDRESS, True)
 SEALED = Sealed(BATON_ID, DIGEST, b"sealed")
 ARRIVED = StrayArrived(b"datagram", ("::1", 1), (), 0, 5)
 REBUILT = Rebuilt(CID, 1, BATON_ID, DIGEST)

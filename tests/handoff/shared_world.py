@@ -253,7 +253,7 @@ class SharedWorld(SmallWorld):
             store_id=STORE,
         )
         self.sides.append(Side(self.awake, machine, peer=destination))
-        start = Start(number, self.awake, destination, 100, 2, (), cutover_pending=False)
+        start = Start(number, self.awake, destination, 100, 2, cutover_pending=False)
         self._tell(len(self.sides) - 1, start)
 
     def _do_move(self, destination: str) -> None:

@@ -60,7 +60,7 @@ def giving(*, proxied: bool = False, sealed_at_us: int = 0) -> GivingByLedger:
     ledger.own(CID)
     machine = GivingByLedger(CID, HANDOFF, ledger)
     accept = Accept(CID, HANDOFF, proxy=proxied)
-    machine.handle(ev.Start(TO_B, "A", "B", 100, 2, (), False, ("::1", 443), proxied), 0)
+    machine.handle(ev.Start(TO_B, "A", "B", 100, 2, False, ("::1", 443), proxied), 0)
     machine.handle(ev.Received(TO_B, accept), 0)
     machine.handle(ev.Sealed(BATON_ID, DIGEST, b"sealed"), sealed_at_us)
     return machine
@@ -79,7 +79,7 @@ def owner(*, proxied: bool = False) -> CuttingOver:
     machine = TakingByLedger(
         CID, HANDOFF, Ledger(), name="B", formats=frozenset([2]), can_send=not proxied
     )
-    offer = Offer(CID, HANDOFF, 1, 100, 2, "A", "B", (), ("::1", 443), proxied, b"")
+    offer = Offer(CID, HANDOFF, 1, 100, 2, "A", "B", ("::1", 443), proxied, b"")
     machine.handle(ev.Received(TO_B, offer), 0)
     machine.handle(ev.Received(TO_B, Baton(CID, HANDOFF, b"sealed")), 0)
     machine.handle(ev.Rebuilt(CID, 1, BATON_ID, DIGEST), 0)
@@ -214,7 +214,7 @@ def rejoined(machine: CuttingOver) -> list[Effect]:
 def test_nobody_is_proxied_who_was_not_offered_it() -> None:
     machine = GivingByLedger(CID, HANDOFF, ledger := Ledger())
     ledger.own(CID)
-    machine.handle(ev.Start(TO_B, "A", "B", 100, 2, (), False), 0)
+    machine.handle(ev.Start(TO_B, "A", "B", 100, 2, False), 0)
     with pytest.raises(PeerError):
         machine.handle(ev.Received(TO_B, Accept(CID, HANDOFF, proxy=True)), 0)
 

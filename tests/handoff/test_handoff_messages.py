@@ -56,7 +56,7 @@ CID, HANDOFF, BATON_ID, DIGEST = b"connection", b"h" * 16, b"b" * 16, b"d" * 32
 EXAMPLES: list[Message] = [
     Hello(PROTOCOL_VERSION, "node-1", 4711, (1, 2)),
     Offer(
-        *(CID, HANDOFF, 3, 70_000, 2, "node-1/4711", "", (b"\x01" * 8, b"")),
+        *(CID, HANDOFF, 3, 70_000, 2, "node-1/4711", ""),
         *(("192.0.2.1", 443), True, b"store"),
     ),
     Accept(CID, HANDOFF, False),
@@ -129,7 +129,7 @@ def test_missing_surplus_and_truncated_fields_are_refused(message: Message) -> N
         Committed(CID, HANDOFF, 1, BATON_ID, DIGEST, -1),
         Stray(CID, HANDOFF, b"", (), (), 4, 0),
         Stray(CID, HANDOFF, b"", (), (), 0, -1),
-        Offer(CID, HANDOFF, 1, 1, 1, "", "", (b"x" * 21,), (), False, b""),
+        Offer(CID, HANDOFF, 1, 1, 1, "", "", (), False, b"s" * 17),
         Refuse(CID, HANDOFF, "", "no code"),
     ],
 )

@@ -125,7 +125,7 @@ async def test_a_node_offers_in_its_own_name_only(
     async with two_nodes(tmp_path, certificate) as scene:
 
         def offer_as(source: str) -> bytes:
-            handoff_id, rest = os.urandom(16), ((), ("127.0.0.1", scene.port), True, b"")
+            handoff_id, rest = os.urandom(16), (("127.0.0.1", scene.port), True, b"")
             return encode(Offer(b"connection", handoff_id, 1, 1000, 2, source, "a/0", *rest))
 
         for source in (str(tmp_path / "some.sock"), "a/0", "b/0", "c"):

@@ -91,34 +91,34 @@ class CuttingOver(DestinationSide[CuttingOverState]):
     @property
     def proxied(self) -> bool:
         """Whether the source sends for the connection, for as long as that lives."""
-        return self._state in (CuttingOverState.PROXIED, CuttingOverState.CUT_OFF)
+        return self.state in (CuttingOverState.PROXIED, CuttingOverState.CUT_OFF)
 
     # --- the forwarder ------------------------------------------------------------------------
 
     def _announced(self, event: ev.Received, now_us: int) -> _Step:
         """It forwards over this link from here on."""
         self._link = event.link
-        return self._state, []
+        return self.state, []
 
     def _deliver(self, event: ev.Received, now_us: int) -> _Step:
         assert isinstance(event.message, msg.Stray)
-        if self._state in (CuttingOverState.FORWARDED, CuttingOverState.HANDED_ON):
+        if self.state in (CuttingOverState.FORWARDED, CuttingOverState.HANDED_ON):
             self._arm(now_us)
-        return self._state, [fx.Deliver(event.message)]
+        return self.state, [fx.Deliver(event.message)]
 
     def _reconnect(self, event: ev.Event, now_us: int) -> _Step:
-        return self._state, [fx.Connect(self.connection_id)]
+        return self.state, [fx.Connect(self.connection_id)]
 
     def _greet(self, event: ev.LinkUp, now_us: int) -> _Step:
         self._link = event.link
-        return self._state, [fx.Send(event.link, self._greeting)]
+        return self.state, [fx.Send(event.link, self._greeting)]
 
     def _source_gone(self, event: ev.PeerDead, now_us: int) -> _Step:
         # With a link there may be strays left in it; its end leads to a Connect that finds nobody,
         # and the deadline ends that.
         if self._link is None:
             return CuttingOverState.DONE, []
-        return self._state, []
+        return self.state, []
 
     def _cut_over(self, event: ev.CutoverSeen, now_us: int) -> _Step:
         if self._link is None:
@@ -142,9 +142,9 @@ class CuttingOver(DestinationSide[CuttingOverState]):
 
     def _say_resumed(self, event: ev.Spoke, now_us: int) -> _Step:
         if self._link is None:
-            return self._state, []
+            return self.state, []
         resumed = msg.Resumed(self.connection_id, self._handoff_id, event.blackout_us)
-        return self._state, [fx.Send(self._link, resumed)]
+        return self.state, [fx.Send(self._link, resumed)]
 
     def _hand_on(self, event: ev.GivenOn, now_us: int) -> _Step:
         self._to = event.to
@@ -152,7 +152,7 @@ class CuttingOver(DestinationSide[CuttingOverState]):
 
     def _say_moved(self, event: ev.LinkUp, now_us: int) -> _Step:
         self._link = event.link
-        return self._state, self._moved(event.link)
+        return self.state, self._moved(event.link)
 
     def _moved(self, link: int) -> list[fx.Effect]:
         return [fx.Send(link, msg.Moved(self.connection_id, self._handoff_id, self._to))]
@@ -167,7 +167,7 @@ class CuttingOver(DestinationSide[CuttingOverState]):
         return CuttingOverState.DONE, []
 
     def _stay(self, event: ev.Event, now_us: int) -> _Step:
-        return self._state, []
+        return self.state, []
 
 
 _S = CuttingOverState

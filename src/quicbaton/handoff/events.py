@@ -85,7 +85,6 @@ class Start(Event, frozen=True):
     audience: str
     size_bytes: int
     format_version: int
-    stray_ids: tuple[bytes, ...]
     cutover_pending: bool
     local: Address = ()
     proxy: bool = False

@@ -115,14 +115,14 @@ class Forwarding(SourceSide[ForwardingState]):
         request = event.message
         assert isinstance(request, msg.ClaimRequest)
         if self._store_request is not None:
-            return self._state, [fx.Send(event.link, not_by_claim(request))]
+            return self.state, [fx.Send(event.link, not_by_claim(request))]
         answer = answer_claim(self._ledger, request)
         effects: list[fx.Effect] = [fx.Send(event.link, answer)]
         if isinstance(answer, msg.Committed) and not self.ended:
             self._link = event.link
             effects += self._send_strays(event.link)
             self._arm(now_us)
-        return self._state, effects
+        return self.state, effects
 
     def _taken(self, event: ev.Received, now_us: int) -> _Step:
         self._link = event.link
@@ -132,11 +132,11 @@ class Forwarding(SourceSide[ForwardingState]):
 
     def _taken_late(self, event: ev.Received, now_us: int) -> _Step:
         assert isinstance(event.message, msg.Taken)
-        return self._state, [fx.Send(event.link, not_forwarding(event.message))]
+        return self.state, [fx.Send(event.link, not_forwarding(event.message))]
 
     def _resumed(self, event: ev.Received, now_us: int) -> _Step:
         assert isinstance(event.message, msg.Resumed)
-        return self._state, [fx.NoteBlackout(event.message.blackout_us)]
+        return self.state, [fx.NoteBlackout(event.message.blackout_us)]
 
     # --- the client's datagrams, and the owner's ----------------------------------------------
 
@@ -144,25 +144,25 @@ class Forwarding(SourceSide[ForwardingState]):
         stray = self._stray(event)
         if self._link is None:
             self._strays.push(stray)
-            return self._state, []
+            return self.state, []
         self._arm(now_us)
-        return self._state, [fx.Send(self._link, stray)]
+        return self.state, [fx.Send(self._link, stray)]
 
     def _proxy(self, event: ev.Received, now_us: int) -> _Step:
         assert isinstance(event.message, msg.ProxiedTrain)
-        return self._state, [fx.SendProxied(event.message)]
+        return self.state, [fx.SendProxied(event.message)]
 
     def _wait_for_owner(self, event: ev.Event, now_us: int) -> _Step:
         # Only without its owner may a proxied connection be given up, after a while.
         self._deadline_us = now_us + round(self._waits.proxy_lost_s * 1e6)
-        return self._state, []
+        return self.state, []
 
     # --- the next owner -----------------------------------------------------------------------
 
     def _reroute(self, event: ev.Received, now_us: int) -> _Step:
         assert isinstance(event.message, msg.Moved)
         self._told_over = event.link
-        return self._state, [fx.Reroute(event.message.to)]
+        return self.state, [fx.Reroute(event.message.to)]
 
     def _turn(self, event: ev.LinkUp, now_us: int) -> _Step:
         """From here on strays go to the new owner. What went to the old one before this answer it
@@ -172,15 +172,13 @@ class Forwarding(SourceSide[ForwardingState]):
         self._link = event.link
         self._arm(now_us)
         ack = msg.MovedAck(self.connection_id, self._handoff_id)
-        return self._state, [
+        return self.state, [
             *(fx.Send(link, ack) for link in sorted(links)),
             *self._send_strays(event.link),
         ]
 
     def _turned_before(self, event: ev.Received, now_us: int) -> _Step:
-        return self._state, [
-            fx.Send(event.link, msg.MovedAck(self.connection_id, self._handoff_id))
-        ]
+        return self.state, [fx.Send(event.link, msg.MovedAck(self.connection_id, self._handoff_id))]
 
     def _taken_back(self, event: ev.TakenBack, now_us: int) -> _Step:
         # IDs that the client retired meanwhile do not come back with the connection.
@@ -222,7 +220,7 @@ class Forwarding(SourceSide[ForwardingState]):
             or entry.state is not EntryState.HELD
             or entry.holder != request.holder
         ):
-            return self._state, []
+            return self.state, []
         self._ledger.close(self.connection_id, now_us)
         stop, resets, report = self._nobodys(request.reason)
         close = AskStore(Close(self.connection_id, entry.term, request.holder))
@@ -236,7 +234,7 @@ class Forwarding(SourceSide[ForwardingState]):
         ]
 
     def _stay(self, event: ev.Event, now_us: int) -> _Step:
-        return self._state, []
+        return self.state, []
 
 
 _S = ForwardingState

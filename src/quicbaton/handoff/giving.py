@@ -98,7 +98,6 @@ class Giving(SourceSide[GivingState]):
             format_version=event.format_version,
             source=event.source,
             audience=event.audience,
-            stray_ids=event.stray_ids,
             local=event.local,
             proxy=event.proxy,
             store_id=self._store_id,
@@ -166,7 +165,7 @@ class Giving(SourceSide[GivingState]):
     def _keep_stray(self, event: ev.StrayArrived, now_us: int) -> GivingStep:
         stray = self._stray(event)
         self._strays.push(stray)
-        return self._state, [] if self._link is None else [fx.Send(self._link, stray)]
+        return self.state, [] if self._link is None else [fx.Send(self._link, stray)]
 
     def _thaw(self, event: ev.Event, now_us: int) -> GivingStep:
         code, text = reason_of(event)
@@ -210,10 +209,10 @@ class Giving(SourceSide[GivingState]):
 
     def _answer_late(self, event: ev.Received, now_us: int) -> GivingStep:
         """Answer where there is nothing to commit, or nothing any more."""
-        return self._state, answer_stale(self._ledger, event.link, event.message)
+        return self.state, answer_stale(self._ledger, event.link, event.message)
 
     def _stay(self, event: ev.Event, now_us: int) -> GivingStep:
-        return self._state, []
+        return self.state, []
 
     def _say_abort(self, code: Reason, text: str) -> list[fx.Effect]:
         if self._link is None:

@@ -100,7 +100,7 @@ class GivingByLedger(Giving):
                 self.connection_id, request.baton_id, request.digest, request.handoff_id, now_us
             )
         except FencedError as error:
-            return self._state, [fx.Send(event.link, refusal(request, error))]
+            return self.state, [fx.Send(event.link, refusal(request, error))]
         self._handoff_id = request.handoff_id
         return self._give(claim, event.link, now_us)
 

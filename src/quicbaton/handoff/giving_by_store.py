@@ -97,7 +97,7 @@ class GivingByStore(Giving):
             return self._take_back(event.code, event.message)
         outcome = self._question.answered(event)
         if isinstance(outcome, fx.Effect):
-            return self._state, [outcome]
+            return self.state, [outcome]
         if isinstance(outcome, Done):
             effects, self._baton = self._baton, []
             return GivingState.FROZEN, effects
@@ -122,7 +122,7 @@ class GivingByStore(Giving):
                 code=Reason.WRONG_TERM,
             )
         effects = self._let_it_go(ev.Outcome.GIVEN, Reason.OK, f"given away in term {term}", now_us)
-        if self._state is GivingState.FROZEN:
+        if self.state is GivingState.FROZEN:
             # The destination has had all strays over this very link.
             self._strays.drain()
         self._link = event.link
@@ -143,7 +143,7 @@ class GivingByStore(Giving):
     def _refuse_claim(self, event: ev.Received, now_us: int) -> GivingStep:
         message = event.message
         assert isinstance(message, msg.ClaimRequest)
-        return self._state, [fx.Send(event.link, not_by_claim(message))]
+        return self.state, [fx.Send(event.link, not_by_claim(message))]
 
     # --- wanted back ----------------------------------------------------------------------
 
@@ -170,12 +170,12 @@ class GivingByStore(Giving):
 
     def _destination_ended(self, event: ev.Event, now_us: int) -> GivingStep:
         self._note_end(event)
-        return self._state, []
+        return self.state, []
 
     def _reclaimed(self, event: ev.Event, now_us: int) -> GivingStep:
         outcome = self._question.answered(event)
         if isinstance(outcome, fx.Effect):
-            return self._state, [outcome]
+            return self.state, [outcome]
         if isinstance(outcome, Conflict):
             return self._is_anothers(outcome.entry, now_us)
         # In the store first; the ledger's term is the same.

@@ -63,20 +63,18 @@ class Machine(ABC, Generic[StateT]):
     ) -> None:
         self.connection_id = connection_id
         self._handoff_id = handoff_id
-        self._state = state
+        self.state = state
         self._waits = waits
         self._link = link
         self._deadline_us: int | None = None
+        #: Nothing more comes of this machine; without a `successor` the runtime may forget it.
+        self.ended = False
 
     def __repr__(self) -> str:
         return (
-            f"{type(self).__name__}({self.connection_id.hex()}, {self._state.value}, "
+            f"{type(self).__name__}({self.connection_id.hex()}, {self.state.value}, "
             f"link={self._link})"
         )
-
-    @property
-    def state(self) -> StateT:
-        return self._state
 
     @property
     def handoff_id(self) -> bytes:
@@ -87,11 +85,6 @@ class Machine(ABC, Generic[StateT]):
     def link(self) -> int | None:
         """The link that this handoff uses now, if there is one."""
         return self._link
-
-    @property
-    def ended(self) -> bool:
-        """Nothing more comes of this machine; without a `successor` the runtime may forget it."""
-        return self._state in self.ENDED
 
     def get_timer(self) -> int | None:
         """When to call `handle_timer`, or None."""
@@ -111,27 +104,31 @@ class Machine(ABC, Generic[StateT]):
         changed. From a source's freeze on the ledger's record is its machine's: a `FencedError`
         means that somebody else changed it.
         """
+        # `type`, not isinstance: no kind of event has kinds of its own, and that a struct is not of
+        # a class takes Python's ABCs a microsecond to say.
         kind: type
-        if isinstance(event, Received):
+        if type(event) is Received:
             stale = self._check_address(event)
             if stale is not None:
                 return stale
             kind = type(event.message)
         else:
-            if isinstance(event, LinkLost) and event.link != self._link:
+            if type(event) is LinkLost and event.link != self._link:
                 return []
             kind = type(event)
-        cell = self.TABLE.get((self._state, kind))
+        before = self.state
+        cell = self.TABLE.get((before, kind))
         if cell is None:
             raise self._missing_cell(event)
         rule, targets = cell
-        before = self._state
         if kind is LinkLost:
             self._link = None
         effects: list[Effect]
-        self._state, effects = rule(self, event, now_us)
-        assert self._state in targets, (before, event, self._state)
-        if self._state is not before:
+        state, effects = rule(self, event, now_us)
+        assert state in targets, (before, event, state)
+        if state is not before:
+            self.state = state
+            self.ended = state in self.ENDED
             self._arm(now_us)
         return effects
 
@@ -145,12 +142,12 @@ class Machine(ABC, Generic[StateT]):
     def _arm(self, now_us: int) -> None:
         if self.ended:
             self._deadline_us = None
-        elif self._state in self.WAITS:
-            wait = self.WAITS[self._state]
+        elif self.state in self.WAITS:
+            wait = self.WAITS[self.state]
             self._deadline_us = None if wait is None else now_us + round(wait(self._waits) * 1e6)
 
     def _missing_cell(self, event: Event) -> PeerError | InternalError:
-        where = f"does not fit a {self.ROLE} that is {self._state.value}"
+        where = f"does not fit a {self.ROLE} that is {self.state.value}"
         if isinstance(event, Received):
             return PeerError(
                 f"{event.message!r} {where}: close the link", code=Reason.UNEXPECTED_MESSAGE

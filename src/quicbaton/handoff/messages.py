@@ -43,7 +43,6 @@ _Name = Annotated[str, msgspec.Meta(max_length=256)]
 _Code = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CODE_CHARS)]
 _Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT_CHARS)]
 _StoreId = Annotated[bytes, msgspec.Meta(max_length=16)]
-_QuicId = Annotated[bytes, msgspec.Meta(max_length=20)]
 
 
 class Hello(msgspec.Struct, tag="hello", array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -75,8 +74,6 @@ class Offer(HandoffMessage, frozen=True, tag="offer"):
     format_version: int
     source: _Name
     audience: _Name
-    #: The QUIC connection IDs that strays will arrive with.
-    stray_ids: Annotated[tuple[_QuicId, ...], msgspec.Meta(max_length=64)]
     #: The address that the client talks to. A destination that cannot send from there refuses,
     #: unless `proxy`.
     local: Annotated[Address, msgspec.Meta(max_length=4)]

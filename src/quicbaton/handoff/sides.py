@@ -41,14 +41,11 @@ class SourceSide(Machine[StateT], ABC):
     def _check_address(self, event: ev.Received) -> list[fx.Effect] | None:
         """None for a message of this attempt, the effects of one of another attempt."""
         message = event.message
-        if (
-            not isinstance(message, msg.HandoffMessage)
-            or message.connection_id != self.connection_id
-        ):
+        if message.connection_id != self.connection_id:
             raise PeerError(
                 f"{message!r} is not about this connection", code=Reason.WRONG_CONNECTION
             )
-        if isinstance(message, msg.ClaimRequest) or message.handoff_id == self._handoff_id:
+        if message.handoff_id == self._handoff_id or type(message) is msg.ClaimRequest:
             return None
         return answer_stale(self._ledger, event.link, message)
 
@@ -78,11 +75,7 @@ class DestinationSide(Machine[StateT], ABC):
 
     def _check_address(self, event: ev.Received) -> list[fx.Effect] | None:
         message = event.message
-        if (
-            not isinstance(message, msg.HandoffMessage)
-            or message.connection_id != self.connection_id
-            or message.handoff_id != self._handoff_id
-        ):
+        if message.connection_id != self.connection_id or message.handoff_id != self._handoff_id:
             raise PeerError(f"{message!r} is not about this handoff", code=Reason.WRONG_HANDOFF)
         return None
 

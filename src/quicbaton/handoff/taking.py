@@ -154,7 +154,7 @@ class Taking(DestinationSide[TakingState]):
     def _queue(self, event: ev.Received, now_us: int) -> TakingStep:
         assert isinstance(event.message, msg.Stray)
         self._strays.push(event.message)
-        return self._state, []
+        return self.state, []
 
     def _fail(self, event: ev.Event, now_us: int) -> TakingStep:
         code, text = _reason(event)
@@ -190,16 +190,14 @@ class Taking(DestinationSide[TakingState]):
     # --- too late -------------------------------------------------------------------------
 
     def _discard_again(self, event: ev.Rebuilt, now_us: int) -> TakingStep:
-        return self._state, [fx.Discard(self.connection_id)]
+        return self.state, [fx.Discard(self.connection_id)]
 
     def _decline(self, event: ev.Received, now_us: int) -> TakingStep:
         self._link = event.link
-        return self._state, self._say_abort(
-            Reason.DISCARDED, "the destination has let it go before"
-        )
+        return self.state, self._say_abort(Reason.DISCARDED, "the destination has let it go before")
 
     def _stay(self, event: ev.Event, now_us: int) -> TakingStep:
-        return self._state, []
+        return self.state, []
 
     # --- parts ----------------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ class TakingByLedger(Taking):
 
     def _ask(self, event: ev.LinkUp, now_us: int) -> TakingStep:
         self._link = event.link
-        return self._state, [fx.Send(event.link, self._claim_request())]
+        return self.state, [fx.Send(event.link, self._claim_request())]
 
     def _claim_request(self) -> msg.ClaimRequest:
         rebuilt = self._rebuilt

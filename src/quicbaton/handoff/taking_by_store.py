@@ -95,7 +95,7 @@ class TakingByStore(Taking):
     def _without_source(self, event: ev.LinkLost | ev.PeerDead, now_us: int) -> TakingStep:
         if isinstance(event, ev.PeerDead):
             self._no_owner_lives = event.no_owner_lives
-        return self._state, []
+        return self.state, []
 
     def _commit(self, event: ev.Rebuilt, now_us: int) -> TakingStep:
         another = self._is_another(event)
@@ -117,7 +117,7 @@ class TakingByStore(Taking):
     def _answered(self, event: ev.Event, now_us: int) -> TakingStep:
         outcome = self._question.answered(event)
         if isinstance(outcome, fx.Effect):
-            return self._state, [outcome]
+            return self.state, [outcome]
         if isinstance(outcome, Conflict):
             entry = outcome.entry
             whose = "nobody" if entry is None else entry.holder.name
@@ -160,9 +160,9 @@ class TakingByStore(Taking):
     def _done_late(self, event: StoreDone | StoreFound, now_us: int) -> TakingStep:
         entry = event.entry
         if entry is None or entry.state is not EntryState.HELD or entry.holder != self._holder:
-            return self._state, []
+            return self.state, []
         text = "the destination has let it go before"
-        return self._state, [*self._say_abort(Reason.DISCARDED, text), self._undo()]
+        return self.state, [*self._say_abort(Reason.DISCARDED, text), self._undo()]
 
     def _undo(self) -> AskStore:
         rebuilt = self._rebuilt

@@ -92,7 +92,8 @@ class _Failpoint(NamedTuple):
     victim: Path | None
 
 
-_armed: dict[str, _Failpoint] = {}
+#: By the point. Where points are many, look whether there is any before you `reach` one.
+armed: Final[dict[str, _Failpoint]] = {}
 _cutters: list[weakref.WeakMethod[Callable[[], None]]] = []
 
 
@@ -108,7 +109,7 @@ def arm(text: str) -> None:
             f"quicbaton.service.failpoints.POINTS and an ACTION of {', '.join(ACTIONS)}",
             code=Reason.FAILPOINT,
         )
-    _armed[name] = _Failpoint(action, Path(file) if file else None)
+    armed[name] = _Failpoint(action, Path(file) if file else None)
 
 
 def on_cut(cut: Callable[[], None]) -> None:
@@ -118,9 +119,9 @@ def on_cut(cut: Callable[[], None]) -> None:
 
 def reach(point: str) -> None:
     """Perform the failpoint's action, if this process was told to fail here."""
-    if not _armed or point not in _armed:
+    if not armed or point not in armed:
         return
-    action, victim = _armed.pop(point)
+    action, victim = armed.pop(point)
     if action == "CUT":
         for reference in _cutters:
             cut = reference()

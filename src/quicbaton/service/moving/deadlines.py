@@ -17,13 +17,13 @@ _HELD_UP_US: Final = 100_000
 
 
 class Deadlines:
-    """Calls `due(handoff)` once its time has come, a little later at most.
+    """Calls `due(handoffs)` with those whose time has come, a little later at most.
 
     A deadline that moves on costs nothing: the handoff is looked at when the earlier one was due,
     and again when it is.
     """
 
-    def __init__(self, due: Callable[[Handoff], None]) -> None:
+    def __init__(self, due: Callable[[list[Handoff]], None]) -> None:
         self._due = due
         #: By the time at which they are looked at, in grains.
         self._buckets: dict[int, set[Handoff]] = {}
@@ -40,16 +40,20 @@ class Deadlines:
         if due_us is None:
             self.drop(handoff)
             return
-        bucket = max(due_us // _GRAIN_US, self._fired) + 1
+        bucket = due_us // _GRAIN_US + 1
+        if bucket <= self._fired:
+            bucket = self._fired + 1
         known = self._bucket_of.get(handoff)
-        if known is not None and known <= bucket:
-            return
-        self.drop(handoff)
-        if bucket not in self._buckets:
-            self._buckets[bucket] = set()
-            heappush(self._order, bucket)
-        self._buckets[bucket].add(handoff)
+        if known is not None:
+            if known <= bucket:
+                return
+            self._buckets[known].discard(handoff)
         self._bucket_of[handoff] = bucket
+        if bucket in self._buckets:
+            self._buckets[bucket].add(handoff)
+            return
+        self._buckets[bucket] = {handoff}
+        heappush(self._order, bucket)
         self._arm()
 
     def drop(self, handoff: Handoff) -> None:
@@ -98,6 +102,5 @@ class Deadlines:
             due += self._buckets.pop(heappop(self._order))
         for handoff in due:
             del self._bucket_of[handoff]
-        for handoff in due:
-            self._due(handoff)
+        self._due(due)
         self._arm()

@@ -24,7 +24,7 @@ from quicbaton.handoff.messages import (
     Resumed,
 )
 from quicbaton.reasons import Reason
-from quicbaton.service.failpoints import reach
+from quicbaton.service.failpoints import armed, reach
 from quicbaton.service.peers.link import Link
 
 Machine = Giving | Forwarding | Taking | CuttingOver
@@ -59,6 +59,7 @@ class Handoff(ABC):
         feed: Callable[[Handoff, ev.Event], None],
     ) -> None:
         self.machine: Machine = machine
+        self.connection_id = machine.connection_id
         #: The process at the other end, once there is one.
         self.pid = pid
         #: How that process is called, where it is known.
@@ -71,10 +72,6 @@ class Handoff(ABC):
 
     def __repr__(self) -> str:
         return repr(self.machine)
-
-    @property
-    def connection_id(self) -> bytes:
-        return self.machine.connection_id
 
     @property
     def link(self) -> Link | None:
@@ -98,16 +95,21 @@ class Handoff(ABC):
 
     def handle(self, event: ev.Event, now_us: int) -> None:
         """Let the machine decide, and perform what it says."""
-        if isinstance(event, ev.DeadlinePassed) and not self.is_late(now_us):
+        if type(event) is ev.DeadlinePassed and not self.is_late(now_us):
             return
         try:
             effects = self.machine.handle(event, now_us)
         except QuicbatonError as error:
             self._refused(event, error)
             return
-        self.machine = self.machine.successor or self.machine
+        if self.machine.successor is not None:
+            self.machine = self.machine.successor
         for effect in effects:
-            self._perform(effect)
+            try:
+                self.PERFORMERS[type(effect)](self, effect)
+            except Exception as error:
+                # The boundary between handoffs: one connection's failure is not another's.
+                self._failed(effect, error)
 
     def is_late(self, now_us: int) -> bool:
         """Whether the machine's deadline has passed."""
@@ -147,16 +149,12 @@ class Handoff(ABC):
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def _perform(self, effect: fx.Effect) -> None:
-        try:
-            self.PERFORMERS[type(effect)](self, effect)
-        except Exception as error:
-            # The boundary between handoffs: one connection's failure is not another's.
-            log(f"{type(effect).__name__} of {self!r} failed", error)
-            if isinstance(effect, fx.DestroyKeys):
-                os.abort()  # A process that might still send after the commit must not live.
-            if isinstance(effect, (fx.Resume, fx.ThawConnection)):
-                self.lose()
+    def _failed(self, effect: fx.Effect, error: Exception) -> None:
+        log(f"{type(effect).__name__} of {self!r} failed", error)
+        if isinstance(effect, fx.DestroyKeys):
+            os.abort()  # A process that might still send after the commit must not live.
+        if isinstance(effect, (fx.Resume, fx.ThawConnection)):
+            self.lose()
 
     def _refused(self, event: ev.Event, error: QuicbatonError) -> None:
         """A peer's violation closes its link; anything else is our own mistake."""
@@ -169,13 +167,15 @@ class Handoff(ABC):
 
 def send(link: Link, message: HandoffMessage) -> None:
     """Send a handoff's message, in haste if a client waits for it."""
-    before, after = _SEND_POINTS[type(message)]
-    reach(before)
-    if isinstance(message, _UNHURRIED):
+    before, after, is_unhurried = _SENDING[type(message)]
+    if armed:
+        reach(before)
+    if is_unhurried:
         link.send_unhurried(message)
     else:
         link.send(message)
-    reach(after)
+    if armed:
+        reach(after)
 
 
 def log(what: str, error: Exception) -> None:
@@ -185,9 +185,13 @@ def log(what: str, error: Exception) -> None:
 
 #: Messages for which no client waits: it is still served, or again.
 _UNHURRIED: Final = (Offer, Accept, Cutover, CutoverAck, Moved, MovedAck, Resumed)
-#: The failpoints around a message, made once: strays are many.
-_SEND_POINTS: Final[dict[type, tuple[str, str]]] = {
-    kind: (f"before_{kind.__struct_config__.tag}", f"after_{kind.__struct_config__.tag}")
+#: The failpoints around a message, and whether it is one of those. Made once: strays are many.
+_SENDING: Final[dict[type, tuple[str, str, bool]]] = {
+    kind: (
+        f"before_{kind.__struct_config__.tag}",
+        f"after_{kind.__struct_config__.tag}",
+        kind in _UNHURRIED,
+    )
     for kind in get_args(Message)
     if issubclass(kind, HandoffMessage)
 }

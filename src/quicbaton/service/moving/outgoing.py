@@ -68,7 +68,7 @@ class OutgoingHandoff(Handoff):
         send from the address that the client talks to, send for it."""
         waiter = self.wait()
         self._format = max(link.peer_formats)
-        if self._is_cutover_in_the_way(session, link, proxy=proxy) or not is_worth_it(session):
+        if not is_worth_it(session) or self._is_cutover_in_the_way(session, link, proxy=proxy):
             self._offer(session, link, proxy=proxy)
         else:
             self._copying = Copying(session, link, lambda: self._offer(session, link, proxy=proxy))
@@ -123,14 +123,15 @@ class OutgoingHandoff(Handoff):
     # --- what links and the endpoint bring ------------------------------------------------------
 
     def handle(self, event: ev.Event, now_us: int) -> None:
-        is_stray = isinstance(event, ev.StrayArrived)
-        if self.machine.state is GivingState.FROZEN and self.is_late(now_us) and not is_stray:
-            # This process was held up: the destination is discarding, or about to. To commit now
-            # would give the connection to nobody. Strays wait for the thaw like those before.
-            super().handle(ev.DeadlinePassed(), now_us)
-        if isinstance(event, ev.Received) and isinstance(event.message, Ready):
-            # The last moment at which we may.
-            self._send_last_train()
+        if self.machine.state is GivingState.FROZEN:
+            if type(event) is not ev.StrayArrived and self.is_late(now_us):
+                # This process was held up: the destination is discarding, or about to. To commit
+                # now would give the connection to nobody. Strays wait for the thaw like those
+                # before.
+                super().handle(ev.DeadlinePassed(), now_us)
+            if type(event) is ev.Received and type(event.message) is Ready:
+                # The last moment at which we may.
+                self._send_last_train()
         super().handle(event, now_us)
 
     def on_copied(self, message: Precopied) -> None:
@@ -185,9 +186,9 @@ class OutgoingHandoff(Handoff):
 
     def send(self, effect: fx.Send) -> None:
         link, message = self._links.get(effect.link), effect.message
-        if link is not None and isinstance(message, Stray) and link.is_crowded:
+        if link is not None and type(message) is Stray and link.is_crowded:
             self._context.endpoint.counters["stray_lost"] += 1
-        elif link is not None and isinstance(message, Baton) and self._frozen is not None:
+        elif link is not None and type(message) is Baton and self._frozen is not None:
             send_ahead(link, message, self._frozen.descriptors)
             super().send(effect)
             self._send_last_train()
@@ -321,7 +322,6 @@ class OutgoingHandoff(Handoff):
                 audience=link.peer_name,
                 size_bytes=self._size_bytes(connection),
                 format_version=self._format,
-                stray_ids=tuple(sorted(session.cids))[:64],
                 cutover_pending=self._is_cutover_in_the_way(session, link, proxy=proxy),
                 local=connection.local_address or self._context.endpoint.udp.address,
                 proxy=proxy,

@@ -12,8 +12,8 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
-from time import monotonic
-from typing import Final
+from time import monotonic_ns
+from typing import Any, Final, get_args
 
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.asyncio.endpoint.observer import Observer
@@ -23,13 +23,8 @@ from quicbaton.baton.versions import readable_versions
 from quicbaton.errors import PeerError, QuicbatonError, RefusedError
 from quicbaton.handoff import (
     CuttingOver,
-    Giving,
-    GivingByLedger,
-    GivingByStore,
     GivingState,
     Taking,
-    TakingByLedger,
-    TakingByStore,
     Waits,
     answer_stale,
 )
@@ -38,6 +33,7 @@ from quicbaton.handoff import events as ev
 from quicbaton.handoff.messages import (
     Descriptors,
     HandoffMessage,
+    Hello,
     Load,
     Message,
     Moved,
@@ -62,6 +58,7 @@ from quicbaton.service.moving.handoff import Handoff, HandoffResult, send
 from quicbaton.service.moving.inbound_forwarders import InboundForwarders
 from quicbaton.service.moving.incoming import Handoffs, IncomingHandoff
 from quicbaton.service.moving.link_waiters import LinkWaiters
+from quicbaton.service.moving.machine_maker import MachineMaker
 from quicbaton.service.moving.mover import Mover
 from quicbaton.service.moving.outgoing import OutgoingHandoff
 from quicbaton.service.moving.parcels import Parcel
@@ -100,8 +97,7 @@ class HandoffRegistry(Observer):
         #: Where a shared store says whose connections are.
         self.store = None if store is None else StoreClient(store)
         self._endpoint = endpoint
-        self._waits = waits
-        self._formats = frozenset(formats)
+        self._machines = MachineMaker(self.ledger, waits, frozenset(formats), self.store)
         self._context = HandoffContext(
             endpoint=endpoint,
             mover=mover,
@@ -118,7 +114,7 @@ class HandoffRegistry(Observer):
         #: How handoffs ended, by direction (`out`, `in`) and code.
         self.outcomes = self._context.outcomes
         self._handoffs = Handoffs()
-        self._deadlines = Deadlines(self._on_deadline)
+        self._deadlines = Deadlines(self._on_due)
         self._inbox: deque[tuple[Handoff, ev.Event]] = deque()
         self._busy = False
         self._unfinished = 0
@@ -193,7 +189,7 @@ class HandoffRegistry(Observer):
                 "this very process froze the connection: resume it in another",
                 code=Reason.SAME_PROCESS,
             )
-        machine = self._new_taking(header.connection_id, os.urandom(16), "")
+        machine = self._machines.taking(header.connection_id, os.urandom(16), "")
         return self._add_incoming(machine, header.source).begin_with(rebuilt)
 
     def close(self) -> None:
@@ -239,25 +235,7 @@ class HandoffRegistry(Observer):
 
     def on_message(self, link: Link, message: Message) -> None:
         """Dispatch by the rules of `quicbaton.handoff`. PeerError: close the link."""
-        if isinstance(message, RelayMessage):
-            self.relays.on_message(link, message)
-            self._endpoint.memory.relieve()
-        elif isinstance(message, Descriptors):
-            self._on_descriptors(link, message)
-        elif isinstance(message, HandoffMessage):
-            self._dispatch(link, message)
-        elif isinstance(message, Toss):
-            datagram = Datagram(message.datagram, message.remote, message.local, message.ecn)
-            self._endpoint.deliver([datagram], forwarded=True)
-        elif isinstance(message, (Precopy, PrecopyEnd)):
-            self._context.mover.copies.on_message(link, message)
-        elif isinstance(message, Precopied):
-            for outgoing in list(self._handoffs.outgoing.values()):
-                outgoing.on_copied(message)
-        elif isinstance(message, Load):
-            self._endpoint.observers.on_peer_load(link.peer_name, message.connections, message.room)
-        else:
-            raise PeerError("a second Hello on a link", code=Reason.UNEXPECTED_MESSAGE)
+        _TAKERS[type(message)](self, link, message)
 
     def link_lost(self, link: Link) -> None:
         """A link ended; everything that it brought was handled."""
@@ -316,23 +294,10 @@ class HandoffRegistry(Observer):
                     "a handoff of this connection is under way already", code=Reason.BUSY
                 )
             self._forget(known)
-        machine = self._new_giving(connection_id, shared=shared)
+        machine = self._machines.giving(connection_id, shared=shared)
         outgoing = OutgoingHandoff(self._context, machine, pid)
         self._handoffs.outgoing[connection_id] = outgoing
         return outgoing
-
-    def _new_giving(self, connection_id: bytes, *, shared: bool) -> Giving:
-        handoff_id = os.urandom(16)
-        if not shared or self.store is None:
-            return GivingByLedger(connection_id, handoff_id, self.ledger, waits=self._waits)
-        return GivingByStore(
-            connection_id,
-            handoff_id,
-            self.ledger,
-            incarnation=self.store.incarnation,
-            store_id=self.store.store_id,
-            waits=self._waits,
-        )
 
     def _add_incoming(
         self, machine: Taking | CuttingOver, source: str, pid: int | None = None
@@ -344,75 +309,51 @@ class HandoffRegistry(Observer):
         self._handoffs.incoming[machine.handoff_id] = incoming
         return incoming
 
-    def _new_taking(
-        self,
-        connection_id: bytes,
-        handoff_id: bytes,
-        name: str,
-        *,
-        can_send: bool = True,
-        shared: bool = False,
-    ) -> Taking:
-        """`name` is what its source knows us by; `can_send`: whether we can send from where its
-        client talks to; `shared`: a shared store decides."""
-        if not shared or self.store is None:
-            return TakingByLedger(
-                connection_id,
-                handoff_id,
-                self.ledger,
-                name=name,
-                formats=self._formats,
-                can_send=can_send,
-                waits=self._waits,
+    # --- one kind of message each ---------------------------------------------------------------
+
+    def _on_offer(self, link: Link, offer: Offer) -> None:
+        _check_name(link, offer)
+        if offer.handoff_id not in self._handoffs.incoming:
+            machine = self._machines.taking(
+                offer.connection_id,
+                offer.handoff_id,
+                link.own_name,
+                shared=bool(offer.store_id),
+                can_send=self._endpoint.udp.can_send_from(offer.local),
             )
-        return TakingByStore(
-            connection_id,
-            handoff_id,
-            self.ledger,
-            incarnation=self.store.incarnation,
-            store_id=self.store.store_id,
-            name=name,
-            formats=self._formats,
-            can_send=can_send,
-            waits=self._waits,
-        )
+            self._add_incoming(machine, offer.source, link.peer_pid)
+        self._dispatch(link, offer)
 
     def _dispatch(self, link: Link, message: HandoffMessage) -> None:
-        if link.is_remote:
-            _check_names(link, message)
         handoff: Handoff | None = self._handoffs.incoming.get(message.handoff_id)
-        if isinstance(message, MovedAck) and (handoff is None or handoff.ended):
-            self._on_announcement(link, message)
-            return
-        if handoff is None and isinstance(message, Offer):
-            handoff = self._on_offer(link, message)
-        if handoff is None and isinstance(message, Stray):
-            session = self._endpoint.session_of(message.connection_id)
-            if session is not None:
-                deliver(session, [message])
-                return
         if handoff is None:
             handoff = self._handoffs.outgoing.get(message.connection_id)
         if handoff is not None:
-            handoff.feed(ev.Received(link.number, message))
+            self._feed(handoff, ev.Received(link.number, message))
             return
         for effect in answer_stale(self.ledger, link.number, message):
             assert isinstance(effect, fx.Send), "an answer and nothing else"
             send(link, effect.message)
 
-    def _on_offer(self, link: Link, offer: Offer) -> IncomingHandoff:
-        machine = self._new_taking(
-            offer.connection_id,
-            offer.handoff_id,
-            link.own_name,
-            shared=bool(offer.store_id),
-            can_send=self._endpoint.udp.can_send_from(offer.local),
-        )
-        return self._add_incoming(machine, offer.source, link.peer_pid)
+    def _on_stray(self, link: Link, stray: Stray) -> None:
+        if stray.handoff_id not in self._handoffs.incoming:
+            session = self._endpoint.session_of(stray.connection_id)
+            if session is not None:
+                deliver(session, [stray])
+                return
+        self._dispatch(link, stray)
 
-    def _on_announcement(self, link: Link, message: MovedAck) -> None:
+    def _on_moved(self, link: Link, message: Moved) -> None:
+        _check_path(link, message)
+        self._dispatch(link, message)
+
+    def _on_moved_ack(self, link: Link, message: MovedAck) -> None:
         """Another process forwards a connection to us from here on: because it is here, or is about
         to be, or, if it has been given to a third meanwhile, until it has learned so."""
+        incoming = self._handoffs.incoming.get(message.handoff_id)
+        if incoming is not None and not incoming.ended:
+            incoming.feed(ev.Received(link.number, message))
+            return
         name = message.connection_id
         forwarders = self._context.forwarders
         outgoing = self._handoffs.outgoing.get(name)
@@ -422,14 +363,7 @@ class HandoffRegistry(Observer):
             text = "the connection is not owned here"
             link.send(Refuse(name, message.handoff_id, Reason.NOT_OWNED, text))
             return
-        machine = CuttingOver(
-            name,
-            message.handoff_id,
-            self._waits,
-            link=link.number,
-            greeting=Moved(name, message.handoff_id, link.own_name),
-            now_us=round(monotonic() * 1e6),
-        )
+        machine = self._machines.cutting_over(name, message.handoff_id, link)
         incoming = self._add_incoming(machine, link.peer_name, link.peer_pid)
         forwarders.add(incoming)
         incoming.feed(ev.Received(link.number, message))
@@ -446,6 +380,29 @@ class HandoffRegistry(Observer):
         else:
             incoming.on_descriptors(link, message)
 
+    def _on_relayed(self, link: Link, message: RelayMessage) -> None:
+        self.relays.on_message(link, message)
+        self._endpoint.memory.relieve()
+
+    def _on_toss(self, _link: Link, toss: Toss) -> None:
+        datagram = Datagram(toss.datagram, toss.remote, toss.local, toss.ecn)
+        self._endpoint.deliver([datagram], forwarded=True)
+
+    def _on_precopy(self, link: Link, message: Precopy | PrecopyEnd) -> None:
+        self._context.mover.copies.on_message(link, message)
+
+    def _on_precopied(self, _link: Link, message: Precopied) -> None:
+        for outgoing in list(self._handoffs.outgoing.values()):
+            outgoing.on_copied(message)
+
+    def _on_load(self, link: Link, load: Load) -> None:
+        self._endpoint.observers.on_peer_load(link.peer_name, load.connections, load.room)
+
+    def _on_hello(self, _link: Link, _message: Hello) -> None:
+        raise PeerError("a second Hello on a link", code=Reason.UNEXPECTED_MESSAGE)
+
+    # --- events ---------------------------------------------------------------------------------
+
     def _feed(self, handoff: Handoff, event: ev.Event) -> None:
         self._inbox.append((handoff, event))
         if self._busy:
@@ -453,27 +410,30 @@ class HandoffRegistry(Observer):
         self._busy = True
         try:
             while self._inbox:
-                self._handle(*self._inbox.popleft())
+                handoff, event = self._inbox.popleft()
+                now_us = monotonic_ns() // 1000
+                handoff.handle(event, now_us)
+                machine = handoff.machine
+                due_us = now_us + _ANSWERS_US if machine.ended else machine.get_timer()
+                self._deadlines.set(handoff, due_us)
+                if handoff.is_unfinished is not handoff.counted:
+                    self._count(handoff)
         finally:
             self._busy = False
 
-    def _handle(self, handoff: Handoff, event: ev.Event) -> None:
-        now_us = round(monotonic() * 1e6)
-        handoff.handle(event, now_us)
-        due_us = now_us + _ANSWERS_US if handoff.ended else handoff.machine.get_timer()
-        self._deadlines.set(handoff, due_us)
-        if handoff.is_unfinished is not handoff.counted:
-            handoff.counted = not handoff.counted
-            self._unfinished += 1 if handoff.counted else -1
-            if not handoff.counted:
-                self._endpoint.observers.on_settled()
+    def _count(self, handoff: Handoff) -> None:
+        handoff.counted = not handoff.counted
+        self._unfinished += 1 if handoff.counted else -1
+        if not handoff.counted:
+            self._endpoint.observers.on_settled()
 
-    def _on_deadline(self, handoff: Handoff) -> None:
-        if handoff.ended:
-            self._forget(handoff)
-            self.ledger.expire(round(monotonic() * 1e6))
-        else:
-            handoff.feed(ev.DeadlinePassed())
+    def _on_due(self, handoffs: list[Handoff]) -> None:
+        for handoff in handoffs:
+            if handoff.ended:
+                self._forget(handoff)
+            else:
+                handoff.feed(ev.DeadlinePassed())
+        self.ledger.expire(monotonic_ns() // 1000)
 
     def _forget(self, handoff: Handoff) -> None:
         self._handoffs.remove(handoff)
@@ -482,7 +442,7 @@ class HandoffRegistry(Observer):
 
     def _close(self, connection_id: bytes) -> None:
         """An owned connection is over."""
-        now_us = round(monotonic() * 1e6)
+        now_us = monotonic_ns() // 1000
         if self.ledger.record(connection_id).state is Ownership.OWNED:
             self.ledger.close(connection_id, now_us)
         self.ledger.expire(now_us)
@@ -499,9 +459,35 @@ def _check_not_proxied(session: Session) -> None:
         )
 
 
-def _check_names(link: Link, message: HandoffMessage) -> None:
-    """Another host offers in its own name, and names no path of this one: we call whom it names."""
-    if isinstance(message, Offer) and not is_name_of(message.source, link.peer_node):
-        raise PeerError(f"{link!r} offers as {message.source!r}", code=Reason.WRONG_NAME)
-    if isinstance(message, Moved) and ProcessName.parse(message.to) is None:
-        raise PeerError(f"{link!r} names {message.to!r}", code=Reason.WRONG_NAME)
+def _check_name(link: Link, offer: Offer) -> None:
+    """Another host offers in its own name: we call it by that."""
+    if link.is_remote and not is_name_of(offer.source, link.peer_node):
+        raise PeerError(f"{link!r} offers as {offer.source!r}", code=Reason.WRONG_NAME)
+
+
+def _check_path(link: Link, moved: Moved) -> None:
+    """Another host names no path of this one: we call whom it names."""
+    if link.is_remote and ProcessName.parse(moved.to) is None:
+        raise PeerError(f"{link!r} names {moved.to!r}", code=Reason.WRONG_NAME)
+
+
+#: What takes each kind of message; each takes the registry, the link and the message.
+_TAKERS: Final[dict[type, Callable[[HandoffRegistry, Link, Any], None]]] = {
+    **{
+        kind: HandoffRegistry._on_relayed
+        if issubclass(kind, RelayMessage)
+        else HandoffRegistry._dispatch
+        for kind in get_args(Message)
+    },
+    Hello: HandoffRegistry._on_hello,
+    Toss: HandoffRegistry._on_toss,
+    Load: HandoffRegistry._on_load,
+    Precopy: HandoffRegistry._on_precopy,
+    PrecopyEnd: HandoffRegistry._on_precopy,
+    Precopied: HandoffRegistry._on_precopied,
+    Descriptors: HandoffRegistry._on_descriptors,
+    Offer: HandoffRegistry._on_offer,
+    Stray: HandoffRegistry._on_stray,
+    Moved: HandoffRegistry._on_moved,
+    MovedAck: HandoffRegistry._on_moved_ack,
+}

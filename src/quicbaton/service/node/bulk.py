@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Final
 
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
-from quicbaton.errors import CallerError, QuicbatonError
+from quicbaton.errors import CallerError, QuicbatonError, RefusedError
 from quicbaton.handoff import Outcome
 from quicbaton.limits import MAX_CONCURRENT_HANDOFFS, MAX_DRAIN_SAMPLES
 from quicbaton.reasons import Reason
@@ -43,12 +43,12 @@ class OwnConnections:
         """Whether it is here."""
         return self._endpoint.has(name)
 
-    async def hand_over(self, name: bytes, link: Link, *, proxy: bool) -> HandoffResult:
-        """Hand one over; its code is `closed` when it is here no more."""
+    def hand_over(self, name: bytes, link: Link, *, proxy: bool) -> asyncio.Future[HandoffResult]:
+        """Hand one over. RefusedError (`closed`) when it is here no more."""
         session = self._endpoint.session_of(name)
         if session is None:
-            return HandoffResult(Outcome.KEPT, Reason.CLOSED, "it was closed")
-        return await self._handoffs.hand_over(session, link, proxy=proxy)
+            raise RefusedError("it was closed", code=Reason.CLOSED)
+        return self._handoffs.hand_over(session, link, proxy=proxy)
 
 
 class BulkHandoff:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 #: As the label of a host name (RFC 1123 §2.1), in lower case.
@@ -27,6 +28,7 @@ class ProcessName(NamedTuple):
         return self.node if self.worker is None else f"{self.node}/{self.worker}"
 
     @classmethod
+    @lru_cache(maxsize=256)  # few processes are named with every connection that moves
     def parse(cls, text: str) -> ProcessName | None:
         """None for any other text, such as the path of a control socket."""
         match = _PROCESS.fullmatch(text)
