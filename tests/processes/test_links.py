@@ -369,7 +369,7 @@ async def test_a_process_with_the_number_of_a_killed_one_can_listen(tmp_path: Pa
 async def test_a_process_that_accepts_nobody_is_not_taken_for_absent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel_module, "_CONNECT_S", 0.05)
+    monkeypatch.setattr(channel_module, "CONNECT_S", 0.05)
     path = tmp_path / "socket"
     with accepts_nobody(path) as stopped:
         with pytest.raises(PeerError) as caught:

@@ -157,7 +157,7 @@ async def test_a_worker_that_accepts_nobody_is_no_reason_to_start_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is stopped, say, and more commands wait than its queue takes."""
-    monkeypatch.setattr(channel_module, "_CONNECT_S", 0.05)
+    monkeypatch.setattr(channel_module, "CONNECT_S", 0.05)
     path = tmp_path / "4433-1.sock"
     with accepts_nobody(path):
         with pytest.raises(ConfigurationError, match="end it"):
