@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import signal
 from pathlib import Path
 
 import pytest
 
+from quicbaton.cli.certificate import write_self_signed
 from tests.cli.command_line import GUARD_S, Finished, wait_for
 from tests.supervisor.service_home import FILE_BYTES, ServiceHome, check_whole, is_alive, last_event
 
@@ -193,6 +195,27 @@ def test_a_worker_that_dies_in_the_middle_of_its_replacement_is_replaced(
     assert not set(before) & set(service.pids())
     assert answer(home, service.port) == "two"
     assert last_event(out)["event"] == "reloaded"
+
+
+def test_a_reload_with_half_of_a_renewed_certificate_replaces_nobody(home: ServiceHome) -> None:
+    files = write_self_signed(home.path, datetime.datetime.now(datetime.UTC))
+    service = home.service(2, "--cert", files.certificate, "--key", files.key)
+    home.write("small", 1000)
+    pids = service.pids()
+    (home.path / "other").mkdir()
+    others = write_self_signed(home.path / "other", datetime.datetime.now(datetime.UTC))
+    old = files.certificate.read_bytes()
+    files.certificate.write_bytes(others.certificate.read_bytes())
+    failed = reload(home)
+    assert failed.returncode == 1
+    assert "no client can shake hands" in failed.stderr + failed.stdout
+    assert service.pids() == pids
+    files.certificate.write_bytes(old)
+    url = f"https://localhost:{service.port}/small"
+    done = home.run("get", url, "--ca", files.certificate, "-o", "copy")
+    assert done.returncode == 0, done.stderr
+    assert reload(home).returncode == 0
+    assert not set(pids) & set(service.pids())
 
 
 def test_certificates_are_read_anew(home: ServiceHome) -> None:

@@ -33,6 +33,7 @@ from quicbaton.cli.options.argument import add_command
 from quicbaton.cli.options.serve import ServeOptions
 from quicbaton.cli.output import KeyLog, Output
 from quicbaton.cli.program import check_named, program, sleep_after_s
+from quicbaton.cli.proof import prove
 from quicbaton.cli.reporter import Reporter
 from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError, QuicbatonError
@@ -96,6 +97,7 @@ class Server:
             self._configuration = quic_configuration(self._files)
         self._program = program(options.program, options.limits)
         self._program.configure(self._configuration)
+        prove(self._configuration, self._files)
         self._told_to_stop = False
         self._has_socket = False
         self._leaving: GracefulStop | None = None

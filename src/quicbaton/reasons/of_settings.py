@@ -8,6 +8,13 @@ from quicbaton.reasons.explanation import Explanations, caller, nobody, peer
 
 _OPTIONS: Final[Explanations] = {
     "application": caller("The program that was named cannot be imported, made or set up."),
+    "certificate_dates": caller(
+        "The certificate has expired, or is not valid yet.", "Renew it, or set the clock."
+    ),
+    "certificate_key": caller(
+        "No client could shake hands with this certificate and key.",
+        "See that the key is the certificate's: the two files are renewed one after the other.",
+    ),
     "configuration": caller("A setting is missing, contradictory or out of range."),
     "failpoint": caller("The variable for tests that stops processes names no point."),
     "file_exists": caller("The file is there already.", "Name a new one."),

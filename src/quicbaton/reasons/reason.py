@@ -200,6 +200,8 @@ class Reason(StrEnum):
     # --- options --------------------------------------------------------------------------
 
     APPLICATION = "application"
+    CERTIFICATE_DATES = "certificate_dates"
+    CERTIFICATE_KEY = "certificate_key"
     CONFIGURATION = "configuration"
     FAILPOINT = "failpoint"
     FILE_EXISTS = "file_exists"
