@@ -68,7 +68,7 @@ class Machine(ABC, Generic[StateT]):
         self._link = link
         self._deadline_us: int | None = None
         #: Nothing more comes of this machine; without a `successor` the runtime may forget it.
-        self.ended = False
+        self.ended = state in self.ENDED
 
     def __repr__(self) -> str:
         return (
