@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from quicbaton.cli.id_forms import chosen_ids
+from quicbaton.cli.id_forms import chosen_ids, node_number
+from quicbaton.cli.main import parse
 from quicbaton.cli.options.serve import ServeOptions
 from quicbaton.errors import ConfigurationError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
-from quicbaton.routing.quic_lb import IdConfigs
+from quicbaton.routing.quic_lb import IdConfigs, IdFactory
 
 RING = KeyRing(ClusterKey(b"key1", bytes(range(32))))
 FORM = "encrypted:config=6,key=8f95f09245765f80256934e50c66207f"
 
 
-def chosen(text: str = ServeOptions().ids) -> IdConfigs:
-    return chosen_ids(text, RING)
+def chosen(text: str | None = None, server_id: str | None = None) -> IdConfigs:
+    return chosen_ids(ServeOptions(ids=text, server_id=server_id), RING)
 
 
 def test_ids_are_plaintext_unless_asked_otherwise() -> None:
@@ -47,3 +49,24 @@ def test_key_among_the_arguments_is_refused_unseen() -> None:
         chosen(FORM)
     assert "@FILE" in str(caught.value)
     assert "8f95" not in str(caught.value)
+
+
+def test_a_server_id_is_in_every_id_where_the_balancer_looks_for_it() -> None:
+    options = ServeOptions(server_id="0x0a1B2c3d4e5f6071")
+    number = node_number(options, None)
+    issued = IdFactory(chosen(None, options.server_id), number, 3, os.urandom, RING).issue()[0]
+    assert len(issued) == 16
+    assert issued[1:9].hex() == "0a1b2c3d4e5f6071"
+
+
+@pytest.mark.parametrize("text", ["0x1", "0a1b2c3d4e5f6071", "0x0a1b2c3d4e5f60717", "any"])
+def test_a_server_id_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="16 hexadecimal digits"):
+        node_number(ServeOptions(server_id=text), None)
+
+
+def test_the_server_id_comes_from_the_controllers_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_LBC_QUIC_SERVER_ID", "0x0a1b2c3d4e5f6071")
+    options, _ = parse(["serve", "."])
+    assert isinstance(options, ServeOptions)
+    assert options.server_id == "0x0a1b2c3d4e5f6071"

@@ -169,7 +169,7 @@ class Server:
     @property
     def node_number(self) -> int:
         """Ours, in the IDs that we issue."""
-        return 0 if self._cluster is None else self._cluster.own_entry().number
+        return id_forms.node_number(self._options, self._cluster)
 
     # --- three ways to begin --------------------------------------------------------------------
 
@@ -256,7 +256,7 @@ class Server:
             configuration=self._configuration,
             create_protocol=self._program.create_protocol,
             retry=self._options.retry,
-            ids=id_forms.chosen_ids(self._options.ids, self._ring),
+            ids=id_forms.chosen_ids(self._options, self._ring),
             sleep_after_s=sleep_after_s(self._options.program),
             memory_bytes=self._options.memory << 20,
             store=store,

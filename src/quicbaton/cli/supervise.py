@@ -86,7 +86,7 @@ class _Service:
             others_may_own=options.cluster.cluster is not None or options.store is not None,
         )
         reloads = Reloads(supervisor)
-        group.steer(chosen_ids(options.ids, self._ring()))
+        group.steer(chosen_ids(options, self._ring()))
         for worker, sock in enumerate(group.sockets):
             self._systemd.keep(socket_name(worker), sock.fileno())
         if group.listener.sock is not None:

@@ -197,13 +197,23 @@ class ServeOptions(CommandOptions, frozen=True, kw_only=True):
     control: Annotated[Path | None, Argument("path of our control socket", "SOCKET")] = None
     keys: Annotated[Path | None, Argument("cluster keys (default: yours)")] = None
     ids: Annotated[
-        str,
+        str | None,
         Argument(
             "forms of connection IDs, as 'encrypted plaintext': the first issues, all are "
-            "understood; @FILE reads them from a file",
+            "understood; @FILE reads them from a file (default: plaintext, or aws-nlb with "
+            "--server-id)",
             "FORMS",
         ),
-    ] = "plaintext"
+    ] = None
+    server_id: Annotated[
+        str | None,
+        Argument(
+            "what AWS's Network Load Balancer knows this server by, 0x and 16 hexadecimal digits; "
+            "its controller for Kubernetes sets the variable (AWS_LBC_QUIC_SERVER_ID)",
+            "0xID",
+            variable="AWS_LBC_QUIC_SERVER_ID",
+        ),
+    ] = None
     store: Annotated[
         str | None,
         Argument(
