@@ -22,7 +22,8 @@ import pycurl
 DEFAULT_TIMEOUT_S = 120.0
 
 _PROGRESS_INTERVAL_NS = 50_000_000
-_PAUSE_S = 0.0005
+#: How soon a signal that ends the limits is noticed, when it comes just before a wait.
+_LOOK_S = 0.05
 _TRICKLE_NS = 1_500_000_000
 _IDLE_S = 1.0
 _HTTP_VERSION_3 = 30  # what CURLINFO_HTTP_VERSION says for any kind of HTTP/3
@@ -177,7 +178,7 @@ class _Recorder:
 
     def write(self, piece: bytes) -> int:
         self.heard_ns = now_ns = time.monotonic_ns()
-        if self._is_early(now_ns):
+        if self._early_ns(now_ns):
             self.paused = True
             self._report(now_ns)
             return pycurl.WRITEFUNC_PAUSE  # type: ignore[no-any-return]  # pycurl has no types
@@ -197,15 +198,22 @@ class _Recorder:
             self._on_progress(Progress(now_ns, self.received_bytes, self._pause_ns))
             self._pause_ns = 0
 
-    def _is_early(self, now_ns: int) -> bool:
+    def early_s(self) -> float:
+        """For how long no more of the body is to be taken, as far as that is known."""
+        return min(self._early_ns(time.monotonic_ns()) / 1e9, _LOOK_S)
+
+    def _early_ns(self, now_ns: int) -> int:
         if not self.samples or self._unlimited.is_set():
-            return False
+            return 0
         if self._hold_at and self.received_bytes >= self._hold_at:
-            return now_ns - self.samples[-1][0] < _TRICKLE_NS
-        if not self._max_bytes_per_s:
-            return False
-        elapsed_ns = now_ns - self.samples[0][0]
-        return self.received_bytes * 1_000_000_000 > self._max_bytes_per_s * elapsed_ns
+            due_ns = self.samples[-1][0] + _TRICKLE_NS
+        elif self._max_bytes_per_s:
+            due_ns = (
+                self.samples[0][0] + self.received_bytes * 1_000_000_000 // self._max_bytes_per_s
+            )
+        else:
+            return 0
+        return max(0, due_ns - now_ns)
 
 
 def _perform(curl: pycurl.Curl, recorder: _Recorder, timeout_s: float) -> str:
@@ -218,10 +226,13 @@ def _perform(curl: pycurl.Curl, recorder: _Recorder, timeout_s: float) -> str:
             if not running:
                 break
             if recorder.paused:
-                # A paused transfer still answers its connection: the socket wakes us up early.
-                multi.select(_PAUSE_S)
-                recorder.paused = False
-                curl.pause(pycurl.PAUSE_CONT)
+                # A paused transfer still answers its connection: the socket, and libcurl's timers,
+                # wake us up early.
+                early_s, timer_ms = recorder.early_s(), multi.timeout()
+                multi.select(early_s if timer_ms < 0 else min(early_s, timer_ms / 1000))
+                if not recorder.early_s():
+                    recorder.paused = False
+                    curl.pause(pycurl.PAUSE_CONT)
             elif time.monotonic_ns() - recorder.heard_ns > timeout_s * 1e9:
                 # libcurl's own timeout is for the whole transfer, however slow it is to be.
                 return f"curl error {pycurl.E_OPERATION_TIMEDOUT}: silent for {timeout_s:g} s"
