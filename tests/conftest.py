@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from quicbaton.cli.certificate import CertificateFiles, write_self_signed
+from tests import forker
 from tests.asyncio.loopback import GUARD_S, run
 from tests.processes.matrix import TABLES
 
@@ -29,9 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("PYTHONPYCACHEPREFIX", str(folder))
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """What is there before the first test is no garbage: `run`, which collects that of each test,
     need not look through thousands of tests again each time."""
+    if any(item.get_closest_marker("process") for item in session.items):
+        forker.install()
     gc.collect()
     gc.freeze()
 
@@ -75,6 +78,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    forker.uninstall()
     workeroutput = getattr(session.config, "workeroutput", None)
     if workeroutput is not None:
         workeroutput["tables"] = dict(TABLES)
