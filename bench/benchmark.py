@@ -1,6 +1,6 @@
-"""What a benchmark is, and where they are found: every module in `bench/benchmarks`.
+"""The form of a benchmark, and where benchmarks are found: every module in `bench/benchmarks`.
 
-To add one, write `bench/benchmarks/NAME.py` with a `BENCHMARK`. Nothing else needs to know.
+To add one, write `bench/benchmarks/NAME.py` with a `BENCHMARK`. No list needs an entry.
 """
 
 import argparse

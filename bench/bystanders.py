@@ -1,9 +1,9 @@
 """Two more innocent clients, of aioquic: a WebTransport session, and a connection that is idle.
 
 The session sends a few bytes on a stream and waits until they have come back, again and again. The
-idle connection has made a request in the beginning, and is not heard of again until the question
-comes whether it lives: then it has to be answered, on the same connection. A line on stdin is
-answered with what came of both since the line before.
+idle connection makes a request in the beginning, and sends nothing more until it is asked whether
+it lives: then the server has to answer it, on the same connection. A line on stdin is answered with
+the figures of both since the line before.
 """
 
 import asyncio

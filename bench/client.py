@@ -1,10 +1,9 @@
-"""The client of the transport benchmark: libcurl over HTTP/3, told by lines what to do.
+"""The client of the transport benchmark: libcurl over HTTP/3, commanded by lines on stdin.
 
-`open` makes a connection with one small request, outside of what is measured. `download`,
-`upload` and `small` then use that connection, and say so if curl opened another one. `connect`
-opens and closes connections with a small request each. `open_many` opens a connection that `many`
-then uses for small requests, so many at a time as `STREAMS` says. Hashes are taken after the clock
-has stopped.
+`open` makes a connection with one small request, outside of the measurement. `download`, `upload`
+and `small` then use that connection, and say so if curl opened another one. `connect` opens and
+closes connections with a small request each. `open_many` opens a connection that `many` then uses
+for small requests, `STREAMS` of them at a time. Hashes are taken after the clock has stopped.
 """
 
 import hashlib

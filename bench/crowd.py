@@ -1,12 +1,13 @@
-"""Many HTTP/3 connections from one process: who is idle, and still there afterwards.
+"""Many HTTP/3 connections from one process: most are idle, and all must still live afterwards.
 
-Arguments: the port, and `quicbaton` for clients of our own instead of aioquic's, which answer for a
-third of the CPU: where the machine's cores are shared with what is measured.
+Arguments: the port, and `quicbaton` for clients of our own instead of aioquic's. Ours take a third
+of the CPU, for measurements that share the machine's cores with their clients.
 
 Lines on stdin: `open COUNT` makes connections with one small request each, `shake COUNT` makes
-connections and no request, `ask` has every one of them make a request. `hum COUNT` has so many of
+connections and no request, `ask` has every one of them make a request. `hum COUNT` has that many of
 them make one request after the other until `hush`. `hold BYTES` makes a connection of our own whose
-client asks for so much and reads none of it until `release`. The answers say how many succeeded.
+client asks for that many bytes and reads none of them until `release`. The answers say how many
+succeeded.
 """
 
 import asyncio

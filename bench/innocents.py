@@ -1,9 +1,9 @@
-"""Innocent clients beside an attack: libcurl over HTTP/3, noting how long it ever waits.
+"""Innocent clients beside an attack: libcurl over HTTP/3, recording the longest wait.
 
 Three connections, a thread each: one asks for a small file again and again, one downloads a
-megabyte again and again and looks at the pauses between the pieces of the body, and one uploads and
-looks at the time until it has the answer. A line on stdin is answered with the longest waits since
-the line before, the one that goes on included.
+megabyte again and again and measures the pauses between the pieces of the body, and one uploads and
+measures the time until it has the answer. A line on stdin is answered with the longest waits since
+the line before, the present one included.
 """
 
 import hashlib

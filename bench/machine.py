@@ -1,4 +1,4 @@
-"""Where a figure was measured: without it a figure means nothing."""
+"""The machine of a measurement: without it a figure means nothing."""
 
 import os
 import platform

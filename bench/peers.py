@@ -1,8 +1,8 @@
-"""Other ASGI servers, each in an environment of its own, which is made when first asked for.
+"""Other ASGI servers, each in an environment of its own, which is made when it is first needed.
 
-They lie in a cache folder (`XDG_CACHE_HOME`), so that their dependencies are none of ours. What
-they share with us is pinned to the same versions. A peer that cannot be installed is missing with
-a reason; a benchmark prints it and goes on.
+They lie in a cache folder (`XDG_CACHE_HOME`), so that their dependencies are none of ours. Packages
+that we use, too, are pinned to the same versions. A peer that cannot be installed is missing with a
+reason; a benchmark prints it and goes on.
 """
 
 import os

@@ -3,9 +3,9 @@
     python -m bench.reload_client PORT SECONDS COUNT
 
 opens COUNT connections of each kind to a server of `bench.servers.reload_program`, prints a line
-when something has come on every one of them, and a `Report` when all have ended. HTTP/3 is
-aioquic's, WebSocket frames are wsproto's: neither is ours. A server that knows no WebSockets over
-HTTP/3 (RFC 9220) is asked over TLS and HTTP/1.1 instead, and the report says so.
+when bytes have come on every one of them, and a `Report` when all have ended. HTTP/3 is aioquic's,
+WebSocket frames are wsproto's: neither is ours. A server that knows no WebSockets over HTTP/3 (RFC
+9220) is asked over TLS and HTTP/1.1 instead, and the report says so.
 """
 
 import asyncio

@@ -2,9 +2,9 @@
 
     python -m bench.throng ADDRESS PORT FOLDER SECONDS
 
-Every connection fetches a file of FOLDER every so many seconds, more or less, and compares. Lines
-on stdin: `open COUNT` makes connections and has them begin, `mark` begins a new measurement,
-`report` answers with what has happened since. A connection that ends or gets no answer is dropped.
+Every connection fetches a file of FOLDER about every SECONDS seconds, and compares it. Lines on
+stdin: `open COUNT` makes connections and has them begin, `mark` begins a new measurement, `report`
+answers with the events since. A connection that ends or gets no answer is dropped.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""libcurl as the witness of handoffs: downloads that note when every piece of the body came.
+"""libcurl as the witness of handoffs: downloads that record when every piece of the body came.
 
-Lines on stdin say what to do, lines on stdout what came of it. Bodies are kept whole and hashed
-when the clock has stopped. Times are CLOCK_MONOTONIC, which compares across processes.
+Lines on stdin are commands, lines on stdout their results. Bodies are kept whole and hashed when
+the clock has stopped. Times are CLOCK_MONOTONIC, which compares across processes.
 """
 
 import hashlib

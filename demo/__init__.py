@@ -1,1 +1,1 @@
-"""`make demo`: a live download handed from process to process, and what it looked like."""
+"""`make demo`: a live download handed from process to process, and a picture of it."""

@@ -1,4 +1,4 @@
-"""The demo's picture: throughput, who owned the connection, and what the client noticed."""
+"""The demo's picture: throughput, the owner of the connection, and the client's view."""
 
 from __future__ import annotations
 

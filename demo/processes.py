@@ -1,4 +1,4 @@
-"""The cast of the demo: two server processes, and a client that knows nothing of all this."""
+"""The cast of the demo: two server processes, and a client that knows nothing of handoffs."""
 
 from __future__ import annotations
 

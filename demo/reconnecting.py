@@ -1,8 +1,8 @@
-"""What a client without any of this does when its server restarts: close, connect, ask again.
+"""A client whose server restarts without handoffs: it closes, connects and asks again.
 
-Run as a process of its own (`python -m demo.reconnecting URL --ca FILE`) it prints
-a JSON list: for every time, the nanoseconds from giving up one connection to the next body byte
-on a new one. It asks for the rest only, and keeps its handle, as a good client does.
+Run as a process of its own (`python -m demo.reconnecting URL --ca FILE`) it prints a JSON list: for
+every time, the nanoseconds from giving up one connection to the next body byte on a new one. It
+asks for the rest only, and keeps its handle, as a good client does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What happened in a run of the demo, and the figures that follow from it."""
+"""The recording of a run of the demo, and the figures that follow from it."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     python examples/http3_server.py --certificate cert.pem --key key.pem
 
-A request is answered by a coroutine, as programs for aioquic do it. Such a connection stays with
-its process while coroutines run; see `export_state` of `QuicConnectionProtocol` for what moves.
+A coroutine answers each request, as in programs for aioquic. Such a connection stays with its
+process while coroutines run; see `export_state` of `QuicConnectionProtocol` for those that move.
 """
 
 from __future__ import annotations

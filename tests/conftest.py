@@ -1,4 +1,4 @@
-"""Fixtures that many tests share, and the tables that some fill, at the end of a run."""
+"""Fixtures that many tests share, and the tables that some tests print at the end of a run."""
 
 import datetime
 import gc

@@ -1,4 +1,4 @@
-"""How long those tests look that could look for ever: `make test-deep` looks longer."""
+"""How long tests search that could search for ever: `make test-deep` searches longer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes `docs/reasons.md`, which is made from the enum: `python -m tests.reasons_page`."""
+"""Writes `docs/reasons.md` from the enum: `python -m tests.reasons_page`."""
 
 from __future__ import annotations
 

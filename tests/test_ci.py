@@ -1,4 +1,4 @@
-"""What `.ci/run` makes of tests that fail, tried on folders of small ones."""
+"""`.ci/run` with tests that fail, tried on folders of small ones."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What our parsers make of bytes, compared with aioquic's and qh3's, which know nothing of ours.
+"""Our parsers compared with aioquic's and qh3's, which know nothing of ours.
 
-Inputs are made by hypothesis: well-formed ones, and these cut off or changed. Where the others
-decide otherwise and we stay with ours, the test says so beside a reason.
+hypothesis makes the inputs: well-formed ones, and these cut off or changed. Where the others decide
+otherwise and we keep our decision, the test says so beside a reason.
 """
 
 from __future__ import annotations

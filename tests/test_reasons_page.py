@@ -1,4 +1,4 @@
-"""Reasons: that each is used, and the page that is made from them."""
+"""Reasons: each is used, and the page that is made from them is up to date."""
 
 from __future__ import annotations
 

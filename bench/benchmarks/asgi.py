@@ -1,24 +1,24 @@
 """One ASGI program on four servers: CPU per request and per byte, requests and megabytes a second.
 
 The same plain program is served by `quicbaton serve`, by hypercorn and by peregrine, each by its
-own command with one worker and uvloop; `quicbaton_events` is the same application over our events,
-also by `quicbaton serve`: the difference is what ASGI costs us. Beside it the program in
-Starlette. One libcurl at a time talks HTTP/3 over the loopback to one server at a time. A round
+own command with one worker and uvloop. `quicbaton_events` is the same application over our events,
+also by `quicbaton serve`: the difference is the cost of ASGI in our server. Beside it the program
+in Starlette. One libcurl at a time talks HTTP/3 over the loopback to one server at a time. A round
 visits every server once, in an order that turns, with a connection of its own for each of: 1 KB
 requests one after the other, the same 32 at a time, a download, an upload. CPU is user and system
 of all processes of the server. Reported are medians over the rounds.
 
-With two workers, four libcurls in processes of their own download at once, wherever the kernel or
-the server brings their connections; those that do not end whole are counted. Resident memory is
-read before and after 10,000 requests.
+With two workers, four libcurls in processes of their own download at once. The kernel or the server
+chooses the worker of each connection. Downloads that do not end whole are counted. Resident memory
+is read before and after 10,000 requests.
 
 A peer that cannot be installed is printed as missing, with the reason.
 
 Sampled at 32 requests at a time, our time goes: 37 % to the transport in Python (24 of them to
 streams), 19 to ASGI, 18 to sendmsg, 7 to packet protection, 6 to HTTP/3, 6 to the asyncio layer and
-the event loop. What ASGI adds to events is the beginning of a request (its scope, its task) and
-the program's coroutine with its messages, about as much each. peregrine's whole request, in Swift,
-costs about half of ours: the way there leads through the transport, not through ASGI.
+the event loop. ASGI adds to events the beginning of a request (its scope, its task) and the
+program's coroutine with its messages, about as much each. peregrine's whole request, in Swift,
+costs about half of ours: to close that gap the transport has to become faster, not ASGI.
 """
 
 import argparse

@@ -1,18 +1,19 @@
-"""What is still whole after a reload: downloads, WebSockets and server-sent events of one program.
+"""How much is still whole after a reload: downloads, WebSockets and server-sent events of one
+program.
 
 One worker of `quicbaton serve`, hypercorn and peregrine each runs the same ASGI program, with the
-options that it has by itself. Clients open so many downloads, WebSockets and streams of events,
-each over a connection of its own. When all have begun every server is told to reload: ours by
-`quicbaton reload`, hypercorn and peregrine by SIGHUP. Downloads and events take longer than
-the time that the peers allow running requests by themselves (3 s hypercorn, 10 s peregrine), and
-than the deadline of our service (60 s; `--quick` is below that). Whole is
+server's default options. Clients open as many downloads, WebSockets and streams of events, each
+over a connection of its own. When all have begun, every server is told to reload: ours by
+`quicbaton reload`, hypercorn and peregrine by SIGHUP. Downloads and events take longer than the
+time that the peers allow running requests by default (3 s hypercorn, 10 s peregrine), and than the
+deadline of our service (60 s; `--quick` is below that). Whole is
 
 * a download whose bytes and length are right;
 * a WebSocket that echoes every message on the same connection until the downloads have ended;
 * a stream of events whose numbers have no gap, with its last event.
 
-New clients that come in between are to be answered by a new process: a server that replaces its
-workers only when all clients have gone has cut nothing, and reloaded nothing.
+A new process must answer new clients that come in between: a server that replaces its workers only
+when all clients have gone has cut nothing, and reloaded nothing.
 
 WebSockets go over HTTP/3 (RFC 9220) where a server speaks that, else over TLS and HTTP/1.1. The
 client is aioquic with wsproto. A peer that cannot be installed is printed as missing.

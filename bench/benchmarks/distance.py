@@ -1,10 +1,10 @@
-"""What a handoff costs a client that is 50 ms away: no round trip.
+"""The cost of a handoff for a client that is 50 ms away: no round trip.
 
 libcurl downloads through a link with 50 ms each way (`bench.link`), while its connection goes to
 and fro between two server processes. In windows of 200 ms the longest pause between two pieces of
-the body is taken: around the moment at which the handoff's effect reaches the client, around
-moments of downloads without handoffs, and beside them what closing and connecting anew costs until
-the next byte of a body.
+the body is taken: around the moment at which the handoff's effect reaches the client, and around
+moments of downloads without handoffs. Beside them stands the time for closing and connecting anew,
+until the next byte of a body.
 
 * `gap_ms` is that of a live stream, which the server sends as time passes and no queue smooths: a
   pause of the server is a pause at the client;

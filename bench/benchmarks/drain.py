@@ -1,9 +1,9 @@
 """A process's idle connections moved to another of the same host, and one with a full buffer.
 
 Clients of our own (real handshakes, one small request each) are idle when `Drain` moves all of
-them; all three processes share the machine, so the rate is that of what the cores allow. Blackout
-is what destinations report: from the source's freeze to their first datagram. After each drain
-every client makes another request.
+them. All three processes share the machine, so its cores bound the rate. Destinations report the
+blackout: from the source's freeze to their first datagram. After each drain every client makes
+another request.
 
 For the size of the buffer, one connection of libcurl's stops reading in the middle of a response
 that lies in the server's send buffer as a whole, of 1 KB or of 64 MB, and is handed over to and

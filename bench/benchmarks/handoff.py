@@ -1,17 +1,17 @@
 """Live connections handed from process to process under libcurl, and a whole process's takeover.
 
-Two server processes share a UDP port. A connection that libcurl downloads over, unthrottled, is
+Two server processes share a UDP port. A connection over which libcurl downloads, unthrottled, is
 handed to and fro every 200 ms, each time to the process that was not reading it. Measured are:
 
 * the blackout: from the last datagram that the source gave the kernel to the destination's first
   with bytes of the body, both stamped (CLOCK_MONOTONIC) in the server processes before the system
-  call. The controlling process only says when. As a source parts with two short trains in the
-  course of a handoff, the longest silence around it is published, too: the longest time in which
-  neither process gave the kernel bytes of the body, within 10 ms of the change;
+  call. The controlling process only says when. Since a source sends two short trains in the course
+  of a handoff, the longest silence around it is published, too: the longest time in which neither
+  process gave the kernel bytes of the body, within 10 ms of the change;
 * goodput, of a download with handoffs over that of one without, in alternating rounds;
 * through a link with 10 ms each way (`bench.link`): the longest pause between body bytes within
-  100 ms of a handoff, less the median of the same in a download without handoffs, beside what
-  closing and connecting anew costs until the next byte of a body;
+  100 ms of a handoff, less the median of the same in a download without handoffs, beside the time
+  for closing and connecting anew, until the next byte of a body;
 * connections per second when a new process takes over all of another one's, most of them idle and
   some making requests all the time; afterwards every one of them makes a request.
 """

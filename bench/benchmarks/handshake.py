@@ -3,8 +3,8 @@
 libcurl opens a connection, gets one KiB over HTTP/3 and closes it, again and again. Every handshake
 is a full one, with one ECDSA certificate for all servers. The servers are those of the `transport`
 benchmark: a program on each library's asyncio server, as it comes. A round visits every server
-once, in an order that turns from round to round. Reported are medians over the rounds; what a
-connection costs until it is closed and forgotten is in them.
+once, in an order that turns from round to round. Reported are medians over the rounds. They include
+the cost of closing and forgetting the connection.
 
 `quicbaton_command` is `quicbaton serve`, which serves a file instead and sets up the garbage
 collector, as a program of one's own may do by `quicbaton.service.host.tune_collector`.
@@ -14,8 +14,8 @@ and frames, of which 16 to CRYPTO frames (libcurl cuts its ClientHello into some
 messages and 5 to key setup; 21 % to sendmsg, in seven datagrams; 20 % to promotion, which builds
 the connection, its session and its first train; 13 % to waiting in epoll; 6 % to reading the
 socket; 6 % to the first packets of the connection. The cryptographic primitives are some 3 %. So a
-half is TLS and the handshake's packets in Python: a TLS of our own on the primitives, CRYPTO frames
-put together once, and a first flight that leaves as one train are what would close the gap.
+half is TLS and the handshake's packets in Python. Three things would close the gap: a TLS of our
+own on the primitives, CRYPTO frames put together once, and a first flight that leaves as one train.
 """
 
 import argparse

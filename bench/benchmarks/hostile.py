@@ -1,19 +1,19 @@
-"""What each attack of `docs/security.md` costs the attacker, costs us, and costs the neighbours.
+"""The cost of each attack of `docs/security.md`: to the attacker, to us, and to other clients.
 
-The attacks are those of `tests.clients.hostile`, each by a process of its own, against
-`quicbaton serve`. An attacker with a connection keeps 64 packets on its way, as a client with a
-fast link does; one without waits after each 32 datagrams until the server has read them. So an
-attacker takes all that the server's one core gives it, and nobody's packets are lost to a full
-socket buffer: that anybody can fill a link with packets is no news about a server.
+The attacks are those of `tests.clients.hostile`, each by a process of its own, against `quicbaton
+serve`. An attacker with a connection keeps 64 packets on its way, as a client with a fast link
+does; one without waits after each 32 datagrams until the server has read them. So an attacker takes
+all that the server's one core gives it, and no packets of others are lost to a full socket buffer:
+a link that is full of packets would say nothing about a server.
 
 * Per attack, alone: CPU time of the server process (user and system) per 1,000 bytes that the
-  attacker sent, the peak of its resident memory above what it was before, and what the attacker
-  was told in the end. A server of its own each.
+  attacker sent, the peak of its resident memory above that from before, and how the attacker's
+  connection ended. A server of its own each.
 * Per attack and round, beside three innocent libcurls (`bench.innocents`) and two connections of
   aioquic (`bench.bystanders`): the longest time that one of them waits, for the answer to a small
-  request, for the next piece of a download, for the answer to an upload, for what a WebTransport
-  session echoes, and, after the attack, for the answer to an idle connection. Reported is the
-  median over the rounds. Before each attack the innocent are looked at for as long without one;
+  request, for the next piece of a download, for the answer to an upload, for the echo of a
+  WebTransport session, and, after the attack, for the answer to an idle connection. Reported is the
+  median over the rounds. Before each attack the innocent are watched for as long without one;
   `undisturbed_wait_ms` is the median of that.
 """
 

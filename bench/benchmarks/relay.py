@@ -1,14 +1,14 @@
-"""What it costs a stream to be relayed: latency, and throughput.
+"""The cost of relaying a stream: latency, and throughput.
 
 Two processes of `quicbaton serve` share a port and run an ASGI program. A connection whose request
 runs as a task in the first is handed to the second; the task stays, and its stream goes through
 both from then on. On the same stream before and after:
 
-* `added_latency_us`: a client sends a few bytes on a request's body, and has them back by the
-  program, one at a time; the percentiles of the round trips through the relay, less those without.
+* `added_latency_us`: a client sends a few bytes of a request's body, and the program sends them
+  back, one at a time; the percentiles of the round trips through the relay, less those without.
   The first ones after the handoff do not count: the client has yet to cut over.
-* `throughput`: what libcurl downloads in a second, before the handoff and afterwards. The window's
-  growth at the beginning and what the handoff itself costs do not count (`bench handoff` has that).
+* `throughput`: bytes that libcurl downloads in a second, before the handoff and afterwards. The
+  window's growth at the beginning and the handoff itself do not count (`bench handoff` has that).
 
 Everything runs on one host, and with the client there are three processes: on two cores the relay
 has to share them, as it would with other connections.

@@ -1,8 +1,8 @@
 """A service's workers replaced under 2,000 live connections with traffic, and 1 % loss.
 
-`quicbaton serve --workers 2` stands behind a link that loses (`bench.link`). Every connection of a
-crowd fetches a file every few seconds, all the time, and compares it. Then all workers are
-replaced, one after the other, as `quicbaton reload` does it. Published are:
+`quicbaton serve --workers 2` stands behind a link that loses packets (`bench.link`). Every
+connection of a crowd fetches a file every few seconds, all the time, and compares it. Then all
+workers are replaced, one after the other, as `quicbaton reload` does it. Published are:
 
 * how many connections ended, or got no answer, and how many answers were wrong: both are to be 0;
 * `client_gap_ms`: per connection, the longest wait for an answer while the reload ran, less the

@@ -1,16 +1,16 @@
-"""Sleeping connections: what one takes of memory, and how long it takes to wake.
+"""Sleeping connections: the memory of one, and the time that it takes to wake.
 
-A thousand real clients (aioquic's, in a process of their own) connect over the loopback and make
-a request each; the others are states of real ones with keys and IDs of their own. Every one of
-them is a live connection with HTTP/3 and its program first, and is put to sleep by the same call.
+A thousand real clients (aioquic's, in a process of their own) connect over the loopback and make a
+request each; the others are states of real ones with keys and IDs of their own. Every one of them
+is a live connection with HTTP/3 and its program first, and is put to sleep by the same call.
 
 * Memory is the growth of the process's resident set (`/proc/self/smaps_rollup`) from before the
   first of these connections until all sleep, over their number: routing table, timers, ledger,
-  allocator and what the handshakes left included.
+  allocator and the rest of the handshakes included.
 * Waking is wall-clock time, from the moment at which a datagram that was read is handed out until
   the connection is rebuilt; `answer_us` goes on until the answer is with the kernel. The clients
   that ask are the real ones, all of them, once a round. `wake_cpu_us` is the thread's CPU for the
-  same: what is missing from it, somebody else had the core for.
+  same: for the rest of the time another process had the core.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""An idle HTTP/3 connection as a value: its size, and what it costs to move beside a handshake.
+"""An idle HTTP/3 connection as a value: its size, and the cost of a move beside a handshake.
 
-Real clients (libcurl, aioquic, qh3) connect over the loopback to a server in this process and
-make one request each. When nothing has moved for a second, their connections are frozen and
-sealed, everything included: transport, HTTP/3 and the application's state. The size published is
-the largest; a table says which part of the state takes how much.
+Real clients (libcurl, aioquic, qh3) connect over the loopback to a server in this process and make
+one request each. When nothing has moved for a second, their connections are frozen and sealed,
+everything included: transport, HTTP/3 and the application's state. The size published is the
+largest; a table has the size of each part of the state.
 
 Times are medians of the thread's CPU over repetitions of the very steps of a handoff:
 
@@ -13,7 +13,7 @@ Times are medians of the thread's CPU over repetitions of the very steps of a ha
 * handshake, by turns with the moves: CPU of a server process for full handshakes that aioquic's
   client begins, aioquic conducts and our transport takes over; the certificate is an EC P-256 one.
 
-Memory is what that server process grows by, per connection that has made one request.
+Memory is the growth of that server process, per connection that has made one request.
 """
 
 import argparse

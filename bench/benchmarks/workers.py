@@ -2,9 +2,9 @@
 
 `quicbaton serve` as users run it, with the kernel steering; several C clients (libcurl, a process
 each) download over connections that are open already, the same number on every worker. Clients and
-servers share the machine's cores, so what two workers can reach is bounded: the CPU that a megabyte
-costs is measured on both sides, and `allowed_ratio` is what these cores would give if nothing were
-lost: two workers use all of them, one worker and its clients no more than they can.
+servers share the machine's cores, which bounds the gain of two workers. So the CPU per megabyte is
+measured on both sides. `allowed_ratio` is the ratio that these cores would give without losses: two
+workers use all of them, one worker and its clients no more than they can.
 """
 
 import argparse

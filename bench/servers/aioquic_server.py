@@ -1,7 +1,7 @@
 """aioquic's own asyncio server and HTTP/3, with the benchmark's application.
 
-aioquic has no backpressure: whatever is written is buffered. Two ways to live with that, of
-which the benchmark takes the one that favours aioquic:
+aioquic has no backpressure: it buffers every write. There are two ways to live with that, and the
+benchmark takes the one that favours aioquic:
 
 * `whole`, the default, gives it the body in one write (cheapest by a little, or equal);
 * `chunks` looks at the private send buffer before every transmission and writes the next chunk

@@ -1,4 +1,4 @@
-"""The benchmark's application over our events, for `quicbaton serve`: what ASGI is held against."""
+"""The benchmark's application over our events, for `quicbaton serve`: the yardstick for ASGI."""
 
 import os
 

@@ -1,13 +1,13 @@
-"""A process that owns connections and hands them over, with a record of what it sends.
+"""A process that owns connections and hands them over, with a record of its datagrams.
 
     GET /BYTES answers with that many bytes: a block of random ones, over and over.
     GET /held/BYTES the same, all of it written at once: the send buffer takes it.
-    GET /BYTES?RATE does so at so many bytes per second, as a live stream comes.
+    GET /BYTES?RATE does so at RATE bytes per second, as a live stream comes.
 
 `first` opens the port, `join` shares the port of another process, `takeover` replaces it. Lines on
-stdin are requests: `sends` is answered with the moments at which datagrams went to the kernel
-since the last time, `memory` with what the process holds. The record is made around
-`UdpSocket.send`: the product knows nothing of it.
+stdin are requests: `sends` is answered with the moments at which datagrams went to the kernel since
+the last time, `memory` with the process's memory. The record is made around `UdpSocket.send`: the
+product knows nothing of it.
 """
 
 import argparse

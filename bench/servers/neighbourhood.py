@@ -1,8 +1,8 @@
-"""A file server that takes uploads and WebTransport, too: what the innocent beside an attack use.
+"""A file server that takes uploads and WebTransport, too, for the innocent clients of an attack.
 
 `quicbaton serve --app bench.servers.neighbourhood:Neighbourhood` serves the folder that
 NEIGHBOURHOOD names. A POST is answered with the SHA-256 of its body; a WebTransport session gets
-back what it sends on its streams.
+back the bytes that it sends on its streams.
 """
 
 import hashlib

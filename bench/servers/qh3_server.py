@@ -1,7 +1,7 @@
 """qh3's asyncio server and HTTP/3, with the benchmark's application.
 
-qh3 says how much of a stream waits for its first transmission; the application keeps that filled
-up to `LOW_WATER_BYTES` (variant `chunks`), or writes the body at once (variant `whole`).
+qh3 tells how many bytes of a stream wait for their first transmission. The application keeps these
+at `LOW_WATER_BYTES` (variant `chunks`), or writes the body at once (variant `whole`).
 """
 
 from typing import Any

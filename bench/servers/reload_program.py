@@ -1,7 +1,7 @@
-"""An ASGI program whose answers take long: what a reload of its server may cut.
+"""An ASGI program whose answers take long, so that a reload of its server may cut them.
 
-* `GET /slow/SECONDS` answers with a body that comes evenly over so many seconds.
-* `GET /events/SECONDS` sends server-sent events, numbered from 0, for so long, then one that says
+* `GET /slow/SECONDS` answers with a body that comes evenly over that many seconds.
+* `GET /events/SECONDS` sends server-sent events, numbered from 0, for that long, then one that says
   `end`.
 * `GET` of anything else answers with the process's ID, in 1 KB.
 * A WebSocket at any path gets its messages back.

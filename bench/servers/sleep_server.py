@@ -1,12 +1,12 @@
-"""A process whose connections sleep, with a record of how long they took to wake.
+"""A process whose connections sleep, with a record of the time that they took to wake.
 
 It serves as `handoff_server` does: GET /BYTES. Lines on stdin are requests:
 
     rest          wait until every connection has fallen asleep
-    clone COUNT   so many more, each the state of a real one with keys and IDs of its own; each is
+    clone COUNT   COUNT more, each the state of a real one with keys and IDs of its own; each is
                   a live connection with its protocol first, and falls asleep as any other
-    report        how many sleep, what the process holds, how long waking took since last asked
-    close         close every connection, and say how long that took
+    report        how many sleep, the process's memory, how long waking took since the last report
+    close         close every connection, and report the time for that
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The benchmark's application in Starlette: what a server's share is of a framework's request."""
+"""The benchmark's application in Starlette: the server's share of a framework's request."""
 
 import os
 from collections.abc import AsyncIterator

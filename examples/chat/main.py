@@ -1,7 +1,7 @@
 """A chat over WebSocket whose room is larger than a process.
 
 Workers are processes, and after a reload a WebSocket still belongs to the one where it began. So
-what somebody says goes to all processes: each has a datagram socket in one folder.
+each message goes to all processes: each has a datagram socket in one folder.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Django in one file: a page, a download and an upload. A project of yours is served by the
+"""Django in one file: a page, a download and an upload. To serve a project of yours, name the
 `application` of its `asgi.py`."""
 
 import hashlib

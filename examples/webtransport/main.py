@@ -1,4 +1,4 @@
-"""A WebTransport session that sends back what it gets, and a page that watches it."""
+"""A WebTransport session that echoes datagrams and streams, and a page that watches it."""
 
 import hashlib
 import os

@@ -1,5 +1,5 @@
-"""A program with requests of all kinds, each of which goes on until a file `enough` is there. Notes
-in a file `begun` which it has begun with."""
+"""A program with requests of all kinds, each of which goes on until a file `enough` exists. It
+notes in a file `begun` with which requests it has begun."""
 
 from __future__ import annotations
 

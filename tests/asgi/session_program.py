@@ -1,5 +1,5 @@
-"""A program of which tests move the connections: `/pid` by HTTP, and a WebTransport session that
-sends back datagrams and streams, unidirectional ones on streams of its own."""
+"""A program whose connections tests move: `/pid` by HTTP, and a WebTransport session that sends
+back datagrams and streams, unidirectional ones on streams of its own."""
 
 from __future__ import annotations
 

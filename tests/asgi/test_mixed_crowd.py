@@ -1,5 +1,5 @@
-"""Three hundred requests of all kinds in flight through a rolling reload on a lossy path: none is
-lost, none goes wrong, none is run twice."""
+"""Three hundred requests of all kinds in flight through a rolling reload on a lossy path: each is
+answered rightly, and run once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`quicbaton serve --limit-max-requests`: workers are replaced, and nobody notices."""
+"""`quicbaton serve --limit-max-requests`: workers are replaced, and no client notices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TCP connections: how they begin, end and are kept from harm, by clients that the test plays."""
+"""TCP connections: how they begin, end and are protected, by clients that the test plays."""
 
 from __future__ import annotations
 

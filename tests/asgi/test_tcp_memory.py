@@ -1,4 +1,4 @@
-"""What TCP connections hold, of a memory that they share with those of QUIC."""
+"""The memory of TCP connections, which they share with those of QUIC."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operators see of TCP connections: `ps`, `top`, metrics, the access log."""
+"""TCP connections as operators see them: `ps`, `top`, metrics, the access log."""
 
 from __future__ import annotations
 

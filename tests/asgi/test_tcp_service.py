@@ -1,5 +1,5 @@
-"""A program over UDP and TCP by whole processes: one port, one program, through everything that
-happens to a service."""
+"""A program over UDP and TCP by whole processes: one port, one program, through all events in the
+life of a service."""
 
 from __future__ import annotations
 

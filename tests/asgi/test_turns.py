@@ -1,4 +1,4 @@
-"""What one datagram asks for is answered in the same turn of the event loop, in one train."""
+"""All requests in one datagram are answered in the same turn of the event loop, in one train."""
 
 from __future__ import annotations
 

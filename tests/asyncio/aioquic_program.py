@@ -1,8 +1,8 @@
 """A program in the style of aioquic's examples: written once, run on aioquic's asyncio and on ours.
 
-`program(runtime)` makes it for `aioquic.asyncio` or `quicbaton.asyncio`: what a user changes is
-that import. It uses whatever aioquic's example server and client, and programs made from them, use
-of a protocol and its `_quic`: a task for each request, HTTP/3 by aioquic's own H3Connection,
+`program(runtime)` makes it for `aioquic.asyncio` or `quicbaton.asyncio`: a user changes only that
+import. It uses everything of a protocol and its `_quic` that aioquic's example server and client
+use, and programs made from them: a task for each request, HTTP/3 by aioquic's own H3Connection,
 HTTP/0.9, server push, WebTransport streams and datagrams, 0-RTT-style early requests.
 """
 

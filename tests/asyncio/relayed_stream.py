@@ -1,4 +1,4 @@
-"""Both ends of a stream relay in one process, and what is between them."""
+"""Both ends of a stream relay in one process, and the link between them."""
 
 from __future__ import annotations
 

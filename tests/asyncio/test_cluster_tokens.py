@@ -1,4 +1,4 @@
-"""What one process gives a client and another, which shares nothing but the ring, takes back."""
+"""Tokens and tickets that one process gives a client, and another with the same ring accepts."""
 
 from __future__ import annotations
 

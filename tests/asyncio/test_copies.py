@@ -1,4 +1,4 @@
-"""What a destination keeps of streams that are copied to it ahead of a baton."""
+"""The bytes of streams that a destination keeps when they are copied to it ahead of a baton."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that are coroutine functions fail by all that a loop may have to complain of."""
+"""Tests that are coroutine functions fail for every complaint that a loop may have."""
 
 from __future__ import annotations
 

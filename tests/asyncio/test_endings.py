@@ -1,4 +1,4 @@
-"""Deadlines and ends: closes from either side, silence, and what must not be left behind."""
+"""Deadlines and ends: closes from either side, silence, and leaks."""
 
 from __future__ import annotations
 

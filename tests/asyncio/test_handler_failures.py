@@ -1,4 +1,5 @@
-"""A handler that fails: the program is told, and nobody waits for an answer that will not come."""
+"""A handler that fails: the program is told, and no client waits for an answer that will not
+come."""
 
 from __future__ import annotations
 

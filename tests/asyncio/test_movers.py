@@ -1,4 +1,4 @@
-"""What is refused when a baton is opened, while its source can still take the connection back."""
+"""Batons that are refused when they are opened, while the source can still thaw."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever observes the connections of a process is told, whatever the others make of it."""
+"""All observers of a process's connections are told, even if one of them fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Open files that go along with a program's state: whose they are, and what its mistakes cost."""
+"""Open files that go along with a program's state: their owner, and the cost of its mistakes."""
 
 from __future__ import annotations
 

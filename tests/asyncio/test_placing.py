@@ -1,4 +1,4 @@
-"""Placing new connections: who counts as a member, and what becomes of a request meanwhile."""
+"""Placing new connections: which processes are members, and where a request waits meanwhile."""
 
 from __future__ import annotations
 

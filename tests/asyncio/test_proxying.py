@@ -1,4 +1,4 @@
-"""Where a process may send from, and for whom."""
+"""The addresses from which a process may send, and the processes for which it may proxy."""
 
 from __future__ import annotations
 

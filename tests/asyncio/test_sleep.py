@@ -1,4 +1,4 @@
-"""Idle connections that shrink to their state, and wake as if nothing had been."""
+"""Idle connections that shrink to their state, and wake unchanged."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What one end of a stream relay says about a stream while that ends, or has ended, at the other:
-it costs that stream, and neither the link nor what else passes over it."""
+"""Messages of one end of a stream relay that cross the end of their stream at the other: they cost
+that stream, and neither the link nor other streams."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Both ends of a stream relay without a process between them: every byte once and in order,
-whatever crosses, with a bounded amount under way."""
+"""Both ends of a stream relay without a process between them: every byte once and in order, in any
+order of events, with a bounded amount under way."""
 
 from __future__ import annotations
 

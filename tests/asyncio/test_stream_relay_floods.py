@@ -1,4 +1,4 @@
-"""Sessions whose clients send more than the old process takes: each pays for itself alone."""
+"""Sessions whose clients send more than the old process takes: each harms itself alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is served next, on a clock that only work moves."""
+"""The order in which connections are served, on a clock that only work moves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The socket: batches both ways, and what remains when the kernel offers less."""
+"""The socket: batches in both directions, and the behaviour where the kernel offers less."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes ahead of a baton is left out of it, and is there again when the baton is opened."""
+"""Bytes that go ahead of a baton are left out of it, and are there again when it is opened."""
 
 from __future__ import annotations
 

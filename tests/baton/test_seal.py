@@ -1,4 +1,4 @@
-"""Batons: what is sealed comes back, and nothing else is ever accepted."""
+"""Batons: a sealed payload comes back, and nothing else is ever accepted."""
 
 from __future__ import annotations
 

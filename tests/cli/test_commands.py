@@ -1,4 +1,4 @@
-"""The command line as a whole: which commands there are, and what each imports."""
+"""The command line as a whole: its commands, and the modules that each imports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`serve --ids`: what connection IDs look like."""
+"""`serve --ids`: the forms of connection IDs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`quicbaton keys`: what it makes, who may read it, and that it destroys nothing."""
+"""`quicbaton keys`: the files that it makes, their modes, and that it destroys nothing."""
 
 import stat
 from pathlib import Path

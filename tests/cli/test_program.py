@@ -1,4 +1,4 @@
-"""What `serve --app MODULE:NAME` takes from the program."""
+"""The attributes that `serve --app MODULE:NAME` takes from the program."""
 
 import sys
 from pathlib import Path

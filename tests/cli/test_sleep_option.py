@@ -1,4 +1,4 @@
-"""`serve --sleep-after`: who sleeps, and when not asked."""
+"""`serve --sleep-after`: which connections sleep, with and without the option."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A page in a real browser, for tests: a process that is told over its stdin what to evaluate."""
+"""A page in a real browser, for tests: a process that evaluates scripts from its stdin."""
 
 from __future__ import annotations
 

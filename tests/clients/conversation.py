@@ -1,7 +1,7 @@
-"""What every client of the matrix speaks with it: a JSON line in, a JSON line out.
+"""The protocol between the matrix and each client: a JSON line in, a JSON line out.
 
 Only the standard library is imported: a client may run where quicbaton is not installed. The first
-line is the client's: {"client": its name and version, "can": [...]}, and what it can is of
+line is the client's: {"client": its name and version, "can": [...]}, where "can" lists some of
 
     "open"         connect without asking for anything
     "move"         go on from another local port
@@ -12,11 +12,10 @@ Then come commands:
     {"do": "open"}
     {"do": "get", "urls": [...], "moving": false}  all at once; if `moving`, go on from another
                                                    local port half a second later
-    {"do": "post", "url": ..., "size": n}          so many random bytes
+    {"do": "post", "url": ..., "size": n}          n random bytes
 
-Each is answered with {"answers": [Answer...], "sent": SHA-256 of what was posted}, or with
-{"error": ...}. All of it goes over one connection if the client has its way. The end of stdin is
-the end.
+Each is answered with {"answers": [Answer...], "sent": SHA-256 of the posted bytes}, or with
+{"error": ...}. The client uses one connection for all of it if it can. The end of stdin is the end.
 """
 
 from __future__ import annotations

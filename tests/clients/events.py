@@ -1,6 +1,6 @@
-"""A client of the matrix over any library that has aioquic's shape: events in, methods out.
+"""A client of the matrix over any library with aioquic's API: events in, methods out.
 
-Its classes are told apart by name, since each library has its own.
+It distinguishes event classes by name, since each library has its own.
 """
 
 from __future__ import annotations

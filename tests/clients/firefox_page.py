@@ -1,6 +1,7 @@
 """A page in Firefox: `python firefox_page.py URL`, driven by `browser.py`.
 
-It is opened over TCP, as if a person had gone on after the warning about its certificate."""
+It is opened over TCP, as if a person had accepted the warning about its certificate.
+"""
 
 import asyncio
 import json

@@ -1,6 +1,6 @@
-"""The ASGI program behind pages of tests: `/`, `POST /early/STATUS`, which reads nothing; `/down`,
-`POST /up` and WebTransport `/session`, which last until the client is gone; `/seen`, which of
-these have begun, and ended so."""
+"""The ASGI program behind pages of tests. `POST /early/STATUS` answers and reads nothing; `/down`,
+`POST /up` and WebTransport `/session` last until the client is gone; `/seen` lists which of these
+have begun and ended so."""
 
 from __future__ import annotations
 

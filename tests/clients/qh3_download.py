@@ -1,7 +1,7 @@
 """Download one URL with qh3, as `python -m tests.clients.qh3_download HOST PORT PATH CERTIFICATE`.
 
-It is downloaded again and again, once at least, until stdin ends. Prints one JSON line: status,
-bytes, SHA-256 of all bodies in a row, and an error when there was one. Connects once and never
+The download is repeated until stdin ends, and is made at least once. Prints one JSON line: status,
+bytes, SHA-256 of all bodies in a row, and an error when there was one. It connects once and never
 again, so bodies that arrive whole arrived over one connection.
 """
 

@@ -1,4 +1,4 @@
-"""Firefox: what a page of ours fetches."""
+"""Firefox: requests of a page of ours."""
 
 import json
 from pathlib import Path

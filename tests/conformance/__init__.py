@@ -1,1 +1,1 @@
-"""Checkers that others wrote, run against ours: `python -m tests.conformance` (see `__main__`)."""
+"""Other projects' checkers, run against ours: `python -m tests.conformance` (see `__main__`)."""

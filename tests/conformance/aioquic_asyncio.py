@@ -2,8 +2,8 @@
 
     python -m tests.conformance.aioquic_asyncio FILE
 
-runs them in this process and writes what came of them to the file, as JSON; `run` does so in a
-process of its own, which it can end.
+runs them in this process and writes their outcome to the file, as JSON. `run` does so in a process
+of its own, which it can end.
 """
 
 from __future__ import annotations

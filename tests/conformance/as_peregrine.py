@@ -1,8 +1,8 @@
-"""`quicbaton serve` under peregrine's name, with the options that its scripts start a server with.
+"""`quicbaton serve` under peregrine's name, with the options with which its scripts start a server.
 
-What is an option there and a matter of the program here (files, WSGI) becomes a program around
-theirs, `options_as_program`. Options that have no counterpart at all are left out; what they would
-have done is then missed by a check, which is listed with its reason.
+Some of these options are a program's task here (files, WSGI): a program around theirs does it,
+`options_as_program`. Options without a counterpart are left out. A check that needs one fails, and
+is listed with its reason.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Fetches the checkers: `python -m tests.conformance.fetch`. What is there is left alone.
+"""Fetches the checkers: `python -m tests.conformance.fetch`. Fetched ones are left alone.
 
 Source distributions are unpacked into `.conformance`; packages go to `.conformance/site`, which
-checkers and their programs have on their path. All are pinned: the known failures are theirs.
+checkers and their programs have on their path. All are pinned, since the list of known failures is
+for these versions.
 """
 
 from __future__ import annotations

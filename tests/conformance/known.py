@@ -1,5 +1,5 @@
-"""Checks of others' that ours does not pass, each with its reason. Whatever else fails is a fault,
-and so is one of these that passes."""
+"""Other projects' checks that ours does not pass, each with its reason. Any other failure is a
+fault, and so is one of these that passes."""
 
 from __future__ import annotations
 

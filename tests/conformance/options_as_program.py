@@ -1,4 +1,4 @@
-"""What peregrine does by options, done by a program: its environment says for which program."""
+"""peregrine's options, performed by a program around the one that its environment names."""
 
 from __future__ import annotations
 

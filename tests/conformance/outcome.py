@@ -1,4 +1,4 @@
-"""What a checker said, and whether that was to be expected."""
+"""A checker's outcome, and whether it was expected."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Starlette's and FastAPI's own tests, from their source distributions: `served_client` puts the
-bridge, HTTP/3 and libcurl between their programs and what they say of the responses."""
+bridge, HTTP/3 and libcurl between their programs and their assertions."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A plugin for pytest: Starlette's `TestClient` asks over HTTP/3, by libcurl, and its program is
-served by the bridge. What Starlette's and FastAPI's own tests say of a response is then said of
-one that has been through all of it.
+"""A plugin for pytest: Starlette's `TestClient` asks over HTTP/3, by libcurl, and the bridge serves
+its program. So Starlette's and FastAPI's own tests check responses that have passed through all of
+it.
 
-As a proxy would, the server tells the program of the scheme, host and client that the test has made
+As a proxy would, the server tells the program the scheme, host and client that the test has made
 up. Programs' exceptions are raised in the test, as `TestClient` does it. WebSockets stay in the
 process: their test client has messages of ASGI on both ends, and no frames.
 """

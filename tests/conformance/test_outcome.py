@@ -1,4 +1,4 @@
-"""What is made of a checker's run: nothing that was not to be expected may pass unseen."""
+"""The verdict on a checker's run: no unexpected result may pass unseen."""
 
 from __future__ import annotations
 

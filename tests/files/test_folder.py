@@ -1,4 +1,4 @@
-"""What paths name, what they must not, and which of the files beside each other is sent."""
+"""The files that paths name and must not name, and which of several encodings is sent."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A folder as a page: what it names, in which order, and that it carries nothing out."""
+"""A folder as a page: its entries, their order, and that names cannot inject HTML."""
 
 from __future__ import annotations
 

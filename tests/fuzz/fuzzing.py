@@ -1,4 +1,4 @@
-"""What the fuzz targets of this folder have in common.
+"""The common parts of the fuzz targets in this folder.
 
 `target_NAME.py` is the target NAME. It has
 
@@ -8,7 +8,7 @@
 
 A fault is an exception that is not one of the typed errors which the code under test documents, an
 invariant that does not hold, or more work than the input has paid for. `corpus/NAME/` keeps inputs
-as files: what once failed, and what reaches far.
+as files: those that once failed, and those that reach far.
 """
 
 from __future__ import annotations

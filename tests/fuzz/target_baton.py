@@ -1,6 +1,6 @@
-"""Batons, snapshots and naps: what a file, a link or a sleeper's memory may hold.
+"""Batons, snapshots and naps: the bytes that a file, a link or a sleeper's memory may hold.
 
-The first byte says what the rest is: a baton, a snapshot that is sealed as it is, or a nap.
+The first byte gives the kind of the rest: a baton, a snapshot that is sealed as it is, or a nap.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Frames: what an authentic peer may put into packets, in a connection in several states.
+"""Frames: everything that an authentic peer may put into packets, in a connection in several
+states.
 
 An input is a byte that chooses a scene, then steps: a byte below 0xE0 is the length of a packet's
 payload, which follows; 0xF0 is time that passes, 0xF1 the application's turn, 0xF2 a handoff.

@@ -1,7 +1,7 @@
 """HTTP/3 streams and datagrams, in pieces as they come, at a server and at a client.
 
-An input is a byte that chooses the end, then steps of two bytes: what happens (its low four bits)
-and to which stream, and a length. Bytes of a stream are as many as the length says, and follow.
+An input is a byte that chooses the end, then steps of two bytes: an event (the low four bits) with
+its stream, and a length. That many bytes of the stream follow.
 """
 
 from __future__ import annotations

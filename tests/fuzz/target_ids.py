@@ -1,4 +1,5 @@
-"""Connection IDs as anybody may send them, and their configuration as an operator may write it."""
+"""Connection IDs as any sender may choose them, and their configuration as an operator may write
+it."""
 
 from __future__ import annotations
 

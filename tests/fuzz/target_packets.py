@@ -1,4 +1,4 @@
-"""Datagrams as they come from anybody: routing, long headers, and a connection that gets them.
+"""Datagrams from any sender: routing, long headers, and a connection that gets them.
 
 An input is datagrams, each with two bytes of length before it. Where the low bits of the length are
 all set, the datagram is put in front of an authentic packet.

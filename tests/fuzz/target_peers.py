@@ -1,6 +1,7 @@
-"""What other processes say: handoff messages, relayed streams and commands of the control socket.
+"""Messages of other processes: handoff messages, relayed streams and commands of the control
+socket.
 
-The first byte says who reads the rest, the second how large the pieces are in which it comes.
+The first byte chooses the reader of the rest, the second the size of the pieces in which it comes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Field sections and the instruction streams of QPACK.
 
-The first byte says what the rest is.
+The first byte gives the kind of the rest.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ The world performs the machines' effects on make-believe connections and watches
   protect two packets with one nonce;
 * at most one living process has the connection awake;
 * COMMITTED is sent only when the source's keys are gone and its ledger says GIVEN;
-* nobody answers with resets while an owner lives or may still come.
+* no process answers with resets while an owner lives or may still come.
 """
 
 from collections import deque

@@ -1,4 +1,4 @@
-"""What the handoff machines are tried with: every event, and a way into every state."""
+"""Inputs for tests of the handoff machines: every event, and a way into every state."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,17 +1,17 @@
-"""Handoffs with a shared store in a small world: three processes, one store, whatever may go wrong.
+"""Handoffs with a shared store in a small world: three processes, one store, and all faults.
 
-What an operation in the store comes to is drawn: it is done and answered; refused; lost before or
-after it took effect; and one whose outcome was unknown, or whose asker died, may yet take effect at
+The outcome of an operation in the store is drawn: it is done and answered; refused; or lost before
+or after it took effect. One whose outcome was unknown, or whose caller died, may yet take effect at
 any later time. Entries may be swept at any time.
 
 From outside the world checks that
 
 * a snapshot is activated (thawed or resumed) at most once: two activations of one snapshot would
   protect two packets with one nonce;
-* at most one living process has the connection awake, and nobody wakes while a snapshot that is
+* at most one living process has the connection awake, and none wakes it while a snapshot that is
   awake elsewhere lives on;
-* nobody answers with resets while an owner lives;
-* in the end there is one owner, or the connection is closed, or everybody is silent for good.
+* no process answers with resets while an owner lives;
+* in the end there is one owner, or the connection is closed, or all processes are silent for good.
 """
 
 from collections import deque

@@ -1,6 +1,6 @@
-"""What small worlds have in common, in which everything that may happen is tried.
+"""The common parts of small worlds, in which every possible order of events is tried.
 
-`actions()` lists what may happen next, `perform(action)` lets it happen. An action is a plain
+`actions()` lists the possible next events, `perform(action)` lets one happen. An action is a plain
 tuple, so that a sequence of them replays a run. Times are adversarial: any armed timer may be the
 next to fire, however many others are overdue.
 """

@@ -1,4 +1,4 @@
-"""A connection that is handed on in the middle of its cutover: who forwards to whom."""
+"""A connection that is handed on in the middle of its cutover: which process forwards to which."""
 
 from __future__ import annotations
 

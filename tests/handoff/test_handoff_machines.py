@@ -1,4 +1,4 @@
-"""Giving and taking by the ledger, and what single cells promise."""
+"""Giving and taking by the ledger, and the promises of single cells."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Messages and their framing: what is sent arrives, what is malformed is a PeerError."""
+"""Messages and their framing: a sent message arrives, a malformed one is a PeerError."""
 
 import contextlib
 

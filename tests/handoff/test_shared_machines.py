@@ -1,4 +1,4 @@
-"""Giving and taking by a shared store, and what single cells promise."""
+"""Giving and taking by a shared store, and the promises of single cells."""
 
 import msgspec
 import pytest

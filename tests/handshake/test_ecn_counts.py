@@ -1,4 +1,4 @@
-"""Marks are counted while aioquic has the connection, and its ACK frames say them."""
+"""Marks are counted while aioquic has the connection, and reported in its ACK frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What promotion reads off aioquic, for real handshakes of every kind."""
+"""The state that promotion takes from aioquic, for real handshakes of every kind."""
 
 from __future__ import annotations
 

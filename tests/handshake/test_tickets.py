@@ -1,4 +1,4 @@
-"""Session tickets of a cluster: opened on every node, over rotations, by nobody else."""
+"""Session tickets of a cluster: every node opens them, over rotations, and no stranger does."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@
     servers, client: the network between them, or between client and source, is CUT and mended,
         before or after every deadline
 
-Whoever passes the point raises the signal, on itself or on the other. A cut is exact, too: the
-process that passes the point stops, the network is cut, and the process goes on.
+The process that passes the point raises the signal, on itself or on the other. A cut is exact, too:
+the process that passes the point stops, the network is cut, and the process goes on.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What holds a host of a test together: a process in its namespaces, which end with it.
+"""The process that holds a test's host together: the host's namespaces end with it.
 
-It sets up the host's one network device, whose other end it passes to whoever started it, and then
-waits for its standard input to end. Everything is done with ioctl(2), netdevice(7), so no program
-is needed but mount(8).
+It sets up the host's one network device, whose other end it passes to its parent, and then waits
+for its standard input to end. Everything is done with ioctl(2), netdevice(7), so no program is
+needed but mount(8).
 """
 
 from __future__ import annotations

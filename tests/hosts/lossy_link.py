@@ -1,15 +1,15 @@
 """The network between the hosts of a test: a process that carries IP packets, and loses some.
 
 Every host has one TUN device, whose descriptor this process holds. A packet goes to the host that
-has its destination address; what happens to it on the way is that way's `Condition`. A way leads
-from one host to one other, so both directions and every pair can differ. All chance comes from one
-seed: a way's n-th packet meets the same fate in every run.
+has its destination address; that way's `Condition` decides its fate. A way leads from one host to
+one other, so both directions and every pair can differ. All chance comes from one seed: a way's
+n-th packet meets the same fate in every run.
 
 An address that several hosts have is balanced between them as a QUIC-LB balancer would: by the node
 number in the connection ID, and by a hash of both ends' addresses where it names no host.
 
-Commands are JSON lines on stdin and each is answered with one on stdout. Everything that hosts put
-on the wire over UDP is noted in a file, its fate with it.
+Commands are JSON lines on stdin, and each is answered with one on stdout. All UDP packets that
+hosts put on the wire are noted in a file, with their fate.
 """
 
 from __future__ import annotations

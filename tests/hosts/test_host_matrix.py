@@ -1,8 +1,8 @@
 """Handoffs between hosts, whose processes are killed and stopped and whose networks are cut.
 
 At every step, each cell's client, libcurl, ends with the right hash, or with a close that it was
-told of, or in silence where nobody is left who could tell; and no packet number is used twice:
-invariants 1, 3 and 5, seen from outside.
+told of, or in silence where no process is left that could tell it. No packet number is used twice.
+These are invariants 1, 3 and 5, seen from outside.
 """
 
 from __future__ import annotations

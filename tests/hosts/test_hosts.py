@@ -1,4 +1,4 @@
-"""The hosts themselves: what makes one host different from another."""
+"""The hosts themselves: the differences between two of them."""
 
 from __future__ import annotations
 

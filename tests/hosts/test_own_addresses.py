@@ -1,5 +1,5 @@
-"""Hosts with addresses of their own. Who takes a connection over cannot send from the address that
-the client talks to: the host that has it passes everything on, in both directions, if asked to."""
+"""Hosts with addresses of their own. A destination cannot send from the address that the client
+talks to: the source passes everything on, in both directions, if asked to."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
     python -m tests.http3.aioquic_suite
 
-The sdist of the version that is installed is fetched by pip into .aioquic/ once. In test_h3 and
-test_webtransport the imports of `aioquic.h3` become those of `quicbaton.http3`, and nothing else is
-changed. What fails must be listed in `aioquic_differences`, and nothing else.
+pip fetches the sdist of the installed version into .aioquic/ once. In test_h3 and test_webtransport
+the imports of `aioquic.h3` become those of `quicbaton.http3`, and nothing else is changed. Failures
+must be listed in `aioquic_differences`, and passing tests must not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Two ends of HTTP/3 over a perfect wire: what H3Connection needs of QUIC, and no more.
+"""Two ends of HTTP/3 over a perfect wire: the part of QUIC that H3Connection needs, and no more.
 
-`Quic` is as strict as our transport: it refuses to write where nothing can be written, drops what
-comes for a half that is over, and answers STOP_SENDING with a reset.
+`Quic` is as strict as our transport: it refuses to write where writing is not allowed, drops bytes
+for a half that is over, and answers STOP_SENDING with a reset.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a peer may make us hold and do (docs/security.md): each limit, and that work is linear."""
+"""Limits on a peer's memory and actions (docs/security.md), and that work is linear."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Capsules (RFC 9297 §3): whatever the pieces in which they come."""
+"""Capsules (RFC 9297 §3), whatever the pieces in which they come."""
 
 from __future__ import annotations
 

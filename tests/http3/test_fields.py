@@ -1,4 +1,4 @@
-"""Field sections, priorities and QPACK: properties, and what aioquic and qh3 make of the same."""
+"""Field sections, priorities and QPACK: properties, and a comparison with aioquic and qh3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GOAWAY: what a stopping server says, and what it does with requests that come too late."""
+"""GOAWAY: a stopping server's message, and its treatment of requests that come too late."""
 
 from __future__ import annotations
 

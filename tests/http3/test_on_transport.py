@@ -1,4 +1,4 @@
-"""HTTP/3 over our transport: what a perfect wire cannot show."""
+"""HTTP/3 over our transport, for everything that a perfect wire cannot show."""
 
 from __future__ import annotations
 

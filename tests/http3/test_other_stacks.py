@@ -1,6 +1,6 @@
 """Messages, well-formed and nearly so, as ours reads them and as aioquic and qh3 do.
 
-Each known difference stands in `STRICTER`, with its reason; any other one fails.
+Each known difference is in `STRICTER`, with its reason; any other one fails.
 """
 
 from __future__ import annotations

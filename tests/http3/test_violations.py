@@ -1,4 +1,4 @@
-"""A peer that does each thing wrong, in each state: only what RFC 9114 says must suffer from it."""
+"""A peer that breaks each rule, in each state: only the scope that RFC 9114 names may suffer."""
 
 from __future__ import annotations
 

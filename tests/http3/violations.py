@@ -1,6 +1,6 @@
-"""A misbehaving peer, as a table: what it sends, in which state of ours, and what must come of it.
+"""A misbehaving peer, as a table: its bytes, the state of ours in which they come, and the outcome.
 
-`sent` is what the peer sends on the stream of a `scene`; `outcome` is
+`sent` are the peer's bytes on the stream of a `scene`; `outcome` is
 
     Closes(code)    the connection is closed with this code (RFC 9114 §8)
     Fails(code)     only the stream is given up with this code, the others go on
@@ -8,7 +8,7 @@
     IGNORED         nothing happens at all
     SERVED          the program gets what it should
 
-and `rule` is where that is written.
+and `rule` is the section with the rule.
 """
 
 from __future__ import annotations

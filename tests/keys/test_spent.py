@@ -1,4 +1,4 @@
-"""What counts once."""
+"""Tokens that count once."""
 
 from __future__ import annotations
 

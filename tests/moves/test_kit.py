@@ -1,4 +1,4 @@
-"""The test kit itself: its link, its checker, and what `move` promises and refuses."""
+"""The test kit itself: its link, its checker, and the promises and refusals of `move`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moves at the worst moments: each with something half done that must go on at the next owner."""
+"""Moves at the worst moments, each in the middle of something that the next owner must finish."""
 
 from __future__ import annotations
 

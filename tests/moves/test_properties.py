@@ -1,6 +1,6 @@
-"""Under any weather and any sequence of moves, everybody sees what they would see without.
+"""Under any conditions and any sequence of moves, both ends see the same as without them.
 
-A run is drawn by hypothesis: conditions, who speaks aioquic, and a list of actions. Each action is
+hypothesis draws a run: conditions, which ends are aioquic, and a list of actions. Each action is
 followed by a few events. The applications check every byte as it comes (`traffic`), the pair's
 checker every packet number.
 """

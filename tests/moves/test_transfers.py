@@ -1,4 +1,4 @@
-"""Transfers across moves: what the peer and the application see is the same as without."""
+"""Transfers across moves: the peer and the application see the same as without."""
 
 from __future__ import annotations
 

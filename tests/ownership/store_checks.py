@@ -1,4 +1,4 @@
-"""What the tests of ownership stores have in common."""
+"""The common parts of the tests of ownership stores."""
 
 from collections.abc import Callable
 

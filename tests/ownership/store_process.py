@@ -1,6 +1,6 @@
 """A process that uses an SQLite ownership store, for tests of many processes and of deaths.
 
-python store_process.py race FILE NAME       takes, when a line comes, what S has offered
+python store_process.py race FILE NAME       takes the offer of S when a line comes
 python store_process.py die FILE STATEMENT   takes it, and dies at that statement (0: after all)
 python store_process.py spend FILE           spends one token, when a line comes
 python store_process.py hold FILE            begins a transaction and never ends it

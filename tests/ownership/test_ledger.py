@@ -1,4 +1,4 @@
-"""The ledger: every cell of its table, and one claim per baton whatever the order of calls."""
+"""The ledger: every cell of its table, and one claim per baton in any order of calls."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""The SQLite ownership store: other processes, deaths, full disks, and files that are none."""
+"""The SQLite ownership store: other processes, deaths, full disks, and files that are no store."""
 
 import asyncio
 import contextlib

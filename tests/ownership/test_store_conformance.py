@@ -1,4 +1,4 @@
-"""What every adapter of the shared ownership store owes. A new adapter joins `ADAPTERS`."""
+"""The contract for every adapter of the shared ownership store. A new adapter joins `ADAPTERS`."""
 
 import asyncio
 import contextlib

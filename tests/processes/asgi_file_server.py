@@ -1,5 +1,5 @@
-"""The server process of tests about ASGI programs that send files: what `FOLDER` in the environment
-names, by Starlette's FileResponse."""
+"""The server process of tests about ASGI programs that send files: the folder that `FOLDER` in the
+environment names, by Starlette's FileResponse."""
 
 from __future__ import annotations
 

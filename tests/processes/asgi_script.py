@@ -1,4 +1,4 @@
-"""Scripts of what an ASGI program does with a request, made at random, and run."""
+"""Scripts of an ASGI program's steps in a request, made at random, and run."""
 
 from __future__ import annotations
 

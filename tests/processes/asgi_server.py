@@ -1,6 +1,6 @@
 """The server process of tests about an ASGI program's requests.
 
-GET /note/NAME      says in the file `NOTES` of the environment that it began; this process's id
+GET /note/NAME      notes in the file `NOTES` of the environment that it began; answers its pid
 POST /note/NAME     the same, and the bytes that came
 GET /slow/N/MS      N bytes of `content`, written over MS milliseconds
 GET /file/N         N bytes of `content`, as a file

@@ -1,8 +1,8 @@
-"""What an attacker finds: servers at work, and a client of theirs behind a tap.
+"""The stage of an attack: servers at work, and a client of theirs behind a tap.
 
-Whatever a test does, the download is whole in the end, over the connection that it began on, every
-packet of the servers opens with that connection's keys (so none was a reset), and no packet number
-was used twice.
+After every test the download is whole, over the connection on which it began. Every packet of the
+servers opens with that connection's keys (so none was a reset), and no packet number was used
+twice.
 """
 
 from __future__ import annotations

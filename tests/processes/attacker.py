@@ -1,4 +1,4 @@
-"""Somebody who can send to every port and has no key: sockets of its own, and what it has captured.
+"""An attacker that can send to every port and has no key: its own sockets and captured datagrams.
 
 It knows how everything works, and the plaintext form of connection IDs.
 """

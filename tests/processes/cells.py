@@ -1,10 +1,10 @@
-"""One handoff under a running download, with one fault at one point: what a cell of the matrix is.
+"""One cell of the matrix: a handoff under a running download, with one fault at one point.
 
     source, destination: KILL, or STOP and go on, before or after the other side's deadline
     link: CUT
 
-The fault strikes when the handoff passes the point, whichever side it strikes: the process that
-passes it raises the signal, on itself or on the other.
+The fault strikes when the handoff passes the point, on either side: the process that passes it
+raises the signal, on itself or on the other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The server process of tests about files: what `FOLDER` in the environment names, over HTTP/3."""
+"""The server process of tests about files: the folder `FOLDER` of the environment, over HTTP/3."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A baton format before the present one, as an earlier release would have had it.
 
-No release has written another format than 3. These processes have a format 2 besides, so that what
-happens between neighbouring releases is tried. It knows nothing of relayed streams, the last field
-of a snapshot: a connection that has some cannot be said in it.
+No release has written another format than 3. These processes have a format 2 besides, so that
+handoffs between neighbouring releases are tried. It has no relayed streams, the last field of a
+snapshot: a connection with such streams cannot be expressed in it.
 """
 
 from __future__ import annotations

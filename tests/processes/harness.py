@@ -1,4 +1,4 @@
-"""Starts real server processes and clients, asks them things, stops and kills them."""
+"""Starts real server processes and clients, sends them commands, stops and kills them."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
 """The server process of tests about requests that cannot be exported, since coroutines run.
 
-Beside what `moving_server` serves:
+Beside the paths of `moving_server` it serves:
 
     GET /pid            the process's id
-    GET /counters       what its handoffs count, as JSON
+    GET /counters       counters of its handoffs, as JSON
     GET /slow/N/MS      N bytes of `content`, written over MS milliseconds
     GET /bulk/N         N bytes of `content`, as fast as they go
-    POST /echo          what comes, with backpressure
+    POST /echo          the request's bytes, with backpressure
     POST /swallow/MS    reads nothing for MS milliseconds, then answers with the bytes that came
-    POST /refuse/N      413 with N bytes of `content` at once, whatever is still to come
+    POST /refuse/N      413 with N bytes of `content` at once, before the request's end
                         or, with a header `x-wait-for`, when the file that it names exists
 
 The program `streams` is one of asyncio's streams: it echoes, slowly.

@@ -1,6 +1,6 @@
 """One takeover under two downloads, with one fault at one point: a cell of the second matrix.
 
-The fault strikes when the takeover passes the point, whichever process it strikes, as in `cells`.
+The fault strikes when the takeover passes the point, at either process, as in `cells`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a node answers to another one that asks for a worker who is not there."""
+"""A node's answer to another node that asks for a worker which is not there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an ASGI program and its client see is the same whether their connection moves or not."""
+"""An ASGI program and its client see the same whether their connection moves or not."""
 
 from __future__ import annotations
 

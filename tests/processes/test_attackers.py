@@ -1,7 +1,7 @@
-"""An attacker without the cluster key who can send to every port, against servers at work.
+"""An attacker without the cluster key that can send to every port, against servers at work.
 
 In every test a libcurl download goes on meanwhile, through a tap that records both directions. In
-the end it is whole, over the connection that it began on, every packet of the servers opens with
+the end it is whole, over the connection on which it began. Every packet of the servers opens with
 that connection's keys (so none was a reset), and no packet number was used twice.
 """
 

@@ -1,5 +1,5 @@
 """An answer that does not wait for the request: curl uploads 100 MB to a server that refuses them
-at once, and gets the refusal whole (RFC 9114 §4.1), wherever its connection is by then."""
+at once, and gets the refusal whole (RFC 9114 §4.1), at any owner of the connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that share the port, come to do so or to replace one, and end before they serve."""
+"""Processes that share the port, join it or replace one, and end before they serve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Channels, links and peers: what comes before what, and what is proof of death."""
+"""Channels, links and peers: the order of their events, and the proof of a death."""
 
 from __future__ import annotations
 

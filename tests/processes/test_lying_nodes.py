@@ -1,7 +1,7 @@
-"""A node of the cluster that says what is not true, about connections that it does not own.
+"""A node of the cluster that lies about connections that it does not own.
 
-It has a certificate and the cluster key, and could read every baton; what it must not be able to do
-is to move or end others' connections by the messages of handoffs that it had no part in.
+It has a certificate and the cluster key, and could read every baton. It must not be able to move or
+end others' connections by the messages of handoffs in which it had no part.
 """
 
 from __future__ import annotations

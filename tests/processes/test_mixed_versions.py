@@ -1,5 +1,5 @@
-"""Two neighbouring releases hand over both ways: what the one before reads and writes is
-`format_before`."""
+"""Two neighbouring releases hand over in both directions. `format_before` is the older one's
+format."""
 
 from __future__ import annotations
 

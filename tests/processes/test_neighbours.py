@@ -1,10 +1,10 @@
-"""Innocent clients of a server under attack: nothing that one client does hurts another.
+"""Innocent clients of a server under attack: one client cannot hurt another.
 
 The attacks are those of `docs/security.md`, by `tests.clients.hostile` in a process of its own,
 against `quicbaton serve`. Beside each are four libcurls, of which one asks for a small file again
 and again, one downloads again and again, one uploads, and one downloads at a limited rate; and two
-connections of aioquic, of which one talks in a WebTransport session and one is idle. How long they
-wait is the benchmark `hostile`'s to say.
+connections of aioquic, of which one talks in a WebTransport session and one is idle. The benchmark
+`hostile` measures how long they wait.
 """
 
 from __future__ import annotations

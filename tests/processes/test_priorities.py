@@ -1,5 +1,5 @@
-"""RFC 9218 end to end with libcurl: what is urgent overtakes, also when the connection has moved in
-between."""
+"""RFC 9218 end to end with libcurl: an urgent response overtakes, also after the connection has
+moved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose datagrams the kernel knows and whose it does not: all of them arrive."""
+"""Datagrams that the kernel can steer and others that it cannot: all of them arrive."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A takeover whose processes are killed and stopped at every step, and whose links are cut.
 
-A client ends with the right hash or with a close that it was told of; the port is served
-afterwards by the process that is left; and no packet number is used twice.
+A client ends with the right hash or with a close that it was told of. The remaining process serves
+the port afterwards. No packet number is used twice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Channels between hosts: who gets in, who does not, and what a peer that misbehaves can cost."""
+"""Channels between hosts: which peers are let in, and the cost of one that misbehaves."""
 
 from __future__ import annotations
 

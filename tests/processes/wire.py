@@ -1,7 +1,7 @@
-"""A relay between client and servers that records what the servers send, and a checker of it.
+"""A relay between client and servers that records the servers' packets, and a checker of them.
 
 The checker knows one thing of the servers: the traffic secret that the first of them wrote into its
-key log, at the user's request. Whatever process sent a packet, it is opened here with aioquic's
+key log, at the user's request. Every packet, of whichever process, is opened here with aioquic's
 code, and no (key generation, packet number) may appear with two different ciphertexts.
 """
 

@@ -1,4 +1,4 @@
-"""Somebody without keys who can send to every port: what it captured, and floods of its own."""
+"""An attacker without keys that can send to every port: captured datagrams, and floods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connection IDs: the draft's form, and what can be read back."""
+"""Connection IDs: the draft's form, and reading it back."""
 
 from __future__ import annotations
 

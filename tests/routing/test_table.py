@@ -1,4 +1,4 @@
-"""The routing table: one place per ID, everything bounded, no reset of what may live."""
+"""The routing table: one place per ID, everything bounded, no reset of an ID that may live."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""aioquic's own client, which remembers what it was told about its connection's end."""
+"""aioquic's own client, which remembers how its connection ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a new supervisor finds of the last one's workers, while these come and go."""
+"""The last supervisor's workers as a new one finds them, while these come and go."""
 
 from __future__ import annotations
 

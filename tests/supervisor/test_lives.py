@@ -1,4 +1,4 @@
-"""What a supervisor makes of workers that end, fall silent or fail between two of its steps."""
+"""A supervisor whose workers end, fall silent or fail between two of its steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operators do with a service: drain it, even it out, place connections, read its figures."""
+"""Operators' commands to a service: drain it, even it out, place connections, read its figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All workers replaced while clients are served; and what happens when the new ones are no good."""
+"""All workers replaced while clients are served, and new workers that fail."""
 
 from __future__ import annotations
 

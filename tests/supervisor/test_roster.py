@@ -1,4 +1,4 @@
-"""What a worker leaves behind for whoever tells its clients that it has died."""
+"""The roster that a dead worker leaves behind, by which its clients are told."""
 
 from __future__ import annotations
 

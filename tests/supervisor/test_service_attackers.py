@@ -1,4 +1,4 @@
-"""An attacker at the port of a service where it shows its figures."""
+"""An attacker at the port where a service shows its figures."""
 
 from __future__ import annotations
 

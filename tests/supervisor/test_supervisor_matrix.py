@@ -1,7 +1,7 @@
 """The supervisor killed and stopped at every named point of a reload: no client ever notices.
 
 The worker that passes the point raises the signal. A killed supervisor is followed by another,
-which finds workers in whatever state the reload has left them in, and reloads again.
+which finds the workers in the state in which the reload has left them, and reloads again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a service and systemd tell each other, with a systemd that the test plays."""
+"""A service's messages to systemd and back, with a systemd that the test plays."""
 
 from __future__ import annotations
 

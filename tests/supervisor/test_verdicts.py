@@ -1,4 +1,4 @@
-"""What a worker says of its connections, and when it believes that an unknown ID is nobody's."""
+"""A worker's answers about its connections, and when it treats an unknown ID as unowned."""
 
 from __future__ import annotations
 

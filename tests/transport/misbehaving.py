@@ -1,7 +1,7 @@
 """A peer that breaks one rule at a time, at the level of frames.
 
 A `Stage` is a connection in one of `SITUATIONS`, rebuilt from bytes for each trial, and a peer
-whose packets are made by hand. What is broken stands in `test_misbehaving_client.py`, in tables.
+whose packets are made by hand. The broken rules are tables in `test_misbehaving_client.py`.
 """
 
 from __future__ import annotations

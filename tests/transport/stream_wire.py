@@ -1,4 +1,4 @@
-"""Two `Streams` and a wire between them that loses, delays and repeats what it is told to."""
+"""Two `Streams` and a wire between them that loses, delays and repeats frames on demand."""
 
 from dataclasses import dataclass, field
 

@@ -1,7 +1,7 @@
-"""Attacks on the transport: what a peer can make us hold, and how the connection ends.
+"""Attacks on the transport: the memory that a peer can take, and how the connection ends.
 
-Counts and bytes are asserted, never times. What an ACK costs is in `test_recovery`, paths are in
-`test_paths`, and what all connections may hold together in `test_budget`.
+Counts and bytes are asserted, never times. The cost of an ACK is in `test_recovery`, paths are in
+`test_paths`, and the memory of all connections together is in `test_budget`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a peer does wrong closes the connection with the RFC's error code, and the peer is told."""
+"""A peer's violation closes the connection with the RFC's error code, and the peer is told."""
 
 from __future__ import annotations
 

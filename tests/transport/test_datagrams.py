@@ -1,4 +1,4 @@
-"""DATAGRAM frames: how large one may be, and what happens to those that are too large.
+"""DATAGRAM frames: how large one may be, and what happens to larger ones.
 
 RFC 9221 §3 (the peer's limit counts the frame), §5 (they cannot be fragmented).
 """

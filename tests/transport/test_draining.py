@@ -1,4 +1,4 @@
-"""Streams that nobody reads any more, and whose peer may send on for a while."""
+"""Streams that the program no longer reads, and whose peer may send on for a while."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the application is told, in which order, and that nothing of it is lost."""
+"""The application's events: their order, and that none is lost."""
 
 from __future__ import annotations
 

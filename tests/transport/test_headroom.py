@@ -1,4 +1,4 @@
-"""What lets no more go is said once, at the end of a turn, and read by everybody."""
+"""The limit on sending is determined once, at the end of a turn, and all readers use that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""An honest client gets an answer wherever it goes, and whoever sends copies of its packets.
+"""An honest client gets an answer wherever it goes, even if an attacker sends copies of its
+packets.
 
 RFC 9000 §9: with real connections, over a link in memory.
 """

@@ -1,4 +1,4 @@
-"""How a connection behaves when a handoff is near: what window it keeps."""
+"""A connection whose handoff is near: the part of the window that it keeps free."""
 
 from __future__ import annotations
 

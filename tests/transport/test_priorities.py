@@ -1,4 +1,4 @@
-"""RFC 9218 §10: who is served first, and who shares."""
+"""RFC 9218 §10: the order of streams, and which of them share."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""What an ACK does, and what it costs (RFC 9002; RFC 9000 §13, §21.4)."""
+"""The effects of an ACK, and its cost (RFC 9002; RFC 9000 §13, §21.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a peer, a path or an address that is not proved may not make us do."""
+"""Limits on a peer, a path or an unproved address."""
 
 from __future__ import annotations
 

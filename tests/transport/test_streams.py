@@ -1,4 +1,4 @@
-"""What travels on streams and how it is sent (RFC 9000 §2)."""
+"""The bytes of streams, and how they are sent (RFC 9000 §2)."""
 
 import random
 

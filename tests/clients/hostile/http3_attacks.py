@@ -1,4 +1,4 @@
-"""Attacks by a client that speaks HTTP/3, to a point."""
+"""Attacks by a client that speaks HTTP/3, up to a point."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A client without manners: aioquic shakes hands, then every frame is the attack's own.
+"""A client without manners: aioquic does the handshake, then every frame is the attack's own.
 
-What the server sends is opened and read as far as an attack needs it: which packets it has, what
-credit it gives, the connection IDs that it issues, and how it ends the connection.
+The server's packets are opened and read as far as an attack needs it: their numbers, the credit
+that they give, the connection IDs that they issue, and the close.
 """
 
 from __future__ import annotations

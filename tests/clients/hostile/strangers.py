@@ -1,6 +1,6 @@
-"""Attacks by somebody without a connection: Initials, forged ones, and packets of nobody's.
+"""Attacks without a connection: Initials, forged Initials, and packets of no connection.
 
-The sender does not wait for answers, which may go to addresses that are not its own; it asks for
+The sender does not wait for answers, which may go to addresses that are not its own. It asks for
 the server's versions now and then, and goes on when that is answered.
 """
 

@@ -1,7 +1,7 @@
-"""Fetches the clients: `python -m tests.clients.matrix.install`. What is there is left alone.
+"""Fetches the clients: `python -m tests.clients.matrix.install`. Installed ones are left alone.
 
 Libraries go to `.clients`, each group to an environment of its own. Browsers and gtlsclient are
-Debian's packages: they are installed if we are root, else named.
+Debian's packages: they are installed if we are root; otherwise their names are printed.
 """
 
 from __future__ import annotations

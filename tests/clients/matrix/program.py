@@ -1,8 +1,8 @@
-"""The ASGI program that the clients talk to. Every response names the process that made it.
+"""The ASGI program to which the clients talk. Every response names the process that made it.
 
-`/slow`, `/hash` and `/early` take the name of a gate: they go slowly, read no more or wait until
-the file of that name exists in the folder that QUICBATON_GATES names, and leave a file beside it
-once they are under way. So the matrix can do things in the middle of a request, on any machine.
+`/slow`, `/hash` and `/early` take the name of a gate. They answer slowly, read no more or wait
+until the file of that name exists in the folder QUICBATON_GATES, and make a file beside it once
+they have begun. So the matrix can act in the middle of a request, on any machine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A NAT between one client and the service: it forwards datagrams, can hold back what the client
-sends, can go on from another port, and can be as slow as a bad line.
+"""A NAT between one client and the service: it forwards datagrams, can hold back those of the
+client, can continue from another port, and can be as slow as a bad line.
 
-For RFC 9000 it is a network: nothing that it does is more than one may do.
+For RFC 9000 it is a network: it does nothing that a network may not do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The matrix as people read it: on the terminal, and as docs/clients.md."""
+"""The matrix for people: on the terminal, and as docs/clients.md."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import msgspec
 _PAGE = """\
 # Clients
 
-Unmodified clients, each through what can happen to its connection. `make clients` fetches them, \
-runs the matrix and writes this page; CI runs it, and a client that is missing fails there.
+Unmodified clients, each through everything that can happen to its connection. `make clients` \
+fetches them, runs the matrix and writes this page; CI runs it, and a client that is missing \
+fails there.
 
-Each client talks to `quicbaton serve` with two workers and an ASGI program. While it does, its \
+Each client talks to `quicbaton serve` with two workers and an ASGI program. Meanwhile its \
 connection changes hands. A cell is `ok` if every response came whole: status, length and SHA-256 \
-as the program made them, of uploads as the client made them. That the connection moved is read \
-twice: the service lists it at its new owner under its old name and has accepted no other, and \
-each response names the process that made it. Clients that cannot connect without asking for \
-something move `before the first request` by a NAT, which holds back what they say after the \
-handshake until the connection has moved. `–` stands where a client has no such thing (see \
+as the program made them, of uploads as the client made them. The move is checked twice: the \
+service lists the connection at its new owner under its old name and has accepted no other, and \
+each response names the process that made it. Some clients cannot connect without a request. \
+They move `before the first request` behind a NAT that holds back their packets after the \
+handshake until the connection has moved. `–` means that the client has no such feature (see \
 below).
 
 {matrix}
@@ -37,7 +38,7 @@ below).
 
 
 class Cell(msgspec.Struct):
-    """What became of a client in a scene: `ok`, `gap` (it has no such thing) or `failed`."""
+    """A client's outcome in a scene: `ok`, `gap` (it has no such feature) or `failed`."""
 
     outcome: str
     detail: str = ""
@@ -45,7 +46,7 @@ class Cell(msgspec.Struct):
 
 
 class Row(msgspec.Struct):
-    """A client, and what is missing for it here, if anything."""
+    """A client, with the reason why it cannot run here, if there is one."""
 
     name: str
     engine: str
@@ -94,7 +95,7 @@ def _doc(scene: Callable[..., Any]) -> str:
 
 
 def _gaps(rows: Iterable[Row]) -> str:
-    """Why a client has no such thing, gathered by scene and reason."""
+    """The gaps of all clients, grouped by scene and reason."""
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         for title, cell in row.cells.items():
@@ -105,4 +106,4 @@ def _gaps(rows: Iterable[Row]) -> str:
     ]
     if not lines:
         return ""
-    return "| no such thing | | |\n|---|---|---|\n" + "\n".join(lines) + "\n\n"
+    return "| no such feature | | |\n|---|---|---|\n" + "\n".join(lines) + "\n\n"

@@ -1,8 +1,8 @@
-"""What is done to a connection while a client uses it. Each scene is a coroutine function of one
-`Stage`, and raises if anything came otherwise than it would have without.
+"""Events in the life of a connection while a client uses it. Each scene is a coroutine function of
+one `Stage`, and raises if a response differs from one without the event.
 
-That the connection moved is proved twice: the service lists it at its new owner under the name
-that it had, and has accepted no other; and the responses name the processes that made them.
+The move is proved twice: the service lists the connection at its new owner under its old name, and
+has accepted no other; and the responses name the processes that made them.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ async def before_the_first_request(stage: Stage) -> None:
 
 
 async def in_the_headers(stage: Stage) -> None:
-    """Of a request of several packets the first are there when the connection moves."""
+    """The connection moves when the first of a request's packets have come."""
     if not stage.can("one command"):
         await stage.begin()
     stage.relay.hold_after(_PATH_BEFORE_BYTES)

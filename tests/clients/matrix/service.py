@@ -1,4 +1,4 @@
-"""The service that the clients talk to: `quicbaton serve` with two workers."""
+"""The service to which the clients talk: `quicbaton serve` with two workers."""
 
 from __future__ import annotations
 
