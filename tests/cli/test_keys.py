@@ -82,7 +82,7 @@ def test_init_makes_nothing_where_others_look(home: Home) -> None:
     shared = home.path / "shared"
     shared.mkdir(mode=0o755)
     refused = home.run("keys", "init", shared, *NODES)
-    assert "open to others" in refused.stderr
+    assert "other users can read" in refused.stderr
     assert not list(shared.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Which addresses "all of them" are."""
+"""The address that means all addresses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ALL_ADDRESSES: Final = "::"
 
 
 def any_address() -> str:
-    """All addresses, of both families where there are two."""
+    """The address that listens on all others, of both families where there are two."""
     try:
         open_udp(ALL_ADDRESSES, 0).close()
     except OSError:

@@ -1,7 +1,7 @@
 """A small certificate authority: it names the nodes of one cluster, and nothing else.
 
-EC P-256 throughout. A node's certificate is for both sides of TLS, and says the node's name in a
-URI (`quicbaton:node:NAME`). The authority may sign no further authorities.
+EC P-256 throughout. A node's certificate is for both sides of TLS, and names the node in a URI
+(`quicbaton:node:NAME`). The authority may sign no further authorities.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Authority:
 
     @classmethod
     def create(cls, folder: Path, now: datetime.datetime) -> Authority:
-        """Make one; its files go into `folder`."""
+        """Make an authority; its files go into `folder`."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "quicbaton cluster")])
         certificate = (
@@ -63,13 +63,14 @@ class Authority:
 
     @classmethod
     def load(cls, folder: Path) -> Authority:
-        """Read the one in `folder`. ConfigurationError when its key is missing, or not private."""
+        """Read the authority in `folder`. ConfigurationError when its key is missing or not
+        private."""
         path = folder / CA_KEY_FILE
         try:
             if stat.S_IMODE(path.stat().st_mode) & 0o077:
                 raise ConfigurationError(
-                    f"{path} makes nodes and others may read it: chmod 600 {path}, or begin anew "
-                    "if somebody may have read it",
+                    f"{path} can name nodes and others may read it: chmod 600 {path}; if somebody "
+                    "may have read it, make a new cluster",
                     code=Reason.NOT_PRIVATE,
                 )
             key = serialization.load_pem_private_key(path.read_bytes(), password=None)
@@ -108,7 +109,7 @@ class Authority:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Put a file in place that nobody else can read, complete from its first moment on."""
+    """Put a file in place that no other user can read, complete from its first moment on."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -124,7 +125,7 @@ def _builder(
     now: datetime.datetime,
     lifetime: datetime.timedelta,
 ) -> x509.CertificateBuilder:
-    # RFC 5280 §4.2.1.1 and §4.2.1.2 want both key identifiers, and so does OpenSSL when strict.
+    # RFC 5280 §4.2.1.1 and §4.2.1.2 want both key identifiers; OpenSSL in strict mode checks it.
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

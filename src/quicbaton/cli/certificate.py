@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
-#: Browsers take a certificate by its hash, for WebTransport, if it is valid for 14 days at most.
+#: For WebTransport browsers accept a certificate by its hash if it is valid for 14 days at most.
 #: https://www.w3.org/TR/webtransport/#dom-webtransportoptions-servercertificatehashes
 _LIFETIME = datetime.timedelta(days=13)
 #: Clocks of client and server may differ a little.
@@ -78,7 +78,7 @@ def _general_name(name: str) -> x509.GeneralName:
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    """Create the file closed to others from the start, not opened up and then closed."""
+    """Create the file readable for its owner alone from the start."""
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:

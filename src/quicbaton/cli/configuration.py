@@ -11,7 +11,8 @@ from quicbaton.limits import CONNECTION_WINDOW_BYTES
 
 
 def quic_configuration(files: CertificateFiles) -> QuicConfiguration:
-    """For HTTP/3 with that certificate. ConfigurationError for files that are none."""
+    """The configuration for HTTP/3 with that certificate. ConfigurationError for files that hold
+    none."""
     configuration = QuicConfiguration(
         is_client=False, alpn_protocols=H3_ALPN, max_data=CONNECTION_WINDOW_BYTES
     )

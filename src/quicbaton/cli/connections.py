@@ -70,7 +70,7 @@ def _list(options: PsOptions, reporter: Reporter) -> int:
         try:
             listed = server.ask(c.ListByWorker(), c.ByWorker)
         except QuicbatonError:
-            # A supervisor has none, and whoever ends just now has none that we could name.
+            # A supervisor has none, and a server that is just ending lists none.
             if len(servers) == 1 and options.server is not None:
                 raise
             continue
@@ -89,7 +89,7 @@ def _print(server: Server, found: c.ByWorker) -> None:
     from rich.console import Console  # noqa: PLC0415 - slow to import, and for people only
     from rich.table import Table  # noqa: PLC0415
 
-    # A pipe has no width: names are for other commands and must not be cut.
+    # A pipe has no width. Names must not be cut, since other commands take them.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
     total = _total(found)
     console.print(
@@ -141,7 +141,8 @@ def _row(info: c.ConnectionInfo) -> tuple[str, ...]:
 
 
 def _named(found: c.ByWorker) -> dict[str, Any]:
-    """Frames are arrays on the wire; programs that read JSON get names."""
+    """With names for the fields: frames are arrays on the wire, but readers of the JSON want
+    names."""
     return {
         "pid": found.pid,
         "address": found.address,
@@ -155,7 +156,7 @@ def _named(found: c.ByWorker) -> dict[str, Any]:
 
 
 def _total(found: c.ByWorker) -> dict[str, int]:
-    """What all workers have counted together."""
+    """The sums of all workers' counters."""
     return {name: sum(getattr(each.listed, name) for each in found.workers) for name in _COUNTERS}
 
 
@@ -195,17 +196,18 @@ def _save(options: SaveOptions, reporter: Reporter) -> int:
 
 
 async def _fetch(conversation: Conversation, connection: str, file: Path) -> None:
-    """The server has no file of ours to write to: take the baton, and say when it is safe."""
+    """Take the baton from a server on another host, write it here, and confirm that it is
+    stored."""
     frozen = await conversation.ask(c.Freeze(connection), c.Frozen)
     write_baton(file, frozen.sealed)
     try:
         await conversation.ask(c.Kept(), c.Answer)
     except QuicbatonError as error:
         if isinstance(error, CommandFailedError):
-            # It thaws there: what we have fits nothing any more.
+            # The connection thaws there: this baton fits no claim any more.
             file.unlink()
             raise
-        # It may have heard that, and stand still for good: then this is all there is of it.
+        # The server may have heard `Kept`, and then this is the only copy of the connection.
         raise PeerError(
             f"{error}; whether the connection is frozen is not known, {file} is kept: "
             "`quicbaton resume` tells",

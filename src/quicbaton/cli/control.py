@@ -1,4 +1,4 @@
-"""Which server a command is for, and asking it, for a program without an event loop.
+"""The server that a command is for, and calls to it from a program without an event loop.
 
 A SERVER is the path of a control socket, the UDP port of a server of the same user on this host,
 or, with `--cluster`, NODE or NODE/WORKER.
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 
 class Server(NamedTuple):
-    """A server that commands can be sent to: at a path, or by name in a cluster."""
+    """A server to which commands can be sent: at a path, or by name in a cluster."""
 
     path: Path | None
     name: str
@@ -42,7 +42,7 @@ class Server(NamedTuple):
         return self.path is None
 
     async def begin(self, timeout_s: float = ANSWER_S) -> Conversation:
-        """A conversation with it. PeerError when nobody answers."""
+        """A conversation with the server. PeerError when it does not answer."""
         if self.path is not None:
             return await Conversation.begin(self.path, timeout_s)
         assert self.cluster is not None
@@ -60,7 +60,7 @@ class Server(NamedTuple):
         return asyncio.run(self.say(command, answer))
 
     def talk(self, talk: Callable[[Conversation], Awaitable[_T]]) -> _T:
-        """Say several things in one conversation."""
+        """Run several commands in one conversation."""
 
         async def run() -> _T:
             with await self.begin() as conversation:
@@ -71,7 +71,7 @@ class Server(NamedTuple):
 
 def find_cluster(options: ClusterOptions, *, serves: bool = False) -> Cluster | None:
     """The cluster that the options name, as the node that they name. A process that `serves` must
-    be sure which node it is."""
+    know for certain which node it is."""
     folder = options.cluster
     if folder is None:
         return None
@@ -88,13 +88,13 @@ def find_cluster(options: ClusterOptions, *, serves: bool = False) -> Cluster | 
                 f"{folder} has the keys of {', '.join(held)}: say which you are with --node-name",
                 code=Reason.CERTIFICATES,
             )
-        # To give commands any will do: all nodes may say the same.
+        # For commands any node will do: all nodes may give the same commands.
         name = held[0]
     return Cluster(folder, name)
 
 
 def find_server(text: str, options: ClusterOptions) -> Server:
-    """What SERVER means, where it must be one process."""
+    """The server that SERVER means, where it must be one process."""
     found = find_servers(text, options)
     if len(found) != 1:
         paths = ", ".join(str(server.path) for server in found)
@@ -106,7 +106,7 @@ def find_server(text: str, options: ClusterOptions) -> Server:
 
 
 def find_servers(text: str, options: ClusterOptions) -> list[Server]:
-    """What SERVER means: the processes that share a port, or one."""
+    """The servers that SERVER means: the processes that share a port, or one."""
     if text.isascii() and text.isdigit() and len(text) <= 5:
         found = local_servers(user_state.control_sockets(int(text)))
         services = [server for server in found if _is_service(server)]
@@ -132,14 +132,14 @@ def find_servers(text: str, options: ClusterOptions) -> list[Server]:
 
 
 def find_process(text: str, options: ClusterOptions) -> Server:
-    """What SERVER means, where a process is wanted that can have connections itself."""
+    """The server that SERVER means, where it must be a process that can have connections itself."""
     server = find_server(text, options)
     if server.is_remote:
         return server
     try:
         service = server.ask(c.ServiceStatus(), c.Service)
     except (CommandFailedError, PeerError):
-        # It is none, or will not answer the real question either.
+        # It is no service, or will not answer the real command either.
         return server
     workers = [worker.control for worker in service.workers if worker.state == "serving"]
     if not workers:
@@ -155,7 +155,7 @@ def local_servers(paths: list[Path]) -> list[Server]:
 
 
 def your_servers() -> list[Server]:
-    """All of the user's servers on this host: services, and those that belong to none."""
+    """All of the user's servers on this host: services, and processes that belong to no service."""
     found = local_servers(user_state.all_control_sockets())
     services = {server.path.stem for server in found if server.path and _is_service(server)}
     return [
@@ -166,7 +166,7 @@ def your_servers() -> list[Server]:
 
 
 def name_for(server: Server, destination: Server) -> str:
-    """What `server` is to call `destination`."""
+    """The name of `destination` for `server`."""
     if destination.is_remote:
         return destination.name
     if server.is_remote:
@@ -181,7 +181,8 @@ def name_for(server: Server, destination: Server) -> str:
 
 
 def _is_service(server: Server) -> bool:
-    """Whether it is a supervisor: its socket is named after the port alone, its workers' by pid."""
+    """Whether it is a supervisor: its socket is named after the port alone, those of workers by
+    pid."""
     return server.path is not None and server.path.stem.isdigit()
 
 

@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
 
 
 class Transfer(NamedTuple):
-    """So many connections from one process to others; -1 is all of them."""
+    """A number of connections to move from one process to others; -1 is all of them."""
 
     source: Server
     to: tuple[str, ...]
@@ -39,9 +39,10 @@ class Transfer(NamedTuple):
 
 
 def plan_rebalance(loads: Mapping[str, int]) -> dict[tuple[str, str], int]:
-    """How many connections go from whom to whom, so that all have the same number or one more."""
+    """How many connections go from which server to which, so that their numbers differ by one at
+    most."""
     share, rest = divmod(sum(loads.values()), len(loads))
-    # Who has most keeps the odd ones: fewer connections move.
+    # The servers with the most connections keep the odd ones: so fewer connections move.
     ranked = sorted(loads, key=lambda name: (-loads[name], name))
     surplus = {name: loads[name] - share - (place < rest) for place, name in enumerate(ranked)}
     givers = [name for name in ranked if surplus[name] > 0]
@@ -111,7 +112,7 @@ async def _run_rebalance(named: list[Server], options: BulkOptions, reporter: Re
     loads = {server.name: each.gauges["connections"] for server, each in figures}
     if len(loads) < 2:
         raise ConfigurationError(
-            "there is only one worker: name others, too, to share its load with", code=Reason.NO_TO
+            "there is only one worker: name further servers to share its load", code=Reason.NO_TO
         )
     transfers = [
         Transfer(servers[giver], (name_for(servers[giver], servers[taker]),), count)
@@ -126,8 +127,8 @@ async def _run_rebalance(named: list[Server], options: BulkOptions, reporter: Re
 async def _move(
     transfers: Sequence[Transfer], event: str, options: BulkOptions, reporter: Reporter
 ) -> int:
-    """Carry them out: those of one source in turn, sources side by side. `event` is what programs
-    call the end."""
+    """Carry the transfers out: those of one source in turn, sources side by side. `event` names the
+    end in JSON."""
     figures = await ask_all([each.source for each in transfers], c.ReadFigures(), c.Figures)
     present = {server.name: each.gauges["connections"] for server, each in figures}
     total = sum(
@@ -171,7 +172,7 @@ async def _carry_out(transfer: Transfer, options: BulkOptions, show: Any) -> c.D
 
 
 def _tell(results: Sequence[c.Drained], event: str, reporter: Reporter) -> int:
-    """The summary; 1 when something stayed that was to go."""
+    """Print the summary. Returns 1 when a connection stayed that was to go."""
     refused: Counter[str] = Counter()
     for drained in results:
         refused.update(drained.refused)

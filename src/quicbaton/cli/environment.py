@@ -9,7 +9,7 @@ from quicbaton.reasons import Reason
 
 
 def read(path: Path | None) -> None:
-    """Set what the file says. A reload reads it anew.
+    """Set the variables in the file. A reload reads it anew.
 
     Raises ConfigurationError: there is no such file, or python-dotenv is not installed.
     """

@@ -23,7 +23,7 @@ async def workers_of(server: Server) -> list[Server]:
     try:
         service = await server.say(c.ServiceStatus(), c.Service)
     except CommandFailedError:
-        # Whoever does not know the question has no workers.
+        # A server that does not know the command has no workers.
         return [server]
     if server.is_remote:
         return [
@@ -47,7 +47,7 @@ async def all_workers(servers: Iterable[Server]) -> list[Server]:
 async def ask_all(
     servers: Sequence[Server], command: c.Frame, answer: type[_Frame], timeout_s: float = TIMEOUT_S
 ) -> list[tuple[Server, _Frame]]:
-    """What each of them answers; those that do not answer in time are left out."""
+    """The answers of those that answer in time."""
 
     async def ask_one(server: Server) -> _Frame | None:
         try:
@@ -64,7 +64,7 @@ async def ask_all(
 async def follow(
     server: Server, command: c.Frame, end: type[_Frame], on_step: Callable[[c.Frame], None]
 ) -> _Frame:
-    """Send a command that takes long; `on_step` gets what comes before its end.
+    """Send a command that takes long; `on_step` gets the frames before its end.
 
     CommandFailedError when the server refuses, PeerError when it hangs up.
     """
@@ -76,7 +76,7 @@ async def follow(
 
 
 def step_fields(step: c.ReloadStep) -> dict[str, Any]:
-    """For programs."""
+    """The fields of a step, for JSON."""
     return {
         "worker": step.worker,
         "phase": step.phase,

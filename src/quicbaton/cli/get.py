@@ -39,7 +39,7 @@ from quicbaton.http3 import H3Connection
 from quicbaton.reasons import Reason
 from quicbaton.transport.connection import Connection
 
-#: A longer Content-Length is no size of a file.
+#: A Content-Length with more digits is no size of a file.
 _MAX_LENGTH_DIGITS: Final = 19
 
 OnProgress = Callable[[int, int | None], None]
@@ -113,14 +113,14 @@ class _Download(QuicConnectionProtocol):
         self._stream_id = -1
         self._expected: int | None = None
         self._received = 0
-        #: Set to the size, or to what went wrong.
+        #: Set to the size, or to the error.
         self.done: asyncio.Future[int] = self._loop.create_future()
 
     def request(self) -> None:
         self._http = H3Connection(self._quic)
         self._stream_id = self._quic.get_next_available_stream_id()
         query = f"?{self._url.query}" if self._url.query else ""
-        # What a URL may not contain as it is becomes percent-encoded; what is so already stays.
+        # Characters that a URL may not contain become percent-encoded; encoded ones stay.
         target = quote((self._url.path or "/") + query, safe="/?%:@!$&'()*+,;=~")
         self._http.send_headers(
             self._stream_id,
@@ -195,7 +195,7 @@ async def _download(
     timeout_s: float,
     on_progress: OnProgress,
 ) -> int:
-    """Try the host's addresses until one answers; the body's size."""
+    """Try the host's addresses until one answers. Returns the body's size."""
     create_protocol = partial(_Download, url=url, file=file, on_progress=on_progress)
     port = url.port or 443
     failure = ""
@@ -250,7 +250,7 @@ def _parse(text: str) -> SplitResult:
 
 @contextlib.contextmanager
 def _partial_file(name: Path) -> Any:
-    """A file beside `name` that takes its place with `keep()`, and goes otherwise."""
+    """A file beside `name`. `keep()` puts it in its place; otherwise it is removed."""
     file = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below, before it is renamed
         dir=name.absolute().parent, prefix=f".{name.name}.", suffix=".part", delete=False
     )
@@ -276,7 +276,7 @@ def _partial_file(name: Path) -> Any:
 
 @contextlib.contextmanager
 def _progress(reporter: Reporter) -> Any:
-    """A bar on a terminal; elsewhere nothing, since the last line says it all."""
+    """A bar on a terminal. Elsewhere nothing, since the last line has the result."""
     if reporter.as_json or not sys.stderr.isatty():
         yield lambda _received, _expected: None
         return

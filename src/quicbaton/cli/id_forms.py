@@ -1,4 +1,4 @@
-"""What connection IDs look like."""
+"""The forms of connection IDs that `serve --ids` names."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def node_number(options: ServeOptions, cluster: Cluster | None) -> int:
 
 
 def _read(path: Path) -> str:
-    """A form a line; lines that start with # are skipped."""
+    """The forms in a file, one a line. Lines that start with # are skipped."""
     try:
         mode = path.stat().st_mode
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -1,8 +1,8 @@
-"""`quicbaton inspect`: what a baton holds, with every secret left out.
+"""`quicbaton inspect`: a baton's content, with every secret left out.
 
-The rule is the other way round from a list of secrets: of all byte strings only those named in
-`_SHOWN` are shown, and they are connection IDs. Any other becomes its length, so that a field
-which is added to the state tomorrow is not printed by mistake.
+The rule is the reverse of a list of secrets: only the byte strings named in `_SHOWN` are shown, and
+they are connection IDs. Any other becomes its length, so that a field that is added to the state
+tomorrow is not printed by mistake.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from quicbaton.transport.state import (
     PeerId,
 )
 
-#: The byte strings that are no secrets: connection IDs, which stand in every packet's header.
+#: The byte strings that are no secrets: connection IDs, which are in every packet's header.
 _SHOWN: Final[frozenset[tuple[type, str]]] = frozenset(
     {
         (ConnectionState, "name"),
@@ -56,7 +56,7 @@ def run(options: InspectOptions, reporter: Reporter) -> int:
     header = peek(sealed)
     shown: dict[str, Any] = {"header": _show_header(header, len(sealed))}
     if options.keys is not None:
-        # As its audience at the moment it was made: whoever inspects resumes nothing.
+        # As its audience at the moment it was made: an inspection resumes nothing.
         opened = open_baton(
             sealed, read_keys(options.keys), header.issued_ms / 1000, header.audience
         )
@@ -132,7 +132,7 @@ def _grow(tree: Tree, value: Any) -> None:
 
 
 def _is_flat(value: Any) -> bool:
-    """True for what fits on one line: a short list of plain values."""
+    """Whether the value fits on one line: a short list of plain values."""
     return not value or (
         isinstance(value, list)
         and len(value) <= _MAX_ENTRIES
@@ -149,5 +149,5 @@ def _show_flat(value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text in which rich finds no markup: a server name may contain brackets."""
+    """Text in which rich finds no markup: a server's name may contain brackets."""
     return text.replace("[", "\\[")

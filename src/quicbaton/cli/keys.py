@@ -41,7 +41,7 @@ from quicbaton.service.peers.names import is_node_name
 
 _O = TypeVar("_O", bound=KeysOptions)
 
-#: Numbers begin here: 0 is what a server without a cluster has.
+#: The first node's number. 0 is the number of a server without a cluster.
 _FIRST_NUMBER: Final = 1
 _HEADING: Final = """\
 # The nodes of a cluster, the same on every host. `number` is in connection IDs: never give one to
@@ -52,8 +52,8 @@ _HEADING: Final = """\
 def add_parser(commands: Any) -> None:
     keys = commands.add_parser(
         "keys",
-        help="make and look after a cluster's keys and certificates",
-        description="A cluster's folder: who its nodes are, the certificates that prove it, and "
+        help="make and maintain a cluster's keys and certificates",
+        description="A cluster's folder: its nodes, the certificates that prove their names, and "
         "the keys that all of them share.",
     )
     actions = keys.add_subparsers(metavar="ACTION", required=True)
@@ -72,10 +72,10 @@ def add_parser(commands: Any) -> None:
 
 
 def _alone(run: Callable[[_O, Reporter], int]) -> Callable[[_O, Reporter], int]:
-    """One at a time in a folder: each changes what it has read there."""
+    """Run one command at a time in a folder: each changes files that it has read there."""
 
     def run_alone(options: _O, reporter: Reporter) -> int:
-        # Without a folder the command says so.
+        # Without a folder the command reports the error.
         with locked(options.folder) if options.folder.is_dir() else contextlib.nullcontext():
             return run(options, reporter)
 
@@ -89,12 +89,12 @@ def init(options: KeysInitOptions, reporter: Reporter) -> int:
         if (folder / name).exists():
             raise ConfigurationError(
                 f"{folder / name} exists already: `quicbaton keys add-node` adds to a cluster; "
-                "for another one name a new folder",
+                "for another cluster name a new folder",
                 code=Reason.FILE_EXISTS,
             )
     if folder.exists() and stat.S_IMODE(folder.stat().st_mode) & 0o077:
         raise ConfigurationError(
-            f"{folder} is open to others, and this is to be a folder of keys: name a new one",
+            f"other users can read {folder}, which is to hold keys: name a new folder",
             code=Reason.NOT_PRIVATE,
         )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -199,7 +199,7 @@ def _show(options: KeysShowOptions, reporter: Reporter) -> int:
 
 
 def _parse(texts: Sequence[str], known: dict[str, NodeEntry]) -> dict[str, NodeEntry]:
-    """Nodes as options say them, with numbers that nobody had."""
+    """Nodes from the options' texts, with numbers that no node has had."""
     nodes: dict[str, NodeEntry] = {}
     number = max((node.number for node in known.values()), default=_FIRST_NUMBER - 1)
     for text in texts:

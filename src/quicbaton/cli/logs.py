@@ -1,4 +1,4 @@
-"""`quicbaton serve`: what is logged, where, and how it looks."""
+"""`quicbaton serve`: the form and the destination of its logs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FORMAT: Final = "%(asctime)s %(levelname)s {worker}%(message)s"
 
 
 def configure(options: LogOptions, output: Output, *, worker: int | None = None) -> None:
-    """Have this process log as the options say, to `output`.
+    """Have this process log to `output` in the form that the options name.
 
     Raises ConfigurationError for a --log-config that cannot be used.
     """
@@ -31,12 +31,12 @@ def configure(options: LogOptions, output: Output, *, worker: int | None = None)
     logger.handlers = [handler]
     logger.setLevel(options.log_level.upper())
     logger.propagate = False
-    # What a callback raised.
+    # Exceptions of callbacks.
     logging.getLogger("asyncio").handlers = [handler]
 
 
 class _Formatter(logging.Formatter):
-    """Time, level, worker, message; and what else an access record has."""
+    """Time, level, worker and message; an access record has more."""
 
     def __init__(self, worker: str) -> None:
         super().__init__(_FORMAT.format(worker=worker))

@@ -16,10 +16,10 @@ from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import QuicbatonError
 from quicbaton.reasons import Reason
 
-#: What a shell reports of a program that SIGINT ended.
+#: A shell's exit status for a program that SIGINT ended.
 _INTERRUPTED: Final = 130
-#: The modules here, in the order of the help, and their commands. A process imports the module of
-#: its own command only: all of them, and what each needs, take several times as long.
+#: The modules here, in the order of the help, and their commands. A process imports only the module
+#: of its own command: all of them, with their imports, take several times as long.
 COMMANDS: Final = {
     "serve": ("serve",),
     "service": ("reload", "stop", "workers"),
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command: 0 when it succeeded, 1 when it failed, 2 when it was not understood."""
     options, run = parse(sys.argv[1:] if arguments is None else arguments)
     reporter = Reporter(as_json=options.json)
-    # aioquic warns of every handshake that fails; what matters of it is in our own messages.
+    # aioquic warns of every handshake that fails; our own messages have the reasons that matter.
     logging.getLogger("quic").addHandler(logging.NullHandler())
     try:
         return run(reporter)
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reporter.error(error.code, str(error))
         return 1
     except BrokenPipeError:
-        # Whoever read our output has gone: `quicbaton ps | head` is no error.
+        # The reader of our output has gone: `quicbaton ps | head` is no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str]) -> tuple[CommandOptions, Callable[[Reporter], int]]:
-    """What the arguments mean: a command's options, and what carries it out with them."""
+    """The command's options from its arguments, and the function that runs it."""
     given = vars(parser_of(arguments[0] if arguments else "").parse_args(arguments))
     kind, run = given.pop("command")
     options: CommandOptions = make_options(kind, given)
@@ -63,7 +63,7 @@ def parse(arguments: Sequence[str]) -> tuple[CommandOptions, Callable[[Reporter]
 
 
 class _Version(argparse.Action):
-    """Looks the version up when it is asked for."""
+    """Looks the version up only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **_options: Any) -> None:
         from importlib.metadata import version  # noqa: PLC0415 - slow to import
@@ -73,7 +73,7 @@ class _Version(argparse.Action):
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
-    """That of one command; of all when it is none, to say which there are."""
+    """The parser of one command; if `command` names none, the parser of all, for the help."""
     parser = argparse.ArgumentParser(
         prog="quicbaton",
         description="Move a live QUIC connection to another process; the client sees nothing.",

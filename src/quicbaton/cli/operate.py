@@ -1,4 +1,4 @@
-"""For those who run a server: where connections go, what is measured."""
+"""Options for operators: where connections go, and which figures are served."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 def find_placement(text: str, cluster: Cluster | None) -> Placement | None:
     """The policy that --placement names.
 
-    Raises ConfigurationError: there is none, or it names workers that are not in the cluster.
+    Raises ConfigurationError: there is no such policy, or it names workers that are not in the
+    cluster.
     """
     placement = load_placement(text)
     check_names(names_elsewhere(placement), cluster)
@@ -33,9 +34,9 @@ def find_placement(text: str, cluster: Cluster | None) -> Placement | None:
 
 
 def load_placement(text: str) -> Placement | None:
-    """A policy of ours by its name, or one of the user's own.
+    """A policy of ours by its name, or a class of the user's.
 
-    Raises ConfigurationError: there is none.
+    Raises ConfigurationError: there is no such policy.
     """
     if ":" not in text or text.startswith("path:"):
         return parse_placement(text)
@@ -53,15 +54,15 @@ def load_placement(text: str) -> Placement | None:
 def serve_metrics(
     listener: tuple[str, int] | None, reporter: Reporter, workers: Callable[[], Sequence[str]]
 ) -> Metrics | None:
-    """Serve them at host and port, if asked for; `workers` names the control sockets of those that
-    are asked."""
+    """Serve figures at host and port, if asked for. `workers` returns the control sockets of the
+    processes to ask."""
     if listener is None:
         return None
     from quicbaton.service.metrics import Metrics  # noqa: PLC0415 - an extra
 
     async def gather() -> list[c.Figures]:
         servers = [Server(Path(control), control, None) for control in workers()]
-        # One that is starting, or gone, is left out.
+        # A worker that is starting, or gone, is left out.
         answers = await ask_all(servers, c.ReadFigures(), c.Figures, GATHER_S)
         return [figures for _, figures in answers]
 

@@ -1,4 +1,4 @@
-"""Where a server's lines go. Nothing that cannot be written may hurt a connection."""
+"""The destination of a server's lines. A line that cannot be written must not harm a connection."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import time
 from collections import Counter
 from typing import Final, TextIO
 
-#: Bytes that wait for a reader who is behind: some seconds of a busy access log.
+#: Bytes that wait for a slow reader: some seconds of a busy access log.
 _MAX_WAITING_BYTES: Final = 1 << 20
-#: A pipe that is ready takes so many without blocking (POSIX's PIPE_BUF, at least).
+#: A pipe that is ready takes this many without blocking (at least POSIX's PIPE_BUF).
 _PIECE_BYTES: Final = select.PIPE_BUF
 _END: Final = ord("\n")
-#: For a reader to take the last lines when the process ends.
+#: Seconds for a reader to take the last lines when the process ends.
 _CLOSE_S: Final = 1.0
 
 
@@ -24,23 +24,23 @@ class Output:
     text stream. It never blocks and never raises: lines that find no room, or that the descriptor
     refuses, are lost, and counted in `lost["lines"]`.
 
-    The descriptor stays as it is (blocking, that is): it may be the terminal of others, too. One
-    that another process reads is written to in pieces that it takes at once.
+    The descriptor keeps its mode (blocking, that is), since it may be another program's terminal,
+    too. If another process reads it, it is written to in pieces that fit at once.
     """
 
     def __init__(self, descriptor: int, lost: Counter[str]) -> None:
         self._descriptor = descriptor
         self._lost = lost
-        #: Begins with what is left of a line that was written in part.
+        #: Begins with the rest of a line that was written in part.
         self._waiting = bytearray()
-        #: The last that was written is the beginning of a line.
+        #: The last write ended within a line.
         self._amid_line = False
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._watched = False
 
     def write(self, text: str) -> None:
-        """Write lines, each with its end, or lose all of them."""
+        """Write whole lines, or lose all of them."""
         data = text.encode(errors="backslashreplace")
         if self._waiting and len(self._waiting) + len(data) > _MAX_WAITING_BYTES:
             self._lost["lines"] += data.count(b"\n")
@@ -51,10 +51,10 @@ class Output:
         self._pump()
 
     def flush(self) -> None:
-        """What `logging` calls after each line."""
+        """`logging` calls this after each line; there is nothing to do."""
 
     def close(self) -> None:
-        """Give the reader a moment for what still waits. The descriptor stays open."""
+        """Give the reader a moment for the waiting lines. The descriptor stays open."""
         until = time.monotonic() + _CLOSE_S
         while self._waiting and (left_s := until - time.monotonic()) > 0:
             self._poll.poll(left_s * 1000)
@@ -88,7 +88,7 @@ class Output:
 
     def _watch(self) -> None:
         if not self._watched:
-            # No loop runs, or it cannot watch this: the next line tries again.
+            # No loop runs, or it cannot watch the descriptor: the next line tries again.
             with contextlib.suppress(RuntimeError, OSError):
                 asyncio.get_running_loop().add_writer(self._descriptor, self._pump)
                 self._watched = True

@@ -24,7 +24,7 @@ async def port_of(other: Path) -> int:
 
 
 def open_both(options: ServeOptions) -> tuple[socket.socket, Listener]:
-    """The UDP socket, and that for TCP if there is to be one, at one port."""
+    """The UDP socket, and the TCP socket if there is to be one, at one port."""
     left = tcp.tries(options, options.port)
     while True:
         sock = _open_port(options.host, options.port)
@@ -36,11 +36,12 @@ def open_both(options: ServeOptions) -> tuple[socket.socket, Listener]:
 
 
 def _open_port(host: str, port: int) -> socket.socket:
-    """The UDP socket, in a group that others can join; refused while somebody has the port."""
+    """The UDP socket, in a group that others can join. Refused while another process has the
+    port."""
     try:
         address = host or any_address()
-        # A socket of our user's in the same group would be let in without a word, and the kernel
-        # would share the clients out between two strangers.
+        # Another program of our user could join the same group unnoticed, and the kernel would
+        # divide the clients between the two.
         open_udp(address, port).close()
         return open_udp(address, port, reuse_port=True)
     except OSError as error:

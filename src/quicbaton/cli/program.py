@@ -1,4 +1,4 @@
-"""What a server serves: a folder, or a program of the user's own."""
+"""The thing that a server serves: a folder, or a program of the user's own."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ if TYPE_CHECKING:
     from quicbaton.asgi import Lifespan
     from quicbaton.asgi.tcp import TcpServer, TlsIdentity
 
-#: RFC 9221 §3: DATAGRAM frames of any size that a packet can have. A program that makes nothing of
-#: them loses nothing; without it WebTransport does not work.
+#: RFC 9221 §3: DATAGRAM frames of any size that a packet can have. A program that does not use them
+#: loses nothing; without them WebTransport does not work.
 _MAX_DATAGRAM_BYTES: Final = 65_535
 
 
 class Program(NamedTuple):
-    """How connections are served; `name` is for people."""
+    """How connections are served. `name` is for messages."""
 
     name: str
     create_protocol: CreateProtocol
     health: Callable[[], Awaitable[None]] | None
-    #: Sets what the program wants otherwise than we would have it; None: nothing.
+    #: Changes the configuration as the program wants it; None: as it is.
     settings: Callable[[QuicConfiguration], None] | None
-    #: Of an ASGI program.
+    #: For an ASGI program.
     lifespan: Lifespan | None = None
-    #: Serves it at a TCP socket, with TLS, and keeps connections without requests for so many
-    #: seconds; None for what only QUIC carries.
+    #: Serves it at a TCP socket, with TLS. The number is the seconds for which connections without
+    #: requests are kept. None for programs that only QUIC carries.
     over_tcp: Callable[[Listener, TlsIdentity, float], TcpServer] | None = None
     #: Of an ASGI program.
     requests: RequestCount = RequestCount()
 
     def configure(self, configuration: QuicConfiguration) -> None:
-        """Let the program choose ALPN, DATAGRAM size, windows and whatever else is in there.
+        """Let the program choose ALPN, DATAGRAM size, windows and any other setting.
 
         Raises ConfigurationError for a mistake of the program.
         """
@@ -96,7 +96,7 @@ def named_program(options: ProgramOptions) -> str | None:
 
 
 def check_named(options: ProgramOptions) -> None:
-    """ConfigurationError for what is neither a folder nor MODULE:NAME."""
+    """ConfigurationError for a name that is neither a folder nor MODULE:NAME."""
     folder = options.folder
     if folder is not None and not folder.is_dir() and not _names_program(folder):
         raise ConfigurationError(
@@ -105,7 +105,8 @@ def check_named(options: ProgramOptions) -> None:
 
 
 def program(options: ProgramOptions, limits: RequestLimits) -> Program:
-    """What the options name. ConfigurationError when they ask for what it cannot do."""
+    """The program or folder that the options name. ConfigurationError for options that it does not
+    support."""
     found = _find(options, limits)
     if found.lifespan is None:
         request_limits.check_program(options, limits, found.name)
@@ -130,8 +131,8 @@ def _find(options: ProgramOptions, limits: RequestLimits) -> Program:
 
 
 def sleep_after_s(options: ProgramOptions) -> float:
-    """When silent connections sleep: what the options say, else 10 s for a folder, and never for
-    a program, which may hold on to the object of a connection that sleeps."""
+    """The silence after which connections sleep: by the options, else 10 s for a folder, and never
+    for a program, which may keep a reference to the object of a connection that sleeps."""
     if options.sleep_after is not None:
         return options.sleep_after
     return 0.0 if named_program(options) is not None else FOLDER_SLEEP_AFTER_S
@@ -146,16 +147,15 @@ def load_program(
     limit_concurrency: int | None = None,
 ) -> Program:
     """MODULE:NAME: an ASGI 3 program, a QuicConnectionProtocol class, or a function that makes
-    protocols. They are told apart by what they are. MODULE is looked for in `folder` first, else
-    here; `factory`: the name is that of a function, called without arguments, that makes what is
-    to be served. `root_path` is where an ASGI program is mounted, `limit_concurrency` how many
-    requests it works on at a time.
+    protocols; the object itself shows which. MODULE is looked for in `folder` first, else in the
+    current one. `factory`: NAME is a function that is called without arguments and makes the
+    program. `root_path` is where an ASGI program is mounted, `limit_concurrency` the number of
+    requests on which it works at a time.
 
     The module of a protocol may have `async def health() -> None`, which raises when it is ill.
 
-    What is named, or the module, may have `configure(configuration)`: it gets aioquic's
-    QuicConfiguration, with HTTP/3 as protocol and DATAGRAM frames allowed, and changes what it
-    wants otherwise.
+    The object, or its module, may have `configure(configuration)`: it gets aioquic's
+    QuicConfiguration, with HTTP/3 as protocol and DATAGRAM frames allowed, and may change it.
 
     Raises ConfigurationError: it cannot be imported, or has no such name.
     """
@@ -164,7 +164,7 @@ def load_program(
         found = make(found, what=f"the program {text}", code=Reason.APPLICATION)
     is_asgi = _is_asgi(found)
     chosen = None
-    if not is_asgi:  # in the module of an ASGI program these names are those of its routes
+    if not is_asgi:  # in the module of an ASGI program these names belong to its routes
         chosen = getattr(found, "configure", None) or getattr(module, "configure", None)
 
     def settings(configuration: QuicConfiguration) -> None:
@@ -184,7 +184,7 @@ def _asgi_program(
     root_path: str,
     limit_concurrency: int | None,
 ) -> Program:
-    # Servers of folders and of protocols need none of that, nor HTTP/1.1, HTTP/2 and WebSockets.
+    # Servers of folders and of protocols need none of these, nor HTTP/1.1, HTTP/2 and WebSockets.
     from quicbaton.asgi import AsgiProtocol, Lifespan, whole_disk  # noqa: PLC0415
     from quicbaton.asgi.concurrency import LimitedConcurrency  # noqa: PLC0415
     from quicbaton.asgi.counting import CountedRequests  # noqa: PLC0415
@@ -211,7 +211,7 @@ def _names_program(folder: Path) -> bool:
 
 
 def _is_asgi(found: Any) -> bool:
-    """Whether it is called with (scope, receive, send), and awaited."""
+    """Whether the object is called with (scope, receive, send), and awaited."""
     if inspect.isclass(found):
         if issubclass(found, QuicConnectionProtocol):
             return False
@@ -226,7 +226,8 @@ def _is_asgi(found: Any) -> bool:
 
 
 def make(maker: Callable[[], Any], *, what: str, code: Reason) -> Any:
-    """What a function of the user's makes. Raises ConfigurationError with `code` when it fails."""
+    """The result of a function of the user's. Raises ConfigurationError with `code` when it
+    fails."""
     try:
         return maker()
     except Exception as error:
@@ -239,7 +240,7 @@ def make(maker: Callable[[], Any], *, what: str, code: Reason) -> Any:
 def import_named(
     text: str, *, what: str, code: Reason, folder: Path | None = None
 ) -> tuple[ModuleType, Callable[..., Any]]:
-    """The module and the class or function that MODULE:NAME says, for the option `what`.
+    """The module, and the class or function that MODULE:NAME names, for the option `what`.
 
     Raises ConfigurationError with `code`: it cannot be imported, or has no such name.
     """
@@ -253,7 +254,7 @@ def import_named(
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        # The boundary to the program: to import it is to run it.
+        # The boundary to the program: importing it runs it.
         raise ConfigurationError(
             f"cannot import {module_name}: {type(error).__name__}: {error}", code=code
         ) from error

@@ -1,4 +1,4 @@
-"""What commands say: lines for people, or one JSON object a line for programs."""
+"""The output of commands: lines for people, or one JSON object a line for programs."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from quicbaton.reasons import Reason
 
 
 class Stream(Protocol):
-    """Where lines go."""
+    """The destination of lines."""
 
     def write(self, text: str, /) -> object: ...
     def flush(self) -> object: ...
 
 
 class Reporter:
-    """Writes to standard output at once; errors go to standard error."""
+    """Writes to standard output without delay. Errors go to standard error."""
 
     def __init__(self, *, as_json: bool, out: Stream | None = None) -> None:
         self.as_json = as_json
         self._out = out or sys.stdout
 
     def event(self, name: str, text: str, **fields: Any) -> None:
-        """Say what happened: `text`, or an object of `event` and `fields`."""
+        """Report an event: as `text`, or as an object of `event` and `fields`."""
         if self.as_json:
             self.value({"event": name, **fields})
         else:
@@ -41,7 +41,7 @@ class Reporter:
         self._out.flush()
 
     def error(self, code: Reason, message: str, **fields: Any) -> None:
-        """Say why the command ends; `fields` are for programs."""
+        """Report why the command ends. `fields` appear in JSON only."""
         if self.as_json:
             text = msgspec.json.encode({"error": code, "message": message, **fields}).decode()
         else:

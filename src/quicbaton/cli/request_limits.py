@@ -1,4 +1,4 @@
-"""How many requests an ASGI program gets: which limits can be kept, and by whom."""
+"""Checks of the limits on an ASGI program's requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from quicbaton.errors import ConfigurationError
 
 
 def check(options: ServeOptions) -> None:
-    """ConfigurationError for limits that are none, or that nobody would keep."""
+    """ConfigurationError for limits that are no valid numbers, or that no process would enforce."""
     limits = options.limits
     for name, value, least in (
         ("--limit-concurrency", limits.limit_concurrency, 1),
@@ -28,7 +28,8 @@ def check(options: ServeOptions) -> None:
 
 
 def check_program(options: ProgramOptions, limits: RequestLimits, name: str) -> None:
-    """ConfigurationError for what only an ASGI program understands: `name` is none."""
+    """ConfigurationError for options that only an ASGI program understands, where `name` is
+    none."""
     for option, value in (
         ("--limit-concurrency", limits.limit_concurrency),
         ("--limit-max-requests", limits.limit_max_requests),

@@ -79,7 +79,7 @@ class Server:
     """One serving process from its options to its end."""
 
     def __init__(self, options: ServeOptions, reporter: Reporter, lost: Counter[str]) -> None:
-        # Before the program counts on it.
+        # Before the program relies on the limit.
         raise_descriptor_limit()
         self._options = options
         self._reporter = reporter
@@ -91,7 +91,7 @@ class Server:
             keys = self._cluster.folder / KEYS_FILE
         self._ring = user_state.load_keys(keys)
         self._files = _certificate(options)
-        # Certificate and key are two files; those that we make for the user others may replace.
+        # Certificate and key are two files; another process may replace those that we made.
         theirs = options.tls.cert is not None
         with contextlib.nullcontext() if theirs else user_state.locked(user_state.state_folder()):
             self._configuration = quic_configuration(self._files)
@@ -113,8 +113,8 @@ class Server:
             if self._leaving is not None:
                 self._leaving.begin()
                 return
-            # Who waits for another process's socket waits for nothing that is ours. Once we have
-            # that, the first signal is for when we serve, and the second ends us at once.
+            # While we wait for another process's socket, a signal may end us at once. Afterwards
+            # the first signal stops the server in good order, and the second ends it at once.
             if self._told_to_stop or not self._has_socket:
                 beginning.cancel()
             self._told_to_stop = True
@@ -151,7 +151,7 @@ class Server:
         return self._start()
 
     async def prepare(self) -> None:
-        """Open what the options name, and see that the program is healthy."""
+        """Open everything that the options name, and check that the program is healthy."""
         if self._options.qlog is not None:
             self._configuration.quic_logger = QlogFolder(self._options.qlog, self._lost)
         if self._options.tls.keylog is not None:
@@ -161,14 +161,15 @@ class Server:
         await self._program.start()
 
     async def close(self) -> None:
-        """Nobody is served any more: let the program clean up, and close what `prepare` opened."""
+        """No client is served any more: let the program clean up, and close what `prepare`
+        opened."""
         await self._program.stop()
         if self._keylog is not None:
             self._keylog.close()
 
     @property
     def node_number(self) -> int:
-        """Ours, in the IDs that we issue."""
+        """Our node's number in the IDs that we issue."""
         return id_forms.node_number(self._options, self._cluster)
 
     # --- three ways to begin --------------------------------------------------------------------
@@ -202,12 +203,12 @@ class Server:
         arrival = await NewProcess.begin(other, command)
         self._has_socket = True
         node = self.node(arrival.seat, control, listener)
-        # The others toss to us what is for it as soon as they know of us.
+        # The others toss us datagrams for it as soon as they know of us.
         node.endpoint.follow(arrival.predecessor)
         try:
             await node.introduce(self._report_missing)
             answer = await arrival.settle(node, self._report_progress)
-            # Who knows an old socket finds the new process behind it.
+            # A process that knows an old control socket finds the new process behind it.
             for path in {other, Path(arrival.predecessor)}:
                 node.also_listen(path)
         except BaseException:
@@ -217,7 +218,7 @@ class Server:
             try:
                 self._listen_for_peers(node)
             except (ConfigurationError, OSError) as error:
-                # It has the connections, and nobody else has.
+                # This process has the connections, and no other does.
                 self._reporter.event("not_reachable", str(error), message=str(error))
         self._reporter.event(
             "took_over",
@@ -240,8 +241,8 @@ class Server:
         *,
         supervised: bool = False,
     ) -> Node:
-        """The node that serves with these options at a UDP socket, and at `listener` over TCP. It
-        is not started."""
+        """A node, not yet started, that serves with these options at a UDP socket, and at
+        `listener` over TCP."""
         try:
             beside = tcp.beside(self._options, self._program, self._files, listener)
         except QuicbatonError:
@@ -273,7 +274,8 @@ class Server:
         return made
 
     def _listen_for_peers(self, node: Node) -> None:
-        """Those that join our port later are reached through this process."""
+        """Listen for other nodes. They reach processes that join our port later through this
+        one."""
         if self._cluster is not None:
             node.listen_for_peers(listen(self._cluster.own_entry().listen))
 
@@ -291,8 +293,8 @@ class Server:
         )
 
     async def _until_over(self, node: Node) -> None:
-        """Until a successor has taken over, or we were told to stop and have. A second signal ends
-        it at once."""
+        """Return when a successor has taken over, or when we were told to stop and have. A second
+        signal ends it at once."""
         leaving = GracefulStop(node, self._options.supervision.grace)
         node.answer(leaving.handlers())
         self._leaving = leaving
@@ -347,7 +349,7 @@ class Server:
 
 
 class _MoveReporter(Observer):
-    """Tells of connections that come and go."""
+    """Reports connections that come and go."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
@@ -371,6 +373,6 @@ def _certificate(options: ServeOptions) -> CertificateFiles:
 
 
 def _open_keylog(path: Path) -> TextIO:
-    """Append to the file; one that is made is closed to others."""
+    """Open the file for appending. A new file is readable for its owner alone."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     return os.fdopen(descriptor, "a", buffering=1, encoding="ascii")

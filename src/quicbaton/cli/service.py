@@ -28,7 +28,7 @@ from quicbaton.errors import ConfigurationError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 
-#: The server's own.
+#: Stands for the server's own setting.
 _ITS_OWN: Final = -1.0
 
 
@@ -191,5 +191,5 @@ def _seconds(given: float | None) -> float:
 
 
 async def _stop_at(server: Server, command: c.Stop) -> c.Left:
-    """Wait as long as it takes: the server has a deadline of its own."""
+    """Send the command without a deadline: the server has one of its own."""
     return await server.say(command, c.Left, math.inf)

@@ -1,4 +1,4 @@
-"""`quicbaton serve --workers N`: several workers on one UDP port, and what keeps them alive."""
+"""`quicbaton serve --workers N`: several workers on one UDP port, and their supervisor."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ from quicbaton.service.supervisor.supervisor import Settings, Supervisor
 from quicbaton.service.supervisor.systemd import LISTENER_NAME, Systemd, socket_name
 
 _WORKER_MODULE: Final = "quicbaton.cli.worker"
-#: What becomes of 0-RTT (docs/decisions/0001-early-data.md).
+#: The state of 0-RTT (docs/decisions/0001-early-data.md).
 _EARLY_DATA: Final = "off: it would have to be single-use for all workers together"
 
 
 def run(options: ServeOptions, workers: int, reporter: Reporter) -> int:
-    """Supervise so many workers until told to stop."""
+    """Supervise that many workers until told to stop."""
     if not 1 <= workers <= MAX_WORKERS:
         raise ConfigurationError(f"--workers is 1 to {MAX_WORKERS}, got {workers}")
     return asyncio.run(_Service(options, workers, reporter).run())
@@ -128,7 +128,8 @@ class _Service:
                 if reception is not None:
                     reception.close()
         except BaseException:
-            # Nobody would know of the workers; those that were found lived without us before.
+            # No supervisor would know of the workers. Those that were found lived without us
+            # before.
             if not found:
                 supervisor.kill()
             raise
@@ -140,7 +141,7 @@ class _Service:
     # --- the beginning --------------------------------------------------------------------------
 
     async def _begin(self) -> tuple[Group, list[Found], Path]:
-        """The sockets: of living workers, of systemd, or new ones."""
+        """The sockets: from living workers, from systemd, or new ones."""
         options = self._options
         kept, activated = self._passed.kept, self._passed.activated
         first = kept or activated[:1]
@@ -175,7 +176,7 @@ class _Service:
         return group, found, control
 
     def _open_group(self) -> Group:
-        """New sockets, at a port that is free over TCP, too, where any will do."""
+        """New sockets, at a port that is free over TCP, too, if any will do."""
         options = self._options
         host = options.host or any_address()
         left = tcp.tries(options, options.port)
@@ -188,7 +189,7 @@ class _Service:
             group.close()
 
     async def _listener(self, group: Group, found: list[Found]) -> Listener:
-        """The TCP socket: of living workers, of systemd, or a new one."""
+        """The TCP socket: from living workers, from systemd, or a new one."""
         passed = self._passed.listeners
         listener = None
         if found and tcp.may_serve_tcp(self._options):
@@ -227,7 +228,8 @@ class _Service:
         return user_state.load_keys(keys)
 
     def _declare_unknown_dead(self, supervisor: Supervisor, found: list[Found]) -> None:
-        """Rosters that systemd has kept of workers which nobody saw die."""
+        """Tell the clients of workers whose rosters systemd has kept and whose deaths no supervisor
+        saw."""
         living = {one.state.pid for one in found}
         for pid, (name, roster) in self._passed.rosters.items():
             if pid in living:
@@ -259,7 +261,7 @@ class _Service:
         self._systemd.stopping()
         self._reporter.event("stopping", "no new clients; running requests end")
         left = await supervisor.stop(grace_s, to)
-        # Whoever asked is answered first.
+        # The caller gets its answer first.
         asyncio.get_running_loop().call_later(0.05, self._over.set)
         return left
 
@@ -308,7 +310,7 @@ class _Service:
         lines.append(f"  control      {control}")
         lines.append(f"  early data   {_EARLY_DATA}")
         if not group.steered:
-            lines.append("  steering     by the workers: this kernel cannot be told")
+            lines.append("  steering     by the workers: this kernel cannot steer")
         self._reporter.event(
             "ready",
             "\n".join(lines),

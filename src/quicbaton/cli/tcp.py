@@ -1,4 +1,4 @@
-"""TCP beside UDP, for ASGI programs: its socket, what is said of it."""
+"""TCP beside UDP, for ASGI programs: its socket, and messages about it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from quicbaton.service.peers.asking import CommandFailedError, Conversation
 if TYPE_CHECKING:
     from quicbaton.asgi.tcp import TlsIdentity
 
-#: For another process to pass its socket.
+#: Seconds for another process to pass its socket.
 _PASS_S: Final = 5.0
 
 
 def may_serve_tcp(options: ServeOptions) -> bool:
-    """Whether what the options name is perhaps an ASGI program, which is served over TCP, too."""
+    """Whether the options may name an ASGI program, which is served over TCP, too."""
     return not options.tcp.no_tcp and named_program(options.program) is not None
 
 
 def listener_at(options: ServeOptions, port: int) -> Listener:
-    """The TCP socket for what is served at a UDP port."""
+    """The TCP socket for a program that is served at a UDP port."""
     if not may_serve_tcp(options):
         return Listener(None)
     return bind_listener(options.host or any_address(), port)
@@ -41,7 +41,7 @@ def tries(options: ServeOptions, port: int) -> int:
 
 async def listener_of(options: ServeOptions, other: Path, port: int) -> Listener:
     """The TCP socket of another process at the port, from which this one is to accept, too; a new
-    one if that has none."""
+    one if that process has none."""
     if may_serve_tcp(options):
         try:
             with await Conversation.begin(other, _PASS_S) as asked:
@@ -53,7 +53,7 @@ async def listener_of(options: ServeOptions, other: Path, port: int) -> Listener
 
 
 def assigned(descriptor: int, refusal: str) -> Listener:
-    """What a supervisor has given to its worker."""
+    """The listener that a supervisor has given to its worker."""
     return adopt_listener(descriptor) if descriptor >= 0 else Listener(None, refusal)
 
 
@@ -63,8 +63,8 @@ def beside(
     files: CertificateFiles,
     listener: Listener,
 ) -> Beside:
-    """What serves the program over TCP, if anything does. ConfigurationError (`tcp_port`) when the
-    port cannot be had."""
+    """The server of the program over TCP, or a stand-in that serves nothing. ConfigurationError
+    (`tcp_port`) when the port is not available."""
     if options.tcp.no_tcp or program.over_tcp is None:
         listener.close()
         return NothingBeside()
@@ -73,7 +73,7 @@ def beside(
 
 
 def identity(files: CertificateFiles, keylog: Path | None) -> TlsIdentity:
-    """Of the certificate that QUIC uses."""
+    """TLS with the certificate that QUIC uses."""
     from quicbaton.asgi.tcp import tls_identity  # noqa: PLC0415 - only for ASGI programs
 
     try:
@@ -85,7 +85,7 @@ def identity(files: CertificateFiles, keylog: Path | None) -> TlsIdentity:
 
 
 def describe(*, over_tcp: bool) -> str:
-    """Over what a service is reached."""
+    """The protocols over which a service is reached."""
     return "HTTP/3 (UDP) and HTTP/1.1, HTTP/2 (TCP)" if over_tcp else "HTTP/3 (UDP)"
 
 

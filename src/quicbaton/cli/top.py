@@ -37,7 +37,7 @@ def add_parser(commands: Any) -> None:
 
 
 class Look(NamedTuple):
-    """What all workers said at one time."""
+    """The answers of all workers at one time."""
 
     at_s: float
     figures: dict[str, c.Figures]
@@ -81,7 +81,7 @@ def run(options: TopOptions, reporter: Reporter) -> int:
 
 
 def lines_between(before: Look, after: Look) -> list[Line]:
-    """What happened from one look to the next, worker by worker, in the order of their names."""
+    """The rates from one look to the next, worker by worker, in the order of their names."""
     return [
         _line(name, before.figures.get(name), figures, max(1e-9, after.at_s - before.at_s))
         for name, figures in sorted(after.figures.items())
@@ -135,7 +135,7 @@ async def _watch(servers: Sequence[Server], options: TopOptions, reporter: Repor
 
 
 async def _look(servers: Sequence[Server]) -> Look:
-    """Workers come and go: who they are is asked anew every time."""
+    """Ask all workers. They come and go, so their list is read anew every time."""
     reachable = [workers for server in servers if (workers := await _workers(server))]
     workers = [worker for each in reachable for worker in each]
     answers = await ask_all(workers, c.ReadFigures(), c.Figures)
@@ -188,7 +188,7 @@ def _line(name: str, before: c.Figures | None, after: c.Figures, seconds: float)
 
 
 def _by_outcome(handoffs: Mapping[str, int]) -> dict[str, int]:
-    """Summed over the reasons."""
+    """Sums over the reasons."""
     sums: dict[str, int] = {}
     for outcome, count in handoffs.items():
         what = outcome.partition(" ")[0]
@@ -221,7 +221,7 @@ _COLUMNS = (
 
 def _picture(lines: Sequence[Line]) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    # A local server's name is a long path, which its node and worker say shorter.
+    # A local server's name is a long path; its node and worker are shorter.
     columns = [title for title in _COLUMNS if title != "SERVER"]
     for title in columns:
         table.add_column(title, justify="left" if title == "STATE" else "right", no_wrap=True)

@@ -1,7 +1,8 @@
-"""What `quicbaton` keeps for its user between runs: cluster keys, a certificate, control sockets.
+"""Files that `quicbaton` keeps for its user between runs: cluster keys, a certificate, control
+sockets.
 
-Everything lies in folders of mode 0700. A lock lets processes that start together agree on one
-key and one certificate.
+Everything lies in folders of mode 0700. A lock lets processes that start together agree on one key
+and one certificate.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ _RENEW_BEFORE: Final = datetime.timedelta(days=2)
 
 
 def state_folder() -> Path:
-    """Where keys and the certificate stay: XDG_STATE_HOME, or ~/.local/state."""
+    """The folder of keys and the certificate: XDG_STATE_HOME, or ~/.local/state."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return _private(Path(base) / "quicbaton")
 
 
 def runtime_folder() -> Path:
-    """Where control sockets are: XDG_RUNTIME_DIR, or a folder of the user's own in /tmp."""
+    """The folder of control sockets: XDG_RUNTIME_DIR, or a folder of the user's own in /tmp."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     if base:
         return _private(Path(base) / "quicbaton")
@@ -55,7 +56,7 @@ def load_keys(path: Path | None) -> KeyRing:
 
 
 def read_keys(path: Path) -> KeyRing:
-    """The cluster keys in a file, which nobody else may be able to read."""
+    """The cluster keys in a file that no other user may be able to read."""
     try:
         mode = path.stat().st_mode
         text = path.read_text(encoding="utf-8")
@@ -63,7 +64,7 @@ def read_keys(path: Path) -> KeyRing:
         raise ConfigurationError(f"cannot read the keys in {path}: {error}") from error
     if stat.S_IMODE(mode) & 0o077:
         raise ConfigurationError(
-            f"{path} holds keys and others may read it: chmod 600 {path}, or, if somebody may have"
+            f"{path} holds keys and others may read it: chmod 600 {path}; if somebody may have"
             " read it, make new keys",
             code=Reason.NOT_PRIVATE,
         )
@@ -71,7 +72,7 @@ def read_keys(path: Path) -> KeyRing:
 
 
 def local_certificate(host: str) -> CertificateFiles:
-    """A self-signed certificate for this machine: the one made before, while it is good."""
+    """A self-signed certificate for this machine; the existing one while it is good."""
     names = [*LOCAL_NAMES, socket.gethostname()]
     if host not in ("", "::", "0.0.0.0", *names):
         names.append(host)
@@ -86,7 +87,7 @@ def local_certificate(host: str) -> CertificateFiles:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """While no other command changes keys or certificates in the folder."""
+    """Lock the folder against other commands that change keys or certificates."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -111,7 +112,7 @@ def all_control_sockets() -> list[Path]:
 
 
 def _private(folder: Path) -> Path:
-    """Make the folder, closed to others; refuse one that is somebody else's."""
+    """Make the folder, closed to others. Refuse another user's."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.lstat()
@@ -134,7 +135,7 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def _is_good(files: CertificateFiles, names: list[str], now: datetime.datetime) -> bool:
-    """True while the stored certificate names everything wanted and does not expire soon."""
+    """Whether the stored certificate has all wanted names and does not expire soon."""
     try:
         certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)

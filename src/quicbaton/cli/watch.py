@@ -1,6 +1,6 @@
 """`quicbaton serve --reload`: new workers whenever a file of the program changes, for development.
 
-Connections, and what runs on them, stay: it is `quicbaton reload`. Code that does not come up
+It is a `quicbaton reload`: connections and running requests go on, and code that does not come up
 replaces nothing.
 """
 
@@ -16,9 +16,10 @@ from quicbaton.reasons import Reason
 
 
 def watched_folders(options: ServeOptions) -> list[Path]:
-    """What the options say is to be watched.
+    """The folders to watch.
 
-    Raises ConfigurationError for what is no folder, and where watchfiles is not installed.
+    Raises ConfigurationError for a folder that does not exist, and where watchfiles is not
+    installed.
     """
     try:
         import watchfiles  # noqa: F401, PLC0415 - an extra

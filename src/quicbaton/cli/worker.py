@@ -1,8 +1,8 @@
 """`python -m quicbaton.cli.worker ASSIGNMENT OPTIONS`: one worker of a service.
 
-A supervisor starts it, with its own options, so that a reload reads all that they name anew. What
-the worker says before it serves waits in a file, in which the supervisor reads why a worker did not
-come up.
+A supervisor starts it, with its own options, so that a reload reads all files that they name anew.
+The worker's output before it serves waits in a file, in which the supervisor finds the reason why a
+worker did not come up.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _log: Final = logging.getLogger("quicbaton.worker")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve until told to stop; 1 when that does not begin."""
+    """Serve until told to stop. Returns 1 when serving does not begin."""
     reporter = _Logged(as_json=False)
     lost: Counter[str] = Counter()
     log = Output(2, lost)
@@ -42,8 +42,8 @@ def main(arguments: Sequence[str]) -> int:
         assignment = Assignment.parse(arguments[0])
         options = decode_options(arguments[1], ServeOptions)
         if options.json:
-            # Standard output is the supervisor's alone: whole lines of JSON. What a program prints
-            # goes where errors go.
+            # Standard output is the supervisor's alone: whole lines of JSON. A program's own output
+            # goes to standard error.
             os.dup2(2, 1)
         logs.configure(options.logs, log, worker=assignment.worker)
         environment.read(options.env_file)
@@ -92,7 +92,7 @@ async def _serve(assignment: Assignment, options: ServeOptions, server: Server, 
 
 
 def _speak_up(stderr: int, log: Output, *, as_json: bool) -> None:
-    """From now on standard error is the service's; it gets what has been said so far, too."""
+    """From now on standard error is the service's; the output so far goes there, too."""
     sys.stderr.flush()
     said = os.pread(2, os.fstat(2).st_size, 0)
     os.dup2(stderr, 2)
@@ -103,7 +103,7 @@ def _speak_up(stderr: int, log: Output, *, as_json: bool) -> None:
 
 
 class _Logged(Reporter):
-    """Writes a worker's events to the service's log. One connection's moves are for debugging."""
+    """Writes a worker's events to the service's log. One connection's moves are logged at debug."""
 
     def event(self, name: str, text: str, **fields: Any) -> None:
         _log.log(logging.DEBUG if "connection" in fields else logging.WARNING, "%s", text)

@@ -1,1 +1,1 @@
-"""What each command can be told: a struct of options each, which needs nothing that runs them."""
+"""The options of each command: a struct each, which imports nothing that runs the command."""

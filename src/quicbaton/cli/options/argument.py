@@ -2,9 +2,9 @@
 
     sleep_after: Annotated[float | None, Argument("let them sleep")] = None
 
-is the option --sleep-after. The type says how its text is read. The default stands here and nowhere
-else; a field without one must be given. A field that is a struct of options itself stands for all
-fields of that struct.
+is the option --sleep-after. The type decides how its text is parsed. The default is here and
+nowhere else; a field without one is required. A field whose type is a struct of options stands for
+all fields of that struct.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ from quicbaton.errors import ConfigurationError
 
 _O = TypeVar("_O", bound="Options")
 _C = TypeVar("_C", bound="CommandOptions")
-#: What values are called in the help, unless their argument says more.
+#: Placeholders for values in the help, unless their argument has one.
 _METAVARS: Final = {float: "SECONDS", int: "N", Path: "FILE"}
 
 
 class OneOf(NamedTuple):
-    """Arguments of which one at most is given; exactly one, if it is `required`."""
+    """Arguments of which at most one is given; exactly one, if it is `required`."""
 
     name: str
     required: bool = False
 
 
 class Argument(NamedTuple):
-    """How the command line knows a field."""
+    """The command line's part of a field: its help text, spellings and parser."""
 
     help: str
     metavar: str | None = None
-    #: Its spellings, where the field's name is not the only one.
+    #: Its spellings, if they are not just the field's name.
     flags: tuple[str, ...] = ()
     positional: bool = False
-    #: It is given again for each further value, not followed by all of them.
+    #: The option is repeated for each further value, instead of being followed by all values.
     again: bool = False
     one_of: OneOf | None = None
-    #: The environment variable that has its default.
+    #: The environment variable with its default.
     variable: str = ""
-    #: Reads its text, where the type does not say how.
+    #: Parses its text, where the type is not enough.
     parse: Callable[[str], object] | None = None
 
 
 class Options(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """What a command can be told, or the part of it that concerns one thing."""
+    """The options of a command, or the part of them for one subject."""
 
 
 class CommandOptions(Options, frozen=True, kw_only=True):
-    """What every command can be told. The docstring of a command's own struct is the description in
+    """The options of every command. The docstring of a command's own struct is the description in
     its help."""
 
     json: Annotated[bool, Argument("print JSON, one object a line")] = False
@@ -70,8 +70,8 @@ def add_command(
 ) -> None:
     """Add a command to argparse's `commands`, with an argument for each field of the struct `kind`.
 
-    `text` is its line in the list of commands. What argparse parses then has `(kind, run)` as its
-    `command`, and those fields that were given.
+    `text` is its line in the list of commands. The namespace that argparse returns then has `(kind,
+    run)` as its `command`, and the fields that were given.
     """
     parser = commands.add_parser(name, help=text, description=kind.__doc__)
     parser.set_defaults(command=(kind, run))
@@ -91,9 +91,9 @@ def add_command(
 
 
 def make_options(kind: type[_O], given: Mapping[str, object]) -> _O:
-    """The struct of what argparse has parsed: values by FIELD, or PART.FIELD of a part of it.
+    """The struct of parsed values by FIELD, or by PART.FIELD for a part of it.
 
-    msgspec.ValidationError for a field that there is not, or a value of another type.
+    msgspec.ValidationError for a field that does not exist, or a value of another type.
     """
     nested: dict[str, Any] = {}
     for path, value in given.items():
@@ -103,12 +103,13 @@ def make_options(kind: type[_O], given: Mapping[str, object]) -> _O:
 
 
 def encode_options(options: Options) -> str:
-    """As JSON, for another process: what was given, and no defaults."""
+    """The options as JSON, for another process. Defaults are left out."""
     return msgspec.json.encode(options, enc_hook=str).decode()
 
 
 def decode_options(text: str, kind: type[_O]) -> _O:
-    """What `encode_options` has made. ConfigurationError for options that are not of this kind."""
+    """The options that `encode_options` has encoded. ConfigurationError for those of another
+    kind."""
     try:
         return msgspec.json.decode(text, type=kind, dec_hook=_of_text)
     except msgspec.DecodeError as error:
@@ -121,7 +122,7 @@ def decode_options(text: str, kind: type[_O]) -> _O:
 def _arguments(
     kind: type[Options], prefix: str = ""
 ) -> Iterator[tuple[str, FieldInfo, Any, Argument]]:
-    """All fields with their paths and types; those of every command come last, as in the help."""
+    """All fields with their paths and types. Those of every command come last, as in the help."""
     everywhere = CommandOptions.__struct_fields__
     for field in sorted(fields(kind), key=lambda field: field.name in everywhere):
         if isinstance(field.type, type) and issubclass(field.type, Options):
@@ -132,7 +133,7 @@ def _arguments(
 
 
 def _settings(field: FieldInfo, value_type: Any, argument: Argument) -> dict[str, Any]:
-    """How argparse is to read and explain a field. Of a field that is not given it says nothing."""
+    """argparse's settings for a field. A field that is not given is left out of the result."""
     settings: dict[str, Any] = {
         "help": argument.help + _shown_default(field),
         "default": os.environ.get(argument.variable) or argparse.SUPPRESS,
@@ -156,7 +157,7 @@ def _settings(field: FieldInfo, value_type: Any, argument: Argument) -> dict[str
 
 
 def _shown_default(field: FieldInfo) -> str:
-    """For the help; nothing for what is off, empty or none by default."""
+    """The default in the help; empty for one that is off, empty or None."""
     default = field.default
     if field.required or not default:
         return ""
@@ -165,5 +166,5 @@ def _shown_default(field: FieldInfo) -> str:
 
 
 def _of_text(kind: type[Any], value: Any) -> Any:
-    """For msgspec: a path, which is no plain value."""
+    """msgspec's hook for a path, which is no plain value."""
     return kind(value)

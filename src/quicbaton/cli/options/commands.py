@@ -1,4 +1,4 @@
-"""What all commands but `serve` can be told."""
+"""The options of all commands but `serve`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,20 +13,21 @@ _STEP = OneOf("step", required=True)
 
 _Server = Annotated[str, Argument(_SERVER, "SERVER", positional=True)]
 _Connection = Annotated[
-    str, Argument("its name as `quicbaton ps` says it, or how it begins", "CONN", positional=True)
+    str,
+    Argument("its name in `quicbaton ps`, or the beginning of the name", "CONN", positional=True),
 ]
 _Destination = Annotated[
     str,
-    Argument("the process that gets it: its control socket, its port, or NODE[/WORKER]", "SERVER"),
+    Argument("the destination: its control socket, its port, or NODE[/WORKER]", "SERVER"),
 ]
 _Proxy = Annotated[
     bool,
     Argument(
-        "where the other process cannot send from the address that clients talk to, let this one "
+        "if the destination cannot send from the address that clients talk to, let this process "
         "send for it, for as long as a connection lives"
     ),
 ]
-_Baton = Annotated[Path, Argument("what `quicbaton save` made", positional=True)]
+_Baton = Annotated[Path, Argument("a file that `quicbaton save` has made", positional=True)]
 
 
 class PsOptions(CommandOptions, frozen=True, kw_only=True):
@@ -70,7 +71,7 @@ class ResumeOptions(CommandOptions, frozen=True, kw_only=True):
 
 class InspectOptions(CommandOptions, frozen=True, kw_only=True):
     """Show a baton's header and, given its key, its content with every secret left out: keys,
-    tokens and whatever the streams carry.
+    tokens and the bytes of streams.
     """
 
     file: _Baton
@@ -83,10 +84,10 @@ class InspectOptions(CommandOptions, frozen=True, kw_only=True):
 
 
 class BulkOptions(Options, frozen=True, kw_only=True):
-    """How connections are moved, many at a time."""
+    """Options for moving many connections."""
 
     proxy: _Proxy = False
-    deadline: Annotated[float, Argument("leave what has not moved by then")] = 60.0
+    deadline: Annotated[float, Argument("leave connections that have not moved by then")] = 60.0
 
 
 class DrainOptions(CommandOptions, frozen=True, kw_only=True):
@@ -110,7 +111,7 @@ class RebalanceOptions(CommandOptions, frozen=True, kw_only=True):
 
 
 class ServiceOptions(CommandOptions, frozen=True, kw_only=True):
-    """Which service a command is for."""
+    """The service that a command is for."""
 
     server: Annotated[
         str | None, Argument(f"{_SERVER} (default: the only service)", "SERVER", positional=True)
@@ -129,14 +130,15 @@ class ReloadOptions(ServiceOptions, frozen=True, kw_only=True):
     """
 
     health_timeout: Annotated[
-        float | None, Argument("for each new worker to become ready (default: the service's own)")
+        float | None,
+        Argument("time for each new worker to become ready (default: the service's own)"),
     ] = None
     grace: Annotated[
         float | None,
         Argument(
-            "for requests that still run at an old worker, and for connections that cannot move "
-            "yet; then they are cut (default: for connections the service's --deadline; requests "
-            "go on in the background, until they have ended)"
+            "time for requests that still run at an old worker, and for connections that cannot "
+            "move yet; then they are cut (default: for connections the service's --deadline; "
+            "requests go on in the background, until they have ended)"
         ),
     ] = None
 
@@ -147,9 +149,9 @@ class StopOptions(ServiceOptions, frozen=True, kw_only=True):
     """
 
     to: Annotated[str | None, Argument("who gets the connections", "SERVER")] = None
-    grace: Annotated[float | None, Argument("for running requests (default: the server's own)")] = (
-        None
-    )
+    grace: Annotated[
+        float | None, Argument("time for running requests (default: the server's own)")
+    ] = None
 
 
 class TopOptions(CommandOptions, frozen=True, kw_only=True):
@@ -175,13 +177,13 @@ class GetOptions(CommandOptions, frozen=True, kw_only=True):
     output: Annotated[Path | None, Argument("where to put it", flags=("-o", "--output"))] = None
     ca: Annotated[Path | None, Argument("trust this certificate (PEM)", one_of=_TRUST)] = None
     insecure: Annotated[
-        bool, Argument("take any certificate: anybody may be answering", one_of=_TRUST)
+        bool, Argument("accept any certificate: any server may answer", one_of=_TRUST)
     ] = False
     timeout: Annotated[float, Argument("how long to try to connect to each address")] = 10.0
 
 
 class KeysOptions(CommandOptions, frozen=True, kw_only=True):
-    """The folder that all of `quicbaton keys` is about."""
+    """The folder of all `quicbaton keys` commands."""
 
     folder: Annotated[Path, Argument("the cluster's folder", "DIR", positional=True)]
 
@@ -192,7 +194,7 @@ class KeysInitOptions(KeysOptions, frozen=True, kw_only=True):
     nodes: Annotated[
         tuple[str, ...],
         Argument(
-            "a node, and where the others reach it; give it once for each node",
+            "a node, and the address at which others reach it; repeat it for each node",
             "NAME=HOST[:PORT]",
             flags=("--node",),
             again=True,
@@ -215,12 +217,12 @@ class KeysRenewOptions(KeysOptions, frozen=True, kw_only=True):
 
 
 class KeysShowOptions(KeysOptions, frozen=True, kw_only=True):
-    """Say what a folder has. Shows no secrets."""
+    """Show a folder's nodes, certificates and keys, without secrets."""
 
 
 class KeysRotateOptions(KeysOptions, frozen=True, kw_only=True):
-    """Replace the cluster key in three steps. Before each of them the file that the step before
-    has made must be on every host, and its servers reloaded.
+    """Replace the cluster key in three steps. Before each step, copy the file from the step before
+    to every host, and reload its servers.
     """
 
     add: Annotated[bool, Argument("1: a new key, which only opens", one_of=_STEP)] = False
@@ -228,7 +230,7 @@ class KeysRotateOptions(KeysOptions, frozen=True, kw_only=True):
     drop: Annotated[
         str | None,
         Argument(
-            "3: forget this key; a day later, when the tokens that it sealed have expired",
+            "3: a day later, when the tokens that it sealed have expired: forget this key",
             "ID",
             one_of=_STEP,
         ),

@@ -1,4 +1,4 @@
-"""What `quicbaton serve` can be told; a supervisor passes it on to its workers."""
+"""The options of `quicbaton serve`, which a supervisor passes on to its workers."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ from quicbaton.cli.options.argument import Argument, CommandOptions, OneOf, Opti
 from quicbaton.cli.options.cluster import ClusterOptions
 from quicbaton.limits import MAX_WORKERS, MEMORY_BUDGET_BYTES
 
-#: Long enough for a client that thinks between two requests.
+#: Longer than the pause of a client between two requests, as a rule.
 FOLDER_SLEEP_AFTER_S: Final = 10.0
 _PROGRAM = OneOf("program", required=True)
 _PREDECESSOR = OneOf("predecessor")
@@ -18,7 +18,7 @@ _PREDECESSOR = OneOf("predecessor")
 
 def parse_port(text: str) -> int:
     """For argparse: a port number; 0 is any."""
-    # getaddrinfo cuts a larger number to 16 bits, and the server would be where nobody expects it.
+    # getaddrinfo cuts a larger number to 16 bits, and the server would listen at another port.
     if not (text.isascii() and text.isdigit() and len(text) <= 5) or int(text) > 65_535:
         raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
     return int(text)
@@ -34,7 +34,7 @@ _Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
 class ProgramOptions(Options, frozen=True, kw_only=True):
-    """What is served: a folder, or a program."""
+    """The folder or the program that is served."""
 
     folder: Annotated[
         Path | None,
@@ -66,22 +66,22 @@ class ProgramOptions(Options, frozen=True, kw_only=True):
     sleep_after: Annotated[
         float | None,
         Argument(
-            "let connections that were silent for so long shrink to about a kilobyte until their "
-            f"next packet (default: {FOLDER_SLEEP_AFTER_S:g} for a folder, never for a program; "
-            "0: never)"
+            "shrink connections to about a kilobyte after this silence, until their next packet "
+            f"(default: {FOLDER_SLEEP_AFTER_S:g} for a folder, never for a program; 0: never)"
         ),
     ] = None
 
 
 class TlsOptions(Options, frozen=True, kw_only=True):
-    """With which certificate."""
+    """The certificate, and where its secrets are logged."""
 
     cert: Annotated[Path | None, Argument("certificate chain (PEM)")] = None
     key: Annotated[Path | None, Argument("its private key (PEM)")] = None
     keylog: Annotated[
         Path | None,
         Argument(
-            "append TLS secrets of new connections to FILE (NSS format): who reads it reads them"
+            "append TLS secrets of new connections to FILE (NSS format): its readers can decrypt "
+            "them"
         ),
     ] = None
 
@@ -94,62 +94,62 @@ class TcpOptions(Options, frozen=True, kw_only=True):
         Argument("serve an ASGI program over HTTP/3 alone, not over HTTP/1.1 and HTTP/2 beside it"),
     ] = False
     timeout_keep_alive: Annotated[
-        float, Argument("over TCP: close connections on which no request comes for so long")
+        float, Argument("over TCP: close connections after this time without a request")
     ] = 5.0
 
 
 class RequestLimits(Options, frozen=True, kw_only=True):
-    """How many requests an ASGI program gets, at once and in the life of a worker."""
+    """Limits on an ASGI program's requests, at once and in the life of a worker."""
 
     limit_concurrency: Annotated[
         int | None,
         Argument(
-            "answer requests of an ASGI program with 503 while a process works on so many "
+            "answer requests of an ASGI program with 503 while a process works on N others "
             "(default: no limit)"
         ),
     ] = None
     limit_max_requests: Annotated[
         int | None,
         Argument(
-            "with --workers: replace a worker, as `quicbaton reload` does, when its ASGI program "
-            "was begun with so many requests (default: never)"
+            "with --workers: replace a worker, as `quicbaton reload` does, after N requests of its "
+            "ASGI program (default: never)"
         ),
     ] = None
     limit_max_requests_jitter: Annotated[
         int,
         Argument(
-            "with --limit-max-requests: up to so many more, for each worker by chance (default: 0)"
+            "with --limit-max-requests: for each worker, add a random number up to N (default: 0)"
         ),
     ] = 0
 
 
 class SupervisionOptions(Options, frozen=True, kw_only=True):
-    """Several workers, and how patient their supervisor is with them."""
+    """The number of workers, and their supervisor's timeouts."""
 
     workers: Annotated[
         int | None,
         Argument(
-            f"serve with so many processes (1 to {MAX_WORKERS}), which a supervisor keeps alive; "
+            f"serve with N processes (1 to {MAX_WORKERS}), which a supervisor keeps alive; "
             "`quicbaton reload` replaces them"
         ),
     ] = None
     grace: Annotated[
         float,
         Argument(
-            "for running requests, when the server stops",
+            "time for running requests when the server stops",
             flags=("--grace", "--timeout-graceful-shutdown"),
         ),
     ] = 10.0
     health_timeout: Annotated[
-        float, Argument("with --workers: for a new worker to become ready")
+        float, Argument("with --workers: time for a new worker to become ready")
     ] = 30.0
     silence: Annotated[
-        float, Argument("with --workers: kill one that has not answered for so long")
+        float, Argument("with --workers: kill a worker after this time without an answer")
     ] = 10.0
 
 
 class WatchOptions(Options, frozen=True, kw_only=True):
-    """New workers whenever a file of the program changes."""
+    """New workers at each change of the program's files."""
 
     reload: Annotated[
         bool,
@@ -169,7 +169,7 @@ class WatchOptions(Options, frozen=True, kw_only=True):
 
 
 class LogOptions(Options, frozen=True, kw_only=True):
-    """What is logged, where, and how it looks."""
+    """The form and the destination of logs."""
 
     log_level: Annotated[
         Literal["critical", "error", "warning", "info", "debug"], Argument("what is logged")
@@ -232,8 +232,8 @@ class ServeOptions(CommandOptions, frozen=True, kw_only=True):
     memory: Annotated[
         int,
         Argument(
-            "what all connections of a process may hold together; as it fills windows shrink, and "
-            "new clients are refused",
+            "limit of the memory that all connections of a process together hold; as it fills, "
+            "windows shrink, and new clients are refused",
             "MB",
         ),
     ] = MEMORY_BUDGET_BYTES >> 20
@@ -242,10 +242,12 @@ class ServeOptions(CommandOptions, frozen=True, kw_only=True):
     ] = None
     join: Annotated[
         Path | None,
-        Argument("share the UDP port of the server there", "SOCKET", one_of=_PREDECESSOR),
+        Argument(
+            "share the UDP port of the server with this socket", "SOCKET", one_of=_PREDECESSOR
+        ),
     ] = None
     deadline: Annotated[
-        float, Argument("with --takeover, or at a reload: then cut what could not move")
+        float, Argument("with --takeover, or at a reload: then cut connections that did not move")
     ] = 60.0
     cluster: ClusterOptions = ClusterOptions()
     tcp: TcpOptions = TcpOptions()
@@ -280,7 +282,7 @@ class ServeOptions(CommandOptions, frozen=True, kw_only=True):
 
     @property
     def workers(self) -> int | None:
-        """How many there are to be, under a supervisor; None: this process serves by itself."""
+        """The number of workers under a supervisor; None: this process serves by itself."""
         if self.watch.reload and self.supervision.workers is None:
             return 1
         return self.supervision.workers
