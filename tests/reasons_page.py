@@ -11,15 +11,14 @@ PAGE: Final = Path(__file__).parent.parent / "docs" / "reasons.md"
 
 _PARAGRAPHS: Final = (
     "# Reasons",
-    "Whatever is refused, fails or ends early has a reason: `error` of a command with `--json`, a "
+    "Every refusal, failure and early end has a reason: `error` of a command with `--json`, a "
     "label of the metrics, `code` of an exception (`quicbaton.reasons.Reason`). The message beside "
-    "it has the particulars; where the last column is empty, it also says what to do, or nothing "
-    "need be done. This page is made from the code by `make reasons`.",
-    "**Final** reasons are those that no waiting changes, for this connection and this "
-    "destination: `quicbaton drain` tries such a connection no more. A reason that a process of "
-    "a later release gives, and this one does not know, is `unknown`; its message has the other's "
-    "word.",
-    "## It was done",
+    "it has the particulars. Where the last column is empty, the message also says what to do, or "
+    "nothing need be done. `make reasons` makes this page from the code.",
+    "**Final** reasons do not change by waiting, for this connection and this destination: "
+    "`quicbaton drain` does not try such a connection again. A reason of a later release that "
+    "this process does not know is `unknown`; the message has its code.",
+    "## The command was carried out",
 )
 
 

@@ -1,4 +1,4 @@
-"""What there is to say of a reason, and a maker for each fault."""
+"""The explanation of a reason, and a function for each fault that makes one."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import NamedTuple
 
 
 class Fault(Enum):
-    """Whose fault a reason is; the value is what `docs/reasons.md` calls it."""
+    """Whose fault a reason is. The value is the heading in `docs/reasons.md`."""
 
     CALLER = "The caller's: a command, its options, a program or its files"
     PEER = "The other side's: another process, a client, a file that came from elsewhere"
-    FENCED = "Fenced off: somebody else owns it, and silence is right"
+    FENCED = "Fenced off: another process owns the connection, and silence is right"
     OURS = "Ours: a rule of quicbaton would have been broken"
     NOBODY = "Nobody's: it is simply so"
 
 
 class Explanation(NamedTuple):
-    """A sentence on what it means, and one on what to do, empty where the error's message says it
-    or nothing need be done."""
+    """A sentence with the meaning, and one with the advice. The advice is empty where the error's
+    message has it, or where nothing need be done."""
 
     fault: Fault
     meaning: str
     advice: str = ""
-    #: No waiting changes it, for this connection and this destination.
+    #: Whether waiting cannot change it, for this connection and this destination.
     is_final: bool = False
-    #: What was asked for was done.
+    #: Whether the command was carried out.
     is_success: bool = False
 
 
-#: What the modules beside this one are made of: explanations by code.
+#: Explanations by code: the content of the modules beside this one.
 Explanations = dict[str, Explanation]
 
 

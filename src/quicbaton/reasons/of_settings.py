@@ -1,4 +1,5 @@
-"""What a command line, a file or a program says that cannot be: options, keys, connection IDs."""
+"""Reasons for invalid settings of a command line, a file or a program: options, keys, connection
+IDs."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Final
 from quicbaton.reasons.explanation import Explanations, caller, nobody, peer
 
 _OPTIONS: Final[Explanations] = {
-    "application": caller("The program that was named cannot be imported, made or set up."),
+    "application": caller("The named program cannot be imported, made or set up."),
     "certificate_dates": caller(
         "The certificate has expired, or is not valid yet.", "Renew it, or set the clock."
     ),
@@ -16,9 +17,9 @@ _OPTIONS: Final[Explanations] = {
         "See that the key is the certificate's: the two files are renewed one after the other.",
     ),
     "configuration": caller("A setting is missing, contradictory or out of range."),
-    "failpoint": caller("The variable for tests that stops processes names no point."),
-    "file_exists": caller("The file is there already.", "Name a new one."),
-    "handoff_waits": caller("The waits of a handoff are not positive, or not in order."),
+    "failpoint": caller("The variable for tests that stop processes names no failpoint."),
+    "file_exists": caller("The file exists already.", "Name a new one."),
+    "handoff_waits": caller("A handoff's timeouts are not positive, or not in order."),
     "lifespan": caller("The program's startup failed.", "Mend it; its own message is in the log."),
     "log_config": caller("The file of `--log-config` cannot be used."),
     "metrics_port": caller(
@@ -37,7 +38,7 @@ _OPTIONS: Final[Explanations] = {
     ),
     "no_watchfiles": caller("`--reload` needs watchfiles.", "`pip install 'quicbaton[standard]'`"),
     "not_private": caller(
-        "Others may read or write a file or folder as powerful as the keys.",
+        "Other users may read or write a file or folder that is as powerful as the keys.",
         "`chmod 600 FILE` or `chmod 700 FOLDER`; make new keys if somebody may have read them.",
     ),
     "placement": caller("The placement policy cannot be made, or names no worker."),
@@ -45,18 +46,20 @@ _OPTIONS: Final[Explanations] = {
         "Another process has the UDP port.",
         "`--takeover SOCKET` replaces it, `--join SOCKET` shares it, or choose another `--port`.",
     ),
-    "tcp_port": caller("The TCP port cannot be listened at.", "Choose another one, or `--no-tcp`."),
-    "unhealthy": caller("The program's `health()` raised.", "Mend what it misses."),
+    "tcp_port": caller(
+        "Another program listens at the TCP port.", "Choose another, or `--no-tcp`."
+    ),
+    "unhealthy": caller("The program's `health()` raised.", "Mend the cause that it names."),
 }
 
 _KEYS: Final[Explanations] = {
     "empty_id": caller("A connection ID of no bytes has no reset token."),
     "key_id": caller("A key's id has another length."),
     "key_in_use": caller(
-        "The key that is to go still seals.",
-        "Let another one seal first, on every host: `quicbaton keys rotate --use`.",
+        "The key that is to be dropped still seals.",
+        "Let another key seal first, on every host: `quicbaton keys rotate --use`.",
     ),
-    "key_pickle": caller("A cluster key is neither pickled nor copied.", "Use `encode()`."),
+    "key_pickle": caller("A cluster key cannot be pickled or copied.", "Use `encode()`."),
     "key_secret": caller(
         "A key's secret has another length.", "Make one with `ClusterKey.generate`."
     ),
@@ -67,15 +70,15 @@ _KEYS: Final[Explanations] = {
         "The ring has more keys than it may.", "Drop those whose batons and tokens have expired."
     ),
     "unknown_key": peer(
-        "The ring has no such key, or not one alone.", "See `quicbaton keys show`, on both sides."
+        "The ring has no such key, or several.", "Compare `quicbaton keys show` on both sides."
     ),
 }
 
 _CONNECTION_IDS: Final[Explanations] = {
     "id_configs": caller("Two forms of connection IDs have one number.", "Give each its own."),
     "id_key": caller("A key for connection IDs has another length."),
-    "id_layout": caller("A form of connection IDs gives a part too few or too many bytes."),
-    "ids_text": caller("A form of connection IDs is not written as `--ids` takes it."),
+    "id_layout": caller("A part of a form of connection IDs has too few or too many bytes."),
+    "ids_text": caller("A form of connection IDs is not in the syntax of `--ids`."),
     "nonces_exhausted": nobody(
         "All connection IDs of a form were issued.",
         "Rotate the cluster key, or use a longer nonce.",

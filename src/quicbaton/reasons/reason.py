@@ -25,7 +25,7 @@ EXPLANATIONS: Final[Explanations] = {
 
 @unique
 class Reason(StrEnum):
-    """Why something was done or not. It is its code: it compares, prints and encodes as that."""
+    """Why something was done or not. A reason compares, prints and encodes as its code."""
 
     _explanation: Explanation
 
@@ -294,24 +294,24 @@ class Reason(StrEnum):
 
     @property
     def advice(self) -> str:
-        """What to do, one sentence; empty where nothing is, or where the message says it."""
+        """What to do, in one sentence; empty where nothing need be done, or the message has it."""
         return self._explanation.advice
 
     @property
     def is_final(self) -> bool:
-        """Whether no waiting changes it, for this connection and this destination."""
+        """Whether waiting cannot change it, for this connection and this destination."""
         return self._explanation.is_final
 
     @property
     def is_success(self) -> bool:
-        """Whether what was asked for was done."""
+        """Whether the command was carried out."""
         return self._explanation.is_success
 
     # --- from a wire or a file ------------------------------------------------------------------
 
     @classmethod
     def parse(cls, text: str) -> Reason:
-        """The reason with this code; UNKNOWN where a later release, or nobody, has written it."""
+        """The reason with this code; UNKNOWN for a later release's code, or any other text."""
         try:
             return cls(text)
         except ValueError:
