@@ -18,10 +18,10 @@ from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
 from quicbaton.limits import MAX_UNPROVEN_PEERS, PEER_HANDSHAKE_S
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.accepting import Accepting
 from quicbaton.service.peers.asking import CommandFailedError, Conversation
 from quicbaton.service.peers.cluster import Address
 from quicbaton.service.peers.tls import GREETING, set_timeouts
-from quicbaton.service.timing import ACCEPT_PAUSE_S
 
 #: Targets beside a worker's number: the process that speaks for the node, and any worker.
 NODE_TARGET: Final = "node"
@@ -43,9 +43,7 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         #: Connections whose preamble is awaited, oldest first.
         self._waiting: dict[asyncio.Task[None], None] = {}
-        self._closed = False
-        sock.setblocking(False)
-        self._listen()
+        self._accepting = Accepting(sock, self._take)
 
     @property
     def address(self) -> Address:
@@ -54,25 +52,11 @@ class Acceptor:
         return Address(str(name[0]), int(name[1]))
 
     def close(self) -> None:
-        self._closed = True
-        self._loop.remove_reader(self._sock.fileno())
-        self._sock.close()
+        self._accepting.close()
         for task in self._waiting:
             task.cancel()
 
-    def _listen(self) -> None:
-        if not self._closed:
-            self._loop.add_reader(self._sock.fileno(), self._on_readable)
-
-    def _on_readable(self) -> None:
-        try:
-            sock, _ = self._sock.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
-        except OSError:
-            self._loop.remove_reader(self._sock.fileno())
-            self._loop.call_later(ACCEPT_PAUSE_S, self._listen)
-            return
+    def _take(self, sock: socket.socket) -> None:
         if len(self._waiting) >= MAX_UNPROVEN_PEERS:
             oldest = next(iter(self._waiting))
             del self._waiting[oldest]

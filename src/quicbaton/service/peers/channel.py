@@ -30,8 +30,9 @@ from quicbaton.limits import (
     MAX_WAITING_PARCELS,
 )
 from quicbaton.reasons import Reason
+from quicbaton.service.peers.accepting import Accepting
 from quicbaton.service.peers.process_watch import ProcessWatch
-from quicbaton.service.timing import ACCEPT_PAUSE_S, CONNECT_PAUSE_S, CONNECT_S
+from quicbaton.service.timing import CONNECT_PAUSE_S, CONNECT_S
 
 #: Bytes read at once.
 _READ_BYTES: Final = 1 << 20
@@ -395,10 +396,8 @@ class Listener:
     def __init__(self, path: Path, on_channel: Callable[[Channel], None]) -> None:
         self.path = path
         self._on_channel = on_channel
-        self._loop = asyncio.get_running_loop()
-        self._sock, self._inode = _bind_private(path)
-        self._closed = False
-        self._listen()
+        sock, self._inode = _bind_private(path)
+        self._accepting = Accepting(sock, self._take)
 
     def close(self, *, leave_path: bool = False) -> None:
         """Listen no more; the path goes, unless another process has put its own there.
@@ -406,28 +405,14 @@ class Listener:
         `leave_path`: a successor is about to do that, and to look whose the path is and then remove
         it could remove the successor's.
         """
-        self._closed = True
-        self._loop.remove_reader(self._sock.fileno())
         if not leave_path:
             # While the socket is open: with it goes the inode, whose number may be used again.
             with contextlib.suppress(FileNotFoundError):
                 if self.path.stat().st_ino == self._inode:
                     self.path.unlink()
-        self._sock.close()
+        self._accepting.close()
 
-    def _listen(self) -> None:
-        if not self._closed:
-            self._loop.add_reader(self._sock.fileno(), self._on_readable)
-
-    def _on_readable(self) -> None:
-        try:
-            sock, _ = self._sock.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
-        except OSError:
-            self._loop.remove_reader(self._sock.fileno())
-            self._loop.call_later(ACCEPT_PAUSE_S, self._listen)
-            return
+    def _take(self, sock: socket.socket) -> None:
         try:
             channel = Channel(sock)
         except PeerError:
