@@ -168,6 +168,7 @@ def test_a_port_that_is_taken_is_refused_with_the_socket_to_use(home: Home) -> N
     ("arguments", "status", "text"),
     [
         ((), 2, "usage"),
+        (("serve", "--json"), 2, '{"error":"usage"'),
         (("serve",), 2, "DIR"),
         (("serve", "nowhere"), 1, "nowhere is not a folder"),
         (("serve", "files", "--cert", "x"), 1, "--key"),

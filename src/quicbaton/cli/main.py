@@ -9,13 +9,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from quicbaton.cli.options.argument import CommandOptions, make_options
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import QuicbatonError
 from quicbaton.reasons import Reason
 
+#: What argparse exits with.
+_NOT_UNDERSTOOD: Final = 2
 #: A shell's exit status for a program that SIGINT ended.
 _INTERRUPTED: Final = 130
 #: The modules here, in the order of the help, and their commands. A process imports only the module
@@ -56,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str]) -> tuple[CommandOptions, Callable[[Reporter], int]]:
     """The command's options from its arguments, and the function that runs it."""
-    given = vars(parser_of(arguments[0] if arguments else "").parse_args(arguments))
+    kind_of_parser = _JsonParser if "--json" in arguments else argparse.ArgumentParser
+    parser = parser_of(arguments[0] if arguments else "", kind_of_parser)
+    given = vars(parser.parse_args(arguments))
     kind, run = given.pop("command")
     options: CommandOptions = make_options(kind, given)
     return options, partial(run, options)
@@ -72,9 +76,19 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def parser_of(command: str) -> argparse.ArgumentParser:
+class _JsonParser(argparse.ArgumentParser):
+    """Says as JSON what it does not understand."""
+
+    def error(self, message: str) -> NoReturn:
+        Reporter(as_json=True).error(Reason.USAGE, message, usage=self.format_usage().strip())
+        self.exit(_NOT_UNDERSTOOD)
+
+
+def parser_of(
+    command: str, kind: type[argparse.ArgumentParser] = argparse.ArgumentParser
+) -> argparse.ArgumentParser:
     """The parser of one command; if `command` names none, the parser of all, for the help."""
-    parser = argparse.ArgumentParser(
+    parser = kind(
         prog="quicbaton",
         description="Move a live QUIC connection to another process; the client sees nothing.",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
@@ -26,9 +27,10 @@ class Reporter:
         self._out = out or sys.stdout
 
     def event(self, name: str, text: str, **fields: Any) -> None:
-        """Report an event: as `text`, or as an object of `event` and `fields`."""
+        """Report an event: as `text`, or as an object of `event`, `time` and `fields`."""
         if self.as_json:
-            self.value({"event": name, **fields})
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            self.value({"event": name, "time": now, **fields})
         else:
             self.line(text)
 

@@ -50,6 +50,7 @@ _OPTIONS: Final[Explanations] = {
         "Another program listens at the TCP port.", "Choose another, or `--no-tcp`."
     ),
     "unhealthy": caller("The program's `health()` raised.", "Mend the cause that it names."),
+    "usage": caller("The command line is not understood.", "Read the command's `--help`."),
 }
 
 _KEYS: Final[Explanations] = {
