@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,27 @@ def test_a_line_names_the_worker(home: ServiceHome) -> None:
     started = Started(home, "--workers", "1")
     started.get("/")
     assert re.search(r'INFO \[0\] 127.* "GET / HTTP/3" 200', started.log())
+
+
+def test_the_log_is_json_where_programs_read_it(home: ServiceHome) -> None:
+    started = Started(home, "--workers", "1", "--log-format", "json")
+    started.get("/a%20b?q=1")
+    lines = [json.loads(line) for line in started.log().splitlines()]
+    (line,) = [line for line in lines if line["logger"] == "quicbaton.access"]
+    assert datetime.fromisoformat(line.pop("time")).tzinfo is not None
+    assert line.pop("client").startswith("127.0.0.1:")
+    assert line.pop("duration_ms") > 0
+    assert len(line.pop("connection")) == 24
+    assert line == {
+        "level": "info",
+        "logger": "quicbaton.access",
+        "worker": 0,
+        "method": "GET",
+        "path": "/a%20b?q=1",
+        "http_version": "3",
+        "status": 200,
+        "sent_bytes": 4,
+    }
 
 
 @pytest.mark.parametrize("option", ["--no-access-log", "--log-level=warning"])

@@ -69,7 +69,7 @@ def said(action: argparse.Action) -> list[str]:
     """An argument, with a value that is nobody's default."""
     value = "/7" if action.type is None else "7"
     if action.choices:
-        value = next(iter(action.choices))
+        value = [*action.choices][-1]
     flag = action.option_strings[-1:]
     return flag if action.nargs == 0 else [*flag, value]
 

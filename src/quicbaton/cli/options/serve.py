@@ -174,6 +174,9 @@ class LogOptions(Options, frozen=True, kw_only=True):
     log_level: Annotated[
         Literal["critical", "error", "warning", "info", "debug"], Argument("what is logged")
     ] = "info"
+    log_format: Annotated[
+        Literal["text", "json"], Argument("lines for people, or one JSON object a line")
+    ] = "text"
     access_log: Annotated[bool, Argument("log a line for each request of an ASGI program")] = True
     log_config: Annotated[
         Path | None,
