@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import urllib.error
 import urllib.request
 
 import pytest
@@ -148,6 +151,42 @@ def test_top_shows_workers_and_what_they_do(home: ServiceHome) -> None:
     )
     for download in downloads:
         download.process.kill()
+
+
+def probe(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=GUARD_S) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return int(error.code)
+
+
+def test_probes_say_who_lives_and_who_accepts_clients(home: ServiceHome) -> None:
+    home.write("file.bin", FILE_BYTES)
+    service = home.service(1, "--metrics", "0", "--grace", "60")
+    base = service.wait_for("metrics")["url"].removesuffix("/metrics")
+    assert [probe(base + path) for path in ("/healthz", "/readyz")] == [200, 200]
+    (download,) = service.download_everywhere("file.bin")
+    service.process.terminate()
+    wait_for(lambda: probe(f"{base}/readyz"), lambda status: status == 503)
+    assert probe(f"{base}/healthz") == 200
+    download.outcome()
+    assert service.process.wait(GUARD_S) == 0
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")])
+def test_nothing_serves_without_the_port_for_metrics(
+    home: ServiceHome, workers: tuple[str, ...]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        options = ("--port", "0", "--metrics", port, *workers)
+        failed = home.start("quicbaton", "serve", home.files, "--json", *options)
+        out, errors = failed.communicate(timeout=GUARD_S)
+    assert failed.returncode == 1
+    assert json.loads(errors.splitlines()[-1])["error"] == "metrics_port"
+    assert "ready" not in out
+    assert not home.worker_pids()
 
 
 def test_metrics_are_openmetrics_of_every_worker(home: ServiceHome) -> None:

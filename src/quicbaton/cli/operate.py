@@ -52,10 +52,12 @@ def load_placement(text: str) -> Placement | None:
 
 
 def serve_metrics(
-    listener: tuple[str, int] | None, reporter: Reporter, workers: Callable[[], Sequence[str]]
+    listener: tuple[str, int] | None,
+    workers: Callable[[], Sequence[str]],
+    ready: Callable[[], bool],
 ) -> Metrics | None:
     """Serve figures at host and port, if asked for. `workers` returns the control sockets of the
-    processes to ask."""
+    processes to ask, and `ready` whether clients are accepted."""
     if listener is None:
         return None
     from quicbaton.service.metrics import Metrics  # noqa: PLC0415 - an extra
@@ -67,7 +69,11 @@ def serve_metrics(
         return [figures for _, figures in answers]
 
     host, port = listener
-    metrics = Metrics(gather, port, host)
-    url = f"http://{host}:{metrics.port}/metrics"
-    reporter.event("metrics", f"  metrics      {url}", port=metrics.port, url=url)
-    return metrics
+    return Metrics(gather, ready, port, host)
+
+
+def report_metrics(metrics: Metrics | None, reporter: Reporter) -> None:
+    """Say where they are."""
+    if metrics is not None:
+        url = f"{metrics.url}/metrics"
+        reporter.event("metrics", f"  metrics      {url}", port=metrics.port, url=url)

@@ -10,7 +10,7 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.listener import Listener
@@ -47,6 +47,9 @@ from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.acceptor import listen
 from quicbaton.service.peers.cluster import KEYS_FILE
 from quicbaton.service.stores import open_store
+
+if TYPE_CHECKING:
+    from quicbaton.service.metrics import Metrics  # an extra
 
 
 def add_parser(commands: Any) -> None:
@@ -124,23 +127,37 @@ class Server:
         try:
             await self._serve(beginning)
         finally:
+            beginning.cancel()
             await self.close()
 
     async def _serve(self, beginning: asyncio.Task[Node]) -> None:
+        node: Node | None = None
+
+        def serve_metrics() -> Metrics | None:
+            return operate.serve_metrics(
+                self._options.metrics,
+                lambda: [] if node is None else [node.name],
+                lambda: node is not None and node.endpoint.accepts and self._leaving is None,
+            )
+
+        # A predecessor has the port until it is gone; else nothing begins without it.
+        late = self._options.takeover is not None
+        metrics = None if late else serve_metrics()
         try:
             node = await beginning
+            if late:
+                metrics = serve_metrics()
+            operate.report_metrics(metrics, self._reporter)
+            await self._until_over(node)
         except asyncio.CancelledError:
-            if not self._told_to_stop:
+            if node is not None or not self._told_to_stop:
                 raise
             self._reporter.event("stopped", "stopped before it served")
-            return
-        metrics = operate.serve_metrics(self._options.metrics, self._reporter, lambda: [node.name])
-        try:
-            await self._until_over(node)
         finally:
             if metrics is not None:
                 metrics.close()
-            node.close()
+            if node is not None:
+                node.close()
 
     async def _begin(self) -> Node:
         await self.prepare()

@@ -103,15 +103,16 @@ class _Service:
             if cluster is not None:
                 reception = PeerListener(cluster, service.control, supervisor.serving)
             try:
+                metrics = operate.serve_metrics(
+                    options.metrics,
+                    lambda: [str(path) for path in supervisor.serving().values()],
+                    lambda: bool(supervisor.serving()) and not supervisor.stopping,
+                )
                 self._handle_signals(supervisor, reloads)
                 await supervisor.start(found)
                 self._declare_unknown_dead(supervisor, found)
                 self._report_ready(supervisor, control)
-                metrics = operate.serve_metrics(
-                    options.metrics,
-                    self._reporter,
-                    lambda: [str(path) for path in supervisor.serving().values()],
-                )
+                operate.report_metrics(metrics, self._reporter)
                 self._systemd.ready(f"{_workers(supervisor)} serving {group.address}")
                 supervisor.spawn(self._systemd.keep_alive())
                 if options.watch.reload:

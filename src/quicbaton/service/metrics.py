@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from socketserver import ThreadingMixIn
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from quicbaton.errors import ConfigurationError
@@ -35,6 +35,8 @@ except ImportError as error:  # pragma: no cover - an extra that the tests insta
         code=Reason.NO_PROMETHEUS,
     ) from error
 
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 Gather = Callable[[], Awaitable[Sequence[c.Figures]]]
 
@@ -73,21 +75,33 @@ _COUNTERS: Final = {
 }
 
 
+_HEALTH: Final = "/healthz"
+_PROBES: Final = (_HEALTH, "/readyz")
+
+
 class Metrics:
-    """Serves `/metrics` on an address of its own until `close`.
+    """Serves `/metrics` on an address of its own until `close`, and `/healthz` and `/readyz` for
+    those who ask whether the service lives and whether it accepts clients: 200, or 503.
 
     The HTTP server runs in threads, one a request; the figures are gathered on the event loop that
     made this object.
     """
 
-    def __init__(self, gather: Gather, port: int, host: str = "127.0.0.1") -> None:
-        """Raises ConfigurationError when the port is not available."""
+    def __init__(
+        self, gather: Gather, ready: Callable[[], bool], port: int, host: str = "127.0.0.1"
+    ) -> None:
+        """Raises ConfigurationError when the port is not available. `ready` is called in any
+        thread."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Service(gather, asyncio.get_running_loop()))
         kind = _Server6 if ":" in host else _Server
         try:
             self._server = make_server(
-                host, port, make_wsgi_app(registry), server_class=kind, handler_class=_Handler
+                host,
+                port,
+                _with_probes(make_wsgi_app(registry), ready),
+                server_class=kind,
+                handler_class=_Handler,
             )
         except OSError as error:
             raise ConfigurationError(
@@ -95,6 +109,7 @@ class Metrics:
                 "choose another --metrics PORT",
                 code=Reason.METRICS_PORT,
             ) from error
+        self._host = f"[{host}]" if ":" in host else host
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
@@ -103,10 +118,30 @@ class Metrics:
         """The port on which it listens."""
         return int(self._server.server_port)
 
+    @property
+    def url(self) -> str:
+        """Of all that it serves, without a slash."""
+        return f"http://{self._host}:{self.port}"
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _with_probes(metrics: WSGIApplication, ready: Callable[[], bool]) -> WSGIApplication:
+    """Answers probes, and leaves the rest to `metrics`."""
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if path not in _PROBES:
+            return metrics(environ, start_response)
+        well = path == _HEALTH or ready()
+        status = "200 OK" if well else "503 Service Unavailable"
+        start_response(status, [("Content-Type", "text/plain"), ("Cache-Control", "no-store")])
+        return [b"ok\n" if well else b"no worker accepts clients\n"]
+
+    return application
 
 
 class _Server(ThreadingMixIn, WSGIServer):
