@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command_line import GUARD_S, Home, Server, is_stopped, wait_for
-from tests.cli.test_moving import begin, finish
+from tests.cli.test_moving import begin, cut_over, finish
 from tests.processes.cluster_folder import make_cluster
 
 pytestmark = pytest.mark.process
@@ -97,8 +97,9 @@ def test_a_port_stands_for_all_that_serve_there(home: Home) -> None:
     assert f"pid {other.pid} " in shown
     home.json("handoff", str(first.port), connection, "--to", idle.control)
     assert idle.wait_for("resumed")["connection"] == connection
-    ambiguous = home.run("handoff", owner.control, connection, "--to", str(first.port))
-    assert "2 processes serve" in ambiguous.stderr
+    cut_over(home, idle)
+    home.json("handoff", str(first.port), connection, "--to", str(first.port))
+    assert owner.wait_for("resumed")["connection"] == connection
     finish(client, content)
 
 

@@ -153,6 +153,31 @@ def test_top_shows_workers_and_what_they_do(home: ServiceHome) -> None:
         download.process.kill()
 
 
+def test_a_port_means_another_worker_than_the_one_that_has_the_connection(
+    home: ServiceHome,
+) -> None:
+    content = home.write("file.bin", FILE_BYTES)
+    service = home.service(2)
+    downloads = service.download_everywhere("file.bin")
+    baton = home.path / "baton"
+    port = str(service.port)
+    for worker in (0, 1):
+        name = min(service.names(worker))
+        home.json("save", port, name, baton)
+        home.json("resume", baton, "--to", port)
+        assert name in service.names(1 - worker)
+        baton.unlink()
+        cut_over = {"connection": name, "cutover_pending": False}
+        wait_for(
+            lambda: service.connections(1 - worker),  # noqa: B023 - called before the next round
+            lambda listed: any(cut_over.items() <= one.items() for one in listed),  # noqa: B023
+        )
+        home.json("handoff", port, name, "--to", port)
+        assert name in service.names(worker)
+    for download in downloads:
+        check_whole(download, content)
+
+
 def probe(url: str) -> int:
     try:
         with urllib.request.urlopen(url, timeout=GUARD_S) as answer:

@@ -11,7 +11,7 @@ import msgspec
 
 from quicbaton.cli.control import (
     Server,
-    find_process,
+    at_another_process,
     find_servers,
     name_for,
     your_servers,
@@ -161,14 +161,16 @@ def _total(found: c.ByWorker) -> dict[str, int]:
 
 
 def _hand_off(options: HandoffOptions, reporter: Reporter) -> int:
-    destination = find_process(options.to, options.cluster)
+    kind = c.HandOffProxied if options.proxy else c.HandOff
 
-    def hand_off(server: Server) -> c.Answer:
-        kind = c.HandOffProxied if options.proxy else c.HandOff
-        command = kind(options.connection, name_for(server, destination))
-        return server.ask(command, c.Answer)
+    def hand_off_to(destination: Server) -> c.Answer:
+        def hand_off(server: Server) -> c.Answer:
+            command = kind(options.connection, name_for(server, destination))
+            return server.ask(command, c.Answer)
 
-    answer = _by_whoever_has_it(options.server, options.cluster, hand_off)
+        return _by_whoever_has_it(options.server, options.cluster, hand_off)
+
+    answer = at_another_process(options.to, options.cluster, hand_off_to)
     proxied = answer.code == Reason.PROXIED
     text = f"handed over to {options.to}" + (", and proxied" if proxied else "")
     reporter.event("handed_over", text, to=options.to, proxied=proxied, message=answer.message)
@@ -219,9 +221,12 @@ def _resume(options: ResumeOptions, reporter: Reporter) -> int:
     file = options.file.absolute()
     if not file.is_file():
         raise ConfigurationError(f"{file} is not a file: `quicbaton save` makes one")
-    server = find_process(options.to, options.cluster)
-    command = c.Revive(read_baton(file)) if server.is_remote else c.Resume(str(file))
-    answer = server.ask(command, c.Answer)
+
+    def resume(server: Server) -> c.Answer:
+        command = c.Revive(read_baton(file)) if server.is_remote else c.Resume(str(file))
+        return server.ask(command, c.Answer)
+
+    answer = at_another_process(options.to, options.cluster, resume)
     text = f"lives on in the process at {options.to}"
     reporter.event("resumed", text, to=options.to, message=answer.message)
     return 0

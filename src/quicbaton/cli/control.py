@@ -131,22 +131,23 @@ def find_servers(text: str, options: ClusterOptions) -> list[Server]:
     return [Server(path.absolute(), text, None)]
 
 
-def find_process(text: str, options: ClusterOptions) -> Server:
-    """The server that SERVER means, where it must be a process that can have connections itself."""
-    server = find_server(text, options)
-    if server.is_remote:
-        return server
-    try:
-        service = server.ask(c.ServiceStatus(), c.Service)
-    except (CommandFailedError, PeerError):
-        # It is no service, or will not answer the real command either.
-        return server
-    workers = [worker.control for worker in service.workers if worker.state == "serving"]
-    if not workers:
+def at_another_process(text: str, options: ClusterOptions, ask: Callable[[Server], _T]) -> _T:
+    """Ask the processes that SERVER means and that can have connections themselves, one by one,
+    until one is another than the process that has the connection now."""
+    processes = [
+        process for server in find_servers(text, options) for process in _processes_of(server)
+    ]
+    if not processes:
         raise ConfigurationError(
             f"the service {text} has no workers now", code=Reason.UNKNOWN_SERVER
         )
-    return Server(Path(workers[0]), text, None)
+    for process in processes[:-1]:
+        try:
+            return ask(process)
+        except CommandFailedError as error:
+            if error.code is not Reason.SAME_PROCESS:
+                raise
+    return ask(processes[-1])
 
 
 def local_servers(paths: list[Path]) -> list[Server]:
@@ -178,6 +179,22 @@ def name_for(server: Server, destination: Server) -> str:
 
 
 # --- helpers ----------------------------------------------------------------------------------
+
+
+def _processes_of(server: Server) -> list[Server]:
+    """The workers of a service that serve; else the server itself."""
+    if server.is_remote:
+        return [server]
+    try:
+        service = server.ask(c.ServiceStatus(), c.Service)
+    except (CommandFailedError, PeerError):
+        # It is no service, or will not answer the real command either.
+        return [server]
+    return [
+        Server(Path(worker.control), server.name, None)
+        for worker in service.workers
+        if worker.state == "serving"
+    ]
 
 
 def _is_service(server: Server) -> bool:
