@@ -1,6 +1,6 @@
-"""What a process answers about connections that it gave away or took back.
+"""Answers about connections that a process gave away or took back.
 
-These need the ledger alone: a runtime calls `answer_stale` for messages to a handoff source whose
+They need the ledger alone: a runtime calls `answer_stale` for messages to a handoff source whose
 machine it has forgotten.
 """
 
@@ -27,7 +27,8 @@ from quicbaton.reasons import Reason
 
 
 def answer_claim(ledger: Ledger, request: ClaimRequest | Ready) -> Committed | Refuse:
-    """Answer a claim request from the ledger alone: what was committed to it, or why nothing is."""
+    """Answer a claim request from the ledger alone: with the committed claim, or the reason why
+    there is none."""
     try:
         claim = ledger.reissue(
             request.connection_id, request.baton_id, request.digest, request.handoff_id
@@ -40,10 +41,11 @@ def answer_claim(ledger: Ledger, request: ClaimRequest | Ready) -> Committed | R
 def answer_stale(ledger: Ledger, link: int, message: HandoffMessage) -> list[Effect]:
     """Answer a message to a machine that has gone on to another attempt, or is forgotten.
 
-    A COMMITTED in a term that this process never held comes after its destination let go: only
-    that machine could have used the claim, so the source must learn that nobody will. Who forwards
-    nothing any more may say so to whoever tells it of a new owner, or of itself. Anything else but
-    a READY or a ClaimRequest is the echo of something settled, and needs no answer.
+    A COMMITTED in a term that this process never held comes after its destination has let go. Only
+    that machine could have used the claim, so the source must learn that no process will. A process
+    that no longer forwards may say so to an owner that announces itself or the next owner. Any
+    other message but a READY or a ClaimRequest is the echo of something settled, and needs no
+    answer.
     """
     answer: HandoffMessage | None = None
     if isinstance(message, ClaimRequest):
@@ -64,29 +66,29 @@ def answer_stale(ledger: Ledger, link: int, message: HandoffMessage) -> list[Eff
 
 
 def not_forwarding(taken: Taken) -> Refuse:
-    """The answer to an owner whose datagrams do not come here any more, or are dropped."""
+    """The answer to an owner whose datagrams no longer come here, or are dropped."""
     text = "this process forwards nothing for the connection any more"
     return Refuse(taken.connection_id, taken.handoff_id, Reason.NOT_FORWARDING, text)
 
 
 def not_by_claim(request: ClaimRequest) -> Refuse:
-    """The answer to a claim request for a connection that a shared store gives away."""
+    """The answer to a claim request for a connection about which a shared store decides."""
     text = "the shared store gives this connection away, not its source"
     return Refuse(request.connection_id, request.handoff_id, Reason.SHARED_STORE, text)
 
 
 def committed(claim: Claim, handoff_id: bytes, frozen_us: int) -> Committed:
-    """The announcement of a claim, to a destination whose connection stood still for so long."""
+    """The announcement of a claim. The connection stood still for `frozen_us`."""
     return Committed(
         claim.connection_id, handoff_id, claim.term, claim.baton_id, claim.digest, frozen_us
     )
 
 
 def refusal(request: ClaimRequest | Ready, error: FencedError) -> Refuse:
-    """The answer to a claim request that the ledger fenced off."""
+    """The answer to a claim request that the ledger refused."""
     return Refuse(request.connection_id, request.handoff_id, error.code, str(error))
 
 
 def abort(connection_id: bytes, handoff_id: bytes, code: Reason, message: str) -> Abort:
-    """The end of a handoff, with a message that is cut where it is too long."""
+    """The end of a handoff. A message that is too long is cut."""
     return Abort(connection_id, handoff_id, code, message[:MAX_TEXT_CHARS])

@@ -1,5 +1,4 @@
-"""Cutting over: what is left to do for a connection that is ours while another process forwards
-to it.
+"""Cutting over: the rest of a handoff at its destination, while another process forwards to it.
 
 Theory of operation
 -------------------
@@ -11,16 +10,16 @@ Theory of operation
             PROXIED ◄───────────► CUT_OFF ────────────┘
 
 * It begins where `taking_by_ledger` or `taking_by_store` ends: with the connection resumed. Nothing
-  that happens here touches the connection, but for one that is proxied.
-* Until the client has cut over, the source forwards what comes for the connection IDs that it
-  issued (FORWARDED). A lost link is opened again for the strays' sake, and the source is told over
-  the new one who we are (`greeting`).
-* When the client uses none of the source's connection IDs any more, the source is told, and says
-  that it has forwarded all there was (CUTTING).
-* If the connection is handed on before that, the forwarder is told (MOVED) and asked to say that it
-  has turned to the new owner; its strays are passed on until then (HANDED_ON). For the new owner
-  that announcement (MOVED_ACK) makes a machine of its own: each of a connection's forwarders has
-  one.
+  that happens here touches the connection, except one that is proxied.
+* Until the client has cut over, the source forwards datagrams for the connection IDs that it issued
+  (FORWARDED). A lost link is opened again for the strays' sake, and over the new one the source is
+  told who we are (`greeting`).
+* When the client uses none of the source's connection IDs any more, the source is told, and answers
+  that it has forwarded everything (CUTTING).
+* If the connection is handed on before that, the forwarder is told (MOVED) and asked to confirm
+  that it forwards to the new owner. Its strays are passed on until then (HANDED_ON). At the new
+  owner that confirmation (MOVED_ACK) makes a machine of its own: each of a connection's forwarders
+  has one.
 * A process that cannot send from the client's address has the source do it, if that has offered
   to. PROXIED then stands for FORWARDED, for as long as the connection lives: without a link it is
   silent (CUT_OFF), and closed if none comes up in time.
@@ -40,13 +39,13 @@ from quicbaton.handoff.waits import DEFAULT_WAITS, Waits
 
 
 class CuttingOverState(MachineState):
-    """What is left to do."""
+    """The progress of a cutover."""
 
     #: The process at the other end forwards to us.
     FORWARDED = "forwarded"
     #: It sends for us, too.
     PROXIED = "proxied"
-    #: It would, but there is no link to it.
+    #: It sends for us, but there is no link to it.
     CUT_OFF = "cut_off"
     HANDED_ON = "handed_on"
     CUTTING = "cutting"
@@ -59,7 +58,8 @@ _Step = tuple[CuttingOverState, list[fx.Effect]]
 class CuttingOver(DestinationSide[CuttingOverState]):
     """One process that forwards one connection to us.
 
-    `greeting`: what it is told over each link but the first, so that it forwards over that.
+    `greeting`: the message that it gets over each link but the first, so that it forwards over
+    that.
     """
 
     successor: None = None
@@ -96,7 +96,7 @@ class CuttingOver(DestinationSide[CuttingOverState]):
     # --- the forwarder ------------------------------------------------------------------------
 
     def _announced(self, event: ev.Received, now_us: int) -> _Step:
-        """It forwards over this link from here on."""
+        """The forwarder uses this link from here on."""
         self._link = event.link
         return self.state, []
 
@@ -114,8 +114,8 @@ class CuttingOver(DestinationSide[CuttingOverState]):
         return self.state, [fx.Send(event.link, self._greeting)]
 
     def _source_gone(self, event: ev.PeerDead, now_us: int) -> _Step:
-        # With a link there may be strays left in it; its end leads to a Connect that finds nobody,
-        # and the deadline ends that.
+        # With a link there may be strays left in it. Its end leads to a Connect that no process
+        # answers, and the deadline ends that.
         if self._link is None:
             return CuttingOverState.DONE, []
         return self.state, []
@@ -173,7 +173,7 @@ class CuttingOver(DestinationSide[CuttingOverState]):
 _S = CuttingOverState
 _M = CuttingOver
 
-#: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
+#: State, events or messages, the rule, the states that it may lead to. A missing cell is an error.
 _ROWS: Final[tuple[Row[CuttingOverState], ...]] = (
     (_S.FORWARDED, (msg.Stray,), _M._deliver, (_S.FORWARDED,)),
     (_S.FORWARDED, (ev.Spoke,), _M._say_resumed, (_S.FORWARDED,)),

@@ -1,4 +1,4 @@
-"""What the machines of a handoff ask a runtime to do, one effect after the other, in order."""
+"""Requests of the machines of a handoff to the runtime, performed one after the other, in order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Send(Effect, frozen=True):
 
 
 class Report(Effect, frozen=True):
-    """Tell the operator."""
+    """Tell the operator how the handoff ended."""
 
     outcome: Outcome
     code: Reason
@@ -33,7 +33,8 @@ class Report(Effect, frozen=True):
 
 
 class AnswerWithResets(Effect, frozen=True):
-    """Nobody owns the connection: answer its datagrams with stateless resets (RFC 9000 §10.3)."""
+    """No process owns the connection: answer its datagrams with stateless resets (RFC 9000
+    §10.3)."""
 
     connection_id: bytes
 
@@ -42,28 +43,30 @@ class AnswerWithResets(Effect, frozen=True):
 
 
 class FreezeConnection(Effect, frozen=True):
-    """Stop it: from here on its datagrams are `StrayArrived`, and it sends nothing."""
+    """Stop the connection: from here on its datagrams are `StrayArrived`, and it sends nothing."""
 
     connection_id: bytes
 
 
 class SealBaton(Effect, frozen=True):
-    """Snapshot it, seal the snapshot, keep the snapshot for a thaw; `Sealed` or `SealFailed`."""
+    """Snapshot the connection, seal the snapshot, and keep the snapshot for a thaw. `Sealed` or
+    `SealFailed` answers."""
 
     connection_id: bytes
     term: int
-    #: Who may open the baton, empty for any.
+    #: The process that may open the baton; empty for any.
     audience: str
 
 
 class WriteBaton(Effect, frozen=True):
-    """Write the baton to its file; `Cancel` if that fails."""
+    """Write the baton to its file. `Cancel` if that fails."""
 
     sealed: bytes
 
 
 class ThawConnection(Effect, frozen=True):
-    """Bring it back from its snapshot in this term, and let it process these datagrams first."""
+    """Restore the connection from its snapshot in this term, and let it process these datagrams
+    first."""
 
     connection_id: bytes
     term: int
@@ -71,19 +74,19 @@ class ThawConnection(Effect, frozen=True):
 
 
 class DestroyKeys(Effect, frozen=True):
-    """Forget its keys, its snapshot and its baton now: they are another's."""
+    """Forget the connection's keys, snapshot and baton now: they are another process's."""
 
     connection_id: bytes
 
 
 class StopForwarding(Effect, frozen=True):
-    """Drop its datagrams from here on, without a reset, and forget this machine."""
+    """Drop the connection's datagrams from here on, without a reset, and forget this machine."""
 
     connection_id: bytes
 
 
 class Reroute(Effect, frozen=True):
-    """Open a link to the connection's new owner; `LinkUp`. Nothing comes of it if that fails."""
+    """Open a link to the connection's new owner; `LinkUp` answers. A failure has no answer."""
 
     to: str
 
@@ -95,7 +98,7 @@ class SendProxied(Effect, frozen=True):
 
 
 class NoteBlackout(Effect, frozen=True):
-    """The destination has resumed the connection, and its client waited so long."""
+    """The destination has resumed the connection, and its client waited for `blackout_us`."""
 
     blackout_us: int
 
@@ -104,13 +107,14 @@ class NoteBlackout(Effect, frozen=True):
 
 
 class Rebuild(Effect, frozen=True):
-    """Open, check and rebuild, silently; `Rebuilt` or `RebuildFailed`."""
+    """Open, check and rebuild the baton, silently; `Rebuilt` or `RebuildFailed` answers."""
 
     sealed: bytes
 
 
 class Connect(Effect, frozen=True):
-    """Open a new link to the source, trying until it is up or this machine ends; `LinkUp`."""
+    """Open a new link to the source, trying until it is up or this machine ends; `LinkUp`
+    answers."""
 
     connection_id: bytes
 
@@ -118,8 +122,8 @@ class Connect(Effect, frozen=True):
 class Resume(Effect, frozen=True):
     """The rebuilt connection is ours: process the strays, then speak first.
 
-    `frozen_us`: how long it stood still by the source's own clock, 0 where the claim was given
-    again.
+    `frozen_us`: the time for which it stood still by the source's own clock, 0 where the claim was
+    given again.
     """
 
     claim: Claim
@@ -128,21 +132,22 @@ class Resume(Effect, frozen=True):
 
 
 class Deliver(Effect, frozen=True):
-    """Give a forwarded datagram to the resumed connection, or send it after the connection that
-    has been handed on."""
+    """Give a forwarded datagram to the resumed connection, or send it on if the connection has been
+    handed on."""
 
     stray: Stray
 
 
 class WakeProxied(Effect, frozen=True):
-    """The link over which the connection is proxied is there again: let it speak."""
+    """The link over which the connection is proxied is up again: let it send."""
 
 
 class CloseProxied(Effect, frozen=True):
-    """There is nobody left to send for the connection: close it, unheard."""
+    """No process is left that could send for the connection: close it without telling the
+    client."""
 
 
 class Discard(Effect, frozen=True):
-    """Destroy the rebuilt connection, or what there is of it. It has sent nothing."""
+    """Destroy the rebuilt connection, or the part of it that there is. It has sent nothing."""
 
     connection_id: bytes

@@ -1,4 +1,5 @@
-"""What a runtime tells the machines of a handoff. Links are the runtime's numbers, never reused."""
+"""Events that a runtime tells the machines of a handoff. Links are the runtime's numbers, never
+used twice."""
 
 from __future__ import annotations
 
@@ -11,15 +12,15 @@ from quicbaton.reasons import Reason
 
 
 class Outcome(Enum):
-    """How a handoff ended, as one side knows it."""
+    """The end of a handoff, as one side knows it."""
 
     #: Source: the connection stays here, in a higher term if it was frozen.
     KEPT = "kept"
-    #: Source: it is the destination's. Nothing undoes this.
+    #: Source: the destination owns it. Nothing undoes this.
     GIVEN = "given"
-    #: Source, after GIVEN: the destination let it go, and nobody owns it.
+    #: Source, after GIVEN: the destination let it go, and no process owns it.
     LOST = "lost"
-    #: Source, with a shared store: whose it is could not be found out. It is silent for good.
+    #: Source, with a shared store: its owner could not be found out. It is silent for good.
     IN_DOUBT = "in_doubt"
     #: Destination: it is ours.
     RESUMED = "resumed"
@@ -42,7 +43,7 @@ class Received(Event, frozen=True):
 
 
 class LinkLost(Event, frozen=True):
-    """A link is at its end: everything that it brought was handled before."""
+    """A link is at its end, and all its messages were handled before."""
 
     link: int
 
@@ -51,8 +52,8 @@ class PeerDead(Event, frozen=True):
     """The other process has provably exited (a pidfd says so; a silent peer may be stopped).
 
     `no_owner_lives`: the supervisor has moreover made sure that no other living process owns the
-    connection or still may come to own it: each has read its links to the dead one to their end. A
-    dead source may have taken it back and given it to a third before it died.
+    connection or may still come to own it: each has read its links to the dead one to their end. A
+    dead source may have taken the connection back and given it to a third before it died.
     """
 
     no_owner_lives: bool
@@ -76,8 +77,9 @@ class Start(Event, frozen=True):
     """Hand the connection to the process at the other end of a link.
 
     `cutover_pending`: its last handoff's cutover is open, and strays come from a forwarder that
-    cannot be told of a further owner; refused. `local`: the address that its client talks to.
-    `proxy`: a destination that cannot send from there is to be proxied, rather than refused.
+    cannot be told of a further owner; then the handoff is refused. `local`: the address to which
+    its client sends. `proxy`: if the destination cannot send from there, it is proxied rather than
+    refused.
     """
 
     link: int
@@ -91,7 +93,7 @@ class Start(Event, frozen=True):
 
 
 class Save(Event, frozen=True):
-    """Freeze the connection into a baton in a file, for whoever claims it first."""
+    """Freeze the connection into a baton in a file, for the first process that claims it."""
 
     cutover_pending: bool
 
@@ -122,7 +124,7 @@ class StrayArrived(Event, frozen=True):
 
 
 class TakenBack(Event, frozen=True):
-    """The connection came back to this process by a later handoff: there is nothing to forward."""
+    """The connection came back to this process by a later handoff: forwarding ends."""
 
 
 # --- to the destination -----------------------------------------------------------------------
@@ -154,7 +156,8 @@ class LinkUp(Event, frozen=True):
 
 
 class Spoke(Event, frozen=True):
-    """The resumed connection has sent its first datagram, so long after the source's freeze."""
+    """The resumed connection has sent its first datagram, `blackout_us` after the source's
+    freeze."""
 
     blackout_us: int
 

@@ -1,4 +1,4 @@
-"""Forwarding: what is left to do for a connection that this process gave away.
+"""Forwarding: the rest of a handoff at its source, after it gave the connection away.
 
 Theory of operation
 -------------------
@@ -7,20 +7,19 @@ Theory of operation
 
 * It begins where `giving_by_ledger` or `giving_by_store` ends: at the commit. Nothing that happens
   here brings the connection back.
-* A lost link costs nothing: the owner comes over a new one and says who it is, by a ClaimRequest,
-  which gets the same claim again, or by TAKEN where a shared store has decided. Nobody else is
-  answered. What arrived meanwhile was kept in a bounded queue.
-* The owner may hand the connection on before the client has cut over. It tells everybody who still
-  forwards to it (MOVED), and they go on to the new owner: link, announcement (MOVED_ACK to both
-  owners), strays. Until it has that answer the old owner passes their strays on itself. A forwarder
-  only ever turns to an owner of a higher term, and a process that owns the connection again
-  forwards no more, so strays run in no circle.
+* A lost link costs nothing. The owner opens a new one and identifies itself: by a ClaimRequest,
+  which gets the same claim again, or by TAKEN where a shared store has decided. Other processes get
+  no answer. Strays that arrived meanwhile were kept in a bounded queue.
+* The owner may hand the connection on before the client has cut over. It tells every process that
+  still forwards to it (MOVED). Each then turns to the new owner: link, announcement (MOVED_ACK to
+  both owners), strays. Until the old owner has that announcement it passes their strays on itself.
+  A forwarder only ever turns to an owner of a higher term, and a process that owns the connection
+  again forwards no more, so strays run in no circle.
 * A destination that cannot send from the client's address says so when it accepts. Then PROXYING
-  stands for FORWARDING: there is no cutover, this process sends what the owner makes
-  (PROXIED_TRAIN) and forwards what the client sends, until the connection is closed or its owner is
-  gone for good.
-* If the destination says ABORT after the commit, it holds the only claim and will not use it:
-  nobody owns the connection, and the client learns so by stateless resets.
+  stands for FORWARDING. There is no cutover: this process sends the owner's trains (PROXIED_TRAIN)
+  and forwards the client's datagrams, until the connection is closed or its owner is gone for good.
+* If the destination says ABORT after the commit, it holds the only claim and will not use it. No
+  process owns the connection, and the client learns so by stateless resets.
 """
 
 from __future__ import annotations
@@ -51,20 +50,21 @@ from quicbaton.reasons import Reason
 
 
 class ForwardingState(MachineState):
-    """What is left to do."""
+    """The progress of forwarding."""
 
     FORWARDING = "forwarding"
-    #: The destination speaks through us, too.
+    #: This process also sends for the destination.
     PROXYING = "proxying"
     DONE = "done"
 
 
 class StoreRequest(NamedTuple):
-    """What this process may yet have asked of a shared store when it let the connection go."""
+    """An operation of this process in a shared store that may still take effect after it let the
+    connection go."""
 
-    #: In whose name: this process's.
+    #: This process, as the store knows it.
     holder: Holder
-    #: Why it wanted the connection, and a sentence.
+    #: Why it wanted the connection, as a code and a sentence.
     reason: tuple[Reason, str]
 
 
@@ -74,8 +74,8 @@ _Step = tuple[ForwardingState, list[fx.Effect]]
 class Forwarding(SourceSide[ForwardingState]):
     """One connection that was given away in one handoff.
 
-    `proxies`: whether the destination speaks through us. `store_request`: None where this process's
-    own ledger gave the connection away.
+    `proxies`: whether this process sends for the destination. `store_request`: None where this
+    process's own ledger gave the connection away.
     """
 
     successor: None = None
@@ -104,7 +104,7 @@ class Forwarding(SourceSide[ForwardingState]):
             connection_id, handoff_id, ledger, waits, state=state, strays=strays, link=link
         )
         self.proxies = proxies
-        #: The link over which an owner told us of the next one, until we are through to that.
+        #: The link over which an owner told us of the next one, until we have reached that.
         self._told_over = told_over
         self._store_request = store_request
         self._arm(now_us)
@@ -165,8 +165,7 @@ class Forwarding(SourceSide[ForwardingState]):
         return self.state, [fx.Reroute(event.message.to)]
 
     def _turn(self, event: ev.LinkUp, now_us: int) -> _Step:
-        """From here on strays go to the new owner. What went to the old one before this answer it
-        passes on."""
+        """Forward to the new owner from here on. The old owner passes on strays from before."""
         links = {event.link} if self._told_over is None else {self._told_over, event.link}
         self._told_over = None
         self._link = event.link
@@ -205,14 +204,15 @@ class Forwarding(SourceSide[ForwardingState]):
         return ForwardingState.DONE, [fx.StopForwarding(self.connection_id)]
 
     def _lost(self, event: ev.Event, now_us: int) -> _Step:
-        """The only claim was let go, or everybody who could hold it is dead."""
+        """The only claim was dropped, or every process that could hold it is dead."""
         if isinstance(event, ev.PeerDead) and not event.no_owner_lives:
             return self._stop(event, now_us)
         self._ledger.close(self.connection_id, now_us)
         return ForwardingState.DONE, self._nobodys(reason_of(event))
 
     def _store_gave_it_back(self, event: StoreDone | StoreFound, now_us: int) -> _Step:
-        """It is in our name after all, and we have let it go: nobody has it, nor will."""
+        """The store gives the connection to us after all, but we have let it go: no process has it,
+        or will."""
         entry, request = event.entry, self._store_request
         if (
             request is None
@@ -240,7 +240,7 @@ class Forwarding(SourceSide[ForwardingState]):
 _S = ForwardingState
 _M = Forwarding
 
-#: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
+#: State, events or messages, the rule, the states that it may lead to. A missing cell is an error.
 _ROWS: Final[tuple[Row[ForwardingState], ...]] = (
     (_S.FORWARDING, (ev.StrayArrived,), _M._forward, (_S.FORWARDING,)),
     (_S.FORWARDING, (msg.ClaimRequest,), _M._answer_claim, (_S.FORWARDING,)),

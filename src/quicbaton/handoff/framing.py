@@ -1,5 +1,5 @@
 """Frames between processes: a 4-byte big-endian length and a MessagePack array that starts with the
-name of what it says."""
+frame's name."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _Frame = TypeVar("_Frame")
 
 
 class Codec(Generic[_Frame]):
-    """Of frames of certain kinds, a union of structs. Nothing in a frame is optional: a missing,
-    surplus or ill-typed field is a `PeerError`.
+    """Encodes and decodes frames of certain kinds, a union of structs. Nothing in a frame is
+    optional: a missing, surplus or ill-typed field is a `PeerError`.
 
-    `what` is what errors call one, and `max_bytes` how long one may be, without its length.
+    `what` is the noun for a frame in errors, and `max_bytes` the longest frame, without its length.
     """
 
     def __init__(self, kinds: Any, what: str, max_bytes: int) -> None:
@@ -38,21 +38,21 @@ class Codec(Generic[_Frame]):
         return length.to_bytes(_LENGTH_BYTES, "big") + body
 
     def decode(self, body: bytes | bytearray | memoryview) -> _Frame:
-        """Parse one frame without its length. Raises `PeerError` on anything malformed."""
+        """Parse one frame without its length. Raises `PeerError` for a malformed frame."""
         if len(body) > self.max_bytes:
             raise self.too_long(len(body))
         try:
             return self._decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            # The cause names types and places, never a field's content: it may be logged.
+            # The error names types and places, never a field's content: it may be logged.
             raise PeerError(f"not {self._what}: {error}", code=Reason.MALFORMED_MESSAGE) from error
 
     def reader(self) -> FrameReader[_Frame]:
-        """For one stream of such frames."""
+        """A reader for one stream of such frames."""
         return FrameReader(self)
 
     def too_long(self, length: int) -> PeerError:
-        """What to raise for a frame of so many bytes, which are too many."""
+        """The error for a frame whose length is over the limit."""
         return PeerError(
             f"{self._what} of {length} bytes, the limit is {self.max_bytes}",
             code=Reason.MESSAGE_TOO_LONG,
@@ -71,12 +71,13 @@ class FrameReader(Generic[_Frame]):
 
     @property
     def rest(self) -> bytes:
-        """What was read and is no whole frame yet, or is another's to read."""
+        """The bytes that were read and are no whole frame yet, or are for another reader."""
         return bytes(self._buffer)
 
     def feed(self, data: bytes) -> Iterator[_Frame]:
-        """Take in bytes as read; the frames that they complete, each parsed when it is asked for,
-        so that whoever takes one may leave what is behind it to others."""
+        """Take bytes as they were read. Returns the frames that they complete. Each is parsed only
+        when it is asked for, so that a caller may take one and leave the bytes behind it to another
+        reader."""
         self._buffer += data
         return iter(self._next, None)
 

@@ -1,7 +1,7 @@
-"""Giving a connection away, whatever decides whose it becomes: offer, freeze, stray, thaw.
+"""Giving a connection away, by the ledger or by a store: offer, freeze, stray, thaw.
 
 `giving_by_ledger` and `giving_by_store` have the tables. Both end at the commit, where `forwarding`
-goes on, or with the connection kept.
+takes over, or with the connection kept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from quicbaton.reasons import Reason
 
 
 class GivingState(MachineState):
-    """Where a handoff stands at its source, up to the commit."""
+    """The progress of a handoff at its source, up to the commit."""
 
     IDLE = "idle"
     OFFERED = "offered"
@@ -36,14 +36,14 @@ class GivingState(MachineState):
     #: With a shared store: the connection is being taken back there.
     RECLAIMING = "reclaiming"
     SAVED = "saved"
-    #: It is another's, and `successor` goes on.
+    #: It is another process's, and `successor` takes over.
     GIVEN = "given"
     #: It is ours.
     KEPT = "kept"
 
 
 GivingStep = tuple[GivingState, list[fx.Effect]]
-#: The ways in which a destination's part can end before the commit.
+#: The events by which a destination can end its part before the commit.
 FAILURES: Final = (msg.Abort, ev.LinkLost, ev.PeerDead, ev.DeadlinePassed, ev.Cancel)
 
 
@@ -54,8 +54,8 @@ class Giving(SourceSide[GivingState]):
     successor: Forwarding | None = None
 
     ENDED = (GivingState.GIVEN, GivingState.KEPT)
-    # How long a state may last. FROZEN goes on with the deadline of SEALING: the client's silence
-    # began there.
+    # The longest time in a state. FROZEN keeps the deadline of SEALING, where the client's silence
+    # began.
     WAITS: ClassVar[dict[GivingState, Callable[[Waits], float] | None]] = {
         GivingState.OFFERED: lambda waits: waits.offer_s,
         GivingState.SEALING: lambda waits: waits.frozen_s,
@@ -173,7 +173,7 @@ class Giving(SourceSide[GivingState]):
         return self._take_back(code, text, say=not isinstance(event, ev.Received))
 
     def _take_back(self, code: Reason, text: str, *, say: bool = True) -> GivingStep:
-        # The term first: from here on the baton fits nothing.
+        # The term first: from here on the baton is void.
         term = self._ledger.thaw(self.connection_id)
         return GivingState.KEPT, [
             *(self._say_abort(code, text) if say else []),
@@ -191,7 +191,7 @@ class Giving(SourceSide[GivingState]):
         told_over: int | None = None,
         store_request: StoreRequest | None = None,
     ) -> GivingState:
-        """The connection is another's: what is left to do is `successor`'s."""
+        """The connection is another process's: `successor` does the rest."""
         self.successor = Forwarding(
             self.connection_id,
             self._handoff_id,
@@ -208,7 +208,7 @@ class Giving(SourceSide[GivingState]):
         return GivingState.GIVEN
 
     def _answer_late(self, event: ev.Received, now_us: int) -> GivingStep:
-        """Answer where there is nothing to commit, or nothing any more."""
+        """Answer a message that comes when there is nothing to commit, or no longer."""
         return self.state, answer_stale(self._ledger, event.link, event.message)
 
     def _stay(self, event: ev.Event, now_us: int) -> GivingStep:

@@ -1,4 +1,4 @@
-"""Giving a connection away by this process's own ledger, or keeping it, and knowing which at every
+"""Giving a connection away by this process's own ledger, or keeping it, in a known state at every
 moment.
 
 Theory of operation
@@ -14,17 +14,17 @@ Theory of operation
 
 * The commit is `Ledger.commit` in the rules of READY and ClaimRequest. It comes before the effect
   `DestroyKeys`, which comes before the `Send` of COMMITTED: by the time a byte of COMMITTED exists,
-  this process has no right and no means to send. What comes later (a lost link, a failed write, a
-  deadline) is for `forwarding`, and ends the forwarding at most.
+  this process has no right and no means to send. Later events (a lost link, a failed write, a
+  deadline) go to `forwarding`, and end the forwarding at most.
 * Before the commit every failure thaws: the term is raised first, which makes the baton worthless,
   and then the connection is brought back from its snapshot. READY after that is answered ABORT.
 * A destination that has lost READY or COMMITTED with its link asks again over a new link, with a
   ClaimRequest that names the same handoff id. Only that is given the claim.
 * A saved baton has no destination yet. The first ClaimRequest that names it commits; a second is
   refused as `already_used`, one after a thaw as `superseded`.
-* Datagrams that arrive while the connection is frozen are sent to the destination at once and kept
-  in a bounded queue as well, for a thaw or for a destination that comes back over another link
-  (QUIC discards what it sees twice).
+* Datagrams that arrive while the connection is frozen are sent to the destination at once. They are
+  also kept in a bounded queue, for a thaw or for a destination that comes back over another link
+  (QUIC discards duplicates).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class GivingByLedger(Giving):
                 self.connection_id, message.baton_id, message.digest, message.handoff_id, now_us
             )
         except FencedError as error:
-            # The destination rebuilt something else than we sealed.
+            # The destination rebuilt another state than the sealed one.
             return self._take_back(error.code, str(error))
         # The destination has had all strays over this very link.
         self._strays.drain()
@@ -105,9 +105,9 @@ class GivingByLedger(Giving):
         return self._give(claim, event.link, now_us)
 
     def _give(self, claim: Claim, link: int, now_us: int) -> GivingStep:
-        """After the commit, in this order: no keys, then COMMITTED, then what has arrived.
+        """After the commit, in this order: no keys, then COMMITTED, then the strays.
 
-        The destination is told how long the connection has stood still. It is counted from the
+        The destination is told how long the connection has stood still. The count begins at the
         sealed baton, a moment after the freeze: it must not be more than the truth.
         """
         self._link = link
@@ -131,7 +131,7 @@ class GivingByLedger(Giving):
 _S = GivingState
 _M = GivingByLedger
 
-#: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
+#: State, events or messages, the rule, the states that it may lead to. A missing cell is an error.
 _ROWS: Final[tuple[Row[GivingState], ...]] = (
     (_S.IDLE, (ev.Start,), _M._offer, (_S.OFFERED, _S.KEPT)),
     (_S.IDLE, (ev.Save,), _M._save, (_S.SEALING, _S.KEPT)),

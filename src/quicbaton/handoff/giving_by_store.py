@@ -1,5 +1,5 @@
-"""Giving a connection away by a shared store: the destination commits there, or this side takes
-the connection back.
+"""Giving a connection away by a shared store: the destination commits there, or this side takes the
+connection back.
 
 Theory of operation
 -------------------
@@ -10,18 +10,18 @@ Theory of operation
                              ▼                  ▼                ▼                  │ destination's
                             KEPT ◄───────────────── Done ── RECLAIMING ─────────────┘
 
-It goes as in `giving_by_ledger` but for this:
+It differs from `giving_by_ledger` in this:
 
-* The offer stands in the store before the baton leaves (PUBLISHING). Until then the source may thaw
-  without asking anybody: nobody has the baton.
-* From the moment at which the baton leaves it is silent. The destination commits, in the store, and
-  says TAKEN. A READY or a ClaimRequest gives nothing to anybody.
-* If that does not come, or the link or the destination is lost, it takes the connection back by the
-  destination's own operation (RECLAIMING). Done: it thaws, in the term of the store. Conflict: the
-  entry says whose it is. A destination that has said ABORT will not use what it took.
-* An outcome that stays unknown until the deadline, and an entry that is missing, leave the
-  connection to whoever may have it: keys destroyed, no reset. A TAKEN that comes after all gets the
-  strays.
+* The offer is in the store before the baton leaves (PUBLISHING). Until then the source may thaw
+  without asking: no other process has the baton.
+* From the moment at which the baton leaves, the source is silent. The destination commits, in the
+  store, and says TAKEN. A READY or a ClaimRequest gives no right to any process.
+* If TAKEN does not come, or the link or the destination is lost, the source takes the connection
+  back by the destination's own operation (RECLAIMING). Done: it thaws, in the term of the store.
+  Conflict: the entry names the owner. A destination that has said ABORT will not use its take.
+* If the outcome stays unknown until the deadline, or the entry is missing, the source leaves the
+  connection to the process that may have it: keys destroyed, no reset. A TAKEN that comes after all
+  gets the strays.
 * A conflict over the offer itself means that this process has been fenced off: silent for good.
 """
 
@@ -65,18 +65,18 @@ class GivingByStore(Giving):
         self._store_id = store_id
         self._holder = Holder("?", incarnation)
         self._question: StoreQuestion
-        #: What goes out when the offer stands.
+        #: The effects that send the baton, once the offer is in the store.
         self._baton: list[fx.Effect] = []
         #: Why the connection is wanted back.
         self._reason: tuple[Reason, str] = (Reason.IN_DOUBT, "")
-        #: The destination has said that it will not use what it may have taken, or is dead and
-        #: nobody else can have it.
+        #: The destination has said that it will not use its take, if there is one; or it is dead
+        #: and no other process can have the connection.
         self._let_go = False
 
     # --- publishing -----------------------------------------------------------------------
 
     def _begin(self, event: ev.Start, now_us: int) -> GivingStep:
-        # The store knows this process by the name that batons bear.
+        # The store knows this process by the name that is in batons.
         self._holder = Holder(event.source, self._holder.incarnation)
         return self._offer(event, now_us)
 
@@ -131,7 +131,8 @@ class GivingByStore(Giving):
         return self._given(state, now_us), effects
 
     def _taken_and_moved(self, event: ev.Received, now_us: int) -> GivingStep:
-        """Its TAKEN was lost with a link, and it has handed the connection on since."""
+        """The destination's TAKEN was lost with a link, and it has handed the connection on
+        since."""
         assert isinstance(event.message, msg.Moved)
         effects = self._let_it_go(
             ev.Outcome.GIVEN, Reason.OK, "given away, and handed on since", now_us
@@ -187,13 +188,14 @@ class GivingByStore(Giving):
             return self._end(now_us)
         if entry is None or entry.term <= frozen_in:
             return self._doubt("the store knows the handoff no more", now_us)
-        # Its owner will call.
+        # Its owner will open a link.
         text = f"given away in term {frozen_in + 1}"
         effects = self._let_it_go(ev.Outcome.GIVEN, Reason.OK, text, now_us)
         return self._given(ForwardingState.FORWARDING, now_us), effects
 
     def _is_nobodys(self, entry: Entry | None, frozen_in: int) -> bool:
-        """Whoever could have taken it is done with it, and nobody can take it any more."""
+        """Whether every process that could have taken it is done with it, and none can take it any
+        more."""
         if entry is not None and entry.state is EntryState.CLOSED:
             return entry.term >= frozen_in
         return self._let_go and (entry is None or entry.term <= frozen_in + 1)
@@ -212,7 +214,7 @@ class GivingByStore(Giving):
 
     def _too_late(self, event: ev.DeadlinePassed, now_us: int) -> GivingStep:
         if self._let_go:
-            # Nor will this side have it: that is certain.
+            # This side will not have it either: that is certain.
             return self._end(now_us)
         return self._doubt("the store did not say in time whose the connection is", now_us)
 
@@ -227,7 +229,8 @@ class GivingByStore(Giving):
     def _let_it_go(
         self, outcome: ev.Outcome, code: Reason, text: str, now_us: int
     ) -> list[fx.Effect]:
-        """It is not ours, or may not be: the record first, then the keys."""
+        """Let go of a connection that is not ours, or may not be: the record first, then the
+        keys."""
         record = self._ledger.record(self.connection_id)
         self._ledger.commit(
             self.connection_id, record.baton_id, record.digest, self._handoff_id, now_us
@@ -245,7 +248,7 @@ _S = GivingState
 _M = GivingByStore
 _RECLAIMED = (_S.RECLAIMING, _S.KEPT, _S.GIVEN)
 
-#: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
+#: State, events or messages, the rule, the states that it may lead to. A missing cell is an error.
 _ROWS: Final[tuple[Row[GivingState], ...]] = (
     (_S.IDLE, (ev.Start,), _M._begin, (_S.OFFERED, _S.KEPT)),
     (_S.IDLE, (msg.ClaimRequest,), _M._refuse_claim, (_S.IDLE,)),
@@ -270,7 +273,7 @@ _ROWS: Final[tuple[Row[GivingState], ...]] = (
     (_S.RECLAIMING, (msg.Moved,), _M._taken_and_moved, (_S.GIVEN,)),
     (_S.RECLAIMING, (msg.Abort, ev.PeerDead), _M._destination_ended, (_S.RECLAIMING,)),
     (_S.RECLAIMING, (ev.DeadlinePassed,), _M._too_late, (_S.GIVEN,)),
-    # What was asked of the store cannot be called back, and the destination may have it.
+    # An operation in the store cannot be called back, and the destination may have the connection.
     (_S.RECLAIMING, (ev.LinkLost, ev.Cancel), _M._stay, (_S.RECLAIMING,)),
     (_S.RECLAIMING, (ev.StrayArrived,), _M._keep_stray, (_S.RECLAIMING,)),
     (_S.RECLAIMING, (msg.ClaimRequest,), _M._refuse_claim, (_S.RECLAIMING,)),

@@ -1,4 +1,4 @@
-"""What the machines of a handoff have in common: a state, a table, a deadline, a link."""
+"""The common base of the machines of a handoff: a state, a table, a deadline, a link."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quicbaton.reasons import Reason
 
 
 class MachineState(Enum):
-    """A state of a machine. Each exists once, so where it lies is hash enough: an Enum's own is a
+    """A state of a machine. Each exists once, so its address is hash enough: Enum's own hash is a
     call of Python code, and every event asks the tables several times."""
 
     __hash__ = object.__hash__
@@ -23,11 +23,11 @@ class MachineState(Enum):
 
 StateT = TypeVar("StateT", bound=MachineState)
 
-#: Takes the machine, the event and the time; gives the next state and the effects.
+#: Takes the machine, the event and the time; returns the next state and the effects.
 Rule = Callable[..., tuple[Any, list[Effect]]]
 #: State, events or messages, the rule, the states that it may lead to.
 Row = tuple[StateT, tuple[type, ...], Rule, tuple[StateT, ...]]
-#: By (state, event or message type): the rule and its targets. What is missing is an error.
+#: By (state, event or message type): the rule and its targets. A missing cell is an error.
 Table = dict[tuple[StateT, type], tuple[Rule, tuple[StateT, ...]]]
 
 
@@ -41,8 +41,8 @@ def table(rows: Iterable[Row[StateT]]) -> Table[StateT]:
 class Machine(ABC, Generic[StateT]):
     """One side's part in one handoff of one connection, up to the commit or after it.
 
-    A subclass sets `ROLE`, `TABLE`, `ENDED`, and `WAITS`: how long a state may last, None for as
-    long as it likes. A state that is not in `WAITS` goes on with the deadline of the one before.
+    A subclass sets `ROLE`, `TABLE`, `ENDED`, and `WAITS`: the longest time in each state, None for
+    no limit. A state that is not in `WAITS` keeps the deadline of the one before.
     """
 
     ROLE: ClassVar[str]
@@ -50,7 +50,7 @@ class Machine(ABC, Generic[StateT]):
     ENDED: ClassVar[tuple[MachineState, ...]]
     WAITS: ClassVar[dict[Any, Callable[[Waits], float] | None]]
 
-    #: The machine that goes on where this one has ended; set by the event that ended it.
+    #: The machine that takes over from this one; set by the event that ended it.
     successor: Machine[Any] | None = None
 
     def __init__(
@@ -67,7 +67,7 @@ class Machine(ABC, Generic[StateT]):
         self._waits = waits
         self._link = link
         self._deadline_us: int | None = None
-        #: Nothing more comes of this machine; without a `successor` the runtime may forget it.
+        #: No event changes this machine any more; without a `successor` the runtime may forget it.
         self.ended = state in self.ENDED
 
     def __repr__(self) -> str:
@@ -78,7 +78,7 @@ class Machine(ABC, Generic[StateT]):
 
     @property
     def handoff_id(self) -> bytes:
-        """What messages to this machine bear."""
+        """The id in messages to this machine."""
         return self._handoff_id
 
     @property
@@ -91,21 +91,22 @@ class Machine(ABC, Generic[StateT]):
         return self._deadline_us
 
     def handle_timer(self, now_us: int) -> list[Effect]:
-        """Let time have passed; does nothing before `get_timer()`."""
+        """Let time have passed. Does nothing before `get_timer()`."""
         if self._deadline_us is None or now_us < self._deadline_us:
             return []
         return self.handle(DeadlinePassed(), now_us)
 
     def handle(self, event: Event, now_us: int) -> list[Effect]:
-        """Take one event; return what is to be done, in order. Look at `successor` before that.
+        """Take one event. Returns the effects, to be performed in order. Look at `successor` before
+        that.
 
         Raises `PeerError` for a message that does not belong here (close that link) and
         `InternalError` for an event that the runtime should not have sent. Either way nothing has
-        changed. From a source's freeze on the ledger's record is its machine's: a `FencedError`
-        means that somebody else changed it.
+        changed. From a source's freeze on only its machine changes the ledger's record: a
+        `FencedError` means that another part of the process changed it.
         """
-        # `type`, not isinstance: no kind of event has kinds of its own, and that a struct is not of
-        # a class takes Python's ABCs a microsecond to say.
+        # `type`, not isinstance: no kind of event has subclasses, and Python's ABCs take a
+        # microsecond to find that a struct is not of a class.
         kind: type
         if type(event) is Received:
             stale = self._check_address(event)
@@ -134,7 +135,7 @@ class Machine(ABC, Generic[StateT]):
 
     @abstractmethod
     def _check_address(self, event: Received) -> list[Effect] | None:
-        """None for a message to this attempt; the effects of one to another that is settled.
+        """None for a message to this attempt; the effects of a message to another that is settled.
 
         Raises `PeerError` for one that is neither.
         """

@@ -1,14 +1,13 @@
-"""What the two sides of a handoff say to each other, and its bytes on a link.
+"""The messages between the two sides of a handoff, and their bytes on a link.
 
 A link is a reliable, ordered byte stream between two processes: on one host a Unix socket in a
 private directory, the peer's uid checked; between hosts TLS, both certificates checked. Each side
-opens with `Hello`. Then messages of any number of handoffs interleave, each named by its connection
+opens with `Hello`. Then messages of any number of handoffs interleave. Each names its connection
 and its handoff id: 16 random bytes that the source draws for an offer and the destination draws for
-a saved baton. The handoff id names one attempt and is what that attempt may claim with, so it never
-appears in a log.
+a saved baton. The handoff id names one attempt, which claims with it, so it never appears in a log.
 
-A kind of message that was released keeps its shape. A later release adds new kinds, and sends them
-to peers that read its own baton format (`Hello.formats`): so it talks to the release before.
+A released kind of message keeps its shape. A later release adds new kinds, and sends them only to
+peers that read its own baton format (`Hello.formats`): so it can talk to the release before.
 
 On the wire a message is a frame (`framing`).
 """
@@ -27,11 +26,11 @@ from quicbaton.reasons import Reason
 #: Both sides of a link must speak the same.
 PROTOCOL_VERSION: Final = 1
 
-#: Why, in a message: the code of a `Reason`, perhaps of a later release, and a sentence for people.
+#: A reason in a message: the code of a `Reason`, perhaps of a later release, and a sentence.
 MAX_CODE_CHARS: Final = 64
 MAX_TEXT_CHARS: Final = 1024
 
-#: A socket address as the socket module gives it; empty where the socket has one address only.
+#: A socket address as the socket module gives it; empty where the socket has only one.
 Address = tuple[str | int, ...]
 
 _Id = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
@@ -46,7 +45,7 @@ _StoreId = Annotated[bytes, msgspec.Meta(max_length=16)]
 
 
 class Hello(msgspec.Struct, tag="hello", array_like=True, frozen=True, forbid_unknown_fields=True):
-    """First on every link, from both sides."""
+    """The first message on every link, from both sides."""
 
     version: int
     node: _Name
@@ -56,7 +55,7 @@ class Hello(msgspec.Struct, tag="hello", array_like=True, frozen=True, forbid_un
 
 
 class HandoffMessage(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """What every message about one handoff begins with."""
+    """The common beginning of every message about one handoff."""
 
     connection_id: _ConnectionId
     handoff_id: _Id
@@ -74,10 +73,10 @@ class Offer(HandoffMessage, frozen=True, tag="offer"):
     format_version: int
     source: _Name
     audience: _Name
-    #: The address that the client talks to. A destination that cannot send from there refuses,
+    #: The address to which the client sends. A destination that cannot send from there refuses,
     #: unless `proxy`.
     local: Annotated[Address, msgspec.Meta(max_length=4)]
-    #: I would pass on what you send, and what the client sends, for as long as it lives.
+    #: I would pass your trains and the client's datagrams on, for as long as the connection lives.
     proxy: bool
     #: The shared store in which ownership changes, by your compare-and-set; empty where it changes
     #: by my COMMITTED.
@@ -92,7 +91,7 @@ class Accept(HandoffMessage, frozen=True, tag="accept"):
 
 
 class Refuse(HandoffMessage, frozen=True, tag="refuse"):
-    """Either side: no, to an offer or to a claim request. `code` says why."""
+    """Either side: an offer or a claim request is refused. `code` is the reason."""
 
     code: _Code
     message: _Text
@@ -105,21 +104,21 @@ class Baton(HandoffMessage, frozen=True, tag="baton"):
 
 
 class Descriptors(HandoffMessage, frozen=True, tag="descriptors"):
-    """Source, on one host: open files of the application, which ride on this message. They belong
-    to the baton that comes next."""
+    """Source, on one host: open files of the application, whose descriptors come with this message.
+    They belong to the next baton."""
 
     count: Annotated[int, msgspec.Meta(ge=1, le=MAX_PASSED_DESCRIPTORS)]
 
 
 class Ready(HandoffMessage, frozen=True, tag="ready"):
-    """Destination: opened, checked, rebuilt and silent."""
+    """Destination: the baton is opened, checked and rebuilt, and I am silent."""
 
     baton_id: _Id
     digest: _Digest
 
 
 class Committed(HandoffMessage, frozen=True, tag="committed"):
-    """Source: it is yours, in this term; I cannot send any more."""
+    """Source: the connection is yours, in this term; I cannot send any more."""
 
     term: _Term
     baton_id: _Id
@@ -130,27 +129,27 @@ class Committed(HandoffMessage, frozen=True, tag="committed"):
 
 
 class Taken(HandoffMessage, frozen=True, tag="taken"):
-    """Destination: the shared store says that it is mine, in this term."""
+    """Destination: the shared store says that the connection is mine, in this term."""
 
     term: _Term
 
 
 class Resumed(HandoffMessage, frozen=True, tag="resumed"):
-    """Destination: it lives here."""
+    """Destination: the connection lives here."""
 
     #: From the source's freeze to my first datagram.
     blackout_us: _Natural
 
 
 class Abort(HandoffMessage, frozen=True, tag="abort"):
-    """Either side: this handoff is over for me, whatever else you hear of it."""
+    """Either side: this handoff is over for me, whatever message you get later."""
 
     code: _Code
     message: _Text
 
 
 class ClaimRequest(HandoffMessage, frozen=True, tag="claim_request"):
-    """Destination: a baton is rebuilt here, from a file or before our link broke: is it mine?"""
+    """Destination: I have rebuilt a baton, from a file or before our link broke: is it mine?"""
 
     baton_id: _Id
     digest: _Digest
@@ -171,21 +170,21 @@ class Cutover(HandoffMessage, frozen=True, tag="cutover"):
 
 
 class CutoverAck(HandoffMessage, frozen=True, tag="cutover_ack"):
-    """Source: forwarded all there was; I have forgotten the connection."""
+    """Source: I have forwarded everything, and forgotten the connection."""
 
 
 class Closed(HandoffMessage, frozen=True, tag="closed"):
-    """Destination, the owner: the connection is closed."""
+    """Owner: the connection is closed."""
 
 
 class Moved(HandoffMessage, frozen=True, tag="moved"):
-    """The owner, to whoever still forwards to it: from here on send its strays to `to`."""
+    """Owner, to a process that still forwards to it: from here on send its strays to `to`."""
 
     to: _Name
 
 
 class MovedAck(HandoffMessage, frozen=True, tag="moved_ack"):
-    """Forwarder, to who told it and to whom it was told of: from here on I do."""
+    """Forwarder, to the old and the new owner: from here on I forward to the new one."""
 
 
 class ProxiedTrain(HandoffMessage, frozen=True, tag="proxied_train"):
@@ -200,8 +199,8 @@ class ProxiedTrain(HandoffMessage, frozen=True, tag="proxied_train"):
 
 
 class StreamMessage(HandoffMessage, frozen=True):
-    """What every message about a relayed stream begins with: a stream of a connection that has
-    moved, whose request still runs at the source."""
+    """The common beginning of every message about a relayed stream: a stream of a connection that
+    has moved, whose request still runs at the source."""
 
     stream_id: _Natural
 
@@ -214,7 +213,7 @@ class StreamBytes(StreamMessage, frozen=True, tag="stream_bytes"):
 
 
 class StreamCredit(StreamMessage, frozen=True, tag="stream_credit"):
-    """Either side: so many of the bytes that you sent have left my hands."""
+    """Either side: I have passed on this many of the bytes that you sent."""
 
     size_bytes: _Natural
 
@@ -233,14 +232,14 @@ class StreamStop(StreamMessage, frozen=True, tag="stream_stop"):
 
 class OpenStream(HandoffMessage, frozen=True, tag="open_stream"):
     """Source: the program of a WebTransport session wants one more stream. `request` is a number of
-    its choice, which nobody else chooses."""
+    the source's choice, which names this message in the answer."""
 
     request: _Natural
     unidirectional: bool
 
 
 class StreamOpened(StreamMessage, frozen=True, tag="stream_opened"):
-    """Owner: this is the stream that was asked for by `request`."""
+    """Owner: this is the stream for the OpenStream message `request`."""
 
     request: _Natural
 
@@ -252,8 +251,8 @@ class RelayedDatagram(HandoffMessage, frozen=True, tag="relayed_datagram"):
 
 
 class StreamsCut(HandoffMessage, frozen=True, tag="streams_cut"):
-    """Either side: no stream of this connection is relayed any more. To the owner: reset those that
-    are open; to the source: end what runs for them. `code` says why."""
+    """Either side: no stream of this connection is relayed any more. The owner is to reset those
+    that are open, the source to end the requests that run for them. `code` is the reason."""
 
     code: _Code
 
@@ -268,9 +267,9 @@ class Load(msgspec.Struct, tag="load", array_like=True, frozen=True, forbid_unkn
 
 
 class Toss(msgspec.Struct, tag="toss", array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A datagram that is not the sender's, for whichever connection of the receiver it fits.
+    """A datagram that is for none of the sender's connections: the receiver finds its own.
 
-    It goes one hop: who gets it does not toss it on.
+    It goes one hop: the receiver does not toss it on.
     """
 
     datagram: Annotated[bytes, msgspec.Meta(max_length=65_535)]
@@ -293,7 +292,7 @@ class Precopy(
 class PrecopyEnd(
     msgspec.Struct, tag="precopy_end", array_like=True, frozen=True, forbid_unknown_fields=True
 ):
-    """Source: tell me when you have got so far."""
+    """Source: answer when you have handled everything up to here."""
 
     precopy_id: _Id
 
@@ -301,7 +300,7 @@ class PrecopyEnd(
 class Precopied(
     msgspec.Struct, tag="precopied", array_like=True, frozen=True, forbid_unknown_fields=True
 ):
-    """Destination: got so far; `kept` is whether I have all of it."""
+    """Destination: I have handled everything up to there. `kept`: whether I have all bytes."""
 
     precopy_id: _Id
     kept: bool
@@ -341,17 +340,17 @@ Message = (
     | RelayedDatagram
     | StreamsCut
 )
-#: What concerns relayed streams.
+#: The messages about relayed streams.
 RelayMessage = StreamMessage | OpenStream | RelayedDatagram | StreamsCut
 
-#: Of the messages on a link.
+#: For the messages on a link.
 CODEC: Final[Codec[Message]] = Codec(Message, "a handoff message", MAX_HANDOFF_MESSAGE_BYTES)
 encode = CODEC.encode
 decode = CODEC.decode
 
 
 def shared_formats(ours: Hello, theirs: Hello) -> frozenset[int]:
-    """Baton formats that both sides read; raises `PeerError` when the sides cannot talk."""
+    """Baton formats that both sides read. Raises `PeerError` when the sides cannot talk."""
     if ours.version != theirs.version:
         raise PeerError(
             f"the peer speaks handoff version {theirs.version}, we speak {ours.version}: "

@@ -1,4 +1,4 @@
-"""What the machines of one side of a handoff have in common, before the commit and after."""
+"""The common parts of the machines of one side of a handoff, before the commit and after."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from quicbaton.reasons import Reason, heard
 
 
 class SourceSide(Machine[StateT], ABC):
-    """Holds the datagrams that nobody could take yet, and the record of whose the connection is."""
+    """Holds the datagrams that no process could take yet, and the ledger with the connection's
+    record."""
 
     ROLE = "source"
 
@@ -39,7 +40,7 @@ class SourceSide(Machine[StateT], ABC):
         self._strays = strays
 
     def _check_address(self, event: ev.Received) -> list[fx.Effect] | None:
-        """None for a message of this attempt, the effects of one of another attempt."""
+        """None for a message of this attempt, the effects of a message of another attempt."""
         message = event.message
         if message.connection_id != self.connection_id:
             raise PeerError(
@@ -61,7 +62,7 @@ class SourceSide(Machine[StateT], ABC):
         )
 
     def _send_strays(self, link: int) -> list[fx.Effect]:
-        # Those kept for a saved baton bear the id of the save.
+        # Those kept for a saved baton have the id of the save.
         return [
             fx.Send(link, msgspec.structs.replace(stray, handoff_id=self._handoff_id))
             for stray in self._strays.drain()
@@ -81,7 +82,7 @@ class DestinationSide(Machine[StateT], ABC):
 
 
 def reason_of(event: ev.Event) -> tuple[Reason, str]:
-    """Why, and a sentence for a handoff that this event ended, as its source says it."""
+    """The reason for which this event ended a handoff, and a sentence, as its source says it."""
     if isinstance(event, (ev.Cancel, ev.SealFailed)):
         return event.code, event.message
     if isinstance(event, ev.Received) and isinstance(event.message, (msg.Abort, msg.Refuse)):

@@ -1,4 +1,4 @@
-"""What the machines of a handoff with a shared store ask of it, and how doubt is resolved.
+"""The questions of handoff machines to a shared store, and how doubt is resolved.
 
 The rules of the store are in `quicbaton.ownership.store`. A machine has one question at a time, and
 asks until the outcome is certain: after an unknown one it reads, and asks for the operation again
@@ -30,13 +30,13 @@ class ReadStore(Effect, frozen=True):
 
 
 class StoreDone(Event, frozen=True):
-    """Answer to `AskStore`: it is so."""
+    """Answer to `AskStore`: the operation has its effect."""
 
     entry: Entry | None
 
 
 class StoreConflict(Event, frozen=True):
-    """Answer to `AskStore`: it is not so and never will be."""
+    """Answer to `AskStore`: the operation does not fit and never will."""
 
     entry: Entry | None
 
@@ -55,7 +55,7 @@ class StoreFailed(Event, frozen=True):
 
 
 class StoreUnknown(Event, frozen=True):
-    """Answer to either: nobody knows."""
+    """Answer to either: the outcome is unknown."""
 
     code: Reason
     message: str
@@ -73,11 +73,11 @@ class StoreQuestion:
         self._pause_s = STORE_RETRY_S
 
     def ask(self) -> Effect:
-        """The first time."""
+        """The first attempt."""
         return AskStore(self._operation)
 
     def answered(self, event: Event) -> Done | Conflict | Effect:
-        """The outcome, or what to ask next to find it out."""
+        """The outcome, or the effect by which to find it out."""
         match event:
             case StoreDone():
                 return Done(event.entry)

@@ -1,4 +1,4 @@
-"""The bounded queue in which strays wait while nobody may process them."""
+"""The bounded queue in which strays wait while no process may take them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from quicbaton.limits import MAX_QUEUED_STRAY_BYTES, MAX_QUEUED_STRAYS
 
 
 class StrayQueue:
-    """First in, first out; when full the oldest is dropped, and QUIC's own recovery repairs it.
+    """First in, first out. When it is full the oldest is dropped, and QUIC's own recovery repairs
+    it.
 
-    The newest are kept because they hold the peer's latest acknowledgements, which cover what the
-    dropped ones said.
+    The newest are kept because they have the peer's latest acknowledgements, which cover those in
+    the dropped ones.
     """
 
     def __init__(self) -> None:
@@ -24,7 +25,7 @@ class StrayQueue:
         return len(self._strays)
 
     def push(self, stray: Stray) -> None:
-        """Append, at the price of the oldest if need be."""
+        """Append a stray. If the queue is full, the oldest is dropped."""
         self._strays.append(stray)
         self._bytes += len(stray.datagram)
         while len(self._strays) > MAX_QUEUED_STRAYS or self._bytes > MAX_QUEUED_STRAY_BYTES:
@@ -32,7 +33,7 @@ class StrayQueue:
             self.dropped += 1
 
     def drain(self) -> tuple[Stray, ...]:
-        """All of them, oldest first; the queue is empty afterwards."""
+        """All strays, oldest first; the queue is empty afterwards."""
         strays = tuple(self._strays)
         self._strays.clear()
         self._bytes = 0

@@ -8,13 +8,14 @@ owner. Each direction has a `Sending` end, which has the bytes, and a `Receiving
     the application's  source: Sending    ══ StreamBytes ══► new owner: Receiving ─► transport
                                           ◄═ StreamCredit ═
 
-The receiving end gives credit for what has left its hands. The sending end never has more than a
-window of uncredited bytes under way and keeps the rest; so no link fills, and neither process can
-make the other hold more than a window. Where it keeps something it is full, and whoever fills it
-is told to wait: the application by `is_congested`, the client by flow control (RFC 9000 §4.1).
+The receiving end gives credit for bytes that it has passed on. The sending end never has more than
+a window of uncredited bytes under way and keeps the rest. So no link fills, and neither process can
+make the other hold more than a window. A sending end that keeps some bytes is full, and their
+writer is told to wait: the application by `is_congested`, the client by flow control (RFC 9000
+§4.1).
 
-The end of a direction, by FIN or reset, counts as one byte. A sending end that is `settled` thus
-knows that the other side has everything, and its process may go; so may those between.
+The end of a direction, by FIN or reset, counts as one byte. So a sending end that is `settled`
+knows that the other side has everything. Its process may then end, and so may those between.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Piece = tuple[bytes, bool]
 
 
 class Sending:
-    """The end that has the bytes. Until `open` it keeps everything.
+    """The end that has the bytes. Until `open` it keeps all of them.
 
     `uncredited_bytes` are those that the other side had already when the relay began.
     """
@@ -48,7 +49,7 @@ class Sending:
         self._kept_bytes = 0
         self._fin_kept = False
         self._reset_kept = False
-        #: Nothing can be written any more.
+        #: No more can be written.
         self.ended = False
 
     def __repr__(self) -> str:
@@ -59,12 +60,12 @@ class Sending:
 
     @property
     def is_full(self) -> bool:
-        """Whoever writes should wait until `has_room`."""
+        """Whether the writer should wait until `has_room`."""
         return self._uncredited_bytes + self._kept_bytes >= self._window_bytes
 
     @property
     def room_bytes(self) -> int:
-        """How much makes it full; never nothing."""
+        """The bytes that make it full; at least one."""
         return max(1, self._window_bytes - self._uncredited_bytes - self._kept_bytes)
 
     @property
@@ -73,27 +74,27 @@ class Sending:
 
     @property
     def unsettled_bytes(self) -> int:
-        """What the other side has yet to let go of, or to get."""
+        """Bytes that the other side has yet to pass on, or to get."""
         return self._uncredited_bytes + self._kept_bytes + self._fin_kept
 
     @property
     def drained(self) -> bool:
-        """It has ended, and everything was sent."""
+        """Whether the direction has ended, and everything was sent."""
         return self.ended and not self._kept and not self._fin_kept
 
     @property
     def settled(self) -> bool:
-        """It has ended, and the other side has everything."""
+        """Whether the direction has ended, and the other side has everything."""
         return self.drained and not self._uncredited_bytes
 
     def open(self) -> list[Piece]:
-        """The link is there: what to send at once."""
+        """The link is up. Returns the pieces to send at once."""
         self._is_open = True
         self._uncredited_bytes += self._reset_kept
         return self._take()
 
     def write(self, data: bytes, fin: bool) -> list[Piece]:
-        """Take in bytes of a direction that has not ended; what of it all to send now."""
+        """Take bytes of a direction that has not ended. Returns the pieces to send now."""
         assert not self.ended
         if data:
             self._kept.append(memoryview(data))
@@ -102,7 +103,7 @@ class Sending:
         return self._take()
 
     def reset(self) -> None:
-        """What is kept will not be sent, but a reset."""
+        """Drop the bytes that are kept: a reset is sent instead."""
         fin_was_sent = self.drained
         self._drop()
         if self._is_open:
@@ -117,9 +118,9 @@ class Sending:
         self._uncredited_bytes = 0
 
     def credit(self, size_bytes: int) -> list[Piece]:
-        """The other side has let go of so much: what to send now.
+        """The other side has passed on that many bytes. Returns the pieces to send now.
 
-        PeerError when it never had so much.
+        PeerError when it never had that many.
         """
         if self._is_abandoned:
             return []
@@ -133,7 +134,7 @@ class Sending:
         return self._take()
 
     def export(self) -> RelayedSending:
-        """What another process needs to go on in its place."""
+        """The state with which another process goes on in its place."""
         return RelayedSending(
             self._uncredited_bytes,
             b"".join(self._kept),
@@ -144,7 +145,7 @@ class Sending:
 
     @classmethod
     def restore(cls, state: RelayedSending) -> Sending:
-        """Goes on where the exported one stood, once it is opened."""
+        """Go on from an exported state, once it is opened."""
         half = cls(state.uncredited_bytes)
         if state.kept:
             half._kept.append(memoryview(state.kept))
@@ -154,7 +155,7 @@ class Sending:
         return half
 
     def unsent(self) -> Iterable[Piece]:
-        """What is kept, for somebody else to send."""
+        """The bytes that are kept, for another process to send."""
         for data in self._kept:
             yield bytes(data), False
         if self._fin_kept:
@@ -197,16 +198,16 @@ class Receiving:
         self._uncredited_bytes = withheld_bytes
         self._released_bytes = 0
         self._is_abandoned = False
-        #: Nothing that matters comes any more.
+        #: Nothing more is expected.
         self.ended = False
 
     def __repr__(self) -> str:
         return f"<Receiving uncredited={self._uncredited_bytes}{' ended' if self.ended else ''}>"
 
     def receive(self, size_bytes: int, end: bool) -> bool:
-        """So much came; `end` by FIN or reset. False when nobody wants it.
+        """Take bytes; `end` by FIN or reset. Returns False when they are not wanted any more.
 
-        PeerError when it may not come.
+        PeerError when they may not come.
         """
         if self._is_abandoned:
             return False
@@ -223,33 +224,33 @@ class Receiving:
         return True
 
     def export(self) -> RelayedReceiving:
-        """What another process needs to go on in its place."""
+        """The state with which another process goes on in its place."""
         return RelayedReceiving(
             self._uncredited_bytes, self._released_bytes, self.ended, self._is_abandoned
         )
 
     @classmethod
     def restore(cls, state: RelayedReceiving) -> Receiving:
-        """Goes on where the exported one stood."""
+        """Go on from an exported state."""
         half = cls(state.uncredited_bytes)
         half._released_bytes = state.released_bytes
         half.ended, half._is_abandoned = state.ended, state.abandoned
         return half
 
     def release(self, size_bytes: int) -> int:
-        """So much has left our hands: the credit to give now, possibly 0."""
+        """That many bytes were passed on. Returns the credit to give now, possibly 0."""
         if self._is_abandoned:
-            return 0  # what a reader held back when the end came
+            return 0  # bytes that a reader held back when the end came
         self._released_bytes += size_bytes
         return self._give()
 
     def release_all(self) -> int:
-        """Everything has left our hands: the credit to give now, possibly 0."""
+        """All bytes were passed on. Returns the credit to give now, possibly 0."""
         self._released_bytes = self._uncredited_bytes
         return self._give()
 
     def abandon(self) -> None:
-        """We want no more: what still comes is nothing."""
+        """We want no more: bytes that still come are ignored."""
         self.ended = self._is_abandoned = True
         self._uncredited_bytes = self._released_bytes = 0
 

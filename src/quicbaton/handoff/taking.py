@@ -1,8 +1,8 @@
-"""Taking a connection over, whatever decides whose it becomes: consider the offer, rebuild the
+"""Taking a connection over, by its source's ledger or by a store: consider the offer, rebuild the
 baton in silence.
 
 `taking_by_ledger` and `taking_by_store` have the tables. Both end with the connection resumed,
-where `cutting_over` goes on, or discarded.
+where `cutting_over` takes over, or discarded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from quicbaton.reasons import Reason, heard
 
 
 class TakingState(MachineState):
-    """Where a handoff stands at its destination, until the connection is resumed."""
+    """The progress of a handoff at its destination, until the connection is resumed."""
 
     IDLE = "idle"
     ACCEPTED = "accepted"
@@ -35,29 +35,29 @@ class TakingState(MachineState):
     COMMITTING = "committing"
     LAST_WORDS = "last_words"
     ASKING = "asking"
-    #: It is ours, and `successor` goes on.
+    #: It is ours, and `successor` takes over.
     TAKEN = "taken"
     DISCARDED = "discarded"
 
 
 TakingStep = tuple[TakingState, list[fx.Effect]]
-#: The ways in which a source's part can end before the commit.
+#: The events by which a source can end its part before the commit.
 FAILURES: Final = (msg.Abort, ev.LinkLost, ev.PeerDead, ev.DeadlinePassed, ev.Cancel)
 
 
 class Taking(DestinationSide[TakingState]):
     """One attempt to take one connection over.
 
-    `name`: what an offer's audience must be, unless that is empty. `formats`: baton formats that
-    can be read. `room_bytes`: how big a connection may be to be welcome. `can_send`: whether this
-    process can send from the address that the offer names.
+    `name`: the audience that an offer must have, if it has one. `formats`: baton formats that can
+    be read. `room_bytes`: the size of the largest connection that is taken. `can_send`: whether
+    this process can send from the address that the offer names.
     """
 
-    #: Sees to the cutover, once the connection is resumed.
+    #: Handles the cutover, once the connection is resumed.
     successor: CuttingOver | None = None
 
     ENDED = (TakingState.TAKEN, TakingState.DISCARDED)
-    # How long a state may last. LAST_WORDS goes on with the deadline of the state before.
+    # The longest time in a state. LAST_WORDS keeps the deadline of the state before.
     WAITS: ClassVar[dict[TakingState, Callable[[Waits], float] | None]] = {
         TakingState.ACCEPTED: lambda waits: waits.offer_s,
         TakingState.REBUILDING: lambda waits: waits.offer_s,
@@ -172,7 +172,7 @@ class Taking(DestinationSide[TakingState]):
     # --- ours -----------------------------------------------------------------------------
 
     def _go_on(self, greeting: msg.ClaimRequest | msg.Taken, now_us: int) -> TakingState:
-        """The connection is resumed: what is left to do is `successor`'s."""
+        """The connection is resumed: `successor` does the rest."""
         state = CuttingOverState.FORWARDED
         if self.proxied:
             state = CuttingOverState.CUT_OFF if self._link is None else CuttingOverState.PROXIED
@@ -212,7 +212,7 @@ def _spell(address: msg.Address) -> str:
 
 
 def _reason(event: ev.Event) -> tuple[Reason, str]:
-    """Why, and a sentence for a handoff that this event ended."""
+    """The reason for which this event ended a handoff, and a sentence."""
     if isinstance(event, (ev.Cancel, ev.RebuildFailed)):
         return event.code, event.message
     if isinstance(event, ev.Received) and isinstance(event.message, (msg.Abort, msg.Refuse)):

@@ -20,9 +20,9 @@ Theory of operation
 * A machine that is READY and loses its link does not know whether the source had committed. It
   stays silent and asks over a new link (ASKING). A source that had not committed has thawed, and
   refuses.
-* A source that has died is heard out first (LAST_WORDS): its COMMITTED may lie unread in the link.
-  Without one the connection is discarded, since its owner may have thawed it before it died: a
-  closed connection beats a forked one. Only when the supervisor knows that no owner lives at all
+* Messages of a source that has died are read first (LAST_WORDS): its COMMITTED may be unread in the
+  link. Without one the connection is discarded, since its source may have thawed it before it died:
+  a closed connection beats a forked one. Only when the supervisor knows that no owner lives at all
   does the client learn it by stateless resets; a destination alone cannot know.
 * DISCARDED is final. A COMMITTED that comes too late is answered with ABORT, so that the source can
   tell the client.
@@ -123,7 +123,7 @@ class TakingByLedger(Taking):
 _S = TakingState
 _M = TakingByLedger
 
-#: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
+#: State, events or messages, the rule, the states that it may lead to. A missing cell is an error.
 _ROWS: Final[tuple[Row[TakingState], ...]] = (
     (_S.IDLE, (msg.Offer,), _M._consider, (_S.ACCEPTED, _S.DISCARDED)),
     (_S.IDLE, (ev.Rebuilt,), _M._from_file, (_S.ASKING, _S.DISCARDED)),

@@ -7,14 +7,14 @@ Theory of operation
                             │              │                │ Conflict, Abort
                             └──────────────┴────────────────┴─ or deadline ──► DISCARDED
 
-It goes as in `taking_by_ledger` but for this:
+It differs from `taking_by_ledger` in this:
 
-* `Resume` is the effect of one thing alone: the store says that this process's Take is Done, and
-  its own ledger adopts the term, which works once. No message leads to it.
+* `Resume` has one cause alone: the store says that this process's Take is Done, and its own ledger
+  adopts the term, which works once. No message leads to it.
 * From the baton on the source is not needed: if its link or its process is lost, the Take goes on.
   It finds a Conflict if the source took the connection back.
-* While the outcome is unknown it reads and asks again, in silence. At the deadline it gives up for
-  good. A Take that turns out to be Done after that is undone by closing the entry.
+* While the outcome is unknown the destination reads and asks again, in silence. At the deadline it
+  gives up for good. A Take that turns out to be Done after that is undone by closing the entry.
 * TAKEN tells the source, and tells it again over every new link.
 """
 
@@ -147,8 +147,8 @@ class TakingByStore(Taking):
     # --- ours -----------------------------------------------------------------------------
 
     def _resume(self, claim: Claim, now_us: int) -> TakingStep:
-        # The source, which may be gone, does not say how long the connection has stood still: since
-        # its baton came, at least.
+        # The source, which may be gone, does not tell how long the connection has stood still: at
+        # least since its baton came.
         resume = fx.Resume(claim, self._strays.drain(), now_us - self._arrived_at_us)
         report = fx.Report(ev.Outcome.RESUMED, Reason.OK, f"resumed in term {claim.term}")
         taken = msg.Taken(self.connection_id, self._handoff_id, claim.term)
@@ -173,7 +173,7 @@ class TakingByStore(Taking):
 _S = TakingState
 _M = TakingByStore
 
-#: State, events or messages, the rule, the states that it may lead to. What is missing is an error.
+#: State, events or messages, the rule, the states that it may lead to. A missing cell is an error.
 _ROWS: Final[tuple[Row[TakingState], ...]] = (
     (_S.IDLE, (msg.Offer,), _M._consider_store, (_S.ACCEPTED, _S.DISCARDED)),
     (_S.ACCEPTED, (msg.Baton,), _M._receive, (_S.REBUILDING,)),
@@ -191,7 +191,7 @@ _ROWS: Final[tuple[Row[TakingState], ...]] = (
     (_S.COMMITTING, STORE_ANSWERS, _M._answered, (_S.COMMITTING, _S.TAKEN, _S.DISCARDED)),
     (_S.COMMITTING, (msg.Stray,), _M._queue, (_S.COMMITTING,)),
     (_S.COMMITTING, (ev.LinkLost, ev.PeerDead), _M._without_source, (_S.COMMITTING,)),
-    # What was asked of the store cannot be called back.
+    # An operation in the store cannot be called back.
     (_S.COMMITTING, (ev.Cancel,), _M._stay, (_S.COMMITTING,)),
     # The source has taken it back.
     (_S.COMMITTING, (msg.Abort,), _M._fail, (_S.DISCARDED,)),

@@ -1,4 +1,4 @@
-"""How long the two sides of a handoff wait for each other."""
+"""The timeouts of the two sides of a handoff."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from quicbaton.reasons import Reason
 
 
 class Waits(msgspec.Struct, frozen=True):
-    """Seconds; the reasons of the defaults stand in `limits`."""
+    """Timeouts in seconds. The reasons of the defaults are in `limits`."""
 
     offer_s: float = HANDOFF_OFFER_S
     frozen_s: float = HANDOFF_FROZEN_S
@@ -40,5 +40,5 @@ class Waits(msgspec.Struct, frozen=True):
             )
 
 
-#: What `limits` says.
+#: The values of `limits`.
 DEFAULT_WAITS = Waits()

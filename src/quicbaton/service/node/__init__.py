@@ -1,1 +1,1 @@
-"""One server process that can be commanded: ties the endpoint, its handoffs and its peers."""
+"""One server process that takes commands: ties the endpoint, its handoffs and its peers."""

@@ -11,7 +11,7 @@ from quicbaton.reasons import Reason
 
 
 def write_baton(path: Path, sealed: bytes) -> None:
-    """Write a saved baton to a new file that nobody else can read."""
+    """Write a saved baton to a new file that no other user can read."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -22,7 +22,6 @@ def write_baton(path: Path, sealed: bytes) -> None:
 
 
 def read_baton(path: Path) -> bytes:
-    """Read a saved baton."""
     with path.open("rb") as file:
         data = file.read(MAX_HANDOFF_MESSAGE_BYTES + 1)
     if len(data) > MAX_HANDOFF_MESSAGE_BYTES:

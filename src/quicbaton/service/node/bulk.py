@@ -1,9 +1,10 @@
 """Moving many connections of this process to others: a drain, a share of them, newcomers.
 
-Each connection's handoff is its own, a bounded number at a time, so that how long one connection
-stands still does not grow with how many move. What cannot move now (its client has not cut over,
-its request runs) is tried again until the deadline; what can never move there is left and named.
-Each gets its turn, however many there are: the deadline is for what waits, not for the number.
+Each connection has a handoff of its own, and a bounded number runs at a time. So the time for which
+one connection stands still does not grow with the number that moves. A connection that cannot move
+now (its client has not cut over, its request runs) is tried again until the deadline. One that can
+never move there is left and named. Each gets its turn, however many there are: the deadline is for
+those that wait, not for the number.
 """
 
 from __future__ import annotations
@@ -29,22 +30,22 @@ _MAX_EXAMPLES: Final = 20
 
 
 class OwnConnections:
-    """The connections of a process, as those see them who move many."""
+    """The connections of a process, for code that moves many of them."""
 
     def __init__(self, endpoint: Endpoint, handoffs: HandoffRegistry) -> None:
         self._endpoint = endpoint
         self._handoffs = handoffs
 
     def names(self) -> list[bytes]:
-        """All, asleep or not."""
+        """The names of all connections, asleep or not."""
         return self._endpoint.names()
 
     def has(self, name: bytes) -> bool:
-        """Whether it is here."""
+        """Whether the connection is here."""
         return self._endpoint.has(name)
 
     def hand_over(self, name: bytes, link: Link, *, proxy: bool) -> asyncio.Future[HandoffResult]:
-        """Hand one over. RefusedError (`closed`) when it is here no more."""
+        """Hand a connection over. RefusedError (`closed`) when it is no longer here."""
         session = self._endpoint.session_of(name)
         if session is None:
             raise RefusedError("it was closed", code=Reason.CLOSED)
@@ -52,8 +53,8 @@ class OwnConnections:
 
 
 class BulkHandoff:
-    """Moves connections to `destinations` in turn. `on_done` is called whenever nothing is left
-    that may still move."""
+    """Moves connections to `destinations` in turn. `on_done` is called whenever no connection is
+    left that may still move."""
 
     def __init__(
         self,
@@ -75,14 +76,14 @@ class BulkHandoff:
         self._on_done = on_done
         self._queue: asyncio.Queue[bytes] = asyncio.Queue()
         self._queued: set[bytes] = set()
-        #: Those that were to move from the beginning and have not had their turn.
+        #: Connections that were to move from the beginning and have not had their turn.
         self._untried: set[bytes] = set()
         self._progress_at_s = monotonic()
-        #: Those that could not move and will be tried again, or not.
+        #: Connections that could not move. Some are tried again.
         self._resting: set[bytes] = set()
-        #: Why a connection could not move when that was tried last.
+        #: Why a connection could not move at its last try.
         self._reasons: dict[bytes, HandoffResult] = {}
-        #: How many of these are reasons that no waiting changes.
+        #: The number of these reasons that are final.
         self._final = 0
         self._over = False
         self.moved = 0
@@ -91,55 +92,55 @@ class BulkHandoff:
 
     @property
     def left(self) -> int:
-        """Connections that were to move and have not, so far."""
+        """The number of connections that were to move and have not so far."""
         return len(self._queued) + len(self._resting)
 
     @property
     def waiting(self) -> int:
-        """Of those, the ones that may still move."""
+        """The number of these that may still move."""
         return self.left - self._final
 
     def begin(self, names: Iterable[bytes]) -> None:
-        """These are to move, and each is tried, be it after the deadline."""
+        """Move these. Each is tried, even after the deadline."""
         names = list(names)
         self._untried.update(names)
         self.add(names)
 
     def is_due(self, deadline_s: float) -> bool:
-        """Whether there is no time left: the deadline, by the monotonic clock, has passed, and
-        everybody had a turn or nothing moves any more."""
+        """Whether time is up: the deadline, by the monotonic clock, has passed, and every
+        connection had a turn or none moves any more."""
         now_s = monotonic()
         is_moving = bool(self._untried) and now_s < self._progress_at_s + STALLED_S
         return now_s >= deadline_s and not is_moving
 
     def add(self, names: Iterable[bytes]) -> None:
-        """These are to move, too."""
+        """Move these, too."""
         for name in names:
             if name not in self._queued and name not in self._resting:
                 self._queued.add(name)
                 self._queue.put_nowait(name)
 
     def begin_no_more(self) -> None:
-        """Let what is under way come to its end, and nothing else."""
+        """Let handoffs under way come to their end, and begin no others."""
         self._over = True
 
     async def work(self) -> None:
-        """Move what was added, for ever; cancel it to end."""
+        """Move the added connections, for ever. Cancel it to end."""
         async with asyncio.TaskGroup() as group:
             for _ in range(MAX_CONCURRENT_HANDOFFS):
                 group.create_task(self._move_from_queue())
 
     @property
     def kept(self) -> Mapping[bytes, HandoffResult]:
-        """Connections that could not move, and why, at the last try that is over."""
+        """Connections that could not move, with the reason of their last completed try."""
         return self._reasons
 
     def refused(self) -> Counter[str]:
-        """Why connections were kept, at the last try."""
+        """The number of connections that were kept, by the reason of their last try."""
         return Counter(report.code.value for report in self._reasons.values())
 
     def examples(self) -> list[str]:
-        """A few of those, by name."""
+        """A few of these, by name."""
         kept = list(self._reasons.items())[:_MAX_EXAMPLES]
         return [f"{name.hex()}: {report.message}" for name, report in kept]
 
@@ -180,7 +181,7 @@ class BulkHandoff:
             self.moved += 1
 
     def note_blackout(self, blackout_us: int) -> None:
-        """A destination has said how long one stood still."""
+        """A destination has reported how long a connection stood still."""
         if len(self.blackouts_us) < MAX_DRAIN_SAMPLES:
             self.blackouts_us.append(blackout_us)
 

@@ -1,4 +1,4 @@
-"""Waiting until something about the connections of a process has changed."""
+"""Waiting until the connections of a process have changed."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from quicbaton.asyncio.endpoint.session import Session
 
 
 class Changes(Observer):
-    """Wakes the one task that waits here. Nothing that observers are told wakes it unless
-    `matters()`: to look costs as much as a tenth of a handoff."""
+    """Wakes the one task that waits here. An observer's event wakes it only if `matters()`: one
+    look costs as much as a tenth of a handoff."""
 
     def __init__(self, matters: Callable[[], bool]) -> None:
         self._matters = matters
         self._changed = asyncio.Event()
 
     def note(self) -> None:
-        """Something else has changed that the task is to look at."""
+        """Another change, which the task has to look at."""
         self._changed.set()
 
     async def wait(self, until_s: float) -> None:
-        """Return when something has changed since the last call, or at this time of the monotonic
-        clock."""
+        """Return at a change since the last call, or at this time of the monotonic clock."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(until_s - monotonic()):
                 await self._changed.wait()

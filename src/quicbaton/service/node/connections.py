@@ -33,8 +33,8 @@ _READ_AT_ONCE: Final = 256
 
 
 class ConnectionCommands:
-    """Carries them out on one endpoint. `link_to(name)` gives the link to another process,
-    `beside()` what else is to be listed, and cannot move."""
+    """Carries out commands on one endpoint. `link_to(name)` gives the link to another process;
+    `beside()` are further connections to list, which cannot move."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class ConnectionCommands:
         self._beside = beside
 
     def handlers(self) -> dict[type[c.Frame], Handler]:
-        """By the command."""
+        """The handlers, by command."""
         return {
             c.ListConnections: self._answer_list,
             c.ListByWorker: self._answer_list_by_worker,
@@ -93,7 +93,8 @@ class ConnectionCommands:
         return _answer_of(report, Outcome.RESUMED)
 
     async def _freeze(self, channel: Channel, frame: c.Freeze) -> c.Frame:
-        """Until whoever asked has it safe, a lost baton must not cost the connection its life."""
+        """Freeze a connection for a caller on another host. Until the caller has stored the baton,
+        a lost baton must not cost the connection its life."""
         session = self.find(frame.connection)
         name = session.connection.name
         kept: list[bytes] = []
@@ -154,7 +155,8 @@ class ConnectionCommands:
         )
 
     async def _describe_sleepers(self) -> dict[bytes, c.ConnectionInfo]:
-        """They sleep on: their bytes are read. So many take their time, and others get theirs."""
+        """Describe sleeping connections from their bytes, without waking them. Many take long, so
+        others get their turn in between."""
         infos: dict[bytes, c.ConnectionInfo] = {}
         for name in list(self._endpoint.asleep):
             if len(infos) % _READ_AT_ONCE == _READ_AT_ONCE - 1:
@@ -196,7 +198,7 @@ class ConnectionCommands:
 
 
 def check_moves(prefix: str) -> None:
-    """CallerError for the name of a connection that is listed, and that no command can have."""
+    """CallerError for the name of a connection that is listed, and that no command can take."""
     if prefix.startswith(TCP_NAME):
         raise CallerError(
             f"{prefix} is a TCP connection, which cannot move: it ends where it is",

@@ -1,4 +1,4 @@
-"""The control socket of a process: commands come in, whoever knows them carries them out."""
+"""The control socket of a process: finds the handler of each command that comes in."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import Channel
 
-#: Carries out one kind of command. Takes the channel, for those that say more than one thing, and
-#: the command; returns the answer, or None when it has answered itself.
+#: Carries out one kind of command. Takes the channel, for commands with several answers, and the
+#: command. Returns the answer, or None when it has answered itself.
 Handler = Callable[[Channel, Any], Awaitable[c.Frame | None]]
 
 
 class Control:
-    """Answers the commands in `handlers`, one at a time on each channel; `open_link(channel, rest)`
-    makes a handoff link of a channel that asks for it, `rest` being what was read behind that."""
+    """Answers the commands in `handlers`, one at a time on each channel. `open_link(channel, rest)`
+    makes a handoff link of a channel that asks for it; `rest` are the bytes that were read behind
+    that."""
 
     def __init__(
         self,
@@ -49,8 +50,9 @@ class Control:
         def on_data(data: bytes) -> None:
             nonlocal answering
             if answering:
-                # Who does not wait for the answer could make us hold any number of commands.
-                # Where a command has more than one part its handler reads the channel itself.
+                # A peer that does not wait for the answer could make us hold any number of
+                # commands. Where a command has more than one part its handler reads the channel
+                # itself.
                 channel.abort()
                 return
             try:
@@ -86,7 +88,7 @@ class Control:
         except OSError as error:
             answer = c.Answer(False, Reason.OS, str(error))
         except Exception as error:
-            # The task's outermost boundary: whoever asked must not wait for ever.
+            # The task's outermost boundary: the caller must not wait for ever.
             text = f"{type(error).__name__}: see the server's log"
             channel.write(c.encode(c.Answer(False, Reason.INTERNAL, text)))
             raise

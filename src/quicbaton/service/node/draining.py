@@ -1,4 +1,4 @@
-"""`quicbaton drain`: everything that is here, or comes, goes to other processes."""
+"""`quicbaton drain`: all connections, and those that still come, go to other processes."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class Draining:
         self._bulk: BulkHandoff | None = None
         self._task: asyncio.Task[None] | None = None
         self._all = False
-        #: A command waits for it.
+        #: A command waits for the drain.
         self._moving = False
 
     @property
     def active(self) -> bool:
-        """True while whatever comes is passed on."""
+        """Whether new connections are passed on."""
         return self._all
 
     def handlers(self) -> dict[type[c.Frame], Handler]:
-        """By the command."""
+        """The handlers, by command."""
         return {c.Drain: self._drain, c.StopDraining: self._stop_draining}
 
     def on_connection(self, name: bytes) -> None:
@@ -53,12 +53,12 @@ class Draining:
             self._bulk.add([name])
 
     def on_blackout(self, blackout_us: int) -> None:
-        """A destination has said how long a connection of ours stood still."""
+        """A destination has reported how long a connection of ours stood still."""
         if self._bulk is not None:
             self._bulk.note_blackout(blackout_us)
 
     def stop(self) -> None:
-        """Keep what is here and what comes."""
+        """Keep the connections that are here, and new ones."""
         self._all = False
         self._bulk = None
         self.changes.note()
@@ -74,7 +74,7 @@ class Draining:
                 "a drain of this process is under way: wait for it, or end it with `drain --undo`",
                 code=Reason.BUSY,
             )
-        # What one that is done still passes on goes where this one says.
+        # A drain that is done still passes on new connections: from now on to the new destinations.
         self.stop()
         bulk = BulkHandoff(
             self._connections,
@@ -93,7 +93,7 @@ class Draining:
         next_progress = begun
         finished = False
         try:
-            # A process that is drained may end: requests that run on here are waited for, too.
+            # A process that is drained may end: running requests here are waited for, too.
             while bulk.waiting or (self._all and self._running()):
                 if bulk.is_due(begun + frame.deadline_s) or channel.closed:
                     break
@@ -109,7 +109,7 @@ class Draining:
             self._moving = False
             if not (finished and self._all):
                 self.stop()
-        # The last connections' new owners have yet to say how long they stood still.
+        # The last connections' new owners have yet to report how long they stood still.
         await asyncio.sleep(PROGRESS_S)
         return c.Drained(
             moved=bulk.moved,

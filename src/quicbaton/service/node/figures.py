@@ -14,19 +14,19 @@ from quicbaton.reasons import Reason
 from quicbaton.service.moving.registry import HandoffRegistry
 from quicbaton.service.peers import commands as c
 
-#: Counters of an endpoint that are no reason why a datagram reached nobody.
+#: Counters of an endpoint that are no reason for which a datagram was dropped.
 _NOT_DROPPED: Final = frozenset({"forwarded", "tossed", "reset", "retry", "closed_for_memory"})
 
 
 class Blackouts:
-    """A histogram of how long clients of connections given away waited."""
+    """A histogram of the time that clients of connections given away waited."""
 
     def __init__(self) -> None:
         self.counts = [0] * (len(c.BLACKOUT_BUCKETS_US) + 1)
         self.sum_us = 0
 
     def note(self, blackout_us: int) -> None:
-        """One more."""
+        """Count one blackout."""
         self.counts[bisect_left(c.BLACKOUT_BUCKETS_US, blackout_us)] += 1
         self.sum_us += blackout_us
 
@@ -45,9 +45,9 @@ def read_figures(
     lost: Mapping[str, int],
     refused_peers: Mapping[str, int],
 ) -> c.Figures:
-    """What `Figures` says of a process; `placed` is what became of placed connections, `beside`
-    what it serves over TCP, `requests` how many its program was begun with, `lost` what could not
-    be written, and `refused_peers` why other hosts' connections were refused."""
+    """The `Figures` of a process. `placed` are outcomes of placements. `beside` is its TCP server.
+    `requests` counts the requests of its program, `lost` lines that could not be written, and
+    `refused_peers` refused connections of other hosts, by reason."""
     counters = endpoint.counters
     return c.Figures(
         name=name,

@@ -1,9 +1,9 @@
 """A server that stops in good order: no new clients, no new requests, the running ones end.
 
 refuse          a new client is told CONNECTION_REFUSED, and may try another address
-hand over       with a destination: all that can move goes there
+hand over       with a destination: all connections that can move go there
 GOAWAY          requests on the way are still taken (RFC 9114 §5.2) ...
-GOAWAY, final   ... and a round trip later those that come are rejected, so that a client knows
+GOAWAY, final   ... and a round trip later new ones are rejected, so that a client knows
                 that it may send them elsewhere
 close           each connection as its last request ends; at the end of the grace, the others
 """
@@ -40,15 +40,15 @@ class GracefulStop(Changes):
     """Ends a node's service, once. `over` is set when the process may end."""
 
     def __init__(self, node: Node, grace_s: float) -> None:
-        """`grace_s` is for who asks and names none."""
+        """`grace_s` is for commands that name none."""
         handoffs = node.handoffs
         super().__init__(lambda: self._closes or not (handoffs.unfinished or handoffs.relays.left))
         node.endpoint.observers.add(self)
         #: All connections are to be closed, each as soon as its requests have ended.
         self._closes = False
-        #: By name: those with which that has begun.
+        #: The names of those that have been told to close.
         self._seen: set[bytes] = set()
-        #: Of those, the ones with requests.
+        #: Those of them with running requests.
         self._busy: set[Session] = set()
         self._node = node
         self._grace_s = grace_s
@@ -60,11 +60,11 @@ class GracefulStop(Changes):
         return self._task is not None
 
     def handlers(self) -> dict[type[c.Frame], Handler]:
-        """By the command."""
+        """The handlers, by command."""
         return {c.Stop: self._stop}
 
     def begin(self, grace_s: float = -1.0, to: str = "") -> asyncio.Task[c.Left]:
-        """Stop in good order; called again, at once."""
+        """Stop in good order. A second call stops at once."""
         if self._task is None:
             grace_s = self._grace_s if grace_s < 0 else grace_s
             self._task = asyncio.get_running_loop().create_task(self._run(grace_s, to))
@@ -75,7 +75,7 @@ class GracefulStop(Changes):
 
     def on_began(self, session: Session, *, is_new: bool) -> None:
         if self._closes:
-            # Its handshake was under way. Not before whoever tells us of it is done with it.
+            # Its handshake was under way. Not before the other observers have been told.
             asyncio.get_running_loop().call_soon(self._close_when_idle, session)
         super().on_began(session, is_new=is_new)
 
@@ -96,7 +96,7 @@ class GracefulStop(Changes):
             raise CallerError("this server is stopping already", code=Reason.BUSY)
         answer = await self.begin(frame.grace_s, frame.to)
         channel.write(c.encode(answer))
-        # Whoever asked has the answer before the process is gone.
+        # The caller has the answer before the process is gone.
         channel.close()
 
     async def _run(self, grace_s: float, to: str) -> c.Left:
@@ -112,7 +112,7 @@ class GracefulStop(Changes):
         return c.Left(moved, closed, cut)
 
     async def _hand_over(self, to: str, until: float) -> int:
-        """Move what can move; how many did."""
+        """Move the connections that can move. Returns their number."""
         bulk = BulkHandoff(
             OwnConnections(self._node.endpoint, self._node.handoffs),
             self._node.link_to,
@@ -131,15 +131,15 @@ class GracefulStop(Changes):
                 await work
         until = max(until, monotonic() + CUTOVER_S)
         handoffs = self._node.handoffs
-        # Requests that still run here, too: their streams are relayed to the new owners.
+        # Requests that still run here count, too: their streams are relayed to the new owners.
         while monotonic() < until and (handoffs.unfinished or handoffs.relays.left):
             await self.wait(until)
         return bulk.moved + bulk.proxied
 
     async def _close_all(self, until: float) -> tuple[int, int]:
-        """Close what is here; how many there were, and how many of them were cut."""
+        """Close the connections here. Returns their number, and how many of them were cut."""
         endpoint, beside = self._node.endpoint, self._node.beside
-        # Requests of connections that have moved on count where these are.
+        # A moved connection's requests count where the connection is.
         relays = self._node.handoffs.relays
         over_tcp = beside.running
         self._closes = True
@@ -176,7 +176,7 @@ class GracefulStop(Changes):
         self.note()
 
     async def _announce(self, sessions: set[Session], until: float) -> None:
-        """GOAWAY, in two steps."""
+        """Send GOAWAY, in two steps."""
         for session in sessions:
             if session.protocol._http is not None and not session.is_over:
                 session.protocol._http.send_goaway(final=False)

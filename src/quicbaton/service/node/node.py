@@ -1,4 +1,4 @@
-"""A server process that can be commanded: its port, its connections, its control socket."""
+"""A server process that takes commands: its port, its connections, its control socket."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ from quicbaton.service.timing import INTRODUCE_S
 class Node:
     """Drives an endpoint and its handoffs, and answers commands.
 
-    `name` is the path of its control socket: how other processes of the host call it. `options`
-    are those of `make_endpoint`. The socket is read from `start` on. `formats` are the baton
-    formats that it tells its peers it reads, and the highest of them is that of its files. `host`
-    names this boot of this host, if not as the kernel does. With a `cluster` it is also
-    NODE/WORKER, and has links with processes of other hosts. With a `store`, which stays its
-    maker's to close, connections change hands by that. `supervised`: what becomes of a dead
-    process's connections is for a supervisor to say (`DeclareDead`).
+    `name` is the path of its control socket, its name on this host. `options` are those of
+    `make_endpoint`. The socket is read from `start` on. `formats` are the baton formats that it
+    announces to its peers, and the highest of them is that of its files. `host` names this boot of
+    this host, if not as the kernel does. With a `cluster` it is also NODE/WORKER, and has links
+    with processes of other hosts. With a `store`, which stays its maker's to close, connections
+    change hands by that. `supervised`: a supervisor decides what becomes of a dead process's
+    connections (`DeclareDead`).
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Node:
         self.endpoint = make_endpoint(
             seat.sock, ring=ring, node=seat.node, worker=seat.worker, toss=self._toss, **options
         )
-        #: Who shares the UDP port: worker number -> name.
+        #: The processes that share the UDP port, by worker number.
         self.workers = {**seat.workers, seat.worker: self.name}
         self._directory = Directory(cluster, self.workers, seat.worker)
         self.handoffs = HandoffRegistry(
@@ -99,17 +99,17 @@ class Node:
         self.endpoint.table.peers.discard(self.endpoint.table.place)
         #: Places of workers that have died.
         self._vacant: set[Place] = set()
-        #: Another process is taking this one over.
+        #: Another process is taking over from this one.
         self.is_departing = False
-        #: Under a supervisor: where this process answers as long as it lives on for requests after
-        #: it has been replaced.
+        #: Under a supervisor: the control socket at which this process answers after it has been
+        #: replaced, as long as it lives on for requests.
         self.lingers_at: Path | None = None
         self.is_lingering = False
         #: Starts and ends with this node: see `put_beside`.
         self.beside: Beside = NothingBeside()
-        #: Of the program that is served here.
+        #: The count of the program that is served here.
         self.requests = RequestCount()
-        #: What this process could not write: lines, keys, and records of qlog.
+        #: Lost writes of this process: lines, keys, and records of qlog.
         self.lost: Mapping[str, int] = Counter()
         #: Called when this process begins to serve.
         self.starters: list[Callable[[], None]] = []
@@ -125,7 +125,7 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         self._siblings: list[socket.socket] = []
         self._siblings_of: dict[str, list[socket.socket]] = {}
-        #: Who had a worker number before: it serves on if its successor fails.
+        #: The process that had a worker number before: it serves on if its successor fails.
         self._replaced: dict[int, str] = {}
         connections = ConnectionCommands(
             self.endpoint, self.handoffs, self.link_to, self._describe_beside
@@ -143,14 +143,14 @@ class Node:
         self.incoming = Incoming(cluster, self._control.on_channel)
         self.answer(self.incoming.handlers())
         self._listeners = [Listener(control, self._control.on_channel)]
-        #: Listens for other nodes on behalf of this process alone; under a supervisor it does that.
+        #: Listens for other nodes on behalf of this process alone. Under a supervisor that listens.
         self._acceptor: Acceptor | None = None
         on_cut(self._cut_links)
 
     # --- commands of this process ---------------------------------------------------------------
 
     def start(self) -> None:
-        """Read the UDP socket from now on, and get to know the others on the port."""
+        """Read the UDP socket from now on, and open links to the others on the port."""
         self.endpoint.start()
         if self.handoffs.store is not None:
             self.spawn(self.handoffs.store.sweep_for_ever)
@@ -162,7 +162,7 @@ class Node:
         self.beside.start()
 
     def close(self) -> None:
-        """Close all connections and go."""
+        """Close all connections and end."""
         for close in self.closers:
             close()
         self.beside.close()
@@ -180,14 +180,14 @@ class Node:
             sibling.close()
 
     def put_beside(self, beside: Beside) -> None:
-        """Start, show and end it with this node, and take what it holds from the same memory."""
+        """Start, list and end a TCP server with this node, in the same memory budget."""
         self.beside = beside
         beside.share(self.endpoint.memory)
 
     def also_listen(self, control: Path) -> None:
         """Answer at another control socket, too: that of the process which this one replaced.
 
-        Where that fails nobody finds this process there, and that is all: it has the connections.
+        If that fails, callers do not find this process there. It has the connections all the same.
         """
         try:
             self._listeners.append(Listener(control, self._control.on_channel))
@@ -198,14 +198,14 @@ class Node:
 
     def linger(self) -> None:
         """A successor has everything but requests that still run here, and is about to listen at
-        our control socket."""
+        our control socket: answer at another."""
         self.is_lingering = True
         if self.lingers_at is not None:
             self.also_listen(self.lingers_at)
 
     def leave_to_successor(self, asked_at: Path | None) -> None:
-        """It has everything, and listens at our own control socket, too, and at the one by which it
-        found us; not at those that we have from processes before us."""
+        """The successor has everything. It also listens at our own control socket, and at the one
+        by which it found us; not at those that we have from processes before us."""
         self._left_to_successor = {Path(self.name)} | ({asked_at} if asked_at else set())
         self.succeeded.set()
 
@@ -214,7 +214,7 @@ class Node:
         self._control.add(handlers)
 
     def meet(self, worker: int, name: str) -> None:
-        """Strays for that worker number's IDs go to the process `name` from now on."""
+        """Send strays for that worker number's IDs to the process `name` from now on."""
         place = Place(self.endpoint.table.place.node, worker)
         before = self.workers.get(worker, name)
         if before != name:
@@ -228,8 +228,9 @@ class Node:
             self.endpoint.table.peers.add(place)
 
     async def introduce(self, on_missing: Callable[[int, QuicbatonError], None]) -> None:
-        """Tell everybody on the port who we are, and hold a link to each: it carries strays, and
-        its end tells when a process is gone. `on_missing(number, error)` for who is not reached."""
+        """Tell every process on the port who we are, and hold a link to each: it carries strays,
+        and its end tells when a process is gone. `on_missing(number, error)` is called for a
+        process that is not reached."""
         own = self.endpoint.table.place.worker
 
         async def meet(number: int, name: str) -> None:
@@ -244,7 +245,7 @@ class Node:
 
     def knows(self, pid: int) -> bool:
         """True until the process has exited and all that it wrote to us was handled; false for one
-        that we never had a link with."""
+        with which we never had a link."""
         return self._peers.knows(pid)
 
     def listen_for_peers(self, sock: socket.socket) -> None:
@@ -253,11 +254,11 @@ class Node:
 
     @property
     def links(self) -> list[Link]:
-        """Links to other processes that are open."""
+        """Open links to other processes."""
         return self._peers.links
 
     async def link_to(self, name: str) -> Link:
-        """The link to the process with this name, opened if need be."""
+        """The link to the process with this name; it is opened if there is none."""
         name = self._directory.canonical(name)
         link = self._peers.find(name)
         if link is not None:
@@ -266,7 +267,7 @@ class Node:
             raise CallerError("that is this very process", code=Reason.SAME_PROCESS)
         channel = await self._directory.connect(name)
         if channel.peer.pid == os.getpid():
-            # By the path of a process that this one replaced.
+            # The name is the path of a process that this one replaced.
             channel.close()
             raise CallerError("that is this very process", code=Reason.SAME_PROCESS)
         channel.write(c.encode(c.OpenLink()))
@@ -276,7 +277,7 @@ class Node:
         return link
 
     def spawn(self, work: Callable[[], Any]) -> None:
-        """Run a coroutine function to its end in the background; errors surface in the log."""
+        """Run a coroutine function to its end in the background. Errors are logged."""
         task = asyncio.get_running_loop().create_task(work())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -323,7 +324,7 @@ class Node:
         self._peers.greeted(link)
         place = self._directory.place_of(link.peer_name)
         if place is not None:
-            # Behind one virtual address what is for its connections may come here.
+            # Behind one virtual address, datagrams for its connections may come here.
             self.endpoint.table.peers.add(place)
         self.handoffs.link_answers(link)
 
@@ -343,10 +344,11 @@ class Node:
                 self._vacant.add(Place(node, worker))
         for name in names:
             for sibling in self._siblings_of.pop(name, ()):
-                # It must stay in the group, and what the kernel steers there be answered.
+                # It must stay in the group, and datagrams that the kernel steers there must be
+                # answered.
                 self.endpoint.read_also(sibling)
-        # Nobody else is on the port, and no process that we ever met lives: what is not ours
-        # is nobody's, and its clients may be told so.
+        # No other process is on the port, and none that we ever met lives: IDs that are not ours
+        # have no owner, and their clients may be told so.
         if not self._supervised:
             # In a cluster it may have handed connections on to nodes that we never met.
             alone = len(self.workers) == 1 and not self._peers and self.names.remote is None
@@ -365,7 +367,7 @@ class Node:
             self.spawn(lambda: self._dial_until_up(name))
 
     async def _dial_until_up(self, name: str) -> None:
-        """Whoever waits for the link learns of it as it comes up."""
+        """Dial until there is a link. Code that waits for it is told as it comes up."""
         try:
             for pause_s in self._directory.pauses_s(name):
                 with contextlib.suppress(QuicbatonError):
@@ -377,7 +379,8 @@ class Node:
             self._dialling.discard(name)
 
     def _toss(self, to: Target, datagram: Datagram) -> None:
-        """Pass a datagram on to the process that its ID names; lost if there is no link yet."""
+        """Pass a datagram on to the process that its ID names. It is lost if there is no link
+        yet."""
         name = self._directory.name_of(to) if isinstance(to, Place) else to
         if name is None or name == self.name:
             return
@@ -386,7 +389,7 @@ class Node:
             self._dial(name)
             return
         if link.is_full:
-            # Anybody can send datagrams that name another process. A flood of them must not fill
+            # Any sender can send datagrams that name another process. A flood of them must not fill
             # our memory, nor get the link cut, over which connections move.
             self.endpoint.counters["toss_lost"] += 1
             return
@@ -398,7 +401,7 @@ class Node:
         """Give another process a socket of its own on our port, and steer to both."""
         self.check_no_successor()
         if frame.name in self.workers.values():
-            # What is told of that one when it dies would be taken for the other's death.
+            # News of the new process's death would be taken for the old one's.
             raise CallerError(
                 f"a process at {frame.name} shares the port and has not ended: end it first",
                 code=Reason.BUSY,
@@ -411,10 +414,11 @@ class Node:
         try:
             channel.write_descriptors(c.encode(joined), [sibling.fileno()])
         except PeerError:
-            # The last of its group: that renumbers nobody.
+            # It is the last of its group: that renumbers no other.
             sibling.close()
             raise
-        # Should it end before it serves, what the kernel steers to it must be answered here.
+        # Should it end before it serves, the datagrams that the kernel steers to it must be
+        # answered here.
         self._peers.expect(channel, frame.name)
         self.workers[worker] = frame.name
         self.endpoint.table.peers.add(Place(place.node, worker))
@@ -438,8 +442,9 @@ class Node:
         return c.Answer(True, Reason.OK, "known")
 
     def check_no_successor(self) -> None:
-        """CallerError while another process takes this one over, and when it has: the port is its
-        to share, and two that had it whole would take each other's clients for nobody's."""
+        """CallerError while another process takes over from this one, and when it has: the port is
+        its to share, and two processes with the whole port would take each other's clients for
+        strangers'."""
         if self.is_departing:
             raise CallerError("a takeover is under way already", code=Reason.BUSY)
         if self.succeeded.is_set():

@@ -1,4 +1,4 @@
-"""What operators do with a process as a whole: drain it, place connections, read its figures."""
+"""Operators' commands for a process as a whole: drain it, place connections, read its figures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from quicbaton.service.timing import LOAD_INTERVAL_S
 
 
 class Operations(Observer):
-    """Makes a node drain, place and tell; `placement` decides where new connections go."""
+    """Lets a node drain, place and report. `placement` decides where new connections go."""
 
     def __init__(self, node: Node, placement: Placement | None = None) -> None:
         self._node = node
@@ -63,7 +63,7 @@ class Operations(Observer):
         node.endpoint.observers.add(self._draining.changes)
 
     def close(self) -> None:
-        """Tell and move no more."""
+        """Stop reporting and moving."""
         self._timer.cancel()
         self._draining.stop()
 
@@ -94,7 +94,8 @@ class Operations(Observer):
         return Member(self._name_of_worker(self._node.name), connections, 0 if idle else room)
 
     def _name_of_worker(self, name: str) -> str:
-        """As people and policies call it: NODE/WORKER across hosts, a number on one host."""
+        """The worker's name for people and policies: NODE/WORKER across hosts, a number on one
+        host."""
         remote = self._node.names.remote
         for worker, path in self._node.workers.items():
             if path == name:

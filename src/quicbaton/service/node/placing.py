@@ -1,13 +1,13 @@
 """Moves new connections to the worker that a placement policy names.
 
-Every process tells its links how many connections it has (`Load`), twice a second, so each can
-decide for itself. Workers of one node have links anyway; with those of other nodes that a policy
-names they are kept up here (`KeptLinks`). So who is away or beyond a partition is no member soon
-after, and no client waits for it. What a policy chose is tried once: a connection that cannot move
-there stays.
+Every process reports its number of connections over its links (`Load`), twice a second, so each can
+decide for itself. Workers of one node have links anyway; links with those of other nodes that a
+policy names are kept up here (`KeptLinks`). So a process that is gone or beyond a partition soon is
+no member any more, and no client waits for it. A policy's choice is tried once: a connection that
+cannot move there stays.
 
 A policy that decides by the first request is asked before the program gets it, and the request
-moves with its connection: who was chosen answers it, from the first byte on.
+moves with its connection: the chosen process answers it, from the first byte on.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from quicbaton.service.timing import LOAD_FRESH_S, NODE_REDIAL_S
 
 
 class Loads:
-    """How busy other processes are, as they said last."""
+    """The loads of other processes, from their latest reports."""
 
     def __init__(self) -> None:
         self._loads: dict[str, tuple[Member, float]] = {}
 
     def note(self, load: Member) -> None:
-        """A process has said how busy it is, by the name that we call it."""
+        """A process has reported its load. It goes by our name for it."""
         if load.name in self._loads or len(self._loads) < MAX_LOADS:
             self._loads[load.name] = (load, monotonic())
 
     def members(self, here: Member, elsewhere: Sequence[str]) -> list[Member]:
-        """Those that have room and were heard of lately, and us, by name: workers of our own node,
-        and those of others that `elsewhere` names."""
+        """The members, by name: ourselves, and the processes that have room and reported lately.
+        They are workers of our own node, and those of others that `elsewhere` names."""
         since = monotonic() - LOAD_FRESH_S
         node = node_of(here.name)
         known = [
@@ -59,21 +59,21 @@ class Loads:
 
 
 class KeptLinks:
-    """Links to the workers and nodes `names`, opened and, when they are lost, opened again."""
+    """Links to the workers and nodes `names`, opened, and opened again when they are lost."""
 
     def __init__(self, names: Sequence[str], link_to: Callable[[str], Awaitable[object]]) -> None:
         self._names = names
         self._link_to = link_to
 
     async def keep(self) -> None:
-        """Until cancelled."""
+        """Keep the links up until cancelled."""
         async with asyncio.TaskGroup() as group:
             for name in self._names:
                 group.create_task(self._keep_one(name))
 
     async def _keep_one(self, name: str) -> None:
         while True:
-            # Whoever is not there is no member: nothing else depends on it.
+            # A process that is not there is no member; nothing else depends on it.
             with contextlib.suppress(QuicbatonError, OSError):
                 await self._link_to(name)
             await asyncio.sleep(NODE_REDIAL_S)
@@ -82,9 +82,9 @@ class KeptLinks:
 class Placing:
     """Asks the policy about every new connection of a process.
 
-    `here` says what this process is called and how busy it is; `move` hands a connection to a
-    member by name; `go_on` has this process answer what a connection's client has asked by now;
-    `spawn` runs a coroutine function in the background.
+    `here` gives this process's name and load. `move` hands a connection to a member by name.
+    `go_on` has this process answer the requests that a connection's client has sent so far. `spawn`
+    runs a coroutine function in the background.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Placing:
         self._move = move
         self._go_on = go_on
         self._spawn = spawn
-        #: Connections by what became of them: placed, stayed, or the reason that kept them.
+        #: Connections by outcome: placed, stayed, or the reason that kept them.
         self.outcomes: Counter[str] = Counter()
 
     def on_new(self, session: Session) -> None:
@@ -115,7 +115,7 @@ class Placing:
             session.protocol.on_first_request = lambda path: self._decide(session, path)
 
     def _decide(self, session: Session, path: str | None) -> bool:
-        """Whether it is to be placed elsewhere."""
+        """Whether the connection is to be placed elsewhere."""
         connection = session.connection
         here = self._here()
         newcomer = Newcomer(
@@ -138,7 +138,7 @@ class Placing:
         if name is None or name == here.name:
             self.outcomes["stayed"] += 1
             return False
-        # Not from within the batch of datagrams that brought it.
+        # Not within the batch of datagrams that brought it.
         self._spawn(lambda: self._place(connection.name, name))
         return True
 

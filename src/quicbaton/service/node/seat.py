@@ -15,8 +15,8 @@ _NOBODY: Final[Mapping[int, str]] = MappingProxyType({})
 
 
 class Seat(NamedTuple):
-    """What a process needs to serve at a port that it may share: a socket, the numbers that stand
-    in the IDs which it issues, and the names of those that have the port, by worker number."""
+    """A process's place at a port that it may share: a socket, the numbers in the IDs that it
+    issues, and the names of the processes at the port, by worker number."""
 
     sock: socket.socket
     node: int = 0
@@ -25,7 +25,8 @@ class Seat(NamedTuple):
 
     @classmethod
     def given(cls, answer: c.Joined | c.SocketPassed, descriptor: int) -> Seat:
-        """What another process of the port has answered, and passed."""
+        """The seat from the answer of another process of the port, and the descriptor that it
+        passed."""
         sock = socket.socket(fileno=descriptor)
         return cls(sock, answer.node, answer.worker, answer.workers)
 
@@ -33,7 +34,7 @@ class Seat(NamedTuple):
 async def join(other: Path, control: Path) -> Seat:
     """Share the port of the process with that control socket; `control` is to be ours.
 
-    PeerError when it does not answer, CommandFailedError when it will not.
+    PeerError when it does not answer, CommandFailedError when it refuses.
     """
     with await Conversation.begin(other) as asked:
         return Seat.given(*await asked.ask_for_descriptor(c.Join(str(control)), c.Joined))

@@ -13,16 +13,17 @@
     ... and hands them over  ══ handoffs ════►
     exits                    ── Answer ───►     forgets its predecessor
 
-A passed descriptor is the same open socket, so only one of the two reads it at any time. If the
-new process dies before the end, the old one reads again and keeps what it still has; so it does if
-the new one has failed with more connections than it took when the deadline comes, because it does
-not answer or cannot read what the old one exports. The new one then closes what it got.
+A passed descriptor is the same open socket, so only one of the two reads it at any time. If the new
+process dies before the end, the old one reads again and keeps its remaining connections. It does
+the same if at the deadline the new one has failed with more connections than it took, because it
+does not answer or cannot read the old one's state. The new one then closes the connections that it
+got.
 
 A request whose handler is a running coroutine goes on in the old process after its connection has
-moved (`moving.stream_relay`); the old process waits for it, too, until the deadline. Or, if it may
-linger, it answers as soon as nothing but such requests is left, and lives on until they have ended.
-A link or a channel that breaks proves nothing: the link is opened again, and only a process that
-has exited counts as dead.
+moved (`moving.stream_relay`). The old process waits for it, too, until the deadline. Or, if it may
+linger, it answers as soon as only such requests are left, and lives on until they have ended. A
+link or a channel that breaks proves nothing: the link is opened again, and only a process that has
+exited counts as dead.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from quicbaton.service.peers.asking import Conversation
 from quicbaton.service.peers.channel import Channel
 from quicbaton.service.timing import PROGRESS_S, SUCCESSOR_LINK_S, TAKEOVER_S
 
-#: H3_NO_ERROR (RFC 9114 §8.1) is what a client learns that is cut off at the deadline.
+#: H3_NO_ERROR (RFC 9114 §8.1) is the code for a client that is cut off at the deadline.
 _H3_NO_ERROR: Final = 0x100
 
 
@@ -61,7 +62,7 @@ class Takeovers:
         self._node = node
 
     def handlers(self) -> dict[type[c.Frame], Handler]:
-        """By the command."""
+        """The handlers, by command."""
         return {c.TakeOver: self._take_over}
 
     async def _take_over(self, channel: Channel, frame: c.TakeOver) -> None:
@@ -107,7 +108,7 @@ class OldProcess(Changes):
             self.note()
 
     async def run(self) -> None:
-        """Pass the socket, move everything, let the node end; or keep all if that fails."""
+        """Pass the socket, move everything, let the node end; or keep everything if that fails."""
         node = self._node
         endpoint = node.endpoint
         reach("takeover_asked")
@@ -122,14 +123,14 @@ class OldProcess(Changes):
         node.beside.stop_accepting()
         reach("takeover_stopped_reading")
         self._channel.write(c.encode(c.Stopped(self._foreign_ids())))
-        # Their files would be worth nothing without this process: they come along alive.
+        # Their files would be worth nothing without this process: they are thawed and move along.
         node.handoffs.cancel_saves(Reason.TAKEOVER, "a successor takes this process over")
         try:
             await self._move_all()
             reach("takeover_handed_over")
             self._check_successor()
         except QuicbatonError:
-            # Serve on with what is left.
+            # Serve on with the remaining connections.
             endpoint.accepts = True
             endpoint.start()
             node.beside.start()
@@ -140,7 +141,7 @@ class OldProcess(Changes):
             cut += relays.cut_left(Reason.CUT, "the server restarted") + beside.cut()
         text = f"{counted(self._bulk.moved, 'connection')} moved"
         if cut:
-            # The answer is for people; programs read how many from the last step before it.
+            # The answer is for people; programs read the number from the last step before it.
             self._channel.write(c.encode(c.Progress(self._bulk.moved, len(cut), [])))
             text += f", {len(cut)} cut at the deadline: " + "; ".join(cut)
         if going_on := relays.left + beside.running:
@@ -169,12 +170,12 @@ class OldProcess(Changes):
         self._channel.write_descriptors(c.encode(frame), [node.endpoint.udp.sock.fileno()])
 
     async def _link_up(self) -> None:
-        """Have a link to the successor, which has yet to open its control socket."""
+        """Open a link to the successor, which has yet to open its control socket."""
         await Conversation(self._channel, SUCCESSOR_LINK_S).expect(c.Listening)
         await self._node.link_to(self._successor)
 
     def _foreign_ids(self) -> list[bytes]:
-        """IDs that clients chose: that the others are ours the successor sees by itself."""
+        """IDs that clients chose. The successor recognises all others as ours."""
         endpoint = self._node.endpoint
         return [
             cid for cid in endpoint.table.owners if endpoint.ids.decode(cid) != endpoint.ids.place
@@ -200,7 +201,7 @@ class OldProcess(Changes):
                 await self.wait(next_progress)
             bulk.begin_no_more()
             self._begins_no_more = True
-            # What is frozen now is given away or thaws, by its own deadline.
+            # A connection that is frozen now is given away or thaws, by its own deadline.
             while handoffs.frozen:
                 await self.wait(monotonic() + PROGRESS_S)
         finally:
@@ -216,7 +217,8 @@ class OldProcess(Changes):
         return endpoint.connection_count + len(endpoint.handshakes) + unfinished + running
 
     def _check_successor(self) -> None:
-        """PeerError when it is dead, or has failed to take more than it took."""
+        """PeerError when the successor is dead, or has failed with more connections than it
+        took."""
         if self._successor_died.is_set():
             raise PeerError(
                 "the successor died: this process serves on", code=Reason.SUCCESSOR_DIED
@@ -227,7 +229,7 @@ class OldProcess(Changes):
             for name, why in self._bulk.kept.items()
             if endpoint.has(name) and why.code.fault is Fault.PEER
         ]
-        # One of the two goes on, and what the other has is closed.
+        # One of the two goes on, and the other's connections are closed.
         if len(failures) > self._bulk.moved:
             raise PeerError(
                 f"the successor took {counted(self._bulk.moved, 'connection')} and failed with "
@@ -236,7 +238,7 @@ class OldProcess(Changes):
             )
 
     def _cut(self) -> list[str]:
-        """Close what could not move; which, and why."""
+        """Close the connections that could not move. Returns a line for each, with the reason."""
         cut = []
         for name in self._node.endpoint.names():
             session = self._node.endpoint.session_of(name)
@@ -249,13 +251,13 @@ class OldProcess(Changes):
 
 
 class NewProcess:
-    """What a new process got from the one that it replaces."""
+    """The seat that a new process got from the one that it replaces."""
 
     def __init__(self, conversation: Conversation, passed: c.SocketPassed, fd: int) -> None:
         self._conversation = conversation
         #: Ours from here on; its socket is not ours to read before we are told so.
         self.seat = Seat.given(passed, fd)
-        #: What it was called.
+        #: The predecessor's name.
         self.predecessor = passed.name
         #: Whether the socket is ours to read.
         self.reading = False
@@ -266,7 +268,7 @@ class NewProcess:
     @classmethod
     async def begin(cls, predecessor: Path, command: c.TakeOver) -> Self:
         """Ask the process with that control socket to be replaced. PeerError when it is not there,
-        CommandFailedError when it will not."""
+        CommandFailedError when it refuses."""
         conversation = await Conversation.begin(predecessor)
         return cls(conversation, *await conversation.ask_for_descriptor(command, c.SocketPassed))
 
@@ -281,13 +283,13 @@ class NewProcess:
         *,
         supervised: bool = False,
     ) -> c.Answer:
-        """Read the socket and take in connections until the predecessor is done or dead.
+        """Read the socket and take connections until the predecessor is done or dead.
 
-        An answer that is not ok names what was cut, or says that the predecessor died. If
-        `supervised`, somebody else says when unknown IDs of ours are nobody's.
+        An answer that is not ok names the connections that were cut, or says that the predecessor
+        died. If `supervised`, the supervisor says when unknown IDs of ours have no owner.
 
-        Raises PeerError when the predecessor keeps the port and serves on. `node` reads it no more
-        then; closing it closes the connections that it got.
+        Raises PeerError when the predecessor keeps the port and serves on. Then `node` no longer
+        reads it; closing `node` closes the connections that it got.
         """
         endpoint = node.endpoint
         endpoint.follow(self.predecessor)
@@ -313,8 +315,8 @@ class NewProcess:
         return answer
 
     def _reset_from_now_on(self, node: Node) -> None:
-        """The predecessor is gone, and so is what it knew of connections that it had given to
-        others. Where there are such, clients that have yet to cut over are not to be reset."""
+        """The predecessor is gone, with its knowledge of connections that it had given to others.
+        If there are such connections, clients that have yet to cut over are not reset."""
         if self.seat.workers or node.names.remote or node.handoffs.store is not None:
             table = node.endpoint.table
             table.no_reset_until = max(table.no_reset_until, monotonic() + NO_RESET_LIFETIME_S)
@@ -332,8 +334,8 @@ class NewProcess:
                 on_progress(frame)
             elif isinstance(frame, c.Answer):
                 return frame
-        # Hanging up is no proof: as long as it lives, it may own connections. What it still does
-        # comes over the link.
+        # Hanging up is no proof: as long as it lives, it may own connections. Its messages still
+        # come over the link.
         await self._predecessor_died.wait()
         if not self.reading:
             self._begin(node, [])
