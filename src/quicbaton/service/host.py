@@ -14,26 +14,28 @@ from typing import Final
 
 from quicbaton.limits import MAX_DESCRIPTORS
 
-#: Of the 16 that the kernel draws at random: enough to tell boots apart, and in every baton.
+#: Bytes of the 16 that the kernel draws at random: enough to tell boots apart. They are in every
+#: baton.
 _BOOT_ID_BYTES: Final = 8
 #: The inode of the first time namespace (PROC_TIME_INIT_INO in linux/proc_ns.h): its clock is the
 #: kernel's own.
 _FIRST_TIME_NAMESPACE: Final = "time:[4026531834]"
-#: Objects made before the collector looks at them: a look takes one or two milliseconds, in which
-#: nobody is served.
+#: Objects made before the collector runs. A run takes one or two milliseconds, in which no client
+#: is served.
 _YOUNG_OBJECTS: Final = 10_000
-#: Looks before it sees again what they left alive. Nothing of ours is ever found then, and with a
-#: million objects it takes a quarter of a second.
+#: Runs before it also looks at older objects. It never finds anything of ours there, and with a
+#: million objects that takes a quarter of a second.
 _LOOKS: Final = 1_000
 
 
 def tune_collector() -> None:
-    """Have the garbage collector look less often. Call it once, when a server has imported all.
+    """Have the garbage collector run less often. Call it once, when a server has imported
+    everything.
 
-    What was imported stays, so it is never looked at again: that took tens of milliseconds. And
-    connections that arrive by the thousand are alive, so looking at them again and again finds
-    nothing: of 123 µs of CPU that it takes to build one, that were 69. Connections and handshakes
-    go without the collector's help; what a program leaves to it waits a little longer.
+    Imported objects stay, so they are never looked at again: that took tens of milliseconds.
+    Connections that arrive by the thousand are alive, so repeated looks find nothing: of the 123 µs
+    of CPU that it takes to build one, they were 69. Connections and handshakes are freed without
+    the collector's help. Only a program's own cycles wait a little longer.
     """
     gc.collect()
     gc.freeze()
@@ -42,7 +44,7 @@ def tune_collector() -> None:
 
 def raise_descriptor_limit() -> None:
     """Let this process have as many descriptors as it may. The soft limit is 1024 on most systems,
-    for programs that use select(2), as nothing here does. Workers inherit it."""
+    for programs that use select(2), as nothing here does. Workers inherit the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -79,5 +81,5 @@ def _time_namespace() -> str:
     try:
         return os.readlink("/proc/self/ns/time")
     except OSError:
-        # Older than Linux 5.6: one clock for all.
+        # Before Linux 5.6 there is one clock for all.
         return ""

@@ -1,1 +1,1 @@
-"""What takes a connection off this process and puts it on: performs what `handoff` decides."""
+"""Takes connections off this process and puts them on: performs the decisions of `handoff`."""

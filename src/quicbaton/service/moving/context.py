@@ -1,4 +1,4 @@
-"""What the handoffs of one process share."""
+"""The objects that all handoffs of one process share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from quicbaton.service.peers.names import Names
 
 @dataclass
 class Counts:
-    """What has happened to the connections of a process."""
+    """Counters of the connections of a process."""
 
     given: int = 0
     resumed: int = 0
@@ -32,29 +32,27 @@ class Counts:
 
 @dataclass
 class HandoffContext:
-    """One process's."""
-
     endpoint: Endpoint
     mover: Mover
     names: Names
     relays: StreamRelays
     waiters: LinkWaiters
     forwarders: InboundForwarders
-    #: None where no shared store says whose connections are.
+    #: None where no shared store decides who owns connections.
     store: StoreClient | None
     #: The format of batons that are saved.
     file_format: int
     feed: Callable[[Handoff, ev.Event], None]
-    #: Told of a connection that was ours and is over.
+    #: Called with a connection that was ours and is over.
     closed: Callable[[bytes], None]
-    #: By number; those that are up.
+    #: Open links, by number.
     links: dict[int, Link] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
-    #: How handoffs ended, by direction (`out`, `in`) and code.
+    #: Ends of handoffs, by direction (`out`, `in`) and code.
     outcomes: Counter[tuple[str, Reason]] = field(default_factory=Counter)
 
     def close_living(self, connection_id: bytes) -> bool:
-        """Close a connection that lives, but not as it should; False when it does not live."""
+        """Close a living connection whose handoff failed. Returns False when it does not live."""
         session = self.endpoint.sessions.get(connection_id)
         if session is not None:
             text = "the connection could not be moved"

@@ -1,4 +1,4 @@
-"""When the handoffs of a process are to be looked at again."""
+"""The times at which the handoffs of a process are to be looked at again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quicbaton.service.moving.handoff import Handoff
 
 #: Deadlines are this coarse, so that many share a timer.
 _GRAIN_US: Final = 50_000
-#: A timer that fires so late shows that this process was stopped, or very busy.
+#: A timer that fires this late shows that the process was stopped, or very busy.
 _HELD_UP_US: Final = 100_000
 
 
@@ -20,7 +20,7 @@ class Deadlines:
     """Calls `due(handoffs)` with those whose time has come, a little later at most.
 
     A deadline that moves on costs nothing: the handoff is looked at when the earlier one was due,
-    and again when it is.
+    and again at the later one.
     """
 
     def __init__(self, due: Callable[[list[Handoff]], None]) -> None:
@@ -36,7 +36,7 @@ class Deadlines:
         self._waits_for_links = False
 
     def set(self, handoff: Handoff, due_us: int | None) -> None:
-        """Look at the handoff then, by the monotonic clock; None: not at all."""
+        """Look at the handoff at this time of the monotonic clock; None: not at all."""
         if due_us is None:
             self.drop(handoff)
             return
@@ -89,8 +89,8 @@ class Deadlines:
     def _fire(self) -> None:
         self._timer = None
         now_us = round(monotonic() * 1e6)
-        # What the others sent while this process stood still comes first: it was in time. Once,
-        # or a process that is always late would have no deadlines.
+        # Messages that the others sent while this process stood still come first: they were in
+        # time. Once only, or a process that is always late would have no deadlines.
         late_us = now_us - self._timer_bucket * _GRAIN_US
         self._waits_for_links = not self._waits_for_links and late_us > _HELD_UP_US
         if self._waits_for_links:

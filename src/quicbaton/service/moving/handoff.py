@@ -1,4 +1,4 @@
-"""What the two directions of a handoff have in common: a machine, its effects, who waits for it."""
+"""The common base of both directions of a handoff: a machine, its effects, and its waiters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Performers = Mapping[type[fx.Effect], Callable[[Any, Any], None]]
 
 
 class HandoffResult(NamedTuple):
-    """How a handoff ended, for whoever asked for it."""
+    """The end of a handoff, for the process or command that asked for it."""
 
     outcome: Outcome
     code: Reason
@@ -42,13 +42,12 @@ class HandoffResult(NamedTuple):
 class Handoff(ABC):
     """One connection on its way from one process to another, seen by one of the two.
 
-    It holds all that there is of the handoff: the machine that decides, up to the commit one and
-    after it another, and what their effects need.
-    `feed(handoff, event)` queues an event: what the effects of one event bring about is handled
-    after all of them were performed.
+    It holds everything about the handoff: the machine that decides, one up to the commit and
+    another after it, and all that their effects need. `feed(handoff, event)` queues an event: an
+    event that results from effects is handled after all of these were performed.
     """
 
-    #: What performs each kind of effect; takes the handoff and the effect.
+    #: The method for each kind of effect; it takes the handoff and the effect.
     PERFORMERS: ClassVar[Performers]
 
     def __init__(
@@ -62,7 +61,7 @@ class Handoff(ABC):
         self.connection_id = machine.connection_id
         #: The process at the other end, once there is one.
         self.pid = pid
-        #: How that process is called, where it is known.
+        #: The other process's name, where it is known.
         self.peer = ""
         self._links = links
         self._feed = feed
@@ -81,20 +80,20 @@ class Handoff(ABC):
 
     @property
     def ended(self) -> bool:
-        """Nothing more comes of it."""
+        """Whether no event changes it any more."""
         return self.machine.ended
 
     @property
     @abstractmethod
     def is_unfinished(self) -> bool:
-        """It keeps this process from ending."""
+        """Whether it keeps this process from ending."""
 
     def feed(self, event: ev.Event) -> None:
-        """Have the machine handle an event, behind those that wait already."""
+        """Have the machine handle an event, after those that wait already."""
         self._feed(self, event)
 
     def handle(self, event: ev.Event, now_us: int) -> None:
-        """Let the machine decide, and perform what it says."""
+        """Let the machine decide, and perform its effects."""
         if type(event) is ev.DeadlinePassed and not self.is_late(now_us):
             return
         try:
@@ -108,7 +107,7 @@ class Handoff(ABC):
             try:
                 self.PERFORMERS[type(effect)](self, effect)
             except Exception as error:
-                # The boundary between handoffs: one connection's failure is not another's.
+                # The boundary between handoffs: one connection's failure must not be another's.
                 self._failed(effect, error)
 
     def is_late(self, now_us: int) -> bool:
@@ -117,22 +116,22 @@ class Handoff(ABC):
         return deadline_us is not None and now_us >= deadline_us
 
     def wait(self) -> asyncio.Future[HandoffResult]:
-        """How it ends, when it has."""
+        """Wait for its result."""
         self._waiter = asyncio.get_running_loop().create_future()
         return self._waiter
 
     def finish(self, result: HandoffResult) -> None:
-        """Tell whoever waits for it."""
+        """Give the result to all that wait for it."""
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(result)
 
     def link_lost(self, link: Link) -> None:
-        """Nothing more comes over a link."""
+        """The link is lost, and all its messages were handled."""
         self.feed(ev.LinkLost(link.number))
 
     def send(self, effect: fx.Send) -> None:
-        """Send a message. To the machine a link that is gone, or takes no message, is lost."""
+        """Send a message. A link that is gone, or takes no message, is lost to the machine."""
         link = self._links.get(effect.link)
         if link is None:
             self.feed(ev.LinkLost(effect.link))
@@ -145,7 +144,7 @@ class Handoff(ABC):
 
     @abstractmethod
     def forget(self) -> None:
-        """The handoff has ended: let go of what is left of it."""
+        """The handoff has ended: release all that it holds."""
 
     # --- helpers --------------------------------------------------------------------------------
 
@@ -157,7 +156,7 @@ class Handoff(ABC):
             self.lose()
 
     def _refused(self, event: ev.Event, error: QuicbatonError) -> None:
-        """A peer's violation closes its link; anything else is our own mistake."""
+        """Close the link of a peer that broke a rule; report any other error as our own mistake."""
         link = self._links.get(event.link) if isinstance(event, ev.Received) else None
         if link is not None and isinstance(error, PeerError):
             link.abort()
@@ -166,7 +165,7 @@ class Handoff(ABC):
 
 
 def send(link: Link, message: HandoffMessage) -> None:
-    """Send a handoff's message, in haste if a client waits for it."""
+    """Send a handoff's message, without delay if a client waits for it."""
     before, after, is_unhurried = _SENDING[type(message)]
     if armed:
         reach(before)
@@ -179,11 +178,11 @@ def send(link: Link, message: HandoffMessage) -> None:
 
 
 def log(what: str, error: Exception) -> None:
-    """Tell of a failure that costs nobody else anything."""
+    """Log a failure that affects no other handoff."""
     asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error})
 
 
-#: Messages for which no client waits: it is still served, or again.
+#: Messages for which no client waits: its connection is still served, or is served again.
 _UNHURRIED: Final = (Offer, Accept, Cutover, CutoverAck, Moved, MovedAck, Resumed)
 #: The failpoints around a message, and whether it is one of those. Made once: strays are many.
 _SENDING: Final[dict[type, tuple[str, str, bool]]] = {

@@ -1,11 +1,11 @@
-"""The processes that forward to the connections of this one: the source that each came from, and
-those that gave it away earlier and whose connection IDs its client still uses.
+"""The processes that forward to connections of this one: the source of each, and earlier owners
+whose connection IDs the client still uses.
 
     A ── gave it to ──► B ── gives it to ──► C
 
-While the client uses A's IDs, A forwards to B. When B hands the connection on, B tells A (MOVED); A
-opens a link to C, announces itself there (MOVED_ACK) and forwards to C. Each forwarder has a
-handoff of its own at the owner, under the id of the handoff in which it gave.
+While the client uses A's IDs, A forwards to B. When B hands the connection on, B tells A (MOVED). A
+then opens a link to C, announces itself there (MOVED_ACK) and forwards to C. Each forwarder has a
+handoff of its own at the owner, under the id of the handoff by which it gave the connection away.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Inbound:
     """A connection that came here and whose client may still use IDs that lead elsewhere."""
 
     handoffs: list[Handoff] = field(default_factory=list)
-    #: It came with a cutover before it, or with one of ours to come.
+    #: It came with an open cutover, or its client has IDs of others.
     is_cutting: bool = False
     #: Its client was asked to use our IDs. If not, it has yet to cut over to an earlier owner.
     asked: bool = False
@@ -33,8 +33,8 @@ class _Inbound:
 
 class InboundForwarders:
     """By the connection. `begin_cutover(connection)` has its client use IDs that lead here, if it
-    has others, and says whether; `remote_name_of(path)` is what other hosts call a process of this
-    one."""
+    has others, and returns whether it has. `remote_name_of(path)` is the name of a process of this
+    host on other hosts."""
 
     def __init__(
         self, begin_cutover: Callable[[Connection], bool], remote_name_of: Callable[[str], str]
@@ -58,11 +58,11 @@ class InboundForwarders:
             inbound.asked = inbound.asked or self._begin_cutover(connection)
 
     def look(self, connection: Connection) -> None:
-        """Tell the forwarders, if the client uses none of their connection IDs any more."""
+        """Tell the forwarders if the client uses none of their connection IDs any more."""
         inbound = self._inbound.get(connection.name)
         if inbound is None or not inbound.is_cutting or connection.cutover_pending:
             return
-        # The cutover to an earlier owner may be what is complete (RFC 9000 §5.1.2).
+        # The completed cutover may be the one to an earlier owner (RFC 9000 §5.1.2).
         if not inbound.asked and self._begin_cutover(connection):
             inbound.asked = True
             return
@@ -74,7 +74,7 @@ class InboundForwarders:
 
     def can_tell(self, connection_id: bytes, to: Link) -> bool:
         """Whether all of the connection's forwarders would learn that the process at the other end
-        of `to` owns it, and that process of them."""
+        of `to` owns it, and that process would learn of them."""
         return self.has_room(connection_id) and all(
             handoff.link is not None and bool(self._name_for(handoff, to.peer_name))
             for handoff in self._living(connection_id)
@@ -88,7 +88,6 @@ class InboundForwarders:
                 handoff.feed(ev.GivenOn(self._name_for(handoff, to)))
 
     def closed(self, connection_id: bytes) -> None:
-        """The connection is over."""
         self._tell_all(connection_id, ev.ConnectionClosed())
 
     def forget(self, handoff: Handoff) -> None:
@@ -112,7 +111,8 @@ class InboundForwarders:
                 handoff.feed(event)
 
     def _name_for(self, handoff: Handoff, to: str) -> str:
-        """What the forwarder knows the process `to` by. A path means nothing on another host."""
+        """The name by which the forwarder knows the process `to`. A path means nothing on another
+        host."""
         if to.startswith("/") and not handoff.peer.startswith("/"):
             return self._remote_name_of(to)
         return to

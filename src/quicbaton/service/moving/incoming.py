@@ -1,4 +1,4 @@
-"""A connection arrives: what there is of it until it is ours, and while others forward to it."""
+"""A connection arrives: its handoff until it is ours, and while others forward to it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from quicbaton.service.moving.proxying import ProxyOutlet
 from quicbaton.service.moving.strays import StraySink, datagrams, deliver
 from quicbaton.service.peers.link import Link
 
-#: Rebuilt, and not known to be ours.
+#: The connection is rebuilt, and not known to be ours.
 _WAITING: Final = (
     TakingState.READY,
     TakingState.COMMITTING,
@@ -41,8 +41,8 @@ _WAITING: Final = (
 
 @dataclass
 class Handoffs:
-    """Those of one process: there is one way out for a connection, and a way in for each process
-    that gave it away."""
+    """The handoffs of one process. A connection has one on its way out, and one on its way in for
+    each process that gave it away."""
 
     #: By connection.
     outgoing: dict[bytes, OutgoingHandoff] = field(default_factory=dict)
@@ -53,14 +53,14 @@ class Handoffs:
         return [*self.outgoing.values(), *self.incoming.values()]
 
     def remove(self, handoff: Handoff) -> None:
-        """Nothing finds it any more."""
+        """Forget the handoff."""
         if self.outgoing.get(handoff.connection_id) is handoff:
             del self.outgoing[handoff.connection_id]
         elif self.incoming.get(handoff.machine.handoff_id) is handoff:
             del self.incoming[handoff.machine.handoff_id]
 
     def waiting(self, connection_id: bytes) -> IncomingHandoff | None:
-        """The handoff that has a connection ready which is not ours yet."""
+        """The handoff that has a rebuilt connection which is not ours yet."""
         for one in self.incoming.values():
             if one.connection_id == connection_id and one.machine.state in _WAITING:
                 return one
@@ -89,9 +89,9 @@ class IncomingHandoff(Handoff):
         self._rebuilt: RebuiltConnection | None = None
         #: Open files that go along with the baton.
         self._parcel = Parcel()
-        #: What takes the datagrams of a connection that waits for its store.
+        #: Takes the datagrams of a connection that waits for its store.
         self._held: StraySink | None = None
-        #: Where the source sends for the connection.
+        #: The outlet through which the source sends for the connection.
         self._outlet: ProxyOutlet | None = None
 
     # --- commands -------------------------------------------------------------------------------
@@ -107,18 +107,18 @@ class IncomingHandoff(Handoff):
 
     @property
     def is_unfinished(self) -> bool:
-        """The process at the other end has yet to turn to the next owner."""
+        """Whether the process at the other end has yet to turn to the next owner."""
         return self.machine.state is CuttingOverState.HANDED_ON
 
     @property
     def asks_the_store(self) -> bool:
-        """Whether it wants to know whose the connection is."""
+        """Whether it still asks the store about the owner."""
         return self.machine.state is TakingState.COMMITTING
 
     # --- what links bring -----------------------------------------------------------------------
 
     def on_descriptors(self, link: Link, message: Descriptors) -> None:
-        """Open files have come that go along with the baton."""
+        """Take open files that go along with the baton."""
         parcel = Parcel(link.take_descriptors(message))
         if self.ended:
             parcel.close()
@@ -129,7 +129,7 @@ class IncomingHandoff(Handoff):
     # --- endings --------------------------------------------------------------------------------
 
     def lose(self) -> None:
-        """The connection is ours, cannot be resumed, and its client is told."""
+        """The connection is ours and cannot be resumed: tell its client."""
         if self._context.close_living(self.connection_id):
             return
         rebuilt, self._rebuilt = self._rebuilt, None
@@ -188,8 +188,9 @@ class IncomingHandoff(Handoff):
         self._context.store.read(self, effect)
 
     def _hold(self) -> None:
-        """Keep what comes for the connection here while it waits for its store: if its source dies,
-        its datagrams come straight to us, and are nobody's as long as we do not own it."""
+        """Keep datagrams for the connection while it waits for its store. If its source dies, its
+        client's datagrams come straight to us, and while we do not own it the endpoint does not
+        know them."""
         if self._rebuilt is None or self._held is not None:
             return
         table = self._context.endpoint.table
@@ -213,7 +214,7 @@ class IncomingHandoff(Handoff):
                 ecn=one.ecn,
                 received_us=now_us,
             )
-            # Over no link: it came by itself.
+            # Over no link: the datagram came by itself.
             self.feed(ev.Received(0, stray))
 
     def _resume(self, effect: fx.Resume) -> None:
@@ -261,7 +262,7 @@ class IncomingHandoff(Handoff):
             stray = msgspec.structs.replace(effect.stray, handoff_id=waiting.machine.handoff_id)
             waiting.feed(ev.Received(self.machine.link, stray))
         elif waiting is None and outgoing is not None:
-            # It was frozen or handed on; else it is over, and nobody takes them.
+            # It was frozen or handed on; otherwise it is over, and the datagrams are dropped.
             outgoing.receive(datagrams([effect.stray]))
 
     def _report(self, effect: fx.Report) -> None:
@@ -287,7 +288,8 @@ class IncomingHandoff(Handoff):
             self._context.mover.discard(rebuilt)
 
     def _release(self, rebuilt: RebuiltConnection) -> None:
-        """What was held is another's: its IDs that are of this process must not be reset."""
+        """Datagrams that were held are another process's: IDs of this process among the
+        connection's must not be reset."""
         held, self._held = self._held, None
         table = self._context.endpoint.table
         until = monotonic() + NO_RESET_LIFETIME_S
@@ -296,7 +298,7 @@ class IncomingHandoff(Handoff):
                 table.withhold_resets(cid, until)
 
     def _answer_with_resets(self, _effect: fx.AnswerWithResets) -> None:
-        """The connection was rebuilt here, and is nobody's."""
+        """The connection was rebuilt here, and no process owns it."""
         if self._rebuilt is not None:
             self._context.mover.reset(self._rebuilt.client)
 

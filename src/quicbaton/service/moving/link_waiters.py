@@ -12,7 +12,7 @@ from quicbaton.service.peers.link import Link
 
 
 class LinkWaiters:
-    """`connect(name)` has a link opened; `answered` or `unreachable` is called in the end."""
+    """`connect(name)` has a link opened. In the end `answered` or `unreachable` is called."""
 
     def __init__(self, connect: Callable[[str], None]) -> None:
         self._connect = connect
@@ -28,8 +28,8 @@ class LinkWaiters:
         self._sought.pop(handoff, None)
 
     def answered(self, link: Link, name: str) -> None:
-        """A link is greeted. Handoffs that wait for one to that process, by this name or by its
-        own, have it."""
+        """A link is greeted. It goes to handoffs that wait for one to that process, by this name or
+        by its own."""
         for handoff in self._take({name, link.peer_name}):
             handoff.pid = link.peer_pid
             handoff.feed(ev.LinkUp(link.number))

@@ -1,4 +1,4 @@
-"""The machines that begin a process's part in a handoff."""
+"""Makes the machines with which a process begins its part in a handoff."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from quicbaton.service.peers.link import Link
 
 
 class MachineMaker:
-    """One process's. `formats` are the baton formats that it reads, `store` the shared one that may
-    decide whose a connection is."""
+    """`formats` are the baton formats that this process reads, `store` the shared store that may
+    decide who owns a connection."""
 
     def __init__(
         self, ledger: Ledger, waits: Waits, formats: frozenset[int], store: StoreClient | None
@@ -34,7 +34,7 @@ class MachineMaker:
         self._store = store
 
     def giving(self, connection_id: bytes, *, shared: bool) -> Giving:
-        """Gives a connection away; `shared`: the store decides, if there is one."""
+        """A machine that gives a connection away; `shared`: the store decides, if there is one."""
         handoff_id = os.urandom(16)
         if not shared or self._store is None:
             return GivingByLedger(connection_id, handoff_id, self._ledger, waits=self._waits)
@@ -56,8 +56,9 @@ class MachineMaker:
         can_send: bool = True,
         shared: bool = False,
     ) -> Taking:
-        """Takes a connection over. `name` is what its source knows us by; `can_send`: whether we
-        can send from where its client talks to; `shared`: the store decides, if there is one."""
+        """A machine that takes a connection over. `name` is the source's name for us; `can_send`:
+        whether we can send from the address to which its client sends; `shared`: the store decides,
+        if there is one."""
         if not shared or self._store is None:
             return TakingByLedger(
                 connection_id,
@@ -81,7 +82,7 @@ class MachineMaker:
         )
 
     def cutting_over(self, connection_id: bytes, handoff_id: bytes, link: Link) -> CuttingOver:
-        """Sees to a process that has announced over `link` that it forwards to us."""
+        """A machine for a process that has announced over `link` that it forwards to us."""
         return CuttingOver(
             connection_id,
             handoff_id,

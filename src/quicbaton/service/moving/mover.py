@@ -1,6 +1,6 @@
 """Takes connections off this process's endpoint and puts them on: frozen, sealed, rebuilt, alive.
 
-What is decided elsewhere is performed here; nothing here waits.
+It performs decisions that are made elsewhere, and never waits.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from quicbaton.transport.train import Train
 
 
 class ResetTarget(NamedTuple):
-    """Whom to tell, and how, when a connection turns out to be nobody's."""
+    """The client to tell, and the tokens for it, when a connection turns out to have no owner."""
 
     remote: Address
     local: Address
@@ -56,7 +56,7 @@ class ResetTarget(NamedTuple):
 
 
 class Frozen(NamedTuple):
-    """A connection between freeze and commit: what a thaw needs."""
+    """A connection between freeze and commit, with everything that a thaw needs."""
 
     session: Session
     cids: tuple[bytes, ...]
@@ -70,7 +70,7 @@ class Frozen(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a forwarder remembers of a connection that it gave away."""
+    """The memory of a forwarder about a connection that it gave away."""
 
     cids: tuple[bytes, ...]
     client: ResetTarget
@@ -89,23 +89,23 @@ class RebuiltConnection(NamedTuple):
     opened_at_s: float
 
     def missed_us(self, now: float, frozen_us: int) -> int:
-        """How much further connection time must move, now that the source has said for how long
-        the connection stood still by its own clock.
+        """By how much connection time must move on, now that the source has told for how long the
+        connection stood still by its own clock.
 
-        On one host that clock is ours, and nothing is missed. Else the source counted from its
-        freeze to its commit, we from the baton's arrival until now, and these overlap: the longer
-        of the two is what has passed at least. The truth may be longer, by the way of a message.
-        To count less is safe: a timer fires later than it might, our ACK Delay is too short, which
-        costs the peer's estimate of the round trip a little, and no sample of ours begins before
-        the handoff (`owner_first_number`). To count more would end connections by idle timeouts
-        that have not passed.
+        On one host that clock is ours, and nothing is missed. Otherwise the source counted from its
+        freeze to its commit, and we from the baton's arrival until now. These overlap, so at least
+        the longer of the two has passed. The truth may be longer, by the way of a message. Counting
+        less is safe: a timer fires later than it might, and our ACK Delay is too short, which costs
+        the peer's estimate of the round trip a little; no sample of ours begins before the handoff
+        (`owner_first_number`). Counting more would end connections by idle timeouts that have not
+        passed.
         """
         if self.frozen_at_us is not None:
             return 0
         return max(0, frozen_us - self._here_us(now))
 
     def waited_us(self, now: float, frozen_us: int) -> int:
-        """For how long nobody could speak to the client; across hosts, at least."""
+        """How long no process could send to the client; across hosts, at least."""
         if self.frozen_at_us is not None:
             return max(0, round(now * 1e6) - self.frozen_at_us)
         return max(frozen_us, self._here_us(now))
@@ -124,7 +124,7 @@ class RebuiltConnection(NamedTuple):
 
 
 class Mover:
-    """One process's. `host` names this boot of this host."""
+    """`host` names this boot of this host."""
 
     def __init__(self, endpoint: Endpoint, ring: KeyRing, names: Names, host: bytes) -> None:
         self._endpoint = endpoint
@@ -132,15 +132,15 @@ class Mover:
         self._names = names
         self._host = host
 
-        #: What sources have sent ahead of their batons.
+        #: Bytes of streams that sources have sent ahead of their batons.
         self.copies = Copies()
 
     def freeze(self, connection_id: bytes, strays: Owner) -> Frozen:
         """Stop driving the connection; `strays` gets its datagrams.
 
-        Its last trains are made, but not sent: `send_last_train` does that by and by, so that the
-        client does not wait for all of the handoff at once. Nothing else is protected with the
-        connection's keys, and the snapshot knows of them.
+        Its last trains are made, but not sent: `send_last_train` does that one by one, so that the
+        client does not wait for all of the handoff at once. No other packet is protected with the
+        connection's keys, and the snapshot knows of these.
         """
         session = self._endpoint.session_of(connection_id)
         if session is None:
@@ -151,16 +151,18 @@ class Mover:
         return frozen
 
     def send_last_train(self, frozen: Frozen) -> None:
-        """Send the next of what `freeze` has made. It comes before the commit or not at all."""
+        """Send the next train that `freeze` has made. It is sent before the commit or not at
+        all."""
         if frozen.parting:
             for train in frozen.parting.pop(0):
                 self._endpoint.udp.send(train)
 
     def snapshot(self, frozen: Frozen, copying: Copying | None, *, may_relay: bool) -> Frozen:
-        """With the snapshot, less what has been copied ahead of it. Where it `may_relay`, streams
-        whose requests cannot be exported stay behind, with the protocol object.
+        """The connection with its snapshot, without the bytes that were copied ahead. If
+        `may_relay`, streams whose requests cannot be exported stay behind, with the protocol
+        object.
 
-        Raises RefusedError, the connection unharmed, when it cannot move. What can refuse is
+        Raises RefusedError, the connection unharmed, when it cannot move. Parts that may refuse are
         exported first; then the transport, which spends the connection.
         """
         session = frozen.session
@@ -197,14 +199,14 @@ class Mover:
         frozen = frozen._replace(
             client=_client(state), snapshot=encode_snapshot(snapshot), descriptors=descriptors
         )
-        # Last: a full disk may fail it, and from here on the snapshot is what a thaw needs.
+        # Last: a full disk may fail it, and from here on a thaw needs the snapshot.
         self._endpoint.end_trace(session.connection)
         return frozen
 
     def seal(
         self, frozen: Frozen, connection_id: bytes, term: int, audience: str, version: int
     ) -> Sealed:
-        """A baton of the snapshot. RefusedError when the format `version` cannot say it."""
+        """A baton of the snapshot. RefusedError when the format `version` cannot express it."""
         source = self._names.toward(audience)
         fields = BatonFields(
             connection_id=connection_id, term=term, source=source, audience=audience
@@ -214,13 +216,13 @@ class Mover:
         return Sealed(baton_id, digest, sealed)
 
     def thaw(self, frozen: Frozen) -> Session:
-        """Bring it back here, as it was when it was frozen."""
+        """Bring the connection back here, as it was when it was frozen."""
         while frozen.parting:
             self.send_last_train(frozen)
         for cid in frozen.cids:
             self._endpoint.table.remove(cid)
         if not frozen.snapshot:
-            # The very same object: what it kept free for the next owner is its own again.
+            # The very same object: it may use again the room that it kept free for the next owner.
             frozen.session.connection.stay()
             return self._endpoint.adopt(frozen.session.connection, frozen.session.protocol)
         snapshot = decode_snapshot(frozen.snapshot, frozen.precopies)
@@ -239,11 +241,12 @@ class Mover:
         live: bool = False,
     ) -> RebuiltConnection:
         """Open, check and rebuild a baton, silently. A `live` one comes from its source right now,
-        whatever the clocks of the two hosts say. The program takes what is in `parcel`.
+        whatever the clocks of the two hosts say. The program takes the files in `parcel`.
 
-        A connection that another process will send for gets no connection IDs of ours, since what
-        comes for them would not come here; nor any of that process's, which would have to know
-        them first. Its client has up to two spare ones, for two changes of its address.
+        A connection for which another process will send gets no connection IDs of ours, since
+        datagrams for these would not come here. It gets none of that process's either, which would
+        have to know them first. Its client has up to two spare ones, for two changes of its
+        address.
         """
         opened = open_baton(sealed, self._ring, None if live else time(), *self._names)
         snapshot = decode_snapshot(opened.payload, self.copies.kept)
@@ -278,17 +281,17 @@ class Mover:
         frozen_us: int,
         outlet: ProxyOutlet | None,
     ) -> tuple[Session, int]:
-        """Drive a rebuilt connection, which is ours now; returns also for how many microseconds its
+        """Drive a rebuilt connection, which is ours now. Also returns for how many microseconds its
         client has been waiting, from the freeze to the first datagram.
 
-        What an owner of the class `sink` got of its datagrams, from an earlier time here, is its
-        own again. `outlet`: where its datagrams go, if not to the socket.
+        If an owner of the class `sink` got its datagrams, from an earlier time here, the connection
+        gets them again. `outlet`: the destination of its datagrams, if not the socket.
         """
         endpoint = self._endpoint
         connection = opened.connection
         now = monotonic()
         connection.rearm(now, missed_us=opened.missed_us(now, frozen_us))
-        # Before all that the client does not wait for.
+        # Before everything for which the client does not wait.
         send_first(connection, endpoint.udp if outlet is None else outlet)
         waited_us = opened.waited_us(monotonic(), frozen_us)
         for cid in connection.connection_ids():
@@ -302,7 +305,7 @@ class Mover:
         return session, waited_us
 
     def begin_cutover(self, connection: Connection) -> bool:
-        """Have the client use IDs that lead here, if it has others; whether it has.
+        """Have the client use IDs that lead here, if it has others. Returns whether it has.
 
         Not while a cutover is open: a connection that was handed on in the middle of one finishes
         that first (RFC 9000 §5.1.2).
@@ -313,17 +316,17 @@ class Mover:
         return outdated
 
     def discard(self, opened: RebuiltConnection) -> None:
-        """Let go of a rebuilt connection, which has sent nothing."""
+        """Drop a rebuilt connection, which has sent nothing."""
         opened.protocol.connection_left()
         self._endpoint.end_trace(opened.connection)
         opened.connection.let_go()
 
     def reset(self, client: ResetTarget, cids: tuple[bytes, ...] = ()) -> None:
-        """Nobody owns the connection: its client is told so (RFC 9000 §10.3).
+        """No process owns the connection: tell its client (RFC 9000 §10.3).
 
-        At once, since a client that waits for us sends nothing that a reset could answer, and
-        under each of our IDs, since we do not know which it uses. Its address is validated, and
-        these few small datagrams go out once. What it still sends is answered by `routing`.
+        At once, since a client that waits for us sends nothing that a reset could answer, and under
+        each of our IDs, since we do not know which it uses. Its address is validated, and these few
+        small datagrams go out once. `routing` answers its later datagrams.
         """
         endpoint = self._endpoint
         for cid in (*cids, *client.tokens):
@@ -344,8 +347,8 @@ class Mover:
             )
 
     def _check_room(self, client: ResetTarget) -> None:
-        """For its IDs, as many that it gets in the cutover, and what it holds: once the connection
-        is ours, it is too late to find that there is none."""
+        """Check the room for its IDs, for those that it gets in the cutover, and for its bytes:
+        once the connection is ours, it is too late to find that there is none."""
         if not self._endpoint.table.has_room_here(2 * len(client.tokens)):
             raise RefusedError(
                 "the routing table is full here: choose another destination",
@@ -382,7 +385,8 @@ class Mover:
     def _bring_back(
         self, snapshot: Snapshot, left: LeftBehind
     ) -> tuple[Connection, QuicConnectionProtocol]:
-        """Coroutines run with that protocol object: it goes on, with what they did meanwhile."""
+        """Rebuild the connection for the same protocol object, with which coroutines run: it goes
+        on, with their calls from meanwhile."""
         state = snapshot.connection
         state.events += [WritableEvent(stream_id) for stream_id in left.stand_in.congested_ids]
         connection = self._make_connection(snapshot, self._endpoint.start_trace(state.original_id))
@@ -394,8 +398,8 @@ class Mover:
         self, snapshot: Snapshot, trace: QuicLoggerTrace | None, *, proxied: bool = False
     ) -> Connection:
         now = monotonic()
-        # The clocks of two hosts, or of two boots of one, are never compared: from another one the
-        # connection's time goes on where it stood, until the source says how long that was.
+        # The clocks of two hosts, or of two boots of one, are never compared. From another host the
+        # connection's time goes on where it stopped, until the source tells how long that was.
         is_ours = snapshot.host == self._host
         return Connection.resume(
             snapshot.connection,
@@ -411,11 +415,11 @@ class Mover:
 
 
 def _streams_left(session: Session) -> list[int]:
-    """Streams that cannot move with their connection, which is frozen to the network already."""
+    """Streams that cannot move with their connection, whose datagrams are stopped already."""
     protocol = session.protocol
     if not protocol.running_streams():
         return []
-    # What has come for them is delivered here.
+    # Events that have come for them are delivered here.
     protocol.process_events()
     known = session.connection.stream_ids
     left = with_members(protocol._http, list(protocol.running_streams()))

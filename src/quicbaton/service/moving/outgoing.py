@@ -1,4 +1,4 @@
-"""A connection leaves: what there is of it until it is given away, and while we forward to it."""
+"""A connection leaves: its handoff until it is given away, and while we forward to its owner."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ class OutgoingHandoff(Handoff):
     def __init__(self, context: HandoffContext, machine: Giving, pid: int | None) -> None:
         super().__init__(machine, pid, context.links, context.feed)
         self._context = context
-        #: What takes the baton of a connection that is saved.
+        #: Stores the baton of a connection that is saved.
         self._keep: Callable[[bytes], None] | None = None
         #: The baton format that was agreed upon with the destination.
         self._format = context.file_format
-        #: What goes to the destination ahead of the baton.
+        #: The copy of bytes that goes to the destination ahead of the baton.
         self._copying: Copying | None = None
         self._frozen: Frozen | None = None
         self._given: Given | None = None
-        #: The client, where the new owner talks to it through us.
+        #: The client, if the new owner sends to it through us.
         self._client: ProxiedClient | None = None
 
     # --- commands -------------------------------------------------------------------------------
 
     def begin(self, session: Session, link: Link, *, proxy: bool) -> asyncio.Future[HandoffResult]:
         """Hand the connection to the process at the other end of `link`. `proxy`: if that cannot
-        send from the address that the client talks to, send for it."""
+        send from the address to which the client sends, send for it."""
         waiter = self.wait()
         self._format = max(link.peer_formats)
         if not is_worth_it(session) or self._is_cutover_in_the_way(session, link, proxy=proxy):
@@ -77,8 +77,8 @@ class OutgoingHandoff(Handoff):
     def save(
         self, session: Session, keep: Callable[[bytes], None]
     ) -> asyncio.Future[HandoffResult]:
-        """Freeze the connection into a baton; done when `keep` has got that, or has raised OSError,
-        which thaws the connection."""
+        """Freeze the connection into a baton. Done when `keep` has stored it, or has raised
+        OSError, which thaws the connection."""
         self._keep = keep
         waiter = self.wait()
         self.feed(ev.Save(cutover_pending=session.connection.cutover_pending))
@@ -87,7 +87,7 @@ class OutgoingHandoff(Handoff):
         return waiter
 
     def cancel_save(self, code: Reason, text: str) -> None:
-        """Thaw the connection, if it is saved: its baton is worth nothing from here on."""
+        """Thaw the connection, if it is saved: its baton is void from here on."""
         if self.machine.state is GivingState.SAVED:
             self.feed(ev.Cancel(code, text))
 
@@ -95,23 +95,23 @@ class OutgoingHandoff(Handoff):
 
     @property
     def is_frozen(self) -> bool:
-        """It is neither given away nor thawed yet."""
+        """Whether it is neither given away nor thawed yet."""
         return self._frozen is not None
 
     @property
     def is_unfinished(self) -> bool:
-        """It is between its freeze here and the end of forwarding."""
+        """Whether it is between its freeze here and the end of forwarding."""
         return self.machine.state in _UNFINISHED
 
     @property
     def given_to(self) -> str:
-        """The process that has the connection and that we still forward to; empty: none."""
+        """The process that has the connection and to which we still forward; empty: none."""
         is_given = self._given is not None and self.machine.state is ForwardingState.FORWARDING
         return self.peer if is_given else ""
 
     @property
     def asks_the_store(self) -> bool:
-        """Whether it wants to know whose the connection is."""
+        """Whether it still asks the store about the owner."""
         return self.machine.state in _ASKING
 
     def lives_without(self, dead: int) -> bool:
@@ -125,8 +125,8 @@ class OutgoingHandoff(Handoff):
     def handle(self, event: ev.Event, now_us: int) -> None:
         if self.machine.state is GivingState.FROZEN:
             if type(event) is not ev.StrayArrived and self.is_late(now_us):
-                # This process was held up: the destination is discarding, or about to. To commit
-                # now would give the connection to nobody. Strays wait for the thaw like those
+                # This process was held up: the destination is discarding, or about to. A commit now
+                # would leave the connection without an owner. Strays wait for the thaw like those
                 # before.
                 super().handle(ev.DeadlinePassed(), now_us)
             if type(event) is ev.Received and type(event.message) is Ready:
@@ -135,18 +135,18 @@ class OutgoingHandoff(Handoff):
         super().handle(event, now_us)
 
     def on_copied(self, message: Precopied) -> None:
-        """The destination has what went ahead, or does not keep it."""
+        """The destination has the bytes that went ahead, or does not keep them."""
         if self._copying is not None and self._copying.copy_id == message.precopy_id:
             self._copying.on_copied(message.kept)
 
     def link_lost(self, link: Link) -> None:
-        """Nothing more comes over it; what was sent ahead over it counts for nothing."""
+        """The link is lost, and bytes that were sent ahead over it do not count."""
         if self._copying is not None and self._copying.link is link:
             self._copying.fail()
         self.feed(ev.LinkLost(link.number))
 
     def receive(self, batch: list[Datagram]) -> None:
-        """Datagrams have come for the connection, which is frozen or given away."""
+        """Take datagrams for the connection, which is frozen or given away."""
         if self.ended:
             return
         now_us = round(monotonic() * 1e6)
@@ -157,14 +157,14 @@ class OutgoingHandoff(Handoff):
             self.feed(ev.StrayArrived(one.data, one.remote, one.local, one.ecn, now_us))
 
     def taken_back(self) -> None:
-        """The connection is ours again: its datagrams are not forwarded any more."""
+        """The connection is ours again: its datagrams are no longer forwarded."""
         if not self.ended:
             self.feed(ev.TakenBack())
 
     # --- endings --------------------------------------------------------------------------------
 
     def lose(self) -> None:
-        """The connection is frozen, cannot be thawed, and is nobody's."""
+        """The connection is frozen, cannot be thawed, and has no owner."""
         if self._context.close_living(self.connection_id):
             return
         frozen, self._frozen = self._frozen, None
@@ -263,7 +263,8 @@ class OutgoingHandoff(Handoff):
             context.relays.leave(frozen.left, link, self.connection_id, machine.handoff_id)
             frozen.left.protocol.rest_moved()
         else:
-            # Its program's open files are another's; nothing is left for the garbage collector.
+            # Its program's open files are another process's; nothing is left for the garbage
+            # collector.
             frozen.session.protocol.connection_left()
         context.forwarders.handed_on(self.connection_id, self.peer)
         if context.store is not None:
@@ -280,7 +281,7 @@ class OutgoingHandoff(Handoff):
         self.finish(HandoffResult(effect.outcome, effect.code, effect.message))
 
     def _stop_forwarding(self, _effect: fx.StopForwarding) -> None:
-        """What still comes for its IDs is dropped, and never reset: somebody may own it."""
+        """Drop further datagrams for its IDs, and never reset them: another process may own it."""
         table = self._context.endpoint.table
         for cid in self._given.cids if self._given is not None else ():
             if isinstance(table.owners.get(cid), StraySink):
@@ -300,7 +301,7 @@ class OutgoingHandoff(Handoff):
         self._context.endpoint.observers.on_blackout(self.connection_id, effect.blackout_us)
 
     def _answer_with_resets(self, _effect: fx.AnswerWithResets) -> None:
-        """The connection was given away, and is nobody's."""
+        """The connection was given away, and no process owns it."""
         if self._given is not None:
             self._context.mover.reset(self._given.client, self._given.cids)
 
@@ -329,7 +330,7 @@ class OutgoingHandoff(Handoff):
         )
 
     def _size_bytes(self, connection: Connection) -> int:
-        """How big the baton will be, about: what went ahead is not in it."""
+        """The approximate size of the baton, without the bytes that went ahead."""
         pieces = Pieces() if self._copying is None else self._copying.pieces
         ahead = sum(
             min(half.end, run.stop) - half.starts[0]
@@ -341,12 +342,12 @@ class OutgoingHandoff(Handoff):
         return max(0, connection.buffered_bytes() - max(0, ahead))
 
     def _send_last_train(self) -> None:
-        """Send the next of what the freeze has made, if it is not committed yet."""
+        """Send the next train that the freeze has made, if it is not committed yet."""
         if self._frozen is not None:
             self._context.mover.send_last_train(self._frozen)
 
     def _send_last_trains(self) -> None:
-        """Send all that the freeze has made: somebody else may send from here on."""
+        """Send all trains that the freeze has made: another process may send from here on."""
         while self._frozen is not None and self._frozen.parting:
             self._send_last_train()
 

@@ -4,9 +4,9 @@
     ── Descriptors (with the files) ────────►  keeps them with the handoff
     ── BATON ───────────────────────────────►  gives them to the program that it rebuilds
 
-They are copies from the kernel's hand: the source's own stay open until it has given the
-connection away, so a handoff that is broken off finds them where they were. Whatever ends an
-attempt at the destination closes what came for it.
+The kernel makes copies: the source's own stay open until it has given the connection away. So a
+handoff that is broken off leaves them untouched. At the destination they are closed with the
+attempt for which they came.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from quicbaton.service.peers.link import Link
 
 
 class Parcel:
-    """Descriptors that belong to nobody else; closed unless somebody takes them."""
+    """Descriptors without another owner. They are closed unless they are taken."""
 
     def __init__(self, descriptors: Iterable[int] = ()) -> None:
         self._descriptors = list(descriptors)
 
     def take(self) -> list[int]:
-        """All of them; they are the caller's to close."""
+        """All descriptors; the caller has to close them."""
         taken, self._descriptors = self._descriptors, []
         return taken
 
     def close(self) -> None:
-        """Close what nobody took."""
+        """Close descriptors that were not taken."""
         for descriptor in self.take():
             os.close(descriptor)
 
 
 def copy(descriptors: Iterable[int]) -> Parcel:
-    """Further descriptors for the same open files; none where this process can have no more."""
+    """Further descriptors for the same open files; none if this process can have no more."""
     copies: list[int] = []
     try:
         for descriptor in descriptors:
@@ -48,7 +48,7 @@ def copy(descriptors: Iterable[int]) -> Parcel:
 
 
 def send_ahead(link: Link, baton: Baton, descriptors: tuple[int, ...]) -> None:
-    """Send what goes along with a baton, which is sent next."""
+    """Send the files that go along with a baton, which is sent next."""
     if descriptors:
         message = Descriptors(baton.connection_id, baton.handoff_id, len(descriptors))
         link.send_descriptors(message, descriptors)

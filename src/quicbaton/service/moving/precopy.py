@@ -1,4 +1,4 @@
-"""Copies what a busy connection's streams keep to its next owner, while this one still serves it.
+"""Copies the buffered bytes of a busy connection to its next owner, while this one still serves it.
 
     source                                     destination
     ── Precopy, Precopy, …, PrecopyEnd ──────►   keeps them, by the copy's id
@@ -10,10 +10,10 @@
     ── Precopy (the same again) ─────────────►   reads, while the source seals
     ── BATON ────────────────────────────────►   it leaves out what went ahead
 
-Without it a connection of 1 MB in flight stands still for as long as that takes to be encoded,
-sealed, passed, opened and decoded: 4 ms, with it 1, and with 64 MB the same. A copy goes no faster
-than the link takes it. Nothing depends on it: one that fails, or of which the destination keeps
-nothing, costs the handoff its speed and no more.
+Without it a connection with 1 MB in flight stands still while that is encoded, sealed, passed,
+opened and decoded: 4 ms. With it, it stands still for 1 ms, also with 64 MB. A copy goes no faster
+than the link takes it. Nothing depends on it: if it fails, or the destination keeps none of it, the
+handoff is slower, and no more.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ from quicbaton.limits import (
 )
 from quicbaton.service.peers.link import Link
 
-#: Below this the way there and back takes longer than to carry it in the baton.
+#: For fewer bytes the way there and back takes longer than carrying them in the baton.
 _WORTH_BYTES: Final = 64 << 10
 
 
 def is_worth_it(session: Session) -> bool:
-    """Whether so much is buffered that it should go ahead."""
+    """Whether enough is buffered that it should go ahead."""
     return _WORTH_BYTES <= session.connection.buffered_bytes() <= MAX_PRECOPY_BYTES
 
 
 class Copying:
     """The source's side, for one handoff. `go_on` is called once, to offer the connection: when
-    little is left to copy, or when the link or the peer has not got on for a while."""
+    little is left to copy, or when the link or the peer has made no progress for a while."""
 
     def __init__(self, session: Session, link: Link, go_on: Callable[[], None]) -> None:
         self.copy_id = os.urandom(16)
         self.link = link
         self.pieces = Pieces()
-        #: Whether the baton may leave out what `pieces` has.
+        #: Whether the baton may leave out the bytes in `pieces`.
         self.copied = True
         self._session = session
         self._go_on = go_on
@@ -64,7 +64,7 @@ class Copying:
         self._begin_round()
 
     def on_copied(self, kept: bool) -> None:
-        """The destination has what was sent, or says that it keeps nothing."""
+        """The destination has the bytes that were sent, or says that it keeps none."""
         if self._going_on:
             return
         if not kept or self._session.is_over:
@@ -85,7 +85,7 @@ class Copying:
             self._send_chunk(*chunk)
 
     def fail(self) -> None:
-        """Offer without: nothing is known to have been kept."""
+        """Offer without a copy: it is not known that any of it was kept."""
         if not self._going_on:
             self.copied = False
             self.pieces = Pieces()
@@ -136,12 +136,13 @@ class Copying:
 
 
 class Copies:
-    """The destination's side: what sources have sent ahead. `kept` is by the copies' ids."""
+    """The destination's side: the bytes that sources have sent ahead. `kept` is by the copies'
+    ids."""
 
     def __init__(self) -> None:
         self.kept: dict[bytes, Pieces] = {}
         self._total_bytes = 0
-        #: Which link each came over; also of those that were too much, until their end is told.
+        #: The link of each copy, also of those that were too large, until their end is told.
         self._links: dict[bytes, int] = {}
         self._expiries: dict[bytes, asyncio.TimerHandle] = {}
 
@@ -183,7 +184,7 @@ class Copies:
             expiry.cancel()
 
     def link_lost(self, link: Link) -> None:
-        """What came over it does not go on."""
+        """Copies that came over the link end with it."""
         for copy_id in [key for key, number in self._links.items() if number == link.number]:
             self.drop(copy_id)
 

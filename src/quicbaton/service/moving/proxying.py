@@ -1,5 +1,5 @@
-"""Proxying: the owner of a connection speaks through the process that gave it away, since its
-client talks to an address from which the owner cannot send.
+"""Proxying: the owner of a connection sends through the process that gave it away, since its client
+talks to an address from which the owner cannot send.
 
     client ──► source ──── Stray ────► owner
     client ◄── source ◄─ ProxiedTrain ─ owner
@@ -20,8 +20,8 @@ from quicbaton.transport.train import Train
 
 
 class ProxyOutlet:
-    """The owner's side: trains go over the handoff's link. Without one the connection waits, as it
-    does while a socket is full; what it has to say keeps."""
+    """The owner's side: trains go over the handoff's link. Without a link the connection waits, as
+    it does while a socket is full; its frames are kept."""
 
     def __init__(self, machine: CuttingOver, find_link: Callable[[], Link | None]) -> None:
         self._machine = machine
@@ -55,7 +55,7 @@ class ProxyOutlet:
                     train.ecn,
                 )
             )
-        return True  # what the other process's interface says of its size we do not hear
+        return True  # this host does not learn the limits of the other process's interface
 
     def wait_for_room(self, session: Session) -> None:
         link = self._link()
@@ -71,27 +71,28 @@ class ProxyOutlet:
             session.transmit_soon()
 
     def close(self) -> None:
-        """Nobody will send for us any more: what is still said is lost."""
+        """No process will send for us any more: further trains are lost."""
         self._closed = True
         self.wake()
 
 
 class ProxiedClient:
-    """The source's side: where the owner may send through us. A peer must not make an open proxy
-    of this process, so it is where the client was at the handoff, the addresses that were being
-    asked then, and from where datagrams have come for the connection since. Who lies about his
-    address gets no more than from any server: the owner validates a new path before it sends more
-    than three times what came (RFC 9000 §8).
+    """The source's side: the addresses to which the owner may send through us. A peer must not make
+    an open proxy of this process. So they are the client's address at the handoff, the addresses
+    that were being validated then, and those from which datagrams have come for the connection
+    since. A client with a forged address gets no more than from any server: the owner validates a
+    new path before it sends more than three times the bytes that came (RFC 9000 §8).
 
-    Anybody who has seen one of the connection's IDs can send datagrams with it, from any number of
-    addresses. Only the owner can tell theirs from the client's, and sends nothing there: where it
-    has sent is therefore kept apart, so that they cannot displace the client.
+    An attacker that has seen one of the connection's IDs can send datagrams with it, from any
+    number of addresses. Only the owner can tell them from the client's, and it sends nothing there.
+    Addresses to which it has sent are therefore kept apart, so that an attacker's cannot displace
+    the client's.
     """
 
     def __init__(
         self, remote: Address, local: Address, others: Iterable[tuple[Address, Address]] = ()
     ) -> None:
-        #: Where the owner has sent to, the latest last, and where it has not.
+        #: Addresses to which the owner has sent, the latest last; and those to which it has not.
         self._used: dict[tuple[Address, Address], None] = {(remote, local): None}
         self._seen: dict[tuple[Address, Address], None] = dict.fromkeys(others)
 
@@ -102,7 +103,7 @@ class ProxiedClient:
             _keep_latest(self._seen, path)
 
     def train(self, train: ProxiedTrain) -> Train | None:
-        """What to send; None when it is not to the client."""
+        """The train to send; None when it is not for the client."""
         path = (train.remote, train.local)
         if path in self._used:
             del self._used[path]

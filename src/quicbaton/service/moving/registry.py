@@ -3,7 +3,7 @@
     link ──► registry ──► handoff ──► machine ──► effects, performed by the same handoff
 
 The contract is in `quicbaton.handoff`. Everything here is synchronous: between a freeze and
-COMMITTED the only waiting is for the other process.
+COMMITTED this process waits only for the other one.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ from quicbaton.service.moving.stream_relay.relays import StreamRelays
 from quicbaton.service.peers.link import Link
 from quicbaton.service.peers.names import Names, ProcessName, is_name_of
 
-#: How long a handoff that has ended still answers what comes late for it.
+#: How long a handoff that has ended still answers late messages.
 _ANSWERS_US: Final = 50_000
 
 
 class HandoffRegistry(Observer):
-    """The handoffs of one process, in both directions. `host` names this boot of this host,
-    `connect(name)` has a link to a process opened, `remote_name_of(path)` is what other hosts
-    call a process of this one."""
+    """The handoffs of one process, in both directions. `host` names this boot of this host.
+    `connect(name)` has a link to a process opened. `remote_name_of(path)` is the name of a process
+    of this host on other hosts."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class HandoffRegistry(Observer):
         self.ledger = Ledger()
         #: Streams that did not move with their connections.
         self.relays = StreamRelays(endpoint.observers.on_settled)
-        #: Where a shared store says whose connections are.
+        #: Asks the shared store that decides who owns connections.
         self.store = None if store is None else StoreClient(store)
         self._endpoint = endpoint
         self._machines = MachineMaker(self.ledger, waits, frozenset(formats), self.store)
@@ -111,7 +111,7 @@ class HandoffRegistry(Observer):
             closed=self._close,
         )
         self.counts = self._context.counts
-        #: How handoffs ended, by direction (`out`, `in`) and code.
+        #: Ends of handoffs, by direction (`out`, `in`) and code.
         self.outcomes = self._context.outcomes
         self._handoffs = Handoffs()
         self._deadlines = Deadlines(self._on_due)
@@ -126,12 +126,12 @@ class HandoffRegistry(Observer):
         self, session: Session, link: Link, *, proxy: bool = False
     ) -> asyncio.Future[HandoffResult]:
         """Hand a connection to the process at the other end of `link`. `proxy`: if that cannot send
-        from the address that the client talks to, send for it. RefusedError (`already_proxied`)
-        for one that another process sends for already: it moves no further.
+        from the address to which the client sends, send for it. RefusedError (`already_proxied`)
+        for one for which another process sends already: it moves no further.
 
-        With a shared store that changes whose it is. Between two processes of one host the source
-        can do so as well: so it is with one that does not use this store, such as a successor that
-        was configured anew.
+        With a shared store the store changes the owner. Between two processes of one host the
+        source can do so as well. It does with a process that does not use this store, such as a
+        successor that was configured anew.
         """
         _check_not_proxied(session)
         first = self._begin(session, link, proxy=proxy, shared=self.store is not None)
@@ -162,19 +162,19 @@ class HandoffRegistry(Observer):
     def save(
         self, session: Session, keep: Callable[[bytes], None]
     ) -> asyncio.Future[HandoffResult]:
-        """Freeze a connection into a baton; done when `keep` has got that, or has raised OSError,
+        """Freeze a connection into a baton. Done when `keep` has stored it, or has raised OSError,
         which thaws the connection."""
         _check_not_proxied(session)
         return self._new_outgoing(session.connection.name, None).save(session, keep)
 
     def cancel_save(self, connection_id: bytes, code: Reason, text: str) -> None:
-        """Thaw one connection that is saved: its baton is worth nothing from here on."""
+        """Thaw one connection that is saved: its baton is void from here on."""
         outgoing = self._handoffs.outgoing.get(connection_id)
         if outgoing is not None:
             outgoing.cancel_save(code, text)
 
     def cancel_saves(self, code: Reason, text: str) -> None:
-        """Thaw what is saved in files: the files are worth nothing from here on."""
+        """Thaw all connections that are saved in files: the files are void from here on."""
         for outgoing in list(self._handoffs.outgoing.values()):
             outgoing.cancel_save(code, text)
 
@@ -193,7 +193,7 @@ class HandoffRegistry(Observer):
         return self._add_incoming(machine, header.source).begin_with(rebuilt)
 
     def close(self) -> None:
-        """The process ends: nothing that is under way goes on."""
+        """The process ends: stop everything that is under way."""
         self.relays.cut_left(Reason.STOPPING, "the process ends")
         self._deadlines.close()
         if self.store is not None:
@@ -203,13 +203,13 @@ class HandoffRegistry(Observer):
 
     @property
     def frozen(self) -> int:
-        """Connections that are frozen here, and neither given away nor thawed yet."""
+        """The number of connections that are frozen here, and neither given away nor thawed yet."""
         return sum(one.is_frozen for one in self._handoffs.outgoing.values())
 
     @property
     def unfinished(self) -> int:
-        """Connections between their freeze here and the end of forwarding, and forwarders that have
-        yet to turn to the next owner."""
+        """The number of connections between their freeze here and the end of forwarding, and of
+        forwarders that have yet to turn to the next owner."""
         return self._unfinished
 
     def living_elsewhere(self, dead: int) -> list[bytes]:
@@ -221,12 +221,12 @@ class HandoffRegistry(Observer):
     # --- what links bring -----------------------------------------------------------------------
 
     def link_up(self, link: Link) -> None:
-        """A link is open; messages may be sent, and will come once it is greeted."""
+        """A link is open. Messages may be sent, and will come once it is greeted."""
         self._context.links[link.number] = link
 
     def link_answers(self, link: Link, name: str = "") -> None:
-        """A link is greeted: whoever waits for one to that process, which may have been sought by
-        another `name`, has it."""
+        """A link is greeted. It goes to handoffs that wait for one to that process, for which they
+        may have looked by another `name`."""
         self._context.waiters.answered(link, name)
 
     def source_unreachable(self, name: str) -> None:
@@ -238,7 +238,7 @@ class HandoffRegistry(Observer):
         _TAKERS[type(message)](self, link, message)
 
     def link_lost(self, link: Link) -> None:
-        """A link ended; everything that it brought was handled."""
+        """A link ended, and all its messages were handled."""
         self._context.links.pop(link.number, None)
         self._context.mover.copies.link_lost(link)
         self.relays.link_lost(link)
@@ -249,7 +249,7 @@ class HandoffRegistry(Observer):
         self, pid: int, *, no_owner_lives: bool, living: frozenset[bytes] = frozenset()
     ) -> None:
         """A process has exited, as the kernel says, and all its links are lost. Connections in
-        `living` have an owner somewhere, whatever is said of the others."""
+        `living` have an owner somewhere, even if `no_owner_lives`."""
         for handoff in self._handoffs.all():
             if handoff.pid == pid and handoff.machine.state is not GivingState.IDLE:
                 lost = no_owner_lives and handoff.connection_id not in living
@@ -258,7 +258,7 @@ class HandoffRegistry(Observer):
     # --- what the endpoint tells ----------------------------------------------------------------
 
     def keeps_awake(self, session: Session) -> bool:
-        """While a handoff of the connection is under way, or another process sends for it."""
+        """True while a handoff of the connection is under way, or another process sends for it."""
         outgoing = self._handoffs.outgoing.get(session.connection.name)
         return (outgoing is not None and not outgoing.ended) or session.sent_for_by is not None
 
@@ -441,7 +441,6 @@ class HandoffRegistry(Observer):
         handoff.forget()
 
     def _close(self, connection_id: bytes) -> None:
-        """An owned connection is over."""
         now_us = monotonic_ns() // 1000
         if self.ledger.record(connection_id).state is Ownership.OWNED:
             self.ledger.close(connection_id, now_us)
@@ -460,18 +459,19 @@ def _check_not_proxied(session: Session) -> None:
 
 
 def _check_name(link: Link, offer: Offer) -> None:
-    """Another host offers in its own name: we call it by that."""
+    """Check that another host offers in its own name: we use that name."""
     if link.is_remote and not is_name_of(offer.source, link.peer_node):
         raise PeerError(f"{link!r} offers as {offer.source!r}", code=Reason.WRONG_NAME)
 
 
 def _check_path(link: Link, moved: Moved) -> None:
-    """Another host names no path of this one: we call whom it names."""
+    """Check that another host names no path of this one: we connect to the process that it
+    names."""
     if link.is_remote and ProcessName.parse(moved.to) is None:
         raise PeerError(f"{link!r} names {moved.to!r}", code=Reason.WRONG_NAME)
 
 
-#: What takes each kind of message; each takes the registry, the link and the message.
+#: The method for each kind of message; it takes the registry, the link and the message.
 _TAKERS: Final[dict[type, Callable[[HandoffRegistry, Link, Any], None]]] = {
     **{
         kind: HandoffRegistry._on_relayed

@@ -1,7 +1,7 @@
-"""One process's part in a shared ownership store: it asks what handoffs want to know.
+"""One process's part in a shared ownership store: it asks the store for its handoffs.
 
-The machines are `handoff.shared_source` and `handoff.shared_destination`, what they ask for is in
-`handoff.store_questions`. Answers come whenever they come; machines know what they mean by then.
+The machines are `handoff.giving_by_store` and `handoff.taking_by_store`, and their questions are in
+`handoff.store_questions`. An answer may come at any time; the machine knows what it means then.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ from quicbaton.service.failpoints import reach
 
 
 class Asker(Protocol):
-    """Whoever asks the store: a handoff."""
+    """A handoff that asks the store."""
 
     def feed(self, event: ev.Event) -> None:
         """Take the answer."""
 
     @property
     def asks_the_store(self) -> bool:
-        """Whether it still wants to know."""
+        """Whether it still waits for the answer."""
 
     @property
     def ended(self) -> bool:
-        """Nothing more comes of it."""
+        """Whether no event changes it any more."""
 
 
 class StoreClient:
-    """Asks `store` what handoffs want to know, and keeps the entries of this process in it."""
+    """Asks `store` the questions of handoffs, and keeps the entries of this process in it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -65,43 +65,44 @@ class StoreClient:
         #: Drawn at the start of this process.
         self.incarnation = os.urandom(INCARNATION_BYTES)
         self._tasks: set[asyncio.Task[None]] = set()
-        #: Connections of ours that have an entry in the store, and how to close it.
+        #: Connections of ours that have an entry in the store, with the operation that closes it.
         self._entered: dict[bytes, Close] = {}
 
     def ask(self, asker: Asker, effect: AskStore) -> None:
-        """Perform an operation; the asker is fed its outcome."""
+        """Perform an operation, and feed its outcome to the asker."""
         self._spawn(self._perform(asker, effect.operation, effect.after_s))
 
     def read(self, asker: Asker, effect: ReadStore) -> None:
-        """Read a connection's entry; the asker is fed what stands there."""
+        """Read a connection's entry, and feed it to the asker."""
         self._spawn(self._look_up(asker, effect))
 
     def given(self, connection_id: bytes) -> None:
-        """A connection is another's now, who sees to its entry."""
+        """A connection is another process's now, which takes care of its entry."""
         self._entered.pop(connection_id, None)
 
     def closed(self, connection_id: bytes) -> None:
-        """A connection of ours is closed."""
         close = self._entered.pop(connection_id, None)
         if close is not None:
-            # If this fails the entry is swept, later.
+            # If this fails the entry is swept later.
             self._spawn(self._perform(None, close, 0.0))
 
     async def sweep_for_ever(self) -> None:
-        """Forget what is old in the store, now and then."""
+        """Sweep old entries and tokens out of the store, now and then."""
         while True:
             await asyncio.sleep(STORE_SWEEP_S)
             await self._store.sweep(time())
 
     async def forget_owner(self, name: str) -> int:
-        """Close what processes of this name, which are known to be dead, held. Returns how many.
+        """Close the entries of processes of this name, which are known to be dead. Returns how
+        many.
 
-        Nobody else may live by this name but this very process: what a successor of the dead one
-        holds already would be closed, too."""
+        No other process but this one may live by that name: connections that a successor of the
+        dead one holds already would be closed, too.
+        """
         return await self._store.forget_owner(name, self.incarnation)
 
     def close(self) -> None:
-        """Nothing that is under way is waited for."""
+        """Stop. Operations under way are not waited for."""
         for task in self._tasks:
             task.cancel()
 
@@ -116,7 +117,7 @@ class StoreClient:
         if after_s:
             await asyncio.sleep(after_s)
             if asker is not None and not asker.asks_the_store:
-                # It has given up: what would be done now might keep others from it.
+                # It has given up: an operation now might keep others from the connection.
                 return
         point = _point(operation)
         reach(f"before_{point}")
@@ -124,7 +125,7 @@ class StoreClient:
         try:
             result = await self._store.perform(operation)
         except Exception as error:
-            # An adapter's mistake: nobody knows what it has done.
+            # An adapter's mistake: the outcome is unknown.
             self._log(f"the ownership store failed over {type(operation).__name__}", error)
             result = Unknown(Reason.STORE_ERROR, type(error).__name__)
         reach(f"after_{point}")
@@ -144,7 +145,7 @@ class StoreClient:
         asker.feed(_event(reading))
 
     def _note(self, operation: Operation) -> None:
-        """What stands in the store in our name."""
+        """Record the entry that stands in our name."""
         name = operation.connection_id
         if isinstance(operation, Publish):
             self._entered[name] = Close(name, operation.term, operation.source)

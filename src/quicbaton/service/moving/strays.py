@@ -22,7 +22,7 @@ def datagrams(strays: Iterable[Stray]) -> list[Datagram]:
 
 
 def deliver(session: Session, strays: Iterable[Stray]) -> None:
-    """Let a connection process what was forwarded to it, in order, if there is anything."""
+    """Let a connection process forwarded datagrams, in order, if there are any."""
     batch = datagrams(strays)
     if batch:
         session.receive(batch)

@@ -19,9 +19,9 @@ from quicbaton.service.peers.process_watch import ProcessWatch
 class Link:
     """One link to another process. `number` is never used twice in this process.
 
-    `on_up(link)` is called when the peer has greeted, `on_message(link, message)` with everything
-    after that, `on_lost(link)` once, after the last message. A PeerError out of `on_message`
-    closes the link, which then is lost.
+    `on_up(link)` is called when the peer has greeted, `on_message(link, message)` with every
+    message after that, `on_lost(link)` once, after the last message. A PeerError out of
+    `on_message` closes the link, which then is lost.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Link:
         on_lost: Callable[[Link], None],
     ) -> None:
         self.number = number
-        #: What the peer knows us by.
+        #: The peer's name for us.
         self.own_name = name
         self.peer_name = ""
         self.peer_formats: frozenset[int] = frozenset()
@@ -63,12 +63,12 @@ class Link:
 
     @property
     def is_remote(self) -> bool:
-        """True for a link over TLS: nothing will ever prove that its process is dead."""
+        """Whether the link goes over TLS: the death of its process can never be proved."""
         return self._channel.is_remote
 
     @property
     def peer_pid(self) -> int:
-        """The process, on our own host; 0, which is no process's, for a remote one."""
+        """The other process's pid, on our own host; 0, which is no process's, for a remote one."""
         return self._channel.peer.pid
 
     @property
@@ -78,12 +78,12 @@ class Link:
 
     @property
     def is_full(self) -> bool:
-        """True while the peer is behind so far that a bulk sender should pause."""
+        """Whether the peer is so far behind that a bulk sender should pause."""
         return self._channel.is_full
 
     @property
     def is_crowded(self) -> bool:
-        """True while the peer is behind so far that strays should be lost, as on any full link."""
+        """Whether the peer is so far behind that strays should be lost, as on any full link."""
         return self._channel.is_crowded
 
     def when_drained(self, go_on: Callable[[], None]) -> None:
@@ -113,7 +113,7 @@ class Link:
             ) from None
 
     def send(self, message: Message | HandoffMessage) -> None:
-        """Send a message, or lose it with the link."""
+        """Send a message. If that fails, the link is lost with it."""
         if self._unhurried:
             self._unhurried.append(encode(message))
             self._flush()
@@ -121,23 +121,23 @@ class Link:
             self._channel.write(encode(message))
 
     def send_unhurried(self, message: Message | HandoffMessage) -> None:
-        """Send a message for which no client waits, in its place among the others: with the next
-        one, or when this turn of the event loop is over. A write of its own costs two processes
-        ten microseconds each."""
+        """Send a message for which no client waits, in its place among the others: together with
+        the next one, or at the end of this turn of the event loop. A write of its own costs each of
+        the two processes ten microseconds."""
         if not self._unhurried:
             asyncio.get_running_loop().call_soon(self._flush)
         self._unhurried.append(encode(message))
 
     def send_descriptors(self, message: Descriptors, descriptors: Sequence[int]) -> None:
-        """Send descriptors, on this host and where the kernel lets them through; else nothing. They
+        """Send descriptors, if the other process is on this host and the kernel allows it. They
         stay the caller's, who may close them."""
         if not self.is_remote:
             self._flush()
             self._channel.queue_descriptors(encode(message), descriptors)
 
     def take_descriptors(self, message: Descriptors) -> list[int]:
-        """What came with this message, which is being handled; the caller owns them. Empty where
-        this process had no room for all."""
+        """The descriptors that came with this message, which is being handled; the caller owns
+        them. Empty if this process had no room for all."""
         parcel = self._channel.take_parcel()
         if len(parcel) == message.count:
             return parcel
@@ -146,11 +146,11 @@ class Link:
         return []
 
     def feed(self, data: bytes) -> None:
-        """Bytes from the channel."""
+        """Take bytes from the channel."""
         try:
             for message in self._reader.feed(data):
                 if self._channel.closed:
-                    # Cut by what an earlier message brought about: nothing comes after the loss.
+                    # Cut by the effects of an earlier message: no message comes after the loss.
                     return
                 if not self.peer_formats:
                     self._greet(message)
@@ -161,15 +161,15 @@ class Link:
             self._channel.abort()
 
     def read_to_the_end(self) -> None:
-        """The other process is dead: what it wrote is still read, then the link is lost."""
+        """The other process is dead: read the rest of its messages, then lose the link."""
         self._channel.read_to_the_end()
 
     def abort(self) -> None:
-        """Cut it: both sides lose it."""
+        """Cut the link: both sides lose it."""
         self._channel.abort()
 
     def close(self) -> None:
-        """Close it; `on_lost` is not called here."""
+        """Close the link; `on_lost` is not called here."""
         self._flush()
         self._fail(PeerError("the link was closed", code=Reason.LINK_LOST))
         self._channel.close()
@@ -202,7 +202,7 @@ class Link:
     def _fail(self, error: PeerError) -> None:
         if not self._up.done():
             self._up.set_exception(error)
-            # Whoever waits takes the exception; nobody has to.
+            # A waiting task takes the exception; without one asyncio must not log it.
             self._up.exception()
 
     def _on_channel_lost(self) -> None:

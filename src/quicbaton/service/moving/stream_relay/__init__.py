@@ -6,9 +6,9 @@
 
     old owner ══ Stream… messages ══► Hop ══ Stream… messages ══► the newest owner
 
-Whatever was written before the handoff has moved with the transport; what the coroutine writes
-later, and what the client sends meanwhile, is passed on as bytes below HTTP/3, whose state of these
-streams stays with the old protocol. `quicbaton.handoff.stream_relay` has the windows. Of a
-WebTransport session later streams and datagrams are passed on, too. When the connection moves on,
-the process that it leaves becomes a `Hop`.
+Bytes that were written before the handoff have moved with the transport. Later bytes of the
+coroutine and of the client are passed on below HTTP/3, whose state of these streams stays with the
+old protocol. `quicbaton.handoff.stream_relay` has the windows. Later streams and datagrams of a
+WebTransport session are passed on, too. When the connection moves on, the process that it leaves
+becomes a `Hop`.
 """

@@ -1,4 +1,4 @@
-"""The last streams of a relay that have ended, of which something may still be under way."""
+"""The latest streams of a relay that have ended, whose messages may still be under way."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@
     StandIn ◄══ Stream… messages ══► Hop ◄══ Stream… messages ══► NewOwner ◄─► client
 
 When a connection moves on whose streams are relayed to its owner, their relay moves with it as
-data: how much is under way in each direction, and what is kept. From there on this process passes
-messages on, in their order and as they are. The windows are between the two ends.
+data: the bytes under way in each direction, and those that are kept. From then on this process
+passes messages on, in their order and unchanged. The windows are between the two ends.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from quicbaton.reasons import Reason
 from quicbaton.service.moving.stream_relay.ended import EndedStreams
 from quicbaton.service.moving.stream_relay.wire import Wire
 
-#: RFC 9000 §2.1: what we cannot send on.
+#: RFC 9000 §2.1: the type of streams on which we cannot send.
 _CLIENTS_UNIDIRECTIONAL: Final = 2
 
 
 class _Direction:
-    """One direction of a stream that passes: over when its end has passed, and the credit for all
-    of it came back. Before that, what this process has taken in may not have left it."""
+    """One direction of a stream that passes. It is over when its end has passed, and the credit for
+    all bytes has come back. Before that, bytes that this process has taken may not have left it."""
 
     __slots__ = ("_ended", "_uncredited_bytes")
 
@@ -48,7 +48,7 @@ class _Direction:
 
     @property
     def has_ended(self) -> bool:
-        """Its sender has said all, or its receiver wants no more."""
+        """Whether its sender has sent everything, or its receiver wants no more."""
         return self._ended
 
     @property
@@ -56,13 +56,13 @@ class _Direction:
         return self._ended and not self._uncredited_bytes
 
     def note_bytes(self, size_bytes: int, *, end: bool) -> None:
-        # Of what nobody wants, nothing is ever credited.
+        # Bytes that the receiver does not want are never credited.
         if not self._ended:
             self._uncredited_bytes += size_bytes + end
             self._ended = end
 
     def note_reset(self) -> None:
-        """The end of a direction counts as one byte, however often it is said."""
+        """Count the end of a direction as one byte, even if it comes twice."""
         self._uncredited_bytes += not self._ended
         self._ended = True
 
@@ -77,7 +77,7 @@ class _Direction:
 
 
 class _Passing(NamedTuple):
-    """One stream: what is still to come before both ends have forgotten it."""
+    """One stream: the messages that must pass before both ends have forgotten it."""
 
     down: _Direction  # towards the client
     up: _Direction
@@ -89,7 +89,7 @@ class _Passing(NamedTuple):
         if from_left is not None:
             down = _Direction(from_left.uncredited_bytes, ended=from_left.ended)
         if to_left is not None:
-            # What is kept passes through here later.
+            # Bytes that are kept pass through here later.
             is_whole = to_left.ended and not to_left.kept and not to_left.fin_kept
             up = _Direction(to_left.uncredited_bytes, ended=is_whole)
         return cls(down, up)
@@ -99,7 +99,7 @@ class _Passing(NamedTuple):
         return self.down.is_over and self.up.is_over
 
     def note(self, message: RelayMessage, *, is_down: bool) -> None:
-        """One of the two ends has said this. PeerError: it may not."""
+        """One of the two ends has sent this message. PeerError: it may not."""
         forth, back = (self.down, self.up) if is_down else (self.up, self.down)
         if isinstance(message, StreamBytes):
             forth.note_bytes(len(message.data), end=message.end_stream)
@@ -112,7 +112,8 @@ class _Passing(NamedTuple):
 
 
 class Hop:
-    """All of one connection. `left` leads to the old owner, `owner` to the new one."""
+    """All passing streams of one connection. `left` leads to the old owner, `owner` to the new
+    one."""
 
     def __init__(self, left: Wire, owner: Wire, relayed: list[RelayedStream]) -> None:
         self.left = left
@@ -122,7 +123,7 @@ class Hop:
         self._sessions = {stream.stream_id for stream in relayed if stream.is_session}
         #: Streams that the old owner has asked for.
         self._asked: set[int] = set()
-        #: From the old owner, until the new one knows that the connection is its own.
+        #: Messages of the old owner, until the new one knows that it owns the connection.
         self._early: list[RelayMessage] | None = []
 
     def __repr__(self) -> str:
@@ -130,18 +131,18 @@ class Hop:
 
     @property
     def stream_ids(self) -> list[int]:
-        """Streams of which something may come still."""
+        """The streams of which messages may still come."""
         return list(self._streams)
 
     def open(self) -> None:
-        """COMMITTED is on its way to the new owner."""
+        """COMMITTED is on its way to the new owner: pass messages on."""
         early, self._early = self._early or [], None
         for message in early:
             self.on_left(message)
 
     def takes(self, message: RelayMessage) -> bool:
-        """Whether something that the new owner says is about streams that pass through here; else
-        it is about those whose program is here."""
+        """Whether a message of the new owner is about streams that pass through here. Otherwise it
+        is about streams whose program is here."""
         if isinstance(message, RelayedDatagram):
             return session_of_datagram(message.data) in self._sessions
         if isinstance(message, StreamOpened):
@@ -156,7 +157,7 @@ class Hop:
         return session_of_stream(message.stream_id, message.data) in self._sessions
 
     def on_left(self, message: RelayMessage) -> None:
-        """The old owner says something."""
+        """Pass on a message of the old owner."""
         if self._early is not None:
             self._early.append(message)
             return
@@ -174,7 +175,7 @@ class Hop:
         self._forget_if_over(message)
 
     def on_owner(self, message: RelayMessage) -> None:
-        """The new owner says something that `takes` has claimed."""
+        """Pass on a message of the new owner that `takes` has claimed."""
         if isinstance(message, StreamOpened):
             self._asked.discard(message.request)
             self._begin(message.stream_id, sends=True, receives=not message.stream_id & 2)
@@ -189,14 +190,14 @@ class Hop:
         self._forget_if_over(message)
 
     def refuse(self, message: RelayMessage) -> None:
-        """The new owner says something of a stream that nobody here knows: it ends there."""
+        """End a stream that no one here knows, of which the new owner has sent a message."""
         if isinstance(message, (StreamBytes, StreamOpened)):
             self.owner.send_stop(message.stream_id, ErrorCode.H3_REQUEST_CANCELLED)
             if message.stream_id & 3 != _CLIENTS_UNIDIRECTIONAL:
                 self.owner.send_reset(message.stream_id, ErrorCode.H3_REQUEST_CANCELLED)
 
     def cut_owner(self, error_code: int = ErrorCode.H3_INTERNAL_ERROR) -> None:
-        """The old owner says no more: the client learns that these streams are not whole. Others
+        """The old owner sends no more: the client learns that these streams are not whole. Others
         may be relayed over the same link."""
         for stream_id, passing in self._streams.items():
             if not passing.down.has_ended:

@@ -52,7 +52,7 @@ _StreamEvent = (
 
 class _Owned:
     """One stream. `to_left` has the client's bytes, `from_left` gets the application's; None where
-    that direction was over before the handoff, or never was."""
+    that direction was over before the handoff, or never existed."""
 
     def __init__(
         self, to_left: Sending | None, from_left: Receiving | None, *, paused: bool, hops: int
@@ -64,7 +64,7 @@ class _Owned:
 
     @classmethod
     def of(cls, state: ConnectionState, relayed: RelayedStream) -> _Owned:
-        """One that was open at the handoff."""
+        """A stream that was open at the handoff."""
         stream = state.streams.get(relayed.stream_id)
         half = None if stream is None else stream.receive
         paused = half is not None and half.paused
@@ -87,16 +87,16 @@ class _Owned:
 
     @property
     def over(self) -> bool:
-        """Both directions have ended, and the old owner has everything: before that this process,
-        should the connection move on, is not to end."""
+        """Whether both directions have ended, and the old owner has everything. If the connection
+        moves on, this process must not end before."""
         return (self.to_left is None or self.to_left.settled) and (
             self.from_left is None or self.from_left.ended
         )
 
     @property
     def tail_bytes(self) -> int:
-        """What is under way of a stream that the client has ended, and cannot be held up by credit
-        any more."""
+        """Bytes under way of a stream that the client has ended, which credit can no longer hold
+        up."""
         return 0 if self.to_left is None or not self.to_left.ended else self.to_left.unsettled_bytes
 
 
@@ -108,14 +108,15 @@ class _Tails:
         self._total_bytes = 0
 
     def note(self, stream_id: int, size_bytes: int) -> None:
-        """So much is under way of a stream that has ended; 0: of one that has not, or is over."""
+        """Note the bytes under way of a stream that has ended; 0 for one that has not, or is
+        over."""
         self._total_bytes += size_bytes - self._sizes.pop(stream_id, 0)
         if size_bytes:
             self._sizes[stream_id] = size_bytes
 
     def fit(self, *, is_crowded: bool) -> bool:
-        """Whether there may be more of them. On a crowded link, who has a small share of it goes
-        on."""
+        """Whether there may be more of them. On a crowded link, a relay with a small share of it
+        goes on."""
         most_bytes = RELAY_SHARE_BYTES if is_crowded else MAX_WAITING_SESSION_BYTES
         return self._total_bytes <= most_bytes and len(self._sizes) <= MAX_WAITING_SESSION_NEWS
 
@@ -124,8 +125,8 @@ class NewOwner:
     """Diverts a connection's relayed streams from its protocol to the link, and back.
 
     It is made of the `state` that was frozen, before any stray is processed. Until `start` it only
-    keeps the events that come. `http` is what the connection's other streams belong to: it says
-    which are new, since those of a relayed WebTransport session are the old owner's, too.
+    keeps the events. `http` has the connection's other streams: it tells which streams are new,
+    since those of a relayed WebTransport session are the old owner's, too.
     """
 
     wire: Wire
@@ -142,14 +143,14 @@ class NewOwner:
         self._ended = EndedStreams()
         self._streams = {stream.stream_id: _Owned.of(state, stream) for stream in relayed}
         self._sessions = {stream.stream_id for stream in relayed if stream.is_session}
-        #: Of streams that may be a session's. What else has come of these HTTP/3 has, so that it
-        #: moves with the rest.
+        #: For streams that may be a session's. HTTP/3 has their other events, so that these move
+        #: with the rest.
         self._stops: dict[int, events.StopSendingReceived] = {}
         self._tails = _Tails()
         for stream_id, stream in self._streams.items():
             self._tails.note(stream_id, stream.tail_bytes)
         self._early: list[events.QuicEvent] | None = []
-        #: What comes from the old owner while the connection moves on.
+        #: Messages of the old owner while the connection moves on.
         self._held: list[RelayMessage] | None = None
         self._transmit_soon: Callable[[], None] = lambda: None
         self._on_over: Callable[[], None] = lambda: None
@@ -159,7 +160,7 @@ class NewOwner:
 
     @property
     def is_open(self) -> bool:
-        """Streams are relayed still."""
+        """Whether streams are still relayed."""
         return bool(self._streams)
 
     @property
@@ -169,17 +170,17 @@ class NewOwner:
     def attach(
         self, wire: Wire, transmit_soon: Callable[[], None], on_over: Callable[[], None]
     ) -> None:
-        """The connection is ours. `transmit_soon` has it send what is due; `on_over` is called when
-        nothing is relayed any more."""
+        """The connection is ours. `transmit_soon` has it send what is due. `on_over` is called when
+        no stream is relayed any more."""
         self.wire = wire
         self._transmit_soon = transmit_soon
         self._on_over = on_over
 
     def start(self) -> None:
-        """The old owner knows that the connection is ours, or will before it hears of this."""
+        """The old owner knows that the connection is ours, or will before our messages arrive."""
         for stream_id, stream in self._streams.items():
             if stream.to_left is not None:
-                # What the owner before this one had kept goes first.
+                # Bytes that the owner before this one had kept go first.
                 self.wire.send_pieces(stream_id, stream.to_left.open())
                 self._let_client_send(stream_id, stream, stream.to_left)
             elif stream.paused:
@@ -192,7 +193,7 @@ class NewOwner:
     # --- moving on ------------------------------------------------------------------------------
 
     def export(self) -> list[RelayedStream]:
-        """What the next owner needs; the streams of this relay pass through this process then.
+        """The state for the next owner. The streams of this relay pass through this process then.
 
         RefusedError: it has yet to begin, or there are too many processes between already.
         """
@@ -220,11 +221,11 @@ class NewOwner:
         ]
 
     def hold(self) -> None:
-        """The connection is frozen, with what was exported: keep what comes from now on."""
+        """The connection is frozen, with the exported state: keep messages from now on."""
         self._held = []
 
     def take_held(self) -> list[RelayMessage]:
-        """What came since, for whoever passes it on."""
+        """The kept messages, for the hop that passes them on."""
         held, self._held = self._held or [], None
         return held
 
@@ -234,7 +235,7 @@ class NewOwner:
         http: H3Connection | None,
         transmit_soon: Callable[[], None],
     ) -> int:
-        """The connection stays: go on with it. How many streams were cut meanwhile."""
+        """The connection stays: go on with it. Returns how many streams were cut meanwhile."""
         self._connection, self._http = connection, http
         self._transmit_soon = transmit_soon
         cut = 0
@@ -289,9 +290,9 @@ class NewOwner:
         return None
 
     def _claim(self, event: _StreamEvent) -> list[_StreamEvent]:
-        """Adopt a new stream if its header says that a relayed session has it: what the old owner
-        is to hear of it then, else nothing. As long as nobody can tell, HTTP/3 has what came, so
-        that it moves with the rest."""
+        """Adopt a new stream if its header names a relayed session. Returns the events for the old
+        owner; none if it is not adopted. While the header is incomplete HTTP/3 has the bytes, so
+        that they move with the rest."""
         stream_id, http = event.stream_id, self._http
         begun = None if http is None or not self._sessions else http.begun(stream_id)
         stop = self._stops.pop(stream_id, None)
@@ -310,17 +311,17 @@ class NewOwner:
         self._adopt(stream_id, sends=not stream_id & 2, receives=True)
         mine: list[_StreamEvent] = [events.StreamDataReceived(data, event.end_stream, stream_id)]
         if not stream_id & 2 and not self._connection.can_send(stream_id):
-            # The client's STOP_SENDING came before it was known whom it concerns, perhaps to an
-            # earlier owner: then the transport has its code, as long as it has the stream.
+            # The client's STOP_SENDING came before its session was known, perhaps to an earlier
+            # owner: then the transport has its code, as long as it has the stream.
             code = self._connection.reset_code(stream_id)
             code = ErrorCode.H3_REQUEST_CANCELLED if code is None else code
             mine.append(stop or events.StopSendingReceived(code, stream_id))
         return mine
 
     def _admits(self, session_id: int) -> bool:
-        """Whether a session is relayed and gets one more stream of its client's. Streams that come
-        whole in one packet give no hold to flow control: a session whose old owner does not take
-        them as fast as they come is torn off here, before others pay for it."""
+        """Whether a session is relayed and may have one more stream of its client's. Flow control
+        does not hold back streams that come whole in one packet: a session whose old owner does not
+        take them as fast as they come is broken off here, before others pay for it."""
         if session_id not in self._sessions:
             return False
         if self._early is not None or self._tails.fit(is_crowded=self.wire.link.is_crowded):
@@ -346,7 +347,7 @@ class NewOwner:
             if to_left is not None and not to_left.ended:
                 pieces = to_left.write(event.data, event.end_stream)
                 if to_left.is_full and not stream.paused:
-                    # RFC 9000 §4.1: who gets no credit waits.
+                    # RFC 9000 §4.1: without credit the client waits.
                     stream.paused = True
                     self._connection.pause_reading(event.stream_id)
                 self.wire.send_pieces(event.stream_id, pieces)
@@ -364,7 +365,7 @@ class NewOwner:
     # --- from the link --------------------------------------------------------------------------
 
     def on_message(self, message: StreamMessage | OpenStream | RelayedDatagram) -> None:
-        """What the old owner's application does. PeerError for what it may not send."""
+        """Take a message of the old owner's application. PeerError for one that it may not send."""
         if self._held is not None:
             self._held.append(message)
             return
@@ -386,7 +387,7 @@ class NewOwner:
                 code=Reason.RELAY_STREAMS,
             )
         stream_id = self._connection.get_next_available_stream_id(message.unidirectional)
-        # The ID counts as used from the first write on; an empty one opens the stream.
+        # The ID counts as used from the first write on. An empty write opens the stream.
         self._connection.send_stream_data(stream_id, b"")
         self._adopt(stream_id, sends=True, receives=not message.unidirectional)
         self.wire.send_opened(stream_id, message.request)
@@ -414,7 +415,7 @@ class NewOwner:
         self._review(stream_id, stream)
 
     def cut(self, error_code: int) -> int:
-        """The old owner is gone, or its request is: reset what is open. How many streams it was."""
+        """The old owner is gone, or its request is: reset open streams. Returns how many."""
         if self._held is not None:
             wire = self.wire
             self._held.append(StreamsCut(wire.connection_id, wire.handoff_id, Reason.LOST))
@@ -437,7 +438,7 @@ class NewOwner:
         if connection.can_send(stream_id):
             connection.send_stream_data(stream_id, message.data, message.end_stream)
         # Otherwise the client has stopped it, and that event waits to be taken. At the end the old
-        # owner may go: the transport has the bytes, however full it is.
+        # owner may go: the transport has the bytes, even if it is over-full.
         if from_left.ended or not connection.is_congested(stream_id):
             self.wire.send_credit(stream_id, from_left.release_all())
 
@@ -450,7 +451,7 @@ class NewOwner:
         self._connection.resume_reading(stream_id)
 
     def _review(self, stream_id: int, stream: _Owned) -> None:
-        """Something has come of the stream: is it over, or does it end?"""
+        """Check whether the stream is over, or ends, after one of its events."""
         if stream.over:
             self._forget(stream_id, stream)
         else:

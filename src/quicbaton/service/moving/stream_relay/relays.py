@@ -41,7 +41,7 @@ class _Left(NamedTuple):
 
 
 class PassedOn(NamedTuple):
-    """A relay whose connection moves on once more, and how its streams stood."""
+    """A relay whose connection moves on once more, and the state of its streams."""
 
     relay: NewOwner
     streams: list[RelayedStream]
@@ -61,17 +61,17 @@ class StreamRelays:
         self._none_left = asyncio.Event()
         #: Streams of connections that arrived here whose requests still ran at the other process.
         self.relayed = 0
-        #: Those of them that were reset since that process ended, or ended them.
+        #: Those of them that were reset because that process ended, or ended them.
         self.cut = 0
 
     @property
     def left(self) -> int:
-        """Connections that have moved on, of which requests still run here, or are relayed through
-        here."""
+        """The number of connections that have moved on, of which requests still run here, or are
+        relayed through here."""
         return len(self._left) + len(set(self._hops.values()))
 
     async def until_none_left(self, timeout_s: float) -> None:
-        """Wait, so long at most, until all that runs here for others has ended."""
+        """Wait, at most `timeout_s`, until no request runs here for others."""
         if self.left:
             self._none_left.clear()
             with contextlib.suppress(TimeoutError):
@@ -79,15 +79,15 @@ class StreamRelays:
                     await self._none_left.wait()
 
     def describe_left(self) -> list[str]:
-        """Which they are: connection and streams."""
+        """A line for each of them: connection and streams."""
         described = [_describe(left) for left in self._left.values()]
         return described + [_describe_hop(hop) for hop in set(self._hops.values())]
 
     def leave(
         self, left: LeftBehind, link: Link | None, connection_id: bytes, handoff_id: bytes
     ) -> None:
-        """The connection is committed to the process at the other end of `link`, and COMMITTED
-        goes out before the event loop turns; what the application has to say comes after it."""
+        """The connection is committed to the process at the other end of `link`. COMMITTED goes out
+        before the event loop turns, and the application's bytes come after it."""
         if link is None:
             self.lose(left)
             return
@@ -95,7 +95,7 @@ class StreamRelays:
             left.protocol._http.rest_moved()
         wire = Wire(link, connection_id, handoff_id)
         self._left[handoff_id] = _Left(left.protocol, left.stand_in, wire)
-        # Later: the application may be in the middle of what ends its last stream.
+        # Later: the application may be in the middle of the call that ends its last stream.
         left.stand_in.on_over = lambda: self._deliver_soon(handoff_id)
         left.stand_in.when_memory_is_short(lambda: self._break_left(handoff_id, _SHORT_OF_MEMORY))
         self._loop.call_soon(self._open, handoff_id)
@@ -127,7 +127,7 @@ class StreamRelays:
             self._break_owned(passed.relay, error)
 
     def lose_passed(self, passed: PassedOn) -> None:
-        """The connection is nobody's."""
+        """The connection has no owner."""
         self._owned.pop(passed.relay.wire.handoff_id, None)
         passed.relay.wire.send_cut(Reason.LOST)
 
@@ -141,18 +141,19 @@ class StreamRelays:
             return
         self._owned[handoff_id] = relay
         wire = Wire(link, session.connection.name, handoff_id)
-        # Not of the session: a handoff that is refused leaves a new one.
+        # Not a method of the session: a handoff that is refused leaves a new one.
         transmit_soon = session.protocol.transmit_soon
         relay.attach(wire, transmit_soon, lambda: self._forget_owned(handoff_id))
-        # What says that the connection was taken is sent before the event loop turns.
+        # The message that the connection was taken is sent before the event loop turns.
         self._loop.call_soon(relay.start)
 
     # --- from links -----------------------------------------------------------------------------
 
     def on_message(self, link: Link, message: RelayMessage) -> None:
-        """Pass it on to whom it is for. What a relay may not say ends that relay alone.
+        """Pass a message on to its relay. A message that the relay may not send ends that relay
+        alone.
 
-        PeerError for what is not about this link's: close the link.
+        PeerError for a message that is not about this link's relays: close the link.
         """
         hop = self._hops.get(message.handoff_id)
         if hop is not None and self._on_hop(hop, link, message):
@@ -161,11 +162,11 @@ class StreamRelays:
         owned = self._owned.get(message.handoff_id)
         wire = left.wire if left is not None else owned.wire if owned is not None else None
         if wire is None and hop is not None:
-            # A stream of a session that has ended meanwhile; what else passes through is in order.
+            # A stream of a session that has ended meanwhile; other passing streams are in order.
             hop.refuse(message)
             return
         if wire is None:
-            # Credit crosses with a stream's end; anything else is for a relay that we lost.
+            # Credit crosses with a stream's end; any other message is for a relay that we lost.
             if not isinstance(message, (StreamsCut, StreamCredit, RelayedDatagram)):
                 link.send(
                     StreamsCut(message.connection_id, message.handoff_id, Reason.NO_SUCH_CONNECTION)
@@ -183,7 +184,7 @@ class StreamRelays:
                 self._break_owned(owned, error)
 
     def link_lost(self, link: Link) -> None:
-        """Nothing more passes over it: what was relayed is cut, on this side as on the other."""
+        """The link is lost: its relays are cut, on this side as on the other."""
         for handoff_id, left in list(self._left.items()):
             if left.wire.link is link:
                 self._end(
@@ -205,8 +206,8 @@ class StreamRelays:
     # --- endings --------------------------------------------------------------------------------
 
     def cut_left(self, code: Reason, reason: str) -> list[str]:
-        """This process goes: end what still runs here for connections that have moved on, and say
-        so; which streams it was."""
+        """This process ends: end the requests that still run here for connections that have moved
+        on, and tell their owners. Returns a line for each."""
         cut = self.describe_left()
         for handoff_id, left in list(self._left.items()):
             left.wire.send_cut(code)
@@ -217,7 +218,7 @@ class StreamRelays:
         return cut
 
     def lose(self, left: LeftBehind) -> None:
-        """Nobody is there to relay to."""
+        """There is no process to which to relay."""
         left.stand_in.cut(ErrorCode.H3_INTERNAL_ERROR, "the connection is lost")
         left.protocol.process_events()
         left.protocol.connection_left()
@@ -234,7 +235,7 @@ class StreamRelays:
         self._within(hop, hop.open)
 
     def _on_hop(self, hop: Hop, link: Link, message: RelayMessage) -> bool:
-        """False: it is for a program of this process."""
+        """Whether a message is for a hop; False: it is for a program of this process."""
         is_left = message.handoff_id == hop.left.handoff_id
         _check(hop.left if is_left else hop.owner, link, message)
         if is_left:
@@ -248,7 +249,7 @@ class StreamRelays:
         return not isinstance(message, StreamsCut) or message.handoff_id not in self._left
 
     def _within(self, hop: Hop, act: Callable[[], None]) -> None:
-        """What one of its ends may not say ends this hop."""
+        """Perform `act`. A message that one of its ends may not send ends this hop."""
         try:
             act()
         except PeerError as error:

@@ -1,8 +1,9 @@
-"""What a protocol object has in place of a connection that has moved on without some streams.
+"""The object that a protocol has in place of a connection that has moved on without some streams.
 
-It speaks the part of `Connection` that is about a stream, for these streams. Between the freeze
-and the commit it keeps what the application asks for: a coroutine does not know of the handoff.
-Then that goes out over the link, or, if the handoff fails, to the connection that is here again.
+It has the part of `Connection` that is about a stream, for these streams. Between the freeze and
+the commit it keeps the application's calls: a coroutine does not know of the handoff. After the
+commit they go out over the link. If the handoff fails, they go to the connection that is here
+again.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ from quicbaton.transport.log import ConnectionLog
 from quicbaton.transport.state import NONE, ConnectionState
 from quicbaton.transport.streams.table import open_directions
 
-#: Of a number that nobody else chooses.
+#: Bytes of a random number that no other request has.
 _REQUEST_BYTES: Final = 7
 
 
 class _Left:
     """One stream. `sending` and `receiving` are None where that direction was over before, or never
-    was."""
+    existed."""
 
     def __init__(
         self,
@@ -66,13 +67,13 @@ class _Left:
         self.credit_bytes = 0
         #: The application was told to wait for StreamWritable.
         self.congested = congested
-        #: What the application asked for, perhaps before there was a link, or the client.
+        #: The application's reset and stop, perhaps from before there was a link, or the client's.
         self.reset_code: int | None = None
         self.stop_code: int | None = None
 
     @classmethod
     def of(cls, state: ConnectionState, relayed: RelayedStream) -> _Left:
-        """One that was open at the handoff."""
+        """A stream that was open at the handoff."""
         stream = state.streams[relayed.stream_id]
         sends, receives = open_directions(stream)
         return cls(
@@ -108,7 +109,8 @@ class StandIn:
         #: HTTP/3 counts per second where there is a clock; nothing new comes here.
         self.clock_us = NONE
         self._sessions = {stream.stream_id for stream in relayed if stream.is_session}
-        #: DATAGRAMs are no stream's, but a session's: without one, none can be sent from here.
+        #: DATAGRAMs belong to a session, not to a stream: without a session none can be sent from
+        #: here.
         self.max_datagram_bytes = datagrams.largest_payload(state) if self._sessions else 0
         # HTTP/3 looks for these.
         self._quic_logger = None
@@ -116,14 +118,14 @@ class StandIn:
         self._logger = ConnectionLog(connection.original_destination_connection_id)
         self._ended = EndedStreams()
         self._streams = {stream.stream_id: _Left.of(state, stream) for stream in relayed}
-        #: Who waits for a stream that was asked for, and whether it is a unidirectional one; by the
-        #: number of the request.
+        #: Tasks that wait for a stream that they asked for, and whether it is a unidirectional one;
+        #: by the number of the request.
         self._opening: dict[int, tuple[asyncio.Future[int], bool]] = {}
         #: From before there was a link.
         self._datagrams: deque[bytes] = deque(maxlen=MAX_WAITING_SESSION_DATAGRAMS)
         self._events: deque[events.QuicEvent] = deque()
         self._wire: Wire | None = None
-        #: Called when nothing is relayed any more, which may be the application's doing.
+        #: Called when nothing is relayed any more, perhaps by a call of the application.
         self.on_over: Callable[[], None] = lambda: None
         self._memory = connection.budget.open(connection.name, lambda: None)
         self._withheld_bytes = sum(stream.withheld_bytes for stream in self._streams.values())
@@ -140,12 +142,12 @@ class StandIn:
 
     @property
     def stream_ids(self) -> list[int]:
-        """Streams that are relayed still."""
+        """The streams that are still relayed."""
         return list(self._streams)
 
     @property
     def congested_ids(self) -> list[int]:
-        """Streams of which the application was told to wait."""
+        """The streams for which the application was told to wait."""
         return [stream_id for stream_id, stream in self._streams.items() if stream.congested]
 
     # --- for the application: as `Connection` has them ------------------------------------------
@@ -186,7 +188,8 @@ class StandIn:
             self._forget_if_over(stream_id)
 
     def drain_stream(self, stream_id: int, error_code: int) -> None:
-        """The owner of the connection drains what it is to stop behind a complete answer."""
+        """The owner of the connection drains a stream that it is to stop behind a complete
+        answer."""
         self.stop_stream(stream_id, error_code)
 
     def pause_reading(self, stream_id: int) -> None:
@@ -202,7 +205,8 @@ class StandIn:
             self._withhold(stream, -stream.withheld_bytes)
 
     async def reserve_stream(self, is_unidirectional: bool) -> int:
-        """The ID of a new stream, which is relayed. StreamStateError: nothing is, any more."""
+        """The ID of a new stream, which is relayed. StreamStateError when nothing is relayed any
+        more."""
         if self.closed or not self._sessions:
             raise StreamStateError("no more streams can be opened: the connection is elsewhere")
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -214,7 +218,7 @@ class StandIn:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
-                # It came just now, and nobody will ever end it.
+                # It came just now, and no task will ever end it.
                 self._give_up(future.result())
             raise
 
@@ -235,7 +239,7 @@ class StandIn:
     def send_room_bytes(self, stream_id: int) -> int:
         stream = self._streams.get(stream_id)
         if stream is None or stream.sending is None:
-            return 1  # to write there fails, and says why
+            return 1  # a write fails, and says why
         return stream.sending.room_bytes
 
     def can_send(self, stream_id: int) -> bool:
@@ -255,7 +259,7 @@ class StandIn:
     def close(
         self, error_code: int = 0, frame_type: int | None = None, reason_phrase: str = ""
     ) -> None:
-        """End what is left here, all the relayed streams; the connection is another process's."""
+        """End all relayed streams; the connection itself is another process's."""
         if self._wire is None:
             self._close = (error_code, frame_type, reason_phrase)
             return
@@ -280,7 +284,7 @@ class StandIn:
     # --- for the relay --------------------------------------------------------------------------
 
     def when_memory_is_short(self, end: Callable[[], None]) -> None:
-        """Have `end` called when these streams hold most of what the process may hold."""
+        """Have `end` called when these streams hold most of the process's memory budget."""
         self._memory.shed = end
 
     def open(self, wire: Wire) -> None:
@@ -309,7 +313,7 @@ class StandIn:
             self._forget_if_over(stream_id)
 
     def restore(self, connection: Connection) -> None:
-        """The handoff failed: do on the connection what was asked for meanwhile."""
+        """The handoff failed: repeat the application's calls on the connection."""
         self._memory.close()
         for stream_id, stream in self._streams.items():
             if stream.sending is not None:
@@ -334,9 +338,9 @@ class StandIn:
             connection.close(*self._close)
 
     def on_message(self, message: StreamMessage | OpenStream | RelayedDatagram) -> None:
-        """What the new owner passes on; its events are then there to be taken.
+        """Take a message of the new owner. Its events then wait to be taken.
 
-        PeerError for what it may not send.
+        PeerError for a message that it may not send.
         """
         if isinstance(message, RelayedDatagram):
             if self._sessions:
@@ -353,7 +357,8 @@ class StandIn:
         future, _ = self._opening.pop(message.request, (None, False))
         self._adopt(stream_id, sends=True, receives=not stream_id & 2)
         if future is None or future.done():
-            # Who asked has gone, or was another process, for which this one passed it on.
+            # The task that asked has gone; or another process had asked, for which this one passed
+            # it on.
             self._give_up(stream_id)
         else:
             future.set_result(stream_id)
@@ -400,7 +405,7 @@ class StandIn:
                     events.StreamReset(error_code=message.error_code, stream_id=stream_id)
                 )
         elif isinstance(message, StreamStop) and sending is not None:
-            # The transport has answered with a reset; nothing can be written any more.
+            # The transport has answered with a reset; no more can be written.
             if not sending.drained:
                 self._events.append(
                     events.StopSendingReceived(error_code=message.error_code, stream_id=stream_id)
@@ -440,7 +445,7 @@ class StandIn:
         )
 
     def _refuse(self, stream_id: int) -> None:
-        """Nobody here reads the stream, nor writes to it."""
+        """Refuse a stream that no program here reads or writes."""
         self._ended.add(stream_id)
         if self._wire is not None:
             self._wire.send_stop(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
@@ -448,7 +453,7 @@ class StandIn:
                 self._wire.send_reset(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
 
     def _open_no_more(self, reason: str) -> None:
-        """Those who wait for a new stream wait no more."""
+        """Raise in all tasks that wait for a new stream."""
         for future, _ in self._opening.values():
             if not future.done():
                 future.set_exception(StreamStateError(f"no stream can be opened: {reason}"))
@@ -461,12 +466,12 @@ class StandIn:
         self._memory.note(self._withheld_bytes, 0)
 
     def _release(self, stream_id: int, stream: _Left, size_bytes: int) -> None:
-        """So many bytes were consumed."""
+        """That many bytes were consumed."""
         if stream.receiving is not None:
             self._credit(stream_id, stream, stream.receiving.release(size_bytes))
 
     def _credit(self, stream_id: int, stream: _Left, size_bytes: int) -> None:
-        """Before there is a link, `open` will say so."""
+        """Give credit. Before there is a link, `open` will do it."""
         if self._wire is None:
             stream.credit_bytes += size_bytes
         else:
@@ -481,7 +486,8 @@ class StandIn:
         stream = self._streams.get(stream_id)
         if stream is not None and self._wire is not None and stream.over:
             if stream.receiving is not None:
-                # What nobody will read any more is here: the processes between need not wait.
+                # Bytes that no program will read any more are here: processes in between need not
+                # wait.
                 self._wire.send_credit(stream_id, stream.receiving.release_all())
             self._withhold(stream, -stream.withheld_bytes)
             del self._streams[stream_id]

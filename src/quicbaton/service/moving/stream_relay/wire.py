@@ -1,4 +1,4 @@
-"""One connection's relayed streams on a link, as either side speaks of them."""
+"""One connection's relayed streams on a link: the messages of either side."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from quicbaton.transport.connection import Connection
 
 
 def stop(connection: Connection, stream_id: int, error_code: int) -> None:
-    """Do what `StreamStop` asks for. RFC 9114 §4.1: H3_NO_ERROR stands behind a complete answer;
-    there the client may send on for a while."""
+    """Do what `StreamStop` asks for. RFC 9114 §4.1: H3_NO_ERROR comes after a complete answer; then
+    the client may send on for a while."""
     if error_code == ErrorCode.H3_NO_ERROR and connection.alpn in H3_ALPN:
         connection.drain_stream(stream_id, error_code)
     else:
@@ -47,7 +47,7 @@ class Wire:
             self.link.send(message)
 
     def send_credit(self, stream_id: int, size_bytes: int) -> None:
-        """Nothing is sent for nothing."""
+        """Give credit; nothing is sent for 0 bytes."""
         if size_bytes:
             message = StreamCredit(self.connection_id, self.handoff_id, stream_id, size_bytes)
             self.link.send(message)
@@ -65,12 +65,12 @@ class Wire:
         self.link.send(StreamOpened(self.connection_id, self.handoff_id, stream_id, request))
 
     def send_datagram(self, data: bytes) -> None:
-        """Lost while the link is full, as on any path (RFC 9221 §5)."""
+        """Send a datagram. It is lost while the link is full, as on any path (RFC 9221 §5)."""
         if not self.link.is_full:
             self.link.send(RelayedDatagram(self.connection_id, self.handoff_id, data))
 
     def pass_on(self, message: RelayMessage) -> None:
-        """Send what came over another wire."""
+        """Send a message that came over another wire."""
         if isinstance(message, RelayedDatagram):
             self.send_datagram(message.data)
         else:
