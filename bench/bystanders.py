@@ -38,7 +38,7 @@ class _Client(QuicConnectionProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._http = H3Connection(self._quic, enable_webtransport=True)
-        #: Who waits for an answer, by stream, and whether for its end.
+        #: Tasks that wait for an answer, by stream, and whether for its end.
         self._waiting: dict[int, tuple[asyncio.Future[None], bool]] = {}
         self._echo_stream = -1
         self._echo = bytearray()

@@ -35,7 +35,7 @@ class Command(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """What came of it; `sha256` is that of the last body received."""
+    """The result; `sha256` is that of the last body received."""
 
     error: str = ""
     seconds: float = 0.0

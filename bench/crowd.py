@@ -35,7 +35,7 @@ IDLE_TIMEOUT_S = 600.0
 _AT_ONCE = 16
 _HUM_PAUSE_S = 0.05
 _ANSWER_TIMEOUT_S = 20.0
-#: What a client that reads nothing lets through.
+#: The windows of a client that reads nothing.
 _HELD_WINDOW_BYTES = 256
 
 

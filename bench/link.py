@@ -28,7 +28,8 @@ _UDP_GRO = 104
 _READ_BYTES = 65_535
 _READS_PER_TURN = 64
 _BUFFER_BYTES = 8 << 20
-#: What one send with UDP_SEGMENT may carry: 64 segments and 65,507 bytes, less a burst's rest.
+#: The most that one send with UDP_SEGMENT may carry: 64 segments and 65,507 bytes, less a burst's
+#: rest.
 _MAX_SEGMENTS = 20
 _MAX_BURST_BYTES = 65_000
 #: epoll counts in whole milliseconds: a due burst may leave so much early rather than late.
@@ -176,7 +177,7 @@ class Relay:
 
 
 def _take(bursts: deque[_Burst], now: float) -> list[tuple[bytes, int]]:
-    """What is due, packets of one size joined into bursts again."""
+    """The packets that are due, those of one size joined into bursts again."""
     taken: list[tuple[bytes, int]] = []
     group: list[bytes] = []
     size = segment = 0

@@ -57,7 +57,7 @@ class Owner(Program):
         self.started = msgspec.json.decode(self.read_line(), type=Started)
 
     def take_sends(self) -> list[tuple[int, int]]:
-        """What it sent since it was asked before."""
+        """The datagrams since the last call."""
         self.write_line("sends")
         return msgspec.json.decode(self.read_line(), type=Sends).sends
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 _CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
 _INSTALL_TIMEOUT_S = 300.0
-#: What the programs of the benchmarks import, and the event loop that `quicbaton serve` uses.
+#: Imports of the benchmarks' programs, and the event loop that `quicbaton serve` uses.
 _SHARED = ("msgspec", "starlette", "uvloop")
 
 

@@ -115,5 +115,5 @@ class Client(Program):
         self.write_line(msgspec.json.encode(Command(operation, port, count)).decode())
 
     def answer(self) -> Answer:
-        """What came of it, when it is done."""
+        """The result, when it is done."""
         return msgspec.json.decode(self.read_line(), type=Answer)

@@ -48,7 +48,7 @@ class Report(msgspec.Struct):
 
 
 class _NotWholeError(Exception):
-    """What came is not what was to come."""
+    """The received bytes are not the expected ones."""
 
 
 class _Asking(QuicConnectionProtocol):

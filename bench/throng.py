@@ -33,7 +33,7 @@ IDLE_TIMEOUT_S = 120.0
 
 
 class Report(msgspec.Struct):
-    """What happened since the mark."""
+    """The events since the mark."""
 
     connections: int
     dropped: int

@@ -29,7 +29,7 @@ class Order(msgspec.Struct):
 
 
 class Account(msgspec.Struct):
-    """What came of it: (time in ns, bytes so far) for every piece; ns to each first byte."""
+    """The result: (time in ns, bytes so far) for every piece; ns to each first byte."""
 
     error: str = ""
     started_ns: int = 0

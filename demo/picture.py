@@ -118,7 +118,7 @@ def _draw_owners(axes: Any, recording: Recording) -> None:
 
 
 def _draw_gaps(axes: Any, recording: Recording, found: Figures) -> None:
-    """What the client noticed of each handoff, beside what reconnecting costs."""
+    """The client's pause at each handoff, beside the cost of reconnecting."""
     for handoff in recording.handoffs:
         at = _seconds(recording, handoff.resumed_ns)
         gap = recording.gap_ms(handoff)

@@ -45,7 +45,7 @@ _PATIENCE_S: Final = 10.0
 
 
 class Display(Protocol):
-    """Whoever shows what happens."""
+    """Shows the events."""
 
     def note(self, text: str) -> None: ...
     def begin(self, size: int, owner: int) -> None: ...

@@ -59,7 +59,7 @@ class Server:
         raise PeerError("a server did not start; it has said why above", code=Reason.NOT_READY)
 
     async def look(self) -> c.Connections:
-        """What `quicbaton ps` says."""
+        """The answer of `quicbaton ps`."""
         return await ask(self.control, c.ListConnections(), c.Connections)
 
     async def hand_off(self, connection: str, to: Server) -> int:

@@ -18,7 +18,7 @@ import msgspec
 import pycurl
 
 _TIMES: Final = 15
-#: What arrives before the next break.
+#: Bytes that arrive before the next break.
 _BYTES: Final = 1 << 20
 _TIMEOUT_MS: Final = 20_000
 

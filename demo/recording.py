@@ -29,7 +29,7 @@ class Handoff(Struct, frozen=True):
 
 
 class Counts(Struct, frozen=True):
-    """What a process said of itself at its end, or just before it."""
+    """A process's own figures at its end, or just before it."""
 
     accepted: int
     datagrams_sent: int
@@ -100,7 +100,7 @@ class Median(Struct, frozen=True):
 
 
 class Figures(Struct, frozen=True):
-    """What `--json` writes."""
+    """The figures that `--json` writes."""
 
     bytes: int
     seconds: float

@@ -14,7 +14,7 @@ _TWICE = Path(__file__).parents[1] / ".ci" / "twice.py"
 _SEVERAL = ("-p", "xdist.plugin", "-n", "2")
 _PASSES = "def test_right():\n    pass\n"
 _FAILS = "def test_wrong():\n    assert 1 == 2, 'always'\n"
-#: Fails when it is run for the first time, whoever runs it.
+#: Fails when it is run for the first time, in any process.
 _FAILS_ONCE = """
 import pathlib, pytest
 

@@ -56,7 +56,7 @@ _PROGRAMS = {
 _EVENTS_PROGRAM = "bench.servers.events_program:Events"
 _WORKERS = 2
 _CLIENTS = 4
-#: What is to be reached: of our events per request; of hypercorn in everything.
+#: Targets: relative to our events per request; to hypercorn in everything.
 _OF_EVENTS = 1.35
 _OF_HYPERCORN = 0.25
 _COLOURS = {
@@ -226,7 +226,7 @@ def _measure(server: AsgiServer, client: Client, kind: str, sizes: _Sizes) -> di
 
 
 def _measure_two_workers(stage: _Stage, one: _Contestant, sizes: _Sizes) -> dict[str, Any]:
-    """What a few clients get from two workers, and how many of their downloads are whole."""
+    """The downloads of a few clients from two workers: their rate, and how many are whole."""
     with ExitStack() as stack:
         clients = [
             stack.enter_context(Client(stage.files.certificate, sizes.body_bytes))
@@ -350,7 +350,7 @@ def _targets(plain: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
 
 
 def report(figures: dict[str, Any]) -> list[str]:
-    """What was reached of the targets, the distance to the fastest, and who is missing."""
+    """The targets that were reached, the distance to the fastest, and missing servers."""
     lines = [f"{name} is missing: {reason}" for name, reason in figures["missing"].items()]
     for one in figures["targets"]:
         if one["at_most"] is None:

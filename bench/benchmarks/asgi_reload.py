@@ -95,7 +95,7 @@ def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> d
 
 
 def _process_of(looking: Client, server: AsgiServer) -> str:
-    """What tells the process apart that answers a new client; "" if none does."""
+    """The process that answers a new client; "" if none does."""
     answer = looking.try_to("open", server.port)
     looking.ask("close", server.port)
     return answer.sha256
@@ -119,7 +119,7 @@ def _reload(server: AsgiServer, looking: Client, before: str, seconds: float) ->
 
 
 def report(figures: dict[str, Any]) -> list[str]:
-    """What was whole, and why the rest was not."""
+    """The streams that were whole, and why the others were not."""
     lines = [f"{name} is missing: {reason}" for name, reason in figures["missing"].items()]
     for name, whole in figures["whole"].items():
         counts = ", ".join(f"{whole[kind]} of {figures['of_each']} {kind}" for kind in _KINDS)

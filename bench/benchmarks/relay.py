@@ -47,7 +47,7 @@ _WARM_UP = 100
 _WARM_UP_S = 0.5
 _LOOK_S = 0.005
 _LOOKS = 2000
-#: What is to be reached.
+#: The targets.
 _ADDED_P50_US = 1000
 _THROUGHPUT_RATIO = 0.5
 

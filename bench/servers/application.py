@@ -38,7 +38,7 @@ def make_body(size: int) -> bytes:
 
 @dataclass(frozen=True)
 class Options:
-    """What a server program is started with."""
+    """The arguments of a server program."""
 
     certificate: Path
     key: Path

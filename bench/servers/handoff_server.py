@@ -75,7 +75,7 @@ class Sends(msgspec.Struct):
 
 
 class Content:
-    """What is served: one block, cut up once."""
+    """The content: one block, cut up once."""
 
     def __init__(self) -> None:
         block = make_body(BLOCK_BYTES)
@@ -161,7 +161,7 @@ class Protocol(QuicConnectionProtocol):
 
     def _on_tick(self) -> None:
         self._ticking = False
-        # Whoever has the connection now has a clock of his own.
+        # The connection's present owner has a clock of its own.
         with suppress(GivenAwayError):
             for stream_id in list(self._live):
                 self._send_live(stream_id, self._live[stream_id])
@@ -194,7 +194,7 @@ class Protocol(QuicConnectionProtocol):
 
 
 def server_configuration(files: CertificateFiles) -> QuicConfiguration:
-    """What all of our server processes are configured with."""
+    """The configuration of all our server processes."""
     configuration = QuicConfiguration(
         is_client=False,
         alpn_protocols=H3_ALPN,

@@ -11,7 +11,7 @@ import asyncio
 import os
 from typing import Any
 
-#: What a download brings at a time; how often.
+#: The bytes of a download at a time, and how often they come.
 PIECE_BYTES = 10_000
 EVERY_S = 0.25
 

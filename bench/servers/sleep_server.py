@@ -128,7 +128,7 @@ def _renew(nap: Nap, endpoint: Endpoint) -> None:
 
 
 def resident_bytes() -> int:
-    """What of this process is in memory, as the kernel says."""
+    """The process's memory, by the kernel's count."""
     for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
         if line.startswith("Rss:"):
             return int(line.split()[1]) << 10

@@ -49,7 +49,7 @@ def say(message: bytes) -> None:
 
 
 async def listen(own: socket.socket) -> None:
-    """What is said anywhere, to everybody here."""
+    """Messages of all processes, for all members here."""
     loop = asyncio.get_running_loop()
     while True:
         message = (await loop.sock_recv(own, _MESSAGE_BYTES)).decode("utf-8", "replace")

@@ -79,7 +79,7 @@ class Server(QuicConnectionProtocol):
 
 
 def respond(asked: dns.message.Message) -> dns.message.Message:
-    """What the zone knows; `pid.example` is the process that answers."""
+    """The zone's records; `pid.example` is the process that answers."""
     answer = dns.message.make_response(asked)
     if len(asked.question) != 1:
         answer.set_rcode(dns.rcode.FORMERR)

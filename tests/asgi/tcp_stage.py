@@ -50,7 +50,7 @@ class Stage(NamedTuple):
 
 
 class Answer:
-    """What came of a request."""
+    """The result of a request."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -106,7 +106,7 @@ async def serving(
     keep_alive_s: float = 30,
     memory_bytes: int = MEMORY_BUDGET_BYTES,
 ) -> AsyncIterator[Stage]:
-    """The program, over TCP. What the program of the tests has noted is `asgi_programs.STARTED`."""
+    """The program, over TCP. The notes of the tests' program are in `asgi_programs.STARTED`."""
     asgi_programs.STARTED.clear()
     lifespan = Lifespan(application, "test:application")
     await lifespan.startup()
@@ -180,7 +180,7 @@ class Http2Client:
                 raise EOFError(f"no {kind.__name__}: {self.events}")
 
     async def read(self) -> bool:
-        """What the server says next; false when it has hung up."""
+        """Read the server's next bytes; false when it has hung up."""
         with contextlib.suppress(ConnectionError):
             data = await self._reader.read(65536)
             events = self.h2.receive_data(data)
@@ -193,7 +193,7 @@ class Http2Client:
         return False
 
     def body(self, stream_id: int) -> bytes:
-        """What has come of a response."""
+        """The part of a response that has come."""
         return b"".join(
             event.data
             for event in self.events

@@ -32,7 +32,7 @@ async def application(scope, receive, send):
     await send({"type": "http.response.body", "body": b"the end"})
 """
 _WHOLE = b"".join(b"%05d\n" % number * 1000 for number in range(200)) + b"the end"
-#: What comes before it stops.
+#: Bytes that come before it stops.
 _HALF_BYTES = 101 * 6000
 
 

@@ -25,12 +25,12 @@ from quicbaton.http3.codes import ErrorCode
 from tests.asgi import asgi_programs
 from tests.asyncio.loopback import client_configuration, server_configuration
 
-#: What libcurl calls a stream that was reset: CURLE_HTTP2_STREAM, CURLE_HTTP3 and others.
+#: libcurl's errors for a stream that was reset: CURLE_HTTP2_STREAM, CURLE_HTTP3 and others.
 _RESET_CODES = {92, 95, pycurl.E_PARTIAL_FILE, pycurl.E_RECV_ERROR}
 
 
 class Answer:
-    """What came of a request."""
+    """The result of a request."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -78,7 +78,7 @@ class Client:
 
 @asynccontextmanager
 async def serving(certificate: CertificateFiles, application: Any) -> AsyncIterator[Client]:
-    """A client of the program. What that of the tests has noted is `asgi_programs.STARTED`."""
+    """A client of the program. The notes of the tests' program are in `asgi_programs.STARTED`."""
     asgi_programs.STARTED.clear()
     lifespan = Lifespan(application, "test:application")
     await lifespan.startup()
@@ -316,7 +316,7 @@ async def test_a_client_that_goes_is_a_disconnect(certificate: CertificateFiles)
 async def test_a_program_that_does_not_read_holds_the_client_back(
     certificate: CertificateFiles,
 ) -> None:
-    """What it has not taken is bounded by the stream's window."""
+    """The stream's window bounds the bytes that it has not taken."""
     held: list[int] = []
 
     async def application(scope: Any, receive: Any, send: Any) -> None:

@@ -38,7 +38,7 @@ async def reload(home: ServiceHome, service: Service, *options: str) -> None:
 
 
 async def pid_of(client: WebTransportClient) -> int:
-    """Who answers a request on the session's connection."""
+    """The process that answers a request on the session's connection."""
     return int(await client.answer(client.ask("/pid")))
 
 

@@ -49,7 +49,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 def held_back(stage: Stage) -> list[int]:
-    """What connections hold of which nothing more is read."""
+    """The bytes that connections hold of which nothing more is read."""
     connections: list[Any] = list(stage.memory.others.values())
     return [one._account.held_bytes for one in connections if one._account in one._pauses]
 
@@ -146,7 +146,7 @@ async def test_a_client_that_has_much_here_is_not_read_while_memory_is_low(
         await until(lambda: held_back(stage))
         assert MIN_CONNECTION_WINDOW_BYTES <= held_back(stage)[0] < len(body)
         program.may.set()
-        # Who holds little goes on, and so does who has taken what there was.
+        # A client that holds little goes on, and so does one that has taken everything.
         assert await upload(stage, "2", small) == hashlib.sha256(small).hexdigest()
         assert await glutton == hashlib.sha256(body).hexdigest()
         program.may.clear()

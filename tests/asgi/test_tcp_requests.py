@@ -24,7 +24,7 @@ from tests.asgi import asgi_programs
 from tests.asgi.tcp_stage import Http2Client, Stage, serving
 
 VERSIONS = pytest.mark.parametrize("version", ["1.1", "2"])
-#: What libcurl calls a response that was cut off.
+#: libcurl's errors for a response that was cut off.
 _CUT_CODES = {92, pycurl.E_PARTIAL_FILE, pycurl.E_RECV_ERROR, pycurl.E_GOT_NOTHING}
 
 

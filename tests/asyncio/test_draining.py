@@ -30,7 +30,7 @@ async def nowhere(_name: str) -> Link:
 
 
 async def test_a_drain_that_is_undone_ends_at_once() -> None:
-    """Whoever waits for it has an answer, and the next one may begin."""
+    """A command that waits for the drain has an answer, and the next one may begin."""
     connections: Any = OneConnection()
     draining = Draining(connections, nowhere, lambda: 0)
     ours, theirs = socket.socketpair()

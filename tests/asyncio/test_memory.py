@@ -13,7 +13,7 @@ from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.transport.budget import Pressure
 from tests.asyncio.loopback import Watcher, client_configuration, server_configuration
 
-#: What one connection of these servers can be made to hold.
+#: The most that one connection of these servers can be made to hold.
 WINDOW = 1 << 20
 
 

@@ -59,7 +59,7 @@ def test_a_placement_names_nodes_of_the_cluster(tmp_path: Path) -> None:
 
 
 class Elsewhere:
-    """Wants every request to be answered by who is not there."""
+    """Wants every request to be answered by a process that is not there."""
 
     wants_path = True
 

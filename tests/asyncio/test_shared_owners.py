@@ -49,7 +49,7 @@ class Source:
             store_id=self.store.store_id,
             waits=WAITS,
         )
-        #: What was done, in order.
+        #: The calls, in order.
         self.done: list[str] = []
         self._context = HandoffContext(
             endpoint=STANDS_FOR_NOTHING,

@@ -23,7 +23,7 @@ class Party:
 
 
 class Scene:
-    """Turns of some parties, and who was served when, with how many."""
+    """Turns of some parties, and a record of who was served when, with how many."""
 
     def __init__(self) -> None:
         self.now_s = 0.0

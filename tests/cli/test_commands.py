@@ -48,7 +48,7 @@ def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_command_imports_nothing_that_it_does_not_need(
     arguments: str, unneeded: set[str]
 ) -> None:
-    """Whoever looks at a server with `ps` need not wait for a QUIC stack."""
+    """A user of `ps` need not wait for the import of a QUIC stack."""
     program = (
         "import sys; from quicbaton.cli.main import parse;"
         f"parse({arguments.split()}); print(*sys.modules)"

@@ -1,4 +1,4 @@
-"""What a server says hurts nobody, whoever reads it or not."""
+"""A server's output harms no connection, with a reader or without."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def head(url: str, ca: Path) -> tuple[int, bytes]:
 
 
 def quiet_port() -> int:
-    """A free UDP port below those that Linux gives to whoever asks for any."""
+    """A free UDP port below the range from which Linux gives any port."""
     while True:
         with (
             contextlib.suppress(OSError),

@@ -25,7 +25,7 @@ class Page:
         self._process = process
 
     async def evaluate(self, expression: str) -> Any:
-        """What a JavaScript expression is in the page; a promise is awaited."""
+        """The value of a JavaScript expression in the page; a promise is awaited."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(expression).encode() + b"\n")
         return await self.answer()

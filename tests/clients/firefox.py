@@ -79,7 +79,7 @@ class Browser:
             )
 
     async def evaluate(self, expression: str) -> Any:
-        """What a JavaScript expression is in the page, as JSON; a promise is awaited."""
+        """The value of a JavaScript expression in the page, as JSON; a promise is awaited."""
         result = await self._ask(
             "script.evaluate",
             expression=f"Promise.resolve({expression}).then((it) => JSON.stringify(it ?? null))",

@@ -17,7 +17,7 @@ from tests.conformance.outcome import Check, Outcome
 from tests.conformance.service import serving
 
 _TESTER_S = 60.0
-#: What it says, where all is well.
+#: Its output when all is well.
 _EXPECTED = {
     "the server gives spare connection IDs": "Server supports connection ID management",
     "the connection is alive on the new path": "Connection alive after network change simulation",

@@ -24,7 +24,7 @@ class Outcome(Struct, frozen=True):
 
 
 class Surprises(Struct, frozen=True):
-    """What was not to be expected. Nothing of it may be there for a run to pass."""
+    """Unexpected results. A run passes only without any."""
 
     failed: list[Check]
     #: Listed as failing, and passed.
@@ -37,7 +37,6 @@ class Surprises(Struct, frozen=True):
         return bool(self.failed or self.passed or self.absent or self.faults)
 
     def lines(self) -> list[str]:
-        """For a person."""
         return [
             *(f"FAILED {check.name}\n    {check.why}" for check in self.failed),
             *(f"PASSED, though listed as failing: {name}" for name in self.passed),

@@ -25,7 +25,7 @@ _PASSED = re.compile(r"  ok   (.+)")
 _FAILED = re.compile(r"  FAIL (.+)")
 _SKIPPED = re.compile(r"  (?:\.\.|skip) +(.+)")
 _SUMMARY = re.compile(r"(?:passed: )?(\d+)(?: passed,)?\s+(?:failed: )?(\d+)(?: failed)?")
-#: What a check measured stands in its name.
+#: A check's measurement is part of its name.
 _MEASURED = re.compile(r" \(\d+ bytes taken\)")
 
 
@@ -60,7 +60,7 @@ def run_script(name: str) -> Outcome:
 
 
 def read(printed: str) -> Outcome:
-    """What a script has printed."""
+    """The results in a script's output."""
     checks: list[Check] = []
     faults: list[str] = []
     lines = printed.splitlines()
@@ -79,7 +79,7 @@ def read(printed: str) -> Outcome:
 
 
 def _why(name: str, below: list[str]) -> str:
-    """What stands below a failed check: expected and actual, or a traceback, whose end counts."""
+    """The lines below a failed check: expected and actual, or a traceback, whose end counts."""
     if not name.endswith(" raised"):
         return " ".join(line.strip() for line in below[:2])
     traceback = itertools.takewhile(lambda line: line and not line.startswith("  FAIL"), below)

@@ -80,7 +80,7 @@ class _Served:
         return await serve(_LOCALHOST, 0, configuration=_configuration(), create_protocol=create)
 
     def tell(self, url: Any, client: Any, root_path: str) -> None:
-        """What the next request is to look like."""
+        """Choose the form of the next request."""
         port = url.port or {"http": 80, "https": 443}[url.scheme]
         self._scheme, self._server = url.scheme, [url.raw_host.decode("ascii"), port]
         self._client, self._root_path = client, root_path

@@ -23,7 +23,7 @@ _GUARD_S = 60
 
 
 def content(size: int) -> bytes:
-    """What an upload of so many bytes consists of."""
+    """The bytes of an upload of that size."""
     return (bytes(range(251)) * (size // 251 + 1))[:size]
 
 

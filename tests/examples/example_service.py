@@ -11,12 +11,12 @@ from tests.supervisor.service_home import Service, ServiceHome, service_home
 
 _ROOT = Path(__file__).parents[2]
 _PROMPT = "$ "
-#: What is added to the README's command: a free port, and words for machines.
+#: Options beside the README's command: a free port, and output for machines.
 _HERE = ("--host", "127.0.0.1", "--port", "0", "--json")
 
 
 class Example:
-    """An example's service, and the user who has started it."""
+    """An example's service, and the user that has started it."""
 
     def __init__(self, name: str, home: ServiceHome, environment: dict[str, str]) -> None:
         self.home = home

@@ -53,7 +53,7 @@ async def test_answers_go_on_over_one_connection_through_a_reload(doq: Example) 
 
 
 class RawClient(QuicConnectionProtocol):
-    """What comes on each stream, and how the connection ended."""
+    """The bytes on each stream, and how the connection ended."""
 
     def __init__(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
         super().__init__(*args, **kwargs)

@@ -81,7 +81,7 @@ def cut_off(path: Path) -> None:
 
 Change = Callable[[Path], object]
 
-#: What becomes of a file: whether a download that holds it goes on, and one that does not.
+#: Changes of a file: whether a download that holds it goes on, and one that does not.
 CHANGES: list[tuple[Change, bool, bool]] = [
     (lambda path: None, True, True),
     (lambda path: path.rename(path.with_name("away")), True, False),

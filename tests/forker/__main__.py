@@ -27,7 +27,7 @@ from quicbaton.service import failpoints
 from tests.forker import Order, use
 from tests.forker.cloning import clone, show_command_line
 
-#: What most of the programs import.
+#: Modules that most of the programs import.
 _IMPORTED = (
     *("bench.bystanders", "bench.innocents", "bench.servers.neighbourhood", "demo.curl"),
     *("quicbaton.asgi", "quicbaton.asgi.tcp", "quicbaton.cli.main", "quicbaton.cli.serve"),

@@ -1,4 +1,4 @@
-"""A copy of this process that is a child of its parent: fork(2), but for who may wait for it."""
+"""A copy of this process that is a child of its parent: fork(2), but the parent may wait for it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _RING: Final = KeyRing(ClusterKey.generate(lambda size: b"\x07" * size))
 _FIELDS: Final = BatonFields(connection_id=b"connection", term=3, source="/a", audience="/b")
 _NOW: Final = 1_000_000.0
 _CALLS: Final = 2_000
-#: What msgspec raises for bytes that it cannot decode; a nap never left its process.
+#: msgspec's errors for bytes that it cannot decode; a nap never left its process.
 _UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 

@@ -80,7 +80,7 @@ def scenes() -> list[Scene]:
 
 
 class Victim:
-    """A connection under test, and the one who speaks to it."""
+    """A connection under test, and its peer."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene

@@ -32,7 +32,7 @@ from tests.fuzz.fuzzing import Reader, at_most, only
 from tests.http3.http3_wire import Quic
 
 DATA, END, RESET, STOP, DATAGRAM, ANSWER, MOVE = 0, 1, 2, 3, 4, 5, 6
-#: What a step of the input means; most are bytes of a stream.
+#: The meaning of an input's step; most are bytes of a stream.
 _STEPS: Final = (DATA, DATA, DATA, DATA, DATA, DATA, END, END, RESET, STOP, DATAGRAM, ANSWER, MOVE)
 _CALLS_PER_STEP: Final = 3_000
 _CALLS_PER_BYTE: Final = 60
@@ -59,7 +59,7 @@ class Victim:
                 self._request()
 
     def handle(self, event: QuicEvent) -> None:
-        """What the transport would hand on, and it alone."""
+        """The events that the transport would hand on, and no others."""
         if not self._may_come(event) or not self.quic.receive(event):
             return
         self._streams.add(getattr(event, "stream_id", 0))
@@ -126,7 +126,7 @@ class Victim:
         self.h3.send_headers(stream_id, fields, True)
 
     def _note(self, event: H3Event) -> None:
-        """What the program is told, less the places where its data was cut."""
+        """The program's events, without the places where its data was cut."""
         told = self.told
         if isinstance(event, DataReceived):
             last = told[-1] if told else None

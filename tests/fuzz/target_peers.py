@@ -74,7 +74,7 @@ def _read_commands(pieces: list[bytes]) -> None:
 _OFFER: Final = m.Offer(_CID, _HANDOFF, 1, 100, 2, "S", "D", (), True, b"")
 _READY: Final = m.Ready(_CID, _HANDOFF, bytes(16), bytes(16))
 _COMMITTED: Final = m.Committed(_CID, _HANDOFF, 2, bytes(16), bytes(16), 0)
-#: What has happened to a process that gives a connection away, and to one that takes it.
+#: Events at a process that gives a connection away, and at one that takes it.
 _GIVEN: Final = (
     ev.Start(1, "S", "D", 100, 2, cutover_pending=False),
     ev.Received(1, m.Accept(_CID, _HANDOFF, proxy=False)),

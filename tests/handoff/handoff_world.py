@@ -347,7 +347,7 @@ class World(SmallWorld):
         self._tell_taker(number, PeerDead(no_owner_lives=self._nobody_else_can_own(number)))
 
     def _nobody_else_can_own(self, number: int) -> bool:
-        """What a supervisor finds out by asking all who live."""
+        """A supervisor's verdict after asking all living processes."""
         return self.awake is None and all(
             other.machine.ended for index, other in self._living_takers() if index != number
         )

@@ -104,7 +104,7 @@ class Side:
     process: str
     machine: GivingByStore | Forwarding | TakingByStore | CuttingOver
     baton: int | None = None  # number of the snapshot that it sealed or rebuilt
-    #: What it has asked of the store and not been answered, oldest first.
+    #: Operations in the store without an answer yet, oldest first.
     asked: list[AskStore | ReadStore] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     peer: str = ""
@@ -408,7 +408,7 @@ class SharedWorld(SmallWorld):
         self._tell(number, PeerDead(no_owner_lives=self._nobody_else_can_own(number)))
 
     def _nobody_else_can_own(self, number: int) -> bool:
-        """What a supervisor finds out by asking all who live."""
+        """A supervisor's verdict after asking all living processes."""
         return self.awake is None and all(
             side.machine.ended for index, side in self._living() if index != number
         )
@@ -522,7 +522,7 @@ class SharedWorld(SmallWorld):
         assert not self.resets, "an owner woke after its client was told that there is none"
         record = self.ledgers[side.process].record(CID)
         assert (record.state, record.term) == (Ownership.OWNED, term)
-        # Whoever is behind the latest snapshot is the only one that may go on from it.
+        # Only the process behind the latest snapshot may go on from it.
         assert side.baton == len(self.terms) - 1
         self.activated.add(side.baton)
         self.awake = side.process

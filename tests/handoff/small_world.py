@@ -38,7 +38,7 @@ class SmallWorld(ABC):
 
     @abstractmethod
     def progress(self) -> list[Action]:
-        """What happens by itself when nothing goes wrong and no time is lost."""
+        """The event that happens by itself when nothing goes wrong and no time is lost."""
 
     @abstractmethod
     def misfortunes(self) -> list[Action]:

@@ -120,7 +120,7 @@ class Pair:
         return [data for data, _ in self.server.datagrams_to_send(self.now)]
 
     def all_from_client(self) -> list[bytes]:
-        """What the client sends in 30 ms: aioquic paces."""
+        """The client's datagrams of 30 ms: aioquic paces."""
         datagrams = []
         for _ in range(10):
             datagrams += self.from_client()

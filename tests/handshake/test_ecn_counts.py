@@ -11,7 +11,7 @@ from aioquic.quic.packet_builder import QuicPacketBuilderStop
 from quicbaton.handshake import EcnCounts
 from tests.handshake.aioquic_pair import Pair
 
-#: What aioquic takes an ACK frame to need: it arms its timer where there is so much room.
+#: The room that aioquic reserves for an ACK frame: with so much it arms its timer.
 ACK_BYTES = 33
 
 

@@ -57,7 +57,7 @@ def clock() -> Clock:
 
 
 def node(clock: Clock, ring: KeyRing = RING, **options: Any) -> SessionTickets:
-    """What one process of the cluster knows of tickets: nothing but the ring."""
+    """One process of the cluster, which knows nothing of tickets but the ring."""
     return SessionTickets(ring, os.urandom, clock, **options)
 
 
@@ -72,7 +72,7 @@ def visit(
 
 
 def first_ticket(tickets: SessionTickets, **options: Any) -> SessionTicket:
-    """What a client gets on its first visit."""
+    """The ticket that a client gets on its first visit."""
     pair = visit(tickets, **options)
     pair.until_client_ready()
     pair.to_client(pair.from_server())

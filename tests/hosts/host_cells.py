@@ -100,7 +100,7 @@ class HostOutcome:
     verdict: Verdict
     fault_s: float
     in_time: bool
-    #: What came of handing the connection over, and of handing it on after the fault.
+    #: The results of handing the connection over, and of handing it on after the fault.
     answers: list[str]
     #: It was handed on, or its client had all that it wanted before there was time for that.
     handed_on: bool
@@ -253,7 +253,7 @@ async def _set(site: Site, victim: str, condition: Condition) -> None:
 
 
 async def _hand_on(source: Server, destination: Server, curl: Curl) -> list[str]:
-    """Hand the connection on, from whoever owns it to the other: it can go on living."""
+    """Hand the connection on, from its owner to the other process: it can go on living."""
     answers = []
     while source.alive and destination.alive and curl.outcome is None:
         for owner, other in ((source, "b/0"), (destination, "a/0")):

@@ -30,12 +30,12 @@ NETMASK = "255.255.0.0"
 
 
 class HostOrder(msgspec.Struct):
-    """What a host is like."""
+    """The properties of a host."""
 
     name: str
     #: Its own address, then those that it shares with others.
     addresses: list[str]
-    #: What the kernel calls this boot of this host.
+    #: The kernel's name for this boot of this host.
     boot_id: str
     #: Folder -> size: file systems that are full sooner than others.
     small_disks: dict[str, int] = {}
@@ -51,7 +51,7 @@ def main() -> None:
     """Set up, pass the device on through the socket in argv, and stay."""
     order = msgspec.json.decode(sys.argv[1], type=HostOrder)
     socket.sethostname(order.name)
-    # Who reads this knows which processes' monotonic clocks compare.
+    # A reader of this knows which processes' monotonic clocks compare.
     boot_id = Path(sys.argv[3])
     boot_id.write_text(f"{order.boot_id}\n", encoding="ascii")
     _mount("--bind", str(boot_id), "/proc/sys/kernel/random/boot_id")

@@ -38,7 +38,7 @@ _MAX_RECEIVERS = 16
 
 
 class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What happens to the packets of one way."""
+    """The conditions for the packets of one way."""
 
     delay_ms: float = 0.0
     #: Shares of all packets, 0 to 1.
@@ -195,7 +195,7 @@ class LossyLink:
         self._owners: dict[bytes, int] = {}
         self._balancers: dict[bytes, _Balancer] = {}
         self._shifts = [0] * len(hosts)
-        #: What a port of a host behind its NAT is at home.
+        #: The port behind the NAT for a port of a host.
         self._at_home: dict[tuple[int, int], int] = {}
         self._ways = [_Way(f"{seed}/{sender}/{receiver}") for sender in hosts for receiver in hosts]
         self._under_way: list[tuple[float, int, int, bytes]] = []

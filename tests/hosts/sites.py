@@ -55,7 +55,7 @@ class Site:
         await self.network.between(self.client, self.network.hosts[node], condition)
 
     async def datagrams(self) -> Datagrams:
-        """What client and servers have put on the wire for each other."""
+        """The packets that client and servers have put on the wire for each other."""
         return Datagrams(await self.network.notes())
 
     async def verdict(self) -> Verdict:
@@ -93,7 +93,7 @@ class Datagrams:
         )
 
     def check(self, keylogs: list[Path]) -> Verdict:
-        """What the nonce checker says of all that the servers sent."""
+        """The nonce checker's verdict on all packets of the servers."""
         sent = [note.payload for note in self.all if note.receiver == "client"]
         first = next(note.payload for note in self.all if note.sender == "client")
         return check(sent, first[6 + first[5]], keylogs)
@@ -127,7 +127,7 @@ async def two_hosts(
         if wall_ahead_s:
             await b.set_wall_clock(wall_ahead_s)
         if shared:
-            # Who comes for the first time comes to `a`.
+            # A new client comes to `a`.
             await network.balance(SHARED, {1: a, 2: b}, fallback=a)
         worlds = {}
         for host in (a, b):

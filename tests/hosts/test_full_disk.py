@@ -20,7 +20,7 @@ pytestmark = pytest.mark.process
 SIZE = 1_500_000
 RATE = 300_000
 _DISK_BYTES = 512 << 10
-#: What SQLite has allocated already takes some more writes.
+#: Pages that SQLite has allocated already take some more writes.
 _TRIES = 60
 
 

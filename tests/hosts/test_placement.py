@@ -64,7 +64,7 @@ class Node:
         await self.process.wait()
 
     async def ask(self, *command: str) -> Any:
-        """What a command answers that is given on this host."""
+        """The answer to a command on this host."""
         process = await self.host.start(
             *(sys.executable, "-m", "quicbaton", *command, "--json"),
             *("--cluster", self.cluster, "--node-name", self.name),

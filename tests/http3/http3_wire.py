@@ -24,7 +24,7 @@ from quicbaton.http3 import H3Connection, Http3State, export_state, restore
 
 
 class Quic:
-    """One end's QUIC connection. What it sends lies in `outbox` as events of the other end."""
+    """One end's QUIC connection. Its frames are in `outbox`, as events of the other end."""
 
     def __init__(self, is_client: bool) -> None:
         self.configuration = SimpleNamespace(is_client=is_client)
@@ -149,7 +149,7 @@ class End:
             self.handle(piece)
 
     def take_sent(self) -> list[QuicEvent]:
-        """What was sent since the last call."""
+        """The events since the last call."""
         sent, self.quic.outbox = self.quic.outbox, []
         return sent
 

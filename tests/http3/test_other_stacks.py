@@ -66,7 +66,7 @@ def message(begin: list[Fields]) -> st.SearchStrategy[bytes]:
 
 
 class Reading:
-    """What an HTTP/3 connection makes of a stream."""
+    """The result of reading a stream with an HTTP/3 connection."""
 
     def __init__(self, module: str, is_client: bool, sent: bytes, size: int, ended: bool) -> None:
         self.quic = Quic(is_client)
@@ -91,7 +91,7 @@ class Reading:
 
     @property
     def error(self) -> int | None:
-        """What the connection was closed with, or the stream was given up for."""
+        """The code with which the connection was closed, or the stream given up."""
         if self.quic.closed is not None:
             return self.quic.closed[0]
         codes = [event.error_code for event in self.quic.outbox if hasattr(event, "error_code")]

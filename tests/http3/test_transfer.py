@@ -36,7 +36,7 @@ CONNECT = [
     *GET[1:4],
 ]
 
-#: What the applications do; each name is a step.
+#: The applications' steps, by name.
 STEPS = st.sampled_from(
     [
         "get",

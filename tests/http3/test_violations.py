@@ -100,7 +100,7 @@ class Scene:
 
 
 def codes_of(sent: list[QuicEvent], stream_id: int) -> set[int]:
-    """What was said about a stream by RESET_STREAM and STOP_SENDING."""
+    """The codes of RESET_STREAM and STOP_SENDING for a stream."""
     return {
         event.error_code
         for event in sent

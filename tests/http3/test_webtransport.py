@@ -50,7 +50,7 @@ def session() -> tuple[End, End]:
 
 
 def received(seen: list[H3Event], stream_id: int) -> tuple[bytes, bool]:
-    """What of a stream came, and whether its end did."""
+    """The bytes of a stream that came, and whether its end did."""
     events = [
         event
         for event in seen

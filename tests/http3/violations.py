@@ -102,7 +102,7 @@ FRAMES: Final[dict[str, bytes]] = {
     "long grease": LONG_GREASE,
     "empty grease": encode_frame(0x21, b""),
 }
-#: Where messages are, for each role: the stream's bytes so far. What follows is read there.
+#: The phases of messages, for each role: the stream's bytes so far. Further bytes are read there.
 SCENES: Final[dict[str, dict[str, bytes]]] = {
     "server": {
         "before headers": b"",
@@ -442,7 +442,7 @@ def _unidirectional() -> Iterator[Row]:
 
 
 def _webtransport() -> Iterator[Row]:
-    """What the extension adds (draft-ietf-webtrans-http3)."""
+    """Violations of the extension's rules (draft-ietf-webtrans-http3)."""
     wrong = Closes(E.H3_FRAME_ERROR)
     no_session = Closes(E.H3_ID_ERROR)
     late = v(F.WEBTRANSPORT_STREAM) + v(8)

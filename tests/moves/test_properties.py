@@ -49,7 +49,7 @@ actions = st.lists(
 
 @dataclass
 class Expected:
-    """What a side wrote, and what it asked for."""
+    """The bytes that a side wrote, and those for which it asked."""
 
     ended: dict[int, int] = field(default_factory=dict)  # stream: bytes
     open: list[int] = field(default_factory=list)

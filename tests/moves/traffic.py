@@ -28,7 +28,7 @@ def reply_bytes(stream_id: int) -> int:
 
 
 class Seen(msgspec.Struct):
-    """What arrived on one stream."""
+    """The bytes that arrived on one stream."""
 
     received: int = 0
     ended: bool = False

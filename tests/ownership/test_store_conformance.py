@@ -130,7 +130,7 @@ async def test_old_entries_are_swept_and_give_nothing_to_anybody(make: Make, clo
         assert await store.read(CID) == Found(None)
         assert await store.perform(take("D")) == Conflict(None)
         assert entry_of(await store.read(b"younger")) is not None
-        # Its owner, whom nobody replaced, hands it over as ever.
+        # Its owner, which was not replaced, hands it over as before.
         assert isinstance(await store.perform(PUBLISH), Done)
 
 

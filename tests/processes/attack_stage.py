@@ -43,7 +43,7 @@ class WorkerScene:
         return KeyRing.parse(self.world.ring.read_text())
 
     async def owner(self) -> tuple[Server, Server, c.ConnectionInfo]:
-        """Who has the connection, who has not, and what it is like."""
+        """The process that has the connection, one that has not, and the connection itself."""
         for number, server in enumerate(self.servers):
             for info in (await server.list()).connections:
                 if info.state == "open":

@@ -95,7 +95,7 @@ class Attacker:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
             sock.connect(("127.0.0.1", port))
             self.socks.append(sock)
-        #: What came back, but for answers to our own probes.
+        #: Datagrams that came back, without answers to our own probes.
         self.answers: list[bytes] = []
         self.sent_bytes = 0
         self._probes = 0
@@ -189,7 +189,7 @@ def threads(pid: int) -> int:
 
 
 async def hung_up(sock: socket.socket) -> bytes:
-    """What the other side says until it hangs up."""
+    """The bytes of the other side until it hangs up."""
     said = b""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(60):

@@ -41,7 +41,7 @@ SHORT_WAITS = Waits(offer_s=1.0, frozen_s=0.4, ready_s=0.8, ask_s=0.8, forward_s
 
 @contextlib.contextmanager
 def accepts_nobody(path: Path) -> Iterator[socket.socket]:
-    """What listens at a control socket's path, as a stopped process does, with its queue full."""
+    """A listener at a control socket's path, with its queue full, as a stopped process has it."""
     with socket.socket(socket.AF_UNIX) as stopped, contextlib.ExitStack() as waiting:
         stopped.bind(str(path))
         stopped.listen(1)
@@ -200,7 +200,7 @@ class World:
     They serve at `address`. `entry` is a command that runs a command elsewhere, on another host.
     """
 
-    #: What forks them, and its environment if not ours.
+    #: The process that forks them, and its environment if not ours.
     program = "tests.processes.moving_server"
     environment: dict[str, str] | None = None
 

@@ -46,7 +46,7 @@ class Cell:
 
     @property
     def action(self) -> str:
-        """What the process does that passes the point."""
+        """The action of the process that passes the point."""
         return self.fault.partition(" ")[0]
 
     def failpoint(self, other: str, victims: Path) -> str:
@@ -62,7 +62,7 @@ _Outcome = TypeVar("_Outcome")
 
 
 class Outcomes(Generic[_Cell, _Outcome]):
-    """What came of each cell: an outcome, or the assertion that failed before there was one."""
+    """The result of each cell: an outcome, or the assertion that failed before there was one."""
 
     def __init__(self) -> None:
         self._found: dict[_Cell, _Outcome | AssertionError] = {}

@@ -54,7 +54,7 @@ _CHUNK_BYTES = 65_536
 
 
 class Options(msgspec.Struct):
-    """What to serve with, and how to begin: `first`, `join` or `takeover`."""
+    """The server's options, and how to begin: `first`, `join` or `takeover`."""
 
     mode: str
     control: str
@@ -199,7 +199,7 @@ class MovingProtocol(QuicConnectionProtocol):
         self._http.send_data(stream_id, text, end_stream=True)
 
 
-#: What may be served: options of `Node`.
+#: Options of `Node`.
 PROGRAMS: dict[str, dict[str, Any]] = {
     "moving": {"create_protocol": MovingProtocol},
     "sleepy": {"create_protocol": MovingProtocol, "sleep_after_s": 0.05},

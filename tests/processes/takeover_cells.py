@@ -42,7 +42,7 @@ FAULTS: Faults = (
     ("new", "STOP long"),
     ("link", "CUT"),
 )
-#: A server that dies and leaves nobody who has its socket: no library can tell its clients.
+#: A server that dies when no other process has its socket: no library can tell its clients.
 _LONELY = (
     ("takeover_asked", "old"),
     ("takeover_handed_over", "new"),
@@ -135,7 +135,7 @@ async def run_takeover_cell(world: World, cell: TakeoverCell) -> TakeoverOutcome
         verdicts = [relay.check([Path(old.options.keylog)]) for relay in relays]
         clients = [ending(curl, verdict) for curl, verdict in zip(curls, verdicts, strict=True)]
         errors = [curl.outcome.error for curl in curls if curl.outcome is not None]
-        # Whoever is left has the port to itself, and serves.
+        # The process that is left has the port to itself, and serves.
         await until(lambda: old.alive != new.alive, "one of the two to be left")
         async with world.curl(port, 2000) as late:
             await late.end()

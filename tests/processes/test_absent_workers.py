@@ -14,7 +14,7 @@ from tests.processes.cluster_folder import Door, make_cluster
 
 
 class Absent(Door):
-    """Whoever is asked for, only these are there."""
+    """Only these workers are there, whichever is asked for."""
 
     present: list[int]
 

@@ -51,7 +51,7 @@ class Play:
         self._pause_s = random.choice([0.0, 0.0, 0.1])
 
     async def run(self, client: Client, folder: Path, round_name: str) -> Any:
-        """What both sides have seen."""
+        """The transcripts of both sides."""
         transcript = folder / f"{round_name}-{self._number}"
         fields = (b"script", json.dumps(self._script).encode()), (b"te", b"trailers")
         exchange = client.ask(f"/script/{transcript.name}", *fields, method=b"POST")

@@ -175,7 +175,7 @@ async def test_a_saved_download_goes_on_with_the_same_file_only(
 async def test_no_file_stays_open_wherever_a_handoff_is_broken_off(
     world: World, file: Path, point: str, action: str
 ) -> None:
-    """The file is replaced first: whoever goes on needs the descriptor that it had, or got."""
+    """The file is replaced first: the next owner needs the descriptor that it had, or got."""
     at_source = point in SOURCE_POINTS
     async with world:
         failpoint = f"{point}:{action}"

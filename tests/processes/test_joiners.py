@@ -120,7 +120,7 @@ async def test_a_worker_number_goes_back_to_who_had_it_when_a_successor_fails(
         first, last = (old, new) if succeeds else (new, old)
         await end(node, first)
         assert node.workers[1] == (joined if succeeds else name)
-        # Whoever has the number reads the socket.
+        # The process with the number reads the socket.
         assert not node.endpoint._extra
         await end(node, last)
         assert 1 not in node.workers

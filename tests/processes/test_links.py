@@ -51,7 +51,7 @@ else:
 
 
 class Record:
-    """What a link told its owner, in order."""
+    """The calls that a link made to its owner, in order."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -443,6 +443,6 @@ async def test_a_descriptor_that_comes_too_late_is_not_kept(tmp_path: Path) -> N
     with pytest.raises(PeerError) as caught:
         await conversation.ask_for_descriptor(c.PassSocket(0), c.SocketOf)
     assert caught.value.code == "deadline"
-    # Whoever asked has hung up.
+    # The caller has hung up.
     await until(lambda: accepted and accepted[0].closed, "the end")
     listener.close()

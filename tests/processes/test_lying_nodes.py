@@ -72,7 +72,7 @@ async def _say_on_a_link(scene: NodeScene, node: str, *words: bytes) -> list[Mes
 async def test_a_node_that_is_not_the_owner_moves_and_closes_nothing(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
-    """It knows the connection's name and IDs. What it does not know is the handoff's id."""
+    """It knows the connection's name and IDs, but not the handoff's id."""
     async with two_nodes(tmp_path, certificate) as scene:
         await scene.hand_over()
         before = await scene.counts()

@@ -120,7 +120,7 @@ async def test_a_forwarder_that_dies_is_waited_for_no_more(world: World) -> None
 
 
 async def test_a_datagram_that_its_retirement_overtook_draws_no_reset(world: World) -> None:
-    """What comes straight to the owner and what is forwarded to it do not keep their order."""
+    """Datagrams that come straight to the owner and forwarded ones do not keep their order."""
     async with world:
         first = await world.start()
         async with download(world, first, 1_500_000) as (connection, _, relay):

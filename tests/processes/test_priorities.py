@@ -27,7 +27,7 @@ class Page:
         self._names: dict[pycurl.Curl, str] = {}
         self._stops = False
         self.received: dict[str, int] = {}
-        #: What was there of each download when one ended.
+        #: The bytes of each download when one ended.
         self.at_end: dict[str, dict[str, int]] = {}
         self.errors: list[str] = []
 

@@ -203,7 +203,7 @@ async def test_commands_without_a_certificate_do_nothing(
             for words in (
                 forged,
                 b"QBTN1 0\n" + forged,
-                # Nor does it learn who is there.
+                # Nor does it learn which workers are there.
                 b"QBTN1 7\n" + forged,
                 c.encode(c.OpenLink()),
             ):

@@ -190,7 +190,7 @@ async def test_a_certificate_for_another_purpose_opens_no_door(
 
 
 async def test_a_node_must_be_the_one_that_was_called(folder: Path) -> None:
-    """Whoever has taken over an address, or a name server, is another node at most."""
+    """An attacker that has taken over an address, or a name server, is another node at most."""
     for end in (".pem", "-key.pem"):
         own = (folder / "nodes" / f"a{end}").read_bytes()
         (folder / "nodes" / f"b{end}").write_bytes(own)

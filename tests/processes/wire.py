@@ -35,7 +35,7 @@ class Relay:
         self._down: asyncio.DatagramTransport
         self._up: asyncio.DatagramTransport
         self.port = 0
-        #: What came from the servers, in order.
+        #: The servers' datagrams, in order.
         self.sent: list[bytes] = []
         #: How many came from the client.
         self.client_datagrams = 0
@@ -103,7 +103,7 @@ async def _open(on_datagram: Any) -> asyncio.DatagramTransport:
 
 
 class Verdict:
-    """What the checker saw of one connection."""
+    """The checker's record of one connection."""
 
     def __init__(self) -> None:
         self.packets = 0

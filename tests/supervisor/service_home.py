@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.cli.command_line import Download, Home, Server, wait_for
 
-#: What clients download, as slowly as this; they may go as fast as they can in the end.
+#: The file that clients download, this slowly; in the end they may go as fast as they can.
 FILE_BYTES = 30_000_000
 RATE = 300_000
 
@@ -36,7 +36,7 @@ class ServiceHome(Home):
         self._started.append(process)
 
     def worker_pids(self) -> list[int]:
-        """Worker processes of this home's services, whoever is their parent."""
+        """Worker processes of this home's services, under any parent."""
         mark = str(self.path / "run").encode()
         found = []
         for folder in Path("/proc").iterdir():

@@ -166,7 +166,7 @@ async def test_a_worker_that_accepts_nobody_is_no_reason_to_start_beside_it(
 
 
 async def test_a_process_that_hangs_up_is_not_taken_for_dead(tmp_path: Path) -> None:
-    """What systemd has kept of its roster would have its clients reset."""
+    """The roster that systemd has kept would have its clients reset."""
     tmp_path.chmod(0o700)
     listener = Listener(tmp_path / "4433-1.sock", hang_up)
     with pytest.raises(ConfigurationError, match="end it"):

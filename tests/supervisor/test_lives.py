@@ -33,7 +33,7 @@ _PATIENT = (sys.executable, "-c", "import sys; sys.stdin.read()")
 
 
 class Kept:
-    """What systemd would keep of rosters."""
+    """The rosters that systemd would keep."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -130,7 +130,7 @@ async def test_of_a_worker_that_never_served_nothing_is_kept() -> None:
 async def test_a_worker_that_cannot_be_started_leaves_nothing_behind(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Too few descriptors may be a matter of seconds: whoever asked can try again."""
+    """Too few descriptors may be a matter of seconds: the caller can try again."""
     async with Stage() as stage:
         spawner = Spawner("quicbaton", [], stage.supervisor.group, tmp_path / "4433.sock")
         started: list[subprocess.Popen[bytes]] = []
@@ -243,7 +243,7 @@ async def test_a_worker_that_is_stopping_already_gets_its_time(
 async def test_a_reload_starts_no_more_workers_once_the_service_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """They would outlive it: whoever stops the service knows nothing of them."""
+    """They would outlive it: the command that stops the service knows nothing of them."""
     async with Stage(workers=2) as stage:
         supervisor = stage.supervisor
 

@@ -143,7 +143,8 @@ def test_top_shows_workers_and_what_they_do(home: ServiceHome) -> None:
         workers = [line["worker"] for line in lines]
         return workers == [0, 1] and connections == len(downloads) and min(sent) > 0
 
-    # Who does not answer in time, or sends nothing in that second, is left out of one look.
+    # A worker that does not answer in time, or sends nothing in that second, is left out of one
+    # look.
     wait_for(lambda: figures(home, service), looks_right)
     wait_for(
         lambda: home.run("top", str(service.port), "--count", "1"),

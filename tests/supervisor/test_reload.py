@@ -49,7 +49,7 @@ def write_program(home: ServiceHome, version: str, health: str = "pass") -> None
 
 
 def answer(home: ServiceHome, port: int) -> str:
-    """What the program says to a new client."""
+    """The program's answer to a new client."""
     file = home.path / "answer"
     done = home.run("get", f"https://localhost:{port}/", "--ca", home.ca, "-o", file)
     assert done.returncode == 0, done.stderr
@@ -104,7 +104,7 @@ def test_a_reload_runs_the_new_code(home: ServiceHome) -> None:
     assert answer(home, service.port) == "two"
 
 
-#: What may be wrong with new code, and what is said of it.
+#: Faults of new code, and the messages about them.
 _BROKEN = {
     "raise ImportError('no such thing')": "no such thing",
     "import sys; sys.exit(3)": "status 3",

@@ -30,7 +30,7 @@ _NOBODY = 1 << 23
 
 @pytest.fixture(scope="module")
 def outcomes() -> Iterator[dict[tuple[str, str], str]]:
-    """What became of each cell, shown at the end of the run."""
+    """The results of the cells, shown at the end of the run."""
     found: dict[tuple[str, str], str] = {}
     yield found
     TABLES[f"supervisor, in a reload: {len(found)} cells"] = grid(STEPS, FAULTS, found)

@@ -98,7 +98,7 @@ async def survivors(worker: Worker) -> list[bytes]:
 async def test_a_frozen_connection_counts_as_living(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
-    """Whoever still forwards to a dead owner would otherwise reset its client."""
+    """A process that still forwards to a dead owner would otherwise reset its client."""
     async with (
         a_worker(tmp_path, certificate) as (node, worker),
         connected(node, certificate) as client,

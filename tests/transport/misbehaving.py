@@ -172,7 +172,7 @@ def _saved(situation: str, side: str) -> _Saved:
 
 
 class Stage:
-    """`side` is who is wronged."""
+    """`side` is the victim's."""
 
     def __init__(self, situation: str, side: str = "server") -> None:
         self._saved = saved = _saved(situation, side)
@@ -188,11 +188,11 @@ class Stage:
             self.victim.receive_datagram(packet, self._saved.peer_address, self.now)
 
     def answers(self) -> list[bytes]:
-        """What the victim sends now."""
+        """The victim's datagrams that are due."""
         return [data for data, _ in self.victim.datagrams_to_send(self.now)]
 
     def told(self) -> ConnectionTerminated:
-        """What the peer learns of the end."""
+        """The close that the peer gets."""
         for data in self.answers():
             self.peer.receive_datagram(data, self._saved.victim_address, self.now)
         ends = [event for event in _events(self.peer) if isinstance(event, ConnectionTerminated)]
@@ -200,7 +200,7 @@ class Stage:
         return ends[0]
 
     def events(self) -> list[Any]:
-        """What the victim's application learns."""
+        """The events of the victim's application."""
         return _events(self.victim)
 
     def pass_time(self, seconds: float) -> None:

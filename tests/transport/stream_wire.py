@@ -16,7 +16,7 @@ from tests.transport.states import connection_state, through_bytes
 
 @dataclass
 class Packet:
-    """What went out, and the record that its sender keeps."""
+    """A packet's contents, and the record that its sender keeps."""
 
     payload: bytes
     frames: list[SentFrame] = field(default_factory=list)

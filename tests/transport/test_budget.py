@@ -50,7 +50,7 @@ def test_what_waits_beside_a_connection_counts_as_held() -> None:
     account.note(LEAST // 2, 0)
     account.keep(6 * LEAST)
     assert budget.held_bytes == account.held_bytes == 6 * LEAST + LEAST // 2
-    # Who holds that much gets no more credit, wherever it is.
+    # A connection that holds that much gets no more credit, wherever it is.
     assert not account.may_credit(LEAST // 2)
     account.note(0, 0)
     assert budget.held_bytes == 6 * LEAST

@@ -334,7 +334,7 @@ def test_an_ack_for_a_skipped_number_silences_for_good() -> None:
 
 
 def test_two_owners_are_found_out_by_the_peers_acks() -> None:
-    """What skipping is for: the old owner, thawed by mistake, goes on sending."""
+    """The reason for skipping: the old owner, thawed by mistake, goes on sending."""
     pair = settled()
     baton = pair.cluster.pack(pair.server.connection, now=pair.now)
     old = pair.cluster.unpack(baton, now=pair.now).connection

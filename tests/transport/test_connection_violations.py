@@ -26,7 +26,7 @@ def new_id(sequence: int, retire_prior_to: int, cid: bytes, token: bytes = TOKEN
     return frame(0x18, sequence, retire_prior_to, rest=bytes([len(cid)]) + cid + token)
 
 
-#: What a client sends to a server -> error code. Several payloads are several packets.
+#: A client's payloads to a server, with the error code. Several payloads are several packets.
 FROM_CLIENT: dict[str, tuple[list[bytes], int]] = {
     "a packet without frames (12.4)": ([b""], f.PROTOCOL_VIOLATION),
     "an unknown frame (12.4)": ([frame(0x21)], f.FRAME_ENCODING_ERROR),
@@ -139,7 +139,7 @@ FROM_CLIENT: dict[str, tuple[list[bytes], int]] = {
     "a DATAGRAM longer than its packet": ([b"\x31\x20x"], f.FRAME_ENCODING_ERROR),
 }
 
-#: What a server sends to a client.
+#: A server's payloads to a client.
 FROM_SERVER: dict[str, tuple[list[bytes], int]] = {
     "an empty NEW_TOKEN (19.7)": ([frame(0x07, 0)], f.FRAME_ENCODING_ERROR),
     "NEW_TOKEN cut off": ([frame(0x07, 9, rest=b"t")], f.FRAME_ENCODING_ERROR),

@@ -85,7 +85,7 @@ class Owner:
         self.ids = ConnectionIds(self.state, CountingIssuer(self.prefix), self.events)
 
     def write(self, room: int = 1200) -> tuple[list[New], list[int], list[SentFrame]]:
-        """What one packet carries: issued IDs, retired sequence numbers, records."""
+        """One packet's contents: issued IDs, retired sequence numbers, records."""
         plan = PacketPlan(room)
         self.ids.write_due(plan)
         issued, retired = [], []

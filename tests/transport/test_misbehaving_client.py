@@ -162,7 +162,7 @@ FOR_STREAM: dict[str, Callable[[int], bytes]] = {
     "STREAM_DATA_BLOCKED": lambda stream_id: frame(f.STREAM_DATA_BLOCKED, stream_id, 9),
 }
 #: RFC 9000 §19.4, §19.5, §19.8, §19.10, §19.13 for direction and existence, §4.6 for the limit.
-#: What is not an error changes nothing for the connection (§3.2: late frames of finished streams).
+#: Frames that are no error change nothing for the connection (§3.2: late ones of finished streams).
 STREAM_GRID = """
                         STREAM  RESET_STREAM  STOP_SENDING  MAX_STREAM_DATA  STREAM_DATA_BLOCKED
 client's, open          -       -             -             -                -

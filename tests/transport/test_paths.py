@@ -130,7 +130,7 @@ class Endpoint:
         return self.paths.on_duplicate(remote, (), b"own-id-%d" % own, 1200, self.number)
 
     def send(self) -> list[Packet]:
-        """What leaves now, as the sender does it."""
+        """The datagrams that leave now, as the sender builds them."""
         packets = []
         for path in self.paths.probes_due():
             allowance = self.paths.allowance_bytes(path)

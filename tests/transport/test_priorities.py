@@ -16,7 +16,7 @@ def body(length: int) -> bytes:
     return bytes(length)
 
 
-#: What a train of four payloads of 1000 bytes carries of a stream.
+#: The stream bytes in a train of four payloads of 1000 bytes.
 TRAIN = 4 * 994
 
 

@@ -56,7 +56,7 @@ CLIENTS: Final = {
         t.migrations,
     )
 }
-#: By anybody who can send.
+#: Attacks that need no connection.
 STRANGERS: Final = {
     attack.__name__: attack
     for attack in (

@@ -43,7 +43,7 @@ class OverError(Exception):
 
 
 class Budget:
-    """What an attack may spend: packets and seconds, whichever ends first."""
+    """The budget of an attack: packets and seconds, whichever ends first."""
 
     def __init__(self, packets: int, seconds: float) -> None:
         self.packets = packets

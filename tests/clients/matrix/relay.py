@@ -15,7 +15,7 @@ from aioquic.buffer import Buffer
 from aioquic.quic.packet import pull_quic_header
 
 _LONG_HEADER = 0x80
-#: What waits before a slow line; more is dropped.
+#: Datagrams that wait before a slow line; more are dropped.
 _QUEUE_BYTES = 200_000
 _TICK_S = 0.002
 

@@ -23,7 +23,7 @@ class Entry(msgspec.Struct, frozen=True):
 
     @property
     def missing(self) -> str:
-        """What it needs and is not there; or nothing."""
+        """The reason why the client cannot run here; empty if it can."""
         programs = [self.command[0], *([self.needs] if self.needs else [])]
         return ", ".join(name for name in programs if shutil.which(name) is None)
 

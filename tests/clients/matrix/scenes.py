@@ -50,7 +50,7 @@ class Stage:
         self.client = client
         self.service = service
         self.relay = relay
-        #: What the service had accepted before the client came.
+        #: Connections that the service had accepted before the client came.
         self._accepted_before = accepted
         self._requests: list[asyncio.Task[Any]] = []
 

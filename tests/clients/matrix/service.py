@@ -58,7 +58,7 @@ class Service:
         self.folder = folder
         self.gates = folder / "gates"
         self.port = 0
-        #: What its clients are to trust.
+        #: The authority that its clients are to trust.
         self.authority = Path()
         self._control = Path()
         self._process: asyncio.subprocess.Process
