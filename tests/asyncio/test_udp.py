@@ -7,14 +7,16 @@ import contextlib
 import errno
 import socket
 import struct
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from quicbaton.asyncio import serve
 from quicbaton.asyncio.endpoint import udp as udp_module
-from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket, open_udp
+from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket, open_first_udp, open_udp
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.transport.paths import ecn
 from quicbaton.transport.train import Train
@@ -491,3 +493,28 @@ def test_any_port_is_nobody_else_s_though_others_may_join_it() -> None:
         ports = {sock.getsockname()[1] for sock in socks}
         assert len(ports) == len(socks)
         stack.enter_context(open_udp("127.0.0.1", ports.pop(), reuse_port=True))
+
+
+def test_of_all_who_want_a_port_at_once_one_gets_it() -> None:
+    with open_first_udp("127.0.0.1", 0) as sock:
+        port = sock.getsockname()[1]
+    rounds, starters = 100, 4
+    barrier = threading.Barrier(starters)
+
+    def start() -> list[socket.socket | None]:
+        got: list[socket.socket | None] = []
+        for _ in range(rounds):
+            barrier.wait()
+            try:
+                got.append(open_first_udp("127.0.0.1", port))
+            except OSError:
+                got.append(None)
+            barrier.wait()
+            if got[-1] is not None:
+                got[-1].close()
+        return got
+
+    with ThreadPoolExecutor(starters) as pool:
+        tries = [pool.submit(start) for _ in range(starters)]
+    for results in zip(*(one.result() for one in tries), strict=True):
+        assert sum(sock is not None for sock in results) == 1

@@ -6,7 +6,7 @@ import errno
 import socket
 from pathlib import Path
 
-from quicbaton.asyncio.endpoint.udp import open_udp
+from quicbaton.asyncio.endpoint.udp import open_first_udp
 from quicbaton.asyncio.listener import Listener
 from quicbaton.cli import tcp, user_state
 from quicbaton.cli.addresses import any_address
@@ -39,11 +39,7 @@ def _open_port(host: str, port: int) -> socket.socket:
     """The UDP socket, in a group that others can join. Refused while another process has the
     port."""
     try:
-        address = host or any_address()
-        # Another program of our user could join the same group unnoticed, and the kernel would
-        # divide the clients between the two.
-        open_udp(address, port).close()
-        return open_udp(address, port, reuse_port=True)
+        return open_first_udp(host or any_address(), port)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise ConfigurationError(

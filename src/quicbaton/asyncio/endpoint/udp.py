@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import socket
 import struct
 import sys
@@ -51,8 +50,6 @@ _READ_BYTES: Final = 65_535
 _ANCILLARY_BYTES: Final = 256
 #: Asked of the kernel for both socket buffers; it grants what its limits allow.
 _BUFFER_BYTES: Final = 4 << 20
-#: How often another port is looked for, when somebody was quicker to take the one that was free.
-_PORT_TRIES: Final = 100
 #: Trains kept while the socket's buffer is full; beyond, they are lost as on any full link.
 _MAX_OUTBOX: Final = 1024
 
@@ -75,7 +72,8 @@ class Datagram(NamedTuple):
 def open_udp(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
     """A bound, non-blocking UDP socket; "::" takes IPv4, too. Port 0 is any that nobody has."""
     if reuse_port and not port:
-        return _open_any_port(host)
+        # The kernel would give a port of another group of this user's, too.
+        return open_first_udp(host, 0)
     infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
     family, kind, protocol, _, address = infos[0]
     sock = socket.socket(family, kind, protocol)
@@ -92,22 +90,21 @@ def open_udp(host: str, port: int, *, reuse_port: bool = False) -> socket.socket
     return sock
 
 
-def _open_any_port(host: str) -> socket.socket:
-    """As `open_udp` at port 0, for others to join.
+def open_first_udp(host: str, port: int) -> socket.socket:
+    """As `open_udp`, for others to join later with `reuse_port`. No other socket may have the port:
+    a program of our user could share it unnoticed, and the kernel would divide the clients.
 
-    Asked for any port with SO_REUSEPORT set, the kernel may give one of another group of the same
-    user's, and clients would come to strangers. Without it, it gives a port that is free.
+    Raises OSError (EADDRINUSE) while another process has it.
     """
-    for _ in range(_PORT_TRIES):
-        with open_udp(host, 0) as free:
+    if not _IS_LINUX:
+        # Elsewhere all sockets of a port must have been bound to be shared.
+        with open_udp(host, port) as free:
             port = free.getsockname()[1]
-        try:
-            return open_udp(host, port, reuse_port=True)
-        except OSError as error:
-            # Somebody took it in between.
-            if error.errno != errno.EADDRINUSE:
-                raise
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        return open_udp(host, port, reuse_port=True)
+    # In one step for all who try at once: bound alone, and shared from then on.
+    sock = open_udp(host, port)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return sock
 
 
 def attach_steering(sock: socket.socket, program: bytes, instructions: int) -> None:

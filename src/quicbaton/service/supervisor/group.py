@@ -13,7 +13,7 @@ import os
 import socket
 
 from quicbaton.asyncio.endpoint.steer import steer
-from quicbaton.asyncio.endpoint.udp import open_udp
+from quicbaton.asyncio.endpoint.udp import open_first_udp, open_udp
 from quicbaton.asyncio.listener import Listener
 from quicbaton.errors import ConfigurationError
 from quicbaton.limits import MAX_WORKERS
@@ -72,7 +72,8 @@ class Group:
 
     def steer(self, ids: IdLayout | IdConfigs) -> bool:
         """Have the kernel pick a socket by the worker number in the connection ID."""
-        self.steered = steer(self.sockets[0], ids, len(self.sockets))
+        # The kernel makes a group of them when the second joins: one alone gets everything.
+        self.steered = len(self.sockets) == 1 or steer(self.sockets[0], ids, len(self.sockets))
         return self.steered
 
     def close(self) -> None:
@@ -83,10 +84,7 @@ class Group:
     @staticmethod
     def _open_first(host: str, port: int) -> socket.socket:
         try:
-            # Another program of our user could join the same group unnoticed, and the kernel would
-            # divide the clients between the two.
-            open_udp(host, port).close()
-            return open_udp(host, port, reuse_port=True)
+            return open_first_udp(host, port)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise ConfigurationError(
