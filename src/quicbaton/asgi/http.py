@@ -119,7 +119,7 @@ class HttpExchange(Exchange):
             links = [(b"link", bytes_of(link, "links")) for link in message["links"]]
             self.wire.send_headers(self.stream_id, [(b":status", b"103"), *links], ended=False)
         else:
-            raise RuntimeError(f"{kind!r} is not what may come next of a response")
+            raise RuntimeError(f"{kind!r} may not come next in a response")
 
     # --- helpers, in reading order --------------------------------------------------------------
 

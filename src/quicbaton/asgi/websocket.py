@@ -154,7 +154,7 @@ class WebSocketExchange(Exchange):
         elif self._stage is _Stage.CLOSED:
             raise ClientGoneError("the WebSocket is closed")
         else:
-            raise RuntimeError(f"{kind!r} is not what may come next of a WebSocket")
+            raise RuntimeError(f"{kind!r} may not come next in a WebSocket")
 
     # --- helpers, in reading order --------------------------------------------------------------
 

@@ -380,7 +380,7 @@ class WebTransportExchange(Exchange):
                 resumed.is_paused = False
                 self._queue(resumed)
         else:
-            raise RuntimeError(f"{kind!r} is not what may come next of a WebTransport session")
+            raise RuntimeError(f"{kind!r} may not come next in a WebTransport session")
 
     def _stream(self, message: Message) -> _Stream:
         """The stream that a message is about; a closed one if it is over."""

@@ -4,8 +4,8 @@ JSON text sequences (RFC 7464, the streaming form of qlog): every owner appends 
 `FOLDER/<original id>.sqlog`, with absolute times, so processes that share the folder continue one
 trace. Give `QlogFolder(path)` as `configuration.quic_logger`.
 
-What cannot be written is lost and counted: a full disk costs the log, never a connection. A record
-that was written in part is told from the next by that one's separator (RFC 7464 §2.3).
+Events that cannot be written are lost and counted: a full disk costs the log, never a connection. A
+record that was written in part ends at the separator of the next (RFC 7464 §2.3).
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class StreamAdapter(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._stopped is not None:
-            raise ConnectionResetError(f"nobody wants the stream any more ({self._stopped})")
+            raise ConnectionResetError(f"the stream was stopped ({self._stopped})")
         quic = self._protocol._quic
         quic.send_stream_data(self._stream_id, bytes(data))
         if not self._writing_paused and quic.is_congested(self._stream_id):

@@ -112,7 +112,7 @@ def seal(
     if size > MAX_BATON_BYTES:
         raise RefusedError(
             f"the baton would have {size} bytes, more than {MAX_BATON_BYTES};"
-            " wait until the connection has sent or delivered what it buffers",
+            " wait until the connection has sent or delivered its buffered bytes",
             code=Reason.BATON_TOO_LARGE,
         )
     cipher = AESGCM(key.derive(Purpose.BATON, baton_id))

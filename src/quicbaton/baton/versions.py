@@ -44,7 +44,7 @@ def check_version(
     age = "newer" if version > current else "older"
     reads = " and ".join(map(str, readable))
     raise BatonVersionError(
-        f"the baton has format version {version}, {age} than what this release reads"
+        f"the baton has format version {version}, {age} than this release reads"
         f" (version {reads}); hand over between neighbouring releases only"
     )
 

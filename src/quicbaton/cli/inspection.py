@@ -48,7 +48,7 @@ _MAX_ENTRIES: Final = 24
 
 
 def add_parser(commands: Any) -> None:
-    add_command(commands, "inspect", InspectOptions, run, "show what a saved connection holds")
+    add_command(commands, "inspect", InspectOptions, run, "show the content of a saved connection")
 
 
 def run(options: InspectOptions, reporter: Reporter) -> int:

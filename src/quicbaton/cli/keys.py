@@ -68,7 +68,7 @@ def add_parser(commands: Any) -> None:
         _alone(_rotate),
         "replace the cluster key, step by step",
     )
-    add_command(actions, "show", KeysShowOptions, _show, "say what there is")
+    add_command(actions, "show", KeysShowOptions, _show, "show the nodes, certificates and keys")
 
 
 def _alone(run: Callable[[_O, Reporter], int]) -> Callable[[_O, Reporter], int]:

@@ -116,7 +116,7 @@ class KeyLog:
             self._lost["keys"] += 1
 
     def flush(self) -> None:
-        """What aioquic calls after each line."""
+        """aioquic calls this after each line; there is nothing to do."""
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""A server proves to itself that clients can shake hands with it, before there are any."""
+"""A server tries a handshake with itself, before there are clients."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def prove(configuration: QuicConfiguration, files: CertificateFiles) -> None:
 
 
 def _shake_hands(configuration: QuicConfiguration) -> str:
-    """Why it did not work; empty when it did."""
+    """The reason why the handshake failed; empty if it succeeded."""
     client = QuicConnection(
         configuration=QuicConfiguration(
             is_client=True,
             alpn_protocols=configuration.alpn_protocols,
             server_name="localhost",
-            verify_mode=ssl.CERT_NONE,  # whom clients trust is theirs to say
+            verify_mode=ssl.CERT_NONE,  # clients decide which authority they trust
         )
     )
     server = QuicConnection(

@@ -125,7 +125,7 @@ class Giving(SourceSide[GivingState]):
         assert isinstance(accept, msg.Accept)
         if accept.proxy and not self._may_proxy:
             raise PeerError(
-                "nobody offered to proxy: close the link", code=Reason.UNEXPECTED_MESSAGE
+                "no proxying was offered: close the link", code=Reason.UNEXPECTED_MESSAGE
             )
         self._proxies = accept.proxy
         try:

@@ -189,7 +189,7 @@ class ControlStream(Http3Base):
                 raise IdError("PRIORITY_UPDATE for a push that was not promised")
             return
         if element & 3:
-            raise IdError("PRIORITY_UPDATE for what is no request")
+            raise IdError("PRIORITY_UPDATE for a stream that is no request")
         priority = parse_priority(payload[at:])
         stream = self._streams.get(element)
         if element < state.next_request_id:

@@ -38,7 +38,7 @@ _EXPAND_LABEL: Final = b"quicbaton v1 "
 
 
 class Purpose(Enum):
-    """What a derived key is for; the value is its HKDF label, which never changes."""
+    """The purpose of a derived key. The value is its HKDF label, which never changes."""
 
     __hash__ = object.__hash__  # Enum's own is a call of Python code
 

@@ -1,8 +1,8 @@
-"""For how long, and how often: what the processes of a service wait for one another. Seconds.
+"""Waits and pauses between the processes of a service, in seconds.
 
 The waits of a handoff are in `quicbaton.limits` (`HANDOFF_*`), as are those that bound what
-strangers and other hosts may take. Everything here is between processes that trust each other, and
-most of it is only ever waited out when one of them has died or hangs.
+strangers and other hosts may take. All of these here are between processes that trust each other.
+Most are only ever waited out when one of the processes has died or hangs.
 """
 
 from __future__ import annotations

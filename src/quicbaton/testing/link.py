@@ -61,7 +61,7 @@ class Conditions(Struct, frozen=True):
             raise ConfigurationError("delay, jitter and rate of a link are not negative")
 
 
-#: What such a link turns a mark into: none, ECT(1), CE.
+#: By kind of link: the mark that every mark becomes. None, ECT(1), CE.
 _REMARKED: Final = {"bleached": 0, "rewritten": 1, "congested": 3}
 
 

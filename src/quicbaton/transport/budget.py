@@ -1,19 +1,19 @@
 """The memory that the connections of a process share: credit is granted from it.
 
-What counts is what peers and programs make connections hold: stream bytes received and not
+It counts the bytes that peers and programs make connections hold: stream bytes received and not
 consumed, or kept beside the connection for a program that has not taken them, and bytes written and
 not acknowledged. As it fills, these follow one another:
 
     ENOUGH   windows grow by auto-tuning, as long as no more than half of everything is promised
     TIGHT    from 1/2 on: windows and send buffers shrink to a minimum
-    LOW      from 3/4 on: who holds more than the smallest window gets no more credit
+    LOW      from 3/4 on: a connection that holds more than the smallest window gets no credit
     FULL     from 7/8 on: new clients are refused
     OVER     the connection that holds the most is closed
 
-So a connection that holds little goes on at every step: the ones that hold much pay.
+So a connection that holds little goes on at every step: those that hold much pay.
 
-Accounts are brought up to date once a batch. A connection that waits for credit is reported by
-`take_relieved` when there is memory again.
+Accounts are brought up to date once a batch. `take_relieved` returns connections that waited for
+credit when there is memory again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _EIGHTHS: Final = (0, 4, 6, 7, 8)
 
 
 class MemoryBudget:
-    """What the connections of a process may hold together."""
+    """The limit for the memory of all connections of a process together."""
 
     __slots__ = (
         "_accounts",
@@ -74,25 +74,25 @@ class MemoryBudget:
         )
 
     def open(self, name: bytes, shed: Callable[[], None] | None = None) -> Account:
-        """An account for the connection of that name, which closes it. `shed` ends what has one and
-        is no connection of this process, when it holds the most."""
+        """An account for the connection of that name, which closes it. `shed` ends its holder when
+        that holds the most; it is for a holder that is no connection of this process."""
         account = Account(self, name, shed)
         self._accounts.add(account)
         return account
 
     @property
     def needs_attention(self) -> bool:
-        """True when `largest_holder` is to be closed, or `take_relieved` has something to say."""
+        """Whether `largest_holder` is to be closed, or `take_relieved` has accounts to return."""
         return bool(self._relieved) or self.pressure is Pressure.OVER
 
     def largest_holder(self) -> Account | None:
-        """Who is to be closed; None while there is memory."""
+        """The account whose holder is to be closed; None while there is memory."""
         if self.pressure is not Pressure.OVER:
             return None
         return max(self._accounts, key=lambda account: account.held_bytes, default=None)
 
     def take_relieved(self) -> list[Account]:
-        """Those that waited for credit and may have it now; each is named once."""
+        """The accounts that waited for credit and may have it now; each is returned once."""
         relieved, self._relieved = self._relieved, []
         return relieved
 
@@ -115,7 +115,7 @@ class MemoryBudget:
 
 
 class Account:
-    """What one connection holds of a budget."""
+    """One connection's share of a budget."""
 
     __slots__ = ("budget", "held_bytes", "is_open", "kept_bytes", "name", "promised_bytes", "shed")
 
@@ -126,7 +126,7 @@ class Account:
         self.name = name
         self.shed = shed
         self.is_open = True
-        #: In all, and what of it is beside the connection.
+        #: In all, and the part that is kept beside the connection.
         self.held_bytes = self.kept_bytes = 0
         self.promised_bytes = 0
 
@@ -134,7 +134,8 @@ class Account:
         return f"<Account {self.name.hex()} held={self.held_bytes}>"
 
     def note(self, held_bytes: int, window_bytes: int) -> None:
-        """At the end of a batch: what the connection holds, and its receive window."""
+        """Report at the end of a batch the bytes that the connection holds, and its receive
+        window."""
         held_bytes += self.kept_bytes
         grown = held_bytes - self.held_bytes
         if grown:
@@ -147,7 +148,7 @@ class Account:
             self.promised_bytes = promised_bytes
 
     def keep(self, kept_bytes: int) -> None:
-        """So much of what the connection counts as consumed waits beside it for the program."""
+        """`kept_bytes` that the connection counts as consumed wait beside it for the program."""
         if self.is_open and kept_bytes != self.kept_bytes:
             grown = kept_bytes - self.kept_bytes
             self.kept_bytes = kept_bytes
@@ -164,12 +165,12 @@ class Account:
 
     @property
     def is_tight(self) -> bool:
-        """True while windows and buffers are to be small."""
+        """Whether windows and buffers are to be small."""
         return self.budget.pressure is not Pressure.ENOUGH
 
     def may_credit(self, held_bytes: int) -> bool:
-        """Whether a peer for which so much is held may send more. If not, the account is among
-        the relieved once it may."""
+        """Whether a peer for which `held_bytes` are held may send more. If not, the account is
+        among the relieved once it may."""
         budget = self.budget
         if (
             budget.pressure < Pressure.LOW

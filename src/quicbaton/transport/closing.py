@@ -15,7 +15,7 @@ from quicbaton.transport.state import NEVER, CloseState, ConnectionState, Termin
 
 
 class Closing:
-    """Drives what the state says of the connection's end."""
+    """Drives the part of the state that is about the connection's end."""
 
     __slots__ = ("_events", "_state")
 
@@ -32,7 +32,7 @@ class Closing:
             state.close_at_us = NEVER
 
     def drain(self, error_code: int, frame_type: int, reason: str, until_us: int) -> None:
-        """The peer closed, or reset us: say nothing more and wait for stragglers (§10.2.2)."""
+        """The peer closed, or reset us: send nothing more and wait for stragglers (§10.2.2)."""
         state = self._state
         if state.closing is None and not state.closed:
             self._begin(error_code, frame_type, reason, by_peer=True)
@@ -40,7 +40,7 @@ class Closing:
             self._report()
 
     def end(self, error_code: int, frame_type: int, reason: str) -> None:
-        """Over at once, without a word to the peer."""
+        """Be over at once, without telling the peer."""
         state = self._state
         if state.closing is None:
             self._begin(error_code, frame_type, reason, by_peer=False)
@@ -58,7 +58,7 @@ class Closing:
                 state.close_due = True
 
     def on_timer(self, now_us: int) -> None:
-        """The closing or draining period may be over."""
+        """End the closing or draining period, if its time is over."""
         state = self._state
         if state.close_at_us != NEVER and now_us >= state.close_at_us:
             state.closed = True

@@ -33,7 +33,7 @@ def largest_payload(state: ConnectionState) -> int:
 
 
 def queue(state: ConnectionState, data: bytes) -> None:
-    """Have it sent; the oldest goes when too many wait (§5: they are unreliable).
+    """Queue a DATAGRAM; the oldest goes when too many wait (§5: they are unreliable).
 
     Raises CallerError (`datagram_too_large`) for more than `largest_payload`.
     """
@@ -52,8 +52,8 @@ def queue(state: ConnectionState, data: bytes) -> None:
 
 
 def write_due(state: ConnectionState, plan: f.PacketPlan) -> None:
-    """Add those that fit. What the path cannot carry any more, since it changed, is dropped and
-    counted; what only finds no room in this packet waits for the next."""
+    """Add those that fit. One that is too large for the path by now is dropped and counted; one for
+    which only this packet has no room waits for the next."""
     waiting = state.datagrams
     done = 0
     for data in waiting:

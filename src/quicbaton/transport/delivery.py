@@ -1,4 +1,4 @@
-"""What became of a packet's contents: each record goes to the part that made it."""
+"""The fate of a packet's contents: each record goes to the part that made it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Dispatcher:
         self._received.on_ack_acked(frame[1])
 
     def _on_ping_acked(self, frame: SentFrame) -> None:
-        # A uid of none is a probe or keep-alive: the application did not ask.
+        # No uid: it is a probe or keep-alive, for which the application did not ask.
         if frame[1]:
             self._events.append(PingAckedEvent(frame[1] - 1))
 

@@ -1,8 +1,8 @@
-"""What a datagram, a deadline and a turn to send set off in the parts of a connection.
+"""The reactions of a connection's parts to a datagram, a deadline and a turn to send.
 
 The engine builds the parts over the state and is the only one that knows all of them; below it each
-knows those that it needs. It works in connection time and asks nobody who owns the connection,
-whose clock it is, or what a program may call: that is `Connection`'s, which holds one engine.
+part knows those that it needs. It works in connection time. The owner, the owner's clock and the
+calls that a program may make are the business of `Connection`, which holds one engine.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from quicbaton.transport.train import Train
 
 
 class Engine:
-    """Drives the parts of one connection; `now_us` is connection time, as the state's clock says
-    it. The parts themselves are public: most of what a program asks for concerns one of them."""
+    """Drives the parts of one connection; `now_us` is connection time by the state's clock. The
+    parts themselves are public: most calls of a program concern one of them."""
 
     def __init__(
         self,
@@ -155,21 +155,22 @@ class Engine:
         self.ids.drop_alias(now_us)
 
     def on_refused(self, train: Train, now_us: int) -> None:
-        """The interface takes no datagrams of this train's size: what they held is due again."""
+        """The interface takes no datagrams of this train's size: their contents are due again."""
         for path in self._state.paths:
             if (path.remote, path.local) == (train.remote, train.local):
                 MtuSearch(path).on_refused(train.segment_bytes)
                 self.recovery.on_refused(path, now_us)
 
     def on_resumed(self, now_us: int) -> None:
-        """Nobody could send or receive for a while: what fell due in it is armed again."""
+        """No owner could send or receive for a while: deadlines that passed in it are armed
+        again."""
         self.recovery.on_resumed(now_us)
         self._congestion.on_resumed(now_us)
         self._paths.rearm(now_us)
 
     def on_other_host(self, now_us: int) -> None:
         """Datagrams take another way from here on. Their size is searched for anew (RFC 9000
-        §14.3), and what the window allows is spread over a round trip."""
+        §14.3), and the window is spread over a round trip."""
         self._paths.on_other_host(now_us)
         self._congestion.on_other_host(now_us)
 

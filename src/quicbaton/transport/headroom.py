@@ -1,19 +1,19 @@
-"""What may go now, and what lets no more go: all limits on a sender, in one place.
+"""How much may be sent now, and which limit stops the rest: all limits on a sender, in one place.
 
 | limited by    | because                                                     | until             |
 |---------------|-------------------------------------------------------------|-------------------|
 | turn          | others of the process want their turn                       | the next turn     |
 | pacing        | the window is let out over a round trip (RFC 9002 §7.7)     | `until_us`        |
 | peer_ids      | no ID to send to: the peer must issue one (RFC 9000 §5.1.2) | NEW_CONNECTION_ID |
-| amplification | nobody has proved the address (RFC 9000 §8.1)               | it sends more     |
+| amplification | the address is not proved (RFC 9000 §8.1)                   | it sends more     |
 | congestion    | the window is full (RFC 9002 §7)                            | an ACK, a loss    |
 | memory        | we keep no more in flight than `limits` say                 | an ACK, a loss    |
 | handoff       | the rest of the window is for the trains to part with       | it is over        |
 | flow_control  | what waits needs the peer's credit (RFC 9000 §4)            | the peer gives it |
 | application   | nothing waits                                               | it writes         |
 
-The first one that applies is what a `Headroom` names. The sender computes it once, at the end of
-its turn; timers, congestion control, sleep and a trace read it there and decide nothing again.
+A `Headroom` names the first one that applies. The sender computes it once, at the end of its turn.
+Timers, congestion control, sleep and a trace read it and decide nothing again.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ from quicbaton.transport.loss.congestion import CongestionController
 from quicbaton.transport.paths.paths import UNLIMITED, Paths
 from quicbaton.transport.state import NEVER, ConnectionState, PathState
 
-#: Less than this is not worth a packet; what anti-amplification leaves may be so little. An ACK of
-#: one range fits, so an ACK that is due can be sent whenever anything can.
+#: Less than this is not worth a packet; anti-amplification may leave so little. An ACK of one range
+#: fits, so an ACK that is due can be sent whenever anything can.
 SMALLEST_PACKET_BYTES: Final = 96
 #: Below this many bytes a train waits for more pacing budget instead of going out in dribbles.
 _SMALLEST_PACED_BYTES: Final = 16 * limits.MIN_DATAGRAM_BYTES
 
 
 class LimitedBy(StrEnum):
-    """What lets no more go; the module's head has them with their reasons, in this order."""
+    """The limit that stops the rest; the module's head has them with their reasons, in this
+    order."""
 
     TURN = "turn"
     PACING = "pacing"
@@ -50,7 +51,7 @@ class LimitedBy(StrEnum):
     APPLICATION = "application"
 
 
-# What nearly every turn ends with: a global is read faster than a member of an enumeration.
+# Nearly every turn ends with it: a global is read faster than a member of an enumeration.
 _TURN: Final = LimitedBy.TURN
 _PACING: Final = LimitedBy.PACING
 _FLOW_CONTROL: Final = LimitedBy.FLOW_CONTROL
@@ -58,8 +59,8 @@ _APPLICATION: Final = LimitedBy.APPLICATION
 
 
 class Headroom(Struct, frozen=True, gc=False):
-    """What a turn of sending has left: so many more `bytes` of packets the window and the address
-    would bear. `until_us` is when pacing lets more go; NEVER: it is not what we wait for.
+    """The rest that a turn of sending has left: the window and the address would bear `bytes` more.
+    `until_us` is when pacing lets more go; NEVER: pacing is not the limit.
 
     `waits_for_peer`: not even an ACK may be sent until the peer sends something. `is_app_limited`
     is that of RFC 9002 §7.8: there is room in the window for another datagram, and neither the
@@ -95,18 +96,18 @@ class Gate:
         self._congestion = congestion
         self._paths = paths
         self._memory = memory
-        #: So many quick trains must still find room in the window: a handoff is near.
+        #: The number of quick trains for which the window must keep room: a handoff is near.
         self.kept_trains = 0
 
     def address_bytes(self, path: PathState) -> int:
-        """What anti-amplification leaves, probes and ACKs included (RFC 9000 §8.1, §9.3). While
-        the address is being asked, enough is kept for asking again."""
+        """The bytes that anti-amplification allows, probes and ACKs included (RFC 9000 §8.1, §9.3).
+        While the address is being validated, enough is kept for another challenge."""
         if path.validated:
             return UNLIMITED
         return self._paths.allowance_bytes(path) - SMALLEST_PACKET_BYTES
 
     def window_bytes(self, path: PathState) -> int:
-        """Of the window, less what is kept; a small one is not kept from those who need it now."""
+        """The bytes of the window, without those that are kept. A small window keeps none."""
         if len(self._state.recovery.sent) >= limits.MAX_SENT_RUNS:
             return 0
         congestion = self._state.congestion
@@ -119,16 +120,16 @@ class Gate:
         return room if room > 0 else 0
 
     def unpaced_bytes(self, path: PathState) -> int:
-        """What all but the pacer let out now for one train."""
+        """The bytes that all limits but the pacer allow now for one train."""
         budget = min(self.window_bytes(path), limits.MAX_TRAIN_BYTES)
         return budget if path.validated else min(budget, self.address_bytes(path))
 
     def paced_bytes(
         self, path: PathState, budget: int, now_us: int, *, quick: bool
     ) -> tuple[int, int]:
-        """Of `budget`, what the pacer lets go; and until when a train should wait that can, NEVER
-        if it should not. It waits to be worth its cost instead of going packet by packet; a quick
-        one is not to wait."""
+        """Of `budget`, the bytes that the pacer allows; and until when a train that can wait should
+        wait, NEVER if it should not. It waits to be worth its cost instead of going packet by
+        packet; a quick one must not wait."""
         srtt_us = self._state.recovery.smoothed_rtt_us
         paced = self._congestion.pacing_budget_bytes(srtt_us, now_us)
         if paced >= budget:
@@ -140,7 +141,7 @@ class Gate:
     def headroom(
         self, path: PathState, turn_is_over: bool, paced_until_us: int, unsent_bytes: int
     ) -> Headroom:
-        """What is left behind a turn. `turn_is_over`: there was more to send. `unsent_bytes` of
+        """The headroom after a turn. `turn_is_over`: there was more to send. `unsent_bytes` of
         streams wait, and are not due."""
         window = self.window_bytes(path)
         address = self.address_bytes(path)

@@ -1,4 +1,4 @@
-"""What the transport writes into a qlog trace (draft-ietf-quic-qlog-quic-events), if there is one.
+"""The transport's events in a qlog trace (draft-ietf-quic-qlog-quic-events), if there is one.
 
 The trace is aioquic's `QuicLoggerTrace` or a subclass: HTTP/3 writes into the same one. Nothing
 secret is logged: no keys, no tokens, no payload.
@@ -14,7 +14,7 @@ from quicbaton.transport import frames as f
 from quicbaton.transport.headroom import Headroom
 from quicbaton.transport.state import NONE, ConnectionState, SentFrame, SentRun
 
-#: What is written into.
+#: The trace that is written to.
 Trace = QuicLoggerTrace
 
 _NAMES: Final = {
@@ -100,7 +100,7 @@ def log_metrics(trace: QuicLoggerTrace, state: ConnectionState) -> None:
 
 
 def log_headroom(trace: QuicLoggerTrace, headroom: Headroom) -> None:
-    """Something else than before lets no more go: see `headroom`."""
+    """Log that another limit than before stops the sender: see `headroom`."""
     trace.log_event(
         category="quicbaton",
         event="send_limited",

@@ -1,8 +1,8 @@
 """Sets of integers as flat ascending lists `[start, stop, start, stop, ...]`, half open.
 
-Flat lists of small integers encode compactly and cost nothing to rebuild, so they stand in the
-state as they are; these functions are all that touches them. Most calls extend the last range,
-which is the first case that each function tries.
+Flat lists of small integers encode compactly and cost nothing to rebuild, so the state has them as
+they are; only these functions touch them. Most calls extend the last range, which is the first case
+that each function tries.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def add(ranges: Ranges, start: int, stop: int) -> None:
     if start == ranges[-1]:
         ranges[-1] = stop
         return
-    # First range whose stop >= start, and the last whose start <= stop: all between melt.
+    # First range whose stop >= start, and the last whose start <= stop: all between are joined.
     left = bisect_left(ranges, start)
     if left & 1:  # start lies inside (or at the stop of) a range
         left -= 1

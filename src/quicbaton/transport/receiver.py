@@ -2,8 +2,8 @@
 
 A batch is unprotected at once. STREAM frames are read in the loop, since uploads consist of them,
 and those that continue each other are handed on as one; all other frames go through a table. ACK
-frames are put aside until the batch is read, and then the newest comes first: one that it covers
-has nothing left to say.
+frames are put aside until the batch is read, and then the newest comes first: an older one that it
+covers has no news.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _CONGESTION_EXPERIENCED: Final = 3
 
 
 class Receiver:
-    """Reads datagrams for one connection and hands what they carry to its parts."""
+    """Reads datagrams for one connection and hands their contents to its parts."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Receiver:
         self._paths = paths
         self._crypto = crypto
         self._on_token = on_token
-        # What the frame handlers need to know of the packet that they are in.
+        # The packet that is being read, for its frames' handlers.
         self._now_us = 0
         self._path: PathState = state.paths[0]
         self._packet_dcid = b""
@@ -100,7 +100,7 @@ class Receiver:
     ) -> None:
         """Process datagrams that came from one address, in order of arrival.
 
-        Raises TransportError for what the peer did wrong; the connection must then be closed.
+        Raises TransportError for an error of the peer; the connection must then be closed.
         """
         state = self._state
         cid_length = len(state.ids.local[0].cid) if state.ids.local else 0
@@ -115,7 +115,7 @@ class Receiver:
         try:
             authentic = self._read_packets(datagrams, packets, opened, remote, local, ecn)
         finally:
-            # Also before an error ends the connection: what came earlier is the program's.
+            # Also before an error ends the connection: the program gets the earlier data.
             self._events.end_gathering()
         if authentic:
             if self._ack_at_once:
@@ -137,7 +137,7 @@ class Receiver:
         local: Address,
         ecn: int,
     ) -> bool:
-        """Process what was unprotected; True when something was authentic and new."""
+        """Process the unprotected packets; True when one was authentic and new."""
         state = self._state
         now_us = self._now_us
         cid_end = 1 + (len(state.ids.local[0].cid) if state.ids.local else 0)
@@ -192,7 +192,7 @@ class Receiver:
         if not first or first[0] in _PROBING:
             return  # as its first frame tells, behind what a short packet is padded with
         if self._paths.on_duplicate(remote, local, dcid, size, number):
-            # The last ACK went to an address that is perhaps nobody's.
+            # The last ACK went to an address that may be no peer's.
             self._state.numbers.ack_at_us = self._now_us
 
     def _read_frames(self, payload: bytes) -> tuple[bool, bool]:
@@ -251,7 +251,7 @@ class Receiver:
                 probing &= kind in _PROBING
                 at = handler(self, payload, at + 1)
         except TransportError as error:
-            # §19.19: the frame that is at fault, where what found it could not know.
+            # §19.19: the frame at fault, if the code that raised could not know it.
             error.frame_type = error.frame_type or kind
             raise
         return eliciting, probing
@@ -274,8 +274,8 @@ class Receiver:
         exponent = self._state.remote.ack_delay_exponent
         newest = acks[0][0]
         for ranges, delay, counts in acks:
-            # What an endpoint acknowledged it goes on acknowledging, down to the lowest number
-            # that it still reports: an older ACK matters only where it reaches lower.
+            # An endpoint never takes an acknowledgement back, down to the lowest number that it
+            # still reports: an older ACK matters only where it reaches lower.
             if ranges is not newest and ranges[-1][0] >= newest[-1][0]:
                 continue
             self._recovery.on_ack(ranges, delay << exponent, now_us, counts)
@@ -473,7 +473,7 @@ _HANDLERS: Final[dict[int, Callable[[Receiver, bytes, int], int]]] = {
 
 
 def _unknown_type(payload: bytes, at: int) -> TransportError:
-    """§12.4: what no frame begins with. A type of several bytes is named as a whole; one that would
+    """§12.4: bytes that begin no frame. A type of several bytes is named as a whole; one that would
     fit in fewer must not be written so."""
     kind, _ = decode_varint(payload, at)
     if kind in _HANDLERS or kind == f.PADDING or 0x08 <= kind <= 0x0F:

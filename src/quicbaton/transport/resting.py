@@ -1,4 +1,4 @@
-"""Whether a connection has nothing to do: then its state alone is enough of it.
+"""Whether a connection has nothing to do: then its state alone is enough.
 
 A connection may sleep when only the peer or a distant deadline can give it something to do. It is
 then put away as plain data and woken by its next datagram or deadline, by the same owner in the
@@ -18,8 +18,8 @@ from quicbaton.transport.timers import Timers
 
 
 class Resting(NamedTuple):
-    """What a connection is while it sleeps. `origin_s` is the caller's clock at connection time
-    zero, `wake_at_s` the next deadline on it; None: only a datagram wakes it."""
+    """A connection while it sleeps. `origin_s` is the caller's clock at connection time zero,
+    `wake_at_s` the next deadline on it; None: only a datagram wakes it."""
 
     state: ConnectionState
     origin_s: float
@@ -29,7 +29,7 @@ class Resting(NamedTuple):
 def why_awake(  # noqa: PLR0911 - a list of reasons, one return each
     state: ConnectionState, sender: Sender, timers: Timers, now_us: int
 ) -> Reason | None:
-    """Why the connection cannot sleep; None when it can."""
+    """The reason why the connection cannot sleep; None when it can."""
     if state.closing is not None or state.closed:
         return Reason.CLOSED
     if state.events:

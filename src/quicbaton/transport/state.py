@@ -1,15 +1,15 @@
 """The whole state of a confirmed QUIC connection, as plain data.
 
-This file is the heart of the project: what is written here moves with a connection, and what is
-not written here must be derivable. A snapshot is one `encode`; there is no capture code that
-could forget a field. Rules for whoever adds one:
+This file is the heart of the project: its fields move with a connection, and everything else must
+be derivable. A snapshot is one `encode`; there is no capture code that could forget a field. Rules
+for a new field:
 
 * No defaults. A decoder must never invent a value: a defaulted packet number is nonce reuse.
 * Times are connection time: integer microseconds since the connection began. `NEVER` (-1) is a
   timer that is not armed.
 * Ranges of integers are flat ascending lists `[start, stop, start, stop, ...]`, half open
   (see `rangeset`).
-* What a packet carried is recorded as data (`SentRun.frames`), never as a callback.
+* A packet's contents are recorded as data (`SentRun.frames`), never as a callback.
 * Adding, removing or reordering fields changes the baton format: raise `baton.FORMAT_VERSION`.
 
 Field writes of a Struct cost four times a local variable's: hot loops copy to locals.
@@ -184,7 +184,7 @@ class CongestionState(_State):
 
 
 class SendHalf(_State):
-    """What we send on a stream (RFC 9000 §3.1)."""
+    """Our sending direction of a stream (RFC 9000 §3.1)."""
 
     chunks: list[bytes]  # unacknowledged and unsent bytes, as the application wrote them
     starts: list[int]  # stream offset of each chunk; the first may begin below `base`
@@ -209,7 +209,7 @@ class SendHalf(_State):
 
 
 class ReceiveHalf(_State):
-    """What we receive on a stream (RFC 9000 §3.2)."""
+    """Our receiving direction of a stream (RFC 9000 §3.2)."""
 
     delivered: int  # bytes given to the application as events
     highest: int  # one past the highest byte received
@@ -236,7 +236,7 @@ class Stream(_State):
 
 
 class Drain(_State):
-    """What comes on a stream is dropped, and its peer is not asked to stop yet."""
+    """Bytes on a stream are dropped, and its peer is not asked to stop yet."""
 
     code: int  # of the STOP_SENDING that it would get
     limit: int  # offset from which on it is asked
@@ -455,7 +455,7 @@ Event = (
 
 
 class ConnectionState(_State):
-    """Everything that a connection is. See the module's head for the rules."""
+    """The whole state of a connection. See the module's head for the rules."""
 
     is_client: bool
     name: bytes  # our first connection ID: what commands and handoffs call the connection

@@ -61,7 +61,7 @@ class Timers:
         return NEVER < self._idle_us() <= now_us
 
     def wants_keep_alive(self, now_us: int) -> bool:
-        """Whether a PING is to be sent for want of anything else."""
+        """Whether to send a PING because nothing else is sent."""
         return NEVER < self._keep_alive_us() <= now_us
 
     def _idle_us(self) -> int:
@@ -72,8 +72,8 @@ class Timers:
         return state.idle_from_us + max(state.idle_timeout_us, 3 * self._recovery.pto_us())
 
     def _keep_alive_us(self) -> int:
-        """When to send a PING for want of anything else. With something under way there is no
-        need: its ACK restarts the peer's idle timer too, and the PTO repeats it."""
+        """When to send a PING because nothing else is sent. With packets under way there is no
+        need: their ACK restarts the peer's idle timer too, and the PTO repeats them."""
         state = self._state
         if not state.keep_alive_us or state.idle_sent_since:
             return NEVER

@@ -1,4 +1,4 @@
-"""What leaves: datagrams that one system call can send."""
+"""The unit of sending: datagrams that one system call can send."""
 
 from __future__ import annotations
 

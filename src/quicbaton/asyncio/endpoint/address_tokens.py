@@ -1,4 +1,4 @@
-"""An endpoint's proofs of where clients are (RFC 9000 §8.1): given out, and taken back once."""
+"""An endpoint's proofs of clients' addresses (RFC 9000 §8.1): given out, and accepted once."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from quicbaton.transport.state import Address
 
 
 class AddressTokens:
-    """Tokens that every node with the keys of `ring` accepts, each once by `guard`: with a guard
-    of one process, once in every process at most, which is limit enough for RFC 9000 §8.1.4."""
+    """Tokens that every node with the keys of `ring` accepts, each once by `guard`. With a guard of
+    one process it is once in every process at most, which is limit enough for RFC 9000 §8.1.4."""
 
     def __init__(self, ring: KeyRing, guard: ReplayGuard) -> None:
         self._ring = ring
         self._guard = guard
 
     def validate(self, header: LongHeader, datagram: Datagram) -> ValidatedAddress | None:
-        """What the token proves, if anything; raises AddressTokenError to refuse the client."""
+        """The proof in the token, if it is good; raises AddressTokenError to refuse the client."""
         if not header.token:
             return None
         now = time()
@@ -46,9 +46,9 @@ class AddressTokens:
                 destination_id=header.destination_id,
             )
         except AddressTokenError as error:
-            # RFC 9000 §8.1.2: a Retry that was answered wrongly ends here, since a client accepts
-            # no second one. §8.1.3: any other token that is not good is as none; so is one whose
-            # seal does not hold, which may be another server's of whatever kind.
+            # RFC 9000 §8.1.2: a client with a wrong answer to a Retry ends here, since it accepts
+            # no second one. §8.1.3: any other token that is not good counts as none. So does one
+            # whose seal does not hold, which may be another server's of any kind.
             if error.kind is TokenKind.RETRY and error.code is not Reason.TOKEN_SEAL:
                 raise
             return None

@@ -1,21 +1,21 @@
 """Connections that sleep: an idle one shrinks to its encoded state, and wakes as it was.
 
-Theory of operation
--------------------
-A connection that has been silent for `sleep_after_s` and has nothing to do (`transport.resting`)
-is encoded; its session, protocol and HTTP/3 objects go. What is left is a `Sleeper`: its name, its
-bytes, its next deadline. It stands in the routing table in the session's place, so the next
-datagram finds it, and in one heap of deadlines with all others, behind one timer. Either wakes it:
-everything is rebuilt, which takes about a tenth of a millisecond, and goes on with the datagram or
-the deadline as if nothing had been. The owner is the same: no term changes, no number is skipped.
+Theory of operation ------------------- A connection that has been silent for `sleep_after_s` and
+has nothing to do (`transport.resting`) is encoded; its session, protocol and HTTP/3 objects go. A
+`Sleeper` remains: its name, its bytes, its next deadline. It takes the session's place in the
+routing table, so the next datagram finds it. It is in one heap of deadlines with all others, behind
+one timer. Either wakes it: everything is rebuilt, which takes about a tenth of a millisecond, and
+goes on with the datagram or the deadline as if it had been awake. The owner is the same: no term
+changes, no number is skipped.
 
-Whom to put to sleep is found without looking at everybody all the time: each session is looked at
-when it may have been silent for long enough, and then when it will have been. What can be much is
-done in slices, so that nobody waits for a crowd that falls asleep or wakes at once.
+Candidates for sleep are found without looking at all connections all the time. Each session is
+looked at when it may have been silent for long enough, and then when it will have been. Work that
+can be much is done in slices, so that no client waits for a crowd that falls asleep or wakes at
+once.
 
-A program agrees to this by `export_state`, as it does to handoffs: its protocol object is another
-one after a sleep, and what it holds on to the old one outside of it (a list of clients to speak to,
-say) holds an object that is spent. Hence connections sleep only where a server asks for it.
+A program agrees to this by `export_state`, as it does to handoffs: after a sleep its protocol
+object is another one. A reference to the old one elsewhere in the program (in a list of clients,
+say) is to an object that is spent. Hence connections sleep only where a server asks for it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from quicbaton.routing.table import RoutingTable
 from quicbaton.transport.budget import MemoryBudget
 from quicbaton.transport.connection import Connection
 
-#: H3_INTERNAL_ERROR (RFC 9114 §8.1), for a connection that its program cannot go on with.
+#: H3_INTERNAL_ERROR (RFC 9114 §8.1), for a connection with which its program cannot go on.
 _INTERNAL_ERROR: Final = 0x102
 #: Dead entries that the heap of deadlines may hold before it is rebuilt.
 _HEAP_SLACK: Final = 1024
@@ -54,7 +54,7 @@ _NEVER: Final = float("inf")
 
 
 class Bed(Protocol):
-    """The endpoint whose connections sleep, as far as they need it."""
+    """The part of the endpoint that its sleeping connections need."""
 
     observers: Observers
     sessions: dict[bytes, Session]
@@ -73,7 +73,7 @@ class Bed(Protocol):
 
 class Sleeper(msgspec.Struct, gc=False, eq=False, weakref=False):
     """One sleeping connection. A hundred thousand cost the garbage collector nothing: it does not
-    know them (`Sleepers.clear` ends their reference to the one that keeps them)."""
+    track them (`Sleepers.clear` ends their reference to the object that keeps them)."""
 
     home: Sleepers
     name: bytes
@@ -109,7 +109,7 @@ class Sleepers:
         self._sleep_after_s = sleep_after_s
         self._loop = asyncio.get_running_loop()
         self._sleepers: dict[bytes, Sleeper] = {}
-        #: By deadline; those who have woken stay until it is their turn, or too many.
+        #: By deadline. Those that have woken stay until it is their turn, or there are too many.
         self._deadlines: list[Sleeper] = []
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = _NEVER
@@ -119,7 +119,7 @@ class Sleepers:
         self._next_slice: asyncio.TimerHandle | None = None
         self.slept = 0
         self.woken = 0
-        #: Why connections that were silent long enough did not sleep.
+        #: Reasons of connections that were silent long enough and did not sleep.
         self.refused: Counter[str] = Counter()
 
     # --- a mapping: name -> sleeper -------------------------------------------------------------
@@ -137,7 +137,7 @@ class Sleepers:
         return self._sleepers[name]
 
     def peek(self, name: bytes) -> Nap | None:
-        """A sleeper's state to look at, and for nothing else: it sleeps on with its own."""
+        """A sleeper's state, to look at only: it sleeps on with its own."""
         sleeper = self._sleepers.get(name)
         return None if sleeper is None else decode_nap(sleeper.payload)
 
@@ -151,14 +151,14 @@ class Sleepers:
             heapq.heappush(self._looks, (monotonic() + self._sleep_after_s, name))
 
     def look(self) -> None:
-        """Put to sleep who has been silent, for a slice of time; the rest follows by itself."""
+        """Put silent connections to sleep, for a slice of time. The rest follows by itself."""
         if self._next_slice is None:
             self._look_for_a_slice()
 
     def put_to_sleep(self, session: Session) -> Sleeper:
         """Shrink a session to its bytes, whose `name` its next datagram or deadline wakes.
 
-        Raises RefusedError, the session unharmed: its code says why it stays awake.
+        Raises RefusedError, the session unharmed. The code is the reason why it stays awake.
         """
         connection = session.connection
         now = monotonic()
@@ -187,8 +187,8 @@ class Sleepers:
         return sleeper
 
     def wake(self, name: bytes) -> Session | None:
-        """The session of a connection that slept, or that has been woken since; None when there
-        is none. Let it `receive` or `catch_up` next."""
+        """The session of a connection that slept, or that has been woken since; None when there is
+        none. Let it `receive` or `catch_up` next."""
         sleeper = self._sleepers.pop(name, None)
         if sleeper is None:
             return self._endpoint.sessions.get(name)
@@ -212,7 +212,7 @@ class Sleepers:
             protocol = endpoint.create_protocol(connection)
             import_program(protocol, connection, nap.http3, nap.application, [])
         except Exception as error:
-            # The program cannot go on with what it exported: whoever says so to the client.
+            # The program cannot go on with its exported state: this object tells the client.
             if protocol is not None:
                 protocol.connection_left()
             protocol = QuicConnectionProtocol(connection)
@@ -227,8 +227,8 @@ class Sleepers:
         return session
 
     async def wake_all(self) -> AsyncIterator[Session]:
-        """Wake everybody, one after the other, so that each may be closed before the next: awake
-        all together they would take thirty times the memory. Datagrams are read meanwhile."""
+        """Wake all, one after the other, so that each may be closed before the next: awake all
+        together they would take thirty times the memory. Datagrams are read meanwhile."""
         end = monotonic() + SLEEP_SLICE_S
         for name in list(self._sleepers):
             session = self.wake(name) if name in self._sleepers else None
@@ -241,7 +241,7 @@ class Sleepers:
                 end = monotonic() + SLEEP_SLICE_S
 
     def clear(self) -> None:
-        """Look at nobody and wake nobody any more; the endpoint has woken and closed all."""
+        """Stop looking and waking; the endpoint has woken and closed all."""
         for timer in (self._alarm, self._next_slice):
             if timer is not None:
                 timer.cancel()
@@ -275,7 +275,8 @@ class Sleepers:
             now = monotonic()
 
     def _look_at(self, session: Session, now: float) -> float | None:
-        """Put the session to sleep, if it is time; else say in how many seconds to look again."""
+        """Put the session to sleep, if it is time; else return in how many seconds to look
+        again."""
         rest_s = self._sleep_after_s * (1 << session.rest_doublings)
         left_s = rest_s - session.connection.quiet_s(now)
         if left_s > 0:
@@ -288,12 +289,12 @@ class Sleepers:
                 self._report(f"{session!r} cannot sleep", error)
         else:
             return None
-        # Whatever keeps it awake may last: its request runs, its program does not export.
+        # The reason to stay awake may last: its request runs, its program does not export.
         session.rest_doublings = min(session.rest_doublings + 1, MAX_SLEEP_DOUBLINGS)
         return self._sleep_after_s * (1 << session.rest_doublings)
 
     def _let_rest(self, session: Session, sleeper: Sleeper) -> None:
-        """How long a woken connection must be silent before it sleeps again: longer and longer
+        """Set how long a woken connection must be silent before it sleeps again: longer and longer
         while its sleep is not worth its price."""
         was_short = monotonic() - sleeper.since_s < 2 * self._sleep_after_s
         if was_short:
@@ -307,7 +308,7 @@ class Sleepers:
         self._set_alarm()
 
     def _set_alarm(self) -> None:
-        """One timer, for the first deadline; armed anew only when that comes earlier."""
+        """Arm the one timer for the first deadline. It is armed anew only for an earlier one."""
         if not self._deadlines or self._deadlines[0].wake_at_s >= self._alarm_at:
             return
         if self._alarm is not None:

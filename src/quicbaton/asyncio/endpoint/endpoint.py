@@ -66,7 +66,7 @@ _PREDECESSORS: Final = frozenset(
 class Endpoint:
     """One process's end of a UDP port, for servers.
 
-    `toss(to, datagram)` passes a datagram on to the process whose it is.
+    `toss(to, datagram)` passes a datagram on to the process that its ID names.
     """
 
     def __init__(
@@ -128,15 +128,16 @@ class Endpoint:
         #: During a takeover: the process that answers for IDs of ours that we do not know.
         self.predecessor: str | None = None
         self._passed_back: deque[Datagram] = deque(maxlen=MAX_QUEUED_STRAYS)
-        #: Whether IDs of ours that nobody knows may be reset: nobody else can own them.
+        #: Whether unknown IDs of ours may be reset: no other process can own them.
         self.may_reset = True
         self._toss = toss
         #: Handshakes that were begun here.
         self.accepted = 0
-        #: Datagrams of this socket by fate: tossed, forwarded, dropped why.
+        #: Datagrams of this socket by fate: tossed, forwarded, or the reason for which it was
+        #: dropped.
         self.counters: Counter[str] = Counter()
         self.memory = Memory(memory_bytes, self.sessions, self.counters)
-        #: What the connections may hold together.
+        #: The memory budget of all connections together.
         self.budget = self.memory.budget
 
     # --- commands -------------------------------------------------------------------------------
@@ -152,14 +153,15 @@ class Endpoint:
         self.udp.stop()
 
     def follow(self, predecessor: str) -> None:
-        """That process may own any ID of ours that we do not know: it is asked, nobody is reset."""
+        """That process may own any ID of ours that we do not know: datagrams go to it, and none is
+        reset."""
         self.predecessor = predecessor
         self.may_reset = False
 
     def follow_nobody(self, *, died: bool = False) -> None:
-        """The predecessor is gone. If it `died`, the latest of what was passed to it is decided
-        again: a client that has acknowledged all it got sends nothing else that could be answered
-        with a reset, and would wait for its timeout."""
+        """The predecessor is gone. If it `died`, the latest datagrams that were passed to it are
+        decided again: a client that has acknowledged everything sends nothing else that could be
+        answered with a reset, and would wait for its timeout."""
         self.predecessor = None
         passed_back = [*self._passed_back]
         self._passed_back.clear()
@@ -238,7 +240,7 @@ class Endpoint:
 
     @property
     def connection_count(self) -> int:
-        """How many live here, asleep or not."""
+        """The number of connections here, asleep or not."""
         return len(self.sessions) + len(self.asleep)
 
     def create_protocol(self, connection: Connection) -> QuicConnectionProtocol:
@@ -246,12 +248,12 @@ class Endpoint:
 
     @property
     def early_data(self) -> str:
-        """What becomes of 0-RTT, in a few words for whoever runs this."""
+        """How 0-RTT is treated, in a few words for operators."""
         return "as the program's own tickets say" if self._tickets is None else str(self._tickets)
 
     @property
     def toss_rate(self) -> float:
-        """Of the datagrams that the socket brought, the part that were another worker's."""
+        """The part of the socket's datagrams that were another worker's."""
         received = self.udp.datagrams_received
         return self.counters["tossed"] / received if received else 0.0
 
@@ -271,7 +273,7 @@ class Endpoint:
             return None
 
     def end_trace(self, connection: Connection) -> None:
-        """This process writes no more about the connection."""
+        """Close the connection's trace: this process writes no more about it."""
         trace = connection.trace
         if trace is not None and self._configuration.quic_logger is not None:
             try:
@@ -281,7 +283,7 @@ class Endpoint:
                 self._report("a qlog cannot be written", error)
 
     def release(self, session: Session, owner: Owner) -> None:
-        """The session was frozen, or fell asleep: `owner` gets what arrives for it."""
+        """The session was frozen, or fell asleep: `owner` gets its datagrams from now on."""
         session.detach()
         self._waiting.discard(session)
         self.sessions.pop(session.connection.name, None)
@@ -323,7 +325,7 @@ class Endpoint:
         self.deliver(batch)
 
     def _group(self, batch: list[Datagram], forwarded: bool) -> dict[Owner, list[Datagram]]:
-        """Datagrams by who is to have them."""
+        """Datagrams by their owners."""
         owners = self.table.owners
         id_end = 1 + self._id_length
         groups: dict[Owner, list[Datagram]] = {}
@@ -345,18 +347,19 @@ class Endpoint:
         try:
             owner.receive(group)
         except Exception as error:
-            # The boundary between connections: what one stumbles over must not keep the others
-            # from their datagrams.
+            # The boundary between connections: one's failure must not keep the others from their
+            # datagrams.
             self._report(f"{owner!r} failed to process a datagram", error)
 
     def _serve_late(self, group: list[Datagram]) -> None:
-        """Datagrams that have waited: their connection may have another owner by now."""
+        """Serve datagrams that have waited: their connection may have another owner by now."""
         for owner, datagrams in self._group(group, False).items():
             self.serve(owner, datagrams)
         self.memory.relieve()
 
     def _decide(self, datagram: Datagram, forwarded: bool) -> Owner | None:
-        """Ask `routing` and do what it says; the owner to deliver to, if there is one."""
+        """Ask `routing` and carry out its decision. Returns the owner to deliver to, if there is
+        one."""
         now = monotonic()
         decision = routes.route(
             datagram.data,

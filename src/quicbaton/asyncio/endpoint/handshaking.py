@@ -1,4 +1,4 @@
-"""A connection that aioquic still has: from its first datagram until promotion."""
+"""A connection that aioquic still drives: from its first datagram until promotion."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Handshaking:
     """Drives aioquic's `quic` on a socket; calls one of the two callbacks when that is over.
 
     `on_promoted(handshake, promotion, rest)` gets the datagrams of the batch that aioquic did not
-    see; `on_failed(handshake, event)` says why there is no connection.
+    see; `on_failed(handshake, event)` gets the reason why there is no connection.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Handshaking:
         congestion_control: str = "cubic",
         deadline_s: float | None = None,
     ) -> None:
-        """`deadline_s`: give up without a word after so long; None is as long as aioquic waits."""
+        """`deadline_s`: give up silently after this time; None is as long as aioquic waits."""
         self.quic = quic
         self._ecn = EcnCounts(quic)
         self._udp = udp
@@ -50,7 +50,7 @@ class Handshaking:
             None if deadline_s is None else self._loop.call_later(deadline_s, self._give_up)
         )
         self.since_s = monotonic()
-        #: Our connection ID, hexadecimal: what the connection will be called.
+        #: Our connection ID, hexadecimal: the name of the connection.
         self.name = quic.host_cid.hex()
 
     def __repr__(self) -> str:
@@ -74,8 +74,8 @@ class Handshaking:
         try:
             self._process(batch)
         except Exception:
-            # Whatever aioquic stumbled over, it may have armed no timer: nothing else would ever
-            # end this handshake, and whoever knows how could fill all places.
+            # Whatever error this is, aioquic may have armed no timer: nothing else would ever end
+            # this handshake, and an attacker that can provoke it could fill all places.
             if not self._over:
                 self.abandon()
                 self._on_failed(self, _BROKEN_OFF)
@@ -87,7 +87,7 @@ class Handshaking:
             self._fail(QuicErrorCode.NO_ERROR, "")
 
     def abandon(self) -> None:
-        """Stop at once, without a word to the peer."""
+        """Stop at once, without telling the peer."""
         self._end()
 
     # --- helpers --------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ class Handshaking:
                 return
         if self.quic.get_peer_address() is None:
             # No packet in them was even well-formed: its Length goes beyond the datagram, say.
-            # There is nobody to answer, and nothing was begun.
+            # There is no peer to answer, and nothing was begun.
             self.abandon()
             self._on_failed(self, _BROKEN_OFF)
             return
@@ -125,7 +125,7 @@ class Handshaking:
         self._on_promoted(self, promotion, rest)
 
     def _fail(self, error_code: int, reason: str) -> None:
-        """Close at once: what the peer still sends finds nobody."""
+        """Close at once: the peer's further datagrams find no connection."""
         self.quic.close(error_code, reason_phrase=reason)
         self._send()
         self._end()
@@ -152,12 +152,13 @@ class Handshaking:
         self._transmit()
 
     def _give_up(self) -> None:
-        """Nobody is told: whoever did not finish in time may not even be there."""
+        """Give up without telling the client: one that did not finish in time may not even
+        exist."""
         self.abandon()
         self._on_failed(self, _BROKEN_OFF)
 
     def _terminated(self) -> bool:
-        """True when aioquic gave up. Its other events wait: a promotion replays them."""
+        """Whether aioquic gave up. Its other events wait: a promotion replays them."""
         event = _termination(self.quic)
         if event is None:
             return False

@@ -12,20 +12,21 @@ _REASON: Final = "the server is short of memory, and this connection holds most 
 
 
 class Holder(Protocol):
-    """A connection that has an account."""
+    """A connection with an account in the budget."""
 
     def close_for_memory(self, reason: str) -> None:
-        """It holds the most, and is to hold nothing."""
+        """Close: it holds the most, and must hold nothing."""
 
     def restore_credit(self) -> None:
-        """Let its peer send what it had no credit for."""
+        """Give its peer the credit that was withheld."""
 
 
 class Memory:
-    """The budget of a process, and who is behind its accounts.
+    """The budget of a process, and the holders of its accounts.
 
-    `sessions` are its QUIC connections, `others` those that share the budget with them; both by
-    the names of their accounts. `counters["closed_for_memory"]` counts who was closed.
+    `sessions` are its QUIC connections, `others` those that share the budget with them; both by the
+    names of their accounts. `counters["closed_for_memory"]` counts the connections that were
+    closed.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Memory:
 
     @property
     def refuses_clients(self) -> bool:
-        """Whether there is too little for one more client."""
+        """Whether there is too little memory for one more client."""
         return refuses_clients(self.budget)
 
     def relieve(self) -> None:
@@ -55,7 +56,7 @@ class Memory:
             elif holder is not None:
                 self._counters["closed_for_memory"] += 1
                 holder.close_for_memory(_REASON)
-            # It holds nothing any more, or is in nobody's hands: neither can help a second time.
+            # It holds nothing any more, or has no holder: neither can help a second time.
             largest.close()
         for account in budget.take_relieved():
             holder = self._find(account.name)
@@ -67,5 +68,5 @@ class Memory:
 
 
 def refuses_clients(budget: MemoryBudget) -> bool:
-    """Whether there is too little for one more client."""
+    """Whether there is too little memory for one more client."""
     return budget.pressure >= Pressure.FULL

@@ -1,6 +1,6 @@
-"""Initials that may begin a connection: who is refused, who must prove its address, who comes in.
+"""Initials that may begin a connection: refused, sent a Retry to prove the address, or accepted.
 
-All of them are one owner in the endpoint's line, however many connection IDs they make up: a
+All of them are one owner in the endpoint's line, however many connection IDs they make up. A
 handshake takes milliseconds, and a flood of them gets one connection's share of the time.
 """
 
@@ -24,21 +24,21 @@ from quicbaton.transport.budget import MemoryBudget
 
 
 class Owner(Protocol):
-    """Whoever takes a connection's datagrams: a handshake, a session, a handoff."""
+    """An object that takes a connection's datagrams: a handshake, a session, a handoff."""
 
     def receive(self, batch: list[Datagram]) -> None: ...
     def __hash__(self) -> int: ...
 
 
 class Owners(Protocol):
-    """The routing table, as far as newcomers need it."""
+    """The part of the routing table that newcomers need."""
 
     @property
     def owners(self) -> Mapping[bytes, Owner]: ...
 
 
 class Host(Protocol):
-    """What newcomers need of the endpoint."""
+    """The part of the endpoint that newcomers need."""
 
     accepts: bool
     refuses: bool
@@ -58,7 +58,7 @@ class Host(Protocol):
 
 
 class Newcomers:
-    """The owner of Initials whose connection ID nobody knows."""
+    """The owner of Initials with an unknown connection ID."""
 
     def __init__(self, host: Host) -> None:
         self._host = host

@@ -1,6 +1,6 @@
-"""What a program keeps for one connection, taken out of its objects and put into new ones.
+"""A program's state of one connection, taken out of its objects and put into new ones.
 
-Whatever an application's `export_state` or `import_state` raises becomes a RefusedError: its
+Any exception of an application's `export_state` or `import_state` becomes a RefusedError: its
 mistake keeps a connection from moving, or from sleeping; it does not end it.
 """
 
@@ -21,9 +21,11 @@ def export_program(
     protocol: QuicConnectionProtocol, left: Collection[int] = (), *, passes_on: bool = False
 ) -> tuple[bytes, Http3State | None]:
     """The application's bytes and HTTP/3's state, without the streams `left`, which go on with
-    these objects. They stay as they are. `passes_on`: what is relayed to here will be passed on.
+    these objects. They stay as they are. `passes_on`: streams that are relayed to here will be
+    passed on.
 
-    Raises RefusedError: what cannot be said, or `export_failed` for a mistake of the application.
+    Raises RefusedError for state that cannot be exported, or with `export_failed` for a mistake of
+    the application.
     """
     protocol.check_exportable(left, passes_on=passes_on)
     try:
@@ -42,8 +44,8 @@ def export_program(
 
 
 def export_descriptors(protocol: QuicConnectionProtocol) -> list[int]:
-    """The open files that go along with what `export_program` has just said; none of them where
-    they are too many. They stay the protocol's.
+    """The open files that go along with the result of `export_program`; none of them where there
+    are too many. They stay the protocol's.
 
     Raises RefusedError with the code `export_failed` for a mistake of the application.
     """
@@ -63,11 +65,11 @@ def import_program(
     application: bytes,
     descriptors: list[int],
 ) -> None:
-    """Let a new `protocol` go on where the exported one stood. `descriptors` are its own from here
-    on, whatever comes of this.
+    """Let a new `protocol` go on where the exported one stopped. It owns `descriptors` from here
+    on, even if this fails.
 
-    Raises RefusedError with the code `import_failed` for a mistake of the application, which the
-    caller ends by `connection_left`.
+    Raises RefusedError with the code `import_failed` for a mistake of the application. The caller
+    then ends the protocol by `connection_left`.
     """
     try:
         if descriptors:
@@ -87,7 +89,7 @@ def import_program(
 def _blame(
     protocol: QuicConnectionProtocol, method: str, error: Exception, code: Reason
 ) -> RefusedError:
-    # Not the error's text, which may quote what the application holds: a peer reads this.
+    # Not the error's text, which may quote the application's data: a peer reads this.
     return RefusedError(
         f"{type(protocol).__name__}.{method} raised {type(error).__name__}: fix it there",
         code=code,

@@ -1,4 +1,4 @@
-"""Tells the kernel which socket of a port gets a datagram, where the kernel can be told."""
+"""Tells the kernel which socket of a port gets a datagram, where the kernel can steer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quicbaton.routing.steering import pack_program, steering_program
 
 def steer(sock: socket.socket, ids: IdLayout | IdConfigs, sockets: int) -> bool:
     """Steer by worker number among `sockets` sockets. False where the kernel cannot: then it picks
-    by address, and processes toss what is not theirs."""
+    by address, and processes toss the datagrams of others."""
     program = steering_program(ids, sockets)
     try:
         attach_steering(sock, pack_program(program), len(program))

@@ -1,18 +1,18 @@
-"""Who is served next: no connection keeps the others of its process waiting.
+"""The order of service: no connection keeps the others of its process waiting.
 
 Theory of operation. A batch of datagrams comes grouped by owner. Each owner gets its share of them
-processed at once, as long as the batch has not taken a turn's time; what is left waits in line. The
-owners in line take turns, and between two turns the event loop reads the socket, so whoever is not
-in line is served before them.
+processed at once, as long as the batch has not taken a turn's time; the others wait in line. The
+owners in line take turns, and between two turns the event loop reads the socket. So an owner that
+is not in line is served before them.
 
-An owner's share is what fits a turn at the cost of its last datagrams: of an upload it is larger
-than of those of whom nothing is known, since who is served in larger batches is served for less.
-One whose share is smaller than theirs stands in line from the beginning, unless it is alone. A cost
-that rises counts at once; it falls with each datagram that takes less. A new connection has to
-prove itself: its first share is small.
+An owner's share is as many datagrams as fit a turn at the cost of its last ones. An upload's share
+is larger than that of an owner whose cost is unknown, since larger batches are cheaper to serve. An
+owner with a smaller share stands in line from the beginning, unless it is alone. A cost that rises
+counts at once; it falls with each datagram that takes less. A new connection has to prove itself:
+its first share is small.
 
 So the wait of a connection that asks for little is about a turn, whatever the others send, and
-costly connections share among themselves what time is left.
+costly connections share the remaining time among themselves.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from quicbaton.limits import (
     TURN_S,
 )
 
-#: How many cheap datagrams make up for dear ones, nearly: those of a page load.
+#: How many cheap datagrams nearly make up for expensive ones: those of a page load.
 _MEMORY_DATAGRAMS: Final = 8
 
-#: A datagram of those who can have a full share takes no longer.
+#: A datagram of an owner that can have a full share takes no longer.
 _ORDINARY_COST_S: Final = TURN_S / MAX_SHARE_DATAGRAMS
 
-#: However costly they are: a first flight of two datagrams is one step for its handshake.
+#: The least, however costly: a first flight of two datagrams is one step for its handshake.
 _LEAST_DATAGRAMS: Final = 2
 
 OwnerT = TypeVar("OwnerT", bound=Hashable)
@@ -59,26 +59,27 @@ class Turns(Generic[OwnerT]):
         self._serve_late = serve_late
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        #: Who waits, in the order in which they are served, and with what.
+        #: The owners that wait, in the order in which they are served, with their datagrams.
         self._line: dict[OwnerT, deque[Datagram]] = {}
-        #: Seconds per datagram, of those who cannot have a full share, or can have a larger one.
+        #: Seconds per datagram, of owners that cannot have a full share, or can have a larger one.
         self._costs: WeakKeyDictionary[OwnerT, float] = WeakKeyDictionary()
         self._next: asyncio.Handle | None = None
         self._waiting = 0
-        #: Datagrams that found no room in line: lost, as in any receive buffer that overflows.
+        #: Datagrams for which there was no room in line: lost, as in any receive buffer that
+        #: overflows.
         self.dropped = 0
 
     def __len__(self) -> int:
-        """Datagrams that wait."""
+        """The number of datagrams that wait."""
         return self._waiting
 
     def expect(self, owner: OwnerT, share: int) -> None:
-        """So many datagrams of the owner, which is new, may fill a turn."""
+        """`share` datagrams of the owner, which is new, may fill a turn."""
         self._costs[owner] = TURN_S / share
 
     def take(self, groups: dict[OwnerT, list[Datagram]]) -> None:
         """Serve owners, or have them stand in line."""
-        # Nobody waits for the time that the share of a lone one takes.
+        # No other waits for the time that the share of a lone one takes.
         alone = len(groups) == 1 and not self._line
         until_s = 0.0 if alone else self._clock() + TURN_S
         for owner, group in groups.items():
@@ -94,7 +95,7 @@ class Turns(Generic[OwnerT]):
             self._serve_timed(owner, group, late=False, costly=costly)
 
     def clear(self) -> None:
-        """Nobody is served any more."""
+        """Serve no owner any more."""
         self._line.clear()
         self._waiting = 0
         if self._next is not None:
@@ -117,7 +118,7 @@ class Turns(Generic[OwnerT]):
             self._next = self._loop.call_soon(self._serve_line)
 
     def _serve_line(self) -> None:
-        """One turn: a share of each, round and round as long as another is expected to fit."""
+        """One turn: a share of each owner, in a circle as long as another is expected to fit."""
         self._next = None
         until_s = self._clock() + TURN_S
         expected_s = 0.0
@@ -134,7 +135,7 @@ class Turns(Generic[OwnerT]):
             self._next = self._loop.call_soon(self._serve_line)
 
     def _share(self, owner: OwnerT) -> int:
-        """How many datagrams of the owner fill a turn."""
+        """The number of datagrams of the owner that fill a turn."""
         if owner not in self._costs:
             return MAX_SHARE_DATAGRAMS
         fitting = int(TURN_S / self._costs[owner])
@@ -143,7 +144,7 @@ class Turns(Generic[OwnerT]):
     def _serve_timed(
         self, owner: OwnerT, group: list[Datagram], *, late: bool, costly: bool
     ) -> float:
-        """Returns the seconds that it took."""
+        """Serve datagrams. Returns the seconds that it took."""
         begun_s = self._clock()
         if late:
             self._serve_late(group)
@@ -155,12 +156,12 @@ class Turns(Generic[OwnerT]):
         return spent_s
 
     def _learn(self, owner: OwnerT, spent_s: float, count: int) -> None:
-        """So many datagrams have just taken so long each."""
+        """Learn an owner's cost: `count` datagrams have just taken `spent_s`."""
         if type(owner).__weakrefoffset__ == 0:
-            return  # a sleeper's, which becomes a session by its first datagram
+            return  # a sleeper's: it becomes a session by its first datagram
         cost_s = self._costs.get(owner, _ORDINARY_COST_S)
         if spent_s < cost_s:
-            # Dear ones are forgiven soon; what deserves a larger share shows in the long run.
+            # Expensive ones are forgiven soon; a larger share has to be deserved in the long run.
             memory = _MEMORY_DATAGRAMS if cost_s > _ORDINARY_COST_S else BULK_SHARE_DATAGRAMS
             spent_s = cost_s + (spent_s - cost_s) * min(1.0, count / memory)
         if spent_s > _ORDINARY_COST_S or count >= MAX_SHARE_DATAGRAMS:

@@ -36,10 +36,11 @@ _IPV6_TCLASS: Final = 67
 _IPV6_MTU_DISCOVER: Final = 23
 _PMTUDISC_PROBE: Final = 3  # set the don't-fragment bit, ignore the kernel's own estimate
 
-#: Where ECN bits go (RFC 3168 §5): a socket for both protocols takes either, by the destination.
+#: The options for ECN bits (RFC 3168 §5): a socket for both protocols takes either, by the
+#: destination.
 _TOS: Final = (socket.IPPROTO_IP, socket.IP_TOS)
 _TRAFFIC_CLASS: Final = (socket.IPPROTO_IPV6, _IPV6_TCLASS)
-#: How a kernel may say that it sends no marks.
+#: The errors of a kernel that sends no marks.
 _NO_MARKS: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOPROTOOPT)
 
 #: Datagrams or coalesced bursts read in one turn of the event loop before others get theirs.
@@ -48,12 +49,12 @@ _READS_PER_TURN: Final = 32
 _READ_BYTES: Final = 65_535
 #: Type of service, two kinds of packet information and a segment size need 144 bytes.
 _ANCILLARY_BYTES: Final = 256
-#: Asked of the kernel for both socket buffers; it grants what its limits allow.
+#: The size of both socket buffers that the kernel is asked for; it grants what its limits allow.
 _BUFFER_BYTES: Final = 4 << 20
 #: Trains kept while the socket's buffer is full; beyond, they are lost as on any full link.
 _MAX_OUTBOX: Final = 1024
 
-#: Until a full queue of the interface is tried again: what a gigabit takes for 125 KB of it.
+#: Seconds until a full queue of the interface is tried again: a gigabit sends 125 KB meanwhile.
 _QUEUE_PAUSE_S: Final = 0.001
 
 _IS_LINUX: Final = sys.platform.startswith("linux")
@@ -70,7 +71,7 @@ class Datagram(NamedTuple):
 
 
 def open_udp(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
-    """A bound, non-blocking UDP socket; "::" takes IPv4, too. Port 0 is any that nobody has."""
+    """A bound, non-blocking UDP socket; "::" takes IPv4, too. Port 0 is any free port."""
     if reuse_port and not port:
         # The kernel would give a port of another group of this user's, too.
         return open_first_udp(host, 0)
@@ -119,7 +120,7 @@ def attach_steering(sock: socket.socket, program: bytes, instructions: int) -> N
     )
 
 
-#: So many reads in a row bring one datagram before a second one is not looked for.
+#: After this many reads in a row that bring one datagram, a second one is not looked for.
 _ALONE: Final = 7
 
 
@@ -127,8 +128,7 @@ class UdpSocket:
     """Reads and writes a bound socket on the running event loop.
 
     `on_batch` gets everything that one turn read; `on_room` is called when a full socket has room
-    again. Reading starts with `start` and can be stopped
-    and started again, as a takeover needs.
+    again. Reading starts with `start` and can be stopped and started again, as a takeover needs.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class UdpSocket:
         self._marks = _IS_LINUX
         self._writing = False
         self._pause: asyncio.TimerHandle | None = None
-        #: Of the latest refusal: by the interface's queue; by the size.
+        #: Whether the latest refusal was by the interface's queue, or by the size.
         self._queue_full = False
         self._refused = False
         self.datagrams_sent = 0
@@ -179,7 +179,7 @@ class UdpSocket:
         self.sock.close()
 
     def read_now(self) -> list[Datagram]:
-        """What waits in the socket's buffer, up to a turn's share."""
+        """The datagrams in the socket's buffer, up to a turn's share."""
         batch: list[Datagram] = []
         # Where one datagram comes at a time, as requests of a waiting client do, looking for a
         # second one costs 7 µs of the 200 that a request takes. It is looked for every eighth time.
@@ -245,17 +245,17 @@ class UdpSocket:
 
     @property
     def through(self) -> None:
-        """Nobody else sends what is sent here."""
+        """None: no other process sends for this socket."""
 
     @property
     def is_full(self) -> bool:
-        """True while the kernel's buffer is full: build no more until it drained."""
+        """Whether the kernel's buffer is full: build no more trains until it has drained."""
         return bool(self._outbox)
 
     # --- helpers, in reading order --------------------------------------------------------------
 
     def _configure(self) -> None:
-        """Ask for what the kernel has; what it lacks costs speed only."""
+        """Ask for the options that the kernel has; a missing one only costs speed."""
         sock = self.sock
         options: list[tuple[int, int, int]] = [
             (socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES),
@@ -326,7 +326,7 @@ class UdpSocket:
         self._on_room()
 
     def _wait(self) -> None:
-        """Try again when there is room. Where the interface's queue was full and not the socket's
+        """Try again when there is room. If the interface's queue was full and not the socket's
         buffer, the socket is writable all the time: then after a pause."""
         if not self._queue_full:
             if self._pause is not None:
@@ -350,8 +350,8 @@ class UdpSocket:
             self._pause = None
 
     def _try_send(self, train: Train) -> Train | None:
-        """Send it; what is left of it while there is no room, else None. Sets `_refused` when the
-        interface does not take datagrams of that size."""
+        """Send it. Returns the part for which there is no room yet, else None. Sets `_refused` when
+        the interface does not take datagrams of that size."""
         data = train.data
         segment_bytes = train.segment_bytes
         if len(data) <= segment_bytes or not self._gso:
@@ -362,8 +362,8 @@ class UdpSocket:
         except OSError as error:
             if self._is_full_by(error):
                 return train
-            # The interface cannot segment (EIO, udp(7)), nor the kernel on this route, or it is
-            # about something else, the size for instance: what goes singly tells which.
+            # The interface cannot segment (EIO, udp(7)), nor the kernel on this route, or the error
+            # has another cause, the size for instance: datagrams that go singly tell which.
             before = self.datagrams_sent
             rest = self._send_singly(train)
             if rest is None and not self._refused and self.datagrams_sent > before:
@@ -388,15 +388,15 @@ class UdpSocket:
                     self._refused = True
                     continue  # the last one may be smaller
                 if train.ecn and error.errno in _NO_MARKS:
-                    # The peer will not see any, and the path be tried no more.
+                    # The peer will see no marks, and the path is not tried again.
                     self._marks = False
                     return self._send_singly(train._replace(data=data[at:], ecn=0))
-                # No route, or a firewall: lost, as the network could have it.
+                # No route, or a firewall: lost, as the network could have lost it.
                 return None
         return None
 
     def _is_full_by(self, error: OSError) -> bool:
-        """Whether it is a matter of waiting: for the socket's buffer, or the interface's queue."""
+        """Whether waiting helps: for the socket's buffer, or the interface's queue."""
         self._queue_full = error.errno in (errno.ENOBUFS, errno.ENOMEM)
         return self._queue_full or isinstance(error, (BlockingIOError, InterruptedError))
 
@@ -412,7 +412,8 @@ class UdpSocket:
 
 
 def source_ancillary(local: Address, *, is_v6: bool) -> tuple[int, int, bytes]:
-    """What makes the kernel send from `local`, on a socket of the family that `is_v6` says."""
+    """The ancillary data with which the kernel sends from `local`, on a socket of the family
+    `is_v6`."""
     host = str(local[0])
     if not is_v6 or host.startswith("::ffff:"):
         packed = socket.inet_aton(host.removeprefix("::ffff:"))

@@ -96,7 +96,7 @@ class DrainOptions(CommandOptions, frozen=True, kw_only=True):
     """
 
     server: _Server
-    to: Annotated[tuple[str, ...], Argument("who gets them, in turn", "SERVER")] = ()
+    to: Annotated[tuple[str, ...], Argument("the destinations, in turn", "SERVER")] = ()
     undo: Annotated[bool, Argument("keep connections again")] = False
     bulk: BulkOptions = BulkOptions()
     cluster: ClusterOptions = ClusterOptions()
@@ -148,7 +148,7 @@ class StopOptions(ServiceOptions, frozen=True, kw_only=True):
     handed to another server first.
     """
 
-    to: Annotated[str | None, Argument("who gets the connections", "SERVER")] = None
+    to: Annotated[str | None, Argument("the server that gets the connections", "SERVER")] = None
     grace: Annotated[
         float | None, Argument("time for running requests (default: the server's own)")
     ] = None

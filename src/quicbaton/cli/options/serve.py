@@ -54,7 +54,7 @@ class ProgramOptions(Options, frozen=True, kw_only=True):
     ] = False
     root_path: Annotated[
         str,
-        Argument("where an ASGI program is mounted: what a proxy has cut off its paths", "PATH"),
+        Argument("the path under which an ASGI program is mounted, which a proxy cuts off", "PATH"),
     ] = ""
     dotfiles: Annotated[
         bool,
@@ -211,7 +211,7 @@ class ServeOptions(CommandOptions, frozen=True, kw_only=True):
     server_id: Annotated[
         str | None,
         Argument(
-            "what AWS's Network Load Balancer knows this server by, 0x and 16 hexadecimal digits; "
+            "this server's ID at AWS's Network Load Balancer, 0x and 16 hexadecimal digits; "
             "its controller for Kubernetes sets the variable (AWS_LBC_QUIC_SERVER_ID)",
             "0xID",
             variable="AWS_LBC_QUIC_SERVER_ID",
@@ -262,7 +262,7 @@ class ServeOptions(CommandOptions, frozen=True, kw_only=True):
         Path | None,
         Argument(
             "set environment variables from this file, NAME=VALUE in each line, before the "
-            "program is imported; what is set already stays"
+            "program is imported; variables that are set already stay"
         ),
     ] = None
     placement: Annotated[

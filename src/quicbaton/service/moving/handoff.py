@@ -116,7 +116,7 @@ class Handoff(ABC):
         return deadline_us is not None and now_us >= deadline_us
 
     def wait(self) -> asyncio.Future[HandoffResult]:
-        """Wait for its result."""
+        """A future that gets its result."""
         self._waiter = asyncio.get_running_loop().create_future()
         return self._waiter
 

@@ -53,7 +53,6 @@ class Handoffs:
         return [*self.outgoing.values(), *self.incoming.values()]
 
     def remove(self, handoff: Handoff) -> None:
-        """Forget the handoff."""
         if self.outgoing.get(handoff.connection_id) is handoff:
             del self.outgoing[handoff.connection_id]
         elif self.incoming.get(handoff.machine.handoff_id) is handoff:
@@ -277,7 +276,7 @@ class IncomingHandoff(Handoff):
         session = self._context.endpoint.session_of(self.connection_id)
         if self._outlet is not None and session is not None:
             self._outlet.close()
-            text = "nobody sends for this connection any more"
+            text = "no process sends for this connection any more"
             session.protocol.close(ErrorCode.H3_INTERNAL_ERROR, text)
             session.process()
 

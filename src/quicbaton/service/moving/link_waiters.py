@@ -24,7 +24,6 @@ class LinkWaiters:
         self._connect(name)
 
     def forget(self, handoff: Handoff) -> None:
-        """It waits no more."""
         self._sought.pop(handoff, None)
 
     def answered(self, link: Link, name: str) -> None:

@@ -214,7 +214,7 @@ class OutgoingHandoff(Handoff):
             self.feed(sealed)
 
     def _write(self, effect: fx.WriteBaton) -> None:
-        assert self._keep is not None, "only what is saved is written"
+        assert self._keep is not None, "only a saved connection is written"
         self._send_last_trains()
         try:
             self._keep(effect.sealed)

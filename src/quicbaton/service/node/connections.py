@@ -49,7 +49,6 @@ class ConnectionCommands:
         self._beside = beside
 
     def handlers(self) -> dict[type[c.Frame], Handler]:
-        """The handlers, by command."""
         return {
             c.ListConnections: self._answer_list,
             c.ListByWorker: self._answer_list_by_worker,
@@ -104,7 +103,7 @@ class ConnectionCommands:
         try:
             await Conversation(channel, FREEZE_ANSWER_S).ask(c.Frozen(kept[0]), c.Kept)
         except QuicbatonError:
-            text = "whoever asked for the baton did not say in time that it is safe"
+            text = "the command did not confirm in time that it had stored the baton"
             self._handoffs.cancel_save(name, Reason.NOT_KEPT, text)
             return c.Answer(False, Reason.NOT_KEPT, text)
         return c.Answer(True, Reason.OK, "frozen")

@@ -32,11 +32,10 @@ class Control:
         self._spawn = spawn
 
     def add(self, handlers: Mapping[type[c.Frame], Handler]) -> None:
-        """Answer these commands, too."""
+        """Answer these commands, too. Their handlers replace earlier ones of the same commands."""
         self._handlers.update(handlers)
 
     def on_channel(self, channel: Channel) -> None:
-        """Take a new channel."""
         reader = c.CODEC.reader()
         answering = False
 
@@ -63,7 +62,7 @@ class Control:
             if frame is None:
                 return
             if channel.is_remote and not c.may_come_from_afar(frame):
-                text = f"{type(frame).__name__} with what it names is for processes of this host"
+                text = f"{type(frame).__name__} with these arguments is for processes of this host"
                 channel.write(c.encode(c.Answer(False, Reason.LOCAL_ONLY, text)))
                 channel.close()
                 return

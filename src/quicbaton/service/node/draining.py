@@ -44,7 +44,6 @@ class Draining:
         return self._all
 
     def handlers(self) -> dict[type[c.Frame], Handler]:
-        """The handlers, by command."""
         return {c.Drain: self._drain, c.StopDraining: self._stop_draining}
 
     def on_connection(self, name: bytes) -> None:

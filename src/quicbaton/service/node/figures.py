@@ -26,7 +26,6 @@ class Blackouts:
         self.sum_us = 0
 
     def note(self, blackout_us: int) -> None:
-        """Count one blackout."""
         self.counts[bisect_left(c.BLACKOUT_BUCKETS_US, blackout_us)] += 1
         self.sum_us += blackout_us
 

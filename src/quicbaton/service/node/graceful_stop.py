@@ -60,7 +60,6 @@ class GracefulStop(Changes):
         return self._task is not None
 
     def handlers(self) -> dict[type[c.Frame], Handler]:
-        """The handlers, by command."""
         return {c.Stop: self._stop}
 
     def begin(self, grace_s: float = -1.0, to: str = "") -> asyncio.Task[c.Left]:

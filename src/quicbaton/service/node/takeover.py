@@ -62,7 +62,6 @@ class Takeovers:
         self._node = node
 
     def handlers(self) -> dict[type[c.Frame], Handler]:
-        """The handlers, by command."""
         return {c.TakeOver: self._take_over}
 
     async def _take_over(self, channel: Channel, frame: c.TakeOver) -> None:
@@ -79,7 +78,7 @@ class Takeovers:
 
 
 class OldProcess(Changes):
-    """The old process's side."""
+    """The old process's side of a takeover."""
 
     def __init__(self, node: Node, channel: Channel, frame: c.TakeOver) -> None:
         super().__init__(lambda: self._begins_no_more or not self._bulk.waiting)
@@ -342,8 +341,8 @@ class NewProcess:
         return c.Answer(
             False,
             Reason.PREDECESSOR_DIED,
-            "the other process died before it was done: what it still "
-            "had is lost, and its clients are told",
+            "the other process died before it was done: its remaining connections are lost, and "
+            "their clients are told",
         )
 
     def _begin(self, node: Node, theirs: list[bytes]) -> None:

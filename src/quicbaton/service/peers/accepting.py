@@ -10,7 +10,7 @@ from quicbaton.service.timing import ACCEPT_PAUSE_S
 
 
 class Accepting:
-    """From now on, until closed, `take` gets each accepted socket, which is its own to close."""
+    """Until closed, `take` gets each accepted socket and has to close it."""
 
     def __init__(self, sock: socket.socket, take: Callable[[socket.socket], None]) -> None:
         sock.setblocking(False)

@@ -151,5 +151,7 @@ def take_passed(descriptors: list[int]) -> socket.socket:
     sock = socket.socket(fileno=descriptors[0])
     if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
         sock.close()
-        raise PeerError("what came is not a TCP connection", code=Reason.UNEXPECTED_MESSAGE)
+        raise PeerError(
+            "the socket that came is not a TCP connection", code=Reason.UNEXPECTED_MESSAGE
+        )
     return sock

@@ -38,13 +38,13 @@ from quicbaton.service.timing import CONNECT_PAUSE_S, CONNECT_S
 _READ_BYTES: Final = 1 << 20
 #: As a plain number: the flags of an Enum cost a microsecond with every read.
 _CUT: Final = int(socket.MSG_CTRUNC)
-#: What a child process inherits it keeps alive.
+#: A descriptor that a child process inherits stays open with it.
 _CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _BUFFER_BYTES: Final = 1 << 20
 
 
 class PeerCredentials(NamedTuple):
-    """Who is at the other end, as the kernel knows it, or as its certificate says."""
+    """The identity of the other end, as the kernel knows it, or as its certificate says."""
 
     pid: int  # 0 on another host, where it would say nothing here
     uid: int
@@ -59,12 +59,12 @@ class _Parcel(NamedTuple):
 
 
 class Channel:
-    """Writes bytes and hands on what it reads; knows nothing of what they mean.
+    """Writes bytes and hands on the bytes that it reads, whatever they mean.
 
-    `on_data(data)` is called with what arrived, `on_lost()` once, after everything that the peer
-    wrote was handed on. A write that fails is the channel's end, too, but what the peer wrote
-    before it went is read first. `peer` is who the caller has found it to be; the kernel is asked
-    where it is not given.
+    `on_data(data)` is called with bytes that arrived, `on_lost()` once, after everything that the
+    peer wrote was handed on. A write that fails is the channel's end, too, but the peer's last
+    bytes are read first. `peer` is the identity that the caller has found; without it the kernel is
+    asked.
     """
 
     def __init__(self, sock: socket.socket, peer: PeerCredentials | None = None) -> None:
@@ -77,7 +77,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._outbox: deque[bytes | _Parcel] = deque()
         self._outbox_bytes = 0
-        #: What came with one write of the peer's each, in order.
+        #: Descriptors by the writes of the peer with which they came, in order.
         self._parcels: deque[list[int]] = deque()
         self.closed = False
         self._closing = False  # after what waits is written
@@ -86,9 +86,9 @@ class Channel:
         self.peer = peer if peer is not None else peer_credentials(sock)
         #: The control socket that was connected to, where a listener accepted the channel.
         self.accepted_at: Path | None = None
-        #: What may wait to be written before the peer counts as stuck and is cut off.
+        #: Bytes that may wait to be written before the peer counts as stuck and is cut off.
         self.max_outbox_bytes = MAX_OUTBOX_BYTES
-        #: Why the channel was lost, where that is known and worth telling.
+        #: Why the channel was lost, if that is known and worth telling.
         self.reason = ""
         self.on_data: Callable[[bytes], None] = lambda _data: None
         self.on_lost: Callable[[], None] = lambda: None
@@ -99,17 +99,17 @@ class Channel:
 
     @property
     def is_remote(self) -> bool:
-        """True for a process of another host, or one that came in like that."""
+        """Whether the peer is a process of another host, or came in like one."""
         return bool(self.peer.node)
 
     @property
     def is_full(self) -> bool:
-        """True while so much waits to be written that a bulk sender should pause."""
+        """Whether so many bytes wait to be written that a bulk sender should pause."""
         return self._outbox_bytes > CHANNEL_FULL_BYTES
 
     @property
     def is_crowded(self) -> bool:
-        """True while so much waits to be written that what may be lost should be."""
+        """Whether so many bytes wait to be written that messages which may be lost should be."""
         return self._outbox_bytes > CHANNEL_CROWDED_BYTES
 
     def when_drained(self, go_on: Callable[[], None]) -> None:
@@ -120,7 +120,6 @@ class Channel:
             self._loop.call_soon(go_on)
 
     def start(self) -> None:
-        """Read from now on."""
         self._loop.add_reader(self._sock.fileno(), self._on_readable)
 
     def write(self, data: bytes) -> None:
@@ -131,7 +130,7 @@ class Channel:
         if self.closed or self._closing or self._broken:
             return
         if self._outbox_bytes > self.max_outbox_bytes:
-            self.reason = "it does not read what is sent to it"
+            self.reason = "it does not read its messages"
             self.abort()
             return
         if not self._outbox:
@@ -140,7 +139,7 @@ class Channel:
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError:
-                # The reader finds the end, behind what the peer wrote before it went.
+                # The reader finds the end, after the peer's last bytes.
                 self._broken = True
                 return
             if sent == len(data):
@@ -151,7 +150,7 @@ class Channel:
         self._outbox_bytes += len(data)
 
     def write_descriptors(self, data: bytes, descriptors: list[int]) -> None:
-        """Send `data` with descriptors, which ride on its first byte.
+        """Send `data` with descriptors, which go with its first byte.
 
         Raises PeerError, with nothing passed, when the peer does not read or is gone.
         """
@@ -177,8 +176,9 @@ class Channel:
             self._loop.add_writer(self._sock.fileno(), self._on_writable)
 
     def queue_descriptors(self, data: bytes, descriptors: Sequence[int]) -> None:
-        """Send `data` with descriptors in its place behind what waits to be written, or not at
-        all, where descriptors cannot be passed. They stay the caller's, who may close them."""
+        """Send `data` with descriptors, in its place behind the bytes that wait to be written.
+        Nothing is sent where descriptors cannot be passed. The caller keeps its descriptors and may
+        close them."""
         if self.closed or self._closing or self._broken:
             return
         if not self._outbox:
@@ -205,23 +205,23 @@ class Channel:
         return taken
 
     def take_parcel(self) -> list[int]:
-        """The descriptors that came first, with one write of the peer's; the caller owns them.
-        Empty if there are none, or if not all of them could be had."""
+        """The descriptors that came with the earliest write of the peer's; the caller owns them.
+        Empty if there are none, or if this process had no room for all of them."""
         return self._parcels.popleft() if self._parcels else []
 
     def watch(self, on_exit: Callable[[], None]) -> ProcessWatch:
-        """Have `on_exit` called when the process at the other end has exited. For a process of
-        our own host only: a lost link to another one is no proof of death."""
+        """Have `on_exit` called when the process at the other end has exited. For a process of our
+        own host only: a lost link to another one is no proof of death."""
         return ProcessWatch(self._sock, self.peer.pid, on_exit)
 
     def read_to_the_end(self) -> None:
-        """The peer is dead: read what it wrote, then lose the channel, whoever else may have
+        """The peer is dead: read its last bytes, then lose the channel, even if another process has
         inherited the other end."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
-        """Write what waits, then close; `on_lost` is not called."""
+        """Write the waiting bytes, then close; `on_lost` is not called."""
         self.on_lost = lambda: None
         if self._outbox and not self.closed:
             self._closing = True
@@ -230,7 +230,6 @@ class Channel:
             self.abort()
 
     def abort(self) -> None:
-        """Close at once."""
         self._lose()
 
     # --- helpers --------------------------------------------------------------------------------
@@ -253,8 +252,8 @@ class Channel:
             self._lose()
 
     def _keep_descriptors(self, ancillary: list[tuple[int, int, bytes]], *, is_cut: bool) -> None:
-        """Put away what came with one read. The kernel ends a read behind the first write that
-        brings descriptors, and gives as many of these as this process has room for."""
+        """Keep the descriptors that came with one read. The kernel ends a read behind the first
+        write that brings descriptors, and gives as many of these as this process has room for."""
         parcel = array.array("i")
         for level, kind, value in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -295,7 +294,8 @@ class Channel:
             self._lose()
 
     def _send(self, waiting: bytes | _Parcel) -> int:
-        """How many bytes the kernel took; a parcel that it does not pass counts as sent."""
+        """Send. Returns how many bytes the kernel took; a parcel that it does not pass counts as
+        sent."""
         if not isinstance(waiting, _Parcel):
             return self._sock.send(waiting)
         try:
@@ -352,8 +352,8 @@ def peer_credentials(sock: socket.socket) -> PeerCredentials:
 async def connect_channel(path: Path) -> Channel:
     """Connect to the process that listens at `path`.
 
-    PeerError says why it does not work: `unreachable` when nobody listens there, `deadline` when
-    somebody does and takes no more connections, as a stopped process soon does.
+    The code of a PeerError is `unreachable` when no process listens there, and `deadline` when one
+    does and takes no more connections, as a stopped process soon does.
     """
     sock = None
     try:
@@ -400,10 +400,10 @@ class Listener:
         self._accepting = Accepting(sock, self._take)
 
     def close(self, *, leave_path: bool = False) -> None:
-        """Listen no more; the path goes, unless another process has put its own there.
+        """Listen no more. The path is removed, unless another process has put its own there.
 
-        `leave_path`: a successor is about to do that, and to look whose the path is and then remove
-        it could remove the successor's.
+        `leave_path`: a successor is about to put its own there. Between the look at the path and
+        its removal it could do so, and its path would be removed.
         """
         if not leave_path:
             # While the socket is open: with it goes the inode, whose number may be used again.
@@ -424,7 +424,7 @@ class Listener:
 
 
 def _make_private_folder(folder: Path) -> None:
-    """Make it, or see that only this user can reach what is in it."""
+    """Make the folder, or check that only this user can reach its content."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
@@ -450,7 +450,7 @@ def _bind_private(path: Path) -> tuple[socket.socket, int]:
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     previous = os.umask(0o177)
     try:
-        # Of a process with our number that was killed before it moved it.
+        # Left by a process with our pid that was killed before it moved it.
         temporary.unlink(missing_ok=True)
         sock.bind(str(temporary))
         sock.listen(64)

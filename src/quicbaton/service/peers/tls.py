@@ -245,7 +245,7 @@ class _Tls:
         """Read once, before the deadline of the handshake."""
         data = await asyncio.get_running_loop().sock_recv(sock, _HANDSHAKE_READ_BYTES)
         if not data:
-            raise PeerError("it hung up before it had proved who it is", code=Reason.LINK_LOST)
+            raise PeerError("it hung up before it had proved its identity", code=Reason.LINK_LOST)
         self._read_bytes += len(data)
         if self._read_bytes > MAX_PEER_HANDSHAKE_BYTES:
             raise PeerError("its handshake is too long", code=Reason.MESSAGE_TOO_LONG)

@@ -55,7 +55,7 @@ _ALGORITHMS: Final[dict[str, Literal["reno", "cubic"]]] = {"reno": "reno", "cubi
 
 
 def initial(algorithm: str, datagram_bytes: int, now_us: int) -> CongestionState:
-    """The state of a path nothing is known about; `algorithm` is "cubic" or "reno".
+    """The state of an unknown path; `algorithm` is "cubic" or "reno".
 
     Raises ConfigurationError for another algorithm.
     """
@@ -254,15 +254,15 @@ class CongestionController:
         """The connection uses another path: start over (RFC 9000 §9.4).
 
         `under_way_bytes` are in flight on that path, which was in use before: they take up room in
-        its window. What is in flight on others has no part in it. It must still be reported, each
-        byte once: with `on_discarded`, or as acked or lost when its path came back.
+        its window. Bytes in flight on others have no part in it. They must still be reported, each
+        byte once: with `on_discarded`, or as acked or lost when their path came back.
         """
         state = self._state
         fresh = initial(state.algorithm, datagram_bytes, now_us)
         fresh.in_flight_bytes = under_way_bytes
         fresh.abandoned_bytes = state.abandoned_bytes + state.in_flight_bytes - under_way_bytes
         fresh.recovery_started_us = now_us
-        # In place: whoever else holds the state goes on seeing it.
+        # In place: other parts hold the same state.
         for field in CongestionState.__struct_fields__:
             setattr(state, field, getattr(fresh, field))
 
@@ -291,8 +291,8 @@ class CongestionController:
 
     def on_other_host(self, now_us: int) -> None:
         """Datagrams leave from another host now. The window stays, for the client's own link is
-        most often the narrow one. What any path must bear goes at once, since the client has been
-        waiting, and the rest at its pace over a round trip (RFC 9002 §7.7).
+        most often the narrow one. The burst that any path must bear goes at once, since the client
+        has been waiting, and the rest at its pace over a round trip (RFC 9002 §7.7).
         """
         state = self._state
         state.pacing_tokens_bytes = pacing.initial_window_bytes(state.datagram_bytes)

@@ -55,8 +55,8 @@ def ready_at_us(state: CongestionState, smoothed_rtt_us: int, want_bytes: int, n
     """When to send `want_bytes`; `now_us` if that is now.
 
     The bucket may never hold so much: then it is when the bucket is as full as it is worth waiting
-    for, which is half full at least and never less than five datagrams. So whoever waits compares
-    the time with now, not the budget with what was wanted.
+    for, which is half full at least and never less than five datagrams. So a caller that waits
+    compares the time with now, not the budget with `want_bytes`.
     """
     rate = rate_bytes_per_us(state, smoothed_rtt_us)
     capacity = _capacity_bytes(state, rate)

@@ -1,13 +1,14 @@
-"""Loss detection: what was acknowledged, what was lost, when to probe (RFC 9002 §5, §6, §7.6).
+"""Loss detection: which packets were acknowledged or lost, and when to probe (RFC 9002 §5, §6,
+§7.6).
 
 A train of equal packets is one record (`SentRun`), so an ACK that covers forty packets costs one
-step. Records are cut where an ACK or a loss ends inside one. What a packet carried goes back to
-its part of the transport through a `Delivery`. An ACK costs what it newly acknowledges, and a
-bisection for each of its ranges: one packet holds hundreds of ACK frames that say nothing new.
+step. Records are cut where an ACK or a loss ends inside one. A packet's contents go back to their
+part of the transport through a `Delivery`. An ACK costs as much as it newly acknowledges, and a
+bisection for each of its ranges: one packet may hold hundreds of ACK frames without news.
 
-Two rules come from the handoff. A packet that an earlier owner sent gives no RTT sample, since
-its round trip includes the transit. And losses across a handoff are no persistent congestion:
-the silence was ours, not the network's.
+Two rules come from the handoff. A packet that an earlier owner sent gives no RTT sample, since its
+round trip includes the transit. And losses across a handoff are no persistent congestion: the
+silence was ours, not the network's.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _PROBED_RUNS: Final = 64
 
 
 class Delivery(Protocol):
-    """Who learns what became of the contents of packets."""
+    """Learns the fate of packets' contents."""
 
     def on_run_acked(self, stream_id: int, offset: int, length: int) -> None: ...
     def on_run_lost(self, stream_id: int, offset: int, length: int) -> None: ...
@@ -223,8 +224,8 @@ class Recovery:
             MtuSearch(path).on_timeouts(state.pto_count, max(sizes, default=0), now_us)
 
     def on_refused(self, path: PathState, now_us: int) -> None:
-        """What was to be sent there just now, in datagrams larger than its MTU now is, never left:
-        no sign of congestion, and nothing to wait for."""
+        """Datagrams that were to be sent there just now, larger than the path's present MTU, never
+        left: that is no sign of congestion, and needs no waiting."""
         state = self._state
         refused: list[SentRun] = []
         kept: list[SentRun] = []
@@ -265,7 +266,7 @@ class Recovery:
             state.last_eliciting_at_us = now_us
 
     def on_path_change(self, now_us: int) -> None:
-        """RFC 9000 §9.4: what we knew of the round trip belongs to the old path."""
+        """RFC 9000 §9.4: the measured round trip belongs to the old path."""
         state = self._state
         state.latest_rtt_us = 0
         state.smoothed_rtt_us = INITIAL_RTT_US
@@ -285,7 +286,7 @@ class Recovery:
     # --- helpers, in reading order --------------------------------------------------------------
 
     def _refuse_skipped(self, ranges: list[tuple[int, int]]) -> None:
-        """RFC 9000 §21.4: nobody can have received what was never sent."""
+        """RFC 9000 §21.4: no peer can have received a packet that was never sent."""
         skipped = self._numbers.skipped
         if not skipped or ranges[0][1] <= skipped[0]:
             return

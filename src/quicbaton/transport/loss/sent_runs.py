@@ -1,4 +1,4 @@
-"""Records of sent packets: found, cut, told apart."""
+"""Records of sent packets: finding and cutting them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Packets: protection, and which numbers came."""
+"""Packets: protection, and the numbers that were received."""

@@ -1,4 +1,4 @@
-"""Acknowledging: which packet numbers came, when an ACK is due, the ACK frame (RFC 9000 §13.2)."""
+"""Acknowledging: received packet numbers, when an ACK is due, the ACK frame (RFC 9000 §13.2)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class ReceivedNumbers:
     def on_ack_acked(self, largest: int) -> None:
         """The peer has our ACK up to `largest`: it need not be told again (§13.2.4)."""
         state = self._state
-        # Keep the newest range whole, so that an ACK always has something to say.
+        # Keep the newest range whole, so that an ACK is never empty.
         received = state.received
         while len(received) > 2 and received[1] <= largest:
             state.received_floor = received[1]

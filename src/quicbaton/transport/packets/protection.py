@@ -63,7 +63,7 @@ _PROTECTED: Final = 0x1F  # what header protection covers of it
 
 #: RFC 9001 §5.4.2: a sample begins as if the packet number were 4 bytes long.
 _SAMPLE_OFFSET: Final = 4
-#: Translates mask bytes to what they may change in a first byte.
+#: Translates mask bytes to the bits that they may change in a first byte.
 _FIRST_BYTE_MASKS: Final = bytes(byte & _PROTECTED for byte in range(256))
 
 #: RFC 9000 §12.3: no packet number reaches this.
@@ -106,12 +106,12 @@ class PacketProtection:
         self._opened_pto_us = 0
 
     def prepare(self) -> None:
-        """Make what the first packets in both directions would have to wait for."""
+        """Make the contexts that the first packets in both directions need."""
         self._sealing()
         self._prepare_to_open()
 
     def compact(self) -> None:
-        """Leave out what follows from the rest: before a snapshot."""
+        """Drop everything that follows from the rest: before a snapshot."""
         state = self._state
         if not state.send_generation:
             state.send_hp = b""

@@ -31,7 +31,7 @@ ECT_0: Final = 2
 #: Packets that a path is tried with (Appendix A.4).
 TESTED_PACKETS: Final = 10
 
-#: What an ACK frame says of ECT(0), ECT(1) and CE.
+#: An ACK frame's counts of ECT(0), ECT(1) and CE.
 Counts = tuple[int, int, int]
 
 
@@ -64,7 +64,8 @@ class EcnFeedback:
                 path.ecn = UNKNOWN
 
     def on_timeout(self) -> None:
-        """A probe timeout passed: what probes must not have is what may keep them from arriving."""
+        """A probe timeout passed: the marks may be what keeps probes from arriving, so they have
+        none."""
         path = self._state.paths[0]
         if path.ecn == TESTING and path.ecn_unproved:
             path.ecn = UNKNOWN

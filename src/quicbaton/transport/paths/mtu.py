@@ -126,8 +126,8 @@ class MtuSearch:
         begin(self._path, self._path.mtu_ceiling_bytes, now_us + SETTLE_US)
 
     def on_refused(self, size: int) -> None:
-        """Our own interface takes no datagrams of that size: no need to lose any more (§4.2.1 of
-        RFC 8899 wants such news to be believed). The search goes on below."""
+        """Our own interface takes no datagrams of that size: no need to lose any more (RFC 8899
+        §4.2.1 wants such news to be believed). The search goes on below."""
         path = self._path
         if size <= path.mtu_bytes:
             begin(path, path.mtu_ceiling_bytes, 0)

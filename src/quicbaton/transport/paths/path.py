@@ -44,8 +44,8 @@ def new_path(
 
 
 def validated_path(state: ConnectionState) -> PathState:
-    """The active path if it is validated, else the one to go back to: whose address may be called
-    the peer's. The handshake has proved one."""
+    """The active path if it is validated, else the one to go back to: its address is the peer's.
+    The handshake has proved one."""
     return state.paths[0] if state.paths[0].validated else fallback_path(state) or state.paths[0]
 
 

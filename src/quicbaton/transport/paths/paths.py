@@ -1,28 +1,28 @@
-"""Network paths: whom we may send to, how much, and whether they can hear us (RFC 9000 §8, §9).
+"""Network paths: which addresses we may send to, how much, and whether they can hear us (RFC 9000
+§8, §9).
 
 `state.paths[0]` is the active path, the one that data goes to; the others follow, most recently
-active first, so the path to go back to is the first of them that qualifies. A path is born when
-an authenticated packet comes from a new address, because an address is all that a spoofer can
-change. What then happens to it:
+active first, so the path to go back to is the first of them that qualifies. A path is born when an
+authenticated packet comes from a new address, because an address is all that a spoofer can change.
+What then happens to it:
 
 * A PATH_CHALLENGE on it is answered on it, and answered with a challenge of our own.
 * A newer non-probing packet makes it active. Both it and the path before it are challenged
   (§9.3.3).
 * No answer within three times the PTO: an active path gives way to the last validated one
   (§9.3.2), an idle one is forgotten.
-* A new address always gets a place: where there is none left, the path from which nothing has come
-  for longest loses its own, the active one and the one to go back to excepted.
+* A new address always gets a place. If none is left, the path that has been silent for longest
+  loses its own, the active one and the one to go back to excepted.
 
-A challenge is never sent again as it was: every try carries fresh data, and the answer to any
-try counts, since the path may be slower than the timer.
+A challenge is never sent again as it was: every try carries fresh data, and the answer to any try
+counts, since the path may be slower than the timer.
 
-Copies. Whoever sees the peer's packets can send copies of them from elsewhere, ahead of the
-genuine ones, which then are duplicates. While the active path is not validated, a duplicate is
-therefore a sign (§9.3.3): where it comes from a validated address, that one is alive and becomes
-active again; another address is asked, and becomes active if it answers first. Nothing else
-depends on an address that is not proved: RTT and the congestion window stay with the path that they
-were measured on until the new one is validated (§9.4), and programs are told the address of the
-last validated path.
+Copies. An attacker that sees the peer's packets can send copies of them from elsewhere, ahead of
+the genuine ones, which then are duplicates. So while the active path is not validated, a duplicate
+is a sign (§9.3.3). If it comes from a validated address, that path is alive and becomes active
+again. Another address is challenged, and becomes active if it answers first. Nothing else depends
+on an unproved address: RTT and the congestion window stay with the path on which they were measured
+until the new one is validated (§9.4), and programs are told the address of the last validated path.
 
 IDs. A path uses the same ID of the peer's as another one if the peer's packets name the same ID of
 ours on both (§9.5): the peer does not know that its address changed, a NAT did that. So neither
@@ -62,7 +62,7 @@ from quicbaton.transport.state import (
     PeerId,
 )
 
-#: What `allowance_bytes` says of a validated path.
+#: `allowance_bytes` of a validated path.
 UNLIMITED: Final = 1 << 62
 #: PTO of a path without an RTT sample: kInitialRtt + 4 * kInitialRtt / 2 (RFC 9002 §6.2.2). A
 #: challenge must not be repeated sooner than an Initial packet would be (RFC 9000 §8.2.1).
@@ -77,7 +77,7 @@ _CHALLENGE_BYTES: Final = 8
 
 
 class Paths:
-    """Finds, validates, switches and forgets paths; all that lasts is in the state."""
+    """Finds, validates, switches and forgets paths; everything that lasts is in the state."""
 
     __slots__ = ("_closing", "_entropy", "_ids", "_latest", "_state")
 
@@ -143,8 +143,8 @@ class Paths:
     def on_duplicate(
         self, remote: Address, local: Address, cid: bytes, size: int, number: int
     ) -> bool:
-        """A non-probing packet came that had come before. True when it led back to a validated
-        path: what was said on the other since may not have reached the peer."""
+        """A non-probing packet came again. True when it led back to a validated path: packets that
+        were sent on the other since may not have reached the peer."""
         state = self._state
         if state.is_client or not NONE < state.unproved_from <= number:
             return False
@@ -197,8 +197,8 @@ class Paths:
                 return ids.share(other.serial, path.serial)
         known = ids.take_spare_for_path(path.serial)
         if known is None:
-            # It named another ID of ours because we had asked for that, or it stayed where it was
-            # but for its port: there is nothing to tell apart.
+            # It named another ID of ours because we had asked for that, or only its port changed:
+            # the paths need not be told apart.
             for other in others:
                 if self._ids.is_asked_back(other.local_sequence) or same_host(other, path):
                     return ids.share(other.serial, path.serial)
@@ -296,13 +296,13 @@ class Paths:
                 path.challenge_at_us = now_us + self._try_us(path.challenge_tries)
 
     def on_other_host(self, now_us: int) -> None:
-        """Datagrams leave from another host now: what size gets through is not known, nor whether
+        """Datagrams leave from another host now: it is unknown which size gets through, and whether
         ECN marks do."""
         for path in self._state.paths:
             MtuSearch(path).reset(path.mtu_ceiling_bytes, now_us)
             ecn.begin(path)
         for run in self._state.recovery.sent:
-            run.marked = False  # what becomes of these tells nothing about the way from here
+            run.marked = False  # the fate of these tells nothing about the way from here
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -328,11 +328,11 @@ class Paths:
         return path
 
     def _victim(self) -> PathState:
-        """Which path to forget for a new one: never the active one, nor the one to go back to.
+        """The path to forget for a new one: never the active one, nor the one to go back to.
 
-        First those that nobody waits for, data never having gone there; then the one from which
-        nothing has come for longest. The peer's own address is heard again with each of its
-        packets, also behind copies from elsewhere: those that pass once go first.
+        First those to which data never went; then the one that has been silent for longest. The
+        peer's own address is heard again with each of its packets, also behind copies from
+        elsewhere: addresses from which a packet came once go first.
         """
         state = self._state
         fallback = fallback_path(state)
@@ -342,8 +342,8 @@ class Paths:
         return min(unused or idle or others, key=lambda path: path.heard)
 
     def _is_idle(self, path: PathState) -> bool:
-        """True while it is not being validated; the last try has failed although its timer may not
-        have come round yet."""
+        """Whether it is not being validated. The last try has failed, although its timer may not
+        have fired yet."""
         at_us = path.challenge_at_us
         overdue = path.challenge_tries >= MAX_TRIES and at_us <= self._state.clock_us
         return at_us == NEVER or overdue
@@ -471,7 +471,7 @@ class Paths:
     def _forget(self, path: PathState) -> None:
         state = self._state
         state.paths.remove(path)
-        # Without an ID nothing can be said on the active path, not even that one is retired: this
+        # Without an ID nothing can be sent on the active path, not even that one is retired: this
         # one, which has led nowhere, must do.
         mute = self._ids.id_of_path(state.paths[0].serial) is None
         self._ids.release_path(path.serial, keep=mute and not self._ids.has_spare)

@@ -1,4 +1,4 @@
-"""Credit for the peer: what the application consumes, and what memory allows (RFC 9000 §4.2)."""
+"""Credit for the peer: for consumed bytes, as far as memory allows (RFC 9000 §4.2)."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Credit:
         self._consume(half, receive_half.take(half, size), now_us)
 
     def resume(self, half: ReceiveHalf, now_us: int) -> None:
-        """The application goes on reading: what it took meanwhile is consumed."""
+        """The application goes on reading: bytes that it took meanwhile are consumed."""
         self._flow.receive_withheld -= receive_half.withheld(half)
         self._consume(half, receive_half.resume(half), now_us)
 
     def discard(self, half: ReceiveHalf, now_us: int) -> None:
-        """Nobody will read what is not delivered yet."""
+        """The program will not read the bytes that are not delivered yet."""
         self._flow.receive_withheld -= receive_half.withheld(half)
         self._consume(half, receive_half.discard(half), now_us)
 
     def restore(self, half: ReceiveHalf, now_us: int) -> None:
-        """There is memory again: give what was refused."""
+        """There is memory again: give credit that was refused."""
         self._consume(half, 0, now_us)
 
     def _consume(self, half: ReceiveHalf, size: int, now_us: int) -> None:
@@ -43,7 +43,7 @@ class Credit:
         flow.receive_consumed += size
         if not memory.may_credit(flow_rules.held_bytes(flow)):
             return
-        # What a paused stream brings is not consumed: no reason for a larger window.
+        # A paused stream's bytes are not consumed: no reason for a larger window.
         rtt_us = recovery.smoothed_rtt_us if recovery.has_rtt and not half.paused else 0
         flow_rules.review_limit(flow, now_us, rtt_us, memory)
         if receive_half.review_limit(half, now_us, rtt_us, flow, memory):

@@ -1,11 +1,11 @@
-"""Streams that are drained: what comes is dropped and credited, and the peer sends on for a while.
+"""Drained streams: their bytes are dropped and credited, and the peer may send on for a while.
 
-To ask a peer to stop at once is what RFC 9000 §3.5 offers and RFC 9114 §4.1 allows behind an early
+RFC 9000 §3.5 allows asking a peer to stop at once, and RFC 9114 §4.1 allows it after an early
 answer. But some clients read an answer only when they have sent their request to its end, and
 forget it when they are told not to (Chromium). Others end an upload silently once they see that it
-is refused, and then wait to be told (libcurl, of an error status). So a peer may send on up to a
-limit, and is asked to stop beyond that, or when it sends nothing for a while although all that we
-sent has arrived.
+is refused, and then wait to be told (libcurl, after an error status). So a peer may send on up to a
+limit. It is asked to stop beyond that, or when it sends nothing for a while although everything
+that we sent has arrived.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from quicbaton import limits
 from quicbaton.transport.state import NEVER, ConnectionState, Drain, ReceiveHalf
 
 _IDLE_US = round(limits.DRAIN_IDLE_S * 1_000_000)
-#: A peer whose packet is lost sends it again after about so many round trips (RFC 9002 §6.2.1).
+#: A peer whose packet is lost sends it again after about this many round trips (RFC 9002 §6.2.1).
 _IDLE_ROUND_TRIPS = 3
 
 
@@ -37,15 +37,15 @@ class Draining:
         self._drains[stream_id] = Drain(code, limit, NEVER)
 
     def all_arrived(self, stream_id: int, now_us: int) -> None:
-        """The peer has all that we sent on a stream. No effect on one that is not drained, and when
-        it is said again."""
+        """The peer has everything that we sent on a stream. No effect on one that is not drained,
+        and on a second call."""
         drain = self._drains.get(stream_id)
         if drain is not None and drain.heard_us == NEVER:
             drain.heard_us = now_us
             self._arm()
 
     def on_bytes(self, stream_id: int, half: ReceiveHalf, now_us: int) -> bool:
-        """Bytes came on a stream. True when it has had its fill."""
+        """Bytes came on a stream. True when they exceed its limit."""
         drain = self._drains.get(stream_id)
         if drain is None:
             return False
@@ -67,7 +67,8 @@ class Draining:
         return found
 
     def end(self, stream_id: int) -> int | None:
-        """A stream is drained no more: the code that was to be said, None if it was not drained."""
+        """A stream is drained no more. Returns the code for the peer, None if it was not
+        drained."""
         drain = self._drains.pop(stream_id, None)
         if not self._drains:
             self.next_us = NEVER

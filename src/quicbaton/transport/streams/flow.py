@@ -14,8 +14,8 @@ from quicbaton.transport.state import NEVER, FlowState, SentFrame
 #: RFC 9000 §4.6: more streams than this could not be named by a stream ID.
 MAX_STREAMS: Final = 1 << 60
 
-#: The time that a stream which a reset finished takes to be paid for, and how far ahead of now the
-#: peer may be with that: a token bucket as one moment.
+#: The time by which each stream that a reset finished moves the budget on, and how far ahead of now
+#: that may be: a token bucket as one moment.
 _ABORT_US: Final = 1_000_000 // limits.ABORTED_STREAMS_PER_S
 _ABORTS_AHEAD_US: Final = limits.ABORTED_STREAMS_BURST * _ABORT_US
 #: Given back together, so that a timer need not fire for each.
@@ -67,21 +67,21 @@ def review_limit(flow: FlowState, now_us: int, rtt_us: int, memory: Account) -> 
 
 
 def _base(flow: FlowState, memory: Account) -> int:
-    """What the window begins at. Bytes of paused streams count as consumed, up to a limit: one
-    stream that nobody reads must not hold the credit of all others."""
+    """The beginning of the window. Bytes of paused streams count as consumed, up to a limit: one
+    stream that the program does not read must not hold the credit of all others."""
     withheld = 0 if memory.is_tight else min(flow.receive_withheld, limits.MAX_WITHHELD_BYTES)
     return flow.receive_consumed + withheld
 
 
 def stream_window(connection_window_bytes: int) -> int:
-    """The largest window of a stream: two thirds of the connection's, lest one stream that nobody
-    reads hold all of it."""
+    """The largest window of a stream: two thirds of the connection's, so that one stream that the
+    program does not read cannot hold all of it."""
     return connection_window_bytes * 2 // 3
 
 
 def largest_stream_window(flow: FlowState, memory: Account) -> int:
-    """To what a stream's window may grow, since the connection's can follow; while memory is
-    tight, to what it is to shrink."""
+    """The largest size of a stream's window, to which the connection's can follow; while memory is
+    tight, the size to which it is to shrink."""
     return stream_window(
         memory.window(
             flow.window_bytes,

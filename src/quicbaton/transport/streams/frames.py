@@ -1,4 +1,4 @@
-"""Encoding what one stream has due into a packet (RFC 9000 §19.4, §19.5, §19.8, §19.10, §19.13)."""
+"""Encoding one stream's due frames into a packet (RFC 9000 §19.4, §19.5, §19.8, §19.10, §19.13)."""
 
 from __future__ import annotations
 

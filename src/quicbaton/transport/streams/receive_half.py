@@ -3,8 +3,9 @@
     0 ─ consumed ─ taken ─ delivered ─ gaps and `segments` ─ highest     `final`, once known
         └ paused ┘ └ in the event queue
 
-Bytes that nobody will read (after a reset or STOP_SENDING, or while the stream is drained) count as
-delivered, taken and consumed at once, so that `consumed == final` means the end in every case.
+Bytes that the program will not read (after a reset or STOP_SENDING, or while the stream is drained)
+count as delivered, taken and consumed at once, so that `consumed == final` means the end in every
+case.
 """
 
 from __future__ import annotations
@@ -44,15 +45,15 @@ def new_receive_half(window_bytes: int, now_us: int) -> ReceiveHalf:
 
 
 def is_done(half: ReceiveHalf) -> bool:
-    """True in the terminal states "Data Read" and "Reset Read" (RFC 9000 §3.2), and when a
-    stream that nobody reads has told its final size."""
+    """True in the terminal states "Data Read" and "Reset Read" (RFC 9000 §3.2), and when the final
+    size of a stream that the program does not read is known."""
     return half.consumed == half.final and (
         half.fin_delivered or half.reset_code != NONE or half.stop_code != NONE
     )
 
 
 def is_discarding(half: ReceiveHalf) -> bool:
-    """Nothing that still arrives is for the application."""
+    """Whether bytes that still arrive are not for the application."""
     return half.fin_delivered or half.reset_code != NONE or half.stop_code != NONE
 
 
@@ -90,7 +91,7 @@ def grow(half: ReceiveHalf, stop: int, frame_type: int) -> int:
 
 
 def accept(half: ReceiveHalf, offset: int, data: bytes) -> bytes:
-    """Take in data; returns what now follows the delivered bytes, possibly nothing."""
+    """Take data. Returns the bytes that now continue the delivered ones, possibly none."""
     delivered = half.delivered
     segments = half.segments
     if offset < delivered:
@@ -125,7 +126,7 @@ def _start(segment: Segment) -> int:
 
 
 def _store(segments: list[Segment], offset: int, data: bytes) -> None:
-    """Insert what is new of `data` (the first copy of a byte stays), joined to its neighbours."""
+    """Insert the new part of `data` (the first copy of a byte stays), joined to its neighbours."""
     index = bisect_right(segments, offset, key=_start)
     shift = offset
     stop = offset + len(data)
@@ -192,7 +193,8 @@ def resume(half: ReceiveHalf) -> int:
 
 
 def discard(half: ReceiveHalf) -> int:
-    """Nobody will read what is not delivered yet: returns the bytes that are consumed by that."""
+    """The program will not read the bytes that are not delivered yet. Returns the bytes that are
+    consumed by that."""
     released = resume(half)
     skipped = half.highest - half.delivered
     half.segments.clear()

@@ -1,7 +1,7 @@
-"""The sending half of a stream: what to send next, what became of it (RFC 9000 §3.1).
+"""The sending half of a stream: the bytes to send next, and the fate of those sent (RFC 9000 §3.1).
 
-Written bytes stay the objects that the application handed over; nothing is copied until they
-go into a packet. Where a byte stands follows from numbers:
+Written bytes stay the objects that the application handed over; nothing is copied until they go
+into a packet. The state of a byte follows from numbers:
 
     0 ── acknowledged ── base ── in flight, `acked` above base, or `lost` ── next ── unsent ── end
 """
@@ -19,7 +19,7 @@ from quicbaton.transport.frames import encode_varint
 from quicbaton.transport.state import NONE, SendHalf
 
 #: RFC 9218 §4.1. That streams share by default is ours: a program that knows nothing of priorities
-#: expects fairness; HTTP/3 sets what the RFC wants.
+#: expects fairness; HTTP/3 sets the RFC's default.
 DEFAULT_URGENCY: Final = 3
 
 #: Headers of the STREAM frames in a run: type and stream ID, then a fixed-width offset. One
@@ -58,7 +58,7 @@ def new_send_half(limit: int) -> SendHalf:
 
 
 def write(half: SendHalf, data: bytes, fin: bool) -> None:
-    """Append what the application wrote; large pieces are kept as they are, uncopied."""
+    """Append the application's bytes; large pieces are kept as they are, uncopied."""
     if data:
         chunks = half.chunks
         end = half.end
@@ -74,7 +74,7 @@ def write(half: SendHalf, data: bytes, fin: bool) -> None:
 
 
 def reset(half: SendHalf, code: int) -> None:
-    """Give up sending: RFC 9000 §3.1, "Reset Sent". The final size is what has been sent."""
+    """Give up sending: RFC 9000 §3.1, "Reset Sent". The final size is the number of bytes sent."""
     half.reset_code = code
     half.reset_final = half.next
     half.reset_due = True
@@ -120,7 +120,7 @@ def note_blocked(half: SendHalf) -> bool:
 
 
 def needs_no_credit(half: SendHalf) -> bool:
-    """What is sent next is not new data, so the connection's limit does not hold it back."""
+    """Whether the next bytes to send are not new data, so the connection's limit does not apply."""
     return bool(half.lost) or half.next == half.end
 
 
@@ -228,7 +228,7 @@ def on_acked(half: SendHalf, start: int, stop: int) -> None:
 
 
 def on_lost(half: SendHalf, start: int, stop: int) -> None:
-    """[start, stop) of a packet is lost: what of it the peer lacks is to be sent again."""
+    """[start, stop) of a packet is lost: the bytes that the peer lacks are to be sent again."""
     start = max(start, half.base)
     if half.reset_code != NONE or start >= stop:
         return

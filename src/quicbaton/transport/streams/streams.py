@@ -63,8 +63,7 @@ class Streams:
         memory: Account | None = None,
         events: EventQueue | None = None,
     ) -> None:
-        """Without `memory` and `events` the streams have their own, as if nothing else were there
-        to account for and to tell of."""
+        """Without `memory` and `events` the streams have their own, as if they were alone."""
         self._state = state
         self._events = events or EventQueue(state.events)
         self._memory = memory or MemoryBudget().open(b"")
@@ -82,7 +81,7 @@ class Streams:
         }
         #: Bytes written and not acknowledged, and segments behind gaps, of all streams.
         self._written = self._segments = 0
-        #: What `flow.send_used` is to become by what is written so far.
+        #: The value of `flow.send_used` when everything written so far is sent.
         self._send_end = state.flow.send_used
         for stream in state.streams.values():
             if stream.send is not None and stream.send.reset_code == NONE:
@@ -107,7 +106,7 @@ class Streams:
         return self._draining.next_us
 
     def held_bytes(self) -> int:
-        """What the connection holds of its peer's bytes and of its program's."""
+        """The bytes of its peer and of its program that the connection holds."""
         return self._flow.receive_used - self._flow.receive_consumed + self._written
 
     @property
@@ -116,7 +115,7 @@ class Streams:
         return self._send_end - self._flow.send_used
 
     def carried_bytes(self) -> int:
-        """What a snapshot would carry: unacknowledged, unsent and undelivered."""
+        """Bytes that a snapshot would carry: unacknowledged, unsent and undelivered."""
         total = self._written
         for stream in self._streams.values():
             if stream.receive is not None:
@@ -136,8 +135,8 @@ class Streams:
         return half.end - half.next
 
     def send_room_bytes(self, stream_id: int) -> int:
-        """How much more fills a stream's buffer. Never nothing: only who has filled it is told
-        when to go on."""
+        """Bytes that fill a stream's buffer; at least one. Only a program that has filled it is
+        told when to go on."""
         room = self._buffer_high_bytes() - self.buffered_bytes(stream_id)
         return max(limits.SMALL_BUFFER_LOW_BYTES, room)
 
@@ -170,7 +169,7 @@ class Streams:
             self._reset(stream_id, half, code)
 
     def stop(self, stream_id: int, code: int) -> None:
-        """Ask the peer to abandon sending (STOP_SENDING); what still arrives is discarded."""
+        """Ask the peer to abandon sending (STOP_SENDING); bytes that still arrive are discarded."""
         half = self._table.readable_half(stream_id)
         if half is None:
             return
@@ -179,7 +178,7 @@ class Streams:
             self._stop(stream_id, half, code)
 
     def drain(self, stream_id: int, code: int) -> None:
-        """Discard what still arrives, and ask the peer to stop later (see `draining`)."""
+        """Discard bytes that still arrive, and ask the peer to stop later (see `draining`)."""
         half = self._table.readable_half(stream_id)
         if half is None or receive_half.is_discarding(half):
             return
@@ -226,14 +225,14 @@ class Streams:
             self._on_consumed(stream_id, half)
 
     def restore_credit(self, now_us: int) -> None:
-        """There is memory again: give what was refused."""
+        """There is memory again: give credit that was refused."""
         for stream_id, stream in list(self._streams.items()):
             if stream.receive is not None:
                 self._credit.restore(stream.receive, now_us)
                 self._on_consumed(stream_id, stream.receive)
 
     def release(self) -> None:
-        """The connection is over: keep nothing of what its streams hold."""
+        """The connection is over: release all buffers of its streams."""
         for stream in self._streams.values():
             if stream.send is not None:
                 stream.send.chunks.clear()
@@ -468,7 +467,7 @@ class Streams:
         self.on_run_acked(stream_id, offset, length)
 
     def on_frame_lost(self, frame: SentFrame) -> None:
-        """Make due again what is still useful (RFC 9000 §13.3)."""
+        """Make a lost frame due again if it is still useful (RFC 9000 §13.3)."""
         frame_type, stream_id, value, length, fin = frame
         if frame_type not in _OF_ONE_STREAM:
             flow_rules.on_frame_lost(self._flow, frame)
@@ -536,7 +535,7 @@ class Streams:
         return limits.SMALL_BUFFER_HIGH_BYTES if small else limits.STREAM_BUFFER_HIGH_BYTES
 
     def _has_small_buffers(self) -> bool:
-        """While memory is tight, or the streams together have much that was never sent."""
+        """Whether memory is tight, or the streams together have many bytes that were never sent."""
         return self._memory.is_tight or self.unsent_bytes >= limits.CONNECTION_BUFFER_BYTES
 
     def _note_blocked(self) -> None:
@@ -564,7 +563,7 @@ class Streams:
         self._add_control(stream_id)
 
     def _discard(self, stream_id: int, half: ReceiveHalf, now_us: int) -> None:
-        """Give credit for bytes that nobody will read."""
+        """Give credit for bytes that the program will not read."""
         self._segments -= len(half.segments)
         self._credit.discard(half, now_us)
         self._on_consumed(stream_id, half)

@@ -1,4 +1,4 @@
-"""Which streams exist: opening, direction, limits, and what remains of finished ones (§2.1, §3).
+"""Which streams exist: opening, direction, limits, and the rest of finished ones (§2.1, §3).
 
 Opening a stream opens all lower ones of its type, but objects are made only for those that are
 used: a peer that skips IDs costs a counter.
@@ -41,7 +41,7 @@ class StreamTable:
         )
 
     def is_finished(self, stream_id: int) -> bool:
-        """Both halves were terminal: only the ordinal is left."""
+        """Whether both halves were terminal: only the ordinal is left."""
         return rangeset.contains(self._state.finished[stream_id & 3], stream_id >> 2)
 
     # --- for the application ------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Whose turn it is to send: RFC 9218 §10, over `ConnectionState.order`.
+"""The order in which streams send: RFC 9218 §10, over `ConnectionState.order`.
 
 Streams of a lower urgency number go first. Within one urgency:
 
@@ -112,7 +112,7 @@ class Turns:
             order.insert(start, order.pop(start + others))
 
     def anyone_needs_credit(self) -> bool:
-        """Some stream has new data that only the connection's limit can hold back."""
+        """Whether a stream has new data that only the connection's limit can hold back."""
         for stream_id in self._state.order:
             half = self._half(stream_id)
             if half.next < min(half.end, half.limit):

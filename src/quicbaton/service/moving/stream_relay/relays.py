@@ -332,7 +332,7 @@ def _describe_hop(hop: Hop) -> str:
 
 
 def _log_broken(relay: Hop | NewOwner | StandIn, error: PeerError) -> None:
-    _LOG.warning("%r ends, for what the other process said: %s", relay, error)
+    _LOG.warning("%r ends, by a message of the other process: %s", relay, error)
 
 
 def _check(wire: Wire, link: Link, message: RelayMessage) -> None:

@@ -457,7 +457,7 @@ class StandIn:
         for future, _ in self._opening.values():
             if not future.done():
                 future.set_exception(StreamStateError(f"no stream can be opened: {reason}"))
-                future.exception()  # whoever waits sees it; nobody need wait any more
+                future.exception()  # a task that waits gets it; without one asyncio must not log it
         self._opening.clear()
 
     def _withhold(self, stream: _Left, size_bytes: int) -> None:
