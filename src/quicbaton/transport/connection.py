@@ -1,15 +1,15 @@
 """A confirmed QUIC connection as a sans-IO object over a `ConnectionState`.
 
 Theory of operation: the state is data, and everything else here is derived from it in the
-constructor. This is the one class that users of the transport see, and it adds three things to the
-`Engine` that it holds: names and event classes of aioquic's `QuicConnection`, so that aioquic's
-HTTP/3 and programs written for aioquic run on it; the caller's clock, `now`, monotonic, in seconds
-(inside, time is connection time; see `state`); and its own end as an object: a connection that was
-frozen for a handoff, or put to sleep, is spent, and every further call raises GivenAwayError.
+constructor. Users of the transport see only this class. It adds three things to the `Engine` that
+it holds: names and event classes of aioquic's `QuicConnection`, so that aioquic's HTTP/3 and
+programs written for aioquic run on it; the caller's clock, `now`, monotonic, in seconds (inside,
+time is connection time; see `state`); and its own end as an object: a connection that was frozen
+for a handoff, or put to sleep, is spent, and every further call raises GivenAwayError.
 
-Methods come in groups by who calls them: getters; what programs call; what the runtime says when
-something happened (handle_* and receive_*); what it asks to do next (`trains_to_send`,
-`get_timer`); and how the connection changes hands.
+Methods come in groups by their callers: getters; calls of programs; calls of the runtime when
+something happened (handle_* and receive_*); the runtime's questions about what to do next
+(`trains_to_send`, `get_timer`); and how the connection changes hands.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from quicbaton.transport.train import Train
 
 #: Where `next_ping_uid` begins: programs that choose uids by themselves begin at the other end.
 FIRST_PING_UID: Final = 1 << 32
-#: A PING whose acknowledgement nobody waits for: its record's uid + 1 is 0.
+#: A PING whose acknowledgement is not reported: its record's uid + 1 is 0.
 _ANONYMOUS_PING: Final = -1
 #: One when the baton goes, one when READY has come.
 _PARTING_TRAINS: Final = 2
@@ -69,7 +69,7 @@ class Connection:
         on_token: Callable[[bytes], None] = lambda _token: None,
         trace: QuicLoggerTrace | None = None,
     ) -> None:
-        """`budget` is what the connections of the process may hold together; without one this
+        """`budget` is the limit for all connections of the process together; without one this
         connection has one of its own."""
         self._state = state
         self._configuration = configuration
@@ -110,13 +110,13 @@ class Connection:
     ) -> Connection:
         """Take over a frozen connection; the caller has made sure that it is the only owner.
 
-        `transit_us` is how long the connection was frozen, as measured by the new owner: its
-        time moves on by that. A random run of packet numbers is skipped (RFC 9000 §21.4), so an
-        ACK for one of them proves that the old owner goes on sending.
+        `transit_us` is how long the connection was frozen, as measured by the new owner: its time
+        moves on by that. A random run of packet numbers is skipped (RFC 9000 §21.4), so an ACK for
+        one of them proves that the old owner goes on sending.
 
-        `other_host`: datagrams take another way from here on. Their size is searched for anew
-        (RFC 9000 §14.3), and what the window allows is spread over a round trip. No `issuer`: the
-        peer gets no more connection IDs, since what comes for them would not come here.
+        `other_host`: datagrams take another way from here on. Their size is searched for anew (RFC
+        9000 §14.3), and the window is spread over a round trip. No `issuer`: the peer gets no more
+        connection IDs, since datagrams for them would not come here.
         """
         if transit_us < 0:
             raise CallerError(f"transit must not be negative, got {transit_us} µs")
@@ -173,12 +173,12 @@ class Connection:
 
     @property
     def original_destination_connection_id(self) -> bytes:
-        """The client's first destination ID: the connection's name, whoever owns it."""
+        """The client's first destination ID: the connection's name in traces, under every owner."""
         return self._state.original_id
 
     @property
     def name(self) -> bytes:
-        """Our first connection ID: what commands and handoffs call this connection."""
+        """Our first connection ID: the connection's name in commands and handoffs."""
         return self._state.name
 
     @property
@@ -227,12 +227,13 @@ class Connection:
 
     @property
     def sends_to(self) -> Address:
-        """Where packets go now. Anybody may have made that up: no program is to be told."""
+        """The address to which packets go now. It may be forged: do not tell programs."""
         return self._state.paths[0].remote
 
     @property
     def datagrams_dropped(self) -> int:
-        """DATAGRAMs that were taken and never sent: too many waited, or the path's MTU shrank."""
+        """DATAGRAMs that were accepted and never sent: too many waited, or the path's MTU
+        shrank."""
         return self._state.datagrams_dropped
 
     @property
@@ -296,7 +297,7 @@ class Connection:
         return half is not None and is_writable(half)
 
     def reset_code(self, stream_id: int) -> int | None:
-        """With which code our direction of a stream was reset, by the program or in answer to
+        """The code with which our direction of a stream was reset, by the program or in answer to
         STOP_SENDING (RFC 9000 §3.5); None: it was not."""
         self._check()
         stream = self._state.streams.get(stream_id)
@@ -310,7 +311,7 @@ class Connection:
 
     @property
     def streams(self) -> Mapping[int, Stream]:
-        """What streams keep, by ID. To be read at once: it changes with the connection."""
+        """The buffers of streams, by ID. To be read at once: they change with the connection."""
         self._check()
         return self._state.streams
 
@@ -330,7 +331,7 @@ class Connection:
         return self._engine.ids.issued_cids()
 
     def why_awake(self, now: float) -> Reason | None:
-        """Why the connection cannot be put to sleep; None when it can."""
+        """The reason why the connection cannot be put to sleep; None when it can."""
         self._check()
         self._events.waiting()
         engine = self._engine
@@ -360,7 +361,7 @@ class Connection:
         return self._streams.buffered_bytes(stream_id)
 
     def send_room_bytes(self, stream_id: int) -> int:
-        """Bytes that fill the buffer of a stream that is not congested: it is with them."""
+        """Bytes that fill the buffer of a stream that is not congested."""
         self._check()
         return self._streams.send_room_bytes(stream_id)
 
@@ -375,7 +376,7 @@ class Connection:
         self._streams.stop(stream_id, error_code)
 
     def drain_stream(self, stream_id: int, error_code: int) -> None:
-        """Drop what the peer still sends on a stream, and ask it to stop only later: when it has
+        """Drop the peer's further bytes on a stream, and ask it to stop only later: when it has
         sent `limits.MAX_DRAINED_BYTES` more, or nothing for `limits.DRAIN_IDLE_S` after everything
         that we sent on the stream has arrived."""
         self._check()
@@ -395,8 +396,8 @@ class Connection:
 
         Lower `urgency` goes first: 0 to 7, and `turns.CONTROL_URGENCY` before all of them. Of
         equals, `incremental` streams share, the others are served one after the other in the order
-        of their IDs. A stream has urgency 3 and is incremental until somebody says otherwise. No
-        effect on one that has sent everything; StreamStateError where nothing can be sent.
+        of their IDs. By default a stream has urgency 3 and is incremental. No effect on one that
+        has sent everything; StreamStateError where sending is not possible.
         """
         self._check()
         self._streams.set_priority(stream_id, urgency, incremental)
@@ -413,8 +414,8 @@ class Connection:
 
     @property
     def max_datagram_bytes(self) -> int:
-        """Bytes of the largest DATAGRAM that can be sent now: what the peer takes and a packet on
-        its path carries. It changes with the path, in a handoff to another host too."""
+        """Bytes of the largest DATAGRAM that can be sent now: one that the peer takes and a packet
+        on its path carries. It changes with the path, in a handoff to another host too."""
         self._check()
         return datagrams.largest_payload(self._state)
 
@@ -447,7 +448,7 @@ class Connection:
         self._engine.ids.change_peer_id(self._state.paths[0].serial)
 
     def set_keep_alive(self, interval_s: float) -> None:
-        """Send a PING after so long without traffic (RFC 9000 §10.1.2); 0 ends that."""
+        """Send a PING after `interval_s` without traffic (RFC 9000 §10.1.2); 0 ends that."""
         self._check()
         if interval_s < 0:
             raise CallerError(f"a keep-alive interval is not negative, got {interval_s}")
@@ -476,13 +477,13 @@ class Connection:
 
     @property
     def waiting_events(self) -> Sequence[Event]:
-        """What `next_event` is going to say, to look at."""
+        """The events that `next_event` will return, to look at."""
         self._check()
         return self._events.waiting()
 
     def next_event_but_requests(self) -> aioquic_events.QuicEvent | None:
-        """As `next_event`, while what comes on a client's bidirectional streams, and in DATAGRAM
-        frames, is to wait."""
+        """As `next_event`, but without events of a client's bidirectional streams and of DATAGRAM
+        frames, which are to wait."""
         self._check()
         return self.next_event() if self._events.put_first_but_requests() else None
 
@@ -514,16 +515,16 @@ class Connection:
         self._engine.on_timer(self._advance(now))
 
     def on_refused(self, train: Train, now: float) -> None:
-        """The interface takes no datagrams of this train's size, so none of them was sent: give it
-        the time at which it was made. What they held is due again, in smaller ones."""
+        """The interface takes no datagrams of this train's size, so none of them was sent. `now` is
+        the time at which it was made. Its contents are due again, in smaller ones."""
         self._check()
         self._engine.on_refused(train, self._advance(now))
 
     # --- the runtime: what to do next -----------------------------------------------------------
 
     def trains_to_send(self, now: float, *, quick: bool = False) -> list[Train]:
-        """What to send now, in trains for segmentation offload; if it must be `quick`, one short
-        train at most. Call `get_timer` afterwards."""
+        """The trains to send now, for segmentation offload; one short train at most if it must be
+        `quick`. Call `get_timer` afterwards."""
         if self._spent:
             self._check()
         return self._engine.build(self._advance(now), quick=quick)
@@ -544,7 +545,7 @@ class Connection:
 
     @property
     def headroom(self) -> Headroom:
-        """After `trains_to_send`: what more may be sent, and what lets no more go."""
+        """After `trains_to_send`: how much more may be sent, and which limit stops the rest."""
         return self._engine.sender.headroom
 
     def get_timer(self) -> float | None:
@@ -558,12 +559,12 @@ class Connection:
 
     @property
     def budget(self) -> MemoryBudget:
-        """What the connections of the process may hold together."""
+        """The memory budget of all connections of the process."""
         return self._memory.budget
 
     def note_kept(self, size_bytes: int) -> None:
-        """So many bytes that events have brought wait for the program somewhere else, and were not
-        withheld by `pause_reading`: they count among what the connection holds."""
+        """`size_bytes` from events wait for the program elsewhere, and were not withheld by
+        `pause_reading`: count them among the bytes that the connection holds."""
         self._check()
         self._memory.keep(size_bytes)
 
@@ -588,18 +589,19 @@ class Connection:
     # --- changing hands, and sleep --------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Make what the first packet would have to wait for, while there is time."""
+        """Derive the keys that the first packet needs, while there is time."""
         self._check()
         self._engine.protection.prepare()
 
     def prepare_to_part(self) -> None:
         """A handoff is near: until `stay`, keep room for three short trains in the window, two to
-        part with and one for the next owner to begin with."""
+        send during the handoff and one for the next owner to begin with."""
         self._check()
         self._engine.gate.kept_trains = _PARTING_TRAINS + 1
 
     def parting_trains(self, now: float) -> list[list[Train]]:
-        """What to send while the connection changes hands, by and by: the client lives on it."""
+        """The trains to send one by one while the connection changes hands: the client lives on
+        them."""
         parting: list[list[Train]] = []
         gate = self._engine.gate
         for kept in range(_PARTING_TRAINS, 0, -1):
@@ -627,9 +629,9 @@ class Connection:
         return self._give_up("frozen")
 
     def rearm(self, now: float, *, missed_us: int = 0) -> None:
-        """The wait between `resume` and ownership was transit, too: what fell due in it is armed
-        again. Nothing may have been sent or received since `resume`. `missed_us`: what more of
-        transit has become known since."""
+        """The wait between `resume` and ownership was transit, too: deadlines that passed in it are
+        armed again. Nothing may have been sent or received since `resume`. `missed_us`: the part of
+        transit that has become known since."""
         self._check()
         if missed_us < 0:
             raise CallerError(f"connection time never goes back, got {missed_us} µs")
@@ -637,8 +639,8 @@ class Connection:
         self._engine.on_resumed(self._advance(now))
 
     def speak_first(self) -> None:
-        """Have something to send even when nothing waits: a client with nothing outstanding sends
-        nothing, so a new owner must let it know that the connection lives."""
+        """Send a packet even when nothing waits: a client with nothing outstanding sends nothing,
+        so a new owner must let it know that the connection lives."""
         self._check()
         if _ANONYMOUS_PING not in self._state.pings_due:
             self._state.pings_due.append(_ANONYMOUS_PING)
@@ -652,8 +654,8 @@ class Connection:
         self._engine.ids.begin_cutover()
 
     def sleep(self, now: float) -> resting.Resting:
-        """Give up the connection to have it again in this process, as a `Connection` of what this
-        returns: nothing changes hands. RefusedError, its code what `why_awake` says."""
+        """Give up the connection to have it again in this process, as a `Connection` of the result:
+        nothing changes hands. RefusedError; its code is the one of `why_awake`."""
         why = self.why_awake(now)
         if why is not None:
             raise RefusedError("the connection has something to do: let it", code=why)
@@ -661,7 +663,8 @@ class Connection:
         return resting.Resting(self._give_up("asleep"), self._origin_s, wake_at_s)
 
     def let_go(self) -> None:
-        """Nobody will drive this object: it holds nothing of what connections share."""
+        """This object will not be used any more: it releases its share of what connections
+        share."""
         self._check()
         self._spent = True
         self._memory.close()

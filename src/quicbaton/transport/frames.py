@@ -74,7 +74,7 @@ def varint_size(value: int) -> int:
 
 
 def decode_varint(data: bytes, at: int) -> tuple[int, int]:
-    """The integer at `at` and the position behind it; TransportError when `data` is too short."""
+    """The integer at `at` and the position after it; TransportError when `data` is too short."""
     try:
         first = data[at]
         if first < 0x40:

@@ -48,7 +48,7 @@ _TAG_BYTES: Final = 16
 
 
 class Sender:
-    """Builds what one connection has to send."""
+    """Builds the datagrams of one connection."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Sender:
         self._entropy = entropy
         self._gate = gate
         self._ecn = ecn.EcnFeedback(state)
-        #: What the last turn has left, and what let no more go.
+        #: The rest that the last turn has left, and the limit that stopped it.
         self.headroom = UNTRIED
         self._paced_until_us = NEVER  # derived: when the pacer lets the turn under way go on
         self._mark = 0  # derived: ECN bits of the train under way

@@ -25,7 +25,7 @@ class _Inbound:
     """A connection that came here and whose client may still use IDs that lead elsewhere."""
 
     handoffs: list[Handoff] = field(default_factory=list)
-    #: It came with an open cutover, or its client has IDs of others.
+    #: Its client is to use our IDs (`expect_cutover`).
     is_cutting: bool = False
     #: Its client was asked to use our IDs. If not, it has yet to cut over to an earlier owner.
     asked: bool = False

@@ -63,7 +63,7 @@ class ConnectionIds:
         peer_limit: int = MAX_PEER_IDS,
     ) -> None:
         """Without an `issuer` the peer gets no more IDs of ours. `peer_limit` is the
-        active_connection_id_limit of our transport parameters: what the handshake promised holds,
+        active_connection_id_limit of our transport parameters: the handshake's promise holds,
         though a later owner may promise new peers something else."""
         self._state = state
         self._peer_limit = peer_limit
@@ -102,7 +102,7 @@ class ConnectionIds:
         """Issue IDs until the peer has as many as it will hold, or `MAX_LOCAL_IDS`."""
         state = self._state
         if self._issuer is None or self._local_is_empty():
-            return  # RFC 9000 §19.15: who is addressed by an empty ID must not issue others
+            return  # RFC 9000 §19.15: a side that is addressed by an empty ID issues no others
         prior = state.local_retire_prior_to
         # IDs below Retire Prior To do not count: every frame we send from now on retires them
         # before it adds one (§5.1.2).
@@ -340,7 +340,7 @@ class ConnectionIds:
 
     def _encode_new(self, local: LocalId) -> bytes:
         # An ID that is to be retired itself cannot ask for its own retirement (§19.15: Retire
-        # Prior To <= Sequence Number); zero has no effect on who knows better.
+        # Prior To <= Sequence Number); zero has no effect on a peer that has seen a higher one.
         prior = self._state.local_retire_prior_to
         return b"".join(
             (
