@@ -1,12 +1,12 @@
-"""What the application has not been told yet, in the order in which it happened.
+"""Events that the application has not been told yet, in the order in which they happened.
 
-Not everything that has happened is an event at once: the receiver gathers STREAM frames that
-continue each other and hands them on as one (`receiver`). So the queue knows who gathers, and has
-what was gathered handed on first, whenever a part queues an event and whenever the application
-takes one. No part has to think of it, and none can get it wrong: all events go through here.
+Received stream data is no event at once: the receiver gathers STREAM frames that continue each
+other and hands them on as one (`receiver`). So the queue has the gathered data handed on first,
+whenever a part queues an event and whenever the application takes one. No part has to think of it,
+and none can get it wrong: all events go through here.
 
-The events themselves are the state's, and move with it. A long queue is taken by its other end:
-from the back of a list an event is taken at once, from the front all others move.
+The events themselves are the state's, and move with it. A long queue is taken by its other end: the
+last element of a list can be taken at once, while taking the first moves all others.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Final, Protocol
 from quicbaton import limits
 from quicbaton.transport.state import DatagramEvent, Event, StreamDataEvent
 
-#: Events from which on a queue is taken by its other end.
+#: The length from which on a queue is taken by its other end.
 _LONG_QUEUE: Final = 64
 
 
 class EventSink(Protocol):
-    """What a part needs of the queue."""
+    """The part of the queue that other parts need."""
 
     def append(self, event: Event, /) -> None:
-        """Tell the application, after all that came before."""
+        """Tell the application, after all earlier events."""
 
 
 class EventQueue:
@@ -49,7 +49,7 @@ class EventQueue:
         self._hand_on = hand_on
 
     def end_gathering(self) -> None:
-        """Hand on what is left."""
+        """Hand on the rest."""
         hand_on, self._hand_on = self._hand_on, None
         if hand_on is not None:
             hand_on()
@@ -61,7 +61,7 @@ class EventQueue:
         try:
             self._settle()
         finally:
-            # What came earlier breaks a limit: that ends the connection, but the event happened.
+            # Earlier data breaks a limit: that ends the connection, but the event happened.
             self._events.append(event)
 
     def append_stream_data(self, stream_id: int, data: bytes, ended: bool) -> None:
@@ -74,14 +74,15 @@ class EventQueue:
                 and last.stream_id == stream_id
                 and len(last.data) + len(data) <= limits.MAX_JOINED_BYTES
             ):
-                # Nobody has taken it yet: an upload's batch becomes a few events, not one a frame.
+                # It was not taken yet: an upload's batch becomes a few events, not one a frame.
                 last.data += data
                 last.end_stream = ended
                 return
         events.append(StreamDataEvent(stream_id, data, ended))
 
     def append_datagram(self, data: bytes) -> None:
-        """A DATAGRAM; dropped when too much waits already, for it is unreliable (RFC 9221 §5)."""
+        """Queue a DATAGRAM. It is dropped when too many wait already: it is unreliable (RFC 9221
+        §5)."""
         self._settle()
         if len(self) < limits.MAX_QUEUED_EVENTS:
             self._events.append(DatagramEvent(data))
@@ -101,19 +102,19 @@ class EventQueue:
         return events.pop(0) if events else None
 
     def put_first_but_requests(self) -> bool:
-        """While what comes on a client's bidirectional streams, and in DATAGRAM frames, is to wait:
-        have `take` give out the first event that is neither; False when there is none."""
+        """While events of a client's bidirectional streams, and of DATAGRAM frames, are to wait:
+        let `take` return the first event that is neither. False when there is none."""
         events = self.waiting()
         for index, event in enumerate(events):
-            # What concerns no stream counts as one that does not wait.
+            # An event of no stream counts as one that does not wait.
             if type(event) is not DatagramEvent and getattr(event, "stream_id", 3) & 3:
                 events.insert(0, events.pop(index))
                 return True
         return False
 
     def waiting(self) -> list[Event]:
-        """What `take` is going to say: the state has all of it now, those of a long queue that is
-        being taken too."""
+        """The events that `take` will return. The state has all of them now, also those of a long
+        queue that is being taken."""
         self._settle()
         if self._taken:
             self._events[:0] = reversed(self._taken)

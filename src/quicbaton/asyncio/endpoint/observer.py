@@ -1,4 +1,4 @@
-"""Telling others what happens to the connections of a process."""
+"""Observers: objects that are told what happens to the connections of a process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from quicbaton.asyncio.endpoint.session import Session
 
 
 class Observer:
-    """Is told what happens to the connections of one process, and what its peers say of themselves.
+    """Is told what happens to the connections of one process, and what its peers report of
+    themselves.
 
-    Override what you want to know. All observers are told everything, one after the other, whatever
-    another one makes of it. What an observer raises is logged and changes nothing.
+    Override the methods that you need. All observers are told everything, one after the other, even
+    if one of them fails. An exception of an observer is logged and changes nothing.
     """
 
     def on_began(self, session: Session, *, is_new: bool) -> None:
@@ -27,16 +28,16 @@ class Observer:
         """The client has retired a connection ID. New ones may come in the same packet."""
 
     def on_frozen(self, session: Session) -> None:
-        """The connection is driven no more, and may thaw."""
+        """The connection is no longer driven, and may thaw."""
 
     def on_given(self, connection_id: bytes) -> None:
         """The connection is another process's. No byte of the commit has been sent yet."""
 
     def on_resumed(self, connection_id: bytes) -> None:
-        """A connection that came from another process has spoken."""
+        """A connection that came from another process has sent its first datagram."""
 
     def on_blackout(self, connection_id: bytes, blackout_us: int) -> None:
-        """The new owner of a connection of ours says how long its client has waited."""
+        """The new owner of a connection of ours reports how long its client has waited."""
 
     def on_settled(self) -> None:
         """One thing less keeps this process from ending: a handoff, a handshake, or requests that
@@ -46,7 +47,7 @@ class Observer:
         """Another process has exited, and everything that it wrote to us was handled."""
 
     def on_peer_load(self, peer: str, connections: int, room: int) -> None:
-        """The process `peer` has so many connections, and would take `room` more."""
+        """The process `peer` has that many connections, and would take `room` more."""
 
     def keeps_awake(self, session: Session) -> bool:
         """Whether an idle connection may not shrink to its state now."""
@@ -115,7 +116,7 @@ def _tell(told: Callable[..., None], *what: Any, **details: Any) -> None:
     try:
         told(*what, **details)
     except Exception as error:
-        # The boundary between observers: a reporter's closed pipe is not the roster's business.
+        # The boundary between observers: a reporter's closed pipe must not affect the roster.
         asyncio.get_running_loop().call_exception_handler(
             {"message": f"{told!r} failed to take note", "exception": error}
         )

@@ -18,14 +18,15 @@ _MAX_REFUSALS: Final = 12
 
 
 class Routes(Protocol):
-    """Where a session enters the IDs that it answers to."""
+    """The table in which a session enters its connection IDs."""
 
     def add(self, cid: bytes, owner: Session) -> None: ...
     def retire(self, cid: bytes, now: float) -> None: ...
 
 
 class Outlet(Protocol):
-    """Where a session's trains go: the endpoint's socket, or another process that sends them."""
+    """The destination of a session's trains: the endpoint's socket, or another process that sends
+    them."""
 
     @property
     def is_full(self) -> bool: ...
@@ -37,7 +38,7 @@ class Outlet(Protocol):
 
 
 class Host(Protocol):
-    """What a session needs of the endpoint that it lives on."""
+    """The part of its endpoint that a session needs."""
 
     udp: UdpSocket
 
@@ -68,7 +69,7 @@ class Session:
         self._timer_at = 0.0
         self._soon: asyncio.Handle | None = None
         self._over = False
-        #: Called when no request is open any more, once.
+        #: Called once, when no request is open any more.
         self._on_idle: Callable[[Session], None] | None = None
         #: How often the time after which it may sleep is doubled.
         self.rest_doublings = 0
@@ -83,7 +84,7 @@ class Session:
 
     @property
     def is_over(self) -> bool:
-        """True when nobody drives the connection here any more."""
+        """Whether the connection is no longer driven here."""
         return self._over
 
     @property
@@ -93,8 +94,8 @@ class Session:
         return self._outlet.through
 
     def send_through(self, outlet: Outlet, wait_for_room: Callable[[Session], None]) -> None:
-        """Send there from now on. `wait_for_room(session)` calls `transmit_soon` once the outlet,
-        which was full, has room again."""
+        """Send through `outlet` from now on. `wait_for_room(session)` calls `transmit_soon` once
+        the outlet, which was full, has room again."""
         self._outlet = outlet
         self._wait_for_room = wait_for_room
 
@@ -108,15 +109,16 @@ class Session:
         self.process()
 
     def resume(self, strays: list[Datagram]) -> None:
-        """Process what arrived during a handoff. It may open the window, and the client has been
-        waiting: then one train goes before the application gets its turn."""
+        """Process datagrams that arrived during a handoff. They may open the window, and the client
+        has been waiting: then one train goes before the application gets its turn."""
         if strays:
             self._receive(strays, None)
             send_first(self.connection, self._outlet)
 
     def _receive(self, batch: list[Datagram], deliver: Callable[[], None] | None) -> None:
-        """Process runs of datagrams of one address each; the program gets what one brought before
-        the next: a connection is judged by what its program leaves in the queue."""
+        """Process runs of datagrams of one address each. The program gets the events of one run
+        before the next: a connection is judged by the events that its program leaves in the
+        queue."""
         now = monotonic()
         connection = self.connection
         first = batch[0]
@@ -142,7 +144,7 @@ class Session:
                         first = batch[index]
 
     def process(self) -> None:
-        """Deliver events, then send; after the tasks that the protocol has told to go on."""
+        """Deliver events, then send. If the protocol asks for it, its tasks run first."""
         protocol = self.protocol
         protocol.process_events()
         if protocol.answers_soon:
@@ -169,8 +171,8 @@ class Session:
         self._arm()
 
     def when_idle(self, then: Callable[[Session], None]) -> None:
-        """Call `then(session)` once no request of the connection is open, or it is being closed:
-        now, or later. Not for one that leaves before."""
+        """Call `then(session)`, now or later, once no request of the connection is open, or it is
+        being closed. It is not called for a connection that leaves before."""
         if self.connection.is_closing or not self.connection.has_open_requests:
             self._on_idle = None
             then(self)
@@ -182,18 +184,18 @@ class Session:
             self._soon = self._loop.call_soon(self._transmit_now)
 
     def close_for_memory(self, reason: str) -> None:
-        """It holds more of the process's memory than anybody else, and there is none."""
+        """It holds more of the process's memory than any other, and there is none left."""
         self.connection.close(f.INTERNAL_ERROR, 0, reason)
         self.process()
 
     def restore_credit(self) -> None:
-        """There is memory again for what its peer has no credit for."""
+        """There is memory again for credit that was withheld from its peer."""
         if not self._over:
             self.connection.restore_credit()
             self.transmit_soon()
 
     def catch_up(self) -> None:
-        """Handle what is due, and arm the timer: for a connection that has just been woken."""
+        """Handle passed deadlines, and arm the timer: for a connection that has just been woken."""
         self._transmit_now()
 
     def add_route(self, cid: bytes) -> None:
@@ -202,7 +204,7 @@ class Session:
         self.cids.add(cid)
 
     def remove_route(self, cid: bytes) -> None:
-        """The peer retired an ID: nothing new comes for it any more."""
+        """The peer retired an ID: only late datagrams still come for it."""
         self.cids.discard(cid)
         self._endpoint.table.retire(cid, monotonic())
         self._endpoint.on_retired(self)
@@ -223,8 +225,8 @@ class Session:
         self._soon = None
         if self._over:
             return
-        # A deadline that had passed when the timer was to be armed is handled here: a PTO, say,
-        # while the application kept the event loop busy.
+        # A deadline that had passed when the timer was to be armed is handled here: a PTO, for
+        # instance, while the application kept the event loop busy.
         now = monotonic()
         at = self.connection.get_timer()
         if at is not None and at <= now:
@@ -247,7 +249,7 @@ class Session:
     def _arm_at(self, at: float, now: float) -> None:
         if at <= now:
             # More to send, or late. As a timer, so that the event loop reads ACKs first: they may
-            # be what was late.
+            # be the late ones.
             if self._soon is None and not self._outlet.is_full:
                 self._soon = self._loop.call_later(0, self._transmit_now)
             return
@@ -277,10 +279,10 @@ def send_first(connection: Connection, outlet: Outlet) -> bool:
 
 
 def send_all(connection: Connection, outlet: Outlet, *, quick: bool = False) -> bool:
-    """Send what is due now; False when that is nothing.
+    """Send what is due now. Returns False when nothing is.
 
-    Where the interface refuses datagrams of the size that the path has carried, because its route
-    or its MTU has changed, what they held goes out again at once, in smaller ones.
+    The interface may refuse datagrams of the size that the path has carried, because its route or
+    its MTU has changed. Then their contents go out again at once, in smaller ones.
     """
     now = monotonic()
     sent = False

@@ -37,7 +37,7 @@ Masks = Callable[[bytes], bytes]
 
 
 class CipherSuite(Struct, frozen=True):
-    """What differs between the suites."""
+    """The differences between the suites."""
 
     hash: HashAlgorithm
     key_bytes: int
@@ -59,7 +59,7 @@ class KeyContext:
 
 
 def suite_of(cipher: int) -> CipherSuite:
-    """The suite with this TLS number. Raises PeerError for one that QUIC keys are not made of."""
+    """The suite with this TLS number. Raises PeerError for one from which QUIC makes no keys."""
     try:
         return _SUITES[cipher]
     except KeyError:
