@@ -16,7 +16,7 @@ from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import QuicbatonError
 from quicbaton.reasons import Reason
 
-#: What argparse exits with.
+#: The exit status of argparse.
 _NOT_UNDERSTOOD: Final = 2
 #: A shell's exit status for a program that SIGINT ended.
 _INTERRUPTED: Final = 130

@@ -73,7 +73,7 @@ def serve_metrics(
 
 
 def report_metrics(metrics: Metrics | None, reporter: Reporter) -> None:
-    """Say where they are."""
+    """Report the URL of the metrics, if they are served."""
     if metrics is not None:
         url = f"{metrics.url}/metrics"
         reporter.event("metrics", f"  metrics      {url}", port=metrics.port, url=url)

@@ -188,7 +188,7 @@ def _line(name: str, before: c.Figures | None, after: c.Figures, seconds: float)
 
 
 def _by_outcome(handoffs: Mapping[str, int]) -> dict[str, int]:
-    """Sums over the reasons."""
+    """Handoffs by outcome; the keys of `handoffs` may name a reason, too."""
     sums: dict[str, int] = {}
     for outcome, count in handoffs.items():
         what = outcome.partition(" ")[0]

@@ -31,7 +31,7 @@ class OpenFile:
         return f"<OpenFile {self.descriptor} inode {self.key[1]} users {self._users}>"
 
     def share(self) -> OpenFile:
-        """Add a user."""
+        """Add a user, who is to call `release`."""
         self._users += 1
         return self
 

@@ -73,7 +73,7 @@ class StoreQuestion:
         self._pause_s = STORE_RETRY_S
 
     def ask(self) -> Effect:
-        """The first attempt."""
+        """The effect that makes the first attempt."""
         return AskStore(self._operation)
 
     def answered(self, event: Event) -> Done | Conflict | Effect:

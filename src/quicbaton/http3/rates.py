@@ -11,8 +11,6 @@ from msgspec import Struct
 
 
 class Rate(Struct, frozen=True):
-    """A budget's size."""
-
     share_us: int  # what one event takes of it
     burst_us: int
 

@@ -156,7 +156,7 @@ class End:
     # --- what happened --------------------------------------------------------------------------
 
     def adopt(self, quic: QuicConnection) -> None:
-        """Begin with a handshake."""
+        """Drive this connection, from its handshake on."""
         self._quic = quic
         self._marks = EcnCounts(quic)
         if self.kind == "aioquic":

@@ -49,7 +49,7 @@ class EventQueue:
         self._hand_on = hand_on
 
     def end_gathering(self) -> None:
-        """Hand on the rest."""
+        """Hand on the rest of the gathered data."""
         hand_on, self._hand_on = self._hand_on, None
         if hand_on is not None:
             hand_on()

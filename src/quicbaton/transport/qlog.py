@@ -72,7 +72,7 @@ def log_received(trace: QuicLoggerTrace, number: int, size: int, kinds: list[int
 
 
 def log_lost(trace: QuicLoggerTrace, runs: list[SentRun]) -> None:
-    """Packets declared lost."""
+    """Log each packet of `runs` as lost."""
     for run in runs:
         for number in range(run.first, run.first + run.count):
             trace.log_event(

@@ -36,7 +36,7 @@ def add(ranges: Ranges, start: int, stop: int) -> None:
 
 
 def subtract(ranges: Ranges, start: int, stop: int) -> None:
-    """Remove [start, stop)."""
+    """Remove `start` and all up to `stop`, which stays."""
     if start >= stop or not ranges:
         return
     left = bisect_left(ranges, start)

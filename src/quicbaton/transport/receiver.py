@@ -486,7 +486,7 @@ def _largest(ack: Ack) -> int:
 
 
 def _pull(payload: bytes, at: int, kind: int) -> tuple[bytes, int]:
-    """Bytes behind a length."""
+    """The bytes that follow a length at `at`, and the position after them."""
     length, at = decode_varint(payload, at)
     end = at + length
     if end > len(payload):

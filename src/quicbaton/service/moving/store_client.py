@@ -45,7 +45,7 @@ class Asker(Protocol):
     """A handoff that asks the store."""
 
     def feed(self, event: ev.Event) -> None:
-        """Take the answer."""
+        """Handle the store's answer, or its failure."""
 
     @property
     def asks_the_store(self) -> bool:
@@ -159,7 +159,7 @@ class StoreClient:
 
 
 def _point(operation: Operation) -> str:
-    """The failpoint's name."""
+    """The name of the operation's failpoint."""
     match operation:
         case Publish():
             return "publish"

@@ -17,7 +17,7 @@ class StraySink:
 
 
 def datagrams(strays: Iterable[Stray]) -> list[Datagram]:
-    """Strays as they arrived."""
+    """The datagrams that other processes forwarded as strays."""
     return [Datagram(stray.datagram, stray.remote, stray.local, stray.ecn) for stray in strays]
 
 

@@ -114,7 +114,7 @@ class BulkHandoff:
         return now_s >= deadline_s and not is_moving
 
     def add(self, names: Iterable[bytes]) -> None:
-        """Move these, too."""
+        """Move these connections, too, except those that wait or rest already."""
         for name in names:
             if name not in self._queued and name not in self._resting:
                 self._queued.add(name)

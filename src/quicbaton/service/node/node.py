@@ -210,7 +210,7 @@ class Node:
         self.succeeded.set()
 
     def answer(self, handlers: Mapping[type[c.Frame], Handler]) -> None:
-        """Answer these commands, too."""
+        """Answer the commands of these classes, too, by their handlers."""
         self._control.add(handlers)
 
     def meet(self, worker: int, name: str) -> None:

@@ -232,7 +232,7 @@ class Answer(CommandFrame, tag="answer"):
 
 
 class Frozen(CommandFrame, tag="frozen"):
-    """A frozen connection's baton."""
+    """A frozen connection, as a sealed baton."""
 
     sealed: bytes
 

@@ -35,7 +35,6 @@ class ProcessWatch:
             self._loop.add_reader(self._descriptor, self._fire)
 
     def close(self) -> None:
-        """Watch no more."""
         self._over = True
         if self._descriptor is not None:
             self._loop.remove_reader(self._descriptor)
