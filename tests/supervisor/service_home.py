@@ -16,7 +16,7 @@ from typing import Any
 from tests.cli.command_line import Download, Home, Server, wait_for
 
 #: The file that clients download, this slowly; in the end they may go as fast as they can.
-FILE_BYTES = 30_000_000
+FILE_BYTES = 6_000_000
 RATE = 300_000
 
 
