@@ -7,6 +7,8 @@ asked, as if that had executed it; it gets the descriptors, environment, folder 
 that it was to have, and runs the module as `__main__`. It differs from a program that was executed
 in one way: what it imports is in its memory already.
 
+A command that nsenter(1) runs on another host of a test (`tests/hosts`) is forked as well.
+
 Executed as ever are other commands, modules of others, and what has another environment for the
 interpreter or the loader than ours. With QUICBATON_TEST_EXEC in the environment everything is.
 """
@@ -39,8 +41,11 @@ _running = ExitStack()
 
 
 class Order(msgspec.Struct):
-    """A program to run. `targets` are the numbers that the descriptors sent along are to have."""
+    """A program to run, in these namespaces of the process `host` if that is not 0. `targets` are
+    the numbers that the descriptors sent along are to have."""
 
+    host: int
+    namespaces: list[str]
     command: list[str]
     environment: dict[str, str]
     folder: str
@@ -69,7 +74,7 @@ class Forker:
         """In place of the function of this name by which `subprocess` starts a process: the same
         arguments, and the new process's number."""
         stdin, _, _, stdout, _, stderr, _, errors, _, new_session, group, *others = rest
-        words = [os.fsdecode(word) for word in command]
+        host, namespaces, words = _entered([os.fsdecode(word) for word in command])
         variables = _variables(environment)
         if close_fds and others[:5] == _NOTHING_ELSE and _may_be_forked(words, variables):
             targets = [number for number in kept if number != errors]
@@ -77,7 +82,8 @@ class Forker:
                 given if given >= 0 else n for n, given in enumerate((stdin, stdout, stderr))
             ]
             where = os.fsdecode(folder or os.getcwd())
-            order = Order(words, variables, where, [0, 1, 2, *targets], new_session, group)
+            numbers = [0, 1, 2, *targets]
+            order = Order(host, namespaces, words, variables, where, numbers, new_session, group)
             pid = self._ask(order, [*standard, *targets])
             if pid:
                 return pid
@@ -92,6 +98,15 @@ class Forker:
         if not answer:
             raise RuntimeError("the forker broke off: its stderr says why")
         return int(answer)
+
+
+def _entered(command: list[str]) -> tuple[int, list[str], list[str]]:
+    """A process and those of its namespaces in which nsenter is to run a command; that command."""
+    if command[:2] != ["nsenter", "--target"] or "--" not in command:
+        return 0, [], command
+    end = command.index("--")
+    namespaces = [option.removeprefix("--") for option in command[3:end]]
+    return int(command[2]), namespaces, command[end + 1 :]
 
 
 def _variables(environment: Sequence[bytes] | None) -> dict[str, str]:

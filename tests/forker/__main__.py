@@ -25,7 +25,7 @@ import msgspec
 
 from quicbaton.service import failpoints
 from tests.forker import Order, use
-from tests.forker.cloning import clone, show_command_line
+from tests.forker.cloning import clone, enter, show_command_line
 
 #: Modules that most of the programs import.
 _IMPORTED = (
@@ -54,6 +54,8 @@ def main() -> None:
         _lead(order)
         channel.send(b"%d" % os.getpid())
         channel.close()
+        if order.host:
+            enter(order.host, order.namespaces)
         if order.command[2] in _STARTS_OTHERS:
             ours, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             if not os.fork():

@@ -1,4 +1,4 @@
-"""A copy of this process that is a child of its parent: fork(2), but the parent may wait for it."""
+"""What the forker's clones need of Linux that Python does not have."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class _Arguments(ctypes.Structure):
 
 
 def clone() -> int:
-    """As os.fork, for a process with one thread; OSError where the kernel has no such thing."""
+    """As os.fork, but the child is one of our parent's. For a process with one thread; OSError
+    where the kernel has no such thing."""
     arguments = _Arguments(flags=_CLONE_PARENT)
     # Where the C library keeps the thread's number, which its own fork sets.
     address = ctypes.c_void_p()
@@ -45,6 +46,22 @@ def clone() -> int:
     if pid < 0:
         raise OSError(error, os.strerror(error))
     return pid
+
+
+def enter(pid: int, namespaces: list[str]) -> None:
+    """From here on this process is in another's namespaces: setns(2)."""
+    folder = f"/proc/{pid}/ns"
+    # All of them first: with the mounts /proc is another.
+    files = [os.open(f"{folder}/{name}", os.O_RDONLY) for name in map(_file, namespaces)]
+    for file in files:
+        if _libc.setns(file, 0):
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+        os.close(file)
+
+
+def _file(namespace: str) -> str:
+    return {"mount": "mnt"}.get(namespace, namespace)
 
 
 def show_command_line(command: list[str]) -> None:
