@@ -31,11 +31,11 @@ from tests.processes.attacker import resident_bytes
 pytestmark = pytest.mark.process
 
 _GUARD_S = 120.0
-_DOWNLOAD_BYTES = 2_000_000
+_DOWNLOAD_BYTES = deep(1_000_000, 2_000_000)
 _PACKETS = 1500
 #: Each of the clients has many answers in that time; what they load and send is most of what such
 #: a test costs.
-_SECONDS = deep(1.0, 3.0)
+_SECONDS = deep(0.5, 3.0)
 #: A limit takes as many seconds to reach as the machine is busy.
 _LIMITED_SECONDS = 60.0
 #: What one attack may make the server hold: a connection's budget, or the handshakes of `_PACKETS`
