@@ -14,7 +14,7 @@ ARGS ?=
 help:
 	@echo "make demo   hand a live download from process to process (ARGS=\"--json FILE\")"
 	@echo "make test   run the tests"
-	@echo "make test-deep   run those tests for longer that can look for ever"
+	@echo "make test-deep   run those tests for longer that can look for ever, and services as executed"
 	@echo "make test-aioquic-h3   run aioquic's own HTTP/3 tests against ours (fetches its sdist)"
 	@echo "make clients   browsers and other real clients through handoffs, into docs/clients.md"
 	@echo "make pages   the pages of examples/ in browsers, through reloads"
@@ -43,13 +43,17 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@$(BIN)/python -m demo $(ARGS)
 
-# Tests of whole processes wait more than they compute: several files run at a time.
+# Tests of whole processes wait more than they compute: several files run at a time, in the order in
+# which they are collected (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
 
-# Tests that could look for ever look longer (tests/depth.py).
+# Tests that could look for ever look longer (tests/depth.py), and every program is executed
+# instead of forked (tests/forker).
+DEEP := tests/supervisor tests/cli tests/processes/test_neighbours.py tests/processes/test_takeovers.py
 test-deep: $(STAMP)
-	QUICBATON_TEST_DEEP=1 $(BIN)/python -m pytest -n 4 --dist loadfile tests/processes/test_neighbours.py $(ARGS)
+	QUICBATON_TEST_DEEP=1 QUICBATON_TEST_EXEC=1 $(PYTEST) $(DEEP) $(ARGS)
 
 # What fails and may is listed in tests/http3/aioquic_differences.py.
 test-aioquic-h3: $(STAMP)
