@@ -9,7 +9,6 @@ from typing import ClassVar, Final
 
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.udp import Datagram
-from quicbaton.baton.precopy import Pieces
 from quicbaton.errors import QuicbatonError
 from quicbaton.handoff import Forwarding, ForwardingState, Giving, GivingState, Outcome
 from quicbaton.handoff import effects as fx
@@ -331,7 +330,9 @@ class OutgoingHandoff(Handoff):
 
     def _size_bytes(self, connection: Connection) -> int:
         """The approximate size of the baton, without the bytes that went ahead."""
-        pieces = Pieces() if self._copying is None else self._copying.pieces
+        if self._copying is None:
+            return connection.buffered_bytes()
+        pieces = self._copying.pieces
         ahead = sum(
             min(half.end, run.stop) - half.starts[0]
             for stream_id, stream in connection.streams.items()

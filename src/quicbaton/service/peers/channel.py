@@ -36,6 +36,8 @@ from quicbaton.service.timing import CONNECT_PAUSE_S, CONNECT_S
 
 #: Bytes read at once.
 _READ_BYTES: Final = 1 << 20
+#: Room for the descriptors that come with them.
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(MAX_PASSED_DESCRIPTORS * array.array("i").itemsize)
 #: As a plain number: the flags of an Enum cost a microsecond with every read.
 _CUT: Final = int(socket.MSG_CTRUNC)
 #: A descriptor that a child process inherits stays open with it.
@@ -238,14 +240,15 @@ class Channel:
         try:
             data, ancillary, flags, _ = self._sock.recvmsg(
                 _READ_BYTES,
-                socket.CMSG_SPACE(MAX_PASSED_DESCRIPTORS * array.array("i").itemsize),
+                _ANCILLARY_BYTES,
                 _CLOSE_ON_EXEC,
             )
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             data, ancillary, flags = b"", [], 0
-        self._keep_descriptors(ancillary, is_cut=bool(flags & _CUT))
+        if ancillary or flags & _CUT:
+            self._keep_descriptors(ancillary, is_cut=bool(flags & _CUT))
         if data and len(self._parcels) <= MAX_WAITING_PARCELS:
             self._take(data)
         else:
