@@ -1,6 +1,7 @@
 """One state of a file, and whether a later one still has what was promised.
 
-The rule for a file that changes while it is sent -------------------------------------------------
+The rule for a file that changes while it is sent
+-------------------------------------------------
 A response promises a length and, by its ETag, one content. What becomes of the file then:
 
     it is replaced, renamed or deleted    the open file is still the old one: it goes on

@@ -9,8 +9,9 @@
 The machines decide; a runtime performs. They know no sockets, clocks or keys, nor a baton's
 content: to them it is bytes, an id and a digest.
 
-How a runtime drives them ------------------------- Per process it keeps one `Ledger`, and of each
-handoff the present machine:
+How a runtime drives them
+-------------------------
+Per process it keeps one `Ledger`, and of each handoff the present machine:
 
     outgoing:  connection id -> Giving or Forwarding
     incoming:  handoff id    -> Taking or CuttingOver

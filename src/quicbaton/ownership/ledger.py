@@ -1,8 +1,9 @@
 """The ledger: one process's record of which connections it owns, in which term.
 
-Theory of operation ------------------- Between the processes of one host the handoff source is the
-ownership store, and this is the store. Each process has one ledger. A connection's record moves
-through these states:
+Theory of operation
+-------------------
+Between the processes of one host the handoff source is the ownership store, and this is the store.
+Each process has one ledger. A connection's record moves through these states:
 
     ABSENT ── own ─────────────────────────► OWNED(term)
     ABSENT, GIVEN ── adopt ────────────────► OWNED(term of the claim)

@@ -1,9 +1,11 @@
 """The shared ownership store: what it promises, its operations, and how each is decided.
 
-Theory of operation ------------------- Between two processes of one host the handoff source is the
-store (`ledger`). Where a process may die and no other process can prove it, a third party keeps the
-record: a store that every process of the cluster can reach. With it the destination commits. So the
-connection survives a source that dies after it sent the baton, and a COMMITTED that is lost.
+Theory of operation
+-------------------
+Between two processes of one host the handoff source is the store (`ledger`). Where a process may
+die and no other process can prove it, a third party keeps the record: a store that every process of
+the cluster can reach. With it the destination commits. So the connection survives a source that
+dies after it sent the baton, and a COMMITTED that is lost.
 
 A store keeps one entry per connection that was ever handed over with it. It is used lazily: a
 connection that stays where it began has none, and no packet is sent or received by way of it.
@@ -37,11 +39,12 @@ connection that stays where it began has none, and no packet is sent or received
 7. **No clock decides.** Ages are for sweeping alone. The clocks of the store and of its users may
    differ by hours.
 
-Why there are never two that may send ------------------------------------- A process sends in term
-n only if its ledger says OWNED(n). With a store it comes to own n + 1 in one way only, by a Take of
-OFFERED(n), and one Take of it succeeds: it leaves the entry in a state from which no other Take
-fits, and no operation leads back to a lower term or the same offer. From the moment at which its
-baton has left, a source sends nothing until a Take of its own is Done.
+Why there are never two that may send
+-------------------------------------
+A process sends in term n only if its ledger says OWNED(n). With a store it comes to own n + 1 in
+one way only, by a Take of OFFERED(n), and one Take of it succeeds: it leaves the entry in a state
+from which no other Take fits, and no operation leads back to a lower term or the same offer. From
+the moment at which its baton has left, a source sends nothing until a Take of its own is Done.
 
 Before that moment the source may thaw without asking, even if its Publish has an unknown outcome
 and takes effect an hour later. The entry then offers a baton that no process was ever given, in a
@@ -55,12 +58,14 @@ Then the source finds HELD(n + 1, destination), and stays silent as well: the co
 which is better than forked. A destination that learns later that its Take was Done closes the
 entry.
 
-Tokens ------ `spend` is the other thing on which a cluster must agree: that a token (early data,
-NEW_TOKEN) is good once. For one token at most one call ever returns True, in all processes,
-whatever their clocks say and however long ago the other call was. `until` is the Unix time at which
-the token expires, by its issuer's clock. A token that was swept counts as spent: the store
-remembers the latest time up to which it has swept, and refuses every token that expires before it.
-In doubt the answer is False, which costs a client one round trip.
+Tokens
+------
+`spend` is the other thing on which a cluster must agree: that a token (early data, NEW_TOKEN) is
+good once. For one token at most one call ever returns True, in all processes, whatever their clocks
+say and however long ago the other call was. `until` is the Unix time at which the token expires, by
+its issuer's clock. A token that was swept counts as spent: the store remembers the latest time up
+to which it has swept, and refuses every token that expires before it. In doubt the answer is False,
+which costs a client one round trip.
 """
 
 from __future__ import annotations

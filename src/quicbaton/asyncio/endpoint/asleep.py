@@ -1,12 +1,13 @@
 """Connections that sleep: an idle one shrinks to its encoded state, and wakes as it was.
 
-Theory of operation ------------------- A connection that has been silent for `sleep_after_s` and
-has nothing to do (`transport.resting`) is encoded; its session, protocol and HTTP/3 objects go. A
-`Sleeper` remains: its name, its bytes, its next deadline. It takes the session's place in the
-routing table, so the next datagram finds it. It is in one heap of deadlines with all others, behind
-one timer. Either wakes it: everything is rebuilt, which takes about a tenth of a millisecond, and
-goes on with the datagram or the deadline as if it had been awake. The owner is the same: no term
-changes, no number is skipped.
+Theory of operation
+-------------------
+A connection that has been silent for `sleep_after_s` and has nothing to do (`transport.resting`) is
+encoded; its session, protocol and HTTP/3 objects go. A `Sleeper` remains: its name, its bytes, its
+next deadline. It takes the session's place in the routing table, so the next datagram finds it. It
+is in one heap of deadlines with all others, behind one timer. Either wakes it: everything is
+rebuilt, which takes about a tenth of a millisecond, and goes on with the datagram or the deadline
+as if it had been awake. The owner is the same: no term changes, no number is skipped.
 
 Candidates for sleep are found without looking at all connections all the time. Each session is
 looked at when it may have been silent for long enough, and then when it will have been. Work that
