@@ -188,7 +188,7 @@ MAX_TOMBSTONES: Final = 65_536
 TOMBSTONE_LIFETIME_S: Final = 2 * (BATON_LIFETIME_S + BATON_CLOCK_SKEW_S)
 #: One handoff message: the largest baton and what surrounds it.
 MAX_HANDOFF_MESSAGE_BYTES: Final = MAX_BATON_BYTES + 4096
-#: Strays kept per connection while nobody may process them; the oldest goes first, as in any
+#: Strays kept per connection while no process may process them; the oldest goes first, as in any
 #: receive queue that overflows. The bytes are a client's flight of 1 MiB and some.
 MAX_QUEUED_STRAYS: Final = 1024
 MAX_QUEUED_STRAY_BYTES: Final = 2 << 20

@@ -312,8 +312,8 @@ class WebTransportExchange(Exchange):
         return message
 
     def _note_if_stopped(self, stream: _Stream) -> None:
-        """The client may stop a stream before it says to which session it belongs: then nobody was
-        told, and the program learns it here."""
+        """The client may stop a stream before it says to which session it belongs: the program then
+        learns it here."""
         if stream.sends and (code := self.wire.stop_code(stream.stream_id)) is not None:
             self.stream_stopped(stream.stream_id, code)
 

@@ -53,8 +53,8 @@ def prepare(
 
     * from the configuration: max_idle_timeout, initial_max_data, the three
       initial_max_stream_data (one value), max_datagram_frame_size, version_information;
-      initial_max_stream_data is two thirds of initial_max_data at most, lest one stream that nobody
-      reads hold the credit of all others;
+      initial_max_stream_data is two thirds of initial_max_data at most, lest one stream that the
+      program does not read hold the credit of all others;
     * from private attributes that may be set here before the first datagram:
       ack_delay_exponent (3), initial_max_streams_bidi and _uni (128 each, `_local_max_streams_*`);
     * by this function: initial_source_connection_id, stateless_reset_token,

@@ -117,7 +117,7 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
             return stream
         state = self._state
         if (self._is_client or stream_id < state.next_request_id) and self._is_finished(stream_id):
-            return None  # the rest of what is over
+            return None  # late bytes of a stream that has ended
         if self._is_client:
             stream = s.new_stream(s.REQUEST)
             self._add_stream(stream_id, stream)

@@ -15,7 +15,7 @@ REQUEST: Final = 0  # frames of a request and its response
 PUSH: Final = 1  # frames of a pushed response, after its push ID
 UNTYPED: Final = 2  # a unidirectional stream whose type has not come as a whole
 WEBTRANSPORT: Final = 3  # a WebTransport program's bytes, after the session ID
-IGNORED: Final = 4  # nothing of it is for anybody: until the transport forgets it
+IGNORED: Final = 4  # its bytes are dropped until the transport forgets it
 
 #: `Http3Stream.receive` and `.send`: the phase of a message (RFC 9114 §4.1).
 HEAD: Final = 0  # no header section yet, or interim responses only

@@ -159,7 +159,7 @@ class CongestionState(_State):
     datagram_bytes: int  # max datagram size the window counts in
     app_limited: bool
     # The latest recovery period
-    recovery_started_us: int  # NEVER before the first; what was sent earlier has no say any more
+    recovery_started_us: int  # NEVER before the first; older bytes neither cut nor grow the window
     recovery_flight_bytes: int  # of the bytes in flight, those sent before it began
     # Reno: bytes acknowledged since the window last grew in congestion avoidance
     acked_bytes: int

@@ -347,7 +347,7 @@ class TcpConnection(asyncio.Protocol):
 
     def close_when_told(self) -> None:
         """Close when the client has closed, as it was told to. Closing first would answer its next
-        bytes with a TCP reset, which can overtake what the client has yet to read (RFC 9112
+        bytes with a TCP reset, which can overtake bytes that the client has yet to read (RFC 9112
         §9.6)."""
         self.flush()
         self.arm_timer(TCP_LINGER_S, self.close)
@@ -437,8 +437,8 @@ class TcpConnection(asyncio.Protocol):
         self.drop_file(stream_id)
 
     def _turn(self) -> None:
-        """Parse what has come, for as long as others may wait. One read brings up to 256 KB; made
-        of the smallest frames, that is a second's work."""
+        """Parse received bytes for `TURN_S`, so that other connections do not wait longer. One read
+        brings up to 256 KB; made of the smallest frames, that is a second's work."""
         until_s = self._loop.time() + TURN_S
         while self._unread and not self.is_closing:
             piece = bytes(self._unread[:_PIECE_BYTES])
@@ -479,7 +479,7 @@ def _round_trip_ms(sock: Any) -> float:
 
 
 def _watch_peer(sock: Any) -> None:
-    """Let the kernel find out when a peer is gone, or takes nothing of what waits for it."""
+    """Let the kernel find out when a peer is gone, or takes none of the bytes that wait for it."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux

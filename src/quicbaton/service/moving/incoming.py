@@ -196,7 +196,7 @@ class IncomingHandoff(Handoff):
         self._held = StraySink(self._keep)
         for cid in self._rebuilt.connection.connection_ids():
             if cid not in table.owners:
-                with contextlib.suppress(RefusedError):  # full: QUIC repairs what is lost
+                with contextlib.suppress(RefusedError):  # full: QUIC repairs losses
                     table.add(cid, self._held)
 
     def _keep(self, batch: list[Datagram]) -> None:

@@ -82,8 +82,8 @@ class Channel:
         #: Descriptors by the writes of the peer with which they came, in order.
         self._parcels: deque[list[int]] = deque()
         self.closed = False
-        self._closing = False  # after what waits is written
-        self._broken = False  # nobody takes what we write any more
+        self._closing = False  # once the waiting bytes are written
+        self._broken = False  # the peer takes no more bytes
         self._when_drained: list[Callable[[], None]] = []
         self.peer = peer if peer is not None else peer_credentials(sock)
         #: The control socket that was connected to, where a listener accepted the channel.
@@ -449,7 +449,7 @@ def _bind_private(path: Path) -> tuple[socket.socket, int]:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)
     # Bound under another name and moved into place: a successor replaces the path without a
-    # moment in which nobody listens.
+    # moment in which no process listens.
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     previous = os.umask(0o177)
     try:

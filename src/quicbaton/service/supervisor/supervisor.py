@@ -416,7 +416,7 @@ class Supervisor:
 
         async def tell(other: Process) -> None:
             # A worker that is not reached drops the dead one's handoffs by itself, and resets
-            # nobody.
+            # no client.
             with contextlib.suppress(QuicbatonError):
                 await ask(other.control, dead, c.Answer, END_S)
 

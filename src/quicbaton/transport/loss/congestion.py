@@ -39,8 +39,8 @@ CUBIC_C: Final = 0.4
 #: RFC 9438 §4.3: Reno's increase per round trip, scaled for a cut to 0.7 instead of 0.5.
 CUBIC_ALPHA: Final = 3 * (1 - CUBIC_BETA) / (1 + CUBIC_BETA)
 #: RFC 9438 §4.2: t must not include long periods without growth. ACKs of a busy sender come at
-#: least every round trip; what is beyond two, and beyond this for scheduling on very short paths,
-#: was a pause.
+#: least every round trip. Time beyond two round trips, and beyond this much for scheduling on very
+#: short paths, was a pause.
 CUBIC_LONGEST_STEP_US: Final = 100_000
 
 #: RFC 9406 §4.3. Its L, the cap on growth per ACK, is infinite for a sender that paces.
@@ -182,7 +182,8 @@ class CongestionController:
         if state.threshold_bytes == NONE:
             _hystart_observe(state, largest_number, next_number, latest_rtt_us)
         if state.app_limited:
-            # RFC 9002 §7.8: what was not used was not tested. RFC 9438 §4.2: nor does t go on.
+            # RFC 9002 §7.8: a window that was not used was not tested. RFC 9438 §4.2:
+            # nor does t go on.
             if state.cubic_updated_us != NEVER:
                 state.cubic_updated_us = now_us
             return

@@ -139,7 +139,7 @@ class Recovery:
         was acknowledged.
 
         Raises TransportError for a number not sent yet (RFC 9000 §13.1), and SecondSenderError
-        for one skipped on purpose: somebody else sends with our keys, or the peer lies.
+        for one skipped on purpose: another process sends with our keys, or the peer lies.
         """
         numbers = self._numbers
         largest = ranges[0][1] - 1

@@ -47,7 +47,7 @@ def mark(path: PathState) -> int:
 
 
 class EcnFeedback:
-    """Counts what was marked, and reads what ACKs say of it."""
+    """Counts marked packets, and checks the counts in ACKs."""
 
     __slots__ = ("_state",)
 

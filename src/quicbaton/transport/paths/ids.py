@@ -139,7 +139,8 @@ class ConnectionIds:
         self.replenish()
 
     def on_retire_connection_id(self, sequence: int, packet_dcid: bytes) -> None:
-        """The peer will not use one of our IDs again; `packet_dcid` is what its packet carried.
+        """The peer will not use one of our IDs again; `packet_dcid` is the destination
+        ID of the packet that says so.
 
         Raises TransportError for IDs never sent and for the ID of the packet itself (§19.16).
         """

@@ -10,7 +10,7 @@ class EndedStreams:
 
     def __init__(self) -> None:
         self._ids: dict[int, None] = {}
-        #: Others have ended, too, that are not remembered any more.
+        #: Whether IDs of ended streams were dropped, because there were too many.
         self.forgot = False
 
     def __contains__(self, stream_id: int) -> bool:
