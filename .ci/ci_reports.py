@@ -19,9 +19,21 @@ def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("--ci-reports")
     if path and not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Writer(Path(path)))
-        # A test that runs pytest itself runs another one, of which nobody asks a report.
-        options = os.environ.get("PYTEST_ADDOPTS", "")
-        os.environ["PYTEST_ADDOPTS"] = options.replace(f"-p ci_reports --ci-reports={path}", "")
+        _leave_no_trace(path)
+
+
+def _leave_no_trace(path: str) -> None:
+    """Take out of the environment what twice.py put there. Programs that tests start are to find
+    what they find without it; pytest, where a test runs that, is to report nothing here."""
+    options = os.environ.get("PYTEST_ADDOPTS", "")
+    os.environ["PYTEST_ADDOPTS"] = options.replace(f"-p ci_reports --ci-reports={path}", "")
+    here = str(Path(__file__).parent)
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    others = os.pathsep.join(folder for folder in folders if folder != here)
+    if others:
+        os.environ["PYTHONPATH"] = others
+    else:
+        os.environ.pop("PYTHONPATH", None)
 
 
 class _Writer:

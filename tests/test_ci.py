@@ -40,10 +40,11 @@ def test_untidy(resource):
 """
 #: Passes, by running pytest on a file whose test fails.
 _RUNS_PYTEST = """
-import pathlib, subprocess, sys
+import os, pathlib, subprocess, sys
 
 def test_that_runs_pytest(tmp_path):
     (tmp_path / "test_inner.py").write_text("def test_inner(): assert 0")
+    assert "PYTHONPATH" not in os.environ
     done = subprocess.run([sys.executable, "-m", "pytest", "--rootdir", tmp_path, tmp_path])
     assert done.returncode == 1
 """
@@ -59,7 +60,7 @@ def judged(folder: Path, *options: str, **files: str) -> tuple[int, list[str]]:
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("PYTEST_", "MAKE", "MFLAGS"))
+        if not name.startswith(("PYTEST_", "PYTHONPATH", "MAKE", "MFLAGS"))
     } | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
         [sys.executable, str(_TWICE), "make", "test"],
