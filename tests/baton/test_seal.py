@@ -19,6 +19,7 @@ from quicbaton.baton.errors import (
     BatonMalformedError,
     BatonSealError,
     BatonVersionError,
+    NeedsNewerFormatError,
 )
 from quicbaton.baton.header import BatonHeader, peek
 from quicbaton.baton.seal import BatonFields, identify, open_baton
@@ -98,6 +99,12 @@ def test_a_payload_is_sealed_in_the_version_that_the_opener_reads(
     assert opened(data).payload == b"a connection"
     with pytest.raises(BatonVersionError):
         seal.seal(b"a connection", FIELDS, RING, entropy(), NOW, version=1)
+
+
+def test_a_format_that_nothing_writes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(versions.UPGRADES, 2, lambda payload: payload)
+    with pytest.raises(NeedsNewerFormatError):
+        versions.downgrade_payload(b"a connection", 2)
 
 
 def test_sealing_is_deterministic_given_its_entropy() -> None:

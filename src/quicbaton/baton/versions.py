@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from quicbaton.baton.errors import BatonVersionError
+from quicbaton.baton.errors import BatonVersionError, NeedsNewerFormatError
 
 #: The version that this release writes, unless the reader is an older one.
 FORMAT_VERSION: Final = 3
@@ -67,4 +67,9 @@ def downgrade_payload(payload: bytes, version: int) -> bytes:
         NeedsNewerFormatError: the older format cannot express it.
     """
     check_version(version)
-    return payload if version == FORMAT_VERSION else DOWNGRADES[FORMAT_VERSION](payload)
+    if version == FORMAT_VERSION:
+        return payload
+    downgrade = DOWNGRADES.get(FORMAT_VERSION)
+    if downgrade is None:
+        raise NeedsNewerFormatError(f"this release does not write format {version}")
+    return downgrade(payload)

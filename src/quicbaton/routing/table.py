@@ -6,7 +6,9 @@ An ID is in at most one of four places:
 * retired: the peer has retired it. One peer's datagrams come by several ways, from the network and
   forwarded, so a datagram that was sent before the retirement may arrive after it. It still finds
   its connection for a while. It is no sign of a lost connection: no reset answers it.
-* forwards: it was given away; strays follow it until a time.
+* forwards: it is another process's, of which we only know the ID (a predecessor's, or a dead
+  worker's connection that lives elsewhere); strays follow it until a time. The ID of a connection
+  that this process gave away has an owner: the handoff, which forwards.
 * tombstones: it may live elsewhere, nothing is forwarded any more, and it must not be reset
   (RFC 9000 §21.11: never reset what could be active on any endpoint with the same key).
 

@@ -151,8 +151,8 @@ class Mover:
         return frozen
 
     def send_last_train(self, frozen: Frozen) -> None:
-        """Send the next train that `freeze` has made. It is sent before the commit or not at
-        all."""
+        """Send the next train that `freeze` has made. It is given to the socket before the commit,
+        or not at all."""
         if frozen.parting:
             for train in frozen.parting.pop(0):
                 self._endpoint.udp.send(train)

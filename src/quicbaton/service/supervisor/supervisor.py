@@ -368,7 +368,7 @@ class Supervisor:
         self._let_go(slot, process)
 
     def _let_go(self, slot: WorkerSlot, process: Process) -> None:
-        """Reset the clients in a dead process's roster, then drop the roster."""
+        """Drop a dead process's roster: its clients have been told."""
         self._keeper.drop(roster_name(slot.number, process.pid))
         process.close()
 
