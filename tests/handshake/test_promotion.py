@@ -13,7 +13,7 @@ from quicbaton.handshake import ready
 from quicbaton.limits import MAX_PEER_IDS
 from quicbaton.transport import frames as f
 from quicbaton.transport import rangeset
-from quicbaton.transport.packets.cipher import header_key, key_and_iv
+from quicbaton.transport.packets.cipher import KeySchedule, header_key
 from quicbaton.transport.packets.protection import PacketProtection
 from quicbaton.transport.state import (
     NEVER,
@@ -71,7 +71,7 @@ def test_keys_of_both_ends_fit_each_other(version: int, cipher: CipherSuite) -> 
     assert crypto.secret is not None
     key, iv, hp = derive_key_iv_hp(cipher_suite=cipher, secret=crypto.secret, version=version)
     assert server.send.secret == crypto.secret
-    assert key_and_iv(version, cipher, server.send) == (key, iv)
+    assert KeySchedule(version, cipher, server.send).key_and_iv() == (key, iv)
     assert server.send_hp == b""
     assert header_key(version, cipher, b"", server.send) == hp
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quicbaton.testing import End
 from quicbaton.transport.connection import Connection
-from quicbaton.transport.packets.cipher import NONCE_BYTES, KeyContext, header_key, suite_of
+from quicbaton.transport.packets.cipher import NONCE_BYTES, KeySchedule, header_key, suite_of
 from quicbaton.transport.state import Address, ConnectionState
 
 
@@ -20,7 +20,8 @@ def sealed(state: ConnectionState, number: int, payload: bytes, *, first_byte: i
     suite = suite_of(protection.cipher)
     first_byte |= (protection.recv_generation & 1) << 2
     head = bytes([first_byte]) + state.ids.local[0].cid
-    context = KeyContext(protection.version, protection.cipher, protection.recv)
+    schedule = KeySchedule(protection.version, protection.cipher, protection.recv)
+    context = schedule.packet_protection()
     nonce = (context.iv ^ number).to_bytes(NONCE_BYTES)
     low = (number & 0xFFFFFFFF).to_bytes(4)
     body = context.aead.encrypt(nonce, payload, head + low)

@@ -15,7 +15,7 @@ from quicbaton.transport import frames as f
 from quicbaton.transport.frames import encode_varint
 from quicbaton.transport.packets.cipher import (
     NONCE_BYTES,
-    KeyContext,
+    KeySchedule,
     header_key,
     next_keys,
     suite_of,
@@ -333,7 +333,7 @@ def updated(attacker: Attacker, updates: int) -> bytes:
     attacker.number += 1
     phase = (protection.recv_generation + updates) & 1
     head = bytes([0x43 | phase << 2]) + attacker.state.ids.local[0].cid
-    context = KeyContext(protection.version, protection.cipher, keys)
+    context = KeySchedule(protection.version, protection.cipher, keys).packet_protection()
     nonce = (context.iv ^ attacker.number).to_bytes(NONCE_BYTES)
     low = (attacker.number & 0xFFFFFFFF).to_bytes(4)
     body = context.aead.encrypt(nonce, bytes([f.PING]) * 4, head + low)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from quicbaton.errors import InternalError, PeerError, TransportError
 from quicbaton.testing import Pair
 from quicbaton.transport.frames import AEAD_LIMIT_REACHED, KEY_UPDATE_ERROR, PROTOCOL_VIOLATION
-from quicbaton.transport.packets.cipher import header_key, key_and_iv
+from quicbaton.transport.packets.cipher import KeySchedule, header_key
 from quicbaton.transport.packets.protection import PacketProtection, next_keys
 from quicbaton.transport.state import NEVER, NONE, Keys, ProtectionState
 
@@ -121,7 +121,7 @@ A5_NUMBER = 654360564
 def test_keys_are_those_of_rfc_9001_appendix_a5() -> None:
     keys, hp = derive_keys(1, 0x1303, A5_SECRET)
     assert keys == Keys(A5_SECRET)
-    assert key_and_iv(1, 0x1303, keys) == (
+    assert KeySchedule(1, 0x1303, keys).key_and_iv() == (
         bytes.fromhex("c6d98ff3441c3fe1b2182094f69caa2ed4b716b65488960a7a984979fb23e1c8"),
         bytes.fromhex("e0459b3474bdd0e44a41c144"),
     )
@@ -136,7 +136,7 @@ def test_keys_are_those_of_rfc_9001_appendix_a1() -> None:
     # The server's Initial secret serves as any other secret of AES-128-GCM and SHA-256.
     secret = bytes.fromhex("3c199828fd139efd216c155ad844cc81fb82fa8d7446fa7d78be803acdda951b")
     keys, hp = derive_keys(1, 0x1301, secret)
-    assert [part.hex() for part in key_and_iv(1, 0x1301, keys)] == [
+    assert [part.hex() for part in KeySchedule(1, 0x1301, keys).key_and_iv()] == [
         "cf3a5331653c364c88f0f379b6067e37",
         "0ac1493ca1905853b0bba03e",
     ]
@@ -501,7 +501,7 @@ def test_forged_key_phase_is_not_an_update_and_costs_no_derivation(
     def no_derivation(*_: object) -> Keys:
         raise AssertionError("a forged packet cost a key derivation")
 
-    monkeypatch.setattr("quicbaton.transport.packets.protection.next_keys", no_derivation)
+    monkeypatch.setattr(KeySchedule, "next_keys", no_derivation)
     for _ in range(20):
         (packet,) = ours.seal(b"payload")
         assert peer.open(bytes([packet[0] ^ 0x04]) + packet[1:]) == [None]

@@ -21,6 +21,7 @@ from quicbaton.transport.packets.cipher import (
     NONCE_BYTES,
     SAMPLE_BYTES,
     KeyContext,
+    KeySchedule,
     Masks,
     header_key,
     next_keys,
@@ -48,7 +49,7 @@ class _Sender:
         self._cipher = cipher
         self._masks: Masks = suite_of(cipher).masks(hp)
         self._keys = {generation: keys}
-        self._contexts = {generation: KeyContext(version, cipher, keys)}
+        self._contexts = {generation: KeySchedule(version, cipher, keys).packet_protection()}
         self.newest = generation
         self.cid_bytes = cid_bytes
         self.largest = -1
@@ -87,7 +88,8 @@ class _Sender:
         if context is None:
             keys = next_keys(self._version, self._cipher, self._keys[generation - 1])
             self._keys[generation] = keys
-            context = self._contexts[generation] = KeyContext(self._version, self._cipher, keys)
+            schedule = KeySchedule(self._version, self._cipher, keys)
+            context = self._contexts[generation] = schedule.packet_protection()
         return context
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, HashAlgorithm
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from cryptography.hazmat.primitives.hmac import HMAC
 from msgspec import Struct
 
 from quicbaton.errors import PeerError
@@ -36,6 +36,16 @@ NONCE_BYTES: Final = 12
 Masks = Callable[[bytes], bytes]
 
 
+class KeyContext:
+    """One direction's packet protection of one generation: nonce is `iv ^ packet number`."""
+
+    __slots__ = ("aead", "iv")
+
+    def __init__(self, aead: AESGCM | ChaCha20Poly1305, iv: int) -> None:
+        self.aead = aead
+        self.iv = iv
+
+
 class CipherSuite(Struct, frozen=True):
     """The differences between the suites."""
 
@@ -47,15 +57,46 @@ class CipherSuite(Struct, frozen=True):
     integrity_packets: int  # RFC 9001 §6.6: most forgeries one connection may see
 
 
-class KeyContext:
-    """One direction's packet protection of one generation: nonce is `iv ^ packet number`."""
+class KeySchedule:
+    """What follows from one direction's secret of one generation (RFC 9001 §5.1, §6.1).
 
-    __slots__ = ("aead", "iv")
+    Each key is one HMAC under the secret. A MAC that takes the secret costs twice what a copy of it
+    does: so all four keys of a direction take 4 µs, not the 9 of one HKDF-Expand for each.
+    """
+
+    __slots__ = ("_mac", "_prefix", "_suite")
 
     def __init__(self, version: int, cipher: int, keys: Keys) -> None:
-        key, iv = key_and_iv(version, cipher, keys)
-        self.aead = suite_of(cipher).aead(key)
-        self.iv = int.from_bytes(iv)
+        self._suite = suite_of(cipher)
+        self._prefix = _label_prefix(version)
+        self._mac = HMAC(keys.secret, self._suite.hash)
+
+    def packet_protection(self) -> KeyContext:
+        """The cipher of this generation."""
+        key, iv = self.key_and_iv()
+        return KeyContext(self._suite.aead(key), int.from_bytes(iv))
+
+    def key_and_iv(self) -> tuple[bytes, bytes]:
+        """What the AEAD takes."""
+        return (
+            self._expand(b" key", self._suite.key_bytes),
+            self._expand(b" iv", NONCE_BYTES),
+        )
+
+    def header_key(self) -> bytes:
+        """The header protection key, if this is the first generation: it never changes."""
+        return self._expand(b" hp", self._suite.key_bytes)
+
+    def next_keys(self) -> Keys:
+        """The next generation's."""
+        return Keys(self._expand(b" ku", self._suite.hash.digest_size))
+
+    def _expand(self, label: bytes, length: int) -> bytes:
+        """HKDF-Expand-Label with an empty context (RFC 8446 §7.1). No key is longer than a hash, so
+        HKDF's first block is enough (RFC 5869 §2.3)."""
+        mac = self._mac.copy()
+        mac.update(_label_info(self._prefix + label, length))
+        return mac.finalize()[:length]
 
 
 def suite_of(cipher: int) -> CipherSuite:
@@ -77,28 +118,12 @@ def check_version(version: int) -> None:
 def header_key(version: int, cipher: int, known: bytes, keys: Keys) -> bytes:
     """The header protection key: `known`, or if that is empty what follows from the keys of the
     first generation (RFC 9001 §5.1)."""
-    if known:
-        return known
-    suite = suite_of(cipher)
-    prefix = _label_prefix(version)
-    return _expand_label(suite.hash, keys.secret, prefix + b" hp", suite.key_bytes)
+    return known or KeySchedule(version, cipher, keys).header_key()
 
 
 def next_keys(version: int, cipher: int, keys: Keys) -> Keys:
     """The next generation's keys (RFC 9001 §6.1). Header protection keys stay as they are."""
-    suite = suite_of(cipher)
-    prefix = _label_prefix(version)
-    return Keys(_expand_label(suite.hash, keys.secret, prefix + b" ku", suite.hash.digest_size))
-
-
-def key_and_iv(version: int, cipher: int, keys: Keys) -> tuple[bytes, bytes]:
-    """What the AEAD takes (RFC 9001 §5.1)."""
-    suite = suite_of(cipher)
-    prefix = _label_prefix(version)
-    return (
-        _expand_label(suite.hash, keys.secret, prefix + b" key", suite.key_bytes),
-        _expand_label(suite.hash, keys.secret, prefix + b" iv", NONCE_BYTES),
-    )
+    return KeySchedule(version, cipher, keys).next_keys()
 
 
 def _label_prefix(version: int) -> bytes:
@@ -112,15 +137,10 @@ def _label_prefix(version: int) -> bytes:
     )
 
 
-def _expand_label(algorithm: HashAlgorithm, secret: bytes, label: bytes, length: int) -> bytes:
-    """HKDF-Expand-Label with an empty context (RFC 8446 §7.1)."""
-    return HKDFExpand(algorithm, length, _label_info(label, length)).derive(secret)
-
-
 @cache
 def _label_info(label: bytes, length: int) -> bytes:
     name = b"tls13 " + label
-    return length.to_bytes(2) + len(name).to_bytes(1) + name + b"\x00"
+    return length.to_bytes(2) + len(name).to_bytes(1) + name + b"\x00\x01"
 
 
 def _aes_masks(key: bytes) -> Masks:

@@ -36,6 +36,7 @@ from quicbaton.transport.packets.cipher import (
     NONCE_BYTES,
     SAMPLE_BYTES,
     KeyContext,
+    KeySchedule,
     Masks,
     check_version,
     header_key,
@@ -95,6 +96,7 @@ class PacketProtection:
         self._receive_masks: Masks
         self._can_open = False
         self._previous: KeyContext | None = None
+        self._schedule: KeySchedule | None = None  # the present receive keys', until the next exist
         self._next_keys: Keys | None = None
         self._next: KeyContext | None = None
         # Invariant 1, no number twice under one key. Every number that this key protected is
@@ -258,7 +260,6 @@ class PacketProtection:
         self._opened_pto_us = pto_us
         self._prepare_to_open()
         if self._next is None:
-            # §9.5: before it is known whether a packet needs them.
             self._derive_next()
         if NEVER < state.previous_recv_until_us <= now_us:
             # §6.5: keep old keys no longer than 3 PTO.
@@ -461,8 +462,10 @@ class PacketProtection:
         """The present send keys."""
         if self._send is None:
             state = self._state
-            self._send = KeyContext(state.version, state.cipher, state.send)
-            state.send_hp = header_key(state.version, state.cipher, state.send_hp, state.send)
+            schedule = KeySchedule(state.version, state.cipher, state.send)
+            self._send = schedule.packet_protection()
+            if not state.send_hp:
+                state.send_hp = schedule.header_key()
             self._send_masks = self._suite.masks(state.send_hp)
         return self._send
 
@@ -471,16 +474,23 @@ class PacketProtection:
             return
         self._can_open = True
         state = self._state
-        state.recv_hp = header_key(state.version, state.cipher, state.recv_hp, state.recv)
+        schedule = self._schedule = KeySchedule(state.version, state.cipher, state.recv)
+        self._receive = schedule.packet_protection()
+        if not state.recv_hp:
+            state.recv_hp = schedule.header_key()
         self._receive_masks = self._suite.masks(state.recv_hp)
-        self._receive = KeyContext(state.version, state.cipher, state.recv)
         if state.previous_recv is not None:
-            self._previous = KeyContext(state.version, state.cipher, state.previous_recv)
+            previous = KeySchedule(state.version, state.cipher, state.previous_recv)
+            self._previous = previous.packet_protection()
 
     def _derive_next(self) -> None:
+        """The next receive keys, before it is known whether a packet needs them (§9.5)."""
         state = self._state
-        self._next_keys = next_keys(state.version, state.cipher, state.recv)
-        self._next = KeyContext(state.version, state.cipher, self._next_keys)
+        present = self._schedule or KeySchedule(state.version, state.cipher, state.recv)
+        self._schedule = None
+        self._next_keys = present.next_keys()
+        following = KeySchedule(state.version, state.cipher, self._next_keys)
+        self._next = following.packet_protection()
 
 
 def _padded(payloads: list[bytes], number_length: int) -> list[bytes]:
