@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from itertools import permutations
 from pathlib import Path
@@ -40,6 +41,18 @@ class Told(Observer):
 
     def on_given(self, connection_id: bytes) -> None:
         self.given.append(connection_id)
+
+
+class Retirements(Observer):
+    """Notes whether a cutover was still open whenever IDs had been retired."""
+
+    def __init__(self) -> None:
+        self.was_open: list[bool] = []
+        self.told = asyncio.Event()
+
+    def on_ids_retired(self, session: Any) -> None:
+        self.was_open.append(session.connection.cutover_pending)
+        self.told.set()
 
 
 class ClaimingLink:
@@ -91,3 +104,29 @@ async def test_a_connection_is_off_the_roster_before_the_first_byte_of_its_commi
         assert told.given == [name]
     node.close()
     os.close(descriptor)
+
+
+async def test_ids_that_one_packet_retires_are_told_of_once(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    node = Node(
+        Seat(open_udp("127.0.0.1", 0)),
+        tmp_path / "node.sock",
+        ring=KeyRing(ClusterKey.generate(os.urandom)),
+        configuration=server_configuration(certificate),
+        create_protocol=MovableServer,
+    )
+    retirements = Retirements()
+    node.endpoint.observers.add(retirements)
+    node.endpoint.start()
+    async with http_client(certificate, int(node.endpoint.udp.address[1])) as client:
+        await client.get(10)
+        (session,) = node.endpoint.sessions.values()
+        before = session.connection.issued_ids()
+        session.connection.begin_cutover()
+        session.process()
+        await retirements.told.wait()
+        assert len(before) > 1
+        assert retirements.was_open == [False]
+        assert not session.cids.intersection(before)
+    node.close()

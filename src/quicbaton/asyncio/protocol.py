@@ -41,6 +41,7 @@ class Transmitter(Protocol):
     def transmit_soon(self) -> None: ...
     def add_route(self, cid: bytes) -> None: ...
     def remove_route(self, cid: bytes) -> None: ...
+    def ids_retired(self) -> None: ...
 
 
 class Relay(Protocol):
@@ -320,6 +321,7 @@ class QuicConnectionProtocol:
         if self.on_first_request is not None and self._must_wait(self.on_first_request):
             next_event = self._quic.next_event_but_requests
         relay = self._relay
+        retired = False
         while (event := next_event()) is not None:
             if relay is not None:
                 mine = relay.divert(event)
@@ -329,12 +331,16 @@ class QuicConnectionProtocol:
             # Nearly all events are stream data, which none of this concerns.
             if not isinstance(event, events.StreamDataReceived):
                 self._process_event(event)
+                retired |= isinstance(event, events.ConnectionIdRetired)
             try:
                 self.quic_event_received(event)
             except Exception as error:
                 # The boundary to the application: an error in one connection must not keep other
                 # connections of the same batch from their datagrams.
                 self._on_handler_failed(event, error)
+        if retired and self._transmitter is not None:
+            # Once for all of a cutover's, which one packet retires.
+            self._transmitter.ids_retired()
 
     # --- helpers --------------------------------------------------------------------------------
 

@@ -304,7 +304,7 @@ class Endpoint:
         session.protocol.connection_left()
 
     def on_retired(self, session: Session) -> None:
-        """The client has retired a connection ID."""
+        """The client has retired connection IDs."""
         self.observers.on_ids_retired(session)
 
     def wait_for_room(self, session: Session) -> None:

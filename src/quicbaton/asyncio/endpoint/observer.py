@@ -25,7 +25,7 @@ class Observer:
         """The connection is closed and drained."""
 
     def on_ids_retired(self, session: Session) -> None:
-        """The client has retired a connection ID. New ones may come in the same packet."""
+        """The client has retired connection IDs: told once for all that came together."""
 
     def on_frozen(self, session: Session) -> None:
         """The connection is no longer driven, and may thaw."""

@@ -207,6 +207,9 @@ class Session:
         """The peer retired an ID: only late datagrams still come for it."""
         self.cids.discard(cid)
         self._endpoint.table.retire(cid, monotonic())
+
+    def ids_retired(self) -> None:
+        """The routes of some IDs were removed."""
         self._endpoint.on_retired(self)
 
     def detach(self) -> None:
