@@ -68,7 +68,7 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
                 return self._on_data(stream_id, event.data, ended)
             if isinstance(event, DatagramFrameReceived):
                 return self._on_datagram(event.data)
-            if isinstance(event, StreamReset | StopSendingReceived):
+            if isinstance(event, (StreamReset, StopSendingReceived)):
                 stream_id = event.stream_id
                 is_reset = isinstance(event, StreamReset)
                 return self._on_reset(stream_id) if is_reset else self._on_stop(stream_id)

@@ -58,8 +58,11 @@ class EventQueue:
 
     def append(self, event: Event, /) -> None:
         """Tell the application, after all that came before."""
+        if self._hand_on is None:
+            self._events.append(event)
+            return
         try:
-            self._settle()
+            self._hand_on()
         finally:
             # Earlier data breaks a limit: that ends the connection, but the event happened.
             self._events.append(event)

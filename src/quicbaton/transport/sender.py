@@ -106,19 +106,13 @@ class Sender:
         measured = path.serial == state.measured_path
         if measured and path.mtu_bytes != state.congestion.datagram_bytes:
             self._congestion.set_datagram_bytes(path.mtu_bytes)
-        self._probe_mtu(trains, path, peer, now_us)
+        if path.mtu_at_us != NEVER:
+            self._probe_mtu(trains, path, peer, now_us)
         turn_is_over = False
-        packets = limits.QUICK_TRAIN_PACKETS if quick else limits.MAX_TRAIN_PACKETS
-        for _ in range(1 if quick else limits.MAX_TRAINS_PER_TURN):
-            train = self._train(path, peer, packets, now_us)
-            if train is None:
-                break
-            trains.append(train)
-            if not self._anything_due(now_us):
-                # To find that out by building another would cost a quarter of a small turn.
-                break
-        else:
-            turn_is_over = self._has_due()
+        if self._has_due() or state.recovery.probes_due:
+            turn_is_over = self._fill_turn(trains, path, peer, now_us, quick=quick)
+        elif NEVER < state.numbers.ack_at_us <= now_us:
+            self._acknowledge(trains, path, peer, now_us)
         headroom = self._gate.headroom(
             path, turn_is_over, self._paced_until_us, self._streams.unsent_bytes
         )
@@ -153,11 +147,37 @@ class Sender:
         if self._paths.allowance_bytes(path) < 5 + len(peer.cid) + len(payload) + _TAG_BYTES:
             return []  # RFC 9000 §8.1 holds for the last packet, too
         first = self._take_numbers(1)
-        data = self._protection.seal(peer.cid, first, 4, [payload], _spin(peer))[0]
+        data = self._protection.seal_packet(peer.cid, first, 4, payload, _spin(peer))
         path.sent_bytes += len(data)
         return [Train(data, len(data), path.remote, path.local)]
 
     # --- one train ------------------------------------------------------------------------------
+
+    def _fill_turn(
+        self, trains: list[Train], path: PathState, peer: PeerId, now_us: int, *, quick: bool
+    ) -> bool:
+        """Add a turn's trains of what is due; whether there is more."""
+        packets = limits.QUICK_TRAIN_PACKETS if quick else limits.MAX_TRAIN_PACKETS
+        for _ in range(1 if quick else limits.MAX_TRAINS_PER_TURN):
+            train = self._train(path, peer, packets, now_us)
+            if train is None:
+                return False
+            trains.append(train)
+            if not self._anything_due(now_us):
+                # To find that out by building another would cost a quarter of a small turn.
+                return False
+        return self._has_due()
+
+    def _acknowledge(self, trains: list[Train], path: PathState, peer: PeerId, now_us: int) -> None:
+        """Add an ACK, since nothing else is due: what most turns of a receiver are."""
+        allowed = self._gate.address_bytes(path)
+        if allowed < SMALLEST_PACKET_BYTES:
+            return
+        mark = self._mark = ecn.mark(path)
+        data = self._mixed(path, peer, False, min(path.mtu_bytes, allowed), now_us)
+        if data:
+            path.sent_bytes += len(data)
+            trains.append(Train(data, len(data), path.remote, path.local, mark))
 
     def _train(self, path: PathState, peer: PeerId, room: int, now_us: int) -> Train | None:
         """One train: mixed packets for what is small or due, then a run of bulk data, its tail."""
@@ -293,9 +313,14 @@ class Sender:
         first: int,
         now_us: int,
     ) -> bytes:
-        data = self._protection.seal(
-            peer.cid, first, number_length, [b"".join(plan.parts)], _spin(peer)
-        )[0]
+        data = self._protection.seal_packet(
+            peer.cid, first, number_length, b"".join(plan.parts), _spin(peer)
+        )
+        if not plan.eliciting and self._trace is None:
+            # Recovery keeps no record of it (RFC 9002 §2): only the peer's ECN counts will know.
+            if self._mark:
+                self._state.numbers.ecn_sent += 1
+            return data
         self._on_sent(
             SentRun(
                 first=first,
@@ -378,7 +403,7 @@ class Sender:
             or state.tokens_due
             or state.pings_due
             or state.datagrams
-            or self._crypto.has_due()
+            or state.crypto.due
             or self._ids.has_due()
         )
 
@@ -390,10 +415,11 @@ class Sender:
         )
 
     def _anything_due(self, now_us: int) -> bool:
+        state = self._state
         return (
-            self._streams.has_due()
-            or self._control_due(now_us)
-            or self._state.recovery.probes_due > 0
+            self._has_due()
+            or NEVER < state.numbers.ack_at_us <= now_us
+            or state.recovery.probes_due > 0
         )
 
     def _has_due(self) -> bool:

@@ -36,24 +36,23 @@ class Timers:
             return NEVER
         if state.closing is not None:
             return state.clock_us if state.close_due else state.close_at_us
-        times = [
-            self._recovery.deadline_us(),
-            self._paths.next_timer_us(),
-            state.ids.alias_until_us if state.ids.alias else NEVER,
-            self._idle_us(),
-            withheld_until_us(state.flow),
-            self._streams.next_timer_us,
-        ]
+        # Called after each turn: what is rarely there is asked only where it may be.
+        times = [self._recovery.deadline_us(), self._idle_us(), self._streams.next_timer_us]
+        if len(state.paths) > 1 or state.paths[0].challenge_at_us != NEVER:
+            times.append(self._paths.next_timer_us())
+        if state.ids.alias:
+            times.append(state.ids.alias_until_us)
+        if any(state.flow.peer_streams_withheld):
+            times.append(withheld_until_us(state.flow))
         headroom = self._sender.headroom
         if not headroom.waits_for_peer:  # else these would fire in vain, again and again
             if headroom.limited_by is LimitedBy.TURN or state.recovery.probes_due:
                 return state.clock_us
-            times += [
-                state.numbers.ack_at_us,
-                headroom.until_us,
-                MtuSearch(state.paths[0]).next_timer_us(),
-                self._keep_alive_us(),
-            ]
+            times += (state.numbers.ack_at_us, headroom.until_us)
+            if state.paths[0].mtu_at_us > 0:
+                times.append(MtuSearch(state.paths[0]).next_timer_us())
+            if state.keep_alive_us:
+                times.append(self._keep_alive_us())
         return min([at_us for at_us in times if at_us != NEVER], default=NEVER)
 
     def is_idle(self, now_us: int) -> bool:

@@ -142,6 +142,14 @@ class PacketProtection:
             return self._seal_each(dcid, first_number, number_length, payloads, spin)
         return list(map(add, *self._seal(dcid, first_number, number_length, payloads, spin)))
 
+    def seal_packet(
+        self, dcid: bytes, number: int, number_length: int, payload: bytes, spin: int = 0
+    ) -> bytes:
+        """`seal` for one packet, as most turns of sending have."""
+        self._claim_numbers(number, 1)
+        first_byte = self._first_byte(number_length, spin)
+        return self._seal_one(dcid, number, number_length, payload, first_byte)
+
     def seal_train(
         self,
         dcid: bytes,
@@ -196,25 +204,26 @@ class PacketProtection:
     def _seal_each(
         self, dcid: bytes, first_number: int, number_length: int, payloads: list[bytes], spin: int
     ) -> list[bytes]:
-        keys = self._sealing()
-        encrypt, iv, masks = keys.aead.encrypt, keys.iv, self._send_masks
-        from_bytes = int.from_bytes
         first_byte = self._first_byte(number_length, spin)
-        prefix = bytes((first_byte,)) + dcid
+        return [
+            self._seal_one(dcid, number, number_length, payload, first_byte)
+            for number, payload in enumerate(payloads, first_number)
+        ]
+
+    def _seal_one(
+        self, dcid: bytes, number: int, number_length: int, payload: bytes, first_byte: int
+    ) -> bytes:
+        keys = self._send or self._sealing()
         sample = _SAMPLE_OFFSET - number_length
-        low_bits = (1 << 8 * number_length) - 1
-        packets = []
-        for number, payload in enumerate(_padded(payloads, number_length), first_number):
-            low = number & low_bits
-            head = prefix + low.to_bytes(number_length)
-            body = encrypt((iv ^ number).to_bytes(NONCE_BYTES), payload, head)
-            mask = masks(body[sample : sample + SAMPLE_BYTES])
-            protected_byte = first_byte ^ mask[0] & _PROTECTED
-            protected_low = low ^ from_bytes(mask[1 : 1 + number_length])
-            packets.append(
-                b"%c%b%b%b" % (protected_byte, dcid, protected_low.to_bytes(number_length), body)
-            )
-        return packets
+        if len(payload) <= sample:
+            payload = _padded([payload], number_length)[0]
+        low = number & (1 << 8 * number_length) - 1
+        head = b"%c%b%b" % (first_byte, dcid, low.to_bytes(number_length))
+        body = keys.aead.encrypt((keys.iv ^ number).to_bytes(NONCE_BYTES), payload, head)
+        mask = self._send_masks(body[sample : sample + SAMPLE_BYTES])
+        low ^= int.from_bytes(mask[1 : 1 + number_length])
+        protected_byte = first_byte ^ mask[0] & _PROTECTED
+        return b"%c%b%b%b" % (protected_byte, dcid, low.to_bytes(number_length), body)
 
     def _seal(
         self, dcid: bytes, first_number: int, number_length: int, payloads: list[bytes], spin: int

@@ -21,9 +21,6 @@ class CryptoStream:
         self._state = state
         self._on_data = on_data
 
-    def has_due(self) -> bool:
-        return bool(self._state.due)
-
     def write(self, data: bytes) -> None:
         """Send `data` behind what was written before."""
         state = self._state

@@ -74,21 +74,20 @@ class Streams:
         self._table = StreamTable(state)
         self._turns = Turns(state)
         #: Streams with control frames due, in the order they fell due (a dict is an ordered set).
-        self._control: dict[int, None] = {
-            stream_id: None
-            for stream_id, stream in state.streams.items()
-            if control_frames_due(stream) and not self._table.is_waiting(stream_id)
-        }
+        self._control: dict[int, None] = {}
         #: Bytes written and not acknowledged, and segments behind gaps, of all streams.
         self._written = self._segments = 0
         #: The value of `flow.send_used` when everything written so far is sent.
         self._send_end = state.flow.send_used
-        for stream in state.streams.values():
-            if stream.send is not None and stream.send.reset_code == NONE:
-                self._written += stream.send.end - stream.send.base
-                self._send_end += stream.send.end - stream.send.next
-            if stream.receive is not None:
-                self._segments += len(stream.receive.segments)
+        for stream_id, stream in state.streams.items():
+            send, receive = stream.send, stream.receive
+            if send is not None and send.reset_code == NONE and send.base < send.end:
+                self._written += send.end - send.base
+                self._send_end += send.end - send.next
+            if receive is not None and receive.segments:
+                self._segments += len(receive.segments)
+            if control_frames_due(stream) and not self._table.is_waiting(stream_id):
+                self._control[stream_id] = None
 
     # --- getters ------------------------------------------------------------------------------
 
@@ -370,7 +369,9 @@ class Streams:
 
     def has_due(self) -> bool:
         """True when `write_due` would write something now."""
-        return self._turns.first() != NONE or self.has_control_due()
+        if self._state.order and self._turns.first() != NONE:
+            return True
+        return bool(self._control) or flow_rules.has_due(self._flow)
 
     def has_control_due(self) -> bool:
         """True when a frame other than STREAM is due."""
