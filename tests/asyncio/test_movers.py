@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quicbaton.asyncio.endpoint.udp import open_udp
+from quicbaton.asyncio.endpoint.udp import Datagram, open_udp
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import RefusedError
 from quicbaton.keys.cluster_key import ClusterKey
@@ -105,4 +105,35 @@ async def test_a_ping_that_waits_fails_when_its_connection_goes_on_in_another_ob
         (thawed,) = node.endpoint.sessions.values()
         assert thawed.protocol is not session.protocol
         await thawed.protocol.ping()
+    node.close()
+
+
+async def test_a_connection_that_moved_need_not_prove_itself_again(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    node = Node(
+        Seat(open_udp("127.0.0.1", 0)),
+        tmp_path / "node.sock",
+        ring=KeyRing(ClusterKey.generate(os.urandom)),
+        configuration=server_configuration(certificate),
+        create_protocol=MovableServer,
+    )
+    node.endpoint.start()
+    port = int(node.endpoint.udp.address[1])
+    async with http_client(certificate, port) as client, http_client(certificate, port) as other:
+        await client.get(10)
+        await other.get(10)
+        moving, staying = node.endpoint.sessions.values()
+        await node.handoffs.save(moving, list[bytes]().append)
+        node.handoffs.cancel_saves(Reason.TAKEOVER, "it stays")
+        moved = node.endpoint.session_of(moving.connection.name)
+        assert moved is not None
+        served = list[object]()
+        moved.receive = served.append  # type: ignore[method-assign]
+        batch = [
+            Datagram(b"\x40" + session.connection.issued_ids()[0], ("127.0.0.1", 1), (), 0)
+            for session in (staying, moved)
+        ]
+        node.endpoint.deliver(batch)
+        assert served == [[batch[1]]]
     node.close()

@@ -216,7 +216,10 @@ class Endpoint:
             protocol = self._create_protocol(connection, stream_handler=self._stream_handler)
         session = Session(self, connection, protocol)
         self.sessions[connection.name] = session
-        self._turns.expect(session, FIRST_SHARE_DATAGRAMS)
+        if is_new:
+            # One that comes from another process, or wakes, has proved itself: else the first
+            # datagram of each connection that a drain brings would stand in line.
+            self._turns.expect(session, FIRST_SHARE_DATAGRAMS)
         self.asleep.watch(session)
         self.observers.on_began(session, is_new=is_new)
         return session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from quicbaton.asyncio.endpoint.session import Session
 
@@ -55,61 +55,81 @@ class Observer:
 
 
 class Observers(Observer):
-    """Tells several observers."""
+    """Tells several observers, each only what it overrides: a handoff is a dozen things to tell at
+    either end, and most observers want to know one or two of them."""
 
     def __init__(self) -> None:
         self._observers: list[Observer] = []
+        #: What to call, by the method's name.
+        self._told: dict[str, list[Callable[..., Any]]] = {}
+        self._note_overrides()
 
     def add(self, observer: Observer) -> None:
         """From now on it is told, too."""
         self._observers.append(observer)
+        self._note_overrides()
 
     def remove(self, observer: Observer) -> None:
         """From now on it is told nothing."""
         self._observers = [one for one in self._observers if one is not observer]
+        self._note_overrides()
+
+    def _note_overrides(self) -> None:
+        self._told = {
+            name: [
+                getattr(one, name)
+                for one in self._observers
+                if getattr(type(one), name) is not getattr(Observer, name)
+            ]
+            for name in _TOLD
+        }
 
     def on_began(self, session: Session, *, is_new: bool) -> None:
-        for one in self._observers:
-            _tell(one.on_began, session, is_new=is_new)
+        for told in self._told["on_began"]:
+            _tell(told, session, is_new=is_new)
 
     def on_ended(self, session: Session) -> None:
-        for one in self._observers:
-            _tell(one.on_ended, session)
+        for told in self._told["on_ended"]:
+            _tell(told, session)
 
     def on_ids_retired(self, session: Session) -> None:
-        for one in self._observers:
-            _tell(one.on_ids_retired, session)
+        for told in self._told["on_ids_retired"]:
+            _tell(told, session)
 
     def on_frozen(self, session: Session) -> None:
-        for one in self._observers:
-            _tell(one.on_frozen, session)
+        for told in self._told["on_frozen"]:
+            _tell(told, session)
 
     def on_given(self, connection_id: bytes) -> None:
-        for one in self._observers:
-            _tell(one.on_given, connection_id)
+        for told in self._told["on_given"]:
+            _tell(told, connection_id)
 
     def on_resumed(self, connection_id: bytes) -> None:
-        for one in self._observers:
-            _tell(one.on_resumed, connection_id)
+        for told in self._told["on_resumed"]:
+            _tell(told, connection_id)
 
     def on_blackout(self, connection_id: bytes, blackout_us: int) -> None:
-        for one in self._observers:
-            _tell(one.on_blackout, connection_id, blackout_us)
+        for told in self._told["on_blackout"]:
+            _tell(told, connection_id, blackout_us)
 
     def on_settled(self) -> None:
-        for one in self._observers:
-            _tell(one.on_settled)
+        for told in self._told["on_settled"]:
+            _tell(told)
 
     def on_process_died(self, pid: int) -> None:
-        for one in self._observers:
-            _tell(one.on_process_died, pid)
+        for told in self._told["on_process_died"]:
+            _tell(told, pid)
 
     def on_peer_load(self, peer: str, connections: int, room: int) -> None:
-        for one in self._observers:
-            _tell(one.on_peer_load, peer, connections, room)
+        for told in self._told["on_peer_load"]:
+            _tell(told, peer, connections, room)
 
     def keeps_awake(self, session: Session) -> bool:
-        return any(one.keeps_awake(session) for one in self._observers)
+        return any(keeps_awake(session) for keeps_awake in self._told["keeps_awake"])
+
+
+#: What observers can override.
+_TOLD: Final = tuple(name for name in vars(Observer) if not name.startswith("_"))
 
 
 def _tell(told: Callable[..., None], *what: Any, **details: Any) -> None:
