@@ -38,8 +38,7 @@ def check_version(
     version: int, current: int = FORMAT_VERSION, upgrades: Mapping[int, Upgrade] = UPGRADES
 ) -> None:
     """Raise `BatonVersionError` unless a baton of `version` can be opened."""
-    readable = readable_versions(current, upgrades)
-    if version in readable:
+    if version == current or version in (readable := readable_versions(current, upgrades)):
         return
     age = "newer" if version > current else "older"
     reads = " and ".join(map(str, readable))
@@ -56,8 +55,10 @@ def upgrade_payload(
     upgrades: Mapping[int, Upgrade] = UPGRADES,
 ) -> bytes:
     """Return the payload in the present version's form; `version` has passed `check_version`."""
+    if version == current:
+        return payload
     check_version(version, current, upgrades)
-    return payload if version == current else upgrades[version](payload)
+    return upgrades[version](payload)
 
 
 def downgrade_payload(payload: bytes, version: int) -> bytes:

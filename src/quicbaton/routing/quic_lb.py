@@ -292,7 +292,7 @@ class IdFactory:
         worker, or is of a configuration that no longer issues (the draft's "config rotation":
         servers MUST update the client). An empty ID leads nowhere and never is outdated."""
         return bool(cid) and not (
-            self.configs.is_current(cid) and self.configs.decode(cid) == self.place
+            self.configs.is_current(cid) and self.configs.issuing.decode(cid) == self.place
         )
 
     def _random(self) -> bytes:

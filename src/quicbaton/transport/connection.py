@@ -27,7 +27,7 @@ from quicbaton.transport import datagrams, qlog, resting
 from quicbaton.transport import frames as f
 from quicbaton.transport.budget import MemoryBudget
 from quicbaton.transport.engine import Engine
-from quicbaton.transport.events import to_aioquic
+from quicbaton.transport.events import TO_AIOQUIC
 from quicbaton.transport.headroom import Headroom, LimitedBy
 from quicbaton.transport.log import ConnectionLog
 from quicbaton.transport.paths.ids import IdIssuer
@@ -473,7 +473,7 @@ class Connection:
             return aioquic_events.StreamDataReceived(
                 data=event.data, end_stream=event.end_stream, stream_id=event.stream_id
             )
-        return None if event is None else to_aioquic(event)
+        return None if event is None else TO_AIOQUIC[type(event)](event)
 
     @property
     def waiting_events(self) -> Sequence[Event]:
@@ -537,6 +537,11 @@ class Connection:
             if not self.has_more:
                 break
         return datagrams
+
+    @property
+    def has_stream_data_due(self) -> bool:
+        """Whether streams have something to send: if not, `quick` trains carry nothing."""
+        return self._streams.has_due()
 
     @property
     def has_more(self) -> bool:

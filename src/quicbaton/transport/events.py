@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from aioquic.quic import events as aioquic_events
 
@@ -18,7 +18,8 @@ class StreamWritable(aioquic_events.QuicEvent):
     stream_id: int
 
 
-_MAKERS: dict[type, Callable[[Any], aioquic_events.QuicEvent]] = {
+#: The application's view of a queued event, by its type.
+TO_AIOQUIC: Final[dict[type, Callable[[Any], aioquic_events.QuicEvent]]] = {
     s.StreamResetEvent: lambda e: aioquic_events.StreamReset(
         error_code=e.error_code, stream_id=e.stream_id
     ),
@@ -42,8 +43,3 @@ _MAKERS: dict[type, Callable[[Any], aioquic_events.QuicEvent]] = {
     ),
     s.WritableEvent: lambda e: StreamWritable(stream_id=e.stream_id),
 }
-
-
-def to_aioquic(event: s.Event) -> aioquic_events.QuicEvent:
-    """The application's view of a queued event; `next_event` itself makes the most frequent."""
-    return _MAKERS[type(event)](event)

@@ -55,12 +55,14 @@ AEAD_LIMIT_REACHED: Final = 0x0F
 NO_VIABLE_PATH: Final = 0x10
 
 MAX_VARINT: Final = (1 << 62) - 1
+#: What nearly all integers in frames are.
+_ONE_BYTE: Final = [bytes((value,)) for value in range(0x40)]
 
 
 def encode_varint(value: int) -> bytes:
     """The shortest encoding of 0 <= value < 2**62 (RFC 9000 §16)."""
     if value < 0x40:
-        return value.to_bytes(1, "big")
+        return _ONE_BYTE[value]
     if value < 0x4000:
         return (value | 0x4000).to_bytes(2, "big")
     if value < 0x40000000:

@@ -109,8 +109,9 @@ class Sender:
         if path.mtu_at_us != NEVER:
             self._probe_mtu(trains, path, peer, now_us)
         turn_is_over = False
-        if self._has_due() or state.recovery.probes_due:
-            turn_is_over = self._fill_turn(trains, path, peer, now_us, quick=quick)
+        is_due = self._has_due()
+        if is_due or state.recovery.probes_due:
+            turn_is_over = self._fill_turn(trains, path, peer, now_us, is_due=is_due, quick=quick)
         elif NEVER < state.numbers.ack_at_us <= now_us:
             self._acknowledge(trains, path, peer, now_us)
         headroom = self._gate.headroom(
@@ -154,19 +155,27 @@ class Sender:
     # --- one train ------------------------------------------------------------------------------
 
     def _fill_turn(
-        self, trains: list[Train], path: PathState, peer: PeerId, now_us: int, *, quick: bool
+        self,
+        trains: list[Train],
+        path: PathState,
+        peer: PeerId,
+        now_us: int,
+        *,
+        is_due: bool,
+        quick: bool,
     ) -> bool:
         """Add a turn's trains of what is due; whether there is more."""
         packets = limits.QUICK_TRAIN_PACKETS if quick else limits.MAX_TRAIN_PACKETS
         for _ in range(1 if quick else limits.MAX_TRAINS_PER_TURN):
-            train = self._train(path, peer, packets, now_us)
+            train = self._train(path, peer, packets, now_us, is_due=is_due)
             if train is None:
                 return False
             trains.append(train)
-            if not self._anything_due(now_us):
+            is_due = self._has_due()
+            if not (is_due or self._must_speak(now_us)):
                 # To find that out by building another would cost a quarter of a small turn.
                 return False
-        return self._has_due()
+        return is_due
 
     def _acknowledge(self, trains: list[Train], path: PathState, peer: PeerId, now_us: int) -> None:
         """Add an ACK, since nothing else is due: what most turns of a receiver are."""
@@ -179,10 +188,13 @@ class Sender:
             path.sent_bytes += len(data)
             trains.append(Train(data, len(data), path.remote, path.local, mark))
 
-    def _train(self, path: PathState, peer: PeerId, room: int, now_us: int) -> Train | None:
-        """One train: mixed packets for what is small or due, then a run of bulk data, its tail."""
+    def _train(
+        self, path: PathState, peer: PeerId, room: int, now_us: int, *, is_due: bool
+    ) -> Train | None:
+        """One train: mixed packets for what is small or due, then a run of bulk data, its tail.
+        `is_due`: it is not for an ACK or a probe alone."""
         mark = self._mark = ecn.mark(path)
-        budget = self._budget_bytes(path, room, now_us)
+        budget = self._budget_bytes(path, room, now_us, is_due=is_due)
         allowed = self._gate.address_bytes(path)
         mtu = path.mtu_bytes
         segments: list[bytes] = []
@@ -382,10 +394,10 @@ class Sender:
 
     # --- what may go, and what is due -----------------------------------------------------------
 
-    def _budget_bytes(self, path: PathState, packets: int, now_us: int) -> int:
+    def _budget_bytes(self, path: PathState, packets: int, now_us: int, *, is_due: bool) -> int:
         """Bytes that all limits let out now, for a train of so many packets at most."""
         budget = self._gate.unpaced_bytes(path)
-        if budget < path.mtu_bytes or not self._has_due():
+        if budget < path.mtu_bytes or not is_due:
             return budget
         quick = packets <= limits.QUICK_TRAIN_PACKETS
         paced, until_us = self._gate.paced_bytes(path, budget, now_us, quick=quick)
@@ -414,13 +426,10 @@ class Sender:
             not self._streams_only_due() or self._streams.has_control_due()
         )
 
-    def _anything_due(self, now_us: int) -> bool:
+    def _must_speak(self, now_us: int) -> bool:
+        """Whether a packet must go though nothing waits to be sent."""
         state = self._state
-        return (
-            self._has_due()
-            or NEVER < state.numbers.ack_at_us <= now_us
-            or state.recovery.probes_due > 0
-        )
+        return NEVER < state.numbers.ack_at_us <= now_us or state.recovery.probes_due > 0
 
     def _has_due(self) -> bool:
         return self._streams.has_due() or not self._streams_only_due()

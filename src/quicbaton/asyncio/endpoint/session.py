@@ -278,7 +278,9 @@ class Session:
 def send_first(connection: Connection, outlet: Outlet) -> bool:
     """Send one short train of a connection that has been silent for a handoff; False when it has
     nothing to send."""
-    return not outlet.is_full and send_all(connection, outlet, quick=True)
+    if not connection.has_stream_data_due or outlet.is_full:
+        return False
+    return send_all(connection, outlet, quick=True)
 
 
 def send_all(connection: Connection, outlet: Outlet, *, quick: bool = False) -> bool:

@@ -166,7 +166,8 @@ class ConnectionIds:
             )
         state.local.remove(local)
         self._events.append(IdRetiredEvent(local.cid))
-        self.replenish()
+        if sequence >= state.local_retire_prior_to:  # else another stands in for it already
+            self.replenish()
 
     # --- what the peer issues -----------------------------------------------------------------
 
