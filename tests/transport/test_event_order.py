@@ -45,6 +45,11 @@ def kinds(events: list[QuicEvent]) -> list[type[QuicEvent]]:
     return [type(event) for event in events]
 
 
+def test_streams_tell_of_events_by_the_queue_that_gathers() -> None:
+    engine = settled()[0].server.connection._engine
+    assert engine.streams._events is engine.events
+
+
 CLOSE = bytes([f.APPLICATION_CLOSE, 0, 0])
 RESET = b"".join(map(encode_varint, (f.RESET_STREAM, 0, 7, 6)))
 DATAGRAM = bytes([f.DATAGRAM_LEN, 3]) + b"xyz"

@@ -69,7 +69,9 @@ class QuicConnectionProtocol:
         self._streams: dict[int, StreamAdapter] = {}
         self._ping_waiters: dict[int, asyncio.Future[None]] = {}
         self._handlers: set[asyncio.Future[Any]] = set()
-        self._closed = asyncio.Event()
+        self._is_closed = False
+        #: For those who wait for that, if anybody does: it is most of what an idle protocol takes.
+        self._closed: asyncio.Event | None = None
         self._transmitter: Transmitter | None = None
         self._relay: Relay | None = None
         #: Set by the runtime: called once with the path of the first HTTP/3 request, before the
@@ -150,6 +152,10 @@ class QuicConnectionProtocol:
 
     async def wait_closed(self) -> None:
         """Return when the connection is closed, or is no longer this object's."""
+        if self._is_closed:
+            return
+        if self._closed is None:
+            self._closed = asyncio.Event()
         await self._closed.wait()
 
     async def wait_connected(self) -> None:
@@ -254,7 +260,7 @@ class QuicConnectionProtocol:
         """
         self.let_requests_in()
         self.fail_pings("the connection is no longer this object's: it moved, sleeps or is over")
-        self._closed.set()
+        self._note_closed()
         self._transmitter = None
 
     # --- for the runtime ------------------------------------------------------------------------
@@ -395,8 +401,13 @@ class QuicConnectionProtocol:
         elif isinstance(event, events.ConnectionTerminated):
             self._on_terminated(event)
 
+    def _note_closed(self) -> None:
+        self._is_closed = True
+        if self._closed is not None:
+            self._closed.set()
+
     def _check_open(self) -> None:
-        if self._closed.is_set():
+        if self._is_closed:
             raise ConnectionError("the connection is closed")
 
     def _must_wait(self, decide: Callable[[str], bool]) -> bool:
@@ -432,4 +443,4 @@ class QuicConnectionProtocol:
         for stream in list(self._streams.values()):
             stream.end(event.error_code, reason)
         self._streams.clear()
-        self._closed.set()
+        self._note_closed()

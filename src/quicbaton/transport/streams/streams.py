@@ -65,7 +65,8 @@ class Streams:
     ) -> None:
         """Without `memory` and `events` the streams have their own, as if they were alone."""
         self._state = state
-        self._events = events or EventQueue(state.events)
+        # An empty queue is a false one.
+        self._events = EventQueue(state.events) if events is None else events
         self._memory = memory or MemoryBudget().open(b"")
         self._credit = Credit(state, self._memory)
         self._draining = Draining(state)
