@@ -39,6 +39,7 @@ from quicbaton.service.node.operations import Operations
 from quicbaton.service.node.seat import Seat, join
 from quicbaton.service.node.takeover import NewProcess, Takeovers
 from quicbaton.service.peers import commands as c
+from quicbaton.transport.train import Train
 
 BLOCK_BYTES = 64 * CHUNK_BYTES
 #: How often a live stream has something to send.
@@ -212,9 +213,10 @@ def record_sends(node: Node) -> list[tuple[int, int]]:
     udp = node.endpoint.udp
     send = udp.send
 
-    def send_and_note(train: Any) -> None:
+    def send_and_note(train: Train) -> bool:
         sends.append((monotonic_ns(), len(train.data)))
-        send(train)
+        # False would say that the interface takes no datagrams of that size.
+        return send(train)
 
     udp.send = send_and_note  # type: ignore[method-assign]
     return sends
