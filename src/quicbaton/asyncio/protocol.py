@@ -70,7 +70,7 @@ class QuicConnectionProtocol:
         self._ping_waiters: dict[int, asyncio.Future[None]] = {}
         self._handlers: set[asyncio.Future[Any]] = set()
         self._is_closed = False
-        #: For those who wait for that, if anybody does: it is most of what an idle protocol takes.
+        #: Made by the first `wait_closed`: it would be most of an idle protocol's memory.
         self._closed: asyncio.Event | None = None
         self._transmitter: Transmitter | None = None
         self._relay: Relay | None = None

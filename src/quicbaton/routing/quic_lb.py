@@ -265,6 +265,7 @@ class IdFactory:
         self._entropy = entropy
         self._in_use = in_use
         self._next_nonce: int | None = None
+        self._random_bytes = 1 + self.layout.nonce_bytes
         #: Nonces that an encrypted configuration has left here. A plaintext one draws them.
         self.nonces_left = 1 << 8 * self.layout.nonce_bytes
 
@@ -274,8 +275,11 @@ class IdFactory:
         Raises:
             ConfigurationError: code `nonces_exhausted`: all IDs of this configuration were issued.
         """
+        layout = self.layout
         for _ in range(_ISSUE_TRIES):
-            cid = self.layout.encode(self.place, self._random())
+            # A plaintext nonce is drawn, an encrypted one is counted.
+            random = self._entropy(self._random_bytes) if layout.cipher is None else self._random()
+            cid = layout.encode(self.place, random)
             if cid not in self._in_use:
                 return cid, reset_token(self.ring.active, cid)
         raise InternalError(
@@ -296,10 +300,8 @@ class IdFactory:
         )
 
     def _random(self) -> bytes:
-        """The random octet, and a nonce that was not used before."""
+        """The random octet, and a nonce that was not used before by an encrypted configuration."""
         size = self.layout.nonce_bytes
-        if self.layout.cipher is None:
-            return self._entropy(1 + size)
         # The draft, "Connection ID Entropy": no nonce is used again under the same key.
         if not self.nonces_left:
             raise ConfigurationError(

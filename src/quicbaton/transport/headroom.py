@@ -24,7 +24,7 @@ from typing import Final
 from msgspec import Struct
 
 from quicbaton import limits
-from quicbaton.transport.budget import Account
+from quicbaton.transport.budget import Account, Pressure
 from quicbaton.transport.loss.congestion import CongestionController
 from quicbaton.transport.paths.paths import UNLIMITED, Paths
 from quicbaton.transport.state import NEVER, ConnectionState, PathState
@@ -56,6 +56,7 @@ _TURN: Final = LimitedBy.TURN
 _PACING: Final = LimitedBy.PACING
 _FLOW_CONTROL: Final = LimitedBy.FLOW_CONTROL
 _APPLICATION: Final = LimitedBy.APPLICATION
+_ENOUGH: Final = Pressure.ENOUGH
 
 
 class Headroom(Struct, frozen=True, gc=False):
@@ -112,7 +113,9 @@ class Gate:
             return 0
         congestion = self._state.congestion
         window = congestion.window_bytes
-        most = limits.MIN_FLIGHT_BYTES if self._memory.is_tight else limits.MAX_FLIGHT_BYTES
+        most = limits.MAX_FLIGHT_BYTES
+        if self._memory.budget.pressure is not _ENOUGH:
+            most = limits.MIN_FLIGHT_BYTES
         room = (window if window < most else most) - congestion.in_flight_bytes
         if self.kept_trains:
             kept = self.kept_trains * limits.QUICK_TRAIN_PACKETS * path.mtu_bytes

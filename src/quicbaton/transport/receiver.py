@@ -244,7 +244,7 @@ class Receiver:
                 handler = _HANDLERS.get(kind)
                 if handler is None:
                     raise _unknown_type(payload, at)
-                if kind not in _ACKS:
+                if self._pieces and kind not in _ACKS:
                     # A frame is judged by what came before it: RESET_STREAM by the bytes received.
                     self._hand_on()
                 eliciting |= kind not in _NOT_ELICITING

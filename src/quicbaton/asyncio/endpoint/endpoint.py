@@ -217,8 +217,8 @@ class Endpoint:
         session = Session(self, connection, protocol)
         self.sessions[connection.name] = session
         if is_new:
-            # One that comes from another process, or wakes, has proved itself: else the first
-            # datagram of each connection that a drain brings would stand in line.
+            # A connection that comes from another process, or wakes, has proved itself: else the
+            # first datagram of each one that a drain brings would stand in line.
             self._turns.expect(session, FIRST_SHARE_DATAGRAMS)
         self.asleep.watch(session)
         self.observers.on_began(session, is_new=is_new)

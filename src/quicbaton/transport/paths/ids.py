@@ -166,7 +166,7 @@ class ConnectionIds:
             )
         state.local.remove(local)
         self._events.append(IdRetiredEvent(local.cid))
-        if sequence >= state.local_retire_prior_to:  # else another stands in for it already
+        if sequence >= state.local_retire_prior_to:  # the cutover has replaced lower ones
             self.replenish()
 
     # --- what the peer issues -----------------------------------------------------------------

@@ -116,7 +116,7 @@ class Paths:
             path.received_bytes += size
         if path is not self._latest:
             self._latest = path
-            path.heard = 1 + max(other.heard for other in paths)
+            path.heard = 1 + max([other.heard for other in paths])
         return path
 
     def on_local_id(self, path: PathState, cid: bytes) -> None:
