@@ -57,7 +57,7 @@ class EventQueue:
     # --- the parts ------------------------------------------------------------------------------
 
     def append(self, event: Event, /) -> None:
-        """Tell the application, after all that came before."""
+        """Tell the application, after all earlier events."""
         if self._hand_on is None:
             self._events.append(event)
             return

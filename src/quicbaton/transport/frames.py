@@ -55,7 +55,7 @@ AEAD_LIMIT_REACHED: Final = 0x0F
 NO_VIABLE_PATH: Final = 0x10
 
 MAX_VARINT: Final = (1 << 62) - 1
-#: What nearly all integers in frames are.
+#: The encodings of one byte: nearly all integers in frames have one.
 _ONE_BYTE: Final = [bytes((value,)) for value in range(0x40)]
 
 

@@ -164,7 +164,7 @@ class Sender:
         is_due: bool,
         quick: bool,
     ) -> bool:
-        """Add a turn's trains of what is due; whether there is more."""
+        """Add a turn's trains. Returns whether more is due."""
         packets = limits.QUICK_TRAIN_PACKETS if quick else limits.MAX_TRAIN_PACKETS
         for _ in range(1 if quick else limits.MAX_TRAINS_PER_TURN):
             train = self._train(path, peer, packets, now_us, is_due=is_due)
@@ -178,7 +178,7 @@ class Sender:
         return is_due
 
     def _acknowledge(self, trains: list[Train], path: PathState, peer: PeerId, now_us: int) -> None:
-        """Add an ACK, since nothing else is due: what most turns of a receiver are."""
+        """Add an ACK, since nothing else is due, as in most turns of a receiver."""
         allowed = self._gate.address_bytes(path)
         if allowed < SMALLEST_PACKET_BYTES:
             return
@@ -329,7 +329,7 @@ class Sender:
             peer.cid, first, number_length, b"".join(plan.parts), _spin(peer)
         )
         if not plan.eliciting and self._trace is None:
-            # Recovery keeps no record of it (RFC 9002 §2): only the peer's ECN counts will know.
+            # Recovery keeps no record of it (RFC 9002 §2): only the peer's ECN counts include it.
             if self._mark:
                 self._state.numbers.ecn_sent += 1
             return data

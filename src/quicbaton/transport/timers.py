@@ -36,7 +36,7 @@ class Timers:
             return NEVER
         if state.closing is not None:
             return state.clock_us if state.close_due else state.close_at_us
-        # Called after each turn: what is rarely there is asked only where it may be.
+        # Called after each turn: rare deadlines are asked for only where they may exist.
         times = [self._recovery.deadline_us(), self._idle_us(), self._streams.next_timer_us]
         if len(state.paths) > 1 or state.paths[0].challenge_at_us != NEVER:
             times.append(self._paths.next_timer_us())

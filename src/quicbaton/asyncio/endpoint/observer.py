@@ -55,12 +55,12 @@ class Observer:
 
 
 class Observers(Observer):
-    """Tells several observers, each only what it overrides: a handoff is a dozen things to tell at
-    either end, and most observers want to know one or two of them."""
+    """Tells several observers. Each is told only by the methods that it overrides: a handoff makes a
+    dozen calls at either end, and most observers need one or two of them."""
 
     def __init__(self) -> None:
         self._observers: list[Observer] = []
-        #: What to call, by the method's name.
+        #: The overriding methods of observers, by name.
         self._told: dict[str, list[Callable[..., Any]]] = {}
         self._note_overrides()
 
@@ -128,7 +128,7 @@ class Observers(Observer):
         return any(keeps_awake(session) for keeps_awake in self._told["keeps_awake"])
 
 
-#: What observers can override.
+#: The names of the methods that observers can override.
 _TOLD: Final = tuple(name for name in vars(Observer) if not name.startswith("_"))
 
 

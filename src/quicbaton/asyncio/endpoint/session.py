@@ -276,8 +276,8 @@ class Session:
 
 
 def send_first(connection: Connection, outlet: Outlet) -> bool:
-    """Send one short train of a connection that has been silent for a handoff; False when it has
-    nothing to send."""
+    """Send one short train of a connection that has been silent for a handoff. Returns False when
+    nothing was sent."""
     if not connection.has_stream_data_due or outlet.is_full:
         return False
     return send_all(connection, outlet, quick=True)

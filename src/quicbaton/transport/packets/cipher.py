@@ -58,7 +58,7 @@ class CipherSuite(Struct, frozen=True):
 
 
 class KeySchedule:
-    """What follows from one direction's secret of one generation (RFC 9001 §5.1, §6.1).
+    """The keys that follow from one direction's secret of one generation (RFC 9001 §5.1, §6.1).
 
     Each key is one HMAC under the secret. A MAC that takes the secret costs twice what a copy of it
     does: so all four keys of a direction take 4 µs, not the 9 of one HKDF-Expand for each.
@@ -77,7 +77,7 @@ class KeySchedule:
         return KeyContext(self._suite.aead(key), int.from_bytes(iv))
 
     def key_and_iv(self) -> tuple[bytes, bytes]:
-        """What the AEAD takes."""
+        """The key and the IV of the AEAD."""
         return (
             self._expand(b" key", self._suite.key_bytes),
             self._expand(b" iv", NONCE_BYTES),
@@ -88,7 +88,7 @@ class KeySchedule:
         return self._expand(b" hp", self._suite.key_bytes)
 
     def next_keys(self) -> Keys:
-        """The next generation's."""
+        """The keys of the next generation."""
         return Keys(self._expand(b" ku", self._suite.hash.digest_size))
 
     def _expand(self, label: bytes, length: int) -> bytes:

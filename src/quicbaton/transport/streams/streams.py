@@ -65,7 +65,7 @@ class Streams:
     ) -> None:
         """Without `memory` and `events` the streams have their own, as if they were alone."""
         self._state = state
-        # An empty queue is a false one.
+        # Not `events or ...`: an empty queue is false.
         self._events = EventQueue(state.events) if events is None else events
         self._memory = memory or MemoryBudget().open(b"")
         self._credit = Credit(state, self._memory)
