@@ -55,8 +55,8 @@ class Observer:
 
 
 class Observers(Observer):
-    """Tells several observers. Each is told only by the methods that it overrides: a handoff makes a
-    dozen calls at either end, and most observers need one or two of them."""
+    """Tells several observers. Only overridden methods are called: a handoff has a dozen calls at
+    either end, and most observers need one or two of them."""
 
     def __init__(self) -> None:
         self._observers: list[Observer] = []
