@@ -5,8 +5,7 @@ upgrade the old release hands to the new one, and the new one to the old one in 
 old one reads. State that the older format cannot express is refused, never left out. The header's
 layout is common to all versions; a version describes the payload.
 
-Nothing was released in formats 1 and 2, so format 3 is the first that has to be read for ever:
-HTTP/3 is state of our own, and paths, priorities and budgets move along.
+Format 3 is the first that was released, with version 0.2.0.
 """
 
 from __future__ import annotations

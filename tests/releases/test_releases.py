@@ -1,0 +1,139 @@
+"""The present code and what was released before it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from quicbaton.baton.errors import BatonVersionError
+from quicbaton.baton.header import peek
+from quicbaton.baton.versions import readable_versions
+from tests.cli.command_line import Download, Home, Server, wait_for
+from tests.releases.sample import FOLDER, SIZE, Sample, go_on, read_all
+
+SAMPLES = read_all()
+RELEASES = sorted(
+    (folder for folder in FOLDER.iterdir() if (folder / "download.sample").exists()),
+    key=lambda folder: [int(part) for part in folder.name.split(".")],
+)
+_FILE_BYTES = 8_000_000
+_RATE = 400_000
+
+
+class TwoReleases(Home):
+    """Servers of the present code, and of the last release."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        (wheel,) = RELEASES[-1].glob("*.whl")
+        self._released = path / "released"
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(self._released)
+
+        where = "import quicbaton; print(quicbaton.__file__)"
+        imported = subprocess.run(
+            [sys.executable, "-c", where],
+            env=self._environment_of_release(),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
+        assert Path(imported.strip()).is_relative_to(self._released)
+
+    def serve_released(self, *arguments: str | Path) -> Server:
+        """A server of the last release that is ready."""
+        with mock.patch.object(self, "environment", self._environment_of_release()):
+            return self.serve(*arguments)
+
+    def _environment_of_release(self) -> dict[str, str]:
+        return {**self.environment, "PYTHONPATH": str(self._released)}
+
+
+@pytest.fixture
+def releases(tmp_path: Path) -> Iterator[TwoReleases]:
+    made = TwoReleases(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: f"{sample.release} {sample.name}")
+def test_both_ends_of_a_released_connection_go_on(sample: Sample) -> None:
+    for baton in (sample.client, sample.server):
+        if peek(baton).version not in readable_versions():
+            with pytest.raises(BatonVersionError, match="neighbouring releases only"):
+                go_on(sample)
+            return
+    exchanges = go_on(sample)
+    unfinished = [stream for stream, count in sample.received.items() if count < SIZE]
+    more = [exchanges.ask(b"GET"), exchanges.ask(b"POST")]
+    exchanges.run(5)
+    assert set(exchanges.received.values()) == {SIZE}
+    assert exchanges.answered >= {*unfinished, *more}
+
+
+def test_every_release_of_the_changelog_is_kept(pytestconfig: pytest.Config) -> None:
+    text = (pytestconfig.rootpath / "CHANGELOG.md").read_text(encoding="utf-8")
+    named = re.findall(r"^## (\d+\.\d+\.\d+)\b", text, re.MULTILINE)
+    assert sorted(named) == sorted(folder.name for folder in RELEASES)
+    for folder in RELEASES:
+        (wheel,) = folder.glob("*.whl")
+        assert wheel.name.startswith(f"quicbaton-{folder.name}-")
+        kept = {file.stem for file in folder.glob("*.sample")}
+        assert kept == {sample.name for sample in SAMPLES if sample.release == folder.name}
+
+
+@pytest.mark.process
+def test_a_download_goes_to_the_next_release_and_back(releases: TwoReleases) -> None:
+    content = releases.write("file.bin", _FILE_BYTES)
+    server = releases.serve_released()
+    client = releases.download(server, "file.bin", _RATE)
+    client.wait_for_bytes(1)
+    for serve in (releases.serve, releases.serve_released, releases.serve):
+        successor = serve("--takeover", server.control)
+        assert server.process.wait(60) == 0
+        server = successor
+        client.wait_for_bytes(1)
+    _check_whole(client, content)
+
+
+@pytest.mark.process
+def test_a_connection_is_handed_between_a_release_and_the_present_code(
+    releases: TwoReleases,
+) -> None:
+    content = releases.write("file.bin", _FILE_BYTES)
+    first = releases.serve()
+    client = releases.download(first, "file.bin", _RATE)
+    client.wait_for_bytes(1)
+    second = releases.serve_released("--join", first.control)
+    name = _the_connection(releases, first)["connection"]
+    for source, destination in ((first, second), (second, first), (first, second)):
+        wait_for(
+            lambda server=source: _the_connection(releases, server),
+            lambda connection: not connection["cutover_pending"],
+        )
+        releases.json("handoff", source.control, name, "--to", destination.control)
+        client.wait_for_bytes(1)
+    _check_whole(client, content)
+
+
+def _the_connection(releases: TwoReleases, server: Server) -> dict[str, Any]:
+    (connection,) = releases.json("ps", server.control)["connections"]
+    return connection  # type: ignore[no-any-return]
+
+
+def _check_whole(client: Download, content: bytes) -> None:
+    outcome = client.outcome()
+    assert not outcome["error"]
+    assert outcome["connections"] == 1
+    assert outcome["sha256"] == hashlib.sha256(content).hexdigest()
