@@ -55,6 +55,22 @@ class Retirements(Observer):
         self.told.set()
 
 
+class CutsOverAgain(Observer):
+    """Begins another cutover as soon as the client has obeyed one, as the owner of a connection
+    that has moved twice does."""
+
+    def __init__(self) -> None:
+        self.left = 3
+        self.over = asyncio.Event()
+
+    def on_ids_retired(self, session: Any) -> None:
+        if self.left:
+            self.left -= 1
+            session.connection.begin_cutover()
+        else:
+            self.over.set()
+
+
 class ClaimingLink:
     """A link over which a saved connection is claimed; reads the roster when it is given."""
 
@@ -129,4 +145,29 @@ async def test_ids_that_one_packet_retires_are_told_of_once(
         assert len(before) > 1
         assert retirements.was_open == [False]
         assert not session.cids.intersection(before)
+    node.close()
+
+
+async def test_ids_of_a_cutover_that_follows_another_are_routed_before_the_client_has_them(
+    tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    node = Node(
+        Seat(open_udp("127.0.0.1", 0)),
+        tmp_path / "node.sock",
+        ring=KeyRing(ClusterKey.generate(os.urandom)),
+        configuration=server_configuration(certificate),
+        create_protocol=MovableServer,
+    )
+    cuts_over = CutsOverAgain()
+    node.endpoint.observers.add(cuts_over)
+    node.endpoint.start()
+    async with http_client(certificate, int(node.endpoint.udp.address[1])) as client:
+        await client.get(10)
+        (session,) = node.endpoint.sessions.values()
+        session.connection.begin_cutover()
+        session.process()
+        await cuts_over.over.wait()
+        assert session.cids.issuperset(session.connection.issued_ids())
+        assert not node.endpoint.counters["reset"]
+        await client.get(10)
     node.close()

@@ -323,6 +323,16 @@ class QuicConnectionProtocol:
 
     def process_events(self) -> None:
         """Deliver all waiting events."""
+        # An observer may begin the next cutover when IDs have been retired: the IDs that this
+        # issues must have their routes before the client hears of them.
+        while self._deliver_events() and self._transmitter is not None:
+            self._transmitter.ids_retired()
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _deliver_events(self) -> bool:
+        """Deliver the events that wait. True when connection IDs were retired: observers hear of
+        all that one packet retires at once."""
         next_event = self._quic.next_event
         if self.on_first_request is not None and self._must_wait(self.on_first_request):
             next_event = self._quic.next_event_but_requests
@@ -344,11 +354,7 @@ class QuicConnectionProtocol:
                 # The boundary to the application: an error in one connection must not keep other
                 # connections of the same batch from their datagrams.
                 self._on_handler_failed(event, error)
-        if retired and self._transmitter is not None:
-            # Once for all of a cutover's, which one packet retires.
-            self._transmitter.ids_retired()
-
-    # --- helpers --------------------------------------------------------------------------------
+        return retired
 
     def _on_handler_failed(self, event: events.QuicEvent, error: Exception) -> None:
         name = type(self).__name__
