@@ -8,29 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from quicbaton.asyncio.endpoint.udp import Datagram, open_udp
+from quicbaton.asyncio.endpoint.udp import Datagram
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import RefusedError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.reasons import Reason
-from quicbaton.service.node.node import Node
-from quicbaton.service.node.seat import Seat
-from tests.asyncio.loopback import (
-    FileServer,
-    http_client,
-    server_configuration,
-)
-
-
-class MovableServer(FileServer):
-    """A file server that moves while it has nothing to do."""
-
-    def export_state(self) -> bytes:
-        return b""
-
-    def import_state(self, data: bytes) -> None:
-        self.start_http(self._http)
+from tests.asyncio.loopback import http_client
+from tests.asyncio.movable import movable_node
 
 
 async def test_a_destination_without_room_refuses_before_the_commit(
@@ -38,13 +23,7 @@ async def test_a_destination_without_room_refuses_before_the_commit(
 ) -> None:
     ring = KeyRing(ClusterKey.generate(os.urandom))
     source, destination = (
-        Node(
-            Seat(open_udp("127.0.0.1", 0)),
-            tmp_path / f"{name}.sock",
-            ring=ring,
-            configuration=server_configuration(certificate),
-            create_protocol=MovableServer,
-        )
+        movable_node(tmp_path / f"{name}.sock", certificate, ring)
         for name in ("source", "destination")
     )
     source.endpoint.start()
@@ -78,13 +57,7 @@ async def test_a_destination_without_room_refuses_before_the_commit(
 async def test_a_ping_that_waits_fails_when_its_connection_goes_on_in_another_object(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
-    node = Node(
-        Seat(open_udp("127.0.0.1", 0)),
-        tmp_path / "node.sock",
-        ring=KeyRing(ClusterKey.generate(os.urandom)),
-        configuration=server_configuration(certificate),
-        create_protocol=MovableServer,
-    )
+    node = movable_node(tmp_path / "node.sock", certificate)
     node.endpoint.start()
     async with http_client(certificate, int(node.endpoint.udp.address[1])) as client:
         await client.get(10)
@@ -111,13 +84,7 @@ async def test_a_ping_that_waits_fails_when_its_connection_goes_on_in_another_ob
 async def test_a_connection_that_moved_need_not_prove_itself_again(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
-    node = Node(
-        Seat(open_udp("127.0.0.1", 0)),
-        tmp_path / "node.sock",
-        ring=KeyRing(ClusterKey.generate(os.urandom)),
-        configuration=server_configuration(certificate),
-        create_protocol=MovableServer,
-    )
+    node = movable_node(tmp_path / "node.sock", certificate)
     node.endpoint.start()
     port = int(node.endpoint.udp.address[1])
     async with http_client(certificate, port) as client, http_client(certificate, port) as other:

@@ -11,18 +11,13 @@ from typing import Any
 import pytest
 
 from quicbaton.asyncio.endpoint.observer import Observer
-from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.baton.seal import identify
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.handoff.messages import ClaimRequest, Committed
-from quicbaton.keys.cluster_key import ClusterKey
-from quicbaton.keys.key_ring import KeyRing
-from quicbaton.service.node.node import Node
-from quicbaton.service.node.seat import Seat
 from quicbaton.service.supervisor.roster import Roster, make_roster, read_roster
 from quicbaton.service.supervisor.worker import RosterKeeper
-from tests.asyncio.loopback import http_client, server_configuration
-from tests.asyncio.test_movers import MovableServer
+from tests.asyncio.loopback import http_client
+from tests.asyncio.movable import movable_node
 
 
 class Failing(Observer):
@@ -94,13 +89,7 @@ async def test_a_connection_is_off_the_roster_before_the_first_byte_of_its_commi
     order: tuple[int, ...], tmp_path: Path, certificate: CertificateFiles
 ) -> None:
     descriptor = make_roster(10)
-    node = Node(
-        Seat(open_udp("127.0.0.1", 0)),
-        tmp_path / "node.sock",
-        ring=KeyRing(ClusterKey.generate(os.urandom)),
-        configuration=server_configuration(certificate),
-        create_protocol=MovableServer,
-    )
+    node = movable_node(tmp_path / "node.sock", certificate)
     told = Told()
     observers = (RosterKeeper(Roster(descriptor), node), Failing(), told)
     for number in order:
@@ -125,13 +114,7 @@ async def test_a_connection_is_off_the_roster_before_the_first_byte_of_its_commi
 async def test_ids_that_one_packet_retires_are_told_of_once(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
-    node = Node(
-        Seat(open_udp("127.0.0.1", 0)),
-        tmp_path / "node.sock",
-        ring=KeyRing(ClusterKey.generate(os.urandom)),
-        configuration=server_configuration(certificate),
-        create_protocol=MovableServer,
-    )
+    node = movable_node(tmp_path / "node.sock", certificate)
     retirements = Retirements()
     node.endpoint.observers.add(retirements)
     node.endpoint.start()
@@ -151,13 +134,7 @@ async def test_ids_that_one_packet_retires_are_told_of_once(
 async def test_ids_of_a_cutover_that_follows_another_are_routed_before_the_client_has_them(
     tmp_path: Path, certificate: CertificateFiles
 ) -> None:
-    node = Node(
-        Seat(open_udp("127.0.0.1", 0)),
-        tmp_path / "node.sock",
-        ring=KeyRing(ClusterKey.generate(os.urandom)),
-        configuration=server_configuration(certificate),
-        create_protocol=MovableServer,
-    )
+    node = movable_node(tmp_path / "node.sock", certificate)
     cuts_over = CutsOverAgain()
     node.endpoint.observers.add(cuts_over)
     node.endpoint.start()

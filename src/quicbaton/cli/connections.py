@@ -11,6 +11,7 @@ import msgspec
 
 from quicbaton.cli.control import (
     Server,
+    ask_in_turn,
     at_another_process,
     find_servers,
     name_for,
@@ -234,11 +235,5 @@ def _resume(options: ResumeOptions, reporter: Reporter) -> int:
 
 def _by_whoever_has_it(text: str, cluster: ClusterOptions, ask: Callable[[Server], _T]) -> _T:
     """Ask the processes of a port one by one until one has the connection."""
-    servers = find_servers(text, cluster)
-    for server in servers[:-1]:
-        try:
-            return ask(server)
-        except CommandFailedError as error:
-            if error.code not in (Reason.NO_SUCH_CONNECTION, Reason.UNEXPECTED_MESSAGE):
-                raise
-    return ask(servers[-1])
+    elsewhere = (Reason.NO_SUCH_CONNECTION, Reason.UNEXPECTED_MESSAGE)
+    return ask_in_turn(find_servers(text, cluster), ask, *elsewhere)

@@ -7,7 +7,7 @@ or, with `--cluster`, NODE or NODE/WORKER.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -141,13 +141,19 @@ def at_another_process(text: str, options: ClusterOptions, ask: Callable[[Server
         raise ConfigurationError(
             f"the service {text} has no workers now", code=Reason.UNKNOWN_SERVER
         )
-    for process in processes[:-1]:
+    return ask_in_turn(processes, ask, Reason.SAME_PROCESS)
+
+
+def ask_in_turn(servers: Sequence[Server], ask: Callable[[Server], _T], *elsewhere: Reason) -> _T:
+    """The answer of the first server that does not refuse for one of the reasons `elsewhere`; what
+    the last one says counts in any case."""
+    for server in servers[:-1]:
         try:
-            return ask(process)
+            return ask(server)
         except CommandFailedError as error:
-            if error.code is not Reason.SAME_PROCESS:
+            if error.code not in elsewhere:
                 raise
-    return ask(processes[-1])
+    return ask(servers[-1])
 
 
 def local_servers(paths: list[Path]) -> list[Server]:
