@@ -67,7 +67,7 @@ class _Requests:
 
     def ask(self, path: bytes) -> int:
         """Send a request; return its stream."""
-        stream_id = self._quic.get_next_available_stream_id()
+        stream_id: int = self._quic.get_next_available_stream_id()
         self._http.send_headers(
             stream_id,
             [

@@ -122,8 +122,10 @@ def main() -> None:
         client.start()
     print("ready", flush=True)
     for _ in sys.stdin:
-        longest_ms, counts, broken = zip(*(client.take() for client in clients), strict=True)
-        waits = Waits(*longest_ms, *counts, [what for one in broken for what in one])
+        (request_ms, requests, a), (body_ms, bodies, b), (upload_ms, uploads, c) = (
+            client.take() for client in clients
+        )
+        waits = Waits(request_ms, body_ms, upload_ms, requests, bodies, uploads, a + b + c)
         print(msgspec.json.encode(waits).decode(), flush=True)
 
 

@@ -46,6 +46,7 @@ async def connected(port: int, size: int) -> AsyncIterator[None]:
     async with connect(
         "127.0.0.1", port, configuration=configuration, create_protocol=_Client
     ) as client:
+        assert isinstance(client, _Client)
         client.ask(size)
         await asyncio.wait_for(client.done.wait(), 10)
         yield

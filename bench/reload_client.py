@@ -135,9 +135,10 @@ class _Visit:
             [asyncio.create_task(self._guard(kind)) for _ in range(self._number)] for kind in kinds
         ]
         announcing = asyncio.create_task(self._announce())
-        whole = [sum(await asyncio.gather(*of_kind)) for of_kind in tasks]
+        downloads, websockets, events = [sum(await asyncio.gather(*of_kind)) for of_kind in tasks]
         await announcing
-        return Report(*whole, websockets_over=self._over, failures=sorted(set(self._failures)))
+        failures = sorted(set(self._failures))
+        return Report(downloads, websockets, events, self._over, failures)
 
     async def _announce(self) -> None:
         await self._all_began.wait()
@@ -197,9 +198,9 @@ class _Visit:
                 await self._echo(frames, asking.send, asking.take, begin)
         else:
             reader, writer = await _open_tcp(self._port)
-            frames = WSConnection(ConnectionType.CLIENT)
-            writer.write(frames.send(Request(host="localhost", target="/echo")))
-            await self._echo(frames, writer.write, lambda: _read(reader), begin)
+            whole = WSConnection(ConnectionType.CLIENT)
+            writer.write(whole.send(Request(host="localhost", target="/echo")))
+            await self._echo(whole, writer.write, lambda: _read(reader), begin)
             writer.close()
 
     async def _echo(

@@ -83,10 +83,11 @@ class _Member(QuicConnectionProtocol):
                 waiting.set_exception(ConnectionError(event.reason_phrase or "it ended"))
             return
         for http_event in self._http.handle_event(event):
+            if not isinstance(http_event, DataReceived | HeadersReceived):
+                continue
             if isinstance(http_event, DataReceived):
                 self._body += http_event.data
-            is_body = isinstance(http_event, DataReceived | HeadersReceived)
-            if is_body and http_event.stream_ended and waiting is not None:
+            if http_event.stream_ended and waiting is not None:
                 waiting.set_result(bytes(self._body))
 
 

@@ -98,7 +98,7 @@ def _measure(
 
 def _figures(names: list[str], rounds: list[dict[str, Any]], count: int) -> dict[str, Any]:
     def median(name: str, quantity: str) -> float:
-        found = [one[quantity] for one in rounds if one["server"] == name]
+        found: list[float] = [one[quantity] for one in rounds if one["server"] == name]
         return round(statistics.median(found) / count * 1e6, 1)
 
     return {

@@ -167,7 +167,8 @@ def _figures(
     alone: dict[str, dict[str, Any]], beside: list[dict[str, Any]], seconds: float
 ) -> dict[str, Any]:
     def median(attack: str, quantity: str) -> float:
-        return statistics.median(one[quantity] for one in beside if one["attack"] == attack)
+        found: list[float] = [one[quantity] for one in beside if one["attack"] == attack]
+        return statistics.median(found)
 
     return {
         "undisturbed_wait_ms": round(statistics.median(one["undisturbed_ms"] for one in beside), 1),

@@ -72,7 +72,7 @@ class _Pinging(QuicConnectionProtocol):
         self._stream_id = self._quic.get_next_available_stream_id()
         self._http.send_headers(self._stream_id, head)
 
-    async def ping(self, number: int) -> int:
+    async def echo(self, number: int) -> int:
         """The nanoseconds until the program has sent the number back."""
         assert self._http is not None
         said = b"%08d" % number
@@ -142,11 +142,11 @@ async def _measure_latency(
     ) as client:
         assert isinstance(client, _Pinging)
         client.begin()
-        await client.ping(0)
+        await client.echo(0)
         source, destination = await _sides(first, second)
-        direct = [await client.ping(number) / 1000 for number in range(_WARM_UP + count)]
+        direct = [await client.echo(number) / 1000 for number in range(_WARM_UP + count)]
         await _hand_over(source, destination)
-        relayed = [await client.ping(number) / 1000 for number in range(_WARM_UP + count)]
+        relayed = [await client.echo(number) / 1000 for number in range(_WARM_UP + count)]
     return direct[_WARM_UP:], relayed[_WARM_UP:]
 
 
@@ -234,7 +234,8 @@ def _figures(rounds: list[dict[str, Any]], size: int) -> dict[str, Any]:
         )
 
     def rate(key: str) -> float:
-        return statistics.median(one["throughput_mb_s"][key] for one in rounds)
+        found: list[float] = [one["throughput_mb_s"][key] for one in rounds]
+        return statistics.median(found)
 
     ratio = statistics.median(
         one["throughput_mb_s"]["relayed"] / one["throughput_mb_s"]["direct"] for one in rounds

@@ -144,9 +144,10 @@ def _figures(
     names: list[str], rounds: list[dict[str, Any]], body_bytes: int, requests: int
 ) -> dict[str, Any]:
     def median(label: str, kind: str, quantity: str) -> float:
-        return statistics.median(
+        found: list[float] = [
             one[quantity] for one in rounds if (one["server"], one["kind"]) == (label, kind)
-        )
+        ]
+        return statistics.median(found)
 
     body_mb = body_bytes / _MB
     per_100_mb = 100 / body_mb

@@ -59,6 +59,7 @@ async def start(options: Options, content: Content) -> int:
     configuration.load_cert_chain(options.certificate, options.key)
     _Protocol.content = content
     server = await serve("127.0.0.1", 0, configuration=configuration, create_protocol=_Protocol)
+    assert server._transport is not None
     port: int = server._transport.get_extra_info("sockname")[1]
     return port
 

@@ -105,7 +105,7 @@ async def clone(endpoint: Endpoint, count: int) -> None:
             nap, issuer=endpoint.ids, entropy=os.urandom, configuration=endpoint.configuration
         )
         protocol = endpoint.create_protocol(connection)
-        import_program(protocol, connection, nap.http3, nap.application)
+        import_program(protocol, connection, nap.http3, nap.application, [])
         endpoint.asleep.put_to_sleep(endpoint.adopt(connection, protocol))
         if number % _CLONES_AT_ONCE == 0:
             await asyncio.sleep(0)

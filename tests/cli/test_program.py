@@ -1,6 +1,9 @@
 """The attributes that `serve --app MODULE:NAME` takes from the program."""
 
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,3 +60,29 @@ def test_a_program_that_cannot_configure_is_refused(load) -> None:  # type: igno
     program = load("def configure(c): raise ValueError('no such window')\n" + _PROTOCOL)
     with pytest.raises(ConfigurationError, match=r"configure\(\) of .* ValueError: no such window"):
         program.configure(QuicConfiguration(is_client=False))
+
+
+_IMPORT = """
+from quicbaton.cli.program import import_named
+from quicbaton.reasons import Reason
+module, _ = import_named("saved_code:C", what="--app", code=Reason.APPLICATION)
+print(module.VERSION)
+"""
+
+
+def test_code_saved_twice_in_a_second_at_one_size_is_the_code_that_runs(tmp_path: Path) -> None:
+    source = tmp_path / "saved_code.py"
+    saved = time.time_ns()
+    answers = []
+    for version in ("1", "2"):
+        source.write_text(f"VERSION = {version}\nclass C: pass\n")
+        os.utime(source, ns=(saved, saved))
+        done = subprocess.run(
+            [sys.executable, "-c", _IMPORT],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        answers.append(done.stdout.strip())
+    assert answers == ["1", "2"]

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -251,6 +252,7 @@ def import_named(
     if place not in sys.path:
         # As `python -m` does it.
         sys.path.insert(0, place)
+    started = time.time()
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
@@ -258,7 +260,30 @@ def import_named(
         raise ConfigurationError(
             f"cannot import {module_name}: {type(error).__name__}: {error}", code=code
         ) from error
+    _remove_doubtful_bytecode(started)
     found = getattr(module, name, None)
     if not callable(found):
         raise ConfigurationError(f"{module_name} has no class or function {name!r}", code=code)
     return module, found
+
+
+#: Bytecode tells its source by a time in whole seconds, and clocks of files lag a little.
+_DOUBTFUL_S = 2.0
+
+
+def _remove_doubtful_bytecode(started: float) -> None:
+    """Delete the cached bytecode of sources that were written just before they were imported.
+
+    Bytecode knows its source by size and second (PEP 3147's pyc header). Saved again within that
+    second, at the same size, the source would not run: the next worker would find the bytecode of
+    the one before, and a reload would have succeeded with the old code.
+    """
+    for module in list(sys.modules.values()):
+        spec = getattr(module, "__spec__", None)
+        if spec is None or not spec.cached or not spec.origin:
+            continue
+        try:
+            if os.stat(spec.origin).st_mtime > started - _DOUBTFUL_S:
+                os.unlink(spec.cached)
+        except OSError:
+            continue
