@@ -117,6 +117,16 @@ def test_hosts_are_named_in_every_form_and_paths_in_any_letters(home: Home, host
     assert (home.path / "copy.bin").read_bytes() == content
 
 
+def test_servers_at_two_hosts_have_certificates_of_their_own(home: Home) -> None:
+    content = home.write("file.bin", 1000)
+    first = home.serve()
+    second = home.serve("--host", "127.0.0.2", "--port", "0")
+    for server, host in ((first, "localhost"), (second, "127.0.0.2")):
+        url, ca = f"https://{host}:{server.port}/file.bin", server.events[-1]["certificate"]
+        home.json("get", url, "--ca", ca, "-o", "copy.bin")
+        assert (home.path / "copy.bin").read_bytes() == content
+
+
 def test_an_answer_that_is_not_200_leaves_no_file(home: Home) -> None:
     server = home.serve()
     url = f"https://localhost:{server.port}/none"

@@ -1,5 +1,6 @@
 """Keys, certificate and folders that are kept for the user."""
 
+import datetime
 import stat
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from cryptography import x509
 
 from quicbaton.cli import user_state
+from quicbaton.cli.certificate import LOCAL_NAMES, CertificateFiles, replace_self_signed
 from quicbaton.cli.options.serve import ProgramOptions, ServeOptions
 from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.serve import Server
@@ -52,17 +54,70 @@ def test_missing_keys_are_named(home: Path) -> None:
         user_state.load_keys(home / "nowhere")
 
 
-def test_the_certificate_is_reused_until_another_name_is_wanted() -> None:
-    files = user_state.local_certificate("::")
-    first = files.certificate.read_bytes()
-    assert user_state.local_certificate("127.0.0.1").certificate.read_bytes() == first
-    assert mode(files.key) == 0o600
-    user_state.local_certificate("192.0.2.7")
+def names_in(files: CertificateFiles) -> set[str]:
     certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert "192.0.2.7" in [str(address) for address in names.get_values_for_type(x509.IPAddress)]
-    # Wanted less again, it still has what it needs.
-    assert user_state.local_certificate("::").certificate.read_bytes() != first
+    extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    return {str(name.value) for name in extension.value}
+
+
+def contents(files: CertificateFiles) -> tuple[bytes, bytes]:
+    return files.certificate.read_bytes(), files.key.read_bytes()
+
+
+def test_the_certificate_is_made_once() -> None:
+    files = user_state.local_certificate("::")
+    first = contents(files)
+    assert user_state.local_certificate("127.0.0.1") == files
+    assert contents(files) == first
+    assert mode(files.key) == 0o600
+
+
+def test_a_server_with_another_name_has_files_of_its_own() -> None:
+    usual = user_state.local_certificate("::")
+    before = contents(usual)
+    hosts = ["192.0.2.7", "2001:DB8::1", "fe80::1%eth0", "host.test"]
+    others = [user_state.local_certificate(host) for host in hosts]
+    assert len({files.certificate for files in [usual, *others]}) == 1 + len(hosts)
+    wanted = ["192.0.2.7", "2001:db8::1", "fe80::1", "host.test"]
+    for files, name in zip(others, wanted, strict=True):
+        assert name in names_in(files)
+        assert mode(files.key) == 0o600
+    made = [contents(files) for files in others]
+    assert [user_state.local_certificate(host) for host in hosts] == others
+    assert [contents(files) for files in others] == made
+    assert user_state.local_certificate("") == usual
+    assert contents(usual) == before
+
+
+def test_a_machine_of_another_name_has_files_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines that share a home, or one that was renamed while a server runs."""
+    monkeypatch.setattr("socket.gethostname", lambda: "one")
+    first = user_state.local_certificate("")
+    before = contents(first)
+    monkeypatch.setattr("socket.gethostname", lambda: "two")
+    second = user_state.local_certificate("")
+    assert "two" in names_in(second)
+    assert second.certificate != first.certificate
+    assert contents(first) == before
+
+
+@pytest.mark.parametrize("host", ["", "192.0.2.7"])
+def test_a_certificate_that_expires_soon_is_replaced_in_one_step(host: str) -> None:
+    files = user_state.local_certificate(host)
+    now = datetime.datetime.now(datetime.UTC)
+    names = [*LOCAL_NAMES, *sorted(names_in(files) - {*LOCAL_NAMES})]
+    replace_self_signed(files, now - datetime.timedelta(days=12), names)
+    old = contents(files)
+    with files.certificate.open("rb") as certificate, files.key.open("rb") as key:
+        assert user_state.local_certificate(host) == files
+        # A reader that came before still has both as they were.
+        assert (certificate.read(), key.read()) == old
+    assert contents(files) != old
+    assert mode(files.key) == 0o600
+    assert {path.name for path in files.key.parent.iterdir()} == {
+        files.key.name,
+        files.certificate.name,
+    }
 
 
 def test_a_folder_that_was_open_to_others_is_closed(home: Path) -> None:
@@ -79,13 +134,18 @@ def test_a_link_in_the_place_of_the_folder_is_refused(home: Path) -> None:
 
 
 def test_a_certificate_and_its_key_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another server that starts makes new ones, for a host of its own."""
+    """While another server that starts renews them."""
     others: list[subprocess.Popen[bytes]] = []
     load = QuicConfiguration.load_cert_chain
 
     def load_and_be_overtaken(self: QuicConfiguration, certificate: Path, key: Path) -> None:
         load(self, certificate, key)
-        code = "from quicbaton.cli import user_state; user_state.local_certificate('other.host')"
+        # It expires soon by then.
+        code = (
+            "import datetime; from quicbaton.cli import user_state;"
+            "user_state.RENEW_BEFORE = datetime.timedelta(days=99);"
+            "user_state.local_certificate('')"
+        )
         others.append(subprocess.Popen([sys.executable, "-c", code]))
         wait_for(lambda: others[0].poll() is not None or waits_for_a_lock(others[0].pid), bool)
         # The key's turn.

@@ -36,19 +36,25 @@ def write_self_signed(
     `names` are host names and addresses. A client trusts the certificate by taking `cert.pem` as
     its CA file: the certificate is its own issuer and may sign nothing else.
     """
+    files = CertificateFiles(folder / "cert.pem", folder / "key.pem")
+    replace_self_signed(files, now, names)
+    return files
+
+
+def replace_self_signed(
+    files: CertificateFiles, now: datetime.datetime, names: Sequence[str]
+) -> None:
+    """Put a new certificate for `names`, and its key, in the place of these files. A reader finds
+    each of them whole, the old one or the new one."""
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = _build(key, now, names)
-    files = CertificateFiles(folder / "cert.pem", folder / "key.pem")
-    files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    _write_private(
-        files.key,
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
     )
-    return files
+    _replace(files.key, pem, mode=0o600)
+    _replace(files.certificate, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
 
 
 def _build(
@@ -77,9 +83,11 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def _write_private(path: Path, content: bytes) -> None:
-    """Create the file readable for its owner alone from the start."""
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+def _replace(path: Path, content: bytes, *, mode: int) -> None:
+    """Write the file beside its place, closed to others from the start, then put it there."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+    temporary.replace(path)

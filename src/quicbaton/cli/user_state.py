@@ -1,36 +1,39 @@
-"""Files that `quicbaton` keeps for its user between runs: cluster keys, a certificate, control
+"""Files that `quicbaton` keeps for its user between runs: cluster keys, certificates, control
 sockets.
 
 Everything lies in folders of mode 0700. A lock lets processes that start together agree on one key
-and one certificate.
+and, for the same names, one certificate.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fcntl
+import ipaddress
 import os
 import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
+from urllib.parse import quote
 
 from cryptography import x509
 
-from quicbaton.cli.certificate import LOCAL_NAMES, CertificateFiles, write_self_signed
+from quicbaton.cli.certificate import LOCAL_NAMES, CertificateFiles, replace_self_signed
 from quicbaton.errors import ConfigurationError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.reasons import Reason
 
-#: A certificate that expires sooner is replaced before it is served.
-_RENEW_BEFORE: Final = datetime.timedelta(days=2)
+#: A certificate that was made here and expires sooner is replaced.
+RENEW_BEFORE: Final = datetime.timedelta(days=2)
 
 
 def state_folder() -> Path:
-    """The folder of keys and the certificate: XDG_STATE_HOME, or ~/.local/state."""
+    """The folder of keys and certificates: XDG_STATE_HOME, or ~/.local/state."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return _private(Path(base) / "quicbaton")
 
@@ -72,16 +75,28 @@ def read_keys(path: Path) -> KeyRing:
 
 
 def local_certificate(host: str) -> CertificateFiles:
-    """A self-signed certificate for this machine; the existing one while it is good."""
-    names = [*LOCAL_NAMES, socket.gethostname()]
-    if host not in ("", "::", "0.0.0.0", *names):
-        names.append(host)
+    """A self-signed certificate for this machine, and for `host` if that is a further name of it.
+
+    Files belong to the names in their certificate: a server with other names leaves them alone and
+    has files of its own, `cert-NAMES.pem`. They are replaced when they expire soon.
+    """
+    own = _own_names(host)
+    names = [*LOCAL_NAMES, *own]
     folder = state_folder()
-    files = CertificateFiles(folder / "cert.pem", folder / "key.pem")
+    usual = CertificateFiles(folder / "cert.pem", folder / "key.pem")
+    mark = quote("-".join(own), safe=":")
+    named = CertificateFiles(folder / f"cert-{mark}.pem", folder / f"key-{mark}.pem")
     now = datetime.datetime.now(datetime.UTC)
     with locked(folder):
-        if not _is_good(files, names, now):
-            write_self_signed(folder, now, names)
+        held = _read(usual)
+        if held is not None and _is_good(held, names, now):
+            return usual
+        is_usual = set(own) <= {socket.gethostname()}
+        ours = is_usual and (held is None or held.names == set(names))
+        files = usual if ours else named
+        held = _read(files)
+        if held is None or not _is_good(held, names, now):
+            replace_self_signed(files, now, names)
     return files
 
 
@@ -134,14 +149,35 @@ def _write_private(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _is_good(files: CertificateFiles, names: list[str], now: datetime.datetime) -> bool:
-    """Whether the stored certificate has all wanted names and does not expire soon."""
+def _own_names(host: str) -> list[str]:
+    """The names that this machine, and a server at `host`, have beside those of every machine."""
+    with contextlib.suppress(ValueError):
+        # As a certificate spells it, which has no zone.
+        host = str(ipaddress.ip_address(host.partition("%")[0]))
+    names = dict.fromkeys((socket.gethostname(), host))
+    return [name for name in names if name not in ("", "::", "0.0.0.0", *LOCAL_NAMES)]
+
+
+class _Held(NamedTuple):
+    """What a certificate says, whose key is there, too."""
+
+    names: set[str]
+    not_before: datetime.datetime
+    not_after: datetime.datetime
+
+
+def _read(files: CertificateFiles) -> _Held | None:
     try:
         certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except (OSError, ValueError, x509.ExtensionNotFound):
-        return False
-    held = {str(name.value) for name in extension.value}
-    in_time = certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
-    lasts = now + _RENEW_BEFORE < certificate.not_valid_after_utc
-    return files.key.exists() and held >= set(names) and in_time and lasts
+        return None
+    if not files.key.exists():
+        return None
+    names = {str(name.value) for name in extension.value}
+    return _Held(names, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+
+
+def _is_good(held: _Held, names: list[str], now: datetime.datetime) -> bool:
+    """Whether the certificate has all wanted names and does not expire soon."""
+    return held.names >= set(names) and held.not_before <= now < held.not_after - RENEW_BEFORE
