@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -24,6 +25,9 @@ from quicbaton.cli.options.argument import (
     decode_options,
     encode_options,
     make_options,
+)
+from quicbaton.cli.options.argument import (
+    declared as all_declared,
 )
 from quicbaton.cli.options.commands import PsOptions, TopOptions
 from quicbaton.cli.options.serve import ServeOptions
@@ -68,6 +72,8 @@ def declared(kind: type[Options], prefix: str = "") -> Iterator[tuple[str, Field
 def said(action: argparse.Action) -> list[str]:
     """An argument, with a value that is nobody's default."""
     value = "/7" if action.type is None else "7"
+    if action.dest == "config":
+        value = os.devnull  # an empty file
     if action.choices:
         value = [*action.choices][-1]
     flag = action.option_strings[-1:]
@@ -86,14 +92,13 @@ def test_a_command_has_an_argument_for_each_field_of_its_struct(command: Describ
 @everywhere
 def test_an_argument_fills_its_field_and_no_other(command: Described) -> None:
     needed = {path: action for path, action in command.actions.items() if action.required}
-    exclusive = [
-        group._group_actions
-        for group in command.parser._mutually_exclusive_groups
-        if group.required
-    ]
+    exclusive: dict[Any, list[argparse.Action]] = {}
+    for one in all_declared(command.kind):
+        if one.argument.one_of is not None and one.argument.one_of.required:
+            exclusive.setdefault(one.argument.one_of, []).append(command.actions[one.path])
     for path, action in command.actions.items():
         chosen = needed | {path: action}
-        for group in exclusive:
+        for group in exclusive.values():
             if not any(one in chosen.values() for one in group):
                 chosen[group[0].dest] = group[0]
         # An option that takes several values would take the positional ones, too.

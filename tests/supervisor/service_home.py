@@ -31,6 +31,10 @@ class ServiceHome(Home):
             self, self.start("quicbaton", "serve", *what, "--json", *options, *arguments)
         )
 
+    def service_of_file(self) -> Service:
+        """A service whose options are in quicbaton.toml, that is ready."""
+        return Service(self, self.start("quicbaton", "serve"))
+
     def adopt(self, process: subprocess.Popen[str]) -> None:
         """End it, too, when the home goes."""
         self._started.append(process)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
-from quicbaton.cli.options.argument import CommandOptions, make_options
+from quicbaton.cli.options.argument import CommandOptions
+from quicbaton.cli.options.sources import Sources
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import QuicbatonError
 from quicbaton.reasons import Reason
@@ -24,7 +25,9 @@ _INTERRUPTED: Final = 130
 #: of its own command: all of them, with their imports, take several times as long.
 COMMANDS: Final = {
     "serve": ("serve",),
+    "check": ("check",),
     "service": ("reload", "stop", "workers"),
+    "upgrade": ("upgrade",),
     "drain": ("drain", "rebalance"),
     "top": ("top",),
     "get": ("get",),
@@ -36,15 +39,17 @@ COMMANDS: Final = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command: 0 when it succeeded, 1 when it failed, 2 when it was not understood."""
-    options, run = parse(sys.argv[1:] if arguments is None else arguments)
-    reporter = Reporter(as_json=options.json)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    reporter = Reporter(as_json="--json" in arguments)
     # aioquic warns of every handshake that fails; our own messages have the reasons that matter.
     logging.getLogger("quic").addHandler(logging.NullHandler())
     try:
+        options, run = parse(arguments)
+        reporter.as_json = options.json
         return run(reporter)
     except QuicbatonError as error:
         reporter.error(error.code, str(error))
-        return 1
+        return _NOT_UNDERSTOOD if error.code is Reason.USAGE else 1
     except BrokenPipeError:
         # The reader of our output has gone: `quicbaton ps | head` is no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,13 +62,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str]) -> tuple[CommandOptions, Callable[[Reporter], int]]:
-    """The command's options from its arguments, and the function that runs it."""
+    """The command's options, and the function that runs it. A command that has a configuration file
+    gets the sources of its options, which it may read again.
+
+    Raises ConfigurationError for what the environment or the file says wrongly, and SystemExit for
+    arguments.
+    """
     kind_of_parser = _JsonParser if "--json" in arguments else argparse.ArgumentParser
     parser = parser_of(arguments[0] if arguments else "", kind_of_parser)
     given = vars(parser.parse_args(arguments))
     kind, run = given.pop("command")
-    options: CommandOptions = make_options(kind, given)
-    return options, partial(run, options)
+    sources: Sources[CommandOptions] = Sources(kind, given)
+    options = sources.read()
+    return options, partial(run, sources if sources.has_file else options)
 
 
 class _Version(argparse.Action):

@@ -31,6 +31,7 @@ from quicbaton.cli.configuration import quic_configuration
 from quicbaton.cli.control import find_cluster
 from quicbaton.cli.options.argument import add_command
 from quicbaton.cli.options.serve import ServeOptions
+from quicbaton.cli.options.sources import Sources
 from quicbaton.cli.output import KeyLog, Output
 from quicbaton.cli.program import check_named, program, sleep_after_s
 from quicbaton.cli.proof import prove
@@ -56,7 +57,23 @@ def add_parser(commands: Any) -> None:
     add_command(commands, "serve", ServeOptions, run, "serve a folder, or a program, over HTTP/3")
 
 
-def run(options: ServeOptions, _reporter: Reporter) -> int:
+def run(sources: Sources[ServeOptions], _reporter: Reporter) -> int:
+    options = sources.read()
+    check(options)
+    lost: Counter[str] = Counter()
+    with contextlib.closing(Output(1, lost)) as out, contextlib.closing(Output(2, lost)) as log:
+        reporter = Reporter(as_json=options.json, out=out)
+        logs.configure(options.logs, log)
+        if options.workers is not None:
+            return supervise.run(sources, options, reporter)
+        environment.read(options.env_file)
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(Server(options, reporter, lost).run())
+    return 0
+
+
+def check(options: ServeOptions) -> None:
+    """ConfigurationError for options that do not go together."""
     check_named(options.program)
     if (options.tls.cert is None) != (options.tls.key is None):
         raise ConfigurationError("--cert and --key go together: give both or neither")
@@ -66,16 +83,7 @@ def run(options: ServeOptions, _reporter: Reporter) -> int:
             "--workers and --reload make a service of its own: --takeover and --join are for "
             "single servers"
         )
-    lost: Counter[str] = Counter()
-    with contextlib.closing(Output(1, lost)) as out, contextlib.closing(Output(2, lost)) as log:
-        reporter = Reporter(as_json=options.json, out=out)
-        logs.configure(options.logs, log)
-        if options.workers is not None:
-            return supervise.run(options, options.workers, reporter)
-        environment.read(options.env_file)
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(Server(options, reporter, lost).run())
-    return 0
+    supervise.check_workers(options)
 
 
 class Server:
@@ -183,6 +191,11 @@ class Server:
         await self._program.stop()
         if self._keylog is not None:
             self._keylog.close()
+
+    @property
+    def program_name(self) -> str:
+        """The folder or program, for people."""
+        return self._program.name
 
     @property
     def node_number(self) -> int:

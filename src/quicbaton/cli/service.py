@@ -34,14 +34,14 @@ _ITS_OWN: Final = -1.0
 
 def add_parser(commands: Any) -> None:
     add_command(
-        commands, "reload", ReloadOptions, _reload, "replace all workers of a service by new ones"
+        commands, "reload", ReloadOptions, reload, "replace all workers of a service by new ones"
     )
     add_command(commands, "stop", StopOptions, _stop, "stop a server in good order")
     add_command(commands, "workers", WorkersOptions, _workers, "show a service's workers")
 
 
-def _reload(options: ReloadOptions, reporter: Reporter) -> int:
-    server = _server(options)
+def reload(options: ReloadOptions, reporter: Reporter) -> int:
+    server = find(options)
     if reporter.as_json or not _is_terminal():
 
         def on_step(step: c.Frame) -> None:
@@ -107,7 +107,7 @@ def _stop(options: StopOptions, reporter: Reporter) -> int:
     if options.to is not None:
         destination = find_server(options.to, options.cluster)
         to = destination.name if destination.is_remote else str(destination.path)
-    left = asyncio.run(_stop_at(_server(options), c.Stop(_seconds(options.grace), to)))
+    left = asyncio.run(_stop_at(find(options), c.Stop(_seconds(options.grace), to)))
     text = f"stopped: {counted(left.moved, 'connection')} moved, {left.closed} closed"
     if left.cut:
         text += f", {left.cut} of them with requests that had not ended"
@@ -116,7 +116,7 @@ def _stop(options: StopOptions, reporter: Reporter) -> int:
 
 
 def _workers(options: WorkersOptions, reporter: Reporter) -> int:
-    service = _server(options).ask(c.ServiceStatus(), c.Service)
+    service = find(options).ask(c.ServiceStatus(), c.Service)
     if reporter.as_json:
         fields = msgspec.structs.asdict(service)
         fields["workers"] = [msgspec.structs.asdict(worker) for worker in service.workers]
@@ -163,7 +163,7 @@ def _print_workers(service: c.Service) -> None:
 # --- helpers ----------------------------------------------------------------------------------
 
 
-def _server(options: ServiceOptions) -> Server:
+def find(options: ServiceOptions) -> Server:
     if options.server is not None:
         return find_server(options.server, options.cluster)
     paths = [path for path in user_state.all_control_sockets() if path.stem.isdigit()]

@@ -6,6 +6,8 @@ import asyncio
 import fcntl
 import os
 import signal
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,6 +20,7 @@ from quicbaton.cli.fleet import step_fields
 from quicbaton.cli.id_forms import chosen_ids
 from quicbaton.cli.options.argument import encode_options
 from quicbaton.cli.options.serve import ServeOptions
+from quicbaton.cli.options.sources import Sources
 from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.watch import watch, watched_folders
 from quicbaton.counted import counted
@@ -41,25 +44,68 @@ from quicbaton.service.supervisor.service import ServiceControl
 from quicbaton.service.supervisor.spawn import Spawner
 from quicbaton.service.supervisor.supervisor import Settings, Supervisor
 from quicbaton.service.supervisor.systemd import LISTENER_NAME, Systemd, socket_name
+from quicbaton.service.supervisor.upgrade import HELD_SIGNALS, Upgrades
 
 _WORKER_MODULE: Final = "quicbaton.cli.worker"
 #: The state of 0-RTT (docs/decisions/0001-early-data.md).
 _EARLY_DATA: Final = "off: it would have to be single-use for all workers together"
 
 
-def run(options: ServeOptions, workers: int, reporter: Reporter) -> int:
-    """Supervise that many workers until told to stop."""
-    if not 1 <= workers <= MAX_WORKERS:
+def run(sources: Sources[ServeOptions], options: ServeOptions, reporter: Reporter) -> int:
+    """Supervise workers until told to stop. Each reload reads the options from `sources` again."""
+    return asyncio.run(_Service(sources, options, reporter).run())
+
+
+def check_workers(options: ServeOptions) -> None:
+    """ConfigurationError for a number of workers that cannot be."""
+    workers = options.workers
+    if workers is not None and not 1 <= workers <= MAX_WORKERS:
         raise ConfigurationError(f"--workers is 1 to {MAX_WORKERS}, got {workers}")
-    return asyncio.run(_Service(options, workers, reporter).run())
+
+
+#: Options by which a service is the same one.
+_SERVICES: Final = ("host", "port", "control", "cluster", "workers")
+#: Others that a supervisor has for itself.
+_SUPERVISORS: Final = ("config", "watch", "metrics", "json")
+
+
+def check_reload(before: ServeOptions, now: ServeOptions) -> None:
+    """ConfigurationError for changes that new workers alone would not bring about."""
+    changed = _changed(before, now, (*_SERVICES, *_SUPERVISORS))
+    if before.limits.limit_max_requests != now.limits.limit_max_requests:
+        changed.append("limit-max-requests")
+    if changed:
+        raise ConfigurationError(
+            f"changed since the start, and no reload can change it: {', '.join(changed)}. Nothing "
+            "is replaced: `quicbaton upgrade` changes what is the supervisor's own; for another "
+            "address or port start another service",
+            code=Reason.NEEDS_RESTART,
+        )
+
+
+def check_upgrade(before: ServeOptions, now: ServeOptions) -> None:
+    """ConfigurationError for changes that would make another service of this one."""
+    if changed := _changed(before, now, _SERVICES):
+        raise ConfigurationError(
+            f"changed since the start: {', '.join(changed)}. That is another service: start it "
+            "beside this one, or stop this one first",
+            code=Reason.NEEDS_RESTART,
+        )
+
+
+def _changed(before: ServeOptions, now: ServeOptions, names: Sequence[str]) -> list[str]:
+    return [name for name in names if getattr(before, name) != getattr(now, name)]
 
 
 class _Service:
     """One supervisor process from its options to its end."""
 
-    def __init__(self, options: ServeOptions, workers: int, reporter: Reporter) -> None:
+    def __init__(
+        self, sources: Sources[ServeOptions], options: ServeOptions, reporter: Reporter
+    ) -> None:
+        self._sources = sources
         self._options = options
-        self._workers = workers
+        self._workers = options.workers or 1
         self._reporter = reporter
         self._systemd = Systemd(os.environ, os.getpid())
         self._passed = self._systemd.take()
@@ -71,21 +117,17 @@ class _Service:
     async def run(self) -> int:
         group, found, control = await self._begin()
         options = self._options
+        spawner = Spawner(_WORKER_MODULE, [encode_options(options)], group, control)
         supervisor = Supervisor(
             group,
-            Spawner(_WORKER_MODULE, [encode_options(options)], group, control),
+            spawner,
             ring=self._ring,
-            settings=Settings(
-                health_timeout_s=options.supervision.health_timeout,
-                silent_s=options.supervision.silence,
-                takeover_s=options.deadline,
-                grace_s=options.supervision.grace,
-            ),
+            settings=_settings(options),
             say=self._reporter.event,
             keeper=self._systemd,
             others_may_own=options.cluster.cluster is not None or options.store is not None,
         )
-        reloads = Reloads(supervisor)
+        reloads = Reloads(supervisor, partial(self._read_again, supervisor, spawner))
         group.steer(chosen_ids(options, self._ring()))
         for worker, sock in enumerate(group.sockets):
             self._systemd.keep(socket_name(worker), sock.fileno())
@@ -98,6 +140,8 @@ class _Service:
                 reloads=reloads,
                 on_stop=partial(self._stop_service, supervisor),
             )
+            upgrades = Upgrades(supervisor, reloads, partial(self._arguments, group))
+            service.control.add(upgrades.handlers())
             cluster = find_cluster(options.cluster, serves=True)
             reception = metrics = None
             if cluster is not None:
@@ -138,6 +182,20 @@ class _Service:
             await supervisor.close()
         self._reporter.event("stopped", "stopped: connections are closed")
         return 0
+
+    def _read_again(self, supervisor: Supervisor, spawner: Spawner) -> Callable[[], None]:
+        """Let new workers have the options as their sources are now. Returns a function that takes
+        it back. ConfigurationError for what a new worker cannot change."""
+        before, now = self._options, self._sources.read()
+        check_reload(before, now)
+
+        def apply(options: ServeOptions) -> None:
+            self._options = options
+            supervisor.settings = _settings(options)
+            spawner.arguments = [encode_options(options)]
+
+        apply(now)
+        return partial(apply, before)
 
     # --- the beginning --------------------------------------------------------------------------
 
@@ -228,6 +286,12 @@ class _Service:
             keys = cluster.folder / KEYS_FILE
         return user_state.load_keys(keys)
 
+    def _arguments(self, group: Group) -> list[str]:
+        """The arguments with which the next program of this process serves the same port.
+        ConfigurationError when it would serve another."""
+        check_upgrade(self._options, self._sources.read())
+        return [*sys.argv[2:], "--port", str(group.port)]
+
     def _declare_unknown_dead(self, supervisor: Supervisor, found: list[Found]) -> None:
         """Tell the clients of workers whose rosters systemd has kept and whose deaths no supervisor
         saw."""
@@ -257,6 +321,8 @@ class _Service:
         loop.add_signal_handler(
             signal.SIGHUP, lambda: supervisor.spawn(self._reload_by_signal(reloads))
         )
+        # Another program may have held them back when it made way for this one.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
 
     async def _stop_service(self, supervisor: Supervisor, grace_s: float, to: str) -> c.Left:
         self._systemd.stopping()
@@ -325,6 +391,15 @@ class _Service:
             sockets=inodes(group.sockets),
             tcp=over_tcp,
         )
+
+
+def _settings(options: ServeOptions) -> Settings:
+    return Settings(
+        health_timeout_s=options.supervision.health_timeout,
+        silent_s=options.supervision.silence,
+        takeover_s=options.deadline,
+        grace_s=options.supervision.grace,
+    )
 
 
 def _workers(supervisor: Supervisor) -> str:

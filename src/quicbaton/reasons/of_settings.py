@@ -50,6 +50,10 @@ _OPTIONS: Final[Explanations] = {
         "Another program listens at the TCP port.", "Choose another, or `--no-tcp`."
     ),
     "unhealthy": caller("The program's `health()` raised.", "Mend the cause that it names."),
+    "needs_restart": caller(
+        "An option has changed that the supervisor has for itself.",
+        "`quicbaton upgrade`; for another address or port, start another service.",
+    ),
     "usage": caller("The command line is not understood.", "Read the command's `--help`."),
 }
 

@@ -219,6 +219,7 @@ class Reason(StrEnum):
     PORT_TAKEN = "port_taken"
     TCP_PORT = "tcp_port"
     UNHEALTHY = "unhealthy"
+    NEEDS_RESTART = "needs_restart"
     USAGE = "usage"
 
     # --- keys -----------------------------------------------------------------------------

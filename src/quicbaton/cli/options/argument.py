@@ -10,7 +10,6 @@ all fields of that struct.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType
@@ -46,10 +45,42 @@ class Argument(NamedTuple):
     #: The option is repeated for each further value, instead of being followed by all values.
     again: bool = False
     one_of: OneOf | None = None
-    #: The environment variable with its default.
+    #: The environment variable that has it where the command line does not.
     variable: str = ""
     #: Parses its text, where the type is not enough.
     parse: Callable[[str], object] | None = None
+
+
+class Declared(NamedTuple):
+    """An option: a field of a struct, or of a part of it, which `path` names as PART.FIELD."""
+
+    path: str
+    field: FieldInfo
+    kind: Any  # the field's type
+    argument: Argument
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Its spellings on the command line; none for one that has its place there."""
+        if self.argument.positional:
+            return ()
+        return self.argument.flags or ("--" + self.field.name.replace("_", "-"),)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its names in a file."""
+        flags = self.flags or ("--" + self.field.name,)
+        return tuple(flag[2:] for flag in flags if flag.startswith("--"))
+
+    @property
+    def name(self) -> str:
+        """Its first name in a file."""
+        return self.names[0]
+
+    @property
+    def spelling(self) -> str:
+        """What a person is to write."""
+        return self.flags[0] if self.flags else self.argument.metavar or self.field.name
 
 
 class Options(
@@ -66,28 +97,31 @@ class CommandOptions(Options, frozen=True, kw_only=True):
 
 
 def add_command(
-    commands: Any, name: str, kind: type[_C], run: Callable[[_C, Reporter], int], text: str
+    commands: Any, name: str, kind: type[_C], run: Callable[[Any, Reporter], int], text: str
 ) -> None:
     """Add a command to argparse's `commands`, with an argument for each field of the struct `kind`.
 
     `text` is its line in the list of commands. The namespace that argparse returns then has `(kind,
-    run)` as its `command`, and the fields that were given.
+    run)` as its `command`, and the fields that were given. `run` gets the struct; with a field
+    `config`, the struct's sources, and argparse does not ask for what is required, since it may be
+    elsewhere.
     """
     parser = commands.add_parser(name, help=text, description=kind.__doc__)
     parser.set_defaults(command=(kind, run))
+    elsewhere = "config" in kind.__struct_fields__
     choices: dict[OneOf, Any] = {}
-    for path, field, value_type, argument in _arguments(kind):
-        one_of, target = argument.one_of, parser
+    for one in declared(kind):
+        one_of, target = one.argument.one_of, parser
         if one_of is not None:
             if one_of not in choices:
-                choices[one_of] = parser.add_mutually_exclusive_group(required=one_of.required)
+                required = one_of.required and not elsewhere
+                choices[one_of] = parser.add_mutually_exclusive_group(required=required)
             target = choices[one_of]
-        settings = _settings(field, value_type, argument)
-        if argument.positional:
-            target.add_argument(path, **settings)
+        if one.argument.positional:
+            target.add_argument(one.path, **_settings(one))
         else:
-            flags = argument.flags or ("--" + field.name.replace("_", "-"),)
-            target.add_argument(*flags, dest=path, required=field.required, **settings)
+            required = one.field.required and not elsewhere
+            target.add_argument(*one.flags, dest=one.path, required=required, **_settings(one))
 
 
 def make_options(kind: type[_O], given: Mapping[str, object]) -> _O:
@@ -99,7 +133,7 @@ def make_options(kind: type[_O], given: Mapping[str, object]) -> _O:
     for path, value in given.items():
         part, _, name = path.rpartition(".")
         (nested.setdefault(part, {}) if part else nested)[name] = value
-    return msgspec.convert(nested, kind, dec_hook=_of_text)
+    return msgspec.convert(nested, kind, dec_hook=of_text)
 
 
 def encode_options(options: Options) -> str:
@@ -111,32 +145,36 @@ def decode_options(text: str, kind: type[_O]) -> _O:
     """The options that `encode_options` has encoded. ConfigurationError for those of another
     kind."""
     try:
-        return msgspec.json.decode(text, type=kind, dec_hook=_of_text)
+        return msgspec.json.decode(text, type=kind, dec_hook=of_text)
     except msgspec.DecodeError as error:
         raise ConfigurationError(f"not the options of this command: {error}") from error
+
+
+def declared(kind: type[Options], prefix: str = "") -> Iterator[Declared]:
+    """All options of a struct. Those of every command come last, as in the help."""
+    everywhere = CommandOptions.__struct_fields__
+    for field in sorted(fields(kind), key=lambda field: field.name in everywhere):
+        if isinstance(field.type, type) and issubclass(field.type, Options):
+            yield from declared(field.type, f"{field.name}.")
+        else:
+            value_type, *_, argument = get_args(field.type)
+            yield Declared(prefix + field.name, field, value_type, argument)
+
+
+def of_text(kind: type[Any], value: Any) -> Any:
+    """msgspec's hook for a path, which is no plain value."""
+    return kind(value)
 
 
 # --- helpers ----------------------------------------------------------------------------------
 
 
-def _arguments(
-    kind: type[Options], prefix: str = ""
-) -> Iterator[tuple[str, FieldInfo, Any, Argument]]:
-    """All fields with their paths and types. Those of every command come last, as in the help."""
-    everywhere = CommandOptions.__struct_fields__
-    for field in sorted(fields(kind), key=lambda field: field.name in everywhere):
-        if isinstance(field.type, type) and issubclass(field.type, Options):
-            yield from _arguments(field.type, f"{field.name}.")
-        else:
-            value_type, *_, argument = get_args(field.type)
-            yield prefix + field.name, field, value_type, argument
-
-
-def _settings(field: FieldInfo, value_type: Any, argument: Argument) -> dict[str, Any]:
-    """argparse's settings for a field. A field that is not given is left out of the result."""
+def _settings(one: Declared) -> dict[str, Any]:
+    """argparse's settings for an option. One that is not given is left out of the result."""
+    field, value_type, argument = one.field, one.kind, one.argument
     settings: dict[str, Any] = {
         "help": argument.help + _shown_default(field),
-        "default": os.environ.get(argument.variable) or argparse.SUPPRESS,
+        "default": argparse.SUPPRESS,
     }
     if value_type is bool:
         action = argparse.BooleanOptionalAction if field.default else "store_true"
@@ -163,8 +201,3 @@ def _shown_default(field: FieldInfo) -> str:
         return ""
     shown = "yes" if default is True else f"{default:g}" if type(default) is float else default
     return f" (default: {shown})"
-
-
-def _of_text(kind: type[Any], value: Any) -> Any:
-    """msgspec's hook for a path, which is no plain value."""
-    return kind(value)

@@ -143,6 +143,13 @@ class ReloadOptions(ServiceOptions, frozen=True, kw_only=True):
     ] = None
 
 
+class UpgradeOptions(ReloadOptions, frozen=True, kw_only=True):
+    """Replace a service's supervisor by the program that is installed now, in the same process, and
+    then all workers, as `reload` does. The new program is tried first, as by `check`: if it could
+    not serve, nothing is replaced.
+    """
+
+
 class StopOptions(ServiceOptions, frozen=True, kw_only=True):
     """Stop a server: no new clients, running requests may end, connections are closed, or
     handed to another server first.

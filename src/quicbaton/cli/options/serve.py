@@ -193,6 +193,14 @@ class ServeOptions(CommandOptions, frozen=True, kw_only=True):
     process with `quicbaton handoff`, or all at once by starting that with --takeover.
     """
 
+    config: Annotated[
+        Path | None,
+        Argument(
+            "read options from this file (default: quicbaton.toml, if it is here); each may also "
+            "be in the environment, as QUICBATON_ and its name. The command line comes first, then "
+            "the environment, then the file"
+        ),
+    ] = None
     program: ProgramOptions = ProgramOptions()
     host: Annotated[str, Argument("address to listen on (default: all)")] = ""
     port: Annotated[_Port, Argument("0: any free one", "PORT", parse=parse_port)] = 4433
@@ -289,3 +297,9 @@ class ServeOptions(CommandOptions, frozen=True, kw_only=True):
         if self.watch.reload and self.supervision.workers is None:
             return 1
         return self.supervision.workers
+
+
+class CheckOptions(ServeOptions, frozen=True, kw_only=True):
+    """Say what `quicbaton serve` would do with the same options, environment and file, and where
+    each option comes from. Serves nothing; fails where that would fail.
+    """

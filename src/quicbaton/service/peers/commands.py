@@ -27,6 +27,7 @@ from quicbaton.service.peers.service_commands import (
     Stop,
     Survey,
     Survivors,
+    Upgrade,
     WorkerInfo,
     WorkerState,
     WorkerStatus,
@@ -47,6 +48,7 @@ __all__ = [
     "Stop",
     "Survey",
     "Survivors",
+    "Upgrade",
     "WorkerInfo",
     "WorkerState",
     "WorkerStatus",
@@ -368,6 +370,7 @@ Frame = (
     | Drained
     | Figures
     | Stop
+    | Upgrade
     | WorkerState
     | Left
     | SocketOf

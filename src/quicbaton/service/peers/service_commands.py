@@ -75,6 +75,11 @@ class Reload(CommandFrame, tag="reload"):
     grace_s: float
 
 
+class Upgrade(CommandFrame, tag="upgrade"):
+    """Let another program be the supervisor, in the same process. Answered with `Answer`, after
+    which the channel ends."""
+
+
 class ServiceStatus(CommandFrame, tag="service"):
     """Answered with `Service`."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from time import monotonic
 
 from quicbaton.counted import counted
@@ -25,8 +25,13 @@ from quicbaton.service.supervisor.worker_slot import WorkerSlot
 class Reloads:
     """At most one reload runs at a time."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(
+        self, supervisor: Supervisor, read_again: Callable[[], Callable[[], None]]
+    ) -> None:
+        """`read_again()` makes the present configuration that of new workers, and returns a
+        function that takes it back."""
         self._supervisor = supervisor
+        self._read_again = read_again
         self.running = False
         #: Held while workers are replaced.
         self._turn = asyncio.Lock()
@@ -53,6 +58,14 @@ class Reloads:
         finally:
             self.running = False
 
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """While no worker is replaced. CallerError while one is, or while the service stops."""
+        if self.running or self._turn.locked() or self._supervisor.stopping:
+            raise CallerError("workers are being replaced, or stop", code=Reason.BUSY)
+        async with self._turn:
+            yield
+
     async def renew(self, slot: WorkerSlot) -> None:
         """Replace one worker, unless all are being replaced. Raises when the old one goes on."""
         if self.running or self._supervisor.stopping:
@@ -67,12 +80,16 @@ class Reloads:
         slots = self._supervisor.slots
         if health_timeout_s < 0:
             health_timeout_s = self._supervisor.settings.health_timeout_s
+        take_back = self._read_again()
         moved = cut = 0
         for slot in slots:
             replacement = Replacement(self._supervisor, slot, on_step)
             try:
                 await replacement.run(health_timeout_s, grace_s)
             except QuicbatonError as error:
+                if slot is slots[0]:
+                    # No process has the new configuration. One that dies comes back with the old.
+                    take_back()
                 replacement.tell("failed", message=str(error))
                 return c.Answer(False, error.code, _failure(slot, len(slots), error))
             moved += replacement.moved

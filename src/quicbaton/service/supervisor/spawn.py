@@ -205,6 +205,10 @@ class Process:
             self._pidfd = -1
         if self._child is not None:
             self._child.wait()
+        else:
+            # A child of the program that was this process's before.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, os.WNOHANG)
         self._on_ready()
         self.exited.set()
         self._on_exit(self)
@@ -217,7 +221,7 @@ class Spawner:
         """`module` is run with an assignment (see `worker`) and `arguments`. The workers' control
         sockets are named after `control`, the supervisor's."""
         self._module = module
-        self._arguments = list(arguments)
+        self.arguments = list(arguments)
         self._group = group
         self._control = control
 
@@ -279,7 +283,7 @@ class Spawner:
         environment = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
         try:
             return subprocess.Popen(
-                [sys.executable, "-m", self._module, json.dumps(assignment), *self._arguments],
+                [sys.executable, "-m", self._module, json.dumps(assignment), *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stderr=words,
                 pass_fds=(*sockets, *listening, roster, stderr, ready),

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from quicbaton.service.timing import SYSTEMD_S
 
 #: The first descriptor that systemd passes (SD_LISTEN_FDS_START).
-_FIRST_DESCRIPTOR: Final = 3
+FIRST_DESCRIPTOR: Final = 3
 #: The name under which the TCP socket is kept.
 LISTENER_NAME: Final = "listener"
 
@@ -49,9 +49,7 @@ class Systemd:
             count = int(environment.get("LISTEN_FDS", "0"))
             names = environment.get("LISTEN_FDNAMES", "").split(":")
             names += [""] * (count - len(names))
-            self._descriptors = [
-                (names[index], _FIRST_DESCRIPTOR + index) for index in range(count)
-            ]
+            self._descriptors = [(names[index], FIRST_DESCRIPTOR + index) for index in range(count)]
         for _, descriptor in self._descriptors:
             os.set_inheritable(descriptor, False)
         usec = environment.get("WATCHDOG_USEC", "")

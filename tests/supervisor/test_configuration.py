@@ -1,0 +1,77 @@
+"""A service's file: a reload reads it again."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.cli.command_line import wait_for
+from tests.supervisor.service_home import FILE_BYTES, Service, ServiceHome, check_whole, last_event
+
+pytestmark = pytest.mark.process
+
+_FILE = 'folder = "files"\nhost = "127.0.0.1"\nport = 0\nworkers = 2\njson = true\n'
+
+
+def is_served(home: ServiceHome, service: Service, name: str) -> bool:
+    url = f"https://localhost:{service.port}/{name}"
+    return home.run("get", url, "--ca", home.ca, "-o", "a").returncode == 0
+
+
+def test_a_reload_reads_the_file_again(home: ServiceHome) -> None:
+    content = home.write("file.bin", FILE_BYTES)
+    home.write(".hidden", 10)
+    file = home.path / "quicbaton.toml"
+    file.write_text(_FILE)
+    service = home.service_of_file()
+    downloads = service.download_everywhere("file.bin")
+    assert (
+        home.run(
+            "get", f"https://localhost:{service.port}/.hidden", "--ca", home.ca, "-o", "a"
+        ).returncode
+        != 0
+    )
+    file.write_text(_FILE + "dotfiles = true\n")
+    assert home.run("reload", "--json").returncode == 0
+    assert (
+        home.run(
+            "get", f"https://localhost:{service.port}/.hidden", "--ca", home.ca, "-o", "a"
+        ).returncode
+        == 0
+    )
+    for download in downloads:
+        check_whole(download, content)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("dotfils = true", "there is no option 'dotfils': dotfiles?"),
+        ('metrics = "9100"', "no reload can change it: metrics"),
+        ("cert = 'no.pem'\nkey = 'no.key'", "no.pem"),
+    ],
+)
+def test_a_file_that_cannot_be_replaces_nobody(home: ServiceHome, line: str, message: str) -> None:
+    home.write("file.bin", 10)
+    file = home.path / "quicbaton.toml"
+    file.write_text(_FILE)
+    service = home.service_of_file()
+    before = service.pids()
+    file.write_text(_FILE + line)
+    done = home.run("reload", "--json")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert service.pids() == before
+    # A worker that dies now comes back as it was.
+    os.kill(before[0], signal.SIGKILL)
+    wait_for(service.pids, lambda pids: pids[0] not in (0, before[0]))
+    assert (
+        home.run(
+            "get", f"https://localhost:{service.port}/file.bin", "--ca", home.ca, "-o", "a"
+        ).returncode
+        == 0
+    )
+    file.write_text(_FILE)
+    assert last_event(home.run("reload", "--json").stdout)["event"] == "reloaded"
