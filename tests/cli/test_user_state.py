@@ -146,8 +146,9 @@ def test_a_certificate_and_its_key_are_read_together(monkeypatch: pytest.MonkeyP
             "user_state.RENEW_BEFORE = datetime.timedelta(days=99);"
             "user_state.local_certificate('')"
         )
-        others.append(subprocess.Popen([sys.executable, "-c", code]))
-        wait_for(lambda: others[0].poll() is not None or waits_for_a_lock(others[0].pid), bool)
+        other = subprocess.Popen([sys.executable, "-c", code])
+        others.append(other)
+        wait_for(lambda: other.poll() is not None or waits_for_a_lock(other.pid), bool)
         # The key's turn.
         loaded = self.certificate
         load(self, certificate, key)
@@ -157,6 +158,11 @@ def test_a_certificate_and_its_key_are_read_together(monkeypatch: pytest.MonkeyP
     server = Server(
         ServeOptions(program=ProgramOptions(folder=Path())), Reporter(as_json=True), Counter()
     )
-    configuration = server._configuration
-    assert configuration.certificate.public_key() == configuration.private_key.public_key()
-    assert others[0].wait(GUARD_S) == 0
+    shown = server._certificates.for_quic
+    assert shown is not None
+    for certificate, key in (
+        (shown.certificate.leaf, shown.certificate.key),
+        (server._configuration.certificate, server._configuration.private_key),
+    ):
+        assert certificate.public_key() == key.public_key()
+    assert [other.wait(GUARD_S) for other in others] == [0, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aioquic.h3.connection import H3_ALPN
 from aioquic.quic.configuration import QuicConfiguration
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.errors import ConfigurationError
@@ -18,8 +19,9 @@ def quic_configuration(files: CertificateFiles) -> QuicConfiguration:
     )
     try:
         configuration.load_cert_chain(files.certificate, files.key)
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigurationError(
-            f"cannot use {files.certificate} with {files.key}: {error}; both must be PEM files"
+            f"cannot use {files.certificate} with {files.key}: {error}; both must be PEM files, "
+            "and the key without a password"
         ) from error
     return configuration

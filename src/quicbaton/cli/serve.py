@@ -27,15 +27,14 @@ from quicbaton.cli import (
     user_state,
 )
 from quicbaton.cli.certificate import CertificateFiles
-from quicbaton.cli.configuration import quic_configuration
 from quicbaton.cli.control import find_cluster
 from quicbaton.cli.options.argument import add_command
-from quicbaton.cli.options.serve import ServeOptions
+from quicbaton.cli.options.serve import ServeOptions, TlsOptions
 from quicbaton.cli.options.sources import Sources
 from quicbaton.cli.output import KeyLog, Output
 from quicbaton.cli.program import check_named, program, sleep_after_s
-from quicbaton.cli.proof import prove
 from quicbaton.cli.reporter import Reporter
+from quicbaton.cli.served_certificates import ServedCertificates
 from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.service.host import loop_factory, raise_descriptor_limit, tune_collector
@@ -101,14 +100,16 @@ class Server:
         if keys is None and self._cluster is not None:
             keys = self._cluster.folder / KEYS_FILE
         self._ring = user_state.load_keys(keys)
-        self._files = _certificate(options)
-        # Certificate and key are two files; another process may replace those that we made.
-        theirs = options.tls.cert is not None
-        with contextlib.nullcontext() if theirs else user_state.locked(user_state.state_folder()):
-            self._configuration = quic_configuration(self._files)
+        self._certificates = ServedCertificates(
+            _given(options.tls), options.host, options.tls.keylog, reporter
+        )
+        self._configuration = self._certificates.configuration
         self._program = program(options.program, options.limits)
         self._program.configure(self._configuration)
-        prove(self._configuration, self._files)
+        self._certificates.begin(
+            over_tcp=self._program.over_tcp is not None and not options.tcp.no_tcp
+        )
+        self._watching: asyncio.Task[None] | None = None
         self._told_to_stop = False
         self._has_socket = False
         self._leaving: GracefulStop | None = None
@@ -183,11 +184,14 @@ class Server:
             self._keylog = KeyLog(_open_keylog(self._options.tls.keylog), self._lost)
             # aioquic writes to it, and flushes.
             self._configuration.secrets_log_file = cast("TextIO", self._keylog)
+        self._watching = asyncio.create_task(self._certificates.watch())
         await self._program.start()
 
     async def close(self) -> None:
         """No client is served any more: let the program clean up, and close what `prepare`
         opened."""
+        if self._watching is not None:
+            self._watching.cancel()
         await self._program.stop()
         if self._keylog is not None:
             self._keylog.close()
@@ -274,7 +278,7 @@ class Server:
         """A node, not yet started, that serves with these options at a UDP socket, and at
         `listener` over TCP."""
         try:
-            beside = tcp.beside(self._options, self._program, self._files, listener)
+            beside = tcp.beside(self._options, self._program, self._certificates, listener)
         except QuicbatonError:
             seat.sock.close()
             raise
@@ -285,6 +289,7 @@ class Server:
             ring=self._ring,
             cluster=self._cluster,
             configuration=self._configuration,
+            certificates=self._certificates.for_quic,
             create_protocol=self._program.create_protocol,
             retry=self._options.retry,
             ids=id_forms.chosen_ids(self._options, self._ring),
@@ -343,7 +348,7 @@ class Server:
     def _report_ready(self, node: Node) -> None:
         address = node.endpoint.udp.address
         port = int(address[1])
-        trust = self._files.certificate
+        trust = self._certificates.files.certificate
         over_tcp = node.beside.listener is not None
         served = tcp.describe(over_tcp=over_tcp)
         lines = [f"serving {self._program.name} at https://localhost:{port}/ over {served}"]
@@ -396,10 +401,11 @@ class _MoveReporter(Observer):
         self._reporter.event(event, text, connection=name, at_ns=time.monotonic_ns())
 
 
-def _certificate(options: ServeOptions) -> CertificateFiles:
-    if options.tls.cert is not None and options.tls.key is not None:
-        return CertificateFiles(options.tls.cert.absolute(), options.tls.key.absolute())
-    return user_state.local_certificate(options.host)
+def _given(options: TlsOptions) -> CertificateFiles | None:
+    """The files that the options name."""
+    if options.cert is None or options.key is None:
+        return None
+    return CertificateFiles(options.cert.absolute(), options.key.absolute())
 
 
 def _open_keylog(path: Path) -> TextIO:

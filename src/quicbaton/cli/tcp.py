@@ -17,6 +17,7 @@ from quicbaton.service.peers.asking import CommandFailedError, Conversation
 
 if TYPE_CHECKING:
     from quicbaton.asgi.tcp import TlsIdentity
+    from quicbaton.cli.served_certificates import ServedCertificates
 
 #: Seconds for another process to pass its socket.
 _PASS_S: Final = 5.0
@@ -60,19 +61,21 @@ def assigned(descriptor: int, refusal: str) -> Listener:
 def beside(
     options: ServeOptions,
     program: Program,
-    files: CertificateFiles,
+    certificates: ServedCertificates,
     listener: Listener,
 ) -> Beside:
     """The server of the program over TCP, or a stand-in that serves nothing. ConfigurationError
     (`tcp_port`) when the port is not available."""
-    if options.tcp.no_tcp or program.over_tcp is None:
+    identity = certificates.for_tcp
+    if identity is None or program.over_tcp is None:
         listener.close()
         return NothingBeside()
-    tls = identity(files, options.tls.keylog)
-    return program.over_tcp(listener, tls, options.tcp.timeout_keep_alive)
+    server = program.over_tcp(listener, identity, options.tcp.timeout_keep_alive)
+    certificates.on_tcp_changed = server.show
+    return server
 
 
-def identity(files: CertificateFiles, keylog: Path | None) -> TlsIdentity:
+def identity_of(files: CertificateFiles, keylog: Path | None) -> TlsIdentity:
     """TLS with the certificate that QUIC uses."""
     from quicbaton.asgi.tcp import tls_identity  # noqa: PLC0415 - only for ASGI programs
 

@@ -22,6 +22,7 @@ The rest of TLS that a promoted client needs is in `post_handshake`. This packag
 the only ones that touch aioquic's private attributes; `surface` lists these.
 """
 
+from quicbaton.handshake.certificates import Certificate, Certificates
 from quicbaton.handshake.ecn import EcnCounts
 from quicbaton.handshake.post_handshake import PostHandshakeTls
 from quicbaton.handshake.preparation import prepare, ready
@@ -30,6 +31,8 @@ from quicbaton.handshake.refusal import refuse
 from quicbaton.handshake.tickets import SessionTickets
 
 __all__ = [
+    "Certificate",
+    "Certificates",
     "EcnCounts",
     "PostHandshakeTls",
     "Promotion",

@@ -7,6 +7,7 @@ from aioquic.quic.connection import END_STATES, QuicConnection
 from aioquic.tls import CipherSuite, pull_client_hello
 
 from quicbaton.errors import ConfigurationError
+from quicbaton.handshake.certificates import Certificates
 from quicbaton.handshake.tickets import SessionTickets
 from quicbaton.limits import MAX_PEER_IDS
 from quicbaton.transport.streams.flow import stream_window
@@ -32,6 +33,7 @@ def prepare(
     *,
     first_destination: bytes | None = None,
     tickets: SessionTickets | None = None,
+    certificates: Certificates | None = None,
 ) -> None:
     """Replace the values that a fresh `quic` took from the operating system's randomness.
 
@@ -45,7 +47,8 @@ def prepare(
     (With an empty ID of its own aioquic would even issue empty ones, which §19.15 forbids.) A
     server prefers AES-128 unless the configuration names cipher suites, keeps the client's server
     name, which aioquic forgets, and lets the client resume sessions by `tickets`; then `quic` must
-    have no ticket handlers of its own.
+    have no ticket handlers of its own. It shows one of `certificates`, as they are when the
+    ClientHello comes; without them, that of its configuration.
 
     Raises ConfigurationError when it is called too late or a length is wrong.
 
@@ -85,7 +88,7 @@ def prepare(
     own.cid = cid
     if not is_client:
         own.stateless_reset_token = reset_token
-        _watch_hello(quic, tickets)
+        _watch_hello(quic, tickets, certificates)
     quic.host_cid = cid
     quic._local_initial_source_connection_id = cid
     quic._local_active_connection_id_limit = MAX_PEER_IDS
@@ -121,9 +124,11 @@ def _set_first_destination(quic: QuicConnection, first_destination: bytes) -> No
     quic._original_destination_connection_id = first_destination
 
 
-def _watch_hello(quic: QuicConnection, tickets: SessionTickets | None) -> None:
-    """Make aioquic's TLS keep the server name of the ClientHello, as if it were configured, and let
-    `tickets` take part.
+def _watch_hello(
+    quic: QuicConnection, tickets: SessionTickets | None, certificates: Certificates | None
+) -> None:
+    """Make aioquic's TLS keep the server name of the ClientHello, as if it were configured, show
+    one of `certificates`, and let `tickets` take part.
 
     aioquic parses the name and drops it. The TLS context is made at the first datagram, so the
     replacement waits for that. It then reads the message before TLS does.
@@ -142,6 +147,8 @@ def _watch_hello(quic: QuicConnection, tickets: SessionTickets | None) -> None:
             # A malformed hello raises here the error that it would raise a line later.
             hello = pull_client_hello(Buffer(data=input_buf.data_slice(0, input_buf.capacity)))
             tls._server_name = hello.server_name
+            if certificates is not None:
+                certificates.present(tls)
             if exchange is not None:
                 exchange.on_hello(hello)
             handle_hello(input_buf, initial_buf, handshake_buf)

@@ -62,8 +62,6 @@ class Serving(Struct, frozen=True):
     keep_alive_s: float
     #: Where programs find the files that they name.
     disk: Folder
-    #: The certificate that clients are shown, as PEM.
-    certificate: str
     #: The budget from which connections take what they hold.
     memory: Memory
 
@@ -90,6 +88,8 @@ class TcpConnection(asyncio.Protocol):
         self._buffer_bytes = TCP_BUFFER_BYTES
         self.peer: Address = ()
         self.local: Address = ()
+        #: The one that the client was shown, as PEM.
+        self.certificate = ""
         #: No new request is begun here. The client is told if there is time.
         self.retired = False
         #: Programs at work, by stream.
@@ -276,7 +276,7 @@ class TcpConnection(asyncio.Protocol):
             cipher_suite=cipher_suite,
             tls_version=version,
             http_version=http_version,
-            certificate=self.serving.certificate,
+            certificate=self.certificate,
         )
 
     def run(self, exchange: Exchange) -> None:

@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -74,7 +75,7 @@ class TcpServer:
         listener.listen(TCP_BACKLOG)
         self.listener = listener.take()
         port = int(self.listener.getsockname()[1])
-        self._context = identity.context
+        self._identity = identity
         self._serving = Serving(
             application=application,
             lifespan=lifespan,
@@ -82,7 +83,6 @@ class TcpServer:
             alt_svc=b'h3=":%d"; ma=%d' % (port, TCP_ALT_SVC_S),
             keep_alive_s=keep_alive_s,
             disk=whole_disk() if disk is None else disk,
-            certificate=identity.certificate,
             memory=Memory(MEMORY_BUDGET_BYTES, {}, Counter()),
         )
         self._loop = asyncio.get_running_loop()
@@ -99,6 +99,11 @@ class TcpServer:
     def share(self, memory: Memory) -> None:
         """Take what connections hold from that memory. To be called before `start`."""
         self._serving = replace(self._serving, memory=memory)
+
+    def show(self, identity: TlsIdentity) -> None:
+        """Show new clients that certificate from now on. A session of an earlier one is not
+        resumed: its tickets are of another context."""
+        self._identity = identity
 
     def start(self) -> None:
         self._wanted = True
@@ -211,11 +216,12 @@ class TcpServer:
         self._read_if_room()
 
     async def _shake_hands(self, sock: socket.socket) -> None:
+        identity = self._identity
         try:
             await self._loop.connect_accepted_socket(
-                lambda: _Greeting(self._begin),
+                lambda: _Greeting(partial(self._begin, identity)),
                 sock,
-                ssl=self._context,
+                ssl=identity.context,
                 ssl_handshake_timeout=TCP_HANDSHAKE_S,
             )
         except OSError:
@@ -230,10 +236,11 @@ class TcpServer:
             )
         self._read_if_room()
 
-    def _begin(self, protocol: str | None) -> TcpConnection:
+    def _begin(self, identity: TlsIdentity, protocol: str | None) -> TcpConnection:
         kind = Http2Connection if protocol == "h2" else Http1Connection
         self._named += 1
         connection = kind(self._serving, f"{TCP_NAME}{self._named}", self._over)
+        connection.certificate = identity.certificate
         connection.retired = not self._wanted
         self._connections.add(connection)
         return connection

@@ -29,7 +29,7 @@ from quicbaton.asyncio.endpoint.turns import Turns
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.asyncio.protocol import QuicConnectionProtocol, StreamHandler
 from quicbaton.errors import RefusedError
-from quicbaton.handshake import Promotion, SessionTickets, prepare
+from quicbaton.handshake import Certificates, Promotion, SessionTickets, prepare
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.keys.spent import ReplayGuard, SpentTokens
 from quicbaton.limits import (
@@ -66,7 +66,8 @@ _PREDECESSORS: Final = frozenset(
 class Endpoint:
     """One process's end of a UDP port, for servers.
 
-    `toss(to, datagram)` passes a datagram on to the process that its ID names.
+    New clients are shown one of `certificates`, as they are then; without them, the
+    configuration's. `toss(to, datagram)` passes a datagram on to the process that its ID names.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Endpoint:
         retry: bool = False,
         tickets: SessionTickets | None = None,
         replay_guard: ReplayGuard | None = None,
+        certificates: Certificates | None = None,
         session_ticket_fetcher: SessionTicketFetcher | None = None,
         session_ticket_handler: SessionTicketHandler | None = None,
         stream_handler: StreamHandler | None = None,
@@ -97,6 +99,7 @@ class Endpoint:
         self._ring = ring
         self.retry = retry
         self._tickets = tickets
+        self._certificates = certificates
         self._session_ticket_fetcher = session_ticket_fetcher
         self._session_ticket_handler = session_ticket_handler
         self._stream_handler = stream_handler
@@ -430,7 +433,7 @@ class Endpoint:
             session_ticket_fetcher=self._session_ticket_fetcher,
             session_ticket_handler=self._session_ticket_handler,
         )
-        prepare(quic, cid, token, tickets=self._tickets)
+        prepare(quic, cid, token, tickets=self._tickets, certificates=self._certificates)
         cids = (cid, header.destination_id)
         handshake = Handshaking(
             quic,

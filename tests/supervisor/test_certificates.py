@@ -1,0 +1,73 @@
+"""Certificates are replaced under running services."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import os
+import ssl
+from pathlib import Path
+
+import pytest
+from aioquic.asyncio import connect
+from aioquic.h3.connection import H3_ALPN
+from aioquic.quic.configuration import QuicConfiguration
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from quicbaton.cli.certificate import CertificateFiles, write_self_signed
+from tests.cli.command_line import wait_for
+from tests.supervisor.service_home import Service, ServiceHome
+
+pytestmark = pytest.mark.process
+
+_PROGRAM = """
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        raise NotImplementedError
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"ok"})
+"""
+#: So many clients come to each of two workers, but for one try in some thousands.
+_CLIENTS = 12
+
+
+def made(folder: Path) -> CertificateFiles:
+    folder.mkdir()
+    return write_self_signed(folder, datetime.datetime.now(datetime.UTC))
+
+
+async def shown_over_quic(port: int) -> str:
+    configuration = QuicConfiguration(
+        is_client=True, alpn_protocols=H3_ALPN, verify_mode=ssl.CERT_NONE
+    )
+    async with connect("127.0.0.1", port, configuration=configuration) as client:
+        leaf = client._quic.tls._peer_certificate
+        return leaf.public_bytes(Encoding.PEM).decode()
+
+
+def shown(service: Service) -> set[str]:
+    """To some clients, over QUIC and over TCP."""
+
+    async def all_clients() -> list[str]:
+        return await asyncio.gather(*(shown_over_quic(service.port) for _ in range(_CLIENTS)))
+
+    over_tcp = {ssl.get_server_certificate(("127.0.0.1", service.port)) for _ in range(_CLIENTS)}
+    return over_tcp | set(asyncio.run(all_clients()))
+
+
+def test_every_worker_shows_a_renewed_certificate_without_a_reload(home: ServiceHome) -> None:
+    """Swapped as certbot does it: the files are links."""
+    old, new = made(home.path / "old"), made(home.path / "new")
+    live = CertificateFiles(home.path / "cert.pem", home.path / "key.pem")
+    live.certificate.symlink_to(old.certificate)
+    live.key.symlink_to(old.key)
+    (home.path / "program.py").write_text(_PROGRAM)
+    service = home.service(2, "--app", "program:app", "--cert", live.certificate, "--key", live.key)
+    before = service.pids()
+    assert shown(service) == {old.certificate.read_text()}
+    for link, target in ((live.certificate, new.certificate), (live.key, new.key)):
+        beside = link.with_suffix(".new")
+        beside.symlink_to(target)
+        os.replace(beside, link)
+    wait_for(lambda: shown(service), lambda found: found == {new.certificate.read_text()})
+    assert service.pids() == before
