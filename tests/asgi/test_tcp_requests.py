@@ -46,7 +46,8 @@ def test_of_a_chain_the_program_is_told_the_servers_own(
     own = certificate.certificate.read_text()
     chain = tmp_path / "chain.pem"
     chain.write_text(f"subject: comments may stand here\n{own}{own}")
-    assert tls_identity(chain, certificate.key).certificate == own
+    identity = tls_identity(chain, certificate.key)
+    assert identity.certificates == {identity.context: own}
 
 
 @VERSIONS

@@ -170,6 +170,19 @@ def test_a_worker_gets_the_options_that_its_supervisor_was_given() -> None:
     assert "port" not in text
 
 
+def test_certificates_are_given_once_or_several_times() -> None:
+    options, _ = parse(["serve", "x", "--cert=a", "--key=b", "--ssl-certfile=c", "--ssl-keyfile=d"])
+    assert isinstance(options, ServeOptions)
+    assert options.tls.cert == (Path("a"), Path("c"))
+    assert options.tls.key == (Path("b"), Path("d"))
+
+
+def test_a_supervisor_of_release_0_2_gives_its_workers_one_certificate() -> None:
+    options = decode_options('{"tls":{"cert":"a.pem","key":"k.pem"},"port":0}', ServeOptions)
+    assert options.tls.cert == (Path("a.pem"),)
+    assert options.tls.key == (Path("k.pem"),)
+
+
 def test_options_that_a_worker_does_not_know_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="cipher"):
         decode_options('{"tls": {"cipher": "none"}}', ServeOptions)

@@ -27,7 +27,7 @@ NOW = datetime.datetime.now(datetime.UTC)
 class Looked:
     """Certificates that are looked at whenever a test says so, and what was reported."""
 
-    def __init__(self, files: CertificateFiles | None, *, over_tcp: bool = False) -> None:
+    def __init__(self, *files: CertificateFiles, over_tcp: bool = False) -> None:
         self._out = StringIO()
         reporter = Reporter(as_json=True, out=self._out)
         self.served = ServedCertificates(files, "", None, reporter)
@@ -41,12 +41,13 @@ class Looked:
             await self.served.look()
         return [json.loads(line) for line in self._out.getvalue().splitlines()]
 
-    def shows(self, files: CertificateFiles) -> bool:
+    def shows(self, files: CertificateFiles, number: int = 0) -> bool:
+        """Whether that one of its certificates is the one in these files."""
         certificates = self.served.for_quic
         assert certificates is not None
-        leaf = certificates.certificate.leaf
-        assert certificates.certificate.key.public_key() == leaf.public_key()
-        return leaf == x509.load_pem_x509_certificate(files.certificate.read_bytes())
+        shown = certificates.all[number]
+        assert shown.key.public_key() == shown.leaf.public_key()
+        return shown.leaf == x509.load_pem_x509_certificate(files.certificate.read_bytes())
 
 
 @pytest.fixture
@@ -204,7 +205,7 @@ async def test_a_certificate_that_was_made_here_is_renewed_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    looked = Looked(None)
+    looked = Looked()
     files = user_state.local_certificate("")
     names = [str(name) for name in _names(files)]
     # It has grown old meanwhile.
@@ -221,10 +222,31 @@ def _names(files: CertificateFiles) -> list[Any]:
     return [name.value for name in extension.value]
 
 
+async def test_each_certificate_changes_alone(
+    tmp_path: Path, files: CertificateFiles, renewed: CertificateFiles
+) -> None:
+    second = folder_with_certificate(tmp_path / "second", names=("second.test",))
+    looked = Looked(files, second, over_tcp=True)
+    before = folder_copy(files)
+    files.key.write_bytes(renewed.key.read_bytes())
+    newer = folder_with_certificate(tmp_path / "newer", names=("second.test",))
+    over_tcp = looked.served.for_tcp
+    newer.certificate.replace(second.certificate)
+    newer.key.replace(second.key)
+    told = [(event["event"], event["certificate"]) for event in await looked.look(3)]
+    assert sorted(told) == [
+        ("certificate_changed", str(second.certificate)),
+        ("certificate_refused", str(files.certificate)),
+    ]
+    assert looked.shows(before, 0)
+    assert looked.shows(second, 1)
+    assert looked.served.for_tcp is not over_tcp
+
+
 async def test_a_certificate_that_a_program_brings_is_its_own_to_change(
     files: CertificateFiles, renewed: CertificateFiles
 ) -> None:
-    served = ServedCertificates(files, "", None, Reporter(as_json=True, out=StringIO()))
+    served = ServedCertificates([files], "", None, Reporter(as_json=True, out=StringIO()))
     served.configuration.load_cert_chain(renewed.certificate, renewed.key)
     served.begin(over_tcp=False)
     assert served.for_quic is None

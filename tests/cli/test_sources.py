@@ -67,8 +67,8 @@ def test_a_named_file_s_paths_are_its_neighbours() -> None:
     write('folder = "site"\ncert = "tls/cert.pem"\nkey = "/etc/key.pem"', Path("etc/site.toml"))
     options = served("--config", "etc/site.toml")
     assert options.program.folder == Path("etc/site")
-    assert options.tls.cert == Path("etc/tls/cert.pem")
-    assert options.tls.key == Path("/etc/key.pem")
+    assert options.tls.cert == (Path("etc/tls/cert.pem"),)
+    assert options.tls.key == (Path("/etc/key.pem"),)
 
 
 def test_what_excludes_an_option_replaces_it() -> None:

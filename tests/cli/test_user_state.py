@@ -161,7 +161,7 @@ def test_a_certificate_and_its_key_are_read_together(monkeypatch: pytest.MonkeyP
     shown = server._certificates.for_quic
     assert shown is not None
     for certificate, key in (
-        (shown.certificate.leaf, shown.certificate.key),
+        (shown.all[0].leaf, shown.all[0].key),
         (server._configuration.certificate, server._configuration.private_key),
     ):
         assert certificate.public_key() == key.public_key()

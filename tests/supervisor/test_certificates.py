@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import os
+import socket
 import ssl
 from pathlib import Path
 
@@ -31,14 +32,15 @@ async def app(scope, receive, send):
 _CLIENTS = 12
 
 
-def made(folder: Path) -> CertificateFiles:
+def made(folder: Path, *names: str) -> CertificateFiles:
     folder.mkdir()
-    return write_self_signed(folder, datetime.datetime.now(datetime.UTC))
+    now = datetime.datetime.now(datetime.UTC)
+    return write_self_signed(folder, now, names or ("localhost",))
 
 
-async def shown_over_quic(port: int) -> str:
+async def shown_over_quic(port: int, name: str = "localhost") -> str:
     configuration = QuicConfiguration(
-        is_client=True, alpn_protocols=H3_ALPN, verify_mode=ssl.CERT_NONE
+        is_client=True, alpn_protocols=H3_ALPN, verify_mode=ssl.CERT_NONE, server_name=name
     )
     async with connect("127.0.0.1", port, configuration=configuration) as client:
         leaf = client._quic.tls._peer_certificate
@@ -71,3 +73,35 @@ def test_every_worker_shows_a_renewed_certificate_without_a_reload(home: Service
         os.replace(beside, link)
     wait_for(lambda: shown(service), lambda found: found == {new.certificate.read_text()})
     assert service.pids() == before
+
+
+def shown_over_tcp(port: int, name: str) -> str:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection(("127.0.0.1", port)) as plain,
+        context.wrap_socket(plain, server_hostname=name) as tls,
+    ):
+        return ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True) or b"")
+
+
+def test_each_name_is_shown_its_certificate(home: ServiceHome) -> None:
+    one, two = made(home.path / "one", "one.test"), made(home.path / "two", "*.two.test")
+    (home.path / "program.py").write_text(_PROGRAM)
+    named = [part for files in (one, two) for part in ("--cert", files.certificate)]
+    keys = [part for files in (one, two) for part in ("--key", files.key)]
+    service = home.service(2, "--app", "program:app", *named, *keys)
+    for name, files in (("one.test", one), ("www.two.test", two), ("else.test", one)):
+        expected = files.certificate.read_text()
+        assert asyncio.run(shown_over_quic(service.port, name)) == expected
+        assert shown_over_tcp(service.port, name) == expected
+    # The second is renewed alone.
+    new = made(home.path / "new", "*.two.test")
+    os.replace(new.key, two.key)
+    os.replace(new.certificate, two.certificate)
+    expected = two.certificate.read_text()
+    wait_for(
+        lambda: {asyncio.run(shown_over_quic(service.port, "a.two.test")) for _ in range(_CLIENTS)},
+        lambda found: found == {expected},
+    )
+    assert asyncio.run(shown_over_quic(service.port, "one.test")) == one.certificate.read_text()

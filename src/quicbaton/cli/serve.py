@@ -74,8 +74,10 @@ def run(sources: Sources[ServeOptions], _reporter: Reporter) -> int:
 def check(options: ServeOptions) -> None:
     """ConfigurationError for options that do not go together."""
     check_named(options.program)
-    if (options.tls.cert is None) != (options.tls.key is None):
-        raise ConfigurationError("--cert and --key go together: give both or neither")
+    if len(options.tls.cert) != len(options.tls.key):
+        raise ConfigurationError(
+            "--cert and --key go together: each certificate needs its key, in the same order"
+        )
     request_limits.check(options)
     if options.workers is not None and (options.takeover or options.join):
         raise ConfigurationError(
@@ -348,11 +350,11 @@ class Server:
     def _report_ready(self, node: Node) -> None:
         address = node.endpoint.udp.address
         port = int(address[1])
-        trust = self._certificates.files.certificate
+        trust = self._certificates.first.certificate
         over_tcp = node.beside.listener is not None
         served = tcp.describe(over_tcp=over_tcp)
         lines = [f"serving {self._program.name} at https://localhost:{port}/ over {served}"]
-        if self._options.tls.cert is None:
+        if not self._options.tls.cert:
             lines += tcp.trust_lines(trust, port, over_tcp=over_tcp)
         lines.append(f"  control      {node.name}")
         if len(node.workers) > 1:
@@ -401,11 +403,12 @@ class _MoveReporter(Observer):
         self._reporter.event(event, text, connection=name, at_ns=time.monotonic_ns())
 
 
-def _given(options: TlsOptions) -> CertificateFiles | None:
+def _given(options: TlsOptions) -> list[CertificateFiles]:
     """The files that the options name."""
-    if options.cert is None or options.key is None:
-        return None
-    return CertificateFiles(options.cert.absolute(), options.key.absolute())
+    return [
+        CertificateFiles(certificate.absolute(), key.absolute())
+        for certificate, key in zip(options.cert, options.key, strict=True)
+    ]
 
 
 def _open_keylog(path: Path) -> TextIO:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,7 +16,7 @@ from quicbaton.cli.configuration import quic_configuration
 from quicbaton.cli.proof import prove
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import ConfigurationError
-from quicbaton.handshake import Certificate, Certificates
+from quicbaton.handshake import Certificate, Certificates, names_in
 
 if TYPE_CHECKING:
     from quicbaton.asgi.tcp import TlsIdentity  # only for ASGI programs
@@ -27,24 +27,28 @@ _LOOK_S: Final = 2.0
 
 
 class ServedCertificates:
-    """Shows clients what `files` hold; with None, a certificate that is made for this machine and
-    `host`, and renewed in time. `report` is told of changes.
+    """Shows clients what `files` hold, the first for clients that name no server of them; without
+    any, a certificate that is made for this machine and `host`, and renewed in time. `reporter` is
+    told of changes.
 
     Raises ConfigurationError for files that hold no certificate and key.
     """
 
     def __init__(
-        self, files: CertificateFiles | None, host: str, keylog: Path | None, reporter: Reporter
+        self,
+        files: Sequence[CertificateFiles],
+        host: str,
+        keylog: Path | None,
+        reporter: Reporter,
     ) -> None:
         self._renew = None if files else partial(_make, host)
         self._keylog = keylog
         self._reporter = reporter
         self._over_tcp = False
-        #: The first files, when the server started.
-        self.files = files or _make(host)
+        self._files = list(files) or [_make(host)]
         with self._guard():
             #: A program may change it before `begin`, its certificate, too.
-            self.configuration = quic_configuration(self.files)
+            self.configuration = quic_configuration(self.first)
         self._loaded = self.configuration.certificate
         self._pairs: list[CertificatePair] = []
         #: For QUIC; None when the program has brought its own.
@@ -54,16 +58,21 @@ class ServedCertificates:
         #: Called when `for_tcp` has changed.
         self.on_tcp_changed: Callable[[TlsIdentity], None] = lambda _identity: None
 
+    @property
+    def first(self) -> CertificateFiles:
+        """The files for clients that name no server."""
+        return self._files[0]
+
     def begin(self, *, over_tcp: bool) -> None:
         """The configuration is as the program wants it. Raises ConfigurationError when no client
         could shake hands with us."""
         self._over_tcp = over_tcp
         if self.configuration.certificate is not self._loaded:
-            prove(self.configuration, self.files)
+            prove(self.configuration, self.first)
             return
-        self._pairs = [CertificatePair(self.files, self._load, self._renew)]
-        self.for_quic = Certificates(self._pairs[0].shown.quic)
-        self.for_tcp = self._pairs[0].shown.tcp
+        self._pairs = [CertificatePair(each, self._load, self._renew) for each in self._files]
+        self.for_quic = Certificates(*(pair.shown.quic for pair in self._pairs))
+        self.for_tcp = self._identity()
 
     async def watch(self) -> None:
         """Look again and again whether files have changed, until cancelled."""
@@ -105,12 +114,20 @@ class ServedCertificates:
         return user_state.locked(user_state.state_folder())
 
     def _show(self) -> None:
-        shown = self._pairs[0].shown
         if self.for_quic is not None:
-            self.for_quic.certificate = shown.quic
-        if shown.tcp is not None:
-            self.for_tcp = shown.tcp
-            self.on_tcp_changed(shown.tcp)
+            self.for_quic.replace([pair.shown.quic for pair in self._pairs])
+        self.for_tcp = self._identity()
+        if self.for_tcp is not None:
+            self.on_tcp_changed(self.for_tcp)
+
+    def _identity(self) -> TlsIdentity | None:
+        """The TLS of all certificates together, for TCP."""
+        identities = [
+            (names_in(pair.shown.quic.leaf), pair.shown.tcp)
+            for pair in self._pairs
+            if pair.shown.tcp is not None
+        ]
+        return tcp.identity_by_name(identities) if identities else None
 
     def _report_changed(self, pair: CertificatePair) -> None:
         name = str(pair.files.certificate)

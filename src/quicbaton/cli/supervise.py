@@ -365,12 +365,13 @@ class _Service:
     def _report_ready(self, supervisor: Supervisor, control: Path) -> None:
         group = supervisor.group
         what = self._options.program.app or self._options.program.folder
-        trust = self._options.tls.cert
+        certificates = self._options.tls.cert
         over_tcp = group.listener.is_listening
         lines = [
             f"serving {what} at https://localhost:{group.port}/ over "
             f"{tcp.describe(over_tcp=over_tcp)} with {_workers(supervisor)}"
         ]
+        trust = certificates[0] if certificates else None
         if trust is None:
             trust = user_state.local_certificate(self._options.host).certificate
             lines += tcp.trust_lines(trust, group.port, over_tcp=over_tcp)

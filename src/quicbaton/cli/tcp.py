@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -85,6 +86,13 @@ def identity_of(files: CertificateFiles, keylog: Path | None) -> TlsIdentity:
         raise ConfigurationError(
             f"cannot use {files.certificate} with {files.key} over TCP: {error}"
         ) from error
+
+
+def identity_by_name(identities: Sequence[tuple[Iterable[str], TlsIdentity]]) -> TlsIdentity:
+    """TLS with several certificates, each with its names."""
+    from quicbaton.asgi.tcp import tls_by_name  # noqa: PLC0415 - only for ASGI programs
+
+    return identities[0][1] if len(identities) == 1 else tls_by_name(identities)
 
 
 def describe(*, over_tcp: bool) -> str:

@@ -22,7 +22,7 @@ The rest of TLS that a promoted client needs is in `post_handshake`. This packag
 the only ones that touch aioquic's private attributes; `surface` lists these.
 """
 
-from quicbaton.handshake.certificates import Certificate, Certificates
+from quicbaton.handshake.certificates import ByName, Certificate, Certificates, names_in
 from quicbaton.handshake.ecn import EcnCounts
 from quicbaton.handshake.post_handshake import PostHandshakeTls
 from quicbaton.handshake.preparation import prepare, ready
@@ -31,6 +31,7 @@ from quicbaton.handshake.refusal import refuse
 from quicbaton.handshake.tickets import SessionTickets
 
 __all__ = [
+    "ByName",
     "Certificate",
     "Certificates",
     "EcnCounts",
@@ -38,6 +39,7 @@ __all__ = [
     "Promotion",
     "SessionTickets",
     "dismantle",
+    "names_in",
     "prepare",
     "promote",
     "ready",

@@ -1,14 +1,18 @@
-"""The certificate that a server shows to new clients. It may change while the server runs."""
+"""The certificates that a server shows to new clients: one of several, by the name that the client
+asks for. They may change while the server runs."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import Context
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
+
+_T = TypeVar("_T")
 
 PrivateKey = (
     dsa.DSAPrivateKey
@@ -47,16 +51,56 @@ class Certificate(NamedTuple):
         )
 
 
+class ByName(Generic[_T]):
+    """Finds which of `entries`, each with the names in its certificate, a client asks for."""
+
+    def __init__(self, entries: Sequence[tuple[Iterable[str], _T]]) -> None:
+        """The first entry is for clients that name no server, or one that nobody here is."""
+        self.entries = [entry for _, entry in entries]
+        self._numbers: dict[str, int] = {}
+        for number, (names, _) in enumerate(entries):
+            for name in names:
+                self._numbers.setdefault(name.lower(), number)
+
+    def find(self, server_name: str | None) -> _T:
+        """The first entry that has the name (RFC 6066 §3), or a pattern for it: RFC 6125 §6.4.3, in
+        which `*` stands for the whole leftmost label and for nothing else."""
+        name = (server_name or "").lower()
+        numbers = [self._numbers[name]] if name in self._numbers else []
+        label, dot, rest = name.partition(".")
+        if label and dot and f"*.{rest}" in self._numbers:
+            numbers.append(self._numbers[f"*.{rest}"])
+        return self.entries[min(numbers, default=0)]
+
+
 class Certificates:
-    """Those of an endpoint, whoever may replace them. A client whose ClientHello is processed is
-    shown the one that is there then."""
+    """Those of an endpoint, the first for clients that name no server. They may be replaced at any
+    time: a client is shown one of those that are there when its ClientHello is processed."""
 
-    def __init__(self, certificate: Certificate) -> None:
-        self.certificate = certificate
+    def __init__(self, *certificates: Certificate) -> None:
+        self.replace(certificates)
 
-    def present(self, tls: Context) -> None:
-        """Have a server's `tls`, which has not processed the ClientHello yet, show it."""
-        shown = self.certificate
+    def replace(self, certificates: Sequence[Certificate]) -> None:
+        self._by_name = ByName([(names_in(one.leaf), one) for one in certificates])
+
+    @property
+    def all(self) -> list[Certificate]:
+        return self._by_name.entries
+
+    def present(self, tls: Context, server_name: str | None) -> None:
+        """Have a server's `tls`, which has not processed the ClientHello yet, show one of them."""
+        shown = self._by_name.find(server_name)
         tls.certificate = shown.leaf
         tls.certificate_chain = list(shown.chain)
         tls.certificate_private_key = shown.key
+
+
+def names_in(certificate: x509.Certificate) -> list[str]:
+    """The host names and addresses that the certificate is for (subjectAltName)."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (ValueError, x509.ExtensionNotFound):
+        return []
+    names = found.value
+    addresses = names.get_values_for_type(x509.IPAddress)
+    return [*names.get_values_for_type(x509.DNSName), *(str(one) for one in addresses)]

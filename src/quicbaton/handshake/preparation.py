@@ -148,7 +148,7 @@ def _watch_hello(
             hello = pull_client_hello(Buffer(data=input_buf.data_slice(0, input_buf.capacity)))
             tls._server_name = hello.server_name
             if certificates is not None:
-                certificates.present(tls)
+                certificates.present(tls, hello.server_name)
             if exchange is not None:
                 exchange.on_hello(hello)
             handle_hello(input_buf, initial_buf, handshake_buf)

@@ -12,6 +12,6 @@ A TCP connection cannot move. A process that is to end accepts no more, and its 
 between requests (docs/decisions/0003-tcp.md).
 """
 
-from quicbaton.asgi.tcp.server import TcpServer, TlsIdentity, tls_identity
+from quicbaton.asgi.tcp.server import TcpServer, TlsIdentity, tls_by_name, tls_identity
 
-__all__ = ["TcpServer", "TlsIdentity", "tls_identity"]
+__all__ = ["TcpServer", "TlsIdentity", "tls_by_name", "tls_identity"]

@@ -12,7 +12,7 @@ import math
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -30,6 +30,7 @@ from quicbaton.asyncio.endpoint.memory import Memory
 from quicbaton.asyncio.listener import Listener
 from quicbaton.counted import counted
 from quicbaton.files import Folder
+from quicbaton.handshake import ByName
 from quicbaton.limits import (
     MAX_TCP_CONNECTIONS,
     MEMORY_BUDGET_BYTES,
@@ -48,10 +49,11 @@ _NO_MEMORY_S: Final = 0.2
 
 
 class TlsIdentity(NamedTuple):
-    """A server's TLS, and the PEM of the certificate that clients are shown."""
+    """A server's TLS, and the certificates (PEM) that clients are shown, by the context in which
+    they are. OpenSSL goes from `context` to the one that fits the server name."""
 
     context: ssl.SSLContext
-    certificate: str
+    certificates: Mapping[ssl.SSLContext, str]
 
 
 class TcpServer:
@@ -236,11 +238,12 @@ class TcpServer:
             )
         self._read_if_room()
 
-    def _begin(self, identity: TlsIdentity, protocol: str | None) -> TcpConnection:
+    def _begin(self, identity: TlsIdentity, tls: ssl.SSLObject) -> TcpConnection:
+        protocol = tls.selected_alpn_protocol()
         kind = Http2Connection if protocol == "h2" else Http1Connection
         self._named += 1
         connection = kind(self._serving, f"{TCP_NAME}{self._named}", self._over)
-        connection.certificate = identity.certificate
+        connection.certificate = identity.certificates[tls.context]
         connection.retired = not self._wanted
         self._connections.add(connection)
         return connection
@@ -258,12 +261,11 @@ class TcpServer:
 class _Greeting(asyncio.Protocol):
     """A connection until TLS has said which version of HTTP it speaks."""
 
-    def __init__(self, begin: Callable[[str | None], TcpConnection]) -> None:
+    def __init__(self, begin: Callable[[ssl.SSLObject], TcpConnection]) -> None:
         self._begin = begin
 
     def connection_made(self, transport: Any) -> None:
-        chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
-        connection = self._begin(chosen)
+        connection = self._begin(transport.get_extra_info("ssl_object"))
         transport.set_protocol(connection)
         connection.connection_made(transport)
 
@@ -272,9 +274,7 @@ def tls_identity(certificate: Path, key: Path, keylog: Path | None = None) -> Tl
     """The TLS of a server with that certificate. Raises OSError (`ssl.SSLError`) for files that
     hold no certificate or key. With `keylog`, TLS secrets are appended to that file (NSS
     format)."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9113 §9.2
-    context.set_alpn_protocols(_ALPN)
+    context = _context()
     context.load_cert_chain(certificate, key)
     if keylog is not None:
         context.keylog_filename = str(keylog)
@@ -282,4 +282,30 @@ def tls_identity(certificate: Path, key: Path, keylog: Path | None = None) -> Tl
     text = certificate.read_text(encoding="utf-8", errors="replace")
     _, begin, rest = text.partition(_PEM_BEGIN)
     own, end, _ = rest.partition(_PEM_END)
-    return TlsIdentity(context, f"{begin}{own}{end}\n")
+    return TlsIdentity(context, {context: f"{begin}{own}{end}\n"})
+
+
+def tls_by_name(identities: Sequence[tuple[Iterable[str], TlsIdentity]]) -> TlsIdentity:
+    """The TLS of a server with several certificates, each with its names. The first is for clients
+    that name no server."""
+    by_name = ByName(identities)
+    # Session tickets are the first context's. A new one each time the certificates change resumes
+    # no session from before.
+    context = _context()
+
+    def choose(tls: Any, server_name: str | None, _: ssl.SSLContext) -> None:
+        tls.context = by_name.find(server_name).context
+
+    context.sni_callback = choose
+    certificates: dict[ssl.SSLContext, str] = {}
+    for _, identity in identities:
+        certificates.update(identity.certificates)
+    return TlsIdentity(context, certificates)
+
+
+def _context() -> ssl.SSLContext:
+    """A server's TLS, without a certificate."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9113 §9.2
+    context.set_alpn_protocols(_ALPN)
+    return context

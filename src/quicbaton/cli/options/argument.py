@@ -142,10 +142,17 @@ def encode_options(options: Options) -> str:
 
 
 def decode_options(text: str, kind: type[_O]) -> _O:
-    """The options that `encode_options` has encoded. ConfigurationError for those of another
-    kind."""
+    """The options that `encode_options` has encoded, in this release or the one before.
+    ConfigurationError for those of another kind."""
     try:
-        return msgspec.json.decode(text, type=kind, dec_hook=of_text)
+        given = msgspec.json.decode(text, type=dict[str, Any])
+        for one in declared(kind):
+            part, _, name = one.path.rpartition(".")
+            values = given.get(part, {}) if part else given
+            if one.argument.again and isinstance(values.get(name), str):
+                # The release before knew one value.
+                values[name] = [values[name]]
+        return msgspec.convert(given, kind, dec_hook=of_text)
     except msgspec.DecodeError as error:
         raise ConfigurationError(f"not the options of this command: {error}") from error
 

@@ -73,10 +73,25 @@ class ProgramOptions(Options, frozen=True, kw_only=True):
 
 
 class TlsOptions(Options, frozen=True, kw_only=True):
-    """The certificate, and where its secrets are logged."""
+    """The certificates, and where their secrets are logged."""
 
-    cert: Annotated[Path | None, Argument("certificate chain (PEM)")] = None
-    key: Annotated[Path | None, Argument("its private key (PEM)")] = None
+    cert: Annotated[
+        tuple[Path, ...],
+        Argument(
+            "certificate chain (PEM). Given again, each with its --key: clients are shown the "
+            "first that is for the server name for which they ask, else the first of all",
+            flags=("--cert", "--certificate", "--ssl-certfile"),
+            again=True,
+        ),
+    ] = ()
+    key: Annotated[
+        tuple[Path, ...],
+        Argument(
+            "its private key (PEM); keys come in the order of their certificates",
+            flags=("--key", "--ssl-keyfile"),
+            again=True,
+        ),
+    ] = ()
     keylog: Annotated[
         Path | None,
         Argument(
