@@ -403,6 +403,9 @@ MAX_COMMAND_BYTES: Final = MAX_HANDOFF_MESSAGE_BYTES
 MAX_CONCURRENT_HANDOFFS: Final = 4
 #: Blackouts that one drain reports: enough for a p99.9.
 MAX_DRAIN_SAMPLES: Final = 10_000
+#: Timelines of handoffs that a process remembers, at about a kilobyte each: enough for a drain that
+#: is to be looked at.
+MAX_KEPT_TIMELINES: Final = 1024
 
 # --- links to other processes -----------------------------------------------------------------
 

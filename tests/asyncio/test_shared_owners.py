@@ -24,6 +24,7 @@ from quicbaton.service.moving.incoming import Handoffs, IncomingHandoff
 from quicbaton.service.moving.link_waiters import LinkWaiters
 from quicbaton.service.moving.outgoing import OutgoingHandoff
 from quicbaton.service.moving.store_client import StoreClient
+from quicbaton.service.moving.timelines import Timelines
 from quicbaton.service.peers.names import Names
 from quicbaton.service.stores import MemoryStore
 from tests.asyncio.loopback import expect_problems
@@ -58,6 +59,7 @@ class Source:
             relays=STANDS_FOR_NOTHING,
             waiters=LinkWaiters(lambda _name: None),
             forwarders=STANDS_FOR_NOTHING,
+            timelines=Timelines(STANDS_FOR_NOTHING),
             store=self.store,
             file_format=FORMAT_VERSION,
             feed=self._feed,
@@ -100,7 +102,14 @@ class Source:
     # --- as the mover ---
 
     def freeze(self, _connection_id: bytes, _strays: Any) -> Any:
-        return SimpleNamespace(parting=["first", "second"], descriptors=(), passed=None)
+        connection = SimpleNamespace(original_destination_connection_id=b"")
+        return SimpleNamespace(
+            session=SimpleNamespace(connection=connection),
+            parting=["first", "second"],
+            descriptors=(),
+            passed=None,
+            frozen_at_us=0,
+        )
 
     def snapshot(self, frozen: Any, _copying: Any, *, may_relay: bool) -> Any:
         return frozen
@@ -162,6 +171,8 @@ def test_ids_that_were_held_for_a_connection_that_stays_elsewhere_are_never_rese
         endpoint=SimpleNamespace(table=table),
         mover=SimpleNamespace(discard=lambda _rebuilt: None),
         store=SimpleNamespace(ask=lambda _asker, _effect: None),
+        names=Names("D"),
+        timelines=Timelines(STANDS_FOR_NOTHING),
         links={},
         feed=lambda _handoff, _event: None,
     )

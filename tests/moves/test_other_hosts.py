@@ -101,6 +101,7 @@ def _opened(frozen_at_us: int | None) -> RebuiltConnection:
         relay=None,
         frozen_at_us=frozen_at_us,
         opened_at_s=1000.0,
+        size_bytes=0,
     )
 
 

@@ -127,6 +127,24 @@ def test_a_connection_is_handed_between_a_release_and_the_present_code(
     _check_whole(client, content)
 
 
+@pytest.mark.process
+def test_a_handoff_to_a_release_has_a_timeline_and_one_by_it_has_none(
+    releases: TwoReleases,
+) -> None:
+    content = releases.write("file.bin", _FILE_BYTES)
+    present = releases.serve()
+    client = releases.download(present, "file.bin", _RATE)
+    client.wait_for_bytes(1)
+    released = releases.serve_released("--join", present.control)
+    name = _the_connection(releases, present)["connection"]
+    told = releases.json("handoff", present.control, name, "--to", released.control)
+    assert {"offer", "commit", "first_datagram", "cutover"} <= set(told["timeline"]["at_us"])
+    client.wait_for_bytes(1)
+    told = releases.json("handoff", released.control, name, "--to", present.control)
+    assert told["timeline"] is None
+    _check_whole(client, content)
+
+
 def _the_connection(releases: TwoReleases, server: Server) -> dict[str, Any]:
     (connection,) = releases.json("ps", server.control)["connections"]
     return connection  # type: ignore[no-any-return]

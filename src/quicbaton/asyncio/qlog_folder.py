@@ -52,9 +52,13 @@ class QlogTrace(QuicLoggerTrace):
             )
 
     def log_event(self, *, category: str, event: str, data: dict[str, Any]) -> None:
+        self.log_event_at(time.time(), category=category, event=event, data=data)
+
+    def log_event_at(self, at_s: float, *, category: str, event: str, data: dict[str, Any]) -> None:
+        """Log an event of that moment, in seconds since 1970."""
         self._append(
             {
-                "time": time.time() * 1000,
+                "time": at_s * 1000,
                 "name": f"{category}:{event}",
                 "data": data,
                 "pid": os.getpid(),

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from quicbaton.baton.header import peek
 from quicbaton.cli.control import (
     Server,
     ask_in_turn,
@@ -26,7 +27,9 @@ from quicbaton.cli.options.commands import (
     SaveOptions,
 )
 from quicbaton.cli.reporter import Reporter
+from quicbaton.cli.timelines import TimelineWatch
 from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
+from quicbaton.handoff.timeline import Seen
 from quicbaton.limits import BATON_LIFETIME_S
 from quicbaton.reasons import Reason
 from quicbaton.service.node.baton_files import read_baton, write_baton
@@ -163,18 +166,31 @@ def _total(found: c.ByWorker) -> dict[str, int]:
 
 def _hand_off(options: HandoffOptions, reporter: Reporter) -> int:
     kind = c.HandOffProxied if options.proxy else c.HandOff
+    watch = TimelineWatch(options.connection, Seen.BY_SOURCE, wanted=reporter.as_json)
 
     def hand_off_to(destination: Server) -> c.Answer:
         def hand_off(server: Server) -> c.Answer:
             command = kind(options.connection, name_for(server, destination))
+            watch.begin(server)
             return server.ask(command, c.Answer)
 
         return _by_whoever_has_it(options.server, options.cluster, hand_off)
 
-    answer = at_another_process(options.to, options.cluster, hand_off_to)
+    try:
+        answer = at_another_process(options.to, options.cluster, hand_off_to)
+    except CommandFailedError:
+        _tell_failed(watch, reporter, "not_handed_over")
+        raise
     proxied = answer.code == Reason.PROXIED
     text = f"handed over to {options.to}" + (", and proxied" if proxied else "")
-    reporter.event("handed_over", text, to=options.to, proxied=proxied, message=answer.message)
+    reporter.event(
+        "handed_over",
+        text,
+        to=options.to,
+        proxied=proxied,
+        message=answer.message,
+        timeline=watch.end(options.settle),
+    )
     return 0
 
 
@@ -223,14 +239,30 @@ def _resume(options: ResumeOptions, reporter: Reporter) -> int:
     if not file.is_file():
         raise ConfigurationError(f"{file} is not a file: `quicbaton save` makes one")
 
+    connection = peek(read_baton(file)).connection_id.hex() if reporter.as_json else ""
+    watch = TimelineWatch(connection, Seen.BY_DESTINATION, wanted=reporter.as_json)
+
     def resume(server: Server) -> c.Answer:
+        watch.begin(server)
         command = c.Revive(read_baton(file)) if server.is_remote else c.Resume(str(file))
         return server.ask(command, c.Answer)
 
-    answer = at_another_process(options.to, options.cluster, resume)
+    try:
+        answer = at_another_process(options.to, options.cluster, resume)
+    except CommandFailedError:
+        _tell_failed(watch, reporter, "not_resumed")
+        raise
     text = f"lives on in the process at {options.to}"
-    reporter.event("resumed", text, to=options.to, message=answer.message)
+    timeline = watch.end(options.settle)
+    reporter.event("resumed", text, to=options.to, message=answer.message, timeline=timeline)
     return 0
+
+
+def _tell_failed(watch: TimelineWatch, reporter: Reporter, event: str) -> None:
+    """Print the timeline of a handoff that began and failed. The error follows."""
+    timeline = watch.end(0)
+    if timeline is not None:
+        reporter.event(event, timeline.message, timeline=timeline)
 
 
 def _by_whoever_has_it(text: str, cluster: ClusterOptions, ask: Callable[[Server], _T]) -> _T:

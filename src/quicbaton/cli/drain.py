@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,10 +15,15 @@ from quicbaton.cli.fleet import all_workers, ask_all, follow
 from quicbaton.cli.options.argument import add_command
 from quicbaton.cli.options.commands import BulkOptions, DrainOptions, RebalanceOptions
 from quicbaton.cli.reporter import Reporter
+from quicbaton.cli.timelines import read_all_timelines, without
 from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError
+from quicbaton.handoff.timeline import Seen
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
+
+#: For the last connections' clients to cut over, before timelines are read.
+_SETTLE_S: Final = 2.0
 
 
 def add_parser(commands: Any) -> None:
@@ -71,7 +76,9 @@ def _drain(options: DrainOptions, reporter: Reporter) -> int:
             "say where connections are to go: --to SERVER...", code=Reason.NO_TO
         )
     named = [server for text in options.to for server in find_servers(text, options.cluster)]
-    return asyncio.run(_run_drain(sources, named, options.bulk, reporter))
+    # People get the summary: a timeline is for programs, and `quicbaton timeline` draws it.
+    timelines = options.timelines and reporter.as_json
+    return asyncio.run(_run_drain(sources, named, options.bulk, reporter, timelines=timelines))
 
 
 async def _undo(named: list[Server], reporter: Reporter) -> int:
@@ -84,7 +91,12 @@ async def _undo(named: list[Server], reporter: Reporter) -> int:
 
 
 async def _run_drain(
-    leaving: list[Server], named: list[Server], options: BulkOptions, reporter: Reporter
+    leaving: list[Server],
+    named: list[Server],
+    options: BulkOptions,
+    reporter: Reporter,
+    *,
+    timelines: bool,
 ) -> int:
     sources = await all_workers(leaving)
     names = {server.name for server in sources}
@@ -98,7 +110,13 @@ async def _run_drain(
         Transfer(source, tuple(name_for(source, other) for other in destinations), -1)
         for source in sources
     ]
-    return await _move(transfers, "drained", options, reporter)
+    known = await read_all_timelines(sources) if timelines else []
+    code = await _move(transfers, "drained", options, reporter)
+    found = await read_all_timelines(sources, _SETTLE_S) if timelines else []
+    for timeline in without(known, found):
+        if timeline.seen_by is Seen.BY_SOURCE:
+            reporter.event("timeline", timeline.message, timeline=timeline)
+    return code
 
 
 def _rebalance(options: RebalanceOptions, reporter: Reporter) -> int:

@@ -27,6 +27,13 @@ _Proxy = Annotated[
         "send for it, for as long as a connection lives"
     ),
 ]
+_Settle = Annotated[
+    float,
+    Argument(
+        "with --json: how long to wait for the end of the handoff's timeline, when its client has "
+        "cut over to the destination's connection IDs"
+    ),
+]
 _Baton = Annotated[Path, Argument("a file that `quicbaton save` has made", positional=True)]
 
 
@@ -47,6 +54,7 @@ class HandoffOptions(CommandOptions, frozen=True, kw_only=True):
     connection: _Connection
     to: _Destination
     proxy: _Proxy = False
+    settle: _Settle = 2.0
     cluster: ClusterOptions = ClusterOptions()
 
 
@@ -66,6 +74,7 @@ class ResumeOptions(CommandOptions, frozen=True, kw_only=True):
 
     file: _Baton
     to: _Destination
+    settle: _Settle = 2.0
     cluster: ClusterOptions = ClusterOptions()
 
 
@@ -98,6 +107,9 @@ class DrainOptions(CommandOptions, frozen=True, kw_only=True):
     server: _Server
     to: Annotated[tuple[str, ...], Argument("the destinations, in turn", "SERVER")] = ()
     undo: Annotated[bool, Argument("keep connections again")] = False
+    timelines: Annotated[
+        bool, Argument("with --json: print each handoff's timeline, too, one a line")
+    ] = False
     bulk: BulkOptions = BulkOptions()
     cluster: ClusterOptions = ClusterOptions()
 

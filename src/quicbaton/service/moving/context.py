@@ -16,6 +16,7 @@ from quicbaton.service.moving.link_waiters import LinkWaiters
 from quicbaton.service.moving.mover import Mover
 from quicbaton.service.moving.store_client import StoreClient
 from quicbaton.service.moving.stream_relay.relays import StreamRelays
+from quicbaton.service.moving.timelines import Timelines
 from quicbaton.service.peers.link import Link
 from quicbaton.service.peers.names import Names
 
@@ -38,6 +39,7 @@ class HandoffContext:
     relays: StreamRelays
     waiters: LinkWaiters
     forwarders: InboundForwarders
+    timelines: Timelines
     #: None where no shared store decides who owns connections.
     store: StoreClient | None
     #: The format of batons that are saved.

@@ -14,6 +14,9 @@ from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
 from quicbaton.handoff.messages import (
     Accept,
+    Baton,
+    ClaimRequest,
+    Committed,
     Cutover,
     CutoverAck,
     HandoffMessage,
@@ -21,10 +24,13 @@ from quicbaton.handoff.messages import (
     Moved,
     MovedAck,
     Offer,
+    Ready,
     Resumed,
 )
+from quicbaton.handoff.timeline import Phase
 from quicbaton.reasons import Reason
 from quicbaton.service.failpoints import armed, reach
+from quicbaton.service.moving.timelines import TimelineRecorder
 from quicbaton.service.peers.link import Link
 
 Machine = Giving | Forwarding | Taking | CuttingOver
@@ -54,6 +60,7 @@ class Handoff(ABC):
         self,
         machine: Machine,
         pid: int | None,
+        recorder: TimelineRecorder,
         links: Mapping[int, Link],
         feed: Callable[[Handoff, ev.Event], None],
     ) -> None:
@@ -63,6 +70,7 @@ class Handoff(ABC):
         self.pid = pid
         #: The other process's name, where it is known.
         self.peer = ""
+        self.recorder = recorder
         self._links = links
         self._feed = feed
         #: Whether its registry has counted it as unfinished.
@@ -96,6 +104,8 @@ class Handoff(ABC):
         """Let the machine decide, and perform its effects."""
         if type(event) is ev.DeadlinePassed and not self.is_late(now_us):
             return
+        if type(event) is ev.Received and (phase := _PHASES.get(type(event.message))) is not None:
+            self.recorder.mark(phase, now_us)
         try:
             effects = self.machine.handle(event, now_us)
         except QuicbatonError as error:
@@ -109,6 +119,8 @@ class Handoff(ABC):
             except Exception as error:
                 # The boundary between handoffs: one connection's failure must not be another's.
                 self._failed(effect, error)
+        if self.machine.ended:
+            self.recorder.end()
 
     def is_late(self, now_us: int) -> bool:
         """Whether the machine's deadline has passed."""
@@ -137,6 +149,9 @@ class Handoff(ABC):
             self.feed(ev.LinkLost(effect.link))
         else:
             send(link, effect.message)
+            phase = _PHASES.get(type(effect.message))
+            if phase is not None:
+                self.recorder.mark(phase)
 
     @abstractmethod
     def lose(self) -> None:
@@ -182,6 +197,16 @@ def log(what: str, error: Exception) -> None:
     asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error})
 
 
+#: The phases that begin with a message, at both sides.
+_PHASES: Final[dict[type, Phase]] = {
+    Offer: Phase.OFFER,
+    Accept: Phase.ACCEPT,
+    Baton: Phase.BATON,
+    Ready: Phase.READY,
+    ClaimRequest: Phase.READY,
+    Committed: Phase.COMMIT,
+    Cutover: Phase.CUTOVER,
+}
 #: Messages for which no client waits: its connection is still served, or is served again.
 _UNHURRIED: Final = (Offer, Accept, Cutover, CutoverAck, Moved, MovedAck, Resumed)
 #: The failpoints around a message, and whether it is one of those. Made once: strays are many.

@@ -17,6 +17,7 @@ from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
 from quicbaton.handoff.messages import Descriptors, Stray
 from quicbaton.handoff.store_questions import AskStore, ReadStore
+from quicbaton.handoff.timeline import Phase, Seen
 from quicbaton.http3.codes import ErrorCode
 from quicbaton.limits import NO_RESET_LIFETIME_S
 from quicbaton.reasons import Reason
@@ -81,7 +82,11 @@ class IncomingHandoff(Handoff):
         source: str,
         pid: int | None = None,
     ) -> None:
-        super().__init__(machine, pid, context.links, context.feed)
+        # A process that turns to us, the next owner, has its timeline with the owner before.
+        begin = context.timelines.begin if isinstance(machine, Taking) else context.timelines.unkept
+        recorder = begin(machine.connection_id, Seen.BY_DESTINATION)
+        recorder.is_between(source, context.names.toward(source))
+        super().__init__(machine, pid, recorder, context.links, context.feed)
         self.peer = source
         self._context = context
         self._handoffs = handoffs
@@ -115,6 +120,11 @@ class IncomingHandoff(Handoff):
         return self.machine.state is TakingState.COMMITTING
 
     # --- what links bring -----------------------------------------------------------------------
+
+    def handle(self, event: ev.Event, now_us: int) -> None:
+        if type(event) is ev.Received and event.link and type(event.message) is Stray:
+            self.recorder.forwarded(1)
+        super().handle(event, now_us)
 
     def on_descriptors(self, link: Link, message: Descriptors) -> None:
         """Take open files that go along with the baton."""
@@ -166,6 +176,11 @@ class IncomingHandoff(Handoff):
 
     def _tell_rebuilt(self, rebuilt: RebuiltConnection) -> None:
         header = rebuilt.header
+        recorder = self.recorder
+        recorder.original_id = rebuilt.connection.original_destination_connection_id
+        recorder.sealed(rebuilt.size_bytes)
+        if rebuilt.frozen_at_us is not None:
+            recorder.mark(Phase.SNAPSHOT, rebuilt.frozen_at_us)
         self.feed(ev.Rebuilt(header.connection_id, header.term, header.baton_id, rebuilt.digest))
 
     def _prepare(self) -> None:
@@ -222,6 +237,8 @@ class IncomingHandoff(Handoff):
         assert rebuilt is not None, "rebuilt before it is ours"
         assert isinstance(machine, CuttingOver), "ours before it is resumed"
         rebuilt.check(effect.claim)
+        self.recorder.mark(Phase.COMMIT)
+        self.recorder.is_proxied = machine.proxied
         # Known from here on: the connection may be over before this returns.
         context.forwarders.add(self)
         outgoing = self._handoffs.outgoing.get(self.connection_id)
@@ -239,6 +256,8 @@ class IncomingHandoff(Handoff):
             outlet=self._outlet,
         )
         self._rebuilt = None
+        self.recorder.waited(waited_us)
+        self.recorder.mark(Phase.FIRST_DATAGRAM)
         context.forwarders.ask_for_cutover(session.connection)
         context.counts.resumed += 1
         if rebuilt.relay is not None:
@@ -266,6 +285,7 @@ class IncomingHandoff(Handoff):
 
     def _report(self, effect: fx.Report) -> None:
         self._context.outcomes["in", effect.code] += 1
+        self.recorder.report(effect.outcome, effect.code, effect.message)
         self.finish(HandoffResult(effect.outcome, effect.code, effect.message))
 
     def _wake_proxied(self, _effect: fx.WakeProxied) -> None:

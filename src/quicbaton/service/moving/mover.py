@@ -67,6 +67,7 @@ class Frozen(NamedTuple):
     left: LeftBehind | None  # what does not move: the protocol object, for some streams
     passed: PassedOn | None  # streams that are relayed to this process already
     descriptors: tuple[int, ...]  # the application's open files, which go along; the protocol's
+    frozen_at_us: int  # by this host's clock; 0 until the snapshot was taken
 
 
 class Given(NamedTuple):
@@ -87,6 +88,7 @@ class RebuiltConnection(NamedTuple):
     relay: NewOwner | None  # for streams whose requests still run at the source
     frozen_at_us: int | None  # by this host's clock; None: it was another's
     opened_at_s: float
+    size_bytes: int  # of the sealed baton
 
     def missed_us(self, now: float, frozen_us: int) -> int:
         """By how much connection time must move on, now that the source has told for how long the
@@ -146,7 +148,7 @@ class Mover:
         if session is None:
             raise RefusedError("the connection has ended", code=Reason.CLOSED)
         parting = session.connection.parting_trains(monotonic())
-        frozen = Frozen(session, tuple(session.cids), None, b"", {}, parting, None, None, ())
+        frozen = Frozen(session, tuple(session.cids), None, b"", {}, parting, None, None, (), 0)
         self._endpoint.release(session, strays)
         return frozen
 
@@ -197,7 +199,10 @@ class Mover:
             snapshot.precopied = leave_out(state, copying.copy_id, copying.pieces)
             frozen = frozen._replace(precopies={copying.copy_id: copying.pieces})
         frozen = frozen._replace(
-            client=_client(state), snapshot=encode_snapshot(snapshot), descriptors=descriptors
+            client=_client(state),
+            snapshot=encode_snapshot(snapshot),
+            descriptors=descriptors,
+            frozen_at_us=snapshot.frozen_at_us,
         )
         # Last: a full disk may fail it, and from here on a thaw needs the snapshot.
         self._endpoint.end_trace(session.connection)
@@ -270,6 +275,7 @@ class Mover:
             relay,
             frozen_at_us,
             monotonic(),
+            len(sealed),
         )
 
     def resume(

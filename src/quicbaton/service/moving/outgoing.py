@@ -15,6 +15,7 @@ from quicbaton.handoff import effects as fx
 from quicbaton.handoff import events as ev
 from quicbaton.handoff.messages import Baton, Precopied, Ready, Stray
 from quicbaton.handoff.store_questions import AskStore, ReadStore
+from quicbaton.handoff.timeline import Phase, Seen
 from quicbaton.limits import NO_RESET_LIFETIME_S
 from quicbaton.ownership.store import Publish
 from quicbaton.reasons import Reason
@@ -47,7 +48,8 @@ class OutgoingHandoff(Handoff):
     machine: Giving | Forwarding
 
     def __init__(self, context: HandoffContext, machine: Giving, pid: int | None) -> None:
-        super().__init__(machine, pid, context.links, context.feed)
+        recorder = context.timelines.begin(machine.connection_id, Seen.BY_SOURCE)
+        super().__init__(machine, pid, recorder, context.links, context.feed)
         self._context = context
         #: Stores the baton of a connection that is saved.
         self._keep: Callable[[bytes], None] | None = None
@@ -66,6 +68,7 @@ class OutgoingHandoff(Handoff):
         """Hand the connection to the process at the other end of `link`. `proxy`: if that cannot
         send from the address to which the client sends, send for it."""
         waiter = self.wait()
+        self.recorder.is_between(link.own_name, link.peer_name)
         self._format = max(link.peer_formats)
         if not is_worth_it(session) or self._is_cutover_in_the_way(session, link, proxy=proxy):
             self._offer(session, link, proxy=proxy)
@@ -80,6 +83,7 @@ class OutgoingHandoff(Handoff):
         OSError, which thaws the connection."""
         self._keep = keep
         waiter = self.wait()
+        self.recorder.is_between(self._context.names.toward(""), "")
         self.feed(ev.Save(cutover_pending=session.connection.cutover_pending))
         if self.machine.state is GivingState.SAVED:
             self.finish(HandoffResult(Outcome.KEPT, Reason.SAVED, "frozen"))
@@ -150,6 +154,7 @@ class OutgoingHandoff(Handoff):
             return
         now_us = round(monotonic() * 1e6)
         self._context.counts.forwarded += len(batch)
+        self.recorder.forwarded(len(batch))
         for one in batch:
             if self._client is not None:
                 self._client.saw(one)
@@ -197,6 +202,10 @@ class OutgoingHandoff(Handoff):
     def _freeze(self, _effect: fx.FreezeConnection) -> None:
         reach("before_freeze")
         self._frozen = self._context.mover.freeze(self.connection_id, StraySink(self.receive))
+        self.recorder.mark(Phase.FREEZE)
+        self.recorder.original_id = (
+            self._frozen.session.connection.original_destination_connection_id
+        )
         reach("after_freeze")
 
     def _seal(self, effect: fx.SealBaton) -> None:
@@ -210,6 +219,8 @@ class OutgoingHandoff(Handoff):
         except QuicbatonError as error:
             self.feed(ev.SealFailed(error.code, str(error)))
         else:
+            self.recorder.mark(Phase.SNAPSHOT, self._frozen.frozen_at_us)
+            self.recorder.sealed(len(sealed.sealed))
             self.feed(sealed)
 
     def _write(self, effect: fx.WriteBaton) -> None:
@@ -217,6 +228,7 @@ class OutgoingHandoff(Handoff):
         self._send_last_trains()
         try:
             self._keep(effect.sealed)
+            self.recorder.mark(Phase.BATON)
         except OSError as error:
             text = f"cannot write {error.filename or 'the baton'}: {error.strerror or error}"
             self.feed(ev.Cancel(Reason.OS, text))
@@ -237,6 +249,7 @@ class OutgoingHandoff(Handoff):
         frozen = self._frozen
         assert frozen is not None, "only a frozen connection thaws"
         session = self._context.mover.thaw(frozen)
+        self.recorder.mark(Phase.THAW)
         self._frozen = None
         if frozen.passed is not None:
             self._context.relays.give_back(frozen.passed, session)
@@ -251,7 +264,11 @@ class OutgoingHandoff(Handoff):
         assert frozen.client is not None, "sealed before it was committed"
         context, machine, link = self._context, self.machine, self.link
         assert isinstance(machine, Forwarding), "committed before its keys are destroyed"
+        self.recorder.mark(Phase.COMMIT)
+        self.recorder.is_proxied = machine.proxies
         self.peer = "" if link is None else link.peer_name
+        if self.peer:
+            self.recorder.is_between(context.names.toward(self.peer), self.peer)
         self._given = Given(frozen.cids, frozen.client)
         if machine.proxies:
             client = frozen.client
@@ -277,6 +294,7 @@ class OutgoingHandoff(Handoff):
         if copying is not None:
             copying.release()
         self._context.outcomes["out", effect.code] += 1
+        self.recorder.report(effect.outcome, effect.code, effect.message)
         self.finish(HandoffResult(effect.outcome, effect.code, effect.message))
 
     def _stop_forwarding(self, _effect: fx.StopForwarding) -> None:
@@ -297,6 +315,7 @@ class OutgoingHandoff(Handoff):
             self._context.endpoint.udp.send(train)
 
     def _note_blackout(self, effect: fx.NoteBlackout) -> None:
+        self.recorder.waited(effect.blackout_us)
         self._context.endpoint.observers.on_blackout(self.connection_id, effect.blackout_us)
 
     def _answer_with_resets(self, _effect: fx.AnswerWithResets) -> None:
@@ -344,8 +363,9 @@ class OutgoingHandoff(Handoff):
 
     def _send_last_train(self) -> None:
         """Send the next train that the freeze has made, if it is not committed yet."""
-        if self._frozen is not None:
+        if self._frozen is not None and self._frozen.parting:
             self._context.mover.send_last_train(self._frozen)
+            self.recorder.mark_again(Phase.LAST_TRAIN)
 
     def _send_last_trains(self) -> None:
         """Send all trains that the freeze has made: another process may send from here on."""

@@ -65,6 +65,7 @@ from quicbaton.service.moving.parcels import Parcel
 from quicbaton.service.moving.store_client import StoreClient
 from quicbaton.service.moving.strays import deliver
 from quicbaton.service.moving.stream_relay.relays import StreamRelays
+from quicbaton.service.moving.timelines import Timelines
 from quicbaton.service.peers.link import Link
 from quicbaton.service.peers.names import Names, ProcessName, is_name_of
 
@@ -105,12 +106,14 @@ class HandoffRegistry(Observer):
             relays=self.relays,
             waiters=LinkWaiters(connect),
             forwarders=InboundForwarders(mover.begin_cutover, remote_name_of),
+            timelines=Timelines(endpoint),
             store=self.store,
             file_format=max(formats),
             feed=self._feed,
             closed=self._close,
         )
         self.counts = self._context.counts
+        self.timelines = self._context.timelines
         #: Ends of handoffs, by direction (`out`, `in`) and code.
         self.outcomes = self._context.outcomes
         self._handoffs = Handoffs()
@@ -196,6 +199,8 @@ class HandoffRegistry(Observer):
         """The process ends: stop everything that is under way."""
         self.relays.cut_left(Reason.STOPPING, "the process ends")
         self._deadlines.close()
+        for handoff in self._handoffs.all():
+            handoff.recorder.end()
         if self.store is not None:
             self.store.close()
 

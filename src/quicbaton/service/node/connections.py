@@ -58,6 +58,7 @@ class ConnectionCommands:
             c.Resume: self._resume,
             c.Freeze: self._freeze,
             c.Revive: self._revive,
+            c.ReadTimelines: self._read_timelines,
         }
 
     def find(self, prefix: str) -> Session:
@@ -110,6 +111,9 @@ class ConnectionCommands:
 
     async def _revive(self, _channel: Channel, frame: c.Revive) -> c.Frame:
         return _answer_of(await self._handoffs.resume_file(frame.sealed), Outcome.RESUMED)
+
+    async def _read_timelines(self, _channel: Channel, frame: c.ReadTimelines) -> c.Frame:
+        return c.Timelines(await self._handoffs.timelines.read(frame.connection, frame.wait_s))
 
     async def _answer_list(self, _channel: Channel, _frame: c.ListConnections) -> c.Frame:
         return await self._list()

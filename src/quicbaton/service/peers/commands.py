@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from quicbaton.handoff.framing import Codec
+from quicbaton.handoff.timeline import Timeline
 from quicbaton.limits import MAX_COMMAND_BYTES
 from quicbaton.reasons import Reason, heard
 from quicbaton.service.peers.frame import CommandFrame
@@ -151,6 +152,14 @@ class Revive(CommandFrame, tag="revive"):
     sealed: bytes
 
 
+class ReadTimelines(CommandFrame, tag="read_timelines"):
+    """The remembered timelines of handoffs of connections whose name begins with `connection`. Open
+    ones get up to `wait_s` to settle. Answered with `Timelines`."""
+
+    connection: str
+    wait_s: float
+
+
 # --- commands to a server or a whole service -------------------------------------------------
 
 
@@ -237,6 +246,12 @@ class Frozen(CommandFrame, tag="frozen"):
     """A frozen connection, as a sealed baton."""
 
     sealed: bytes
+
+
+class Timelines(CommandFrame, tag="timelines"):
+    """Answer to `ReadTimelines`: in the order of their beginnings."""
+
+    timelines: list[Timeline]
 
 
 class Joined(CommandFrame, tag="joined"):
@@ -347,6 +362,8 @@ Frame = (
     | Kept
     | Revive
     | Frozen
+    | ReadTimelines
+    | Timelines
     | Drain
     | StopDraining
     | ReadFigures
@@ -389,6 +406,7 @@ REMOTE_COMMANDS: Final[frozenset[type[Frame]]] = frozenset(
         Freeze,
         Kept,
         Revive,
+        ReadTimelines,
         OpenLink,
         Drain,
         StopDraining,

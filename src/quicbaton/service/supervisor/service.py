@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from pathlib import Path
 
 from quicbaton.errors import CallerError, QuicbatonError
+from quicbaton.handoff.timeline import Timeline
 from quicbaton.reasons import Reason
 from quicbaton.service.node.connections import check_moves
 from quicbaton.service.node.control import Control, Handler
@@ -46,6 +48,7 @@ class ServiceControl:
             c.Save: self._pass_on,
             c.Freeze: self._freeze,
             c.Revive: self._revive,
+            c.ReadTimelines: self._read_timelines,
             c.PassSocket: self._pass_socket,
             c.ServiceStatus: self._status,
             c.Reload: self._reload,
@@ -124,6 +127,19 @@ class ServiceControl:
         if not workers:
             raise CallerError("no worker serves", code=Reason.NO_WORKER)
         return await ask(workers[0], frame, c.Answer)
+
+    async def _read_timelines(self, _channel: Channel, frame: c.ReadTimelines) -> c.Frame:
+        """The timelines of all workers. A worker that does not answer is left out."""
+
+        async def one(process: Process) -> list[Timeline]:
+            try:
+                wait_s = frame.wait_s + LIST_S
+                return (await ask(process.control, frame, c.Timelines, wait_s)).timelines
+            except QuicbatonError:
+                return []
+
+        found = await asyncio.gather(*(one(process) for _, process in self._serving()))
+        return c.Timelines(sorted(chain(*found), key=lambda timeline: timeline.began))
 
     async def _pass_socket(self, channel: Channel, frame: c.PassSocket) -> None:
         sockets = self._supervisor.group.sockets
