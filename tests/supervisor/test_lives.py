@@ -20,6 +20,7 @@ from quicbaton.keys.key_ring import KeyRing
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError
+from quicbaton.service.supervisor import ending
 from quicbaton.service.supervisor import supervisor as module
 from quicbaton.service.supervisor.group import Group
 from quicbaton.service.supervisor.reload import Reloads
@@ -229,7 +230,7 @@ async def test_a_worker_that_is_stopping_already_gets_its_time(
             asked.set()
             raise CommandFailedError("this server is stopping already", code=Reason.BUSY)
 
-        monkeypatch.setattr(module, "ask", refuse)
+        monkeypatch.setattr(ending, "ask", refuse)
         stopping = asyncio.create_task(stage.supervisor.stop(10.0, ""))
         await asked.wait()
         await asyncio.sleep(0.05)
@@ -259,7 +260,7 @@ async def test_a_reload_starts_no_more_workers_once_the_service_stops(
 
         monkeypatch.setattr(supervisor, "begin", begin)
         monkeypatch.setattr(Process, "wait_ready", wait_ready)
-        answer = await Reloads(supervisor).run(lambda _step: None)
+        answer = await Reloads(supervisor, lambda: lambda: None).run(lambda _step: None)
         assert answer.code == "stopping"
         assert len(stage.patient.children) == 1
 

@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "serve": ("serve",),
     "check": ("check",),
     "service": ("reload", "stop", "workers"),
+    "scale": ("scale",),
     "upgrade": ("upgrade",),
     "drain": ("drain", "rebalance"),
     "top": ("top",),

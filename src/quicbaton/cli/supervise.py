@@ -29,6 +29,7 @@ from quicbaton.keys.key_ring import KeyRing
 from quicbaton.limits import MAX_WORKERS
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.channel import Channel
 from quicbaton.service.peers.cluster import KEYS_FILE
 from quicbaton.service.supervisor.adoption import (
     Found,
@@ -40,6 +41,7 @@ from quicbaton.service.supervisor.group import Group, inodes
 from quicbaton.service.supervisor.peer_listener import PeerListener
 from quicbaton.service.supervisor.reload import Reloads
 from quicbaton.service.supervisor.renewal import Renewals
+from quicbaton.service.supervisor.scaling import Scaling
 from quicbaton.service.supervisor.service import ServiceControl
 from quicbaton.service.supervisor.spawn import Spawner
 from quicbaton.service.supervisor.supervisor import Settings, Supervisor
@@ -140,8 +142,7 @@ class _Service:
                 reloads=reloads,
                 on_stop=partial(self._stop_service, supervisor),
             )
-            upgrades = Upgrades(supervisor, reloads, partial(self._arguments, group))
-            service.control.add(upgrades.handlers())
+            scaling = self._answer_changes(service, supervisor, reloads)
             cluster = find_cluster(options.cluster, serves=True)
             reception = metrics = None
             if cluster is not None:
@@ -154,6 +155,8 @@ class _Service:
                 )
                 self._handle_signals(supervisor, reloads)
                 await supervisor.start(found)
+                if len(supervisor.slots) != self._workers:
+                    await scaling.run(self._workers, lambda _step: None)
                 self._declare_unknown_dead(supervisor, found)
                 self._report_ready(supervisor, control)
                 operate.report_metrics(metrics, self._reporter)
@@ -182,6 +185,15 @@ class _Service:
             await supervisor.close()
         self._reporter.event("stopped", "stopped: connections are closed")
         return 0
+
+    def _answer_changes(
+        self, service: ServiceControl, supervisor: Supervisor, reloads: Reloads
+    ) -> Scaling:
+        scaling = Scaling(supervisor, lambda: chosen_ids(self._options, self._ring()))
+        arguments = partial(self._arguments, supervisor.group)
+        service.control.add({c.Scale: partial(self._scale, reloads, scaling)})
+        service.control.add(Upgrades(supervisor, reloads, arguments).handlers())
+        return scaling
 
     def _read_again(self, supervisor: Supervisor, spawner: Spawner) -> Callable[[], None]:
         """Let new workers have the options as their sources are now. Returns a function that takes
@@ -221,14 +233,6 @@ class _Service:
             group = self._open_group()
         if group.listener.sock is None:
             group.listener = await self._listener(group, found)
-        if len(group.sockets) != self._workers:
-            count = len(group.sockets)
-            group.close()
-            raise ConfigurationError(
-                f"the port has {count} workers' sockets, whose number must not change while any "
-                f"lives: start with --workers {count}, or stop the service first",
-                code=Reason.WORKERS_DIFFER,
-            )
         if not port:
             control = self._control_path(group.port)
             self._be_the_only_one(control)
@@ -290,7 +294,7 @@ class _Service:
         """The arguments with which the next program of this process serves the same port.
         ConfigurationError when it would serve another."""
         check_upgrade(self._options, self._sources.read())
-        return [*sys.argv[2:], "--port", str(group.port)]
+        return [*sys.argv[2:], "--port", str(group.port), "--workers", str(self._workers)]
 
     def _declare_unknown_dead(self, supervisor: Supervisor, found: list[Found]) -> None:
         """Tell the clients of workers whose rosters systemd has kept and whose deaths no supervisor
@@ -301,6 +305,15 @@ class _Service:
                 os.close(roster)
             else:
                 supervisor.spawn(supervisor.declare_unknown_dead(name, pid, roster))
+
+    async def _scale(
+        self, reloads: Reloads, scaling: Scaling, channel: Channel, frame: c.Scale
+    ) -> c.Frame:
+        async with reloads.alone():
+            answer = await scaling.run(frame.workers, lambda step: channel.write(c.encode(step)))
+        self._workers = frame.workers
+        self._reporter.event("scaled", answer.message, workers=frame.workers)
+        return answer
 
     # --- signals --------------------------------------------------------------------------------
 

@@ -93,10 +93,6 @@ _SERVICES: Final[Explanations] = {
     "workers": caller(
         "A service has at least one worker, and at most as many as there are numbers for them."
     ),
-    "workers_differ": caller(
-        "The number of workers' sockets at the port differs from `--workers`.",
-        "Start with that number, or stop the service first.",
-    ),
 }
 
 _CLUSTERS: Final[Explanations] = {

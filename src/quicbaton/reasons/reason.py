@@ -166,7 +166,6 @@ class Reason(StrEnum):
     SUPERVISED = "supervised"
     TWO_SERVICES = "two_services"
     WORKERS = "workers"
-    WORKERS_DIFFER = "workers_differ"
 
     # --- clusters -------------------------------------------------------------------------
 

@@ -41,6 +41,8 @@ LOOK_ANSWER_S: Final = 2.0
 LAST_ANSWER_S: Final = 0.2
 #: Beyond the grace that a worker was given, for it to close its connections and end.
 END_S: Final = 5.0
+#: For a worker to take the sockets of others.
+SHARE_S: Final = 5.0
 #: For the program that becomes the supervisor to answer, and between looks whether it does.
 NEW_SUPERVISOR_S: Final = 30.0
 SUPERVISOR_LOOK_S: Final = 0.05

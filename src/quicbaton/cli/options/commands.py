@@ -162,6 +162,18 @@ class UpgradeOptions(ReloadOptions, frozen=True, kw_only=True):
     """
 
 
+class ScaleOptions(CommandOptions, frozen=True, kw_only=True):
+    """Have another number of workers, under live connections: those of workers that go move to the
+    others. It holds until the service starts again, or the number in its configuration changes.
+    """
+
+    workers: Annotated[int, Argument("how many workers there are to be", "N", positional=True)]
+    server: Annotated[
+        str | None, Argument(f"{_SERVER} (default: the only service)", "SERVER", positional=True)
+    ] = None
+    cluster: ClusterOptions = ClusterOptions()
+
+
 class StopOptions(ServiceOptions, frozen=True, kw_only=True):
     """Stop a server: no new clients, running requests may end, connections are closed, or
     handed to another server first.

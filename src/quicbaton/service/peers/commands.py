@@ -22,8 +22,10 @@ from quicbaton.service.peers.service_commands import (
     PassSocket,
     Reload,
     ReloadStep,
+    Scale,
     Service,
     ServiceStatus,
+    ShareSockets,
     SocketOf,
     Stop,
     Survey,
@@ -43,8 +45,10 @@ __all__ = [
     "PassSocket",
     "Reload",
     "ReloadStep",
+    "Scale",
     "Service",
     "ServiceStatus",
+    "ShareSockets",
     "SocketOf",
     "Stop",
     "Survey",
@@ -387,6 +391,8 @@ Frame = (
     | Drained
     | Figures
     | Stop
+    | Scale
+    | ShareSockets
     | Upgrade
     | WorkerState
     | Left
@@ -412,6 +418,7 @@ REMOTE_COMMANDS: Final[frozenset[type[Frame]]] = frozenset(
         StopDraining,
         ReadFigures,
         Reload,
+        Scale,
         ServiceStatus,
         Stop,
     }

@@ -35,6 +35,13 @@ class PassSocket(CommandFrame, tag="pass"):
     number: int
 
 
+class ShareSockets(CommandFrame, tag="share"):
+    """The port's sockets from number `first` on are the descriptors that come along, instead of
+    those that the worker has: none, if there are fewer now. Answered with `Answer`."""
+
+    first: int
+
+
 class PassRoster(CommandFrame, tag="pass_roster"):
     """Answered with `SocketOf` and the descriptor of the worker's own roster."""
 
@@ -73,6 +80,12 @@ class Reload(CommandFrame, tag="reload"):
     #: Time for the connections that cannot move at once, mainly for running requests. The service's
     #: own: these go on in the background.
     grace_s: float
+
+
+class Scale(CommandFrame, tag="scale"):
+    """Have that many workers. Answered with `ReloadStep`s, then with `Answer`."""
+
+    workers: int
 
 
 class Upgrade(CommandFrame, tag="upgrade"):

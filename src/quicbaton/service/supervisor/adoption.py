@@ -66,15 +66,17 @@ async def take_sockets(found: list[Found]) -> Group:
 
     Raises ConfigurationError when the workers do not agree about them.
     """
-    orders = {tuple(one.state.sockets) for one in found}
-    if len(orders) != 1:
+    orders = sorted((tuple(one.state.sockets) for one in found), key=len)
+    longest = orders[-1]
+    # While workers come or go, some have more of the sockets than others.
+    if any(order != longest[: len(order)] for order in orders):
         raise ConfigurationError(
             "the workers that live here do not have the same sockets: stop them all first",
             code=Reason.TWO_SERVICES,
         )
     sockets: list[socket.socket] = []
     try:
-        for number in range(len(orders.pop())):
+        for number in range(len(longest)):
             sockets.append(await _take(found, number))
         return Group(sockets)
     except BaseException:

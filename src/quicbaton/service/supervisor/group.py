@@ -56,6 +56,25 @@ class Group:
                 sock.close()
             raise
 
+    def grow(self, workers: int) -> None:
+        """Let further sockets join behind the others, up to one for each worker."""
+        before = len(self.sockets)
+        check_reuse_port(self.sockets[0])
+        host, port = self.sockets[0].getsockname()[:2]
+        try:
+            while len(self.sockets) < workers:
+                self.sockets.append(open_udp(host, port, reuse_port=True))
+        except OSError as error:
+            self.shrink(before)
+            raise ConfigurationError(
+                f"no further socket at port {port}: {error.strerror or error}"
+            ) from error
+
+    def shrink(self, workers: int) -> None:
+        """Close our copies of the sockets behind the first ones."""
+        while len(self.sockets) > workers:
+            self.sockets.pop().close()
+
     @property
     def port(self) -> int:
         return int(self.sockets[0].getsockname()[1])
@@ -72,8 +91,9 @@ class Group:
 
     def steer(self, ids: IdLayout | IdConfigs) -> bool:
         """Have the kernel pick a socket by the worker number in the connection ID."""
-        # The kernel makes a group of them when the second joins: one alone gets everything.
-        self.steered = len(self.sockets) == 1 or steer(self.sockets[0], ids, len(self.sockets))
+        # The kernel makes a group of them when the second joins. One that was always alone takes no
+        # filter, and gets everything.
+        self.steered = steer(self.sockets[0], ids, len(self.sockets)) or len(self.sockets) == 1
         return self.steered
 
     def close(self) -> None:

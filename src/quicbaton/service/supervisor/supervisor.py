@@ -24,9 +24,10 @@ from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.asking import CommandFailedError, ask, follow
+from quicbaton.service.peers.asking import ask, follow
 from quicbaton.service.supervisor.adoption import Found
 from quicbaton.service.supervisor.dead_workers import Announcer, Verdict, survey
+from quicbaton.service.supervisor.ending import end
 from quicbaton.service.supervisor.group import Group
 from quicbaton.service.supervisor.spawn import Process, Spawner
 from quicbaton.service.supervisor.systemd import roster_name
@@ -80,6 +81,8 @@ class Supervisor:
         self.settings = settings
         self.say = say
         self.slots = [WorkerSlot(number) for number in range(len(group.sockets))]
+        #: Slots that there are to be no more. Their processes end by themselves.
+        self.leaving: list[WorkerSlot] = []
         self.stopping = False
         self._spawner = spawner
         self._keeper = keeper
@@ -194,19 +197,21 @@ class Supervisor:
 
     def restart(self, slot: WorkerSlot, lived_s: float = 0.0) -> None:
         """Start a new process for a slot that has none. The last one served for `lived_s`."""
-        if not self.stopping and (slot.restart is None or slot.restart.done()):
+        if self.stopping or slot.leaves:
+            return
+        if slot.restart is None or slot.restart.done():
             slot.restart = asyncio.get_running_loop().create_task(self._bring_up(slot, lived_s))
 
     async def stop(self, grace_s: float, to: str) -> c.Left:
         """Have all workers stop in good order. Returns what became of their connections, when the
         workers have ended."""
         self.stopping = True
-        for slot in self.slots:
+        for slot in self._all:
             slot.state = "stopping"
             if slot.restart is not None:
                 slot.restart.cancel()
-        everybody = [process for slot in self.slots for process in slot.processes]
-        ends = await asyncio.gather(*(self._end(process, grace_s, to) for process in everybody))
+        everybody = [process for slot in self._all for process in slot.processes]
+        ends = await asyncio.gather(*(end(process, grace_s, to) for process in everybody))
         return c.Left(
             moved=sum(end.moved for end in ends),
             closed=sum(end.closed for end in ends),
@@ -224,23 +229,35 @@ class Supervisor:
     def kill(self) -> None:
         """End all workers at once. Their clients learn it by resets, if at all."""
         self.stopping = True
-        for slot in self.slots:
+        for slot in self._all:
             for process in slot.processes:
                 process.signal(signal.SIGKILL)
 
     async def close(self) -> None:
         """Release everything. Workers that live serve on."""
         tasks: list[asyncio.Task[None]] = list(self._tasks)
-        tasks += [slot.restart for slot in self.slots if slot.restart is not None]
+        tasks += [slot.restart for slot in self._all if slot.restart is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for slot in self.slots:
+        for slot in self._all:
             for process in slot.processes:
                 process.close()
         self.group.close()
 
+    def keep(self, name: str, descriptor: int) -> None:
+        """Have a descriptor kept for our successor."""
+        self._keeper.keep(name, descriptor)
+
+    def drop(self, name: str) -> None:
+        """Have a descriptor kept no more."""
+        self._keeper.drop(name)
+
     # --- lives ----------------------------------------------------------------------------------
+
+    @property
+    def _all(self) -> list[WorkerSlot]:
+        return [*self.slots, *self.leaving]
 
     def _adopt(self, found: Found) -> None:
         slot = self.slots[found.state.worker]
@@ -326,6 +343,14 @@ class Supervisor:
             self.spawn(self._declare_dead(slot, process))
         else:
             self._let_go(slot, process)
+        if slot.leaves and not process.has_failed:
+            self.say(
+                "worker_left",
+                f"worker {slot.number} has nothing left and has ended: pid {process.pid}",
+                worker=slot.number,
+                pid=process.pid,
+            )
+            return
         if not was_current:
             if process.replaced and process.has_failed:
                 self.say(
@@ -345,6 +370,8 @@ class Supervisor:
             pid=process.pid,
             message=process.ending(),
         )
+        if slot.leaves:
+            return
         if slot.replacing:
             slot.state = "replacing"
         elif not self._inherit(slot):
@@ -388,7 +415,7 @@ class Supervisor:
         while True:
             living = {
                 other.control: other_slot.number
-                for other_slot in self.slots
+                for other_slot in self._all
                 for other in other_slot.processes
                 if other.serves
             }
@@ -420,7 +447,7 @@ class Supervisor:
             with contextlib.suppress(QuicbatonError):
                 await ask(other.control, dead, c.Answer, END_S)
 
-        everybody = [other for slot in self.slots for other in slot.processes if other.serves]
+        everybody = [other for slot in self._all for other in slot.processes if other.serves]
         await asyncio.gather(*(tell(other) for other in everybody))
 
     async def _watch(self) -> None:
@@ -429,7 +456,7 @@ class Supervisor:
             await asyncio.sleep(LOOK_S)
             ready = [
                 (slot, process)
-                for slot in self.slots
+                for slot in self._all
                 for process in slot.processes
                 if process.ready_s
             ]
@@ -460,35 +487,3 @@ class Supervisor:
             slot.current = None
             if not self._inherit(slot):
                 self.restart(slot)
-
-    async def _end(self, process: Process, grace_s: float, to: str) -> c.Left:
-        left = c.Left(0, 0, 0)
-        with contextlib.suppress(QuicbatonError, TimeoutError):
-            async with asyncio.timeout(grace_s + END_S):
-                if process.begun:
-                    left = await self._stop_one(process, grace_s, to)
-                else:
-                    process.signal(signal.SIGTERM)
-                await process.exited.wait()
-        if not process.exited.is_set():
-            process.signal(signal.SIGKILL)
-            await process.exited.wait()
-        return left
-
-    async def _stop_one(self, process: Process, grace_s: float, to: str) -> c.Left:
-        """Have it stop. It ends then, or soon."""
-        stop = c.Stop(grace_s, to)
-        try:
-            left = await ask(process.control, stop, c.Left, grace_s + END_S)
-        except CommandFailedError as error:
-            if error.code is not Reason.BUSY:
-                process.signal(signal.SIGTERM)
-            # Otherwise another command stops it already: a signal now would cut requests that still
-            # have time.
-            return c.Left(0, 0, 0)
-        except PeerError as error:
-            if process.replaced and error.code is Reason.UNREACHABLE:
-                return c.Left(0, 0, 0)  # it is about to end
-            raise
-        process.signal(signal.SIGTERM)
-        return left

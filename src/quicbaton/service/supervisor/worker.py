@@ -151,6 +151,7 @@ class Worker(Observer):
             c.WorkerStatus: self._status,
             c.Begin: self._begin,
             c.PassSocket: self._pass_socket,
+            c.ShareSockets: self._take_sockets,
             c.PassRoster: self._pass_roster,
             c.Survey: self._survey,
             c.DeclareDead: self._on_declared_dead,
@@ -263,8 +264,7 @@ class Worker(Observer):
 
     async def _refuse_to_share(self, _channel: Channel, _frame: c.Join) -> c.Frame:
         raise CallerError(
-            "this is a worker of a service, whose number of workers is fixed: start the service "
-            "with more of them",
+            "this is a worker of a service: `quicbaton scale` gives the service more of them",
             code=Reason.SUPERVISED,
         )
 
@@ -275,6 +275,17 @@ class Worker(Observer):
             c.encode(c.SocketOf(frame.number, len(self._sockets))),
             [self._sockets[frame.number].fileno()],
         )
+
+    async def _take_sockets(self, channel: Channel, frame: c.ShareSockets) -> c.Frame:
+        new = [socket.socket(fileno=descriptor) for descriptor in channel.take_descriptors()]
+        if not self._worker < frame.first <= len(self._sockets):
+            for sock in new:
+                sock.close()
+            raise CallerError("sockets of others begin elsewhere", code=Reason.NO_SUCH_SOCKET)
+        for sock in self._sockets[frame.first :]:
+            sock.close()
+        self._sockets[frame.first :] = new
+        return c.Answer(True, Reason.OK, f"{len(self._sockets)} sockets")
 
     async def _pass_roster(self, channel: Channel, _frame: c.PassRoster) -> None:
         answer = c.SocketOf(self._worker, len(self._sockets))

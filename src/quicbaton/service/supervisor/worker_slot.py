@@ -23,6 +23,8 @@ class WorkerSlot:
         #: The task that brings up a new current one.
         self.restart: asyncio.Task[None] | None = None
         self.backoff = Backoff()
+        #: There are to be fewer workers: it gets no new process, and ends when it has nothing left.
+        self.leaves = False
         self.restarts = 0
         self.state = "starting"
         #: The reason why it is down.
