@@ -322,6 +322,11 @@ MAX_SPENT_TOKENS: Final = 1 << 16
 #: Session tickets: as long as aioquic's. RFC 8446 §4.6.1 allows a week; a day bounds how long a
 #: retired cluster key must be kept for them.
 TICKET_LIFETIME_S: Final = 86_400
+#: For how long after a client was shown a certificate its sessions are resumed although another has
+#: taken its place. Servers that show different ones for one name so spare most clients that come
+#: back a full handshake. An operator who replaces a certificate, perhaps since its key was stolen,
+#: knows that it is gone ten minutes later.
+REPLACED_CERTIFICATE_S: Final = 600
 #: How far a client's idea of its ticket's age may be from ours for its early data to be accepted:
 #: the figure that RFC 8446 §8.3 names for clients on the internet.
 EARLY_DATA_WINDOW_S: Final = 10

@@ -7,20 +7,28 @@ import os
 from time import time
 from typing import Any
 
+import msgspec
 import pytest
 from aioquic.tls import CipherSuite, SessionTicket
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quicbaton.errors import ConfigurationError
-from quicbaton.handshake import SessionTickets, prepare, ready
+from quicbaton.handshake import Certificates, SessionTickets, prepare, ready
 from quicbaton.handshake.tickets import Resumption, open_ticket, seal_ticket
-from quicbaton.keys.cluster_key import ClusterKey
+from quicbaton.keys.cluster_key import ClusterKey, Purpose
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.keys.spent import SpentTokens
-from quicbaton.limits import BATON_CLOCK_SKEW_S, EARLY_DATA_WINDOW_S, TICKET_LIFETIME_S
+from quicbaton.limits import (
+    BATON_CLOCK_SKEW_S,
+    EARLY_DATA_WINDOW_S,
+    REPLACED_CERTIFICATE_S,
+    TICKET_LIFETIME_S,
+)
 from quicbaton.transport.state import StreamDataEvent
 from tests.handshake.aioquic_pair import SERVER_CID, TOKEN, V2, Pair
+from tests.handshake.test_certificates import made
 
 OLD = ClusterKey(b"old1", bytes(range(32)))
 NEW = ClusterKey(b"new1", bytes(range(1, 33)))
@@ -35,6 +43,8 @@ RESUMPTION = Resumption(
     alpn="h3",
     early_data=False,
     promise=bytes(8),
+    certificate=bytes(16),
+    shown_ms=int(NOW * 1000),
 )
 
 
@@ -66,8 +76,9 @@ def visit(
 ) -> Pair:
     """A client's connection to a server with these tickets, not begun."""
     client = {**options.pop("client", {}), "session_ticket": ticket}
+    certificates = options.pop("certificates", None)
     pair = Pair(prepared=False, client=client, **options)
-    prepare(pair.server, bytes(SERVER_CID), TOKEN, tickets=tickets)
+    prepare(pair.server, bytes(SERVER_CID), TOKEN, tickets=tickets, certificates=certificates)
     return pair
 
 
@@ -110,7 +121,7 @@ def test_ticket_opens_where_its_key_is_in_the_ring() -> None:
 
 def test_ticket_shows_nothing_and_is_never_the_same() -> None:
     first, second = (seal_ticket(RING, os.urandom, RESUMPTION) for _ in range(2))
-    assert first[:5] == second[:5] == b"T" + OLD.key_id
+    assert first[:5] == second[:5] == b"U" + OLD.key_id
     assert first[5:21] != second[5:21]
     assert first[21:] != second[21:]
     for secret in (RESUMPTION.secret, b"example.test"):
@@ -146,7 +157,15 @@ def test_changed_ticket_is_nobodys(data: st.DataObject) -> None:
 @settings(max_examples=100, deadline=None)
 def test_strange_labels_are_nobodys(label: bytes) -> None:
     assert open_ticket(label, RING, NOW) is None
-    assert open_ticket(b"T" + OLD.key_id + label, RING, NOW) is None
+    assert open_ticket(b"U" + OLD.key_id + label, RING, NOW) is None
+
+
+def test_a_ticket_of_release_0_2_leads_to_a_full_handshake() -> None:
+    """It does not say which certificate its client was shown."""
+    header = b"T" + OLD.key_id + bytes(16)
+    text = msgspec.msgpack.encode(msgspec.structs.astuple(RESUMPTION)[:8])
+    key = AESGCM(OLD.derive(Purpose.SESSION_TICKET, bytes(16)))
+    assert open_ticket(header + key.encrypt(bytes(12), text, header), RING, NOW) is None
 
 
 # --- resumption -------------------------------------------------------------------------------
@@ -212,7 +231,54 @@ def test_promoted_connection_still_has_its_ticket_to_deliver(clock: Clock) -> No
     pair = visit(node(clock))
     pair.until_server_ready()
     crypto = pair.promote_server().state.crypto.data
-    assert b"T" + OLD.key_id in crypto
+    assert b"U" + OLD.key_id in crypto
+
+
+# --- a certificate is replaced ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[Certificates]:
+    """Before the renewal, and after."""
+    return [Certificates(made(tmp_path_factory.mktemp("made") / name)) for name in ("old", "new")]
+
+
+@pytest.mark.parametrize(
+    ("later_s", "resumed"),
+    [(REPLACED_CERTIFICATE_S - 1, True), (REPLACED_CERTIFICATE_S + 1, False)],
+)
+def test_a_session_hides_a_new_certificate_for_no_longer_than_ten_minutes(
+    clock: Clock, both: list[Certificates], later_s: float, resumed: bool
+) -> None:
+    old, new = both
+    ticket = first_ticket(node(clock), certificates=old)
+    clock.now += later_s
+    assert resumes(node(clock), ticket, certificates=new) == resumed
+    assert resumes(node(clock), ticket, certificates=old)
+
+
+def test_resuming_again_and_again_does_not_hide_it_for_longer(
+    clock: Clock, both: list[Certificates]
+) -> None:
+    old, new = both
+    clock.now -= 2 * REPLACED_CERTIFICATE_S  # aioquic believes in no ticket of the future
+    ticket = first_ticket(node(clock), certificates=old)
+    clock.now += REPLACED_CERTIFICATE_S - 1
+    pair = visit(node(clock), ticket, certificates=new)
+    pair.until_client_ready()
+    pair.to_client(pair.from_server())
+    assert pair.server.tls.session_resumed
+    (second,) = pair.client_tickets
+    clock.now += 2
+    pair = visit(node(clock), second, certificates=new)
+    pair.until_client_ready()
+    assert not pair.server.tls.session_resumed
+    assert pair.client.tls._peer_certificate == new.all[0].leaf
+    # From then on its sessions are of the new one.
+    pair.to_client(pair.from_server())
+    (third,) = pair.client_tickets
+    clock.now += REPLACED_CERTIFICATE_S + 1
+    assert resumes(node(clock), third, certificates=new)
 
 
 # --- early data -------------------------------------------------------------------------------

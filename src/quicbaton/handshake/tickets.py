@@ -1,11 +1,17 @@
 """Session tickets that every node of a cluster can open, and that none has to remember.
 
-    0x54 | key id (4) | ticket id (16) | AES-256-GCM(`Resumption`) | tag (16)
+    0x55 | key id (4) | ticket id (16) | AES-256-GCM(`Resumption`) | tag (16)
 
 RFC 8446 §4.6.1 leaves a ticket's contents to the server. aioquic's are random bytes, with which the
 application looks up its store. Ours hold everything. They are sealed under a key of their own,
 derived from the cluster key and the random ticket id, so that one key seals one text. The ring
 rotates them: a retired key still opens; a ticket of a dropped one leads to a full handshake.
+
+A client that resumes is shown no certificate (RFC 8446 §2.2). So a ticket says which one its client
+was shown, and when; tickets of resumed sessions say what the first one said. With another
+certificate than that in its place, sessions are resumed for `REPLACED_CERTIFICATE_S` after it was
+shown. Servers that show different certificates for one name thus resume each other's sessions for
+as long, and none hides a new certificate for longer.
 
 Resumption. The pre-shared key is used with (EC)DHE only. So a thief of the cluster key cannot read
 recorded connections that were resumed, except their early data (§2.3, §8). We resume for the server
@@ -45,25 +51,33 @@ from aioquic.tls import (
     SessionTicket,
     push_new_session_ticket,
 )
+from cryptography import x509
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
 from msgspec import Struct
 
 from quicbaton.errors import InternalError
 from quicbaton.keys.cluster_key import KEY_ID_BYTES, ClusterKey, Purpose
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.keys.spent import ReplayGuard
-from quicbaton.limits import BATON_CLOCK_SKEW_S, EARLY_DATA_WINDOW_S, TICKET_LIFETIME_S
+from quicbaton.limits import (
+    BATON_CLOCK_SKEW_S,
+    EARLY_DATA_WINDOW_S,
+    REPLACED_CERTIFICATE_S,
+    TICKET_LIFETIME_S,
+)
 
 TICKET_ID_BYTES: Final = 16
 
-_KIND: Final = b"\x54"
+_KIND: Final = b"\x55"  # in release 0.2.0 it was 0x54
 _ID_OFFSET: Final = 1 + KEY_ID_BYTES
 _HEADER_BYTES: Final = _ID_OFFSET + TICKET_ID_BYTES
 #: The longest server name and protocol, two secrets' worth of key, and what surrounds them.
 _MAX_TICKET_BYTES: Final = 1024
 _ZERO_NONCE: Final = bytes(12)  # one key seals one text
 _PROMISE_BYTES: Final = 8
+_CERTIFICATE_BYTES: Final = 16
 
 #: The transport parameters that a client remembers for its early data (RFC 9000 §7.4.1, RFC 9221
 #: §3).
@@ -94,6 +108,8 @@ class Resumption(Struct, frozen=True, array_like=True, forbid_unknown_fields=Tru
     alpn: str
     early_data: bool
     promise: bytes  # digest of the transport parameters that the client remembers
+    certificate: bytes  # digest of the certificate that the client was shown
+    shown_ms: int  # when, as Unix time
 
     def __repr__(self) -> str:
         return f"Resumption(server_name={self.server_name!r}, alpn={self.alpn!r}, <redacted>)"
@@ -164,7 +180,8 @@ class TicketExchange:
     """The tickets of one handshake: the client's, if it has one, and the new one that it gets.
 
     Attributes of aioquic's `Context` that are read: `_psk_key_exchange_mode`, `_server_name` (which
-    `preparation` keeps there), `alpn_negotiated`, `handshake_extensions`; that are set:
+    `preparation` keeps there), `alpn_negotiated`, `certificate`, `handshake_extensions`,
+    `session_resumed`; that are set:
     `early_data_accepted`; that are replaced: `get_session_ticket_cb`, `update_traffic_key_cb`,
     `_server_handle_finished`. `_build_session_ticket` is called.
     """
@@ -190,8 +207,14 @@ class TicketExchange:
     def _fetch(self, label: bytes) -> SessionTicket | None:
         """The session of a client's ticket. TLS checks the binder next."""
         tls = self._tls
-        resumption = open_ticket(label, self._tickets.ring, self._tickets.clock())
+        now = self._tickets.clock()
+        resumption = open_ticket(label, self._tickets.ring, now)
         if resumption is None:
+            return None
+        if (
+            resumption.certificate != _digest(tls.certificate)
+            and now - resumption.shown_ms / 1000 > REPLACED_CERTIFICATE_S
+        ):
             return None
         if (resumption.server_name, resumption.alpn) != (
             tls._server_name or "",
@@ -259,6 +282,11 @@ class TicketExchange:
         tls = self._tls
         tickets = self._tickets
         early_data = tickets.guard is not None
+        now_ms = int(tickets.clock() * 1000)
+        certificate, shown_ms = _digest(tls.certificate), now_ms
+        if tls.session_resumed and self._offered is not None:
+            _, first = self._offered
+            certificate, shown_ms = first.certificate, first.shown_ms
         message = NewSessionTicket(
             ticket_lifetime=TICKET_LIFETIME_S,
             ticket_age_add=int.from_bytes(tickets.entropy(4), "big"),
@@ -271,7 +299,7 @@ class TicketExchange:
             tickets.ring,
             tickets.entropy,
             Resumption(
-                issued_ms=int(tickets.clock() * 1000),
+                issued_ms=now_ms,
                 secret=session.resumption_secret,
                 cipher_suite=int(session.cipher_suite),
                 age_add=message.ticket_age_add,
@@ -279,6 +307,8 @@ class TicketExchange:
                 alpn=tls.alpn_negotiated or "",
                 early_data=early_data,
                 promise=_promise(tls),
+                certificate=certificate,
+                shown_ms=shown_ms,
             ),
         )
         return message
@@ -286,6 +316,13 @@ class TicketExchange:
 
 def _cipher(key: ClusterKey, ticket_id: bytes) -> AESGCM:
     return AESGCM(key.derive(Purpose.SESSION_TICKET, ticket_id))
+
+
+def _digest(certificate: x509.Certificate | None) -> bytes:
+    """A digest of the server's certificate."""
+    if certificate is None:
+        raise InternalError("a server without a certificate has no sessions")
+    return certificate.fingerprint(SHA256())[:_CERTIFICATE_BYTES]
 
 
 def _promise(tls: Context) -> bytes:
