@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "get": ("get",),
     "connections": ("ps", "handoff", "save", "resume"),
     "inspection": ("inspect",),
+    "timeline": ("timeline",),
     "keys": ("keys",),
 }
 

@@ -22,6 +22,8 @@ class Seen(StrEnum):
 class Phase(StrEnum):
     """A moment of a handoff, in the usual order. A handoff passes some of them."""
 
+    #: The source begins to send large buffers ahead of the offer, while it serves.
+    COPY = "copy"
     #: The source asks whether the destination takes the connection.
     OFFER = "offer"
     ACCEPT = "accept"

@@ -37,6 +37,10 @@ _OPTIONS: Final[Explanations] = {
         "Write `ReusePort=yes` into the socket unit, or use `--workers 1`.",
     ),
     "no_watchfiles": caller("`--reload` needs watchfiles.", "`pip install 'quicbaton[standard]'`"),
+    "not_a_timeline": caller(
+        "The file has no timeline of a handoff, or none that can be read.",
+        "Name a file that `handoff --json` was printed into, or a qlog file.",
+    ),
     "not_private": caller(
         "Other users may read or write a file or folder that is as powerful as the keys.",
         "`chmod 600 FILE` or `chmod 700 FOLDER`; make new keys if somebody may have read them.",

@@ -219,6 +219,7 @@ class Reason(StrEnum):
     TCP_PORT = "tcp_port"
     UNHEALTHY = "unhealthy"
     NEEDS_RESTART = "needs_restart"
+    NOT_A_TIMELINE = "not_a_timeline"
     USAGE = "usage"
 
     # --- keys -----------------------------------------------------------------------------

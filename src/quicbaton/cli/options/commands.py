@@ -92,6 +92,23 @@ class InspectOptions(CommandOptions, frozen=True, kw_only=True):
     ] = None
 
 
+class TimelineOptions(CommandOptions, frozen=True, kw_only=True):
+    """Draw handoffs as an SVG: a row for each, its phases as bars."""
+
+    files: Annotated[
+        tuple[Path, ...],
+        Argument(
+            "what `handoff --json`, `resume --json` or `drain --timelines --json` printed, or a "
+            "qlog file of ours",
+            "FILE",
+            positional=True,
+        ),
+    ]
+    output: Annotated[
+        Path, Argument("the picture to make, or to make anew", flags=("-o", "--output"))
+    ] = Path("timeline.svg")
+
+
 class BulkOptions(Options, frozen=True, kw_only=True):
     """Options for moving many connections."""
 

@@ -73,6 +73,7 @@ class OutgoingHandoff(Handoff):
         if not is_worth_it(session) or self._is_cutover_in_the_way(session, link, proxy=proxy):
             self._offer(session, link, proxy=proxy)
         else:
+            self.recorder.mark(Phase.COPY)
             self._copying = Copying(session, link, lambda: self._offer(session, link, proxy=proxy))
         return waiter
 
