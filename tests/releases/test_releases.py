@@ -14,6 +14,7 @@ from unittest import mock
 
 import pytest
 
+import quicbaton
 from quicbaton.baton.errors import BatonVersionError
 from quicbaton.baton.header import peek
 from quicbaton.baton.versions import readable_versions
@@ -38,7 +39,8 @@ class TwoReleases(Home):
         self._released = path / "released"
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(self._released)
-
+        self._installed = path / "installed"
+        self.install(released=True)
         where = "import quicbaton; print(quicbaton.__file__)"
         imported = subprocess.run(
             [sys.executable, "-c", where],
@@ -47,15 +49,21 @@ class TwoReleases(Home):
             text=True,
             check=True,
         ).stdout
-        assert Path(imported.strip()).is_relative_to(self._released)
+        assert Path(imported.strip()).resolve().is_relative_to(self._released)
 
     def serve_released(self, *arguments: str | Path) -> Server:
         """A server of the last release that is ready."""
         with mock.patch.object(self, "environment", self._environment_of_release()):
             return self.serve(*arguments)
 
+    def install(self, *, released: bool) -> None:
+        """Have servers of the last release, and what they start, find this code from now on."""
+        self._installed.unlink(missing_ok=True)
+        present = Path(quicbaton.__file__).parent.parent
+        self._installed.symlink_to(self._released if released else present)
+
     def _environment_of_release(self) -> dict[str, str]:
-        return {**self.environment, "PYTHONPATH": str(self._released)}
+        return {**self.environment, "PYTHONPATH": str(self._installed)}
 
 
 @pytest.fixture
@@ -143,6 +151,26 @@ def test_a_handoff_to_a_release_has_a_timeline_and_one_by_it_has_none(
     told = releases.json("handoff", released.control, name, "--to", present.control)
     assert told["timeline"] is None
     _check_whole(client, content)
+
+
+@pytest.mark.process
+def test_a_released_service_is_reloaded_into_the_present_code_and_back(
+    releases: TwoReleases,
+) -> None:
+    """As when a package is upgraded under a service: the supervisor stays what it was."""
+    content = releases.write("file.bin", _FILE_BYTES)
+    service = releases.serve_released("--workers", "2")
+    clients = [releases.download(service, "file.bin", _RATE) for _ in range(3)]
+    for client in clients:
+        client.wait_for_bytes(1)
+    for released in (False, False, True):
+        releases.install(released=released)
+        done = releases.run("reload", str(service.port), "--json")
+        assert done.returncode == 0, done.stderr
+        assert releases.json("workers", str(service.port))["lingering"] == []
+    for client in clients:
+        _check_whole(client, content)
+    assert service.stop() == 0
 
 
 def _the_connection(releases: TwoReleases, server: Server) -> dict[str, Any]:

@@ -260,7 +260,9 @@ async def test_a_reload_starts_no_more_workers_once_the_service_stops(
 
         monkeypatch.setattr(supervisor, "begin", begin)
         monkeypatch.setattr(Process, "wait_ready", wait_ready)
-        answer = await Reloads(supervisor, lambda: lambda: None).run(lambda _step: None)
+        answer = await Reloads(supervisor, lambda: lambda: None).run(
+            lambda _step: None, by="a test"
+        )
         assert answer.code == "stopping"
         assert len(stage.patient.children) == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import signal
 from pathlib import Path
@@ -163,18 +164,64 @@ def wait_until_exists(path: Path) -> str:
         await asyncio.sleep(0.05)"""
 
 
-def test_a_second_reload_at_the_same_time_is_refused(home: ServiceHome) -> None:
+def test_a_second_reload_says_what_runs_and_has_its_turn(home: ServiceHome) -> None:
     write_program(home, "one")
-    service = home.service(2, "--app", "program:Version")
+    service = home.service(1, "--app", "program:Version")
     go = home.path / "go"
     write_program(home, "two", health=wait_until_exists(go))
     first = home.start("quicbaton", "reload", str(service.port))
-    wait_for(home.worker_pids, lambda pids: len(pids) > 2)
-    done = reload(home)
-    assert done.returncode == 1
-    assert last_event(done.stderr)["error"] == "busy"
+    (_, new) = wait_for(home.worker_pids, lambda pids: len(pids) > 1)
+    second = home.start("quicbaton", "reload", str(service.port), "--json")
+    assert second.stdout is not None
+    queued = json.loads(second.stdout.readline())
+    assert queued["event"] == "queued"
+    assert f"a reload by pid {first.pid} runs since" in queued["message"]
     go.touch()
     assert first.wait(GUARD_S) == 0
+    assert second.wait(GUARD_S) == 0
+    assert new not in service.pids()
+
+
+def test_signals_to_reload_have_their_turns_and_further_ones_are_one(home: ServiceHome) -> None:
+    write_program(home, "one")
+    service = home.service(1, "--app", "program:Version")
+    go = home.path / "go"
+    write_program(home, "two", health=wait_until_exists(go))
+    service.process.send_signal(signal.SIGHUP)
+    wait_for(home.worker_pids, lambda pids: len(pids) > 1)
+    service.process.send_signal(signal.SIGHUP)
+    assert "a reload by SIGHUP runs since" in service.wait_for("queued")["message"]
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_for("queued")
+    go.touch()
+    for _ in range(2):
+        assert service.wait_for("reloaded")["ok"]
+    assert home.run("stop", str(service.port)).returncode == 0
+    assert service.process.stdout is not None
+    assert "reloaded" not in service.process.stdout.read()
+
+
+def test_a_stop_ends_a_reload_and_those_that_wait(home: ServiceHome) -> None:
+    write_program(home, "one")
+    service = home.service(2, "--app", "program:Version")
+    write_program(home, "two", health=wait_until_exists(home.path / "never"))
+    reloads = [home.start("quicbaton", "reload", str(service.port), "--json")]
+    wait_for(home.worker_pids, lambda pids: len(pids) > 2)
+    reloads.append(home.start("quicbaton", "reload", str(service.port), "--json"))
+    waiting = reloads[1].stdout
+    assert waiting is not None
+    assert '"queued"' in waiting.readline()
+    stops = [home.start("quicbaton", "stop", str(service.port), "--json") for _ in range(2)]
+    for stop in stops:
+        out, errors = stop.communicate(timeout=GUARD_S)
+        assert stop.returncode == 0, errors
+        assert last_event(out)["event"] == "stopped"
+    for reload_ in reloads:
+        _, errors = reload_.communicate(timeout=GUARD_S)
+        assert reload_.returncode == 1
+        assert last_event(errors)["error"] == "stopping"
+    assert service.process.wait(GUARD_S) == 0
+    assert not home.worker_pids()
 
 
 def test_a_worker_that_dies_in_the_middle_of_its_replacement_is_replaced(

@@ -229,6 +229,10 @@ async def test_grace_bounds_the_wait_and_what_is_cut_is_listed(home: ServiceHome
         await come(lambda: asked in client.ended)
         assert client.terminated is None
     assert "1 cut" in output
-    (step,) = [json.loads(line) for line in output.splitlines() if '"worker"' in line]
+    events = [json.loads(line) for line in output.splitlines()]
+    # What it waits for is said meanwhile.
+    waits = [event for event in events if event["event"] == "waiting"]
+    assert "requests still run on streams 0" in waits[0]["message"]
+    (step,) = [event for event in events if event["event"] == "worker"]
     assert (step["phase"], step["moved"], step["cut"]) == ("done", 1, 1)
     assert "requests still run on streams 0" in output

@@ -16,6 +16,7 @@ from quicbaton.cli.control import (
     at_another_process,
     find_servers,
     name_for,
+    old_processes_of,
     your_servers,
 )
 from quicbaton.cli.options.argument import add_command
@@ -83,7 +84,8 @@ def _list(options: PsOptions, reporter: Reporter) -> int:
             continue
         seen.add(listed.pid)
         if reporter.as_json:
-            reporter.value({"server": server.name, **_named(listed)})
+            old = [msgspec.structs.asdict(one) for one in old_processes_of(server)]
+            reporter.value({"server": server.name, **_named(listed), "lingering": old})
         else:
             _print(server, listed)
     return 0

@@ -172,6 +172,15 @@ def your_servers() -> list[Server]:
     ]
 
 
+def old_processes_of(server: Server) -> list[c.OldProcessInfo]:
+    """The processes of a service that were replaced and live on; none where a server does not know
+    the question."""
+    try:
+        return server.ask(c.ListOldProcesses(), c.OldProcesses).processes
+    except (CommandFailedError, PeerError):
+        return []
+
+
 def name_for(server: Server, destination: Server) -> str:
     """The name of `destination` for `server`."""
     if destination.is_remote:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +14,7 @@ from quicbaton.cli.control import (
     Server,
     find_server,
     local_servers,
+    old_processes_of,
 )
 from quicbaton.cli.fleet import follow, step_fields
 from quicbaton.cli.options.argument import add_command
@@ -27,9 +29,12 @@ from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.old_process import describe
 
 #: Stands for the server's own setting.
 _ITS_OWN: Final = -1.0
+#: Seconds for which a reload may wait for something before it says so.
+_QUIET_S: Final = 0.5
 
 
 def add_parser(commands: Any) -> None:
@@ -43,23 +48,49 @@ def add_parser(commands: Any) -> None:
 def reload(options: ReloadOptions, reporter: Reporter) -> int:
     server = find(options)
     if reporter.as_json or not _is_terminal():
-
-        def on_step(step: c.Frame) -> None:
-            if isinstance(step, c.ReloadStep) and step.phase in ("done", "failed"):
-                text = (
-                    f"worker {step.worker}: {step.phase} after {step.seconds:.1f} s, "
-                    f"pid {step.pid}: {step.message}"
-                )
-                reporter.event("worker", text, **step_fields(step))
-
-        answer = asyncio.run(follow(server, _command(options), c.Answer, on_step))
+        steps = _Steps(reporter)
+        answer = asyncio.run(follow(server, _command(options), c.Answer, steps.on_step))
     else:
         answer = _reload_with_bar(server, options)
     if not answer.ok:
         reporter.error(*answer.heard())
         return 1
-    reporter.event("reloaded", answer.message, message=answer.message)
+    old = [msgspec.structs.asdict(one) for one in old_processes_of(server)]
+    reporter.event("reloaded", answer.message, message=answer.message, lingering=old)
     return 0
+
+
+class _Steps:
+    """Reports the steps of a reload as lines. What it waits for is said again each second."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        #: No wait is reported before this time of the monotonic clock.
+        self._quiet_until_s = monotonic() + _QUIET_S
+
+    def on_step(self, step: c.Frame) -> None:
+        if not isinstance(step, c.ReloadStep):
+            return
+        if step.phase in ("done", "failed"):
+            text = (
+                f"worker {step.worker}: {step.phase} after {step.seconds:.1f} s, "
+                f"pid {step.pid}: {step.message}"
+            )
+            self._reporter.event("worker", text, **step_fields(step))
+            return
+        if step.phase == "queued":
+            self._reporter.event(
+                "queued",
+                f"waiting: {step.message}",
+                seconds=round(step.seconds, 3),
+                message=step.message,
+            )
+        elif not step.message:
+            self._quiet_until_s = monotonic() + _QUIET_S
+        elif monotonic() >= self._quiet_until_s:
+            self._quiet_until_s = monotonic() + 1
+            text = f"worker {step.worker}: waiting: {step.message}"
+            self._reporter.event("waiting", text, **step_fields(step))
 
 
 def _is_terminal() -> bool:
@@ -86,6 +117,9 @@ def _reload_with_bar(server: Server, options: ReloadOptions) -> c.Answer:
 
         def on_step(step: c.Frame) -> None:
             if not isinstance(step, c.ReloadStep):
+                return
+            if step.phase == "queued":
+                bar.console.print(f"waiting: {step.message}")
                 return
             if step.worker not in tasks:
                 tasks[step.worker] = bar.add_task(f"worker {step.worker}", total=None, note="")
@@ -116,17 +150,20 @@ def _stop(options: StopOptions, reporter: Reporter) -> int:
 
 
 def _workers(options: WorkersOptions, reporter: Reporter) -> int:
-    service = find(options).ask(c.ServiceStatus(), c.Service)
+    server = find(options)
+    service = server.ask(c.ServiceStatus(), c.Service)
+    lingering = old_processes_of(server)
     if reporter.as_json:
         fields = msgspec.structs.asdict(service)
         fields["workers"] = [msgspec.structs.asdict(worker) for worker in service.workers]
+        fields["lingering"] = [msgspec.structs.asdict(old) for old in lingering]
         reporter.value(fields)
         return 0
-    _print_workers(service)
+    _print_workers(service, lingering)
     return 0
 
 
-def _print_workers(service: c.Service) -> None:
+def _print_workers(service: c.Service, lingering: list[c.OldProcessInfo]) -> None:
     from rich.console import Console  # noqa: PLC0415 - slow to import, and for people only
     from rich.table import Table  # noqa: PLC0415
 
@@ -155,6 +192,8 @@ def _print_workers(service: c.Service) -> None:
             str(worker.restarts),
             worker.message,
         )
+    for old in lingering:
+        table.add_row(str(old.worker), str(old.pid), "lingering", "", "", "", "", "", describe(old))
     console = Console(highlight=False)
     console.print(f"supervisor {service.pid} at {service.address}")
     console.print(table)

@@ -112,7 +112,10 @@ class _Service:
         self._systemd = Systemd(os.environ, os.getpid())
         self._passed = self._systemd.take()
         self._over = asyncio.Event()
+        self._stopping: asyncio.Task[c.Left] | None = None
         self._signals = 0
+        #: A reload that a signal asked for has not begun.
+        self._signal_waits = False
         self._lock = -1
         self._watched = watched_folders(options) if options.watch.reload else []
 
@@ -140,7 +143,7 @@ class _Service:
                 supervisor,
                 control,
                 reloads=reloads,
-                on_stop=partial(self._stop_service, supervisor),
+                on_stop=partial(self._stop_service, supervisor, reloads),
             )
             scaling = self._answer_changes(service, supervisor, reloads)
             cluster = find_cluster(options.cluster, serves=True)
@@ -309,7 +312,7 @@ class _Service:
     async def _scale(
         self, reloads: Reloads, scaling: Scaling, channel: Channel, frame: c.Scale
     ) -> c.Frame:
-        async with reloads.alone():
+        async with reloads.alone("a change of the number of workers"):
             answer = await scaling.run(frame.workers, lambda step: channel.write(c.encode(step)))
         self._workers = frame.workers
         self._reporter.event("scaled", answer.message, workers=frame.workers)
@@ -325,9 +328,8 @@ class _Service:
             if self._signals > 1:
                 supervisor.kill()
             else:
-                supervisor.spawn(
-                    self._stop_service(supervisor, self._options.supervision.grace, "")
-                )
+                grace_s = self._options.supervision.grace
+                supervisor.spawn(self._stop_service(supervisor, reloads, grace_s, ""))
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, on_stop)
@@ -337,33 +339,70 @@ class _Service:
         # Another program may have held them back when it made way for this one.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
 
-    async def _stop_service(self, supervisor: Supervisor, grace_s: float, to: str) -> c.Left:
+    async def _stop_service(
+        self, supervisor: Supervisor, reloads: Reloads, grace_s: float, to: str
+    ) -> c.Left:
+        """Stop, once: all that ask for it get the same answer."""
+        if self._stopping is None:
+            work = self._stop(supervisor, reloads, grace_s, to)
+            self._stopping = asyncio.get_running_loop().create_task(work)
+        else:
+            self._reporter.event("stopping", "the service is stopping already")
+        return await asyncio.shield(self._stopping)
+
+    async def _stop(
+        self, supervisor: Supervisor, reloads: Reloads, grace_s: float, to: str
+    ) -> c.Left:
         self._systemd.stopping()
         self._reporter.event("stopping", "no new clients; running requests end")
         left = await supervisor.stop(grace_s, to)
-        # The caller gets its answer first.
+        await reloads.stop()
+        # The callers get their answers first.
         asyncio.get_running_loop().call_later(0.05, self._over.set)
         return left
 
     async def _reload_on_change(self, reloads: Reloads) -> None:
         try:
-            await watch(self._watched, self._reporter, lambda: self._reload_by_signal(reloads))
+            reload = partial(self._reload, reloads, "a changed file")
+            await watch(self._watched, self._reporter, reload)
         except OSError as error:
             text = f"files are not watched any more: {error}"
             self._reporter.event("not_watched", text, message=str(error))
 
     async def _reload_by_signal(self, reloads: Reloads) -> None:
+        if self._signal_waits:
+            # The one that waits begins after this signal, and does what this one asks for.
+            self._reporter.event("queued", "a reload waits already, for this signal, too")
+            return
+        self._signal_waits = True
+
+        def on_begin() -> None:
+            self._signal_waits = False
+
+        await self._reload(reloads, "SIGHUP", on_begin)
+
+    async def _reload(
+        self, reloads: Reloads, by: str, on_begin: Callable[[], None] = lambda: None
+    ) -> None:
         self._systemd.reloading()
+        phases: set[str] = set()
 
         def on_step(step: c.ReloadStep) -> None:
+            if step.phase == "queued" and not phases:
+                self._reporter.event("queued", f"waiting: {step.message}", message=step.message)
+            if step.phase != "queued" and phases <= {"queued"}:
+                on_begin()
+            phases.add(step.phase)
             if step.phase in ("done", "failed"):
                 text = f"worker {step.worker}: {step.phase}, {step.message}"
                 self._reporter.event("reload_step", text, **step_fields(step))
 
         try:
-            answer = await reloads.run(on_step)
+            answer = await reloads.run(on_step, by=by)
         except QuicbatonError as error:
             answer = c.Answer(False, error.code, str(error))
+        if phases <= {"queued"}:
+            on_begin()
         self._reporter.event(
             "reloaded" if answer.ok else "reload_failed",
             answer.message,

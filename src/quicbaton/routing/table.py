@@ -210,6 +210,10 @@ class RoutingTable(Generic[OwnerT]):
         entry = self._forwards.get(cid)
         return entry[0] if entry is not None and now < entry[1] else None
 
+    def forwards_to(self, target: Target) -> list[bytes]:
+        """Return the IDs whose strays go to `target`."""
+        return [cid for cid, (to, _) in self._forwards.items() if to == target]
+
     def may_live_elsewhere(self, cid: bytes) -> bool:
         """Whether `cid` was given away or has a tombstone; an expired forward is one."""
         return cid in self._tombstones or cid in self._forwards

@@ -73,6 +73,9 @@ MOST_ROUND_TRIP_S: Final = 1.0
 #: For clients to retire the IDs of connections that a stop has handed over. A node that is drained
 #: forwards to the end.
 CUTOVER_S: Final = 5.0
+#: For clients to confirm their new IDs, or to go on with their handshakes, when all connections of
+#: a process that is replaced have moved: some round trips of a bad path. Then it lingers for them.
+ABSENT_S: Final = 1.0
 #: For a successor to open its control socket, and to have taken over all that it will.
 SUCCESSOR_LINK_S: Final = 5.0
 TAKEOVER_S: Final = 3600.0

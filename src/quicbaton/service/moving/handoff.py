@@ -75,6 +75,8 @@ class Handoff(ABC):
         self._feed = feed
         #: Whether its registry has counted it as unfinished.
         self.counted = False
+        #: The process to which the connection was given, as its registry has counted; empty: none.
+        self.counted_given = ""
         self._waiter: asyncio.Future[HandoffResult] | None = None
 
     def __repr__(self) -> str:
@@ -95,6 +97,12 @@ class Handoff(ABC):
     @abstractmethod
     def is_unfinished(self) -> bool:
         """Whether it keeps this process from ending."""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the connection was given away, and this process forwards or sends for its owner:
+        its client may be absent for as long as it likes."""
+        return False
 
     def feed(self, event: ev.Event) -> None:
         """Have the machine handle an event, after those that wait already."""

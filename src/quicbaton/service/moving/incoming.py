@@ -59,6 +59,12 @@ class Handoffs:
         elif self.incoming.get(handoff.machine.handoff_id) is handoff:
             del self.incoming[handoff.machine.handoff_id]
 
+    def given(self, besides: str) -> list[OutgoingHandoff]:
+        """Those of connections that were given away to processes other than `besides`, and for
+        which this process forwards or sends."""
+        outgoing = self.outgoing.values()
+        return [one for one in outgoing if one.is_given and one.counted_given != besides]
+
     def waiting(self, connection_id: bytes) -> IncomingHandoff | None:
         """The handoff that has a rebuilt connection which is not ours yet."""
         for one in self.incoming.values():

@@ -39,6 +39,7 @@ _UNFINISHED: Final = (
     ForwardingState.FORWARDING,
     ForwardingState.PROXYING,
 )
+_GIVEN: Final = (ForwardingState.FORWARDING, ForwardingState.PROXYING)
 _ASKING: Final = (GivingState.PUBLISHING, GivingState.RECLAIMING)
 
 
@@ -106,6 +107,15 @@ class OutgoingHandoff(Handoff):
     def is_unfinished(self) -> bool:
         """Whether it is between its freeze here and the end of forwarding."""
         return self.machine.state in _UNFINISHED
+
+    @property
+    def is_given(self) -> bool:
+        return self.machine.state in _GIVEN
+
+    @property
+    def is_proxied(self) -> bool:
+        """Whether this process sends for the owner."""
+        return self.machine.state is ForwardingState.PROXYING
 
     @property
     def given_to(self) -> str:

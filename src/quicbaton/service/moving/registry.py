@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any, Final, get_args
@@ -52,6 +52,7 @@ from quicbaton.keys.key_ring import KeyRing
 from quicbaton.ownership import Ledger, Ownership
 from quicbaton.ownership.store import Store
 from quicbaton.reasons import Reason
+from quicbaton.service.moving.checks import check_name, check_not_proxied, check_path
 from quicbaton.service.moving.context import HandoffContext
 from quicbaton.service.moving.deadlines import Deadlines
 from quicbaton.service.moving.handoff import Handoff, HandoffResult, send
@@ -67,7 +68,7 @@ from quicbaton.service.moving.strays import deliver
 from quicbaton.service.moving.stream_relay.relays import StreamRelays
 from quicbaton.service.moving.timelines import Timelines
 from quicbaton.service.peers.link import Link
-from quicbaton.service.peers.names import Names, ProcessName, is_name_of
+from quicbaton.service.peers.names import Names
 
 #: How long a handoff that has ended still answers late messages.
 _ANSWERS_US: Final = 50_000
@@ -121,6 +122,8 @@ class HandoffRegistry(Observer):
         self._inbox: deque[tuple[Handoff, ev.Event]] = deque()
         self._busy = False
         self._unfinished = 0
+        #: The number of connections given away and not settled, by the process that got them.
+        self._given: Counter[str] = Counter()
         endpoint.observers.add(self)
 
     # --- commands -------------------------------------------------------------------------------
@@ -136,7 +139,7 @@ class HandoffRegistry(Observer):
         source can do so as well. It does with a process that does not use this store, such as a
         successor that was configured anew.
         """
-        _check_not_proxied(session)
+        check_not_proxied(session)
         first = self._begin(session, link, proxy=proxy, shared=self.store is not None)
         if self.store is None or not link.peer_name.startswith("/"):
             return first
@@ -167,7 +170,7 @@ class HandoffRegistry(Observer):
     ) -> asyncio.Future[HandoffResult]:
         """Freeze a connection into a baton. Done when `keep` has stored it, or has raised OSError,
         which thaws the connection."""
-        _check_not_proxied(session)
+        check_not_proxied(session)
         return self._new_outgoing(session.connection.name, None).save(session, keep)
 
     def cancel_save(self, connection_id: bytes, code: Reason, text: str) -> None:
@@ -216,6 +219,21 @@ class HandoffRegistry(Observer):
         """The number of connections between their freeze here and the end of forwarding, and of
         forwarders that have yet to turn to the next owner."""
         return self._unfinished
+
+    def given(self, *, besides: str = "") -> int:
+        """The number of these that were given away, and for which this process forwards or sends;
+        but for those that it gave to `besides`."""
+        return self._given.total() - self._given[besides]
+
+    def read_given(self, besides: str) -> tuple[int, int, float]:
+        """The number of these whose clients have not cut over to their new owners, the number of
+        proxied ones, and the seconds until the last of the former, if its client stays silent, is
+        forgotten here."""
+        given = self._handoffs.given(besides)
+        deadlines = [one.machine.get_timer() for one in given if not one.is_proxied]
+        latest_us = max((due_us for due_us in deadlines if due_us is not None), default=0)
+        left_s = max(0.0, (latest_us - monotonic_ns() // 1000) / 1e6)
+        return len(deadlines), len(given) - len(deadlines), left_s
 
     def living_elsewhere(self, dead: int) -> list[bytes]:
         """Connections that are not driven here and live, as far as this process knows, though the
@@ -317,7 +335,7 @@ class HandoffRegistry(Observer):
     # --- one kind of message each ---------------------------------------------------------------
 
     def _on_offer(self, link: Link, offer: Offer) -> None:
-        _check_name(link, offer)
+        check_name(link, offer)
         if offer.handoff_id not in self._handoffs.incoming:
             machine = self._machines.taking(
                 offer.connection_id,
@@ -349,7 +367,7 @@ class HandoffRegistry(Observer):
         self._dispatch(link, stray)
 
     def _on_moved(self, link: Link, message: Moved) -> None:
-        _check_path(link, message)
+        check_path(link, message)
         self._dispatch(link, message)
 
     def _on_moved_ack(self, link: Link, message: MovedAck) -> None:
@@ -421,10 +439,20 @@ class HandoffRegistry(Observer):
                 machine = handoff.machine
                 due_us = now_us + _ANSWERS_US if machine.ended else machine.get_timer()
                 self._deadlines.set(handoff, due_us)
+                if handoff.is_given is not bool(handoff.counted_given):
+                    self._count_given(handoff)
                 if handoff.is_unfinished is not handoff.counted:
                     self._count(handoff)
         finally:
             self._busy = False
+
+    def _count_given(self, handoff: Handoff) -> None:
+        if handoff.counted_given:
+            self._given -= Counter([handoff.counted_given])
+            handoff.counted_given = ""
+        else:
+            handoff.counted_given = handoff.peer or "?"
+            self._given[handoff.counted_given] += 1
 
     def _count(self, handoff: Handoff) -> None:
         handoff.counted = not handoff.counted
@@ -453,27 +481,6 @@ class HandoffRegistry(Observer):
         self._context.forwarders.closed(connection_id)
         if self.store is not None:
             self.store.closed(connection_id)
-
-
-def _check_not_proxied(session: Session) -> None:
-    if session.sent_for_by is not None:
-        raise RefusedError(
-            "another process sends for this connection: close it, or let it end here",
-            code=Reason.ALREADY_PROXIED,
-        )
-
-
-def _check_name(link: Link, offer: Offer) -> None:
-    """Check that another host offers in its own name: we use that name."""
-    if link.is_remote and not is_name_of(offer.source, link.peer_node):
-        raise PeerError(f"{link!r} offers as {offer.source!r}", code=Reason.WRONG_NAME)
-
-
-def _check_path(link: Link, moved: Moved) -> None:
-    """Check that another host names no path of this one: we connect to the process that it
-    names."""
-    if link.is_remote and ProcessName.parse(moved.to) is None:
-        raise PeerError(f"{link!r} names {moved.to!r}", code=Reason.WRONG_NAME)
 
 
 #: The method for each kind of message; it takes the registry, the link and the message.

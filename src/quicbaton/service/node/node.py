@@ -31,6 +31,7 @@ from quicbaton.service.host import boot_id
 from quicbaton.service.moving.registry import HandoffRegistry
 from quicbaton.service.node.connections import ConnectionCommands
 from quicbaton.service.node.control import Control, Handler
+from quicbaton.service.node.old_processes import OldProcesses
 from quicbaton.service.node.seat import Seat
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.acceptor import Acceptor, pass_on
@@ -92,6 +93,8 @@ class Node:
             formats=formats,
             store=store,
         )
+        #: Processes that had this place before and live on.
+        self.old_processes = OldProcesses(self.endpoint.table, self._directory)
         self._formats = formats
         self._supervised = supervised
         for number in self.workers:

@@ -21,14 +21,20 @@ got.
 
 A request whose handler is a running coroutine goes on in the old process after its connection has
 moved (`moving.stream_relay`). The old process waits for it, too, until the deadline. Or, if it may
-linger, it answers as soon as only such requests are left, and lives on until they have ended. A
-link or a channel that breaks proves nothing: the link is opened again, and only a process that has
-exited counts as dead.
+linger, it answers as soon as only such requests are left, and lives on until they have ended.
+
+A client may be absent: it has not confirmed the IDs that an earlier handoff brought it, or does not
+go on with its handshake. A successor that passes its datagrams back (`TakeOverEarly`) does not wait
+for it, either: the old process lingers, with the IDs that it has told (`PassBack`).
+
+A link or a channel that breaks proves nothing: the link is opened again, and only a process that
+has exited counts as dead.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +44,7 @@ from typing import Final, Self
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.counted import counted
 from quicbaton.errors import PeerError, QuicbatonError
-from quicbaton.limits import NO_RESET_LIFETIME_S
+from quicbaton.limits import HANDSHAKE_S, NO_RESET_LIFETIME_S
 from quicbaton.reasons import Fault, Reason
 from quicbaton.service.failpoints import reach
 from quicbaton.service.node.bulk import BulkHandoff, OwnConnections
@@ -49,7 +55,8 @@ from quicbaton.service.node.seat import Seat
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import Conversation
 from quicbaton.service.peers.channel import Channel
-from quicbaton.service.timing import PROGRESS_S, SUCCESSOR_LINK_S, TAKEOVER_S
+from quicbaton.service.peers.old_process import describe_absent
+from quicbaton.service.timing import ABSENT_S, LOOK_S, PROGRESS_S, SUCCESSOR_LINK_S, TAKEOVER_S
 
 #: H3_NO_ERROR (RFC 9114 §8.1) is the code for a client that is cut off at the deadline.
 _H3_NO_ERROR: Final = 0x100
@@ -60,14 +67,24 @@ class Takeovers:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        #: The process that takes over, or has.
+        self._successor = ""
 
     def handlers(self) -> dict[type[c.Frame], Handler]:
-        return {c.TakeOver: self._take_over}
+        return {
+            c.TakeOver: self._take_over,
+            c.TakeOverEarly: self._take_over,
+            c.ReadOldProcess: self._read,
+        }
 
-    async def _take_over(self, channel: Channel, frame: c.TakeOver) -> None:
+    async def _read(self, _channel: Channel, _frame: c.ReadOldProcess) -> c.Frame:
+        return read_old_process(self._node, self._successor)
+
+    async def _take_over(self, channel: Channel, frame: c.TakeOver | c.TakeOverEarly) -> None:
         node = self._node
         node.check_no_successor()
         old = OldProcess(node, channel, frame)
+        self._successor = frame.name
         node.is_departing = True
         node.endpoint.observers.add(old)
         try:
@@ -80,7 +97,7 @@ class Takeovers:
 class OldProcess(Changes):
     """The old process's side of a takeover."""
 
-    def __init__(self, node: Node, channel: Channel, frame: c.TakeOver) -> None:
+    def __init__(self, node: Node, channel: Channel, frame: c.TakeOver | c.TakeOverEarly) -> None:
         super().__init__(lambda: self._begins_no_more or not self._bulk.waiting)
         self._begins_no_more = False
         self._node = node
@@ -88,6 +105,8 @@ class OldProcess(Changes):
         self._successor = frame.name
         self._deadline_s = frame.deadline_s
         self._linger_s = frame.linger_s
+        #: Clients that are absent are not waited for, if commands find this process afterwards.
+        self._is_early = isinstance(frame, c.TakeOverEarly) and node.lingers_at is not None
         self._bulk = BulkHandoff(
             OwnConnections(node.endpoint, node.handoffs),
             node.link_to,
@@ -124,35 +143,25 @@ class OldProcess(Changes):
         self._channel.write(c.encode(c.Stopped(self._foreign_ids())))
         # Their files would be worth nothing without this process: they are thawed and move along.
         node.handoffs.cancel_saves(Reason.TAKEOVER, "a successor takes this process over")
+        self._bulk.begin(endpoint.names())
+        work = asyncio.create_task(self._bulk.work())
         try:
-            await self._move_all()
-            reach("takeover_handed_over")
-            self._check_successor()
-        except QuicbatonError:
-            # Serve on with the remaining connections.
-            endpoint.accepts = True
-            endpoint.start()
-            node.beside.start()
-            raise
-        relays, beside = node.handoffs.relays, node.beside
-        cut = self._cut()
-        if not self._linger_s:
-            cut += relays.cut_left(Reason.CUT, "the server restarted") + beside.cut()
-        text = f"{counted(self._bulk.moved, 'connection')} moved"
-        if cut:
-            # The answer is for people; programs read the number from the last step before it.
-            self._channel.write(c.encode(c.Progress(self._bulk.moved, len(cut), [])))
-            text += f", {len(cut)} cut at the deadline: " + "; ".join(cut)
-        if going_on := relays.left + beside.running:
-            text += f"; requests of {going_on} go on in pid {os.getpid()}"
-            node.linger()
-        self._channel.write(c.encode(c.Answer(not cut, Reason.CUT if cut else Reason.OK, text)))
-        reach("takeover_done")
-        await asyncio.gather(
-            relays.until_none_left(self._linger_s), beside.until_none_left(self._linger_s)
-        )
-        relays.cut_left(Reason.CUT, "the server restarted")
-        beside.cut()
+            try:
+                await self._move_all()
+                reach("takeover_handed_over")
+                self._check_successor()
+            except QuicbatonError:
+                # Serve on with the remaining connections.
+                endpoint.accepts = True
+                endpoint.start()
+                node.beside.start()
+                raise
+            self._answer()
+            reach("takeover_done")
+            await self._linger()
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
         node.leave_to_successor(self._channel.accepted_at)
 
     # --- helpers, in reading order --------------------------------------------------------------
@@ -181,31 +190,34 @@ class OldProcess(Changes):
         ]
 
     async def _move_all(self) -> None:
-        """Hand over until nothing is left, the deadline passes or the successor dies."""
+        """Hand over until nothing is left, the deadline passes or the successor dies; or until only
+        absent clients are left, if the successor does not wait for them."""
         handoffs = self._node.handoffs
         bulk = self._bulk
-        bulk.begin(self._node.endpoint.names())
         deadline = monotonic() + self._deadline_s
-        work = asyncio.create_task(bulk.work())
-        try:
-            next_progress = 0.0
-            while (left := self._left()) and not bulk.is_due(deadline):
-                if self._successor_died.is_set():
-                    break
-                if monotonic() >= next_progress:
-                    next_progress = monotonic() + PROGRESS_S
-                    waiting = bulk.examples() + handoffs.relays.describe_left()
-                    waiting += self._node.beside.describe_running()
-                    self._channel.write(c.encode(c.Progress(bulk.moved, left, waiting[:20])))
-                await self.wait(next_progress)
-            bulk.begin_no_more()
-            self._begins_no_more = True
-            # A connection that is frozen now is given away or thaws, by its own deadline.
-            while handoffs.frozen:
-                await self.wait(monotonic() + PROGRESS_S)
-        finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+        absent_until = math.inf
+        next_progress = 0.0
+        while (left := self._left()) and not bulk.is_due(deadline):
+            if self._successor_died.is_set():
+                break
+            if left > self._waits_for_clients():
+                absent_until = math.inf
+            else:
+                absent_until = min(absent_until, monotonic() + ABSENT_S)
+                if monotonic() >= absent_until:
+                    return
+            if monotonic() >= next_progress:
+                next_progress = monotonic() + PROGRESS_S
+                waiting = bulk.examples() + handoffs.relays.describe_left()
+                waiting += self._node.beside.describe_running()
+                waiting = self._describe_absent() + waiting
+                self._channel.write(c.encode(c.Progress(bulk.moved, left, waiting[:20])))
+            await self.wait(min(next_progress, absent_until))
+        bulk.begin_no_more()
+        self._begins_no_more = True
+        # A connection that is frozen now is given away or thaws, by its own deadline.
+        while handoffs.frozen:
+            await self.wait(monotonic() + PROGRESS_S)
 
     def _left(self) -> int:
         endpoint = self._node.endpoint
@@ -214,6 +226,80 @@ class OldProcess(Changes):
         if self._linger_s:
             running = 0
         return endpoint.connection_count + len(endpoint.handshakes) + unfinished + running
+
+    def _waits_for_clients(self) -> int:
+        """The number of those left that need not be waited for."""
+        if not self._is_early:
+            return 0
+        return self._node.handoffs.given() + len(self._node.endpoint.handshakes)
+
+    def _absent(self) -> int:
+        """The number of those left for which this process is needed. The IDs of those that the
+        successor got lead to the successor."""
+        if not self._is_early:
+            return 0
+        given = self._node.handoffs.given(besides=self._successor)
+        return given + len(self._node.endpoint.handshakes)
+
+    def _describe_absent(self) -> list[str]:
+        return describe_absent(read_old_process(self._node, self._successor))
+
+    def _answer(self) -> None:
+        """Cut what may not go on, and tell the successor that it has the rest."""
+        node = self._node
+        relays, beside = node.handoffs.relays, node.beside
+        cut = self._cut()
+        if not self._linger_s:
+            cut += relays.cut_left(Reason.CUT, "the server restarted") + beside.cut()
+        text = f"{counted(self._bulk.moved, 'connection')} moved"
+        if cut:
+            # The answer is for people; programs read the number from the last step before it.
+            self._channel.write(c.encode(c.Progress(self._bulk.moved, len(cut), [])))
+            text += f", {len(cut)} cut at the deadline: " + "; ".join(cut)
+        going_on = relays.left + beside.running
+        absent = self._absent()
+        if going_on:
+            text += f"; requests of {going_on} go on in pid {os.getpid()}"
+        if absent:
+            rest = ", ".join(self._describe_absent())
+            text += f"; {rest}: pid {os.getpid()} goes on for them"
+        if going_on or absent:
+            node.linger()
+        if self._is_early:
+            for frame in node.old_processes.frames():
+                self._channel.write(c.encode(frame))
+        if absent:
+            ids = list(node.endpoint.table.owners)
+            frame = c.PassBack(node.name, str(node.lingers_at), os.getpid(), ids)
+            self._channel.write(c.encode(frame))
+        self._channel.write(c.encode(c.Answer(not cut, Reason.CUT if cut else Reason.OK, text)))
+
+    async def _linger(self) -> None:
+        """Return when nothing runs here, and no client is absent, any more."""
+        relays, beside = self._node.handoffs.relays, self._node.beside
+        await asyncio.gather(
+            relays.until_none_left(self._linger_s),
+            beside.until_none_left(self._linger_s),
+            self._until_none_absent(),
+        )
+        relays.cut_left(Reason.CUT, "the server restarted")
+        beside.cut()
+
+    async def _until_none_absent(self) -> None:
+        if not self._is_early:
+            return
+        handoffs, endpoint = self._node.handoffs, self._node.endpoint
+        # A handshake that ends meanwhile makes a connection, which moves.
+        until = monotonic() + HANDSHAKE_S + self._deadline_s
+        while True:
+            others = handoffs.unfinished - handoffs.given() + endpoint.connection_count
+            if not self._absent() + others:
+                return
+            if self._successor_died.is_set() or monotonic() >= until:
+                self._cut()
+                if not self._absent():
+                    return
+            await self.wait(monotonic() + LOOK_S)
 
     def _check_successor(self) -> None:
         """PeerError when the successor is dead, or has failed with more connections than it
@@ -249,6 +335,21 @@ class OldProcess(Changes):
         return cut
 
 
+def read_old_process(node: Node, successor: str) -> c.OldProcessInfo:
+    """What a process lives on for, or would, when `successor` has replaced it."""
+    handoffs = node.handoffs
+    unconfirmed, proxied, left_s = handoffs.read_given(successor)
+    return c.OldProcessInfo(
+        worker=node.endpoint.table.place.worker,
+        pid=os.getpid(),
+        unconfirmed=unconfirmed,
+        seconds_left=left_s,
+        proxied=proxied,
+        handshakes=len(node.endpoint.handshakes),
+        requests=handoffs.relays.left + node.beside.running,
+    )
+
+
 class NewProcess:
     """The seat that a new process got from the one that it replaces."""
 
@@ -261,11 +362,13 @@ class NewProcess:
         #: Whether the socket is ours to read.
         self.reading = False
         self._theirs: list[bytes] = []
+        #: What is the predecessor's, and older processes', still.
+        self._passed_back: list[c.PassBack] = []
         self._predecessor_died = asyncio.Event()
         self._watch = conversation.channel.watch(self._predecessor_died.set)
 
     @classmethod
-    async def begin(cls, predecessor: Path, command: c.TakeOver) -> Self:
+    async def begin(cls, predecessor: Path, command: c.TakeOver | c.TakeOverEarly) -> Self:
         """Ask the process with that control socket to be replaced. PeerError when it is not there,
         CommandFailedError when it refuses."""
         conversation = await Conversation.begin(predecessor)
@@ -310,6 +413,8 @@ class NewProcess:
         for cid in self._theirs:
             if cid not in endpoint.table.owners:
                 endpoint.table.remove(cid)
+        for frame in self._passed_back:
+            node.old_processes.add(frame)
         reach("takeover_settled")
         return answer
 
@@ -329,6 +434,8 @@ class NewProcess:
                 break
             if isinstance(frame, c.Stopped):
                 self._begin(node, frame.connection_ids)
+            elif isinstance(frame, c.PassBack):
+                self._passed_back.append(frame)
             elif isinstance(frame, c.Progress):
                 on_progress(frame)
             elif isinstance(frame, c.Answer):

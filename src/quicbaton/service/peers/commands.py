@@ -18,8 +18,12 @@ from quicbaton.service.peers.service_commands import (
     Begin,
     DeclareDead,
     Left,
+    ListOldProcesses,
+    OldProcesses,
+    OldProcessInfo,
     PassRoster,
     PassSocket,
+    ReadOldProcess,
     Reload,
     ReloadStep,
     Scale,
@@ -41,8 +45,12 @@ __all__ = [
     "Begin",
     "DeclareDead",
     "Left",
+    "ListOldProcesses",
+    "OldProcessInfo",
+    "OldProcesses",
     "PassRoster",
     "PassSocket",
+    "ReadOldProcess",
     "Reload",
     "ReloadStep",
     "Scale",
@@ -124,6 +132,16 @@ class TakeOver(CommandFrame, tag="takeover"):
     Requests that still run here have until the deadline, too, and are cut then. If `linger_s` is
     not 0, they have that long after the answer, and the process lives on for them.
     """
+
+    name: str
+    deadline_s: float
+    linger_s: float
+
+
+class TakeOverEarly(CommandFrame, tag="takeover_early"):
+    """As `TakeOver`; but a process that only forwards for connections, or in which only handshakes
+    have not ended, is not waited for. It answers and lives on, and says before that, with
+    `PassBack`, which datagrams it still needs. A process of release 0.2 hangs up on this."""
 
     name: str
     deadline_s: float
@@ -285,6 +303,16 @@ class Stopped(CommandFrame, tag="stopped"):
     connection_ids: list[bytes]
 
 
+class PassBack(CommandFrame, tag="pass_back"):
+    """Datagrams for these IDs of the port are for a process that was replaced, or is just being
+    replaced, and lives on: `name` is its name, and at `control` it answers now."""
+
+    name: str
+    control: str
+    pid: int
+    connection_ids: list[bytes]
+
+
 class Progress(CommandFrame, tag="progress"):
     """The progress of a takeover. Before an `Answer` of code `cut` the last one counts, as `left`,
     the connections and the requests of other connections that were cut."""
@@ -360,6 +388,7 @@ Frame = (
     | PassListener
     | Introduce
     | TakeOver
+    | TakeOverEarly
     | OpenLink
     | TakePeer
     | Freeze
@@ -378,6 +407,7 @@ Frame = (
     | SocketPassed
     | Listening
     | Stopped
+    | PassBack
     | Progress
     | WorkerStatus
     | Begin
@@ -387,6 +417,8 @@ Frame = (
     | DeclareDead
     | Reload
     | ServiceStatus
+    | ListOldProcesses
+    | ReadOldProcess
     | DrainProgress
     | Drained
     | Figures
@@ -399,6 +431,8 @@ Frame = (
     | SocketOf
     | Survivors
     | ReloadStep
+    | OldProcessInfo
+    | OldProcesses
     | Service
 )
 
@@ -420,6 +454,7 @@ REMOTE_COMMANDS: Final[frozenset[type[Frame]]] = frozenset(
         Reload,
         Scale,
         ServiceStatus,
+        ListOldProcesses,
         Stop,
     }
 )

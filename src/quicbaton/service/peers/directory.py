@@ -28,6 +28,9 @@ class Directory:
         self._cluster = cluster
         self._workers = workers
         self._own = own
+        #: Control sockets of processes of this host that were replaced and live on, by name.
+        #: Another process answers at the path that is their name.
+        self.moved: dict[str, str] = {}
 
     def canonical(self, name: str) -> str:
         """The name under which a process of our own node is kept: its path."""
@@ -70,7 +73,7 @@ class Directory:
         name = self.canonical(name)
         process = ProcessName.parse(name)
         if process is None:
-            return await connect_channel(Path(name))
+            return await connect_channel(Path(self.moved.get(name, name)))
         if self._cluster is None:
             raise ConfigurationError(
                 f"{name!r} names a process of a cluster, and this one is in none: give --cluster",

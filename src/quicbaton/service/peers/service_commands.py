@@ -97,6 +97,15 @@ class ServiceStatus(CommandFrame, tag="service"):
     """Answered with `Service`."""
 
 
+class ListOldProcesses(CommandFrame, tag="list_old"):
+    """Answered with `OldProcesses`."""
+
+
+class ReadOldProcess(CommandFrame, tag="read_old"):
+    """To a process: what it would live on for, were it replaced now. Answered with
+    `OldProcessInfo`."""
+
+
 class Stop(CommandFrame, tag="stop"):
     """Refuse new clients, hand connections to the process at `to` if that is not empty, let running
     requests end, close, exit. Answered with `Left`. Workers and lone servers take it, too. A
@@ -179,6 +188,32 @@ class WorkerInfo(CommandFrame):
     reset: int
     requests: int
     message: str  # why it is down
+
+
+class OldProcessInfo(CommandFrame, tag="old_process"):
+    """What a process that was replaced lives on for."""
+
+    worker: int
+    pid: int
+    #: Connections that it gave away and whose clients still use its connection IDs.
+    unconfirmed: int
+    #: Seconds until it forwards no more for the last of these, if they stay silent; 0: there are
+    #: none.
+    seconds_left: float
+    proxied: int  # connections for whose owners it sends
+    handshakes: int
+    requests: int  # connections, here or elsewhere, of which requests run here
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing to live on for."""
+        return not (self.unconfirmed or self.proxied or self.handshakes or self.requests)
+
+
+class OldProcesses(CommandFrame, tag="old_processes"):
+    """Answer to `ListOldProcesses`: those that live."""
+
+    processes: list[OldProcessInfo]
 
 
 class Service(CommandFrame, tag="service_state"):

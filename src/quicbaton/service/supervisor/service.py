@@ -16,6 +16,7 @@ from quicbaton.service.node.control import Control, Handler
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask, splice
 from quicbaton.service.peers.channel import Channel, Listener, connect_channel
+from quicbaton.service.supervisor.old_processes import read_old_processes
 from quicbaton.service.supervisor.reload import Reloads
 from quicbaton.service.supervisor.spawn import Process
 from quicbaton.service.supervisor.supervisor import Supervisor
@@ -51,6 +52,7 @@ class ServiceControl:
             c.ReadTimelines: self._read_timelines,
             c.PassSocket: self._pass_socket,
             c.ServiceStatus: self._status,
+            c.ListOldProcesses: self._list_old,
             c.Reload: self._reload,
             c.Stop: self._stop,
         }
@@ -160,9 +162,17 @@ class ServiceControl:
             workers=[_describe(slot) for slot in supervisor.slots],
         )
 
+    async def _list_old(self, _channel: Channel, _frame: c.ListOldProcesses) -> c.Frame:
+        return c.OldProcesses(await read_old_processes(self._supervisor))
+
     async def _reload(self, channel: Channel, frame: c.Reload) -> c.Frame:
+        peer = channel.peer
         return await self._reloads.run(
-            lambda step: channel.write(c.encode(step)), frame.health_timeout_s, frame.grace_s
+            lambda step: channel.write(c.encode(step)),
+            frame.health_timeout_s,
+            frame.grace_s,
+            by=f"node {peer.node}" if channel.is_remote else f"pid {peer.pid}",
+            is_wanted=lambda: not channel.closed,
         )
 
     async def _stop(self, _channel: Channel, frame: c.Stop) -> c.Frame:

@@ -428,8 +428,13 @@ class Supervisor:
         await self._announce_verdict(slot, pid, verdict)
 
     def _may_reset(self, slot: WorkerSlot) -> bool:
-        """Whether unknown IDs of a worker's number have no owner."""
-        return slot.unsettled == 0 and not (self._others_may_own and slot.ended)
+        """Whether unknown IDs of a worker's number have no owner. Those of an old process that
+        lives on are its own, and a worker that did not take over from it does not know them."""
+        return (
+            slot.unsettled == 0
+            and not (self._others_may_own and slot.ended)
+            and not any(process.replaced for process in slot.processes)
+        )
 
     async def _announce_verdict(self, slot: WorkerSlot, pid: int, verdict: Verdict) -> None:
         dead = c.DeclareDead(

@@ -62,7 +62,7 @@ class Upgrades:
         return {c.Upgrade: self._upgrade}
 
     async def _upgrade(self, channel: Channel, _frame: c.Upgrade) -> None:
-        async with self._reloads.alone():
+        async with self._reloads.alone("an upgrade"):
             arguments = self._arguments()
             await self._try(arguments)
             channel.write(c.encode(c.Answer(True, Reason.OK, "the new program begins")))

@@ -246,9 +246,7 @@ class Worker(Observer):
     async def _take_over(self, channel: Channel, frame: c.Begin) -> c.Answer:
         node = self._node
         predecessor = Path(frame.predecessor)
-        arrival = await NewProcess.begin(
-            predecessor, c.TakeOver(node.name, frame.deadline_s, frame.linger_s)
-        )
+        arrival = await _begin_takeover(predecessor, node.name, frame)
         self.follow(arrival.predecessor_pid)
         # We have this very socket already.
         arrival.seat.sock.close()
@@ -332,6 +330,7 @@ class Worker(Observer):
     async def _on_declared_dead(self, _channel: Channel, frame: c.DeclareDead) -> c.Frame:
         if frame.pid == self._predecessor:
             self._predecessor = None
+        self._node.old_processes.ended(frame.pid)
         if frame.worker == self._worker:
             self._forward(frame.elsewhere)
             if frame.may_reset and self._predecessor is None:
@@ -350,3 +349,16 @@ class Worker(Observer):
         for cid, worker in elsewhere.items():
             if cid not in table.owners and self._node.endpoint.ids.decode(cid) == table.place:
                 table.forward(cid, Place(table.place.node, worker), until)
+
+
+async def _begin_takeover(predecessor: Path, name: str, frame: c.Begin) -> NewProcess:
+    try:
+        early = c.TakeOverEarly(name, frame.deadline_s, frame.linger_s)
+        return await NewProcess.begin(predecessor, early)
+    except PeerError as error:
+        if error.code is not Reason.LINK_LOST:
+            raise
+        # One of release 0.2 does not know the command. It waits for absent clients.
+        return await NewProcess.begin(
+            predecessor, c.TakeOver(name, frame.deadline_s, frame.linger_s)
+        )
