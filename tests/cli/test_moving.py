@@ -1,23 +1,17 @@
-"""Moving connections by hand: `ps`, `handoff`, `save`, `resume`, `inspect`, `--takeover`."""
+"""Moving connections by hand: `ps`, `handoff`, `save`, `resume`, `--takeover`."""
 
 import asyncio
-import base64
 import contextlib
 import hashlib
 import os
 import signal
 import socket
 from pathlib import Path
-from time import time
 from typing import Any
 
-import msgspec
 import pytest
 
-from quicbaton.baton.seal import open_baton
-from quicbaton.baton.snapshot import Snapshot, decode_snapshot
 from quicbaton.cli.connections import _fetch
-from quicbaton.cli.user_state import read_keys
 from quicbaton.errors import PeerError
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError, Conversation
@@ -124,71 +118,6 @@ def test_a_saved_connection_whose_server_died_is_refused(home: Home) -> None:
     refused = home.run("resume", baton, "--to", other.control)
     assert refused.returncode == 1
     assert "cannot be reached" in refused.stderr
-
-
-def secrets(snapshot: Snapshot) -> list[bytes]:
-    """Byte strings of a snapshot that nobody may see: all but connection IDs."""
-    state = snapshot.connection
-    ids = {state.name, state.original_id, state.ids.alias}
-    ids |= {local.cid for local in state.ids.local} | {peer.cid for peer in state.ids.peer}
-    return [found for found in _byte_strings(snapshot) if len(found) >= 4 and found not in ids]
-
-
-def _byte_strings(value: Any) -> list[bytes]:
-    if isinstance(value, bytes):
-        return [value]
-    if isinstance(value, msgspec.Struct):
-        value = [getattr(value, name) for name in value.__struct_fields__]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        return [found for entry in value for found in _byte_strings(entry)]
-    return []
-
-
-def test_inspect_shows_a_saved_connection_and_none_of_its_secrets(home: Home) -> None:
-    _, _, connection, (server,) = begin(home, home.serve())
-    baton = home.path / "connection.baton"
-    home.json("save", server.control, connection, baton)
-    header = home.json("inspect", baton)
-    assert header["header"]["connection_id"] == connection
-    assert header["header"]["source"] == str(server.control)
-    assert "content" not in header
-
-    shown = home.json("inspect", baton, "--keys", home.keys)["content"]
-    assert shown["connection"]["name"] == connection
-    assert shown["connection"]["protection"]["send_hp"].startswith("<")
-    opened = open_baton(baton.read_bytes(), read_keys(home.keys), time(), "")
-    snapshot = decode_snapshot(opened.payload)
-    hidden = secrets(snapshot)
-    keys = snapshot.connection.protection
-    tokens = [local.token for local in snapshot.connection.ids.local]
-    assert {keys.send.secret, keys.recv.secret, *tokens} <= set(hidden)
-    assert sum(map(len, hidden)) > 100_000  # what of the file waits to be sent
-    for arguments in (("--json",), ()):
-        output = home.run("inspect", baton, "--keys", home.keys, *arguments).stdout
-        assert connection in output
-        for secret in hidden:
-            sample = secret[:64]
-            assert sample.hex() not in output.lower()
-            assert base64.b64encode(sample).decode().rstrip("=")[:-1] not in output
-            assert sample.decode("latin-1") not in output
-            assert repr(sample)[2:-1] not in output
-
-
-def test_inspect_names_what_is_wrong_with_a_file(home: Home) -> None:
-    server = home.serve()
-    (home.path / "junk").write_bytes(b"not a baton")
-    assert "begins with" in home.run("inspect", "junk").stderr
-    _, _, connection, _ = begin(home, server)
-    baton = home.path / "connection.baton"
-    home.json("save", server.control, connection, baton)
-    damaged = bytearray(baton.read_bytes())
-    damaged[-1] ^= 1
-    (home.path / "damaged").write_bytes(damaged)
-    refused = home.run("inspect", "damaged", "--keys", home.keys)
-    assert refused.returncode == 1
-    assert "seal does not hold" in refused.stderr
 
 
 def test_a_takeover_leaves_no_client_behind_and_keeps_the_socket(home: Home) -> None:

@@ -1,48 +1,29 @@
-"""`quicbaton inspect`: a baton's content, with every secret left out.
-
-The rule is the reverse of a list of secrets: only the byte strings named in `_SHOWN` are shown, and
-they are connection IDs. Any other becomes its length, so that a field that is added to the state
-tomorrow is not printed by mistake.
-"""
+"""`quicbaton inspect`: a baton's content without its secrets, and what changed between two."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from time import time
 from typing import Any, Final
 
-import msgspec
 from rich.console import Console
 from rich.tree import Tree
 
 from quicbaton.baton.header import BatonHeader, peek
 from quicbaton.baton.seal import open_baton
-from quicbaton.baton.snapshot import decode_snapshot
+from quicbaton.baton.snapshot import Snapshot, decode_snapshot
 from quicbaton.cli.options.argument import add_command
 from quicbaton.cli.options.commands import InspectOptions
+from quicbaton.cli.redaction import Change, Missing, changes, redact
 from quicbaton.cli.reporter import Reporter
-from quicbaton.cli.user_state import read_keys
-from quicbaton.transport.state import (
-    ConnectionState,
-    IdIssuedEvent,
-    IdRetiredEvent,
-    IdsState,
-    LocalId,
-    PeerId,
-)
+from quicbaton.cli.user_state import default_keys, read_keys
+from quicbaton.errors import ConfigurationError
+from quicbaton.keys.key_ring import KeyRing
+from quicbaton.reasons import Reason
+from quicbaton.service.peers.cluster import KEYS_FILE
 
-#: The byte strings that are no secrets: connection IDs, which are in every packet's header.
-_SHOWN: Final[frozenset[tuple[type, str]]] = frozenset(
-    {
-        (ConnectionState, "name"),
-        (ConnectionState, "original_id"),
-        (LocalId, "cid"),
-        (PeerId, "cid"),
-        (IdsState, "alias"),
-        (IdIssuedEvent, "cid"),
-        (IdRetiredEvent, "cid"),
-    }
-)
 #: Entries of one list that the tree shows; JSON has them all.
 _MAX_ENTRIES: Final = 24
 
@@ -52,45 +33,109 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: InspectOptions, reporter: Reporter) -> int:
-    sealed = options.file.read_bytes()
-    header = peek(sealed)
-    shown: dict[str, Any] = {"header": _show_header(header, len(sealed))}
-    if options.keys is not None:
-        # As its audience at the moment it was made: an inspection resumes nothing.
-        opened = open_baton(
-            sealed, read_keys(options.keys), header.issued_ms / 1000, header.audience
-        )
-        shown["content"] = redact(decode_snapshot(opened.payload))
-    if reporter.as_json:
-        reporter.value(shown)
+    if options.diff:
+        if len(options.files) != 2:
+            raise ConfigurationError(
+                f"--diff compares two batons, and {len(options.files)} are named",
+                code=Reason.USAGE,
+            )
+        _show_changes(options, reporter)
         return 0
-    tree = Tree(f"[bold]{options.file}[/bold]", guide_style="dim")
-    for name, value in shown.items():
-        _grow(tree.add(name), value)
-    if options.keys is None:
-        tree.add("content: sealed; give its key with --keys FILE")
-    Console(highlight=False, soft_wrap=True).print(tree)
+    for file in options.files:
+        _show(file, options, reporter)
     return 0
 
 
-def redact(value: Any) -> Any:
-    """A struct as plain values, byte strings as their lengths unless they are connection IDs."""
-    if isinstance(value, msgspec.Struct):
-        return {
-            name: (
-                getattr(value, name).hex()
-                if (type(value), name) in _SHOWN
-                else redact(getattr(value, name))
+class _Baton:
+    """A baton's file, opened by a key of the rings that `resume` would use, if one fits."""
+
+    def __init__(self, file: Path, options: InspectOptions) -> None:
+        self.file = file
+        self._sealed = file.read_bytes()
+        self.header = peek(self._sealed)
+        self.shown = _show_header(self.header, len(self._sealed))
+        self._tried: list[Path] = []
+        self.content = self._open(options)
+
+    @property
+    def why_sealed(self) -> str:
+        """Why there is no content."""
+        tried = " or ".join(map(str, self._tried)) or "any file of yours"
+        return (
+            f"sealed under key {self.header.key_id.hex()}, which is not in {tried}: "
+            "name its file with --keys"
+        )
+
+    def _open(self, options: InspectOptions) -> Snapshot | None:
+        for ring in self._rings(options):
+            if options.keys is not None or ring.get(self.header.key_id) is not None:
+                # As its audience at the moment it was made: an inspection resumes nothing.
+                now = self.header.issued_ms / 1000
+                return decode_snapshot(
+                    open_baton(self._sealed, ring, now, self.header.audience).payload
+                )
+        return None
+
+    def _rings(self, options: InspectOptions) -> Iterator[KeyRing]:
+        """Those of the options; else those that a server would open it with."""
+        candidates = [options.keys]
+        if options.keys is None:
+            folder = options.cluster.cluster
+            candidates = [None if folder is None else folder / KEYS_FILE, default_keys()]
+        for path in candidates:
+            if path is not None:
+                self._tried.append(path)
+                yield read_keys(path)
+
+
+def _show(file: Path, options: InspectOptions, reporter: Reporter) -> None:
+    baton = _Baton(file, options)
+    shown: dict[str, Any] = {"header": baton.shown}
+    if baton.content is not None:
+        shown["content"] = redact(baton.content)
+    if reporter.as_json:
+        reporter.value(shown)
+        return
+    tree = Tree(_plain(str(file)), guide_style="dim")
+    for name, value in shown.items():
+        _grow(tree.add(name), value)
+    if baton.content is None:
+        tree.add(_plain(f"content: {baton.why_sealed}"))
+    Console(highlight=False, soft_wrap=True).print(tree)
+
+
+def _show_changes(options: InspectOptions, reporter: Reporter) -> None:
+    old, new = (_Baton(file, options) for file in options.files)
+    for baton in (old, new):
+        if baton.content is None:
+            raise ConfigurationError(
+                f"{baton.file} cannot be compared: {baton.why_sealed}", code=Reason.UNKNOWN_KEY
             )
-            for name in value.__struct_fields__
-        }
-    if isinstance(value, bytes | bytearray | memoryview):
-        return f"<{len(value)} bytes>"
-    if isinstance(value, dict):
-        return {str(key): redact(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact(entry) for entry in value]
-    return value
+    found = [
+        *changes(old.shown, new.shown, "header"),
+        *changes(old.content, new.content, "content"),
+    ]
+    if reporter.as_json:
+        listed = [_as_json(change) for change in found]
+        reporter.value({"old": str(old.file), "new": str(new.file), "changes": listed})
+        return
+    for change in found:
+        reporter.line(_as_text(change))
+
+
+def _as_json(change: Change) -> dict[str, Any]:
+    """A value that is missing has no field."""
+    sides = {"old": change.old, "new": change.new}
+    there = {side: value for side, value in sides.items() if value is not Missing}
+    return {"path": change.path, **there}
+
+
+def _as_text(change: Change) -> str:
+    if change.old is Missing:
+        return f"+ {change.path}: {_show_flat(change.new)}"
+    if change.new is Missing:
+        return f"- {change.path}: {_show_flat(change.old)}"
+    return f"  {change.path}: {_show_flat(change.old)} -> {_show_flat(change.new)}"
 
 
 def _show_header(header: BatonHeader, size: int) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from quicbaton.reasons import Reason
 
 #: A certificate that was made here and expires sooner is replaced.
 RENEW_BEFORE: Final = datetime.timedelta(days=2)
+_DEFAULT_KEYS: Final = "cluster.keys"
 
 
 def state_folder() -> Path:
@@ -51,11 +52,17 @@ def load_keys(path: Path | None) -> KeyRing:
     if path is not None:
         return read_keys(path)
     folder = state_folder()
-    default = folder / "cluster.keys"
+    default = folder / _DEFAULT_KEYS
     with locked(folder):
         if not default.exists():
             _write_private(default, KeyRing(ClusterKey.generate(os.urandom)).encode())
     return read_keys(default)
+
+
+def default_keys() -> Path | None:
+    """The file of the user's own cluster keys; None where no server has made one yet."""
+    path = state_folder() / _DEFAULT_KEYS
+    return path if path.exists() else None
 
 
 def read_keys(path: Path) -> KeyRing:

@@ -79,17 +79,17 @@ class ResumeOptions(CommandOptions, frozen=True, kw_only=True):
 
 
 class InspectOptions(CommandOptions, frozen=True, kw_only=True):
-    """Show a baton's header and, given its key, its content with every secret left out: keys,
-    tokens and the bytes of streams.
+    """Show a baton's header and its content, with every secret left out: keys, tokens and the
+    bytes of streams. It is opened as a server would open it: by the keys of --cluster, or yours.
     """
 
-    file: _Baton
-    keys: Annotated[
-        Path | None,
-        Argument(
-            "the cluster keys that sealed it; yours are ~/.local/state/quicbaton/cluster.keys"
-        ),
-    ] = None
+    files: Annotated[
+        tuple[Path, ...],
+        Argument("files that `quicbaton save` has made", "FILE", positional=True),
+    ]
+    diff: Annotated[bool, Argument("show what changed from the first of two to the second")] = False
+    keys: Annotated[Path | None, Argument("other cluster keys, by which it was sealed")] = None
+    cluster: ClusterOptions = ClusterOptions()
 
 
 class TimelineOptions(CommandOptions, frozen=True, kw_only=True):
