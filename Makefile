@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-deep test-aioquic-h3 clients pages conformance coverage check reasons fuzz bench clean
+.PHONY: help venv demo test test-deep test-aioquic-h3 clients pages conformance coverage check reasons metrics fuzz bench clean
 
 help:
 	@echo "make demo   hand a live download from process to process (ARGS=\"--json FILE\")"
@@ -22,6 +22,7 @@ help:
 	@echo "make coverage   which lines the tests without processes reach"
 	@echo "make check  lint, formatting, types, layers"
 	@echo "make reasons  write docs/reasons.md from the code"
+	@echo "make metrics  write the table in docs/metrics.md from the code"
 	@echo "make fuzz   fuzz every target for a minute (ARGS=\"--seconds N TARGET\")"
 	@echo "make bench  run every benchmark into bench/results (ARGS=\"--quick\")"
 	@echo "make venv   only make the environment (.venv)"
@@ -85,6 +86,9 @@ check: $(STAMP)
 
 reasons: $(STAMP)
 	@$(BIN)/python -m tests.reasons_page
+
+metrics: $(STAMP)
+	@$(BIN)/python -m tests.metrics_page
 
 # By coverage where atheris can be installed, else with hypothesis.
 fuzz: $(STAMP)

@@ -464,6 +464,9 @@ METRICS_REQUEST_S: Final = 5.0
 
 # --- supervisor -------------------------------------------------------------------------------
 
+#: Bytes of a process's figures in memory that outlives it: kinds and reasons are a closed set, of
+#: which all together take half of it.
+MAX_TALLY_BYTES: Final = 32 << 10
 #: Workers of one service: each holds the sockets of all, and one per core is what helps.
 MAX_WORKERS: Final = 64
 #: Connections that a worker's roster lists (128 bytes each, when used). Clients of further ones

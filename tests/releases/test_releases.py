@@ -20,6 +20,7 @@ from quicbaton.baton.header import peek
 from quicbaton.baton.versions import readable_versions
 from tests.cli.command_line import Download, Home, Server, wait_for
 from tests.releases.sample import FOLDER, SIZE, Sample, go_on, read_all
+from tests.supervisor.scraping import scrape
 
 SAMPLES = read_all()
 RELEASES = sorted(
@@ -171,6 +172,58 @@ def test_a_released_service_is_reloaded_into_the_present_code_and_back(
     for client in clients:
         _check_whole(client, content)
     assert service.stop() == 0
+
+
+@pytest.mark.process
+def test_what_a_released_worker_has_counted_goes_on_under_a_new_supervisor(
+    releases: TwoReleases,
+) -> None:
+    releases.write("file.bin", 1000)
+    alone = ("--workers", "1", "--metrics", "0", "--host", "127.0.0.1")
+    released = releases.serve_released(*alone, "--port", "0")
+    url = f"https://localhost:{released.port}/file.bin"
+
+    def get() -> None:
+        releases.json("get", url, "--ca", releases.ca, "-o", releases.path / "copy")
+
+    for _ in range(3):
+        get()
+    accepted = 'quicbaton_accepted_total{node="0",worker="0"}'
+    metrics = released.wait_for("metrics")["url"]
+    assert scrape(metrics)[accepted] == 3
+    released.process.kill()
+    released.process.wait()
+    present = releases.serve(*alone, "--port", str(released.port))
+    metrics = present.wait_for("metrics")["url"]
+    assert scrape(metrics)[accepted] == 3
+    get()
+    assert scrape(metrics)[accepted] == 4
+    assert releases.run("reload", str(present.port)).returncode == 0
+    get()
+    assert scrape(metrics)[accepted] == 5
+    releases.json("stop", str(present.port))
+
+
+@pytest.mark.process
+def test_a_released_supervisor_reads_the_figures_of_a_new_worker(releases: TwoReleases) -> None:
+    """Its code was replaced under it, as an upgrade does, and it was told to reload."""
+    releases.write("file.bin", 1000)
+    options = ("--workers", "1", "--metrics", "0", "--host", "127.0.0.1", "--port", "0")
+    server = releases.serve_released(*options)
+    before = _pids(releases, server)
+    releases.install(released=False)
+    assert releases.run("reload", str(server.port)).returncode == 0
+    assert _pids(releases, server) != before
+    url = f"https://localhost:{server.port}/file.bin"
+    releases.json("get", url, "--ca", releases.ca, "-o", releases.path / "copy")
+    metrics = server.wait_for("metrics")["url"]
+    assert scrape(metrics)['quicbaton_accepted_total{node="0",worker="0"}'] == 1
+    releases.json("stop", str(server.port))
+
+
+def _pids(releases: TwoReleases, server: Server) -> list[int]:
+    listed = releases.json("workers", str(server.port))["workers"]
+    return [worker["pid"] for worker in listed]
 
 
 def _the_connection(releases: TwoReleases, server: Server) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from quicbaton.service.supervisor.service_figures import ServiceFigures
+from quicbaton.service.supervisor.tally_file import TallyFile
 from tests.cli.command_line import Download, Home, Server, wait_for
 
 #: The file that clients download, this slowly; in the end they may go as fast as they can.
@@ -108,6 +110,11 @@ def check_whole(download: Download, content: bytes) -> None:
     assert not outcome["error"]
     assert outcome["connections"] == 1
     assert outcome["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def no_figures() -> ServiceFigures:
+    """The figures of a service that has counted nothing."""
+    return ServiceFigures(TallyFile.make(), 0, {})
 
 
 def is_alive(pid: int) -> bool:

@@ -28,6 +28,7 @@ from quicbaton.service.supervisor.roster import make_roster
 from quicbaton.service.supervisor.spawn import Process, Spawner
 from quicbaton.service.supervisor.supervisor import Settings, Supervisor
 from quicbaton.service.supervisor.worker_slot import WorkerSlot
+from tests.supervisor.service_home import no_figures
 
 #: Ends in good order when its standard input does.
 _PATIENT = (sys.executable, "-c", "import sys; sys.stdin.read()")
@@ -50,6 +51,7 @@ class Patient(Spawner):
     """Its processes do nothing, and know no commands."""
 
     def __init__(self) -> None:
+        self.figures = no_figures()
         self.children: list[subprocess.Popen[bytes]] = []
 
     def start(self, worker: int, on_exit: Callable[[Process], None]) -> Process:
@@ -133,7 +135,8 @@ async def test_a_worker_that_cannot_be_started_leaves_nothing_behind(
 ) -> None:
     """Too few descriptors may be a matter of seconds: the caller can try again."""
     async with Stage() as stage:
-        spawner = Spawner("quicbaton", [], stage.supervisor.group, tmp_path / "4433.sock")
+        control = tmp_path / "4433.sock"
+        spawner = Spawner("quicbaton", [], stage.supervisor.group, control, no_figures())
         started: list[subprocess.Popen[bytes]] = []
         popen = subprocess.Popen
 

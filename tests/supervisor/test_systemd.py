@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ import pytest
 
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.listener import bind_listener
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import ask
 from tests.cli.command_line import GUARD_S, wait_for
 from tests.supervisor.service_home import FILE_BYTES, Service, ServiceHome, check_whole
 
@@ -125,13 +128,19 @@ def inodes(stored: dict[str, int]) -> list[Any]:
     return [os.fstat(stored[name]).st_ino for name in names]
 
 
+def count(service: Service, counter: str) -> int:
+    """Of the service since it began, the processes that have ended included."""
+    found = asyncio.run(ask(service.control, c.ReadTallies(), c.Tallies)).tallies
+    return sum(one.counters.get(counter, 0) for one in found)
+
+
 def test_a_service_is_activated_by_its_socket_and_notifies(systemd: FakeSystemd) -> None:
     with open_udp("127.0.0.1", 0, reuse_port=True) as activated:
         service = systemd.start(2, {"quicbaton.socket": activated.fileno()})
         assert service.port == activated.getsockname()[1]
         assert service.ready["sockets"][0] == os.fstat(activated.fileno()).st_ino
     assert "2 workers" in systemd.wait_for("READY")["STATUS"]
-    wait_for(systemd.hear, lambda _told: len(systemd.stored) == 4)
+    wait_for(systemd.hear, lambda _told: len(systemd.stored) == 5)
     assert inodes(systemd.stored) == service.ready["sockets"]
     systemd.wait_for("WATCHDOG")
     service.process.send_signal(signal.SIGHUP)
@@ -157,8 +166,9 @@ def test_the_descriptor_store_brings_the_sockets_back_and_dead_workers_clients_a
         first = systemd.start(2, {"quicbaton.socket": activated.fileno()})
     downloads = first.download_everywhere("file.bin")
     order = first.ready["sockets"]
+    accepted = count(first, "accepted")
     systemd.wait_for("READY")
-    assert len(systemd.stored) == 4
+    assert len(systemd.stored) == 5
     # A crash of everything, as when the machine's memory runs out.
     first.process.kill()
     for pid in home.worker_pids():
@@ -166,6 +176,7 @@ def test_the_descriptor_store_brings_the_sockets_back_and_dead_workers_clients_a
     wait_for(home.worker_pids, lambda pids: not pids)
     second = systemd.start(2, systemd.stored)
     assert second.ready["sockets"] == order
+    assert count(second, "accepted") == accepted >= len(downloads)
     told = second.wait_for("clients_told")["reset"]
     while told < len(downloads):
         told += second.wait_for("clients_told")["reset"]

@@ -34,6 +34,7 @@ from tests.asyncio.loopback import (
     client_configuration,
     server_configuration,
 )
+from tests.supervisor.service_home import no_figures
 
 NOBODYS_PID = 999_999_999
 
@@ -195,7 +196,7 @@ async def test_what_a_replaced_worker_gave_to_another_host_is_not_reset_by_its_s
     group = Group.open("127.0.0.1", 0, 1)
     supervisor = Supervisor(
         group,
-        Spawner("nothing", [], group, tmp_path / "control.sock"),
+        Spawner("nothing", [], group, tmp_path / "control.sock", no_figures()),
         ring=lambda: KeyRing(ClusterKey.generate(os.urandom)),
         settings=Settings(health_timeout_s=30, silent_s=10, takeover_s=60, grace_s=10),
         say=lambda *_what, **_fields: None,

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from quicbaton.cli.control import Server
-from quicbaton.cli.fleet import ask_all
 from quicbaton.cli.program import import_named, make
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import ConfigurationError
 from quicbaton.reasons import Reason
 from quicbaton.routing.placement import Placement, parse_placement
 from quicbaton.service.node.placing import check_names, names_elsewhere
-from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.cluster import Cluster
-from quicbaton.service.timing import GATHER_S
+from quicbaton.service.peers.tally import Tally
 
 if TYPE_CHECKING:
     from quicbaton.service.metrics import Metrics
@@ -53,20 +49,14 @@ def load_placement(text: str) -> Placement | None:
 
 def serve_metrics(
     listener: tuple[str, int] | None,
-    workers: Callable[[], Sequence[str]],
+    gather: Callable[[], Awaitable[Sequence[Tally]]],
     ready: Callable[[], bool],
 ) -> Metrics | None:
-    """Serve figures at host and port, if asked for. `workers` returns the control sockets of the
-    processes to ask, and `ready` whether clients are accepted."""
+    """Serve figures at host and port, if asked for. `gather` returns them, and `ready` whether
+    clients are accepted."""
     if listener is None:
         return None
     from quicbaton.service.metrics import Metrics  # noqa: PLC0415 - an extra
-
-    async def gather() -> list[c.Figures]:
-        servers = [Server(Path(control), control, None) for control in workers()]
-        # A worker that is starting, or gone, is left out.
-        answers = await ask_all(servers, c.ReadFigures(), c.Figures, GATHER_S)
-        return [figures for _, figures in answers]
 
     host, port = listener
     return Metrics(gather, ready, port, host)

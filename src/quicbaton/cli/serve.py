@@ -46,6 +46,7 @@ from quicbaton.service.node.takeover import NewProcess, Takeovers
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.acceptor import listen
 from quicbaton.service.peers.cluster import KEYS_FILE
+from quicbaton.service.peers.tally import Tally
 from quicbaton.service.stores import open_store
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def run(sources: Sources[ServeOptions], _reporter: Reporter) -> int:
         reporter = Reporter(as_json=options.json, out=out)
         logs.configure(options.logs, log)
         if options.workers is not None:
-            return supervise.run(sources, options, reporter)
+            return supervise.run(sources, options, reporter, lost)
         environment.read(options.env_file)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(Server(options, reporter, lost).run())
@@ -144,10 +145,13 @@ class Server:
     async def _serve(self, beginning: asyncio.Task[Node]) -> None:
         node: Node | None = None
 
+        async def tallies() -> list[Tally]:
+            return [] if node is None else [node.figures.read()]
+
         def serve_metrics() -> Metrics | None:
             return operate.serve_metrics(
                 self._options.metrics,
-                lambda: [] if node is None else [node.name],
+                tallies,
                 lambda: node is not None and node.endpoint.accepts and self._leaving is None,
             )
 

@@ -7,7 +7,7 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ from quicbaton.cli import operate, tcp, user_state
 from quicbaton.cli.addresses import any_address
 from quicbaton.cli.control import find_cluster
 from quicbaton.cli.fleet import step_fields
-from quicbaton.cli.id_forms import chosen_ids
+from quicbaton.cli.id_forms import chosen_ids, node_number
 from quicbaton.cli.options.argument import encode_options
 from quicbaton.cli.options.serve import ServeOptions
 from quicbaton.cli.options.sources import Sources
@@ -36,6 +36,7 @@ from quicbaton.service.supervisor.adoption import (
     find_workers,
     take_listener,
     take_sockets,
+    take_tallies,
 )
 from quicbaton.service.supervisor.group import Group, inodes
 from quicbaton.service.supervisor.peer_listener import PeerListener
@@ -43,9 +44,16 @@ from quicbaton.service.supervisor.reload import Reloads
 from quicbaton.service.supervisor.renewal import Renewals
 from quicbaton.service.supervisor.scaling import Scaling
 from quicbaton.service.supervisor.service import ServiceControl
+from quicbaton.service.supervisor.service_figures import ServiceFigures
 from quicbaton.service.supervisor.spawn import Spawner
 from quicbaton.service.supervisor.supervisor import Settings, Supervisor
-from quicbaton.service.supervisor.systemd import LISTENER_NAME, Systemd, socket_name
+from quicbaton.service.supervisor.systemd import (
+    LISTENER_NAME,
+    TALLIES_NAME,
+    Systemd,
+    socket_name,
+)
+from quicbaton.service.supervisor.tally_file import TallyFile
 from quicbaton.service.supervisor.upgrade import HELD_SIGNALS, Upgrades
 
 _WORKER_MODULE: Final = "quicbaton.cli.worker"
@@ -53,9 +61,15 @@ _WORKER_MODULE: Final = "quicbaton.cli.worker"
 _EARLY_DATA: Final = "off: it would have to be single-use for all workers together"
 
 
-def run(sources: Sources[ServeOptions], options: ServeOptions, reporter: Reporter) -> int:
-    """Supervise workers until told to stop. Each reload reads the options from `sources` again."""
-    return asyncio.run(_Service(sources, options, reporter).run())
+def run(
+    sources: Sources[ServeOptions],
+    options: ServeOptions,
+    reporter: Reporter,
+    lost: Mapping[str, int],
+) -> int:
+    """Supervise workers until told to stop. Each reload reads the options from `sources` again.
+    `lost` counts lines that could not be written."""
+    return asyncio.run(_Service(sources, options, reporter, lost).run())
 
 
 def check_workers(options: ServeOptions) -> None:
@@ -103,12 +117,17 @@ class _Service:
     """One supervisor process from its options to its end."""
 
     def __init__(
-        self, sources: Sources[ServeOptions], options: ServeOptions, reporter: Reporter
+        self,
+        sources: Sources[ServeOptions],
+        options: ServeOptions,
+        reporter: Reporter,
+        lost: Mapping[str, int],
     ) -> None:
         self._sources = sources
         self._options = options
         self._workers = options.workers or 1
         self._reporter = reporter
+        self._lost = lost
         self._systemd = Systemd(os.environ, os.getpid())
         self._passed = self._systemd.take()
         self._over = asyncio.Event()
@@ -122,7 +141,8 @@ class _Service:
     async def run(self) -> int:
         group, found, control = await self._begin()
         options = self._options
-        spawner = Spawner(_WORKER_MODULE, [encode_options(options)], group, control)
+        figures = await self._figures(found)
+        spawner = Spawner(_WORKER_MODULE, [encode_options(options)], group, control, figures)
         supervisor = Supervisor(
             group,
             spawner,
@@ -134,10 +154,7 @@ class _Service:
         )
         reloads = Reloads(supervisor, partial(self._read_again, supervisor, spawner))
         group.steer(chosen_ids(options, self._ring()))
-        for worker, sock in enumerate(group.sockets):
-            self._systemd.keep(socket_name(worker), sock.fileno())
-        if group.listener.sock is not None:
-            self._systemd.keep(LISTENER_NAME, group.listener.sock.fileno())
+        self._keep_descriptors(group, figures)
         try:
             service = ServiceControl(
                 supervisor,
@@ -153,7 +170,7 @@ class _Service:
             try:
                 metrics = operate.serve_metrics(
                     options.metrics,
-                    lambda: [str(path) for path in supervisor.serving().values()],
+                    supervisor.tallies,
                     lambda: bool(supervisor.serving()) and not supervisor.stopping,
                 )
                 self._handle_signals(supervisor, reloads)
@@ -165,6 +182,7 @@ class _Service:
                 operate.report_metrics(metrics, self._reporter)
                 self._systemd.ready(f"{_workers(supervisor)} serving {group.address}")
                 supervisor.spawn(self._systemd.keep_alive())
+                supervisor.spawn(figures.keep_own())
                 if options.watch.reload:
                     supervisor.spawn(self._reload_on_change(reloads))
                 limits = options.limits
@@ -265,6 +283,27 @@ class _Service:
         for sock in passed:
             sock.close()
         return listener or tcp.listener_at(self._options, group.port)
+
+    async def _figures(self, found: list[Found]) -> ServiceFigures:
+        """The service's figures so far: from living workers, from systemd, or none."""
+        passed = self._passed.tallies
+        taken = await take_tallies(found) if found else None
+        if taken is not None and passed is not None:
+            os.close(passed)
+        former = passed if taken is None else taken
+        file = TallyFile.make() if former is None else TallyFile.go_on_with(former)
+        cluster = find_cluster(self._options.cluster, serves=True)
+        figures = ServiceFigures(file, node_number(self._options, cluster), self._lost)
+        figures.go_on({one.state.pid for one in found})
+        return figures
+
+    def _keep_descriptors(self, group: Group, figures: ServiceFigures) -> None:
+        """Have systemd keep them for the next supervisor, should all processes end at once."""
+        for worker, sock in enumerate(group.sockets):
+            self._systemd.keep(socket_name(worker), sock.fileno())
+        if group.listener.sock is not None:
+            self._systemd.keep(LISTENER_NAME, group.listener.sock.fileno())
+        self._systemd.keep(TALLIES_NAME, figures.file.descriptor)
 
     def _be_the_only_one(self, control: Path) -> None:
         """Take a lock that ends with this process, however it ends."""

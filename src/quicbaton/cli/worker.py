@@ -57,9 +57,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _serve(assignment: Assignment, options: ServeOptions, server: Server, log: Output) -> int:
-    mine = (assignment.roster, assignment.stderr, assignment.ready)
+    mine = (assignment.roster, assignment.stderr, assignment.ready, assignment.tallies)
     for descriptor in (*assignment.sockets, *mine):
-        os.set_inheritable(descriptor, False)
+        if descriptor >= 0:
+            os.set_inheritable(descriptor, False)
     sockets = [socket.socket(fileno=descriptor) for descriptor in assignment.sockets]
     tune_collector()
     await server.prepare()
@@ -78,6 +79,7 @@ async def _serve(assignment: Assignment, options: ServeOptions, server: Server, 
                 version=version("quicbaton"),
                 grace_s=options.supervision.grace,
                 on_begin=lambda: _speak_up(assignment.stderr, log, as_json=options.json),
+                place=assignment.tally_place,
             )
             os.close(assignment.ready)
             loop = asyncio.get_running_loop()
@@ -86,6 +88,7 @@ async def _serve(assignment: Assignment, options: ServeOptions, server: Server, 
             await worker.until_over()
         finally:
             node.close()
+            node.figures.read()  # for the last time: the supervisor keeps it
     finally:
         await server.close()
     return 1 if worker.failed else 0

@@ -23,8 +23,10 @@ LIST_S: Final = 5.0
 #: For a process to pass a descriptor, and for one that takes the port over to be known to another.
 PASS_S: Final = 5.0
 INTRODUCE_S: Final = 5.0
-#: For the workers' figures; a worker that does not answer is left out of the scrape.
+#: For the workers to write their figures anew; one that does not counts as it last was.
 GATHER_S: Final = 2.0
+#: Between writes of a worker's figures into memory that outlives it. One write takes 0.1 ms.
+TALLY_S: Final = 0.25
 #: For systemd to take a notification. It may be busy, and a service must not hang on that.
 SYSTEMD_S: Final = 1.0
 #: Before a listener accepts again that ran out of descriptors, which are freed as others end.

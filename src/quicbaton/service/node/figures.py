@@ -2,71 +2,89 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import platform
 from collections import Counter
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
 
-from quicbaton.asyncio.beside import Beside
-from quicbaton.asyncio.endpoint.endpoint import Endpoint
-from quicbaton.asyncio.requests import RequestCount
+from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.reasons import Reason
-from quicbaton.service.moving.registry import HandoffRegistry
 from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.tally import Histogram, Tally
+
+if TYPE_CHECKING:
+    from quicbaton.service.node.node import Node
 
 #: Counters of an endpoint that are no reason for which a datagram was dropped.
 _NOT_DROPPED: Final = frozenset({"forwarded", "tossed", "reset", "retry", "closed_for_memory"})
 
 
-class Blackouts:
-    """A histogram of the time that clients of connections given away waited."""
+class NodeFigures(Observer):
+    """Reads the figures of one process: of its endpoint, its handoffs, its program."""
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(c.BLACKOUT_BUCKETS_US) + 1)
-        self.sum_us = 0
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        #: How long clients of connections given away waited.
+        self._blackouts = Histogram.within(c.BLACKOUT_BUCKETS_US)
+        self._is_draining: Callable[[], bool] = lambda: False
+        self._placed: Mapping[str, int] = {}
+        self._keep: Callable[[Tally], None] = lambda _tally: None
+        node.endpoint.observers.add(self)
 
-    def note(self, blackout_us: int) -> None:
-        self.counts[bisect_left(c.BLACKOUT_BUCKETS_US, blackout_us)] += 1
-        self.sum_us += blackout_us
+    def include(self, is_draining: Callable[[], bool], placed: Mapping[str, int]) -> None:
+        """Count placements by their outcomes, too, and say whether the process is drained."""
+        self._is_draining = is_draining
+        self._placed = placed
 
+    def keep_by(self, keep: Callable[[Tally], None]) -> None:
+        """Call `keep(tally)` with all figures before they are given to anybody: nobody sees one
+        that is lost with this process."""
+        self._keep = keep
 
-def read_figures(
-    endpoint: Endpoint,
-    handoffs: HandoffRegistry,
-    blackouts: Blackouts,
-    *,
-    name: str,
-    pid: int,
-    draining: bool,
-    placed: Mapping[str, int],
-    beside: Beside,
-    requests: RequestCount,
-    lost: Mapping[str, int],
-    refused_peers: Mapping[str, int],
-) -> c.Figures:
-    """The `Figures` of a process. `placed` are outcomes of placements. `beside` is its TCP server.
-    `requests` counts the requests of its program, `lost` lines that could not be written, and
-    `refused_peers` refused connections of other hosts, by reason."""
-    counters = endpoint.counters
-    return c.Figures(
-        name=name,
-        pid=pid,
-        node=endpoint.table.place.node,
-        worker=endpoint.table.place.worker,
-        draining=draining,
-        gauges={
+    def on_blackout(self, connection_id: bytes, blackout_us: int) -> None:
+        self._blackouts.note(blackout_us)
+
+    def read(self) -> Tally:
+        """The figures as they are now."""
+        place = self._node.endpoint.table.place
+        tally = Tally(
+            node=place.node,
+            worker=place.worker,
+            builds=[build()],
+            gauges=self._gauges(),
+            counters=self._counters(),
+            kinds=self._kinds(),
+            histograms={"blackout": self._blackouts.copy()},
+        )
+        self._keep(tally)
+        return tally
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _gauges(self) -> dict[str, int]:
+        node = self._node
+        endpoint, beside = node.endpoint, node.beside
+        return {
+            "draining": int(self._is_draining()),
             "connections": endpoint.connection_count,
             "sleeping": len(endpoint.asleep),
             "handshakes": len(endpoint.handshakes),
             "tcp_connections": beside.running - beside.handshakes,
             "tcp_handshakes": beside.handshakes,
-            "open_forwards": handoffs.unfinished,
-            "relayed_streams": handoffs.relays.left,
+            "open_forwards": node.handoffs.unfinished,
+            "relayed_streams": node.handoffs.relays.left,
             "memory_held_bytes": endpoint.budget.held_bytes,
             "memory_budget_bytes": endpoint.budget.total_bytes,
             "memory_pressure": int(endpoint.budget.pressure),
-        },
-        counters={
+        }
+
+    def _counters(self) -> dict[str, int]:
+        node = self._node
+        endpoint, handoffs, lost = node.endpoint, node.handoffs, node.lost
+        counters = endpoint.counters
+        return {
             "accepted": endpoint.accepted,
             "datagrams_received": endpoint.udp.datagrams_received,
             "datagrams_sent": endpoint.udp.datagrams_sent,
@@ -78,22 +96,72 @@ def read_figures(
             "streams_relayed": handoffs.relays.relayed,
             "streams_cut": handoffs.relays.cut,
             "closed_for_memory": counters["closed_for_memory"],
-            "requests": requests.total,
-            "tcp_requests": requests.over_tcp,
-            "tcp_accepted": beside.accepted,
-            "tcp_refused": beside.refused,
+            "requests": node.requests.total,
+            "tcp_requests": node.requests.over_tcp,
+            "tcp_accepted": node.beside.accepted,
+            "tcp_refused": node.beside.refused,
             "lines_lost": lost.get("lines", 0),
             "keys_lost": lost.get("keys", 0),
             "qlog_records_lost": lost.get("qlog", 0),
+        }
+
+    def _kinds(self) -> dict[str, dict[str, int]]:
+        endpoint = self._node.endpoint
+        return {
+            "handoffs": _by_outcome(self._node.handoffs.outcomes),
+            "dropped": {
+                str(reason): count
+                for reason, count in endpoint.counters.items()
+                if reason not in _NOT_DROPPED
+            },
+            "placements": dict(self._placed),
+            "refused_peers": dict(self._node.incoming.refused),
+        }
+
+
+@cache
+def build() -> str:
+    """The versions of this program and of its Python."""
+    return f"{version('quicbaton')} {platform.python_version()}"
+
+
+def figures_of(tally: Tally, name: str, pid: int) -> c.Figures:
+    """A process's tally as `ReadFigures` is answered. `name` and `pid` are the process's."""
+    blackouts = tally.histograms["blackout"]
+    gauges = dict(tally.gauges)
+    return c.Figures(
+        name=name,
+        pid=pid,
+        node=tally.node,
+        worker=tally.worker,
+        draining=bool(gauges.pop("draining")),
+        gauges=gauges,
+        counters=tally.counters,
+        handoffs=tally.kinds["handoffs"],
+        dropped=tally.kinds["dropped"],
+        placements=tally.kinds["placements"],
+        refused_peers=tally.kinds["refused_peers"],
+        blackouts=blackouts.counts,
+        blackout_sum_us=blackouts.sum,
+    )
+
+
+def tally_of(figures: c.Figures) -> Tally:
+    """The tally of a process of a release that answers with `Figures` alone."""
+    blackouts = Histogram(list(c.BLACKOUT_BUCKETS_US), figures.blackouts, figures.blackout_sum_us)
+    return Tally(
+        node=figures.node,
+        worker=figures.worker,
+        builds=[],
+        gauges={**figures.gauges, "draining": int(figures.draining)},
+        counters=figures.counters,
+        kinds={
+            "handoffs": figures.handoffs,
+            "dropped": figures.dropped,
+            "placements": figures.placements,
+            "refused_peers": figures.refused_peers,
         },
-        handoffs=_by_outcome(handoffs.outcomes),
-        dropped={
-            str(reason): count for reason, count in counters.items() if reason not in _NOT_DROPPED
-        },
-        placements=dict(placed),
-        refused_peers=dict(refused_peers),
-        blackouts=list(blackouts.counts),
-        blackout_sum_us=blackouts.sum_us,
+        histograms={"blackout": blackouts},
     )
 
 

@@ -31,6 +31,7 @@ from quicbaton.service.host import boot_id
 from quicbaton.service.moving.registry import HandoffRegistry
 from quicbaton.service.node.connections import ConnectionCommands
 from quicbaton.service.node.control import Control, Handler
+from quicbaton.service.node.figures import NodeFigures
 from quicbaton.service.node.old_processes import OldProcesses
 from quicbaton.service.node.seat import Seat
 from quicbaton.service.peers import commands as c
@@ -114,6 +115,7 @@ class Node:
         self.requests = RequestCount()
         #: Lost writes of this process: lines, keys, and records of qlog.
         self.lost: Mapping[str, int] = Counter()
+        self.figures = NodeFigures(self)
         #: Called when this process begins to serve.
         self.starters: list[Callable[[], None]] = []
         #: Called when this process ends.

@@ -16,7 +16,7 @@ from quicbaton.routing.placement import Member, Placement
 from quicbaton.service.moving.handoff import HandoffResult
 from quicbaton.service.node.bulk import OwnConnections
 from quicbaton.service.node.draining import Draining
-from quicbaton.service.node.figures import Blackouts, read_figures
+from quicbaton.service.node.figures import figures_of
 from quicbaton.service.node.node import Node
 from quicbaton.service.node.placing import (
     KeptLinks,
@@ -35,7 +35,6 @@ class Operations(Observer):
     def __init__(self, node: Node, placement: Placement | None = None) -> None:
         self._node = node
         self._loads = Loads()
-        self._blackouts = Blackouts()
         self._draining = Draining(
             OwnConnections(node.endpoint, node.handoffs),
             node.link_to,
@@ -58,7 +57,15 @@ class Operations(Observer):
             node.starters.append(lambda: node.spawn(KeptLinks(names, node.link_to).keep))
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(LOAD_INTERVAL_S, self._tell_load)
-        node.answer({**self._draining.handlers(), c.ReadFigures: self._read_figures})
+        placed = {} if self._placing is None else self._placing.outcomes
+        node.figures.include(lambda: self._draining.active, placed)
+        node.answer(
+            {
+                **self._draining.handlers(),
+                c.ReadFigures: self._read_figures,
+                c.ReadTallies: self._read_tallies,
+            }
+        )
         node.endpoint.observers.add(self)
         node.endpoint.observers.add(self._draining.changes)
 
@@ -76,7 +83,6 @@ class Operations(Observer):
             self._placing.on_new(session)
 
     def on_blackout(self, connection_id: bytes, blackout_us: int) -> None:
-        self._blackouts.note(blackout_us)
         self._draining.on_blackout(blackout_us)
 
     def on_peer_load(self, peer: str, connections: int, room: int) -> None:
@@ -136,17 +142,7 @@ class Operations(Observer):
         self._timer = self._loop.call_later(LOAD_INTERVAL_S, self._tell_load)
 
     async def _read_figures(self, _channel: Channel, _frame: c.ReadFigures) -> c.Frame:
-        placed = {} if self._placing is None else self._placing.outcomes
-        return read_figures(
-            self._node.endpoint,
-            self._node.handoffs,
-            self._blackouts,
-            name=self._node.name,
-            pid=os.getpid(),
-            draining=self._draining.active,
-            placed=placed,
-            beside=self._node.beside,
-            requests=self._node.requests,
-            lost=self._node.lost,
-            refused_peers=self._node.incoming.refused,
-        )
+        return figures_of(self._node.figures.read(), self._node.name, os.getpid())
+
+    async def _read_tallies(self, _channel: Channel, _frame: c.ReadTallies) -> c.Frame:
+        return c.Tallies([self._node.figures.read()])

@@ -23,6 +23,7 @@ from quicbaton.service.peers.service_commands import (
     OldProcessInfo,
     PassRoster,
     PassSocket,
+    PassTallies,
     ReadOldProcess,
     Reload,
     ReloadStep,
@@ -39,6 +40,7 @@ from quicbaton.service.peers.service_commands import (
     WorkerState,
     WorkerStatus,
 )
+from quicbaton.service.peers.tally import ReadTallies, Tallies
 
 #: Frames that are defined elsewhere, beside the public ones of this module.
 __all__ = [
@@ -50,7 +52,9 @@ __all__ = [
     "OldProcesses",
     "PassRoster",
     "PassSocket",
+    "PassTallies",
     "ReadOldProcess",
+    "ReadTallies",
     "Reload",
     "ReloadStep",
     "Scale",
@@ -61,6 +65,7 @@ __all__ = [
     "Stop",
     "Survey",
     "Survivors",
+    "Tallies",
     "Upgrade",
     "WorkerInfo",
     "WorkerState",
@@ -343,7 +348,8 @@ class Drained(CommandFrame, tag="drained"):
 
 
 class Figures(CommandFrame, tag="figures"):
-    """A process's counters and gauges; counters begin with the process."""
+    """A process's counters and gauges; counters begin with the process. Release 0.2.0 reads these;
+    what is newer is in `Tally` alone."""
 
     name: str
     pid: int
@@ -400,6 +406,7 @@ Frame = (
     | Drain
     | StopDraining
     | ReadFigures
+    | ReadTallies
     | Connections
     | ByWorker
     | Answer
@@ -413,6 +420,7 @@ Frame = (
     | Begin
     | PassSocket
     | PassRoster
+    | PassTallies
     | Survey
     | DeclareDead
     | Reload
@@ -422,6 +430,7 @@ Frame = (
     | DrainProgress
     | Drained
     | Figures
+    | Tallies
     | Stop
     | Scale
     | ShareSockets
@@ -451,6 +460,7 @@ REMOTE_COMMANDS: Final[frozenset[type[Frame]]] = frozenset(
         Drain,
         StopDraining,
         ReadFigures,
+        ReadTallies,
         Reload,
         Scale,
         ServiceStatus,

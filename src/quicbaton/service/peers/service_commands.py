@@ -46,6 +46,11 @@ class PassRoster(CommandFrame, tag="pass_roster"):
     """Answered with `SocketOf` and the descriptor of the worker's own roster."""
 
 
+class PassTallies(CommandFrame, tag="pass_tallies"):
+    """Answered with `SocketOf` and the descriptor of the memory with the service's figures, or with
+    `Answer` by a worker that has none."""
+
+
 class Survey(CommandFrame, tag="survey"):
     """The process `pid` is dead. Answered with `Survivors` once all that it wrote was handled."""
 

@@ -95,6 +95,16 @@ async def take_listener(found: list[Found]) -> Listener | None:
     return None
 
 
+async def take_tallies(found: list[Found]) -> int | None:
+    """A descriptor of the memory with the service's figures; None when no living worker has it."""
+    for one in found:
+        with contextlib.suppress(PeerError, CommandFailedError):
+            with await Conversation.begin(one.control, PASS_S) as asked:
+                _, descriptor = await asked.ask_for_descriptor(c.PassTallies(), c.SocketOf)
+            return descriptor
+    return None
+
+
 # --- helpers ----------------------------------------------------------------------------------
 
 

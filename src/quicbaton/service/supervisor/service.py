@@ -53,6 +53,7 @@ class ServiceControl:
             c.PassSocket: self._pass_socket,
             c.ServiceStatus: self._status,
             c.ListOldProcesses: self._list_old,
+            c.ReadTallies: self._read_tallies,
             c.Reload: self._reload,
             c.Stop: self._stop,
         }
@@ -164,6 +165,9 @@ class ServiceControl:
 
     async def _list_old(self, _channel: Channel, _frame: c.ListOldProcesses) -> c.Frame:
         return c.OldProcesses(await read_old_processes(self._supervisor))
+
+    async def _read_tallies(self, _channel: Channel, _frame: c.ReadTallies) -> c.Frame:
+        return c.Tallies(await self._supervisor.tallies())
 
     async def _reload(self, channel: Channel, frame: c.Reload) -> c.Frame:
         peer = channel.peer

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -19,9 +20,12 @@ from quicbaton.limits import MAX_LAST_WORDS_BYTES
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask
+from quicbaton.service.supervisor.adoption import Found
 from quicbaton.service.supervisor.group import Group
 from quicbaton.service.supervisor.lingering import lingering_control
 from quicbaton.service.supervisor.roster import make_roster
+from quicbaton.service.supervisor.service_figures import ServiceFigures
+from quicbaton.service.supervisor.tally_file import TallyPlace
 from quicbaton.service.timing import LOOK_ANSWER_S
 
 #: Variables that systemd sets for its own child. A worker must not take them for itself.
@@ -53,6 +57,7 @@ class Process:
         words: int = -1,
         ready: int = -1,
         pidfd: int = -1,
+        place: TallyPlace | None = None,
     ) -> None:
         """`words` is the file to which its standard error goes. `ready` is a pipe whose other end
         it closes when it is ready. `pidfd` identifies a process that is not our child, since a pid
@@ -61,6 +66,10 @@ class Process:
         self.control = control
         #: Its roster's descriptor; -1 without one.
         self.roster = roster
+        #: Where its figures stand.
+        self.place = place
+        #: It is of a release that writes none: the supervisor writes there what it was told.
+        self.is_written_for = False
         self.since_s = monotonic()
         #: When it first was ready; 0: not yet.
         self.ready_s = 0.0
@@ -217,9 +226,18 @@ class Process:
 class Spawner:
     """Starts worker processes: fresh interpreters, so that they run what is installed now."""
 
-    def __init__(self, module: str, arguments: Sequence[str], group: Group, control: Path) -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        group: Group,
+        control: Path,
+        figures: ServiceFigures,
+    ) -> None:
         """`module` is run with an assignment (see `worker`) and `arguments`. The workers' control
-        sockets are named after `control`, the supervisor's."""
+        sockets are named after `control`, the supervisor's. Their figures are added to
+        `figures` when they end."""
+        self.figures = figures
         self._module = module
         self.arguments = list(arguments)
         self._group = group
@@ -233,23 +251,25 @@ class Spawner:
         """Start a process for a worker number. It serves when it is told to begin."""
         opened: list[int] = []
         child = None
+        place = self.figures.file.take_place()
         try:
             opened.append(roster := make_roster())
             opened.append(words := os.memfd_create("quicbaton-stderr"))
             ready, childs_end = os.pipe()
             opened.append(ready)
             try:
-                child = self._run(worker, roster, words, childs_end)
+                child = self._run(worker, roster, words, childs_end, place)
             finally:
                 os.close(childs_end)
             return Process(
                 child.pid,
                 self.control_of(child.pid),
                 roster,
-                on_exit,
+                partial(self._on_exit, on_exit),
                 child=child,
                 words=words,
                 ready=ready,
+                place=place,
             )
         except (OSError, QuicbatonError) as error:
             if child is not None:
@@ -258,13 +278,36 @@ class Spawner:
                 child.wait()
             for descriptor in opened:
                 os.close(descriptor)
+            place.free()
             if isinstance(error, QuicbatonError):
                 raise
             raise NotReadyError(
                 f"no new worker can be started: {error.strerror or error}", code=Reason.OS
             ) from error
 
-    def _run(self, worker: int, roster: int, words: int, ready: int) -> subprocess.Popen[bytes]:
+    def adopt(self, found: Found, on_exit: Callable[[Process], None]) -> Process:
+        """A worker that a former supervisor started, and that serves."""
+        process = Process(
+            found.state.pid,
+            found.control,
+            found.roster,
+            partial(self._on_exit, on_exit),
+            pidfd=found.pidfd,
+            place=self.figures.place_of(found.state.pid),
+        )
+        process.begun = True
+        process.ready_s = monotonic()
+        process.state = found.state
+        return process
+
+    def _on_exit(self, then: Callable[[Process], None], process: Process) -> None:
+        if process.place is not None:
+            self.figures.end(process.place)
+        then(process)
+
+    def _run(
+        self, worker: int, roster: int, words: int, ready: int, place: TallyPlace
+    ) -> subprocess.Popen[bytes]:
         sockets = [sock.fileno() for sock in self._group.sockets]
         listener = self._group.listener
         listening = [] if listener.sock is None else [listener.sock.fileno()]
@@ -279,6 +322,9 @@ class Spawner:
             "stderr": stderr,
             "ready": ready,
             "control": str(self._control),
+            "tallies": place.descriptor,
+            "place": place.number,
+            "use": place.use,
         }
         environment = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
         try:
@@ -286,7 +332,7 @@ class Spawner:
                 [sys.executable, "-m", self._module, json.dumps(assignment), *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stderr=words,
-                pass_fds=(*sockets, *listening, roster, stderr, ready),
+                pass_fds=(*sockets, *listening, roster, stderr, ready, place.descriptor),
                 env=environment,
                 # A terminal's Ctrl-C is for the supervisor, which stops the workers in good order.
                 process_group=0,

@@ -25,6 +25,7 @@ from quicbaton.keys.key_ring import KeyRing
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask, follow
+from quicbaton.service.peers.tally import Tally
 from quicbaton.service.supervisor.adoption import Found
 from quicbaton.service.supervisor.dead_workers import Announcer, Verdict, survey
 from quicbaton.service.supervisor.ending import end
@@ -84,6 +85,7 @@ class Supervisor:
         #: Slots that there are to be no more. Their processes end by themselves.
         self.leaving: list[WorkerSlot] = []
         self.stopping = False
+        self.figures = spawner.figures
         self._spawner = spawner
         self._keeper = keeper
         #: A dead worker's connections may belong to processes that cannot be asked: those of other
@@ -226,6 +228,10 @@ class Supervisor:
             if slot.current is not None and slot.current.begun
         }
 
+    async def tallies(self) -> list[Tally]:
+        """The figures of the service, worker by worker, with those of ended processes."""
+        return await self.figures.read(process for slot in self._all for process in slot.processes)
+
     def kill(self) -> None:
         """End all workers at once. Their clients learn it by resets, if at all."""
         self.stopping = True
@@ -261,16 +267,7 @@ class Supervisor:
 
     def _adopt(self, found: Found) -> None:
         slot = self.slots[found.state.worker]
-        process = Process(
-            found.state.pid,
-            found.control,
-            found.roster,
-            lambda dead: self._on_exit(slot, dead),
-            pidfd=found.pidfd,
-        )
-        process.begun = True
-        process.ready_s = monotonic()
-        process.state = found.state
+        process = self._spawner.adopt(found, lambda dead: self._on_exit(slot, dead))
         rest = ""
         if found.state.state == "lingering":
             process.be_replaced()

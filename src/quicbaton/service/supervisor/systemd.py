@@ -15,8 +15,9 @@ from quicbaton.service.timing import SYSTEMD_S
 
 #: The first descriptor that systemd passes (SD_LISTEN_FDS_START).
 FIRST_DESCRIPTOR: Final = 3
-#: The name under which the TCP socket is kept.
+#: The names under which the TCP socket and the memory with the service's figures are kept.
 LISTENER_NAME: Final = "listener"
+TALLIES_NAME: Final = "tallies"
 
 
 class Passed(NamedTuple):
@@ -26,6 +27,7 @@ class Passed(NamedTuple):
     activated: list[socket.socket]  # a socket unit's
     listeners: list[socket.socket]  # of TCP: the one that a former self has kept, a socket unit's
     rosters: dict[int, tuple[str, int]]  # pid of a worker -> name and descriptor of its roster
+    tallies: int | None = None  # descriptor of the memory with the service's figures
 
 
 def socket_name(worker: int) -> str:
@@ -63,8 +65,12 @@ class Systemd:
         others = []
         listeners: list[socket.socket] = []
         rosters = {}
+        tallies = None
         for name, descriptor in self._descriptors:
             kind, _, number = name.partition("-")
+            if name == TALLIES_NAME and tallies is None:
+                tallies = descriptor
+                continue
             if kind == "roster":
                 pid = number.rpartition("-")[2]
                 rosters[int(pid) if pid.isdigit() else 0] = (name, descriptor)
@@ -90,7 +96,7 @@ class Systemd:
         if not whole:
             for sock in numbered.values():
                 sock.close()
-        return Passed(kept, others, listeners, rosters)
+        return Passed(kept, others, listeners, rosters, tallies)
 
     # --- notifications --------------------------------------------------------------------------
 

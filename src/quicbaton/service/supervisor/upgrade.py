@@ -3,8 +3,9 @@
     old program                                new program, of the same process
     tries the new one: `quicbaton check`
     Answer ──────────────────────────────►     (to the command)
-    execve, with the port's sockets and the
-    workers' rosters as systemd passes them    takes them, finds the workers, adopts them
+    execve, with the port's sockets, the
+    service's figures and the workers'
+    rosters as systemd passes them             takes them, finds the workers, adopts them
 
 The process keeps its number: systemd, and a container whose first process it is, notice nothing.
 Workers serve on meanwhile. The sockets stay in the order that the kernel's choice rests on.
@@ -32,6 +33,7 @@ from quicbaton.service.supervisor.supervisor import Supervisor
 from quicbaton.service.supervisor.systemd import (
     FIRST_DESCRIPTOR,
     LISTENER_NAME,
+    TALLIES_NAME,
     roster_name,
     socket_name,
 )
@@ -96,6 +98,7 @@ class Upgrades:
     def _replace(self, arguments: Sequence[str]) -> None:
         """Become the new program. Raises OSError if there is none."""
         passed = self._passed()
+        self._supervisor.figures.write_own()
         environment = os.environ | {
             "LISTEN_PID": str(os.getpid()),
             "LISTEN_FDS": str(len(passed)),
@@ -116,6 +119,7 @@ class Upgrades:
         passed = [(socket_name(n), sock.fileno()) for n, sock in enumerate(group.sockets)]
         if group.listener.sock is not None:
             passed.append((LISTENER_NAME, group.listener.sock.fileno()))
+        passed.append((TALLIES_NAME, self._supervisor.figures.file.descriptor))
         passed += [
             (roster_name(slot.number, process.pid), process.roster)
             for slot in self._supervisor.slots

@@ -15,6 +15,7 @@ that its supervisor has died, and the next one finds it by its control socket.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -39,10 +40,12 @@ from quicbaton.service.node.node import Node
 from quicbaton.service.node.takeover import NewProcess
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import Channel
+from quicbaton.service.peers.tally import Tally
 from quicbaton.service.supervisor.group import inodes
 from quicbaton.service.supervisor.lingering import lingering_control
 from quicbaton.service.supervisor.roster import Roster
-from quicbaton.service.timing import LAST_ANSWER_S, LINKS_END_S, VERDICT_S
+from quicbaton.service.supervisor.tally_file import Record, TallyPlace
+from quicbaton.service.timing import LAST_ANSWER_S, LINKS_END_S, TALLY_S, VERDICT_S
 
 #: The pid of a predecessor that has not told it yet.
 _NOT_ASKED: Final = -1
@@ -59,6 +62,9 @@ class Assignment(msgspec.Struct, forbid_unknown_fields=False):
     control: str  # the supervisor's control socket
     listener: int = -1  # of TCP, for a program that is served over that, too
     no_listener: str = ""  # why there is none
+    tallies: int = -1  # the service's figures, and the place in them
+    place: int = 0
+    use: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Assignment:
@@ -66,6 +72,11 @@ class Assignment(msgspec.Struct, forbid_unknown_fields=False):
             return msgspec.convert(json.loads(text), cls)
         except (ValueError, msgspec.ValidationError) as error:
             raise ConfigurationError(f"not a supervisor's assignment: {error}") from error
+
+    @property
+    def tally_place(self) -> TallyPlace | None:
+        """Its place among the service's figures; None under a supervisor that keeps none."""
+        return TallyPlace(self.tallies, self.place, self.use) if self.tallies >= 0 else None
 
     @property
     def own_control(self) -> Path:
@@ -123,9 +134,10 @@ class Worker(Observer):
         version: str,
         grace_s: float,
         on_begin: Callable[[], None],
+        place: TallyPlace | None = None,
     ) -> None:
         """`sockets` are those of all workers, in order; `on_begin` is called when it begins to
-        serve."""
+        serve. Its figures go to `place`."""
         self._node = node
         self._worker = node.endpoint.table.place.worker
         self._sockets = sockets
@@ -146,6 +158,10 @@ class Worker(Observer):
         #: Tasks that wait until a process is known to be dead.
         self._waits_for_end: dict[int, asyncio.Event] = {}
         node.endpoint.observers.add(self)
+        self._place = place
+        if place is not None:
+            node.figures.keep_by(self._keep_tally)
+            self._tally_again()
         node.lingers_at = lingering_control(Path(node.name))
         handlers: dict[type[c.Frame], Handler] = {
             c.WorkerStatus: self._status,
@@ -153,6 +169,7 @@ class Worker(Observer):
             c.PassSocket: self._pass_socket,
             c.ShareSockets: self._take_sockets,
             c.PassRoster: self._pass_roster,
+            c.PassTallies: self._pass_tallies,
             c.Survey: self._survey,
             c.DeclareDead: self._on_declared_dead,
             c.Join: self._refuse_to_share,
@@ -288,6 +305,25 @@ class Worker(Observer):
     async def _pass_roster(self, channel: Channel, _frame: c.PassRoster) -> None:
         answer = c.SocketOf(self._worker, len(self._sockets))
         channel.write_descriptors(c.encode(answer), [self.roster.descriptor])
+
+    async def _pass_tallies(self, channel: Channel, _frame: c.PassTallies) -> None:
+        if self._place is None:
+            raise PeerError("no supervisor keeps its figures", code=Reason.UNEXPECTED_MESSAGE)
+        answer = c.SocketOf(self._worker, len(self._sockets))
+        channel.write_descriptors(c.encode(answer), [self._place.descriptor])
+
+    # --- figures --------------------------------------------------------------------------------
+
+    def _tally_again(self) -> None:
+        """A process that is killed takes along what it has counted since the last time, and nobody
+        has read."""
+        self._node.figures.read()
+        asyncio.get_running_loop().call_later(TALLY_S, self._tally_again)
+
+    def _keep_tally(self, tally: Tally) -> None:
+        assert self._place is not None
+        with contextlib.suppress(OSError):  # no memory: the next one may be written
+            self._place.write(Record(os.getpid(), 0, tally))
 
     # --- the dead -------------------------------------------------------------------------------
 
