@@ -358,9 +358,11 @@ def test_uploads_that_we_stopped_are_not_given_up_by_their_client() -> None:
 def test_requests_rejected_after_goaway_count() -> None:
     end = server()
     end.h3.send_goaway(final=True)
-    for number in range(limits.REQUEST_BURST + 1):
+    for number in range(limits.CANCELLED_REQUEST_BURST):
         end.feed(4 * number, b"", True)
         end.take_sent()
+    assert end.quic.closed is None
+    end.feed(4 * limits.CANCELLED_REQUEST_BURST, b"", True)
     assert is_overloaded(end)
 
 

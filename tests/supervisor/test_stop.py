@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -40,6 +41,38 @@ async def test_a_running_request_ends_after_goaway_and_a_late_one_is_rejected(
         assert late not in client.bodies
         digest = hashlib.sha256(client.bodies[running]).hexdigest()
         assert digest == hashlib.sha256(content).hexdigest()
+        assert client.terminated.error_code == _NO_ERROR
+    assert server.process.wait(GUARD_S) == 0
+
+
+async def test_an_idle_connection_hears_goaway_before_its_end(home: ServiceHome) -> None:
+    home.write("small", 1000)
+    server = home.serve("--grace", "60")
+    async with client_of(home, server.port) as client:
+        asked = client.request("/small")
+        await come(lambda: asked in client.ended)
+        server.process.terminate()
+        await come(lambda: client.terminated)
+        assert client.goaways() == [(1 << 62) - 4, asked + 4]
+        assert client.terminated.error_code == _NO_ERROR
+    assert server.process.wait(GUARD_S) == 0
+
+
+async def test_a_server_that_sends_for_others_has_its_clients_told_before_it_ends(
+    home: ServiceHome,
+) -> None:
+    home.write("small", 1000)
+    server, owner = home.serve("--grace", "60"), home.serve()
+    async with client_of(home, server.port) as client:
+        asked = client.request("/small")
+        await come(lambda: asked in client.ended)
+        arguments = ("drain", str(server.port), "--to", str(owner.port), "--proxy")
+        drained = await asyncio.to_thread(home.json, *arguments)
+        assert drained["proxied"] == 1
+        stopped = await asyncio.to_thread(home.json, "stop", str(server.port))
+        assert (stopped["closed"], stopped["cut"]) == (1, 0)
+        await come(lambda: client.terminated)
+        assert client.goaways() == [(1 << 62) - 4, asked + 4]
         assert client.terminated.error_code == _NO_ERROR
     assert server.process.wait(GUARD_S) == 0
 

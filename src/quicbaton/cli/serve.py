@@ -38,6 +38,7 @@ from quicbaton.cli.served_certificates import ServedCertificates
 from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.service.host import loop_factory, raise_descriptor_limit, tune_collector
+from quicbaton.service.node.farewell import ProxiedEndings
 from quicbaton.service.node.graceful_stop import GracefulStop
 from quicbaton.service.node.node import Node
 from quicbaton.service.node.operations import Operations
@@ -310,7 +311,7 @@ class Server:
         if store is not None:
             made.closers.append(store.close)
         made.endpoint.observers.add(_MoveReporter(self._reporter))
-        made.answer(Takeovers(made).handlers())
+        made.answer(Takeovers(made).handlers() | ProxiedEndings(made).handlers())
         made.closers.append(Operations(made, self._placement).close)
         return made
 

@@ -254,6 +254,10 @@ class Http3Base:
         if stream.flags & s.CANCELLED:
             return
         stream.flags |= s.CANCELLED
+        self._spend_cancelled()
+
+    def _spend_cancelled(self) -> None:
+        """A request was in vain, by the client's doing."""
         if (now_us := self._clock_us()) != NONE:
             whole_at_us = _CANCELLED.spend(self._state.resets_at_us, now_us)
             if whole_at_us < 0:

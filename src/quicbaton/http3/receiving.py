@@ -124,7 +124,9 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
             return stream
         self._spend_request()
         if 0 <= state.goaway_sent <= stream_id:
-            # §5.2: it was not processed in any way, and the client is told so.
+            # §5.2: it was not processed in any way, and the client is told so. A client that sends
+            # more than were on their way ignores the GOAWAY.
+            self._spend_cancelled()
             self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_REJECTED)
             if not ended:
                 stream = s.new_stream(s.IGNORED, send=s.ENDED)

@@ -65,6 +65,14 @@ class Handoffs:
         outgoing = self.outgoing.values()
         return [one for one in outgoing if one.is_given and one.counted_given != besides]
 
+    def proxied(self) -> dict[str, list[OutgoingHandoff]]:
+        """Those of connections for which this process sends, by the names of their owners."""
+        by_owner: dict[str, list[OutgoingHandoff]] = {}
+        for one in self.outgoing.values():
+            if one.is_proxied:
+                by_owner.setdefault(one.peer, []).append(one)
+        return by_owner
+
     def waiting(self, connection_id: bytes) -> IncomingHandoff | None:
         """The handoff that has a rebuilt connection which is not ours yet."""
         for one in self.incoming.values():

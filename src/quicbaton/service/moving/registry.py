@@ -235,6 +235,10 @@ class HandoffRegistry(Observer):
         left_s = max(0.0, (latest_us - monotonic_ns() // 1000) / 1e6)
         return len(deadlines), len(given) - len(deadlines), left_s
 
+    def proxied(self) -> dict[str, list[OutgoingHandoff]]:
+        """Handoffs of connections for which this process sends, by the names of their owners."""
+        return self._handoffs.proxied()
+
     def living_elsewhere(self, dead: int) -> list[bytes]:
         """Connections that are not driven here and live, as far as this process knows, though the
         process `dead` has exited."""

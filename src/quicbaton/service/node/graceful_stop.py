@@ -6,6 +6,8 @@ GOAWAY          requests on the way are still taken (RFC 9114 §5.2) ...
 GOAWAY, final   ... and a round trip later new ones are rejected, so that a client knows
                 that it may send them elsewhere
 close           each connection as its last request ends; at the end of the grace, the others
+
+Connections for which this process sends are ended by their owners, in the same way (`farewell`).
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import asyncio
 import contextlib
 import math
 from time import monotonic
-from typing import Final
 
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.errors import CallerError
@@ -22,18 +23,11 @@ from quicbaton.reasons import Reason
 from quicbaton.service.node.bulk import BulkHandoff, OwnConnections
 from quicbaton.service.node.changes import Changes
 from quicbaton.service.node.control import Handler
+from quicbaton.service.node.farewell import announce, close, end_proxied, say_goaway
 from quicbaton.service.node.node import Node
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import Channel
-from quicbaton.service.timing import (
-    CUTOVER_S,
-    LEAST_ROUND_TRIP_S,
-    MOST_ROUND_TRIP_S,
-    STALLED_LOOK_S,
-)
-
-#: H3_NO_ERROR (RFC 9114 §8.1).
-_H3_NO_ERROR: Final = 0x100
+from quicbaton.service.timing import CUTOVER_S, STALLED_LOOK_S
 
 
 class GracefulStop(Changes):
@@ -105,10 +99,12 @@ class GracefulStop(Changes):
         until = monotonic() + grace_s
         try:
             moved = await self._hand_over(to, until) if to else 0
-            closed, cut = await self._close_all(until)
+            here, proxied = await asyncio.gather(
+                self._close_all(until), end_proxied(self._node, until, self)
+            )
         finally:
             self.over.set()
-        return c.Left(moved, closed, cut)
+        return c.Left(moved, here.closed + proxied.closed, here.cut + proxied.cut)
 
     async def _hand_over(self, to: str, until: float) -> int:
         """Move the connections that can move. Returns their number."""
@@ -135,21 +131,22 @@ class GracefulStop(Changes):
             await self.wait(until)
         return bulk.moved + bulk.proxied
 
-    async def _close_all(self, until: float) -> tuple[int, int]:
-        """Close the connections here. Returns their number, and how many of them were cut."""
+    async def _close_all(self, until: float) -> c.Left:
+        """Close the connections here."""
         endpoint, beside = self._node.endpoint, self._node.beside
         # A moved connection's requests count where the connection is.
         relays = self._node.handoffs.relays
         over_tcp = beside.running
         self._closes = True
+        # Idle ones, too: a request that is on its way could not be told from one that was served.
+        await announce(list(endpoint.sessions.values()), until, self)
         for session in list(endpoint.sessions.values()):
             self._close_when_idle(session)
         async for session in endpoint.asleep.wake_all():
+            # Silent for long: no round trip is waited for, and each is closed before the next.
             self._close_when_idle(session)
         tcp = asyncio.get_running_loop().create_task(beside.until_none_left(math.inf))
         tcp.add_done_callback(lambda _ended: self.note())
-        if self._busy:
-            await self._announce(set(self._busy), until)
         while (
             (self._busy or endpoint.handshakes or beside.running or relays.left)
             and monotonic() < until
@@ -159,37 +156,18 @@ class GracefulStop(Changes):
         tcp.cancel()
         cut = list(self._busy)
         for session in cut:
-            _close(session)
-        return over_tcp + len(self._seen), len(cut) + len(beside.cut())
+            close(session)
+        return c.Left(0, over_tcp + len(self._seen), len(cut) + len(beside.cut()))
 
     def _close_when_idle(self, session: Session) -> None:
         name = session.connection.name
         if name not in self._seen and not session.is_over:
             self._seen.add(name)
             self._busy.add(session)
+            say_goaway(session, final=True)
             session.when_idle(self._close_now)
 
     def _close_now(self, session: Session) -> None:
         self._busy.discard(session)
-        _close(session)
+        close(session)
         self.note()
-
-    async def _announce(self, sessions: set[Session], until: float) -> None:
-        """Send GOAWAY, in two steps."""
-        for session in sessions:
-            if session.protocol._http is not None and not session.is_over:
-                session.protocol._http.send_goaway(final=False)
-                session.protocol.transmit()
-        longest = max(session.connection.smoothed_rtt_s for session in sessions)
-        pause_s = min(max(longest, LEAST_ROUND_TRIP_S), MOST_ROUND_TRIP_S)
-        await asyncio.sleep(max(0.0, min(pause_s, until - monotonic())))
-        for session in sessions:
-            if session.protocol._http is not None and not session.is_over:
-                session.protocol._http.send_goaway(final=True)
-                session.protocol.transmit()
-
-
-def _close(session: Session) -> None:
-    if not session.is_over and not session.connection.is_closing:
-        code = 0 if session.protocol._http is None else _H3_NO_ERROR
-        session.protocol.close(code, "the server stops")

@@ -9,7 +9,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from quicbaton.asyncio.beside import Beside, BesideConnection, NothingBeside
 from quicbaton.asyncio.endpoint.steer import steer
@@ -36,7 +36,7 @@ from quicbaton.service.node.old_processes import OldProcesses
 from quicbaton.service.node.seat import Seat
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.acceptor import Acceptor, pass_on
-from quicbaton.service.peers.asking import ask
+from quicbaton.service.peers.asking import Conversation, ask
 from quicbaton.service.peers.channel import Channel, Listener
 from quicbaton.service.peers.cluster import Cluster
 from quicbaton.service.peers.directory import Directory
@@ -45,6 +45,8 @@ from quicbaton.service.peers.link import Link
 from quicbaton.service.peers.names import Names, ProcessName
 from quicbaton.service.peers.peers import Peers
 from quicbaton.service.timing import INTRODUCE_S
+
+_Frame = TypeVar("_Frame", bound=c.Frame)
 
 
 class Node:
@@ -280,6 +282,14 @@ class Node:
         channel.start()
         await link.wait_up(self._waits.offer_s)
         return link
+
+    async def ask(
+        self, name: str, command: c.Frame, answer: type[_Frame], timeout_s: float
+    ) -> _Frame:
+        """Send a command to the process with this name and return its answer, as `Conversation.ask`
+        does."""
+        with Conversation(await self._directory.connect(name), timeout_s) as conversation:
+            return await conversation.ask(command, answer)
 
     def spawn(self, work: Callable[[], Any]) -> None:
         """Run a coroutine function to its end in the background. Errors are logged."""

@@ -17,6 +17,7 @@ from quicbaton.service.peers.names import ProcessName
 from quicbaton.service.peers.service_commands import (
     Begin,
     DeclareDead,
+    EndProxied,
     Left,
     ListOldProcesses,
     OldProcesses,
@@ -46,6 +47,7 @@ from quicbaton.service.peers.tally import ReadTallies, Tallies
 __all__ = [
     "Begin",
     "DeclareDead",
+    "EndProxied",
     "Left",
     "ListOldProcesses",
     "OldProcessInfo",
@@ -423,6 +425,7 @@ Frame = (
     | PassTallies
     | Survey
     | DeclareDead
+    | EndProxied
     | Reload
     | ServiceStatus
     | ListOldProcesses
@@ -465,6 +468,7 @@ REMOTE_COMMANDS: Final[frozenset[type[Frame]]] = frozenset(
         Scale,
         ServiceStatus,
         ListOldProcesses,
+        EndProxied,
         Stop,
     }
 )

@@ -120,6 +120,14 @@ class Stop(CommandFrame, tag="stop"):
     to: str
 
 
+class EndProxied(CommandFrame, tag="end_proxied"):
+    """To the owner of connections, from the process that sends for them and stops: GOAWAY, let
+    running requests end, close. Answered with `Left`."""
+
+    connections: list[bytes]  # by name
+    grace_s: float
+
+
 # --- answers ----------------------------------------------------------------------------------
 
 
