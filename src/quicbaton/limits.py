@@ -339,6 +339,9 @@ MAX_HANDSHAKES: Final = 4096
 #: From this many on a client must first prove its address by a Retry (RFC 9000 §8.1.2): spoofed
 #: addresses then cost us no state.
 RETRY_FROM_HANDSHAKES: Final = 1024
+#: A client's TLS message: a ClientHello has a few KB, also with post-quantum keys, and a chain of
+#: certificates some KB for each. OpenSSL takes 128 KB of one and 100 of the other.
+MAX_HANDSHAKE_MESSAGE_BYTES: Final = 1 << 16
 #: Seconds after which a client's handshake is given up: more than all retransmissions of a bad
 #: path take, and half of aioquic's idle timeout, for which an attacker that only begins handshakes
 #: would hold the places of others.

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from quicbaton.cli import proof, user_state
 from quicbaton.cli.certificate import LOCAL_NAMES, CertificateFiles, replace_self_signed
 from quicbaton.cli.certificate import write_self_signed as write
+from quicbaton.cli.options.serve import TlsOptions
 from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.served_certificates import ServedCertificates
 from quicbaton.errors import ConfigurationError
@@ -24,13 +25,23 @@ from quicbaton.reasons import Reason
 NOW = datetime.datetime.now(datetime.UTC)
 
 
+def options(*files: CertificateFiles, client_ca: Path | None = None) -> TlsOptions:
+    return TlsOptions(
+        cert=tuple(each.certificate for each in files),
+        key=tuple(each.key for each in files),
+        client_ca=client_ca,
+    )
+
+
 class Looked:
     """Certificates that are looked at whenever a test says so, and what was reported."""
 
-    def __init__(self, *files: CertificateFiles, over_tcp: bool = False) -> None:
+    def __init__(
+        self, *files: CertificateFiles, over_tcp: bool = False, client_ca: Path | None = None
+    ) -> None:
         self._out = StringIO()
         reporter = Reporter(as_json=True, out=self._out)
-        self.served = ServedCertificates(files, "", None, reporter)
+        self.served = ServedCertificates(options(*files, client_ca=client_ca), "", reporter)
         self.served.begin(over_tcp=over_tcp)
 
     async def look(self, times: int = 1) -> list[dict[str, Any]]:
@@ -43,9 +54,7 @@ class Looked:
 
     def shows(self, files: CertificateFiles, number: int = 0) -> bool:
         """Whether that one of its certificates is the one in these files."""
-        certificates = self.served.for_quic
-        assert certificates is not None
-        shown = certificates.all[number]
+        shown = self.served.for_quic.all[number]
         assert shown.key.public_key() == shown.leaf.public_key()
         return shown.leaf == x509.load_pem_x509_certificate(files.certificate.read_bytes())
 
@@ -243,14 +252,48 @@ async def test_each_certificate_changes_alone(
     assert looked.served.for_tcp is not over_tcp
 
 
+async def test_a_changed_authority_of_clients_is_a_change(
+    tmp_path: Path, files: CertificateFiles, renewed: CertificateFiles
+) -> None:
+    authorities = tmp_path / "ca.pem"
+    authorities.write_bytes(files.certificate.read_bytes())
+    looked = Looked(files, over_tcp=True, client_ca=authorities)
+    before, over_tcp = looked.served.for_quic.clients, looked.served.for_tcp
+    authorities.write_text("no certificate")
+    (event,) = await looked.look(3)
+    assert event["event"] == "certificate_refused"
+    assert str(authorities) in event["message"]
+    assert looked.served.for_quic.clients == before
+    authorities.write_bytes(renewed.certificate.read_bytes())
+    (event,) = await looked.look(2)
+    assert event["event"] == "certificate_changed"
+    assert looked.served.for_quic.clients is not None
+    assert looked.served.for_quic.clients.authorities == renewed.certificate.read_bytes()
+    assert looked.served.for_tcp is not over_tcp
+
+
+def test_a_program_that_brings_its_certificate_does_not_turn_off_the_question_for_the_client_s(
+    files: CertificateFiles, renewed: CertificateFiles
+) -> None:
+    given = options(files, client_ca=files.certificate)
+    served = ServedCertificates(given, "", Reporter(as_json=True, out=StringIO()))
+    served.configuration.load_cert_chain(renewed.certificate, renewed.key)
+    served.begin(over_tcp=False)
+    assert served.for_quic.clients is not None
+
+
 async def test_a_certificate_that_a_program_brings_is_its_own_to_change(
     files: CertificateFiles, renewed: CertificateFiles
 ) -> None:
-    served = ServedCertificates([files], "", None, Reporter(as_json=True, out=StringIO()))
+    served = ServedCertificates(options(files), "", Reporter(as_json=True, out=StringIO()))
     served.configuration.load_cert_chain(renewed.certificate, renewed.key)
     served.begin(over_tcp=False)
-    assert served.for_quic is None
+    own = served.configuration.certificate
+    newer = folder_with_certificate(files.certificate.parent.with_name("newer"))
+    newer.certificate.replace(files.certificate)
+    newer.key.replace(files.key)
     await served.look()
+    assert served.for_quic.all[0].leaf is own
 
 
 def test_a_key_under_a_password_is_refused(files: CertificateFiles) -> None:

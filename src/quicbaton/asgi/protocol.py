@@ -20,7 +20,7 @@ from quicbaton.asgi import disk as files
 from quicbaton.asgi.exchange import CLIENT_GONE, Exchange, Fields, dated
 from quicbaton.asgi.http import HttpExchange
 from quicbaton.asgi.lifespan import Lifespan
-from quicbaton.asgi.scope import Application, request_scope
+from quicbaton.asgi.scope import Application, ClientCertificate, client_certificate, request_scope
 from quicbaton.asgi.state import AsgiState, UnbegunRequest, decode, encode
 from quicbaton.asgi.websocket import WebSocketExchange
 from quicbaton.asgi.webtransport import WebTransportExchange
@@ -68,6 +68,8 @@ class AsgiProtocol(QuicConnectionProtocol):
         self._unbegun: dict[int, HeadersReceived] = {}
         #: Requests that came with the state of the connection, until the connection is ours.
         self._brought: list[UnbegunRequest] = []
+        #: Read when the first request comes.
+        self._client_certificate: ClientCertificate | None = None
         self._is_whole = True
         #: Bytes that exchanges hold for their programs.
         self._kept_bytes = 0
@@ -201,6 +203,8 @@ class AsgiProtocol(QuicConnectionProtocol):
             # RFC 9220 §3, for a protocol that we do not know; and a tunnel is no program's.
             self.send_headers(event.stream_id, [(b":status", b"501")], ended=True)
             return
+        if self._client_certificate is None:
+            self._client_certificate = client_certificate(self._quic.peer_certificates)
         scope = request_scope(
             event.headers,
             client=self._quic.peer_address,
@@ -209,6 +213,7 @@ class AsgiProtocol(QuicConnectionProtocol):
             state=self._lifespan.state,
             cipher_suite=self._quic.cipher_suite,
             max_datagram_bytes=self._largest_datagram(event.stream_id) if protocol else 0,
+            client_certificate=self._client_certificate,
         )
         exchange: Exchange
         if protocol is None:

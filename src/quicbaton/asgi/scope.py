@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, Final
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
+
+from cryptography import x509
 
 from quicbaton.http3.webtransport import PROTOCOLS as WEBTRANSPORT
 from quicbaton.transport.state import Address
@@ -28,6 +31,27 @@ _STRING: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _STRINGS: Final = re.compile(rf"{_STRING.pattern}(?:[ \t]*,[ \t]*{_STRING.pattern})*")
 
 
+class ClientCertificate(NamedTuple):
+    """A client's certificate and those that it sent along, as PEM; its subject as RFC 4514 has
+    it."""
+
+    chain: tuple[str, ...]
+    name: str | None
+
+
+NO_CLIENT_CERTIFICATE: Final = ClientCertificate((), None)
+
+
+def client_certificate(chain: Sequence[bytes]) -> ClientCertificate:
+    """The client's certificate from what TLS has checked (DER), the client's own first."""
+    if not chain:
+        return NO_CLIENT_CERTIFICATE
+    subject = x509.load_der_x509_certificate(chain[0]).subject
+    return ClientCertificate(
+        tuple(ssl.DER_cert_to_PEM_cert(one) for one in chain), subject.rfc4514_string()
+    )
+
+
 def request_scope(
     headers: Iterable[tuple[bytes, bytes]],
     *,
@@ -40,6 +64,7 @@ def request_scope(
     http_version: str = "3",
     max_datagram_bytes: int = 0,
     certificate: str | None = None,
+    client_certificate: ClientCertificate = NO_CLIENT_CERTIFICATE,
 ) -> Scope:
     """The scope of a request with these fields; of a WebSocket or a WebTransport session if the
     fields ask for one.
@@ -47,7 +72,8 @@ def request_scope(
     `client` is the client's validated address, `server` the address that it talks to. `state` is
     the dict that the lifespan has filled; the program gets a copy. `cipher_suite` and `tls_version`
     are TLS's numbers. `certificate` (PEM) is the one that the client was shown, None where that is
-    not known. `max_datagram_bytes` is the size of the largest datagram of a session.
+    not known, and `client_certificate` the client's own. `max_datagram_bytes` is the size of the
+    largest datagram of a session.
     """
     pseudo: dict[bytes, bytes] = {}
     fields: list[tuple[bytes, bytes]] = []
@@ -80,7 +106,8 @@ def request_scope(
         "server": _pair(server),
         "state": dict(state),
     }
-    extensions = scope["extensions"] = {"tls": _tls(cipher_suite, tls_version, certificate)}
+    tls = _tls(cipher_suite, tls_version, certificate, client_certificate)
+    extensions = scope["extensions"] = {"tls": tls}
     if pseudo.get(b":protocol") == b"websocket":
         scope["type"] = "websocket"
         scope["scheme"] = "wss"
@@ -111,14 +138,19 @@ def _decoded(raw_path: bytes) -> str:
     return plain.decode("utf-8", "replace")
 
 
-def _tls(cipher_suite: int, version: int, certificate: str | None) -> dict[str, Any]:
-    """The scope's TLS extension (ASGI TLS 0.2). We ask clients for no certificate. The certificate
-    that a client of HTTP/3 was shown is no part of its connection's state, and the present process
-    may have another: it is left out then."""
+def _tls(
+    cipher_suite: int,
+    version: int,
+    certificate: str | None,
+    client: ClientCertificate,
+) -> dict[str, Any]:
+    """The scope's TLS extension (ASGI TLS 0.2). A client whose certificate is bad never gets as far
+    as a request. The certificate that a client of HTTP/3 was shown is no part of its connection's
+    state, and the present process may have another: it is left out then."""
     return {
         "server_cert": certificate,
-        "client_cert_chain": [],
-        "client_cert_name": None,
+        "client_cert_chain": list(client.chain),
+        "client_cert_name": client.name,
         "client_cert_error": None,
         "tls_version": version,
         "cipher_suite": cipher_suite,

@@ -10,14 +10,14 @@ one that is swapped, and nothing needs to be installed.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.user_state import RENEW_BEFORE
 from quicbaton.errors import ConfigurationError
-from quicbaton.handshake import Certificate
+from quicbaton.handshake import Certificate, ClientCertificates
 from quicbaton.reasons import Reason
 
 if TYPE_CHECKING:
@@ -28,17 +28,24 @@ _NO_FILE: Final[tuple[int, ...]] = ()
 
 
 class Shown(NamedTuple):
-    """What clients are shown: over QUIC, and over TCP if anything is served there."""
+    """What clients are shown: over QUIC, and over TCP if anything is served there; and what they
+    are asked for."""
 
     quic: Certificate
     tcp: TlsIdentity | None
+    clients: ClientCertificates | None
+
+    def differs_from(self, other: Shown) -> bool:
+        mine, theirs = self.quic, other.quic  # the keys follow
+        return (mine.leaf, mine.chain, self.clients) != (theirs.leaf, theirs.chain, other.clients)
 
 
 class CertificatePair:
     """A pair of files, and what they held when they were last found good.
 
-    `load` reads and proves files; it raises ConfigurationError. `renew` makes new ones when the
-    present ones expire soon, and returns their names; None for files that are the user's to renew.
+    `load` reads and proves files, those `beside` them, too; it raises ConfigurationError. `renew`
+    makes new ones when the present ones expire soon, and returns their names; None for files that
+    are the user's to renew.
     """
 
     def __init__(
@@ -46,8 +53,10 @@ class CertificatePair:
         files: CertificateFiles,
         load: Callable[[CertificateFiles], Shown],
         renew: Callable[[], CertificateFiles] | None = None,
+        beside: Sequence[Path] = (),
     ) -> None:
         self.files = files
+        self._beside = beside
         self._load = load
         self._renew = renew
         self._version = self._look_at_files()
@@ -91,11 +100,12 @@ class CertificatePair:
             return False  # read in the middle of a change
         self._doubtful = self._reported = ()
         self._version, before, self.shown = version, self.shown, loaded
-        return loaded.quic[:2] != before.quic[:2]  # the key follows
+        return loaded.differs_from(before)
 
     def _look_at_files(self) -> tuple[object, ...]:
         """What tells these files from others in their place, and from themselves as they were."""
-        return _look_at(self.files.certificate), _look_at(self.files.key)
+        files = (self.files.certificate, self.files.key, *self._beside)
+        return tuple(_look_at(path) for path in files)
 
     def _expires_soon(self) -> bool:
         now = datetime.datetime.now(datetime.UTC)

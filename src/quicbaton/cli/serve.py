@@ -26,10 +26,9 @@ from quicbaton.cli import (
     tcp,
     user_state,
 )
-from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.control import find_cluster
 from quicbaton.cli.options.argument import add_command
-from quicbaton.cli.options.serve import ServeOptions, TlsOptions
+from quicbaton.cli.options.serve import ServeOptions
 from quicbaton.cli.options.sources import Sources
 from quicbaton.cli.output import KeyLog, Output
 from quicbaton.cli.program import check_named, program, sleep_after_s
@@ -80,6 +79,11 @@ def check(options: ServeOptions) -> None:
         raise ConfigurationError(
             "--cert and --key go together: each certificate needs its key, in the same order"
         )
+    if options.tls.client_ca is None and options.tls.client_cert == "optional":
+        raise ConfigurationError(
+            "--client-cert optional is about the certificates of clients: name the authority "
+            "that issues them, --client-ca FILE"
+        )
     request_limits.check(options)
     if options.workers is not None and (options.takeover or options.join):
         raise ConfigurationError(
@@ -104,9 +108,7 @@ class Server:
         if keys is None and self._cluster is not None:
             keys = self._cluster.folder / KEYS_FILE
         self._ring = user_state.load_keys(keys)
-        self._certificates = ServedCertificates(
-            _given(options.tls), options.host, options.tls.keylog, reporter
-        )
+        self._certificates = ServedCertificates(options.tls, options.host, reporter)
         self._configuration = self._certificates.configuration
         self._program = program(options.program, options.limits)
         self._program.configure(self._configuration)
@@ -406,14 +408,6 @@ class _MoveReporter(Observer):
         name = connection_id.hex()
         text = f"connection {name} {what}"
         self._reporter.event(event, text, connection=name, at_ns=time.monotonic_ns())
-
-
-def _given(options: TlsOptions) -> list[CertificateFiles]:
-    """The files that the options name."""
-    return [
-        CertificateFiles(certificate.absolute(), key.absolute())
-        for certificate, key in zip(options.cert, options.key, strict=True)
-    ]
 
 
 def _open_keylog(path: Path) -> TextIO:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from quicbaton.cli import tcp, user_state
+from quicbaton.cli import user_state
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.certificate_pair import CertificatePair, Shown
 from quicbaton.cli.configuration import quic_configuration
+from quicbaton.cli.options.serve import TlsOptions
 from quicbaton.cli.proof import prove
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import ConfigurationError
-from quicbaton.handshake import Certificate, Certificates, names_in
+from quicbaton.handshake import Certificate, Certificates, ClientCertificates, names_in
 
 if TYPE_CHECKING:
     from quicbaton.asgi.tcp import TlsIdentity  # only for ASGI programs
@@ -27,32 +28,30 @@ _LOOK_S: Final = 2.0
 
 
 class ServedCertificates:
-    """Shows clients what `files` hold, the first for clients that name no server of them; without
-    any, a certificate that is made for this machine and `host`, and renewed in time. `reporter` is
-    told of changes.
+    """Shows clients the certificates in the files that `options` name, the first for clients that
+    name no server of them; without any, one that is made for this machine and `host`, and renewed
+    in time. `reporter` is told of changes.
 
     Raises ConfigurationError for files that hold no certificate and key.
     """
 
-    def __init__(
-        self,
-        files: Sequence[CertificateFiles],
-        host: str,
-        keylog: Path | None,
-        reporter: Reporter,
-    ) -> None:
+    def __init__(self, options: TlsOptions, host: str, reporter: Reporter) -> None:
+        files = [
+            CertificateFiles(certificate.absolute(), key.absolute())
+            for certificate, key in zip(options.cert, options.key, strict=True)
+        ]
+        self._options = options
         self._renew = None if files else partial(_make, host)
-        self._keylog = keylog
         self._reporter = reporter
         self._over_tcp = False
-        self._files = list(files) or [_make(host)]
+        self._files = files or [_make(host)]
         with self._guard():
             #: A program may change it before `begin`, its certificate, too.
             self.configuration = quic_configuration(self.first)
         self._loaded = self.configuration.certificate
         self._pairs: list[CertificatePair] = []
-        #: For QUIC; None when the program has brought its own.
-        self.for_quic: Certificates | None = None
+        #: For QUIC; the program's own, if it has brought one.
+        self.for_quic = Certificates(Certificate.of(self.configuration))
         #: For TCP; None when nothing is served there.
         self.for_tcp: TlsIdentity | None = None
         #: Called when `for_tcp` has changed.
@@ -69,10 +68,15 @@ class ServedCertificates:
         self._over_tcp = over_tcp
         if self.configuration.certificate is not self._loaded:
             prove(self.configuration, self.first)
+            self.for_quic = Certificates(
+                Certificate.of(self.configuration), clients=self._clients()
+            )
             return
-        self._pairs = [CertificatePair(each, self._load, self._renew) for each in self._files]
-        self.for_quic = Certificates(*(pair.shown.quic for pair in self._pairs))
-        self.for_tcp = self._identity()
+        beside = [] if self._options.client_ca is None else [self._options.client_ca]
+        self._pairs = [
+            CertificatePair(each, self._load, self._renew, beside) for each in self._files
+        ]
+        self._show()
 
     async def watch(self) -> None:
         """Look again and again whether files have changed, until cancelled."""
@@ -105,7 +109,25 @@ class ServedCertificates:
         with self._guard():
             found = Certificate.of(quic_configuration(files))
             prove(found.within(self.configuration), files)
-            return Shown(found, tcp.identity_of(files, self._keylog) if self._over_tcp else None)
+            clients = self._clients()
+            identity = None
+            if self._over_tcp:
+                identity = _identity_of(files, self._options.keylog, clients)
+            return Shown(found, identity, clients)
+
+    def _clients(self) -> ClientCertificates | None:
+        """What clients are asked for, by the files as they are now."""
+        path = self._options.client_ca
+        if path is None:
+            return None
+        required = self._options.client_cert == "required"
+        try:
+            return ClientCertificates.of(path.read_bytes(), required=required)
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"cannot use {path} as the authorities of clients: {error}; it must be a PEM file "
+                "with their certificates"
+            ) from error
 
     def _guard(self) -> contextlib.AbstractContextManager[None]:
         """Other servers may be renewing the files that were made here."""
@@ -114,27 +136,27 @@ class ServedCertificates:
         return user_state.locked(user_state.state_folder())
 
     def _show(self) -> None:
-        if self.for_quic is not None:
-            self.for_quic.replace([pair.shown.quic for pair in self._pairs])
-        self.for_tcp = self._identity()
+        clients = self._pairs[0].shown.clients
+        self.for_quic.replace([pair.shown.quic for pair in self._pairs], clients)
+        self.for_tcp = self._identity(clients)
         if self.for_tcp is not None:
             self.on_tcp_changed(self.for_tcp)
 
-    def _identity(self) -> TlsIdentity | None:
+    def _identity(self, clients: ClientCertificates | None) -> TlsIdentity | None:
         """The TLS of all certificates together, for TCP."""
         identities = [
             (names_in(pair.shown.quic.leaf), pair.shown.tcp)
             for pair in self._pairs
             if pair.shown.tcp is not None
         ]
-        return tcp.identity_by_name(identities) if identities else None
+        return _identity_by_name(identities, clients) if identities else None
 
     def _report_changed(self, pair: CertificatePair) -> None:
         name = str(pair.files.certificate)
         until = pair.shown.quic.leaf.not_valid_after_utc
         self._reporter.event(
             "certificate_changed",
-            f"{name} has changed: new clients are shown the new certificate, valid until {until}",
+            f"new clients are shown {name} as it is now, valid until {until}",
             certificate=name,
             not_after=until.isoformat(),
         )
@@ -146,3 +168,26 @@ def _make(host: str) -> CertificateFiles:
         return user_state.local_certificate(host)
     except OSError as error:
         raise ConfigurationError(f"cannot make a certificate: {error}") from error
+
+
+def _identity_of(
+    files: CertificateFiles, keylog: Path | None, clients: ClientCertificates | None
+) -> TlsIdentity:
+    """TLS with the certificate that QUIC uses."""
+    from quicbaton.asgi.tcp import tls_identity  # noqa: PLC0415 - only for ASGI programs
+
+    try:
+        return tls_identity(files.certificate, files.key, keylog, clients)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"cannot use {files.certificate} with {files.key} over TCP: {error}"
+        ) from error
+
+
+def _identity_by_name(
+    identities: Sequence[tuple[Iterable[str], TlsIdentity]], clients: ClientCertificates | None
+) -> TlsIdentity:
+    """TLS with several certificates, each with its names."""
+    from quicbaton.asgi.tcp import tls_by_name  # noqa: PLC0415 - only for ASGI programs
+
+    return identities[0][1] if len(identities) == 1 else tls_by_name(identities, clients)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from quicbaton.asyncio.beside import Beside, NothingBeside
 from quicbaton.asyncio.listener import PORT_TRIES, Listener, adopt_listener, bind_listener
 from quicbaton.cli.addresses import any_address
-from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.cli.options.serve import ServeOptions
 from quicbaton.cli.program import Program, named_program
-from quicbaton.errors import ConfigurationError, PeerError
+from quicbaton.cli.served_certificates import ServedCertificates
+from quicbaton.errors import PeerError
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError, Conversation
-
-if TYPE_CHECKING:
-    from quicbaton.asgi.tcp import TlsIdentity
-    from quicbaton.cli.served_certificates import ServedCertificates
 
 #: Seconds for another process to pass its socket.
 _PASS_S: Final = 5.0
@@ -74,25 +69,6 @@ def beside(
     server = program.over_tcp(listener, identity, options.tcp.timeout_keep_alive)
     certificates.on_tcp_changed = server.show
     return server
-
-
-def identity_of(files: CertificateFiles, keylog: Path | None) -> TlsIdentity:
-    """TLS with the certificate that QUIC uses."""
-    from quicbaton.asgi.tcp import tls_identity  # noqa: PLC0415 - only for ASGI programs
-
-    try:
-        return tls_identity(files.certificate, files.key, keylog)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"cannot use {files.certificate} with {files.key} over TCP: {error}"
-        ) from error
-
-
-def identity_by_name(identities: Sequence[tuple[Iterable[str], TlsIdentity]]) -> TlsIdentity:
-    """TLS with several certificates, each with its names."""
-    from quicbaton.asgi.tcp import tls_by_name  # noqa: PLC0415 - only for ASGI programs
-
-    return identities[0][1] if len(identities) == 1 else tls_by_name(identities)
 
 
 def describe(*, over_tcp: bool) -> str:

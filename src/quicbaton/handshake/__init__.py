@@ -23,6 +23,7 @@ the only ones that touch aioquic's private attributes; `surface` lists these.
 """
 
 from quicbaton.handshake.certificates import ByName, Certificate, Certificates, names_in
+from quicbaton.handshake.client_certificates import ClientCertificates
 from quicbaton.handshake.ecn import EcnCounts
 from quicbaton.handshake.post_handshake import PostHandshakeTls
 from quicbaton.handshake.preparation import prepare, ready
@@ -34,6 +35,7 @@ __all__ = [
     "ByName",
     "Certificate",
     "Certificates",
+    "ClientCertificates",
     "EcnCounts",
     "PostHandshakeTls",
     "Promotion",

@@ -12,6 +12,8 @@ from aioquic.tls import Context
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 
+from quicbaton.handshake.client_certificates import ClientCertificates
+
 _T = TypeVar("_T")
 
 PrivateKey = (
@@ -75,13 +77,19 @@ class ByName(Generic[_T]):
 
 class Certificates:
     """Those of an endpoint, the first for clients that name no server. They may be replaced at any
-    time: a client is shown one of those that are there when its ClientHello is processed."""
+    time: a client is shown one of those that are there when its ClientHello is processed. `clients`
+    says whether clients are asked for certificates of theirs."""
 
-    def __init__(self, *certificates: Certificate) -> None:
-        self.replace(certificates)
+    def __init__(
+        self, *certificates: Certificate, clients: ClientCertificates | None = None
+    ) -> None:
+        self.replace(certificates, clients)
 
-    def replace(self, certificates: Sequence[Certificate]) -> None:
+    def replace(
+        self, certificates: Sequence[Certificate], clients: ClientCertificates | None = None
+    ) -> None:
         self._by_name = ByName([(names_in(one.leaf), one) for one in certificates])
+        self.clients = clients
 
     @property
     def all(self) -> list[Certificate]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from aioquic._buffer import Buffer
 from aioquic.quic.connection import END_STATES, QuicConnection
-from aioquic.tls import CipherSuite, pull_client_hello
+from aioquic.tls import AlertIllegalParameter, CipherSuite, Epoch, pull_client_hello
 
 from quicbaton.errors import ConfigurationError
 from quicbaton.handshake.certificates import Certificates
 from quicbaton.handshake.tickets import SessionTickets
-from quicbaton.limits import MAX_PEER_IDS
+from quicbaton.limits import MAX_HANDSHAKE_MESSAGE_BYTES, MAX_PEER_IDS
 from quicbaton.transport.streams.flow import stream_window
 
 #: RFC 9000 §10.3: bytes of a stateless reset token.
@@ -48,7 +48,8 @@ def prepare(
     server prefers AES-128 unless the configuration names cipher suites, keeps the client's server
     name, which aioquic forgets, and lets the client resume sessions by `tickets`; then `quic` must
     have no ticket handlers of its own. It shows one of `certificates`, as they are when the
-    ClientHello comes; without them, that of its configuration.
+    ClientHello comes; without them, that of its configuration. Where they ask for the client's
+    certificate, no session is resumed.
 
     Raises ConfigurationError when it is called too late or a length is wrong.
 
@@ -128,7 +129,7 @@ def _watch_hello(
     quic: QuicConnection, tickets: SessionTickets | None, certificates: Certificates | None
 ) -> None:
     """Make aioquic's TLS keep the server name of the ClientHello, as if it were configured, show
-    one of `certificates`, and let `tickets` take part.
+    one of `certificates`, let `tickets` take part, and gather no message without a limit.
 
     aioquic parses the name and drops it. The TLS context is made at the first datagram, so the
     replacement waits for that. It then reads the message before TLS does.
@@ -141,7 +142,12 @@ def _watch_hello(
         if quic.configuration.cipher_suites is None:
             tls._cipher_suites = list(_CIPHER_SUITES)
         handle_hello = tls._server_handle_hello
-        exchange = None if tickets is None else tickets.attach(tls)
+        handle_message = tls.handle_message
+        exchange = None
+        if certificates is not None and certificates.clients is not None:
+            certificates.clients.ask(tls)
+        elif tickets is not None:
+            exchange = tickets.attach(tls)
 
         def watch(input_buf: Buffer, initial_buf: Buffer, handshake_buf: Buffer) -> None:
             # A malformed hello raises here the error that it would raise a line later.
@@ -153,6 +159,13 @@ def _watch_hello(
                 exchange.on_hello(hello)
             handle_hello(input_buf, initial_buf, handshake_buf)
 
+        def handle_bounded(input_data: bytes, output_buf: dict[Epoch, Buffer]) -> None:
+            # aioquic would gather a message of 16 MB, and copy it for each frame.
+            if len(tls._receive_buffer) + len(input_data) > MAX_HANDSHAKE_MESSAGE_BYTES:
+                raise AlertIllegalParameter("Handshake message is too long")
+            handle_message(input_data, output_buf)
+
         tls._server_handle_hello = watch  # type: ignore[method-assign]
+        tls.handle_message = handle_bounded  # type: ignore[method-assign]
 
     quic._initialize = initialize_and_watch  # type: ignore[method-assign]

@@ -115,10 +115,16 @@ ATTRIBUTES: Final[dict[str, frozenset[str]]] = {
     name: frozenset(names.split()) for name, names in _NAMES.items()
 }
 
-#: Private methods that this package calls or replaces.
+#: Methods that this package replaces, and private ones that it calls.
 METHODS: Final[dict[str, frozenset[str]]] = {
     "Context": frozenset(
-        {"_build_session_ticket", "_server_handle_finished", "_server_handle_hello"}
+        {
+            "_build_session_ticket",
+            "_server_handle_certificate",
+            "_server_handle_finished",
+            "_server_handle_hello",
+            "handle_message",
+        }
     ),
     "QuicConnection": frozenset({"_initialize", "_replenish_connection_ids", "_write_ack_frame"}),
 }

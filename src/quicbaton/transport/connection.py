@@ -211,6 +211,12 @@ class Connection:
         return self._state.protection.cipher
 
     @property
+    def peer_certificates(self) -> list[bytes]:
+        """The peer's certificate (DER), proved in the handshake, and those that it sent along;
+        empty for a client that has none, or was not asked. Shared, not to be changed."""
+        return self._state.peer_certificates
+
+    @property
     def server_name(self) -> str:
         return self._state.server_name
 

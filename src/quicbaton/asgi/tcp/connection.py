@@ -24,7 +24,13 @@ from msgspec import Struct
 from quicbaton.asgi import disk
 from quicbaton.asgi.exchange import Exchange, Fields
 from quicbaton.asgi.lifespan import Lifespan
-from quicbaton.asgi.scope import TLS_1_3, Application, Scope, request_scope
+from quicbaton.asgi.scope import (
+    NO_CLIENT_CERTIFICATE,
+    TLS_1_3,
+    Application,
+    Scope,
+    request_scope,
+)
 from quicbaton.asyncio.beside import BesideConnection
 from quicbaton.asyncio.endpoint.memory import Memory
 from quicbaton.errors import StreamStateError
@@ -88,8 +94,9 @@ class TcpConnection(asyncio.Protocol):
         self._buffer_bytes = TCP_BUFFER_BYTES
         self.peer: Address = ()
         self.local: Address = ()
-        #: The one that the client was shown, as PEM.
+        #: The one that the client was shown, as PEM, and its own.
         self.certificate = ""
+        self.client_certificate = NO_CLIENT_CERTIFICATE
         #: No new request is begun here. The client is told if there is time.
         self.retired = False
         #: Programs at work, by stream.
@@ -277,6 +284,7 @@ class TcpConnection(asyncio.Protocol):
             tls_version=version,
             http_version=http_version,
             certificate=self.certificate,
+            client_certificate=self.client_certificate,
         )
 
     def run(self, exchange: Exchange) -> None:

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from quicbaton.asgi.disk import whole_disk
 from quicbaton.asgi.lifespan import Lifespan
-from quicbaton.asgi.scope import Application
+from quicbaton.asgi.scope import Application, client_certificate
 from quicbaton.asgi.tcp.connection import NO_LINGER, Serving, TcpConnection
 from quicbaton.asgi.tcp.http1 import Http1Connection
 from quicbaton.asgi.tcp.http2 import Http2Connection
@@ -30,7 +30,7 @@ from quicbaton.asyncio.endpoint.memory import Memory
 from quicbaton.asyncio.listener import Listener
 from quicbaton.counted import counted
 from quicbaton.files import Folder
-from quicbaton.handshake import ByName
+from quicbaton.handshake import ByName, ClientCertificates
 from quicbaton.limits import (
     MAX_TCP_CONNECTIONS,
     MEMORY_BUDGET_BYTES,
@@ -244,6 +244,7 @@ class TcpServer:
         self._named += 1
         connection = kind(self._serving, f"{TCP_NAME}{self._named}", self._over)
         connection.certificate = identity.certificates[tls.context]
+        connection.client_certificate = client_certificate(_client_chain(tls))
         connection.retired = not self._wanted
         self._connections.add(connection)
         return connection
@@ -270,11 +271,16 @@ class _Greeting(asyncio.Protocol):
         connection.connection_made(transport)
 
 
-def tls_identity(certificate: Path, key: Path, keylog: Path | None = None) -> TlsIdentity:
+def tls_identity(
+    certificate: Path,
+    key: Path,
+    keylog: Path | None = None,
+    clients: ClientCertificates | None = None,
+) -> TlsIdentity:
     """The TLS of a server with that certificate. Raises OSError (`ssl.SSLError`) for files that
-    hold no certificate or key. With `keylog`, TLS secrets are appended to that file (NSS
-    format)."""
-    context = _context()
+    hold no certificate or key. With `keylog`, TLS secrets are appended to that file (NSS format).
+    With `clients`, clients are asked for their certificates."""
+    context = _context(clients)
     context.load_cert_chain(certificate, key)
     if keylog is not None:
         context.keylog_filename = str(keylog)
@@ -285,13 +291,16 @@ def tls_identity(certificate: Path, key: Path, keylog: Path | None = None) -> Tl
     return TlsIdentity(context, {context: f"{begin}{own}{end}\n"})
 
 
-def tls_by_name(identities: Sequence[tuple[Iterable[str], TlsIdentity]]) -> TlsIdentity:
+def tls_by_name(
+    identities: Sequence[tuple[Iterable[str], TlsIdentity]],
+    clients: ClientCertificates | None = None,
+) -> TlsIdentity:
     """The TLS of a server with several certificates, each with its names. The first is for clients
-    that name no server."""
+    that name no server. `clients` as for each of them."""
     by_name = ByName(identities)
     # Session tickets are the first context's. A new one each time the certificates change resumes
     # no session from before.
-    context = _context()
+    context = _context(clients)
 
     def choose(tls: Any, server_name: str | None, _: ssl.SSLContext) -> None:
         tls.context = by_name.find(server_name).context
@@ -303,9 +312,26 @@ def tls_by_name(identities: Sequence[tuple[Iterable[str], TlsIdentity]]) -> TlsI
     return TlsIdentity(context, certificates)
 
 
-def _context() -> ssl.SSLContext:
+def _client_chain(tls: ssl.SSLObject) -> list[bytes]:
+    """The client's certificate (DER), and those that it sent along if Python tells."""
+    own = tls.getpeercert(binary_form=True)
+    if own is None:
+        return []
+    whole = getattr(tls, "get_unverified_chain", None)  # from Python 3.13 on
+    return [own] if whole is None else list(whole())
+
+
+def _context(clients: ClientCertificates | None) -> ssl.SSLContext:
     """A server's TLS, without a certificate."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9113 §9.2
     context.set_alpn_protocols(_ALPN)
+    if clients is not None:
+        context.load_verify_locations(cadata=clients.authorities.decode("ascii"))
+        context.verify_mode = ssl.CERT_REQUIRED if clients.required else ssl.CERT_OPTIONAL
+        # As it is over QUIC, whatever this Python's default is.
+        context.verify_flags &= ~(ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT)
+        # A session must not outlive the certificates with which it began.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
     return context

@@ -92,6 +92,18 @@ class TlsOptions(Options, frozen=True, kw_only=True):
             again=True,
         ),
     ] = ()
+    client_ca: Annotated[
+        Path | None,
+        Argument(
+            "ask clients for certificates that an authority in this file (PEM) has issued; "
+            "programs find them in scope['extensions']['tls']",
+            flags=("--client-ca", "--ssl-ca-certs"),
+        ),
+    ] = None
+    client_cert: Annotated[
+        Literal["required", "optional"],
+        Argument("with --client-ca: whether clients without a certificate are refused"),
+    ] = "required"
     keylog: Annotated[
         Path | None,
         Argument(
