@@ -134,3 +134,19 @@ def test_a_server_does_not_start_without_its_clients_authority(
     done = home.run("check", home.files, *options)
     assert done.returncode == 1
     assert reason in done.stderr
+
+
+def test_a_file_is_fetched_by_a_client_with_a_certificate(
+    home: ServiceHome, authority: Path
+) -> None:
+    content = home.write("file.bin", 1000)
+    server = home.serve("--client-ca", authority)
+    ask = ("get", f"https://localhost:{server.port}/file.bin", "--ca", home.ca, "-o", "copy.bin")
+    refused = home.run(*ask)
+    assert refused.returncode == 1
+    assert "--cert FILE --key FILE" in refused.stderr
+    certificate, key = AUTHORITY.issue().write(home.path)
+    assert home.run(*ask, "--cert", certificate).returncode == 1
+    fetched = home.run(*ask, "--cert", certificate, "--key", key)
+    assert fetched.returncode == 0, fetched.stderr
+    assert (home.path / "copy.bin").read_bytes() == content

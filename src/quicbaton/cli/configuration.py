@@ -1,4 +1,4 @@
-"""The QUIC configuration of a server."""
+"""The QUIC configuration of a server, and of a client that shows a certificate."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ def quic_configuration(files: CertificateFiles) -> QuicConfiguration:
     configuration = QuicConfiguration(
         is_client=False, alpn_protocols=H3_ALPN, max_data=CONNECTION_WINDOW_BYTES
     )
+    load_certificate(configuration, files)
+    return configuration
+
+
+def load_certificate(configuration: QuicConfiguration, files: CertificateFiles) -> None:
+    """Load a certificate and its key. ConfigurationError for files that hold none."""
     try:
         configuration.load_cert_chain(files.certificate, files.key)
     except (OSError, ValueError, IndexError, TypeError, UnsupportedAlgorithm) as error:
@@ -24,4 +30,3 @@ def quic_configuration(files: CertificateFiles) -> QuicConfiguration:
             f"cannot use {files.certificate} with {files.key}: {error}; both must be PEM files, "
             "and the key without a password"
         ) from error
-    return configuration

@@ -31,10 +31,13 @@ from rich.progress import (
 )
 
 from quicbaton.asyncio import QuicConnectionProtocol, connect
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.cli.configuration import load_certificate
 from quicbaton.cli.options.argument import add_command
 from quicbaton.cli.options.commands import GetOptions
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import CallerError, ConfigurationError, PeerError
+from quicbaton.handshake.client_certificates import NO_CLIENT_CERTIFICATE
 from quicbaton.http3 import H3Connection
 from quicbaton.reasons import Reason
 from quicbaton.transport.connection import Connection
@@ -63,6 +66,7 @@ def run(options: GetOptions, reporter: Reporter) -> int:
         if not options.ca.is_file():
             raise ConfigurationError(f"{options.ca} is not a file: --ca takes a PEM certificate")
         configuration.load_verify_locations(cafile=str(options.ca))
+    _load_own(configuration, options)
     started = monotonic()
     try:
         with _partial_file(name) as (file, keep):
@@ -82,6 +86,15 @@ def run(options: GetOptions, reporter: Reporter) -> int:
         seconds=round(seconds, 6),
     )
     return 0
+
+
+def _load_own(configuration: QuicConfiguration, options: GetOptions) -> None:
+    """Load the certificate for a server that asks for one."""
+    if options.cert is None and options.key is None:
+        return
+    if options.cert is None or options.key is None:
+        raise ConfigurationError("--cert and --key go together: give both or neither")
+    load_certificate(configuration, CertificateFiles(options.cert, options.key))
 
 
 class _StatusError(PeerError):
@@ -232,6 +245,8 @@ async def _addresses(host: str, port: int) -> list[str]:
 
 
 def _hint(reason: str) -> str:
+    if reason == NO_CLIENT_CERTIFICATE:
+        return ". Show it yours with --cert FILE --key FILE"
     if "certificate" in reason or "signed" in reason:
         return ". Name the certificate to trust with --ca FILE"
     return ""

@@ -10,6 +10,8 @@ meanwhile, or whose authority may not be trusted any more.
 
 from __future__ import annotations
 
+from typing import Final
+
 from aioquic._buffer import Buffer
 from aioquic.tls import (
     Alert,
@@ -25,7 +27,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from msgspec import Struct
 
-_CLIENTS = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+_CLIENTS: Final = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+
+
+#: What a client is told that has shown none.
+NO_CLIENT_CERTIFICATE: Final = "No client certificate"
 
 
 class AlertCertificateRequired(Alert):
@@ -58,7 +64,7 @@ class ClientCertificates(Struct, frozen=True):
                 self._check(tls)
             elif self.required:
                 # RFC 8446 §4.4.2.4: the client has sent an empty message.
-                raise AlertCertificateRequired("No client certificate")
+                raise AlertCertificateRequired(NO_CLIENT_CERTIFICATE)
 
         tls._server_handle_certificate = handle_and_check  # type: ignore[method-assign]
 

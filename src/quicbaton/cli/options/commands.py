@@ -227,6 +227,10 @@ class GetOptions(CommandOptions, frozen=True, kw_only=True):
     insecure: Annotated[
         bool, Argument("accept any certificate: any server may answer", one_of=_TRUST)
     ] = False
+    cert: Annotated[
+        Path | None, Argument("certificate chain (PEM) for a server that asks for ours")
+    ] = None
+    key: Annotated[Path | None, Argument("its private key (PEM)")] = None
     timeout: Annotated[float, Argument("how long to try to connect to each address")] = 10.0
 
 
