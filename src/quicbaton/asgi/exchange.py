@@ -13,9 +13,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from time import monotonic, time
 from typing import Any, Final, NamedTuple, Protocol
+from urllib.parse import quote
 
-from quicbaton.asgi import access
 from quicbaton.asgi.scope import Application, Message, Scope
+from quicbaton.asyncio import access
+from quicbaton.asyncio.requests import RequestCount
 from quicbaton.errors import GivenAwayError, StreamStateError
 from quicbaton.files.dates import http_date
 from quicbaton.files.downloads import Download
@@ -61,6 +63,8 @@ class Wire(Protocol):
     def keep(self, grown_bytes: int) -> None: ...
     def over(self, stream_id: int) -> None: ...
     def connection_name(self) -> str: ...
+    @property
+    def requests(self) -> RequestCount: ...
 
 
 class Exchange(ABC):
@@ -242,14 +246,20 @@ class Exchange(ABC):
         finally:
             self.let_on()
             self.keep(0)
+            self.wire.requests.answered[self.scope["http_version"], self.status] += 1
             if access.is_on():
                 self._log_access(monotonic() - begun_s)
             self.wire.over(self.stream_id)
 
     def _log_access(self, seconds: float) -> None:
+        scope = self.scope
+        query = scope["query_string"]
         access.write(
-            self.scope,
+            scope.get("method", scope["type"].upper()),
+            quote(scope["path"]) + (f"?{query.decode('latin-1')}" if query else ""),
             self.status,
+            client=scope["client"],
+            http_version=scope["http_version"],
             sent_bytes=self.sent_bytes,
             seconds=seconds,
             connection=self.wire.connection_name(),

@@ -26,6 +26,7 @@ from quicbaton.asgi.websocket import WebSocketExchange
 from quicbaton.asgi.webtransport import WebTransportExchange
 from quicbaton.asyncio import QuicConnectionProtocol, StreamWritable
 from quicbaton.asyncio.protocol import Transmitter
+from quicbaton.asyncio.requests import RequestCount
 from quicbaton.errors import GivenAwayError, StreamStateError
 from quicbaton.files import Folder
 from quicbaton.files.downloads import Download, Downloads
@@ -42,7 +43,8 @@ _PROTOCOLS: Final = WEBTRANSPORT | {b"websocket"}
 class AsgiProtocol(QuicConnectionProtocol):
     """Runs `application` for each request of a client.
 
-    `disk`: shared by all protocols of a process, so that each file has one descriptor.
+    `disk`: shared by all protocols of a process, so that each file has one descriptor. `requests`
+    counts those of all of them.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class AsgiProtocol(QuicConnectionProtocol):
         lifespan: Lifespan,
         root_path: str = "",
         disk: Folder | None = None,
+        requests: RequestCount | None = None,
     ) -> None:
         super().__init__(quic, stream_handler)
+        self.requests = RequestCount() if requests is None else requests
         self._application = application
         self._lifespan = lifespan
         self._root_path = root_path
@@ -202,6 +206,7 @@ class AsgiProtocol(QuicConnectionProtocol):
         if pseudo[b":method"] == b"CONNECT" and protocol not in _PROTOCOLS:
             # RFC 9220 §3, for a protocol that we do not know; and a tunnel is no program's.
             self.send_headers(event.stream_id, [(b":status", b"501")], ended=True)
+            self.requests.answered["3", 501] += 1
             return
         if self._client_certificate is None:
             self._client_certificate = client_certificate(self._quic.peer_certificates)

@@ -16,7 +16,7 @@ from quicbaton.cli.output import Output
 from quicbaton.errors import ConfigurationError
 from quicbaton.reasons import Reason
 
-#: The arguments of an access record, and its further fields (`asgi.access`).
+#: The arguments of an access record, and its further fields (`asyncio.access`).
 _ACCESS_ARGUMENTS: Final = ("client", "method", "path", "http_version", "status")
 _ACCESS_FIELDS: Final = ("sent_bytes", "duration_ms", "connection")
 _FORMAT: Final = "%(asctime)s %(levelname)s {worker}%(message)s"

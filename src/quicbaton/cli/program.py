@@ -48,7 +48,7 @@ class Program(NamedTuple):
     #: Serves it at a TCP socket, with TLS. The number is the seconds for which connections without
     #: requests are kept. None for programs that only QUIC carries.
     over_tcp: Callable[[Listener, TlsIdentity, float], TcpServer] | None = None
-    #: Of an ASGI program.
+    #: Of an ASGI program, or a folder.
     requests: RequestCount = RequestCount()
 
     def configure(self, configuration: QuicConfiguration) -> None:
@@ -127,8 +127,9 @@ def _find(options: ProgramOptions, limits: RequestLimits) -> Program:
     if options.folder is None:
         raise ConfigurationError("name a folder to serve, DIR, or a program, MODULE:NAME")
     folder = Folder(options.folder, dotfiles=options.dotfiles)
-    create = partial(FileProtocol, folder=folder, listings=Listings(folder))
-    return Program(str(folder.root), create, None, None)
+    requests = RequestCount()
+    create = partial(FileProtocol, folder=folder, listings=Listings(folder), requests=requests)
+    return Program(str(folder.root), create, None, None, requests=requests)
 
 
 def sleep_after_s(options: ProgramOptions) -> float:
@@ -201,6 +202,7 @@ def _asgi_program(
         "lifespan": lifespan,
         "root_path": root_path.rstrip("/"),
         "disk": whole_disk(),
+        "requests": requests,
     }
     create = partial(AsgiProtocol, **mounted)
     over_tcp = partial(TcpServer, **mounted)

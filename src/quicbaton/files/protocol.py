@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from time import monotonic, time
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 from aioquic.quic import events
 
+from quicbaton.asyncio import access
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
+from quicbaton.asyncio.requests import RequestCount
 from quicbaton.errors import PeerError, StreamStateError
 from quicbaton.files.conditions import Validators, Verdict, evaluate, takes_range
 from quicbaton.files.dates import http_date
@@ -47,6 +50,8 @@ _REASONS: Final = {
     503: "Too busy",
 }
 _ETAG_BYTES: Final = 12
+#: Characters of a request's target that a log shows as they are: RFC 3986's, and what is encoded.
+_TARGET: Final = "%/:?#[]@!$&'()*+,;="
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -58,6 +63,7 @@ class FileProtocol(QuicConnectionProtocol):
     """Answers GET and HEAD with the content of `folder`, by conditions, ranges and encodings.
 
     `listings`: shared by all protocols of a process, so that a page is not made for each.
+    `requests` counts those of all of them.
     """
 
     def __init__(
@@ -67,11 +73,15 @@ class FileProtocol(QuicConnectionProtocol):
         *,
         folder: Folder,
         listings: Listings | None = None,
+        requests: RequestCount | None = None,
     ) -> None:
         super().__init__(quic, stream_handler)
+        self._requests = RequestCount() if requests is None else requests
         self._folder = folder
         self._listings = Listings(folder) if listings is None else listings
         self._downloads = Downloads(folder)
+        #: Status and bytes of the body of the answer that is made now.
+        self._said = (0, 0)
 
     def close(self, error_code: int = ErrorCode.H3_NO_ERROR, reason_phrase: str = "") -> None:
         """Close the connection in the way that HTTP/3 does without an error."""
@@ -131,6 +141,9 @@ class FileProtocol(QuicConnectionProtocol):
             self._downloads.drop(event.stream_id)
 
     def _handle(self, stream_id: int, request: Request) -> None:
+        self._requests.total += 1
+        begun_s = monotonic()
+        self._said = (0, 0)
         try:
             try:
                 if request.method not in _METHODS:
@@ -141,6 +154,20 @@ class FileProtocol(QuicConnectionProtocol):
         except StreamStateError:
             # The client gave the stream up before the answer: nothing is sent.
             self._downloads.drop(stream_id)
+        status, size = self._said
+        self._requests.answered["3", status] += 1
+        if access.is_on():
+            host, port = self._quic.peer_address[:2]
+            access.write(
+                request.method.decode("latin-1"),
+                quote(request.target, safe=_TARGET),
+                status,
+                client=(str(host).removeprefix("::ffff:"), int(port)),
+                http_version="3",
+                sent_bytes=size,
+                seconds=monotonic() - begun_s,
+                connection=self._quic.name.hex(),
+            )
 
     def _answer(self, stream_id: int, request: Request) -> None:
         path, is_folder = self._folder.locate(request.target)
@@ -192,7 +219,8 @@ class FileProtocol(QuicConnectionProtocol):
             (b"accept-ranges", b"bytes"),
         ]
         ended = request.is_head or start == end
-        self._send_headers(stream_id, 200 if wanted is None else 206, fields, ended=ended)
+        status, size = 200 if wanted is None else 206, 0 if ended else end - start
+        self._send_headers(stream_id, status, fields, ended=ended, size=size)
         return None if ended else Promise(stream_id, shown.path, version, start, end, b"")
 
     def _send_listing(self, stream_id: int, request: Request, path: str) -> None:
@@ -238,15 +266,20 @@ class FileProtocol(QuicConnectionProtocol):
             (b"content-length", b"%d" % len(text)),
             *extra,
         ]
-        self._send_headers(stream_id, status, fields, ended=request.is_head)
+        size = 0 if request.is_head else len(text)
+        self._send_headers(stream_id, status, fields, ended=request.is_head, size=size)
         if not request.is_head:
             assert self._http is not None
             self._http.send_data(stream_id, text, True)
 
-    def _send_headers(self, stream_id: int, status: int, fields: Headers, *, ended: bool) -> None:
+    def _send_headers(
+        self, stream_id: int, status: int, fields: Headers, *, ended: bool, size: int = 0
+    ) -> None:
+        """`size`: bytes of the body that follows."""
         assert self._http is not None, "an HTTP/3 event came out of it"
         head = [(b":status", b"%d" % status), (b"date", http_date(int(time())))]
         self._http.send_headers(stream_id, [*head, *fields], ended)
+        self._said = status, size
 
     def _fill(self, stream_id: int) -> None:
         if self._http is not None:

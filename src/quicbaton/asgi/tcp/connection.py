@@ -33,6 +33,7 @@ from quicbaton.asgi.scope import (
 )
 from quicbaton.asyncio.beside import BesideConnection
 from quicbaton.asyncio.endpoint.memory import Memory
+from quicbaton.asyncio.requests import RequestCount
 from quicbaton.errors import StreamStateError
 from quicbaton.files import Folder
 from quicbaton.files.dates import http_date
@@ -70,6 +71,8 @@ class Serving(Struct, frozen=True):
     disk: Folder
     #: The budget from which connections take what they hold.
     memory: Memory
+    #: Counts requests.
+    requests: RequestCount
 
     def complete(self, fields: Fields) -> Fields:
         """A response's fields with those that every response has, unless the program gave them."""
@@ -386,6 +389,10 @@ class TcpConnection(asyncio.Protocol):
     def connection_name(self) -> str:
         """The connection's name in the access log."""
         return self.name
+
+    @property
+    def requests(self) -> RequestCount:
+        return self.serving.requests
 
     def may_begin(self, stream_id: int) -> bool:
         return True

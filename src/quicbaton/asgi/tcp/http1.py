@@ -152,6 +152,7 @@ class Http1Connection(TcpConnection):
             with contextlib.suppress(h11.LocalProtocolError):
                 self._send_head(status, fields)
                 self._send_event(h11.EndOfMessage())
+                self.requests.answered["1.1", int(status)] += 1
         self.close_when_told()
 
     # --- for exchanges --------------------------------------------------------------------------

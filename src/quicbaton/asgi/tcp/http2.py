@@ -228,6 +228,7 @@ class Http2Connection(TcpConnection):
         if status:
             with contextlib.suppress(h2.exceptions.ProtocolError):
                 self._h2.send_headers(stream_id, [(b":status", b"%d" % status)], end_stream=True)
+                self.requests.answered["2", status] += 1
             self._check_idle()
             return
         scope = self.scope(headers, "2")

@@ -28,6 +28,7 @@ from quicbaton.asgi.tcp.http2 import Http2Connection
 from quicbaton.asyncio.beside import TCP_NAME, BesideConnection
 from quicbaton.asyncio.endpoint.memory import Memory
 from quicbaton.asyncio.listener import Listener
+from quicbaton.asyncio.requests import RequestCount
 from quicbaton.counted import counted
 from quicbaton.files import Folder
 from quicbaton.handshake import ByName, ClientCertificates
@@ -73,6 +74,7 @@ class TcpServer:
         lifespan: Lifespan,
         root_path: str = "",
         disk: Folder | None = None,
+        requests: RequestCount | None = None,
     ) -> None:
         listener.listen(TCP_BACKLOG)
         self.listener = listener.take()
@@ -86,6 +88,7 @@ class TcpServer:
             keep_alive_s=keep_alive_s,
             disk=whole_disk() if disk is None else disk,
             memory=Memory(MEMORY_BUDGET_BYTES, {}, Counter()),
+            requests=RequestCount() if requests is None else requests,
         )
         self._loop = asyncio.get_running_loop()
         self._connections: set[TcpConnection] = set()

@@ -1,4 +1,5 @@
-"""The access log: a line for each request, written when its program has ended.
+"""The access log: a line for each request, written when its answer is made: when a program has
+ended, or, of a file, when its header section is sent.
 
 The record's arguments are those of uvicorn's, so that formatters for it fit: client, method, path,
 HTTP version, status. Beside them the record has `sent_bytes` (of the body; of a file, its promised
@@ -9,9 +10,6 @@ from __future__ import annotations
 
 import logging
 from typing import Final
-from urllib.parse import quote
-
-from quicbaton.asgi.scope import Scope
 
 _ACCESS: Final = logging.getLogger("quicbaton.access")
 
@@ -21,17 +19,25 @@ def is_on() -> bool:
     return _ACCESS.isEnabledFor(logging.INFO)
 
 
-def write(scope: Scope, status: int, *, sent_bytes: int, seconds: float, connection: str) -> None:
-    """Write one request's line. Status 0 means that no response was begun."""
-    client = scope["client"]
-    query = scope["query_string"]
-    path = quote(scope["path"]) + (f"?{query.decode('latin-1')}" if query else "")
+def write(
+    method: str,
+    path: str,
+    status: int,
+    *,
+    client: tuple[str, int] | None,
+    http_version: str,
+    sent_bytes: int,
+    seconds: float,
+    connection: str,
+) -> None:
+    """Write one request's line. `path` is as in the request, percent-encoded, with its query.
+    Status 0 means that no response was begun."""
     _ACCESS.info(
         '%s - "%s %s HTTP/%s" %d',
         f"{client[0]}:{client[1]}" if client else "",
-        scope.get("method", scope["type"].upper()),
+        method,
         path,
-        scope["http_version"],
+        http_version,
         status,
         extra={
             "sent_bytes": sent_bytes,
