@@ -20,6 +20,8 @@ from quicbaton.service.peers.asking import ask
 
 #: The last line of the client has all its samples.
 _LINE_BYTES: Final = 64 << 20
+#: Connections that come and go are told at `debug`.
+_EVENTS: Final = ("--json", "--log-level", "debug")
 _START_S: Final = 20.0
 _STOP_S: Final = 5.0
 
@@ -40,7 +42,7 @@ class Server:
     async def start(cls, folder: Path, *options: str) -> Server:
         """Start a process and wait until it serves."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "quicbaton", "serve", str(folder), "--json", *options),
+            *(sys.executable, "-m", "quicbaton", "serve", str(folder), *_EVENTS, *options),
             stdout=asyncio.subprocess.PIPE,
         )
         assert process.stdout is not None

@@ -89,8 +89,9 @@ def test_a_node_that_cannot_be_reached_after_a_takeover_keeps_its_clients(
 
 
 def test_a_port_stands_for_all_that_serve_there(home: Home) -> None:
-    first = home.serve()
-    other = home.serve("--join", first.control)
+    debug = ("--log-level", "debug")
+    first = home.serve(*debug)
+    other = home.serve("--join", first.control, *debug)
     content, client, connection, (owner, idle) = begin(home, first, other)
     shown = home.run("ps", str(first.port)).stdout
     assert f"pid {first.pid} " in shown

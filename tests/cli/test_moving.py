@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 import signal
 import socket
@@ -29,9 +30,9 @@ def ps(home: Home, server: Server) -> dict[str, Any]:
     return home.json("ps", server.control)  # type: ignore[no-any-return]
 
 
-def pair(home: Home) -> tuple[Server, Server]:
-    first = home.serve()
-    return first, home.serve("--join", first.control)
+def pair(home: Home, *options: str) -> tuple[Server, Server]:
+    first = home.serve(*options)
+    return first, home.serve("--join", first.control, *options)
 
 
 def begin(home: Home, *servers: Server) -> tuple[bytes, Download, str, list[Server]]:
@@ -62,7 +63,7 @@ def cut_over(home: Home, server: Server) -> dict[str, Any]:
 
 
 def test_a_connection_goes_there_and_back_under_a_download(home: Home) -> None:
-    content, client, connection, (owner, other) = begin(home, *pair(home))
+    content, client, connection, (owner, other) = begin(home, *pair(home, "--log-level", "debug"))
     moved = home.json("handoff", owner.control, connection[:6], "--to", other.control)
     assert moved["event"] == "handed_over"
     assert owner.wait_for("given")["connection"] == connection
@@ -72,6 +73,18 @@ def test_a_connection_goes_there_and_back_under_a_download(home: Home) -> None:
     assert cut_over(home, owner)["term"] == 3
     finish(client, content)
     assert [ps(home, server)["accepted"] for server in (owner, other)] == [1, 0]
+
+
+def test_a_connection_that_moves_is_no_line_of_a_server_s_output(home: Home) -> None:
+    """There may be thousands: they are told at the log's level `debug`."""
+    content, client, connection, (owner, other) = begin(home, *pair(home))
+    home.json("handoff", owner.control, connection, "--to", other.control)
+    finish(client, content)
+    for server in (owner, other):
+        server.stop()
+        assert server.process.stdout is not None
+        said = [json.loads(line)["event"] for line in server.process.stdout]
+        assert said == ["stopped"]
 
 
 def test_ps_shows_people_a_table(home: Home) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.listener import Listener
@@ -48,6 +49,8 @@ from quicbaton.service.peers.acceptor import listen
 from quicbaton.service.peers.cluster import KEYS_FILE
 from quicbaton.service.peers.tally import Tally
 from quicbaton.service.stores import open_store
+
+_MOVES: Final = logging.getLogger("quicbaton.moves")
 
 if TYPE_CHECKING:
     from quicbaton.service.metrics import Metrics  # an extra
@@ -393,7 +396,7 @@ class Server:
 
 
 class _MoveReporter(Observer):
-    """Reports connections that come and go."""
+    """Reports connections that come and go, at the log's level `debug`."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
@@ -405,6 +408,8 @@ class _MoveReporter(Observer):
         self._tell("resumed", connection_id, "came here")
 
     def _tell(self, event: str, connection_id: bytes, what: str) -> None:
+        if not _MOVES.isEnabledFor(logging.DEBUG):
+            return
         name = connection_id.hex()
         text = f"connection {name} {what}"
         self._reporter.event(event, text, connection=name, at_ns=time.monotonic_ns())
