@@ -23,6 +23,8 @@ class Family(NamedTuple):
     kind: str  # counter, gauge, histogram
     text: str
     labels: tuple[str, ...] = ("node", "worker")
+    #: Labels whose values are the words of a kind in a tally.
+    of_kind: tuple[str, ...] = ()
 
 
 def _gauge(key: str, text: str) -> Family:
@@ -33,10 +35,18 @@ def _counter(key: str, text: str) -> Family:
     return Family(key, f"quicbaton_{key}", "counter", text)
 
 
-def _kinds(key: str, name: str, text: str, *labels: str) -> Family:
-    """A counter by kind: the words of a kind are the values of its labels."""
-    return Family(key, f"quicbaton_{name}", "counter", text, ("node", "worker", *labels))
+def _kinds(key: str, text: str, *labels: str, name: str = "") -> Family:
+    return Family(
+        key, f"quicbaton_{name or key}", "counter", text, ("node", "worker", *labels), labels
+    )
 
+
+def _histogram(key: str, text: str) -> Family:
+    return Family(key, f"quicbaton_{key}_seconds", "histogram", text)
+
+
+#: Not among the kinds of a tally: the builds of its processes.
+BUILD: Final = "build"
 
 FAMILIES: Final = (
     _gauge("connections", "Live connections, sleeping ones included."),
@@ -58,6 +68,9 @@ FAMILIES: Final = (
     _counter("accepted", "Handshakes begun."),
     _counter("datagrams_received", "Datagrams read from the UDP socket."),
     _counter("datagrams_sent", "Datagrams given to the UDP socket."),
+    _counter("received_bytes", "Bytes of those read: UDP payload."),
+    _counter("sent_bytes", "Bytes of those given: UDP payload."),
+    _counter("packets_lost", "Packets of established connections that were declared lost."),
     _counter("strays", "Datagrams that arrived for a connection given away, and were sent on."),
     _counter(
         "tossed",
@@ -78,36 +91,55 @@ FAMILIES: Final = (
     _counter("tcp_requests", "Those of quicbaton_requests that came by HTTP/1.1 and HTTP/2."),
     _counter("tcp_accepted", "TCP clients accepted."),
     _counter("tcp_refused", "TCP clients turned away while memory was nearly full."),
+    _kinds("handoffs", "Handoffs that ended, by outcome and reason.", "outcome", "reason"),
     _kinds(
-        "handoffs",
-        "handoffs",
-        "Handoffs that ended, by outcome and reason.",
-        "outcome",
-        "reason",
-    ),
-    _kinds(
-        "placements",
         "placements",
         "New connections for which a placement policy was asked, by outcome.",
         "outcome",
     ),
-    _kinds(
-        "refused_peers",
-        "refused_peers",
-        "Connections of other hosts that were refused, by reason.",
-        "reason",
-    ),
+    _kinds("refused_peers", "Connections of other hosts that were refused, by reason.", "reason"),
     _kinds(
         "dropped",
-        "dropped_datagrams",
         "Datagrams that reached no connection, by reason.",
         "reason",
+        name="dropped_datagrams",
+    ),
+    _kinds(
+        "responses",
+        "Requests that were answered, by version of HTTP and class of the status (`none`: the "
+        "client was gone before, or got a reset).",
+        "http_version",
+        "status",
     ),
     Family(
-        "blackout",
-        "quicbaton_blackout_seconds",
-        "histogram",
-        "From a handoff's freeze to the new owner's first datagram.",
+        "worker_restarts",
+        "quicbaton_worker_restarts",
+        "counter",
+        "Processes that were started in place of one that had died, by worker number.",
+        of_kind=("worker",),
+    ),
+    Family(
+        "reloads",
+        "quicbaton_reloads",
+        "counter",
+        "Reloads that ended: `ok`, or `failed`, and old workers went on.",
+        ("node", "outcome"),
+        ("outcome",),
+    ),
+    _histogram("blackout", "From a handoff's freeze to the new owner's first datagram."),
+    _histogram("handshake", "From a client's first datagram to its handshake's confirmation."),
+    _histogram(
+        "rtt",
+        "Smoothed round trips: each open connection's once a second (256 connections a second at "
+        "most, in turn), and at its end or when it leaves.",
+    ),
+    Family(
+        BUILD,
+        "quicbaton_build_info",
+        "gauge",
+        "1 for each version of quicbaton and of Python that a living process has.",
+        ("node", "worker", "version", "python"),
+        ("version", "python"),
     ),
 )
 
@@ -129,27 +161,35 @@ def _family(family: Family, tallies: Sequence[Tally]) -> Metric:
             if values is not None:
                 histogram.add_metric(_place(one), _buckets(values), values.sum / 1e6)
         return histogram
-    if family.kind == "gauge":
-        gauge = GaugeMetricFamily(name, text, labels=labels)
-        for one in tallies:
-            if family.key in one.gauges:
-                gauge.add_metric(_place(one), one.gauges[family.key])
-        return gauge
-    counter = CounterMetricFamily(name, text, labels=labels)
-    for values_of_labels, count in _counts(family, tallies):
-        counter.add_metric(values_of_labels, count)
-    return counter
+    kind = GaugeMetricFamily if family.kind == "gauge" else CounterMetricFamily
+    metric = kind(name, text, labels=labels)
+    for values_of_labels, value in _samples(family, tallies):
+        metric.add_metric(values_of_labels, value)
+    return metric
 
 
-def _counts(family: Family, tallies: Iterable[Tally]) -> Iterator[tuple[list[str], int]]:
-    own = len(family.labels) - 2
+def _samples(family: Family, tallies: Iterable[Tally]) -> Iterator[tuple[list[str], int]]:
+    """Values of labels, in their order, and the value."""
     for one in tallies:
-        if own:
-            for kind, count in sorted(one.kinds.get(family.key, {}).items()):
-                words = kind.split(" ", own - 1)
-                yield [*_place(one), *words, *[""] * (own - len(words))], count
-        elif family.key in one.counters:
-            yield _place(one), one.counters[family.key]
+        place = dict(zip(("node", "worker"), _place(one), strict=True))
+        for words, value in _values(family, one):
+            given = dict(zip(family.of_kind, words, strict=True))
+            yield [given.get(label) or place.get(label, "") for label in family.labels], value
+
+
+def _values(family: Family, one: Tally) -> Iterator[tuple[list[str], int]]:
+    """The words of a kind, and the value."""
+    if family.key == BUILD:
+        yield from ((build.split(" "), 1) for build in one.builds)
+    elif not family.of_kind:
+        values = one.gauges if family.kind == "gauge" else one.counters
+        if family.key in values:
+            yield [], values[family.key]
+    else:
+        words = len(family.of_kind)
+        for kind, count in sorted(one.kinds.get(family.key, {}).items()):
+            said = kind.split(" ", words - 1)
+            yield said + [""] * (words - len(said)), count
 
 
 def _place(tally: Tally) -> list[str]:

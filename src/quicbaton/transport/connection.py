@@ -247,6 +247,17 @@ class Connection:
         return self._state.congestion.in_flight_bytes
 
     @property
+    def has_rtt(self) -> bool:
+        """Whether a round trip was ever measured."""
+        return self._state.recovery.has_rtt
+
+    def take_packets_lost(self) -> int:
+        """Packets declared lost (RFC 9002 §6.1) since the last call, MTU probes included."""
+        recovery = self._engine.recovery
+        lost, recovery.packets_lost = recovery.packets_lost, 0
+        return lost
+
+    @property
     def smoothed_rtt_s(self) -> float:
         return self._state.recovery.smoothed_rtt_us / 1e6
 

@@ -296,8 +296,8 @@ class Endpoint:
         for cid in session.cids:
             self.table.remove(cid)
             self.table.add(cid, owner)
-        if not isinstance(owner, Sleeper):
-            self.observers.on_frozen(session)
+        told = self.observers
+        (told.on_slept if isinstance(owner, Sleeper) else told.on_frozen)(session)
 
     def forget(self, session: Session) -> None:
         """The connection is closed and drained."""
@@ -463,6 +463,7 @@ class Endpoint:
         rest: list[Datagram],
     ) -> None:
         self._drop_handshake(handshake, cids)
+        self.observers.on_handshake(handshake.age_us)
         connection = Connection(
             promotion.state,
             origin_s=promotion.origin_s,

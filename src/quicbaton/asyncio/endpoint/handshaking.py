@@ -61,6 +61,11 @@ class Handshaking:
         address = self.quic.get_peer_address()
         return "" if address is None else f"{address[0]}:{address[1]}"
 
+    @property
+    def age_us(self) -> int:
+        """Since its first datagram."""
+        return round((monotonic() - self.since_s) * 1e6)
+
     def connect(self, remote: Address) -> None:
         """Send a client's first flight."""
         address: Any = remote

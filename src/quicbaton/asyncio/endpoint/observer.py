@@ -24,6 +24,12 @@ class Observer:
     def on_ended(self, session: Session) -> None:
         """The connection is closed and drained."""
 
+    def on_handshake(self, took_us: int) -> None:
+        """A handshake is confirmed: so long after the client's first datagram."""
+
+    def on_slept(self, session: Session) -> None:
+        """The connection shrinks to its state: another object of it will wake."""
+
     def on_ids_retired(self, session: Session) -> None:
         """The client has retired connection IDs: told once for all that came together."""
 
@@ -90,6 +96,14 @@ class Observers(Observer):
 
     def on_ended(self, session: Session) -> None:
         for told in self._told["on_ended"]:
+            _tell(told, session)
+
+    def on_handshake(self, took_us: int) -> None:
+        for told in self._told["on_handshake"]:
+            _tell(told, took_us)
+
+    def on_slept(self, session: Session) -> None:
+        for told in self._told["on_slept"]:
             _tell(told, session)
 
     def on_ids_retired(self, session: Session) -> None:

@@ -156,8 +156,8 @@ class UdpSocket:
         #: Whether the latest refusal was by the interface's queue, or by the size.
         self._queue_full = False
         self._refused = False
-        self.datagrams_sent = 0
-        self.datagrams_received = 0
+        self.datagrams_sent = self.bytes_sent = 0
+        self.datagrams_received = self.bytes_received = 0
         self._configure()
 
     # --- commands -------------------------------------------------------------------------------
@@ -197,6 +197,7 @@ class UdpSocket:
                 if error.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH):
                     continue
                 raise
+            self.bytes_received += len(data)
             local, ecn, segment_bytes = self._read_ancillary(ancillary) if ancillary else ((), 0, 0)
             if 0 < segment_bytes < len(data):
                 batch += [
@@ -370,6 +371,7 @@ class UdpSocket:
                 self._gso = False
             return rest
         self.datagrams_sent += -(-len(data) // segment_bytes)
+        self.bytes_sent += len(data)
         return None
 
     def _send_singly(self, train: Train) -> Train | None:
@@ -381,6 +383,7 @@ class UdpSocket:
             try:
                 self.sock.sendmsg([piece], ancillary, 0, train.remote)
                 self.datagrams_sent += 1
+                self.bytes_sent += len(piece)
             except OSError as error:
                 if self._is_full_by(error):
                     return train._replace(data=data[at:])

@@ -117,11 +117,11 @@ class Node:
         self.requests = RequestCount()
         #: Lost writes of this process: lines, keys, and records of qlog.
         self.lost: Mapping[str, int] = Counter()
-        self.figures = NodeFigures(self)
         #: Called when this process begins to serve.
         self.starters: list[Callable[[], None]] = []
         #: Called when this process ends.
         self.closers: list[Callable[[], None]] = []
+        self.figures = NodeFigures(self)
         #: Set when a successor has taken everything over.
         self.succeeded = asyncio.Event()
         self._left_to_successor: set[Path] = set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from time import monotonic
 from typing import Literal
 
@@ -42,6 +42,8 @@ class Reloads:
         #: Who has it, and since when, by the monotonic clock.
         self._holder = ""
         self._since_s = 0.0
+        for outcome in ("ok", "failed"):
+            supervisor.figures.count("reloads", outcome, 0)
 
     @property
     def running(self) -> bool:
@@ -67,7 +69,7 @@ class Reloads:
         async with self._its_turn(f"a reload by {by}", on_step):
             if not is_wanted():
                 raise CallerError("the command has gone", code=Reason.LINK_LOST)
-            return await self._run(on_step, health_timeout_s, grace_s)
+            return await self._counted(self._run(on_step, health_timeout_s, grace_s))
 
     @contextlib.asynccontextmanager
     async def alone(self, what: str) -> AsyncIterator[None]:
@@ -129,6 +131,15 @@ class Reloads:
             self._queue.discard(acquiring)
         if acquiring.cancelled():
             self._check_not_stopping()
+
+    async def _counted(self, reload: Awaitable[c.Answer]) -> c.Answer:
+        outcome = "failed"
+        try:
+            answer = await reload
+            outcome = "ok" if answer.ok else "failed"
+            return answer
+        finally:
+            self._supervisor.figures.count("reloads", outcome)
 
     def _describe_holder(self) -> str:
         return f"{self._holder} runs since {monotonic() - self._since_s:.0f} s"

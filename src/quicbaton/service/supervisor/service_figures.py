@@ -58,10 +58,11 @@ class ServiceFigures:
         none."""
         return self._found.pop(pid, None) or self.file.take_place()
 
-    def count(self, kind: str, name: str) -> None:
-        """Count something that the supervisor did, or saw."""
+    def count(self, kind: str, name: str, times: int = 1) -> None:
+        """Count something that the supervisor did, or saw. Zero times: it may happen, and a first
+        time is to be seen as an increase."""
         counts = self._kinds.setdefault(kind, {})
-        counts[name] = counts.get(name, 0) + 1
+        counts[name] = counts.get(name, 0) + times
 
     def end(self, place: TallyPlace) -> None:
         """The process that wrote there has ended: keep what it has counted."""

@@ -136,6 +136,8 @@ class Supervisor:
             raise PeerError("the service is stopping", code=Reason.STOPPING)
         process = self._spawner.start(slot.number, lambda dead: self._on_exit(slot, dead))
         slot.others.add(process)
+        # That there was none so far is to be seen before there is one.
+        self.figures.count("worker_restarts", str(slot.number), 0)
         self._keeper.keep(roster_name(slot.number, process.pid), process.roster)
         return process
 
@@ -304,6 +306,7 @@ class Supervisor:
                 await asyncio.sleep(wait_s)
             slot.state = "starting"
             slot.restarts += 1
+            self.figures.count("worker_restarts", str(slot.number))
             process: Process | None = None
             try:
                 process = self.new_process(slot)

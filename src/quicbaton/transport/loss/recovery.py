@@ -96,6 +96,8 @@ class Recovery:
         self._congestion = congestion
         self._delivery = delivery
         self._ecn = EcnFeedback(state)
+        #: Packets declared lost, since somebody last took their number.
+        self.packets_lost = 0
 
     # --- getters --------------------------------------------------------------------------------
 
@@ -423,6 +425,7 @@ class Recovery:
         newest_at_us = NEVER
         for run in lost:
             size = run.count * run.size
+            self.packets_lost += run.count
             self._state.eliciting_in_flight -= run.count
             if run.path != active or is_mtu_probe(run):
                 # RFC 9000 §14.4: a lost MTU probe says nothing of congestion.
