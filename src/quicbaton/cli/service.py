@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from quicbaton.cli.control import (
     find_server,
     local_servers,
     old_processes_of,
+    tallies_of,
 )
 from quicbaton.cli.fleet import follow, step_fields
 from quicbaton.cli.options.argument import add_command
@@ -30,6 +32,7 @@ from quicbaton.errors import ConfigurationError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.old_process import describe
+from quicbaton.service.peers.tally import CERTIFICATE_END
 
 #: Stands for the server's own setting.
 _ITS_OWN: Final = -1.0
@@ -155,12 +158,31 @@ def _workers(options: WorkersOptions, reporter: Reporter) -> int:
     lingering = old_processes_of(server)
     if reporter.as_json:
         fields = msgspec.structs.asdict(service)
-        fields["workers"] = [msgspec.structs.asdict(worker) for worker in service.workers]
+        certificates = _certificates(server)
+        fields["workers"] = [
+            {
+                **msgspec.structs.asdict(worker),
+                "certificates": certificates.get(worker.worker, []),
+            }
+            for worker in service.workers
+        ]
         fields["lingering"] = [msgspec.structs.asdict(old) for old in lingering]
         reporter.value(fields)
         return 0
     _print_workers(service, lingering)
     return 0
+
+
+def _certificates(server: Server) -> dict[int, list[dict[str, str]]]:
+    """The certificates that each worker shows, and until when they are valid."""
+    found: dict[int, list[dict[str, str]]] = {}
+    for tally in tallies_of(server):
+        for gauge, value in tally.gauges.items():
+            key, _, name = gauge.partition(" ")
+            if key == CERTIFICATE_END:
+                end = datetime.fromtimestamp(value, UTC).isoformat()
+                found.setdefault(tally.worker, []).append({"name": name, "not_after": end})
+    return found
 
 
 def _print_workers(service: c.Service, lingering: list[c.OldProcessInfo]) -> None:

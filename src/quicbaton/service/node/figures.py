@@ -8,14 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.endpoint.session import Session
-from quicbaton.limits import MAX_LOOKS_PER_S
+from quicbaton.limits import MAX_CERTIFICATE_FIGURES, MAX_LOOKS_PER_S
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.tally import Histogram, Tally
+from quicbaton.service.peers.tally import CERTIFICATE_END, Histogram, Tally
 
 if TYPE_CHECKING:
     from quicbaton.service.node.node import Node
@@ -137,7 +138,15 @@ class NodeFigures(Observer):
             "memory_held_bytes": endpoint.budget.held_bytes,
             "memory_budget_bytes": endpoint.budget.total_bytes,
             "memory_pressure": int(endpoint.budget.pressure),
+            **self._certificate_ends(),
         }
+
+    def _certificate_ends(self) -> dict[str, int]:
+        """Those of the certificates that expire first, as a tally has room for no more."""
+        certificates = self._node.endpoint.certificates
+        ends = {} if certificates is None else certificates.ends
+        first = sorted(ends.items(), key=itemgetter(1))[:MAX_CERTIFICATE_FIGURES]
+        return {f"{CERTIFICATE_END} {name}": end for name, end in first}
 
     def _counters(self) -> dict[str, int]:
         node = self._node
