@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from datetime import UTC, datetime
 from time import monotonic
@@ -28,7 +29,7 @@ from quicbaton.cli.options.commands import (
 )
 from quicbaton.cli.reporter import Reporter
 from quicbaton.counted import counted
-from quicbaton.errors import ConfigurationError
+from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.old_process import describe
@@ -50,11 +51,16 @@ def add_parser(commands: Any) -> None:
 
 def reload(options: ReloadOptions, reporter: Reporter) -> int:
     server = find(options)
-    if reporter.as_json or not _is_terminal():
-        steps = _Steps(reporter)
-        answer = asyncio.run(follow(server, _command(options), c.Answer, steps.on_step))
-    else:
-        answer = _reload_with_bar(server, options)
+    try:
+        if reporter.as_json or not _is_terminal():
+            steps = _Steps(reporter)
+            answer = asyncio.run(follow(server, _command(options), c.Answer, steps.on_step))
+        else:
+            answer = _reload_with_bar(server, options)
+    except KeyboardInterrupt:
+        text = "a reload that has begun goes on in the service: `quicbaton workers` shows it"
+        reporter.event("interrupted", text, message=text)
+        raise
     if not answer.ok:
         reporter.error(*answer.heard())
         return 1
@@ -144,7 +150,12 @@ def _stop(options: StopOptions, reporter: Reporter) -> int:
     if options.to is not None:
         destination = find_server(options.to, options.cluster)
         to = destination.name if destination.is_remote else str(destination.path)
-    left = asyncio.run(_stop_at(find(options), c.Stop(_seconds(options.grace), to)))
+    try:
+        left = asyncio.run(_stop_at(find(options), c.Stop(_seconds(options.grace), to), reporter))
+    except KeyboardInterrupt:
+        text = "the server goes on stopping"
+        reporter.event("interrupted", text, message=text)
+        raise
     text = f"stopped: {counted(left.moved, 'connection')} moved, {left.closed} closed"
     if left.cut:
         text += f", {left.cut} of them with requests that had not ended"
@@ -251,6 +262,21 @@ def _seconds(given: float | None) -> float:
     return _ITS_OWN if given is None else given
 
 
-async def _stop_at(server: Server, command: c.Stop) -> c.Left:
-    """Send the command without a deadline: the server has one of its own."""
-    return await server.say(command, c.Left, math.inf)
+async def _stop_at(server: Server, command: c.Stop, reporter: Reporter) -> c.Left:
+    """Send the command without a deadline: the server has one of its own. What it waits for is said
+    once a second."""
+    waits = asyncio.create_task(_report_waits(server, reporter))
+    try:
+        return await server.say(command, c.Left, math.inf)
+    finally:
+        waits.cancel()
+
+
+async def _report_waits(server: Server, reporter: Reporter) -> None:
+    with contextlib.suppress(QuicbatonError):
+        while True:
+            await asyncio.sleep(1)
+            listed = await server.say(c.ListConnections(), c.Connections)
+            if left := len(listed.connections):
+                text = f"waiting for requests of {counted(left, 'connection')}"
+                reporter.event("waiting", text, connections=left)

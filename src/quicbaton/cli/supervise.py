@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,11 +15,11 @@ from quicbaton.asyncio.listener import Listener
 from quicbaton.cli import operate, tcp, user_state
 from quicbaton.cli.addresses import any_address
 from quicbaton.cli.control import find_cluster
-from quicbaton.cli.fleet import step_fields
 from quicbaton.cli.id_forms import chosen_ids, node_number
 from quicbaton.cli.options.argument import encode_options
 from quicbaton.cli.options.serve import ServeOptions
 from quicbaton.cli.options.sources import Sources
+from quicbaton.cli.orders import Orders
 from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.watch import watch, watched_folders
 from quicbaton.counted import counted
@@ -54,7 +53,7 @@ from quicbaton.service.supervisor.systemd import (
     socket_name,
 )
 from quicbaton.service.supervisor.tally_file import TallyFile
-from quicbaton.service.supervisor.upgrade import HELD_SIGNALS, Upgrades
+from quicbaton.service.supervisor.upgrade import Upgrades
 
 _WORKER_MODULE: Final = "quicbaton.cli.worker"
 #: The state of 0-RTT (docs/decisions/0001-early-data.md).
@@ -130,11 +129,6 @@ class _Service:
         self._lost = lost
         self._systemd = Systemd(os.environ, os.getpid())
         self._passed = self._systemd.take()
-        self._over = asyncio.Event()
-        self._stopping: asyncio.Task[c.Left] | None = None
-        self._signals = 0
-        #: A reload that a signal asked for has not begun.
-        self._signal_waits = False
         self._lock = -1
         self._watched = watched_folders(options) if options.watch.reload else []
 
@@ -153,6 +147,8 @@ class _Service:
             others_may_own=options.cluster.cluster is not None or options.store is not None,
         )
         reloads = Reloads(supervisor, partial(self._read_again, supervisor, spawner))
+        grace_s = options.supervision.grace
+        orders = Orders(supervisor, reloads, self._reporter, self._systemd, grace_s)
         group.steer(chosen_ids(options, self._ring()))
         self._keep_descriptors(group, figures)
         try:
@@ -160,7 +156,7 @@ class _Service:
                 supervisor,
                 control,
                 reloads=reloads,
-                on_stop=partial(self._stop_service, supervisor, reloads),
+                on_stop=orders.stop,
             )
             scaling = self._answer_changes(service, supervisor, reloads)
             cluster = find_cluster(options.cluster, serves=True)
@@ -173,23 +169,21 @@ class _Service:
                     supervisor.tallies,
                     lambda: bool(supervisor.serving()) and not supervisor.stopping,
                 )
-                self._handle_signals(supervisor, reloads)
-                await supervisor.start(found)
-                if len(supervisor.slots) != self._workers:
-                    await scaling.run(self._workers, lambda _step: None)
-                self._declare_unknown_dead(supervisor, found)
-                self._report_ready(supervisor, control)
-                operate.report_metrics(metrics, self._reporter)
-                self._systemd.ready(f"{_workers(supervisor)} serving {group.address}")
-                supervisor.spawn(self._systemd.keep_alive())
-                supervisor.spawn(figures.keep_own())
-                if options.watch.reload:
-                    supervisor.spawn(self._reload_on_change(reloads))
-                limits = options.limits
-                if limits.limit_max_requests is not None:
-                    counts = limits.limit_max_requests, limits.limit_max_requests_jitter
-                    supervisor.spawn(Renewals(supervisor, reloads, *counts).run())
-                await self._over.wait()
+                orders.obey_signals()
+                try:
+                    await supervisor.start(found)
+                    if len(supervisor.slots) != self._workers:
+                        await scaling.run(self._workers, lambda _step: None)
+                except QuicbatonError:
+                    if not orders.is_stopping:
+                        raise
+                    # A worker did not come up because it was stopped before.
+                if not orders.is_stopping:
+                    self._declare_unknown_dead(supervisor, found)
+                    self._report_ready(supervisor, control)
+                    operate.report_metrics(metrics, self._reporter)
+                    self._serve(supervisor, reloads, orders, figures)
+                await orders.over.wait()
             finally:
                 service.close()
                 if metrics is not None:
@@ -206,6 +200,20 @@ class _Service:
             await supervisor.close()
         self._reporter.event("stopped", "stopped: connections are closed")
         return 0
+
+    def _serve(
+        self, supervisor: Supervisor, reloads: Reloads, orders: Orders, figures: ServiceFigures
+    ) -> None:
+        """All workers serve: begin what goes on beside them."""
+        self._systemd.ready(f"{_workers(supervisor)} serving {supervisor.group.address}")
+        supervisor.spawn(self._systemd.keep_alive())
+        supervisor.spawn(figures.keep_own())
+        if self._options.watch.reload:
+            supervisor.spawn(self._reload_on_change(orders))
+        limits = self._options.limits
+        if limits.limit_max_requests is not None:
+            counts = limits.limit_max_requests, limits.limit_max_requests_jitter
+            supervisor.spawn(Renewals(supervisor, reloads, *counts).run())
 
     def _answer_changes(
         self, service: ServiceControl, supervisor: Supervisor, reloads: Reloads
@@ -357,99 +365,12 @@ class _Service:
         self._reporter.event("scaled", answer.message, workers=frame.workers)
         return answer
 
-    # --- signals --------------------------------------------------------------------------------
-
-    def _handle_signals(self, supervisor: Supervisor, reloads: Reloads) -> None:
-        loop = asyncio.get_running_loop()
-
-        def on_stop() -> None:
-            self._signals += 1
-            if self._signals > 1:
-                supervisor.kill()
-            else:
-                grace_s = self._options.supervision.grace
-                supervisor.spawn(self._stop_service(supervisor, reloads, grace_s, ""))
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, on_stop)
-        loop.add_signal_handler(
-            signal.SIGHUP, lambda: supervisor.spawn(self._reload_by_signal(reloads))
-        )
-        # Another program may have held them back when it made way for this one.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
-
-    async def _stop_service(
-        self, supervisor: Supervisor, reloads: Reloads, grace_s: float, to: str
-    ) -> c.Left:
-        """Stop, once: all that ask for it get the same answer."""
-        if self._stopping is None:
-            work = self._stop(supervisor, reloads, grace_s, to)
-            self._stopping = asyncio.get_running_loop().create_task(work)
-        else:
-            self._reporter.event("stopping", "the service is stopping already")
-        return await asyncio.shield(self._stopping)
-
-    async def _stop(
-        self, supervisor: Supervisor, reloads: Reloads, grace_s: float, to: str
-    ) -> c.Left:
-        self._systemd.stopping()
-        self._reporter.event("stopping", "no new clients; running requests end")
-        left = await supervisor.stop(grace_s, to)
-        await reloads.stop()
-        # The callers get their answers first.
-        asyncio.get_running_loop().call_later(0.05, self._over.set)
-        return left
-
-    async def _reload_on_change(self, reloads: Reloads) -> None:
+    async def _reload_on_change(self, orders: Orders) -> None:
         try:
-            reload = partial(self._reload, reloads, "a changed file")
-            await watch(self._watched, self._reporter, reload)
+            await watch(self._watched, self._reporter, partial(orders.reload, "a changed file"))
         except OSError as error:
             text = f"files are not watched any more: {error}"
             self._reporter.event("not_watched", text, message=str(error))
-
-    async def _reload_by_signal(self, reloads: Reloads) -> None:
-        if self._signal_waits:
-            # The one that waits begins after this signal, and does what this one asks for.
-            self._reporter.event("queued", "a reload waits already, for this signal, too")
-            return
-        self._signal_waits = True
-
-        def on_begin() -> None:
-            self._signal_waits = False
-
-        await self._reload(reloads, "SIGHUP", on_begin)
-
-    async def _reload(
-        self, reloads: Reloads, by: str, on_begin: Callable[[], None] = lambda: None
-    ) -> None:
-        self._systemd.reloading()
-        phases: set[str] = set()
-
-        def on_step(step: c.ReloadStep) -> None:
-            if step.phase == "queued" and not phases:
-                self._reporter.event("queued", f"waiting: {step.message}", message=step.message)
-            if step.phase != "queued" and phases <= {"queued"}:
-                on_begin()
-            phases.add(step.phase)
-            if step.phase in ("done", "failed"):
-                text = f"worker {step.worker}: {step.phase}, {step.message}"
-                self._reporter.event("reload_step", text, **step_fields(step))
-
-        try:
-            answer = await reloads.run(on_step, by=by)
-        except QuicbatonError as error:
-            answer = c.Answer(False, error.code, str(error))
-        if phases <= {"queued"}:
-            on_begin()
-        self._reporter.event(
-            "reloaded" if answer.ok else "reload_failed",
-            answer.message,
-            ok=answer.ok,
-            code=answer.code,
-            message=answer.message,
-        )
-        self._systemd.ready(answer.message)
 
     # --- helpers --------------------------------------------------------------------------------
 

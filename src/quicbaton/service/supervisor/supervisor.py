@@ -222,6 +222,13 @@ class Supervisor:
             cut=sum(end.cut for end in ends),
         )
 
+    async def count_connections(self) -> int:
+        """The number of connections of all workers that answer, old ones included."""
+        processes = [process for slot in self.slots for process in slot.processes]
+        await asyncio.gather(*(process.look() for process in processes), return_exceptions=True)
+        states = [process.state for process in processes if not process.exited.is_set()]
+        return sum(state.connections for state in states if state is not None)
+
     def serving(self) -> dict[int, Path]:
         """Control sockets of the workers that serve, by number."""
         return {

@@ -207,7 +207,7 @@ class Worker(Observer):
     async def _status(self, _channel: Channel, _frame: c.WorkerStatus) -> c.Frame:
         node = self._node
         endpoint = node.endpoint
-        phase = "stopping" if self._leaving.begun else self._phase
+        phase = "stopping" if self._leaving.begun.is_set() else self._phase
         if node.is_departing or node.succeeded.is_set():
             phase = "lingering" if node.is_lingering else "departing"
         return c.WorkerState(
