@@ -27,6 +27,7 @@ from quicbaton.cli.options.commands import (
     ResumeOptions,
     SaveOptions,
 )
+from quicbaton.cli.orphans import is_orphan
 from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.timelines import TimelineWatch
 from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
@@ -83,12 +84,23 @@ def _list(options: PsOptions, reporter: Reporter) -> int:
         if listed.pid in seen:
             continue
         seen.add(listed.pid)
+        orphaned = is_orphan(server)
         if reporter.as_json:
             old = [msgspec.structs.asdict(one) for one in old_processes_of(server)]
-            reporter.value({"server": server.name, **_named(listed), "lingering": old})
+            found = {"server": server.name, "orphaned": orphaned, **_named(listed)}
+            reporter.value({**found, "lingering": old})
         else:
             _print(server, listed)
+            if orphaned:
+                print(
+                    "its supervisor is gone: start the same command again, which finds it, or end "
+                    f"it with `quicbaton stop {_port(listed.address)}`"
+                )
     return 0
+
+
+def _port(address: str) -> str:
+    return address.rpartition(":")[2]
 
 
 def _print(server: Server, found: c.ByWorker) -> None:

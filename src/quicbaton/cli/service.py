@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Final
@@ -27,6 +28,7 @@ from quicbaton.cli.options.commands import (
     StopOptions,
     WorkersOptions,
 )
+from quicbaton.cli.orphans import find_orphans, remove_dead
 from quicbaton.cli.reporter import Reporter
 from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError, QuicbatonError
@@ -150,8 +152,15 @@ def _stop(options: StopOptions, reporter: Reporter) -> int:
     if options.to is not None:
         destination = find_server(options.to, options.cluster)
         to = destination.name if destination.is_remote else str(destination.path)
+    orphaned = find_orphans(options)
+    command = c.Stop(_seconds(options.grace), to)
     try:
-        left = asyncio.run(_stop_at(find(options), c.Stop(_seconds(options.grace), to), reporter))
+        if orphaned is None:
+            left = asyncio.run(_stop_at(find(options), command, reporter))
+        else:
+            control, workers = orphaned
+            left = asyncio.run(_stop_all(workers, command, reporter))
+            remove_dead(control)
     except KeyboardInterrupt:
         text = "the server goes on stopping"
         reporter.event("interrupted", text, message=text)
@@ -248,7 +257,7 @@ def find(options: ServiceOptions) -> Server:
     if not local_servers(paths):
         raise ConfigurationError(
             f"nobody answers at {paths[0]}: if the supervisor was killed, start the same command "
-            "again, which finds its workers",
+            "again, which finds its workers, or end them with `quicbaton stop`",
             code=Reason.UNREACHABLE,
         )
     return find_server(str(paths[0]), options.cluster)
@@ -270,6 +279,16 @@ async def _stop_at(server: Server, command: c.Stop, reporter: Reporter) -> c.Lef
         return await server.say(command, c.Left, math.inf)
     finally:
         waits.cancel()
+
+
+async def _stop_all(servers: Sequence[Server], command: c.Stop, reporter: Reporter) -> c.Left:
+    """As `_stop_at`, for several processes at once."""
+    ends = await asyncio.gather(*(_stop_at(server, command, reporter) for server in servers))
+    return c.Left(
+        moved=sum(end.moved for end in ends),
+        closed=sum(end.closed for end in ends),
+        cut=sum(end.cut for end in ends),
+    )
 
 
 async def _report_waits(server: Server, reporter: Reporter) -> None:
