@@ -173,6 +173,22 @@ def test_a_drain_tells_of_each_of_its_handoffs(services: ServiceHome) -> None:
         assert not client.outcome()["error"]
 
 
+def test_a_rebalance_tells_of_each_of_its_handoffs(services: ServiceHome) -> None:
+    services.write("file.bin", 6_000_000)
+    service = services.service(2)
+    clients = service.download_everywhere("file.bin")
+    first, second = (worker["control"] for worker in service.status())
+    assert services.run("drain", first, "--to", second).returncode == 0
+    services.json("drain", first, "--undo")
+    services.json("drain", second, "--undo")
+    done = services.run("rebalance", service.control, "--timelines", "--json")
+    summary, *told = [msgspec.json.decode(line) for line in done.stdout.splitlines()]
+    assert (summary["event"], summary["moved"]) == ("rebalanced", len(told))
+    assert {event["timeline"]["destination"] for event in told} == {first}
+    for client in clients:
+        assert not client.outcome()["error"]
+
+
 def test_a_qlog_file_has_both_sides_of_a_handoff(home: Home) -> None:
     folder = home.path / "qlog"
     first = home.serve("--qlog", folder)

@@ -76,9 +76,7 @@ def _drain(options: DrainOptions, reporter: Reporter) -> int:
             "say where connections are to go: --to SERVER...", code=Reason.NO_TO
         )
     named = [server for text in options.to for server in find_servers(text, options.cluster)]
-    # People get the summary: a timeline is for programs, and `quicbaton timeline` draws it.
-    timelines = options.timelines and reporter.as_json
-    return asyncio.run(_run_drain(sources, named, options.bulk, reporter, timelines=timelines))
+    return asyncio.run(_run_drain(sources, named, options.bulk, reporter))
 
 
 async def _undo(named: list[Server], reporter: Reporter) -> int:
@@ -91,12 +89,7 @@ async def _undo(named: list[Server], reporter: Reporter) -> int:
 
 
 async def _run_drain(
-    leaving: list[Server],
-    named: list[Server],
-    options: BulkOptions,
-    reporter: Reporter,
-    *,
-    timelines: bool,
+    leaving: list[Server], named: list[Server], options: BulkOptions, reporter: Reporter
 ) -> int:
     sources = await all_workers(leaving)
     names = {server.name for server in sources}
@@ -110,13 +103,7 @@ async def _run_drain(
         Transfer(source, tuple(name_for(source, other) for other in destinations), -1)
         for source in sources
     ]
-    known = await read_all_timelines(sources) if timelines else []
-    code = await _move(transfers, "drained", options, reporter)
-    found = await read_all_timelines(sources, _SETTLE_S) if timelines else []
-    for timeline in without(known, found):
-        if timeline.seen_by is Seen.BY_SOURCE:
-            reporter.event("timeline", timeline.message, timeline=timeline)
-    return code
+    return await _move(transfers, "drained", options, reporter)
 
 
 def _rebalance(options: RebalanceOptions, reporter: Reporter) -> int:
@@ -145,8 +132,23 @@ async def _run_rebalance(named: list[Server], options: BulkOptions, reporter: Re
 async def _move(
     transfers: Sequence[Transfer], event: str, options: BulkOptions, reporter: Reporter
 ) -> int:
-    """Carry the transfers out: those of one source in turn, sources side by side. `event` names the
-    end in JSON."""
+    """Carry the transfers out and tell what came of them. `event` names the end in JSON."""
+    # People get the summary: a timeline is for programs, and `quicbaton timeline` draws it.
+    wants_timelines = options.timelines and reporter.as_json
+    sources = list(dict.fromkeys(transfer.source for transfer in transfers))
+    known = await read_all_timelines(sources) if wants_timelines else []
+    code = _tell(await _carry_all_out(transfers, options, reporter), event, reporter)
+    found = await read_all_timelines(sources, _SETTLE_S) if wants_timelines else []
+    for timeline in without(known, found):
+        if timeline.seen_by is Seen.BY_SOURCE:
+            reporter.event("timeline", timeline.message, timeline=timeline)
+    return code
+
+
+async def _carry_all_out(
+    transfers: Sequence[Transfer], options: BulkOptions, reporter: Reporter
+) -> list[c.Drained]:
+    """Those of one source in turn, sources side by side."""
     figures = await ask_all([each.source for each in transfers], c.ReadFigures(), c.Figures)
     present = {server.name: each.gauges["connections"] for server, each in figures}
     total = sum(
@@ -175,7 +177,7 @@ async def _move(
             return [await _carry_out(transfer, options, show) for transfer in queue]
 
         results = await asyncio.gather(*(carry_out(queue) for queue in by_source.values()))
-    return _tell([drained for each in results for drained in each], event, reporter)
+    return [drained for each in results for drained in each]
 
 
 async def _carry_out(transfer: Transfer, options: BulkOptions, show: Any) -> c.Drained:

@@ -114,6 +114,9 @@ class BulkOptions(Options, frozen=True, kw_only=True):
 
     proxy: _Proxy = False
     deadline: Annotated[float, Argument("leave connections that have not moved by then")] = 60.0
+    timelines: Annotated[
+        bool, Argument("with --json: print each handoff's timeline, too, one a line")
+    ] = False
 
 
 class DrainOptions(CommandOptions, frozen=True, kw_only=True):
@@ -124,9 +127,6 @@ class DrainOptions(CommandOptions, frozen=True, kw_only=True):
     server: _Server
     to: Annotated[tuple[str, ...], Argument("the destinations, in turn", "SERVER")] = ()
     undo: Annotated[bool, Argument("keep connections again")] = False
-    timelines: Annotated[
-        bool, Argument("with --json: print each handoff's timeline, too, one a line")
-    ] = False
     bulk: BulkOptions = BulkOptions()
     cluster: ClusterOptions = ClusterOptions()
 
