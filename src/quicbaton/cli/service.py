@@ -30,12 +30,13 @@ from quicbaton.cli.options.commands import (
 )
 from quicbaton.cli.orphans import find_orphans, remove_dead
 from quicbaton.cli.reporter import Reporter
+from quicbaton.cli.totals import Totals
 from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.old_process import describe
-from quicbaton.service.peers.tally import CERTIFICATE_END
+from quicbaton.service.peers.tally import CERTIFICATE_END, Tally
 
 #: Stands for the server's own setting.
 _ITS_OWN: Final = -1.0
@@ -176,9 +177,11 @@ def _workers(options: WorkersOptions, reporter: Reporter) -> int:
     server = find(options)
     service = server.ask(c.ServiceStatus(), c.Service)
     lingering = old_processes_of(server)
+    tallies = tallies_of(server)
+    totals = Totals.of(tallies) if tallies else None
     if reporter.as_json:
         fields = msgspec.structs.asdict(service)
-        certificates = _certificates(server)
+        certificates = _certificates(tallies)
         fields["workers"] = [
             {
                 **msgspec.structs.asdict(worker),
@@ -187,16 +190,17 @@ def _workers(options: WorkersOptions, reporter: Reporter) -> int:
             for worker in service.workers
         ]
         fields["lingering"] = [msgspec.structs.asdict(old) for old in lingering]
+        fields["since_start"] = totals
         reporter.value(fields)
         return 0
-    _print_workers(service, lingering)
+    _print_workers(service, lingering, totals)
     return 0
 
 
-def _certificates(server: Server) -> dict[int, list[dict[str, str]]]:
+def _certificates(tallies: list[Tally]) -> dict[int, list[dict[str, str]]]:
     """The certificates that each worker shows, and until when they are valid."""
     found: dict[int, list[dict[str, str]]] = {}
-    for tally in tallies_of(server):
+    for tally in tallies:
         for gauge, value in tally.gauges.items():
             key, _, name = gauge.partition(" ")
             if key == CERTIFICATE_END:
@@ -205,7 +209,9 @@ def _certificates(server: Server) -> dict[int, list[dict[str, str]]]:
     return found
 
 
-def _print_workers(service: c.Service, lingering: list[c.OldProcessInfo]) -> None:
+def _print_workers(
+    service: c.Service, lingering: list[c.OldProcessInfo], totals: Totals | None
+) -> None:
     from rich.console import Console  # noqa: PLC0415 - slow to import, and for people only
     from rich.table import Table  # noqa: PLC0415
 
@@ -239,6 +245,8 @@ def _print_workers(service: c.Service, lingering: list[c.OldProcessInfo]) -> Non
     console = Console(highlight=False)
     console.print(f"supervisor {service.pid} at {service.address}")
     console.print(table)
+    if totals is not None:
+        console.print(str(totals))
 
 
 # --- helpers ----------------------------------------------------------------------------------
