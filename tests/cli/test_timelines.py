@@ -189,6 +189,26 @@ def test_a_rebalance_tells_of_each_of_its_handoffs(services: ServiceHome) -> Non
         assert not client.outcome()["error"]
 
 
+def test_a_reload_tells_of_each_of_its_handoffs(services: ServiceHome) -> None:
+    services.write("file.bin", 6_000_000)
+    service = services.service(2)
+    clients = service.download_everywhere("file.bin")
+    names = service.names(0) | service.names(1)
+    for _ in range(2):
+        old = {worker["control"] for worker in service.status()}
+        done = services.run("reload", service.control, "--timelines", "--json")
+        assert done.returncode == 0, done.stderr
+        events = [msgspec.json.decode(line) for line in done.stdout.splitlines()]
+        told = [event["timeline"] for event in events if event["event"] == "timeline"]
+        assert {timeline["connection"] for timeline in told} == names
+        assert {timeline["source"] for timeline in told} <= old
+        assert {timeline["pid"] for timeline in told} == set(service.pids())
+        for timeline in told:
+            phases(timeline, "offer", "baton", "ready", "commit", "first_datagram")
+    for client in clients:
+        assert not client.outcome()["error"]
+
+
 def test_a_qlog_file_has_both_sides_of_a_handoff(home: Home) -> None:
     folder = home.path / "qlog"
     first = home.serve("--qlog", folder)

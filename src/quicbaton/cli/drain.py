@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,15 +15,12 @@ from quicbaton.cli.fleet import all_workers, ask_all, follow
 from quicbaton.cli.options.argument import add_command
 from quicbaton.cli.options.commands import BulkOptions, DrainOptions, RebalanceOptions
 from quicbaton.cli.reporter import Reporter
-from quicbaton.cli.timelines import read_all_timelines, without
+from quicbaton.cli.timelines import SETTLE_S, read_all_timelines, tell_timelines, without
 from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError
 from quicbaton.handoff.timeline import Seen
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
-
-#: For the last connections' clients to cut over, before timelines are read.
-_SETTLE_S: Final = 2.0
 
 
 def add_parser(commands: Any) -> None:
@@ -138,10 +135,8 @@ async def _move(
     sources = list(dict.fromkeys(transfer.source for transfer in transfers))
     known = await read_all_timelines(sources) if wants_timelines else []
     code = _tell(await _carry_all_out(transfers, options, reporter), event, reporter)
-    found = await read_all_timelines(sources, _SETTLE_S) if wants_timelines else []
-    for timeline in without(known, found):
-        if timeline.seen_by is Seen.BY_SOURCE:
-            reporter.event("timeline", timeline.message, timeline=timeline)
+    found = await read_all_timelines(sources, SETTLE_S) if wants_timelines else []
+    tell_timelines(without(known, found), Seen.BY_SOURCE, reporter)
     return code
 
 

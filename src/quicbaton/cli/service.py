@@ -30,9 +30,11 @@ from quicbaton.cli.options.commands import (
 )
 from quicbaton.cli.orphans import find_orphans, remove_dead
 from quicbaton.cli.reporter import Reporter
+from quicbaton.cli.timelines import SETTLE_S, read_timelines, tell_timelines, without
 from quicbaton.cli.totals import Totals
 from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError, QuicbatonError
+from quicbaton.handoff.timeline import Seen
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.old_process import describe
@@ -54,6 +56,8 @@ def add_parser(commands: Any) -> None:
 
 def reload(options: ReloadOptions, reporter: Reporter) -> int:
     server = find(options)
+    wants_timelines = options.timelines and reporter.as_json
+    known = read_timelines(server, "", 0) if wants_timelines else []
     try:
         if reporter.as_json or not _is_terminal():
             steps = _Steps(reporter)
@@ -69,6 +73,9 @@ def reload(options: ReloadOptions, reporter: Reporter) -> int:
         return 1
     old = [msgspec.structs.asdict(one) for one in old_processes_of(server)]
     reporter.event("reloaded", answer.message, message=answer.message, lingering=old)
+    # The old workers' end with them: those of the new ones are left.
+    found = read_timelines(server, "", SETTLE_S) if wants_timelines else []
+    tell_timelines(without(known, found), Seen.BY_DESTINATION, reporter)
     return 0
 
 
