@@ -63,6 +63,9 @@ class Patient(Spawner):
             child.pid, Path("nowhere"), make_roster(1), on_exit, child=child, words=words
         )
 
+    async def remove_dead_sockets(self) -> None:
+        """They have none."""
+
 
 Answers = Callable[[Process], Awaitable[Any]]
 

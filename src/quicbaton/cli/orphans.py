@@ -14,7 +14,7 @@ from quicbaton.errors import PeerError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import connect_channel
-from quicbaton.service.supervisor.lingering import LINGERING_SUFFIX
+from quicbaton.service.supervisor.control_paths import controls_of_workers
 
 
 def find_orphans(options: ServiceOptions) -> tuple[Path, list[Server]] | None:
@@ -74,11 +74,7 @@ def _is_dead(control: Path) -> bool:
 
 async def _workers_beside(control: Path) -> list[Server]:
     """The workers of the supervisor that had this control socket, each once."""
-    paths = [
-        path
-        for suffix in (control.suffix, LINGERING_SUFFIX)
-        for path in sorted(control.parent.glob(f"{control.stem}-*{suffix}"))
-    ]
+    paths = controls_of_workers(control)
     servers = [Server(path, str(path), None) for path in paths if path.is_socket()]
     answers = await ask_all(servers, c.WorkerStatus(), c.WorkerState)
     # A worker answers at its predecessor's socket, too.

@@ -226,8 +226,12 @@ class Server:
         sock, listener = ports.open_both(self._options)
         control = self._control_path(sock.getsockname()[1])
         node = self.node(Seat(sock, self.node_number), control, listener)
-        node.start()
-        self._listen_for_peers(node)
+        try:
+            node.start()
+            self._listen_for_peers(node)
+        except BaseException:
+            node.close()
+            raise
         self._report_ready(node)
         return node
 
@@ -238,8 +242,12 @@ class Server:
         seat = await join(other, control)
         self._has_socket = True
         node = self.node(seat, control, listener)
-        node.start()
-        await node.introduce(self._report_missing)
+        try:
+            node.start()
+            await node.introduce(self._report_missing)
+        except BaseException:
+            node.close()
+            raise
         self._report_ready(node)
         return node
 
@@ -331,6 +339,7 @@ class Server:
     def _control_path(self, port: int) -> Path:
         if self._options.control is not None:
             return self._options.control.absolute()
+        user_state.remove_dead_sockets(port)
         return user_state.runtime_folder() / f"{port}-{os.getpid()}.sock"
 
     def _report_missing(self, number: int, error: QuicbatonError) -> None:

@@ -44,8 +44,9 @@ from quicbaton.service.supervisor.renewal import Renewals
 from quicbaton.service.supervisor.scaling import Scaling
 from quicbaton.service.supervisor.service import ServiceControl
 from quicbaton.service.supervisor.service_figures import ServiceFigures
+from quicbaton.service.supervisor.settings import Settings
 from quicbaton.service.supervisor.spawn import Spawner
-from quicbaton.service.supervisor.supervisor import Settings, Supervisor
+from quicbaton.service.supervisor.supervisor import Supervisor
 from quicbaton.service.supervisor.systemd import (
     LISTENER_NAME,
     TALLIES_NAME,
@@ -151,19 +152,19 @@ class _Service:
         orders = Orders(supervisor, reloads, self._reporter, self._systemd, grace_s)
         group.steer(chosen_ids(options, self._ring()))
         self._keep_descriptors(group, figures)
+        service = reception = metrics = None
         try:
-            service = ServiceControl(
-                supervisor,
-                control,
-                reloads=reloads,
-                on_stop=orders.stop,
-            )
-            scaling = self._answer_changes(service, supervisor, reloads)
-            cluster = find_cluster(options.cluster, serves=True)
-            reception = metrics = None
-            if cluster is not None:
-                reception = PeerListener(cluster, service.control, supervisor.serving)
             try:
+                service = ServiceControl(
+                    supervisor,
+                    control,
+                    reloads=reloads,
+                    on_stop=orders.stop,
+                )
+                scaling = self._answer_changes(service, supervisor, reloads)
+                cluster = find_cluster(options.cluster, serves=True)
+                if cluster is not None:
+                    reception = PeerListener(cluster, service.control, supervisor.serving)
                 metrics = operate.serve_metrics(
                     options.metrics,
                     supervisor.tallies,
@@ -185,19 +186,18 @@ class _Service:
                     self._serve(supervisor, reloads, orders, figures)
                 await orders.over.wait()
             finally:
-                service.close()
-                if metrics is not None:
-                    metrics.close()
-                if reception is not None:
-                    reception.close()
+                for opened in (service, metrics, reception):
+                    if opened is not None:
+                        opened.close()
         except BaseException:
             # No supervisor would know of the workers. Those that were found lived without us
             # before.
             if not found:
-                supervisor.kill()
+                await supervisor.kill_all()
             raise
         finally:
             await supervisor.close()
+            await spawner.remove_dead_sockets()
         self._reporter.event("stopped", "stopped: connections are closed")
         return 0
 

@@ -18,8 +18,8 @@ from quicbaton.service.peers.asking import (
     Conversation,
 )
 from quicbaton.service.peers.channel import Channel, connect_channel
+from quicbaton.service.supervisor.control_paths import controls_of_workers, remove_dead
 from quicbaton.service.supervisor.group import Group
-from quicbaton.service.supervisor.lingering import LINGERING_SUFFIX
 from quicbaton.service.timing import ANSWER_S, PASS_S
 
 
@@ -41,12 +41,7 @@ async def find_workers(control: Path, silent_s: float) -> list[Found]:
 
     Raises ConfigurationError when a process cannot even be asked who it is.
     """
-    of_workers = f"{control.stem}-*"
-    paths = sorted(
-        path
-        for suffix in (control.suffix, LINGERING_SUFFIX)
-        for path in control.parent.glob(of_workers + suffix)
-    )
+    paths = controls_of_workers(control)
     answers = await asyncio.gather(*(_find(path, silent_s) for path in paths))
     found: dict[int, Found] = {}
     # A worker answers at its predecessor's socket, too. Its own, named after its pid, comes first.
@@ -57,7 +52,7 @@ async def find_workers(control: Path, silent_s: float) -> list[Found]:
     if all(one.state.state != "arriving" for one in found.values()):
         # Otherwise it is about to listen at its predecessor's path, which must not be taken from
         # it.
-        await asyncio.gather(*(_remove_if_dead(path) for path in paths))
+        await remove_dead(*paths)
     return list(found.values())
 
 
@@ -175,14 +170,3 @@ def _unclear(text: str) -> ConfigurationError:
         f"{text}; it may be a worker of this port: end it, then start again",
         code=Reason.SILENT_WORKER,
     )
-
-
-async def _remove_if_dead(path: Path) -> None:
-    try:
-        channel = await connect_channel(path)
-    except PeerError as error:
-        if error.code is Reason.UNREACHABLE:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-    else:
-        channel.close()

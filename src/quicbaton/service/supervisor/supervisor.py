@@ -16,9 +16,7 @@ import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, Protocol
-
-from msgspec import Struct
+from typing import Any, Final
 
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.keys.key_ring import KeyRing
@@ -30,6 +28,7 @@ from quicbaton.service.supervisor.adoption import Found
 from quicbaton.service.supervisor.dead_workers import Announcer, Verdict, survey
 from quicbaton.service.supervisor.ending import end
 from quicbaton.service.supervisor.group import Group
+from quicbaton.service.supervisor.settings import Keeper, Say, Settings
 from quicbaton.service.supervisor.spawn import Process, Spawner
 from quicbaton.service.supervisor.systemd import roster_name
 from quicbaton.service.supervisor.worker_slot import WorkerSlot
@@ -39,29 +38,6 @@ from quicbaton.service.timing import END_S, LOOK_ANSWER_S, LOOK_S, SURVEY_AGAIN_
 _UNKNOWN_PID: Final = 0
 #: The reasons in a worker's answer to Begin that mean that it serves.
 _SERVES: Final = frozenset({Reason.OK, Reason.CUT, Reason.PREDECESSOR_DIED})
-
-
-class Settings(Struct, frozen=True):
-    """The supervisor's timeouts, in seconds."""
-
-    #: For a new worker to become ready.
-    health_timeout_s: float
-    #: Without an answer, before a worker is killed.
-    silent_s: float
-    #: For all connections of one worker to move to the next.
-    takeover_s: float
-    #: For running requests when the service stops.
-    grace_s: float
-
-
-class Keeper(Protocol):
-    """Keeps descriptors for the supervisor's successor: systemd's descriptor store, or nothing."""
-
-    def keep(self, name: str, descriptor: int) -> None: ...
-    def drop(self, name: str) -> None: ...
-
-
-Say = Callable[..., None]
 
 
 class Supervisor:
@@ -241,6 +217,12 @@ class Supervisor:
         """The figures of the service, worker by worker, with those of ended processes."""
         return await self.figures.read(process for slot in self._all for process in slot.processes)
 
+    async def kill_all(self) -> None:
+        """As `kill`, and wait for their ends."""
+        self.kill()
+        processes = [process for slot in self.slots for process in slot.processes]
+        await asyncio.gather(*(process.exited.wait() for process in processes))
+
     def kill(self) -> None:
         """End all workers at once. Their clients learn it by resets, if at all."""
         self.stopping = True
@@ -405,6 +387,9 @@ class Supervisor:
         """Drop a dead process's roster: its clients have been told."""
         self._keeper.drop(roster_name(slot.number, process.pid))
         process.close()
+        if not any(slot.beginning for slot in self.slots):
+            # Otherwise one is about to listen at its predecessor's path.
+            self.spawn(self._spawner.remove_dead_sockets())
 
     async def _tell_clients(self, pid: int, roster: int) -> None:
         announced = await self._announcer.announce(roster)

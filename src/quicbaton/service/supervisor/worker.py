@@ -41,6 +41,7 @@ from quicbaton.service.node.takeover import NewProcess
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import Channel
 from quicbaton.service.peers.tally import Tally
+from quicbaton.service.supervisor.control_paths import control_of
 from quicbaton.service.supervisor.group import inodes
 from quicbaton.service.supervisor.lingering import lingering_control
 from quicbaton.service.supervisor.roster import Roster
@@ -81,8 +82,7 @@ class Assignment(msgspec.Struct, forbid_unknown_fields=False):
     @property
     def own_control(self) -> Path:
         """The path at which this process is to listen."""
-        shared = Path(self.control)
-        return shared.with_name(f"{shared.stem}-{os.getpid()}.sock")
+        return control_of(Path(self.control), os.getpid())
 
 
 class RosterKeeper(Observer):
