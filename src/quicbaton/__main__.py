@@ -2,6 +2,6 @@
 
 import sys
 
-from quicbaton.cli.entry import run
+from quicbaton.cli.main import main
 
-sys.exit(run())
+sys.exit(main())

@@ -21,11 +21,6 @@ from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask
 from quicbaton.service.supervisor.adoption import Found
-from quicbaton.service.supervisor.control_paths import (
-    control_of,
-    controls_of_workers,
-    remove_dead,
-)
 from quicbaton.service.supervisor.group import Group
 from quicbaton.service.supervisor.lingering import lingering_control
 from quicbaton.service.supervisor.roster import make_roster
@@ -246,11 +241,11 @@ class Spawner:
         self._module = module
         self.arguments = list(arguments)
         self._group = group
-        self._control = control
+        self.control = control
 
-    async def remove_dead_sockets(self) -> None:
-        """Remove the control sockets that killed workers have left."""
-        await remove_dead(*controls_of_workers(self._control))
+    def control_of(self, pid: int) -> Path:
+        """The control socket of a worker with this pid."""
+        return self.control.with_name(f"{self.control.stem}-{pid}.sock")
 
     def start(self, worker: int, on_exit: Callable[[Process], None]) -> Process:
         """Start a process for a worker number. It serves when it is told to begin."""
@@ -268,7 +263,7 @@ class Spawner:
                 os.close(childs_end)
             return Process(
                 child.pid,
-                control_of(self._control, child.pid),
+                self.control_of(child.pid),
                 roster,
                 partial(self._on_exit, on_exit),
                 child=child,
@@ -326,7 +321,7 @@ class Spawner:
             "roster": roster,
             "stderr": stderr,
             "ready": ready,
-            "control": str(self._control),
+            "control": str(self.control),
             "tallies": place.descriptor,
             "place": place.number,
             "use": place.use,
