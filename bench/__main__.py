@@ -1,4 +1,4 @@
-"""The command line: `python -m bench NAME [--json FILE]`, or `all`."""
+"""The command line: `python -m bench NAME [--json FILE]`, or `all`, or `redraw`."""
 
 import argparse
 import sys
@@ -17,6 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     benchmarks = discover()
     parser = _parser(benchmarks)
     options = parser.parse_args(arguments)
+    if options.name == "redraw":
+        for name, benchmark in benchmarks.items():
+            if (path := report.RESULTS / f"{name}.json").exists():
+                print(report.redraw(name, benchmark, path))
+        return 0
     if options.name != "all":
         _run(options.name, benchmarks[options.name], options)
         return 0
@@ -31,6 +36,7 @@ def _parser(benchmarks: dict[str, Benchmark]) -> argparse.ArgumentParser:
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     everything = names.add_parser("all", help="every benchmark, into bench/results")
     _add_shared(everything)
+    names.add_parser("redraw", help="the pictures in bench/results from their figures")
     for name, benchmark in benchmarks.items():
         one = names.add_parser(name, help=benchmark.summary, description=benchmark.summary)
         _add_shared(one)

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from bench.benchmark import Benchmark
+from demo.style import HEIGHT_INCHES, WIDTH_INCHES, styled
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -33,12 +33,19 @@ def write(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
-    picture = path.with_suffix(".svg")
-    # A fixed salt and no date: the same figures give the same file, so a diff shows a change.
-    with mpl.rc_context({"svg.hashsalt": name, "font.size": 11, "svg.fonttype": "path"}):
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        axes = figure.subplots()
-        axes.spines[["top", "right"]].set_visible(False)
-        benchmark.plot(figures, axes)
+    return [path, draw(name, benchmark, figures, path.with_suffix(".svg"))]
+
+
+def redraw(name: str, benchmark: Benchmark, path: Path) -> Path:
+    """Draw the picture of figures that were measured before."""
+    return draw(name, benchmark, json.loads(path.read_text()), path.with_suffix(".svg"))
+
+
+def draw(name: str, benchmark: Benchmark, figures: dict[str, Any], picture: Path) -> Path:
+    """Draw the figures in the style of all plots; return the picture's path."""
+    with styled(name):
+        figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), layout="constrained")
+        benchmark.plot(figures, figure.subplots())
+        # No date: the same figures give the same file.
         figure.savefig(picture, metadata={"Date": None})
-    return [path, picture]
+    return picture

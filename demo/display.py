@@ -105,10 +105,16 @@ class Display:
             table.add_row(mark, Text(check.name, "bold"), check.text)
         gap = (
             f"p50 {found.gap_ms.p50:.1f} ms, max {found.gap_ms.max:.1f} ms around a handoff; "
-            f"{found.quiet_gap_ms.p50:.1f} ms without one; "
-            f"{found.reconnect_ms.p50:.1f} ms when the client closes and reconnects"
+            f"{found.quiet_gap_ms.p50:.1f} ms without one"
+        )
+        far = found.far
+        far_gap = (
+            f"p50 {far.gap_ms.p50:.1f} ms, max {far.gap_ms.max:.1f} ms around a handoff; "
+            f"{far.quiet_gap_ms.p50:.1f} ms without one; "
+            f"{far.reconnect_ms.p50:.1f} ms when the client closes and reconnects"
         )
         table.add_row("", Text("gap", "bold"), gap)
+        table.add_row("", Text(f"gap {far.delay_ms} ms away", "bold"), far_gap)
         table.add_row("", Text("picture", "bold"), picture)
         self._console.print()
         self._console.print(table, soft_wrap=True)

@@ -3,45 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
-import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from demo import style
+from demo.distance import Distance
 from demo.recording import Figures, Recording, throughput
 
-_COLOURS: Final = ("#2f6fde", "#f08c2e")
-_KILL: Final = "#c92a2a"
-_INK: Final = "#1f2937"
-_FAINT: Final = "#9aa3af"
-_GRID: Final = "#e6e8ec"
+_COLOURS: Final = (style.OURS, style.SECOND)
 _STEP_NS: Final = 100_000_000
-
-_STYLE: Final[Any] = {  # the names are matplotlib's
-    "font.family": "sans-serif",
-    "font.size": 9.5,
-    "text.color": _INK,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": _FAINT,
-    "ytick.color": _FAINT,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "svg.hashsalt": "quicbaton",
-}
 
 
 def draw(recording: Recording, found: Figures, path: Path) -> None:
     """Write an SVG file."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(9.6, 5.4), layout="constrained")
+    with style.styled("quicbaton"):
+        size = (style.WIDTH_INCHES, 1.4 * style.HEIGHT_INCHES)
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
-        rates, owners, gaps = figure.subplots(
-            3, 1, sharex=True, gridspec_kw={"height_ratios": [3.2, 0.9, 1.5], "hspace": 0.06}
+        parts: Any = figure.subfigures(2, 1, height_ratios=[3, 1])
+        near, far = parts
+        rates, owners, gaps = near.subplots(
+            3, 1, sharex=True, gridspec_kw={"height_ratios": [3.2, 0.9, 1.3], "hspace": 0.06}
         )
         _draw_rates(rates, recording, found)
         _draw_owners(owners, recording)
@@ -49,7 +35,9 @@ def draw(recording: Recording, found: Figures, path: Path) -> None:
         _draw_moments((rates, owners, gaps), recording)
         gaps.set_xlim(0, recording.seconds)
         gaps.set_xlabel("seconds since the client began to connect")
-        figure.suptitle(
+        if recording.distance is not None:
+            _draw_distance(far.subplots(), recording.distance)
+        near.suptitle(
             f"One QUIC connection, {found.handshakes} handshake, {found.handoffs} handoffs "
             "between two processes",
             x=0.012,
@@ -90,11 +78,8 @@ def _draw_rates(axes: Any, recording: Recording, found: Figures) -> None:
     axes.set_title(
         f"libcurl downloads {recording.size / 1e6:.0f} MB, at a rate that it limits itself; "
         f"the hash is {'right' if found.sha256_ok else 'WRONG'}",
-        loc="left",
-        fontsize=9.5,
     )
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
+    axes.grid(axis="y")
     axes.tick_params(length=0)
 
 
@@ -106,8 +91,8 @@ def _draw_owners(axes: Any, recording: Recording) -> None:
         axes.barh(lane, end - start, left=start, height=0.62, color=_colour(recording, pid))
     if recording.killed_ns:
         at = _seconds(recording, recording.killed_ns)
-        axes.hlines(1, at, recording.seconds, color=_GRID, linewidth=1.2)
-        axes.plot(at, 1, "X", color=_KILL, markersize=9, zorder=5)
+        axes.hlines(1, at, recording.seconds, color=style.GRID, linewidth=1.2)
+        axes.plot(at, 1, "X", color=style.LOSS, markersize=9, zorder=5)
     axes.set_yticks([1, 0], [f"pid {pid}" for pid in recording.processes])
     for label, colour in zip(axes.get_yticklabels(), _COLOURS, strict=True):
         label.set_color(colour)
@@ -118,29 +103,59 @@ def _draw_owners(axes: Any, recording: Recording) -> None:
 
 
 def _draw_gaps(axes: Any, recording: Recording, found: Figures) -> None:
-    """The client's pause at each handoff, beside the cost of reconnecting."""
+    """The client's pause at each handoff."""
     for handoff in recording.handoffs:
         at = _seconds(recording, handoff.resumed_ns)
         gap = recording.gap_ms(handoff)
         colour = _colour(recording, handoff.destination)
         axes.vlines(at, 0, gap, color=colour, linewidth=2)
         axes.plot(at, gap, "o", color=colour, markersize=5)
-    reconnect = found.reconnect_ms.p50
-    axes.axhline(reconnect, color=_KILL, linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.axhline(found.quiet_gap_ms.p50, color=style.OTHER, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.annotate(
-        f"closing and reconnecting: {reconnect:.1f} ms",
-        (0, reconnect),
+        f"without a handoff: {found.quiet_gap_ms.p50:.1f} ms",
+        (0, found.quiet_gap_ms.p50),
         xycoords=("axes fraction", "data"),
         xytext=(6, 4),
         textcoords="offset points",
-        color=_KILL,
+        color=style.OTHER,
     )
-    axes.set_ylim(0, 1.45 * max(reconnect, found.gap_ms.max))
+    axes.set_ylim(0, 1.45 * max(found.quiet_gap_ms.p50, found.gap_ms.max))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.set_ylabel("client's gap, ms")
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
+    axes.grid(axis="y")
     axes.tick_params(length=0)
+
+
+def _draw_distance(axes: Any, distance: Distance) -> None:
+    """The pauses of a client that is far away, a lane for each kind."""
+    lanes = (
+        ("closing and reconnecting", distance.reconnects_ms, style.LOSS),
+        ("handoff", distance.handoffs_ms, style.OURS),
+        ("neither", distance.quiet_ms, style.BASELINE),
+    )
+    for lane, (_, gaps_ms, colour) in enumerate(reversed(lanes)):
+        axes.plot(gaps_ms, [lane] * len(gaps_ms), "o", color=colour, markersize=6, alpha=0.45)
+        if gaps_ms:
+            axes.annotate(
+                f"{median(gaps_ms):.1f} ms",
+                (max(gaps_ms), lane),
+                xytext=(10, 0),
+                textcoords="offset points",
+                va="center",
+                color=colour if colour != style.BASELINE else style.OTHER,
+                fontweight="bold",
+            )
+    axes.set_yticks(range(len(lanes)), [name for name, _, _ in reversed(lanes)])
+    axes.set_ylim(-0.6, len(lanes) - 0.4)
+    longest = max((gap for _, gaps_ms, _ in lanes for gap in gaps_ms), default=1)
+    axes.set_xlim(0, 1.18 * longest)
+    axes.set_xlabel("the client's gap, ms")
+    axes.set_title(
+        f"{distance.delay_ms} ms away: a live stream, handed over {len(distance.handoffs_ms)} times"
+    )
+    axes.grid(axis="x")
+    axes.tick_params(length=0)
+    axes.spines["left"].set_visible(False)
 
 
 def _draw_moments(panels: tuple[Any, ...], recording: Recording) -> None:
@@ -148,10 +163,12 @@ def _draw_moments(panels: tuple[Any, ...], recording: Recording) -> None:
     for panel in panels:
         for handoff in recording.handoffs:
             at = _seconds(recording, handoff.resumed_ns)
-            panel.axvline(at, color=_FAINT, linewidth=0.7, linestyle=(0, (1, 2)), zorder=0.5)
+            panel.axvline(
+                at, color=style.BASELINE, linewidth=0.7, linestyle=(0, (1, 2)), zorder=0.5
+            )
         if recording.killed_ns:
             at = _seconds(recording, recording.killed_ns)
-            panel.axvline(at, color=_KILL, linewidth=1.2, zorder=0.6)
+            panel.axvline(at, color=style.LOSS, linewidth=1.2, zorder=0.6)
     if recording.killed_ns:
         panels[0].annotate(
             f"SIGKILL to pid {recording.first_owner}, which had accepted the connection",
@@ -160,5 +177,5 @@ def _draw_moments(panels: tuple[Any, ...], recording: Recording) -> None:
             xytext=(-6, 0),
             textcoords="offset points",
             ha="right",
-            color=_KILL,
+            color=style.LOSS,
         )

@@ -6,7 +6,6 @@ import asyncio
 import datetime
 import hashlib
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Final, Protocol
@@ -14,10 +13,11 @@ from typing import Final, Protocol
 import msgspec
 
 from demo.curl import Progress
+from demo.distance import DistanceScript, measure
 from demo.processes import Client, Server
 from demo.recording import Counts, Handoff, Recording
 from quicbaton.cli.certificate import write_self_signed
-from quicbaton.errors import PeerError, QuicbatonError
+from quicbaton.errors import PeerError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.reasons import Reason
@@ -31,6 +31,7 @@ class Script(msgspec.Struct, frozen=True):
     file_bytes: int = 200_000_000
     rate_bytes_per_s: int = 16_000_000
     handoffs: int = 13
+    distance: DistanceScript = DistanceScript()
 
 
 #: Progress, as parts of the file, at which the first and the last handoff and the kill are due.
@@ -78,10 +79,15 @@ async def play(folder: Path, display: Display, script: Script = Script()) -> Rec
         display.note(f"two servers on UDP port {first.port}: pid {first.pid} and pid {second.pid}")
         url = f"https://{_HOST}:{first.port}/{_FILE}"
         run = _Run(url, files.certificate, servers, display, script)
-        return await run.perform(sha256)
+        recording = await run.perform(sha256)
     finally:
         for server in servers:
             await server.stop()
+    far = script.distance
+    display.note(f"the same {far.delay_ms} ms away from the client, beside reconnecting")
+    (folder / "distance").mkdir()
+    recording.distance = await measure(folder / "distance", far)
+    return recording
 
 
 class _Run:
@@ -119,7 +125,6 @@ class _Run:
             counts[survivor.pid] = _counts(await survivor.look())
         finally:
             await client.stop()
-        self._display.note("measuring what closing and reconnecting costs")
         return Recording(
             size=size,
             sha256=sha256,
@@ -129,7 +134,6 @@ class _Run:
             killed_ns=killed_ns,
             outcome=outcome,
             counts=counts,
-            reconnects_ns=await self._reconnect(),
         )
 
     async def _find(self) -> tuple[Server, str]:
@@ -169,17 +173,6 @@ class _Run:
             f"the client did not cut over to pid {owner.pid} in {_PATIENCE_S:.0f} s",
             code=Reason.CUTOVER_PENDING,
         )
-
-    async def _reconnect(self) -> list[int]:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "demo.reconnecting"),
-            *(self._url, "--ca", str(self._ca)),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        output, _ = await process.communicate()
-        if process.returncode:
-            raise QuicbatonError("reconnecting could not be measured")
-        return msgspec.json.decode(output, type=list[int])
 
 
 def _counts(listed: c.Connections) -> Counts:

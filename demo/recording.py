@@ -10,6 +10,7 @@ from typing import Final
 from msgspec import Struct
 
 from demo.curl import Outcome, longest_pause_ns
+from demo.distance import Distance
 
 #: A pause of the client counts as a handoff's when it touches this much time around it.
 GAP_WINDOW_NS: Final = 100_000_000
@@ -47,7 +48,7 @@ class Recording(Struct):
     killed_ns: int
     outcome: Outcome
     counts: dict[int, Counts]
-    reconnects_ns: list[int]
+    distance: Distance | None = None
 
     @property
     def seconds(self) -> float:
@@ -99,6 +100,15 @@ class Median(Struct, frozen=True):
     p50: float
 
 
+class FarFigures(Struct, frozen=True):
+    """Gaps of a client that is `delay_ms` away, one way."""
+
+    delay_ms: int
+    gap_ms: Spread
+    quiet_gap_ms: Spread
+    reconnect_ms: Spread
+
+
 class Figures(Struct, frozen=True):
     """The figures that `--json` writes."""
 
@@ -112,7 +122,7 @@ class Figures(Struct, frozen=True):
     datagrams: dict[int, Counts]
     gap_ms: Spread
     quiet_gap_ms: Median
-    reconnect_ms: Median
+    far: FarFigures
 
 
 class Check(Struct, frozen=True):
@@ -137,9 +147,9 @@ def figures(recording: Recording) -> Figures:
         killed_original_owner=killed,
         direct_share={pid: round(min(recording.shares(pid)), 4) for pid in recording.counts},
         datagrams=recording.counts,
-        gap_ms=Spread(p50=_rounded(median(gaps or [0])), max=_rounded(max(gaps, default=0))),
+        gap_ms=_spread(gaps),
         quiet_gap_ms=Median(_rounded(recording.quiet_gap_ms())),
-        reconnect_ms=Median(_rounded(median(recording.reconnects_ns or [0]) / 1e6)),
+        far=_far_figures(recording.distance),
     )
 
 
@@ -202,6 +212,21 @@ def throughput(
             points.append(((step_start + step_end) // 2, rate))
         before = total
     return points
+
+
+def _far_figures(distance: Distance | None) -> FarFigures:
+    if distance is None:
+        return FarFigures(0, _spread([]), _spread([]), _spread([]))
+    return FarFigures(
+        delay_ms=distance.delay_ms,
+        gap_ms=_spread(distance.handoffs_ms),
+        quiet_gap_ms=_spread(distance.quiet_ms),
+        reconnect_ms=_spread(distance.reconnects_ms),
+    )
+
+
+def _spread(values_ms: Sequence[float]) -> Spread:
+    return Spread(p50=_rounded(median(values_ms or [0])), max=_rounded(max(values_ms, default=0)))
 
 
 def _rounded(value: float) -> float:

@@ -40,6 +40,7 @@ from bench.benchmark import Benchmark
 from bench.client import Answer
 from bench.processes import Client
 from bench.servers.application import SMALL_BYTES, make_body
+from demo import style
 from quicbaton.cli.certificate import CertificateFiles, write_self_signed
 
 EVENTS = "quicbaton_events"
@@ -60,10 +61,10 @@ _CLIENTS = 4
 _OF_EVENTS = 1.35
 _OF_HYPERCORN = 0.25
 _COLOURS = {
-    OURS: "#c2410c",
-    EVENTS: "#fdba74",
-    "hypercorn": "#94a3b8",
-    "peregrine": "#475569",
+    OURS: style.OURS,
+    EVENTS: style.OURS_TOO,
+    "hypercorn": style.BASELINE,
+    "peregrine": style.OTHER,
 }
 _PER_REQUEST = ("cpu_us_per_1kb_get", "cpu_us_per_1kb_get_32_streams")
 _PER_100_MB = ("cpu_s_per_100mb_down", "cpu_s_per_100mb_up")

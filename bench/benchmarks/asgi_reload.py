@@ -35,6 +35,7 @@ from bench.asgi_servers import OURS, AsgiServer
 from bench.benchmark import Benchmark
 from bench.processes import Client, Program
 from bench.reload_client import Report
+from demo import style
 from quicbaton.cli.certificate import write_self_signed
 
 SERVERS = (OURS, "hypercorn", "peregrine")
@@ -46,7 +47,7 @@ _OF_EACH = 12
 _NEW_CLIENT_EVERY_S = 2.0
 _MEANWHILE = 0.6
 _KINDS = ("downloads", "websockets", "events")
-_COLOURS = {"downloads": "#c2410c", "websockets": "#475569", "events": "#94a3b8"}
+_COLOURS = {"downloads": style.OURS, "websockets": style.OTHER, "events": style.BASELINE}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -25,6 +25,7 @@ from bench.benchmark import Benchmark
 from bench.owners import Owner, Watcher, make_folder
 from bench.pair import MB, Pair, Run, pauses_ns, percentile, quiet_moments
 from bench.processes import Program
+from demo import style
 
 _TARGET_MS = 5.0
 #: The window has grown to what the download needs.
@@ -136,12 +137,12 @@ def _summary(values_ms: Sequence[float]) -> dict[str, float]:
 
 def plot(figures: dict[str, Any], axes: Any) -> None:
     """Draw the distributions of the longest pauses, live."""
-    for name, color in (("undisturbed", "#94a3b8"), ("handoff", "#c2410c")):
+    for name, color in (("undisturbed", style.BASELINE), ("handoff", style.OURS)):
         pauses = sorted(figures["pauses_ms"][name])
         shares = [100 * (index + 1) / len(pauses) for index in range(len(pauses))]
         axes.step(pauses, shares, where="post", color=color, label=name)
-    axes.axvline(figures["gap_ms"]["reconnect"]["p50"], color="#1d4ed8", linestyle=":")
-    axes.text(figures["gap_ms"]["reconnect"]["p50"], 50, "reconnect ", ha="right", color="#1d4ed8")
+    axes.axvline(figures["gap_ms"]["reconnect"]["p50"], color=style.LOSS, linestyle=":")
+    axes.text(figures["gap_ms"]["reconnect"]["p50"], 50, "reconnect ", ha="right", color=style.LOSS)
     axes.set_xscale("log")
     axes.set_xlabel("longest pause in 200 ms, ms")
     axes.set_ylabel("share of windows, %")

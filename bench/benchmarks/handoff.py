@@ -29,6 +29,7 @@ from bench.benchmark import Benchmark
 from bench.owners import Owner, Watcher, make_folder, tell
 from bench.pair import MB, Pair, Run, pauses_ns, percentile, quiet_moments
 from bench.processes import Program
+from demo import style
 from quicbaton.cli.certificate import CertificateFiles
 
 #: One in so many connections is busy during a takeover.
@@ -209,8 +210,8 @@ def plot(figures: dict[str, Any], axes: Any) -> None:
         return  # a trial of another part
     blackouts = sorted(one / 1000 for number in figures["rounds"] for one in number["blackouts_us"])
     shares = [100 * (index + 1) / len(blackouts) for index in range(len(blackouts))]
-    axes.step(blackouts, shares, where="post", color="#c2410c")
-    axes.axvline(figures["blackout_us"]["p50"] / 1000, color="#94a3b8", linestyle=":")
+    axes.step(blackouts, shares, where="post", color=style.OURS)
+    axes.axvline(figures["blackout_us"]["p50"] / 1000, color=style.BASELINE, linestyle=":")
     axes.set_xscale("log")
     axes.set_xlabel("blackout, ms")
     axes.set_ylabel("share of handoffs, %")

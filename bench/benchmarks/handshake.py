@@ -33,11 +33,12 @@ from bench.benchmark import Benchmark
 from bench.file_server import FileServer
 from bench.processes import Client, Server
 from bench.servers.application import SMALL_BYTES
+from demo import style
 from quicbaton.cli.certificate import write_self_signed
 
 SERVERS = ("quicbaton", "aioquic", "qh3")
 _COMMAND = "quicbaton_command"
-_COLOURS = {"quicbaton": "#c2410c", "aioquic": "#94a3b8", "qh3": "#475569"}
+_COLOURS = {"quicbaton": style.OURS, "aioquic": style.BASELINE, "qh3": style.OTHER}
 
 
 class _Contestant(Protocol):

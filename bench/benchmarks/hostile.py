@@ -37,6 +37,7 @@ from bench.bystanders import Waits as BystanderWaits
 from bench.file_server import NEIGHBOURHOOD, FileServer
 from bench.innocents import Waits as InnocentWaits
 from bench.processes import Program
+from demo import style
 from tests.clients.hostile import ATTACKS, Result
 
 _SECONDS = 2.0
@@ -193,8 +194,8 @@ def plot(figures: dict[str, Any], axes: Any) -> None:
     waits = sorted(figures["worst_wait_ms"].items(), key=lambda one: one[1])
     undisturbed = figures["undisturbed_wait_ms"]
     axes.barh([name.replace("_", " ") for name, _ in waits], [wait for _, wait in waits])
-    axes.axvline(undisturbed, color="#475569", linestyle=":", label="without an attack")
-    axes.axvline(undisturbed + _PROMISE_MS, color="#c2410c", linestyle=":", label="promised")
+    axes.axvline(undisturbed, color=style.OTHER, linestyle=":", label="without an attack")
+    axes.axvline(undisturbed + _PROMISE_MS, color=style.LOSS, linestyle=":", label="promised")
     axes.tick_params(axis="y", labelsize=6)
     axes.set_xlabel("longest wait of an innocent client beside the attack, ms")
     axes.set_title("Innocent clients of a server under attack (less is better)", loc="left")

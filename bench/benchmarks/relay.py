@@ -36,6 +36,7 @@ from bench.file_server import FileServer
 from bench.owners import Watcher
 from bench.pair import MB, NS, expected_sha256, percentile, tell_server
 from bench.watcher import Order
+from demo import style
 from quicbaton.asyncio import QuicConnectionProtocol, connect
 from quicbaton.http3 import H3Connection
 from quicbaton.service.peers import commands as c
@@ -277,8 +278,8 @@ def report(figures: dict[str, Any]) -> list[str]:
 def plot(figures: dict[str, Any], axes: Any) -> None:
     """Draw both distributions of the round trips."""
     for key, label, color in (
-        ("direct_us", "direct", "#94a3b8"),
-        ("relayed_us", "relayed", "#c2410c"),
+        ("direct_us", "direct", style.BASELINE),
+        ("relayed_us", "relayed", style.OURS),
     ):
         values = sorted(value / 1000 for one in figures["rounds"] for value in one[key])
         shares = [100 * (index + 1) / len(values) for index in range(len(values))]

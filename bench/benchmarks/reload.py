@@ -28,6 +28,7 @@ from bench.pair import percentile
 from bench.processes import Program
 from bench.service import Service
 from bench.throng import Report
+from demo import style
 
 _LOSS = 0.01
 _WORKERS = 2
@@ -125,8 +126,8 @@ def _figures(count: int, rounds: list[dict[str, Any]]) -> dict[str, Any]:
 def plot(figures: dict[str, Any], axes: Any) -> None:
     """Draw both distributions of the longest waits."""
     for key, label, color in (
-        ("quiet_gaps_ms", "no reload", "#94a3b8"),
-        ("gaps_ms", "reload", "#c2410c"),
+        ("quiet_gaps_ms", "no reload", style.BASELINE),
+        ("gaps_ms", "reload", style.OURS),
     ):
         gaps = sorted(max(0.1, gap) for one in figures["rounds"] for gap in one[key])
         shares = [100 * (index + 1) / len(gaps) for index in range(len(gaps))]

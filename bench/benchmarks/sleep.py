@@ -28,6 +28,7 @@ from bench.owners import make_folder, tell
 from bench.processes import Program
 from bench.servers.handoff_server import Started
 from bench.servers.sleep_server import Report
+from demo import style
 from quicbaton.cli.certificate import CertificateFiles
 
 _CONNECTIONS = 100_000
@@ -144,16 +145,16 @@ def plot(figures: dict[str, Any], axes: Any) -> None:
     """Draw what one takes, beside what it may take."""
     held = figures["rss_bytes_per_sleeping_connection"]
     state = figures["state_bytes"]
-    axes.barh(0, state, color="#c2410c", label=f"its state, {state} bytes")
+    axes.barh(0, state, color=style.OURS, label=f"its state, {state} bytes")
     axes.barh(
         0,
         held - state,
         left=state,
-        color="#fdba74",
+        color=style.OURS_TOO,
         label="IDs, routing table, timer, ledger, allocator",
     )
-    axes.axvline(_LIMIT_BYTES, color="#475569", linestyle=":")
-    axes.annotate("may take", (_LIMIT_BYTES, 0.45), ha="right", fontsize=9, color="#475569")
+    axes.axvline(_LIMIT_BYTES, color=style.OTHER, linestyle=":")
+    axes.annotate("may take", (_LIMIT_BYTES, 0.45), ha="right", fontsize=9, color=style.OTHER)
     axes.set_ylim(-0.8, 0.9)
     axes.set_xlim(0, _LIMIT_BYTES * 1.05)
     axes.set_yticks([])

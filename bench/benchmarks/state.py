@@ -39,6 +39,7 @@ from bench.owners import Owner, Watcher, make_folder, tell
 from bench.processes import Program
 from bench.servers.handoff_server import Content, Memory, Protocol, server_configuration
 from bench.watcher import Order
+from demo import style
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.udp import open_udp
@@ -298,13 +299,13 @@ def _resume(snapshot: Snapshot, endpoint: Endpoint) -> Session:
 
 def plot(figures: dict[str, Any], axes: Any) -> None:
     """Draw the parts of a move beside the handshake that they replace."""
-    colours = ("#c2410c", "#ea580c", "#fb923c", "#fdba74")
+    colours = style.PARTS
     left = 0.0
     for name, colour in zip(_STEPS, colours, strict=True):
         label = f"{name.removesuffix('_us')} {figures[name]:.0f} µs"
         axes.barh(1, figures[name], left=left, label=label, color=colour)
         left += figures[name]
-    axes.barh(0, figures["handshake_cpu_us"], color="#94a3b8")
+    axes.barh(0, figures["handshake_cpu_us"], color=style.BASELINE)
     axes.set_yticks([1, 0], ["move", "handshake"])
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("CPU, µs")

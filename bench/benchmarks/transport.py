@@ -23,6 +23,7 @@ from typing import Any
 
 from bench.benchmark import Benchmark
 from bench.processes import Client, Server
+from demo import style
 from quicbaton.cli.certificate import write_self_signed
 from quicbaton.limits import MAX_DATAGRAM_BYTES
 
@@ -90,7 +91,7 @@ def plot(figures: dict[str, Any], axes: Any) -> None:
         "download (server sends)": figures["server_cpu_s_per_100mb"],
         "upload (server receives)": figures["upload_cpu_s_per_100mb"],
     }
-    colours = {"quicbaton": "#c2410c", "aioquic": "#94a3b8", "qh3": "#475569"}
+    colours = {"quicbaton": style.OURS, "aioquic": style.BASELINE, "qh3": style.OTHER}
     names = [name for name in SERVERS if name in figures["server_cpu_s_per_100mb"]]
     width = 0.8 / len(names)
     for index, name in enumerate(names):

@@ -2,6 +2,6 @@
 
 import sys
 
-from quicbaton.cli.main import main
+from quicbaton.cli.entry import run
 
-sys.exit(main())
+sys.exit(run())

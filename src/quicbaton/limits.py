@@ -473,6 +473,8 @@ MAX_LOOKS_PER_S: Final = 256
 #: Bytes of a process's figures in memory that outlives it: kinds and reasons are a closed set, of
 #: which all together take half of it.
 MAX_TALLY_BYTES: Final = 32 << 10
+#: Certificates in it, each with a name of 255 bytes at most: a quarter of it.
+MAX_CERTIFICATE_FIGURES: Final = 32
 #: Workers of one service: each holds the sockets of all, and one per core is what helps.
 MAX_WORKERS: Final = 64
 #: Connections that a worker's roster lists (128 bytes each, when used). Clients of further ones

@@ -209,11 +209,9 @@ def _command(arguments: list[str]) -> int:
         return thread.submit(main, arguments).result()
 
 
-def wait_for(
-    look: Callable[[], _Value], holds: Callable[[_Value], Any], guard_s: float = GUARD_S
-) -> _Value:
+def wait_for(look: Callable[[], _Value], holds: Callable[[_Value], Any]) -> _Value:
     """Look again until it holds."""
-    until = time.monotonic() + guard_s
+    until = time.monotonic() + GUARD_S
     while time.monotonic() < until:
         value = look()
         if holds(value):

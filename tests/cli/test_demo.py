@@ -10,6 +10,7 @@ import pytest
 
 from demo.curl import Outcome, Progress
 from demo.display import Display
+from demo.distance import Distance, DistanceScript
 from demo.picture import draw
 from demo.play import Script, play
 from demo.recording import (
@@ -59,7 +60,7 @@ def recording(**changes: object) -> Recording:
         killed_ns=11 * SECOND,
         outcome=outcome,
         counts={1: Counts(1, 400, 30), 2: Counts(0, 600, 70)},
-        reconnects_ns=[40 * MS, 60 * MS, 50 * MS],
+        distance=Distance(50, [7.5, 8.5, 30.0], [7.0, 8.0], [210.0, 215.0, 212.0]),
     )
     return msgspec.structs.replace(made, **changes)
 
@@ -77,7 +78,10 @@ def test_a_run_that_showed_everything_has_these_figures() -> None:
     assert found.direct_share == {1: 0.3, 2: 0.6}
     assert found.gap_ms.p50 == found.gap_ms.max == 25
     assert found.quiet_gap_ms.p50 == 10
-    assert found.reconnect_ms.p50 == 50
+    far = found.far
+    assert far.delay_ms == 50
+    assert (far.gap_ms.p50, far.gap_ms.max, far.quiet_gap_ms.p50) == (8.5, 30, 7.5)
+    assert far.reconnect_ms.p50 == 212
 
 
 def test_everything_that_must_hold_can_fail() -> None:
@@ -120,6 +124,12 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
     assert root.tag.endswith("svg")
 
 
+def test_a_picture_of_a_run_without_distance_is_drawn(tmp_path: Path) -> None:
+    made = recording(distance=None)
+    draw(made, figures(made), tmp_path / "demo.svg")
+    assert ElementTree.parse(tmp_path / "demo.svg").getroot() is not None
+
+
 class _Recorder(Display):
     def __init__(self) -> None:
         super().__init__()
@@ -138,13 +148,19 @@ async def test_a_short_run_ends_well_and_kills_the_process_that_accepted(
     folder = tmp_path / "demo"
     folder.mkdir(mode=0o700)
     # Seconds between the kill and the end: on a busy machine either may be late.
-    script = Script(file_bytes=10_000_000, rate_bytes_per_s=400_000, handoffs=3)
+    distance = DistanceScript(rate_bytes_per_s=400_000, seconds=4, reconnects=3)
+    script = Script(file_bytes=10_000_000, rate_bytes_per_s=400_000, handoffs=3, distance=distance)
     with _Recorder() as display:
         made = await play(folder, display, script)
     found = figures(made)
     assert found.sha256_ok
     assert (found.handoffs, found.handshakes, found.killed_original_owner) == (3, 1, True)
-    assert len(made.reconnects_ns) > 10
+    assert made.distance is not None
+    assert made.distance.handoffs_ms
+    assert made.distance.quiet_ms
+    # Two round trips, whatever else: that no machine is too slow for.
+    assert len(made.distance.reconnects_ms) == 3
+    assert min(made.distance.reconnects_ms) > 4 * distance.delay_ms
     # Too short a run, and nothing else is wrong with it.
     assert set(failed(made)) <= {"duration", "handoffs"}
     assert display.seen > 3

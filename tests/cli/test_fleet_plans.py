@@ -2,7 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quicbaton.cli.drain import plan_rebalance
-from quicbaton.cli.top import Look, lines_between, percentile_us
+from quicbaton.cli.top import Look, lines_between
+from quicbaton.cli.totals import percentile_us
 from quicbaton.service.peers.commands import BLACKOUT_BUCKETS_US, Figures
 
 NAMES = st.text("abcdef", min_size=1, max_size=4)
@@ -27,11 +28,11 @@ def test_rebalancing_evens_out_with_the_fewest_moves(loads: dict[str, int]) -> N
 
 def test_a_percentile_is_its_bucket_s_upper_bound() -> None:
     counts = [0] * (len(BLACKOUT_BUCKETS_US) + 1)
-    assert percentile_us(counts, 0.5) is None
+    assert percentile_us(BLACKOUT_BUCKETS_US, counts, 0.5) is None
     counts[3] = 98
     counts[5] = 2
-    assert percentile_us(counts, 0.5) == BLACKOUT_BUCKETS_US[3]
-    assert percentile_us(counts, 0.99) == BLACKOUT_BUCKETS_US[5]
+    assert percentile_us(BLACKOUT_BUCKETS_US, counts, 0.5) == BLACKOUT_BUCKETS_US[3]
+    assert percentile_us(BLACKOUT_BUCKETS_US, counts, 0.99) == BLACKOUT_BUCKETS_US[5]
 
 
 def figures(pid: int, given_away: int, connections: int = 7) -> Figures:

@@ -84,7 +84,7 @@ def test_a_connection_that_moves_is_no_line_of_a_server_s_output(home: Home) -> 
         server.stop()
         assert server.process.stdout is not None
         said = [json.loads(line)["event"] for line in server.process.stdout]
-        assert said == ["stopped"]
+        assert said == ["stopping", "stopped"]
 
 
 def test_ps_shows_people_a_table(home: Home) -> None:

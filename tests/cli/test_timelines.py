@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -16,6 +17,7 @@ from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from tests.cli.command_line import Home, wait_for
 from tests.cli.test_moving import begin, cut_over, finish, pair, ps
+from tests.processes.cluster_folder import make_cluster
 from tests.supervisor.service_home import ServiceHome, service_home
 
 pytestmark = pytest.mark.process
@@ -54,6 +56,45 @@ def test_a_handoff_tells_when_each_of_its_phases_was(home: Home) -> None:
     assert at_us["first_datagram"] - at_us["snapshot"] == timeline["blackout_us"] > 0
     assert timeline["baton_bytes"] > 500
     assert (timeline["forwards"] > 0) is ("last_forward" in at_us)
+    finish(client, content)
+
+
+def test_a_timeline_is_printed_open_if_the_client_is_silent_for_too_long(home: Home) -> None:
+    content, client, connection, (owner, other) = begin(home, *pair(home))
+    client.process.send_signal(signal.SIGSTOP)
+    arguments = (owner.control, connection, "--to", other.control, "--settle", "0.3")
+    timeline = home.json("handoff", *arguments)["timeline"]
+    phases(timeline, *BY_SOURCE, "first_datagram")
+    assert not {"cutover", "end"} & set(timeline["at_us"])
+    client.process.send_signal(signal.SIGCONT)
+    finish(client, content)
+
+
+def test_a_proxied_handoff_is_told_without_a_cutover(home: Home) -> None:
+    cluster = make_cluster(home.path / "cluster", "a", "b")
+    home.environment["QUICBATON_CLUSTER"] = str(cluster)
+    first, second = home.serve("--node-name", "a"), home.serve("--node-name", "b")
+    content, client, connection, _ = begin(home, first)
+    # It would wait for a minute, and that is longer than the client's patience.
+    arguments = ("a/0", connection, "--to", "b/0", "--proxy", "--settle", "60")
+    timeline = home.json("handoff", *arguments)["timeline"]
+    assert (timeline["source"], timeline["destination"]) == ("a/0", "b/0")
+    assert (timeline["outcome"], timeline["code"]) == ("given", "proxied")
+    phases(timeline, *BY_SOURCE, "first_datagram")
+    assert not {"cutover", "end"} & set(timeline["at_us"])
+    assert [server.process.poll() for server in (first, second)] == [None, None]
+    finish(client, content)
+
+
+def test_a_handoff_by_a_shared_store_has_its_phases(home: Home) -> None:
+    store = f"sqlite:{home.path / 'owners.db'}"
+    first = home.serve("--store", store)
+    second = home.serve("--join", first.control, "--store", store)
+    content, client, connection, (owner, other) = begin(home, first, second)
+    timeline = home.json("handoff", owner.control, connection, "--to", other.control)["timeline"]
+    assert (timeline["outcome"], timeline["code"]) == ("given", "ok")
+    phases(timeline, "offer", "accept", "freeze", "snapshot", "baton", "first_datagram", "cutover")
+    assert timeline["at_us"]["commit"] > timeline["at_us"]["baton"]
     finish(client, content)
 
 
@@ -128,6 +169,42 @@ def test_a_drain_tells_of_each_of_its_handoffs(services: ServiceHome) -> None:
     assert {timeline["connection"] for timeline in timelines} == names
     for timeline in timelines:
         phases(timeline, "offer", "freeze", "commit", "first_datagram")
+    for client in clients:
+        assert not client.outcome()["error"]
+
+
+def test_a_rebalance_tells_of_each_of_its_handoffs(services: ServiceHome) -> None:
+    services.write("file.bin", 6_000_000)
+    service = services.service(2)
+    clients = service.download_everywhere("file.bin")
+    first, second = (worker["control"] for worker in service.status())
+    assert services.run("drain", first, "--to", second).returncode == 0
+    services.json("drain", first, "--undo")
+    services.json("drain", second, "--undo")
+    done = services.run("rebalance", service.control, "--timelines", "--json")
+    summary, *told = [msgspec.json.decode(line) for line in done.stdout.splitlines()]
+    assert (summary["event"], summary["moved"]) == ("rebalanced", len(told))
+    assert {event["timeline"]["destination"] for event in told} == {first}
+    for client in clients:
+        assert not client.outcome()["error"]
+
+
+def test_a_reload_tells_of_each_of_its_handoffs(services: ServiceHome) -> None:
+    services.write("file.bin", 6_000_000)
+    service = services.service(2)
+    clients = service.download_everywhere("file.bin")
+    names = service.names(0) | service.names(1)
+    for _ in range(2):
+        old = {worker["control"] for worker in service.status()}
+        done = services.run("reload", service.control, "--timelines", "--json")
+        assert done.returncode == 0, done.stderr
+        events = [msgspec.json.decode(line) for line in done.stdout.splitlines()]
+        told = [event["timeline"] for event in events if event["event"] == "timeline"]
+        assert {timeline["connection"] for timeline in told} == names
+        assert {timeline["source"] for timeline in told} <= old
+        assert {timeline["pid"] for timeline in told} == set(service.pids())
+        for timeline in told:
+            phases(timeline, "offer", "baton", "ready", "commit", "first_datagram")
     for client in clients:
         assert not client.outcome()["error"]
 

@@ -94,3 +94,17 @@ def test_a_client_is_shown_the_certificate_that_fits_the_name_for_which_it_asks(
     pair = meet(Certificates(*both), server_name)
     pair.until_client_ready()
     assert pair.client.tls._peer_certificate == both[number].leaf
+
+
+def test_the_end_of_each_certificate_is_known_by_its_first_name(tmp_path: Path) -> None:
+    one, two = (
+        made(tmp_path / "one", "one.test", "www.one.test"),
+        made(tmp_path / "two", "two.test"),
+    )
+    shown = Certificates(one, two)
+    assert shown.ends == {
+        name: int(each.leaf.not_valid_after_utc.timestamp())
+        for name, each in (("one.test", one), ("two.test", two))
+    }
+    shown.replace([two])
+    assert set(shown.ends) == {"two.test"}

@@ -120,6 +120,28 @@ def test_a_server_that_asks_gives_no_tickets_and_takes_none() -> None:
     assert pair.client_tickets == []
 
 
+def test_a_program_s_own_tickets_resume_no_session_where_a_certificate_is_asked_for() -> None:
+    store: dict[bytes, Any] = {}
+    asked = ClientCertificates.of(AUTHORITY.pem, required=True)
+    leaf, key = certificate()
+
+    def visit(clients: ClientCertificates | None, ticket: Any = None) -> Pair:
+        pair = Pair(prepared=False, tickets=store, client={"session_ticket": ticket})
+        AUTHORITY.issue().configure(pair.client.configuration)
+        shown = Certificates(Certificate(leaf, (), key), clients=clients)
+        prepare(pair.server, SERVER_CID, TOKEN, certificates=shown)
+        pair.until_client_ready()
+        pair.to_client(pair.from_server())
+        return pair
+
+    (ticket,) = visit(None).client_tickets
+    assert visit(None, ticket).server.tls.session_resumed
+    asking = visit(asked, ticket)
+    assert not asking.server.tls.session_resumed
+    assert asking.server.tls._peer_certificate is not None
+    assert asking.client_tickets == []
+
+
 def test_a_file_without_a_certificate_names_no_authority() -> None:
     with pytest.raises(ValueError):
         ClientCertificates.of(b"nothing", required=True)

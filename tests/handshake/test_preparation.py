@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from aioquic.quic.packet import QuicFrameType
+from aioquic.tls import AlertIllegalParameter
 
 from quicbaton.errors import ConfigurationError
 from quicbaton.handshake import prepare, ready
-from tests.handshake.aioquic_pair import CLIENT_CID, FIRST_DESTINATION, SERVER_CID, TOKEN, Pair
+from quicbaton.limits import MAX_HANDSHAKE_MESSAGE_BYTES
+from tests.handshake.aioquic_pair import CLIENT_CID, FIRST_DESTINATION, SERVER_CID, TOKEN, V1, Pair
 
 
 def test_client_sees_the_prepared_id_and_reset_token() -> None:
@@ -98,3 +100,18 @@ def test_connection_closed_in_the_same_datagram_is_not_ready() -> None:
     pair.until_server_ready()
     pair.server.close()
     assert not ready(pair.server)
+
+
+def test_a_hello_that_never_ends_is_not_gathered() -> None:
+    """Beyond the limit it ends the handshake; the work was linear so far."""
+    pair = Pair(prepared=False)
+    prepare(pair.server, SERVER_CID, TOKEN)
+    pair.server._version = V1
+    pair.server._initialize(FIRST_DESTINATION)
+    tls, buffers = pair.server.tls, pair.server._crypto_buffers
+    tls.handle_message(b"\x01\xff\xff\xff", buffers)
+    for _ in range((MAX_HANDSHAKE_MESSAGE_BYTES - 4) // 1000):
+        tls.handle_message(bytes(1000), buffers)
+    with pytest.raises(AlertIllegalParameter):
+        tls.handle_message(bytes(1000), buffers)
+    assert len(tls._receive_buffer) <= MAX_HANDSHAKE_MESSAGE_BYTES

@@ -218,6 +218,10 @@ def test_a_released_supervisor_reads_the_figures_of_a_new_worker(releases: TwoRe
     releases.json("get", url, "--ca", releases.ca, "-o", releases.path / "copy")
     metrics = server.wait_for("metrics")["url"]
     assert scrape(metrics)['quicbaton_accepted_total{node="0",worker="0"}'] == 1
+    # It cannot say what its ended workers have counted.
+    assert releases.json("workers", str(server.port))["since_start"] is None
+    look = releases.json("top", str(server.port), "--count", "1", "--interval", "0.1")
+    assert (len(look["workers"]), look["since_start"]) == (1, None)
     releases.json("stop", str(server.port))
 
 

@@ -13,10 +13,12 @@ import pytest
 from aioquic.asyncio import connect
 from aioquic.h3.connection import H3_ALPN
 from aioquic.quic.configuration import QuicConfiguration
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from quicbaton.cli.certificate import CertificateFiles, write_self_signed
 from tests.cli.command_line import wait_for
+from tests.supervisor.scraping import scrape
 from tests.supervisor.service_home import Service, ServiceHome
 
 pytestmark = pytest.mark.process
@@ -36,6 +38,10 @@ def made(folder: Path, *names: str) -> CertificateFiles:
     folder.mkdir()
     now = datetime.datetime.now(datetime.UTC)
     return write_self_signed(folder, now, names or ("localhost",))
+
+
+def end_of(files: CertificateFiles) -> datetime.datetime:
+    return x509.load_pem_x509_certificate(files.certificate.read_bytes()).not_valid_after_utc
 
 
 async def shown_over_quic(port: int, name: str = "localhost") -> str:
@@ -73,6 +79,11 @@ def test_every_worker_shows_a_renewed_certificate_without_a_reload(home: Service
         os.replace(beside, link)
     wait_for(lambda: shown(service), lambda found: found == {new.certificate.read_text()})
     assert service.pids() == before
+    listed = {"name": "localhost", "not_after": end_of(new).isoformat()}
+    wait_for(
+        lambda: [worker["certificates"] for worker in service.status()],
+        lambda found: found == [[listed], [listed]],
+    )
 
 
 def shown_over_tcp(port: int, name: str) -> str:
@@ -105,3 +116,26 @@ def test_each_name_is_shown_its_certificate(home: ServiceHome) -> None:
         lambda found: found == {expected},
     )
     assert asyncio.run(shown_over_quic(service.port, "one.test")) == one.certificate.read_text()
+
+
+def test_figures_say_until_when_each_certificate_is_valid(home: ServiceHome) -> None:
+    one, two = made(home.path / "one", "one.test"), made(home.path / "two", "two.test")
+    named = [part for files in (one, two) for part in ("--cert", files.certificate)]
+    keys = [part for files in (one, two) for part in ("--key", files.key)]
+    service = home.service(2, "--metrics", "0", *named, *keys)
+    url = service.wait_for("metrics")["url"]
+    expected = {
+        f'quicbaton_certificate_not_after_timestamp_seconds{{certificate="{name}",node="0",'
+        f'worker="{worker}"}}': end_of(files).timestamp()
+        for name, files in (("one.test", one), ("two.test", two))
+        for worker in (0, 1)
+    }
+
+    def read() -> dict[str, float]:
+        return {name: value for name, value in scrape(url).items() if "certificate" in name}
+
+    wait_for(read, lambda samples: samples == expected)
+    # Those of an old process and of the one that replaces it are not added.
+    done = home.run("reload", service.control)
+    assert done.returncode == 0, done.stderr
+    assert read() == expected

@@ -151,6 +151,39 @@ def test_counters_go_on_through_an_upgrade_of_the_supervisor(home: ServiceHome) 
         assert total(scrape(url), "quicbaton_accepted_total") == count
 
 
+def test_workers_and_top_show_totals_since_the_service_began(home: ServiceHome) -> None:
+    home.write("file.bin", 1000)
+    service = home.service(2)
+    port = str(service.port)
+    for _ in range(3):
+        get(home, service)
+    shown = home.json("workers", port)["since_start"]
+    assert (shown["accepted"], shown["requests"], shown["restarts"]) == (3, 3, 0)
+    assert shown["responses"] == {"2xx": 3}
+    assert shown["sent_bytes"] > 3000
+    for pid in service.pids():
+        os.kill(pid, signal.SIGKILL)
+        wait_for(service.pids, lambda now, pid=pid: pid not in now)  # type: ignore[misc]
+    assert home.run("reload", port).returncode == 0
+    get(home, service)
+    shown = home.json("workers", port)
+    assert sum(worker["accepted"] for worker in shown["workers"]) == 1
+    totals = shown["since_start"]
+    assert (totals["accepted"], totals["requests"], totals["restarts"]) == (4, 4, 2)
+    assert totals["reloads"] == {"ok": 1, "failed": 0}
+    # Asked for by no name, a service and its workers are not counted twice.
+    for name in ((port,), ()):
+        look = home.json("top", *name, "--count", "1", "--interval", "0.1")
+        now = look["since_start"]
+        bytes_now = {name: now[name] for name in ("received_bytes", "sent_bytes")}
+        assert now == totals | bytes_now
+        assert look["time"]
+    for command in (("workers", port), ("top", port, "--count", "1", "--interval", "0.1")):
+        text = home.run(*command).stdout
+        assert "since start: 4 connections accepted, 4 requests, " in text
+        assert "2 restarts" in text
+
+
 def test_lines_that_the_supervisor_lost_are_counted(home: ServiceHome) -> None:
     home.write("file.bin", 1000)
     service = home.service(1, "--metrics", "0")

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 from aioquic.h3.connection import H3_ALPN
@@ -212,16 +211,3 @@ def test_two_services_on_one_port_are_refused(home: ServiceHome) -> None:
     assert third.stderr is not None
     assert "supervisor" in third.stderr.read()
     assert len(service.pids()) == 2
-
-
-def test_a_killed_worker_leaves_no_control_socket(home: ServiceHome) -> None:
-    service = home.service(2)
-    assert home.run("reload").returncode == 0
-    paths = home.path / "run" / "quicbaton"
-    # Each answers at its predecessor's, too.
-    wait_for(lambda: list(paths.glob("*.sock")), lambda found: len(found) == 5)
-    for worker, pid in enumerate(service.pids()):
-        os.kill(pid, signal.SIGKILL)
-        wait_for(service.pids, lambda pids, worker=worker, pid=pid: pids[worker] != pid)
-    wait_for(lambda: list(paths.glob("*.sock")), lambda found: len(found) == 3)
-    assert {Path(worker["control"]).exists() for worker in service.status()} == {True}

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 from quicbaton.limits import MAX_TALLY_BYTES
-from quicbaton.service.peers.tally import SUPERVISOR, Histogram, Tally, sum_by_worker, sum_up
+from quicbaton.service.peers.tally import (
+    CERTIFICATE_END,
+    SUPERVISOR,
+    Histogram,
+    Tally,
+    sum_by_worker,
+    sum_up,
+)
 from quicbaton.service.supervisor.service_figures import ServiceFigures
 from quicbaton.service.supervisor.tally_file import ENDED, Record, TallyFile, TallyPlace
 
@@ -197,3 +204,14 @@ def test_histograms_of_another_release_are_added_within_their_bounds() -> None:
     assert (here.counts, here.sum) == ([1, 3, 3], 170 + 5615)
     parts = [Tally(0, 0, [], {}, {}, {}, {"h": one}) for one in (here, other)]
     assert sum(sum_up(parts, 0, 0).histograms["h"].counts) == 11
+
+
+def test_ends_of_certificates_are_not_added() -> None:
+    parts = [tally(), tally()]
+    for part, end in zip(parts, (1_800_000_000, 1_900_000_000), strict=True):
+        part.gauges[f"{CERTIFICATE_END} one.test"] = end
+    assert sum_up(parts, 0, 0).gauges == {
+        "connections": 2,
+        "draining": 1,
+        f"{CERTIFICATE_END} one.test": 1_900_000_000,
+    }

@@ -25,8 +25,9 @@ from quicbaton.service.peers import commands as c
 from quicbaton.service.stores.memory import MemoryStore
 from quicbaton.service.supervisor.group import Group
 from quicbaton.service.supervisor.roster import make_roster
+from quicbaton.service.supervisor.settings import Settings
 from quicbaton.service.supervisor.spawn import Process, Spawner
-from quicbaton.service.supervisor.supervisor import Settings, Supervisor
+from quicbaton.service.supervisor.supervisor import Supervisor
 from quicbaton.service.supervisor.worker import Worker
 from tests.asyncio.loopback import (
     FileServer,

@@ -13,7 +13,7 @@ from quicbaton.asyncio.endpoint.endpoint import CreateProtocol, Endpoint
 from quicbaton.asyncio.endpoint.newcomers import Owner
 from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.protocol import QuicConnectionProtocol, StreamHandler
-from quicbaton.handshake import SessionTickets
+from quicbaton.handshake import Certificates, SessionTickets
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.keys.spent import ReplayGuard, SpentTokens
@@ -43,6 +43,7 @@ async def serve(
     port: int,
     *,
     configuration: QuicConfiguration,
+    certificates: Certificates | None = None,
     create_protocol: CreateProtocol = QuicConnectionProtocol,
     session_ticket_fetcher: SessionTicketFetcher | None = None,
     session_ticket_handler: SessionTicketHandler | None = None,
@@ -57,7 +58,9 @@ async def serve(
 
     Different from there: we set `configuration.connection_id_length`, and the protocol is created
     when the handshake is confirmed. `congestion_control` ("cubic" or "reno") is an argument here,
-    since the configuration's own setting is aioquic's, whose default is Reno. `ring` holds the
+    since the configuration's own setting is aioquic's, whose default is Reno. `certificates` stand
+    in place of the configuration's: several, by server name, which may be replaced while the server
+    runs, and may ask clients for theirs (`Connection.peer_certificates`). `ring` holds the
     cluster keys. Without it a fresh key is made, which is enough for one process that no other
     takes over from. Clients may resume their sessions. With a fresh key their early data (0-RTT) is
     accepted, too: then it is certain to count once. A connection that is silent for `sleep_after_s`
@@ -74,6 +77,7 @@ async def serve(
         early_data=guard is not None,
         replay_guard=guard,
         configuration=configuration,
+        certificates=certificates,
         create_protocol=create_protocol,
         ring=ring,
         retry=retry,

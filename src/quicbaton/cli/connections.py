@@ -27,6 +27,7 @@ from quicbaton.cli.options.commands import (
     ResumeOptions,
     SaveOptions,
 )
+from quicbaton.cli.orphans import is_orphan
 from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.timelines import TimelineWatch
 from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
@@ -36,6 +37,7 @@ from quicbaton.reasons import Reason
 from quicbaton.service.node.baton_files import read_baton, write_baton
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError, Conversation
+from quicbaton.service.peers.listing import at_their_owners
 
 _T = TypeVar("_T")
 
@@ -70,25 +72,51 @@ def _list(options: PsOptions, reporter: Reporter) -> int:
         servers = find_servers(options.server, options.cluster)
     if not servers and not reporter.as_json:
         print("no servers of yours run on this host")
-    seen: set[int] = set()
+    found: dict[int, tuple[Server, c.ByWorker]] = {}
     for server in servers:
         try:
-            listed = server.ask(c.ListByWorker(), c.ByWorker)
+            answer = server.ask(c.ListByWorker(), c.ByWorker)
         except QuicbatonError:
             # A supervisor has none, and a server that is just ending lists none.
             if len(servers) == 1 and options.server is not None:
                 raise
             continue
         # A worker answers at its predecessor's socket, too.
-        if listed.pid in seen:
-            continue
-        seen.add(listed.pid)
+        found.setdefault(answer.pid, (server, answer))
+    for server, listed in _at_their_owners(list(found.values())):
+        orphaned = is_orphan(server)
         if reporter.as_json:
             old = [msgspec.structs.asdict(one) for one in old_processes_of(server)]
-            reporter.value({"server": server.name, **_named(listed), "lingering": old})
+            fields = {"server": server.name, "orphaned": orphaned, **_named(listed)}
+            reporter.value({**fields, "lingering": old})
         else:
             _print(server, listed)
+            if orphaned:
+                print(
+                    "its supervisor is gone: start the same command again, which finds it, or end "
+                    f"it with `quicbaton stop {_port(listed.address)}`"
+                )
     return 0
+
+
+def _at_their_owners(
+    found: list[tuple[Server, c.ByWorker]],
+) -> list[tuple[Server, c.ByWorker]]:
+    """The answers of servers that were asked one after the other, with each connection in one."""
+    lists = iter(at_their_owners([each.listed for _, one in found for each in one.workers]))
+    return [
+        (
+            server,
+            msgspec.structs.replace(
+                one, workers=[c.WorkerConnections(each.worker, next(lists)) for each in one.workers]
+            ),
+        )
+        for server, one in found
+    ]
+
+
+def _port(address: str) -> str:
+    return address.rpartition(":")[2]
 
 
 def _print(server: Server, found: c.ByWorker) -> None:

@@ -21,6 +21,7 @@ from quicbaton.service.peers.channel import connect_channel
 from quicbaton.service.peers.cluster import Cluster, node_keys
 from quicbaton.service.peers.directory import connect_node
 from quicbaton.service.peers.names import ProcessName
+from quicbaton.service.peers.tally import Tally
 from quicbaton.service.timing import ANSWER_S
 
 _Frame = TypeVar("_Frame", bound=c.Frame)
@@ -177,6 +178,14 @@ def old_processes_of(server: Server) -> list[c.OldProcessInfo]:
     the question."""
     try:
         return server.ask(c.ListOldProcesses(), c.OldProcesses).processes
+    except (CommandFailedError, PeerError):
+        return []
+
+
+def tallies_of(server: Server) -> list[Tally]:
+    """The figures of a service's workers; none where a server does not know the question."""
+    try:
+        return server.ask(c.ReadTallies(), c.Tallies).tallies
     except (CommandFailedError, PeerError):
         return []
 

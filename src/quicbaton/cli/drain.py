@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,15 +15,12 @@ from quicbaton.cli.fleet import all_workers, ask_all, follow
 from quicbaton.cli.options.argument import add_command
 from quicbaton.cli.options.commands import BulkOptions, DrainOptions, RebalanceOptions
 from quicbaton.cli.reporter import Reporter
-from quicbaton.cli.timelines import read_all_timelines, without
+from quicbaton.cli.timelines import SETTLE_S, read_all_timelines, tell_timelines, without
 from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError
 from quicbaton.handoff.timeline import Seen
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
-
-#: For the last connections' clients to cut over, before timelines are read.
-_SETTLE_S: Final = 2.0
 
 
 def add_parser(commands: Any) -> None:
@@ -76,9 +73,7 @@ def _drain(options: DrainOptions, reporter: Reporter) -> int:
             "say where connections are to go: --to SERVER...", code=Reason.NO_TO
         )
     named = [server for text in options.to for server in find_servers(text, options.cluster)]
-    # People get the summary: a timeline is for programs, and `quicbaton timeline` draws it.
-    timelines = options.timelines and reporter.as_json
-    return asyncio.run(_run_drain(sources, named, options.bulk, reporter, timelines=timelines))
+    return asyncio.run(_run_drain(sources, named, options.bulk, reporter))
 
 
 async def _undo(named: list[Server], reporter: Reporter) -> int:
@@ -91,12 +86,7 @@ async def _undo(named: list[Server], reporter: Reporter) -> int:
 
 
 async def _run_drain(
-    leaving: list[Server],
-    named: list[Server],
-    options: BulkOptions,
-    reporter: Reporter,
-    *,
-    timelines: bool,
+    leaving: list[Server], named: list[Server], options: BulkOptions, reporter: Reporter
 ) -> int:
     sources = await all_workers(leaving)
     names = {server.name for server in sources}
@@ -110,13 +100,7 @@ async def _run_drain(
         Transfer(source, tuple(name_for(source, other) for other in destinations), -1)
         for source in sources
     ]
-    known = await read_all_timelines(sources) if timelines else []
-    code = await _move(transfers, "drained", options, reporter)
-    found = await read_all_timelines(sources, _SETTLE_S) if timelines else []
-    for timeline in without(known, found):
-        if timeline.seen_by is Seen.BY_SOURCE:
-            reporter.event("timeline", timeline.message, timeline=timeline)
-    return code
+    return await _move(transfers, "drained", options, reporter)
 
 
 def _rebalance(options: RebalanceOptions, reporter: Reporter) -> int:
@@ -145,8 +129,21 @@ async def _run_rebalance(named: list[Server], options: BulkOptions, reporter: Re
 async def _move(
     transfers: Sequence[Transfer], event: str, options: BulkOptions, reporter: Reporter
 ) -> int:
-    """Carry the transfers out: those of one source in turn, sources side by side. `event` names the
-    end in JSON."""
+    """Carry the transfers out and tell what came of them. `event` names the end in JSON."""
+    # People get the summary: a timeline is for programs, and `quicbaton timeline` draws it.
+    wants_timelines = options.timelines and reporter.as_json
+    sources = list(dict.fromkeys(transfer.source for transfer in transfers))
+    known = await read_all_timelines(sources) if wants_timelines else []
+    code = _tell(await _carry_all_out(transfers, options, reporter), event, reporter)
+    found = await read_all_timelines(sources, SETTLE_S) if wants_timelines else []
+    tell_timelines(without(known, found), Seen.BY_SOURCE, reporter)
+    return code
+
+
+async def _carry_all_out(
+    transfers: Sequence[Transfer], options: BulkOptions, reporter: Reporter
+) -> list[c.Drained]:
+    """Those of one source in turn, sources side by side."""
     figures = await ask_all([each.source for each in transfers], c.ReadFigures(), c.Figures)
     present = {server.name: each.gauges["connections"] for server, each in figures}
     total = sum(
@@ -175,7 +172,7 @@ async def _move(
             return [await _carry_out(transfer, options, show) for transfer in queue]
 
         results = await asyncio.gather(*(carry_out(queue) for queue in by_source.values()))
-    return _tell([drained for each in results for drained in each], event, reporter)
+    return [drained for each in results for drained in each]
 
 
 async def _carry_out(transfer: Transfer, options: BulkOptions, show: Any) -> c.Drained:

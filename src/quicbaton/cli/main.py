@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
+from quicbaton.cli.entry import INTERRUPTED
 from quicbaton.cli.options.argument import CommandOptions
 from quicbaton.cli.options.sources import Sources
 from quicbaton.cli.reporter import Reporter
@@ -19,8 +20,6 @@ from quicbaton.reasons import Reason
 
 #: The exit status of argparse.
 _NOT_UNDERSTOOD: Final = 2
-#: A shell's exit status for a program that SIGINT ended.
-_INTERRUPTED: Final = 130
 #: The modules here, in the order of the help, and their commands. A process imports only the module
 #: of its own command: all of them, with their imports, take several times as long.
 COMMANDS: Final = {
@@ -39,8 +38,11 @@ COMMANDS: Final = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command: 0 when it succeeded, 1 when it failed, 2 when it was not understood."""
+def main(
+    arguments: Sequence[str] | None = None, *, begin: Callable[[], object] = lambda: None
+) -> int:
+    """Run one command: 0 when it succeeded, 1 when it failed, 2 when it was not understood, 130
+    when Ctrl-C ended it. `begin` is called when its modules are imported."""
     arguments = sys.argv[1:] if arguments is None else arguments
     reporter = Reporter(as_json="--json" in arguments)
     # aioquic warns of every handshake that fails; our own messages have the reasons that matter.
@@ -48,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options, run = parse(arguments)
         reporter.as_json = options.json
+        begin()
         return run(reporter)
     except QuicbatonError as error:
         reporter.error(error.code, str(error))
@@ -60,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reporter.error(Reason.OS, f"{error.filename or 'the system'}: {error.strerror or error}")
         return 1
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED
 
 
 def parse(arguments: Sequence[str]) -> tuple[CommandOptions, Callable[[Reporter], int]]:

@@ -31,6 +31,7 @@ from quicbaton.cli.control import find_cluster
 from quicbaton.cli.options.argument import add_command
 from quicbaton.cli.options.serve import ServeOptions
 from quicbaton.cli.options.sources import Sources
+from quicbaton.cli.orders import report_wait
 from quicbaton.cli.output import KeyLog, Output
 from quicbaton.cli.program import check_named, program, sleep_after_s
 from quicbaton.cli.reporter import Reporter
@@ -49,6 +50,7 @@ from quicbaton.service.peers.acceptor import listen
 from quicbaton.service.peers.cluster import KEYS_FILE
 from quicbaton.service.peers.tally import Tally
 from quicbaton.service.stores import open_store
+from quicbaton.service.timing import LOOK_S
 
 _MOVES: Final = logging.getLogger("quicbaton.moves")
 
@@ -224,8 +226,12 @@ class Server:
         sock, listener = ports.open_both(self._options)
         control = self._control_path(sock.getsockname()[1])
         node = self.node(Seat(sock, self.node_number), control, listener)
-        node.start()
-        self._listen_for_peers(node)
+        try:
+            node.start()
+            self._listen_for_peers(node)
+        except BaseException:
+            node.close()
+            raise
         self._report_ready(node)
         return node
 
@@ -236,8 +242,12 @@ class Server:
         seat = await join(other, control)
         self._has_socket = True
         node = self.node(seat, control, listener)
-        node.start()
-        await node.introduce(self._report_missing)
+        try:
+            node.start()
+            await node.introduce(self._report_missing)
+        except BaseException:
+            node.close()
+            raise
         self._report_ready(node)
         return node
 
@@ -329,6 +339,7 @@ class Server:
     def _control_path(self, port: int) -> Path:
         if self._options.control is not None:
             return self._options.control.absolute()
+        user_state.remove_dead_sockets(port)
         return user_state.runtime_folder() / f"{port}-{os.getpid()}.sock"
 
     def _report_missing(self, number: int, error: QuicbatonError) -> None:
@@ -347,6 +358,7 @@ class Server:
         self._leaving = leaving
         if self._told_to_stop:
             leaving.begin()
+        waits = asyncio.ensure_future(self._report_waits(leaving))
         over = asyncio.ensure_future(leaving.over.wait())
         succeeded = asyncio.ensure_future(node.succeeded.wait())
         await asyncio.wait((over, succeeded), return_when=asyncio.FIRST_COMPLETED)
@@ -354,8 +366,17 @@ class Server:
             self._reporter.event("succeeded", "a successor has taken over; this process ends")
         else:
             self._reporter.event("stopped", "stopped: connections are closed")
-        for waiter in (over, succeeded):
+        for waiter in (over, succeeded, waits):
             waiter.cancel()
+
+    async def _report_waits(self, leaving: GracefulStop) -> None:
+        """Say once a second what a stop waits for."""
+        await leaving.begun.wait()
+        self._reporter.event("stopping", "no new clients; running requests end")
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if leaving.waits_for:
+                report_wait(self._reporter, leaving.waits_for, leaving.until_s - time.monotonic())
 
     def _report_ready(self, node: Node) -> None:
         address = node.endpoint.udp.address

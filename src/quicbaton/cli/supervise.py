@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import signal
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -15,12 +15,11 @@ from quicbaton.asyncio.listener import Listener
 from quicbaton.cli import operate, tcp, user_state
 from quicbaton.cli.addresses import any_address
 from quicbaton.cli.control import find_cluster
-from quicbaton.cli.fleet import step_fields
 from quicbaton.cli.id_forms import chosen_ids, node_number
-from quicbaton.cli.live_options import LiveOptions, supervisor_settings
 from quicbaton.cli.options.argument import encode_options
 from quicbaton.cli.options.serve import ServeOptions
 from quicbaton.cli.options.sources import Sources
+from quicbaton.cli.orders import Orders
 from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.watch import watch, watched_folders
 from quicbaton.counted import counted
@@ -45,6 +44,7 @@ from quicbaton.service.supervisor.renewal import Renewals
 from quicbaton.service.supervisor.scaling import Scaling
 from quicbaton.service.supervisor.service import ServiceControl
 from quicbaton.service.supervisor.service_figures import ServiceFigures
+from quicbaton.service.supervisor.settings import Settings
 from quicbaton.service.supervisor.spawn import Spawner
 from quicbaton.service.supervisor.supervisor import Supervisor
 from quicbaton.service.supervisor.systemd import (
@@ -54,7 +54,7 @@ from quicbaton.service.supervisor.systemd import (
     socket_name,
 )
 from quicbaton.service.supervisor.tally_file import TallyFile
-from quicbaton.service.supervisor.upgrade import HELD_SIGNALS, Upgrades
+from quicbaton.service.supervisor.upgrade import Upgrades
 
 _WORKER_MODULE: Final = "quicbaton.cli.worker"
 #: The state of 0-RTT (docs/decisions/0001-early-data.md).
@@ -79,6 +79,40 @@ def check_workers(options: ServeOptions) -> None:
         raise ConfigurationError(f"--workers is 1 to {MAX_WORKERS}, got {workers}")
 
 
+#: Options by which a service is the same one.
+_SERVICES: Final = ("host", "port", "control", "cluster", "workers")
+#: Others that a supervisor has for itself.
+_SUPERVISORS: Final = ("config", "watch", "metrics", "json")
+
+
+def check_reload(before: ServeOptions, now: ServeOptions) -> None:
+    """ConfigurationError for changes that new workers alone would not bring about."""
+    changed = _changed(before, now, (*_SERVICES, *_SUPERVISORS))
+    if before.limits.limit_max_requests != now.limits.limit_max_requests:
+        changed.append("limit-max-requests")
+    if changed:
+        raise ConfigurationError(
+            f"changed since the start, and no reload can change it: {', '.join(changed)}. Nothing "
+            "is replaced: `quicbaton upgrade` changes what is the supervisor's own; for another "
+            "address or port start another service",
+            code=Reason.NEEDS_RESTART,
+        )
+
+
+def check_upgrade(before: ServeOptions, now: ServeOptions) -> None:
+    """ConfigurationError for changes that would make another service of this one."""
+    if changed := _changed(before, now, _SERVICES):
+        raise ConfigurationError(
+            f"changed since the start: {', '.join(changed)}. That is another service: start it "
+            "beside this one, or stop this one first",
+            code=Reason.NEEDS_RESTART,
+        )
+
+
+def _changed(before: ServeOptions, now: ServeOptions, names: Sequence[str]) -> list[str]:
+    return [name for name in names if getattr(before, name) != getattr(now, name)]
+
+
 class _Service:
     """One supervisor process from its options to its end."""
 
@@ -89,23 +123,15 @@ class _Service:
         reporter: Reporter,
         lost: Mapping[str, int],
     ) -> None:
-        self._live = LiveOptions(sources, options)
+        self._sources = sources
+        self._options = options
+        self._workers = options.workers or 1
         self._reporter = reporter
         self._lost = lost
         self._systemd = Systemd(os.environ, os.getpid())
         self._passed = self._systemd.take()
-        self._over = asyncio.Event()
-        self._stopping: asyncio.Task[c.Left] | None = None
-        self._signals = 0
-        #: A reload that a signal asked for has not begun.
-        self._signal_waits = False
         self._lock = -1
         self._watched = watched_folders(options) if options.watch.reload else []
-
-    @property
-    def _options(self) -> ServeOptions:
-        """The present ones."""
-        return self._live.options
 
     async def run(self) -> int:
         group, found, control = await self._begin()
@@ -116,80 +142,101 @@ class _Service:
             group,
             spawner,
             ring=self._ring,
-            settings=supervisor_settings(options),
+            settings=_settings(options),
             say=self._reporter.event,
             keeper=self._systemd,
             others_may_own=options.cluster.cluster is not None or options.store is not None,
         )
-        scaling = Scaling(supervisor, lambda: chosen_ids(self._options, self._ring()))
-        read_again = partial(self._live.read_again, supervisor, spawner)
-        reloads = Reloads(supervisor, read_again, scaling)
+        reloads = Reloads(supervisor, partial(self._read_again, supervisor, spawner))
+        grace_s = options.supervision.grace
+        orders = Orders(supervisor, reloads, self._reporter, self._systemd, grace_s)
         group.steer(chosen_ids(options, self._ring()))
         self._keep_descriptors(group, figures)
+        service = reception = metrics = None
         try:
-            service = ServiceControl(
-                supervisor,
-                control,
-                reloads=reloads,
-                on_stop=partial(self._stop_service, supervisor, reloads),
-            )
-            self._answer_changes(service, supervisor, reloads, scaling)
-            reception = self._listen_for_peers(service, supervisor)
-            metrics = None
             try:
+                service = ServiceControl(
+                    supervisor,
+                    control,
+                    reloads=reloads,
+                    on_stop=orders.stop,
+                )
+                scaling = self._answer_changes(service, supervisor, reloads)
+                cluster = find_cluster(options.cluster, serves=True)
+                if cluster is not None:
+                    reception = PeerListener(cluster, service.control, supervisor.serving)
                 metrics = operate.serve_metrics(
                     options.metrics,
                     supervisor.tallies,
                     lambda: bool(supervisor.serving()) and not supervisor.stopping,
                 )
-                self._handle_signals(supervisor, reloads)
-                await supervisor.start(found)
-                if len(supervisor.slots) != self._live.workers:
-                    await scaling.run(self._live.workers, lambda _step: None)
-                self._declare_unknown_dead(supervisor, found)
-                self._report_ready(supervisor, control)
-                operate.report_metrics(metrics, self._reporter)
-                self._systemd.ready(f"{_workers(supervisor)} serving {group.address}")
-                supervisor.spawn(self._systemd.keep_alive())
-                supervisor.spawn(figures.keep_own())
-                if options.watch.reload:
-                    supervisor.spawn(self._reload_on_change(reloads))
-                limits = options.limits
-                if limits.limit_max_requests is not None:
-                    counts = limits.limit_max_requests, limits.limit_max_requests_jitter
-                    supervisor.spawn(Renewals(supervisor, reloads, *counts).run())
-                await self._over.wait()
+                orders.obey_signals()
+                try:
+                    await supervisor.start(found)
+                    if len(supervisor.slots) != self._workers:
+                        await scaling.run(self._workers, lambda _step: None)
+                except QuicbatonError:
+                    if not orders.is_stopping:
+                        raise
+                    # A worker did not come up because it was stopped before.
+                if not orders.is_stopping:
+                    self._declare_unknown_dead(supervisor, found)
+                    self._report_ready(supervisor, control)
+                    operate.report_metrics(metrics, self._reporter)
+                    self._serve(supervisor, reloads, orders, figures)
+                await orders.over.wait()
             finally:
-                service.close()
-                if metrics is not None:
-                    metrics.close()
-                if reception is not None:
-                    reception.close()
+                for opened in (service, metrics, reception):
+                    if opened is not None:
+                        opened.close()
         except BaseException:
             # No supervisor would know of the workers. Those that were found lived without us
             # before.
             if not found:
-                supervisor.kill()
+                await supervisor.kill_all()
             raise
         finally:
             await supervisor.close()
+            await spawner.remove_dead_sockets()
         self._reporter.event("stopped", "stopped: connections are closed")
         return 0
 
-    def _listen_for_peers(
-        self, service: ServiceControl, supervisor: Supervisor
-    ) -> PeerListener | None:
-        cluster = find_cluster(self._options.cluster, serves=True)
-        if cluster is None:
-            return None
-        return PeerListener(cluster, service.control, supervisor.serving)
+    def _serve(
+        self, supervisor: Supervisor, reloads: Reloads, orders: Orders, figures: ServiceFigures
+    ) -> None:
+        """All workers serve: begin what goes on beside them."""
+        self._systemd.ready(f"{_workers(supervisor)} serving {supervisor.group.address}")
+        supervisor.spawn(self._systemd.keep_alive())
+        supervisor.spawn(figures.keep_own())
+        if self._options.watch.reload:
+            supervisor.spawn(self._reload_on_change(orders))
+        limits = self._options.limits
+        if limits.limit_max_requests is not None:
+            counts = limits.limit_max_requests, limits.limit_max_requests_jitter
+            supervisor.spawn(Renewals(supervisor, reloads, *counts).run())
 
     def _answer_changes(
-        self, service: ServiceControl, supervisor: Supervisor, reloads: Reloads, scaling: Scaling
-    ) -> None:
-        next_program = partial(self._live.next_program, supervisor.group)
+        self, service: ServiceControl, supervisor: Supervisor, reloads: Reloads
+    ) -> Scaling:
+        scaling = Scaling(supervisor, lambda: chosen_ids(self._options, self._ring()))
+        arguments = partial(self._arguments, supervisor.group)
         service.control.add({c.Scale: partial(self._scale, reloads, scaling)})
-        service.control.add(Upgrades(supervisor, reloads, next_program).handlers())
+        service.control.add(Upgrades(supervisor, reloads, arguments).handlers())
+        return scaling
+
+    def _read_again(self, supervisor: Supervisor, spawner: Spawner) -> Callable[[], None]:
+        """Let new workers have the options as their sources are now. Returns a function that takes
+        it back. ConfigurationError for what a new worker cannot change."""
+        before, now = self._options, self._sources.read()
+        check_reload(before, now)
+
+        def apply(options: ServeOptions) -> None:
+            self._options = options
+            supervisor.settings = _settings(options)
+            spawner.arguments = [encode_options(options)]
+
+        apply(now)
+        return partial(apply, before)
 
     # --- the beginning --------------------------------------------------------------------------
 
@@ -210,7 +257,7 @@ class _Service:
             for sock in (*kept, *activated):
                 sock.close()
         elif first:
-            group = Group.complete(first, max(self._live.workers, len(kept)))
+            group = Group.complete(first, max(self._workers, len(kept)))
         else:
             group = self._open_group()
         if group.listener.sock is None:
@@ -226,7 +273,7 @@ class _Service:
         host = options.host or any_address()
         left = tcp.tries(options, options.port)
         while True:
-            group = Group.open(host, options.port, self._live.workers)
+            group = Group.open(host, options.port, self._workers)
             group.listener = tcp.listener_at(options, group.port)
             left -= 1
             if group.listener.sock is not None or not left:
@@ -293,6 +340,12 @@ class _Service:
             keys = cluster.folder / KEYS_FILE
         return user_state.load_keys(keys)
 
+    def _arguments(self, group: Group) -> list[str]:
+        """The arguments with which the next program of this process serves the same port.
+        ConfigurationError when it would serve another."""
+        check_upgrade(self._options, self._sources.read())
+        return [*sys.argv[2:], "--port", str(group.port), "--workers", str(self._workers)]
+
     def _declare_unknown_dead(self, supervisor: Supervisor, found: list[Found]) -> None:
         """Tell the clients of workers whose rosters systemd has kept and whose deaths no supervisor
         saw."""
@@ -308,103 +361,16 @@ class _Service:
     ) -> c.Frame:
         async with reloads.alone("a change of the number of workers"):
             answer = await scaling.run(frame.workers, lambda step: channel.write(c.encode(step)))
-        self._live.workers = frame.workers
+        self._workers = frame.workers
         self._reporter.event("scaled", answer.message, workers=frame.workers)
         return answer
 
-    # --- signals --------------------------------------------------------------------------------
-
-    def _handle_signals(self, supervisor: Supervisor, reloads: Reloads) -> None:
-        loop = asyncio.get_running_loop()
-
-        def on_stop() -> None:
-            self._signals += 1
-            if self._signals > 1:
-                supervisor.kill()
-            else:
-                grace_s = self._options.supervision.grace
-                supervisor.spawn(self._stop_service(supervisor, reloads, grace_s, ""))
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, on_stop)
-        loop.add_signal_handler(
-            signal.SIGHUP, lambda: supervisor.spawn(self._reload_by_signal(reloads))
-        )
-        # Another program may have held them back when it made way for this one.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
-
-    async def _stop_service(
-        self, supervisor: Supervisor, reloads: Reloads, grace_s: float, to: str
-    ) -> c.Left:
-        """Stop, once: all that ask for it get the same answer."""
-        if self._stopping is None:
-            work = self._stop(supervisor, reloads, grace_s, to)
-            self._stopping = asyncio.get_running_loop().create_task(work)
-        else:
-            self._reporter.event("stopping", "the service is stopping already")
-        return await asyncio.shield(self._stopping)
-
-    async def _stop(
-        self, supervisor: Supervisor, reloads: Reloads, grace_s: float, to: str
-    ) -> c.Left:
-        self._systemd.stopping()
-        self._reporter.event("stopping", "no new clients; running requests end")
-        left = await supervisor.stop(grace_s, to)
-        await reloads.stop()
-        # The callers get their answers first.
-        asyncio.get_running_loop().call_later(0.05, self._over.set)
-        return left
-
-    async def _reload_on_change(self, reloads: Reloads) -> None:
+    async def _reload_on_change(self, orders: Orders) -> None:
         try:
-            reload = partial(self._reload, reloads, "a changed file")
-            await watch(self._watched, self._reporter, reload)
+            await watch(self._watched, self._reporter, partial(orders.reload, "a changed file"))
         except OSError as error:
             text = f"files are not watched any more: {error}"
             self._reporter.event("not_watched", text, message=str(error))
-
-    async def _reload_by_signal(self, reloads: Reloads) -> None:
-        if self._signal_waits:
-            # The one that waits begins after this signal, and does what this one asks for.
-            self._reporter.event("queued", "a reload waits already, for this signal, too")
-            return
-        self._signal_waits = True
-
-        def on_begin() -> None:
-            self._signal_waits = False
-
-        await self._reload(reloads, "SIGHUP", on_begin)
-
-    async def _reload(
-        self, reloads: Reloads, by: str, on_begin: Callable[[], None] = lambda: None
-    ) -> None:
-        self._systemd.reloading()
-        phases: set[str] = set()
-
-        def on_step(step: c.ReloadStep) -> None:
-            if step.phase == "queued" and not phases:
-                self._reporter.event("queued", f"waiting: {step.message}", message=step.message)
-            if step.phase != "queued" and phases <= {"queued"}:
-                on_begin()
-            phases.add(step.phase)
-            if step.phase in ("done", "failed"):
-                text = f"worker {step.worker}: {step.phase}, {step.message}"
-                self._reporter.event("reload_step", text, **step_fields(step))
-
-        try:
-            answer = await reloads.run(on_step, by=by)
-        except QuicbatonError as error:
-            answer = c.Answer(False, error.code, str(error))
-        if phases <= {"queued"}:
-            on_begin()
-        self._reporter.event(
-            "reloaded" if answer.ok else "reload_failed",
-            answer.message,
-            ok=answer.ok,
-            code=answer.code,
-            message=answer.message,
-        )
-        self._systemd.ready(answer.message)
 
     # --- helpers --------------------------------------------------------------------------------
 
@@ -438,6 +404,15 @@ class _Service:
             sockets=inodes(group.sockets),
             tcp=over_tcp,
         )
+
+
+def _settings(options: ServeOptions) -> Settings:
+    return Settings(
+        health_timeout_s=options.supervision.health_timeout,
+        silent_s=options.supervision.silence,
+        takeover_s=options.deadline,
+        grace_s=options.supervision.grace,
+    )
 
 
 def _workers(supervisor: Supervisor) -> str:

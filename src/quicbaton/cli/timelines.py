@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from quicbaton.cli.control import Server
 from quicbaton.cli.fleet import TIMEOUT_S, ask_all
+from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import QuicbatonError
 from quicbaton.handoff.timeline import Seen, Timeline
 from quicbaton.service.peers import commands as c
+
+#: For the last connections' clients to cut over, before the timelines of many are read.
+SETTLE_S: Final = 2.0
 
 
 class TimelineWatch:
@@ -55,6 +60,13 @@ async def read_all_timelines(servers: Sequence[Server], wait_s: float = 0) -> li
     command = c.ReadTimelines("", wait_s)
     answers = await ask_all(servers, command, c.Timelines, wait_s + TIMEOUT_S)
     return [timeline for _, answer in answers for timeline in answer.timelines]
+
+
+def tell_timelines(timelines: Iterable[Timeline], seen_by: Seen, reporter: Reporter) -> None:
+    """Print those that processes of one side have made, one a line."""
+    for timeline in timelines:
+        if timeline.seen_by is seen_by:
+            reporter.event("timeline", timeline.message, timeline=timeline)
 
 
 def without(known: Sequence[Timeline], found: Sequence[Timeline]) -> list[Timeline]:

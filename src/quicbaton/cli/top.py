@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -13,17 +14,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from quicbaton.cli import user_state
 from quicbaton.cli.control import (
     Server,
     find_cluster,
     find_servers,
-    local_servers,
+    your_servers,
 )
 from quicbaton.cli.fleet import all_workers, ask_all
 from quicbaton.cli.options.argument import add_command
 from quicbaton.cli.options.commands import TopOptions
 from quicbaton.cli.reporter import Reporter
+from quicbaton.cli.totals import Totals, by_first_word, percentile_us, read_totals
 from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError, QuicbatonError
 from quicbaton.reasons import Reason
@@ -41,6 +42,7 @@ class Look(NamedTuple):
 
     at_s: float
     figures: dict[str, c.Figures]
+    totals: Totals | None = None
 
 
 class Line(NamedTuple):
@@ -88,20 +90,6 @@ def lines_between(before: Look, after: Look) -> list[Line]:
     ]
 
 
-def percentile_us(counts: Sequence[int], share: float) -> int | None:
-    """The upper bound of the histogram's bucket that has the percentile; None without samples."""
-    total = sum(counts)
-    if not total:
-        return None
-    seen = 0
-    bounds = (*c.BLACKOUT_BUCKETS_US, c.BLACKOUT_BUCKETS_US[-1])
-    for bound, count in zip(bounds, counts, strict=True):
-        seen += count
-        if seen >= total * share:
-            return bound
-    return None
-
-
 # --- helpers ----------------------------------------------------------------------------------
 
 
@@ -110,9 +98,10 @@ def _servers(options: TopOptions) -> list[Server]:
         return [
             server for text in options.servers for server in find_servers(text, options.cluster)
         ]
-    local = local_servers(user_state.all_control_sockets())
     cluster = find_cluster(options.cluster)
-    return local if cluster is None else [Server(None, name, cluster) for name in cluster.nodes]
+    if cluster is not None:
+        return [Server(None, name, cluster) for name in cluster.nodes]
+    return your_servers()
 
 
 async def _watch(servers: Sequence[Server], options: TopOptions, reporter: Reporter) -> None:
@@ -127,9 +116,11 @@ async def _watch(servers: Sequence[Server], options: TopOptions, reporter: Repor
             after = await _look(servers)
             lines = lines_between(before, after)
             if reporter.as_json:
-                reporter.value({"workers": [line._asdict() for line in lines]})
+                now = datetime.now(UTC).isoformat(timespec="milliseconds")
+                workers = [line._asdict() for line in lines]
+                reporter.value({"time": now, "workers": workers, "since_start": after.totals})
             else:
-                live.update(_picture(lines), refresh=True)
+                live.update(_picture(lines, after.totals), refresh=True)
             before = after
             looks += 1
 
@@ -139,7 +130,9 @@ async def _look(servers: Sequence[Server]) -> Look:
     reachable = [workers for server in servers if (workers := await _workers(server))]
     workers = [worker for each in reachable for worker in each]
     answers = await ask_all(workers, c.ReadFigures(), c.Figures)
-    return Look(monotonic(), {server.name: figures for server, figures in answers})
+    at_s = monotonic()
+    totals = await read_totals(servers)
+    return Look(at_s, {server.name: figures for server, figures in answers}, totals)
 
 
 async def _workers(server: Server) -> list[Server]:
@@ -158,8 +151,8 @@ def _line(name: str, before: c.Figures | None, after: c.Figures, seconds: float)
         return round((values.get(key, 0) - earlier.get(key, 0)) / seconds, 1)
 
     counters = {} if before is None else before.counters
-    handoffs = _by_outcome(after.handoffs)
-    earlier = {} if before is None else _by_outcome(before.handoffs)
+    handoffs = by_first_word(after.handoffs)
+    earlier = {} if before is None else by_first_word(before.handoffs)
     blackouts = [
         count - (0 if before is None else before.blackouts[place])
         for place, count in enumerate(after.blackouts)
@@ -178,22 +171,13 @@ def _line(name: str, before: c.Figures | None, after: c.Figures, seconds: float)
         given=rate(handoffs, earlier, "given"),
         resumed=rate(handoffs, earlier, "resumed"),
         kept=rate(handoffs, earlier, "kept"),
-        blackout_p50_us=percentile_us(blackouts, 0.5),
-        blackout_p99_us=percentile_us(blackouts, 0.99),
+        blackout_p50_us=percentile_us(c.BLACKOUT_BUCKETS_US, blackouts, 0.5),
+        blackout_p99_us=percentile_us(c.BLACKOUT_BUCKETS_US, blackouts, 0.99),
         strays=rate(after.counters, counters, "strays"),
         tossed=rate(after.counters, counters, "tossed"),
         received=rate(after.counters, counters, "datagrams_received"),
         sent=rate(after.counters, counters, "datagrams_sent"),
     )
-
-
-def _by_outcome(handoffs: Mapping[str, int]) -> dict[str, int]:
-    """Handoffs by outcome; the keys of `handoffs` may name a reason, too."""
-    sums: dict[str, int] = {}
-    for outcome, count in handoffs.items():
-        what = outcome.partition(" ")[0]
-        sums[what] = sums.get(what, 0) + count
-    return sums
 
 
 _COLUMNS = (
@@ -219,7 +203,7 @@ _COLUMNS = (
 )
 
 
-def _picture(lines: Sequence[Line]) -> RenderableType:
+def _picture(lines: Sequence[Line], totals: Totals | None) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
     # A local server's name is a long path; its node and worker are shorter.
     columns = [title for title in _COLUMNS if title != "SERVER"]
@@ -235,6 +219,8 @@ def _picture(lines: Sequence[Line]) -> RenderableType:
         f"{sum(line.tcp for line in lines):,} over TCP, "
         f"{moved:,.1f} handoffs/s"
     )
+    if totals is not None:
+        head += f"\n{totals}"
     return Group(Text(head), table)
 
 

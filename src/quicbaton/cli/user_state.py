@@ -130,6 +130,20 @@ def all_control_sockets() -> list[Path]:
     return sorted(path for path in runtime_folder().glob("*.sock") if path.is_socket())
 
 
+def remove_dead_sockets(port: int) -> None:
+    """Remove the control sockets that killed servers at `port` have left. Those of services are
+    their supervisors' affair."""
+    for path in runtime_folder().glob(f"{port}-*.sock"):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.setblocking(False)
+            try:
+                sock.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+            except OSError:
+                pass  # it listens, and is busy, or is no socket
+
+
 # --- helpers ----------------------------------------------------------------------------------
 
 

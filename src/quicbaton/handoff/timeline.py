@@ -22,6 +22,10 @@ class Seen(StrEnum):
 class Phase(StrEnum):
     """A moment of a handoff, in the usual order. A handoff passes some of them."""
 
+    # As a plain string's, which it equals. Enum's own is a call of Python code, and a client waits
+    # while phases are marked.
+    __hash__ = str.__hash__
+
     #: The source begins to send large buffers ahead of the offer, while it serves.
     COPY = "copy"
     #: The source asks whether the destination takes the connection.
@@ -83,7 +87,7 @@ class Timeline(msgspec.Struct, kw_only=True):
     def in_order(self) -> Timeline:
         """The timeline with its phases sorted by time."""
         ascending = sorted(self.at_us.items(), key=lambda entry: entry[1])
-        return msgspec.structs.replace(self, at_us=dict(ascending))
+        return msgspec.structs.replace(self, at_us={str(phase): at for phase, at in ascending})
 
     @property
     def is_over(self) -> bool:

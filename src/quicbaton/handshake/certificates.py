@@ -90,6 +90,12 @@ class Certificates:
     ) -> None:
         self._by_name = ByName([(names_in(one.leaf), one) for one in certificates])
         self.clients = clients
+        #: Until when they are valid, in Unix time, by the first name in each.
+        self.ends: dict[str, int] = {}
+        for one in certificates:
+            name = (names_in(one.leaf) or [one.leaf.subject.rfc4514_string()])[0]
+            end = int(one.leaf.not_valid_after_utc.timestamp())
+            self.ends[name] = min(end, self.ends.get(name, end))
 
     @property
     def all(self) -> list[Certificate]:

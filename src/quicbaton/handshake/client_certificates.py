@@ -56,6 +56,7 @@ class ClientCertificates(Struct, frozen=True):
     def ask(self, tls: Context) -> None:
         """Have a server's `tls`, which has received nothing yet, ask its client."""
         tls._request_client_certificate = True
+        tls.get_session_ticket_cb = tls.new_session_ticket_cb = None
         handle = tls._server_handle_certificate
 
         def handle_and_check(input_buf: Buffer) -> None:

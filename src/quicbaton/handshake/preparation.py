@@ -49,7 +49,7 @@ def prepare(
     name, which aioquic forgets, and lets the client resume sessions by `tickets`; then `quic` must
     have no ticket handlers of its own. It shows one of `certificates`, as they are when the
     ClientHello comes; without them, that of its configuration. Where they ask for the client's
-    certificate, no session is resumed.
+    certificate, no session is resumed, by no handlers.
 
     Raises ConfigurationError when it is called too late or a length is wrong.
 

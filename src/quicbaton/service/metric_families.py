@@ -12,7 +12,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from quicbaton.service.peers.tally import SUPERVISOR, Histogram, Tally
+from quicbaton.service.peers.tally import CERTIFICATE_END, SUPERVISOR, Histogram, Tally
 
 
 class Family(NamedTuple):
@@ -65,6 +65,15 @@ FAMILIES: Final = (
     _gauge("memory_budget_bytes", "Limit of the bytes that all connections together may hold."),
     _gauge("memory_pressure", "0 enough, 1 windows shrink, 2 no credit, 3 no new clients, 4 full."),
     _gauge("draining", "1 while the process is drained."),
+    Family(
+        CERTIFICATE_END,
+        f"quicbaton_{CERTIFICATE_END}",
+        "gauge",
+        "Until when each certificate that new clients are shown is valid, as Unix time; of the 32 "
+        "that expire first. Labelled with the first name in it.",
+        ("node", "worker", "certificate"),
+        ("certificate",),
+    ),
     _counter("accepted", "Handshakes begun."),
     _counter("datagrams_received", "Datagrams read from the UDP socket."),
     _counter("datagrams_sent", "Datagrams given to the UDP socket."),
@@ -187,9 +196,17 @@ def _values(family: Family, one: Tally) -> Iterator[tuple[list[str], int]]:
             yield [], values[family.key]
     else:
         words = len(family.of_kind)
-        for kind, count in sorted(one.kinds.get(family.key, {}).items()):
+        for kind, value in sorted(_kinds_of(family, one).items()):
             said = kind.split(" ", words - 1)
-            yield said + [""] * (words - len(said)), count
+            yield said + [""] * (words - len(said)), value
+
+
+def _kinds_of(family: Family, one: Tally) -> dict[str, int]:
+    """A figure's values by kind. Gauges have the kind after their name."""
+    if family.kind == "counter":
+        return one.kinds.get(family.key, {})
+    named = ((*name.partition(" "), value) for name, value in one.gauges.items())
+    return {kind: value for name, _, kind, value in named if name == family.key}
 
 
 def _place(tally: Tally) -> list[str]:

@@ -61,6 +61,7 @@ STRANGERS: Final = {
     attack.__name__: attack
     for attack in (
         s.handshake_flood,
+        s.endless_hello,
         s.spoofed_handshakes,
         s.broken_initials,
         s.forged_tokens,

@@ -25,6 +25,9 @@ from tests.clients.hostile.raw import Budget, OverError, udp_socket
 _BURST: Final = 32
 _PATIENCE_S: Final = 0.25
 _DATAGRAM_BYTES: Final = 1200
+#: Of TLS in each datagram of an endless hello, and datagrams until the next one begins.
+_PIECE_BYTES: Final = 1100
+_HELLO_PACKETS: Final = 1000
 _VERSION_1: Final = b"\x00\x00\x00\x01"
 _STRANGE_VERSION: Final = b"\x1a\x2a\x3a\x4a"
 _PROBE: Final = b"\0nobody?"
@@ -107,15 +110,28 @@ class ClientHello:
 
     def pack(self, destination_id: bytes, token: bytes = b"") -> bytes:
         """The datagram of 1200 bytes."""
-        crypto = CryptoPair()
-        crypto.setup_initial(destination_id, is_client=True, version=QuicProtocolVersion.VERSION_1)
-        ids = _with_length(destination_id) + _with_length(self._source_id)
-        head = b"\xc3" + _VERSION_1 + ids + varint(len(token)) + token
-        payload = b"\x06\x00" + varint(len(self._data)) + self._data
+        initials = _Initials(destination_id, self._source_id)
+        return initials.pack(0, 0, self._data, token)
+
+
+class _Initials:
+    """The datagrams of 1200 bytes of a client that begins a handshake."""
+
+    def __init__(self, destination_id: bytes, source_id: bytes) -> None:
+        self._ids = _with_length(destination_id) + _with_length(source_id)
+        self._crypto = CryptoPair()
+        self._crypto.setup_initial(
+            destination_id, is_client=True, version=QuicProtocolVersion.VERSION_1
+        )
+
+    def pack(self, number: int, offset: int, data: bytes, token: bytes = b"") -> bytes:
+        """The one with that packet number, and these bytes of TLS."""
+        head = b"\xc3" + _VERSION_1 + self._ids + varint(len(token)) + token
+        payload = b"\x06" + varint(offset) + varint(len(data)) + data
         room = _DATAGRAM_BYTES - len(head) - 2 - 4 - 16
         length = (0x4000 | (4 + room + 16)).to_bytes(2, "big")
-        packet: bytes = crypto.encrypt_packet(
-            head + length + bytes(4), payload.ljust(room, b"\0"), 0
+        packet: bytes = self._crypto.encrypt_packet(
+            head + length + number.to_bytes(4, "big"), payload.ljust(room, b"\0"), number
         )
         return packet
 
@@ -130,6 +146,16 @@ def handshake_flood(stranger: Stranger) -> None:
     sock = udp_socket(stranger.port)
     while True:
         stranger.send(sock, hello.pack(os.urandom(8)))
+
+
+def endless_hello(stranger: Stranger) -> None:
+    """ClientHellos of 16 MB, as they say, in packets without end."""
+    sock = udp_socket(stranger.port)
+    while True:
+        initials = _Initials(os.urandom(8), b"attacker")
+        for number in range(_HELLO_PACKETS):
+            data = bytes(_PIECE_BYTES) if number else b"\x01\xff\xff\xff".ljust(_PIECE_BYTES, b"\0")
+            stranger.send(sock, initials.pack(number, number * _PIECE_BYTES, data))
 
 
 def spoofed_handshakes(stranger: Stranger) -> None:

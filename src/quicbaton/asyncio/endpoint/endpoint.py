@@ -99,7 +99,8 @@ class Endpoint:
         self._ring = ring
         self.retry = retry
         self._tickets = tickets
-        self._certificates = certificates
+        #: Those that new clients are shown; None: that of the configuration.
+        self.certificates = certificates
         self._session_ticket_fetcher = session_ticket_fetcher
         self._session_ticket_handler = session_ticket_handler
         self._stream_handler = stream_handler
@@ -433,7 +434,7 @@ class Endpoint:
             session_ticket_fetcher=self._session_ticket_fetcher,
             session_ticket_handler=self._session_ticket_handler,
         )
-        prepare(quic, cid, token, tickets=self._tickets, certificates=self._certificates)
+        prepare(quic, cid, token, tickets=self._tickets, certificates=self.certificates)
         cids = (cid, header.destination_id)
         handshake = Handshaking(
             quic,

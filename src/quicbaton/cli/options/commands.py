@@ -34,6 +34,9 @@ _Settle = Annotated[
         "cut over to the destination's connection IDs"
     ),
 ]
+_Timelines = Annotated[
+    bool, Argument("with --json: print each handoff's timeline, too, one a line")
+]
 _Baton = Annotated[Path, Argument("a file that `quicbaton save` has made", positional=True)]
 
 
@@ -114,6 +117,7 @@ class BulkOptions(Options, frozen=True, kw_only=True):
 
     proxy: _Proxy = False
     deadline: Annotated[float, Argument("leave connections that have not moved by then")] = 60.0
+    timelines: _Timelines = False
 
 
 class DrainOptions(CommandOptions, frozen=True, kw_only=True):
@@ -124,9 +128,6 @@ class DrainOptions(CommandOptions, frozen=True, kw_only=True):
     server: _Server
     to: Annotated[tuple[str, ...], Argument("the destinations, in turn", "SERVER")] = ()
     undo: Annotated[bool, Argument("keep connections again")] = False
-    timelines: Annotated[
-        bool, Argument("with --json: print each handoff's timeline, too, one a line")
-    ] = False
     bulk: BulkOptions = BulkOptions()
     cluster: ClusterOptions = ClusterOptions()
 
@@ -170,6 +171,7 @@ class ReloadOptions(ServiceOptions, frozen=True, kw_only=True):
             "requests go on in the background, until they have ended)"
         ),
     ] = None
+    timelines: _Timelines = False
 
 
 class UpgradeOptions(ReloadOptions, frozen=True, kw_only=True):

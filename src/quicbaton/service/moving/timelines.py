@@ -48,14 +48,14 @@ class TimelineRecorder:
         """The phase begins now, or at that time of the monotonic clock. A phase begins once."""
         at = self.timeline.at_us
         if phase not in at and Phase.END not in at:
-            at[phase.value] = (monotonic_ns() // 1000 if at_us is None else at_us) - self._began_us
+            at[phase] = (monotonic_ns() // 1000 if at_us is None else at_us) - self._began_us
 
     def mark_again(self, phase: Phase) -> None:
         """The phase's last moment so far is now."""
         at = self.timeline.at_us
         if Phase.END not in at:
             at.pop(phase, None)
-            at[phase.value] = monotonic_ns() // 1000 - self._began_us
+            at[phase] = monotonic_ns() // 1000 - self._began_us
 
     def forwarded(self, datagrams: int) -> None:
         """So many more of the client's datagrams went to the destination."""

@@ -8,17 +8,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final
+from operator import itemgetter
+from typing import Final, Protocol
 
+from quicbaton.asyncio.beside import Beside
+from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.endpoint.session import Session
-from quicbaton.limits import MAX_LOOKS_PER_S
+from quicbaton.asyncio.requests import RequestCount
+from quicbaton.limits import MAX_CERTIFICATE_FIGURES, MAX_LOOKS_PER_S
 from quicbaton.reasons import Reason
+from quicbaton.service.moving.registry import HandoffRegistry
 from quicbaton.service.peers import commands as c
-from quicbaton.service.peers.tally import Histogram, Tally
-
-if TYPE_CHECKING:
-    from quicbaton.service.node.node import Node
+from quicbaton.service.peers.incoming import Incoming
+from quicbaton.service.peers.tally import CERTIFICATE_END, Histogram, Tally
 
 #: Upper bounds of the histograms. A handshake with a client nearby takes 4 ms of CPU.
 _HANDSHAKE_BUCKETS_US: Final = (
@@ -35,10 +38,23 @@ _LOOK_S: Final = 1.0
 _NOT_DROPPED: Final = frozenset({"forwarded", "tossed", "reset", "retry", "closed_for_memory"})
 
 
+class Counted(Protocol):
+    """The parts of a node that count."""
+
+    endpoint: Endpoint
+    handoffs: HandoffRegistry
+    incoming: Incoming
+    beside: Beside
+    requests: RequestCount
+    lost: Mapping[str, int]
+    starters: list[Callable[[], None]]
+    closers: list[Callable[[], None]]
+
+
 class NodeFigures(Observer):
     """Reads the figures of one process: of its endpoint, its handoffs, its program."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Counted) -> None:
         self._node = node
         #: How long clients of connections given away waited.
         self._blackouts = Histogram.within(c.BLACKOUT_BUCKETS_US)
@@ -137,7 +153,15 @@ class NodeFigures(Observer):
             "memory_held_bytes": endpoint.budget.held_bytes,
             "memory_budget_bytes": endpoint.budget.total_bytes,
             "memory_pressure": int(endpoint.budget.pressure),
+            **self._certificate_ends(),
         }
+
+    def _certificate_ends(self) -> dict[str, int]:
+        """Those of the certificates that expire first, as a tally has room for no more."""
+        certificates = self._node.endpoint.certificates
+        ends = {} if certificates is None else certificates.ends
+        first = sorted(ends.items(), key=itemgetter(1))[:MAX_CERTIFICATE_FIGURES]
+        return {f"{CERTIFICATE_END} {name}": end for name, end in first}
 
     def _counters(self) -> dict[str, int]:
         node = self._node

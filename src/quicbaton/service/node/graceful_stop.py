@@ -18,8 +18,6 @@ import math
 from time import monotonic
 
 from quicbaton.asyncio.endpoint.session import Session
-from quicbaton.errors import CallerError
-from quicbaton.reasons import Reason
 from quicbaton.service.node.bulk import BulkHandoff, OwnConnections
 from quicbaton.service.node.changes import Changes
 from quicbaton.service.node.control import Handler
@@ -47,11 +45,18 @@ class GracefulStop(Changes):
         self._node = node
         self._grace_s = grace_s
         self._task: asyncio.Task[c.Left] | None = None
+        #: The end of the grace, by the monotonic clock.
+        self.until_s = 0.0
+        self.begun = asyncio.Event()
         self.over = asyncio.Event()
 
     @property
-    def begun(self) -> bool:
-        return self._task is not None
+    def waits_for(self) -> int:
+        """The number of connections with requests that have not ended. Those of connections that
+        moved run here, too, and count where the connection is."""
+        node = self._node
+        others = len(node.endpoint.handshakes) + node.beside.running + node.handoffs.relays.left
+        return len(self._busy) + others
 
     def handlers(self) -> dict[type[c.Frame], Handler]:
         return {c.Stop: self._stop}
@@ -60,6 +65,8 @@ class GracefulStop(Changes):
         """Stop in good order. A second call stops at once."""
         if self._task is None:
             grace_s = self._grace_s if grace_s < 0 else grace_s
+            self.until_s = monotonic() + grace_s
+            self.begun.set()
             self._task = asyncio.get_running_loop().create_task(self._run(grace_s, to))
         else:
             self.over.set()
@@ -85,9 +92,8 @@ class GracefulStop(Changes):
     # --- helpers, in reading order --------------------------------------------------------------
 
     async def _stop(self, channel: Channel, frame: c.Stop) -> None:
-        if self._task is not None:
-            raise CallerError("this server is stopping already", code=Reason.BUSY)
-        answer = await self.begin(frame.grace_s, frame.to)
+        # A second command has the same answer.
+        answer = await asyncio.shield(self._task or self.begin(frame.grace_s, frame.to))
         channel.write(c.encode(answer))
         # The caller has the answer before the process is gone.
         channel.close()
@@ -134,8 +140,6 @@ class GracefulStop(Changes):
     async def _close_all(self, until: float) -> c.Left:
         """Close the connections here."""
         endpoint, beside = self._node.endpoint, self._node.beside
-        # A moved connection's requests count where the connection is.
-        relays = self._node.handoffs.relays
         over_tcp = beside.running
         self._closes = True
         # Idle ones, too: a request that is on its way could not be told from one that was served.
@@ -147,11 +151,7 @@ class GracefulStop(Changes):
             self._close_when_idle(session)
         tcp = asyncio.get_running_loop().create_task(beside.until_none_left(math.inf))
         tcp.add_done_callback(lambda _ended: self.note())
-        while (
-            (self._busy or endpoint.handshakes or beside.running or relays.left)
-            and monotonic() < until
-            and not self.over.is_set()
-        ):
+        while self.waits_for and monotonic() < until and not self.over.is_set():
             await self.wait(until)
         tcp.cancel()
         cut = list(self._busy)

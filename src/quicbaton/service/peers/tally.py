@@ -16,8 +16,10 @@ from quicbaton.service.peers.frame import CommandFrame
 #: The number of a tally that is the supervisor's own.
 SUPERVISOR: Final = -1
 
+#: The gauge of a certificate's end, as Unix time. The certificate's name follows after a space.
+CERTIFICATE_END: Final = "certificate_not_after_timestamp_seconds"
 #: Gauges of which two processes of one worker number have the larger; others add up.
-_NOT_ADDED: Final = frozenset({"draining", "memory_pressure"})
+_NOT_ADDED: Final = frozenset({"draining", "memory_pressure", CERTIFICATE_END})
 
 
 class Histogram(CommandFrame):
@@ -58,7 +60,7 @@ class Tally(CommandFrame, tag="tally"):
     node: int
     worker: int  # or SUPERVISOR
     builds: list[str]  # "VERSION PYTHON" of its living processes
-    gauges: dict[str, int]
+    gauges: dict[str, int]  # by name, or by name and what follows: CERTIFICATE_END
     counters: dict[str, int]
     kinds: dict[str, dict[str, int]]  # counters by kind: {"handoffs": {"given ok": 3}}
     histograms: dict[str, Histogram]
@@ -91,7 +93,8 @@ def sum_up(tallies: Iterable[Tally], node: int, worker: int) -> Tally:
         total.builds += [build for build in one.builds if build not in total.builds]
         for name, value in one.gauges.items():
             before = total.gauges.get(name, 0)
-            total.gauges[name] = max(before, value) if name in _NOT_ADDED else before + value
+            is_level = name.partition(" ")[0] in _NOT_ADDED
+            total.gauges[name] = max(before, value) if is_level else before + value
         _add_to(total.counters, one.counters)
         for kind, counts in one.kinds.items():
             _add_to(total.kinds.setdefault(kind, {}), counts)

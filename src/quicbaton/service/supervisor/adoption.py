@@ -18,7 +18,7 @@ from quicbaton.service.peers.asking import (
     Conversation,
 )
 from quicbaton.service.peers.channel import Channel, connect_channel
-from quicbaton.service.supervisor.control_paths import remove_dead_paths, worker_paths
+from quicbaton.service.supervisor.control_paths import controls_of_workers, remove_dead
 from quicbaton.service.supervisor.group import Group
 from quicbaton.service.timing import ANSWER_S, PASS_S
 
@@ -41,7 +41,7 @@ async def find_workers(control: Path, silent_s: float) -> list[Found]:
 
     Raises ConfigurationError when a process cannot even be asked who it is.
     """
-    paths = worker_paths(control)
+    paths = controls_of_workers(control)
     answers = await asyncio.gather(*(_find(path, silent_s) for path in paths))
     found: dict[int, Found] = {}
     # A worker answers at its predecessor's socket, too. Its own, named after its pid, comes first.
@@ -52,7 +52,7 @@ async def find_workers(control: Path, silent_s: float) -> list[Found]:
     if all(one.state.state != "arriving" for one in found.values()):
         # Otherwise it is about to listen at its predecessor's path, which must not be taken from
         # it.
-        await remove_dead_paths(paths)
+        await remove_dead(*paths)
     return list(found.values())
 
 

@@ -1,35 +1,38 @@
-"""The paths of workers' control sockets, beside their supervisor's.
-
-A worker listens at a path with its own pid, and at its predecessor's, for those who know that one.
-Whoever is killed leaves both behind.
-"""
+"""The control sockets of a service's workers, and what a killed one leaves of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 from quicbaton.errors import PeerError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers.channel import connect_channel
 from quicbaton.service.supervisor.lingering import LINGERING_SUFFIX
 
+#: Of workers' sockets, whatever the supervisor's is called.
+_SUFFIX: Final = ".sock"
 
-def worker_paths(control: Path) -> list[Path]:
-    """All paths of workers of the supervisor at `control`, in order."""
+
+def control_of(service: Path, pid: int) -> Path:
+    """The control socket of a worker with this pid; `service` is the supervisor's."""
+    return service.with_name(f"{service.stem}-{pid}{_SUFFIX}")
+
+
+def controls_of_workers(service: Path) -> list[Path]:
+    """The control sockets of all workers, old ones included; they need not be alive."""
     return sorted(
         path
-        for suffix in (control.suffix, LINGERING_SUFFIX)
-        for path in control.parent.glob(f"{control.stem}-*{suffix}")
+        for suffix in (_SUFFIX, LINGERING_SUFFIX)
+        for path in service.parent.glob(f"{service.stem}-*{suffix}")
     )
 
 
-async def remove_dead_paths(paths: Iterable[Path]) -> None:
-    """Remove those at which nobody listens. None of them may be about to become another worker's:
-    between the look and the removal it could be put into place."""
-    await asyncio.gather(*(_remove_if_dead(path) for path in paths))
+async def remove_dead(*paths: Path) -> None:
+    """Remove the sockets at which no process listens any more."""
+    await asyncio.gather(*map(_remove_if_dead, paths))
 
 
 async def _remove_if_dead(path: Path) -> None:

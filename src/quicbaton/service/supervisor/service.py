@@ -16,6 +16,7 @@ from quicbaton.service.node.control import Control, Handler
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask, splice
 from quicbaton.service.peers.channel import Channel, Listener, connect_channel
+from quicbaton.service.peers.listing import at_their_owners
 from quicbaton.service.supervisor.old_processes import read_old_processes
 from quicbaton.service.supervisor.reload import Reloads
 from quicbaton.service.supervisor.spawn import Process
@@ -204,8 +205,13 @@ class ServiceControl:
                 return None
             return worker, process, listed
 
-        found = await asyncio.gather(*(one(*serving) for serving in self._serving()))
-        return [answer for answer in found if answer is not None]
+        answers = await asyncio.gather(*(one(*serving) for serving in self._serving()))
+        found = [answer for answer in answers if answer is not None]
+        once = at_their_owners([listed for _, _, listed in found])
+        return [
+            (worker, process, listed)
+            for (worker, process, _), listed in zip(found, once, strict=True)
+        ]
 
 
 def _describe(slot: WorkerSlot) -> c.WorkerInfo:

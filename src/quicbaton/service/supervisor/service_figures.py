@@ -7,7 +7,8 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Protocol
 
 from quicbaton.errors import QuicbatonError
 from quicbaton.service.node.figures import build, tally_of
@@ -17,8 +18,15 @@ from quicbaton.service.peers.tally import SUPERVISOR, Tally, sum_by_worker, sum_
 from quicbaton.service.supervisor.tally_file import ENDED, Record, TallyFile, TallyPlace
 from quicbaton.service.timing import GATHER_S, LOOK_S
 
-if TYPE_CHECKING:
-    from quicbaton.service.supervisor.spawn import Process
+
+class Counting(Protocol):
+    """A process of the service that counts."""
+
+    pid: int
+    control: Path
+    place: TallyPlace | None
+    is_written_for: bool
+    exited: asyncio.Event
 
 
 class ServiceFigures:
@@ -71,7 +79,7 @@ class ServiceFigures:
             self._add(record.tally, place.use)
         place.free()
 
-    async def read(self, processes: Iterable[Process]) -> list[Tally]:
+    async def read(self, processes: Iterable[Counting]) -> list[Tally]:
         """The tally of each worker number, and the supervisor's own. Living processes write theirs
         anew for it; those that do not in time are as they last were."""
         await asyncio.gather(*(self._refresh(process) for process in processes))
@@ -103,7 +111,7 @@ class ServiceFigures:
 
     # --- helpers --------------------------------------------------------------------------------
 
-    async def _refresh(self, process: Process) -> None:
+    async def _refresh(self, process: Counting) -> None:
         place = process.place
         if place is None:
             return

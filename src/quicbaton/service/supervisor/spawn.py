@@ -21,6 +21,11 @@ from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask
 from quicbaton.service.supervisor.adoption import Found
+from quicbaton.service.supervisor.control_paths import (
+    control_of,
+    controls_of_workers,
+    remove_dead,
+)
 from quicbaton.service.supervisor.group import Group
 from quicbaton.service.supervisor.lingering import lingering_control
 from quicbaton.service.supervisor.roster import make_roster
@@ -241,11 +246,11 @@ class Spawner:
         self._module = module
         self.arguments = list(arguments)
         self._group = group
-        self.control = control
+        self._control = control
 
-    def control_of(self, pid: int) -> Path:
-        """The control socket of a worker with this pid."""
-        return self.control.with_name(f"{self.control.stem}-{pid}.sock")
+    async def remove_dead_sockets(self) -> None:
+        """Remove the control sockets that killed workers have left."""
+        await remove_dead(*controls_of_workers(self._control))
 
     def start(self, worker: int, on_exit: Callable[[Process], None]) -> Process:
         """Start a process for a worker number. It serves when it is told to begin."""
@@ -263,7 +268,7 @@ class Spawner:
                 os.close(childs_end)
             return Process(
                 child.pid,
-                self.control_of(child.pid),
+                control_of(self._control, child.pid),
                 roster,
                 partial(self._on_exit, on_exit),
                 child=child,
@@ -321,7 +326,7 @@ class Spawner:
             "roster": roster,
             "stderr": stderr,
             "ready": ready,
-            "control": str(self.control),
+            "control": str(self._control),
             "tallies": place.descriptor,
             "place": place.number,
             "use": place.use,

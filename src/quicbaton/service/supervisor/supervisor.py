@@ -16,9 +16,7 @@ import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, Protocol
-
-from msgspec import Struct
+from typing import Any, Final
 
 from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.keys.key_ring import KeyRing
@@ -27,10 +25,10 @@ from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask, follow
 from quicbaton.service.peers.tally import Tally
 from quicbaton.service.supervisor.adoption import Found
-from quicbaton.service.supervisor.control_paths import remove_dead_paths, worker_paths
 from quicbaton.service.supervisor.dead_workers import Announcer, Verdict, survey
 from quicbaton.service.supervisor.ending import end
 from quicbaton.service.supervisor.group import Group
+from quicbaton.service.supervisor.settings import Keeper, Say, Settings
 from quicbaton.service.supervisor.spawn import Process, Spawner
 from quicbaton.service.supervisor.systemd import roster_name
 from quicbaton.service.supervisor.worker_slot import WorkerSlot
@@ -40,29 +38,6 @@ from quicbaton.service.timing import END_S, LOOK_ANSWER_S, LOOK_S, SURVEY_AGAIN_
 _UNKNOWN_PID: Final = 0
 #: The reasons in a worker's answer to Begin that mean that it serves.
 _SERVES: Final = frozenset({Reason.OK, Reason.CUT, Reason.PREDECESSOR_DIED})
-
-
-class Settings(Struct, frozen=True):
-    """The supervisor's timeouts, in seconds."""
-
-    #: For a new worker to become ready.
-    health_timeout_s: float
-    #: Without an answer, before a worker is killed.
-    silent_s: float
-    #: For all connections of one worker to move to the next.
-    takeover_s: float
-    #: For running requests when the service stops.
-    grace_s: float
-
-
-class Keeper(Protocol):
-    """Keeps descriptors for the supervisor's successor: systemd's descriptor store, or nothing."""
-
-    def keep(self, name: str, descriptor: int) -> None: ...
-    def drop(self, name: str) -> None: ...
-
-
-Say = Callable[..., None]
 
 
 class Supervisor:
@@ -125,12 +100,11 @@ class Supervisor:
         self._keeper.drop(name)
         os.close(roster)
 
-    def spawn(self, work: Any) -> asyncio.Task[None]:
+    def spawn(self, work: Any) -> None:
         """Run a coroutine to its end in the background."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task
 
     def new_process(self, slot: WorkerSlot) -> Process:
         """Start a process beside the slot's current one. Refused once the service stops."""
@@ -224,6 +198,13 @@ class Supervisor:
             cut=sum(end.cut for end in ends),
         )
 
+    async def count_connections(self) -> int:
+        """The number of connections of all workers that answer, old ones included."""
+        processes = [process for slot in self.slots for process in slot.processes]
+        await asyncio.gather(*(process.look() for process in processes), return_exceptions=True)
+        states = [process.state for process in processes if not process.exited.is_set()]
+        return sum(state.connections for state in states if state is not None)
+
     def serving(self) -> dict[int, Path]:
         """Control sockets of the workers that serve, by number."""
         return {
@@ -235,6 +216,12 @@ class Supervisor:
     async def tallies(self) -> list[Tally]:
         """The figures of the service, worker by worker, with those of ended processes."""
         return await self.figures.read(process for slot in self._all for process in slot.processes)
+
+    async def kill_all(self) -> None:
+        """As `kill`, and wait for their ends."""
+        self.kill()
+        processes = [process for slot in self.slots for process in slot.processes]
+        await asyncio.gather(*(process.exited.wait() for process in processes))
 
     def kill(self) -> None:
         """End all workers at once. Their clients learn it by resets, if at all."""
@@ -400,9 +387,9 @@ class Supervisor:
         """Drop a dead process's roster: its clients have been told."""
         self._keeper.drop(roster_name(slot.number, process.pid))
         process.close()
-        # A worker that takes over is about to listen at its predecessor's path.
-        if not any(other.replacing or other.beginning for other in self._all):
-            self.spawn(remove_dead_paths(worker_paths(self._spawner.control)))
+        if not any(slot.beginning for slot in self.slots):
+            # Otherwise one is about to listen at its predecessor's path.
+            self.spawn(self._spawner.remove_dead_sockets())
 
     async def _tell_clients(self, pid: int, roster: int) -> None:
         announced = await self._announcer.announce(roster)

@@ -19,7 +19,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -40,16 +40,7 @@ from quicbaton.service.supervisor.systemd import (
 
 #: What a signal would do between the two programs: end the process, and leave the workers alone.
 HELD_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: The variable with that number.
-SCALED: Final = "QUICBATON_SCALED"
 _COMMAND: Final = ("-m", "quicbaton.cli.main")
-
-
-class Begin(NamedTuple):
-    """The beginning of a supervisor's next program."""
-
-    arguments: list[str]  # of `quicbaton serve`
-    workers: int  # as `quicbaton scale` has said; 0: as the configuration says
 
 
 class _Failure(msgspec.Struct):
@@ -62,23 +53,23 @@ class Upgrades:
     """Answers `Upgrade` for a supervisor."""
 
     def __init__(
-        self, supervisor: Supervisor, reloads: Reloads, next_program: Callable[[], Begin]
+        self, supervisor: Supervisor, reloads: Reloads, arguments: Callable[[], Sequence[str]]
     ) -> None:
-        """`next_program()` says how it is to begin."""
+        """`arguments()` returns those with which `quicbaton serve` is to go on."""
         self._supervisor = supervisor
         self._reloads = reloads
-        self._next_program = next_program
+        self._arguments = arguments
 
     def handlers(self) -> dict[type[c.Frame], Handler]:
         return {c.Upgrade: self._upgrade}
 
     async def _upgrade(self, channel: Channel, _frame: c.Upgrade) -> None:
         async with self._reloads.alone("an upgrade"):
-            begin = self._next_program()
-            await self._try(begin.arguments)
+            arguments = self._arguments()
+            await self._try(arguments)
             channel.write(c.encode(c.Answer(True, Reason.OK, "the new program begins")))
             channel.close()
-            self._replace(begin)
+            self._replace(arguments)
 
     async def _try(self, arguments: Sequence[str]) -> None:
         """Let the new program say whether it could serve. Raises CallerError if not."""
@@ -104,7 +95,7 @@ class Upgrades:
                 code=Reason.NOT_READY,
             )
 
-    def _replace(self, begin: Begin) -> None:
+    def _replace(self, arguments: Sequence[str]) -> None:
         """Become the new program. Raises OSError if there is none."""
         passed = self._passed()
         self._supervisor.figures.write_own()
@@ -112,7 +103,6 @@ class Upgrades:
             "LISTEN_PID": str(os.getpid()),
             "LISTEN_FDS": str(len(passed)),
             "LISTEN_FDNAMES": ":".join(name for name, _ in passed),
-            SCALED: str(begin.workers),
         }
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
         # Descriptors may lie in each other's way: first above all places, then at their own.
@@ -121,9 +111,7 @@ class Upgrades:
         for place, number in enumerate(high, FIRST_DESCRIPTOR):
             os.dup2(number, place)
             os.close(number)
-        os.execve(
-            sys.executable, [sys.executable, *_COMMAND, "serve", *begin.arguments], environment
-        )
+        os.execve(sys.executable, [sys.executable, *_COMMAND, "serve", *arguments], environment)
 
     def _passed(self) -> list[tuple[str, int]]:
         """Names and descriptors that the new program gets."""

@@ -41,6 +41,7 @@ from quicbaton.service.node.takeover import NewProcess
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.channel import Channel
 from quicbaton.service.peers.tally import Tally
+from quicbaton.service.supervisor.control_paths import control_of
 from quicbaton.service.supervisor.group import inodes
 from quicbaton.service.supervisor.lingering import lingering_control
 from quicbaton.service.supervisor.roster import Roster
@@ -81,8 +82,7 @@ class Assignment(msgspec.Struct, forbid_unknown_fields=False):
     @property
     def own_control(self) -> Path:
         """The path at which this process is to listen."""
-        shared = Path(self.control)
-        return shared.with_name(f"{shared.stem}-{os.getpid()}.sock")
+        return control_of(Path(self.control), os.getpid())
 
 
 class RosterKeeper(Observer):
@@ -207,7 +207,7 @@ class Worker(Observer):
     async def _status(self, _channel: Channel, _frame: c.WorkerStatus) -> c.Frame:
         node = self._node
         endpoint = node.endpoint
-        phase = "stopping" if self._leaving.begun else self._phase
+        phase = "stopping" if self._leaving.begun.is_set() else self._phase
         if node.is_departing or node.succeeded.is_set():
             phase = "lingering" if node.is_lingering else "departing"
         return c.WorkerState(
