@@ -464,7 +464,7 @@ MAX_HELD_REQUEST_BYTES: Final = 1 << 16
 #: two, and strangers that find the port.
 MAX_METRICS_REQUESTS: Final = 8
 METRICS_REQUEST_S: Final = 5.0
-#: Open connections of a process whose round trip is looked at, per second: a look takes 0.7 µs, and
+#: Open connections of a process whose round trip is looked at, per second: a look takes 2 µs, and
 #: ten thousand connections are looked at within a minute.
 MAX_LOOKS_PER_S: Final = 256
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.cli.command_line import GUARD_S, wait_for
+from tests.supervisor.pipes import fill
 from tests.supervisor.scraping import counters, scrape, total
 from tests.supervisor.service_home import FILE_BYTES, Service, ServiceHome, is_alive
 
@@ -195,6 +196,21 @@ def test_lines_that_the_supervisor_lost_are_counted(home: ServiceHome) -> None:
     (pid,) = service.pids()
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: scrape(url)[lost], lambda count: count > 0)
+
+
+def test_lines_that_a_worker_could_not_leave_behind_are_counted(home: ServiceHome) -> None:
+    """Its last ones wait for a reader, until the process ends."""
+    home.write("file.bin", 1000)
+    service = home.service(1, "--metrics", "0")
+    url = service.wait_for("metrics")["url"]
+    assert service.process.stderr is not None
+    fill(service.process.pid, service.process.stderr.fileno())
+    for _ in range(3):
+        get(home, service)
+    lost = 'quicbaton_lines_lost_total{node="0",worker="0"}'
+    assert scrape(url)[lost] == 0
+    assert home.run("reload").returncode == 0
+    wait_for(lambda: scrape(url)[lost], lambda count: count == 3)
 
 
 def test_requests_of_workers_that_reached_their_limit_are_counted_on(home: ServiceHome) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask
 from tests.cli.command_line import GUARD_S, wait_for
+from tests.supervisor.pipes import fill
 from tests.supervisor.service_home import FILE_BYTES, ServiceHome, check_whole, is_alive
 
 pytestmark = pytest.mark.process
@@ -29,7 +28,7 @@ def test_a_service_whose_reader_is_no_reader_reloads_and_stops(
         if fate == "gone":
             pipe.close()
         else:
-            _fill(service.process.pid, pipe.fileno())
+            fill(service.process.pid, pipe.fileno())
     done = home.run("reload", str(service.port))
     assert done.returncode == 0, done.stderr
     pids = service.pids()
@@ -53,22 +52,3 @@ def test_full_disks_under_logs_of_qlog_and_keys_are_counted(home: ServiceHome) -
     counters = asyncio.run(ask(worker, c.ReadFigures(), c.Figures)).counters
     assert counters["keys_lost"] > 0
     assert counters["qlog_records_lost"] > 0
-
-
-def _fill(pid: int, reader: int) -> None:
-    """Leave no room in a pipe into which a process writes."""
-    size = fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ)
-    inode = os.fstat(reader).st_ino
-    folder = Path(f"/proc/{pid}/fd")
-    (number,) = [name for name in ("1", "2") if os.stat(folder / name).st_ino == inode]
-    writer = os.open(folder / number, os.O_WRONLY | os.O_NONBLOCK)
-    try:
-        while True:
-            os.write(writer, b"\n" * size)
-    except BlockingIOError:
-        pass
-    try:
-        while True:
-            os.write(writer, b"\n")
-    except BlockingIOError:
-        os.close(writer)

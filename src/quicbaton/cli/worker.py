@@ -26,6 +26,7 @@ from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.serve import Server
 from quicbaton.errors import QuicbatonError
 from quicbaton.service.host import loop_factory, tune_collector
+from quicbaton.service.node.node import Node
 from quicbaton.service.node.seat import Seat
 from quicbaton.service.supervisor.worker import Assignment, Worker
 
@@ -64,6 +65,7 @@ async def _serve(assignment: Assignment, options: ServeOptions, server: Server, 
     sockets = [socket.socket(fileno=descriptor) for descriptor in assignment.sockets]
     tune_collector()
     await server.prepare()
+    node: Node | None = None
     try:
         node = server.node(
             Seat(sockets[assignment.worker], server.node_number, assignment.worker),
@@ -88,9 +90,12 @@ async def _serve(assignment: Assignment, options: ServeOptions, server: Server, 
             await worker.until_over()
         finally:
             node.close()
-            node.figures.read()  # for the last time: the supervisor keeps it
     finally:
         await server.close()
+        if node is not None:
+            # For the last time: with the lines that their reader does not take in time.
+            log.close()
+            node.figures.read()
     return 1 if worker.failed else 0
 
 
