@@ -209,9 +209,11 @@ def _command(arguments: list[str]) -> int:
         return thread.submit(main, arguments).result()
 
 
-def wait_for(look: Callable[[], _Value], holds: Callable[[_Value], Any]) -> _Value:
+def wait_for(
+    look: Callable[[], _Value], holds: Callable[[_Value], Any], guard_s: float = GUARD_S
+) -> _Value:
     """Look again until it holds."""
-    until = time.monotonic() + GUARD_S
+    until = time.monotonic() + guard_s
     while time.monotonic() < until:
         value = look()
         if holds(value):

@@ -75,3 +75,21 @@ def test_a_file_that_cannot_be_replaces_nobody(home: ServiceHome, line: str, mes
     )
     file.write_text(_FILE)
     assert last_event(home.run("reload", "--json").stdout)["event"] == "reloaded"
+
+
+def test_a_reload_brings_as_many_workers_as_the_file_says(home: ServiceHome) -> None:
+    content = home.write("file.bin", FILE_BYTES)
+    file = home.path / "quicbaton.toml"
+    file.write_text(_FILE)
+    service = home.service_of_file()
+    downloads = service.download_everywhere("file.bin")
+    for workers in (3, 1):
+        file.write_text(_FILE.replace("workers = 2", f"workers = {workers}"))
+        assert home.run("reload", "--json").returncode == 0
+        assert len(service.pids()) == workers
+    # The number that `scale` has given holds until the file's changes.
+    assert home.run("scale", "2").returncode == 0
+    assert home.run("reload").returncode == 0
+    assert len(service.pids()) == 2
+    for download in downloads:
+        check_whole(download, content)

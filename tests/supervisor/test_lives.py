@@ -18,13 +18,15 @@ from quicbaton.errors import PeerError, QuicbatonError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.reasons import Reason
+from quicbaton.routing.quic_lb import IdLayout
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError
 from quicbaton.service.supervisor import ending
 from quicbaton.service.supervisor import supervisor as module
 from quicbaton.service.supervisor.group import Group
-from quicbaton.service.supervisor.reload import Reloads
+from quicbaton.service.supervisor.reload import Reloads, Reread
 from quicbaton.service.supervisor.roster import make_roster
+from quicbaton.service.supervisor.scaling import Scaling
 from quicbaton.service.supervisor.spawn import Process, Spawner
 from quicbaton.service.supervisor.supervisor import Settings, Supervisor
 from quicbaton.service.supervisor.worker_slot import WorkerSlot
@@ -266,9 +268,9 @@ async def test_a_reload_starts_no_more_workers_once_the_service_stops(
 
         monkeypatch.setattr(supervisor, "begin", begin)
         monkeypatch.setattr(Process, "wait_ready", wait_ready)
-        answer = await Reloads(supervisor, lambda: lambda: None).run(
-            lambda _step: None, by="a test"
-        )
+        scaling = Scaling(supervisor, lambda: IdLayout(cipher=None))
+        reloads = Reloads(supervisor, lambda: Reread(lambda: None, 2), scaling)
+        answer = await reloads.run(lambda _step: None, by="a test")
         assert answer.code == "stopping"
         assert len(stage.patient.children) == 1
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -16,6 +15,7 @@ from quicbaton.cli import operate, tcp, user_state
 from quicbaton.cli.addresses import any_address
 from quicbaton.cli.control import find_cluster
 from quicbaton.cli.id_forms import chosen_ids, node_number
+from quicbaton.cli.live_options import LiveOptions, supervisor_settings
 from quicbaton.cli.options.argument import encode_options
 from quicbaton.cli.options.serve import ServeOptions
 from quicbaton.cli.options.sources import Sources
@@ -44,7 +44,6 @@ from quicbaton.service.supervisor.renewal import Renewals
 from quicbaton.service.supervisor.scaling import Scaling
 from quicbaton.service.supervisor.service import ServiceControl
 from quicbaton.service.supervisor.service_figures import ServiceFigures
-from quicbaton.service.supervisor.settings import Settings
 from quicbaton.service.supervisor.spawn import Spawner
 from quicbaton.service.supervisor.supervisor import Supervisor
 from quicbaton.service.supervisor.systemd import (
@@ -79,40 +78,6 @@ def check_workers(options: ServeOptions) -> None:
         raise ConfigurationError(f"--workers is 1 to {MAX_WORKERS}, got {workers}")
 
 
-#: Options by which a service is the same one.
-_SERVICES: Final = ("host", "port", "control", "cluster", "workers")
-#: Others that a supervisor has for itself.
-_SUPERVISORS: Final = ("config", "watch", "metrics", "json")
-
-
-def check_reload(before: ServeOptions, now: ServeOptions) -> None:
-    """ConfigurationError for changes that new workers alone would not bring about."""
-    changed = _changed(before, now, (*_SERVICES, *_SUPERVISORS))
-    if before.limits.limit_max_requests != now.limits.limit_max_requests:
-        changed.append("limit-max-requests")
-    if changed:
-        raise ConfigurationError(
-            f"changed since the start, and no reload can change it: {', '.join(changed)}. Nothing "
-            "is replaced: `quicbaton upgrade` changes what is the supervisor's own; for another "
-            "address or port start another service",
-            code=Reason.NEEDS_RESTART,
-        )
-
-
-def check_upgrade(before: ServeOptions, now: ServeOptions) -> None:
-    """ConfigurationError for changes that would make another service of this one."""
-    if changed := _changed(before, now, _SERVICES):
-        raise ConfigurationError(
-            f"changed since the start: {', '.join(changed)}. That is another service: start it "
-            "beside this one, or stop this one first",
-            code=Reason.NEEDS_RESTART,
-        )
-
-
-def _changed(before: ServeOptions, now: ServeOptions, names: Sequence[str]) -> list[str]:
-    return [name for name in names if getattr(before, name) != getattr(now, name)]
-
-
 class _Service:
     """One supervisor process from its options to its end."""
 
@@ -123,15 +88,18 @@ class _Service:
         reporter: Reporter,
         lost: Mapping[str, int],
     ) -> None:
-        self._sources = sources
-        self._options = options
-        self._workers = options.workers or 1
+        self._live = LiveOptions(sources, options)
         self._reporter = reporter
         self._lost = lost
         self._systemd = Systemd(os.environ, os.getpid())
         self._passed = self._systemd.take()
         self._lock = -1
         self._watched = watched_folders(options) if options.watch.reload else []
+
+    @property
+    def _options(self) -> ServeOptions:
+        """The present ones."""
+        return self._live.options
 
     async def run(self) -> int:
         group, found, control = await self._begin()
@@ -142,12 +110,14 @@ class _Service:
             group,
             spawner,
             ring=self._ring,
-            settings=_settings(options),
+            settings=supervisor_settings(options),
             say=self._reporter.event,
             keeper=self._systemd,
             others_may_own=options.cluster.cluster is not None or options.store is not None,
         )
-        reloads = Reloads(supervisor, partial(self._read_again, supervisor, spawner))
+        scaling = Scaling(supervisor, lambda: chosen_ids(self._options, self._ring()))
+        read_again = partial(self._live.read_again, supervisor, spawner)
+        reloads = Reloads(supervisor, read_again, scaling)
         grace_s = options.supervision.grace
         orders = Orders(supervisor, reloads, self._reporter, self._systemd, grace_s)
         group.steer(chosen_ids(options, self._ring()))
@@ -161,7 +131,7 @@ class _Service:
                     reloads=reloads,
                     on_stop=orders.stop,
                 )
-                scaling = self._answer_changes(service, supervisor, reloads)
+                self._answer_changes(service, supervisor, reloads, scaling)
                 cluster = find_cluster(options.cluster, serves=True)
                 if cluster is not None:
                     reception = PeerListener(cluster, service.control, supervisor.serving)
@@ -173,8 +143,8 @@ class _Service:
                 orders.obey_signals()
                 try:
                     await supervisor.start(found)
-                    if len(supervisor.slots) != self._workers:
-                        await scaling.run(self._workers, lambda _step: None)
+                    if len(supervisor.slots) != self._live.workers:
+                        await scaling.run(self._live.workers, lambda _step: None)
                 except QuicbatonError:
                     if not orders.is_stopping:
                         raise
@@ -216,27 +186,11 @@ class _Service:
             supervisor.spawn(Renewals(supervisor, reloads, *counts).run())
 
     def _answer_changes(
-        self, service: ServiceControl, supervisor: Supervisor, reloads: Reloads
-    ) -> Scaling:
-        scaling = Scaling(supervisor, lambda: chosen_ids(self._options, self._ring()))
-        arguments = partial(self._arguments, supervisor.group)
+        self, service: ServiceControl, supervisor: Supervisor, reloads: Reloads, scaling: Scaling
+    ) -> None:
+        next_program = partial(self._live.next_program, supervisor.group)
         service.control.add({c.Scale: partial(self._scale, reloads, scaling)})
-        service.control.add(Upgrades(supervisor, reloads, arguments).handlers())
-        return scaling
-
-    def _read_again(self, supervisor: Supervisor, spawner: Spawner) -> Callable[[], None]:
-        """Let new workers have the options as their sources are now. Returns a function that takes
-        it back. ConfigurationError for what a new worker cannot change."""
-        before, now = self._options, self._sources.read()
-        check_reload(before, now)
-
-        def apply(options: ServeOptions) -> None:
-            self._options = options
-            supervisor.settings = _settings(options)
-            spawner.arguments = [encode_options(options)]
-
-        apply(now)
-        return partial(apply, before)
+        service.control.add(Upgrades(supervisor, reloads, next_program).handlers())
 
     # --- the beginning --------------------------------------------------------------------------
 
@@ -257,7 +211,7 @@ class _Service:
             for sock in (*kept, *activated):
                 sock.close()
         elif first:
-            group = Group.complete(first, max(self._workers, len(kept)))
+            group = Group.complete(first, max(self._live.workers, len(kept)))
         else:
             group = self._open_group()
         if group.listener.sock is None:
@@ -273,7 +227,7 @@ class _Service:
         host = options.host or any_address()
         left = tcp.tries(options, options.port)
         while True:
-            group = Group.open(host, options.port, self._workers)
+            group = Group.open(host, options.port, self._live.workers)
             group.listener = tcp.listener_at(options, group.port)
             left -= 1
             if group.listener.sock is not None or not left:
@@ -340,12 +294,6 @@ class _Service:
             keys = cluster.folder / KEYS_FILE
         return user_state.load_keys(keys)
 
-    def _arguments(self, group: Group) -> list[str]:
-        """The arguments with which the next program of this process serves the same port.
-        ConfigurationError when it would serve another."""
-        check_upgrade(self._options, self._sources.read())
-        return [*sys.argv[2:], "--port", str(group.port), "--workers", str(self._workers)]
-
     def _declare_unknown_dead(self, supervisor: Supervisor, found: list[Found]) -> None:
         """Tell the clients of workers whose rosters systemd has kept and whose deaths no supervisor
         saw."""
@@ -361,7 +309,7 @@ class _Service:
     ) -> c.Frame:
         async with reloads.alone("a change of the number of workers"):
             answer = await scaling.run(frame.workers, lambda step: channel.write(c.encode(step)))
-        self._workers = frame.workers
+        self._live.workers = frame.workers
         self._reporter.event("scaled", answer.message, workers=frame.workers)
         return answer
 
@@ -404,15 +352,6 @@ class _Service:
             sockets=inodes(group.sockets),
             tcp=over_tcp,
         )
-
-
-def _settings(options: ServeOptions) -> Settings:
-    return Settings(
-        health_timeout_s=options.supervision.health_timeout,
-        silent_s=options.supervision.silence,
-        takeover_s=options.deadline,
-        grace_s=options.supervision.grace,
-    )
 
 
 def _workers(supervisor: Supervisor) -> str:

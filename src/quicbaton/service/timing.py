@@ -46,6 +46,8 @@ LAST_ANSWER_S: Final = 0.2
 END_S: Final = 5.0
 #: For a worker to take the sockets of others.
 SHARE_S: Final = 5.0
+#: For workers that there are to be no more to end, before there can be more again.
+LEAVE_S: Final = 10.0
 #: For the program that becomes the supervisor to answer, and between looks whether it does.
 NEW_SUPERVISOR_S: Final = 30.0
 SUPERVISOR_LOOK_S: Final = 0.05

@@ -25,7 +25,7 @@ class Control:
         handlers: Mapping[type[c.Frame], Handler],
         *,
         open_link: Callable[[Channel, bytes], None],
-        spawn: Callable[[Callable[[], Any]], None],
+        spawn: Callable[[Callable[[], Any]], object],
     ) -> None:
         self._handlers = dict(handlers)
         self._open_link = open_link

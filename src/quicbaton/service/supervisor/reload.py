@@ -11,7 +11,7 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from time import monotonic
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from quicbaton.counted import counted
 from quicbaton.errors import CallerError, PeerError, QuicbatonError
@@ -19,22 +19,30 @@ from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask
 from quicbaton.service.supervisor.old_processes import read_old_processes
+from quicbaton.service.supervisor.scaling import Scaling
 from quicbaton.service.supervisor.spawn import NotReadyError
 from quicbaton.service.supervisor.supervisor import Supervisor
 from quicbaton.service.supervisor.worker_slot import WorkerSlot
 from quicbaton.service.timing import LOOK_S
 
 
+class Reread(NamedTuple):
+    """A configuration that new workers have from now on."""
+
+    take_back: Callable[[], None]
+    workers: int  # how many there are to be
+
+
 class Reloads:
     """At most one reload runs at a time. Others wait for their turn."""
 
     def __init__(
-        self, supervisor: Supervisor, read_again: Callable[[], Callable[[], None]]
+        self, supervisor: Supervisor, read_again: Callable[[], Reread], scaling: Scaling
     ) -> None:
-        """`read_again()` makes the present configuration that of new workers, and returns a
-        function that takes it back."""
+        """`read_again()` makes the present configuration that of new workers."""
         self._supervisor = supervisor
         self._read_again = read_again
+        self._scaling = scaling
         #: Held while workers are replaced.
         self._turn = asyncio.Lock()
         #: Those that wait for it.
@@ -154,7 +162,7 @@ class Reloads:
         slots = self._supervisor.slots
         if health_timeout_s < 0:
             health_timeout_s = self._supervisor.settings.health_timeout_s
-        take_back = self._read_again()
+        configured = self._read_again()
         moved = cut = 0
         before = {process.pid for slot in slots for process in slot.processes}
         for slot in slots:
@@ -164,7 +172,7 @@ class Reloads:
             except QuicbatonError as error:
                 if slot is slots[0]:
                     # No process has the new configuration. One that dies comes back with the old.
-                    take_back()
+                    configured.take_back()
                 if self._supervisor.stopping:
                     return c.Answer(False, Reason.STOPPING, _stopped(slot, len(slots)))
                 replacement.tell("failed", message=str(error))
@@ -175,7 +183,11 @@ class Reloads:
         if cut:
             text += f", {cut} cut"
         going_on = [one for one in await read_old_processes(self._supervisor) if one.pid in before]
-        return c.Answer(True, Reason.OK, text + _in_the_background(going_on))
+        text += _in_the_background(going_on)
+        if configured.workers != len(slots):
+            scaled = await self._scaling.run(configured.workers, on_step)
+            text += f"; {scaled.message}"
+        return c.Answer(True, Reason.OK, text)
 
 
 class Replacement:

@@ -29,7 +29,7 @@ from quicbaton.service.supervisor.spawn import Process
 from quicbaton.service.supervisor.supervisor import Supervisor
 from quicbaton.service.supervisor.systemd import socket_name
 from quicbaton.service.supervisor.worker_slot import WorkerSlot
-from quicbaton.service.timing import LOOK_S, SHARE_S
+from quicbaton.service.timing import LEAVE_S, LOOK_S, SHARE_S
 
 #: For requests that run in a worker that leaves: as long as they take.
 _AS_LONG_AS_IT_TAKES_S: Final = 30 * 86_400.0
@@ -44,6 +44,8 @@ class Scaling:
         """`ids()` are the present forms of connection IDs, which the kernel reads."""
         self._supervisor = supervisor
         self._ids = ids
+        #: Tasks that wait for workers to end.
+        self._ends: set[asyncio.Task[None]] = set()
 
     async def run(self, workers: int, on_step: OnStep) -> c.Answer:
         """Have that many workers. Raises when there are as many as before."""
@@ -53,7 +55,7 @@ class Scaling:
             )
         before = len(self._supervisor.slots)
         if workers > before:
-            self._check_nobody_leaves()
+            await self._until_nobody_leaves()
             await self._grow(workers, on_step)
         left = await self._shrink(workers, on_step) if workers < before else 0
         text = f"{counted(workers, 'worker')}, {before} before"
@@ -63,9 +65,11 @@ class Scaling:
 
     # --- helpers, in reading order --------------------------------------------------------------
 
-    def _check_nobody_leaves(self) -> None:
-        """CallerError while a worker that is to end holds sockets. New ones would join the group
-        behind them, and have other numbers there than their workers."""
+    async def _until_nobody_leaves(self) -> None:
+        """Return when no worker that is to end holds sockets. New ones would join the group behind
+        them, and have other numbers there than their workers. CallerError when it takes long."""
+        if self._ends:
+            await asyncio.wait(self._ends, timeout=LEAVE_S)
         if leaving := self._supervisor.leaving:
             pids = [str(process.pid) for slot in leaving for process in slot.processes]
             raise CallerError(
@@ -131,7 +135,9 @@ class Scaling:
         with contextlib.suppress(QuicbatonError):
             await self._share(workers)
         for slot in leaving:
-            supervisor.spawn(self._let_end(slot, staying[0]))
+            task = supervisor.spawn(self._let_end(slot, staying[0]))
+            self._ends.add(task)
+            task.add_done_callback(self._ends.discard)
         return sum(left)
 
     async def _empty(self, slot: WorkerSlot, staying: list[str], on_step: OnStep) -> int:

@@ -100,11 +100,12 @@ class Supervisor:
         self._keeper.drop(name)
         os.close(roster)
 
-    def spawn(self, work: Any) -> None:
+    def spawn(self, work: Any) -> asyncio.Task[None]:
         """Run a coroutine to its end in the background."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def new_process(self, slot: WorkerSlot) -> Process:
         """Start a process beside the slot's current one. Refused once the service stops."""

@@ -19,7 +19,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -40,7 +40,16 @@ from quicbaton.service.supervisor.systemd import (
 
 #: What a signal would do between the two programs: end the process, and leave the workers alone.
 HELD_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: The variable with that number.
+SCALED: Final = "QUICBATON_SCALED"
 _COMMAND: Final = ("-m", "quicbaton.cli.main")
+
+
+class Begin(NamedTuple):
+    """The beginning of a supervisor's next program."""
+
+    arguments: list[str]  # of `quicbaton serve`
+    workers: int  # as `quicbaton scale` has said; 0: as the configuration says
 
 
 class _Failure(msgspec.Struct):
@@ -53,23 +62,23 @@ class Upgrades:
     """Answers `Upgrade` for a supervisor."""
 
     def __init__(
-        self, supervisor: Supervisor, reloads: Reloads, arguments: Callable[[], Sequence[str]]
+        self, supervisor: Supervisor, reloads: Reloads, next_program: Callable[[], Begin]
     ) -> None:
-        """`arguments()` returns those with which `quicbaton serve` is to go on."""
+        """`next_program()` says how it is to begin."""
         self._supervisor = supervisor
         self._reloads = reloads
-        self._arguments = arguments
+        self._next_program = next_program
 
     def handlers(self) -> dict[type[c.Frame], Handler]:
         return {c.Upgrade: self._upgrade}
 
     async def _upgrade(self, channel: Channel, _frame: c.Upgrade) -> None:
         async with self._reloads.alone("an upgrade"):
-            arguments = self._arguments()
-            await self._try(arguments)
+            begin = self._next_program()
+            await self._try(begin.arguments)
             channel.write(c.encode(c.Answer(True, Reason.OK, "the new program begins")))
             channel.close()
-            self._replace(arguments)
+            self._replace(begin)
 
     async def _try(self, arguments: Sequence[str]) -> None:
         """Let the new program say whether it could serve. Raises CallerError if not."""
@@ -95,7 +104,7 @@ class Upgrades:
                 code=Reason.NOT_READY,
             )
 
-    def _replace(self, arguments: Sequence[str]) -> None:
+    def _replace(self, begin: Begin) -> None:
         """Become the new program. Raises OSError if there is none."""
         passed = self._passed()
         self._supervisor.figures.write_own()
@@ -103,6 +112,7 @@ class Upgrades:
             "LISTEN_PID": str(os.getpid()),
             "LISTEN_FDS": str(len(passed)),
             "LISTEN_FDNAMES": ":".join(name for name, _ in passed),
+            SCALED: str(begin.workers),
         }
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
         # Descriptors may lie in each other's way: first above all places, then at their own.
@@ -111,7 +121,9 @@ class Upgrades:
         for place, number in enumerate(high, FIRST_DESCRIPTOR):
             os.dup2(number, place)
             os.close(number)
-        os.execve(sys.executable, [sys.executable, *_COMMAND, "serve", *arguments], environment)
+        os.execve(
+            sys.executable, [sys.executable, *_COMMAND, "serve", *begin.arguments], environment
+        )
 
     def _passed(self) -> list[tuple[str, int]]:
         """Names and descriptors that the new program gets."""
