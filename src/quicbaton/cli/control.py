@@ -1,7 +1,7 @@
 """The server that a command is for, and calls to it from a program without an event loop.
 
-A SERVER is the path of a control socket, the UDP port of a server of the same user on this host,
-or, with `--cluster`, NODE or NODE/WORKER.
+A SERVER is the path of a control socket, PORT or HOST:PORT of a server of the same user on this
+host, or, with `--cluster`, NODE or NODE/WORKER.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from quicbaton.cli import user_state
+from quicbaton.cli.control_names import Where, is_service, service_of
 from quicbaton.cli.options.cluster import ClusterOptions
-from quicbaton.errors import ConfigurationError, PeerError
+from quicbaton.errors import ConfigurationError, PeerError, QuicbatonError
 from quicbaton.reasons import Reason
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError, Conversation
@@ -100,7 +101,8 @@ def find_server(text: str, options: ClusterOptions) -> Server:
     if len(found) != 1:
         paths = ", ".join(str(server.path) for server in found)
         raise ConfigurationError(
-            f"{len(found)} processes serve at port {text}: name one's control socket, of {paths}",
+            f"{len(found)} processes serve at {text}: name one by HOST:PORT, if they have several "
+            f"addresses, or by its control socket, of {paths}",
             code=Reason.UNKNOWN_SERVER,
         )
     return found[0]
@@ -108,16 +110,17 @@ def find_server(text: str, options: ClusterOptions) -> Server:
 
 def find_servers(text: str, options: ClusterOptions) -> list[Server]:
     """The servers that SERVER means: the processes that share a port, or one."""
-    if text.isascii() and text.isdigit() and len(text) <= 5:
-        found = local_servers(user_state.control_sockets(int(text)))
+    where = Where.parse(text)
+    if where is not None and not Path(text).exists():
+        found = local_servers(user_state.control_sockets(where.port))
+        if where.host:
+            found = _at_address(found, where)
         services = [server for server in found if _is_service(server)]
-        if services:
-            return services
-        if not found:
-            raise ConfigurationError(
-                f"no server of yours is at port {text}", code=Reason.UNKNOWN_SERVER
-            )
-        return found
+        # A further service may serve another address of the port, or single servers may.
+        rest = [server for server in found if not _is_worker_of(server, services)]
+        if not rest:
+            raise ConfigurationError(f"no server of yours is at {text}", code=Reason.UNKNOWN_SERVER)
+        return rest
     process = ProcessName.parse(text)
     cluster = find_cluster(options)
     if process is not None and cluster is not None and process.node in cluster.nodes:
@@ -165,12 +168,8 @@ def local_servers(paths: list[Path]) -> list[Server]:
 def your_servers() -> list[Server]:
     """All of the user's servers on this host: services, and processes that belong to no service."""
     found = local_servers(user_state.all_control_sockets())
-    services = {server.path.stem for server in found if server.path and _is_service(server)}
-    return [
-        server
-        for server in found
-        if server.path is not None and server.path.stem.rpartition("-")[0] not in services
-    ]
+    services = [server for server in found if _is_service(server)]
+    return [server for server in found if not _is_worker_of(server, services)]
 
 
 def old_processes_of(server: Server) -> list[c.OldProcessInfo]:
@@ -222,9 +221,32 @@ def _processes_of(server: Server) -> list[Server]:
 
 
 def _is_service(server: Server) -> bool:
-    """Whether it is a supervisor: its socket is named after the port alone, those of workers by
-    pid."""
-    return server.path is not None and server.path.stem.isdigit()
+    """Whether it is a supervisor: its socket is named after the port, those of workers by pid,
+    too."""
+    return server.path is not None and is_service(server.path)
+
+
+def _is_worker_of(server: Server, services: Sequence[Server]) -> bool:
+    stems = {service.path.stem for service in services if service.path is not None}
+    if server.path is None or is_service(server.path):
+        return False
+    return service_of(server.path) in stems
+
+
+def _at_address(found: list[Server], where: Where) -> list[Server]:
+    """Those that are bound to the address; without any, those that are bound to all addresses."""
+    addresses = [_address_of(server) for server in found]
+    at = [server for server, one in zip(found, addresses, strict=True) if where.is_at(one)]
+    return at or [
+        server for server, one in zip(found, addresses, strict=True) if where.is_among(one)
+    ]
+
+
+def _address_of(server: Server) -> str:
+    try:
+        return server.ask(c.ListConnections(), c.Connections).address
+    except QuicbatonError:
+        return ""
 
 
 def _answers(path: Path) -> bool:

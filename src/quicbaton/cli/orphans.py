@@ -8,6 +8,7 @@ from pathlib import Path
 
 from quicbaton.cli import user_state
 from quicbaton.cli.control import Server
+from quicbaton.cli.control_names import Where, has_processes, is_service, service_of
 from quicbaton.cli.fleet import ask_all
 from quicbaton.cli.options.commands import ServiceOptions
 from quicbaton.errors import PeerError
@@ -33,8 +34,7 @@ def is_orphan(server: Server) -> bool:
     """Whether a process is a worker whose supervisor is gone."""
     if server.path is None:
         return False
-    service, dash, pid = server.path.stem.rpartition("-")
-    if not dash or not pid.isdigit() or not _is_dead(server.path.with_stem(service)):
+    if is_service(server.path) or not _is_dead(server.path.with_stem(service_of(server.path))):
         return False
     return bool(asyncio.run(ask_all([server], c.WorkerStatus(), c.WorkerState)))
 
@@ -52,12 +52,19 @@ def remove_dead(control: Path) -> None:
 def _controls(text: str | None) -> list[Path]:
     """The control sockets of the supervisors that may be meant. The paths need not exist."""
     if text is None:
-        stems = {path.stem for path in user_state.all_control_sockets()}
-        services = {stem.rpartition("-")[0] or stem for stem in stems}
-        return [user_state.runtime_folder() / f"{service}.sock" for service in sorted(services)]
-    if text.isascii() and text.isdigit():
-        return [user_state.runtime_folder() / f"{text}.sock"]
-    return [Path(text).absolute()]
+        return _services_of(user_state.all_control_sockets())
+    where = Where.parse(text)
+    if where is None:
+        return [Path(text).absolute()]
+    folder = user_state.runtime_folder()
+    if where.host and not has_processes(folder, where):
+        where = where._replace(host="")
+    named = [folder / f"{where.stem}.sock"]
+    return named if where.host else _services_of(user_state.control_sockets(where.port)) or named
+
+
+def _services_of(paths: list[Path]) -> list[Path]:
+    return sorted({path.with_stem(service_of(path)) for path in paths})
 
 
 def _is_dead(control: Path) -> bool:

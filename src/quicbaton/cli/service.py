@@ -20,6 +20,7 @@ from quicbaton.cli.control import (
     old_processes_of,
     tallies_of,
 )
+from quicbaton.cli.control_names import is_service
 from quicbaton.cli.fleet import follow, step_fields
 from quicbaton.cli.options.argument import add_command
 from quicbaton.cli.options.commands import (
@@ -262,7 +263,7 @@ def _print_workers(
 def find(options: ServiceOptions) -> Server:
     if options.server is not None:
         return find_server(options.server, options.cluster)
-    paths = [path for path in user_state.all_control_sockets() if path.stem.isdigit()]
+    paths = [path for path in user_state.all_control_sockets() if is_service(path)]
     if len(paths) != 1:
         found = ", ".join(map(str, paths)) or "none"
         raise ConfigurationError(

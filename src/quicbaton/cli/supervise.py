@@ -13,7 +13,9 @@ from typing import Final
 from quicbaton.asyncio.listener import Listener
 from quicbaton.cli import operate, tcp, user_state
 from quicbaton.cli.addresses import any_address
-from quicbaton.cli.control import find_cluster
+from quicbaton.cli.control import Server, find_cluster
+from quicbaton.cli.control_names import Where, has_processes
+from quicbaton.cli.fleet import ask_all
 from quicbaton.cli.id_forms import chosen_ids, node_number
 from quicbaton.cli.live_options import LiveOptions, supervisor_settings
 from quicbaton.cli.options.argument import encode_options
@@ -37,6 +39,7 @@ from quicbaton.service.supervisor.adoption import (
     take_sockets,
     take_tallies,
 )
+from quicbaton.service.supervisor.control_paths import controls_of_workers
 from quicbaton.service.supervisor.group import Group, inodes
 from quicbaton.service.supervisor.peer_listener import PeerListener
 from quicbaton.service.supervisor.reload import Reloads
@@ -200,10 +203,10 @@ class _Service:
         kept, activated = self._passed.kept, self._passed.activated
         first = kept or activated[:1]
         port = int(first[0].getsockname()[1]) if first else options.port
-        control = self._control_path(port)
+        control = await self._control_path(port)
         found: list[Found] = []
         if port:
-            self._be_the_only_one(control)
+            control = self._be_the_only_one(control, port)
             found = await find_workers(control, options.supervision.silence)
         if found:
             group = await take_sockets(found)
@@ -217,8 +220,7 @@ class _Service:
         if group.listener.sock is None:
             group.listener = await self._listener(group, found)
         if not port:
-            control = self._control_path(group.port)
-            self._be_the_only_one(control)
+            control = self._be_the_only_one(await self._control_path(group.port), group.port)
         return group, found, control
 
     def _open_group(self) -> Group:
@@ -267,24 +269,54 @@ class _Service:
             self._systemd.keep(LISTENER_NAME, group.listener.sock.fileno())
         self._systemd.keep(TALLIES_NAME, figures.file.descriptor)
 
-    def _be_the_only_one(self, control: Path) -> None:
-        """Take a lock that ends with this process, however it ends."""
+    def _be_the_only_one(self, control: Path, port: int) -> Path:
+        """Take a lock that ends with this process, however it ends. The control socket that it is
+        for may be another than `control`, where a service at another address just begins."""
         control.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = control.with_suffix(".lock")
         self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(self._lock)
+            named = self._named_control(port)
+            if named is not None and named != control and not control.is_socket():
+                return self._be_the_only_one(named, port)
             raise ConfigurationError(
                 f"a supervisor has the service at {control} already: `quicbaton reload` replaces "
                 "its workers, `quicbaton stop` ends it",
                 code=Reason.SUPERVISED,
             ) from None
+        return control
 
-    def _control_path(self, port: int) -> Path:
+    async def _control_path(self, port: int) -> Path:
+        """The control socket of the service at the port; or, where a service at another address has
+        that, one that is named after our address, too."""
         if self._options.control is not None:
             return self._options.control.absolute()
-        return user_state.runtime_folder() / f"{port}.sock"
+        folder = user_state.runtime_folder()
+        plain, named = folder / f"{port}.sock", self._named_control(port)
+        if named is None or not port:
+            return plain
+        where = Where(self._options.host, port)
+        if has_processes(folder, where):
+            return named
+        others = [plain, *controls_of_workers(plain)]
+        addresses = await ask_all(
+            [Server(path, str(path), None) for path in others if path.is_socket()],
+            c.ListConnections(),
+            c.Connections,
+        )
+        held = [found.address for _, found in addresses]
+        return plain if all(map(where.is_among, held)) else named
+
+    def _named_control(self, port: int) -> Path | None:
+        """The control socket that is named after our address; None where we have all addresses, or
+        a path of the user's."""
+        if not self._options.host or self._options.control is not None:
+            return None
+        where = Where(self._options.host, port)
+        return user_state.runtime_folder() / f"{where.stem}.sock"
 
     def _ring(self) -> KeyRing:
         """The cluster keys as they are now."""

@@ -23,6 +23,7 @@ from urllib.parse import quote
 from cryptography import x509
 
 from quicbaton.cli.certificate import LOCAL_NAMES, CertificateFiles, replace_self_signed
+from quicbaton.cli.control_names import controls_at
 from quicbaton.errors import ConfigurationError
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
@@ -119,10 +120,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def control_sockets(port: int) -> list[Path]:
-    """Control sockets of the user's servers at `port`, by name; they need not be alive."""
-    folder = runtime_folder()
-    paths = [folder / f"{port}.sock", *sorted(folder.glob(f"{port}-*.sock"))]
-    return [path for path in paths if path.is_socket()]
+    """Control sockets of the user's servers at `port`, services first; they need not be alive."""
+    return controls_at(runtime_folder(), port)
 
 
 def all_control_sockets() -> list[Path]:

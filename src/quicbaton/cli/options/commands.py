@@ -6,7 +6,7 @@ from typing import Annotated
 from quicbaton.cli.options.argument import Argument, CommandOptions, OneOf, Options
 from quicbaton.cli.options.cluster import ClusterOptions
 
-_SERVER = "the server: its control socket, its port, or NODE[/WORKER] of the cluster"
+_SERVER = "the server: its control socket, [HOST:]PORT, or NODE[/WORKER] of the cluster"
 _TRUST = OneOf("trust")
 _STEP = OneOf("step", required=True)
 
@@ -18,7 +18,7 @@ _Connection = Annotated[
 ]
 _Destination = Annotated[
     str,
-    Argument("the destination: its control socket, its port, or NODE[/WORKER]", "SERVER"),
+    Argument("the destination: its control socket, [HOST:]PORT, or NODE[/WORKER]", "SERVER"),
 ]
 _Proxy = Annotated[
     bool,

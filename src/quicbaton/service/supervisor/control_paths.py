@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from glob import escape
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +27,7 @@ def controls_of_workers(service: Path) -> list[Path]:
     return sorted(
         path
         for suffix in (_SUFFIX, LINGERING_SUFFIX)
-        for path in service.parent.glob(f"{service.stem}-*{suffix}")
+        for path in service.parent.glob(f"{escape(service.stem)}-*{suffix}")
     )
 
 
