@@ -7,8 +7,15 @@ import signal
 
 import pytest
 
-from tests.cli.command_line import wait_for
-from tests.supervisor.service_home import FILE_BYTES, Service, ServiceHome, check_whole, last_event
+from tests.cli.command_line import GUARD_S, wait_for
+from tests.supervisor.service_home import (
+    FILE_BYTES,
+    RATE,
+    Service,
+    ServiceHome,
+    check_whole,
+    last_event,
+)
 
 pytestmark = pytest.mark.process
 
@@ -93,3 +100,18 @@ def test_a_reload_brings_as_many_workers_as_the_file_says(home: ServiceHome) -> 
     assert len(service.pids()) == 2
     for download in downloads:
         check_whole(download, content)
+
+
+def test_a_signal_to_stop_gives_the_grace_of_the_last_reload(home: ServiceHome) -> None:
+    home.write("file.bin", FILE_BYTES)
+    file = home.path / "quicbaton.toml"
+    file.write_text(_FILE + "grace = 0\n")
+    service = home.service_of_file()
+    file.write_text(_FILE + "grace = 600\n")
+    assert home.run("reload", "--json").returncode == 0
+    download = home.download(service, "file.bin", RATE)
+    download.wait_for_bytes(1)
+    service.process.terminate()
+    assert service.wait_for("waiting")["seconds_left"] > 500
+    assert not download.outcome()["error"]
+    assert service.process.wait(GUARD_S) == 0

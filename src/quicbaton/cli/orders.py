@@ -20,8 +20,7 @@ from quicbaton.service.timing import LOOK_S
 
 
 class Orders:
-    """Carries out the orders to one service. `over` is set when it has stopped. `grace_s` is for
-    stops by signals."""
+    """Carries out the orders to one service. `over` is set when it has stopped."""
 
     def __init__(
         self,
@@ -29,13 +28,11 @@ class Orders:
         reloads: Reloads,
         reporter: Reporter,
         systemd: Systemd,
-        grace_s: float,
     ) -> None:
         self._supervisor = supervisor
         self._reloads = reloads
         self._reporter = reporter
         self._systemd = systemd
-        self._grace_s = grace_s
         self._stopping: asyncio.Task[c.Left] | None = None
         #: Signals to stop.
         self._signals = 0
@@ -105,7 +102,7 @@ class Orders:
         if self._signals > 1:
             self._supervisor.kill()
         else:
-            self._supervisor.spawn(self.stop(self._grace_s, ""))
+            self._supervisor.spawn(self.stop(self._supervisor.settings.grace_s, ""))
 
     async def _stop(self, grace_s: float, to: str) -> c.Left:
         self._systemd.stopping()

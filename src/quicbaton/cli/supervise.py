@@ -121,8 +121,7 @@ class _Service:
         scaling = Scaling(supervisor, lambda: chosen_ids(self._options, self._ring()))
         read_again = partial(self._live.read_again, supervisor, spawner)
         reloads = Reloads(supervisor, read_again, scaling)
-        grace_s = options.supervision.grace
-        orders = Orders(supervisor, reloads, self._reporter, self._systemd, grace_s)
+        orders = Orders(supervisor, reloads, self._reporter, self._systemd)
         group.steer(chosen_ids(options, self._ring()))
         self._keep_descriptors(group, figures)
         service = reception = metrics = None
