@@ -102,13 +102,8 @@ class Source:
     # --- as the mover ---
 
     def freeze(self, _connection_id: bytes, _strays: Any) -> Any:
-        connection = SimpleNamespace(original_destination_connection_id=b"")
         return SimpleNamespace(
-            session=SimpleNamespace(connection=connection),
-            parting=["first", "second"],
-            descriptors=(),
-            passed=None,
-            frozen_at_us=0,
+            parting=["first", "second"], descriptors=(), passed=None, frozen_at_us=0
         )
 
     def snapshot(self, frozen: Any, _copying: Any, *, may_relay: bool) -> Any:

@@ -118,6 +118,23 @@ def test_a_handoff_that_failed_tells_how_far_it_came(home: Home) -> None:
     finish(client, content)
 
 
+def test_a_qlog_file_has_a_handoff_that_was_refused_before_the_freeze(home: Home) -> None:
+    folder = home.path / "qlog"
+    first = home.serve("--qlog", folder)
+    other = home.serve("--host", "127.0.0.1", "--port", "0")
+    content, client, connection, (owner,) = begin(home, first)
+    refused = home.run("handoff", owner.control, connection, "--to", other.control, "--json")
+    told = msgspec.json.decode(refused.stdout)["timeline"]
+    assert told["code"] == "cannot_send_from"
+    assert {"offer", "end"} <= set(told["at_us"]) <= {"copy", "offer", "end"}
+    (file,) = folder.iterdir()
+    records = [msgspec.json.decode(one) for one in file.read_bytes().split(b"\x1e")[1:]]
+    assert [one["data"] for one in records if one.get("name") == "quicbaton:handoff_ended"] == [
+        told
+    ]
+    finish(client, content)
+
+
 def test_a_resumed_baton_tells_how_long_it_stood_still(home: Home) -> None:
     content, client, connection, (owner, other) = begin(home, *pair(home))
     baton = home.path / "connection.baton"

@@ -191,7 +191,7 @@ class IncomingHandoff(Handoff):
     def _tell_rebuilt(self, rebuilt: RebuiltConnection) -> None:
         header = rebuilt.header
         recorder = self.recorder
-        recorder.original_id = rebuilt.connection.original_destination_connection_id
+        recorder.is_about(rebuilt.connection)
         recorder.sealed(rebuilt.size_bytes)
         if rebuilt.frozen_at_us is not None:
             recorder.mark(Phase.SNAPSHOT, rebuilt.frozen_at_us)

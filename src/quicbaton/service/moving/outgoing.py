@@ -70,6 +70,7 @@ class OutgoingHandoff(Handoff):
         send from the address to which the client sends, send for it."""
         waiter = self.wait()
         self.recorder.is_between(link.own_name, link.peer_name)
+        self.recorder.is_about(session.connection)
         self._format = max(link.peer_formats)
         if not is_worth_it(session) or self._is_cutover_in_the_way(session, link, proxy=proxy):
             self._offer(session, link, proxy=proxy)
@@ -86,6 +87,7 @@ class OutgoingHandoff(Handoff):
         self._keep = keep
         waiter = self.wait()
         self.recorder.is_between(self._context.names.toward(""), "")
+        self.recorder.is_about(session.connection)
         self.feed(ev.Save(cutover_pending=session.connection.cutover_pending))
         if self.machine.state is GivingState.SAVED:
             self.finish(HandoffResult(Outcome.KEPT, Reason.SAVED, "frozen"))
@@ -214,9 +216,6 @@ class OutgoingHandoff(Handoff):
         reach("before_freeze")
         self._frozen = self._context.mover.freeze(self.connection_id, StraySink(self.receive))
         self.recorder.mark(Phase.FREEZE)
-        self.recorder.original_id = (
-            self._frozen.session.connection.original_destination_connection_id
-        )
         reach("after_freeze")
 
     def _seal(self, effect: fx.SealBaton) -> None:

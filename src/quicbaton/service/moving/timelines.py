@@ -20,6 +20,7 @@ from quicbaton.handoff.timeline import Phase, Seen, Timeline
 from quicbaton.limits import MAX_KEPT_TIMELINES
 from quicbaton.reasons import Reason
 from quicbaton.service.timing import ANSWER_S
+from quicbaton.transport.connection import Connection
 
 
 class TimelineRecorder:
@@ -27,7 +28,7 @@ class TimelineRecorder:
 
     def __init__(self, timeline: Timeline, on_news: Callable[[TimelineRecorder], None]) -> None:
         self.timeline = timeline
-        #: The client's first destination ID, the name of the connection's qlog file.
+        #: The name of the connection's qlog file; empty as long as it is not known.
         self.original_id = b""
         #: Another process sends for the destination: there is no cutover to wait for.
         self.is_proxied = False
@@ -43,6 +44,10 @@ class TimelineRecorder:
     def is_between(self, source: str, destination: str) -> None:
         """The two processes' names."""
         self.timeline.source, self.timeline.destination = source, destination
+
+    def is_about(self, connection: Connection) -> None:
+        """The connection, whose qlog file is to have the timeline."""
+        self.original_id = connection.original_destination_connection_id
 
     def mark(self, phase: Phase, at_us: int | None = None) -> None:
         """The phase begins now, or at that time of the monotonic clock. A phase begins once."""
