@@ -50,7 +50,7 @@ def test_an_upgrade_replaces_the_supervisor_and_then_the_workers(home: ServiceHo
             wait_for(Path(f"/proc/{old}").exists, lambda exists: not exists)
         before = after
         opened.append(descriptors(pid))
-    assert b"quicbaton.cli.main" in began_at(pid)
+    assert b"-m\0quicbaton\0" in began_at(pid)
     wait_for(lambda: descriptors(pid), lambda number: number <= opened[0])
     downloads += service.download_everywhere("file.bin")
     for download in downloads:
@@ -101,7 +101,7 @@ def test_a_signal_during_an_upgrade_is_not_lost(home: ServiceHome) -> None:
     service: Service = home.service(1)
     pid = service.process.pid
     upgrade = home.start("quicbaton", "upgrade")
-    wait_for(lambda: b"quicbaton.cli.main" in began_at(pid), bool)
+    wait_for(lambda: b"-m\0quicbaton\0" in began_at(pid), bool)
     os.kill(pid, signal.SIGTERM)
     assert service.process.wait() == 0
     assert not any(is_alive(worker) for worker in home.worker_pids())

@@ -1,4 +1,5 @@
-"""The beginning of the `quicbaton` command. It imports nothing of ours: Ctrl-C is quiet from then.
+"""The beginning of the `quicbaton` command. It imports nothing that takes time: Ctrl-C is quiet from
+then on.
 
 An exception in the middle of an import is a traceback at best, and in a module written in C not
 even that. A command that runs gets `KeyboardInterrupt`, to leave no half of a file behind.
@@ -11,8 +12,7 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
-#: A shell's exit status for a program that SIGINT ended.
-INTERRUPTED = 130
+from quicbaton.cli.exit_status import INTERRUPTED
 
 
 def run() -> int:

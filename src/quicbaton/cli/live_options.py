@@ -84,7 +84,11 @@ class LiveOptions:
         now = self._sources.read()
         check_upgrade(self.options, now)
         workers = self.workers if now.workers == self.options.workers else 0
-        return Begin([*sys.argv[2:], "--port", str(group.port)], workers)
+        arguments = sys.argv[2:]
+        if self.options.port != group.port:
+            # It was any free one.
+            arguments += ["--port", str(group.port)]
+        return Begin(arguments, workers)
 
 
 def supervisor_settings(options: ServeOptions) -> Settings:

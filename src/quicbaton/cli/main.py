@@ -11,15 +11,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
-from quicbaton.cli.entry import INTERRUPTED
+from quicbaton.cli.exit_status import INTERRUPTED, NOT_UNDERSTOOD
 from quicbaton.cli.options.argument import CommandOptions
 from quicbaton.cli.options.sources import Sources
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import QuicbatonError
 from quicbaton.reasons import Reason
 
-#: The exit status of argparse.
-_NOT_UNDERSTOOD: Final = 2
 #: The modules here, in the order of the help, and their commands. A process imports only the module
 #: of its own command: all of them, with their imports, take several times as long.
 COMMANDS: Final = {
@@ -54,7 +52,7 @@ def main(
         return run(reporter)
     except QuicbatonError as error:
         reporter.error(error.code, str(error))
-        return _NOT_UNDERSTOOD if error.code is Reason.USAGE else 1
+        return NOT_UNDERSTOOD if error.code is Reason.USAGE else 1
     except BrokenPipeError:
         # The reader of our output has gone: `quicbaton ps | head` is no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -97,7 +95,7 @@ class _JsonParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         Reporter(as_json=True).error(Reason.USAGE, message, usage=self.format_usage().strip())
-        self.exit(_NOT_UNDERSTOOD)
+        self.exit(NOT_UNDERSTOOD)
 
 
 def parser_of(

@@ -42,7 +42,7 @@ from quicbaton.service.supervisor.systemd import (
 HELD_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: The variable with that number.
 SCALED: Final = "QUICBATON_SCALED"
-_COMMAND: Final = ("-m", "quicbaton.cli.main")
+_COMMAND: Final = ("-m", "quicbaton")
 
 
 class Begin(NamedTuple):
