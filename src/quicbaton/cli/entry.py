@@ -1,5 +1,5 @@
-"""The beginning of the `quicbaton` command. It imports nothing that takes time: Ctrl-C is quiet from
-then on.
+"""The beginning of the `quicbaton` command. It imports nothing that takes time, so that Ctrl-C is
+quiet from here on.
 
 An exception in the middle of an import is a traceback at best, and in a module written in C not
 even that. A command that runs gets `KeyboardInterrupt`, to leave no half of a file behind.
