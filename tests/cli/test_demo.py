@@ -158,9 +158,9 @@ async def test_a_short_run_ends_well_and_kills_the_process_that_accepted(
     assert made.distance is not None
     assert made.distance.handoffs_ms
     assert made.distance.quiet_ms
-    # Two round trips, whatever else: that no machine is too slow for.
+    # Two round trips through the link, which may be half a millisecond early at each end.
     assert len(made.distance.reconnects_ms) == 3
-    assert min(made.distance.reconnects_ms) > 4 * distance.delay_ms
+    assert min(made.distance.reconnects_ms) > 4 * (distance.delay_ms - 1)
     # Too short a run, and nothing else is wrong with it.
     assert set(failed(made)) <= {"duration", "handoffs"}
     assert display.seen > 3
