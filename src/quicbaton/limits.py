@@ -458,6 +458,12 @@ MAX_NODES: Final = 1024
 MAX_HELD_EVENTS: Final = 256
 MAX_HELD_REQUEST_BYTES: Final = 1 << 16
 
+# --- access log -------------------------------------------------------------------------------
+
+#: Requests of one connection whose answer is awaited for its line: more than a client may have
+#: open. Without a bound those that a program resets would stay.
+MAX_AWAITED_ANSWERS: Final = 256
+
 # --- metrics ----------------------------------------------------------------------------------
 
 #: HTTP requests for figures that are answered at once, and seconds of silence in one: a scraper or

@@ -78,6 +78,9 @@ class AsgiProtocol(QuicConnectionProtocol):
         #: Bytes that exchanges hold for their programs.
         self._kept_bytes = 0
 
+    def count_requests(self, count: RequestCount) -> None:
+        self.requests = count
+
     def quic_event_received(self, event: events.QuicEvent) -> None:
         if isinstance(event, StreamWritable):
             exchange = self._exchanges.get(event.stream_id)

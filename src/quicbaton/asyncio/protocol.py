@@ -15,6 +15,8 @@ from typing import Any, Final, Protocol
 
 from aioquic.quic import events
 
+from quicbaton.asyncio.access import WatchedRequests
+from quicbaton.asyncio.requests import RequestCount
 from quicbaton.asyncio.stream_adapter import StreamAdapter
 from quicbaton.errors import QuicbatonError, RefusedError
 from quicbaton.http3.connection import H3Connection
@@ -78,6 +80,7 @@ class QuicConnectionProtocol:
         #: program gets that. If it returns True, requests wait until `let_requests_in`.
         self.on_first_request: Callable[[str], bool] | None = None
         self._holds_requests = False
+        self._uncounted: RequestCount | None = None
 
     # --- for the application --------------------------------------------------------------------
 
@@ -265,6 +268,11 @@ class QuicConnectionProtocol:
 
     # --- for the runtime ------------------------------------------------------------------------
 
+    def count_requests(self, count: RequestCount) -> None:
+        """Count HTTP/3 requests, and write their lines of the access log: for a program that does
+        not do so itself."""
+        self._uncounted = count
+
     def connection_made(self, transport: Transmitter) -> None:
         self._transmitter = transport
 
@@ -354,6 +362,9 @@ class QuicConnectionProtocol:
                 # The boundary to the application: an error in one connection must not keep other
                 # connections of the same batch from their datagrams.
                 self._on_handler_failed(event, error)
+            if self._uncounted is not None and self._http is not None:
+                self._http.watch = WatchedRequests(lambda: self._quic, self._uncounted)
+                self._uncounted = None
         return retired
 
     def _on_handler_failed(self, event: events.QuicEvent, error: Exception) -> None:

@@ -48,7 +48,6 @@ class Program(NamedTuple):
     #: Serves it at a TCP socket, with TLS. The number is the seconds for which connections without
     #: requests are kept. None for programs that only QUIC carries.
     over_tcp: Callable[[Listener, TlsIdentity, float], TcpServer] | None = None
-    #: Of an ASGI program, or a folder.
     requests: RequestCount = RequestCount()
 
     def configure(self, configuration: QuicConfiguration) -> None:
@@ -175,8 +174,23 @@ def load_program(
             chosen(configuration)
 
     if not is_asgi:
-        return Program(text, found, getattr(module, "health", None), settings)
+        requests = RequestCount()
+        create = partial(_create_counting, found, requests)
+        health = getattr(module, "health", None)
+        return Program(text, create, health, settings, requests=requests)
     return _asgi_program(text, found, settings, root_path, limit_concurrency)
+
+
+def _create_counting(
+    make_protocol: Callable[..., Any],
+    requests: RequestCount,
+    *given: Any,
+    **more: Any,
+) -> Any:
+    protocol = make_protocol(*given, **more)
+    if isinstance(protocol, QuicConnectionProtocol):  # it may be another one with its methods
+        protocol.count_requests(requests)
+    return protocol
 
 
 def _asgi_program(

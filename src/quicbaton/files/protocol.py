@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from time import monotonic, time
 from typing import Any, Final
-from urllib.parse import quote
 
 import msgspec
 from aioquic.quic import events
@@ -50,8 +49,6 @@ _REASONS: Final = {
     503: "Too busy",
 }
 _ETAG_BYTES: Final = 12
-#: Characters of a request's target that a log shows as they are: RFC 3986's, and what is encoded.
-_TARGET: Final = "%/:?#[]@!$&'()*+,;="
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -82,6 +79,9 @@ class FileProtocol(QuicConnectionProtocol):
         self._downloads = Downloads(folder)
         #: Status and bytes of the body of the answer that is made now.
         self._said = (0, 0)
+
+    def count_requests(self, count: RequestCount) -> None:
+        self._requests = count
 
     def close(self, error_code: int = ErrorCode.H3_NO_ERROR, reason_phrase: str = "") -> None:
         """Close the connection in the way that HTTP/3 does without an error."""
@@ -157,12 +157,11 @@ class FileProtocol(QuicConnectionProtocol):
         status, size = self._said
         self._requests.answered["3", status] += 1
         if access.is_on():
-            host, port = self._quic.peer_address[:2]
             access.write(
                 request.method.decode("latin-1"),
-                quote(request.target, safe=_TARGET),
+                access.shown_target(request.target),
                 status,
-                client=(str(host).removeprefix("::ffff:"), int(port)),
+                client=access.shown_client(self._quic.peer_address),
                 http_version="3",
                 sent_bytes=size,
                 seconds=monotonic() - begun_s,

@@ -24,6 +24,7 @@ from quicbaton.http3.errors import (
 from quicbaton.http3.events import H3Event, StreamFailed
 from quicbaton.http3.rates import rate
 from quicbaton.http3.state import Http3State, Http3Stream
+from quicbaton.http3.watching import RequestWatch
 from quicbaton.http3.webtransport import OFFER
 from quicbaton.transport.state import NONE
 
@@ -60,6 +61,8 @@ class Http3Base:
     _quic: Any
     _quic_logger: Any
     _state: Http3State
+    #: Told of requests and answers.
+    watch: RequestWatch | None = None
 
     def _attach(self, quic: Any, state: Http3State) -> None:
         """Work on `state` over `quic`. Sends nothing."""

@@ -79,6 +79,8 @@ class MessageReader(WebTransportSide):
                 fields, request = whole
                 self._begin_request(stream_id, stream, request)
                 stream.receive = s.ENDED
+                if self.watch is not None:
+                    self.watch.on_request(stream_id, fields)
                 return [HeadersReceived(list(fields), stream_id, True)]
         events: list[H3Event] = []
         try:
@@ -224,6 +226,8 @@ class MessageReader(WebTransportSide):
         else:
             fields, request = qpack.decode_request(block)
             early = self._begin_request(stream_id, stream, request)
+            if self.watch is not None:
+                self.watch.on_request(stream_id, fields)
             events.append(HeadersReceived(fields, stream_id, False))
             events += early
             qlog.log_headers(self._quic_logger, stream_id, len(block), fields, created=False)

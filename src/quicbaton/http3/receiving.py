@@ -70,6 +70,8 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
                 return self._on_datagram(event.data)
             if isinstance(event, (StreamReset, StopSendingReceived)):
                 stream_id = event.stream_id
+                if self.watch is not None:
+                    self.watch.on_gone(stream_id)
                 is_reset = isinstance(event, StreamReset)
                 return self._on_reset(stream_id) if is_reset else self._on_stop(stream_id)
         except StreamError as error:

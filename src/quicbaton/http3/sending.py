@@ -74,6 +74,8 @@ class SendingSide(WebTransportSide):
         stream.send = phase
         self._write(stream_id, stream, frame, end_stream)
         qlog.log_headers(self._quic_logger, stream_id, len(frame), headers, created=True)
+        if self.watch is not None:
+            self.watch.on_fields(stream_id, headers, ended=end_stream)
 
     def send_data(self, stream_id: int, data: bytes, end_stream: bool) -> None:
         """Send content, and the message's end if `end_stream`.
@@ -93,6 +95,8 @@ class SendingSide(WebTransportSide):
             raise FrameUnexpected("DATA frame is not allowed in this state")
         if stream.flags & s.HEAD_REQUEST and not self._is_client:
             self._write(stream_id, stream, b"", end_stream)
+            if self.watch is not None:
+                self.watch.on_content(stream_id, 0, ended=end_stream)
             return
         if stream.send_left != NONE:
             if len(data) > stream.send_left:
@@ -106,6 +110,8 @@ class SendingSide(WebTransportSide):
         else:
             self._quic.send_stream_data(stream_id, b"\0" + encode_varint(size))
             self._write(stream_id, stream, data, end_stream)
+        if self.watch is not None:
+            self.watch.on_content(stream_id, size, ended=end_stream)
 
     def send_push_promise(self, stream_id: int, headers: Fields) -> int:
         """Promise a response that was not asked for (RFC 9114 §4.6). Returns its stream's ID.
