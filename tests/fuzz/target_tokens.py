@@ -57,6 +57,8 @@ def _resumption() -> Resumption:
         alpn="h3",
         early_data=True,
         promise=bytes(32),
+        certificate=bytes(32),
+        shown_ms=int(_NOW * 1000),
     )
 
 

@@ -220,6 +220,8 @@ def test_every_method_of_a_moved_connection_raises() -> None:
         for name, _ in inspect.getmembers(Connection, inspect.isfunction)
         if not name.startswith("_")
     }
+    # What this object has counted stays with it, and is asked for when it is spent.
+    methods.remove("take_packets_lost")
     assert methods == set(ARGUMENTS), "a new method needs its arguments in this test"
     for name, arguments in ARGUMENTS.items():
         with pytest.raises(GivenAwayError):

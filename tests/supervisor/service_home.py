@@ -107,7 +107,7 @@ class Service(Server):
 def check_whole(download: Download, content: bytes) -> None:
     """The download went on over one connection, and every byte is right."""
     outcome = download.outcome()
-    assert not outcome["error"]
+    assert not outcome["error"], outcome
     assert outcome["connections"] == 1
     assert outcome["sha256"] == hashlib.sha256(content).hexdigest()
 

@@ -252,7 +252,8 @@ class Connection:
         return self._state.recovery.has_rtt
 
     def take_packets_lost(self) -> int:
-        """Packets declared lost (RFC 9002 §6.1) since the last call, MTU probes included."""
+        """Packets declared lost (RFC 9002 §6.1) since the last call, MTU probes included. A
+        connection that is spent answers, too: the count does not move."""
         recovery = self._engine.recovery
         lost, recovery.packets_lost = recovery.packets_lost, 0
         return lost
