@@ -140,6 +140,22 @@ def test_counters_go_on_under_the_next_supervisor(home: ServiceHome) -> None:
     assert total(scrape(url), "quicbaton_accepted_total") == before + 1
 
 
+def test_counters_of_a_number_that_goes_and_comes_back_go_on(home: ServiceHome) -> None:
+    home.write("file.bin", 1000)
+    service = home.service(2, "--metrics", "0")
+    url = service.wait_for("metrics")["url"]
+    second = 'quicbaton_accepted_total{node="0",worker="1"}'
+    while not scrape(url).get(second):
+        get(home, service)
+    with Watch(url).running() as watch:
+        for workers in ("1", "3", "1", "2"):
+            assert home.run("scale", workers).returncode == 0
+            get(home, service)
+        reads = watch.reads
+        wait_for(lambda: watch.reads, lambda now: now > reads + 1)
+    assert not watch.falls
+
+
 def test_counters_go_on_through_an_upgrade_of_the_supervisor(home: ServiceHome) -> None:
     home.write("file.bin", 1000)
     service = home.service(1, "--metrics", "0")
