@@ -63,7 +63,7 @@ def test_a_program_that_cannot_configure_is_refused(load) -> None:  # type: igno
 
 
 _IMPORT = """
-from quicbaton.cli.program import import_named
+from quicbaton.cli.importing import import_named
 from quicbaton.reasons import Reason
 module, _ = import_named("saved_code:C", what="--app", code=Reason.APPLICATION)
 print(module.VERSION)

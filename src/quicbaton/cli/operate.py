@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from quicbaton.cli.program import import_named, make
+from quicbaton.cli.importing import import_named, make
 from quicbaton.cli.reporter import Reporter
 from quicbaton.errors import ConfigurationError
 from quicbaton.reasons import Reason

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +16,7 @@ from quicbaton.asyncio.endpoint.endpoint import CreateProtocol
 from quicbaton.asyncio.listener import Listener
 from quicbaton.asyncio.requests import RequestCount
 from quicbaton.cli import request_limits
+from quicbaton.cli.importing import file_of, import_named, in_words, is_asgi_like, make
 from quicbaton.cli.options.serve import FOLDER_SLEEP_AFTER_S, ProgramOptions, RequestLimits
 from quicbaton.errors import ConfigurationError
 from quicbaton.files import FileProtocol, Folder
@@ -62,7 +59,7 @@ class Program(NamedTuple):
         except Exception as error:
             # The boundary to the program, which may raise anything.
             raise ConfigurationError(
-                f"configure() of {self.name} raised {type(error).__name__}: {error}",
+                f"configure() of {self.name} raised {in_words(error)}",
                 code=Reason.APPLICATION,
             ) from error
 
@@ -78,7 +75,7 @@ class Program(NamedTuple):
             await self.stop()
             # The boundary to the program, which may raise anything.
             raise ConfigurationError(
-                f"health() of {self.name} raised {type(error).__name__}: {error}",
+                f"health() of {self.name} raised {in_words(error)}",
                 code=Reason.UNHEALTHY,
             ) from error
 
@@ -164,6 +161,7 @@ def load_program(
     if factory:
         found = make(found, what=f"the program {text}", code=Reason.APPLICATION)
     is_asgi = _is_asgi(found)
+    _check_call(text, module, found, is_asgi=is_asgi)
     chosen = None
     if not is_asgi:  # in the module of an ASGI program these names belong to its routes
         chosen = getattr(found, "configure", None) or getattr(module, "configure", None)
@@ -237,69 +235,29 @@ def _is_asgi(found: Any) -> bool:
             "program, which is an object or an async function, or a protocol class",
             code=Reason.APPLICATION,
         )
-    return inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(
-        getattr(found, "__call__", None)  # noqa: B004 - whether that is async, not whether it is
-    )
+    return is_asgi_like(found)
 
 
-def make(maker: Callable[[], Any], *, what: str, code: Reason) -> Any:
-    """The result of a function of the user's. Raises ConfigurationError with `code` when it
-    fails."""
+def _check_call(text: str, module: ModuleType, found: Any, *, is_asgi: bool) -> None:
+    """ConfigurationError for a program that cannot be called as programs of its kind are."""
+    expected = "(scope, receive, send)" if is_asgi else "(connection, stream_handler=...)"
     try:
-        return maker()
-    except Exception as error:
-        # The boundary to the user's program, which may raise anything.
-        raise ConfigurationError(
-            f"cannot make {what}: {type(error).__name__}: {error}", code=code
-        ) from error
-
-
-def import_named(
-    text: str, *, what: str, code: Reason, folder: Path | None = None
-) -> tuple[ModuleType, Callable[..., Any]]:
-    """The module, and the class or function that MODULE:NAME names, for the option `what`.
-
-    Raises ConfigurationError with `code`: it cannot be imported, or has no such name.
-    """
-    module_name, colon, name = text.partition(":")
-    if not (module_name and colon and name):
-        raise ConfigurationError(f"{what} is MODULE:NAME, got {text!r}", code=code)
-    place = os.path.abspath(folder or os.getcwd())
-    if place not in sys.path:
-        # As `python -m` does it.
-        sys.path.insert(0, place)
-    started = time.time()
+        signature = inspect.signature(found)
+    except (TypeError, ValueError):
+        return  # some callables of modules in C do not tell
     try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        # The boundary to the program: importing it runs it.
+        if is_asgi:
+            signature.bind({}, None, None)
+        else:
+            signature.bind(None, stream_handler=None)
+    except TypeError:
+        has = f"{text} in {file_of(module)} takes {signature}"
+        kind = "an ASGI 3 program" if is_asgi else "a function that makes protocols"
+        hint = ""
+        if not is_asgi and not signature.parameters:
+            hint = ": if it makes the program, give --factory"
+        elif not is_asgi and "environ" in signature.parameters:
+            hint = ": it is a WSGI program, which an adapter such as a2wsgi makes an ASGI one"
         raise ConfigurationError(
-            f"cannot import {module_name}: {type(error).__name__}: {error}", code=code
-        ) from error
-    _remove_doubtful_bytecode(started)
-    found = getattr(module, name, None)
-    if not callable(found):
-        raise ConfigurationError(f"{module_name} has no class or function {name!r}", code=code)
-    return module, found
-
-
-#: Bytecode tells its source by a time in whole seconds, and clocks of files lag a little.
-_DOUBTFUL_S = 2.0
-
-
-def _remove_doubtful_bytecode(started: float) -> None:
-    """Delete the cached bytecode of sources that were written just before they were imported.
-
-    Bytecode knows its source by size and second (PEP 3147's pyc header). Saved again within that
-    second, at the same size, the source would not run: the next worker would find the bytecode of
-    the one before, and a reload would have succeeded with the old code.
-    """
-    for module in list(sys.modules.values()):
-        spec = getattr(module, "__spec__", None)
-        if spec is None or not spec.cached or not spec.origin:
-            continue
-        try:
-            if os.stat(spec.origin).st_mtime > started - _DOUBTFUL_S:
-                os.unlink(spec.cached)
-        except OSError:
-            continue
+            f"{has}, and {kind} takes {expected}{hint}", code=Reason.APPLICATION
+        ) from None
