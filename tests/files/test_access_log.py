@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.files.test_file_server import SIZE, Session
-from tests.supervisor.service_home import ServiceHome, service_home
+from tests.supervisor.service_home import FILE_BYTES, ServiceHome, service_home
 
 
 @pytest.fixture
@@ -119,3 +119,26 @@ def test_nobody_need_read_it(home: ServiceHome, option: str) -> None:
     service.stop()
     assert service.process.stderr is not None
     assert service.process.stderr.read() == ""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("level", "told"), [("info", False), ("debug", True)])
+def test_connections_that_move_are_told_at_debug_only(
+    home: ServiceHome, level: str, told: bool
+) -> None:
+    home.write("file.bin", FILE_BYTES)
+    service = home.service(2, "--log-level", level, "--log-format", "json")
+    downloads = service.download_everywhere("file.bin")
+    names = service.names(0) | service.names(1)
+    assert home.run("reload").returncode == 0
+    for download in downloads:
+        download.outcome()
+    service.stop()
+    assert service.process.stderr is not None
+    lines = [json.loads(line) for line in service.process.stderr.read().splitlines()]
+    moves = [line for line in lines if any(name in line.get("message", "") for name in names)]
+    assert bool(moves) is told
+    assert {line["level"] for line in moves} <= {"debug"}
+    assert service.process.stdout is not None
+    events = [*service.events, *map(json.loads, service.process.stdout)]
+    assert not any("connection" in event for event in events)
