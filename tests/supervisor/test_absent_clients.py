@@ -133,6 +133,24 @@ def test_a_proxied_connection_goes_on_through_reloads_of_the_service_that_sends_
     wait_for(lambda: is_alive(first), lambda alive: not alive)
 
 
+def test_a_connection_for_which_another_server_sends_stays_in_the_old_process(
+    home: ServiceHome,
+) -> None:
+    content = home.write("file.bin", FILE_BYTES)
+    server, owner = home.service(1), home.service(1)
+    (download,) = server.download_everywhere("file.bin")
+    (name,) = server.names(0)
+    home.json("handoff", str(server.port), name, "--to", str(owner.port), "--proxy")
+    (old,) = owner.pids()
+    for _ in range(2):
+        reload(home, owner)
+        assert lingering(home, owner)[old]["sent_for"] == 1
+        (shown,) = home.json("ps", str(owner.port))["connections"]
+        assert (shown["connection"], shown["state"]) == (name, "proxied")
+    check_whole(download, content)
+    wait_for(lambda: is_alive(old), lambda alive: not alive)
+
+
 class SlowClient:
     """aioquic's client, whose time stands still but in `go_on`."""
 

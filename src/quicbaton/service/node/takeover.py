@@ -78,7 +78,9 @@ class Takeovers:
         }
 
     async def _read(self, _channel: Channel, _frame: c.ReadOldProcess) -> c.Frame:
-        return read_old_process(self._node, self._successor)
+        sessions = self._node.endpoint.sessions.values()
+        sent_for = sum(session.sent_for_by is not None for session in sessions)
+        return read_old_process(self._node, self._successor, sent_for)
 
     async def _take_over(self, channel: Channel, frame: c.TakeOver | c.TakeOverEarly) -> None:
         node = self._node
@@ -231,7 +233,8 @@ class OldProcess(Changes):
         """The number of those left that need not be waited for."""
         if not self._is_early:
             return 0
-        return self._node.handoffs.given() + len(self._node.endpoint.handshakes)
+        stays = len(self._sent_for())
+        return self._node.handoffs.given() + len(self._node.endpoint.handshakes) + stays
 
     def _absent(self) -> int:
         """The number of those left for which this process is needed. The IDs of those that the
@@ -239,10 +242,20 @@ class OldProcess(Changes):
         if not self._is_early:
             return 0
         given = self._node.handoffs.given(besides=self._successor)
-        return given + len(self._node.endpoint.handshakes)
+        return given + len(self._node.endpoint.handshakes) + len(self._sent_for())
+
+    def _sent_for(self) -> set[bytes]:
+        """Connections here for which another process sends. They cannot move, and need nothing of
+        the socket: they may stay here until they end."""
+        if not self._is_early:
+            return set()
+        has = self._node.endpoint.has
+        kept = self._bulk.kept.items()
+        return {name for name, why in kept if why.code is Reason.ALREADY_PROXIED and has(name)}
 
     def _describe_absent(self) -> list[str]:
-        return describe_absent(read_old_process(self._node, self._successor))
+        stays = len(self._sent_for())
+        return describe_absent(read_old_process(self._node, self._successor, stays))
 
     def _answer(self) -> None:
         """Cut what may not go on, and tell the successor that it has the rest."""
@@ -292,8 +305,8 @@ class OldProcess(Changes):
         # A handshake that ends meanwhile makes a connection, which moves.
         until = monotonic() + HANDSHAKE_S + self._deadline_s
         while True:
-            others = handoffs.unfinished - handoffs.given() + endpoint.connection_count
-            if not self._absent() + others:
+            moving = endpoint.connection_count - len(self._sent_for())
+            if not self._absent() + handoffs.unfinished - handoffs.given() + moving:
                 return
             if self._successor_died.is_set() or monotonic() >= until:
                 self._cut()
@@ -325,7 +338,10 @@ class OldProcess(Changes):
     def _cut(self) -> list[str]:
         """Close the connections that could not move. Returns a line for each, with the reason."""
         cut = []
+        stays = self._sent_for()
         for name in self._node.endpoint.names():
+            if name in stays:
+                continue
             session = self._node.endpoint.session_of(name)
             if session is None:
                 continue
@@ -335,8 +351,9 @@ class OldProcess(Changes):
         return cut
 
 
-def read_old_process(node: Node, successor: str) -> c.OldProcessInfo:
-    """What a process lives on for, or would, when `successor` has replaced it."""
+def read_old_process(node: Node, successor: str, sent_for: int) -> c.OldProcessInfo:
+    """What a process lives on for, or would, when `successor` has replaced it. `sent_for` is the
+    number of connections here for which another process sends."""
     handoffs = node.handoffs
     unconfirmed, proxied, left_s = handoffs.read_given(successor)
     return c.OldProcessInfo(
@@ -347,6 +364,7 @@ def read_old_process(node: Node, successor: str) -> c.OldProcessInfo:
         proxied=proxied,
         handshakes=len(node.endpoint.handshakes),
         requests=handoffs.relays.left + node.beside.running,
+        sent_for=sent_for,
     )
 
 

@@ -18,6 +18,9 @@ def describe_absent(old: c.OldProcessInfo) -> list[str]:
         has = "has its" if old.proxied == 1 else "have their"
         what = counted(old.proxied, "proxied connection")
         lines.append(f"{what} {has} packets sent here until the end")
+    if old.sent_for:
+        what = counted(old.sent_for, "connection")
+        lines.append(f"{what} for which another process sends, until the end")
     if old.handshakes:
         have = "has not ended" if old.handshakes == 1 else "have not ended"
         lines.append(f"{counted(old.handshakes, 'handshake')} {have}")

@@ -216,11 +216,13 @@ class OldProcessInfo(CommandFrame, tag="old_process"):
     proxied: int  # connections for whose owners it sends
     handshakes: int
     requests: int  # connections, here or elsewhere, of which requests run here
+    sent_for: int  # connections of its own for which another process sends: they cannot move
 
     @property
     def is_idle(self) -> bool:
         """Whether it has nothing to live on for."""
-        return not (self.unconfirmed or self.proxied or self.handshakes or self.requests)
+        clients = self.unconfirmed + self.proxied + self.handshakes + self.sent_for
+        return not clients and not self.requests
 
 
 class OldProcesses(CommandFrame, tag="old_processes"):

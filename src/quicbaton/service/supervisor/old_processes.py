@@ -23,7 +23,7 @@ async def read_old_processes(supervisor: Supervisor) -> list[c.OldProcessInfo]:
         except QuicbatonError as error:
             if process.exited.is_set() or error.code is Reason.UNREACHABLE:
                 return None  # it listens no more
-            return c.OldProcessInfo(worker, process.pid, 0, 0.0, 0, 0, 0)
+            return c.OldProcessInfo(worker, process.pid, 0, 0.0, 0, 0, 0, 0)
         return None if old.is_idle else old
 
     old = [

@@ -301,7 +301,7 @@ def _in_the_background(old: list[c.OldProcessInfo]) -> str:
         left_s = max(one.seconds_left for one in old)
         what = counted(unconfirmed, "connection")
         rest.append(f"{what} that did not confirm the new ID ({left_s:.0f} s at most)")
-    if proxied := sum(one.proxied for one in old):
+    if proxied := sum(one.proxied + one.sent_for for one in old):
         rest.append(counted(proxied, "proxied connection"))
     if handshakes := sum(one.handshakes for one in old):
         rest.append(counted(handshakes, "handshake"))

@@ -203,15 +203,29 @@ class ServiceControl:
                 listed = await ask(process.control, c.ListConnections(), c.Connections, LIST_S)
             except QuicbatonError:
                 return None
-            return worker, process, listed
+            return worker, process, listed if process.serves else _without_counters(listed)
 
-        answers = await asyncio.gather(*(one(*serving) for serving in self._serving()))
+        old = [
+            (slot.number, process)
+            for slot in self._supervisor.slots
+            for process in slot.processes
+            if process.replaced
+        ]
+        answers = await asyncio.gather(*(one(*each) for each in self._serving() + old))
         found = [answer for answer in answers if answer is not None]
         once = at_their_owners([listed for _, _, listed in found])
         return [
             (worker, process, listed)
             for (worker, process, _), listed in zip(found, once, strict=True)
         ]
+
+
+def _without_counters(listed: c.Connections) -> c.Connections:
+    """The connections of an old process. What it has counted, of clients that had come to it, is
+    no part of the present."""
+    return c.Connections(
+        listed.pid, listed.address, 0, 0, 0, 0, 0, 0, connections=listed.connections
+    )
 
 
 def _describe(slot: WorkerSlot) -> c.WorkerInfo:
