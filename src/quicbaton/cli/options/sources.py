@@ -100,9 +100,7 @@ class Sources(Generic[_O]):
 
     def _in_environment(self) -> Iterator[tuple[str, Given]]:
         for path, one in self._declared.items():
-            variable = one.argument.variable
-            if not variable and self.has_file:
-                variable = _PREFIX + one.name.upper().replace("-", "_")
+            variable = variable_of(one, has_file=self.has_file)
             text = os.environ.get(variable, "") if variable else ""
             if text:
                 yield path, Given(_of_variable(one, text, variable), variable)
@@ -146,6 +144,14 @@ class Sources(Generic[_O]):
                 names = " or ".join(one.spelling for one in alternatives)
                 where = f", here or in {DEFAULT_FILE}" if self.has_file else ""
                 raise ConfigurationError(f"{names} is missing{where}", code=Reason.USAGE)
+
+
+def variable_of(one: Declared, *, has_file: bool) -> str:
+    """The environment variable that has an option; empty if none has. Those of a command that has a
+    file are all in the environment, too."""
+    if one.argument.variable or not has_file:
+        return one.argument.variable
+    return _PREFIX + one.name.upper().replace("-", "_")
 
 
 def _load(path: Path) -> dict[str, Any]:
