@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-deep test-aioquic-h3 clients pages conformance coverage check reasons metrics fuzz bench clean
+.PHONY: help venv demo test test-deep test-aioquic-h3 clients pages conformance coverage check docs commands reasons metrics fuzz bench clean
 
 help:
 	@echo "make demo   hand a live download from process to process (ARGS=\"--json FILE\")"
@@ -21,6 +21,8 @@ help:
 	@echo "make conformance   checkers that others wrote, into docs/conformance.md"
 	@echo "make coverage   which lines the tests without processes reach"
 	@echo "make check  lint, formatting, types, layers"
+	@echo "make docs   build the documentation's site into build/docs"
+	@echo "make commands  write docs/commands.md from the code"
 	@echo "make reasons  write docs/reasons.md from the code"
 	@echo "make metrics  write the table in docs/metrics.md from the code"
 	@echo "make fuzz   fuzz every target for a minute (ARGS=\"--seconds N TARGET\")"
@@ -84,6 +86,15 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Sphinx is not needed for anything else, so it is installed when it is asked for.
+docs: $(STAMP)
+	@$(BIN)/python -c 'import furo, myst_parser, sphinx' 2>/dev/null \
+		|| $(PIP) install -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m docs.builder
+
+commands: $(STAMP)
+	@$(BIN)/python -m tests.commands_page
+
 reasons: $(STAMP)
 	@$(BIN)/python -m tests.reasons_page
 
@@ -99,4 +110,4 @@ bench: $(STAMP)
 	$(BIN)/python -m bench all $(ARGS)
 
 clean:
-	rm -rf $(VENV) .aioquic .clients .conformance .coverage .fuzz .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build .aioquic .clients .conformance .coverage .fuzz .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
