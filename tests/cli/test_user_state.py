@@ -1,6 +1,7 @@
 """Keys, certificate and folders that are kept for the user."""
 
 import datetime
+import socket
 import stat
 import subprocess
 import sys
@@ -165,3 +166,28 @@ def test_a_certificate_and_its_key_are_read_together(monkeypatch: pytest.MonkeyP
     ):
         assert certificate.public_key() == key.public_key()
     assert [other.wait(GUARD_S) for other in others] == [0, 0]
+
+
+def test_control_sockets_are_where_systemd_says_unless_the_user_has_a_folder_for_them(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", f"{home / 'service'}:{home / 'further'}")
+    assert user_state.runtime_folder() == home / "run" / "quicbaton"
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert user_state.runtime_folder() == home / "service"
+
+
+def test_the_sockets_of_the_machines_service_are_found_by_its_user_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = home / "machine"
+    folder.mkdir(mode=0o700)
+    monkeypatch.setattr(user_state, "_MACHINE_FOLDER", folder)
+    with socket.socket(socket.AF_UNIX) as service:
+        service.bind(str(folder / "443.sock"))
+        assert user_state.control_sockets(443) == [folder / "443.sock"]
+        assert user_state.all_control_sockets() == [folder / "443.sock"]
+        assert user_state.closed_folder_hint() == ""
+        monkeypatch.setattr("os.getuid", lambda: 12345)
+        hint = user_state.closed_folder_hint()
+    assert "quicbaton ..." in hint

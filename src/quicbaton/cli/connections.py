@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from quicbaton.baton.header import peek
+from quicbaton.cli import user_state
 from quicbaton.cli.control import (
     Server,
     ask_in_turn,
@@ -71,7 +72,7 @@ def _list(options: PsOptions, reporter: Reporter) -> int:
     else:
         servers = find_servers(options.server, options.cluster)
     if not servers and not reporter.as_json:
-        print("no servers of yours run on this host")
+        print(f"no servers of yours run on this host{user_state.closed_folder_hint()}")
     found: dict[int, tuple[Server, c.ByWorker]] = {}
     for server in servers:
         try:

@@ -119,7 +119,10 @@ def find_servers(text: str, options: ClusterOptions) -> list[Server]:
         # A further service may serve another address of the port, or single servers may.
         rest = [server for server in found if not _is_worker_of(server, services)]
         if not rest:
-            raise ConfigurationError(f"no server of yours is at {text}", code=Reason.UNKNOWN_SERVER)
+            raise ConfigurationError(
+                f"no server of yours is at {text}{user_state.closed_folder_hint()}",
+                code=Reason.UNKNOWN_SERVER,
+            )
         return rest
     process = ProcessName.parse(text)
     cluster = find_cluster(options)

@@ -267,7 +267,8 @@ def find(options: ServiceOptions) -> Server:
     if len(paths) != 1:
         found = ", ".join(map(str, paths)) or "none"
         raise ConfigurationError(
-            f"expected one service of yours here, found {found}: name it by its port",
+            f"expected one service of yours here, found {found}: name it by its port"
+            + user_state.closed_folder_hint(),
             code=Reason.UNKNOWN_SERVER,
         )
     if not local_servers(paths):

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from quicbaton.cli import user_state
 from quicbaton.cli.control import (
     Server,
     find_cluster,
@@ -75,7 +76,8 @@ def run(options: TopOptions, reporter: Reporter) -> int:
     servers = _servers(options)
     if not servers:
         raise ConfigurationError(
-            "no server of yours runs on this host: name one, or give --cluster",
+            "no server of yours runs on this host: name one, or give --cluster"
+            + user_state.closed_folder_hint(),
             code=Reason.UNKNOWN_SERVER,
         )
     asyncio.run(_watch(servers, options, reporter))

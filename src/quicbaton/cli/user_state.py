@@ -12,6 +12,7 @@ import datetime
 import fcntl
 import ipaddress
 import os
+import pwd
 import socket
 import stat
 from collections.abc import Iterator
@@ -32,6 +33,9 @@ from quicbaton.reasons import Reason
 #: A certificate that was made here and expires sooner is replaced.
 RENEW_BEFORE: Final = datetime.timedelta(days=2)
 _DEFAULT_KEYS: Final = "cluster.keys"
+#: Where the service of examples/deploy/systemd has its control sockets, which commands find without
+#: its environment.
+_MACHINE_FOLDER: Final = Path("/run/quicbaton")
 
 
 def state_folder() -> Path:
@@ -41,10 +45,15 @@ def state_folder() -> Path:
 
 
 def runtime_folder() -> Path:
-    """The folder of control sockets: XDG_RUNTIME_DIR, or a folder of the user's own in /tmp."""
+    """The folder of control sockets: in XDG_RUNTIME_DIR; else the one that systemd has made for its
+    unit (RuntimeDirectory=); else a folder of the user's own in /tmp."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     if base:
         return _private(Path(base) / "quicbaton")
+    # systemd.exec(5): several folders are separated by colons.
+    made = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if made:
+        return _private(Path(made))
     return _private(Path("/tmp") / f"quicbaton-{os.getuid()}")
 
 
@@ -120,13 +129,29 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def control_sockets(port: int) -> list[Path]:
-    """Control sockets of the user's servers at `port`, services first; they need not be alive."""
-    return controls_at(runtime_folder(), port)
+    """Control sockets of the user's servers at `port`, services first; they need not be alive. With
+    those of the machine's service, where it is the user's."""
+    return [path for folder in _open_folders() for path in controls_at(folder, port)]
 
 
 def all_control_sockets() -> list[Path]:
-    """Control sockets of all of the user's servers, by name; they need not be alive."""
-    return sorted(path for path in runtime_folder().glob("*.sock") if path.is_socket())
+    """Control sockets of all of the user's servers, by name; they need not be alive. With those of
+    the machine's service, where it is the user's."""
+    paths = [path for folder in _open_folders() for path in folder.glob("*.sock")]
+    return sorted(path for path in paths if path.is_socket())
+
+
+def closed_folder_hint() -> str:
+    """What to do where another user's service may be meant; empty where there is none."""
+    try:
+        uid = _MACHINE_FOLDER.stat().st_uid
+        owner = pwd.getpwuid(uid).pw_name
+    except (OSError, KeyError):
+        return ""
+    if uid == os.getuid():
+        return ""
+    # Root's commands would be turned away, too: a control socket is its user's only.
+    return f"; {_MACHINE_FOLDER} is {owner}'s: `sudo -u {owner} quicbaton ...`"
 
 
 def remove_dead_sockets(port: int) -> None:
@@ -144,6 +169,16 @@ def remove_dead_sockets(port: int) -> None:
 
 
 # --- helpers ----------------------------------------------------------------------------------
+
+
+def _open_folders() -> list[Path]:
+    """The folders with control sockets of this user."""
+    own = runtime_folder()
+    try:
+        is_ours = _MACHINE_FOLDER.stat().st_uid == os.getuid()
+    except OSError:
+        is_ours = False
+    return [own, _MACHINE_FOLDER] if is_ours and own != _MACHINE_FOLDER else [own]
 
 
 def _private(folder: Path) -> Path:
