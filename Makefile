@@ -9,12 +9,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-deep test-aioquic-h3 clients pages conformance coverage check docs commands reasons metrics fuzz bench clean
+.PHONY: help venv demo test test-deep soak test-aioquic-h3 clients pages conformance coverage check docs commands reasons metrics fuzz bench clean
 
 help:
 	@echo "make demo   hand a live download from process to process (ARGS=\"--json FILE\")"
 	@echo "make test   run the tests"
 	@echo "make test-deep   run those tests for longer that can look for ever, and services as executed"
+	@echo "make soak   a year of reloads, deaths, upgrades and renewals under clients, in ten minutes"
 	@echo "make test-aioquic-h3   run aioquic's own HTTP/3 tests against ours (fetches its sdist)"
 	@echo "make clients   browsers and other real clients through handoffs, into docs/clients.md"
 	@echo "make pages   the pages of examples/ in browsers, through reloads"
@@ -57,6 +58,10 @@ test: $(STAMP)
 DEEP := tests/supervisor tests/cli tests/processes/test_neighbours.py tests/processes/test_takeovers.py
 test-deep: $(STAMP)
 	QUICBATON_TEST_DEEP=1 QUICBATON_TEST_EXEC=1 $(PYTEST) $(DEEP) $(ARGS)
+
+# A year of operation in fast motion; two minutes of it are among the tests. make soak ARGS=--quick
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak $(ARGS)
 
 # What fails and may is listed in tests/http3/aioquic_differences.py.
 test-aioquic-h3: $(STAMP)

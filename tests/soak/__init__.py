@@ -1,0 +1,1 @@
+"""A year of operation in fast motion, under clients that compare every byte."""
