@@ -18,7 +18,8 @@ def build(folder: Path) -> int:
     sources = folder.with_name(folder.name + "-sources")
     stage(_ROOT, sources)
     # --keep-going: all mistakes are shown, not only the first.
-    return sphinx(["-q", "-W", "--keep-going", "-b", "html", str(sources), str(folder)])
+    status: int = sphinx(["-q", "-W", "--keep-going", "-b", "html", str(sources), str(folder)])
+    return status
 
 
 if __name__ == "__main__":
