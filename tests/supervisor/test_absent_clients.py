@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -24,7 +25,6 @@ from tests.supervisor.service_home import (
     ServiceHome,
     check_whole,
     is_alive,
-    last_event,
 )
 
 pytestmark = pytest.mark.process
@@ -51,11 +51,13 @@ def move_all(home: ServiceHome, service: Service, source: int, destination: int)
 
 
 def reload(home: ServiceHome, service: Service) -> dict[str, Any]:
+    """Its last event, with what it had waited for."""
     done = home.run("reload", str(service.port), "--json")
     assert done.returncode == 0, done.stderr
-    event = last_event(done.stdout)
-    assert event["event"] == "reloaded"
-    return event
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert events[-1]["event"] == "reloaded"
+    waits = [event["message"] for event in events if event["event"] == "waiting"]
+    return {**events[-1], "waits": waits}
 
 
 def lingering(home: ServiceHome, service: Service) -> dict[int, dict[str, Any]]:
@@ -74,6 +76,7 @@ def test_reloads_leave_absent_clients_to_old_processes_and_lose_none(home: Servi
         told = reload(home, service)
         assert f"{moved} connection" in told["message"]
         assert "did not confirm the new ID" in told["message"]
+        assert any("confirmed" in wait and "s left" in wait for wait in told["waits"])
         old = lingering(home, service)
         assert (old[first[0]]["worker"], old[first[0]]["unconfirmed"]) == (0, moved)
         assert old[first[0]]["seconds_left"] > 0
