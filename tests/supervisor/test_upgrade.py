@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command_line import wait_for
+from tests.cli.command_line import GUARD_S, wait_for
 from tests.supervisor.service_home import FILE_BYTES, Service, ServiceHome, check_whole, is_alive
 
 pytestmark = pytest.mark.process
@@ -106,3 +106,28 @@ def test_a_signal_during_an_upgrade_is_not_lost(home: ServiceHome) -> None:
     assert service.process.wait() == 0
     assert not any(is_alive(worker) for worker in home.worker_pids())
     upgrade.wait()
+
+
+_SLOW_TO_TRY = """
+import os, time
+while os.path.exists("slow"):
+    open("tried", "w").close()
+    time.sleep(0.02)
+"""
+
+
+def test_a_stop_while_the_new_program_is_tried_is_not_lost(home: ServiceHome) -> None:
+    (home.path / "sited.py").write_text(_PROGRAM)
+    service = home.service(1, "--app", "sited:Site")
+    (home.path / "slow").touch()
+    (home.path / "sited.py").write_text(_SLOW_TO_TRY + _PROGRAM)
+    upgrade = home.start("quicbaton", "upgrade", "--json")
+    wait_for((home.path / "tried").exists, bool)
+    os.kill(service.process.pid, signal.SIGTERM)
+    service.wait_for("stopping")
+    (home.path / "slow").unlink()
+    assert service.process.wait(GUARD_S) == 0
+    _, errors = upgrade.communicate(timeout=GUARD_S)
+    assert upgrade.returncode == 1
+    assert json.loads(errors.splitlines()[-1])["error"] == "stopping"
+    assert not home.worker_pids()

@@ -52,6 +52,10 @@ LEAVE_S: Final = 10.0
 NEW_SUPERVISOR_S: Final = 30.0
 SUPERVISOR_LOOK_S: Final = 0.05
 
+#: For a program that makes way for another to begin what signals have asked of it: some turns of
+#: its event loop.
+SIGNALS_S: Final = 0.05
+
 # --- a worker has died ------------------------------------------------------------------------
 
 #: For the dead worker's links to come to their end in each of the others.

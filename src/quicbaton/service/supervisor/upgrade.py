@@ -37,6 +37,7 @@ from quicbaton.service.supervisor.systemd import (
     roster_name,
     socket_name,
 )
+from quicbaton.service.timing import SIGNALS_S
 
 #: What a signal would do between the two programs: end the process, and leave the workers alone.
 HELD_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -76,9 +77,18 @@ class Upgrades:
         async with self._reloads.alone("an upgrade"):
             begin = self._next_program()
             await self._try(begin.arguments)
-            channel.write(c.encode(c.Answer(True, Reason.OK, "the new program begins")))
-            channel.close()
-            self._replace(begin)
+            signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+            try:
+                # One that came before would be lost with this program's event loop.
+                await asyncio.sleep(SIGNALS_S)
+                if self._supervisor.stopping:
+                    raise CallerError("the service is stopping", code=Reason.STOPPING)
+                channel.write(c.encode(c.Answer(True, Reason.OK, "the new program begins")))
+                channel.close()
+                self._replace(begin)
+            finally:
+                # This program goes on.
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
 
     async def _try(self, arguments: Sequence[str]) -> None:
         """Let the new program say whether it could serve. Raises CallerError if not."""
@@ -114,7 +124,6 @@ class Upgrades:
             "LISTEN_FDNAMES": ":".join(name for name, _ in passed),
             SCALED: str(begin.workers),
         }
-        signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
         # Descriptors may lie in each other's way: first above all places, then at their own.
         above = max(FIRST_DESCRIPTOR + len(passed), *(number for _, number in passed)) + 1
         high = [os.dup2(number, above + n) for n, (_, number) in enumerate(passed)]
