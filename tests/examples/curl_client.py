@@ -31,11 +31,16 @@ class Curl:
     """A running one, for tests."""
 
     def __init__(self, home: Any, url: str, *options: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, url, str(home.ca), *options],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        # It inherits the mask: a signal that comes before it can take it waits.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, url, str(home.ca), *options],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         home.adopt(self._process)
         assert self._process.stdout is not None
         self._lines = self._process.stdout
@@ -96,6 +101,7 @@ class _Slowly:
         self._left = memoryview(body)
         self._hurry = threading.Event()
         signal.signal(signal.SIGUSR1, lambda *_: self._hurry.set())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGUSR1,))
 
     def read(self, size: int) -> bytes:
         if not self._hurry.is_set():
