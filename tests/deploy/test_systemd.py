@@ -12,7 +12,7 @@ import pytest
 from quicbaton.cli.certificate import write_self_signed
 from tests.cli.command_line import wait_for
 from tests.deploy.booted import UNITS, Booted, booted, what_is_missing
-from tests.deploy.pages import ROOT, blocks_of
+from tests.docs.blocks import ROOT, blocks_of
 
 pytestmark = pytest.mark.process
 
