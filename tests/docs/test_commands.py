@@ -124,7 +124,7 @@ def test_commands_are_in_console_blocks_alone() -> None:
     assert not [_name(block) for block in others if re.search(r"^quicbaton \w", block.text, re.M)]
 
 
-class _Parser(argparse.ArgumentParser):
+class StrictParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
 
@@ -139,7 +139,7 @@ def test_every_command_is_one_that_the_program_understands(block: Block) -> None
         words = words[1:]
         for sign in (">", ">>"):
             words = words[: words.index(sign)] if sign in words else words
-        parser_of(words[0], _Parser).parse_args(words)
+        parser_of(words[0], StrictParser).parse_args(words)
 
 
 @pytest.mark.parametrize(
