@@ -4,6 +4,7 @@ import datetime
 import gc
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from tests.processes.matrix import TABLES
 
 #: Beginnings of the names of tests whose files take longest.
 _FIRST = (
+    "tests/soak/",
+    "tests/deploy/test_systemd.py",
     "tests/hosts/test_host_matrix.py",
     "tests/processes/test_neighbours.py",
     "tests/processes/test_files.py",
@@ -37,7 +40,12 @@ settings.load_profile("patient")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Where Python is to leave no bytecode beside its sources, each process of a run would compile
-    everything anew: the tests' own files take ten seconds."""
+    everything anew: the tests' own files take ten seconds.
+
+    Ctrl-C is for programs of the tests, too, where a shell has us in the background and ignores it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
         folder = config.rootpath / ".pytest_cache" / "bytecode"
         sys.pycache_prefix = os.environ.setdefault("PYTHONPYCACHEPREFIX", str(folder))

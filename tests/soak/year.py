@@ -110,7 +110,8 @@ class Year:
             wait_for(lambda: self._grown(before), lambda grown: not grown, guard_s=60.0)
         finally:
             self._crowd.kill()
-            self._crowd.wait()
+            # Closes the pipes, too.
+            self._crowd.communicate()
 
     # --- the steps ------------------------------------------------------------------------------
 
