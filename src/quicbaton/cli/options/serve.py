@@ -204,7 +204,7 @@ class LogOptions(Options, frozen=True, kw_only=True):
     log_format: Annotated[
         Literal["text", "json"], Argument("lines for people, or one JSON object a line")
     ] = "text"
-    access_log: Annotated[bool, Argument("log a line for each request of an ASGI program")] = True
+    access_log: Annotated[bool, Argument("log a line for each request")] = True
     log_config: Annotated[
         Path | None,
         Argument(
