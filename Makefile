@@ -54,8 +54,8 @@ test: $(STAMP)
 	$(PYTEST) $(ARGS)
 
 # Tests that could look for ever look longer (tests/depth.py), and every program is executed
-# instead of forked (tests/forker).
-DEEP := tests/supervisor tests/cli tests/processes/test_neighbours.py tests/processes/test_takeovers.py
+# instead of forked (tests/forker). A systemd of the test's own is booted.
+DEEP := tests/deploy/test_systemd.py tests/supervisor tests/cli tests/processes/test_neighbours.py tests/processes/test_takeovers.py
 test-deep: $(STAMP)
 	QUICBATON_TEST_DEEP=1 QUICBATON_TEST_EXEC=1 $(PYTEST) $(DEEP) $(ARGS)
 

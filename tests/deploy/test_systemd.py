@@ -14,7 +14,13 @@ from tests.cli.command_line import wait_for
 from tests.deploy.booted import UNITS, Booted, booted, what_is_missing
 from tests.docs.blocks import ROOT, blocks_of
 
-pytestmark = pytest.mark.process
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(
+        "QUICBATON_TEST_DEEP" not in os.environ,
+        reason="it boots a systemd of its own, which takes a minute: make test-deep",
+    ),
+]
 
 _GUIDE = ROOT / "docs" / "deploy" / "systemd.md"
 _CONTENT = os.urandom(100_000)

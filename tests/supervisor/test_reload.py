@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
 import os
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from quicbaton.cli.certificate import write_self_signed
+from quicbaton.service.peers import commands as c
+from quicbaton.service.peers.asking import ask
 from tests.cli.command_line import GUARD_S, Finished, wait_for
 from tests.supervisor.service_home import FILE_BYTES, ServiceHome, check_whole, is_alive, last_event
 
@@ -211,11 +214,15 @@ def test_a_stop_ends_a_reload_and_those_that_wait(home: ServiceHome) -> None:
     waiting = reloads[1].stdout
     assert waiting is not None
     assert '"queued"' in waiting.readline()
-    stops = [home.start("quicbaton", "stop", str(service.port), "--json") for _ in range(2)]
-    for stop in stops:
-        out, errors = stop.communicate(timeout=GUARD_S)
-        assert stop.returncode == 0, errors
-        assert last_event(out)["event"] == "stopped"
+
+    async def stop_twice() -> list[c.Left]:
+        # At once: commands take longer to begin than the service to stop.
+        stop = c.Stop(-1.0, "")
+        asked = (ask(service.control, stop, c.Left, GUARD_S) for _ in range(2))
+        return await asyncio.gather(*asked)
+
+    first, second = asyncio.run(stop_twice())
+    assert first == second
     for reload_ in reloads:
         _, errors = reload_.communicate(timeout=GUARD_S)
         assert reload_.returncode == 1
