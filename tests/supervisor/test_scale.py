@@ -121,3 +121,17 @@ def test_an_upgrade_keeps_the_number(home: ServiceHome) -> None:
     assert len(service.pids()) == 2
     for download in downloads:
         check_whole(download, content)
+
+
+def test_workers_that_were_to_go_stay_where_nobody_would_take_over(home: ServiceHome) -> None:
+    """All that would stay are down: nothing changes, and those that live go on."""
+    (home.path / "sited.py").write_text(_PROGRAM)
+    service = home.service(2, "--app", "sited:Site")
+    first, second = service.pids()
+    (home.path / "sited.py").write_text("raise RuntimeError('broken')")
+    os.kill(first, signal.SIGKILL)
+    wait_for(service.status, lambda workers: workers[0]["state"] == "backing off")
+    done = home.run("scale", "1", "--json")
+    assert json.loads(done.stderr)["error"] == "no_worker"
+    (home.path / "sited.py").write_text(_PROGRAM)
+    assert service.pids()[1] == second

@@ -117,14 +117,19 @@ class Scaling:
         """Returns the number of connections that have not moved."""
         supervisor = self._supervisor
         leaving = supervisor.slots[workers:]
-        staying = [str(path) for path in list(supervisor.serving().values())[:workers]]
+        serving = supervisor.serving().items()
+        staying = [str(path) for number, path in serving if number < workers]
         if not staying:
             raise CallerError("no worker would stay that serves", code=Reason.NO_WORKER)
         for slot in leaving:
             slot.leaves = True
             if slot.restart is not None:
                 slot.restart.cancel()
-        left = await asyncio.gather(*(self._empty(slot, staying, on_step) for slot in leaving))
+        try:
+            left = await asyncio.gather(*(self._empty(slot, staying, on_step) for slot in leaving))
+        except BaseException:
+            await self._stay(leaving)
+            raise
         del supervisor.slots[workers:]
         supervisor.leaving += leaving
         supervisor.group.shrink(workers)
@@ -139,6 +144,16 @@ class Scaling:
             self._ends.add(task)
             task.add_done_callback(self._ends.discard)
         return sum(left)
+
+    async def _stay(self, slots: list[WorkerSlot]) -> None:
+        """They do not go after all: they keep what comes, and are replaced when they die."""
+        for slot in slots:
+            slot.leaves = False
+            if slot.current is None:
+                self._supervisor.restart(slot)
+                continue
+            with contextlib.suppress(QuicbatonError):
+                await ask(slot.current.control, c.StopDraining(), c.Answer)
 
     async def _empty(self, slot: WorkerSlot, staying: list[str], on_step: OnStep) -> int:
         """Have a worker hand over what it has and what comes. Returns what has not moved."""
