@@ -131,10 +131,12 @@ MAX_COUNTED_SECTION_BYTES: Final = 4096
 #: Begun frames and capsules that a connection holds, over all its streams: flow control gives the
 #: peer new credit for them. Four large sections at once; an honest client has one begun at a time.
 MAX_HELD_HTTP_BYTES: Final = 256 << 10
-#: Encoded sections that are remembered, each with up to so many bytes: 2 MB at the most in a
-#: process, where decoding and checking one takes 15 µs and finding it 0.3.
-MAX_REMEMBERED_SECTIONS: Final = 512
-MAX_REMEMBERED_SECTION_BYTES: Final = 1024
+#: Field sections that a connection repeats and remembers, with all that belongs to them: some four
+#: of a browser's, of which it must send each twice. It holds twice as much without them.
+REMEMBERED_SECTIONS_BYTES: Final = 8 << 10
+#: A request that is looked for among them, encoded: enough for most cookies. A larger one is read
+#: frame by frame, once, and not in vain before.
+MAX_REMEMBERED_SECTION_BYTES: Final = 2048
 #: Settings in a SETTINGS frame, and the frame's bytes: browsers send six, in 50 bytes.
 MAX_SETTINGS: Final = 32
 MAX_SETTINGS_BYTES: Final = 512

@@ -138,23 +138,6 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch)
     assert calls_of(refuse) < 2000
 
 
-def test_what_was_refused_is_not_remembered() -> None:
-    qpack._remembered_request.cache_clear()
-    end = server()
-    end.feed(0, headers([*GET, (b"A", b"b")]), True)
-    end.feed(4, headers([*GET, (b"cookie", b"x" * 2000)]), True)
-    assert qpack._remembered_request.cache_info().currsize == 0
-    qpack._responses.clear()
-    end.h3.send_headers(4, [*OK, (b"set-cookie", b"x" * 2000)], end_stream=True)
-    assert not qpack._responses
-
-
-def test_remembered_responses_are_few() -> None:
-    for number in range(3 * limits.MAX_REMEMBERED_SECTIONS):
-        qpack.encode_response([*OK, (b"etag", b"%d" % number)])
-        assert len(qpack._responses) <= limits.MAX_REMEMBERED_SECTIONS
-
-
 # --- what is begun ------------------------------------------------------------------------------
 
 

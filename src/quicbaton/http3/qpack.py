@@ -3,13 +3,12 @@
 We announce a table capacity of zero and no blocked streams, so the peer's encoder may insert
 nothing (§3.2.3, §2.1.2). Our encoder inserts nothing whatever the peer offers (§2.1.1 leaves it
 free). lsqpack codes the field sections, in 2 µs for a request; in plain Python the Huffman coding
-alone would take longer. Without a dynamic table a section means the same on every connection.
-Sections that come repeatedly are remembered, encoded and decoded.
+alone would take longer. Without a dynamic table a section means the same wherever it comes, so a
+connection can remember those that it repeats (`sections`).
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 import pylsqpack
@@ -35,8 +34,6 @@ from quicbaton.limits import (
     MAX_COUNTED_SECTION_BYTES,
     MAX_FIELD_SECTION_BYTES,
     MAX_FIELDS,
-    MAX_REMEMBERED_SECTION_BYTES,
-    MAX_REMEMBERED_SECTIONS,
 )
 
 Headers = list[tuple[bytes, bytes]]
@@ -89,7 +86,14 @@ def encode_fields(fields: Fields) -> bytes:
     return block
 
 
-# --- sections that come again -------------------------------------------------------------------
+# --- messages ------------------------------------------------------------------------------------
+
+
+class DecodedRequest(NamedTuple):
+    """A request's header section, with its meaning. Not to be changed: it may be remembered."""
+
+    fields: Fields
+    head: RequestHead
 
 
 class EncodedResponse(NamedTuple):
@@ -100,69 +104,44 @@ class EncodedResponse(NamedTuple):
     size: int  # of its fields, as RFC 9114 §4.2.2 counts them
 
 
-#: By their fields. When there are too many, all are forgotten: frequent ones come back at once.
-_responses: Final[dict[tuple[tuple[bytes, bytes], ...], EncodedResponse]] = {}
-
-
-def decode_request(block: bytes) -> tuple[Headers, RequestHead]:
-    """A request's fields, in a new list, and their meaning. Raises as `decode_fields` does, and
-    MessageError for a malformed request."""
-    if len(block) > MAX_REMEMBERED_SECTION_BYTES:
-        fields, head = _decode_request(block)
-    else:
-        fields, head = _remembered_request(block)
-    return list(fields), head
-
-
-def decode_response(block: bytes) -> tuple[Headers, ResponseHead]:
-    """A response's fields, in a new list, and their meaning. Raises as `decode_request` does."""
+def decode_request(block: bytes) -> DecodedRequest:
+    """A request's fields and their meaning. Raises as `decode_fields` does, and MessageError for a
+    malformed request."""
     fields = decode_fields(block)
-    return fields, response_head(fields)
+    return DecodedRequest(fields, request_head(fields))
 
 
-def encode_response(fields: Fields) -> EncodedResponse:
-    """A response in its encoded form, with its meaning. Raises MessageError for a malformed one."""
-    key = tuple(fields)
-    known = _responses.get(key)
-    if known is None:
-        head = response_head(fields)
-        frame = encode_frame(FrameType.HEADERS, encode_fields(fields))
-        known = EncodedResponse(frame, head, size_of(fields))
-        if known.size <= MAX_REMEMBERED_SECTION_BYTES:
-            if len(_responses) == MAX_REMEMBERED_SECTIONS:
-                _responses.clear()
-            _responses[key] = known
-    return known
-
-
-def encode_request(fields: Fields) -> tuple[bytes, RequestHead]:
-    """A request's HEADERS frame, and its meaning. Raises MessageError for a malformed one."""
-    head = request_head(fields)
-    return encode_frame(FrameType.HEADERS, encode_fields(fields)), head
-
-
-def _decode_request(block: bytes) -> tuple[Fields, RequestHead]:
-    fields = decode_fields(block)
-    return fields, request_head(fields)
-
-
-@lru_cache(maxsize=MAX_REMEMBERED_SECTIONS)
-def whole_request(stream: bytes) -> tuple[Fields, RequestHead] | None:
+def whole_request(stream: bytes) -> DecodedRequest | None:
     """The request in a stream that consists of one HEADERS frame, as nearly every GET does. None
     for a longer stream, and for one with an error or something unusual."""
     header = pull_header(stream, 0)
     if header is None or header[0] != FrameType.HEADERS or header[2] + header[1] != len(stream):
         return None
     try:
-        fields, head = _decode_request(stream[header[2] :])
+        request = decode_request(stream[header[2] :])
     except ProtocolError:
         return None
-    return None if head.method == b"CONNECT" or head.content_length > 0 else (fields, head)
+    head = request.head
+    return None if head.method == b"CONNECT" or head.content_length > 0 else request
 
 
-@lru_cache(maxsize=MAX_REMEMBERED_SECTIONS)
-def _remembered_request(block: bytes) -> tuple[Fields, RequestHead]:
-    return _decode_request(block)
+def decode_response(block: bytes) -> tuple[Headers, ResponseHead]:
+    """A response's fields, and their meaning. Raises as `decode_request` does."""
+    fields = decode_fields(block)
+    return fields, response_head(fields)
+
+
+def encode_response(fields: Fields) -> EncodedResponse:
+    """A response in its encoded form, with its meaning. Raises MessageError for a malformed one."""
+    head = response_head(fields)
+    frame = encode_frame(FrameType.HEADERS, encode_fields(fields))
+    return EncodedResponse(frame, head, size_of(fields))
+
+
+def encode_request(fields: Fields) -> tuple[bytes, RequestHead]:
+    """A request's HEADERS frame, and its meaning. Raises MessageError for a malformed one."""
+    head = request_head(fields)
+    return encode_frame(FrameType.HEADERS, encode_fields(fields)), head
 
 
 # --- the instruction streams --------------------------------------------------------------------

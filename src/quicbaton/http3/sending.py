@@ -216,7 +216,7 @@ class SendingSide(WebTransportSide):
         self, stream_id: int, stream: Http3Stream, headers: Fields, end_stream: bool
     ) -> tuple[bytes, int]:
         """(HEADERS frame, the phase after it)."""
-        frame, response, size = qpack.encode_response(headers)
+        frame, response, size = self._sections.response(headers)
         self._check_size(size)
         if response.is_interim:
             # §4.1: a final response follows.
