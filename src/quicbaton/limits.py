@@ -449,6 +449,13 @@ MAX_REMOTE_CHANNELS: Final = 256
 #: The longest pause between attempts to reach another host, and for how long they go on.
 REDIAL_PAUSE_S: Final = 2.0
 REDIAL_S: Final = 30.0
+#: Links with processes of other nodes that are made at once because datagrams name them, which any
+#: sender can have done: a quarter of the other side's places for callers without a certificate.
+MAX_FIRST_LINKS: Final = 16
+#: Seconds for which a process that was not reached so is left alone, and how many such processes
+#: are remembered: all worker numbers of 16 nodes.
+FIRST_LINK_PAUSE_S: Final = 5.0
+MAX_MISSED_PROCESSES: Final = 4096
 #: Nodes in a cluster's file.
 MAX_NODES: Final = 1024
 

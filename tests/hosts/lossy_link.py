@@ -5,8 +5,7 @@ has its destination address; that way's `Condition` decides its fate. A way lead
 one other, so both directions and every pair can differ. All chance comes from one seed: a way's
 n-th packet meets the same fate in every run.
 
-An address that several hosts have is balanced between them as a QUIC-LB balancer would: by the node
-number in the connection ID, and by a hash of both ends' addresses where it names no host.
+Which host gets a packet for an address that several have is decided by a `Balancer`.
 
 Commands are JSON lines on stdin, and each is answered with one on stdout. All UDP packets that
 hosts put on the wire are noted in a file, with their fate.
@@ -24,9 +23,10 @@ from pathlib import Path
 from random import Random
 from time import monotonic
 from typing import Any, BinaryIO
-from zlib import crc32
 
 import msgspec
+
+from tests.hosts.balancer import Balance, Balancer
 
 _READS_PER_TURN = 64
 _MAX_PACKET_BYTES = 65_535
@@ -62,18 +62,6 @@ class SetWay(msgspec.Struct, tag="way"):
     sender: str
     receiver: str
     condition: Condition
-
-
-class Balance(msgspec.Struct, tag="balance"):
-    """Several hosts have this address. IDs name them by node number; `fallback` gets what carries
-    no such ID, or a host chosen by hash if it is empty."""
-
-    address: str
-    nodes: dict[int, str]
-    #: The config rotation bits of the IDs that it can read, and how they are cut.
-    config_ids: frozenset[int]
-    node_bytes: int
-    fallback: str = ""
 
 
 class Translate(msgspec.Struct, tag="translate"):
@@ -153,34 +141,6 @@ class _Way:
         return (at, at) if doubled < condition.duplicated else (at,)
 
 
-class _Balancer:
-    def __init__(self, order: Balance, numbers: dict[str, int]) -> None:
-        self._nodes = {node: numbers[name] for node, name in order.nodes.items()}
-        self._all = [numbers[name] for name in order.nodes.values()]
-        self._config_ids = order.config_ids
-        self._node_bytes = order.node_bytes
-        self._fallback = numbers[order.fallback] if order.fallback else None
-
-    def choose(self, packet: bytes, header_bytes: int) -> int:
-        """Which host gets a packet: draft-ietf-quic-load-balancers, "Load Balancer Actions"."""
-        if packet[9] == _UDP and len(packet) > header_bytes + 8 + 20:
-            at = header_bytes + 8
-            if packet[at] & 0x80:
-                at += 6  # RFC 9000 §17.2: flags, version, then the ID's length and the ID
-                cid = packet[at : at + packet[at - 1]]
-            else:
-                cid = packet[at + 1 : at + 21]
-            if len(cid) > self._node_bytes and cid[0] >> 5 in self._config_ids:
-                found = self._nodes.get(int.from_bytes(cid[1 : 1 + self._node_bytes], "big"))
-                if found is not None:
-                    return found
-        if self._fallback is not None:
-            return self._fallback
-        # Both addresses and both ports.
-        flow = packet[12:20] + packet[header_bytes : header_bytes + 4]
-        return self._all[crc32(flow) % len(self._all)]
-
-
 class LossyLink:
     """Carries packets between TUN devices until its commands end."""
 
@@ -193,7 +153,7 @@ class LossyLink:
             os.set_blocking(fd, False)
         self._number_of_fd = {fd: number for number, fd in enumerate(self._fds)}
         self._owners: dict[bytes, int] = {}
-        self._balancers: dict[bytes, _Balancer] = {}
+        self._balancers: dict[bytes, Balancer] = {}
         self._shifts = [0] * len(hosts)
         #: The port behind the NAT for a port of a host.
         self._at_home: dict[tuple[int, int], int] = {}
@@ -212,7 +172,7 @@ class LossyLink:
             sender, receiver = self._numbers[command.sender], self._numbers[command.receiver]
             self._ways[sender * len(self._fds) + receiver].condition = command.condition
         elif isinstance(command, Balance):
-            self._balancers[_packed(command.address)] = _Balancer(command, self._numbers)
+            self._balancers[_packed(command.address)] = Balancer(command, self._numbers)
         elif isinstance(command, Translate):
             self._shifts[self._numbers[command.host]] = command.shift
         else:

@@ -28,9 +28,9 @@ import msgspec
 
 from quicbaton.keys.cluster_key import SERIES
 from quicbaton.routing.quic_lb import IdLayout
+from tests.hosts.balancer import Balance
 from tests.hosts.host_process import HostOrder
 from tests.hosts.lossy_link import (
-    Balance,
     Command,
     Condition,
     Flush,
@@ -191,13 +191,14 @@ class Network:
         """Join the hosts, when all of them are there."""
         hosts = {name: [self._wires[name], host.address] for name, host in self.hosts.items()}
         self._link = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(_HERE / "lossy_link.py")),
+            *(sys.executable, "-m", "tests.hosts.lossy_link"),
             msgspec.json.encode(hosts).decode(),
             self.seed,
             str(self._notes),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=tuple(self._wires.values()),
+            cwd=_HERE.parents[1],
         )
         self._close_wires()
         await self._tell(Flush())
@@ -216,9 +217,17 @@ class Network:
     ) -> None:
         """Share an address between hosts, by the node in the plaintext connection ID; packets
         without one go to `fallback`, or are spread by hash."""
-        names = {number: host.name for number, host in nodes.items()}
-        other = "" if fallback is None else fallback.name
-        await self._tell(Balance(address, names, _PLAINTEXT, _NODE_BYTES, other))
+        order = Balance(address, _names(nodes), _PLAINTEXT, _NODE_BYTES)
+        await self.balance_as(order, fallback)
+
+    async def balance_as(self, order: Balance, fallback: Host | None = None) -> None:
+        """As `balance`, by another order."""
+        name = "" if fallback is None else fallback.name
+        await self._tell(msgspec.structs.replace(order, fallback=name))
+
+    async def spread(self, address: str, hosts: Sequence[Host]) -> None:
+        """Share an address between hosts by hash alone, as routers with a route to each do."""
+        await self._tell(Balance(address, _names(dict(enumerate(hosts)))))
 
     async def rebind(self, host: Host, shift: int) -> None:
         """Have the world see the host's UDP ports moved by so much."""
@@ -250,6 +259,10 @@ class Network:
     def _close_wires(self) -> None:
         while self._wires:
             os.close(self._wires.popitem()[1])
+
+
+def _names(hosts: dict[int, Host]) -> dict[int, str]:
+    return {number: host.name for number, host in hosts.items()}
 
 
 async def _receive_descriptor(channel: socket.socket) -> int:

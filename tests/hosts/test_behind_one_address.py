@@ -1,135 +1,116 @@
-"""docs/deploy/behind-one-address.md: its commands on two hosts, under a download."""
+"""docs/deploy/behind-one-address.md: its commands on two hosts, under downloads."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import json
-import os
-import shlex
-import shutil
-import signal
-import sys
 from pathlib import Path
-from typing import Any, Self
+from typing import Final
 
+import msgspec
 import pytest
 
 from quicbaton.cli.certificate import CertificateFiles
-from quicbaton.cli.main import main
-from tests.docs.blocks import ROOT, blocks_of
-from tests.hosts.network import Host, Network
-from tests.hosts.sites import CLIENT, SHARED, A, B
+from tests.hosts.guide import (
+    WITH_KEY,
+    Download,
+    Site,
+    keyed_balance,
+    led_to,
+    shift_to,
+    site_of_the_guide,
+)
+from tests.hosts.network import Host
+from tests.hosts.sites import SHARED
 
 pytestmark = pytest.mark.process
 
-_GUIDE = ROOT / "docs" / "deploy" / "behind-one-address.md"
-_CONTENT = os.urandom(2_000_000)
-_RATE = 300_000
+#: Balancers with a key: as the guide configures one, and with the longer nonce that it names.
+_FOUR_PASSES: Final = "quic-lb, four passes"
+_ONE_PASS: Final = "quic-lb, one pass"
 
 
-def _lines(beginning: str) -> list[list[str]]:
-    """The guide's commands at the prompt of a host that begin so, without the program's name."""
-    lines = [line for block in blocks_of(_GUIDE) for line in block.text.splitlines()]
-    prompt = f"{beginning.partition('$')[0]}$ quicbaton "
-    return [shlex.split(line.removeprefix(prompt)) for line in lines if line.startswith(beginning)]
+async def _put_in_front(site: Site, kind: str, newcomers: Host) -> None:
+    """What is in front of the hosts; new clients come to that one."""
+    if kind in (_FOUR_PASSES, _ONE_PASS):
+        order = keyed_balance()
+        if kind == _ONE_PASS:
+            order = msgspec.structs.replace(order, nonce_bytes=14)
+        await site.network.balance_as(order, newcomers)
+        return
+    nodes = {1: site.a, 2: site.b} if kind == "quic-lb" else {}
+    await site.network.balance(SHARED, nodes, newcomers)
 
 
-class _Site:
-    """The guide's two hosts, and a client."""
-
-    def __init__(self, network: Network, client: Host, a: Host, b: Host) -> None:
-        self.network = network
-        self.client = client
-        self.hosts = {"a": a, "b": b}
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        # Workers outlive a supervisor that is killed.
-        for name in self.hosts:
-            await (await self._start(name, "stop", "--grace", "0")).communicate()
-
-    async def serve(self, name: str) -> None:
-        """As the guide says; returns when all workers serve."""
-        (words,) = _lines(f"{name}$ quicbaton serve ")
-        process = await self._start(name, *words, "--json")
-        await _event(process, "ready")
-
-    async def say(self, name: str, command: str) -> None:
-        """A command of the guide, to its end."""
-        (words,) = _lines(f"{name}$ quicbaton {command}")
-        process = await self._start(name, *words)
-        out, errors = await process.communicate()
-        assert process.returncode == 0, (out, errors)
-
-    async def connections(self, name: str) -> list[dict[str, Any]]:
-        process = await self._start(name, "ps", "--json")
-        out, errors = await process.communicate()
-        assert process.returncode == 0, errors
-        found: list[dict[str, Any]] = json.loads(out)["connections"]
-        return [one for one in found if one["state"] == "open"]
-
-    async def _start(self, name: str, *words: str) -> asyncio.subprocess.Process:
-        pipe = asyncio.subprocess.PIPE
-        command = (sys.executable, "-m", "quicbaton", *words)
-        return await self.hosts[name].start(*command, stdout=pipe, stderr=pipe)
-
-
-@pytest.mark.parametrize("in_front", ["vrrp", "quic-lb"])
+@pytest.mark.parametrize("kind", ["vrrp", "quic-lb", _FOUR_PASSES, _ONE_PASS])
 async def test_a_host_is_emptied_under_a_download_as_the_guide_says(
-    tmp_path: Path, seed: str, hosts_certificate: CertificateFiles, in_front: str
+    tmp_path: Path, seed: str, hosts_certificate: CertificateFiles, kind: str
 ) -> None:
-    (init,) = _lines("$ quicbaton keys")
-    init[init.index("cluster")] = str(tmp_path / "cluster")
-    assert not main(init)
-    assert {f"a={A}", f"b={B}"} <= set(init)
-    (tmp_path / "file").write_bytes(_CONTENT)
-    async with Network(tmp_path, seed) as network:
-        client = await network.add("client", CLIENT)
-        a = await network.add("a", A, shared=[SHARED])
-        b = await network.add("b", B, shared=[SHARED])
-        await network.connect()
-        nodes = {1: a, 2: b} if in_front == "quic-lb" else {}
-        await network.balance(SHARED, nodes, fallback=a)
-        for host in (a, b):
-            shutil.copytree(tmp_path / "cluster", host.folder / "cluster")
-            shutil.copy(hosts_certificate.certificate, host.folder / "cert.pem")
-            shutil.copy(hosts_certificate.key, host.folder / "key.pem")
-            (host.folder / "www").mkdir()
-            # With the time of its last change, as the guide says.
-            shutil.copy2(tmp_path / "file", host.folder / "www")
-        async with _Site(network, client, a, b) as site:
-            await site.serve("a")
-            await site.serve("b")
-            download = await client.start(
-                *(sys.executable, "-m", "demo.curl", f"https://{SHARED}:443/file"),
-                *("--ca", hosts_certificate.certificate, "--rate", str(_RATE)),
-                *("--hold-at", str(len(_CONTENT) * 3 // 4)),
-                stdout=asyncio.subprocess.PIPE,
-            )
-            assert download.stdout is not None
-            assert json.loads(await download.stdout.readline())["type"] == "progress"
-            assert len(await site.connections("a")) == 1
-            await site.say("a", "drain ")
-            assert len(await site.connections("b")) == 1
-            # The address moves; behind a balancer, new clients do.
-            await network.balance(SHARED, nodes, fallback=b)
-            await site.say("a", "stop")
-            download.send_signal(signal.SIGUSR1)
-            outcome = {}
-            async for line in download.stdout:
-                outcome = json.loads(line)
-        assert not outcome["error"], outcome
-        assert outcome["connections"] == 1
-        assert outcome["sha256"] == hashlib.sha256(_CONTENT).hexdigest()
+    async with site_of_the_guide(tmp_path, seed, hosts_certificate) as site:
+        await _put_in_front(site, kind, site.a)
+        heading = WITH_KEY if kind in (_FOUR_PASSES, _ONE_PASS) else "The cluster"
+        if kind == _ONE_PASS:
+            for host in (site.a, site.b):
+                forms = host.folder / "forms"
+                text = forms.read_text()
+                forms.write_text(text.replace("encrypted:", "encrypted:nonce=13,"))
+        await site.serve(site.a, heading)
+        await site.serve(site.b, heading)
+        download = await site.download()
+        assert await site.connections(site.a) == 1
+        await site.moved(download, 7, site.a)
+        await site.say(site.a, "drain ")
+        assert await site.connections(site.b) == 1
+        if kind != "vrrp":
+            await site.packets_lead_to(site.b)
+        since = await site.count()
+        await site.moved(download, 1000, site.b)
+        if kind != "vrrp":
+            # By the new owner's connection IDs, whatever the client's address is.
+            assert {note.receiver for note in await site.from_client(since)} == {"b"}
+        # The address moves; behind a balancer, new clients do.
+        await _put_in_front(site, kind, site.b)
+        await site.say(site.a, "stop")
+        await download.finish()
 
 
-async def _event(process: asyncio.subprocess.Process, name: str) -> None:
-    assert process.stdout is not None
-    async for line in process.stdout:
-        if json.loads(line)["event"] == name:
-            return
-    assert process.stderr is not None
-    raise AssertionError(await process.stderr.read())
+async def test_hosts_that_routers_choose_by_a_hash_pass_packets_on_to_the_owner(
+    tmp_path: Path, seed: str, hosts_certificate: CertificateFiles
+) -> None:
+    """The routers know nothing of connection IDs, nor the hosts of each other's connections."""
+    async with site_of_the_guide(tmp_path, seed, hosts_certificate) as site:
+        a, b = site.a, site.b
+        await site.serve(a)
+        await site.serve(b)
+        await site.network.spread(SHARED, [a])
+        # With two hosts, these two lead to one each.
+        downloads: dict[str, Download] = {}
+        while len(downloads) < 2:
+            download = await site.download()
+            name = led_to(download.port, [a, b]).name
+            if name in downloads:
+                await download.finish()
+            else:
+                downloads[name] = download
+        assert not await site.connections(b)
+        await site.network.spread(SHARED, [a, b])
+        since = await site.count()
+        await downloads["b"].finish()
+        assert await _receivers(site, downloads["b"].port, since) == {"b"}
+        assert await site.tossed(b) > 0
+        kept = downloads["a"]
+        away = shift_to(b, kept.port, [a, b])
+        await site.moved(kept, away, a)
+        assert await _receivers(site, kept.port + away, since) == {"b"}
+        await site.say(a, "drain ")
+        assert await site.connections(b) == 1
+        back = shift_to(a, kept.port, [a, b])
+        await site.moved(kept, back, b)
+        assert await _receivers(site, kept.port + back, since) == {"a"}
+        # The route of a is withdrawn.
+        await site.network.spread(SHARED, [b])
+        await site.say(a, "stop")
+        await kept.finish()
+
+
+async def _receivers(site: Site, port: int, since: int) -> set[str]:
+    """The hosts that the client's datagrams from this port have reached."""
+    return {note.receiver for note in await site.from_client(since) if note.source_port == port}

@@ -134,6 +134,18 @@ def test_id_of_an_unknown_place_goes_nowhere(table: RoutingTable[str]) -> None:
     assert decide(table, short(cid_of(STRANGER))) == dropped(DropReason.UNKNOWN_PLACE)
 
 
+def test_id_of_a_node_of_the_cluster_is_tossed_to_a_worker_that_was_never_met(
+    table: RoutingTable[str],
+) -> None:
+    table.nodes = {STRANGER.node}
+    assert decide(table, short(cid_of(STRANGER))) == Forward(STRANGER)
+    assert decide(table, long(cid_of(STRANGER), "handshake")) == Forward(STRANGER)
+    # IDs that clients chose name places by accident.
+    assert isinstance(decide(table, long(cid_of(STRANGER))), New)
+    assert decide(table, short(cid_of(STRANGER)), forwarded=True) == dropped(DropReason.HOP_LIMIT)
+    assert decide(table, short(cid_of(Place(1, 9)))) == dropped(DropReason.UNKNOWN_PLACE)
+
+
 def test_foreign_id_is_dropped(table: RoutingTable[str]) -> None:
     assert decide(table, short(b"\xff" * 12), may_reset=True) == dropped(DropReason.FOREIGN_ID)
 

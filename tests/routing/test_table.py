@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from quicbaton.errors import InternalError, RefusedError
 from quicbaton.limits import NO_RESET_LIFETIME_S, RETIRED_ID_LIFETIME_S
 from quicbaton.routing.quic_lb import IdLayout, Place
-from quicbaton.routing.table import RoutingTable
+from quicbaton.routing.table import RoutingTable, count_name
 
 HERE = Place(1, 2)
 
@@ -25,6 +25,12 @@ def test_an_id_never_leads_to_two_connections() -> None:
     with pytest.raises(InternalError):
         table.add(b"id", "b")
     assert table.owners == {b"id": "a"}
+
+
+def test_what_is_sent_on_is_counted_by_where_it_goes() -> None:
+    assert count_name(Place(1, 3), HERE) == "tossed"
+    assert count_name(Place(2, 2), HERE) == "tossed_far"
+    assert count_name("/run/old.sock", HERE) == "forwarded"
 
 
 def test_the_last_one_alive_guards_nothing_any_more() -> None:

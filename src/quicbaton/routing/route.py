@@ -137,7 +137,7 @@ def route(  # noqa: PLR0911 - a list of decisions, one return each
     if place is None:
         return Drop(DropReason.FOREIGN_ID)
     if place not in table.places:
-        if place not in table.peers:
+        if not table.may_toss(place):
             return Drop(DropReason.UNKNOWN_PLACE)
         return Drop(DropReason.HOP_LIMIT) if forwarded else Forward(place)
     if not may_reset or now < table.no_reset_until:
@@ -193,7 +193,7 @@ def _route_unknown_long(
 ) -> Route[OwnerT]:
     """Decide on a supported version's packet whose ID the table does not know."""
     place = table.configs.decode(header.destination_id)
-    if place is not None and place != table.place and place in table.peers and not forwarded:
+    if place is not None and place != table.place and not forwarded and table.may_toss(place):
         first_flight = header.type in (PacketType.INITIAL, PacketType.ZERO_RTT)
         if place.node == table.place.node or not first_flight:
             return Forward(place)

@@ -22,7 +22,7 @@ Times are seconds of any one clock that never goes back.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Iterable
+from collections.abc import Container, Hashable, Iterable
 from typing import Generic, TypeVar
 
 from quicbaton.errors import InternalError, RefusedError
@@ -46,10 +46,13 @@ Target = Place | str
 _HEAP_SLACK = 1024
 
 
-def is_sibling(target: Target, place: Place) -> bool:
-    """Whether a datagram to `target` is tossed: sent to the worker of the same node that its ID
-    names, because the kernel could not or did not steer it there."""
-    return isinstance(target, Place) and target.node == place.node
+def count_name(target: Target, place: Place) -> str:
+    """The counter of datagrams that come to `place` and are sent on to `target`: the place that
+    their ID names, on the same node because the kernel did not steer it there, or on another one
+    because the network led it here; or the process that a handoff named."""
+    if not isinstance(target, Place):
+        return "forwarded"
+    return "tossed" if target.node == place.node else "tossed_far"
 
 
 class RoutingTable(Generic[OwnerT]):
@@ -70,6 +73,9 @@ class RoutingTable(Generic[OwnerT]):
         self.configs = IdConfigs.of(layout)
         self.place = place
         self.peers = set(peers) - {place}
+        #: The numbers of the cluster's other nodes, each of whose places may be tossed to. A worker
+        #: of theirs becomes one of `peers` when it is met.
+        self.nodes: Container[int] = frozenset()
         #: Places whose unknown IDs this worker answers: its own, and those of dead workers.
         self.places = {place}
         #: The runtime reads it directly, for its fast path: one lookup of a short header's ID. Only
@@ -213,6 +219,10 @@ class RoutingTable(Generic[OwnerT]):
     def forwards_to(self, target: Target) -> list[bytes]:
         """Return the IDs whose strays go to `target`."""
         return [cid for cid, (to, _) in self._forwards.items() if to == target]
+
+    def may_toss(self, place: Place) -> bool:
+        """Whether datagrams whose IDs name `place` are passed on to it."""
+        return place in self.peers or place.node in self.nodes
 
     def may_live_elsewhere(self, cid: bytes) -> bool:
         """Whether `cid` was given away or has a tombstone; an expired forward is one."""

@@ -44,7 +44,7 @@ from quicbaton.routing.long_header import LongHeader, build_version_negotiation
 from quicbaton.routing.quic_lb import IdFactory
 from quicbaton.routing.reset import ResetLimiter, build_reset
 from quicbaton.routing.retry import TokenKind, ValidatedAddress
-from quicbaton.routing.table import RoutingTable, Target, is_sibling
+from quicbaton.routing.table import RoutingTable, Target, count_name
 from quicbaton.transport.connection import Connection
 
 CreateProtocol = Callable[..., QuicConnectionProtocol]
@@ -137,7 +137,7 @@ class Endpoint:
         self._toss = toss
         #: Handshakes that were begun here.
         self.accepted = 0
-        #: Datagrams of this socket by fate: tossed, forwarded, or the reason for which it was
+        #: Datagrams of this socket by fate: sent on (`count_name`), or the reason for which it was
         #: dropped.
         self.counters: Counter[str] = Counter()
         self.memory = Memory(memory_bytes, self.sessions, self.counters)
@@ -382,8 +382,7 @@ class Endpoint:
             case routes.New():
                 return self._newcomers
             case routes.Forward():
-                tossed = is_sibling(decision.to, self.table.place)
-                self.counters["tossed" if tossed else "forwarded"] += 1
+                self.counters[count_name(decision.to, self.table.place)] += 1
                 self._toss(decision.to, datagram)
             case routes.VersionNegotiation():
                 self.answer(

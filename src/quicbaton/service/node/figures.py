@@ -35,7 +35,9 @@ _RTT_BUCKETS_US: Final = (
 #: Between looks at open connections.
 _LOOK_S: Final = 1.0
 #: Counters of an endpoint that are no reason for which a datagram was dropped.
-_NOT_DROPPED: Final = frozenset({"forwarded", "tossed", "reset", "retry", "closed_for_memory"})
+_NOT_DROPPED: Final = frozenset(
+    {"forwarded", "tossed", "tossed_far", "reset", "retry", "closed_for_memory"}
+)
 
 
 class Counted(Protocol):
@@ -175,7 +177,7 @@ class NodeFigures(Observer):
             "sent_bytes": endpoint.udp.bytes_sent,
             "packets_lost": self._packets_lost,
             "strays": handoffs.counts.forwarded,
-            "tossed": counters["tossed"],
+            "tossed": counters["tossed"] + counters["tossed_far"],
             "resets": counters["reset"],
             "slept": endpoint.asleep.slept,
             "woken": endpoint.asleep.woken,

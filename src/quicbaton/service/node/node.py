@@ -32,6 +32,7 @@ from quicbaton.service.moving.registry import HandoffRegistry
 from quicbaton.service.node.connections import ConnectionCommands
 from quicbaton.service.node.control import Control, Handler
 from quicbaton.service.node.figures import NodeFigures
+from quicbaton.service.node.first_links import FirstLinks
 from quicbaton.service.node.old_processes import OldProcesses
 from quicbaton.service.node.seat import Seat
 from quicbaton.service.peers import commands as c
@@ -39,7 +40,7 @@ from quicbaton.service.peers.acceptor import Acceptor, pass_on
 from quicbaton.service.peers.asking import Conversation, ask
 from quicbaton.service.peers.channel import Channel, Listener
 from quicbaton.service.peers.cluster import Cluster
-from quicbaton.service.peers.directory import Directory
+from quicbaton.service.peers.directory import Directory, OtherNodes
 from quicbaton.service.peers.incoming import Incoming
 from quicbaton.service.peers.link import Link
 from quicbaton.service.peers.names import Names, ProcessName
@@ -103,6 +104,9 @@ class Node:
         for number in self.workers:
             self.endpoint.table.peers.add(Place(seat.node, number))
         self.endpoint.table.peers.discard(self.endpoint.table.place)
+        if cluster is not None:
+            self.endpoint.table.nodes = OtherNodes(cluster)
+        self._first_links = FirstLinks(self.link_to, self.spawn)
         #: Places of workers that have died.
         self._vacant: set[Place] = set()
         #: Another process is taking over from this one.
@@ -401,7 +405,10 @@ class Node:
             return
         link = self._peers.find(name)
         if link is None:
-            self._dial(name)
+            if isinstance(to, Place) and to not in self.endpoint.table.peers:
+                self._first_links.want(name)
+            else:
+                self._dial(name)
             return
         if link.is_full:
             # Any sender can send datagrams that name another process. A flood of them must not fill

@@ -77,6 +77,7 @@ class Cluster:
         self.me = me
         self._stamp: object = None
         self._nodes: dict[str, NodeEntry] = {}
+        self._names: dict[int, str] = {}
         self._contexts: dict[bool, ssl.SSLContext] = {}
         self.number = self.own_entry().number
         self.context(server_side=False)
@@ -94,6 +95,10 @@ class Cluster:
     def last_nodes(self) -> dict[str, NodeEntry]:
         """The nodes as they were read last: for work that is done at every datagram."""
         return self._nodes
+
+    def last_name_of(self, number: int) -> str | None:
+        """The name of the node with this number, as it was read last."""
+        return self._names.get(number)
 
     def find(self, node: str) -> NodeEntry:
         """The node with this name."""
@@ -146,6 +151,7 @@ class Cluster:
         stamp = [_stamp(path) for path in (self.folder / CLUSTER_FILE, *self._trust_files())]
         if stamp != self._stamp:
             self._nodes = read_nodes(self.folder)
+            self._names = {entry.number: name for name, entry in self._nodes.items()}
             self._contexts.clear()
             self._stamp = stamp
 

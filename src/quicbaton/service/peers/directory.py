@@ -54,10 +54,8 @@ class Directory:
         """The name of the process that issues connection IDs for this place, if it is known."""
         if self._cluster is None or place.node == self._cluster.number:
             return self._workers.get(place.worker)
-        for entry in self._cluster.last_nodes.values():
-            if entry.number == place.node:
-                return f"{entry.name}/{place.worker}"
-        return None
+        node = self._cluster.last_name_of(place.node)
+        return None if node is None else f"{node}/{place.worker}"
 
     def place_of(self, name: str) -> Place | None:
         """The place for which a process of another node issues connection IDs."""
@@ -107,6 +105,20 @@ class Directory:
             yield pause_s
             waited_s += pause_s
             pause_s = min(2 * pause_s, REDIAL_PAUSE_S)
+
+
+class OtherNodes:
+    """The numbers of a cluster's other nodes, as its file was read last: a container."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def __contains__(self, number: object) -> bool:
+        return (
+            isinstance(number, int)
+            and number != self._cluster.number
+            and self._cluster.last_name_of(number) is not None
+        )
 
 
 async def connect_node(cluster: Cluster, name: str) -> Channel:

@@ -1,0 +1,59 @@
+"""Links with processes of other nodes that no handoff has made yet.
+
+Routers that hash addresses (ECMP, anycast) send a client's datagrams to another host when its
+address or the number of hosts changes. Its connection IDs name the owner, with which the process
+that gets them may never have had a link. The first of them has one made, and is lost with those
+that come until it is up. QUIC repairs that.
+
+Anybody can send datagrams that name processes, and each link costs both sides a TLS handshake. So
+few are made at once, and a process that was not reached is left alone for a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Coroutine
+from time import monotonic
+from typing import Any
+
+from quicbaton.errors import QuicbatonError
+from quicbaton.limits import FIRST_LINK_PAUSE_S, MAX_FIRST_LINKS, MAX_MISSED_PROCESSES
+
+
+class FirstLinks:
+    """`link_to` makes a link with the process of that name; `spawn` runs a coroutine function in
+    the background."""
+
+    def __init__(
+        self,
+        link_to: Callable[[str], Coroutine[Any, Any, object]],
+        spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
+    ) -> None:
+        self._link_to = link_to
+        self._spawn = spawn
+        self._under_way: set[str] = set()
+        #: Processes that were not reached, and until when they are left alone; oldest first.
+        self._missed: dict[str, float] = {}
+
+    def want(self, name: str) -> None:
+        """A datagram for this process has come."""
+        if name in self._under_way or len(self._under_way) >= MAX_FIRST_LINKS:
+            return
+        if monotonic() < self._missed.get(name, 0.0):
+            return
+        self._under_way.add(name)
+        self._spawn(lambda: self._make(name))
+
+    async def _make(self, name: str) -> None:
+        missed = True
+        try:
+            with contextlib.suppress(QuicbatonError, OSError):
+                await self._link_to(name)
+                missed = False
+        finally:
+            self._under_way.discard(name)
+        self._missed.pop(name, None)
+        if missed:
+            if len(self._missed) >= MAX_MISSED_PROCESSES:
+                del self._missed[next(iter(self._missed))]
+            self._missed[name] = monotonic() + FIRST_LINK_PAUSE_S

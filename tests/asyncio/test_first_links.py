@@ -1,0 +1,95 @@
+"""Links that are made because datagrams name processes: few at once, and not again and again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from quicbaton.errors import PeerError
+from quicbaton.limits import FIRST_LINK_PAUSE_S, MAX_FIRST_LINKS, MAX_MISSED_PROCESSES
+from quicbaton.reasons import Reason
+from quicbaton.service.node import first_links
+from quicbaton.service.node.first_links import FirstLinks
+
+
+class Network:
+    """Links come up, or are refused, when the test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.tried: list[str] = []
+        self.present = asyncio.Event()
+        self.refuses = False
+        self.tasks: list[asyncio.Task[None]] = []
+        self.links = FirstLinks(self._link_to, self._spawn)
+
+    async def settle(self) -> None:
+        self.present.set()
+        await asyncio.gather(*self.tasks)
+        self.tasks.clear()
+        self.present.clear()
+
+    async def _link_to(self, name: str) -> object:
+        self.tried.append(name)
+        await self.present.wait()
+        if self.refuses:
+            raise PeerError("there is no such worker", code=Reason.NO_SUCH_WORKER)
+        return name
+
+    def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.tasks.append(asyncio.get_running_loop().create_task(work()))
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    made = Network()
+    monkeypatch.setattr(first_links, "monotonic", lambda: made.now_s)
+    return made
+
+
+async def test_many_datagrams_for_a_process_make_one_link(network: Network) -> None:
+    for _ in range(100):
+        network.links.want("b/0")
+    await network.settle()
+    assert network.tried == ["b/0"]
+
+
+async def test_few_links_are_made_at_once_whatever_datagrams_name(network: Network) -> None:
+    for worker in range(256):
+        network.links.want(f"b/{worker}")
+    await asyncio.sleep(0)
+    assert len(network.tried) == MAX_FIRST_LINKS
+    await network.settle()
+    network.links.want("b/255")
+    await network.settle()
+    assert network.tried[-1] == "b/255"
+
+
+async def test_a_process_that_was_not_reached_is_left_alone_for_a_while(network: Network) -> None:
+    network.refuses = True
+    network.links.want("b/9")
+    await network.settle()
+    for _ in range(100):
+        network.links.want("b/9")
+    await network.settle()
+    assert network.tried == ["b/9"]
+    network.now_s += FIRST_LINK_PAUSE_S
+    network.links.want("b/9")
+    await network.settle()
+    assert network.tried == ["b/9", "b/9"]
+
+
+async def test_a_bounded_number_of_missed_processes_is_remembered(network: Network) -> None:
+    network.refuses = True
+    for number in range(MAX_MISSED_PROCESSES + 1):
+        network.links.want(f"b/{number}")
+        await network.settle()
+    # The oldest was forgotten, and is tried again.
+    network.links.want("b/1")
+    network.links.want("b/0")
+    await network.settle()
+    assert len(network.tried) == MAX_MISSED_PROCESSES + 2
+    assert network.tried[-1] == "b/0"
