@@ -229,6 +229,24 @@ def test_a_socket_that_nobody_can_join_is_refused(systemd: FakeSystemd) -> None:
     assert "ReusePort=yes" in process.stderr.read()
 
 
+@pytest.mark.parametrize("reuse_port", [True, False], ids=["joinable", "not joinable"])
+def test_a_socket_of_another_user_is_refused_with_its_owner(
+    systemd: FakeSystemd, reuse_port: bool
+) -> None:
+    """As root's is to a service with User=. ReusePort=yes would not help."""
+    if os.getuid() != 0:
+        pytest.skip("only root can give a socket to another user")
+    with open_udp("127.0.0.1", 0, reuse_port=reuse_port) as others:
+        os.fchown(others.fileno(), 54321, -1)
+        process = systemd.launch(2, {"quicbaton.socket": others.fileno()})
+        assert process.wait(GUARD_S) == 1
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert "is uid 54321's and this process root (uid 0)'s" in said
+    assert "without a socket unit" in said
+    assert "ReusePort" not in said
+
+
 def test_descriptors_meant_for_another_process_are_left_alone(home: ServiceHome) -> None:
     home.environment |= {"LISTEN_PID": "1", "LISTEN_FDS": "1", "NOTIFY_SOCKET": "/nowhere"}
     assert home.service(1).stop() == 0

@@ -34,7 +34,8 @@ _OPTIONS: Final[Explanations] = {
     ),
     "no_reuse_port": caller(
         "The UDP socket that was passed in is bound without SO_REUSEPORT.",
-        "Write `ReusePort=yes` into the socket unit, or use `--workers 1`.",
+        "Write `ReusePort=yes` into the socket unit of a service that runs as root; a service with "
+        "`User=` has to open the port itself. Or use `--workers 1`.",
     ),
     "no_watchfiles": caller("`--reload` needs watchfiles.", "`pip install 'quicbaton[standard]'`"),
     "not_a_timeline": caller(
@@ -49,6 +50,11 @@ _OPTIONS: Final[Explanations] = {
     "port_taken": caller(
         "Another process has the UDP port.",
         "`--takeover SOCKET` replaces it, `--join SOCKET` shares it, or choose another `--port`.",
+    ),
+    "socket_user": caller(
+        "The UDP socket that was passed in is another user's, and the kernel lets only one user's "
+        "sockets share a port.",
+        "Let the service open the port itself, without a socket unit, or use `--workers 1`.",
     ),
     "tcp_port": caller(
         "Another program listens at the TCP port.", "Choose another, or `--no-tcp`."

@@ -216,6 +216,7 @@ class Reason(StrEnum):
     NOT_PRIVATE = "not_private"
     PLACEMENT = "placement"
     PORT_TAKEN = "port_taken"
+    SOCKET_USER = "socket_user"
     TCP_PORT = "tcp_port"
     UNHEALTHY = "unhealthy"
     NEEDS_RESTART = "needs_restart"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import socket
 
 from quicbaton.asyncio.endpoint.steer import steer
@@ -47,9 +48,8 @@ class Group:
         try:
             if len(sockets) < workers:
                 check_reuse_port(sockets[0])
-            host, port = sockets[0].getsockname()[:2]
             while len(sockets) < workers:
-                sockets.append(open_udp(host, port, reuse_port=True))
+                sockets.append(_join(sockets[0]))
             return cls(sockets)
         except BaseException:
             for sock in sockets:
@@ -60,15 +60,12 @@ class Group:
         """Let further sockets join behind the others, up to one for each worker."""
         before = len(self.sockets)
         check_reuse_port(self.sockets[0])
-        host, port = self.sockets[0].getsockname()[:2]
         try:
             while len(self.sockets) < workers:
-                self.sockets.append(open_udp(host, port, reuse_port=True))
-        except OSError as error:
+                self.sockets.append(_join(self.sockets[0]))
+        except ConfigurationError:
             self.shrink(before)
-            raise ConfigurationError(
-                f"no further socket at port {port}: {error.strerror or error}"
-            ) from error
+            raise
 
     def shrink(self, workers: int) -> None:
         """Close our copies of the sockets behind the first ones."""
@@ -127,8 +124,42 @@ def check_reuse_port(sock: socket.socket) -> None:
     if sock.type != socket.SOCK_DGRAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
         raise ConfigurationError("the socket that was passed to us is not a UDP socket")
     if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
-        raise ConfigurationError(
+        raise _of_another_user(sock) or ConfigurationError(
             "the UDP socket that was passed to us was bound without SO_REUSEPORT, so no other "
             "worker's can join it: write ReusePort=yes into the socket unit, or use --workers 1",
             code=Reason.NO_REUSE_PORT,
         )
+
+
+def _join(first: socket.socket) -> socket.socket:
+    """Another socket at its port. ConfigurationError says why there can be none."""
+    host, port = first.getsockname()[:2]
+    try:
+        return open_udp(host, port, reuse_port=True)
+    except OSError as error:
+        raise _of_another_user(first) or ConfigurationError(
+            f"no further socket at port {port}: {error.strerror or error}"
+        ) from error
+
+
+def _of_another_user(sock: socket.socket) -> ConfigurationError | None:
+    """Why no socket of ours can join this one, if it belongs to another user."""
+    # socket(7), SO_REUSEPORT: all sockets of a port must have the same effective user ID.
+    owner, ours = os.fstat(sock.fileno()).st_uid, os.geteuid()
+    if owner == ours:
+        return None
+    return ConfigurationError(
+        f"the socket of UDP port {sock.getsockname()[1]} that was passed to us is {_user(owner)}'s "
+        f"and this process {_user(ours)}'s: the kernel lets only one user's sockets share a port. "
+        "SocketUser= of a socket unit does not change that. Let the service open the port itself, "
+        "without a socket unit (below 1024 with AmbientCapabilities=CAP_NET_BIND_SERVICE), or use "
+        "--workers 1",
+        code=Reason.SOCKET_USER,
+    )
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
