@@ -146,7 +146,9 @@ def test_a_handoff_to_a_release_has_a_timeline_and_one_by_it_has_none(
     client.wait_for_bytes(1)
     released = releases.serve_released("--join", present.control)
     name = _the_connection(releases, present)["connection"]
-    told = releases.json("handoff", present.control, name, "--to", released.control)
+    told = releases.json(
+        "handoff", present.control, name, "--to", released.control, "--settle", "30"
+    )
     assert {"offer", "commit", "first_datagram", "cutover"} <= set(told["timeline"]["at_us"])
     client.wait_for_bytes(1)
     told = releases.json("handoff", released.control, name, "--to", present.control)
