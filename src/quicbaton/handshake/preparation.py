@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from aioquic._buffer import Buffer
 from aioquic.quic.connection import END_STATES, QuicConnection
-from aioquic.tls import AlertIllegalParameter, CipherSuite, Epoch, pull_client_hello
+from aioquic.tls import AlertIllegalParameter, CipherSuite, Epoch
 
 from quicbaton.errors import ConfigurationError
 from quicbaton.handshake.certificates import Certificates
+from quicbaton.handshake.hello import glimpse
 from quicbaton.handshake.tickets import SessionTickets
 from quicbaton.limits import MAX_HANDSHAKE_MESSAGE_BYTES, MAX_PEER_IDS
 from quicbaton.transport.streams.flow import stream_window
@@ -150,13 +151,12 @@ def _watch_hello(
             exchange = tickets.attach(tls)
 
         def watch(input_buf: Buffer, initial_buf: Buffer, handshake_buf: Buffer) -> None:
-            # A malformed hello raises here the error that it would raise a line later.
-            hello = pull_client_hello(Buffer(data=input_buf.data_slice(0, input_buf.capacity)))
-            tls._server_name = hello.server_name
+            seen = glimpse(input_buf.data_slice(0, input_buf.capacity))
+            tls._server_name = seen.server_name
             if certificates is not None:
-                certificates.present(tls, hello.server_name)
+                certificates.present(tls, seen.server_name)
             if exchange is not None:
-                exchange.on_hello(hello)
+                exchange.on_hello(seen.ticket_age)
             handle_hello(input_buf, initial_buf, handshake_buf)
 
         def handle_bounded(input_data: bytes, output_buf: dict[Epoch, Buffer]) -> None:

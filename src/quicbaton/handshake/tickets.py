@@ -42,7 +42,6 @@ from aioquic.quic.connection import MAX_EARLY_DATA
 from aioquic.quic.packet import pull_quic_transport_parameters
 from aioquic.tls import (
     CipherSuite,
-    ClientHello,
     Context,
     Direction,
     Epoch,
@@ -197,10 +196,10 @@ class TicketExchange:
         tls.update_traffic_key_cb = self._update_traffic_key
         tls._server_handle_finished = self._handle_finished  # type: ignore[method-assign]
 
-    def on_hello(self, hello: ClientHello) -> None:
-        """The client's first message has come, and TLS has not seen it yet."""
-        if hello.pre_shared_key is not None and hello.pre_shared_key.identities:
-            self._hello_age = hello.pre_shared_key.identities[0][1]
+    def on_hello(self, ticket_age: int) -> None:
+        """The client's first message has come, and TLS has not seen it yet. `ticket_age` is what it
+        says of its ticket."""
+        self._hello_age = ticket_age
 
     # --- called by TLS --------------------------------------------------------------------------
 
