@@ -51,6 +51,7 @@ class FormatReader:
     def __init__(self, tables: Mapping[str, list[Row]], tags: Mapping[int, str], keys: str) -> None:
         self._tables = tables
         self._tags = tags
+        self._version = 0
         lines = [line.split(":") for line in keys.splitlines() if line and line[0] != "#"]
         self._secrets = {bytes.fromhex(key): base64.b64decode(text) for _, key, text in lines}
 
@@ -58,7 +59,7 @@ class FormatReader:
         if len(baton) > _MOST_BYTES or len(baton) < _FIXED.size:
             raise RefusedBaton("size")
         magic, version, key_id, baton_id, term, issued, expires = _FIXED.unpack_from(baton)
-        if magic != b"QBTN" or version != 3:
+        if magic != b"QBTN" or version not in (3, 4):
             raise RefusedBaton("magic or version")
         at, texts = _FIXED.size, []
         for _ in range(3):
@@ -81,6 +82,7 @@ class FormatReader:
         header |= {"source": source, "audience": audience, "issued_ms": issued}
         header |= {"expires_ms": expires}
         digest = hashlib.sha256(baton[:at] + baton[-_TAG_BYTES:]).digest()
+        self._version = version
         return Opened(header, digest, self._read("[Snapshot](#snapshot)", content))
 
     def _read(self, kind: str, value: Any) -> Any:  # noqa: PLR0911 - a list of types
@@ -106,10 +108,11 @@ class FormatReader:
         return [self._read(*each) for each in zip(inner, value, strict=True)]
 
     def _struct(self, name: str, value: Any, first: int) -> dict[str, Any]:
-        rows = self._tables[name]
+        rows = [row for row in self._tables[name] if row.since <= self._version]
         if len(self._checked(value, list)) != len(rows) + first:
             raise RefusedBaton(f"{name} has another number of fields")
-        return {row.name: self._read(row.type, value[row.place + first]) for row in rows}
+        read = {row.name: self._read(row.type, value[row.place + first]) for row in rows}
+        return dict.fromkeys(row.name for row in self._tables[name]) | read
 
     def _checked(self, value: Any, wanted: type) -> Any:
         if not isinstance(value, wanted):

@@ -31,6 +31,12 @@ class Row(NamedTuple):
     type: str
     meaning: str
 
+    @property
+    def since(self) -> int:
+        """The format that is the first to have it."""
+        match = re.search(r"\(since format (\d+)\)$", self.meaning)
+        return int(match[1]) if match else 3
+
 
 def read_tables() -> dict[str, list[Row]]:
     """The page's tables of fields, by the heading before each."""

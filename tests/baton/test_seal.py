@@ -41,6 +41,13 @@ SAMPLE_V3 = bytes.fromhex(
     "6b066e6f64652d320eb1db2283f811ae66627663eff59d9f86354574413b41788f922085108de757"
     "c5955ea24af744ddbc"
 )
+#: The same in format 4.
+SAMPLE_V4 = bytes.fromhex(
+    "5142544e0004c1c2c3c4f5b165224a58b791df6af1d8303e61cd0000000000000007000001a3185c"
+    "50fa000001a3185e25ba106e6e6e6e6e6e6e6e6e6e6e6e6e6e6e6e0d2f72756e2f712f612e736f63"
+    "6b066e6f64652d320eb1db2283f811ae66627663eff59d9f86354574413b41788fc710d21172fa2f"
+    "b5808275d05c9bb676"
+)
 
 
 def entropy(seed: int = 1) -> Callable[[int], bytes]:
@@ -79,10 +86,14 @@ def test_what_is_sealed_comes_back(
     assert baton.header.issued_ms == int(NOW * 1000)
 
 
-def test_sealed_sample_of_version_3_still_opens() -> None:
-    baton = opened(SAMPLE_V3)
+@pytest.mark.parametrize(("version", "sample"), [(3, SAMPLE_V3), (4, SAMPLE_V4)])
+def test_sealed_samples_still_open(
+    monkeypatch: pytest.MonkeyPatch, version: int, sample: bytes
+) -> None:
+    monkeypatch.setitem(versions.UPGRADES, 3, bytes)
+    baton = opened(sample)
     assert baton.payload == b"the state of a connection"
-    assert baton.header.version == 3
+    assert baton.header.version == version
     assert baton.header.term == 7
 
 
@@ -90,25 +101,25 @@ def test_a_payload_is_sealed_in_the_version_that_the_opener_reads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A version before, which says everything in capitals.
-    monkeypatch.setitem(versions.UPGRADES, 2, bytes.lower)
-    monkeypatch.setitem(versions.DOWNGRADES, 3, bytes.upper)
-    data = seal.seal(b"a connection", FIELDS, RING, entropy(), NOW, version=2)
-    assert peek(data).version == 2
-    assert versions.downgrade_payload(b"a connection", 2) == b"A CONNECTION"
+    monkeypatch.setitem(versions.UPGRADES, 3, bytes.lower)
+    monkeypatch.setitem(versions.DOWNGRADES, 4, bytes.upper)
+    data = seal.seal(b"a connection", FIELDS, RING, entropy(), NOW, version=3)
+    assert peek(data).version == 3
+    assert versions.downgrade_payload(b"a connection", 3) == b"A CONNECTION"
     # What comes out is in the present form.
     assert opened(data).payload == b"a connection"
     with pytest.raises(BatonVersionError):
-        seal.seal(b"a connection", FIELDS, RING, entropy(), NOW, version=1)
+        seal.seal(b"a connection", FIELDS, RING, entropy(), NOW, version=2)
 
 
 def test_a_format_that_nothing_writes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(versions.UPGRADES, 2, lambda payload: payload)
+    monkeypatch.delitem(versions.DOWNGRADES, 4)
     with pytest.raises(NeedsNewerFormatError):
-        versions.downgrade_payload(b"a connection", 2)
+        versions.downgrade_payload(b"a connection", 3)
 
 
 def test_sealing_is_deterministic_given_its_entropy() -> None:
-    assert sealed() == SAMPLE_V3
+    assert sealed() == SAMPLE_V4
 
 
 def test_every_truncation_is_refused() -> None:
@@ -198,7 +209,7 @@ def test_baton_is_opened_by_its_audience_only() -> None:
 
 def test_header_is_read_without_a_key() -> None:
     assert peek(sealed()) == BatonHeader(
-        version=3,
+        version=FORMAT_VERSION,
         key_id=KEY.key_id,
         baton_id=entropy()(16),
         connection_id=b"n" * 16,
@@ -264,11 +275,11 @@ def _with_version(data: bytes, version: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("version", "age"), [(0, "older"), (2, "older"), (4, "newer"), (65535, "newer")]
+    ("version", "age"), [(0, "older"), (2, "older"), (5, "newer"), (65535, "newer")]
 )
 def test_other_versions_are_refused_by_name(version: int, age: str) -> None:
     for read in (opened, peek):
-        with pytest.raises(BatonVersionError, match=rf"version {version}, {age}.*version 3"):
+        with pytest.raises(BatonVersionError, match=rf"version {version}, {age}.*version 3 and 4"):
             read(_with_version(sealed(), version))
 
 
@@ -286,11 +297,17 @@ def test_version_before_is_upgraded_and_the_one_before_that_refused() -> None:
         versions.upgrade_payload(b"p", 4, 3, upgrades)
 
 
-def test_this_release_reads_its_own_version() -> None:
-    assert versions.readable_versions() == (3,)
+def test_this_release_reads_its_own_version_and_that_of_0_2() -> None:
+    assert versions.readable_versions() == (3, 4)
+
+
+def test_what_is_no_snapshot_is_not_upgraded() -> None:
+    for payload in (b"", b"\x90", b"\x91\x01", b"\xc1", b"\x91" * 3, bytes(100)):
+        with pytest.raises(BatonMalformedError):
+            versions.upgrade_payload(payload, 3)
 
 
 def test_the_version_is_authenticated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(versions.UPGRADES, 2, bytes)
+    monkeypatch.setitem(versions.UPGRADES, 3, bytes)
     with pytest.raises(BatonSealError):
-        opened(_with_version(sealed(), 2))
+        opened(_with_version(sealed(), 3))

@@ -1,8 +1,8 @@
-"""A baton format before the present one, as an earlier release would have had it.
+"""A baton format before the present one that cannot say something common.
 
-No release has written another format than 3. These processes have a format 2 besides, so that
-handoffs between neighbouring releases are tried. It has no relayed streams, the last field of a
-snapshot: a connection with such streams cannot be expressed in it.
+These processes have it in place of the real one (`tests/releases` tries that), so that handoffs
+between neighbouring releases are tried, and refused. It has no relayed streams, the last field of
+a snapshot: a connection with such streams cannot be expressed in it.
 """
 
 from __future__ import annotations

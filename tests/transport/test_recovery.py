@@ -153,6 +153,7 @@ def run_of(first: int, count: int) -> SentRun:
         offset=10 * (first - 1000),
         chunk=10,
         frames=[],
+        delivery=None,
     )
 
 

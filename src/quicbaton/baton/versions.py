@@ -5,7 +5,8 @@ upgrade the old release hands to the new one, and the new one to the old one in 
 old one reads. State that the older format cannot express is refused, never left out. The header's
 layout is common to all versions; a version describes the payload.
 
-Format 3 is the first that was released, with version 0.2.0.
+Format 3 is the first that was released, with version 0.2.0. Format 4 has BBR's state, and what it
+remembers of each run of packets.
 """
 
 from __future__ import annotations
@@ -13,17 +14,46 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from quicbaton.baton.errors import BatonVersionError, NeedsNewerFormatError
+import msgspec
+
+from quicbaton.baton.errors import BatonMalformedError, BatonVersionError, NeedsNewerFormatError
 
 #: The version that this release writes, unless the reader is an older one.
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 
 Upgrade = Callable[[bytes], bytes]
 
+#: Places in the arrays of a snapshot (docs/baton-format.md).
+_CONNECTION: Final = 0
+_RECOVERY: Final = 13
+_CONGESTION: Final = 14
+_SENT: Final = 0
+
+
+def _upgrade_from_3(payload: bytes) -> bytes:
+    """Format 3 knows no BBR: no run of packets has its mark, and there is no state of it."""
+    content = msgspec.msgpack.decode(payload)
+    connection = content[_CONNECTION]
+    for run in connection[_RECOVERY][_SENT]:
+        run.append(None)
+    connection[_CONGESTION].append(None)
+    return msgspec.msgpack.encode(content)
+
+
+def _downgrade_to_3(payload: bytes) -> bytes:
+    content = msgspec.msgpack.decode(payload)
+    connection = content[_CONNECTION]
+    if connection[_CONGESTION].pop() is not None:
+        raise NeedsNewerFormatError("format 3 has no state of BBR, which the connection uses")
+    for run in connection[_RECOVERY][_SENT]:
+        run.pop()
+    return msgspec.msgpack.encode(content)
+
+
 #: From a version to the function that turns its payload into the next version's.
-UPGRADES: dict[int, Upgrade] = {}
+UPGRADES: dict[int, Upgrade] = {3: _upgrade_from_3}
 #: From a version to the function that puts its payload into the version before, or refuses to.
-DOWNGRADES: dict[int, Upgrade] = {}
+DOWNGRADES: dict[int, Upgrade] = {4: _downgrade_to_3}
 
 
 def readable_versions(
@@ -53,11 +83,21 @@ def upgrade_payload(
     current: int = FORMAT_VERSION,
     upgrades: Mapping[int, Upgrade] = UPGRADES,
 ) -> bytes:
-    """Return the payload in the present version's form; `version` has passed `check_version`."""
+    """Return the payload in the present version's form; `version` has passed `check_version`.
+
+    Raises:
+        BatonMalformedError: it is not a payload of that version.
+    """
     if version == current:
         return payload
     check_version(version, current, upgrades)
-    return upgrades[version](payload)
+    try:
+        return upgrades[version](payload)
+    except (ValueError, RecursionError, LookupError, AttributeError, TypeError):
+        # The cause could quote a secret: it is not passed on.
+        raise BatonMalformedError(
+            f"the baton's content is not a connection of format version {version}"
+        ) from None
 
 
 def downgrade_payload(payload: bytes, version: int) -> bytes:

@@ -71,6 +71,7 @@ def _run(packet: QuicSentPacket, to_us: Callable[[float | None], int]) -> SentRu
         offset=0,
         chunk=0,
         frames=frames,
+        delivery=None,
     )
 
 

@@ -30,7 +30,7 @@ from quicbaton.testing.handshake import EndOptions
 from quicbaton.testing.link import Conditions, Delivery, Direction, Link
 from quicbaton.testing.moving import move
 from quicbaton.testing.nonces import NonceChecker, Packet
-from quicbaton.testing.pair import CLIENT_ADDRESS, SERVER_ADDRESS, Pair
+from quicbaton.testing.pair import CLIENT_ADDRESS, SERVER_ADDRESS, Pair, run_together
 from quicbaton.testing.sleeping import sleep
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "StuckError",
     "Unpacked",
     "move",
+    "run_together",
     "self_signed",
     "sleep",
 ]

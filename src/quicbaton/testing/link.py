@@ -76,11 +76,18 @@ class Delivery(NamedTuple):
     destination: Address
 
 
+class _Queue:
+    """The queue before the narrow place of a way. It is busy for as long as it is not empty."""
+
+    def __init__(self) -> None:
+        self.busy_until_s = 0.0
+
+
 class _Way:
     def __init__(self, conditions: Conditions, seed: str) -> None:
         self.conditions = conditions
         self.random = Random(seed)
-        self.busy_until_s = 0.0
+        self.queue = _Queue()
 
 
 class Link:
@@ -110,6 +117,15 @@ class Link:
         """Set other conditions for datagrams sent from now on."""
         self._ways["client"].conditions = client
         self._ways["server"].conditions = server or client
+
+    def share_queue(self, other: Link, direction: Direction) -> None:
+        """Have the datagrams of both links wait in one queue, in this direction. Each goes at the
+        rate of its own link: give both the same. `testing.run_together` keeps their time."""
+        self._ways[direction].queue = other._ways[direction].queue
+
+    def queued_s(self, direction: Direction, now: float) -> float:
+        """How long a datagram sent now would wait in the queue."""
+        return max(self._ways[direction].queue.busy_until_s - now, 0.0)
 
     @property
     def in_flight(self) -> int:
@@ -164,11 +180,12 @@ class Link:
         rate = conditions.rate_bytes_per_s
         if not rate:
             return now
-        begin_s = max(now, way.busy_until_s)
+        queue = way.queue
+        begin_s = max(now, queue.busy_until_s)
         if (begin_s - now) * rate + size > conditions.queue_bytes:
             return None
-        way.busy_until_s = begin_s + size / rate
-        return way.busy_until_s
+        queue.busy_until_s = begin_s + size / rate
+        return queue.busy_until_s
 
 
 def _flip(data: bytes, bit: int) -> bytes:

@@ -19,7 +19,7 @@ from quicbaton.transport.closing import Closing
 from quicbaton.transport.delivery import Dispatcher
 from quicbaton.transport.event_queue import EventQueue
 from quicbaton.transport.headroom import Gate
-from quicbaton.transport.loss.congestion import CongestionController
+from quicbaton.transport.loss.algorithms import controller
 from quicbaton.transport.loss.recovery import Recovery
 from quicbaton.transport.packets.acks import ReceivedNumbers
 from quicbaton.transport.packets.protection import PacketProtection
@@ -55,7 +55,7 @@ class Engine:
         self.events = EventQueue(state.events)
         self.closing = Closing(state, self.events)
         self.protection = PacketProtection(state.protection, grease=state.remote.grease_quic_bit)
-        self._congestion = CongestionController(state.congestion)
+        self._congestion = controller(state.congestion)
         self.streams = Streams(state, memory, self.events)
         self.ids = ConnectionIds(
             state.ids, issuer, self.events, state.local.active_connection_id_limit

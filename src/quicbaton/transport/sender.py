@@ -120,7 +120,8 @@ class Sender:
         if self._trace is not None and headroom.limited_by is not self.headroom.limited_by:
             qlog.log_headroom(self._trace, headroom)
         self.headroom = headroom
-        self._congestion.app_limited = headroom.is_app_limited
+        out_of_data = headroom.limited_by is LimitedBy.APPLICATION
+        self._congestion.on_turn_ended(headroom.is_app_limited, out_of_data)
         return trains
 
     def has_due(self) -> bool:
@@ -256,6 +257,7 @@ class Sender:
                 offset=offset,
                 chunk=chunk,
                 frames=[],
+                delivery=None,
             )
         )
         if state.recovery.probes_due:
@@ -346,6 +348,7 @@ class Sender:
                 offset=0,
                 chunk=0,
                 frames=plan.frames,
+                delivery=None,
             )
         )
         return data

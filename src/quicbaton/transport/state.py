@@ -21,6 +21,9 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+from quicbaton.transport.loss.bbr.state import BbrState
+from quicbaton.transport.plain import PlainState
+
 #: A timer that is not armed, a number that does not exist yet.
 NEVER: Final = -1
 NONE: Final = -1
@@ -45,16 +48,12 @@ Address = tuple[str | int, ...]
 #:   MTU_PROBE 0x100 (datagram bytes, path serial, packet number, 0)
 SentFrame = tuple[int, int, int, int, int]
 
-
-class _State(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
-    """Base of all state: encoded as an array, one element per field, none optional.
-
-    State is a tree, so the garbage collector need not look for cycles in it: 16 bytes less for
-    each of some 30 objects, and fewer collections where thousands of connections arrive.
-    """
+#: What stood to account when a run was sent: bytes delivered, when that was last added to, when the
+#: newest packet delivered had been sent, bytes lost, in flight with the run, application-limited.
+DeliveryMark = tuple[int, int, int, int, int, bool]
 
 
-class Keys(_State):
+class Keys(PlainState):
     """One direction's 1-RTT keys of one generation: key and IV follow from the traffic secret
     (RFC 9001 §5.1)."""
 
@@ -64,7 +63,7 @@ class Keys(_State):
         return "Keys(<redacted>)"
 
 
-class ProtectionState(_State):
+class ProtectionState(PlainState):
     """Packet and header protection, and the key update in progress (RFC 9001 §5, §6)."""
 
     version: int  # QUIC version: its HKDF labels
@@ -93,7 +92,7 @@ class ProtectionState(_State):
         )
 
 
-class NumberSpace(_State):
+class NumberSpace(PlainState):
     """The 1-RTT packet number space: numbers sent and received (RFC 9000 §12.3, §13.2)."""
 
     next_number: int
@@ -113,7 +112,7 @@ class NumberSpace(_State):
     owner_first_number: int  # numbers below were sent by an earlier owner: no RTT samples
 
 
-class SentRun(_State):
+class SentRun(PlainState):
     """Consecutive packets sent at one moment: either a train of equal STREAM packets of one
     stream (`stream_id` >= 0, `frames` empty) or one packet with any frames (`count` == 1)."""
 
@@ -128,9 +127,10 @@ class SentRun(_State):
     offset: int  # stream offset of the first packet's data
     chunk: int  # stream bytes per packet
     frames: list[SentFrame]
+    delivery: DeliveryMark | None  # for BBR; None: the algorithm does not ask
 
 
-class RecoveryState(_State):
+class RecoveryState(PlainState):
     """Loss detection (RFC 9002 §5, §6)."""
 
     sent: list[SentRun]  # unacknowledged, ascending by number
@@ -148,10 +148,10 @@ class RecoveryState(_State):
     newest_acked_at_us: int  # when the newest packet acknowledged so far was sent
 
 
-class CongestionState(_State):
+class CongestionState(PlainState):
     """Congestion control and pacing (RFC 9002 §7, RFC 9438, RFC 9406)."""
 
-    algorithm: Literal["reno", "cubic"]
+    algorithm: Literal["reno", "cubic", "bbr"]
     window_bytes: int
     threshold_bytes: int  # slow start threshold; NONE is infinity
     in_flight_bytes: int
@@ -181,9 +181,10 @@ class CongestionState(_State):
     # Pacing: a token bucket
     pacing_tokens_bytes: int | float  # below zero after probes, which pacing does not hold back
     pacing_updated_us: int
+    bbr: BbrState | None  # None unless it is the algorithm
 
 
-class SendHalf(_State):
+class SendHalf(PlainState):
     """Our sending direction of a stream (RFC 9000 §3.1)."""
 
     chunks: list[bytes]  # unacknowledged and unsent bytes, as the application wrote them
@@ -208,7 +209,7 @@ class SendHalf(_State):
     incremental: bool  # RFC 9218 §4.2: shares with its equals, else it is served to its end
 
 
-class ReceiveHalf(_State):
+class ReceiveHalf(PlainState):
     """Our receiving direction of a stream (RFC 9000 §3.2)."""
 
     delivered: int  # bytes given to the application as events
@@ -228,14 +229,14 @@ class ReceiveHalf(_State):
     stop_due: bool
 
 
-class Stream(_State):
+class Stream(PlainState):
     """A stream: one half or both."""
 
     send: SendHalf | None
     receive: ReceiveHalf | None
 
 
-class Drain(_State):
+class Drain(PlainState):
     """Bytes on a stream are dropped, and its peer is not asked to stop yet."""
 
     code: int  # of the STOP_SENDING that it would get
@@ -243,7 +244,7 @@ class Drain(_State):
     heard_us: int  # newest bytes after all that we sent had arrived; NEVER: it has not
 
 
-class FlowState(_State):
+class FlowState(PlainState):
     """Connection-level flow control and stream limits (RFC 9000 §4)."""
 
     send_limit: int  # the peer's MAX_DATA
@@ -271,7 +272,7 @@ class FlowState(_State):
     own_streams_blocked_at: list[int]
 
 
-class LocalId(_State):
+class LocalId(PlainState):
     """A connection ID that we issued: packets to us carry it."""
 
     sequence: int
@@ -281,7 +282,7 @@ class LocalId(_State):
     acked: bool  # the peer acknowledged it, or it came in the handshake
 
 
-class PeerId(_State):
+class PeerId(PlainState):
     """A connection ID that the peer issued: packets to it carry it."""
 
     sequence: int
@@ -295,7 +296,7 @@ class PeerId(_State):
         return self.paths[0] if self.paths else NONE
 
 
-class IdsState(_State):
+class IdsState(PlainState):
     """Connection IDs in both directions (RFC 9000 §5.1)."""
 
     local: list[LocalId]  # ascending by sequence number
@@ -312,7 +313,7 @@ class IdsState(_State):
     alias_until_us: int
 
 
-class PathState(_State):
+class PathState(PlainState):
     """A network path: our address and the peer's (RFC 9000 §8, §9; RFC 8899)."""
 
     serial: int
@@ -343,7 +344,7 @@ class PathState(_State):
     ecn_unproved: int  # packets marked to try that, less those that were lost
 
 
-class CryptoState(_State):
+class CryptoState(PlainState):
     """Post-handshake CRYPTO: session tickets (RFC 9000 §7.5)."""
 
     data: bytes  # what we send, unacknowledged, from offset `base` on
@@ -354,7 +355,7 @@ class CryptoState(_State):
     segments: list[tuple[int, bytes]]  # received out of order
 
 
-class CloseState(_State):
+class CloseState(PlainState):
     """How the connection ended or is ending (RFC 9000 §10)."""
 
     error_code: int
@@ -364,7 +365,7 @@ class CloseState(_State):
     reported: bool  # ConnectionTerminated was queued
 
 
-class Parameters(_State):
+class Parameters(PlainState):
     """Transport parameters of one side that matter after the handshake (RFC 9000 §18.2)."""
 
     max_idle_timeout_ms: int
@@ -454,7 +455,7 @@ Event = (
 )
 
 
-class ConnectionState(_State):
+class ConnectionState(PlainState):
     """The whole state of a connection. See the module's head for the rules."""
 
     is_client: bool

@@ -1,11 +1,12 @@
 """Pacing: how many bytes may leave now (RFC 9002 §7.7).
 
-A token bucket over `CongestionState`. It fills at N × window / smoothed RTT. Its capacity is a
-compromise: the RFC wants bursts no longer than the initial window, segmentation offload wants
-long trains (0.38 s of CPU for 90 MB in trains of 48, 0.51 in trains of 4), and a timer that fires
-late must not cost throughput. So the bucket holds two milliseconds of the rate, and the initial
-window at least, and a wait is over while there is room for one more millisecond: a timer may come
-that late without a token spilled. From 60 MB/s on a wait brings a whole train of 44 packets.
+A token bucket over `CongestionState`. It fills at N × window / smoothed RTT, or as fast as BBR
+says. Its capacity is a compromise: the RFC wants bursts no longer than the initial window,
+segmentation offload wants long trains (0.38 s of CPU for 90 MB in trains of 48, 0.51 in trains of
+4), and a timer that fires late must not cost throughput. So the bucket holds two milliseconds of
+the rate, and the initial window at least, and a wait is over while there is room for one more
+millisecond: a timer may come that late without a token spilled. From 60 MB/s on a wait brings a
+whole train of 44 packets.
 
 Nothing here is called for a packet that carries only ACKs: those are not paced.
 """
@@ -33,6 +34,9 @@ def initial_window_bytes(datagram_bytes: int) -> int:
 
 def rate_bytes_per_us(state: CongestionState, smoothed_rtt_us: int) -> float:
     """How fast the bucket fills."""
+    bbr = state.bbr
+    if bbr is not None and bbr.pacing_rate:
+        return bbr.pacing_rate
     window = state.window_bytes
     threshold = state.threshold_bytes
     gain = SLOW_START_GAIN if threshold == NONE or window < threshold else AVOIDANCE_GAIN

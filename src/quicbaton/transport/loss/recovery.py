@@ -128,7 +128,7 @@ class Recovery:
             state.sent.append(run)
             state.eliciting_in_flight += run.count
             state.last_eliciting_at_us = run.at_us
-            self._congestion.on_sent(run.count * run.size, self._numbers.next_number)
+            self._congestion.on_sent(run)
 
     def on_ack(
         self,
@@ -161,7 +161,7 @@ class Recovery:
                 # record of them, but a larger number says that there is one.
                 state.pto_count = 0
                 if congested:
-                    self._congestion.on_lost(0, state.newest_acked_at_us, now_us)
+                    self._congestion.on_congestion_marked(state.newest_acked_at_us, now_us)
                 self._detect_lost(now_us, [])
             return False
 
@@ -182,14 +182,13 @@ class Recovery:
         state.pto_count = 0
         state.probes_due = 0
         if congested:
-            # RFC 9002 §7.1, §B.7: as a loss of the largest packet acknowledged.
-            self._congestion.on_lost(0, newest.at_us, now_us)
+            self._congestion.on_congestion_marked(newest.at_us, now_us)
         # RFC 9002 §A.7: losses first, so that the window does not grow just before it is cut.
         self._detect_lost(now_us, acked)
         if acked_bytes:
             self._congestion.on_acked(
                 acked_bytes,
-                newest.at_us,
+                newest,
                 largest,
                 numbers.next_number,
                 sample_us,
@@ -420,9 +419,9 @@ class Recovery:
         if self._trace is not None:
             qlog.log_lost(self._trace, lost)
         active = self._connection.measured_path
+        counted: list[SentRun] = []
         lost_bytes = 0
         largest_size = 0
-        newest_at_us = NEVER
         for run in lost:
             size = run.count * run.size
             self.packets_lost += run.count
@@ -432,13 +431,13 @@ class Recovery:
                 congestion.on_discarded(size)
             else:
                 lost_bytes += size
-                newest_at_us = run.at_us  # they ascend
+                counted.append(run)
                 largest_size = max(largest_size, run.size)
             if run.marked:
                 self._ecn.on_lost(run)
             self._deliver_lost(run)
         if lost_bytes:
-            congestion.on_lost(lost_bytes, newest_at_us, now_us)
+            congestion.on_lost(counted, lost_bytes, now_us)
             MtuSearch(self._connection.paths[0]).on_packets_lost(largest_size, now_us)
             if self._is_persistent(lost, acked):
                 congestion.on_persistent_congestion(now_us)

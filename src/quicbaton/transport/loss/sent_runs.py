@@ -38,4 +38,5 @@ def cut(run: SentRun, first: int, stop: int) -> SentRun:
         offset=run.offset + (first - run.first) * run.chunk,
         chunk=run.chunk,
         frames=run.frames,
+        delivery=run.delivery,
     )
