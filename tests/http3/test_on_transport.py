@@ -11,6 +11,7 @@ from quicbaton.http3 import H3Connection
 from quicbaton.http3.codes import ErrorCode
 from quicbaton.http3.events import WebTransportSessionClosed
 from quicbaton.testing import EndOptions, Pair, move
+from tests.http3.test_bounds import calls_of
 from tests.http3.violations import GET, OK, POST, SESSION
 
 
@@ -49,6 +50,29 @@ class Talk:
                         self.seen[name] += end.http.handle_event(event)
             if moving:
                 move(self.pair.server)
+
+
+def test_a_request_that_comes_again_and_its_answer_take_few_calls() -> None:
+    # Each call is some 0.1 µs of a GET's CPU. These were 126 before http3 and streams were leaner.
+    talk = Talk()
+    answer = [*OK, (b"content-length", b"1000"), (b"content-type", b"text/plain")]
+    connection = talk.pair.server.connection
+    assert connection is not None
+
+    def serve() -> None:
+        while (event := connection.next_event()) is not None:
+            for http_event in talk.server.handle_event(event):
+                talk.server.send_headers(stream_id, answer)
+                talk.server.send_data(stream_id, bytes(1000), True)
+                assert isinstance(http_event, HeadersReceived)
+
+    counts = []
+    for stream_id in range(0, 40, 4):
+        talk.client.send_headers(stream_id, GET, end_stream=True)
+        talk.pair.run(lambda: bool(connection.waiting_events))
+        counts.append(calls_of(serve))
+        talk.run()
+    assert min(counts) <= 110
 
 
 @pytest.mark.parametrize("moving", [False, True])

@@ -65,7 +65,12 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
             if isinstance(event, StreamDataReceived):
                 stream_id = event.stream_id
                 ended = event.end_stream
-                return self._on_data(stream_id, event.data, ended)
+                stream = self._streams.get(stream_id)
+                return (
+                    self._on_first_data(stream_id, event.data, ended)
+                    if stream is None
+                    else self._on_data(stream_id, stream, event.data, ended)
+                )
             if isinstance(event, DatagramFrameReceived):
                 return self._on_datagram(event.data)
             if isinstance(event, (StreamReset, StopSendingReceived)):
@@ -85,17 +90,24 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
 
     # --- streams --------------------------------------------------------------------------------
 
-    def _on_data(self, stream_id: int, data: bytes, ended: bool) -> list[H3Event]:
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            if stream_id & 2:
-                if self._is_critical(stream_id):
-                    return self._on_critical(stream_id, data, ended)
-                stream = self._open_uni(stream_id)
-            else:
-                stream = self._open_bidi(stream_id, ended)
-            if stream is None:
-                return []
+    def _on_first_data(self, stream_id: int, data: bytes, ended: bool) -> list[H3Event]:
+        """Take bytes of a stream that HTTP/3 does not know."""
+        stream: Http3Stream | None
+        if not stream_id & 2:
+            stream = self._open_bidi(stream_id, ended)
+            if stream is not None and ended and not self._is_client:
+                whole = self._whole_request(data)
+                if whole is not None:
+                    return self._on_whole_request(stream_id, stream, whole)
+        elif self._is_critical(stream_id):
+            return self._on_critical(stream_id, data, ended)
+        else:
+            stream = self._open_uni(stream_id)
+        return [] if stream is None else self._on_data(stream_id, stream, data, ended)
+
+    def _on_data(
+        self, stream_id: int, stream: Http3Stream, data: bytes, ended: bool
+    ) -> list[H3Event]:
         kind = stream.kind
         if kind <= s.PUSH:  # a request's or a push's frames
             return self._read_message(stream_id, stream, data, ended)
@@ -135,7 +147,8 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
                 self._add_stream(stream_id, stream)
                 self._stop(stream_id, stream, ErrorCode.H3_REQUEST_REJECTED)
             return None
-        state.next_request_id = max(state.next_request_id, stream_id + 4)
+        if stream_id >= state.next_request_id:
+            state.next_request_id = stream_id + 4
         stream = s.new_stream(s.REQUEST)
         self._add_stream(stream_id, stream)
         return stream
@@ -282,7 +295,8 @@ class ReceivingSide(MessageReader, ControlStream, Http3Base):
     # --- what it costs --------------------------------------------------------------------------
 
     def _spend_request(self) -> None:
-        if (now_us := self._clock_us()) != NONE:
+        now_us = getattr(self._quic, "clock_us", NONE)  # `_clock_us` without a call
+        if now_us != NONE:
             whole_at_us = _REQUESTS.spend(self._state.requests_at_us, now_us)
             if whole_at_us < 0:
                 raise ExcessiveLoadError("too many requests at once")

@@ -73,7 +73,8 @@ class SendingSide(WebTransportSide):
             self._add_stream(stream_id, stream)
         stream.send = phase
         self._write(stream_id, stream, frame, end_stream)
-        qlog.log_headers(self._quic_logger, stream_id, len(frame), headers, created=True)
+        if self._quic_logger is not None:
+            qlog.log_headers(self._quic_logger, stream_id, len(frame), headers, created=True)
         if self.watch is not None:
             self.watch.on_fields(stream_id, headers, ended=end_stream)
 
@@ -103,7 +104,8 @@ class SendingSide(WebTransportSide):
                 self._fail_message(stream_id, stream)
             stream.send_left -= len(data)
         size = len(data)
-        qlog.log_data(self._quic_logger, stream_id, size, created=True)
+        if self._quic_logger is not None:
+            qlog.log_data(self._quic_logger, stream_id, size, created=True)
         if size <= _JOINED_BYTES:
             frame = b"".join((b"\0", encode_varint(size), data))
             self._write(stream_id, stream, frame, end_stream)

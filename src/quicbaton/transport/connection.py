@@ -417,7 +417,8 @@ class Connection:
         of their IDs. By default a stream has urgency 3 and is incremental. No effect on one that
         has sent everything; StreamStateError where sending is not possible.
         """
-        self._check()
+        if self._spent:
+            self._check()
         self._streams.set_priority(stream_id, urgency, incremental)
 
     # --- programs: the connection ---------------------------------------------------------------

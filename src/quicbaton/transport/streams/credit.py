@@ -40,8 +40,8 @@ class Credit:
 
     def _consume(self, half: ReceiveHalf, size: int, now_us: int) -> None:
         flow, memory, recovery = self._flow, self._memory, self._recovery
-        flow.receive_consumed += size
-        if not memory.may_credit(flow_rules.held_bytes(flow)):
+        consumed = flow.receive_consumed = flow.receive_consumed + size
+        if not memory.may_credit(flow.receive_used - consumed):
             return
         # A paused stream's bytes are not consumed: no reason for a larger window.
         rtt_us = recovery.smoothed_rtt_us if recovery.has_rtt and not half.paused else 0

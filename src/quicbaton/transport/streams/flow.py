@@ -52,8 +52,11 @@ def held_bytes(flow: FlowState) -> int:
 
 def review_limit(flow: FlowState, now_us: int, rtt_us: int, memory: Account) -> None:
     """Bytes were consumed: make MAX_DATA due once half of the window is used (RFC 9000 §4.2)."""
+    if flow.receive_limit_due:
+        return
     window = flow.window_bytes
-    if flow.receive_limit_due or 2 * (flow.receive_limit - _base(flow, memory)) > window:
+    base = _base(flow, memory) if flow.receive_withheld else flow.receive_consumed
+    if 2 * (flow.receive_limit - base) > window:
         return
     flow.receive_limit_due = True
     flow.window_bytes = memory.window(

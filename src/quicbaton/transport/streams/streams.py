@@ -148,19 +148,24 @@ class Streams:
         Above the high water mark `WritableEvent` will follow when the buffer has drained.
         StreamStateError when the stream cannot be written to (any more).
         """
-        half = self._table.writable_half(stream_id)
+        stream = self._streams.get(stream_id)
+        half = None if stream is None else stream.send
+        if half is None:
+            half = self._table.writable_half(stream_id)
         if half is None or not send_half.is_writable(half):
             raise StreamStateError(f"stream {stream_id} was ended or reset: nothing can be written")
         send_half.write(half, data, fin)
-        self._written += len(data)
-        self._send_end += len(data)
+        size = len(data)
+        self._written += size
+        self._send_end += size
         unsent = half.end - half.next
         if unsent >= limits.SMALL_BUFFER_HIGH_BYTES and unsent >= self._buffer_high_bytes():
             half.congested = True
-        if stream_id not in self._turns:
+        if stream_id not in self._turns.members:
             # One that is queued has something to send, and has more now.
             self._settle(stream_id, half)
-        self._note_blocked()
+        if self._flow.send_used >= self._flow.send_limit:
+            self._note_blocked()
 
     def reset(self, stream_id: int, code: int) -> None:
         """Abandon sending (RESET_STREAM); no effect when everything was acknowledged or reset."""
@@ -204,11 +209,15 @@ class Streams:
 
     def set_priority(self, stream_id: int, urgency: int, incremental: bool) -> None:
         """When the stream is served, among those that have something to send (RFC 9218 §10)."""
-        half = self._table.writable_half(stream_id)
+        stream = self._streams.get(stream_id)
+        half = None if stream is None else stream.send
         if half is None:
-            return
-        urgency = min(max(urgency, CONTROL_URGENCY), LOWEST_URGENCY)
-        queued = stream_id in self._turns
+            half = self._table.writable_half(stream_id)
+            if half is None:
+                return
+        if not CONTROL_URGENCY <= urgency <= LOWEST_URGENCY:
+            urgency = min(max(urgency, CONTROL_URGENCY), LOWEST_URGENCY)
+        queued = stream_id in self._turns.members
         if queued:
             self._turns.leave(stream_id)
         half.urgency = urgency
@@ -381,12 +390,13 @@ class Streams:
     def write_due(self, plan: PacketPlan) -> None:
         """Fill the plan with due control frames, then with data of the streams in turn."""
         flow = self._flow
-        flow_rules.write_due(flow, plan, self._memory)
+        if flow_rules.has_due(flow):
+            flow_rules.write_due(flow, plan, self._memory)
         for stream_id in tuple(self._control):
             if not write_control(stream_id, self._streams[stream_id], plan):
                 return
             del self._control[stream_id]
-        for _ in range(len(self._turns)):
+        for _ in range(len(self._turns.members)):
             stream_id = self._turns.first()
             if stream_id == NONE:
                 break
@@ -464,7 +474,7 @@ class Streams:
         if fin:
             stream.send.fin_acked = True
             stream.send.fin_due = False
-            if stream_id in self._turns:
+            if stream_id in self._turns.members:
                 self._settle(stream_id, stream.send)
         self.on_run_acked(stream_id, offset, length)
 
@@ -513,7 +523,7 @@ class Streams:
 
     def _settle(self, stream_id: int, half: SendHalf) -> None:
         """Bring the sending order in line with what the stream has to send."""
-        if self._table.is_waiting(stream_id):
+        if stream_id & 1 != self._state.is_client and self._table.is_waiting(stream_id):
             return
         if send_half.wants_to_send(half):
             self._turns.enter(stream_id)

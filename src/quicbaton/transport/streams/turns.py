@@ -29,23 +29,18 @@ class Turns:
     """Runtime over `ConnectionState.order`: streams that their own limits allow to send, in the
     order of the module's head."""
 
-    __slots__ = ("_members", "_shares", "_state")
+    __slots__ = ("_shares", "_state", "members")
 
     def __init__(self, state: ConnectionState) -> None:
         self._state = state
-        self._members: set[int] = set()
+        #: The streams that are queued.
+        self.members: set[int] = set()
         #: Queued streams by urgency: [others, incremental ones].
         self._shares: dict[int, list[int]] = {}
         queued = state.order[:]
         state.order.clear()
         for stream_id in queued:
             self.enter(stream_id)
-
-    def __contains__(self, stream_id: int) -> bool:
-        return stream_id in self._members
-
-    def __len__(self) -> int:
-        return len(self._members)
 
     def first(self) -> int:
         """The stream to send from now, or NONE."""
@@ -63,17 +58,17 @@ class Turns:
 
     def enter(self, stream_id: int) -> None:
         """Queue the stream behind its equals, unless it is queued."""
-        if stream_id in self._members:
+        if stream_id in self.members:
             return
         order = self._state.order
         half = self._half(stream_id)
-        if not self._members:
+        if not self.members:
             # Alone, as the stream of most answers is.
-            self._members.add(stream_id)
+            self.members.add(stream_id)
             self._shares[half.urgency] = [0, 1] if half.incremental else [1, 0]
             order.append(stream_id)
             return
-        self._members.add(stream_id)
+        self.members.add(stream_id)
         start, others, incremental = self._queue_of(half.urgency)
         self._shares.setdefault(half.urgency, [0, 0])[half.incremental] += 1
         if half.incremental:
@@ -85,9 +80,9 @@ class Turns:
         order.insert(bisect_left(order, stream_id, first, first + others), stream_id)
 
     def leave(self, stream_id: int) -> None:
-        if stream_id in self._members:
-            self._members.remove(stream_id)
-            if not self._members:
+        if stream_id in self.members:
+            self.members.remove(stream_id)
+            if not self.members:
                 self._state.order.clear()
                 self._shares.clear()
                 return
@@ -100,7 +95,7 @@ class Turns:
 
     def to_back(self, stream_id: int) -> None:
         """End the stream's turn; it stays queued."""
-        if len(self._members) < 2:
+        if len(self.members) < 2:
             return
         order = self._state.order
         half = self._half(stream_id)
