@@ -101,10 +101,12 @@ def test_aioquic_has_the_private_methods_that_we_stand_in_front_of() -> None:
 def test_preparing_shadows_two_methods_that_aioquic_has_and_counting_marks_a_third() -> None:
     pair = Pair()
     shadowed = vars(pair.server).keys() - surface.ATTRIBUTES["QuicConnection"]
-    assert shadowed == surface.METHODS["QuicConnection"] - {"_write_ack_frame"}
+    # One more is shadowed only while the first keys are derived.
+    for_keys = {"_serialize_transport_parameters"}
+    assert shadowed == surface.METHODS["QuicConnection"] - {"_write_ack_frame"} - for_keys
     EcnCounts(pair.server)
     shadowed = vars(pair.server).keys() - surface.ATTRIBUTES["QuicConnection"]
-    assert shadowed == surface.METHODS["QuicConnection"]
+    assert shadowed == surface.METHODS["QuicConnection"] - for_keys
     assert pair.server.host_cid == SERVER_CID
 
 

@@ -7,6 +7,7 @@ from aioquic.quic.connection import END_STATES, QuicConnection
 from aioquic.tls import AlertIllegalParameter, CipherSuite, Epoch
 
 from quicbaton.errors import ConfigurationError
+from quicbaton.handshake import initial_keys
 from quicbaton.handshake.certificates import Certificates
 from quicbaton.handshake.hello import glimpse
 from quicbaton.handshake.tickets import SessionTickets
@@ -138,7 +139,7 @@ def _watch_hello(
     initialize = quic._initialize
 
     def initialize_and_watch(peer_cid: bytes) -> None:
-        initialize(peer_cid)
+        initial_keys.initialize(quic, initialize, peer_cid)
         tls = quic.tls
         if quic.configuration.cipher_suites is None:
             tls._cipher_suites = list(_CIPHER_SUITES)

@@ -126,5 +126,12 @@ METHODS: Final[dict[str, frozenset[str]]] = {
             "handle_message",
         }
     ),
-    "QuicConnection": frozenset({"_initialize", "_replenish_connection_ids", "_write_ack_frame"}),
+    "QuicConnection": frozenset(
+        {
+            "_initialize",
+            "_replenish_connection_ids",
+            "_serialize_transport_parameters",
+            "_write_ack_frame",
+        }
+    ),
 }
