@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import datetime
 import os
 import re
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -55,6 +57,21 @@ def _home(tmp_path: Path) -> Iterator[Home]:
 def test_the_program_understands_the_containers_arguments(arguments: list[str]) -> None:
     _, *words = _instruction("ENTRYPOINT")
     parser_of("serve").parse_args([*words, *arguments])
+
+
+@pytest.mark.parametrize("version", ["1.27", kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("document", _DOCUMENTS, ids=lambda document: document["kind"])
+def test_the_manifests_are_what_the_api_of_kubernetes_takes(document: Any, version: str) -> None:
+    """By the schema of the API, in which every field that is not known is a mistake."""
+    kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_a_misspelt_field_of_a_manifest_is_found() -> None:
+    document = copy.deepcopy(_DOCUMENTS[0])
+    container = document["spec"]["template"]["spec"]["containers"][0]
+    container["readynessProbe"] = container.pop("readinessProbe")
+    with pytest.raises(kubernetes_validate.ValidationError, match="readynessProbe"):
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
 
 
 def test_names_and_times_of_the_manifests_fit_together() -> None:
