@@ -9,12 +9,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-deep soak test-aioquic-h3 clients pages conformance coverage check docs commands reasons metrics fuzz bench clean
+.PHONY: help venv demo test test-deep image soak test-aioquic-h3 clients pages conformance coverage check docs commands reasons metrics fuzz bench clean
 
 help:
 	@echo "make demo   hand a live download from process to process (ARGS=\"--json FILE\")"
 	@echo "make test   run the tests"
 	@echo "make test-deep   run those tests for longer that can look for ever, and services as executed"
+	@echo "make image   build the container image of examples/deploy, and run it"
 	@echo "make soak   a year of reloads, deaths, upgrades and renewals under clients, in ten minutes"
 	@echo "make test-aioquic-h3   run aioquic's own HTTP/3 tests against ours (fetches its sdist)"
 	@echo "make clients   browsers and other real clients through handoffs, into docs/clients.md"
@@ -58,6 +59,13 @@ test: $(STAMP)
 DEEP := tests/deploy/test_systemd.py tests/supervisor tests/cli tests/processes/test_neighbours.py tests/processes/test_takeovers.py
 test-deep: $(STAMP)
 	QUICBATON_TEST_DEEP=1 QUICBATON_TEST_EXEC=1 $(PYTEST) $(DEEP) $(ARGS)
+
+# The container image, built and run as Kubernetes does. Fetches the tools by apt, as root, and a
+# Debian into .image.
+image: $(STAMP)
+	@command -v buildah crun debootstrap >/dev/null || { apt-get -qq update \
+		&& apt-get -qq install --yes --no-install-recommends buildah crun debootstrap; }
+	$(BIN)/python -m pytest -n 0 tests/deploy/built_image.py $(ARGS)
 
 # A year of operation in fast motion; two minutes of it are among the tests. make soak ARGS=--quick
 soak: $(STAMP)
@@ -115,4 +123,4 @@ bench: $(STAMP)
 	$(BIN)/python -m bench all $(ARGS)
 
 clean:
-	rm -rf $(VENV) build .aioquic .clients .conformance .coverage .fuzz .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build .aioquic .clients .conformance .image .coverage .fuzz .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -38,7 +38,8 @@ def _document(kind: str) -> Any:
 
 
 _POD = _document("Deployment")["template"]["spec"]
-(_CONTAINER,) = _POD["containers"]
+(CONTAINER,) = _POD["containers"]
+(INITIAL_CONTAINER,) = _POD["initContainers"]
 
 
 def _instruction(name: str) -> list[str]:
@@ -53,7 +54,7 @@ def _home(tmp_path: Path) -> Iterator[Home]:
         yield made
 
 
-@pytest.mark.parametrize("arguments", [_CONTAINER["args"], _instruction("CMD")])
+@pytest.mark.parametrize("arguments", [CONTAINER["args"], _instruction("CMD")])
 def test_the_program_understands_the_containers_arguments(arguments: list[str]) -> None:
     _, *words = _instruction("ENTRYPOINT")
     parser_of("serve").parse_args([*words, *arguments])
@@ -75,16 +76,16 @@ def test_a_misspelt_field_of_a_manifest_is_found() -> None:
 
 
 def test_names_and_times_of_the_manifests_fit_together() -> None:
-    ports = {port["name"]: port for port in _CONTAINER["ports"]}
+    ports = {port["name"]: port for port in CONTAINER["ports"]}
     for port in _document("Service")["ports"]:
         assert ports[port["targetPort"]]["protocol"] == port["protocol"]
-    assert {probe["httpGet"]["port"] for probe in _probes()} <= set(ports)
-    options = dict(argument.split("=", 1) for argument in _CONTAINER["args"])
+    assert {probe["httpGet"]["port"] for probe in probes()} <= set(ports)
+    options = dict(argument.split("=", 1) for argument in CONTAINER["args"])
     assert ports["quic"]["containerPort"] == int(options["--port"])
     assert options["--metrics"].endswith(f":{ports['metrics']['containerPort']}")
-    before = int(_CONTAINER["lifecycle"]["preStop"]["exec"]["command"][1])
+    before = int(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][1])
     assert _POD["terminationGracePeriodSeconds"] > before + int(options["--grace"])
-    mounted = {mount["mountPath"] for mount in _CONTAINER["volumeMounts"]}
+    mounted = {mount["mountPath"] for mount in CONTAINER["volumeMounts"]}
     files = [options[name] for name in ("--cert", "--key", "--keys")]
     assert {str(Path(file).parent) for file in files} == mounted
     # The Service's own variables would be options.
@@ -102,24 +103,23 @@ def test_the_containers_command_answers_its_probes_and_ends_on_sigterm(home: Hom
     secret = home.path / "cluster.keys"
     secret.write_text(KeyRing(ClusterKey.generate(os.urandom)).encode())
     secret.chmod(0o440)
-    (copier,) = _POD["initContainers"]
-    *command, _, target = copier["command"]
+    *command, _, target = INITIAL_CONTAINER["command"]
     subprocess.run([*command, secret, f"{home.path}{target}"], check=True)
     metrics = free_port()
     here = {"=/": f"={home.path}/", "9100": str(metrics)}
-    arguments = [_replaced(argument, here) for argument in _CONTAINER["args"]]
+    arguments = [_replaced(argument, here) for argument in CONTAINER["args"]]
     _, *words = _instruction("ENTRYPOINT")
     more = (f"--port={free_port()}", "--json")
     server = Server(home.start("quicbaton", *words, *arguments, *more))
-    for probe in _probes():
+    for probe in probes():
         url = f"http://127.0.0.1:{metrics}{probe['httpGet']['path']}"
         with urllib.request.urlopen(url, timeout=GUARD_S) as answer:
             assert answer.status == 200
     assert server.stop() == 0
 
 
-def _probes() -> list[Any]:
-    return [_CONTAINER["readinessProbe"], _CONTAINER["livenessProbe"]]
+def probes() -> list[Any]:
+    return [CONTAINER["readinessProbe"], CONTAINER["livenessProbe"]]
 
 
 def _replaced(text: str, parts: dict[str, str]) -> str:
