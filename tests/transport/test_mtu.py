@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quicbaton.limits import MAX_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES
+from quicbaton.testing import EndOptions, Pair
 from quicbaton.transport.paths.mtu import MAX_FAILURES, RAISE_US, SETTLE_US, STEP_BYTES, MtuSearch
 from quicbaton.transport.paths.path import new_path
 from quicbaton.transport.state import NEVER, PathState
@@ -169,3 +170,27 @@ def test_a_search_goes_on_after_a_round_trip_through_bytes():
     again.on_probe_acked(size, 2)
     assert moved.mtu_bytes == size
     assert size < again.probe_size(0) < 1452
+
+
+@pytest.mark.parametrize("takes_datagrams", [False, True])
+def test_a_path_is_probed_once_larger_datagrams_would_be_full(takes_datagrams: bool) -> None:
+    client = EndOptions(
+        configuration={"max_datagram_frame_size": 65_536 if takes_datagrams else None}
+    )
+    pair = Pair(client=client)
+    pair.connect()
+    pair.run(seconds=1)
+    connection = pair.server.connection
+    path = connection._state.paths[0]
+    for stream_id in (0, 4, 8):
+        pair.client.connection.send_stream_data(stream_id, b"GET", True)
+        pair.run(seconds=1)
+        connection.send_stream_data(stream_id, bytes(1000), True)
+        pair.run(seconds=1)
+    # RFC 9221: a program chooses the size of DATAGRAM frames by the size that is known.
+    assert path.mtu_bytes == (MAX_DATAGRAM_BYTES if takes_datagrams else MIN_DATAGRAM_BYTES)
+    pair.client.connection.send_stream_data(12, b"GET", True)
+    pair.run(seconds=1)
+    connection.send_stream_data(12, bytes(100_000), True)
+    pair.run(seconds=1)
+    assert path.mtu_bytes == MAX_DATAGRAM_BYTES

@@ -106,7 +106,7 @@ class Sender:
         measured = path.serial == state.measured_path
         if measured and path.mtu_bytes != state.congestion.datagram_bytes:
             self._congestion.set_datagram_bytes(path.mtu_bytes)
-        if path.mtu_at_us != NEVER:
+        if path.mtu_at_us > 0 or (path.mtu_at_us == 0 and self._fills_datagrams(path)):
             self._probe_mtu(trains, path, peer, now_us)
         turn_is_over = False
         is_due = self._has_due()
@@ -378,6 +378,14 @@ class Sender:
             data = self._seal_plan(plan, path, peer, number_length, first, now_us)
             path.sent_bytes += len(data)
             trains.append(Train(data, len(data), path.remote, path.local))
+
+    def _fills_datagrams(self, path: PathState) -> bool:
+        """Whether larger datagrams would help: stream data waits for more than one, or the program
+        may send DATAGRAM frames, whose size it chooses by that of datagrams."""
+        return (
+            self._streams.unsent_bytes >= path.mtu_bytes
+            or self._state.remote.max_datagram_frame_bytes > 0
+        )
 
     def _probe_mtu(self, trains: list[Train], path: PathState, peer: PeerId, now_us: int) -> None:
         """A PING padded to the size under test (RFC 8899 §3; RFC 9000 §14.4)."""

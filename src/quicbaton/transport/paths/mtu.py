@@ -2,8 +2,9 @@
 
 Every path starts at 1200 bytes, which its validation proved. The search tries the ceiling first,
 since most paths carry it, and halves the distance when that fails. One probe is out at a time and
-goes along with other packets: a connection with nothing to say needs no larger datagrams. A probe
-is a PING padded to the size under test; its loss says nothing about congestion (§14.4).
+goes along with stream data that fills a datagram: a connection with little to say needs no larger
+ones, and a probe would cost it as much as its answer. A probe is a PING padded to the size under
+test; its loss says nothing about congestion (§14.4).
 
 `mtu_at_us` tells where the search stands: 0 while it runs, NEVER when there is nothing to find,
 otherwise the time at which it begins again.
