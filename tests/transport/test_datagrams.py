@@ -121,3 +121,20 @@ def test_the_oldest_of_too_many_are_dropped_and_counted() -> None:
         server.send_datagram_frame(number.to_bytes(2, "big"))
     assert server.datagrams_dropped == 5
     assert state_of(pair.server).datagrams[0] == b"\0\5"
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_what_a_program_does_with_its_buffer_later_changes_nothing(
+    kind: type[bytearray] | type[memoryview],
+) -> None:
+    pair = connected()
+    server = pair.server.connection
+    buffer = bytearray(b"as it was given")
+    server.send_stream_data(3, kind(buffer), end_stream=True)
+    server.send_datagram_frame(kind(buffer))
+    buffer[:] = b"XXXXXXXXXXXXXXX"
+    moved = pair.server = move(pair.server)
+    assert moved.connection.streams[3].send.chunks == [b"as it was given"]  # type: ignore[union-attr]
+    pair.run(seconds=0.2)
+    data = [event.data for event in pair.client.take_events() if hasattr(event, "data")]
+    assert data == [b"as it was given"] * 2

@@ -45,6 +45,9 @@ from quicbaton.transport.state import (
 from quicbaton.transport.streams.send_half import is_writable
 from quicbaton.transport.train import Train
 
+#: What a program may write.
+Buffer = bytes | bytearray | memoryview
+
 #: Where `next_ping_uid` begins: programs that choose uids by themselves begin at the other end.
 FIRST_PING_UID: Final = 1 << 32
 #: A PING whose acknowledgement is not reported: its record's uid + 1 is 0.
@@ -366,12 +369,14 @@ class Connection:
         self._check()
         return self._streams.next_id(is_unidirectional)
 
-    def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
-        """Queue bytes on a stream; zero copy where `data` is `bytes`."""
+    def send_stream_data(self, stream_id: int, data: Buffer, end_stream: bool = False) -> None:
+        """Queue bytes on a stream; zero copy where `data` is `bytes`, since nobody can change
+        them."""
         if self._spent:
             self._check()
         if self._state.closing is None:
-            self._streams.write(stream_id, data, end_stream)
+            known = data if isinstance(data, bytes) else bytes(data)
+            self._streams.write(stream_id, known, end_stream)
 
     def send_buffer_bytes(self, stream_id: int) -> int:
         """Bytes written to a stream that were never sent yet."""
@@ -423,13 +428,13 @@ class Connection:
 
     # --- programs: the connection ---------------------------------------------------------------
 
-    def send_datagram_frame(self, data: bytes) -> None:
+    def send_datagram_frame(self, data: Buffer) -> None:
         """Queue an unreliable DATAGRAM (RFC 9221); the oldest goes when too many wait.
 
         Raises CallerError (`datagram_too_large`) for more than `max_datagram_bytes`.
         """
         self._check()
-        datagrams.queue(self._state, data)
+        datagrams.queue(self._state, bytes(data))
 
     @property
     def max_datagram_bytes(self) -> int:
