@@ -60,11 +60,11 @@ def test_an_upload_may_go_on_to_its_end_and_is_heard_by_nobody(moving: bool) -> 
 
 
 @MOVING
-def test_an_upload_beyond_the_limit_is_stopped(
-    moving: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "MAX_DRAINED_BYTES", 100_000)
+def test_an_upload_beyond_the_limit_is_stopped(moving: bool) -> None:
     client, server = answered()
+    drain = server.state.drains[_STREAM]
+    assert drain.limit == len(b"begun") + limits.MAX_DRAINED_BYTES
+    drain.limit = 100_000
     for _ in range(9):
         client.streams.write(_STREAM, bytes(10_000), fin=False)
         exchange(client, server)

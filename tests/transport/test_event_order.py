@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aioquic.quic.events import (
@@ -15,6 +17,7 @@ from aioquic.quic.events import (
     StreamDataReceived,
     StreamReset,
 )
+from aioquic.quic.logger import QuicLoggerTrace
 
 from quicbaton import limits
 from quicbaton.errors import TransportError
@@ -23,8 +26,7 @@ from quicbaton.transport import frames as f
 from quicbaton.transport import state
 from quicbaton.transport.event_queue import EventQueue
 from quicbaton.transport.frames import encode_varint
-from quicbaton.transport.paths.paths import Paths
-from quicbaton.transport.state import Address, Event, PathState, PingAckedEvent
+from quicbaton.transport.state import ConnectionState, Event, IdRetiredEvent, PingAckedEvent
 from tests.transport.forge import Forger, state_of
 
 
@@ -80,23 +82,30 @@ def test_nothing_overtakes_the_data_that_came_first(
     assert kinds(pair.server.take_events()) == [StreamDataReceived, expected]
 
 
-def test_a_part_that_nobody_told_of_the_gathering_cannot_overtake_data(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+class Watcher(QuicLoggerTrace):
+    """Is called in the middle of a batch: after each packet."""
+
+    def __init__(self, pair: Pair, on_packet: Callable[[], object]) -> None:
+        super().__init__(is_client=False, odcid=b"")
+        self._on_packet = on_packet
+        pair.server.connection._engine._receiver._trace = self
+
+    def log_event(self, *, category: str, event: str, data: dict[str, Any]) -> None:
+        if event == "packet_received":
+            self._on_packet()
+
+
+def test_a_part_that_nobody_told_of_the_gathering_cannot_overtake_data() -> None:
     """It queues an event in the middle of a batch, and hands nothing on before."""
     pair, forger = settled()
     server = pair.server.connection
-    on_datagram = Paths.on_datagram
-    calls = count(1)
+    packets_read = count(1)
 
-    def on_datagram_and_say_so(
-        paths: Paths, remote: Address, local: Address, size: int
-    ) -> PathState | None:
-        if next(calls) == 4:
-            server._events.append(PingAckedEvent(1))  # type: ignore[attr-defined]
-        return on_datagram(paths, remote, local, size)
+    def say_so() -> None:
+        if next(packets_read) == 3:
+            server._events.append(PingAckedEvent(1))
 
-    monkeypatch.setattr(Paths, "on_datagram", on_datagram_and_say_so)
+    Watcher(pair, say_so)
     packets = [forger.packet(stream_frame(0, at, b"x")) for at in range(6)]
     server.receive_datagrams(packets, pair.client.address, pair.now)
     assert pair.server.take_events() == [
@@ -106,26 +115,16 @@ def test_a_part_that_nobody_told_of_the_gathering_cannot_overtake_data(
     ]
 
 
-def test_who_takes_an_event_in_the_middle_of_a_batch_gets_the_data_that_came_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_who_takes_an_event_in_the_middle_of_a_batch_gets_the_data_that_came_first() -> None:
     pair, forger = settled()
     server = pair.server.connection
     taken: list[QuicEvent | None] = []
-    on_datagram = Paths.on_datagram
-
-    def on_datagram_and_take(
-        paths: Paths, remote: Address, local: Address, size: int
-    ) -> PathState | None:
-        taken.append(server.next_event())
-        return on_datagram(paths, remote, local, size)
-
-    monkeypatch.setattr(Paths, "on_datagram", on_datagram_and_take)
+    Watcher(pair, lambda: taken.append(server.next_event()))
     packets = [forger.packet(stream_frame(0, at, b"x")) for at in range(3)]
     server.receive_datagrams(packets, pair.client.address, pair.now)
     data = [event.data for event in taken if isinstance(event, StreamDataReceived)]
-    assert (taken[0], data) == (None, [b"x", b"x"])
-    assert len(pair.server.take_events()) == 1
+    assert data == [b"x", b"x", b"x"]
+    assert pair.server.take_events() == []
 
 
 def test_an_event_is_queued_even_if_the_data_before_it_breaks_a_limit() -> None:
@@ -170,11 +169,16 @@ def test_a_stateless_reset_does_not_overtake_data() -> None:
     assert kinds(pair.server.take_events()) == [StreamDataReceived, ConnectionTerminated]
 
 
-def test_a_batch_may_bring_more_events_than_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def leave(state: ConnectionState, events: int) -> None:
+    """Have so many events wait that the application has not taken."""
+    state.events.extend([IdRetiredEvent(b"")] * events)
+
+
+def test_a_batch_may_bring_more_events_than_may_wait() -> None:
     """An honest peer's many small frames: the application has had no chance to take them."""
-    monkeypatch.setattr(limits, "MAX_QUEUED_EVENTS", 100)
     pair, forger = settled()
     state = state_of(pair.server)
+    leave(state, limits.MAX_QUEUED_EVENTS - 100)
     datagrams = [forger.packet(DATAGRAM * 50 + stream_frame(0, at, b"x")) for at in range(10)]
     streams = [
         forger.packet(b"".join(stream_frame(4 * n, 10 + at, b"x") for n in range(100)))
@@ -182,18 +186,16 @@ def test_a_batch_may_bring_more_events_than_may_wait(monkeypatch: pytest.MonkeyP
     ]
     pair.server.connection.receive_datagrams([*datagrams, *streams], pair.client.address, pair.now)
     assert state.closing is None
-    assert len(state.events) > 100
+    assert len(state.events) > limits.MAX_QUEUED_EVENTS
     pair.server.take_events()
     forger.send(bytes([f.PING]))
     assert state.closing is None
 
 
-def test_an_application_that_takes_nothing_loses_its_connection(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "MAX_QUEUED_EVENTS", 100)
+def test_an_application_that_takes_nothing_loses_its_connection() -> None:
     pair, forger = settled()
     state = state_of(pair.server)
+    leave(state, limits.MAX_QUEUED_EVENTS - 100)
     for at in range(2):
         assert state.closing is None
         forger.send(b"".join(stream_frame(4 * n, at, b"x") for n in range(101)))
@@ -241,17 +243,16 @@ def test_no_two_owners_give_out_the_same_ping() -> None:
     assert moved.next_ping_uid() == first + 1
 
 
-def test_an_acknowledged_ping_is_reported_however_much_waits(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_acknowledged_ping_is_reported_however_much_waits() -> None:
     pair, forger = settled()
-    monkeypatch.setattr(limits, "MAX_QUEUED_EVENTS", 1)
     server, state = pair.server.connection, state_of(pair.server)
+    leave(state, limits.MAX_QUEUED_EVENTS - 1)
     server.send_ping(7)
     server.trains_to_send(pair.now)
     number = state.numbers.next_number - 1
     forger.send(DATAGRAM * 2 + b"".join(map(encode_varint, (f.ACK, number, 0, 0, 0))))
-    assert kinds(pair.server.take_events()) == [DatagramFrameReceived, PingAcknowledged]
+    expected = [DatagramFrameReceived, PingAcknowledged]
+    assert kinds(pair.server.take_events()[limits.MAX_QUEUED_EVENTS - 1 :]) == expected
 
 
 def test_a_late_acknowledgement_of_a_token_is_not_taken_for_that_of_a_newer_one() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quicbaton.errors import RefusedError, TransportError
-from quicbaton.limits import MAX_PEER_IDS, MAX_PENDING_RETIREMENTS
+from quicbaton.limits import MAX_LOCAL_IDS, MAX_PEER_IDS, MAX_PENDING_RETIREMENTS
 from quicbaton.transport import frames as f
 from quicbaton.transport.frames import PacketPlan, decode_varint
 from quicbaton.transport.paths.ids import ConnectionIds
@@ -35,15 +35,6 @@ class CountingIssuer:
     def issue(self) -> tuple[bytes, bytes]:
         self.count += 1
         return self.prefix + self.count.to_bytes(5, "big"), self.count.to_bytes(16, "big")
-
-
-#: More than the real limit, so that what a frame's room and a peer's limit do can be seen.
-MAX_LOCAL_IDS = 8
-
-
-@pytest.fixture(autouse=True)
-def _room_for_many_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quicbaton.transport.paths.ids.MAX_LOCAL_IDS", MAX_LOCAL_IDS)
 
 
 def ids_state(limit: int = 8, local: bytes = b"initial0", peer: bytes = b"peers-00") -> IdsState:
@@ -147,7 +138,7 @@ def violation(code: int):
 # --- issuing ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("limit", "active"), [(2, 2), (5, 5), (1 << 40, MAX_LOCAL_IDS)])
+@pytest.mark.parametrize(("limit", "active"), [(2, 2), (3, 3), (1 << 40, MAX_LOCAL_IDS)])
 def test_as_many_ids_are_issued_as_the_peer_will_hold(limit, active):
     owner = Owner(ids_state(limit))
     owner.ids.replenish()
@@ -225,11 +216,11 @@ def test_a_copy_counted_as_lost_that_arrives_is_not_sent_again():
 def test_frames_that_do_not_fit_wait_for_the_next_packet():
     owner = Owner()
     owner.ids.replenish()
-    first, _, _ = owner.write(room=70)
-    assert [frame.sequence for frame in first] == [1, 2]
-    assert owner.state.local_sent == 3
+    first, _, _ = owner.write(room=40)
+    assert [frame.sequence for frame in first] == [1]
+    assert owner.state.local_sent == 2
     assert owner.ids.has_due()
-    assert [frame.sequence for frame in owner.write()[0]] == [3, 4, 5, 6, 7]
+    assert [frame.sequence for frame in owner.write()[0]] == [2]
 
 
 def test_the_alias_is_routed_until_its_time_is_over():
@@ -252,7 +243,7 @@ def test_an_alias_without_a_deadline_stays():
 # --- cutover ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("limit", [2, 3, 8])
+@pytest.mark.parametrize("limit", [2, 3])
 def test_a_cutover_replaces_every_id_within_the_peers_limit(limit):
     source = Owner(ids_state(limit))
     source.ids.replenish()
@@ -297,14 +288,14 @@ def test_a_second_cutover_is_refused_until_the_first_is_finished():
 
 
 def test_ids_that_never_left_are_replaced_at_a_cutover():
-    source = Owner(ids_state(4))
+    source = Owner(ids_state(3))
     source.ids.replenish()
     owner = source.moved()
-    unsent = owner.ids.local_cids()[1:4]
+    unsent = owner.ids.local_cids()[1:3]
     owner.ids.begin_cutover()
-    assert owner.events[:3] == [IdRetiredEvent(cid) for cid in unsent]
+    assert owner.events[:2] == [IdRetiredEvent(cid) for cid in unsent]
     frames, _, _ = owner.write()
-    assert [(frame.sequence, frame.prior) for frame in frames] == [(n, 1) for n in (1, 2, 3, 4)]
+    assert [(frame.sequence, frame.prior) for frame in frames] == [(n, 1) for n in (1, 2, 3)]
 
 
 def test_an_id_from_before_the_cutover_that_was_lost_is_sent_so_that_it_can_be_retired():
@@ -563,6 +554,6 @@ def test_everything_due_is_due_for_the_next_owner_too():
     owner = source.moved()
     assert owner.ids.has_due()
     frames, retired, _ = owner.write()
-    assert [frame.cid[:3] for frame in frames] == [b"own"] * 7
+    assert [frame.cid[:3] for frame in frames] == [b"own"] * (MAX_LOCAL_IDS - 1)
     assert retired == [0]
     assert owner.state.peer[0].path == NONE

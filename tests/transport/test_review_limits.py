@@ -130,29 +130,24 @@ def test_a_flood_of_challenges_from_many_addresses_is_answered_within_all_limits
     assert len(state_of(pair.server).recovery.sent) < 500
 
 
-def test_a_peer_that_acknowledges_nothing_gets_no_more_than_there_is_room_to_remember(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "MAX_SENT_RUNS", 3)
+def test_a_peer_that_acknowledges_nothing_gets_no_more_than_there_is_room_to_remember() -> None:
     pair = settled()
     server, state = pair.server.connection, state_of(pair.server)
-    for uid in range(10):
+    state.congestion.window_bytes = limits.MAX_FLIGHT_BYTES
+    for uid in range(limits.MAX_SENT_RUNS + 10):
         server.send_ping(uid)
         server.trains_to_send(pair.now)
-    assert len(state.recovery.sent) == 3
+    assert len(state.recovery.sent) == limits.MAX_SENT_RUNS
     pair.run(seconds=10)
     assert state.closing is None
     assert state.recovery.sent == []
     assert state.pings_due == []
 
 
-def test_too_many_records_of_probes_and_answers_close_the_connection(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "MAX_SENT_RUNS", 3)
+def test_too_many_records_of_probes_and_answers_close_the_connection() -> None:
     pair = settled()
     server, state = pair.server.connection, state_of(pair.server)
-    for _ in range(7):
+    for _ in range(2 * limits.MAX_SENT_RUNS + 1):
         state.recovery.probes_due = 1
         server.trains_to_send(pair.now)
     Forger(pair.server, pair.client.address).send(bytes([f.PING]))

@@ -164,25 +164,23 @@ def test_a_paused_stream_gets_no_credit_until_it_is_resumed() -> None:
     assert packet.frames == [(f.MAX_STREAM_DATA, 0, 1600, 0, 0)]
 
 
-def test_paused_streams_take_nothing_from_the_others_up_to_a_limit(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "MAX_WITHHELD_BYTES", 2500)
-    server = Node(connection_state(stream_window=1000, connection_window=1500))
+def test_paused_streams_take_nothing_from_the_others_up_to_a_limit() -> None:
+    size = limits.MAX_WITHHELD_BYTES * 2 // 5
+    server = Node(connection_state(stream_window=size, connection_window=size * 3 // 2))
     for stream_id in (0, 4, 8):
-        server.streams.on_stream(stream_id, 0, body(1000), False, 0)
+        server.streams.on_stream(stream_id, 0, bytes(size), False, 0)
         server.streams.pause_reading(stream_id)
         server.take_events()
         server.packets()
-    assert server.state.flow.receive_withheld == 3000
-    assert 3000 < server.state.flow.receive_limit <= 1500 + 2500
+    assert server.state.flow.receive_withheld == 3 * size
+    assert 3 * size < server.state.flow.receive_limit <= 4 * size
     server.move()
     server.streams.stop(0, 7)  # nobody will read it: that is credit, too
-    server.streams.on_reset_stream(4, 7, 1000)
+    server.streams.on_reset_stream(4, 7, size)
     server.streams.resume_reading(8, 0)
     server.packets()
     assert server.state.flow.receive_withheld == 0
-    assert server.state.flow.receive_limit >= 3000 + 1500
+    assert server.state.flow.receive_limit >= size * 9 // 2
 
 
 def test_a_paused_stream_that_ended_is_kept_until_it_is_resumed() -> None:
