@@ -5,15 +5,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
+PIP_COMMAND := python -m pip --disable-pip-version-check --quiet --quiet
+PIP := $(BIN)/$(PIP_COMMAND)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-deep image soak test-aioquic-h3 clients pages conformance coverage check docs commands reasons metrics fuzz bench clean
+.PHONY: help venv demo test test-compiled compiled wheel test-deep image soak test-aioquic-h3 clients pages conformance coverage check docs commands reasons metrics fuzz bench clean
 
 help:
 	@echo "make demo   hand a live download from process to process (ARGS=\"--json FILE\")"
 	@echo "make test   run the tests"
+	@echo "make test-compiled   run the tests on the compiled form, in an environment of its own"
 	@echo "make test-deep   run those tests for longer that can look for ever, and services as executed"
 	@echo "make image   build the container image of examples/deploy, and run it"
 	@echo "make soak   a year of reloads, deaths, upgrades and renewals under clients, in ten minutes"
@@ -28,6 +30,7 @@ help:
 	@echo "make reasons  write docs/reasons.md from the code"
 	@echo "make metrics  write the table in docs/metrics.md from the code"
 	@echo "make fuzz   fuzz every target for a minute (ARGS=\"--seconds N TARGET\")"
+	@echo "make wheel  build a compiled wheel for this Python into dist"
 	@echo "make bench  run every benchmark into bench/results (ARGS=\"--quick\")"
 	@echo "make venv   only make the environment (.venv)"
 	@echo "make clean  remove the environment and what the tools left behind"
@@ -45,14 +48,42 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) install -c constraints.txt -e '.[dev,demo,bench]'
 	@touch $(STAMP)
 
+# A wheel with compiled modules (hatch_build.py), for the environment's Python. It is built by what
+# the environment has: the versions in constraints.txt, and the mypy of `make check`.
+BUILD_WHEEL := QUICBATON_COMPILE=1 $(PIP) wheel --no-build-isolation --no-deps .
+wheel: $(STAMP)
+	@$(BUILD_WHEEL) --wheel-dir dist
+	@ls dist
+
+# An environment with that wheel, made anew when a source has changed.
+COMPILED := .compiled
+COMPILED_STAMP := $(COMPILED)/.installed
+compiled: $(COMPILED_STAMP)
+
+$(COMPILED_STAMP): $(STAMP) hatch_build.py $(shell find src -name '*.py')
+	@echo "Compiling into $(COMPILED) (some minutes, the first time)"
+	@rm -rf $(COMPILED)/wheel
+	@$(BUILD_WHEEL) --wheel-dir $(COMPILED)/wheel
+	@test -e $(COMPILED)/bin/python || $(BIN)/python -m venv $(COMPILED)
+	@wheel=$$(echo $(COMPILED)/wheel/*.whl) && \
+		$(COMPILED)/bin/$(PIP_COMMAND) install -c constraints.txt "$$wheel[dev,demo,bench]" && \
+		$(COMPILED)/bin/$(PIP_COMMAND) install --no-deps --force-reinstall "$$wheel"
+	@touch $@
+
 demo: $(STAMP)
 	@$(BIN)/python -m demo $(ARGS)
 
 # Tests of whole processes wait more than they compute: several files run at a time, in the order in
 # which they are collected (tests/conftest.py).
-PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+PYTEST_OPTIONS := pytest -n 4 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m $(PYTEST_OPTIONS)
 test: $(STAMP)
 	$(PYTEST) $(ARGS)
+
+# The same tests on compiled modules.
+test-compiled: $(COMPILED_STAMP)
+	@$(COMPILED)/bin/python -m quicbaton --version | grep -F '(compiled)'
+	$(COMPILED)/bin/python -m $(PYTEST_OPTIONS) $(ARGS)
 
 # Tests that could look for ever look longer (tests/depth.py), and every program is executed
 # instead of forked (tests/forker). A systemd of the test's own is booted.
@@ -123,4 +154,4 @@ bench: $(STAMP)
 	$(BIN)/python -m bench all $(ARGS)
 
 clean:
-	rm -rf $(VENV) build .aioquic .clients .conformance .image .coverage .fuzz .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist .aioquic .clients .compiled .conformance .image .coverage .fuzz .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,18 +1,24 @@
-"""Other ASGI servers, each in an environment of its own, which is made when it is first needed.
+"""Other ASGI servers, and our own code compiled: each in an environment of its own, which is made
+when it is first needed.
 
-They lie in a cache folder (`XDG_CACHE_HOME`), so that their dependencies are none of ours. Packages
-that we use, too, are pinned to the same versions. A peer that cannot be installed is missing with a
-reason; a benchmark prints it and goes on.
+Those of other servers lie in a cache folder (`XDG_CACHE_HOME`), so that their dependencies are none
+of ours. Packages that we use, too, are pinned to the same versions. A peer that cannot be installed
+is missing with a reason; a benchmark prints it and goes on.
 """
 
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
+_REPOSITORY = Path(__file__).parent.parent
+_CONSTRAINTS = _REPOSITORY / "constraints.txt"
 _INSTALL_TIMEOUT_S = 300.0
+_COMPILE_TIMEOUT_S = 900.0
+#: A server of ours that runs on compiled modules, as `make wheel` brings them.
+COMPILED = "quicbaton_compiled"
 #: Imports of the benchmarks' programs, and the event loop that `quicbaton serve` uses.
 _SHARED = ("msgspec", "starlette", "uvloop")
 
@@ -59,6 +65,25 @@ def installed() -> tuple[dict[str, Path], dict[str, str]]:
     return found, missing
 
 
+def available(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Those of these servers of `bench.servers` that can be had here; of the others the reason, in
+    a line."""
+    missing: dict[str, str] = {}
+    if COMPILED in names:
+        try:
+            compiled_python()
+        except PeerMissingError as reason:
+            missing[COMPILED] = str(reason)
+    return [name for name in names if name not in missing], missing
+
+
+def compiled_python() -> str:
+    """An interpreter with the present source, compiled, which is made anew where a file has changed
+    since; PeerMissingError if it cannot be made, say without a compiler."""
+    _run(COMPILED, ["make", "--silent", "compiled"], _COMPILE_TIMEOUT_S, cwd=_REPOSITORY)
+    return str(_REPOSITORY / ".compiled" / "bin" / "python")
+
+
 def _install(peer: Peer, folder: Path) -> None:
     pip = ("-m", "pip", "--disable-pip-version-check", "--quiet", "install")
     what = ("--constraint", str(_CONSTRAINTS), peer.requirement, *_SHARED)
@@ -66,12 +91,16 @@ def _install(peer: Peer, folder: Path) -> None:
         [sys.executable, "-m", "venv", "--clear", str(folder)],
         [str(folder / "bin" / "python"), *pip, *what],
     ):
-        try:
-            subprocess.run(
-                command, check=True, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S
-            )
-        except subprocess.CalledProcessError as failure:
-            lines = (failure.stderr or failure.stdout).strip().splitlines() or ["no message"]
-            raise PeerMissingError(f"{peer.requirement}: {lines[-1]}") from failure
-        except (OSError, subprocess.TimeoutExpired) as failure:
-            raise PeerMissingError(f"{peer.requirement}: {failure}") from failure
+        _run(peer.requirement, command, _INSTALL_TIMEOUT_S)
+
+
+def _run(what: str, command: list[str], timeout_s: float, cwd: Path | None = None) -> None:
+    try:
+        subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=timeout_s, cwd=cwd
+        )
+    except subprocess.CalledProcessError as failure:
+        lines = (failure.stderr or failure.stdout).strip().splitlines() or ["no message"]
+        raise PeerMissingError(f"{what}: {lines[-1]}") from failure
+    except (OSError, subprocess.TimeoutExpired) as failure:
+        raise PeerMissingError(f"{what}: {failure}") from failure

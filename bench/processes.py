@@ -11,6 +11,7 @@ from typing import IO, Any, Self
 import msgspec
 
 from bench.client import Answer, Command
+from bench.peers import COMPILED, compiled_python
 from bench.servers.application import Ready
 from quicbaton.cli.certificate import CertificateFiles
 
@@ -20,9 +21,9 @@ _EXIT_TIMEOUT_S = 10.0
 class Program:
     """A Python module running as a child, spoken to by lines; it ends when its stdin does."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, module: str, *arguments: str, python: str = sys.executable) -> None:
         self._child = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [python, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -74,7 +75,8 @@ class Program:
 
 
 class Server(Program):
-    """A server program of bench.servers, ready to be asked."""
+    """A server program of bench.servers, ready to be asked. PeerMissingError for one that cannot be
+    had here."""
 
     def __init__(
         self, name: str, files: CertificateFiles, body_bytes: int, more: Mapping[str, Any]
@@ -86,8 +88,9 @@ class Server(Program):
             **more,
         }
         super().__init__(
-            f"bench.servers.{name}_server",
+            f"bench.servers.{'quicbaton' if name == COMPILED else name}_server",
             *(f"--{option}={value}" for option, value in options.items()),
+            python=compiled_python() if name == COMPILED else sys.executable,
         )
         self.ready = msgspec.json.decode(self.read_line(), type=Ready)
 

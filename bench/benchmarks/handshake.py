@@ -4,7 +4,7 @@ libcurl opens a connection, gets one KiB over HTTP/3 and closes it, again and ag
 is a full one, with one ECDSA certificate for all servers. The servers are those of the `transport`
 benchmark: a program on each library's asyncio server, as it comes. A round visits every server
 once, in an order that turns from round to round. Reported are medians over the rounds. They include
-the cost of closing and forgetting the connection.
+the cost of closing and forgetting the connection. `quicbaton_compiled` is ours on compiled modules.
 
 `quicbaton_command` is `quicbaton serve`, which serves a file instead and sets up the garbage
 collector, as a program of one's own may do by `quicbaton.service.host.tune_collector`.
@@ -31,14 +31,20 @@ from typing import Any, Protocol
 
 from bench.benchmark import Benchmark
 from bench.file_server import FileServer
+from bench.peers import COMPILED, available
 from bench.processes import Client, Server
 from bench.servers.application import SMALL_BYTES
 from demo import style
 from quicbaton.cli.certificate import write_self_signed
 
-SERVERS = ("quicbaton", "aioquic", "qh3")
+SERVERS = ("quicbaton", COMPILED, "aioquic", "qh3")
 _COMMAND = "quicbaton_command"
-_COLOURS = {"quicbaton": style.OURS, "aioquic": style.BASELINE, "qh3": style.OTHER}
+_COLOURS = {
+    "quicbaton": style.OURS,
+    COMPILED: style.OURS_TOO,
+    "aioquic": style.BASELINE,
+    "qh3": style.OTHER,
+}
 
 
 class _Contestant(Protocol):
@@ -55,14 +61,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> dict[str, Any]:
     """Measure all servers in alternating rounds."""
     count = options.handshakes or (50 if options.quick else 300)
-    names = [*SERVERS, _COMMAND]
+    servers, missing = available(SERVERS)
+    names = [*servers, _COMMAND]
     rounds: list[dict[str, Any]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         files = write_self_signed(folder, datetime.datetime.now(datetime.UTC))
         client = stack.enter_context(Client(files.certificate, SMALL_BYTES))
         contestants: dict[str, tuple[_Contestant, int, str]] = {}
-        for name in SERVERS:
+        for name in servers:
             server = stack.enter_context(Server(name, files, SMALL_BYTES, {}))
             contestants[name] = (server, server.ready.port, server.ready.small_sha256)
         served = folder / "files"
@@ -82,7 +89,7 @@ def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> d
                 measured = _measure(contestants[name], client, count)
                 rounds.append({"round": number, "server": name, **measured})
         step(total, total, "done")
-    return _figures(names, rounds, count)
+    return {"missing": missing, **_figures(names, rounds, count)}
 
 
 def _measure(
@@ -122,9 +129,14 @@ def plot(figures: dict[str, Any], axes: Any) -> None:
     axes.margins(y=0.2)
 
 
+def report(figures: dict[str, Any]) -> list[str]:
+    return [f"{name} is missing: {reason}" for name, reason in figures["missing"].items()]
+
+
 BENCHMARK = Benchmark(
     summary="server CPU per full handshake and first GET over HTTP/3 to libcurl",
     configure=configure,
     run=run,
     plot=plot,
+    report=report,
 )

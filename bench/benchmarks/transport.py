@@ -8,7 +8,7 @@ figures (the `state` benchmark has them). Reported are medians over the rounds.
 
 aioquic and qh3 run as they come, which means datagrams of 1200 and 1280 bytes; quicbaton finds the
 path's limit by itself. Part of the difference is that alone, so a second set of figures has both
-set by hand to the size that quicbaton reaches.
+set by hand to the size that quicbaton reaches. `quicbaton_compiled` is ours on compiled modules.
 """
 
 import argparse
@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.benchmark import Benchmark
+from bench.peers import COMPILED, available
 from bench.processes import Client, Server
 from demo import style
 from quicbaton.cli.certificate import write_self_signed
 from quicbaton.limits import MAX_DATAGRAM_BYTES
 
-SERVERS = ("quicbaton", "aioquic", "qh3")
+SERVERS = ("quicbaton", COMPILED, "aioquic", "qh3")
+_OURS = ("quicbaton", COMPILED)
 
 _MB = 1_000_000
 _KINDS = ("download", "upload", "small")
@@ -62,6 +64,7 @@ def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> d
         raise SystemExit(f"no such server: {', '.join(sorted(unknown))}")
     body_bytes = (options.mb or (10 if options.quick else 100)) * _MB
     requests = options.requests or (200 if options.quick else 2000)
+    names, missing = available(names)
     contestants = _contestants(names, options.variant)
     rounds: list[dict[str, Any]] = []
     with ExitStack() as stack:
@@ -82,7 +85,7 @@ def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> d
                     measured = _measure(servers[one.label], client, kind, count)
                     rounds.append({"round": number, "server": one.label, "kind": kind, **measured})
         step(total, total, "done")
-    return _figures(names, rounds, body_bytes, requests)
+    return {"missing": missing, **_figures(names, rounds, body_bytes, requests)}
 
 
 def plot(figures: dict[str, Any], axes: Any) -> None:
@@ -91,7 +94,12 @@ def plot(figures: dict[str, Any], axes: Any) -> None:
         "download (server sends)": figures["server_cpu_s_per_100mb"],
         "upload (server receives)": figures["upload_cpu_s_per_100mb"],
     }
-    colours = {"quicbaton": style.OURS, "aioquic": style.BASELINE, "qh3": style.OTHER}
+    colours = {
+        "quicbaton": style.OURS,
+        COMPILED: style.OURS_TOO,
+        "aioquic": style.BASELINE,
+        "qh3": style.OTHER,
+    }
     names = [name for name in SERVERS if name in figures["server_cpu_s_per_100mb"]]
     width = 0.8 / len(names)
     for index, name in enumerate(names):
@@ -109,23 +117,23 @@ def plot(figures: dict[str, Any], axes: Any) -> None:
     axes.set_ylabel("server CPU, seconds per 100 MB")
     axes.set_title("HTTP/3 with libcurl: CPU of the server process (less is better)", loc="left")
     axes.margins(y=0.25)
-    axes.legend(frameon=False, ncols=3, loc="upper left")
+    axes.legend(frameon=False, ncols=4, loc="upper left")
 
 
 def _contestants(names: list[str], variant: str | None) -> list[_Contestant]:
     fed = {"variant": variant} if variant else {}
-    contestants = [_Contestant(n, n, options={} if n == "quicbaton" else fed) for n in names]
+    contestants = [_Contestant(n, n, options={} if n in _OURS else fed) for n in names]
     same_size = {"datagram-bytes": MAX_DATAGRAM_BYTES, **fed}
     contestants += [
         _Contestant(_same_size(name), name, ("download",), same_size)
         for name in names
-        if name != "quicbaton"
+        if name not in _OURS
     ]
     return contestants
 
 
 def _same_size(name: str) -> str:
-    return name if name == "quicbaton" else f"{name}, {MAX_DATAGRAM_BYTES}-byte datagrams"
+    return name if name in _OURS else f"{name}, {MAX_DATAGRAM_BYTES}-byte datagrams"
 
 
 def _measure(server: Server, client: Client, kind: str, count: int) -> dict[str, float]:
@@ -183,9 +191,14 @@ def _figures(
     }
 
 
+def report(figures: dict[str, Any]) -> list[str]:
+    return [f"{name} is missing: {reason}" for name, reason in figures["missing"].items()]
+
+
 BENCHMARK = Benchmark(
     summary="server CPU per 100 MB and per request over HTTP/3 to libcurl",
     configure=configure,
     run=run,
     plot=plot,
+    report=report,
 )

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from quicbaton.build import is_compiled
 from quicbaton.cli.main import COMMANDS, main
 
 
@@ -34,7 +35,8 @@ def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert not ended.value.code
-    assert capsys.readouterr().out.strip() == importlib.metadata.version("quicbaton")
+    form = " (compiled)" if is_compiled() else ""
+    assert capsys.readouterr().out.strip() == importlib.metadata.version("quicbaton") + form
 
 
 @pytest.mark.parametrize(

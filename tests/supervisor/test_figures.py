@@ -6,11 +6,11 @@ import os
 import platform
 import signal
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from quicbaton.build import is_compiled, version
 from quicbaton.testing import Conditions, Pair
 from tests.asgi.test_request_limits import tcp_client
 from tests.cli.command_line import wait_for
@@ -78,8 +78,9 @@ def test_a_folder_s_traffic_is_counted(home: ServiceHome) -> None:
     assert samples[f"quicbaton_memory_held_bytes{place}"] >= 0
     builds = [name for name in samples if name.startswith("quicbaton_build_info")]
     python = platform.python_version()
+    form = "compiled" if is_compiled() else "python"
     for worker in ("0", "supervisor"):
-        said = f'node="0",python="{python}",version="{version("quicbaton")}",worker="{worker}"'
+        said = f'form="{form}",node="0",python="{python}",version="{version()}",worker="{worker}"'
         assert f"quicbaton_build_info{{{said}}}" in builds
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
+from quicbaton.build import is_compiled, version
 from quicbaton.cli.exit_status import INTERRUPTED, NOT_UNDERSTOOD
 from quicbaton.cli.options.argument import CommandOptions
 from quicbaton.cli.options.sources import Sources
@@ -81,12 +82,10 @@ def parse(arguments: Sequence[str]) -> tuple[CommandOptions, Callable[[Reporter]
 
 
 class _Version(argparse.Action):
-    """Looks the version up only when it is asked for."""
+    """Looks the version up only when it is asked for: that takes a while."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **_options: Any) -> None:
-        from importlib.metadata import version  # noqa: PLC0415 - slow to import
-
-        print(version("quicbaton"))
+        print(f"{version()} (compiled)" if is_compiled() else version())
         parser.exit()
 
 

@@ -15,9 +15,9 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any, Final
 
+from quicbaton.build import version
 from quicbaton.cli import environment, logs, tcp
 from quicbaton.cli.options.argument import decode_options
 from quicbaton.cli.options.serve import ServeOptions
@@ -78,7 +78,7 @@ async def _serve(assignment: Assignment, options: ServeOptions, server: Server, 
                 node,
                 sockets,
                 assignment.roster,
-                version=version("quicbaton"),
+                version=version(),
                 grace_s=options.supervision.grace,
                 on_begin=lambda: _speak_up(assignment.stderr, log, as_json=options.json),
                 place=assignment.tally_place,

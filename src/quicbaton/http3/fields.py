@@ -136,7 +136,7 @@ def validate_response_headers(fields: Fields) -> None:
 def validate_push_promise_headers(fields: Fields) -> None:
     """Raises MessageError for a request that a server cannot promise (§4.6)."""
     pseudo, _, _ = _read(fields, _PUSH, allow_te=True)
-    missing = sorted(_PUSH - pseudo.keys())
+    missing = sorted(_PUSH.difference(pseudo))
     if missing:
         raise MessageError(f"Pseudo-headers {missing} are missing")
     _check_target(pseudo, fields)

@@ -146,9 +146,10 @@ FAMILIES: Final = (
         BUILD,
         "quicbaton_build_info",
         "gauge",
-        "1 for each version of quicbaton and of Python that a living process has.",
-        ("node", "worker", "version", "python"),
-        ("version", "python"),
+        "1 for each version of quicbaton and of Python that a living process has, and each form of "
+        "quicbaton: `compiled` or `python`.",
+        ("node", "worker", "version", "python", "form"),
+        ("version", "python", "form"),
     ),
 )
 

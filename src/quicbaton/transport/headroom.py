@@ -21,13 +21,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from msgspec import Struct
-
 from quicbaton import limits
 from quicbaton.transport.budget import Account, Pressure
 from quicbaton.transport.loss.congestion import CongestionController
 from quicbaton.transport.paths.paths import UNLIMITED, Paths
 from quicbaton.transport.state import NEVER, ConnectionState, PathState
+from quicbaton.transport.value import Value
 
 #: Less than this is not worth a packet; anti-amplification may leave so little. An ACK of one range
 #: fits, so an ACK that is due can be sent whenever anything can.
@@ -59,7 +58,7 @@ _APPLICATION: Final = LimitedBy.APPLICATION
 _ENOUGH: Final = Pressure.ENOUGH
 
 
-class Headroom(Struct, frozen=True, gc=False):
+class Headroom(Value, frozen=True):
     """The rest that a turn of sending has left: the window and the address would bear `bytes` more.
     `until_us` is when pacing lets more go; NEVER: pacing is not the limit.
 

@@ -7,7 +7,6 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from importlib.metadata import version
 from operator import itemgetter
 from typing import Final, Protocol
 
@@ -16,6 +15,7 @@ from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.requests import RequestCount
+from quicbaton.build import is_compiled, version
 from quicbaton.limits import MAX_CERTIFICATE_FIGURES, MAX_LOOKS_PER_S
 from quicbaton.reasons import Reason
 from quicbaton.service.moving.registry import HandoffRegistry
@@ -210,8 +210,8 @@ class NodeFigures(Observer):
 
 @cache
 def build() -> str:
-    """The versions of this program and of its Python."""
-    return f"{version('quicbaton')} {platform.python_version()}"
+    """The versions of this program and of its Python, and the program's form."""
+    return f"{version()} {platform.python_version()} {'compiled' if is_compiled() else 'python'}"
 
 
 def figures_of(tally: Tally, name: str, pid: int) -> c.Figures:

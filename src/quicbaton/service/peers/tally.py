@@ -59,7 +59,7 @@ class Tally(CommandFrame, tag="tally"):
 
     node: int
     worker: int  # or SUPERVISOR
-    builds: list[str]  # "VERSION PYTHON" of its living processes
+    builds: list[str]  # "VERSION PYTHON FORM" of its living processes
     gauges: dict[str, int]  # by name, or by name and what follows: CERTIFICATE_END
     counters: dict[str, int]
     kinds: dict[str, dict[str, int]]  # counters by kind: {"handoffs": {"given ok": 3}}

@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, HashAlgorithm
 from cryptography.hazmat.primitives.hmac import HMAC
-from msgspec import Struct
 
 from quicbaton.errors import PeerError
 from quicbaton.reasons import Reason
 from quicbaton.transport.state import Keys
+from quicbaton.transport.value import Value
 
 AES_128_GCM_SHA256: Final = 0x1301
 AES_256_GCM_SHA384: Final = 0x1302
@@ -46,7 +46,7 @@ class KeyContext:
         self.iv = iv
 
 
-class CipherSuite(Struct, frozen=True):
+class CipherSuite(Value, frozen=True):
     """The differences between the suites."""
 
     hash: HashAlgorithm
