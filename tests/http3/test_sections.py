@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Any
 
@@ -182,5 +183,5 @@ def held_bytes(root: object) -> int:
         elif isinstance(one, (tuple, list)):
             waiting += one
         elif isinstance(one, KnownSections):
-            waiting += [getattr(one, name) for name in KnownSections.__slots__]
+            waiting += [held for held in gc.get_referents(one) if not isinstance(held, type)]
     return sum(sizes.values())
