@@ -3,14 +3,17 @@
 `open` makes a connection with one small request, outside of the measurement. `download`, `upload`
 and `small` then use that connection, and say so if curl opened another one. `connect` opens and
 closes connections with a small request each. `open_many` opens a connection that `many` then uses
-for small requests, `STREAMS` of them at a time. Hashes are taken after the clock has stopped.
+for small requests, `STREAMS` of them at a time. `download_for` takes the body for that many
+seconds, and compares what has come. Hashes are taken after the clock has stopped.
 """
 
 import hashlib
+import socket
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pycurl
@@ -21,13 +24,15 @@ from bench.servers.application import SMALL_BYTES, make_body
 STREAMS = 32
 
 _TIMEOUT_S = 300
+#: That of Chromium's QUIC sockets.
+_RECEIVE_BUFFER_BYTES = 1 << 20
 #: A connection on which nothing comes for so long has stalled.
 _STALL_S = 10
 
 
 class Command(msgspec.Struct):
     """What to do: `open`, `download`, `upload`, `small`, `many` or `connect` (that many times),
-    `close`, `open_many`, `close_many`."""
+    `download_for` (that many seconds), `close`, `open_many`, `close_many`."""
 
     operation: str
     port: int
@@ -62,6 +67,7 @@ class _Session:
             "open": lambda: self._open(command),
             "download": lambda: self._get("/body", port, 1),
             "small": lambda: self._get("/small", port, count),
+            "download_for": lambda: self._download_for(port, count),
             "upload": lambda: self._upload(port),
             "connect": lambda: self._connect(command),
             "close": self._close,
@@ -113,6 +119,21 @@ class _Session:
         for piece in pieces:
             digest.update(piece)
         return Answer("", seconds, received_bytes, digest.hexdigest())
+
+    def _download_for(self, port: int, seconds: int) -> Answer:
+        pieces: list[bytes] = []
+        self._curl.setopt(pycurl.HTTPGET, 1)
+        self._curl.setopt(pycurl.TIMEOUT, seconds)
+        try:
+            elapsed_s = self._timed("/body", port, pieces.append, 0)
+        except pycurl.error as error:
+            if error.args[0] != pycurl.E_OPERATION_TIMEDOUT:
+                raise
+            elapsed_s = float(seconds)
+        received = b"".join(pieces)
+        if not self._body.tobytes().startswith(received):
+            raise _RequestError(f"of {len(received)} bytes some are not the body's")
+        return Answer("", elapsed_s, len(received), "")
 
     def _upload(self, port: int) -> Answer:
         position = 0
@@ -215,6 +236,7 @@ class _Streams:
 
 def _handle(ca_file: Path) -> pycurl.Curl:
     curl = pycurl.Curl()
+    curl.setopt(pycurl.OPENSOCKETFUNCTION, _open_socket)
     curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_3ONLY)
     curl.setopt(pycurl.CAINFO, str(ca_file))
     curl.setopt(pycurl.PROXY, "")
@@ -223,6 +245,13 @@ def _handle(ca_file: Path) -> pycurl.Curl:
     curl.setopt(pycurl.LOW_SPEED_LIMIT, 1)
     curl.setopt(pycurl.LOW_SPEED_TIME, _STALL_S)
     return curl
+
+
+def _open_socket(_purpose: int, address: Any) -> socket.socket:
+    """With a buffer as browsers have it: the kernel's default overflows in 5 ms at 200 Mbit/s."""
+    sock = socket.socket(address[0], address[1], address[2])
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+    return sock
 
 
 def _aim(curl: pycurl.Curl, port: int, path: str) -> None:

@@ -3,21 +3,26 @@
     .venv/bin/python -m bench.link --server-port 4433 --delay-ms 10
 
 prints the port that clients connect to. Every client gets a socket of its own towards the server,
-so the server tells them apart by port. Bursts stay bursts: what the kernel coalesced (UDP_GRO)
-goes out with segmentation offload, one system call for 44 packets, and only the time passes
-between. `--mbit` gives the link a rate towards the client, with a queue of `--queue-ms` behind it
-whose overflow is dropped, as at a bottleneck router. `--loss` loses that share of all packets, both
-ways, by chance that `--seed` fixes.
+so the server tells them apart by port. Without a rate bursts stay bursts: what the kernel coalesced
+(UDP_GRO) goes out with segmentation offload, one system call for 44 packets, and only the time
+passes between. `--mbit` gives the link a rate towards the client, with a queue of `--queue-ms`
+behind it whose overflow is dropped, as at a bottleneck router: then each packet arrives when its
+last bit has passed, 54 us apart at 200 Mbit/s. `--loss` loses that share of all packets, both ways,
+by chance that `--seed` fixes. `--jitter-ms` delays each packet, both ways, by up to so much more:
+those that are overtaken arrive out of order.
 """
 
 import argparse
 import contextlib
+import math
 import resource
+import select
 import selectors
 import socket
 import struct
 import sys
-from collections import deque
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 from random import Random
 from time import monotonic
 from typing import Any
@@ -32,51 +37,86 @@ _BUFFER_BYTES = 8 << 20
 #: rest.
 _MAX_SEGMENTS = 20
 _MAX_BURST_BYTES = 65_000
-#: epoll counts in whole milliseconds: a due burst may leave so much early rather than late.
-_SLACK_S = 0.0005
+#: A packet leaves so much early rather than late: about what it takes to wake up.
+_SLACK_S = 0.00005
 
-_Burst = tuple[float, bytes, int]  # when to send it, bytes, segment size
+_Burst = tuple[float, int, bytes, int]  # when to send it, order of arrival, bytes, segment size
+
+
+@dataclass(frozen=True)
+class _Conditions:
+    """What happens to the packets of one direction."""
+
+    delay_s: float
+    jitter_s: float
+    bytes_per_s: float  # 0: any
+    queue_s: float
+    loss: float
 
 
 class _Way:
     """One direction of one client's traffic."""
 
-    def __init__(
-        self, delay_s: float, bytes_per_s: float, queue_s: float, loss: float, chance: Random
-    ) -> None:
-        self._loss = loss
+    def __init__(self, conditions: _Conditions, chance: Random) -> None:
+        self._conditions = conditions
         self._chance = chance
-        self._delay_s = delay_s
-        self._bytes_per_s = bytes_per_s
-        self._queue_s = queue_s
+        self._whole = not (conditions.jitter_s or conditions.bytes_per_s or conditions.loss)
         self._free_at = 0.0
-        self.bursts: deque[_Burst] = deque()
+        self._order = 0
+        self._bursts: list[_Burst] = []
+
+    @property
+    def due_s(self) -> float:
+        """When the next burst is due; infinity when none is under way."""
+        return self._bursts[0][0] if self._bursts else math.inf
 
     def push(self, data: bytes, segment: int, now: float) -> None:
         """Take a burst in; it is due after its turn on the wire and the delay."""
-        if self._loss:
-            data = self._survivors(data, segment)
-            if not data:
-                return
-        if not self._bytes_per_s:
-            self.bursts.append((now + self._delay_s, data, segment))
+        if self._whole:
+            self._put(now + self._conditions.delay_s, data, segment)
             return
-        # Piece by piece: a bottleneck hands on packets, not bursts, and drops packets.
+        # Packet by packet: that is what a bottleneck hands on and drops.
+        delay_s, jitter_s = self._conditions.delay_s, self._conditions.jitter_s
+        rate, loss = self._conditions.bytes_per_s, self._conditions.loss
+        random = self._chance.random
         for start in range(0, len(data), segment):
             packet = data[start : start + segment]
-            self._free_at = max(self._free_at, now)
-            if self._free_at - now > self._queue_s:
+            at = now
+            if rate:
+                self._free_at = max(self._free_at, now)
+                if self._free_at - now > self._conditions.queue_s:
+                    continue
+                self._free_at += len(packet) / rate
+                at = self._free_at
+            # Behind the bottleneck: what is lost there has had its turn on the wire.
+            if loss and random() < loss:
                 continue
-            self._free_at += len(packet) / self._bytes_per_s
-            self.bursts.append((self._free_at + self._delay_s, packet, segment))
+            if jitter_s:
+                at += jitter_s * random()
+            self._put(at + delay_s, packet, segment)
 
-    def _survivors(self, data: bytes, segment: int) -> bytes:
-        """The burst without the packets that are lost. Only the last may be short, and still is."""
-        return b"".join(
-            data[start : start + segment]
-            for start in range(0, len(data), segment)
-            if self._chance.random() >= self._loss
-        )
+    def take(self, now: float) -> list[tuple[bytes, int]]:
+        """The packets that are due, those of one size joined into bursts again."""
+        bursts = self._bursts
+        taken: list[tuple[bytes, int]] = []
+        group: list[bytes] = []
+        size = segment = 0
+        while bursts and bursts[0][0] <= now:
+            _, _, data, next_segment = heappop(bursts)
+            full = size + len(data) > _MAX_BURST_BYTES or size >= _MAX_SEGMENTS * segment
+            if group and (next_segment != segment or size % segment or full):
+                taken.append((b"".join(group), segment))
+                group, size = [], 0
+            group.append(data)
+            size += len(data)
+            segment = next_segment
+        if group:
+            taken.append((b"".join(group), segment))
+        return taken
+
+    def _put(self, at: float, data: bytes, segment: int) -> None:
+        self._order += 1
+        heappush(self._bursts, (at, self._order, data, segment))
 
 
 class _Flow:
@@ -90,24 +130,14 @@ class _Flow:
 
 
 class Relay:
-    """All flows of one link."""
+    """All flows of one link. `up` are the conditions for what clients send, `down` the others."""
 
-    def __init__(
-        self,
-        server_port: int,
-        delay_s: float,
-        mbit: float,
-        queue_s: float,
-        loss: float = 0.0,
-        seed: int = 0,
-    ) -> None:
-        self._loss = loss
+    def __init__(self, server_port: int, up: _Conditions, down: _Conditions, seed: int) -> None:
+        self._up = up
+        self._down = down
         self._chance = Random(seed)
         self._server = ("127.0.0.1", server_port)
-        self._delay_s = delay_s
-        self._bytes_per_s = mbit * 1e6 / 8
-        self._queue_s = queue_s
-        self._selector = selectors.DefaultSelector()
+        self._selector = selectors.EpollSelector()
         self._socket = _open()
         self._socket.bind(("127.0.0.1", 0))
         self._flows: dict[Any, _Flow] = {}
@@ -119,18 +149,14 @@ class Relay:
 
     def run(self) -> None:
         """Relay until stdin ends."""
+        polled = [self._selector.fileno()]
         while True:
-            due = min(
-                (
-                    way.bursts[0][0]
-                    for flow in self._under_way
-                    for way in (flow.up, flow.down)
-                    if way.bursts
-                ),
-                default=None,
+            due = min((min(one.up.due_s, one.down.due_s) for one in self._under_way), default=None)
+            # epoll counts in whole milliseconds, select in microseconds.
+            select.select(
+                polled, (), (), None if due is None else max(0.0, due - monotonic() - _SLACK_S)
             )
-            timeout = None if due is None else max(0.0, due - monotonic() - _SLACK_S)
-            for key, _ in self._selector.select(timeout):
+            for key, _ in self._selector.select(0):
                 if key.data is self:
                     return
                 self._read(key.fileobj, key.data)
@@ -158,41 +184,19 @@ class Relay:
     def _open_flow(self, client: Any) -> _Flow:
         upstream = _open()
         upstream.connect(self._server)
-        chance = (self._loss, self._chance)
-        up = _Way(self._delay_s, 0.0, self._queue_s, *chance)
-        down = _Way(self._delay_s, self._bytes_per_s, self._queue_s, *chance)
-        flow = _Flow(client, upstream, up, down)
+        flow = _Flow(client, upstream, _Way(self._up, self._chance), _Way(self._down, self._chance))
         self._flows[client] = flow
         self._selector.register(upstream, selectors.EVENT_READ, flow)
         return flow
 
     def _send_due(self, now: float) -> None:
         for flow in list(self._under_way):
-            for burst, segment in _take(flow.up.bursts, now):
+            for burst, segment in flow.up.take(now):
                 _send(flow.upstream, burst, segment, self._server)
-            for burst, segment in _take(flow.down.bursts, now):
+            for burst, segment in flow.down.take(now):
                 _send(self._socket, burst, segment, flow.client)
-            if not flow.up.bursts and not flow.down.bursts:
+            if math.inf == flow.up.due_s == flow.down.due_s:
                 self._under_way.discard(flow)
-
-
-def _take(bursts: deque[_Burst], now: float) -> list[tuple[bytes, int]]:
-    """The packets that are due, those of one size joined into bursts again."""
-    taken: list[tuple[bytes, int]] = []
-    group: list[bytes] = []
-    size = segment = 0
-    while bursts and bursts[0][0] <= now:
-        _, data, next_segment = bursts.popleft()
-        full = size + len(data) > _MAX_BURST_BYTES or size >= _MAX_SEGMENTS * segment
-        if group and (next_segment != segment or size % segment or full):
-            taken.append((b"".join(group), segment))
-            group, size = [], 0
-        group.append(data)
-        size += len(data)
-        segment = next_segment
-    if group:
-        taken.append((b"".join(group), segment))
-    return taken
 
 
 def _open() -> socket.socket:
@@ -221,19 +225,17 @@ def main() -> None:
     parser.add_argument("--mbit", type=float, default=0.0, help="towards the client; 0: no limit")
     parser.add_argument("--queue-ms", type=float, default=50.0)
     parser.add_argument("--loss", type=float, default=0.0, help="a share of all packets, 0 to 1")
-    parser.add_argument("--seed", type=int, default=0, help="of what is lost")
+    parser.add_argument("--jitter-ms", type=float, default=0.0, help="up to so much more, each way")
+    parser.add_argument("--seed", type=int, default=0, help="of all chance")
     options = parser.parse_args()
     # A socket for every client.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 16)), hard))
-    relay = Relay(
-        options.server_port,
-        options.delay_ms / 1e3,
-        options.mbit,
-        options.queue_ms / 1e3,
-        options.loss,
-        options.seed,
-    )
+    delay_s, jitter_s = options.delay_ms / 1e3, options.jitter_ms / 1e3
+    queue_s = options.queue_ms / 1e3
+    up = _Conditions(delay_s, jitter_s, 0.0, queue_s, options.loss)
+    down = replace(up, bytes_per_s=options.mbit * 1e6 / 8)
+    relay = Relay(options.server_port, up, down, options.seed)
     print(relay.port, flush=True)
     relay.run()
 

@@ -4,7 +4,7 @@ It knows nothing of a library beyond what the three share: an `H3Connection` wit
 and `send_data`, and events that carry the same fields under the same class names.
 
 * `GET /body` answers with the body, written in chunks of 256 KiB while the library takes them.
-* `GET /small` answers with the body's first KiB.
+* `GET /small` answers with the body's first KiB, `GET /first/N` with its first N bytes.
 * `POST /upload` compares every byte with the body and answers with the number of bytes.
 
 The body is random, the same for every server, and made before anything is measured.
@@ -102,6 +102,10 @@ class Application:
             self._answer(stream_id, len(self._content.body))
             self._next_chunk[stream_id] = 0
             self._write(stream_id)
+        elif method == b"GET" and path.startswith(b"/first/"):
+            length = int(path.removeprefix(b"/first/"))
+            self._answer(stream_id, length)
+            self._http.send_data(stream_id, self._content.body[:length], True)
         elif (method, path) == (b"GET", b"/small"):
             self._answer(stream_id, SMALL_BYTES)
             self._http.send_data(stream_id, self._content.small, True)

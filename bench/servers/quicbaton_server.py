@@ -2,6 +2,7 @@
 
 The program is the one for aioquic with the imports changed, except for backpressure: it
 writes until a stream's send buffer is full, and again when `StreamWritable` says that it drained.
+Its variants are congestion controls.
 """
 
 from typing import Any
@@ -49,9 +50,15 @@ async def start(options: Options, content: Content) -> int:
     )
     configuration.load_cert_chain(options.certificate, options.key)
     Protocol.content = content
-    server = await serve("127.0.0.1", 0, configuration=configuration, create_protocol=Protocol)
+    server = await serve(
+        "127.0.0.1",
+        0,
+        configuration=configuration,
+        create_protocol=Protocol,
+        congestion_control=options.variant,
+    )
     return server.port
 
 
 if __name__ == "__main__":
-    run(start, ["chunks"])
+    run(start, ["cubic", "bbr", "reno"])

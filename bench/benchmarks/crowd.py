@@ -1,0 +1,176 @@
+"""CPU of the server process where many ask at once, and how fairly they are served.
+
+The same number of bytes goes to one libcurl connection, to 20 and to 500 over the loopback, with
+all connections open before the server's CPU clock is read. Then a thousand connections make small
+requests, each one at a time. `finish_s` has when the fastest tenth of 500 downloads had ended, and
+the last one: all began at once and are of one size, so the closer the fairer.
+"""
+
+import argparse
+import datetime
+import hashlib
+import statistics
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.benchmark import Benchmark
+from bench.curl_crowd import Outcome
+from bench.processes import Program, Server
+from bench.servers.application import make_body
+from demo import style
+from quicbaton.cli.certificate import write_self_signed
+
+COUNTS = {"one": 1, "twenty": 20, "five_hundred": 500}
+CLIENTS = 1000
+#: The last of 500 downloads at once may end so much later than the fastest tenth.
+FAIR_WITHIN = 0.25
+
+_MB = 1_000_000
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's own options."""
+    parser.add_argument("--mb", type=int, default=0, help="in all, in MB (100; quick: 25)")
+    parser.add_argument("--requests", type=int, default=0, help="small ones (20,000; quick: 4,000)")
+    parser.add_argument("--servers", default="quicbaton", help="a comma-separated choice")
+
+
+def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> dict[str, Any]:
+    """Measure all servers in alternating rounds."""
+    names = options.servers.split(",")
+    body_bytes = (options.mb or (25 if options.quick else 100)) * _MB
+    requests = options.requests or (4_000 if options.quick else 20_000)
+    rounds: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        files = write_self_signed(folder, datetime.datetime.now(datetime.UTC))
+        servers = {name: stack.enter_context(Server(name, files, body_bytes, {})) for name in names}
+        crowd = stack.enter_context(_Crowd(str(files.certificate)))
+        total = options.rounds * len(names) * (len(COUNTS) + 1)
+        for number in range(options.rounds):
+            for kind in (*COUNTS, "small"):
+                for name in names:
+                    step(len(rounds), total, f"{name}: {kind}")
+                    measured = _measure(servers[name], crowd, kind, body_bytes, requests)
+                    rounds.append({"round": number, "server": name, "kind": kind, **measured})
+        step(total, total, "done")
+    return _figures(names, rounds, body_bytes, requests)
+
+
+def plot(figures: dict[str, Any], axes: Any) -> None:
+    """Draw CPU per 100 MB by the number of downloads."""
+    by_server = figures["by_server"]
+    colours = {"quicbaton": style.OURS, "aioquic": style.BASELINE, "qh3": style.OTHER}
+    width = 0.8 / len(by_server)
+    for index, (name, values) in enumerate(by_server.items()):
+        bars = axes.bar(
+            [group + (index - (len(by_server) - 1) / 2) * width for group in range(len(COUNTS))],
+            [values["cpu_s_per_100mb"][kind] for kind in COUNTS],
+            width * 0.92,
+            label=name,
+            color=colours[name],
+        )
+        axes.bar_label(bars, fmt="%.2f", padding=2)
+    axes.set_xticks(range(len(COUNTS)), [f"{count} at once" for count in COUNTS.values()])
+    axes.tick_params(axis="x", length=0)
+    axes.set_ylabel("server CPU, seconds per 100 MB")
+    axes.set_title("Downloads at once, of the same bytes in all (less is better)", loc="left")
+    axes.margins(y=0.25)
+    axes.legend(frameon=False, ncols=len(by_server), loc="upper left")
+
+
+def report(figures: dict[str, Any]) -> list[str]:
+    """What a crowd costs over one, and who waits."""
+    cpu, finish = figures["cpu_s_per_100mb"], figures["finish_s"]
+    late = finish["max"] / finish["p10"] - 1
+    return [
+        f"CPU per byte of 500 downloads over one: {cpu['five_hundred'] / cpu['one']:.2f}",
+        f"the last of 500 ends {late:.0%} after the fastest tenth ({FAIR_WITHIN:.0%} is fair)",
+    ]
+
+
+class _Crowd(Program):
+    def __init__(self, ca_file: str) -> None:
+        super().__init__("bench.curl_crowd", ca_file)
+
+    def ask(self, *words: str | int) -> Outcome:
+        self.write_line(" ".join(map(str, words)))
+        outcome = msgspec.json.decode(self.read_line(), type=Outcome)
+        if outcome.error:
+            raise RuntimeError(f"{words}: {outcome.error}")
+        return outcome
+
+
+def _measure(
+    server: Server, crowd: _Crowd, kind: str, body_bytes: int, requests: int
+) -> dict[str, Any]:
+    port = server.ready.port
+    count = CLIENTS if kind == "small" else COUNTS[kind]
+    crowd.ask("open", port, count)
+    before_s = server.cpu_s()
+    if kind == "small":
+        outcome = crowd.ask("small", port, requests)
+    else:
+        outcome = crowd.ask("download", port, count, body_bytes // count)
+    cpu_s = server.cpu_s() - before_s
+    crowd.ask("close")
+    if outcome.connections:
+        raise RuntimeError(f"{kind}: {outcome.connections} connections were opened meanwhile")
+    if kind != "small":
+        expected = hashlib.sha256(make_body(body_bytes)[: body_bytes // count]).hexdigest()
+        if outcome.sha256 != expected:
+            raise RuntimeError(f"{kind}: a body arrived altered")
+    finish = outcome.finish_s
+    return {
+        "cpu_s": cpu_s,
+        "elapsed_s": outcome.seconds,
+        "finish_s": {"p10": finish[len(finish) // 10], "max": finish[-1]},
+    }
+
+
+def _figures(
+    names: list[str], rounds: list[dict[str, Any]], body_bytes: int, requests: int
+) -> dict[str, Any]:
+    def of(name: str, kind: str) -> list[dict[str, Any]]:
+        return [one for one in rounds if (one["server"], one["kind"]) == (name, kind)]
+
+    def median(name: str, kind: str, quantity: str) -> float:
+        found: list[float] = [one[quantity] for one in of(name, kind)]
+        return statistics.median(found)
+
+    by_server = {
+        name: {
+            "cpu_s_per_100mb": {
+                kind: round(median(name, kind, "cpu_s") * 100 * _MB / body_bytes, 3)
+                for kind in COUNTS
+            },
+            "finish_s": {
+                which: round(
+                    statistics.median(one["finish_s"][which] for one in of(name, "five_hundred")), 3
+                )
+                for which in ("p10", "max")
+            },
+            "cpu_us_per_small_request": round(median(name, "small", "cpu_s") / requests * 1e6, 1),
+        }
+        for name in names
+    }
+    return {
+        **by_server[names[0]],
+        "by_server": by_server,
+        "method": {"bytes": body_bytes, "small_requests": requests, "clients": CLIENTS},
+        "rounds": rounds,
+    }
+
+
+BENCHMARK = Benchmark(
+    summary="server CPU per byte of 1, 20 and 500 downloads at once, and of 1,000 clients",
+    configure=configure,
+    run=run,
+    plot=plot,
+    report=report,
+)
