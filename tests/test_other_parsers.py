@@ -31,7 +31,7 @@ from quicbaton.routing.long_header import (
 )
 from quicbaton.transport.frames import MAX_VARINT, decode_varint, encode_varint, varint_size
 from quicbaton.transport.packets import coalesced
-from quicbaton.transport.packets.acks import decode_ack
+from quicbaton.transport.packets.acks import AckReader
 
 #: The same inputs in each run.
 same = settings(derandomize=True, database=None, deadline=None, max_examples=200)
@@ -119,11 +119,73 @@ def test_acks_are_read_as_aioquic_reads_them(data: bytes) -> None:
     except (BufferReadError, ValueError):
         theirs = None
     try:
-        (found, our_delay, _), end = decode_ack(data, 0, with_ecn=False)
+        (found, our_delay, _), end = AckReader().read(data, 0, with_ecn=False)
         ours = (list(found), our_delay, end)
     except TransportError:
         ours = None
     assert ours == theirs
+
+
+def ack_body(ranges: list[tuple[int, int]], delay: int = 0) -> bytes:
+    """Ranges from the highest down, as a peer would report them (RFC 9000 §19.3.1)."""
+    start, stop = ranges[0]
+    fields = [stop - 1, delay, len(ranges) - 1, stop - 1 - start]
+    for below, above in ranges[1:]:
+        fields += [start - above - 1, above - 1 - below]
+        start = below
+    return b"".join(encode_varint(field) for field in fields)
+
+
+class Receiver:
+    """A peer that gets some of what is sent, and reports the newest ranges of it."""
+
+    def __init__(self) -> None:
+        self.numbers: set[int] = set()
+        self._next = 0
+
+    def take(self, received: int, lost: int) -> None:
+        self.numbers.update(range(self._next, self._next + received))
+        self._next += received + lost
+
+    def ranges(self, most: int) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        for number in sorted(self.numbers, reverse=True):
+            if found and found[-1][0] == number + 1:
+                found[-1] = (number, found[-1][1])
+            else:
+                found.append((number, number + 1))
+        return found[:most]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 5), st.sampled_from([0, 0, 0, 1, 2]), st.booleans()),
+        min_size=1,
+        max_size=60,
+    ),
+    st.integers(1, 8),
+)
+@same
+def test_ranges_that_are_left_out_were_given_with_an_earlier_batch(
+    events: list[tuple[int, int, bool]], most: int
+) -> None:
+    peer, reader = Receiver(), AckReader()
+    processed: set[int] = set()
+    batch: set[int] = set()
+    for received, lost, ends_batch in events:
+        peer.take(received, lost)
+        reported = peer.ranges(most)
+        body = ack_body(reported, delay=received)
+        (ranges, delay, _), end = reader.read(body, 0, with_ecn=False)
+        assert (delay, end, ranges[0]) == (received, len(body), reported[0])
+        given = {number for start, stop in ranges for number in range(start, stop)}
+        whole = {number for start, stop in reported for number in range(start, stop)}
+        assert given <= whole <= given | processed
+        batch |= given
+        if ends_batch:
+            processed |= batch
+            batch.clear()
+            reader.begin()
 
 
 # --- packet headers -----------------------------------------------------------------------------

@@ -518,3 +518,52 @@ def test_of_all_who_want_a_port_at_once_one_gets_it() -> None:
         tries = [pool.submit(start) for _ in range(starters)]
     for results in zip(*(one.result() for one in tries), strict=True):
         assert sum(sock is not None for sock in results) == 1
+
+
+async def test_what_arrives_while_it_gathers_is_read_together() -> None:
+    udp, inbox = opened()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer, contextlib.closing(udp):
+
+        def gather(batch: list[Datagram]) -> None:
+            inbox(batch)
+            udp.gather(0.02)
+            if len(inbox.batches) == 1:
+                for number in range(5):
+                    peer.sendto(b"%d" % number, udp.address)
+
+        udp._on_batch = gather
+        peer.sendto(b"first", udp.address)
+        await inbox.holds(6)
+        assert [len(batch) for batch in inbox.batches] == [1, 5]
+
+
+async def test_a_socket_that_found_nothing_is_watched_again() -> None:
+    udp, inbox = opened()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer, contextlib.closing(udp):
+
+        def gather_once(batch: list[Datagram]) -> None:
+            inbox(batch)
+            if len(inbox.batches) == 1:
+                udp.gather(0.001)
+
+        udp._on_batch = gather_once
+        peer.sendto(b"first", udp.address)
+        await inbox.holds(1)
+        while udp._gathering is not None:
+            await asyncio.sleep(0)
+        peer.sendto(b"second", udp.address)
+        await inbox.holds(2)
+
+
+async def test_a_stopped_socket_gathers_nothing_more() -> None:
+    udp, inbox = opened()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer, contextlib.closing(udp):
+        udp._on_batch = lambda batch: (inbox(batch), udp.gather(0.001))
+        peer.sendto(b"first", udp.address)
+        await inbox.holds(1)
+        udp.stop()
+        peer.sendto(b"second", udp.address)
+        udp.start()
+        await inbox.holds(2)
+        udp.stop()
+        assert udp._gathering is None

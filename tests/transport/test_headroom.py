@@ -177,3 +177,43 @@ def test_a_trace_says_what_a_sender_waits_for_each_time_that_changes() -> None:
         if event["name"] == "quicbaton:send_limited"
     ]
     assert events == ["congestion"]
+
+
+def test_a_small_rest_of_a_large_window_waits_for_acks() -> None:
+    pair = resting_pair()
+    open_wide(pair, window_bytes=400_000)
+    pair.server.connection.send_stream_data(3, bytes(365_000))
+    connection = turns(pair)
+    mtu = state_of(pair.server).paths[0].mtu_bytes
+    rest = connection.headroom.bytes
+    assert rest > 10 * mtu
+    pair.server.connection.send_stream_data(3, bytes(200_000))
+    assert turns(pair).headroom.bytes == rest
+    assert connection.headroom.limited_by is LimitedBy.CONGESTION
+    assert not state_of(pair.server).congestion.app_limited
+    pair.run(seconds=1)
+    assert state_of(pair.server).congestion.in_flight_bytes == 0
+    assert not connection.has_stream_data_due
+
+
+def test_the_end_of_a_stream_does_not_wait_for_acks() -> None:
+    pair = resting_pair()
+    open_wide(pair, window_bytes=400_000)
+    pair.server.connection.send_stream_data(3, bytes(380_000), end_stream=True)
+    assert turns(pair).headroom.limited_by is LimitedBy.APPLICATION
+
+
+@pytest.mark.parametrize("smoothed_rtt_us", [20_000, 1_000_000])
+def test_the_window_is_let_out_over_two_round_trips_without_a_queue_at_most(
+    smoothed_rtt_us: int,
+) -> None:
+    pair = resting_pair()
+    open_wide(pair, window_bytes=500_000, paced=True)
+    state = state_of(pair.server)
+    state.recovery.min_rtt_us = 10_000
+    state.recovery.smoothed_rtt_us = smoothed_rtt_us
+    pair.server.connection.send_stream_data(3, bytes(400_000))
+    headroom = turns(pair).headroom
+    assert headroom.limited_by is LimitedBy.PACING
+    # 31 bytes per µs: a train of 32 packets takes 1.2 ms.
+    assert 0 < headroom.until_us - state.clock_us < 1_500

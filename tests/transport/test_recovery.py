@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quicbaton import limits
 from quicbaton.testing import Pair
 from quicbaton.transport import frames as f
 from quicbaton.transport.frames import encode_varint
@@ -234,3 +235,52 @@ def test_an_ack_for_a_number_left_out_ends_the_connection_in_silence() -> None:
     forger.send(ack((skipped, send_after_gap + 1)))
     assert state.closed
     assert pair.server.connection.trains_to_send(pair.now) == []
+
+
+def unanswered() -> tuple[Pair, float]:
+    """A server whose PING gets no answer, and when it wants to probe."""
+    pair = Pair()
+    pair.connect()
+    pair.run(seconds=1)
+    server = pair.server.connection
+    server.send_ping(7)
+    server.trains_to_send(pair.now)
+    return pair, server.get_timer()
+
+
+def test_a_probe_that_is_due_is_put_off_for_longer_each_time() -> None:
+    pair, due = unanswered()
+    server = pair.server.connection
+    assert not server.is_loss_due(due - 0.001)
+    waits = []
+    now = due
+    while server.hold_loss(now):
+        assert not server.is_loss_due(now)
+        later = server.get_timer()
+        waits.append(later - now)
+        now = later
+    assert waits == sorted(waits)
+    assert waits[0] == pytest.approx(limits.HOLD_US / 1e6, abs=1e-5)
+    assert len(waits) < 10
+    assert due + 1 < now < due + 2.1
+    server.handle_timer(now)
+    assert state_of(pair.server).recovery.probes_due
+
+
+def test_nothing_is_put_off_that_is_not_due() -> None:
+    pair, due = unanswered()
+    server = pair.server.connection
+    assert not server.hold_loss(due - 0.001)
+    assert server.get_timer() == due
+
+
+def test_an_ack_ends_what_was_put_off() -> None:
+    pair, due = unanswered()
+    server = pair.server.connection
+    assert server.hold_loss(due)
+    state = state_of(pair.server)
+    number = state.numbers.next_number - 1
+    Forger(pair.server, pair.client.address).send(ack((number, number + 1)))
+    server.send_ping(8)
+    server.trains_to_send(pair.now)
+    assert server.hold_loss(server.get_timer())

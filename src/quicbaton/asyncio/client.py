@@ -161,6 +161,10 @@ class _Client:
     def on_retired(self, session: object) -> None:
         """Nothing to do: no handoff waits for it."""
 
+    def hear_all(self) -> bool:
+        """Read what has come, and have it processed; False when there is more."""
+        return self.udp.read_on()
+
     def wait_for_room(self, session: object) -> None:
         """Nothing to do: `_on_room` wakes the one connection."""
 

@@ -56,6 +56,9 @@ _ANONYMOUS_PING: Final = -1
 _PARTING_TRAINS: Final = 2
 
 
+_BULK_LIMITS: Final = frozenset({LimitedBy.CONGESTION, LimitedBy.PACING, LimitedBy.MEMORY})
+
+
 class Connection:
     """Drives `state`. `origin_s` is the caller's clock at connection time zero."""
 
@@ -248,6 +251,16 @@ class Connection:
     @property
     def bytes_in_flight(self) -> int:
         return self._state.congestion.in_flight_bytes
+
+    @property
+    def sends_in_bulk(self) -> bool:
+        """Whether stream data waits behind many datagrams that are on their way: for ACKs to make
+        room, or for the pacer."""
+        congestion = self._state.congestion
+        return (
+            self._engine.sender.headroom.limited_by in _BULK_LIMITS
+            and congestion.in_flight_bytes >= limits.BULK_DATAGRAMS * congestion.datagram_bytes
+        )
 
     @property
     def has_rtt(self) -> bool:
@@ -537,6 +550,18 @@ class Connection:
         """Call when `get_timer`'s time has come; earlier or later does no harm."""
         self._check()
         self._engine.on_timer(self._advance(now))
+
+    def is_loss_due(self, now: float) -> bool:
+        """Whether packets are to be declared lost, or probes to be sent, unless an ACK has come
+        that was not given to `receive_datagrams` yet: look for it before `handle_timer`."""
+        deadline_us = self._engine.recovery.deadline_us()
+        return NEVER < deadline_us <= self._advance(now)
+
+    def hold_loss(self, now: float) -> bool:
+        """Put that off for some milliseconds: there may be such an ACK, which was not read yet.
+        Returns False, and does nothing, where it has been put off for too long."""
+        self._check()
+        return self._engine.recovery.hold(self._advance(now))
 
     def on_refused(self, train: Train, now: float) -> None:
         """The interface takes no datagrams of this train's size, so none of them was sent. `now` is

@@ -24,6 +24,7 @@ from typing import Final
 from quicbaton import limits
 from quicbaton.transport.budget import Account, Pressure
 from quicbaton.transport.loss.congestion import CongestionController
+from quicbaton.transport.loss.recovery import INITIAL_RTT_US
 from quicbaton.transport.paths.paths import UNLIMITED, Paths
 from quicbaton.transport.state import NEVER, ConnectionState, PathState
 from quicbaton.transport.value import Value
@@ -31,8 +32,9 @@ from quicbaton.transport.value import Value
 #: Less than this is not worth a packet; anti-amplification may leave so little. An ACK of one range
 #: fits, so an ACK that is due can be sent whenever anything can.
 SMALLEST_PACKET_BYTES: Final = 96
-#: Below this many bytes a train waits for more pacing budget instead of going out in dribbles.
-_SMALLEST_PACED_BYTES: Final = 16 * limits.MIN_DATAGRAM_BYTES
+#: Below this many bytes a train of bulk data waits for more room instead of going out in dribbles:
+#: for the pacer, or for ACKs if most of the window is on its way.
+_SMALLEST_BULK_BYTES: Final = 32 * limits.MIN_DATAGRAM_BYTES
 
 
 class LimitedBy(StrEnum):
@@ -126,25 +128,46 @@ class Gate:
         budget = min(self.window_bytes(path), limits.MAX_TRAIN_BYTES)
         return budget if path.validated else min(budget, self.address_bytes(path))
 
+    def waits_for_acks(self, budget: int, unsent_bytes: int) -> bool:
+        """Whether bulk data, which `budget` cannot end, should wait for ACKs to add to it. They are
+        certain to come: four times as much is on its way. Not just before a handoff, which ACKs
+        would have to wait for."""
+        return (
+            budget < _SMALLEST_BULK_BYTES
+            and not self.kept_trains
+            and budget < unsent_bytes
+            and budget <= self._state.congestion.in_flight_bytes >> 2
+        )
+
     def paced_bytes(
         self, path: PathState, budget: int, now_us: int, *, quick: bool
     ) -> tuple[int, int]:
         """Of `budget`, the bytes that the pacer allows; and until when a train that can wait should
         wait, NEVER if it should not. It waits to be worth its cost instead of going packet by
         packet; a quick one must not wait."""
-        srtt_us = self._state.recovery.smoothed_rtt_us
-        paced = self._congestion.pacing_budget_bytes(srtt_us, now_us)
+        recovery = self._state.recovery
+        # A round trip that has doubled is one through a queue, or in ours: a process with hundreds
+        # of busy connections is late for each. To let out the window over all of it would cost
+        # three turns where ACKs allow one, and the queue would be as long.
+        rtt_us = min(recovery.smoothed_rtt_us, 2 * recovery.min_rtt_us or INITIAL_RTT_US)
+        paced = self._congestion.pacing_budget_bytes(rtt_us, now_us)
         if paced >= budget:
             return budget, NEVER
-        want = min(budget, path.mtu_bytes if quick else _SMALLEST_PACED_BYTES)
-        ready_at_us = self._congestion.pacing_ready_at_us(srtt_us, want, now_us)
+        want = min(budget, path.mtu_bytes if quick else _SMALLEST_BULK_BYTES)
+        ready_at_us = self._congestion.pacing_ready_at_us(rtt_us, want, now_us)
         return paced, ready_at_us if ready_at_us > now_us else NEVER
 
     def headroom(
-        self, path: PathState, turn_is_over: bool, paced_until_us: int, unsent_bytes: int
+        self,
+        path: PathState,
+        turn_is_over: bool,
+        paced_until_us: int,
+        unsent_bytes: int,
+        *,
+        waits_for_acks: bool,
     ) -> Headroom:
         """The headroom after a turn. `turn_is_over`: there was more to send. `unsent_bytes` of
-        streams wait, and are not due."""
+        streams wait, and are not due. `waits_for_acks`: the rest of the window was too little."""
         window = self.window_bytes(path)
         address = self.address_bytes(path)
         mtu = path.mtu_bytes
@@ -153,6 +176,8 @@ class Gate:
             limit = _TURN
         elif paced_until_us != NEVER:
             limit = _PACING
+        elif waits_for_acks:
+            limit = LimitedBy.CONGESTION
         else:
             app_limited = window >= mtu
             if address < mtu:

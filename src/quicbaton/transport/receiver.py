@@ -20,7 +20,7 @@ from quicbaton.transport.closing import Closing
 from quicbaton.transport.event_queue import EventQueue
 from quicbaton.transport.frames import decode_varint
 from quicbaton.transport.loss.recovery import Recovery
-from quicbaton.transport.packets.acks import Ack, ReceivedNumbers, decode_ack
+from quicbaton.transport.packets.acks import Ack, AckReader, ReceivedNumbers
 from quicbaton.transport.packets.coalesced import short_packet
 from quicbaton.transport.packets.protection import PacketProtection
 from quicbaton.transport.paths.ids import ConnectionIds
@@ -82,6 +82,7 @@ class Receiver:
         self._path: PathState = state.paths[0]
         self._packet_dcid = b""
         self._acks: list[Ack] = []
+        self._ack_reader = AckReader()
         self._ack_at_once = False
         # STREAM frames of the batch that continue each other.
         self._pieces: list[bytes] = []
@@ -110,6 +111,7 @@ class Receiver:
         )
         self._now_us = now_us
         self._acks.clear()
+        self._ack_reader.begin()
         self._pieces.clear()
         self._events.begin_gathering(self._hand_on)
         try:
@@ -297,12 +299,12 @@ class Receiver:
         return at
 
     def _on_ack(self, payload: bytes, at: int) -> int:
-        ack, at = decode_ack(payload, at, with_ecn=False)
+        ack, at = self._ack_reader.read(payload, at, with_ecn=False)
         self._acks.append(ack)
         return at
 
     def _on_ack_ecn(self, payload: bytes, at: int) -> int:
-        ack, at = decode_ack(payload, at, with_ecn=True)
+        ack, at = self._ack_reader.read(payload, at, with_ecn=True)
         self._acks.append(ack)
         return at
 

@@ -81,6 +81,7 @@ class Sender:
         #: The rest that the last turn has left, and the limit that stopped it.
         self.headroom = UNTRIED
         self._paced_until_us = NEVER  # derived: when the pacer lets the turn under way go on
+        self._waits_for_acks = False  # derived: the rest of the window is too little for a train
         self._mark = 0  # derived: ECN bits of the train under way
 
     # --- poll -----------------------------------------------------------------------------------
@@ -91,6 +92,7 @@ class Sender:
         state = self._state
         self._mark = 0  # probes of paths and sizes have none
         self._paced_until_us = NEVER
+        self._waits_for_acks = False
         trains: list[Train] = []
         if quick and not self._streams.has_due():
             if not self.headroom.waits_for_peer:
@@ -115,7 +117,11 @@ class Sender:
         elif NEVER < state.numbers.ack_at_us <= now_us:
             self._acknowledge(trains, path, peer, now_us)
         headroom = self._gate.headroom(
-            path, turn_is_over, self._paced_until_us, self._streams.unsent_bytes
+            path,
+            turn_is_over,
+            self._paced_until_us,
+            self._streams.unsent_bytes,
+            waits_for_acks=self._waits_for_acks,
         )
         if self._trace is not None and headroom.limited_by is not self.headroom.limited_by:
             qlog.log_headroom(self._trace, headroom)
@@ -411,6 +417,10 @@ class Sender:
         if budget < path.mtu_bytes or not is_due:
             return budget
         quick = packets <= limits.QUICK_TRAIN_PACKETS
+        if not quick and self._gate.waits_for_acks(budget, self._streams.unsent_bytes):
+            self._waits_for_acks = self._streams_only_due()
+            if self._waits_for_acks:
+                return 0
         paced, until_us = self._gate.paced_bytes(path, budget, now_us, quick=quick)
         if until_us != NEVER:
             self._paced_until_us = until_us

@@ -35,6 +35,7 @@ from quicbaton.keys.spent import ReplayGuard, SpentTokens
 from quicbaton.limits import (
     FIRST_SHARE_DATAGRAMS,
     HANDSHAKE_S,
+    MAX_GATHER_S,
     MAX_QUEUED_STRAYS,
     MEMORY_BUDGET_BYTES,
     NEWCOMERS_SHARE,
@@ -209,6 +210,10 @@ class Endpoint:
                 self.serve(owner, group)
         else:
             self._turns.take(groups)
+            if not self._turns:
+                patience_s = min(map(_patience_s, groups), default=0.0)
+                if patience_s:
+                    self.udp.gather(min(patience_s, MAX_GATHER_S))
         self.memory.relieve()
 
     def adopt(
@@ -316,6 +321,10 @@ class Endpoint:
 
     def wait_for_room(self, session: Session) -> None:
         self._waiting.add(session)
+
+    def hear_all(self) -> bool:
+        """Read what has come, and have it processed. False where that takes longer than a turn."""
+        return not self._turns and self.udp.read_on() and not self._turns
 
     # --- helpers, in reading order --------------------------------------------------------------
 
@@ -507,3 +516,7 @@ class Endpoint:
         self.asleep.look()
         self.memory.relieve()
         self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
+
+
+def _patience_s(owner: Owner) -> float:
+    return owner.patience_s if isinstance(owner, Session) else 0.0

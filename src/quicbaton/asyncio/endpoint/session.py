@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
+from quicbaton.limits import BULK_DATAGRAMS, MIN_DATAGRAM_BYTES, MIN_GATHER_RTT_S
 from quicbaton.transport import frames as f
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.train import Train
@@ -47,6 +48,7 @@ class Host(Protocol):
     def forget(self, session: Session) -> None: ...
     def on_retired(self, session: Session) -> None: ...
     def wait_for_room(self, session: Session) -> None: ...
+    def hear_all(self) -> bool: ...
 
 
 class Session:
@@ -69,6 +71,7 @@ class Session:
         self._timer_at = 0.0
         self._soon: asyncio.Handle | None = None
         self._over = False
+        self._full_sized = 0  # datagrams received one after the other
         #: Called once, when no request is open any more.
         self._on_idle: Callable[[Session], None] | None = None
         #: How often the time after which it may sleep is doubled.
@@ -93,6 +96,18 @@ class Session:
         that needs none."""
         return self._outlet.through
 
+    @property
+    def patience_s(self) -> float:
+        """How long its datagrams may stay in the socket, 0 for not at all: a tenth of a round trip
+        if it sends or receives bulk data."""
+        connection = self.connection
+        rtt_s = connection.smoothed_rtt_s
+        if self._over or rtt_s < MIN_GATHER_RTT_S:
+            return 0.0
+        if self._full_sized < BULK_DATAGRAMS and not connection.sends_in_bulk:
+            return 0.0
+        return rtt_s / 10
+
     def send_through(self, outlet: Outlet, wait_for_room: Callable[[Session], None]) -> None:
         """Send through `outlet` from now on. `wait_for_room(session)` calls `transmit_soon` once
         the outlet, which was full, has room again."""
@@ -105,6 +120,8 @@ class Session:
         """Process datagrams of this connection, in order."""
         if self._over:
             return  # it has moved on; these are for an ID that was retired before
+        is_full_sized = len(batch[-1].data) >= MIN_DATAGRAM_BYTES
+        self._full_sized = self._full_sized + len(batch) if is_full_sized else 0
         self._receive(batch, self.protocol.process_events)
         self.process()
 
@@ -226,17 +243,32 @@ class Session:
 
     def _transmit_now(self) -> None:
         self._soon = None
-        if self._over:
-            return
         # A deadline that had passed when the timer was to be armed is handled here: a PTO, for
         # instance, while the application kept the event loop busy.
-        now = monotonic()
-        at = self.connection.get_timer()
-        if at is not None and at <= now:
-            self.connection.handle_timer(now)
-            self.process()
-        else:
+        if not self._over and not self._handle_deadlines():
             self.transmit()
+
+    def _handle_deadlines(self) -> bool:
+        """Do what is due by now, and arm the timer; False when nothing is."""
+        connection = self.connection
+        now = monotonic()
+        at = connection.get_timer()
+        if at is None or at > now:
+            return False
+        if connection.is_loss_due(now):
+            # A peer is silent when nothing has come from it, not when nothing was read.
+            if not self._endpoint.hear_all() and not self._over:
+                connection.hold_loss(now)
+            if self._over:
+                return True
+            now = monotonic()
+            at = connection.get_timer()
+            if at is None or at > now:
+                self._arm()
+                return True
+        connection.handle_timer(now)
+        self.process()
+        return True
 
     def _arm(self) -> None:
         connection = self.connection
@@ -264,15 +296,10 @@ class Session:
 
     def _on_timer(self) -> None:
         self._timer = None
-        at = self.connection.get_timer()
-        now = monotonic()
-        if at is None:
-            return
-        if at <= now:
-            self.connection.handle_timer(now)
-            self.process()
-        else:
-            self._arm_at(at, now)
+        if not self._handle_deadlines():
+            at = self.connection.get_timer()
+            if at is not None:
+                self._arm_at(at, monotonic())
 
 
 def send_first(connection: Connection, outlet: Outlet) -> bool:

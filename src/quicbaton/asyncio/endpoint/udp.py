@@ -143,6 +143,9 @@ class UdpSocket:
         self._loop = asyncio.get_running_loop()
         self._outbox: deque[Train] = deque()
         self._reading = False
+        self._watching = False  # for the socket to be readable
+        self._gathering: asyncio.TimerHandle | None = None  # instead of watching
+        self._may_have_more = False  # the last turn has not read everything
         self._is_v6 = sock.family == socket.AF_INET6
         name = sock.getsockname()
         self.address: Address = name
@@ -165,12 +168,29 @@ class UdpSocket:
     def start(self) -> None:
         if not self._reading:
             self._reading = True
-            self._loop.add_reader(self.sock.fileno(), self._on_readable)
+            self._watch()
 
     def stop(self) -> None:
-        if self._reading:
-            self._reading = False
-            self._loop.remove_reader(self.sock.fileno())
+        self._reading = False
+        self._unwatch()
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+
+    def read_on(self) -> bool:
+        """Read what has come, a turn's share at most, now. False when there may be more, or was
+        when it last read."""
+        if self._reading and not self._may_have_more:
+            self._alone = 0
+            self._on_readable()
+        return not self._may_have_more
+
+    def gather(self, seconds: float) -> None:
+        """Leave what arrives from now on in the kernel's buffer for so long, and read it together.
+        For `on_batch`: each call is for once."""
+        if self._reading and self._gathering is None and not self._may_have_more:
+            self._unwatch()
+            self._gathering = self._loop.call_later(seconds, self._on_gathered)
 
     def close(self) -> None:
         self.stop()
@@ -191,6 +211,7 @@ class UdpSocket:
             try:
                 data, ancillary, _, remote = self.sock.recvmsg(_READ_BYTES, _ANCILLARY_BYTES)
             except (BlockingIOError, InterruptedError):
+                self._may_have_more = False
                 break
             except OSError as error:
                 # ICMP errors of earlier sends surface here; they are hints at best (§14.2.1).
@@ -206,6 +227,8 @@ class UdpSocket:
                 ]
             else:
                 batch.append(Datagram(data, remote, local, ecn))
+        else:
+            self._may_have_more = reads > 1
         self._alone = alone + 1 if len(batch) == 1 else 0
         self.datagrams_received += len(batch)
         return batch
@@ -286,10 +309,26 @@ class UdpSocket:
                 sock.setsockopt(_SOL_UDP, _UDP_SEGMENT, 0)
                 self._gso = True
 
+    def _watch(self) -> None:
+        if not self._watching:
+            self._watching = True
+            self._loop.add_reader(self.sock.fileno(), self._on_readable)
+
+    def _unwatch(self) -> None:
+        if self._watching:
+            self._watching = False
+            self._loop.remove_reader(self.sock.fileno())
+
     def _on_readable(self) -> None:
         batch = self.read_now()
         if batch:
             self._on_batch(batch)
+
+    def _on_gathered(self) -> None:
+        self._gathering = None
+        self._on_readable()
+        if self._reading and self._gathering is None:
+            self._watch()
 
     def _read_ancillary(self, ancillary: list[tuple[int, int, bytes]]) -> tuple[Address, int, int]:
         local: Address = ()

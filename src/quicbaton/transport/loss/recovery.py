@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 from aioquic.quic.logger import QuicLoggerTrace
 
+from quicbaton import limits
 from quicbaton.errors import SecondSenderError, TransportError
 from quicbaton.transport import frames as f
 from quicbaton.transport import qlog
@@ -98,6 +99,8 @@ class Recovery:
         self._ecn = EcnFeedback(state)
         #: Packets declared lost, since somebody last took their number.
         self.packets_lost = 0
+        self._held_until_us = NEVER  # derived, as the next
+        self._due_since_us = NEVER
 
     # --- getters --------------------------------------------------------------------------------
 
@@ -114,10 +117,30 @@ class Recovery:
         """When `on_timer` must be called: time-threshold loss, else PTO. NEVER: not at all."""
         state = self._state
         if state.loss_at_us != NEVER:
-            return state.loss_at_us
-        if not state.eliciting_in_flight or state.probes_due:
+            deadline_us = state.loss_at_us
+        elif not state.eliciting_in_flight or state.probes_due:
             return NEVER
-        return state.last_eliciting_at_us + (self.pto_us() << min(state.pto_count, MAX_PTO_SHIFT))
+        else:
+            backoff = min(state.pto_count, MAX_PTO_SHIFT)
+            deadline_us = state.last_eliciting_at_us + (self.pto_us() << backoff)
+        held_until_us = self._held_until_us
+        return deadline_us if deadline_us >= held_until_us else held_until_us
+
+    def hold(self, now_us: int) -> bool:
+        """Put off a deadline that has passed, since ACKs may have come that were not processed yet.
+        Returns False where none has passed, and where that has gone on for too long."""
+        deadline_us = self.deadline_us()
+        if deadline_us == NEVER or deadline_us > now_us:
+            return False
+        if deadline_us != self._held_until_us:
+            self._due_since_us = deadline_us
+        overdue_us = now_us - self._due_since_us
+        if overdue_us > limits.MAX_HOLD_US:
+            return False
+        # Longer each time: hundreds of connections that look every few milliseconds cost more
+        # than their probes.
+        self._held_until_us = now_us + max(overdue_us, limits.HOLD_US)
+        return True
 
     # --- handle_* -------------------------------------------------------------------------------
 
