@@ -554,6 +554,7 @@ class Connection:
     def is_loss_due(self, now: float) -> bool:
         """Whether packets are to be declared lost, or probes to be sent, unless an ACK has come
         that was not given to `receive_datagrams` yet: look for it before `handle_timer`."""
+        self._check()
         deadline_us = self._engine.recovery.deadline_us()
         return NEVER < deadline_us <= self._advance(now)
 

@@ -33,6 +33,7 @@ from quicbaton.transport.state import (
     PathState,
 )
 from quicbaton.transport.streams.crypto import CryptoStream
+from quicbaton.transport.streams.gathering import StreamGathering
 from quicbaton.transport.streams.streams import Streams
 
 #: Frames that do not ask for an ACK (§13.2.1).
@@ -84,11 +85,7 @@ class Receiver:
         self._acks: list[Ack] = []
         self._ack_reader = AckReader()
         self._ack_at_once = False
-        # STREAM frames of the batch that continue each other.
-        self._pieces: list[bytes] = []
-        self._stream_id = NONE
-        self._stream_start = 0
-        self._stream_stop = 0
+        self._gathering = StreamGathering(streams)
         self._kinds: list[int] = []  # frame types of the packet, for a trace
 
     def receive(
@@ -112,8 +109,8 @@ class Receiver:
         self._now_us = now_us
         self._acks.clear()
         self._ack_reader.begin()
-        self._pieces.clear()
-        self._events.begin_gathering(self._hand_on)
+        self._gathering.begin(now_us)
+        self._events.begin_gathering(self._gathering.hand_on)
         try:
             authentic = self._read_packets(datagrams, packets, opened, remote, local, ecn)
         finally:
@@ -139,48 +136,89 @@ class Receiver:
         local: Address,
         ecn: int,
     ) -> bool:
-        """Process the unprotected packets; True when one was authentic and new."""
+        """Process the unprotected packets; True when one was authentic and new.
+
+        In most batches each number follows the last one, and all are for one ID. Then the path is
+        looked for once, and the numbers are recorded together.
+        """
         state = self._state
+        numbers = state.numbers
+        received = self._received
         now_us = self._now_us
         cid_end = 1 + (len(state.ids.local[0].cid) if state.ids.local else 0)
         authentic = False
-        for index, result in enumerate(opened):
-            if result is None:
-                if self._is_stateless_reset(datagrams[index]):
-                    self._drain(f.NO_ERROR, NONE, "stateless reset received")  # §10.3.1
+        first = stop = numbers.largest_received + 1  # of the numbers that are yet to be recorded
+        eliciting_count = 0
+        try:
+            for index, result in enumerate(opened):
+                if result is None:
+                    if self._is_stateless_reset(datagrams[index]):
+                        self._drain(f.NO_ERROR, NONE, "stateless reset received")  # §10.3.1
+                        break
+                    continue
+                number, payload = result
+                dcid = packets[index][1:cid_end]
+                path = state.paths[0]
+                follows = (
+                    authentic
+                    and number == stop
+                    and path is self._path
+                    and path.validated
+                    and dcid == self._packet_dcid
+                )
+                if not follows:
+                    received.on_run(first, stop, eliciting_count, now_us)
+                    eliciting_count = 0
+                    admitted = self._admit(remote, local, dcid, len(datagrams[index]), result)
+                    first = stop = numbers.largest_received + 1
+                    if not admitted:
+                        continue
+                    authentic = True
+                if ecn:
+                    self._count_mark(ecn)
+                eliciting, probing = self._read_frames(payload)
+                if self._trace is not None:
+                    qlog.log_received(self._trace, number, len(payload), self._kinds)
+                    self._kinds.clear()
+                if follows and not probing and numbers.largest_non_probing == NONE:
+                    stop = number + 1
+                    eliciting_count += eliciting
+                else:
+                    received.on_run(first, stop, eliciting_count, now_us)
+                    eliciting_count = 0
+                    self._record(number, eliciting, probing)
+                    first = stop = numbers.largest_received + 1
+                if state.closing is not None:
                     break
-                continue
-            number, payload = result
-            size = len(datagrams[index])
-            dcid = packets[index][1:cid_end]
-            if self._received.is_duplicate(number):
-                self._on_duplicate(remote, local, dcid, size, result)
-                continue
-            path = self._paths.on_datagram(remote, local, size)
-            if path is None:
-                continue
-            authentic = True
-            if dcid != self._packet_dcid or path is not self._path:
-                self._path = path
-                self._packet_dcid = dcid
-                self._paths.on_local_id(path, dcid)
-            if ecn:
-                # §19.3.2: ECT(1), ECT(0), CE are 1, 2, 3 in the IP header.
-                state.numbers.ecn_received[(1, 0, 2)[ecn - 1]] += 1
-            self._read_packet(number, payload, now_us)
-            if ecn == _CONGESTION_EXPERIENCED:
-                self._ack_at_once = True  # §13.2.1: the sender should know at once
-            if state.closing is not None:
-                break
+        finally:
+            received.on_run(first, stop, eliciting_count, now_us)
         return authentic
 
-    def _read_packet(self, number: int, payload: bytes, now_us: int) -> None:
-        if not payload:
-            raise TransportError(f.PROTOCOL_VIOLATION, "a packet without frames")
-        eliciting, probing = self._read_frames(payload)
-        if self._trace is not None:
-            qlog.log_received(self._trace, number, len(payload), self._kinds)
-            self._kinds.clear()
+    def _admit(
+        self, remote: Address, local: Address, dcid: bytes, size: int, packet: tuple[int, bytes]
+    ) -> bool:
+        """Find the path of a packet that was authentic; False if its frames must not be read."""
+        if self._received.is_duplicate(packet[0]):
+            self._on_duplicate(remote, local, dcid, size, packet)
+            return False
+        path = self._paths.on_datagram(remote, local, size)
+        if path is None:
+            return False
+        if dcid != self._packet_dcid or path is not self._path:
+            self._path = path
+            self._packet_dcid = dcid
+            self._paths.on_local_id(path, dcid)
+        return True
+
+    def _count_mark(self, ecn: int) -> None:
+        # §19.3.2: ECT(1), ECT(0), CE are 1, 2, 3 in the IP header.
+        self._state.numbers.ecn_received[(1, 0, 2)[ecn - 1]] += 1
+        if ecn == _CONGESTION_EXPERIENCED:
+            self._ack_at_once = True  # §13.2.1: the sender should know at once
+
+    def _record(self, number: int, eliciting: bool, probing: bool) -> None:
+        """Record a packet by itself: a path may have to follow it."""
+        now_us = self._now_us
         newest = self._received.on_packet(number, eliciting, now_us, probing=probing)
         moved = not probing and self._path is not self._state.paths[0]
         if moved and self._paths.on_non_probing(self._path, number, is_newest=newest):
@@ -205,37 +243,15 @@ class Receiver:
         probing = True
         tracing = self._trace is not None
         kind = f.PADDING
+        if not payload:
+            raise TransportError(f.PROTOCOL_VIOLATION, "a packet without frames")
         try:
             while at < end:
                 kind = payload[at]
                 if tracing:
                     self._kinds.append(kind)
                 if 0x08 <= kind <= 0x0F:
-                    stream_id, at = decode_varint(payload, at + 1)
-                    offset = 0
-                    if kind & f.STREAM_OFF:
-                        offset, at = decode_varint(payload, at)
-                    stop = end
-                    if kind & f.STREAM_LEN:
-                        length, at = decode_varint(payload, at)
-                        stop = at + length
-                        if stop > end:
-                            raise TransportError(
-                                f.FRAME_ENCODING_ERROR, "STREAM is longer than its packet", kind
-                            )
-                    if (
-                        stream_id != self._stream_id
-                        or offset != self._stream_stop
-                        or not self._pieces
-                    ):
-                        self._hand_on()
-                        self._stream_id = stream_id
-                        self._stream_start = offset
-                    self._pieces.append(payload[at:stop])
-                    self._stream_stop = offset + stop - at
-                    if kind & f.STREAM_FIN:
-                        self._hand_on(fin=True)
-                    at = stop
+                    at = self._gathering.read(payload, at + 1, end, kind)
                     eliciting = True
                     probing = False
                     continue
@@ -243,12 +259,16 @@ class Receiver:
                     # In one step: padding comes by the hundred.
                     at = end - len(payload[at:].lstrip(b"\0"))
                     continue
+                if kind in _ACKS:
+                    ack, at = self._ack_reader.read(payload, at + 1, kind == f.ACK_ECN)
+                    self._acks.append(ack)
+                    probing = False
+                    continue
                 handler = _HANDLERS.get(kind)
                 if handler is None:
                     raise _unknown_type(payload, at)
-                if self._pieces and kind not in _ACKS:
-                    # A frame is judged by what came before it: RESET_STREAM by the bytes received.
-                    self._hand_on()
+                # A frame is judged by what came before it: RESET_STREAM by the bytes received.
+                self._gathering.hand_on()
                 eliciting |= kind not in _NOT_ELICITING
                 probing &= kind in _PROBING
                 at = handler(self, payload, at + 1)
@@ -257,15 +277,6 @@ class Receiver:
             error.frame_type = error.frame_type or kind
             raise
         return eliciting, probing
-
-    def _hand_on(self, fin: bool = False) -> None:
-        """Hand on the STREAM frames that continue each other: an upload's batch is one call. Before
-        any event that follows them: see `event_queue`."""
-        pieces = self._pieces
-        if pieces:
-            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
-            self._streams.on_stream(self._stream_id, self._stream_start, data, fin, self._now_us)
 
     def _process_acks(self, now_us: int) -> None:
         acks = self._acks
@@ -296,16 +307,6 @@ class Receiver:
     # --- one handler per frame type: (payload, position behind the type) -> position behind -----
 
     def _on_ping(self, payload: bytes, at: int) -> int:
-        return at
-
-    def _on_ack(self, payload: bytes, at: int) -> int:
-        ack, at = self._ack_reader.read(payload, at, with_ecn=False)
-        self._acks.append(ack)
-        return at
-
-    def _on_ack_ecn(self, payload: bytes, at: int) -> int:
-        ack, at = self._ack_reader.read(payload, at, with_ecn=True)
-        self._acks.append(ack)
         return at
 
     def _on_reset_stream(self, payload: bytes, at: int) -> int:
@@ -448,8 +449,6 @@ class Receiver:
 # One table for all connections: to build one for each takes a tenth of resuming it.
 _HANDLERS: Final[dict[int, Callable[[Receiver, bytes, int], int]]] = {
     f.PING: Receiver._on_ping,
-    f.ACK: Receiver._on_ack,
-    f.ACK_ECN: Receiver._on_ack_ecn,
     f.RESET_STREAM: Receiver._on_reset_stream,
     f.STOP_SENDING: Receiver._on_stop_sending,
     f.CRYPTO: Receiver._on_crypto,
@@ -478,7 +477,7 @@ def _unknown_type(payload: bytes, at: int) -> TransportError:
     """§12.4: bytes that begin no frame. A type of several bytes is named as a whole; one that would
     fit in fewer must not be written so."""
     kind, _ = decode_varint(payload, at)
-    if kind in _HANDLERS or kind == f.PADDING or 0x08 <= kind <= 0x0F:
+    if kind in _HANDLERS or kind == f.PADDING or kind in _ACKS or 0x08 <= kind <= 0x0F:
         return TransportError(f.PROTOCOL_VIOLATION, "a frame type in too many bytes", kind)
     return TransportError(f.FRAME_ENCODING_ERROR, "unknown frame type", kind)
 

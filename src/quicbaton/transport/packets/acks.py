@@ -57,6 +57,26 @@ class ReceivedNumbers:
                 state.ack_at_us = now_us + self._local.max_ack_delay_ms * 1000
         return newest
 
+    def on_run(self, first: int, stop: int, eliciting_count: int, now_us: int) -> None:
+        """Record packets [first, stop), which may be none, that were authentic, new and the newest,
+        not of probing frames only; `eliciting_count` of them ask for an ACK."""
+        if first == stop:
+            return
+        state = self._state
+        received = state.received
+        if received and received[-1] == first:
+            received[-1] = stop
+        else:
+            rangeset.add(received, first, stop)
+        state.largest_received = stop - 1
+        state.largest_received_at_us = now_us
+        if eliciting_count:
+            state.unacked_eliciting += eliciting_count
+            if state.unacked_eliciting >= limits.ACK_EVERY_PACKETS:
+                state.ack_at_us = now_us
+            elif state.ack_at_us == NEVER:
+                state.ack_at_us = now_us + self._local.max_ack_delay_ms * 1000
+
     def _is_newest_choice(self, number: int, probing: bool) -> bool:
         """`on_packet`, where probing packets are among the newest."""
         state = self._state
