@@ -18,7 +18,7 @@ help:
 	@echo "make test-compiled   run the tests on the compiled form, in an environment of its own"
 	@echo "make test-deep   run those tests for longer that can look for ever, and services as executed"
 	@echo "make image   build the container image of examples/deploy, and run it"
-	@echo "make soak   a year of reloads, deaths, upgrades and renewals under clients, in ten minutes"
+	@echo "make soak   a year of reloads, deaths, upgrades and renewals under clients, in twenty minutes"
 	@echo "make test-aioquic-h3   run aioquic's own HTTP/3 tests against ours (fetches its sdist)"
 	@echo "make clients   browsers and other real clients through handoffs, into docs/clients.md"
 	@echo "make pages   the pages of examples/ in browsers, through reloads"

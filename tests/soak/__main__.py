@@ -1,4 +1,4 @@
-"""`make soak`: a year of operation in about ten minutes."""
+"""`make soak`: a year of operation in about eighteen minutes."""
 
 from __future__ import annotations
 
