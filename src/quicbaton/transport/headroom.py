@@ -130,13 +130,13 @@ class Gate:
 
     def waits_for_acks(self, budget: int, unsent_bytes: int) -> bool:
         """Whether bulk data, which `budget` cannot end, should wait for ACKs to add to it. They are
-        certain to come: four times as much is on its way. Not just before a handoff, which ACKs
-        would have to wait for."""
+        certain to come, since 16 times as much is on its way, and the part of the window that is
+        not used is small. Not just before a handoff, which ACKs would have to wait for."""
         return (
             budget < _SMALLEST_BULK_BYTES
             and not self.kept_trains
             and budget < unsent_bytes
-            and budget <= self._state.congestion.in_flight_bytes >> 2
+            and budget <= self._state.congestion.in_flight_bytes >> 4
         )
 
     def paced_bytes(
