@@ -134,7 +134,7 @@ def test_without_an_id_of_the_peers_nothing_goes() -> None:
 def test_more_than_we_keep_in_flight_is_limited_by_memory() -> None:
     pair = resting_pair()
     open_wide(pair, window_bytes=limits.MAX_FLIGHT_BYTES << 1)
-    state_of(pair.server).congestion.in_flight_bytes = limits.MAX_FLIGHT_BYTES - 20_000
+    state_of(pair.server).congestion.in_flight_bytes = limits.MAX_FLIGHT_BYTES - 1_000
     pair.server.connection.send_stream_data(3, bytes(100_000))
     connection = turns(pair)
     assert connection.headroom.limited_by is LimitedBy.MEMORY
