@@ -144,6 +144,7 @@ def test_a_file_may_say_all_that_the_command_line_can(tmp_path: Path) -> None:
         value = examples.get(one.kind)
         text = {"metrics": '"9100"', "port": "1", "log-format": '"json"', "log-level": '"debug"'}
         text["client-cert"] = '"optional"'
+        text["congestion"] = '"bbr"'
         if value is None:
             kinds = getattr(one.kind, "__args__", ())
             value = text.get(one.name) or next(

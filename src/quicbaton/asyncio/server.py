@@ -56,24 +56,24 @@ async def serve(
     retry: bool = False,
     stream_handler: StreamHandler | None = None,
     ring: KeyRing | None = None,
-    congestion_control: str = "cubic",
+    congestion_control: str | None = None,
     sleep_after_s: float = 0.0,
     memory_bytes: int = MEMORY_BUDGET_BYTES,
 ) -> QuicServer:
     """Serve QUIC at `host` and `port`; arguments as `aioquic.asyncio.serve` has them.
 
     Different from there: we set `configuration.connection_id_length`, and the protocol is created
-    when the handshake is confirmed. `congestion_control` ("cubic" or "reno") is an argument here,
-    since the configuration's own setting is aioquic's, whose default is Reno. `certificates` stand
-    in place of the configuration's: several, by server name, which may be replaced while the server
-    runs, and may ask clients for theirs (`Connection.peer_certificates`). `ring` holds the
-    cluster keys. Without it a fresh key is made, which is enough for one process that no other
-    takes over from. Clients may resume their sessions. With a fresh key their early data (0-RTT) is
-    accepted, too: then it is certain to count once. A connection that is silent for `sleep_after_s`
-    and whose program can export its state shrinks to a few hundred bytes, and wakes in a new
-    protocol object; 0: never. `memory_bytes` is the limit for the streams of all connections
-    together. As it fills, windows shrink, then new clients are refused, and at last the connection
-    that holds most is closed.
+    when the handshake is confirmed. `congestion_control` is "cubic", "bbr" or "reno"; without it
+    `configuration.congestion_control_algorithm` counts, but for aioquic's default of "reno", for
+    which it is "cubic". `certificates` stand in place of the configuration's: several, by server
+    name, which may be replaced while the server runs, and may ask clients for theirs
+    (`Connection.peer_certificates`). `ring` holds the cluster keys. Without it a fresh key is made,
+    which is enough for one process that no other takes over from. Clients may resume their
+    sessions. With a fresh key their early data (0-RTT) is accepted, too: then it is certain to
+    count once. A connection that is silent for `sleep_after_s` and whose program can export its
+    state shrinks to a few hundred bytes, and wakes in a new protocol object; 0: never.
+    `memory_bytes` is the limit for the streams of all connections together. As it fills, windows
+    shrink, then new clients are refused, and at last the connection that holds most is closed.
 
     While a server runs, the process's garbage collector looks for young garbage after 10,000 new
     objects instead of Python's 700 (2,000 from 3.14 on), unless the program has set a higher

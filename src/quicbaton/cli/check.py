@@ -25,7 +25,7 @@ def run(sources: Sources[CheckOptions], reporter: Reporter) -> int:
     options = sources.read()
     serve.check(options)
     environment.read(options.env_file)
-    what = asyncio.run(_try(options))
+    what, congestion_control = asyncio.run(_try(options))
     given = {
         name: one
         for name, one in sources.all().items()
@@ -42,6 +42,7 @@ def run(sources: Sources[CheckOptions], reporter: Reporter) -> int:
         host=options.host,
         port=options.port,
         workers=workers,
+        congestion_control=congestion_control,
         options={
             name: {"value": _plain(one.value), "from": one.origin} for name, one in given.items()
         },
@@ -49,15 +50,16 @@ def run(sources: Sources[CheckOptions], reporter: Reporter) -> int:
     return 0
 
 
-async def _try(options: CheckOptions) -> str:
+async def _try(options: CheckOptions) -> tuple[str, str]:
     """All that a server does before it has a socket: read keys and certificates, shake hands with
-    itself, import the program, let it begin and end. Returns the program's name."""
+    itself, import the program, let it begin and end. Returns the program's name, and its congestion
+    control."""
     server = serve.Server(options, Reporter(as_json=options.json), Counter())
     try:
         await server.prepare()
     finally:
         await server.close()
-    return server.program_name
+    return server.program_name, server.congestion_control
 
 
 def _lines(given: dict[str, Given]) -> list[str]:

@@ -48,7 +48,8 @@ class Program(NamedTuple):
     requests: RequestCount = RequestCount()
 
     def configure(self, configuration: QuicConfiguration) -> None:
-        """Let the program choose ALPN, DATAGRAM size, windows and any other setting.
+        """Let the program choose ALPN, DATAGRAM size, windows, congestion control and any other
+        setting.
 
         Raises ConfigurationError for a mistake of the program.
         """

@@ -38,6 +38,7 @@ from quicbaton.cli.reporter import Reporter
 from quicbaton.cli.served_certificates import ServedCertificates
 from quicbaton.counted import counted
 from quicbaton.errors import ConfigurationError, QuicbatonError
+from quicbaton.handshake.congestion_choice import take_choice
 from quicbaton.service.host import loop_factory, raise_descriptor_limit, tune_collector
 from quicbaton.service.node.farewell import ProxiedEndings
 from quicbaton.service.node.graceful_stop import GracefulStop
@@ -116,7 +117,10 @@ class Server:
         self._certificates = ServedCertificates(options.tls, options.host, reporter)
         self._configuration = self._certificates.configuration
         self._program = program(options.program, options.limits)
+        self._configuration.congestion_control_algorithm = options.congestion
         self._program.configure(self._configuration)
+        #: The algorithm of new connections.
+        self.congestion_control = take_choice(self._configuration)
         self._certificates.begin(
             over_tcp=self._program.over_tcp is not None and not options.tcp.no_tcp
         )
@@ -314,6 +318,7 @@ class Server:
             certificates=self._certificates.for_quic,
             create_protocol=self._program.create_protocol,
             retry=self._options.retry,
+            congestion_control=self.congestion_control,
             ids=id_forms.chosen_ids(self._options, self._ring),
             sleep_after_s=sleep_after_s(self._options.program),
             memory_bytes=self._options.memory << 20,

@@ -30,6 +30,7 @@ from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.asyncio.protocol import QuicConnectionProtocol, StreamHandler
 from quicbaton.errors import RefusedError
 from quicbaton.handshake import Certificates, Promotion, SessionTickets, prepare
+from quicbaton.handshake.congestion_choice import OF_HANDSHAKES, choose
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.keys.spent import ReplayGuard, SpentTokens
 from quicbaton.limits import (
@@ -87,14 +88,16 @@ class Endpoint:
         session_ticket_fetcher: SessionTicketFetcher | None = None,
         session_ticket_handler: SessionTicketHandler | None = None,
         stream_handler: StreamHandler | None = None,
-        congestion_control: str = "cubic",
+        congestion_control: str | None = None,
         sleep_after_s: float = 0.0,
         memory_bytes: int = MEMORY_BUDGET_BYTES,
         toss: Callable[[Target, Datagram], None] = lambda _to, _datagram: None,
     ) -> None:
         # aioquic parses short headers by the configured length; ours follow the cluster's layout.
         self._configuration = dataclasses.replace(
-            configuration, connection_id_length=ids.layout.length
+            configuration,
+            connection_id_length=ids.layout.length,
+            congestion_control_algorithm=OF_HANDSHAKES,
         )
         self._create_protocol = create_protocol
         self._ring = ring
@@ -105,7 +108,7 @@ class Endpoint:
         self._session_ticket_fetcher = session_ticket_fetcher
         self._session_ticket_handler = session_ticket_handler
         self._stream_handler = stream_handler
-        self._congestion_control = congestion_control
+        self._congestion_control = choose(congestion_control, configuration)
         self._loop = asyncio.get_running_loop()
         self._limiter = ResetLimiter(monotonic())
         self.tokens = AddressTokens(ring, replay_guard or SpentTokens())

@@ -14,6 +14,7 @@ from aioquic.quic.packet import QuicErrorCode
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.errors import RefusedError
 from quicbaton.handshake import EcnCounts, Promotion, dismantle, promote, ready
+from quicbaton.handshake.congestion_choice import DEFAULT_ALGORITHM
 from quicbaton.transport.state import Address
 
 _BROKEN_OFF: Final = events.ConnectionTerminated(QuicErrorCode.INTERNAL_ERROR, None, "")
@@ -32,7 +33,7 @@ class Handshaking:
         udp: UdpSocket,
         on_promoted: Callable[[Handshaking, Promotion, list[Datagram]], None],
         on_failed: Callable[[Handshaking, events.ConnectionTerminated], None],
-        congestion_control: str = "cubic",
+        congestion_control: str = DEFAULT_ALGORITHM,
         deadline_s: float | None = None,
     ) -> None:
         """`deadline_s`: give up silently after this time; None is as long as aioquic waits."""

@@ -261,6 +261,13 @@ class ServeOptions(CommandOptions, frozen=True, kw_only=True):
         ),
     ] = None
     retry: Annotated[bool, Argument("validate clients' addresses before the handshake")] = False
+    congestion: Annotated[
+        Literal["cubic", "bbr", "reno"],
+        Argument(
+            "congestion control of new connections, unless the program chooses its own "
+            "(see docs/congestion.md)"
+        ),
+    ] = "cubic"
     qlog: Annotated[
         Path | None,
         Argument(

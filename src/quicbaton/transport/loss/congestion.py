@@ -35,11 +35,7 @@ def initial(algorithm: str, datagram_bytes: int, now_us: int) -> CongestionState
 
     Raises ConfigurationError for another algorithm.
     """
-    known = _ALGORITHMS.get(algorithm)
-    if known is None:
-        raise ConfigurationError(
-            f"congestion control must be one of {', '.join(_ALGORITHMS)}, not {algorithm!r}"
-        )
+    known = check_algorithm(algorithm)
     window = pacing.initial_window_bytes(datagram_bytes)
     return CongestionState(
         algorithm=known,
@@ -69,6 +65,16 @@ def initial(algorithm: str, datagram_bytes: int, now_us: int) -> CongestionState
         pacing_updated_us=now_us,
         bbr=bbr.initial(now_us) if known == "bbr" else None,
     )
+
+
+def check_algorithm(name: str) -> Literal["reno", "cubic", "bbr"]:
+    """`name`, if it is an algorithm's; ConfigurationError if not."""
+    known = _ALGORITHMS.get(name)
+    if known is None:
+        raise ConfigurationError(
+            f"congestion control must be one of {', '.join(_ALGORITHMS)}, not {name!r}"
+        )
+    return known
 
 
 class CongestionController:
