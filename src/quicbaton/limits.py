@@ -87,6 +87,12 @@ MAX_CRYPTO_SEGMENTS: Final = 64
 #: would need one; at twice as many, probes and answers, it is closed. Small packets at 40,000 a
 #: second over 200 ms stay below. A peer need not acknowledge anything.
 MAX_SENT_RUNS: Final = 8192
+#: Runs of lost packets that are remembered, in case one of them was only late: a round trip with
+#: every third packet of 400 lost.
+MAX_LOST_RUNS: Final = 128
+#: Packets by which another may be late before it counts as lost, whatever the path has taught: what
+#: Linux allows for TCP. Beyond it the time decides.
+MAX_PACKET_THRESHOLD: Final = 300
 #: Unsent DATAGRAM frames; the oldest goes first when full (RFC 9221 §5: they are unreliable).
 MAX_QUEUED_DATAGRAMS: Final = 1024
 #: Undelivered events before a connection is closed as overwhelmed.

@@ -60,7 +60,7 @@ def test_aioquic_is_left_with_an_algorithm_that_it_knows() -> None:
     ],
 )
 def test_a_program_overrides_the_option(home: Home, source: str, option: str, chosen: str) -> None:
-    # Another name each time: commands share the modules of the process that they are forked from.
+    # Another name each time: these commands run in this process, which keeps its modules.
     module = f"chooses_{chosen}_over_{option}"
     (home.path / f"{module}.py").write_text(source + _PROGRAM)
     checked = home.json("check", f"{module}:Protocol", "--congestion", option)

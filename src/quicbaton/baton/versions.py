@@ -5,8 +5,8 @@ upgrade the old release hands to the new one, and the new one to the old one in 
 old one reads. State that the older format cannot express is refused, never left out. The header's
 layout is common to all versions; a version describes the payload.
 
-Format 3 is the first that was released, with version 0.2.0. Format 4 has BBR's state, and what it
-remembers of each run of packets.
+Format 3 is the first that was released, with version 0.2.0. Format 4 has BBR's state, what it
+remembers of each run of packets, and what was learnt from losses that were none.
 """
 
 from __future__ import annotations
@@ -31,20 +31,26 @@ _SENT: Final = 0
 
 
 def _upgrade_from_3(payload: bytes) -> bytes:
-    """Format 3 knows no BBR: no run of packets has its mark, and there is no state of it."""
+    """Format 3 knows no BBR, and learns nothing from late packets."""
     content = msgspec.msgpack.decode(payload)
     connection = content[_CONNECTION]
     for run in connection[_RECOVERY][_SENT]:
         run.append(None)
-    connection[_CONGESTION].append(None)
+    connection[_RECOVERY].append(None)
+    connection[_CONGESTION] += [None, None]
     return msgspec.msgpack.encode(content)
 
 
 def _downgrade_to_3(payload: bytes) -> bytes:
     content = msgspec.msgpack.decode(payload)
     connection = content[_CONNECTION]
-    if connection[_CONGESTION].pop() is not None:
+    *congestion, bbr, _undo = connection[_CONGESTION]
+    if bbr is not None:
         raise NeedsNewerFormatError("format 3 has no state of BBR, which the connection uses")
+    connection[_CONGESTION] = congestion
+    # A release that reads format 3 cuts its window for a late packet and waits for no more than
+    # three others, whatever it was told.
+    connection[_RECOVERY].pop()
     for run in connection[_RECOVERY][_SENT]:
         run.pop()
     return msgspec.msgpack.encode(content)

@@ -130,6 +130,25 @@ class SentRun(PlainState):
     delivery: DeliveryMark | None  # for BBR; None: the algorithm does not ask
 
 
+class LostRun(PlainState):
+    """Consecutive packets that count as lost, sent at one moment."""
+
+    first: int
+    stop: int  # the number behind the last
+    size: int  # bytes of each packet
+    at_us: int
+    declared_at_us: int  # when they were declared lost
+
+
+class ReorderingState(PlainState):
+    """What losses that were none have taught: see loss/reordering.py."""
+
+    packet_threshold: int  # RFC 9002 §6.1.1
+    time_eighths: int  # §6.1.2: of a round trip
+    lost: list[LostRun]  # ascending by number, for a few round trips
+    quiet_losses: int  # round trips with losses since a packet was late
+
+
 class RecoveryState(PlainState):
     """Loss detection (RFC 9002 §5, §6)."""
 
@@ -146,6 +165,21 @@ class RecoveryState(PlainState):
     last_eliciting_at_us: int  # when the newest ack-eliciting packet was sent
     eliciting_in_flight: int  # ack-eliciting packets outstanding
     newest_acked_at_us: int  # when the newest packet acknowledged so far was sent
+    reordering: ReorderingState | None  # None before the first loss
+
+
+class UndoState(PlainState):
+    """Congestion control as it stood before it answered to losses that may have been none."""
+
+    lost_bytes: int  # what counts as lost since; 0 would mean that all of it was only late
+    window_bytes: int
+    threshold_bytes: int
+    cubic_window_max: MostlyZero
+    cubic_prior_window: int
+    cubic_k_s: MostlyZero
+    cubic_elapsed_us: int
+    cubic_updated_us: int
+    cubic_reno_window: MostlyZero
 
 
 class CongestionState(PlainState):
@@ -182,6 +216,7 @@ class CongestionState(PlainState):
     pacing_tokens_bytes: int | float  # below zero after probes, which pacing does not hold back
     pacing_updated_us: int
     bbr: BbrState | None  # None unless it is the algorithm
+    undo: UndoState | None  # Reno and CUBIC; None: there is nothing to take back
 
 
 class SendHalf(PlainState):

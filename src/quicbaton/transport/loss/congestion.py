@@ -64,6 +64,7 @@ def initial(algorithm: str, datagram_bytes: int, now_us: int) -> CongestionState
         pacing_tokens_bytes=window,
         pacing_updated_us=now_us,
         bbr=bbr.initial(now_us) if known == "bbr" else None,
+        undo=None,
     )
 
 
@@ -144,6 +145,10 @@ class CongestionController:
 
     def on_lost(self, lost: list[SentRun], lost_bytes: int, now_us: int) -> None:
         """Packets in flight, ascending and `lost_bytes` together, were declared lost."""
+        raise NotImplementedError
+
+    def on_late(self, late_bytes: int, declared_at_us: int, now_us: int) -> None:
+        """Packets that were declared lost at `declared_at_us` were acknowledged now."""
         raise NotImplementedError
 
     def on_congestion_marked(self, newest_sent_at_us: int, now_us: int) -> None:

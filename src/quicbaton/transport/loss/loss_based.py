@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from quicbaton.transport.loss import hystart
 from quicbaton.transport.loss.congestion import MINIMUM_WINDOW_DATAGRAMS, CongestionController
-from quicbaton.transport.state import NEVER, NONE, CongestionState, SentRun
+from quicbaton.transport.state import NEVER, NONE, CongestionState, SentRun, UndoState
 
 
 class LossBased(CongestionController):
@@ -81,6 +81,17 @@ class LossBased(CongestionController):
         """Cuts the window once per recovery period (RFC 9002 §7.3.2)."""
         self._respond(lost_bytes, lost[-1].at_us, now_us)
 
+    def on_late(self, late_bytes: int, declared_at_us: int, now_us: int) -> None:
+        """Takes the cut back once everything for which it was made has arrived (RFC 9438 §4.9.2,
+        in the spirit of RFC 4015)."""
+        state = self._state
+        undo = state.undo
+        if undo is None or declared_at_us < state.recovery_started_us:
+            return
+        undo.lost_bytes -= late_bytes
+        if undo.lost_bytes <= 0:
+            _take_back(state, undo, now_us)
+
     def on_congestion_marked(self, newest_sent_at_us: int, now_us: int) -> None:
         # RFC 9002 §7.1, §B.7: as a loss of the largest packet acknowledged.
         self._respond(0, newest_sent_at_us, now_us)
@@ -96,6 +107,7 @@ class LossBased(CongestionController):
         state.cubic_window_max = 0
         state.cubic_updated_us = NEVER
         state.cubic_carry = 0
+        state.undo = None
         # A bucket filled for the old window would burst into a path that just failed.
         state.pacing_tokens_bytes = min(state.pacing_tokens_bytes, state.window_bytes)
         state.pacing_updated_us = now_us
@@ -141,13 +153,48 @@ class LossBased(CongestionController):
         # period are sent: they count as new.
         if newest_sent_at_us < state.recovery_started_us:
             state.recovery_flight_bytes = max(state.recovery_flight_bytes - lost_bytes, 0)
+            if state.undo is not None:
+                state.undo.lost_bytes += lost_bytes
             return
+        # A mark was no mistake.
+        state.undo = _present(state, lost_bytes) if lost_bytes else None
         window = max(self._cut(), MINIMUM_WINDOW_DATAGRAMS * state.datagram_bytes)
         state.window_bytes = window
         state.threshold_bytes = window
         state.hystart_css_rounds = NONE
         state.recovery_started_us = now_us
         state.recovery_flight_bytes = in_flight
+
+
+def _present(state: CongestionState, lost_bytes: int) -> UndoState:
+    return UndoState(
+        lost_bytes=lost_bytes,
+        window_bytes=state.window_bytes,
+        threshold_bytes=state.threshold_bytes,
+        cubic_window_max=state.cubic_window_max,
+        cubic_prior_window=state.cubic_prior_window,
+        cubic_k_s=state.cubic_k_s,
+        cubic_elapsed_us=state.cubic_elapsed_us,
+        cubic_updated_us=state.cubic_updated_us,
+        cubic_reno_window=state.cubic_reno_window,
+    )
+
+
+def _take_back(state: CongestionState, undo: UndoState, now_us: int) -> None:
+    """Go on from before the cut. What has grown since stays."""
+    state.undo = None
+    state.window_bytes = max(state.window_bytes, undo.window_bytes)
+    threshold = undo.threshold_bytes
+    state.threshold_bytes = NONE if threshold == NONE else max(state.threshold_bytes, threshold)
+    state.recovery_started_us = NEVER
+    state.recovery_flight_bytes = 0
+    state.cubic_window_max = undo.cubic_window_max
+    state.cubic_prior_window = undo.cubic_prior_window
+    state.cubic_k_s = undo.cubic_k_s
+    state.cubic_elapsed_us = undo.cubic_elapsed_us
+    state.cubic_updated_us = NEVER if undo.cubic_updated_us == NEVER else now_us
+    state.cubic_reno_window = undo.cubic_reno_window
+    state.cubic_carry = 0
 
 
 def _grow_in_slow_start(state: CongestionState, acked_bytes: int) -> int:

@@ -23,6 +23,7 @@ from quicbaton import limits
 from quicbaton.errors import SecondSenderError, TransportError
 from quicbaton.transport import frames as f
 from quicbaton.transport import qlog
+from quicbaton.transport.loss import reordering
 from quicbaton.transport.loss.congestion import CongestionController
 from quicbaton.transport.loss.sent_runs import cut, first_number, first_reaching, is_mtu_probe
 from quicbaton.transport.paths.ecn import Counts, EcnFeedback
@@ -37,8 +38,6 @@ from quicbaton.transport.state import (
     SentRun,
 )
 
-#: RFC 9002 §6.1.1: packets acknowledged after a packet before it counts as lost.
-PACKET_THRESHOLD: Final = 3
 #: RFC 9002 §6.1.2: timer granularity.
 GRANULARITY_US: Final = 1_000
 #: RFC 9002 §6.2.2: the RTT assumed before the first sample.
@@ -77,6 +76,7 @@ def initial(now_us: int) -> RecoveryState:
         last_eliciting_at_us=now_us,
         eliciting_in_flight=0,
         newest_acked_at_us=NEVER,
+        reordering=None,
     )
 
 
@@ -173,6 +173,7 @@ class Recovery:
         self._refuse_skipped(ranges)
         state = self._state
         sent = state.sent
+        self._note_late(ranges, now_us)
         grown = largest > numbers.largest_acked
         if grown:
             numbers.largest_acked = largest
@@ -298,6 +299,7 @@ class Recovery:
         state.min_rtt_us = 0
         state.has_rtt = False
         state.first_rtt_at_us = NEVER
+        state.reordering = None
         state.pto_count = 0
         path = self._connection.paths[0]
         # Else a peer that alternates between two addresses, and acknowledges nothing, would draw
@@ -323,6 +325,16 @@ class Recovery:
                 )
             if stop <= skipped[0]:
                 return
+
+    def _note_late(self, ranges: list[tuple[int, int]], now_us: int) -> None:
+        """Some of what counts as lost may be acknowledged by `ranges`."""
+        known = self._state.reordering
+        if known is None or not known.lost:
+            return
+        largest = self._numbers.largest_acked
+        for run in reordering.take_late(self._state, known, ranges, largest, now_us):
+            late_bytes = (run.stop - run.first) * run.size
+            self._congestion.on_late(late_bytes, run.declared_at_us, now_us)
 
     def _take_acked(self, ranges: list[tuple[int, int]]) -> list[SentRun]:
         """Cut what `ranges` covers out of the sent runs; ascending."""
@@ -411,9 +423,10 @@ class Recovery:
         largest = self._numbers.largest_acked
         if not sent or sent[0].first > largest:
             return
-        wait_us = max(9 * max(state.smoothed_rtt_us, state.latest_rtt_us) // 8, GRANULARITY_US)
+        wait_us = max(reordering.time_threshold_us(state), GRANULARITY_US)
         lost_before = now_us - wait_us
-        threshold = largest - PACKET_THRESHOLD + 1  # numbers below are lost
+        # Numbers below are lost.
+        threshold = largest - reordering.packet_threshold(state) + 1
         # All that end below the threshold are lost, without a look at each.
         index = max(0, bisect_right(sent, threshold - 1, key=first_number) - 1)
         lost = sent[:index]
@@ -461,6 +474,7 @@ class Recovery:
             self._deliver_lost(run)
         if lost_bytes:
             congestion.on_lost(counted, lost_bytes, now_us)
+            reordering.note_lost(self._state, counted, now_us)
             MtuSearch(self._connection.paths[0]).on_packets_lost(largest_size, now_us)
             if self._is_persistent(lost, acked):
                 congestion.on_persistent_congestion(now_us)

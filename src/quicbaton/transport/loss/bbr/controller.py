@@ -92,6 +92,7 @@ class Bbr(CongestionController):
         bbr = self._bbr
         self._leave_flight(lost_bytes)
         self._note_congestion(lost[-1].at_us, now_us)
+        bbr.undo_lost_bytes += lost_bytes
         end = NONE
         for run in lost:
             if run.first != end and bbr.phase == "startup":
@@ -101,9 +102,20 @@ class Bbr(CongestionController):
             if bbr.probe_sampled:
                 phases.on_probe_lost(self._state, bbr, run, now_us)
 
+    def on_late(self, late_bytes: int, declared_at_us: int, now_us: int) -> None:
+        state, bbr = self._state, self._bbr
+        bbr.lost_bytes -= late_bytes
+        bbr.delivered_bytes += late_bytes
+        if not bbr.undo_lost_bytes or declared_at_us < state.recovery_started_us:
+            return
+        bbr.undo_lost_bytes = max(bbr.undo_lost_bytes - late_bytes, 0)
+        if not bbr.undo_lost_bytes:
+            phases.take_back(state, bbr)
+
     def on_congestion_marked(self, newest_sent_at_us: int, now_us: int) -> None:
         state, bbr = self._state, self._bbr
         self._note_congestion(newest_sent_at_us, now_us)
+        bbr.undo_lost_bytes = 0
         if bbr.phase == "startup":
             phases.fill_by_congestion(state, bbr)
         elif bbr.probe_sampled:
@@ -117,6 +129,7 @@ class Bbr(CongestionController):
         state.window_bytes = MINIMUM_WINDOW_DATAGRAMS * state.datagram_bytes
         bbr.in_recovery = False
         bbr.prior_window = 0
+        bbr.undo_lost_bytes = 0
         # A bucket filled for the old window would burst into a path that just failed.
         state.pacing_tokens_bytes = min(state.pacing_tokens_bytes, state.window_bytes)
         state.pacing_updated_us = now_us
@@ -163,7 +176,8 @@ class Bbr(CongestionController):
         """OnEnterFastRecovery (§5.6.4.4), and the first loss of a round (§5.5.10.2)."""
         state, bbr = self._state, self._bbr
         if newest_sent_at_us >= state.recovery_started_us:
-            phases.save_window(state, bbr)
+            phases.save(state, bbr)
+            bbr.undo_lost_bytes = 0
             bbr.in_recovery = True
             state.recovery_started_us = now_us
         model.note_loss(bbr)

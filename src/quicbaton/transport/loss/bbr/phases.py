@@ -101,6 +101,7 @@ def check_startup(state: CongestionState, bbr: BbrState, sample: Sample) -> None
 def fill_by_congestion(state: CongestionState, bbr: BbrState) -> None:
     """Congestion, and not the rate, says that the pipe is full (§5.3.1.3)."""
     bbr.full_now = bbr.full_reached = True
+    bbr.undo_phase = "startup"
     bdp = int(model.bdp_bytes(state, bbr, model.rate(bbr)))
     bbr.inflight_longterm = max(bdp, bbr.inflight_latest)
 
@@ -205,6 +206,7 @@ def on_too_high(
         kept = int(_wanted_bytes(state, bbr) * model.BETA)
         bbr.inflight_longterm = max(in_flight_bytes, kept)
     if bbr.phase == "up":
+        bbr.undo_phase = "up"
         start_down(bbr, now_us)
 
 
@@ -257,6 +259,43 @@ def save_window(state: CongestionState, bbr: BbrState) -> None:
 def restore_window(state: CongestionState, bbr: BbrState) -> None:
     """RestoreCwnd (§5.6.4.4)."""
     state.window_bytes = max(state.window_bytes, bbr.prior_window)
+
+
+# --- losses that were none ----------------------------------------------------------------------
+
+
+def save(state: CongestionState, bbr: BbrState) -> None:
+    """SaveStateUponLoss (§5.5.11.1)."""
+    save_window(state, bbr)
+    bbr.undo_phase = ""
+    bbr.undo_rate_shortterm = bbr.rate_shortterm
+    bbr.undo_inflight_shortterm = bbr.inflight_shortterm
+    bbr.undo_inflight_longterm = bbr.inflight_longterm
+
+
+def take_back(state: CongestionState, bbr: BbrState) -> None:
+    """HandleSpuriousLossDetection (§5.5.11.2)."""
+    restore_window(state, bbr)
+    bbr.in_recovery = False
+    bbr.loss_in_round = False
+    forget_full(bbr, 0)
+    bbr.rate_shortterm = _higher(bbr.rate_shortterm, bbr.undo_rate_shortterm)
+    bbr.inflight_shortterm = int(_higher(bbr.inflight_shortterm, bbr.undo_inflight_shortterm))
+    bbr.inflight_longterm = int(_higher(bbr.inflight_longterm, bbr.undo_inflight_longterm))
+    phase = bbr.undo_phase
+    bbr.undo_phase = ""
+    if phase == "startup" and bbr.phase != "startup":
+        bbr.full_reached = False
+        if bbr.phase != "probe_rtt":
+            bbr.phase = "startup"
+    elif phase == "up" and bbr.phase not in ("up", "probe_rtt"):
+        bbr.probe_too_high = False
+        start_refill(bbr)
+
+
+def _higher(bound: Rate, other: Rate) -> Rate:
+    """The higher of two bounds, of which NONE is the highest."""
+    return NONE if NONE in (bound, other) else max(bound, other)
 
 
 # --- helpers, in reading order ------------------------------------------------------------------
