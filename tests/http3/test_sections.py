@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -110,6 +111,17 @@ def test_sections_that_come_once_are_not_remembered() -> None:
     end.h3.send_headers(0, OK, end_stream=True)
     # One number has grown.
     assert held_bytes(end.h3._sections) <= held_bytes(KnownSections()) + sys.getsizeof(1 << 63)
+
+
+def test_a_connection_that_repeats_nothing_pays_for_one_small_object() -> None:
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        many = [KnownSections() for _ in range(1000)]
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown <= 90 * len(many)
 
 
 @pytest.mark.parametrize("size", [0, 30, 300, 1500, 7000])

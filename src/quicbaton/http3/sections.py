@@ -29,6 +29,9 @@ _MARKS: Final = 64
 #: What a section takes beside its fields, and a field beside its bytes and the 32 of `size_of`.
 _SECTION_BYTES: Final = 500
 _FIELD_BYTES: Final = 110
+#: Nothing is ever put into these.
+_NO_REQUESTS: Final[dict[bytes, DecodedRequest]] = {}
+_NO_RESPONSES: Final[dict[tuple[tuple[bytes, bytes], ...], EncodedResponse]] = {}
 
 
 class KnownSections:
@@ -37,9 +40,10 @@ class KnownSections:
     __slots__ = ("_marks", "_requests", "_responses", "_room_bytes")
 
     def __init__(self) -> None:
-        self._requests: dict[bytes, DecodedRequest] = {}
-        self._responses: dict[tuple[tuple[bytes, bytes], ...], EncodedResponse] = {}
-        self._room_bytes = limits.REMEMBERED_SECTIONS_BYTES
+        # Dicts of its own come with the first section: most connections never have any.
+        self._requests = _NO_REQUESTS
+        self._responses = _NO_RESPONSES
+        self._room_bytes = 0
         self._marks = 0
 
     def whole_request(self, stream: bytes) -> DecodedRequest | None:
@@ -94,8 +98,8 @@ class KnownSections:
             return False
         if cost > self._room_bytes:
             # All are forgotten: frequent ones come back at once.
-            self._requests.clear()
-            self._responses.clear()
+            self._requests = {}
+            self._responses = {}
             self._room_bytes = limits.REMEMBERED_SECTIONS_BYTES
         self._room_bytes -= cost
         return True
