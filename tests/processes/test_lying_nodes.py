@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from quicbaton.baton import FORMAT_VERSION
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.handoff import CODEC, Hello, encode
 from quicbaton.handoff.messages import (
@@ -126,7 +127,9 @@ async def test_a_node_offers_in_its_own_name_only(
 
         def offer_as(source: str) -> bytes:
             handoff_id, rest = os.urandom(16), (("127.0.0.1", scene.port), True, b"")
-            return encode(Offer(b"connection", handoff_id, 1, 1000, 2, source, "a/0", *rest))
+            return encode(
+                Offer(b"connection", handoff_id, 1, 1000, FORMAT_VERSION, source, "a/0", *rest)
+            )
 
         for source in (str(tmp_path / "some.sock"), "a/0", "b/0", "c"):
             assert await _say_on_a_link(scene, "a", offer_as(source)) == []
