@@ -10,7 +10,7 @@ from quicbaton.baton.snapshot import decode_snapshot, encode_snapshot
 from quicbaton.baton.versions import downgrade_payload, upgrade_payload
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.testing import EndOptions, Pair
-from quicbaton.transport.state import ReorderingState
+from quicbaton.transport.loss.late import ReorderingState
 from tests.releases.sample import Sample, read_all
 
 SAMPLES = [sample for sample in read_all() if sample.release == "0.2.0"]

@@ -21,17 +21,15 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from quicbaton.transport.loss.bbr.state import BbrState
-from quicbaton.transport.plain import PlainState
+from quicbaton.transport.loss.bbr.state import BbrState, DeliveryMark
+from quicbaton.transport.loss.late import ReorderingState, UndoState
+from quicbaton.transport.plain import MostlyZero, PlainState
 
 #: A timer that is not armed, a number that does not exist yet.
 NEVER: Final = -1
 NONE: Final = -1
 #: `ReceiveHalf.stop_code` of a stream that is drained: see `Drain`.
 DRAINED: Final = -2
-
-#: A float that is often nothing at all: written as the integer 0 it takes one byte, not nine.
-MostlyZero = int | float
 
 #: A socket address as the socket module gives it: (host, port) or (host, port, flow, scope).
 Address = tuple[str | int, ...]
@@ -47,10 +45,6 @@ Address = tuple[str | int, ...]
 #:   NEW_TOKEN 0x07 (index, 0, 0, 0)   HANDSHAKE_DONE 0x1e (0, 0, 0, 0)
 #:   MTU_PROBE 0x100 (datagram bytes, path serial, packet number, 0)
 SentFrame = tuple[int, int, int, int, int]
-
-#: What stood to account when a run was sent: bytes delivered, when that was last added to, when the
-#: newest packet delivered had been sent, bytes lost, in flight with the run, application-limited.
-DeliveryMark = tuple[int, int, int, int, int, bool]
 
 
 class Keys(PlainState):
@@ -130,25 +124,6 @@ class SentRun(PlainState):
     delivery: DeliveryMark | None  # for BBR; None: the algorithm does not ask
 
 
-class LostRun(PlainState):
-    """Consecutive packets that count as lost, sent at one moment."""
-
-    first: int
-    stop: int  # the number behind the last
-    size: int  # bytes of each packet
-    at_us: int
-    declared_at_us: int  # when they were declared lost
-
-
-class ReorderingState(PlainState):
-    """What losses that were none have taught: see loss/reordering.py."""
-
-    packet_threshold: int  # RFC 9002 §6.1.1
-    time_eighths: int  # §6.1.2: of a round trip
-    lost: list[LostRun]  # ascending by number, for a few round trips
-    quiet_losses: int  # round trips with losses since a packet was late
-
-
 class RecoveryState(PlainState):
     """Loss detection (RFC 9002 §5, §6)."""
 
@@ -166,20 +141,6 @@ class RecoveryState(PlainState):
     eliciting_in_flight: int  # ack-eliciting packets outstanding
     newest_acked_at_us: int  # when the newest packet acknowledged so far was sent
     reordering: ReorderingState | None  # None before the first loss
-
-
-class UndoState(PlainState):
-    """Congestion control as it stood before it answered to losses that may have been none."""
-
-    lost_bytes: int  # what counts as lost since; 0 would mean that all of it was only late
-    window_bytes: int
-    threshold_bytes: int
-    cubic_window_max: MostlyZero
-    cubic_prior_window: int
-    cubic_k_s: MostlyZero
-    cubic_elapsed_us: int
-    cubic_updated_us: int
-    cubic_reno_window: MostlyZero
 
 
 class CongestionState(PlainState):

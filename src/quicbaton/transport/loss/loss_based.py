@@ -24,7 +24,8 @@ from __future__ import annotations
 
 from quicbaton.transport.loss import hystart
 from quicbaton.transport.loss.congestion import MINIMUM_WINDOW_DATAGRAMS, CongestionController
-from quicbaton.transport.state import NEVER, NONE, CongestionState, SentRun, UndoState
+from quicbaton.transport.loss.late import UndoState
+from quicbaton.transport.state import NEVER, NONE, CongestionState, SentRun
 
 
 class LossBased(CongestionController):

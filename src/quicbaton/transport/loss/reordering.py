@@ -15,7 +15,8 @@ from __future__ import annotations
 from typing import Final
 
 from quicbaton import limits
-from quicbaton.transport.state import LostRun, RecoveryState, ReorderingState, SentRun
+from quicbaton.transport.loss.late import LostRun, ReorderingState
+from quicbaton.transport.state import RecoveryState, SentRun
 
 #: RFC 9002 §6.1.1: packets acknowledged after a packet before it counts as lost.
 PACKET_THRESHOLD: Final = 3

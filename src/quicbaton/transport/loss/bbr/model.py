@@ -176,13 +176,11 @@ def update_min_rtt(bbr: BbrState, sample: Sample) -> bool:
 # --- losses -------------------------------------------------------------------------------------
 
 
-def note_loss(bbr: BbrState) -> bool:
-    """NoteLoss (§5.5.10.2). True for the first loss in a round."""
-    if bbr.loss_in_round:
-        return False
-    bbr.loss_in_round = True
-    bbr.loss_round_end_bytes = bbr.delivered_bytes
-    return True
+def note_loss(bbr: BbrState) -> None:
+    """NoteLoss (§5.5.10.2): a round of losses lasts from its first one for a round trip."""
+    if not bbr.loss_in_round:
+        bbr.loss_in_round = True
+        bbr.loss_round_end_bytes = bbr.delivered_bytes
 
 
 def lower_bounds(state: CongestionState, bbr: BbrState) -> None:

@@ -18,6 +18,11 @@ Phase = Literal["startup", "drain", "down", "cruise", "refill", "up", "probe_rtt
 AckPhase = Literal["init", "refilling", "starting", "feedback", "stopping"]
 
 
+#: What stood to account when a run was sent: bytes delivered, when that was last added to, when the
+#: newest packet delivered had been sent, bytes lost, in flight with the run, application-limited.
+DeliveryMark = tuple[int, int, int, int, int, bool]
+
+
 class BbrState(PlainState):
     """BBR (draft-ietf-ccwg-bbr §2). Rates are bytes per microsecond."""
 
