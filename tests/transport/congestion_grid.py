@@ -19,14 +19,12 @@ from typing import Final, NamedTuple
 from quicbaton.testing import run_together
 from tests.transport.bottleneck import Narrow
 
-ALGORITHMS: Final = ("cubic", "bbr", "reno")
+ALGORITHMS: Final = ("cubic", "bbr")
 #: 20 Mbit/s.
 RATE: Final = 2_500_000
 LOSSES: Final = (0.0, 0.001, 0.01, 0.03, 0.1)
 RTTS_S: Final = (0.01, 0.05, 0.2)
 _DATA: Final = bytes(64 << 20)
-_SEEDS: Final = (1, 2)
-_SECONDS: Final = 10.0
 
 
 class Alone(NamedTuple):
@@ -38,33 +36,34 @@ class Alone(NamedTuple):
 
 
 def alone(
-    algorithm: str, loss: float, rtt_s: float, jitter_s: float, queue_s: float, seed: int
+    algorithm: str, loss: float, rtt_s: float, jitter: float, queue_s: float, seconds: float
 ) -> Alone:
+    """One download; `jitter` is a share of the round trip."""
     narrow = Narrow(
         algorithm,
         rate=RATE,
         rtt_s=rtt_s,
         queue_s=queue_s,
         loss=loss,
-        jitter_s=jitter_s,
-        seed=seed,
+        jitter_s=jitter * rtt_s,
+        seed=f"{loss}{rtt_s}",
     )
     narrow.write(_DATA)
     queued: list[float] = []
-    for _ in range(round(_SECONDS / 0.01)):
+    for _ in range(round(seconds / 0.01)):
         narrow.run(0.01)
         queued.append(narrow.queued_s())
-    numbers = narrow.state.numbers
+    lost = narrow.pair.server.connection._engine.recovery.packets_lost
     return Alone(
-        narrow.received / (_SECONDS * RATE),
+        narrow.received / (seconds * RATE),
         sum(queued) / len(queued) * 1000,
-        narrow.pair.server.connection._engine.recovery.packets_lost / numbers.next_number,
+        lost / narrow.state.numbers.next_number,
     )
 
 
 def together(first: str, second: str, rtt_s: float, queue_s: float) -> tuple[float, float]:
-    """The shares of a link that two downloads have, the second begun a second after the first,
-    from the fifth second to the twenty-fifth."""
+    """The shares of half that rate that two downloads have, the second begun a second after the
+    first, from the fourth second to the sixteenth."""
     one, two = (
         Narrow(name, rate=RATE / 2, rtt_s=rtt_s, queue_s=queue_s, seed=f"{name} {index}")
         for index, name in enumerate((first, second))
@@ -74,54 +73,43 @@ def together(first: str, second: str, rtt_s: float, queue_s: float) -> tuple[flo
     one.write(_DATA)
     run_together(pairs, seconds=1)
     two.write(_DATA)
-    run_together(pairs, seconds=4)
+    run_together(pairs, seconds=3)
     before = one.received, two.received
-    run_together(pairs, seconds=20)
-    total = RATE / 2 * 20
+    run_together(pairs, seconds=12)
+    total = RATE / 2 * 12
     return (one.received - before[0]) / total, (two.received - before[1]) / total
 
 
 # --- tables -------------------------------------------------------------------------------------
 
 
-def mean(runs: Sequence[Alone]) -> Alone:
-    return Alone(*(sum(each) / len(runs) for each in zip(*runs, strict=True)))
-
-
-Map = Callable[..., list[Alone]]
-
-
-def goodput(pool: ProcessPoolExecutor, *, jitter: float) -> list[str]:
-    """Rows of goodput by loss and round trip; the jitter is a share of the round trip."""
+def goodput(
+    pool: ProcessPoolExecutor, losses: Sequence[float], seconds: float, *, jitter: float
+) -> list[str]:
+    """Rows of goodput by loss and round trip."""
     cells = [
-        (name, loss, rtt_s, jitter * rtt_s, max(rtt_s, 0.02), seed)
-        for loss in LOSSES
+        (name, loss, rtt_s, jitter, max(rtt_s, 0.02), seconds)
+        for loss in losses
         for rtt_s in RTTS_S
         for name in ALGORITHMS
-        for seed in _SEEDS
     ]
     results = iter(pool.map(alone, *zip(*cells, strict=True)))
     rows = [
         "| loss | " + " | ".join(f"{rtt_s * 1000:g} ms" for rtt_s in RTTS_S) + " |",
         "|---|" + "---|" * len(RTTS_S),
     ]
-    for loss in LOSSES:
+    for loss in losses:
         row = f"| {loss * 100:g} % |"
         for _ in RTTS_S:
-            found = [mean([next(results) for _ in _SEEDS]).goodput for _ in ALGORITHMS]
+            found = [next(results).goodput for _ in ALGORITHMS]
             row += " " + " · ".join(f"{share * 100:.0f}" for share in found) + " |"
         rows.append(row)
     return rows
 
 
 def queueing(pool: ProcessPoolExecutor) -> list[str]:
-    sizes_s = (0.01, 0.05, 0.25, 1.0)
-    cells = [
-        (name, 0.0, 0.05, 0.0, queue_s, seed)
-        for queue_s in sizes_s
-        for name in ALGORITHMS
-        for seed in _SEEDS
-    ]
+    sizes_s = (0.02, 0.1, 0.5)
+    cells = [(name, 0.0, 0.05, 0.0, queue_s, 6.0) for queue_s in sizes_s for name in ALGORITHMS]
     results = iter(pool.map(alone, *zip(*cells, strict=True)))
     rows = [
         "| room in the queue | " + " | ".join(ALGORITHMS) + " |",
@@ -130,7 +118,7 @@ def queueing(pool: ProcessPoolExecutor) -> list[str]:
     for queue_s in sizes_s:
         row = f"| {queue_s * 1000:g} ms |"
         for _ in ALGORITHMS:
-            found = mean([next(results) for _ in _SEEDS])
+            found = next(results)
             row += (
                 f" {found.queue_ms:.0f} ms, {found.lost * 100:.1f} % lost, "
                 f"{found.goodput * 100:.0f} |"
@@ -140,8 +128,8 @@ def queueing(pool: ProcessPoolExecutor) -> list[str]:
 
 
 def sharing(pool: ProcessPoolExecutor) -> list[str]:
-    couples = (("bbr", "bbr"), ("bbr", "cubic"), ("cubic", "bbr"), ("cubic", "cubic"))
-    queues_s = (0.025, 0.05, 0.2)
+    couples = (("bbr", "bbr"), ("bbr", "cubic"), ("cubic", "bbr"))
+    queues_s = (0.05, 0.2)
     cells = [(*couple, 0.05, queue_s) for couple in couples for queue_s in queues_s]
     results = iter(pool.map(together, *zip(*cells, strict=True)))
     rows = [
@@ -158,21 +146,28 @@ def sharing(pool: ProcessPoolExecutor) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--write", type=Path, help="put the tables into this page")
-    page: Path | None = parser.parse_args().write
-    with ProcessPoolExecutor() as pool:
+    parser.add_argument("tables", nargs="*", help="these alone")
+    options = parser.parse_args()
+    page: Path | None = options.write
+    made: dict[str, Callable[[ProcessPoolExecutor], list[str]]] = {
+        "goodput": lambda pool: goodput(pool, LOSSES, 8.0, jitter=0.0),
+        "jitter": lambda pool: goodput(pool, (0.0, 0.01), 6.0, jitter=0.2),
+        "queueing": queueing,
+        "sharing": sharing,
+    }
+    with ProcessPoolExecutor(2) as pool:
         tables = {
-            "goodput": goodput(pool, jitter=0.0),
-            "jitter": goodput(pool, jitter=0.2),
-            "queueing": queueing(pool),
-            "sharing": sharing(pool),
+            name: make(pool)
+            for name, make in made.items()
+            if not options.tables or name in options.tables
         }
     text = page.read_text(encoding="utf-8") if page else ""
     for name, rows in tables.items():
         print(name, *rows, "", sep="\n")
         table = "\n".join(rows)
         text = re.sub(
-            rf"(<!-- {name} -->\n).*?(\n<!-- end -->)",
-            lambda match, table=table: match[1] + table + match[2],  # type: ignore[misc]
+            rf"(<!-- {name} -->\n).*?(<!-- end -->)",
+            lambda match, table=table: f"{match[1]}{table}\n{match[2]}",  # type: ignore[misc]
             text,
             flags=re.DOTALL,
         )
