@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+from msgspec.structs import replace
 
 from quicbaton.testing import move, run_together
 from quicbaton.transport.loss.bbr import model, phases
@@ -344,6 +345,44 @@ def test_lumps_of_acks_do_not_stop_it() -> None:
         held.clear()
     assert narrow.bbr.extra_acked[0] > RATE * 0.02
     assert narrow.received - before > 0.85 * RATE * 4
+
+
+def marking(narrow: Narrow) -> None:
+    """From now on every datagram of the server's meets congestion, by its mark."""
+    narrow.pair.link.change(
+        narrow.towards_server(), replace(narrow.towards_client(), ecn="congested")
+    )
+
+
+def test_a_mark_of_congestion_ends_startup() -> None:
+    narrow = started(queue_s=1.0)
+    narrow.pair.run(lambda: narrow.bbr.round_count == 4, seconds=2)
+    marking(narrow)
+    narrow.until_phase("drain")
+    assert narrow.bbr.round_count <= 7
+    assert narrow.bbr.full_rounds < phases.FULL_ROUNDS
+    assert narrow.bbr.inflight_longterm != NONE
+
+
+def test_marks_of_congestion_slow_it_down_as_losses_do() -> None:
+    narrow = cruising()
+    marking(narrow)
+    narrow.run(1)
+    assert narrow.bbr.rate_shortterm != NONE
+    assert model.rate(narrow.bbr) < 0.75 * RATE / 1e6
+    assert narrow.bbr.lost_bytes == 0
+
+
+def test_after_a_blackout_it_begins_small_and_is_soon_back() -> None:
+    narrow = cruising()
+    before = narrow.congestion.window_bytes
+    narrow.pair.link.intercept = lambda direction, data, now: None
+    narrow.run(2)
+    narrow.pair.link.intercept = None
+    # Two datagrams, and what had arrived before and is acknowledged now.
+    narrow.pair.run(lambda: narrow.congestion.window_bytes < before / 2, seconds=10)
+    narrow.run(1)
+    assert narrow.run(2) > 0.8 * RATE
 
 
 # --- handoffs -----------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ class Bbr(CongestionController):
         if sample.loss_round_start:
             if bbr.loss_in_round and not phases.is_probing(bbr):
                 model.lower_bounds(state, bbr)
-            bbr.loss_in_round = False
+            bbr.loss_in_round = bbr.marked_in_round = False
         model.update_aggregation(state, bbr, sample)
         phases.check_full(bbr, sample)
         phases.check_startup(state, bbr, sample)
@@ -116,6 +116,7 @@ class Bbr(CongestionController):
         state, bbr = self._state, self._bbr
         self._note_congestion(newest_sent_at_us, now_us)
         bbr.undo_lost_bytes = 0
+        bbr.marked_in_round = True
         if bbr.phase == "startup":
             phases.fill_by_congestion(state, bbr)
         elif bbr.probe_sampled:

@@ -185,11 +185,16 @@ def note_loss(bbr: BbrState) -> None:
 
 def lower_bounds(state: CongestionState, bbr: BbrState) -> None:
     """A round had losses, and we did not look for more: go by what it has delivered
-    (InitLowerBounds and LossLowerBounds, §5.5.10.3)."""
+    (InitLowerBounds and LossLowerBounds, §5.5.10.3).
+
+    A marked packet is delivered, so a round with marks delivers what it would without them: then
+    the bounds are cut as CUBIC cuts its window (§3.7, RFC 9438 §4.6).
+    """
     bound = max_rate(bbr) if bbr.rate_shortterm == NONE else bbr.rate_shortterm
-    bbr.rate_shortterm = max(bbr.rate_latest, BETA * bound)
+    marked = bbr.marked_in_round
+    bbr.rate_shortterm = max(0 if marked else bbr.rate_latest, BETA * bound)
     inflight = state.window_bytes if bbr.inflight_shortterm == NONE else bbr.inflight_shortterm
-    bbr.inflight_shortterm = max(bbr.inflight_latest, int(BETA * inflight))
+    bbr.inflight_shortterm = max(0 if marked else bbr.inflight_latest, int(BETA * inflight))
 
 
 def forget_shortterm(bbr: BbrState) -> None:
@@ -200,6 +205,6 @@ def forget_shortterm(bbr: BbrState) -> None:
 
 def forget_congestion(bbr: BbrState) -> None:
     """ResetCongestionSignals (§5.5.10.3)."""
-    bbr.loss_in_round = False
+    bbr.loss_in_round = bbr.marked_in_round = False
     bbr.rate_latest = 0
     bbr.inflight_latest = 0

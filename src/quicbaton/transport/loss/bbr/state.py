@@ -54,6 +54,7 @@ class BbrState(PlainState):
     loss_round_end_bytes: int  # BBR.loss_round_delivered
     loss_in_round: bool
     loss_ranges: int  # runs of packets lost in this round, while in startup
+    marked_in_round: bool  # the peer has reported marks of congestion
     # The shortest round trip (§2.14)
     min_rtt_us: int
     min_rtt_at_us: int  # BBR.min_rtt_stamp
@@ -116,6 +117,7 @@ def initial(now_us: int) -> BbrState:
         loss_round_end_bytes=0,
         loss_in_round=False,
         loss_ranges=0,
+        marked_in_round=False,
         min_rtt_us=NONE,
         min_rtt_at_us=now_us,
         probe_rtt_min_us=NONE,
