@@ -70,7 +70,11 @@ def _command(span: Span) -> list[str]:
 def _check(words: list[str]) -> None:
     """ValueError unless the program understands them. What a command needs may be left out: the
     text may only name it."""
-    words = [_NUMBERS.get(word, word) for word in words if word not in ("...", "--help")]
+    # --help and --version end the program as soon as they are read.
+    ending = ("...", "--help", "--version")
+    words = [_NUMBERS.get(word, word) for word in words if word not in ending]
+    if not words:
+        return
     parser = parser_of(words[0], StrictParser)
     if len(words) == 1 and words[0] in _GROUPS:
         return
