@@ -24,7 +24,7 @@ from typing import Final
 from quicbaton import limits
 from quicbaton.transport.budget import Account, Pressure
 from quicbaton.transport.loss.congestion import CongestionController
-from quicbaton.transport.loss.recovery import INITIAL_RTT_US
+from quicbaton.transport.loss.pacing import INITIAL_RTT_US
 from quicbaton.transport.paths.paths import UNLIMITED, Paths
 from quicbaton.transport.state import NEVER, ConnectionState, PathState
 from quicbaton.transport.value import Value

@@ -18,6 +18,8 @@ from typing import Final
 
 from quicbaton.transport.state import NONE, CongestionState
 
+#: RFC 9002 §6.2.2: the RTT assumed before the first sample.
+INITIAL_RTT_US: Final = 333_000
 #: N of RFC 9002 §7.7. Slow start doubles the window in a round trip, so it needs 2.
 SLOW_START_GAIN: Final = 2.0
 AVOIDANCE_GAIN: Final = 1.25

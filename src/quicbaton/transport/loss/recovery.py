@@ -25,6 +25,7 @@ from quicbaton.transport import frames as f
 from quicbaton.transport import qlog
 from quicbaton.transport.loss import reordering
 from quicbaton.transport.loss.congestion import CongestionController
+from quicbaton.transport.loss.pacing import INITIAL_RTT_US
 from quicbaton.transport.loss.sent_runs import cut, first_number, first_reaching, is_mtu_probe
 from quicbaton.transport.paths.ecn import Counts, EcnFeedback
 from quicbaton.transport.paths.mtu import MtuSearch
@@ -40,8 +41,6 @@ from quicbaton.transport.state import (
 
 #: RFC 9002 §6.1.2: timer granularity.
 GRANULARITY_US: Final = 1_000
-#: RFC 9002 §6.2.2: the RTT assumed before the first sample.
-INITIAL_RTT_US: Final = 333_000
 #: RFC 9002 §7.6.1.
 PERSISTENT_CONGESTION_THRESHOLD: Final = 3
 #: Doublings of the PTO: beyond, the idle timeout ends the connection first.
