@@ -405,6 +405,9 @@ MIN_GATHER_RTT_S: Final = 0.01
 HOLD_US: Final = 10_000
 #: One that never catches up probes in the end.
 MAX_HOLD_US: Final = 1_000_000
+#: Ranges of a peer's last ACK that are remembered, so that the next ACK's need not be read again:
+#: 8 KB. ngtcp2, quinn and we report 32 or 64 at most.
+MAX_REPEATED_RANGES: Final = 64
 #: So many datagrams on their way, or received one after the other at full size, are bulk.
 BULK_DATAGRAMS: Final = 16
 
@@ -474,6 +477,8 @@ REDIAL_S: Final = 30.0
 #: Links with processes of other nodes that are made at once because datagrams name them, which any
 #: sender can have done: a quarter of the other side's places for callers without a certificate.
 MAX_FIRST_LINKS: Final = 16
+#: Of these, to one node: while it is out of reach each takes seconds, and others have their own.
+MAX_FIRST_LINKS_TO_NODE: Final = 4
 #: Seconds for which a process that was not reached so is left alone, and how many such processes
 #: are remembered: all worker numbers of 16 nodes.
 FIRST_LINK_PAUSE_S: Final = 5.0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Any
 
 import pytest
 
 from quicbaton.asyncio import serve
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
+from quicbaton.asyncio.endpoint.udp import Datagram
 from quicbaton.cli.certificate import CertificateFiles
 from tests.asyncio.loopback import FileServer, http_client, server_configuration
 
@@ -19,8 +21,10 @@ from tests.asyncio.loopback import FileServer, http_client, server_configuration
 async def serving(certificate: CertificateFiles) -> AsyncIterator[Endpoint]:
     configuration = server_configuration(certificate)
     server = await serve("127.0.0.1", 0, configuration=configuration, create_protocol=FileServer)
-    yield server.endpoint
-    server.close()
+    try:
+        yield server.endpoint
+    finally:
+        server.close()
 
 
 def client_of(endpoint: Endpoint, certificate: CertificateFiles) -> Any:
@@ -44,7 +48,7 @@ async def test_a_client_is_not_probed_while_datagrams_are_unread(
         (session,) = endpoint.sessions.values()
         looks = []
 
-        def behind() -> bool:
+        def behind(_session: object) -> bool:
             looks.append(session.connection._state.recovery.pto_count)
             return False
 
@@ -71,3 +75,36 @@ async def test_an_ack_in_the_socket_is_read_before_a_probe(certificate: Certific
         await turns_until(lambda: not session.connection.bytes_in_flight)
         assert session.connection._state.recovery.pto_count == 0
         endpoint.udp._watch()
+
+
+async def test_what_the_program_writes_goes_though_a_probe_is_put_off(
+    certificate: CertificateFiles,
+) -> None:
+    async with serving(certificate) as endpoint, client_of(endpoint, certificate) as client:
+        await client.get(10)
+        (session,) = endpoint.sessions.values()
+        await turns_until(lambda: not session.connection.bytes_in_flight)
+        connection = session.connection
+        endpoint.hear_all = lambda _session: False  # type: ignore[method-assign]
+        endpoint.udp.stop()
+        connection.send_ping(1)
+        session.transmit()
+        session._timer.cancel()  # the event loop has been busy with others until the deadline
+        session._timer = None
+        await turns_until(lambda: connection.is_loss_due(monotonic()))
+        sent = endpoint.udp.datagrams_sent
+        connection.send_ping(2)
+        session.transmit_soon()
+        await turns_until(lambda: endpoint.udp.datagrams_sent > sent)
+        assert connection._state.recovery.pto_count == 0
+        endpoint.udp.start()
+
+
+async def test_another_s_datagrams_in_line_put_no_probe_off(certificate: CertificateFiles) -> None:
+    async with serving(certificate) as endpoint, client_of(endpoint, certificate) as client:
+        await client.get(10)
+        (session,) = endpoint.sessions.values()
+        endpoint._turns._stand_in_line(endpoint._newcomers, [Datagram(b"x", (), (), 0)])
+        assert endpoint.hear_all(session)
+        endpoint._turns._stand_in_line(session, [Datagram(b"x", (), (), 0)])
+        assert not endpoint.hear_all(session)

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from quicbaton.errors import PeerError
-from quicbaton.limits import FIRST_LINK_PAUSE_S, MAX_FIRST_LINKS, MAX_MISSED_PROCESSES
+from quicbaton.limits import (
+    FIRST_LINK_PAUSE_S,
+    MAX_FIRST_LINKS,
+    MAX_FIRST_LINKS_TO_NODE,
+    MAX_MISSED_PROCESSES,
+)
 from quicbaton.reasons import Reason
 from quicbaton.service.node import first_links
 from quicbaton.service.node.first_links import FirstLinks
@@ -58,14 +63,14 @@ async def test_many_datagrams_for_a_process_make_one_link(network: Network) -> N
 
 
 async def test_few_links_are_made_at_once_whatever_datagrams_name(network: Network) -> None:
-    for worker in range(256):
-        network.links.want(f"b/{worker}")
+    for number in range(256):
+        network.links.want(f"{number % 16}/{number // 16}")
     await asyncio.sleep(0)
     assert len(network.tried) == MAX_FIRST_LINKS
     await network.settle()
-    network.links.want("b/255")
+    network.links.want("15/15")
     await network.settle()
-    assert network.tried[-1] == "b/255"
+    assert network.tried[-1] == "15/15"
 
 
 async def test_a_process_that_was_not_reached_is_left_alone_for_a_while(network: Network) -> None:
@@ -93,3 +98,12 @@ async def test_a_bounded_number_of_missed_processes_is_remembered(network: Netwo
     await network.settle()
     assert len(network.tried) == MAX_MISSED_PROCESSES + 2
     assert network.tried[-1] == "b/0"
+
+
+async def test_a_node_that_is_out_of_reach_leaves_others_their_links(network: Network) -> None:
+    for number in range(MAX_FIRST_LINKS):
+        network.links.want(f"b/{number}")
+    network.links.want("c/0")
+    await asyncio.sleep(0)
+    assert network.tried == [*(f"b/{number}" for number in range(MAX_FIRST_LINKS_TO_NODE)), "c/0"]
+    await network.settle()

@@ -567,3 +567,39 @@ async def test_a_stopped_socket_gathers_nothing_more() -> None:
         await inbox.holds(2)
         udp.stop()
         assert udp._gathering is None
+
+
+async def test_a_socket_that_a_turn_has_just_emptied_has_nothing_more() -> None:
+    udp, inbox = opened()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer, contextlib.closing(udp):
+        udp.stop()
+        for number in range(udp_module._READS_PER_TURN):
+            peer.sendto(b"%d" % number, udp.address)
+        udp.start()
+        await inbox.holds(udp_module._READS_PER_TURN)
+        assert udp._may_have_more
+        assert udp.read_on()
+        assert not udp._may_have_more
+
+
+async def test_a_socket_is_watched_though_a_batch_failed() -> None:
+    udp, inbox = opened()
+    loop = asyncio.get_running_loop()
+    problems: list[Any] = []
+    loop.set_exception_handler(lambda _loop, context: problems.append(context))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer, contextlib.closing(udp):
+
+        def fail_once(batch: list[Datagram]) -> None:
+            inbox(batch)
+            if len(inbox.batches) == 1:
+                udp.gather(0.001)
+                peer.sendto(b"second", udp.address)
+            elif len(inbox.batches) == 2:
+                raise RuntimeError("a batch that fails")
+
+        udp._on_batch = fail_once
+        peer.sendto(b"first", udp.address)
+        await inbox.holds(2)
+        peer.sendto(b"third", udp.address)
+        await inbox.holds(3)
+    assert len(problems) == 1

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from quicbaton import limits
 from quicbaton.http3 import qpack
+from quicbaton.http3.errors import ProtocolError
 from quicbaton.http3.events import StreamFailed
 from quicbaton.http3.sections import KnownSections
 from tests.http3.test_bounds import server
@@ -197,3 +198,15 @@ def held_bytes(root: object) -> int:
         elif isinstance(one, KnownSections):
             waiting += [held for held in gc.get_referents(one) if not isinstance(held, type)]
     return sum(sizes.values())
+
+
+def test_a_known_section_is_no_stream_and_a_known_stream_no_section() -> None:
+    known = KnownSections()
+    stream = headers(GET)
+    block = stream[2:]  # behind the frame's type and length
+    for _ in range(3):
+        assert known.whole_request(stream) is not None
+        known.request(block)
+    assert known.whole_request(block) is None
+    with pytest.raises(ProtocolError):
+        known.request(stream)

@@ -34,10 +34,16 @@ def losing(*numbers: int, at_us: int = 100_000) -> RecoveryState:
     return state
 
 
-def late(state: RecoveryState, *ranges: tuple[int, int], largest: int, at_us: int) -> list[Any]:
+def late(
+    state: RecoveryState,
+    *ranges: tuple[int, int],
+    largest: int,
+    at_us: int,
+    owner_first: int = 0,
+) -> list[Any]:
     known = state.reordering
     assert known is not None
-    found = reordering.take_late(state, known, list(ranges), largest, at_us)
+    found = reordering.take_late(state, known, list(ranges), largest, owner_first, at_us)
     return [(run.first, run.stop) for run in found]
 
 
@@ -55,6 +61,47 @@ def test_a_packet_is_late_once() -> None:
     state = losing(10)
     assert late(state, (8, 21), largest=18, at_us=101_000) == [(10, 11)]
     assert late(state, (8, 22), largest=20, at_us=102_000) == []
+
+
+def test_a_packet_of_an_earlier_owner_teaches_nothing() -> None:
+    """Numbers were skipped, and nobody could send for a while."""
+    state = losing(10)
+    assert late(state, (8, 400), largest=399, at_us=190_000, owner_first=300) == [(10, 11)]
+    assert reordering.packet_threshold(state) == 3
+    assert reordering.time_threshold_us(state) == 45_000
+
+
+def test_runs_that_are_halved_are_no_more_than_are_remembered() -> None:
+    state = recovery.initial(0)
+    state.smoothed_rtt_us = state.latest_rtt_us = 40_000
+    trains = [packet(44 * index, 55_000, DATAGRAM) for index in range(limits.MAX_LOST_RUNS)]
+    for train in trains:
+        train.count = 44
+    reordering.note_lost(state, trains, 100_000)
+    ranges = [(number, number + 1) for number in range(44 * len(trains) - 2, 0, -2)]
+    late(state, *ranges, largest=44 * len(trains), at_us=101_000)
+    assert state.reordering is not None
+    assert len(state.reordering.lost) <= limits.MAX_LOST_RUNS
+
+
+class Counting(list[Any]):
+    """Counts how many runs are looked at one by one."""
+
+    looks = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        Counting.looks += not isinstance(index, slice)
+        return super().__getitem__(index)
+
+
+def test_an_ack_without_late_packets_looks_at_few_runs() -> None:
+    state = losing(*range(10, 10 + 2 * limits.MAX_LOST_RUNS, 2))
+    assert state.reordering is not None
+    state.reordering.lost = Counting(state.reordering.lost)
+    Counting.looks = 0
+    assert late(state, (5_000, 5_001), (0, 5), largest=5_001, at_us=101_000) == []
+    # A bisection for each range: seven steps of 128, and the run below.
+    assert Counting.looks <= 2 * 9
 
 
 def test_thresholds_have_their_limits() -> None:
@@ -218,6 +265,34 @@ def test_after_a_cut_a_paced_sender_is_silent_for_less_than_a_round_trip_and_sen
 
 
 # --- BBR ----------------------------------------------------------------------------------------
+
+
+def test_a_mark_confirms_what_losses_said() -> None:
+    for algorithm in ("reno", "cubic"):
+        flow = Flow(algorithm)
+        flow.fill()
+        flow.now += 1000
+        flow.lose(1)
+        assert flow.state.undo is not None
+        cut = flow.state.window_bytes
+        flow.control.on_congestion_marked(flow.state.recovery_started_us - 1, flow.now)
+        flow.control.on_late(DATAGRAM, flow.now, flow.now)
+        assert flow.state.window_bytes == cut
+
+
+def test_losses_beside_a_mark_leave_bbr_nothing_to_take_back() -> None:
+    narrow = Narrow(loss=0.0, queue_s=1.0)
+    narrow.write()
+    narrow.until_phase("startup")
+    narrow.run(0.25)
+    bbr, now_us = narrow.bbr, narrow.state.clock_us
+    control = narrow.pair.server.connection._engine._congestion
+    run = narrow.state.recovery.sent[0]
+    control.on_congestion_marked(run.at_us, now_us)
+    assert bbr.full_reached
+    control.on_lost([run], run.count * run.size, now_us)
+    control.on_late(run.count * run.size, now_us, now_us)
+    assert bbr.full_reached
 
 
 def test_bbr_goes_back_to_startup_when_its_losses_were_none() -> None:

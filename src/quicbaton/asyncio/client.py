@@ -161,7 +161,7 @@ class _Client:
     def on_retired(self, session: object) -> None:
         """Nothing to do: no handoff waits for it."""
 
-    def hear_all(self) -> bool:
+    def hear_all(self, session: object) -> bool:
         """Read what has come, and have it processed; False when there is more."""
         return self.udp.read_on()
 

@@ -29,6 +29,9 @@ _MARKS: Final = 64
 #: What a section takes beside its fields, and a field beside its bytes and the 32 of `size_of`.
 _SECTION_BYTES: Final = 500
 _FIELD_BYTES: Final = 110
+#: The first byte of a stream that begins with HEADERS, and of a section without the dynamic table.
+_HEADERS: Final = b"\x01"
+_NO_INSERTS: Final = b"\0"
 #: Nothing is ever put into these.
 _NO_REQUESTS: Final[dict[bytes, DecodedRequest]] = {}
 _NO_RESPONSES: Final[dict[tuple[tuple[bytes, bytes], ...], EncodedResponse]] = {}
@@ -48,7 +51,8 @@ class KnownSections:
 
     def whole_request(self, stream: bytes) -> DecodedRequest | None:
         """As `qpack.whole_request`."""
-        known = self._requests.get(stream)
+        # A known section is no stream, though its bytes might come as one: see `request`.
+        known = self._requests.get(stream) if stream[:1] == _HEADERS else None
         if known is None:
             known = qpack.whole_request(stream)
             if known is not None:
@@ -58,7 +62,7 @@ class KnownSections:
     def request(self, block: bytes) -> DecodedRequest:
         """As `qpack.decode_request`. No encoded section is a whole stream, too: it begins with 0,
         and a stream with the type of HEADERS."""
-        known = self._requests.get(block)
+        known = self._requests.get(block) if block[:1] == _NO_INSERTS else None
         if known is None:
             known = qpack.decode_request(block)
             self._note_request(block, known)

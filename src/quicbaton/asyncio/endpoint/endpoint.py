@@ -325,9 +325,12 @@ class Endpoint:
     def wait_for_room(self, session: Session) -> None:
         self._waiting.add(session)
 
-    def hear_all(self) -> bool:
-        """Read what has come, and have it processed. False where that takes longer than a turn."""
-        return not self._turns and self.udp.read_on() and not self._turns
+    def hear_all(self, session: Session) -> bool:
+        """Read what has come, and have what is the session's processed. False where that takes
+        longer than a turn: what others have in line does not matter."""
+        if self._turns.holds(session):
+            return False
+        return self.udp.read_on() and not self._turns.holds(session)
 
     # --- helpers, in reading order --------------------------------------------------------------
 

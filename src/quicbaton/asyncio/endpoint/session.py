@@ -48,7 +48,7 @@ class Host(Protocol):
     def forget(self, session: Session) -> None: ...
     def on_retired(self, session: Session) -> None: ...
     def wait_for_room(self, session: Session) -> None: ...
-    def hear_all(self) -> bool: ...
+    def hear_all(self, session: Session) -> bool: ...
 
 
 class Session:
@@ -257,14 +257,14 @@ class Session:
             return False
         if connection.is_loss_due(now):
             # A peer is silent when nothing has come from it, not when nothing was read.
-            if not self._endpoint.hear_all() and not self._over:
+            if not self._endpoint.hear_all(self) and not self._over:
                 connection.hold_loss(now)
             if self._over:
                 return True
             now = monotonic()
             at = connection.get_timer()
             if at is None or at > now:
-                self._arm()
+                self.transmit()  # what the program has written since
                 return True
         connection.handle_timer(now)
         self.process()

@@ -73,6 +73,10 @@ class Turns(Generic[OwnerT]):
         """The number of datagrams that wait."""
         return self._waiting
 
+    def holds(self, owner: OwnerT) -> bool:
+        """Whether datagrams of the owner wait."""
+        return owner in self._line
+
     def expect(self, owner: OwnerT, share: int) -> None:
         """`share` datagrams of the owner, which is new, may fill a turn."""
         self._costs[owner] = TURN_S / share

@@ -178,9 +178,11 @@ class UdpSocket:
             self._gathering = None
 
     def read_on(self) -> bool:
-        """Read what has come, a turn's share at most, now. False when there may be more, or was
-        when it last read."""
-        if self._reading and not self._may_have_more:
+        """Read what has come, a turn's share at most, now. False when there is more, or was after
+        the last turn."""
+        if self._may_have_more:
+            self._may_have_more = self._has_more()
+        elif self._reading:
             self._alone = 0
             self._on_readable()
         return not self._may_have_more
@@ -309,6 +311,14 @@ class UdpSocket:
                 sock.setsockopt(_SOL_UDP, _UDP_SEGMENT, 0)
                 self._gso = True
 
+    def _has_more(self) -> bool:
+        """Look, and read nothing."""
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return False
+        return self._reading
+
     def _watch(self) -> None:
         if not self._watching:
             self._watching = True
@@ -326,9 +336,11 @@ class UdpSocket:
 
     def _on_gathered(self) -> None:
         self._gathering = None
-        self._on_readable()
-        if self._reading and self._gathering is None:
-            self._watch()
+        try:
+            self._on_readable()
+        finally:
+            if self._reading and self._gathering is None:
+                self._watch()
 
     def _read_ancillary(self, ancillary: list[tuple[int, int, bytes]]) -> tuple[Address, int, int]:
         local: Address = ()

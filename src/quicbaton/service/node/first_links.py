@@ -6,7 +6,8 @@ that gets them may never have had a link. The first of them has one made, and is
 that come until it is up. QUIC repairs that.
 
 Anybody can send datagrams that name processes, and each link costs both sides a TLS handshake. So
-few are made at once, and a process that was not reached is left alone for a while.
+few are made at once, fewer to one node, which may be out of reach, and a process that was not
+reached is left alone for a while.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from time import monotonic
 from typing import Any
 
 from quicbaton.errors import QuicbatonError
-from quicbaton.limits import FIRST_LINK_PAUSE_S, MAX_FIRST_LINKS, MAX_MISSED_PROCESSES
+from quicbaton.limits import (
+    FIRST_LINK_PAUSE_S,
+    MAX_FIRST_LINKS,
+    MAX_FIRST_LINKS_TO_NODE,
+    MAX_MISSED_PROCESSES,
+)
 
 
 class FirstLinks:
@@ -39,6 +45,9 @@ class FirstLinks:
         """A datagram for this process has come."""
         if name in self._under_way or len(self._under_way) >= MAX_FIRST_LINKS:
             return
+        node = _node_of(name)
+        if sum(_node_of(one) == node for one in self._under_way) >= MAX_FIRST_LINKS_TO_NODE:
+            return
         if monotonic() < self._missed.get(name, 0.0):
             return
         self._under_way.add(name)
@@ -57,3 +66,8 @@ class FirstLinks:
             if len(self._missed) >= MAX_MISSED_PROCESSES:
                 del self._missed[next(iter(self._missed))]
             self._missed[name] = monotonic() + FIRST_LINK_PAUSE_S
+
+
+def _node_of(name: str) -> str:
+    """Of NODE/WORKER."""
+    return name.partition("/")[0]

@@ -154,7 +154,9 @@ class LossBased(CongestionController):
         # period are sent: they count as new.
         if newest_sent_at_us < state.recovery_started_us:
             state.recovery_flight_bytes = max(state.recovery_flight_bytes - lost_bytes, 0)
-            if state.undo is not None:
+            if not lost_bytes:
+                state.undo = None  # a mark confirms what the losses said
+            elif state.undo is not None:
                 state.undo.lost_bytes += lost_bytes
             return
         # A mark was no mistake.

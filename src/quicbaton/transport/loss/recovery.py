@@ -330,8 +330,10 @@ class Recovery:
         known = self._state.reordering
         if known is None or not known.lost:
             return
-        largest = self._numbers.largest_acked
-        for run in reordering.take_late(self._state, known, ranges, largest, now_us):
+        numbers = self._numbers
+        for run in reordering.take_late(
+            self._state, known, ranges, numbers.largest_acked, numbers.owner_first_number, now_us
+        ):
             late_bytes = (run.stop - run.first) * run.size
             self._congestion.on_late(late_bytes, run.declared_at_us, now_us)
 

@@ -12,12 +12,15 @@ large one would only make losses known later.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from operator import attrgetter
 from typing import Final
 
 from quicbaton import limits
 from quicbaton.transport.loss.late import LostRun, ReorderingState
 from quicbaton.transport.state import RecoveryState, SentRun
 
+_first: Final = attrgetter("first")
 #: RFC 9002 §6.1.1: packets acknowledged after a packet before it counts as lost.
 PACKET_THRESHOLD: Final = 3
 #: RFC 9002 §6.1.2: eighths of a round trip, after which it counts as lost, too.
@@ -70,17 +73,19 @@ def take_late(
     reordering: ReorderingState,
     ranges: list[tuple[int, int]],
     largest_acked: int,
+    owner_first: int,
     now_us: int,
 ) -> list[LostRun]:
     """Take out what `ranges`, highest first, acknowledge of what counts as lost, and learn from
-    it. `largest_acked` is that of the ACKs before."""
+    it. `largest_acked` is that of the ACKs before. Packets below `owner_first` teach nothing: a
+    handoff's transit and the numbers that it skipped are no reordering."""
     _forget_old(state, reordering, now_us)
     lost = reordering.lost
     late: list[LostRun] = []
-    index = len(lost) - 1
+    index = len(lost)
     for start, stop in ranges:
-        while index >= 0 and lost[index].first >= stop:
-            index -= 1
+        # A packet may hold hundreds of ACK frames: a bisection for each range, and no walk.
+        index = bisect_left(lost, stop, 0, index, key=_first) - 1
         while index >= 0 and lost[index].stop > start:
             run = lost[index]
             first, end = max(run.first, start), min(run.stop, stop)
@@ -91,8 +96,12 @@ def take_late(
                 index -= 1  # else what is left below this range may be in the next one
         if index < 0:
             break
+        index += 1
+    # An acknowledged half of a run leaves two.
+    del lost[: -limits.MAX_LOST_RUNS]
     for run in late:
-        _learn(state, reordering, largest_acked - run.first, now_us - run.at_us)
+        if run.first >= owner_first:
+            _learn(state, reordering, largest_acked - run.first, now_us - run.at_us)
     return late
 
 

@@ -187,9 +187,10 @@ class AckReader:
             else:
                 tail_at = at
                 at = _read_ranges(data, at, count, ranges)
-                self._start, self._count, self._tail = start, count, data[tail_at:at]
-                self._tail_ranges = ranges[1:]
-                self._is_processed = False
+                if count <= limits.MAX_REPEATED_RANGES:
+                    self._start, self._count, self._tail = start, count, data[tail_at:at]
+                    self._tail_ranges = ranges[1:]
+                    self._is_processed = False
         if not with_ecn:
             return (ranges, delay, None), at
         ect_0, at = varint(data, at)

@@ -92,7 +92,8 @@ class Bbr(CongestionController):
         bbr = self._bbr
         self._leave_flight(lost_bytes)
         self._note_congestion(lost[-1].at_us, now_us)
-        bbr.undo_lost_bytes += lost_bytes
+        if bbr.undo_lost_bytes != NONE:
+            bbr.undo_lost_bytes += lost_bytes
         end = NONE
         for run in lost:
             if run.first != end and bbr.phase == "startup":
@@ -106,16 +107,17 @@ class Bbr(CongestionController):
         state, bbr = self._state, self._bbr
         bbr.lost_bytes -= late_bytes
         bbr.delivered_bytes += late_bytes
-        if not bbr.undo_lost_bytes or declared_at_us < state.recovery_started_us:
+        if bbr.undo_lost_bytes == NONE or declared_at_us < state.recovery_started_us:
             return
         bbr.undo_lost_bytes = max(bbr.undo_lost_bytes - late_bytes, 0)
         if not bbr.undo_lost_bytes:
+            bbr.undo_lost_bytes = NONE
             phases.take_back(state, bbr)
 
     def on_congestion_marked(self, newest_sent_at_us: int, now_us: int) -> None:
         state, bbr = self._state, self._bbr
         self._note_congestion(newest_sent_at_us, now_us)
-        bbr.undo_lost_bytes = 0
+        bbr.undo_lost_bytes = NONE  # a mark was no mistake
         bbr.marked_in_round = True
         if bbr.phase == "startup":
             phases.fill_by_congestion(state, bbr)
@@ -130,7 +132,7 @@ class Bbr(CongestionController):
         state.window_bytes = MINIMUM_WINDOW_DATAGRAMS * state.datagram_bytes
         bbr.in_recovery = False
         bbr.prior_window = 0
-        bbr.undo_lost_bytes = 0
+        bbr.undo_lost_bytes = NONE
         # A bucket filled for the old window would burst into a path that just failed.
         state.pacing_tokens_bytes = min(state.pacing_tokens_bytes, state.window_bytes)
         state.pacing_updated_us = now_us

@@ -84,7 +84,7 @@ class BbrState(PlainState):
     probe_too_high: bool  # BBR.prev_probe_too_high
     probe_cautious: bool  # BBR.prev_probe_precautionary
     # What to go back to if the losses of this recovery were none (§2.13)
-    undo_lost_bytes: int  # what counts as lost since; 0: there is nothing to take back
+    undo_lost_bytes: int  # what counts as lost since; NONE: there is nothing to take back
     undo_phase: Literal["", "startup", "up"]  # BBR.undo_state
     undo_rate_shortterm: Rate
     undo_inflight_shortterm: int
@@ -142,7 +142,7 @@ def initial(now_us: int) -> BbrState:
         probe_up_acked_per_step=NONE,
         probe_too_high=False,
         probe_cautious=False,
-        undo_lost_bytes=0,
+        undo_lost_bytes=NONE,
         undo_phase="",
         undo_rate_shortterm=NONE,
         undo_inflight_shortterm=NONE,
