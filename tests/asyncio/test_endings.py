@@ -21,6 +21,7 @@ from quicbaton.asyncio.endpoint.observer import Observer
 from quicbaton.asyncio.endpoint.udp import Datagram
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.limits import RETIRED_ID_LIFETIME_S
+from quicbaton.transport.connection import Connection
 from tests.asyncio.loopback import (
     MB,
     HttpClient,
@@ -318,14 +319,17 @@ async def test_what_is_over_needs_no_garbage_collector(certificate: CertificateF
             protocol = await protocols.instances.get()
             assert handshakes_left() == []
             session = server.endpoint.session_of(protocol._quic.name)
-            left = [weakref.ref(one) for one in (session, protocol, protocol._quic)]
+            left = [weakref.ref(one) for one in (session, protocol)]
             del session, protocol
         await forgotten.wait()
         for _ in range(3):  # its last datagrams may be waiting for their turn
             await asyncio.sleep(0)
         # An ID that was retired leads there for a while.
         server.endpoint.table.expire(monotonic() + RETIRED_ID_LIFETIME_S)
-        assert [one() for one in left] == [None] * 3
+        assert [one() for one in left] == [None] * 2
+        # A compiled class has no weak references.
+        connections = [one for one in gc.get_objects() if isinstance(one, Connection)]
+        assert [one for one in connections if not one.is_client] == []
         server.close()
     finally:
         gc.enable()

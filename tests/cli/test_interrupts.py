@@ -8,9 +8,11 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from quicbaton.cli import main
 from tests.cli.command_line import GUARD_S, wait_for
 from tests.supervisor.service_home import FILE_BYTES, RATE, ServiceHome, service_home
 
@@ -170,3 +172,20 @@ def test_a_command_to_stop_says_what_it_waits_for(home: ServiceHome) -> None:
     assert "goes on stopping" in interrupted(stop, 130)
     assert not download.outcome()["error"]
     assert service.process.wait(GUARD_S) == 0
+
+
+def test_a_coroutine_that_an_interrupt_kept_from_beginning_is_not_mentioned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def never() -> None:
+        pass
+
+    def run(_reporter: object) -> int:
+        begun = never()
+        try:
+            raise KeyboardInterrupt
+        finally:
+            assert begun  # the traceback's frame holds it
+
+    monkeypatch.setattr(main, "parse", lambda _arguments: (SimpleNamespace(json=False), run))
+    assert main.main([]) == 130

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from docs.builder.staging import INDEX, place, stage
+from quicbaton.build import is_compiled
 
 _ROOT = Path(__file__).parents[2]
 
@@ -102,7 +103,7 @@ def test_every_page_of_docs_is_in_the_navigation(tmp_path: Path) -> None:
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     if importlib.util.find_spec("sphinx") is None:
-        if os.environ.get("CI"):
+        if os.environ.get("CI") and not is_compiled():
             pytest.fail("Sphinx is missing: `make docs` installs it")
         pytest.skip("no Sphinx here: `make docs` installs it")
     done = subprocess.run(

@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -61,7 +62,11 @@ def main(
     except OSError as error:
         reporter.error(Reason.OS, f"{error.filename or 'the system'}: {error.strerror or error}")
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        # Python warns of a coroutine that it has kept from beginning, which its traceback holds.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            interrupt.__traceback__ = None
         return INTERRUPTED
 
 
