@@ -392,6 +392,10 @@ TCP_ALT_SVC_S: Final = 3600
 
 # --- turns of connections ---------------------------------------------------------------------
 
+#: Objects made before the garbage collector runs. A run takes one or two milliseconds, in which no
+#: client is served.
+YOUNG_OBJECTS: Final = 10_000
+
 #: Where all that a turn has read was bulk data or its ACKs, the next datagrams stay in the socket
 #: for so long. Behind a link of 200 Mbit/s they come every 54 to 108 µs; to wake up for each costs
 #: several times what it takes to process it.

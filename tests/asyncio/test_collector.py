@@ -9,9 +9,10 @@ import pytest
 from aioquic.quic.configuration import QuicConfiguration
 
 from quicbaton.asyncio import serve
-from quicbaton.asyncio.collector import YOUNG_OBJECTS, Collector
+from quicbaton.asyncio.collector import Collector
 from quicbaton.asyncio.server import QuicServer
 from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.limits import YOUNG_OBJECTS
 
 
 @pytest.fixture(autouse=True)

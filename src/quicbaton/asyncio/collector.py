@@ -14,9 +14,7 @@ from __future__ import annotations
 import gc
 from typing import Final
 
-#: Objects made before the collector runs. A run takes one or two milliseconds, in which no client
-#: is served.
-YOUNG_OBJECTS: Final = 10_000
+from quicbaton.limits import YOUNG_OBJECTS
 
 
 class Collector:

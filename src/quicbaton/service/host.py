@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from quicbaton.limits import MAX_DESCRIPTORS
+from quicbaton.limits import MAX_DESCRIPTORS, YOUNG_OBJECTS
 
 #: Bytes of the 16 that the kernel draws at random: enough to tell boots apart. They are in every
 #: baton.
@@ -20,9 +20,6 @@ _BOOT_ID_BYTES: Final = 8
 #: The inode of the first time namespace (PROC_TIME_INIT_INO in linux/proc_ns.h): its clock is the
 #: kernel's own.
 _FIRST_TIME_NAMESPACE: Final = "time:[4026531834]"
-#: Objects made before the collector runs. A run takes one or two milliseconds, in which no client
-#: is served.
-_YOUNG_OBJECTS: Final = 10_000
 #: Runs before it also looks at older objects. It never finds anything of ours there, and with a
 #: million objects that takes a quarter of a second.
 _LOOKS: Final = 1_000
@@ -39,7 +36,7 @@ def tune_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS, _LOOKS, _LOOKS)
+    gc.set_threshold(YOUNG_OBJECTS, _LOOKS, _LOOKS)
 
 
 def raise_descriptor_limit() -> None:
