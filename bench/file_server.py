@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ NEIGHBOURHOOD = "bench.servers.neighbourhood:Neighbourhood"
 
 class FileServer:
     """Serves the folder `files`, by the program `app` if there is one; what it keeps of its own is
-    in `folder`."""
+    in `folder`, its log, which has a line for each request, too."""
 
     def __init__(self, folder: Path, files: Path, *options: str, app: str = "") -> None:
         run = folder / "run"
@@ -28,16 +29,18 @@ class FileServer:
         }
         what = ("--app", app) if app else (str(files),)
         arguments = ("--host", "127.0.0.1", "--port", "0", "--json", *options)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "quicbaton", "serve", *what, *arguments],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        with tempfile.NamedTemporaryFile(prefix="log-", dir=folder, delete=False) as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "quicbaton", "serve", *what, *arguments],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("the server ended before it was ready")
+            raise RuntimeError(f"the server ended: {Path(log.name).read_text()}")
         ready = json.loads(line)
         self.pid = self._process.pid
         self.port = int(ready["port"])

@@ -32,11 +32,12 @@ class Service:
         }
         self._output = folder / "output"
         arguments = ("--host", "127.0.0.1", "--port", "0", "--workers", str(workers), "--json")
-        with self._output.open("wb") as output:
+        with self._output.open("wb") as output, (folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "quicbaton", "serve", str(files), *arguments],
                 env=self._environment,
                 stdout=output,
+                stderr=log,
             )
         try:
             ready = self._wait_until_ready()

@@ -7,7 +7,8 @@ once, in an order that turns from round to round. Reported are medians over the 
 the cost of closing and forgetting the connection. `quicbaton_compiled` is ours on compiled modules.
 
 `quicbaton_command` is `quicbaton serve`, which serves a file instead and sets up the garbage
-collector, as a program of one's own may do by `quicbaton.service.host.tune_collector`.
+collector, as a program of one's own may do by `quicbaton.service.host.tune_collector`. Its figure
+includes its access log, a line for each request, which is on by default; here it goes into a file.
 
 The way to qh3's, whose TLS and packets are Rust. Sampled, our time goes: 30 % to aioquic's packets
 and frames, of which 16 to CRYPTO frames (libcurl cuts its ClientHello into some 30), 12 to TLS
