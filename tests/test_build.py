@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import hashlib
 import subprocess
 import sys
 import tomllib
@@ -12,8 +11,6 @@ from collections.abc import Iterator
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -22,30 +19,20 @@ from quicbaton.build import is_compiled
 from quicbaton.transport.headroom import UNTRIED
 from quicbaton.transport.packets.cipher import suite_of
 from quicbaton.transport.value import Value
-from tests.cli.command_line import Download, Home, Server, wait_for
+from tests.cli.two_codes import TwoCodes
 
 _ROOT = Path(__file__).parents[1]
-_FILE_BYTES = 8_000_000
-_RATE = 400_000
 
 
-class TwoForms(Home):
-    """Servers of the compiled code, as it is installed, and of the same code from `src`."""
+class TwoForms(TwoCodes):
+    """Servers of the compiled code, as it is installed; the other is the same code from `src`."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._environments = {
-            "compiled": self.environment,
-            "python": {**self.environment, "PYTHONPATH": str(_ROOT / "src")},
-        }
-        for form, environment in self._environments.items():
+        super().__init__(path, _ROOT / "src")
+        for environment in (self.environment, self.environment_of_other):
             command = [sys.executable, "-m", "quicbaton", "--version"]
             said = subprocess.check_output(command, env=environment, text=True)
-            assert said.endswith("(compiled)\n") == (form == "compiled")
-
-    def serve_form(self, form: str, *arguments: str | Path) -> Server:
-        with mock.patch.object(self, "environment", self._environments[form]):
-            return self.serve(*arguments)
+            assert said.endswith("(compiled)\n") == (environment == self.environment)
 
 
 @pytest.fixture
@@ -97,43 +84,10 @@ def test_values_are_frozen(value: Value) -> None:
 
 @pytest.mark.process
 def test_a_download_goes_from_form_to_form_by_takeovers(forms: TwoForms) -> None:
-    content = forms.write("file.bin", _FILE_BYTES)
-    server = forms.serve_form("compiled")
-    client = forms.download(server, "file.bin", _RATE)
-    client.wait_for_bytes(1)
-    for form in ("python", "compiled", "python"):
-        successor = forms.serve_form(form, "--takeover", server.control)
-        assert server.process.wait(60) == 0
-        server = successor
-        client.wait_for_bytes(1)
-    _check_whole(client, content)
+    compiled, python = forms.serve, forms.serve_other
+    forms.take_over_in_turn(compiled, [python, compiled, python])
 
 
 @pytest.mark.process
 def test_a_connection_is_handed_from_form_to_form(forms: TwoForms) -> None:
-    content = forms.write("file.bin", _FILE_BYTES)
-    first = forms.serve_form("python")
-    client = forms.download(first, "file.bin", _RATE)
-    client.wait_for_bytes(1)
-    second = forms.serve_form("compiled", "--join", first.control)
-    name = _the_connection(forms, first)["connection"]
-    for source, destination in ((first, second), (second, first), (first, second)):
-        wait_for(
-            lambda server=source: _the_connection(forms, server),
-            lambda connection: not connection["cutover_pending"],
-        )
-        forms.json("handoff", source.control, name, "--to", destination.control)
-        client.wait_for_bytes(1)
-    _check_whole(client, content)
-
-
-def _the_connection(forms: TwoForms, server: Server) -> dict[str, Any]:
-    (connection,) = forms.json("ps", server.control)["connections"]
-    return connection  # type: ignore[no-any-return]
-
-
-def _check_whole(client: Download, content: bytes) -> None:
-    outcome = client.outcome()
-    assert not outcome["error"]
-    assert outcome["connections"] == 1
-    assert outcome["sha256"] == hashlib.sha256(content).hexdigest()
+    forms.hand_to_and_fro(forms.serve_other, forms.serve)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -101,6 +102,11 @@ class Home:
         limits = ("--rate", str(rate), "--hold-at", str(hold_at))
         return Download(self.start("demo.curl", url, "--ca", self.ca, *limits, folder=_REPOSITORY))
 
+    def connection(self, server: Server) -> dict[str, Any]:
+        """What `ps` says of the one connection that this server has."""
+        (connection,) = self.json("ps", server.control)["connections"]
+        return connection  # type: ignore[no-any-return]
+
     def close(self) -> None:
         """End what a failed test left running."""
         for process in self._started:
@@ -187,6 +193,14 @@ class Download:
                 self._begun = True
                 self.process.send_signal(signal.SIGUSR1)
         raise AssertionError("the client's program broke off")
+
+
+def check_whole(download: Download, content: bytes) -> None:
+    """The download went on over one connection, and every byte is right."""
+    outcome = download.outcome()
+    assert not outcome["error"], outcome
+    assert outcome["connections"] == 1
+    assert outcome["sha256"] == hashlib.sha256(content).hexdigest()
 
 
 @contextmanager

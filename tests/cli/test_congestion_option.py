@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
 
 from quicbaton.errors import ConfigurationError
 from quicbaton.handshake.congestion_choice import choose, take_choice
-from tests.cli.command_line import Home
+from tests.cli.command_line import Home, check_whole
 
 _PROGRAM = "from quicbaton.asyncio import QuicConnectionProtocol as Protocol\n"
 
@@ -81,8 +79,7 @@ def test_a_download_under_bbr_moves_to_a_server_of_another_choice(home: Home) ->
     first = home.serve("--congestion", "bbr")
     client = home.download(first, "file.bin", 400_000)
     client.wait_for_bytes(1)
-    (connection,) = home.json("ps", first.control)["connections"]
-    name = connection["connection"]
+    name = home.connection(first)["connection"]
     second = home.serve("--join", first.control)
     home.json("handoff", first.control, name, "--to", second.control)
     client.wait_for_bytes(1)
@@ -92,5 +89,4 @@ def test_a_download_under_bbr_moves_to_a_server_of_another_choice(home: Home) ->
     assert shown["algorithm"] == "bbr"
     assert shown["bbr"]["round_count"] > 0
     home.json("resume", baton, "--to", first.control)
-    outcome = client.outcome()
-    assert outcome["sha256"] == hashlib.sha256(content).hexdigest()
+    check_whole(client, content)

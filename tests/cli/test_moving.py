@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -17,11 +16,19 @@ from quicbaton.errors import PeerError
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import CommandFailedError, Conversation
 from quicbaton.service.peers.channel import Channel
-from tests.cli.command_line import GUARD_S, Download, Home, Server, is_stopped, wait_for
+from tests.cli.command_line import (
+    GUARD_S,
+    Download,
+    Home,
+    Server,
+    check_whole,
+    is_stopped,
+    wait_for,
+)
 
 pytestmark = pytest.mark.process
 
-#: Minutes of work for the client, until `finish` lets it go.
+#: Minutes of work for the client, until `check_whole` lets it go.
 SIZE = 30_000_000
 RATE = 300_000
 
@@ -47,13 +54,6 @@ def begin(home: Home, *servers: Server) -> tuple[bytes, Download, str, list[Serv
     raise AssertionError("no server has the connection")
 
 
-def finish(client: Download, content: bytes) -> None:
-    outcome = client.outcome()
-    assert not outcome["error"]
-    assert outcome["connections"] == 1
-    assert outcome["sha256"] == hashlib.sha256(content).hexdigest()
-
-
 def cut_over(home: Home, server: Server) -> dict[str, Any]:
     """The one connection of this server, once its client uses this server's IDs alone."""
     listed = wait_for(
@@ -71,7 +71,7 @@ def test_a_connection_goes_there_and_back_under_a_download(home: Home) -> None:
     assert cut_over(home, other)["term"] == 2
     home.json("handoff", other.control, connection, "--to", owner.control)
     assert cut_over(home, owner)["term"] == 3
-    finish(client, content)
+    check_whole(client, content)
     assert [ps(home, server)["accepted"] for server in (owner, other)] == [1, 0]
 
 
@@ -79,7 +79,7 @@ def test_a_connection_that_moves_is_no_line_of_a_server_s_output(home: Home) -> 
     """There may be thousands: they are told at the log's level `debug`."""
     content, client, connection, (owner, other) = begin(home, *pair(home))
     home.json("handoff", owner.control, connection, "--to", other.control)
-    finish(client, content)
+    check_whole(client, content)
     for server in (owner, other):
         server.stop()
         assert server.process.stdout is not None
@@ -106,7 +106,7 @@ def test_a_handoff_to_nobody_or_of_nothing_changes_nothing(home: Home) -> None:
         failed = home.run("handoff", *arguments)
         assert failed.returncode == 1
         assert text in failed.stderr
-    finish(client, content)
+    check_whole(client, content)
 
 
 def test_a_saved_connection_is_resumed_once(home: Home) -> None:
@@ -119,7 +119,7 @@ def test_a_saved_connection_is_resumed_once(home: Home) -> None:
     again = home.run("resume", baton, "--to", other.control)
     assert again.returncode == 1
     assert "once" in again.stderr
-    finish(client, content)
+    check_whole(client, content)
 
 
 def test_a_saved_connection_whose_server_died_is_refused(home: Home) -> None:
@@ -148,7 +148,7 @@ def test_a_takeover_leaves_no_client_behind_and_keeps_the_socket(home: Home) -> 
     assert home.json("ps", new.control)["pid"] == newest.pid
     same = home.run("handoff", newest.control, connection, "--to", old.control)
     assert "this very process" in same.stderr
-    finish(client, content)
+    check_whole(client, content)
     copy: Path = home.path / "copy.bin"
     url = f"https://localhost:{newest.port}/file.bin"
     home.json("get", url, "--ca", home.ca, "-o", copy)
@@ -219,7 +219,7 @@ def test_a_path_that_cannot_be_taken_over_costs_no_connection(home: Home) -> Non
     process.send_signal(signal.SIGCONT)
     second = Server(process)
     assert [info["connection"] for info in ps(home, second)["connections"]] == [connection]
-    finish(client, content)
+    check_whole(client, content)
 
 
 def test_who_waits_for_a_server_that_stands_still_can_be_stopped(home: Home) -> None:
@@ -267,7 +267,7 @@ def test_a_takeover_in_a_group_is_known_to_the_others(home: Home) -> None:
     assert owner.process.wait(GUARD_S) == 0
     home.json("handoff", new.control, connection, "--to", other.control)
     assert cut_over(home, other)["connection"] == connection
-    finish(client, content)
+    check_whole(client, content)
 
 
 @pytest.mark.parametrize("hangs_up", [True, False])

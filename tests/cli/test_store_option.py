@@ -1,13 +1,12 @@
 """`serve --store`: connections change hands by a shared ownership store."""
 
-import hashlib
 from contextlib import closing
 
 import pytest
 
 from quicbaton.ownership.store import EntryState, Found
 from quicbaton.service.stores import SqliteStore
-from tests.cli.command_line import Home
+from tests.cli.command_line import Home, check_whole
 
 pytestmark = pytest.mark.process
 
@@ -23,7 +22,7 @@ async def test_a_download_changes_hands_by_the_store(home: Home) -> None:
     client = home.download(first, "file.bin", _RATE)
     client.wait_for_bytes(1)
     second = home.serve("--join", first.control, "--store", f"sqlite:{store}")
-    (info,) = home.json("ps", first.control)["connections"]
+    info = home.connection(first)
     home.json("handoff", first.control, info["connection"], "--to", second.control)
 
     with closing(SqliteStore(store)) as owners:
@@ -33,9 +32,7 @@ async def test_a_download_changes_hands_by_the_store(home: Home) -> None:
     assert entry is not None
     assert (entry.state, entry.term) == (EntryState.HELD, 2)
     assert entry.holder.name == str(second.control)
-    outcome = client.outcome()
-    assert outcome["sha256"] == hashlib.sha256(content).hexdigest()
-    assert outcome["connections"] == 1
+    check_whole(client, content)
 
 
 def test_a_store_that_is_none_is_named(home: Home) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask
-from tests.cli.command_line import wait_for
+from tests.cli.command_line import check_whole, wait_for
 from tests.processes.harness import GUARD_S, SLOWLY, World
 from tests.processes.moving_server import content
-from tests.supervisor.service_home import check_whole, is_alive, service_home
+from tests.supervisor.service_home import is_alive, service_home
 
 pytestmark = pytest.mark.process
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -18,7 +15,8 @@ import quicbaton
 from quicbaton.baton.errors import BatonVersionError
 from quicbaton.baton.header import peek
 from quicbaton.baton.versions import readable_versions
-from tests.cli.command_line import Download, Home, Server, wait_for
+from tests.cli.command_line import Server, check_whole
+from tests.cli.two_codes import TwoCodes
 from tests.releases.sample import FOLDER, SIZE, Sample, go_on, read_all
 from tests.supervisor.scraping import scrape
 
@@ -31,40 +29,32 @@ _FILE_BYTES = 8_000_000
 _RATE = 400_000
 
 
-class TwoReleases(Home):
-    """Servers of the present code, and of the last release."""
+class TwoReleases(TwoCodes):
+    """Servers of the present code; the other is that of the last release."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
+        self._installed = path / "installed"
+        super().__init__(path, self._installed)
         (wheel,) = RELEASES[-1].glob("*.whl")
         self._released = path / "released"
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(self._released)
-        self._installed = path / "installed"
         self.install(released=True)
         where = "import quicbaton; print(quicbaton.__file__)"
         imported = subprocess.run(
             [sys.executable, "-c", where],
-            env=self._environment_of_release(),
+            env=self.environment_of_other,
             stdout=subprocess.PIPE,
             text=True,
             check=True,
         ).stdout
         assert Path(imported.strip()).resolve().is_relative_to(self._released)
 
-    def serve_released(self, *arguments: str | Path) -> Server:
-        """A server of the last release that is ready."""
-        with mock.patch.object(self, "environment", self._environment_of_release()):
-            return self.serve(*arguments)
-
     def install(self, *, released: bool) -> None:
         """Have servers of the last release, and what they start, find this code from now on."""
         self._installed.unlink(missing_ok=True)
         present = Path(quicbaton.__file__).parent.parent
         self._installed.symlink_to(self._released if released else present)
-
-    def _environment_of_release(self) -> dict[str, str]:
-        return {**self.environment, "PYTHONPATH": str(self._installed)}
 
 
 @pytest.fixture
@@ -104,36 +94,15 @@ def test_every_release_of_the_changelog_is_kept(pytestconfig: pytest.Config) -> 
 
 @pytest.mark.process
 def test_a_download_goes_to_the_next_release_and_back(releases: TwoReleases) -> None:
-    content = releases.write("file.bin", _FILE_BYTES)
-    server = releases.serve_released()
-    client = releases.download(server, "file.bin", _RATE)
-    client.wait_for_bytes(1)
-    for serve in (releases.serve, releases.serve_released, releases.serve):
-        successor = serve("--takeover", server.control)
-        assert server.process.wait(60) == 0
-        server = successor
-        client.wait_for_bytes(1)
-    _check_whole(client, content)
+    present, released = releases.serve, releases.serve_other
+    releases.take_over_in_turn(released, [present, released, present])
 
 
 @pytest.mark.process
 def test_a_connection_is_handed_between_a_release_and_the_present_code(
     releases: TwoReleases,
 ) -> None:
-    content = releases.write("file.bin", _FILE_BYTES)
-    first = releases.serve()
-    client = releases.download(first, "file.bin", _RATE)
-    client.wait_for_bytes(1)
-    second = releases.serve_released("--join", first.control)
-    name = _the_connection(releases, first)["connection"]
-    for source, destination in ((first, second), (second, first), (first, second)):
-        wait_for(
-            lambda server=source: _the_connection(releases, server),
-            lambda connection: not connection["cutover_pending"],
-        )
-        releases.json("handoff", source.control, name, "--to", destination.control)
-        client.wait_for_bytes(1)
-    _check_whole(client, content)
+    releases.hand_to_and_fro(releases.serve, releases.serve_other)
 
 
 @pytest.mark.process
@@ -144,8 +113,8 @@ def test_a_handoff_to_a_release_has_a_timeline_and_one_by_it_has_none(
     present = releases.serve()
     client = releases.download(present, "file.bin", _RATE)
     client.wait_for_bytes(1)
-    released = releases.serve_released("--join", present.control)
-    name = _the_connection(releases, present)["connection"]
+    released = releases.serve_other("--join", present.control)
+    name = releases.connection(present)["connection"]
     told = releases.json(
         "handoff", present.control, name, "--to", released.control, "--settle", "30"
     )
@@ -153,7 +122,7 @@ def test_a_handoff_to_a_release_has_a_timeline_and_one_by_it_has_none(
     client.wait_for_bytes(1)
     told = releases.json("handoff", released.control, name, "--to", present.control)
     assert told["timeline"] is None
-    _check_whole(client, content)
+    check_whole(client, content)
 
 
 @pytest.mark.process
@@ -162,7 +131,7 @@ def test_a_released_service_is_reloaded_into_the_present_code_and_back(
 ) -> None:
     """As when a package is upgraded under a service: the supervisor stays what it was."""
     content = releases.write("file.bin", _FILE_BYTES)
-    service = releases.serve_released("--workers", "2")
+    service = releases.serve_other("--workers", "2")
     clients = [releases.download(service, "file.bin", _RATE) for _ in range(3)]
     for client in clients:
         client.wait_for_bytes(1)
@@ -172,7 +141,7 @@ def test_a_released_service_is_reloaded_into_the_present_code_and_back(
         assert done.returncode == 0, done.stderr
         assert releases.json("workers", str(service.port))["lingering"] == []
     for client in clients:
-        _check_whole(client, content)
+        check_whole(client, content)
     assert service.stop() == 0
 
 
@@ -182,7 +151,7 @@ def test_what_a_released_worker_has_counted_goes_on_under_a_new_supervisor(
 ) -> None:
     releases.write("file.bin", 1000)
     alone = ("--workers", "1", "--metrics", "0", "--host", "127.0.0.1")
-    released = releases.serve_released(*alone, "--port", "0")
+    released = releases.serve_other(*alone, "--port", "0")
     url = f"https://localhost:{released.port}/file.bin"
 
     def get() -> None:
@@ -211,7 +180,7 @@ def test_a_released_supervisor_reads_the_figures_of_a_new_worker(releases: TwoRe
     """Its code was replaced under it, as an upgrade does, and it was told to reload."""
     releases.write("file.bin", 1000)
     options = ("--workers", "1", "--metrics", "0", "--host", "127.0.0.1", "--port", "0")
-    server = releases.serve_released(*options)
+    server = releases.serve_other(*options)
     before = _pids(releases, server)
     releases.install(released=False)
     assert releases.run("reload", str(server.port)).returncode == 0
@@ -230,15 +199,3 @@ def test_a_released_supervisor_reads_the_figures_of_a_new_worker(releases: TwoRe
 def _pids(releases: TwoReleases, server: Server) -> list[int]:
     listed = releases.json("workers", str(server.port))["workers"]
     return [worker["pid"] for worker in listed]
-
-
-def _the_connection(releases: TwoReleases, server: Server) -> dict[str, Any]:
-    (connection,) = releases.json("ps", server.control)["connections"]
-    return connection  # type: ignore[no-any-return]
-
-
-def _check_whole(client: Download, content: bytes) -> None:
-    outcome = client.outcome()
-    assert not outcome["error"]
-    assert outcome["connections"] == 1
-    assert outcome["sha256"] == hashlib.sha256(content).hexdigest()

@@ -21,9 +21,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from quicbaton.cli.certificate import write_self_signed
-from tests.cli.command_line import Download, wait_for
+from tests.cli.command_line import Download, check_whole, wait_for
 from tests.soak.clients import Loss, Report
-from tests.supervisor.service_home import Service, ServiceHome, check_whole
+from tests.supervisor.service_home import Service, ServiceHome
 
 _CONNECTIONS: Final = 24
 _FILES: Final = (300, 20_000, 150_000)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -102,14 +101,6 @@ class Service(Server):
             if all(worker["connections"] >= each for worker in self.status()):
                 return downloads
         raise AssertionError(f"no client came to one of the workers: {self.status()}")
-
-
-def check_whole(download: Download, content: bytes) -> None:
-    """The download went on over one connection, and every byte is right."""
-    outcome = download.outcome()
-    assert not outcome["error"], outcome
-    assert outcome["connections"] == 1
-    assert outcome["sha256"] == hashlib.sha256(content).hexdigest()
 
 
 def no_figures() -> ServiceFigures:

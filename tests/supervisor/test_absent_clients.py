@@ -18,14 +18,8 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import HandshakeCompleted, PingAcknowledged
 
-from tests.cli.command_line import GUARD_S, Download, wait_for
-from tests.supervisor.service_home import (
-    FILE_BYTES,
-    Service,
-    ServiceHome,
-    check_whole,
-    is_alive,
-)
+from tests.cli.command_line import GUARD_S, Download, check_whole, wait_for
+from tests.supervisor.service_home import FILE_BYTES, Service, ServiceHome, is_alive
 
 pytestmark = pytest.mark.process
 

@@ -7,15 +7,8 @@ import signal
 
 import pytest
 
-from tests.cli.command_line import GUARD_S, wait_for
-from tests.supervisor.service_home import (
-    FILE_BYTES,
-    RATE,
-    Service,
-    ServiceHome,
-    check_whole,
-    last_event,
-)
+from tests.cli.command_line import GUARD_S, check_whole, wait_for
+from tests.supervisor.service_home import FILE_BYTES, RATE, Service, ServiceHome, last_event
 
 pytestmark = pytest.mark.process
 

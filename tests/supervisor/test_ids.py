@@ -8,7 +8,8 @@ import pytest
 
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
-from tests.supervisor.service_home import FILE_BYTES, ServiceHome, check_whole
+from tests.cli.command_line import check_whole
+from tests.supervisor.service_home import FILE_BYTES, ServiceHome
 
 pytestmark = pytest.mark.process
 

@@ -9,9 +9,9 @@ import pytest
 
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask
-from tests.cli.command_line import GUARD_S, wait_for
+from tests.cli.command_line import GUARD_S, check_whole, wait_for
 from tests.supervisor.pipes import fill
-from tests.supervisor.service_home import FILE_BYTES, ServiceHome, check_whole, is_alive
+from tests.supervisor.service_home import FILE_BYTES, ServiceHome, is_alive
 
 pytestmark = pytest.mark.process
 

@@ -9,8 +9,8 @@ import urllib.request
 
 import pytest
 
-from tests.cli.command_line import GUARD_S, wait_for
-from tests.supervisor.service_home import FILE_BYTES, RATE, Service, ServiceHome, check_whole
+from tests.cli.command_line import GUARD_S, check_whole, wait_for
+from tests.supervisor.service_home import FILE_BYTES, RATE, Service, ServiceHome
 
 pytestmark = pytest.mark.process
 

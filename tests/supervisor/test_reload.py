@@ -14,8 +14,8 @@ import pytest
 from quicbaton.cli.certificate import write_self_signed
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask
-from tests.cli.command_line import GUARD_S, Finished, wait_for
-from tests.supervisor.service_home import FILE_BYTES, ServiceHome, check_whole, is_alive, last_event
+from tests.cli.command_line import GUARD_S, Finished, check_whole, wait_for
+from tests.supervisor.service_home import FILE_BYTES, ServiceHome, is_alive, last_event
 
 pytestmark = pytest.mark.process
 

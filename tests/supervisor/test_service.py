@@ -13,9 +13,9 @@ from aioquic.h3.connection import H3_ALPN
 from aioquic.quic.configuration import QuicConfiguration
 
 from quicbaton.asyncio import connect
-from tests.cli.command_line import GUARD_S, Download, is_stopped, wait_for
+from tests.cli.command_line import GUARD_S, Download, check_whole, is_stopped, wait_for
 from tests.processes.crowd import Getter
-from tests.supervisor.service_home import FILE_BYTES, ServiceHome, check_whole, is_alive
+from tests.supervisor.service_home import FILE_BYTES, ServiceHome, is_alive
 
 pytestmark = pytest.mark.process
 

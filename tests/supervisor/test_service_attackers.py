@@ -8,9 +8,9 @@ import urllib.request
 import pytest
 
 from quicbaton.limits import MAX_METRICS_REQUESTS
-from tests.cli.command_line import wait_for
+from tests.cli.command_line import check_whole, wait_for
 from tests.processes.attacker import open_files, resident_bytes, threads
-from tests.supervisor.service_home import FILE_BYTES, ServiceHome, check_whole
+from tests.supervisor.service_home import FILE_BYTES, ServiceHome
 
 pytestmark = pytest.mark.process
 

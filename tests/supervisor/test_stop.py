@@ -10,9 +10,9 @@ import signal
 
 import pytest
 
-from tests.cli.command_line import GUARD_S, Server, wait_for
+from tests.cli.command_line import GUARD_S, Server, check_whole, wait_for
 from tests.supervisor.aioquic_client import client_of, come
-from tests.supervisor.service_home import FILE_BYTES, RATE, ServiceHome, check_whole
+from tests.supervisor.service_home import FILE_BYTES, RATE, ServiceHome
 
 pytestmark = pytest.mark.process
 

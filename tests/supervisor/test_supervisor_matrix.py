@@ -13,10 +13,10 @@ from typing import Literal
 
 import pytest
 
-from tests.cli.command_line import is_stopped, wait_for
+from tests.cli.command_line import check_whole, is_stopped, wait_for
 from tests.processes.matrix import TABLES, grid
 from tests.processes.takeover_cells import STEPS
-from tests.supervisor.service_home import ServiceHome, check_whole, last_event
+from tests.supervisor.service_home import ServiceHome, last_event
 
 pytestmark = pytest.mark.process
 

@@ -20,8 +20,8 @@ from quicbaton.asyncio.endpoint.udp import open_udp
 from quicbaton.asyncio.listener import bind_listener
 from quicbaton.service.peers import commands as c
 from quicbaton.service.peers.asking import ask
-from tests.cli.command_line import GUARD_S, wait_for
-from tests.supervisor.service_home import FILE_BYTES, Service, ServiceHome, check_whole
+from tests.cli.command_line import GUARD_S, check_whole, wait_for
+from tests.supervisor.service_home import FILE_BYTES, Service, ServiceHome
 
 pytestmark = pytest.mark.process
 

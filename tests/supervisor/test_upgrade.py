@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command_line import GUARD_S, wait_for
-from tests.supervisor.service_home import FILE_BYTES, Service, ServiceHome, check_whole, is_alive
+from tests.cli.command_line import GUARD_S, check_whole, wait_for
+from tests.supervisor.service_home import FILE_BYTES, Service, ServiceHome, is_alive
 
 pytestmark = pytest.mark.process
 
