@@ -20,6 +20,7 @@ class Party:
     def __init__(self, name: str, cost_s: float = TURN_S / 1000) -> None:
         self.name = name
         self.cost_s = cost_s
+        self.is_bulk = False
 
 
 class Scene:
@@ -29,7 +30,9 @@ class Scene:
         self.now_s = 0.0
         self.served: list[tuple[str, int]] = []
         self.parties: dict[bytes, Party] = {}
-        self.turns: Turns[Party] = Turns(self._serve, self._serve_late, lambda: self.now_s)
+        self.turns: Turns[Party] = Turns(
+            self._serve, self._serve_late, lambda party: party.is_bulk, lambda: self.now_s
+        )
 
     def party(self, name: str, cost_s: float = TURN_S / 1000) -> Party:
         return self.parties.setdefault(name.encode(), Party(name, cost_s))
@@ -156,6 +159,20 @@ async def test_a_turn_has_several_shares_where_they_fit() -> None:
     assert [name for name, _ in scene.served[:6]] == ["0", "1", "2"] * 2
     await _all_served(scene)
     assert sum(count for _, count in scene.served) == 36
+
+
+async def test_bulk_transfers_do_not_pass_those_in_line() -> None:
+    scene = Scene()
+    parties = [scene.party(f"bulk {number}", TURN_S / 4) for number in range(20)]
+    for party in parties:
+        party.is_bulk = True
+    for half in (parties[:10], parties[10:]):
+        scene.send(*((party, 1) for party in half))
+    light = scene.party("light")
+    scene.send((light, 1))  # which need not wait for any of them
+    assert scene.served[-1] == ("light", 1)
+    await _all_served(scene)
+    assert [name for name, _ in scene.served if name != "light"] == [one.name for one in parties]
 
 
 async def test_the_line_of_one_connection_is_bounded() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quicbaton.errors import ConfigurationError, InternalError
+from quicbaton.limits import MAX_TRAIN_BYTES
 from quicbaton.transport.loss import congestion, pacing
 from quicbaton.transport.loss.algorithms import controller
 from quicbaton.transport.state import NEVER, NONE, CongestionState, SentRun
@@ -595,6 +596,20 @@ def test_a_fast_path_gets_whole_trains():
     at_us = flow.control.pacing_ready_at_us(flow.rtt, train, 0)
     assert flow.control.pacing_budget_bytes(flow.rtt, at_us) >= train
     assert flow.control.pacing_budget_bytes(flow.rtt, 1_000_000) == 120_000  # 2 ms
+
+
+def test_a_late_timer_spills_nothing_up_to_a_train():
+    flow = Flow(rtt=40_000)
+    flow.state.window_bytes = 40 * DATAGRAM  # 2 × that per round trip: 2.4 bytes per us
+    flow.state.pacing_tokens_bytes = 0.0
+    at_us = flow.control.pacing_ready_at_us(flow.rtt, 40 * DATAGRAM, 0)
+    assert at_us < 5_000  # for the bucket alone
+    late = 10_000
+    assert flow.control.pacing_budget_bytes(flow.rtt, at_us + late, late) == pytest.approx(
+        2.4 * (at_us + late), abs=2
+    )
+    assert flow.control.pacing_budget_bytes(flow.rtt, 60_000_000, 60_000_000) == MAX_TRAIN_BYTES
+    assert flow.control.pacing_budget_bytes(flow.rtt, 60_000_001) == 10 * DATAGRAM
 
 
 @given(

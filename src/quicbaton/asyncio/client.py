@@ -17,6 +17,7 @@ from aioquic.tls import SessionTicketHandler
 
 from quicbaton.asyncio.endpoint.endpoint import CreateProtocol
 from quicbaton.asyncio.endpoint.handshaking import Handshaking
+from quicbaton.asyncio.endpoint.lateness import Lateness
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.asyncio.protocol import QuicConnectionProtocol, StreamHandler
@@ -123,6 +124,7 @@ class _Client:
         )
         self._owner: Any = None
         self.udp = UdpSocket(sock, self._on_batch, self._on_room)
+        self.lateness = Lateness()
         self.table = self
 
     async def connect(self, remote: Address) -> QuicConnectionProtocol:

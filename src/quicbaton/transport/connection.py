@@ -572,12 +572,15 @@ class Connection:
 
     # --- the runtime: what to do next -----------------------------------------------------------
 
-    def trains_to_send(self, now: float, *, quick: bool = False) -> list[Train]:
+    def trains_to_send(
+        self, now: float, *, quick: bool = False, late_s: float = 0.0
+    ) -> list[Train]:
         """The trains to send now, for segmentation offload; one short train at most if it must be
-        `quick`. Call `get_timer` afterwards."""
+        `quick`. Call `get_timer` afterwards. An owner whose timers come `late_s` too late gets
+        that much more at once."""
         if self._spent:
             self._check()
-        return self._engine.build(self._advance(now), quick=quick)
+        return self._engine.build(self._advance(now), quick=quick, late_us=round(late_s * 1e6))
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         """All that may be sent now, one datagram after another, with its destination."""

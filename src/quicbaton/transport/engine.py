@@ -176,8 +176,9 @@ class Engine:
 
     # --- what to send ---------------------------------------------------------------------------
 
-    def build(self, now_us: int, *, quick: bool) -> list[Train]:
-        """A turn's share of trains; one short one at most if it must be `quick`."""
+    def build(self, now_us: int, *, quick: bool, late_us: int) -> list[Train]:
+        """A turn's share of trains; one short one at most if it must be `quick`. Timers come
+        `late_us` too late."""
         state = self._state
         if state.closing is not None or state.closed:
             self._note_memory()
@@ -188,7 +189,7 @@ class Engine:
                 return self._build_close(now_us)
             if self.protection.must_update and self.protection.can_update(now_us):
                 self.update_keys(now_us)
-            trains = self.sender.build(now_us, quick=quick)
+            trains = self.sender.build(now_us, quick=quick, late_us=late_us)
             self._note_memory()
             return trains
         except TransportError as error:

@@ -81,6 +81,8 @@ def decode_varint(data: bytes, at: int) -> tuple[int, int]:
         first = data[at]
         if first < 0x40:
             return first, at + 1
+        if first < 0x80:
+            return (first & 0x3F) << 8 | data[at + 1], at + 2
         length = 1 << (first >> 6)
         end = at + length
         if end > len(data):

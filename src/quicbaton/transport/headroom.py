@@ -140,21 +140,21 @@ class Gate:
         )
 
     def paced_bytes(
-        self, path: PathState, budget: int, now_us: int, *, quick: bool
+        self, path: PathState, budget: int, now_us: int, late_us: int, *, quick: bool
     ) -> tuple[int, int]:
         """Of `budget`, the bytes that the pacer allows; and until when a train that can wait should
         wait, NEVER if it should not. It waits to be worth its cost instead of going packet by
-        packet; a quick one must not wait."""
+        packet; a quick one must not wait. The end of a wait is noticed `late_us` too late."""
         recovery = self._state.recovery
         # A round trip that has doubled is one through a queue, or in ours: a process with hundreds
         # of busy connections is late for each. To let out the window over all of it would cost
         # three turns where ACKs allow one, and the queue would be as long.
         rtt_us = min(recovery.smoothed_rtt_us, 2 * recovery.min_rtt_us or INITIAL_RTT_US)
-        paced = self._congestion.pacing_budget_bytes(rtt_us, now_us)
+        paced = self._congestion.pacing_budget_bytes(rtt_us, now_us, late_us)
         if paced >= budget:
             return budget, NEVER
         want = min(budget, path.mtu_bytes if quick else _SMALLEST_BULK_BYTES)
-        ready_at_us = self._congestion.pacing_ready_at_us(rtt_us, want, now_us)
+        ready_at_us = self._congestion.pacing_ready_at_us(rtt_us, want, now_us, late_us)
         return paced, ready_at_us if ready_at_us > now_us else NEVER
 
     def headroom(

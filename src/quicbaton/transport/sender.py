@@ -81,17 +81,19 @@ class Sender:
         #: The rest that the last turn has left, and the limit that stopped it.
         self.headroom = UNTRIED
         self._paced_until_us = NEVER  # derived: when the pacer lets the turn under way go on
+        self._late_us = 0  # of the turn: how late the end of a wait would be noticed
         self._waits_for_acks = False  # derived: the rest of the window is too little for a train
         self._mark = 0  # derived: ECN bits of the train under way
 
     # --- poll -----------------------------------------------------------------------------------
 
-    def build(self, now_us: int, *, quick: bool = False) -> list[Train]:
+    def build(self, now_us: int, *, quick: bool = False, late_us: int = 0) -> list[Train]:
         """The trains to send now, `limits.MAX_TRAINS_PER_TURN` of bulk data at most, or a short
-        one if it must be `quick`."""
+        one if it must be `quick`. Timers come `late_us` too late."""
         state = self._state
         self._mark = 0  # probes of paths and sizes have none
         self._paced_until_us = NEVER
+        self._late_us = late_us
         self._waits_for_acks = False
         trains: list[Train] = []
         if quick and not self._streams.has_due():
@@ -421,7 +423,7 @@ class Sender:
             self._waits_for_acks = self._streams_only_due()
             if self._waits_for_acks:
                 return 0
-        paced, until_us = self._gate.paced_bytes(path, budget, now_us, quick=quick)
+        paced, until_us = self._gate.paced_bytes(path, budget, now_us, self._late_us, quick=quick)
         if until_us != NEVER:
             self._paced_until_us = until_us
             if paced < path.mtu_bytes or self._streams_only_due():

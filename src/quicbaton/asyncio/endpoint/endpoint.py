@@ -21,6 +21,7 @@ from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
 from quicbaton.asyncio.endpoint.address_tokens import AddressTokens
 from quicbaton.asyncio.endpoint.asleep import Sleeper, Sleepers
 from quicbaton.asyncio.endpoint.handshaking import Handshaking
+from quicbaton.asyncio.endpoint.lateness import Lateness
 from quicbaton.asyncio.endpoint.memory import Memory
 from quicbaton.asyncio.endpoint.newcomers import Newcomers, Owner
 from quicbaton.asyncio.endpoint.observer import Observers
@@ -120,8 +121,9 @@ class Endpoint:
         self.ids = ids
         self.table = table
         self.udp = UdpSocket(sock, self._on_batch, self._on_room)
+        self.lateness = Lateness()
         self._newcomers = Newcomers(self)
-        self._turns: Turns[Owner] = Turns(self.serve, self._serve_late)
+        self._turns: Turns[Owner] = Turns(self.serve, self._serve_late, _is_bulk)
         self._turns.expect(self._newcomers, NEWCOMERS_SHARE)
         self.sessions: dict[bytes, Session] = {}
         #: Idle connections that have shrunk to their state; `session_of` wakes them.
@@ -522,6 +524,10 @@ class Endpoint:
         self.asleep.look()
         self.memory.relieve()
         self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
+
+
+def _is_bulk(owner: Owner) -> bool:
+    return isinstance(owner, Session) and owner.is_bulk
 
 
 def _patience_s(owner: Owner) -> float:

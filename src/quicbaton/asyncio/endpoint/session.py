@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Final, Protocol
 
+from quicbaton.asyncio.endpoint.lateness import Lateness
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
 from quicbaton.limits import BULK_DATAGRAMS, MIN_DATAGRAM_BYTES, MIN_GATHER_RTT_S
@@ -42,6 +44,7 @@ class Host(Protocol):
     """The part of its endpoint that a session needs."""
 
     udp: UdpSocket
+    lateness: Lateness
 
     @property
     def table(self) -> Routes: ...
@@ -54,7 +57,7 @@ class Host(Protocol):
 class Session:
     """Drives a `Connection` from an endpoint's socket and clock, for its protocol.
 
-    One timer per connection, armed lazily: one that fires too early looks again, so the deadline
+    One timer per connection, armed lazily: one that fires too early is armed again, so the deadline
     that moves with every packet costs nothing.
     """
 
@@ -69,6 +72,7 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._due_at = inf  # the connection's next deadline, as it was after the latest turn
         self._soon: asyncio.Handle | None = None
         self._over = False
         self._full_sized = 0  # datagrams received one after the other
@@ -97,14 +101,16 @@ class Session:
         return self._outlet.through
 
     @property
+    def is_bulk(self) -> bool:
+        """Whether it sends or receives bulk data."""
+        return self._full_sized >= BULK_DATAGRAMS or self.connection.sends_in_bulk
+
+    @property
     def patience_s(self) -> float:
         """How long its datagrams may stay in the socket, 0 for not at all: a tenth of a round trip
         if it sends or receives bulk data."""
-        connection = self.connection
-        rtt_s = connection.smoothed_rtt_s
-        if self._over or rtt_s < MIN_GATHER_RTT_S:
-            return 0.0
-        if self._full_sized < BULK_DATAGRAMS and not connection.sends_in_bulk:
+        rtt_s = self.connection.smoothed_rtt_s
+        if self._over or rtt_s < MIN_GATHER_RTT_S or not self.is_bulk:
             return 0.0
         return rtt_s / 10
 
@@ -182,7 +188,7 @@ class Session:
         if outlet.is_full:
             self._wait_for_room(self)
         else:
-            send_all(connection, outlet)
+            send_all(connection, outlet, late_s=self._endpoint.lateness.seconds)
         if self._on_idle is not None:
             self.when_idle(self._on_idle)
         self._arm()
@@ -213,6 +219,7 @@ class Session:
 
     def catch_up(self) -> None:
         """Handle passed deadlines, and arm the timer: for a connection that has just been woken."""
+        self._due_at = self._next_deadline()
         self._transmit_now()
 
     def add_route(self, cid: bytes) -> None:
@@ -252,8 +259,7 @@ class Session:
         """Do what is due by now, and arm the timer; False when nothing is."""
         connection = self.connection
         now = monotonic()
-        at = connection.get_timer()
-        if at is None or at > now:
+        if self._due_at > now:
             return False
         if connection.is_loss_due(now):
             # A peer is silent when nothing has come from it, not when nothing was read.
@@ -262,8 +268,7 @@ class Session:
             if self._over:
                 return True
             now = monotonic()
-            at = connection.get_timer()
-            if at is None or at > now:
+            if self._next_deadline() > now:
                 self.transmit()  # what the program has written since
                 return True
         connection.handle_timer(now)
@@ -277,9 +282,13 @@ class Session:
             self.detach()
             self._endpoint.forget(self)
             return
-        at = connection.get_timer()
-        if at is not None:
+        self._due_at = at = self._next_deadline()
+        if at != inf:
             self._arm_at(at, monotonic())
+
+    def _next_deadline(self) -> float:
+        at = self.connection.get_timer()
+        return inf if at is None else at
 
     def _arm_at(self, at: float, now: float) -> None:
         if at <= now:
@@ -296,10 +305,9 @@ class Session:
 
     def _on_timer(self) -> None:
         self._timer = None
-        if not self._handle_deadlines():
-            at = self.connection.get_timer()
-            if at is not None:
-                self._arm_at(at, monotonic())
+        self._endpoint.lateness.note(monotonic() - self._timer_at)
+        if not self._handle_deadlines() and self._due_at != inf:
+            self._arm_at(self._due_at, monotonic())
 
 
 def send_first(connection: Connection, outlet: Outlet) -> bool:
@@ -310,8 +318,10 @@ def send_first(connection: Connection, outlet: Outlet) -> bool:
     return send_all(connection, outlet, quick=True)
 
 
-def send_all(connection: Connection, outlet: Outlet, *, quick: bool = False) -> bool:
-    """Send what is due now. Returns False when nothing is.
+def send_all(
+    connection: Connection, outlet: Outlet, *, quick: bool = False, late_s: float = 0.0
+) -> bool:
+    """Send what is due now. Returns False when nothing is. Timers come `late_s` too late.
 
     The interface may refuse datagrams of the size that the path has carried, because its route or
     its MTU has changed. Then their contents go out again at once, in smaller ones.
@@ -320,7 +330,7 @@ def send_all(connection: Connection, outlet: Outlet, *, quick: bool = False) -> 
     sent = False
     for _ in range(_MAX_REFUSALS):
         refused = False
-        for train in connection.trains_to_send(now, quick=quick):
+        for train in connection.trains_to_send(now, quick=quick, late_s=late_s):
             sent = True
             if not outlet.send(train):
                 refused = True

@@ -9,7 +9,8 @@ An owner's share is as many datagrams as fit a turn at the cost of its last ones
 is larger than that of an owner whose cost is unknown, since larger batches are cheaper to serve. An
 owner with a smaller share stands in line from the beginning, unless it is alone. A cost that rises
 counts at once; it falls with each datagram that takes less. A new connection has to prove itself:
-its first share is small.
+its first share is small. Bulk transfers do not pass the line either: hundreds of them are served in
+the order in which their datagrams come, and end together.
 
 So the wait of a connection that asks for little is about a turn, whatever the others send, and
 costly connections share the remaining time among themselves.
@@ -47,16 +48,19 @@ OwnerT = TypeVar("OwnerT", bound=Hashable)
 
 class Turns(Generic[OwnerT]):
     """Calls `serve(owner, datagrams)` for one owner after the other, never for long, and
-    `serve_late(datagrams)` for those of one owner that have waited."""
+    `serve_late(datagrams)` for those of one owner that have waited. `is_bulk(owner)`: it sends or
+    receives bulk data."""
 
     def __init__(
         self,
         serve: Callable[[OwnerT, list[Datagram]], None],
         serve_late: Callable[[list[Datagram]], None],
+        is_bulk: Callable[[OwnerT], bool],
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         self._serve = serve
         self._serve_late = serve_late
+        self._is_bulk = is_bulk
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         #: The owners that wait, in the order in which they are served, with their datagrams.
@@ -90,7 +94,8 @@ class Turns(Generic[OwnerT]):
             late = until_s and self._clock() > until_s
             share = self._share(owner)
             costly = share < MAX_SHARE_DATAGRAMS
-            if late or owner in self._line or (costly and not alone):
+            waits = owner in self._line or (costly and not alone)
+            if late or waits or (self._line and self._is_bulk(owner)):
                 self._stand_in_line(owner, group)
                 continue
             if len(group) > share:

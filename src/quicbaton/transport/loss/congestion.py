@@ -112,16 +112,19 @@ class CongestionController:
         """
         raise NotImplementedError
 
-    def pacing_budget_bytes(self, smoothed_rtt_us: int, now_us: int) -> int:
-        """How much the pacer lets go now (RFC 9002 §7.7)."""
-        return pacing.refill(self._state, smoothed_rtt_us, now_us)
+    def pacing_budget_bytes(self, smoothed_rtt_us: int, now_us: int, late_us: int = 0) -> int:
+        """How much the pacer lets go now (RFC 9002 §7.7), where the end of a wait is noticed
+        `late_us` too late."""
+        return pacing.refill(self._state, smoothed_rtt_us, now_us, late_us)
 
-    def pacing_ready_at_us(self, smoothed_rtt_us: int, want_bytes: int, now_us: int) -> int:
+    def pacing_ready_at_us(
+        self, smoothed_rtt_us: int, want_bytes: int, now_us: int, late_us: int = 0
+    ) -> int:
         """When to send `want_bytes`, or what the bucket holds if it is less; `now_us`: at once.
 
         Compare the time with now: a budget below `want_bytes` may be all there ever is.
         """
-        return pacing.ready_at_us(self._state, smoothed_rtt_us, want_bytes, now_us)
+        return pacing.ready_at_us(self._state, smoothed_rtt_us, want_bytes, now_us, late_us)
 
     # --- loss detection -------------------------------------------------------------------------
 
