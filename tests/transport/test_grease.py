@@ -8,6 +8,7 @@ import pytest
 from aioquic._buffer import Buffer
 from aioquic.quic.packet import QuicTransportParameters, push_quic_transport_parameters
 from aioquic.tls import ExtensionType
+from msgspec.structs import replace
 
 from quicbaton.handshake.parameters import allows_grease
 from quicbaton.testing import Pair, move
@@ -40,7 +41,8 @@ def test_the_bit_is_random_only_for_a_peer_that_allows_it_and_after_a_move_too(
     pair = Pair()
     pair.connect()
     pair.run(seconds=1)
-    state_of(pair.server).remote.grease_quic_bit = allowed
+    state = state_of(pair.server)
+    state.remote = replace(state.remote, grease_quic_bit=allowed)
     for other_host in (False, True):
         pair.server = move(pair.server, other_host=other_host)
         bits = []
@@ -63,7 +65,7 @@ def test_packets_with_the_bit_cleared_are_whole() -> None:
     pair.connect()
     pair.run(seconds=1)
     client, server = state_of(pair.client), state_of(pair.server)
-    server.remote.grease_quic_bit = True
+    server.remote = replace(server.remote, grease_quic_bit=True)
     pair.server = move(pair.server)
     cid = client.ids.local[0].cid
     sealer = pair.server.connection._engine.protection

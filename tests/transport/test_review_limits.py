@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from msgspec.structs import replace
 
 from quicbaton import limits
 from quicbaton.testing import Conditions, Pair, move
@@ -231,7 +232,7 @@ def test_a_moved_client_lets_session_tickets_go() -> None:
 def test_the_id_limit_of_the_handshake_holds_at_an_owner_with_another_one() -> None:
     pair = settled()
     state = state_of(pair.server)
-    state.local.active_connection_id_limit = limits.MAX_PEER_IDS + 2
+    state.local = replace(state.local, active_connection_id_limit=limits.MAX_PEER_IDS + 2)
     baton = pair.cluster.pack(pair.server.connection, now=pair.now)
     pair.server.resume(pair.cluster.unpack(baton, now=pair.now).connection, None, b"")
     state = state_of(pair.server)

@@ -70,7 +70,8 @@ class QuicConnectionProtocol:
         self._stream_handler = stream_handler
         self._streams: dict[int, StreamAdapter] = {}
         self._ping_waiters: dict[int, asyncio.Future[None]] = {}
-        self._handlers: set[asyncio.Future[Any]] = set()
+        #: Made by the first handler that is waited for.
+        self._handlers: set[asyncio.Future[Any]] | None = None
         self._is_closed = False
         #: Made by the first `wait_closed`: it would be most of an idle protocol's memory.
         self._closed: asyncio.Event | None = None
@@ -384,8 +385,12 @@ class QuicConnectionProtocol:
         if not isinstance(handler, asyncio.Future):
             return
 
+        handlers = self._handlers
+        if handlers is None:
+            handlers = self._handlers = set()
+
         def on_done(done: asyncio.Future[Any]) -> None:
-            self._handlers.discard(done)
+            handlers.discard(done)
             error = None if done.cancelled() else done.exception()
             if error is not None:
                 self._report("a stream handler failed", error)
@@ -393,7 +398,7 @@ class QuicConnectionProtocol:
                 with contextlib.suppress(QuicbatonError):  # the connection is another process's
                     stream.abandon(_INTERNAL_ERROR)
 
-        self._handlers.add(handler)  # the event loop itself holds on to no task
+        handlers.add(handler)  # the event loop itself holds on to no task
         handler.add_done_callback(on_done)
 
     def _report(self, what: str, error: BaseException) -> None:

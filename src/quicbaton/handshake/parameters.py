@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from aioquic._buffer import Buffer
@@ -14,6 +15,8 @@ from quicbaton.reasons import Reason
 from quicbaton.transport.state import Parameters
 
 _GREASE_QUIC_BIT: Final = 0x2AB2
+#: Kinds of clients whose parameters are shared.
+_MAX_SHARED: Final = 256
 
 
 def sent_parameters(quic: QuicConnection) -> QuicTransportParameters:
@@ -37,18 +40,20 @@ def import_parameters(
     wire: QuicTransportParameters, *, grease_quic_bit: bool = False
 ) -> Parameters:
     """The parameters, with RFC 9000 §18.2's defaults for those that were left out."""
-    return Parameters(
-        max_idle_timeout_ms=wire.max_idle_timeout or 0,
-        max_udp_payload_bytes=_or_default(wire.max_udp_payload_size, 65_527),
-        ack_delay_exponent=_or_default(wire.ack_delay_exponent, 3),
-        max_ack_delay_ms=_or_default(wire.max_ack_delay, 25),
-        stream_data_bidi_local=wire.initial_max_stream_data_bidi_local or 0,
-        stream_data_bidi_remote=wire.initial_max_stream_data_bidi_remote or 0,
-        stream_data_uni=wire.initial_max_stream_data_uni or 0,
-        active_connection_id_limit=_or_default(wire.active_connection_id_limit, 2),
-        disable_active_migration=bool(wire.disable_active_migration),
-        max_datagram_frame_bytes=wire.max_datagram_frame_size or 0,
-        grease_quic_bit=grease_quic_bit,
+    return _shared(
+        Parameters(
+            max_idle_timeout_ms=wire.max_idle_timeout or 0,
+            max_udp_payload_bytes=_or_default(wire.max_udp_payload_size, 65_527),
+            ack_delay_exponent=_or_default(wire.ack_delay_exponent, 3),
+            max_ack_delay_ms=_or_default(wire.max_ack_delay, 25),
+            stream_data_bidi_local=wire.initial_max_stream_data_bidi_local or 0,
+            stream_data_bidi_remote=wire.initial_max_stream_data_bidi_remote or 0,
+            stream_data_uni=wire.initial_max_stream_data_uni or 0,
+            active_connection_id_limit=_or_default(wire.active_connection_id_limit, 2),
+            disable_active_migration=bool(wire.disable_active_migration),
+            max_datagram_frame_bytes=wire.max_datagram_frame_size or 0,
+            grease_quic_bit=grease_quic_bit,
+        )
     )
 
 
@@ -67,6 +72,13 @@ def allows_grease(extensions: list[Extension] | None) -> bool:
                 if parameter == _GREASE_QUIC_BIT:
                     return True
     return False
+
+
+@lru_cache(maxsize=_MAX_SHARED)
+def _shared(parameters: Parameters) -> Parameters:
+    """The first object that was equal. Ours are the same for all connections, and clients of one
+    kind have the same ones: half a kilobyte less for each connection."""
+    return parameters
 
 
 def _or_default(value: int | None, default: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 from quicbaton import limits
@@ -41,6 +42,8 @@ _SIZES: Final[dict[int, int]] = {
 }
 #: Frames that are one integer.
 _IDENTIFIERS: Final = frozenset((FrameType.GOAWAY, FrameType.MAX_PUSH_ID, FrameType.CANCEL_PUSH))
+#: Kinds of peers whose settings are shared.
+_MAX_KNOWN: Final = 256
 #: The names of critical streams in `Http3State`, by stream type.
 CRITICAL: Final[dict[int, str]] = {
     StreamType.CONTROL: "peer_control_stream",
@@ -135,7 +138,7 @@ class ControlStream(Http3Base):
 
     def _on_control_frame(self, frame_type: int, payload: bytes, events: list[H3Event]) -> None:
         if frame_type == FrameType.SETTINGS:
-            settings = parse_settings(payload)
+            settings = _known_settings(payload)
             self._check_settings(settings)
             self._state.received_settings = settings
         elif frame_type == FrameType.GOAWAY:
@@ -215,3 +218,10 @@ _TITLES: Final[dict[int, str]] = {
     StreamType.QPACK_ENCODER: "QPACK encoder",
     StreamType.QPACK_DECODER: "QPACK decoder",
 }
+
+
+@lru_cache(maxsize=_MAX_KNOWN)
+def _known_settings(payload: bytes) -> dict[int, int]:
+    """As `parse_settings`. Peers of one kind have the same ones, and share them: do not change the
+    result."""
+    return parse_settings(payload)

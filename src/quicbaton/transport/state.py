@@ -361,8 +361,9 @@ class CloseState(PlainState):
     reported: bool  # ConnectionTerminated was queued
 
 
-class Parameters(PlainState):
-    """Transport parameters of one side that matter after the handshake (RFC 9000 §18.2)."""
+class Parameters(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """Transport parameters of one side that matter after the handshake (RFC 9000 §18.2). They never
+    change, so connections that have the same ones may share them."""
 
     max_idle_timeout_ms: int
     max_udp_payload_bytes: int

@@ -83,6 +83,26 @@ class PacketProtection:
     """Packet protection over a `ProtectionState`, which it alone writes to. PeerError for one with
     an unknown version or cipher suite."""
 
+    # Without these, attributes that are set late would cost each connection a dict of 800 bytes.
+    __slots__ = (
+        "_can_open",
+        "_floor",
+        "_grease",
+        "_limit_reported",
+        "_next",
+        "_next_keys",
+        "_opened_at_us",
+        "_opened_pto_us",
+        "_previous",
+        "_receive",
+        "_receive_masks",
+        "_schedule",
+        "_send",
+        "_send_masks",
+        "_state",
+        "_suite",
+    )
+
     def __init__(self, state: ProtectionState, *, grease: bool = False) -> None:
         self._grease = grease  # the peer takes packets without the fixed bit (RFC 9287 §3.1)
         check_version(state.version)
