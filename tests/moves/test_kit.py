@@ -165,6 +165,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "close": (),
     "connection_ids": (),
     "datagrams_to_send": (0.0,),
+    "doze": (0.0,),
     "drain_stream": (0, 0),
     "freeze": (0.0,),
     "get_next_available_stream_id": (),

@@ -1,4 +1,5 @@
-"""Sleep changes nothing: not a packet, not a moment, not a byte."""
+"""Sleep changes nothing: not a packet, not a moment, not a byte. Nor does a doze, in which a
+connection keeps its state and lets go of everything that follows from it."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from quicbaton.errors import CallerError, GivenAwayError, RefusedError
 from quicbaton.http3 import H3Connection
 from quicbaton.testing import Conditions, EndOptions, Pair, move, sleep
+from tests.moves.dozing import doze
 from tests.moves.test_properties import Run, actions, conditions, options, profile
 from tests.moves.traffic import alive, arrived, log, traffic, traffic_pair
 
@@ -31,10 +33,15 @@ def quiet(pair: Pair) -> None:
     pair.run(seconds=3)
 
 
+each_rest = pytest.mark.parametrize("put_to_rest", [sleep, doze])
+
+
 # --- that nothing changes -----------------------------------------------------------------------
 
 
-def packets_of(play: Callable[[Pair, Callable[[], None]], None], *, sleeping: bool) -> list[Any]:
+def packets_of(
+    play: Callable[[Pair, Callable[[], None]], None], put_to_rest: Callable[[Any], None] | None
+) -> list[Any]:
     pair = traffic_pair(conditions=Conditions(delay_s=0.02, loss=0.03), seed=11)
     seen: list[Any] = []
     pair.nonces.on_packet = lambda packet: seen.append(
@@ -44,15 +51,15 @@ def packets_of(play: Callable[[Pair, Callable[[], None]], None], *, sleeping: bo
 
     def rest() -> None:
         nonlocal slept
-        for end in (pair.client, pair.server) if sleeping else ():
+        for end in (pair.client, pair.server) if put_to_rest is not None else ():
             if not end.asleep:
                 with contextlib.suppress(RefusedError):
-                    sleep(end)
+                    put_to_rest(end)
                     slept += 1
 
     play(pair, rest)
     assert alive(pair)
-    assert slept > 10 or not sleeping
+    assert slept > 10 or put_to_rest is None
     return seen
 
 
@@ -73,16 +80,23 @@ def a_long_talk(pair: Pair, rest: Callable[[], None]) -> None:
             pair.step()
 
 
-def test_every_packet_is_the_same_and_leaves_at_the_same_time() -> None:
-    awake, asleep = (packets_of(a_long_talk, sleeping=sleeping) for sleeping in (False, True))
-    assert asleep == awake
+@each_rest
+def test_every_packet_is_the_same_and_leaves_at_the_same_time(put_to_rest: Any) -> None:
+    awake = packets_of(a_long_talk, None)
+    assert packets_of(a_long_talk, put_to_rest) == awake
     assert len(awake) > 60
 
 
+@each_rest
 @settings(profile, max_examples=60)
 @given(conditions, conditions, st.integers(0, 1 << 16), actions, st.booleans())
 def test_under_any_weather_ends_that_sleep_whenever_they_can_say_and_hear_the_same(
-    there: Conditions, back: Conditions, seed: int, plan: Any, client_is_ours: bool
+    put_to_rest: Any,
+    there: Conditions,
+    back: Conditions,
+    seed: int,
+    plan: Any,
+    client_is_ours: bool,
 ) -> None:
     pair = Pair(
         there,
@@ -106,7 +120,7 @@ def test_under_any_weather_ends_that_sleep_whenever_they_can_say_and_hear_the_sa
             for end in (pair.client, pair.server):
                 if end.kind == "quicbaton" and end.is_up and not end.asleep:
                     with contextlib.suppress(RefusedError):
-                        sleep(end)
+                        put_to_rest(end)
     run.finish()
 
 

@@ -103,7 +103,7 @@ def test_a_part_that_nobody_told_of_the_gathering_cannot_overtake_data() -> None
 
     def say_so() -> None:
         if next(packets_read) == 3:
-            server._events.append(PingAckedEvent(1))
+            server._engine.events.append(PingAckedEvent(1))
 
     Watcher(pair, say_so)
     packets = [forger.packet(stream_frame(0, at, b"x")) for at in range(6)]

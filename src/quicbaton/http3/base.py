@@ -88,7 +88,8 @@ class Http3Base:
     @property
     def received_settings(self) -> dict[int, int] | None:
         """The peer's settings; None before they came."""
-        return self._state.received_settings
+        settings = self._state.received_settings
+        return None if settings is None else settings.copy()
 
     @property
     def sent_settings(self) -> dict[int, int]:
@@ -123,6 +124,13 @@ class Http3Base:
             del self._streams[stream_id]
         for stream_id in [known for known in self._state.priorities if self._is_finished(known)]:
             del self._state.priorities[stream_id]
+
+    def rest(self) -> None:
+        """The connection has been quiet: forget the field sections that came again, until they come
+        again, and give up the room of streams that are over."""
+        self._sections = KnownSections()
+        if not self._streams:
+            self._streams.clear()
 
     # --- for both directions --------------------------------------------------------------------
 

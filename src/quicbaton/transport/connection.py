@@ -28,9 +28,9 @@ from quicbaton.transport import frames as f
 from quicbaton.transport.budget import MemoryBudget
 from quicbaton.transport.engine import Engine
 from quicbaton.transport.events import TO_AIOQUIC
-from quicbaton.transport.headroom import Headroom, LimitedBy
+from quicbaton.transport.headroom import UNTRIED, Headroom, LimitedBy
 from quicbaton.transport.log import ConnectionLog
-from quicbaton.transport.paths.ids import IdIssuer
+from quicbaton.transport.paths.ids import IdIssuer, cutover_is_pending
 from quicbaton.transport.paths.path import validated_path
 from quicbaton.transport.sender import skip_numbers
 from quicbaton.transport.state import (
@@ -85,18 +85,17 @@ class Connection:
         self._quic_logger = trace
         self._remote_max_datagram_frame_size = state.remote.max_datagram_frame_bytes or None
         self._memory = (budget or MemoryBudget()).open(state.name)
-        self._engine = Engine(
-            state,
-            self._memory,
-            issuer=issuer,
-            entropy=entropy,
-            on_crypto=on_crypto,
-            on_token=on_token,
-            trace=trace,
-        )
-        # What is called most often.
-        self._streams = self._engine.streams
-        self._events = self._engine.events
+        self._issuer = issuer
+        self._entropy = entropy
+        self._on_crypto = on_crypto
+        self._on_token = on_token
+        #: None while the connection dozes, and once it is spent.
+        self._engine: Engine | None = None
+        #: Of a connection that dozes: its first deadline. It has none other than the state's.
+        self._dozes_until_us = NEVER
+        #: Counted by earlier engines and not taken.
+        self._packets_lost = 0
+        self._build()
 
     @classmethod
     def resume(
@@ -142,16 +141,15 @@ class Connection:
         skip_numbers(state, 1 + entropy(1)[0] % limits.MAX_RESUME_SKIP, entropy)
         state.numbers.owner_first_number = state.numbers.next_number
         if other_host:
-            connection._engine.on_other_host(clock_us)
-        connection._engine.on_resumed(clock_us)
+            connection._awake().on_other_host(clock_us)
+        connection._awake().on_resumed(clock_us)
         if trace is not None:
             qlog.log_owner(trace, "resumed", state)
         return connection
 
     def start(self) -> None:
         """Right after promotion: issue connection IDs to the peer."""
-        self._check()
-        self._engine.ids.replenish()
+        self._awake().ids.replenish()
 
     def __repr__(self) -> str:
         state = self._state
@@ -258,7 +256,8 @@ class Connection:
         room, or for the pacer."""
         congestion = self._state.congestion
         return (
-            self._engine.sender.headroom.limited_by in _BULK_LIMITS
+            self._engine is not None
+            and self._engine.sender.headroom.limited_by in _BULK_LIMITS
             and congestion.in_flight_bytes >= limits.BULK_DATAGRAMS * congestion.datagram_bytes
         )
 
@@ -270,8 +269,8 @@ class Connection:
     def take_packets_lost(self) -> int:
         """Packets declared lost (RFC 9002 §6.1) since the last call, MTU probes included. A
         connection that is spent answers, too: the count does not move."""
-        recovery = self._engine.recovery
-        lost, recovery.packets_lost = recovery.packets_lost, 0
+        self._gather_packets_lost()
+        lost, self._packets_lost = self._packets_lost, 0
         return lost
 
     @property
@@ -314,8 +313,7 @@ class Connection:
 
     def stream_is_finished(self, stream_id: int) -> bool:
         """True once both halves are over and the stream is forgotten; HTTP/3 forgets it then."""
-        self._check()
-        return self._streams.is_finished(stream_id)
+        return self._awake().streams.is_finished(stream_id)
 
     def is_congested(self, stream_id: int) -> bool:
         """True while a stream's buffer is full; StreamWritable comes when there is room again."""
@@ -341,7 +339,7 @@ class Connection:
     def buffered_bytes(self) -> int:
         """Stream bytes that a snapshot would carry: unacknowledged, unsent and undelivered."""
         self._check()
-        return self._streams.carried_bytes()
+        return 0 if self._engine is None else self._engine.streams.carried_bytes()
 
     @property
     def streams(self) -> Mapping[int, Stream]:
@@ -352,23 +350,20 @@ class Connection:
     @property
     def cutover_pending(self) -> bool:
         """True until the peer has retired every ID that an earlier owner issued."""
-        return self._engine.ids.cutover_pending
+        return cutover_is_pending(self._state.ids)
 
     def connection_ids(self) -> list[bytes]:
         """All IDs by which packets find this connection."""
-        self._check()
-        return self._engine.ids.local_cids()
+        return self._awake().ids.local_cids()
 
     def issued_ids(self) -> list[bytes]:
         """Those of them that this owner or an earlier one issued: not the client's first choice."""
-        self._check()
-        return self._engine.ids.issued_cids()
+        return self._awake().ids.issued_cids()
 
     def why_awake(self, now: float) -> Reason | None:
         """The reason why the connection cannot be put to sleep; None when it can."""
-        self._check()
-        self._events.waiting()
-        engine = self._engine
+        engine = self._awake()
+        engine.events.waiting()
         return resting.why_awake(self._state, engine.sender, engine.timers, self._advance(now))
 
     def quiet_s(self, now: float) -> float:
@@ -379,53 +374,44 @@ class Connection:
     # --- programs: streams ----------------------------------------------------------------------
 
     def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
-        self._check()
-        return self._streams.next_id(is_unidirectional)
+        return self._awake().streams.next_id(is_unidirectional)
 
     def send_stream_data(self, stream_id: int, data: Buffer, end_stream: bool = False) -> None:
         """Queue bytes on a stream; zero copy where `data` is `bytes`, since nobody can change
         them."""
-        if self._spent:
-            self._check()
+        engine = self._engine or self._awake()
         if self._state.closing is None:
             known = data if isinstance(data, bytes) else bytes(data)
-            self._streams.write(stream_id, known, end_stream)
+            engine.streams.write(stream_id, known, end_stream)
 
     def send_buffer_bytes(self, stream_id: int) -> int:
         """Bytes written to a stream that were never sent yet."""
-        self._check()
-        return self._streams.buffered_bytes(stream_id)
+        return self._awake().streams.buffered_bytes(stream_id)
 
     def send_room_bytes(self, stream_id: int) -> int:
         """Bytes that fill the buffer of a stream that is not congested."""
-        self._check()
-        return self._streams.send_room_bytes(stream_id)
+        return self._awake().streams.send_room_bytes(stream_id)
 
     def reset_stream(self, stream_id: int, error_code: int) -> None:
         """Abandon what we send on a stream (RFC 9000 §19.4)."""
-        self._check()
-        self._streams.reset(stream_id, error_code)
+        self._awake().streams.reset(stream_id, error_code)
 
     def stop_stream(self, stream_id: int, error_code: int) -> None:
         """Ask the peer to stop sending on a stream (RFC 9000 §19.5)."""
-        self._check()
-        self._streams.stop(stream_id, error_code)
+        self._awake().streams.stop(stream_id, error_code)
 
     def drain_stream(self, stream_id: int, error_code: int) -> None:
         """Drop the peer's further bytes on a stream, and ask it to stop only later: when it has
         sent `limits.MAX_DRAINED_BYTES` more, or nothing for `limits.DRAIN_IDLE_S` after everything
         that we sent on the stream has arrived."""
-        self._check()
-        self._streams.drain(stream_id, error_code)
+        self._awake().streams.drain(stream_id, error_code)
 
     def pause_reading(self, stream_id: int) -> None:
         """Withhold flow-control credit: the peer may fill its window and then must wait."""
-        self._check()
-        self._streams.pause_reading(stream_id)
+        self._awake().streams.pause_reading(stream_id)
 
     def resume_reading(self, stream_id: int) -> None:
-        self._check()
-        self._streams.resume_reading(stream_id, self._state.clock_us)
+        self._awake().streams.resume_reading(stream_id, self._state.clock_us)
 
     def set_priority(self, stream_id: int, urgency: int, incremental: bool) -> None:
         """Say when the stream is served among those that have something to send (RFC 9218 §10).
@@ -435,9 +421,8 @@ class Connection:
         of their IDs. By default a stream has urgency 3 and is incremental. No effect on one that
         has sent everything; StreamStateError where sending is not possible.
         """
-        if self._spent:
-            self._check()
-        self._streams.set_priority(stream_id, urgency, incremental)
+        engine = self._engine or self._awake()
+        engine.streams.set_priority(stream_id, urgency, incremental)
 
     # --- programs: the connection ---------------------------------------------------------------
 
@@ -446,7 +431,7 @@ class Connection:
 
         Raises CallerError (`datagram_too_large`) for more than `max_datagram_bytes`.
         """
-        self._check()
+        self._awake()
         datagrams.queue(self._state, bytes(data))
 
     @property
@@ -458,7 +443,7 @@ class Connection:
 
     def send_ping(self, uid: int) -> None:
         """Send a PING; its acknowledgement comes back as PingAcknowledged with `uid`."""
-        self._check()
+        self._awake()
         self._state.pings_due.append(uid)
 
     def next_ping_uid(self) -> int:
@@ -470,23 +455,22 @@ class Connection:
 
     def request_key_update(self) -> None:
         """Start a key update (RFC 9001 §6); raises CallerError where §6.1 forbids it as yet."""
-        self._check()
+        engine = self._awake()
         state = self._state
-        if not self._engine.protection.can_update(state.clock_us):
+        if not engine.protection.can_update(state.clock_us):
             raise CallerError(
                 "a key update must wait until the peer has acknowledged the present keys",
                 code=Reason.KEY_UPDATE_TOO_SOON,
             )
-        self._engine.update_keys(state.clock_us)
+        engine.update_keys(state.clock_us)
 
     def change_connection_id(self) -> None:
         """Use another of the peer's connection IDs on the active path, if there is one."""
-        self._check()
-        self._engine.ids.change_peer_id(self._state.paths[0].serial)
+        self._awake().ids.change_peer_id(self._state.paths[0].serial)
 
     def set_keep_alive(self, interval_s: float) -> None:
         """Send a PING after `interval_s` without traffic (RFC 9000 §10.1.2); 0 ends that."""
-        self._check()
+        self._awake()
         if interval_s < 0:
             raise CallerError(f"a keep-alive interval is not negative, got {interval_s}")
         self._state.keep_alive_us = round(interval_s * 1e6)
@@ -495,18 +479,16 @@ class Connection:
         self, error_code: int = f.NO_ERROR, frame_type: int | None = None, reason_phrase: str = ""
     ) -> None:
         """Close at once (RFC 9000 §10.2): `frame_type` None means that the application closes."""
-        self._check()
-        self._engine.closing.close(
+        self._awake().closing.close(
             error_code, NONE if frame_type is None else frame_type, reason_phrase
         )
 
     def next_event(self) -> aioquic_events.QuicEvent | None:
         """The next event in aioquic's classes, or None. Taking it gives the peer new credit."""
-        if self._spent:
-            self._check()
-        event = self._events.take()
+        engine = self._engine or self._awake()
+        event = engine.events.take()
         if type(event) is StreamDataEvent:
-            self._streams.on_event_taken(event.stream_id, len(event.data), self._state.clock_us)
+            engine.streams.on_event_taken(event.stream_id, len(event.data), self._state.clock_us)
             return aioquic_events.StreamDataReceived(
                 data=event.data, end_stream=event.end_stream, stream_id=event.stream_id
             )
@@ -515,14 +497,13 @@ class Connection:
     @property
     def waiting_events(self) -> Sequence[Event]:
         """The events that `next_event` will return, to look at."""
-        self._check()
-        return self._events.waiting()
+        return self._awake().events.waiting()
 
     def next_event_but_requests(self) -> aioquic_events.QuicEvent | None:
         """As `next_event`, but without events of a client's bidirectional streams and of DATAGRAM
         frames, which are to wait."""
-        self._check()
-        return self.next_event() if self._events.put_first_but_requests() else None
+        events = self._awake().events
+        return self.next_event() if events.put_first_but_requests() else None
 
     # --- the runtime: what happened -------------------------------------------------------------
 
@@ -542,33 +523,28 @@ class Connection:
         ecn: int = 0,
     ) -> None:
         """Process datagrams that came from `addr` in this order, as one batch."""
-        if self._spent:  # a call less, here and wherever each turn comes by
-            self._check()
-        self._engine.receive(datagrams, addr, local, ecn, self._advance(now))
+        engine = self._engine or self._awake()  # a call less, here and wherever each turn comes by
+        engine.receive(datagrams, addr, local, ecn, self._advance(now))
 
     def handle_timer(self, now: float) -> None:
         """Call when `get_timer`'s time has come; earlier or later does no harm."""
-        self._check()
-        self._engine.on_timer(self._advance(now))
+        self._awake().on_timer(self._advance(now))
 
     def is_loss_due(self, now: float) -> bool:
         """Whether packets are to be declared lost, or probes to be sent, unless an ACK has come
         that was not given to `receive_datagrams` yet: look for it before `handle_timer`."""
-        self._check()
-        deadline_us = self._engine.recovery.deadline_us()
+        deadline_us = self._awake().recovery.deadline_us()
         return NEVER < deadline_us <= self._advance(now)
 
     def hold_loss(self, now: float) -> bool:
         """Put that off for some milliseconds: there may be such an ACK, which was not read yet.
         Returns False, and does nothing, where it has been put off for too long."""
-        self._check()
-        return self._engine.recovery.hold(self._advance(now))
+        return self._awake().recovery.hold(self._advance(now))
 
     def on_refused(self, train: Train, now: float) -> None:
         """The interface takes no datagrams of this train's size, so none of them was sent. `now` is
         the time at which it was made. Its contents are due again, in smaller ones."""
-        self._check()
-        self._engine.on_refused(train, self._advance(now))
+        self._awake().on_refused(train, self._advance(now))
 
     # --- the runtime: what to do next -----------------------------------------------------------
 
@@ -578,9 +554,8 @@ class Connection:
         """The trains to send now, for segmentation offload; one short train at most if it must be
         `quick`. Call `get_timer` afterwards. An owner whose timers come `late_s` too late gets
         that much more at once."""
-        if self._spent:
-            self._check()
-        return self._engine.build(self._advance(now), quick=quick, late_us=round(late_s * 1e6))
+        engine = self._engine or self._awake()
+        return engine.build(self._advance(now), quick=quick, late_us=round(late_s * 1e6))
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         """All that may be sent now, one datagram after another, with its destination."""
@@ -594,23 +569,28 @@ class Connection:
     @property
     def has_stream_data_due(self) -> bool:
         """Whether streams have something to send: if not, `quick` trains carry nothing."""
-        return self._streams.has_due()
+        return self._engine is not None and self._engine.streams.has_due()
 
     @property
     def has_more(self) -> bool:
         """After `trains_to_send`: that was a turn's share, and there is more to send now."""
-        return self._engine.sender.headroom.limited_by is LimitedBy.TURN
+        return (
+            self._engine is not None and self._engine.sender.headroom.limited_by is LimitedBy.TURN
+        )
 
     @property
     def headroom(self) -> Headroom:
         """After `trains_to_send`: how much more may be sent, and which limit stops the rest."""
-        return self._engine.sender.headroom
+        return UNTRIED if self._engine is None else self._engine.sender.headroom
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer` and then send; None: never. At or before now: at once."""
-        if self._spent:
+        engine = self._engine
+        if engine is None:
             self._check()
-        at_us = self._engine.timers.next_us()
+            at_us = self._dozes_until_us
+        else:
+            at_us = engine.timers.next_us()
         return None if at_us == NEVER else self._origin_s + at_us / 1e6
 
     # --- the runtime: commands ------------------------------------------------------------------
@@ -628,40 +608,37 @@ class Connection:
 
     def restore_credit(self) -> None:
         """The budget says that this connection may give its peer credit again: send afterwards."""
-        self._check()
+        engine = self._awake()
         if self._state.closing is None:
-            self._streams.restore_credit(self._state.clock_us)
+            engine.streams.restore_credit(self._state.clock_us)
 
     def send_new_token(self, token: bytes) -> None:
         """Give the client an address validation token for its next connection (§8.1.3)."""
-        self._check()
+        self._awake()
         state = self._state
         state.tokens_due.append(state.tokens_first + len(state.tokens))
         state.tokens.append(token)
 
     def send_crypto(self, data: bytes) -> None:
         """Send post-handshake TLS messages, such as session tickets."""
-        self._check()
-        self._engine.crypto.write(data)
+        self._awake().crypto.write(data)
 
     # --- changing hands, and sleep --------------------------------------------------------------
 
     def prepare(self) -> None:
         """Derive the keys that the first packet needs, while there is time."""
-        self._check()
-        self._engine.protection.prepare()
+        self._awake().protection.prepare()
 
     def prepare_to_part(self) -> None:
         """A handoff is near: until `stay`, keep room for three short trains in the window, two to
         send during the handoff and one for the next owner to begin with."""
-        self._check()
-        self._engine.gate.kept_trains = _PARTING_TRAINS + 1
+        self._awake().gate.kept_trains = _PARTING_TRAINS + 1
 
     def parting_trains(self, now: float) -> list[list[Train]]:
         """The trains to send one by one while the connection changes hands: the client lives on
         them."""
         parting: list[list[Train]] = []
-        gate = self._engine.gate
+        gate = self._awake().gate
         for kept in range(_PARTING_TRAINS, 0, -1):
             gate.kept_trains = min(kept, gate.kept_trains)
             parting.append(self.trains_to_send(now, quick=True))
@@ -669,8 +646,7 @@ class Connection:
 
     def stay(self) -> None:
         """There is no handoff after all."""
-        self._check()
-        self._engine.gate.kept_trains = 0
+        self._awake().gate.kept_trains = 0
 
     def freeze(self, now: float) -> ConnectionState:
         """Give up the connection: its state, for a snapshot; this object is spent.
@@ -683,23 +659,23 @@ class Connection:
                 "the connection is closing; there is nothing to move", code=Reason.CLOSED
             )
         self._advance(now)
-        self._streams.compact()
+        self._awake().streams.compact()
         return self._give_up("frozen")
 
     def rearm(self, now: float, *, missed_us: int = 0) -> None:
         """The wait between `resume` and ownership was transit, too: deadlines that passed in it are
         armed again. Nothing may have been sent or received since `resume`. `missed_us`: the part of
         transit that has become known since."""
-        self._check()
+        engine = self._awake()
         if missed_us < 0:
             raise CallerError(f"connection time never goes back, got {missed_us} µs")
         self._origin_s -= missed_us / 1e6
-        self._engine.on_resumed(self._advance(now))
+        engine.on_resumed(self._advance(now))
 
     def speak_first(self) -> None:
         """Send a packet even when nothing waits: a client with nothing outstanding sends nothing,
         so a new owner must let it know that the connection lives."""
-        self._check()
+        self._awake()
         if _ANONYMOUS_PING not in self._state.pings_due:
             self._state.pings_due.append(_ANONYMOUS_PING)
 
@@ -708,8 +684,7 @@ class Connection:
 
         Raises RefusedError (`cutover_pending`) while an earlier request is not fulfilled.
         """
-        self._check()
-        self._engine.ids.begin_cutover()
+        self._awake().ids.begin_cutover()
 
     def sleep(self, now: float) -> resting.Resting:
         """Give up the connection to have it again in this process, as a `Connection` of the result:
@@ -720,12 +695,30 @@ class Connection:
         wake_at_s = self.get_timer()
         return resting.Resting(self._give_up("asleep"), self._origin_s, wake_at_s)
 
+    @property
+    def dozes(self) -> bool:
+        """Whether it has let go of everything that follows from its state."""
+        return self._engine is None and not self._spent
+
+    def doze(self, now: float) -> bool:
+        """Let go of everything that follows from the state, if there is nothing to do: ciphers,
+        indexes, caches. The next call that needs it builds it again, in some 50 µs, and to the peer
+        there is no difference. False: there is something to do."""
+        self._check()
+        if self._engine is None:
+            return True
+        if self._engine.gate.kept_trains or self.why_awake(now) is not None:
+            return False
+        self._dozes_until_us = self._engine.timers.next_us()
+        self._gather_packets_lost()
+        self._engine = None
+        return True
+
     def let_go(self) -> None:
         """This object will not be used any more: it releases its share of what connections
         share."""
         self._check()
-        self._spent = True
-        self._memory.close()
+        self._end()
 
     # --- helpers --------------------------------------------------------------------------------
 
@@ -736,6 +729,30 @@ class Connection:
             return "closed"
         return "open" if self._state.closing is None else "closing"
 
+    def _awake(self) -> Engine:
+        """The engine, built again if the connection dozed."""
+        self._check()
+        return self._engine or self._build()
+
+    def _build(self) -> Engine:
+        """Derive everything from the state."""
+        self._engine = Engine(
+            self._state,
+            self._memory,
+            issuer=self._issuer,
+            entropy=self._entropy,
+            on_crypto=self._on_crypto,
+            on_token=self._on_token,
+            trace=self._quic_logger,
+        )
+        return self._engine
+
+    def _gather_packets_lost(self) -> None:
+        if self._engine is not None:
+            recovery = self._engine.recovery
+            self._packets_lost += recovery.packets_lost
+            recovery.packets_lost = 0
+
     def _check(self) -> None:
         if self._spent:
             raise GivenAwayError(
@@ -745,11 +762,18 @@ class Connection:
     def _give_up(self, event: str) -> ConnectionState:
         if self._quic_logger is not None:
             qlog.log_owner(self._quic_logger, event, self._state)
-        self._events.waiting()
-        self._engine.protection.compact()
+        engine = self._awake()
+        engine.events.waiting()
+        engine.protection.compact()
+        self._end()
+        return self._state
+
+    def _end(self) -> None:
+        """The state moves on, or nobody wants it: this object is spent."""
+        self._gather_packets_lost()
+        self._engine = None
         self._spent = True
         self._memory.close()
-        return self._state
 
     def _advance(self, now: float) -> int:
         """Connection time of `now`; it never goes backwards."""

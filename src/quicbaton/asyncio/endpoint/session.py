@@ -11,7 +11,8 @@ from typing import Final, Protocol
 from quicbaton.asyncio.endpoint.lateness import Lateness
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
-from quicbaton.limits import BULK_DATAGRAMS, MIN_DATAGRAM_BYTES, MIN_GATHER_RTT_S
+from quicbaton.http3.connection import H3Connection
+from quicbaton.limits import BULK_DATAGRAMS, DOZE_AFTER_S, MIN_DATAGRAM_BYTES, MIN_GATHER_RTT_S
 from quicbaton.transport import frames as f
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.train import Train
@@ -80,7 +81,8 @@ class Session:
         self._on_idle: Callable[[Session], None] | None = None
         #: How often the time after which it may sleep is doubled.
         self.rest_doublings = 0
-        self.cids: set[bytes] = set()
+        #: The IDs that are routed here. A set would take three times as much memory.
+        self.cids: tuple[bytes, ...] = ()
         self.since_s = monotonic()
         for cid in connection.connection_ids():
             self.add_route(cid)
@@ -225,11 +227,12 @@ class Session:
     def add_route(self, cid: bytes) -> None:
         """An ID was issued: packets with it are ours."""
         self._endpoint.table.add(cid, self)
-        self.cids.add(cid)
+        if cid not in self.cids:
+            self.cids += (cid,)
 
     def remove_route(self, cid: bytes) -> None:
         """The peer retired an ID: only late datagrams still come for it."""
-        self.cids.discard(cid)
+        self.cids = tuple(known for known in self.cids if known != cid)
         self._endpoint.table.retire(cid, monotonic())
 
     def ids_retired(self) -> None:
@@ -282,22 +285,23 @@ class Session:
             self.detach()
             self._endpoint.forget(self)
             return
-        self._due_at = at = self._next_deadline()
-        if at != inf:
-            self._arm_at(at, monotonic())
+        self._due_at = self._next_deadline()
+        self._arm_at(self._due_at, monotonic())
 
     def _next_deadline(self) -> float:
         at = self.connection.get_timer()
         return inf if at is None else at
 
     def _arm_at(self, at: float, now: float) -> None:
+        if at > now + DOZE_AFTER_S and not self.connection.dozes:
+            at = now + DOZE_AFTER_S  # no deadline is near: look then whether it may doze
         if at <= now:
             # More to send, or late. As a timer, so that the event loop reads ACKs first: they may
             # be the late ones.
             if self._soon is None and not self._outlet.is_full:
                 self._soon = self._loop.call_later(0, self._transmit_now)
             return
-        if self._timer is None or at < self._timer_at:
+        if at != inf and (self._timer is None or at < self._timer_at):
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_at = at
@@ -305,9 +309,18 @@ class Session:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._endpoint.lateness.note(monotonic() - self._timer_at)
-        if not self._handle_deadlines() and self._due_at != inf:
-            self._arm_at(self._due_at, monotonic())
+        now = monotonic()
+        self._endpoint.lateness.note(now - self._timer_at)
+        if not self._handle_deadlines():
+            if self.connection.quiet_s(now) >= DOZE_AFTER_S:
+                self._doze(now)
+            self._arm_at(self._due_at, now)
+
+    def _doze(self, now: float) -> None:
+        """Let go of what can be made again, if the connection has nothing to do."""
+        http = self.protocol._http
+        if self.connection.doze(now) and isinstance(http, H3Connection):  # not aioquic's
+            http.rest()
 
 
 def send_first(connection: Connection, outlet: Outlet) -> bool:

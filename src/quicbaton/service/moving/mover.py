@@ -148,7 +148,7 @@ class Mover:
         if session is None:
             raise RefusedError("the connection has ended", code=Reason.CLOSED)
         parting = session.connection.parting_trains(monotonic())
-        frozen = Frozen(session, tuple(session.cids), None, b"", {}, parting, None, None, (), 0)
+        frozen = Frozen(session, session.cids, None, b"", {}, parting, None, None, (), 0)
         self._endpoint.release(session, strays)
         return frozen
 

@@ -76,8 +76,7 @@ class ConnectionIds:
     @property
     def cutover_pending(self) -> bool:
         """True while the peer has yet to retire an ID that we asked it to retire."""
-        local = self._state.local  # ascending
-        return bool(local) and local[0].sequence < self._state.local_retire_prior_to
+        return cutover_is_pending(self._state)
 
     def local_cids(self) -> list[bytes]:
         """All connection IDs that packets to us may carry, the alias included."""
@@ -414,3 +413,9 @@ class ConnectionIds:
                 f"{pending} retirements are pending, {allowed} allowed",
                 NEW_CONNECTION_ID,
             )
+
+
+def cutover_is_pending(state: IdsState) -> bool:
+    """Whether the peer has yet to retire an ID that we asked it to retire."""
+    local = state.local  # ascending
+    return bool(local) and local[0].sequence < state.local_retire_prior_to

@@ -1,0 +1,64 @@
+"""Sessions that have been quiet let go of what can be made again, and go on at the next request."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any
+
+from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.cli.certificate import CertificateFiles
+from quicbaton.limits import DOZE_AFTER_S
+from tests.asyncio.loopback import body_of, digest, each_client, http_client
+from tests.asyncio.test_sleep import GUARD_S, start, the_session
+from tests.moves.dozing import kinds_held
+
+
+async def has_nothing_to_do(session: Session) -> None:
+    """Wait for the client's last ACK, and for ours to it."""
+    async with asyncio.timeout(GUARD_S):
+        while session.connection.why_awake(monotonic()) is not None:
+            await asyncio.sleep(0.005)
+
+
+def after_a_pause(session: Session) -> None:
+    """As if `DOZE_AFTER_S` had gone by, and the session's timer had fired."""
+    session.connection._origin_s -= DOZE_AFTER_S
+    session._on_timer()
+
+
+@each_client
+async def test_a_quiet_session_dozes_and_answers_the_next_request(
+    kind: str, certificate: CertificateFiles
+) -> None:
+    server = await start(certificate, sleep_after_s=0)
+    async with http_client(certificate, server.port, kind) as client:
+        for _ in range(3):
+            for _ in range(3):  # so that HTTP/3 remembers the request
+                assert digest(await client.get(10_000)) == digest(body_of(10_000))
+            session = the_session(server)
+            http: Any = session.protocol._http
+            assert http._sections._requests
+            assert "AESGCM" in kinds_held(session.connection)
+            await has_nothing_to_do(session)
+            after_a_pause(session)
+            assert session.connection.dozes
+            assert "AESGCM" not in kinds_held(session.connection)
+            assert not http._sections._requests
+            assert session._timer is not None
+    server.close()
+
+
+async def test_a_session_looks_again_until_it_has_been_quiet_for_long_enough(
+    certificate: CertificateFiles,
+) -> None:
+    server = await start(certificate, sleep_after_s=0)
+    async with http_client(certificate, server.port) as client:
+        await client.get(10)
+        session = the_session(server)
+        session._on_timer()
+        assert not session.connection.dozes
+        assert session._timer is not None
+        # No deadline of the connection's is as near as that.
+        assert session._timer.when() <= session._loop.time() + DOZE_AFTER_S
+    server.close()
