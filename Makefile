@@ -87,7 +87,7 @@ test-compiled: $(COMPILED_STAMP)
 
 # Tests that could look for ever look longer (tests/depth.py), and every program is executed
 # instead of forked (tests/forker). A systemd of the test's own is booted.
-DEEP := tests/deploy/test_systemd.py tests/supervisor tests/cli tests/processes/test_neighbours.py tests/processes/test_takeovers.py
+DEEP := tests/deploy/test_systemd.py tests/supervisor tests/cli tests/processes/test_neighbours.py tests/processes/test_takeovers.py tests/transport/test_bbr.py
 test-deep: $(STAMP)
 	QUICBATON_TEST_DEEP=1 QUICBATON_TEST_EXEC=1 $(PYTEST) $(DEEP) $(ARGS)
 

@@ -113,10 +113,12 @@ class Pair:
         clock stands at the end of `seconds` if nothing stopped the run before.
         """
         stop = None if seconds is None else self.now + seconds
-        for _ in range(_MAX_STEPS):
+        for number in range(_MAX_STEPS):
             if until is not None and until():
                 return
-            self.transmit()
+            # A step sends what is due, and only `until` can have made more of it since.
+            if until is not None or not number:
+                self.transmit()
             following = self.next_at_s()
             if following is None or (stop is not None and following > stop):
                 break
@@ -231,16 +233,17 @@ def run_together(pairs: Sequence[Pair], *, seconds: float) -> None:
     for pair in pairs:
         pair.run(seconds=begin - pair.now)
     stop = begin + seconds
+    for pair in pairs:
+        pair.transmit()
     while True:
         following = None
         at = stop
         for pair in pairs:
-            pair.transmit()
             next_at = pair.next_at_s()
             if next_at is not None and next_at <= at:
                 following, at = pair, next_at
         if following is None:
             break
-        following.step()
+        following._step()
     for pair in pairs:
         pair.now = stop
