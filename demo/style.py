@@ -25,6 +25,7 @@ SECOND: Final = palette.ORANGE
 LOSS: Final = palette.RED
 INK: Final = palette.INK
 GRID: Final = palette.GRID
+PAPER: Final = palette.PAPER
 
 WIDTH_INCHES: Final = 9.6
 HEIGHT_INCHES: Final = 5.4

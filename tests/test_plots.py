@@ -11,6 +11,8 @@ import pytest
 from bench import report
 from bench.benchmark import discover
 from quicbaton.cli import palette
+from tests.transport import congestion_pictures
+from tests.transport.congestion_grid import ALGORITHMS, COUPLES, Alone
 
 ROOT = Path(__file__).parent.parent
 #: Colours as SVG and matplotlib write them.
@@ -37,3 +39,21 @@ def test_a_benchmark_is_drawn_in_the_style_of_all(result: Path, tmp_path: Path) 
     for picture in (drawn, kept):
         assert set(_COLOUR.findall(picture)) <= PALETTE
         assert 'width="691.2pt" height="388.8pt"' in picture
+
+
+@pytest.mark.parametrize("name", congestion_pictures.PICTURES)
+def test_pictures_of_congestion_control_are_drawn_in_the_style_of_all(
+    name: str, tmp_path: Path
+) -> None:
+    found = {name: Alone(0.9, 8.0, 0.01) for name in ALGORITHMS}
+    grid = {(loss, column): found for loss in (0.0, 0.01) for column in (0.05, 0.2)}
+    shares = {(couple, room_s): (0.6, 0.3) for couple in COUPLES for room_s in (0.05, 0.2)}
+    pictures = []
+    for file in (tmp_path / "first.svg", tmp_path / "second.svg"):
+        congestion_pictures.draw(name, shares if name == "sharing" else grid, file)
+        pictures.append(file.read_text(encoding="utf-8"))
+    assert pictures[0] == pictures[1]
+    kept = (ROOT / "docs" / f"congestion-{name}.svg").read_text(encoding="utf-8")
+    for picture in (pictures[0], kept):
+        assert set(_COLOUR.findall(picture)) <= PALETTE
+        assert 'width="691.2pt"' in picture

@@ -1,8 +1,8 @@
 """The sources of the site, from the repository's files.
 
 The pages are the Markdown files of `docs`, which must read well where they lie, too. So they link
-to whatever is in the repository: those files get pages of their own, under `repository/`. A folder
-is its README, or the list of what it has.
+to whatever is in the repository: those files get pages of their own, under `repository/`, pictures
+excepted, which are copied there. A folder is its README, or the list of what it has.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _SUBJECT: Final = re.compile(r"^<!-- (?P<kind>module|class): (?P<name>[\w.]+) --
 _SECTION: Final = re.compile(r"^## (?P<title>.+)\n(?P<body>(?:(?!## ).*\n?)*)", re.MULTILINE)
 _ENTRY: Final = re.compile(r"^\* \[[^\]]*\]\((?P<target>[^)\s#]+)\)", re.MULTILINE)
 _ORPHAN: Final = "---\norphan: true\n---\n\n"
+_PICTURES: Final = {".png", ".svg"}
 _LANGUAGES: Final = {
     ".json": "json",
     ".html": "html",
@@ -56,11 +57,12 @@ def stage(root: Path, folder: Path) -> list[PurePosixPath]:
 
 
 def place(source: PurePosixPath) -> PurePosixPath:
-    """A file's place in the site's sources. All but files of `docs` are pages, thus Markdown."""
+    """A file's place in the site's sources. All but files of `docs` and pictures are pages, thus
+    Markdown."""
     if _DOCS in source.parents:
         return source.relative_to(_DOCS)
     page = "repository" / source
-    return page if page.suffix == ".md" else page.with_name(page.name + ".md")
+    return page if page.suffix in {".md", *_PICTURES} else page.with_name(page.name + ".md")
 
 
 class _Staging:
@@ -82,7 +84,7 @@ class _Staging:
             source = self._waiting.pop()
             path, written = self._root / source, self._folder / place(source)
             written.parent.mkdir(parents=True, exist_ok=True)
-            if _DOCS in source.parents and source.suffix != ".md":
+            if source.suffix in _PICTURES or (_DOCS in source.parents and source.suffix != ".md"):
                 shutil.copy(path, written)
             else:
                 written.write_text(self._page(source), encoding="utf-8")

@@ -57,6 +57,13 @@ def test_a_folder_is_its_readme(tmp_path: Path) -> None:
     assert (tmp_path / "sources" / "a.md").read_text() == "[e](repository/examples/README.md)"
 
 
+def test_a_picture_from_outside_docs_stays_a_picture(tmp_path: Path) -> None:
+    root = written(tmp_path / "root", docs__a_md="![p](../bench/p.svg)", bench__p_svg="<svg></svg>")
+    stage(root, tmp_path / "sources")
+    assert (tmp_path / "sources" / "a.md").read_text() == "![p](repository/bench/p.svg)"
+    assert (tmp_path / "sources" / "repository" / "bench" / "p.svg").read_text() == "<svg></svg>"
+
+
 def test_what_is_code_is_no_link(tmp_path: Path) -> None:
     text = "```python\nx[0](no.md)\n```\n`y[0](no.md)` [a](a.md)"
     root = written(tmp_path / "root", docs__a_md=text)
