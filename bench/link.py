@@ -10,6 +10,8 @@ behind it whose overflow is dropped, as at a bottleneck router: then each packet
 last bit has passed, 54 us apart at 200 Mbit/s. `--loss` loses that share of all packets, both ways,
 by chance that `--seed` fixes. `--jitter-ms` delays each packet, both ways, by up to so much more:
 those that are overtaken arrive out of order.
+
+It ends with a line on stdin, or with stdin, and prints then what its queue was like (`Queue`).
 """
 
 import argparse
@@ -26,6 +28,8 @@ from heapq import heappop, heappush
 from random import Random
 from time import monotonic
 from typing import Any
+
+import msgspec
 
 _SOL_UDP = 17
 _UDP_SEGMENT = 103
@@ -54,6 +58,15 @@ class _Conditions:
     loss: float
 
 
+class Queue(msgspec.Struct):
+    """What packets met before a link with a rate: how many there were, how many found no room, and
+    what the others waited, in the mean."""
+
+    packets: int = 0
+    dropped: int = 0
+    wait_ms: float = 0.0
+
+
 class _Way:
     """One direction of one client's traffic."""
 
@@ -64,6 +77,8 @@ class _Way:
         self._free_at = 0.0
         self._order = 0
         self._bursts: list[_Burst] = []
+        self.packets = self.dropped = 0
+        self.waited_s = 0.0
 
     @property
     def due_s(self) -> float:
@@ -84,8 +99,12 @@ class _Way:
             at = now
             if rate:
                 self._free_at = max(self._free_at, now)
-                if self._free_at - now > self._conditions.queue_s:
+                wait_s = self._free_at - now
+                self.packets += 1
+                if wait_s > self._conditions.queue_s:
+                    self.dropped += 1
                     continue
+                self.waited_s += wait_s
                 self._free_at += len(packet) / rate
                 at = self._free_at
             # Behind the bottleneck: what is lost there has had its turn on the wire.
@@ -148,7 +167,7 @@ class Relay:
         self.port: int = self._socket.getsockname()[1]
 
     def run(self) -> None:
-        """Relay until stdin ends."""
+        """Relay until stdin has a line, or ends."""
         polled = [self._selector.fileno()]
         while True:
             due = min((min(one.up.due_s, one.down.due_s) for one in self._under_way), default=None)
@@ -161,6 +180,13 @@ class Relay:
                     return
                 self._read(key.fileobj, key.data)
             self._send_due(monotonic() + _SLACK_S)
+
+    def queue(self) -> Queue:
+        """What the queue towards all clients was like."""
+        ways = [flow.down for flow in self._flows.values()]
+        packets, dropped = sum(way.packets for way in ways), sum(way.dropped for way in ways)
+        waited_ms = sum(way.waited_s for way in ways) * 1000
+        return Queue(packets, dropped, round(waited_ms / max(packets - dropped, 1), 3))
 
     def _read(self, sock: Any, flow: _Flow | None) -> None:
         now = monotonic()
@@ -218,7 +244,7 @@ def _send(sock: socket.socket, data: bytes, segment: int, to: Any) -> None:
 
 
 def main() -> None:
-    """Print the port, then relay until stdin ends."""
+    """Print the port, relay until stdin says or is the end, and print what the queue was like."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--server-port", type=int, required=True)
     parser.add_argument("--delay-ms", type=float, default=10.0, help="each way")
@@ -238,6 +264,7 @@ def main() -> None:
     relay = Relay(options.server_port, up, down, options.seed)
     print(relay.port, flush=True)
     relay.run()
+    print(msgspec.json.encode(relay.queue()).decode(), flush=True)
 
 
 if __name__ == "__main__":

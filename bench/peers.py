@@ -9,7 +9,6 @@ is missing with a reason; a benchmark prints it and goes on.
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,18 +62,6 @@ def installed() -> tuple[dict[str, Path], dict[str, str]]:
         except PeerMissingError as reason:
             missing[peer.name] = str(reason)
     return found, missing
-
-
-def available(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Those of these servers of `bench.servers` that can be had here; of the others the reason, in
-    a line."""
-    missing: dict[str, str] = {}
-    if COMPILED in names:
-        try:
-            compiled_python()
-        except PeerMissingError as reason:
-            missing[COMPILED] = str(reason)
-    return [name for name in names if name not in missing], missing
 
 
 def compiled_python() -> str:

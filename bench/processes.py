@@ -11,6 +11,7 @@ from typing import IO, Any, Self
 import msgspec
 
 from bench.client import Answer, Command
+from bench.link import Queue
 from bench.peers import COMPILED, compiled_python
 from bench.servers.application import Ready
 from quicbaton.cli.certificate import CertificateFiles
@@ -93,6 +94,23 @@ class Server(Program):
             python=compiled_python() if name == COMPILED else sys.executable,
         )
         self.ready = msgspec.json.decode(self.read_line(), type=Ready)
+
+
+class Link(Program):
+    """`bench.link` before a server, with its options: clients connect to `port`."""
+
+    def __init__(self, server_port: int, **options: float) -> None:
+        conditions = {"server-port": server_port, **options}
+        super().__init__(
+            "bench.link",
+            *(f"--{name.replace('_', '-')}={value}" for name, value in conditions.items()),
+        )
+        self.port = int(self.read_line())
+
+    def end(self) -> Queue:
+        """End it, and return what its queue was like."""
+        self.write_line("end")
+        return msgspec.json.decode(self.read_line(), type=Queue)
 
 
 class Client(Program):

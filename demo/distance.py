@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from bench.owners import Owner, Watcher, make_folder
 from bench.pair import Pair, pauses_ns
-from bench.processes import Program
+from bench.processes import Link
 
 
 class DistanceScript(Struct, frozen=True):
@@ -51,22 +51,17 @@ async def measure(folder: Path, script: DistanceScript) -> Distance:
         Owner(folder, files, "first") as first,
         Owner(folder, files, "join", first.control) as second,
         Watcher(files.certificate) as watcher,
-        Program(
-            "bench.link",
-            f"--server-port={first.started.port}",
-            f"--delay-ms={script.delay_ms}",
-        ) as link,
+        Link(first.started.port, delay_ms=script.delay_ms) as link,
     ):
-        port = int(link.read_line())
         pair = Pair((first, second), watcher)
         run = await pair.download(
-            port,
+            link.port,
             script.rate_bytes_per_s * script.seconds,
             script.every_s,
             _WARM_UP_S,
             rate=script.rate_bytes_per_s,
         )
-        reconnects_ns = await pair.reconnect(port, _RECONNECT_BYTES, script.reconnects)
+        reconnects_ns = await pair.reconnect(link.port, _RECONNECT_BYTES, script.reconnects)
     # A handoff's effect reaches the client after the delay.
     moments = [one.answered_ns + script.delay_ms * 1_000_000 for one in run.handoffs]
     between = [(earlier + later) // 2 for earlier, later in pairwise(moments)]

@@ -5,8 +5,9 @@ own command with one worker and uvloop. `quicbaton_events` is the same applicati
 also by `quicbaton serve`: the difference is the cost of ASGI in our server. Beside it the program
 in Starlette. One libcurl at a time talks HTTP/3 over the loopback to one server at a time. A round
 visits every server once, in an order that turns, with a connection of its own for each of: 1 KB
-requests one after the other, the same 32 at a time, a download, an upload. CPU is user and system
-of all processes of the server. Reported are medians over the rounds.
+requests one after the other, the same 32 at a time, a download, an upload, and a download behind a
+link of 200 Mbit/s and 20 ms (`bench.link`). CPU is user and system of all processes of the server.
+Reported are medians over the rounds.
 
 With two workers, four libcurls in processes of their own download at once. The kernel or the server
 chooses the worker of each connection. Downloads that do not end whole are counted. Resident memory
@@ -25,7 +26,6 @@ import argparse
 import datetime
 import functools
 import hashlib
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -36,9 +36,12 @@ from typing import Any
 
 from bench import peers
 from bench.asgi_servers import OURS, AsgiServer
+from bench.bars import draw_groups
 from bench.benchmark import Benchmark
 from bench.client import Answer
-from bench.processes import Client
+from bench.contestants import missing_lines
+from bench.processes import Client, Link
+from bench.rounds import alternate, median
 from bench.servers.application import SMALL_BYTES, make_body
 from demo import style
 from quicbaton.cli.certificate import CertificateFiles, write_self_signed
@@ -46,8 +49,12 @@ from quicbaton.cli.certificate import CertificateFiles, write_self_signed
 EVENTS = "quicbaton_events"
 SERVERS = (OURS, EVENTS, "hypercorn", "peregrine")
 
+#: Of the link.
+RTT_MS, MBIT = 20, 200
+
 _MB = 1_000_000
-_KINDS = ("small", "many", "download", "upload")
+_LINK = "download_link"
+_KINDS = ("small", "many", "download", "upload", _LINK)
 _PLAIN = "plain"
 _STARLETTE = "starlette"
 _PROGRAMS = {
@@ -76,6 +83,9 @@ class _Contestant:
 
     server: str
     variant: str
+
+    def __str__(self) -> str:
+        return f"{self.server}, {self.variant}"
 
     @property
     def program(self) -> str:
@@ -191,16 +201,11 @@ def _measure_all(
             servers[one] = stack.enter_context(stage.start(one))
             servers[one].wait_until_open(client)
             memory[one] = _measure_memory(servers[one], client, sizes.memory_requests)
-        total = rounds * len(contestants) * len(_KINDS)
-        for number in range(rounds):
-            shift = number % len(contestants)
-            for one in contestants[shift:] + contestants[:shift]:
-                for kind in _KINDS:
-                    step(len(measured), total, f"{one.server}, {one.variant}: {kind}")
-                    figures = _measure(servers[one], client, kind, sizes)
-                    where = {"round": number, "server": one.server, "variant": one.variant}
-                    measured.append({**where, "kind": kind, **figures})
-        step(total, total, "two workers")
+        for number, one, kind in alternate(rounds, contestants, _KINDS, step):
+            figures = _measure(servers[one], client, kind, sizes)
+            where = {"round": number, "server": one.server, "variant": one.variant}
+            measured.append({**where, "kind": kind, **figures})
+        step(0, 1, "two workers")
     return measured, memory
 
 
@@ -215,14 +220,23 @@ def _measure_memory(server: AsgiServer, client: Client, count: int) -> dict[str,
 
 
 def _measure(server: AsgiServer, client: Client, kind: str, sizes: _Sizes) -> dict[str, float]:
+    if kind == _LINK:
+        with Link(server.port, delay_ms=RTT_MS / 2, mbit=MBIT) as link:
+            return _measure_at(link.port, server, client, "download", sizes)
+    return _measure_at(server.port, server, client, kind, sizes)
+
+
+def _measure_at(
+    port: int, server: AsgiServer, client: Client, kind: str, sizes: _Sizes
+) -> dict[str, float]:
     many = "_many" if kind == "many" else ""
-    client.ask(f"open{many}", server.port)
+    client.ask(f"open{many}", port)
     before_s = server.cpu_s()
-    answer = client.ask(kind, server.port, sizes.count(kind))
+    answer = client.ask(kind, port, sizes.count(kind))
     cpu_s = server.cpu_s() - before_s
-    client.ask(f"close{many}", server.port)
+    client.ask(f"close{many}", port)
     if kind != "upload" and answer.sha256 != sizes.sha256(kind):
-        raise RuntimeError(f"{kind} on port {server.port}: the body arrived altered")
+        raise RuntimeError(f"{kind} on port {port}: the body arrived altered")
     return {"cpu_s": cpu_s, "elapsed_s": answer.seconds}
 
 
@@ -277,13 +291,7 @@ def _figures(
 
         def each(kind: str, quantity: str, figure: Callable[[float], float]) -> dict[str, float]:
             return {
-                name: figure(
-                    statistics.median(
-                        one[quantity]
-                        for one in measured
-                        if (one["server"], one["variant"], one["kind"]) == (name, variant, kind)
-                    )
-                )
+                name: figure(median(measured, quantity, server=name, variant=variant, kind=kind))
                 for name in names
             }
 
@@ -308,6 +316,8 @@ def _figures(
             "cpu_s_per_100mb_up": each("upload", "cpu_s", cpu_s),
             "goodput_mb_s": each("download", "elapsed_s", mb_s),
             "upload_goodput_mb_s": each("upload", "elapsed_s", mb_s),
+            f"cpu_s_per_100mb_down_rtt_{RTT_MS}ms": each(_LINK, "cpu_s", cpu_s),
+            f"goodput_mb_s_rtt_{RTT_MS}ms": each(_LINK, "elapsed_s", mb_s),
             "resident_mb": {
                 one.server: memory[one] for one in contestants if one.variant == variant
             },
@@ -352,7 +362,7 @@ def _targets(plain: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
 
 def report(figures: dict[str, Any]) -> list[str]:
     """The targets that were reached, the distance to the fastest, and missing servers."""
-    lines = [f"{name} is missing: {reason}" for name, reason in figures["missing"].items()]
+    lines = missing_lines(figures)
     for one in figures["targets"]:
         if one["at_most"] is None:
             verdict = "the distance"
@@ -372,19 +382,9 @@ def plot(figures: dict[str, Any], axes: Any) -> None:
         "one stream": figures["cpu_us_per_1kb_get"],
         "32 streams": figures["cpu_us_per_1kb_get_32_streams"],
     }
-    names = [name for name in SERVERS if name in figures["cpu_us_per_1kb_get"]]
-    width = 0.8 / len(names)
-    for index, name in enumerate(names):
-        places = [group + (index - (len(names) - 1) / 2) * width for group in range(len(groups))]
-        values = [group[name] for group in groups.values()]
-        bars = axes.bar(places, values, width * 0.92, label=name, color=_COLOURS[name])
-        axes.bar_label(bars, fmt="%.0f", padding=2)
-    axes.set_xticks(range(len(groups)), list(groups))
-    axes.tick_params(axis="x", length=0)
+    draw_groups(axes, groups, _COLOURS, numbers="%.0f")
     axes.set_ylabel("server CPU, µs per GET of 1 KB")
     axes.set_title("One ASGI program over HTTP/3: CPU per request (less is better)", loc="left")
-    axes.margins(y=0.25)
-    axes.legend(frameon=False, ncols=4, loc="upper left")
 
 
 BENCHMARK = Benchmark(

@@ -30,8 +30,9 @@ from typing import Any
 
 import msgspec
 
-from bench import peers
+from bench import contestants, peers
 from bench.asgi_servers import OURS, AsgiServer
+from bench.bars import draw_groups
 from bench.benchmark import Benchmark
 from bench.processes import Client, Program
 from bench.reload_client import Report
@@ -121,7 +122,7 @@ def _reload(server: AsgiServer, looking: Client, before: str, seconds: float) ->
 
 def report(figures: dict[str, Any]) -> list[str]:
     """The streams that were whole, and why the others were not."""
-    lines = [f"{name} is missing: {reason}" for name, reason in figures["missing"].items()]
+    lines = contestants.missing_lines(figures)
     for name, whole in figures["whole"].items():
         counts = ", ".join(f"{whole[kind]} of {figures['of_each']} {kind}" for kind in _KINDS)
         over = figures["websockets_over"][name]
@@ -133,21 +134,12 @@ def report(figures: dict[str, Any]) -> list[str]:
 
 def plot(figures: dict[str, Any], axes: Any) -> None:
     """Draw how many of each kind stayed whole, by server."""
-    names = list(figures["whole"])
-    width = 0.8 / len(_KINDS)
-    for index, kind in enumerate(_KINDS):
-        places = [place + (index - 1) * width for place in range(len(names))]
-        values = [figures["whole"][name][kind] for name in names]
-        bars = axes.bar(places, values, width * 0.92, label=kind, color=_COLOURS[kind])
-        axes.bar_label(bars, padding=2)
-    axes.set_xticks(range(len(names)), names)
-    axes.tick_params(axis="x", length=0)
+    draw_groups(axes, figures["whole"], _COLOURS, numbers="%g")
     axes.set_ylim(0, figures["of_each"] * 1.25)
     axes.set_ylabel(f"whole, of {figures['of_each']}")
     axes.set_title(
         f"Through one reload, {figures['seconds']:.0f} s long (more is better)", loc="left"
     )
-    axes.legend(frameon=False, ncols=3, loc="upper left")
 
 
 BENCHMARK = Benchmark(

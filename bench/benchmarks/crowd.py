@@ -8,8 +8,6 @@ the last one: all began at once and are of one size, so the closer the fairer.
 
 import argparse
 import datetime
-import hashlib
-import statistics
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,11 +16,14 @@ from typing import Any
 
 import msgspec
 
+from bench import contestants
+from bench.bars import draw_groups
 from bench.benchmark import Benchmark
+from bench.contestants import Contestant
 from bench.curl_crowd import Outcome
-from bench.processes import Program, Server
+from bench.processes import Program
+from bench.rounds import alternate, median
 from bench.servers.application import make_body
-from demo import style
 from quicbaton.cli.certificate import write_self_signed
 
 COUNTS = {"one": 1, "twenty": 20, "five_hundred": 500}
@@ -42,56 +43,54 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> dict[str, Any]:
     """Measure all servers in alternating rounds."""
-    names = options.servers.split(",")
+    step(0, 1, "starting servers")
+    names, missing = contestants.choose(options.servers)
     body_bytes = (options.mb or (25 if options.quick else 100)) * _MB
     requests = options.requests or (4_000 if options.quick else 20_000)
     rounds: list[dict[str, Any]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         files = write_self_signed(folder, datetime.datetime.now(datetime.UTC))
-        servers = {name: stack.enter_context(Server(name, files, body_bytes, {})) for name in names}
+        servers = {
+            name: contestants.enter(stack, name, folder, files, body_bytes) for name in names
+        }
         crowd = stack.enter_context(_Crowd(str(files.certificate)))
-        total = options.rounds * len(names) * (len(COUNTS) + 1)
-        for number in range(options.rounds):
-            for kind in (*COUNTS, "small"):
-                for name in names:
-                    step(len(rounds), total, f"{name}: {kind}")
-                    measured = _measure(servers[name], crowd, kind, body_bytes, requests)
-                    rounds.append({"round": number, "server": name, "kind": kind, **measured})
-        step(total, total, "done")
-    return _figures(names, rounds, body_bytes, requests)
+        for number, name, kind in alternate(options.rounds, names, (*COUNTS, "small"), step):
+            measured = _measure(servers[name], crowd, kind, body_bytes, requests)
+            rounds.append({"round": number, "server": name, "kind": kind, **measured})
+    return {"missing": missing, **_figures(names, rounds, body_bytes, requests)}
 
 
 def plot(figures: dict[str, Any], axes: Any) -> None:
     """Draw CPU per 100 MB by the number of downloads."""
     by_server = figures["by_server"]
-    colours = {"quicbaton": style.OURS, "aioquic": style.BASELINE, "qh3": style.OTHER}
-    width = 0.8 / len(by_server)
-    for index, (name, values) in enumerate(by_server.items()):
-        bars = axes.bar(
-            [group + (index - (len(by_server) - 1) / 2) * width for group in range(len(COUNTS))],
-            [values["cpu_s_per_100mb"][kind] for kind in COUNTS],
-            width * 0.92,
-            label=name,
-            color=colours[name],
-        )
-        axes.bar_label(bars, fmt="%.2f", padding=2)
-    axes.set_xticks(range(len(COUNTS)), [f"{count} at once" for count in COUNTS.values()])
-    axes.tick_params(axis="x", length=0)
+    groups = {
+        f"{count} at once": {
+            name: values["cpu_s_per_100mb"][kind] for name, values in by_server.items()
+        }
+        for kind, count in COUNTS.items()
+    }
+    draw_groups(axes, groups, contestants.COLOURS)
     axes.set_ylabel("server CPU, seconds per 100 MB")
     axes.set_title("Downloads at once, of the same bytes in all (less is better)", loc="left")
-    axes.margins(y=0.25)
-    axes.legend(frameon=False, ncols=len(by_server), loc="upper left")
 
 
 def report(figures: dict[str, Any]) -> list[str]:
-    """What a crowd costs over one, and who waits."""
+    """What a crowd costs over one, and who waits; our CPU over peregrine's."""
     cpu, finish = figures["cpu_s_per_100mb"], figures["finish_s"]
     late = finish["max"] / finish["p10"] - 1
-    return [
+    by_server = figures["by_server"]
+    lines = [
+        *contestants.missing_lines(figures),
         f"CPU per byte of 500 downloads over one: {cpu['five_hundred'] / cpu['one']:.2f}",
         f"the last of 500 ends {late:.0%} after the fastest tenth ({FAIR_WITHIN:.0%} is fair)",
     ]
+    gets = {name: values["cpu_us_per_small_request"] for name, values in by_server.items()}
+    lines += contestants.ratio_lines(f"GET of 1 KB, {CLIENTS} clients, CPU", gets)
+    for kind, count in COUNTS.items():
+        downloads = {name: values["cpu_s_per_100mb"][kind] for name, values in by_server.items()}
+        lines += contestants.ratio_lines(f"download, {count} at once, CPU", downloads)
+    return lines
 
 
 class _Crowd(Program):
@@ -107,7 +106,7 @@ class _Crowd(Program):
 
 
 def _measure(
-    server: Server, crowd: _Crowd, kind: str, body_bytes: int, requests: int
+    server: Contestant, crowd: _Crowd, kind: str, body_bytes: int, requests: int
 ) -> dict[str, Any]:
     port = server.ready.port
     count = CLIENTS if kind == "small" else COUNTS[kind]
@@ -122,7 +121,7 @@ def _measure(
     if outcome.connections:
         raise RuntimeError(f"{kind}: {outcome.connections} connections were opened meanwhile")
     if kind != "small":
-        expected = hashlib.sha256(make_body(body_bytes)[: body_bytes // count]).hexdigest()
+        expected = contestants.sha256(make_body(body_bytes)[: body_bytes // count])
         if outcome.sha256 != expected:
             raise RuntimeError(f"{kind}: a body arrived altered")
     finish = outcome.finish_s
@@ -136,26 +135,22 @@ def _measure(
 def _figures(
     names: list[str], rounds: list[dict[str, Any]], body_bytes: int, requests: int
 ) -> dict[str, Any]:
-    def of(name: str, kind: str) -> list[dict[str, Any]]:
-        return [one for one in rounds if (one["server"], one["kind"]) == (name, kind)]
-
-    def median(name: str, kind: str, quantity: str) -> float:
-        found: list[float] = [one[quantity] for one in of(name, kind)]
-        return statistics.median(found)
-
+    rows = [{**one, **one["finish_s"]} for one in rounds]
     by_server = {
         name: {
             "cpu_s_per_100mb": {
-                kind: round(median(name, kind, "cpu_s") * 100 * _MB / body_bytes, 3)
+                kind: round(
+                    median(rounds, "cpu_s", server=name, kind=kind) * 100 * _MB / body_bytes, 3
+                )
                 for kind in COUNTS
             },
             "finish_s": {
-                which: round(
-                    statistics.median(one["finish_s"][which] for one in of(name, "five_hundred")), 3
-                )
+                which: round(median(rows, which, server=name, kind="five_hundred"), 3)
                 for which in ("p10", "max")
             },
-            "cpu_us_per_small_request": round(median(name, "small", "cpu_s") / requests * 1e6, 1),
+            "cpu_us_per_small_request": round(
+                median(rounds, "cpu_s", server=name, kind="small") / requests * 1e6, 1
+            ),
         }
         for name in names
     }

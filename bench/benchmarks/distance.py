@@ -24,7 +24,7 @@ from typing import Any
 from bench.benchmark import Benchmark
 from bench.owners import Owner, Watcher, make_folder
 from bench.pair import MB, Pair, Run, pauses_ns, percentile, quiet_moments
-from bench.processes import Program
+from bench.processes import Link
 from demo import style
 
 _TARGET_MS = 5.0
@@ -61,12 +61,12 @@ async def _run(
         second = stack.enter_context(Owner(folder, files, "join", first.control))
         watcher = stack.enter_context(Watcher(files.certificate))
         pair = Pair((first, second), watcher)
-        shared = (f"--server-port={first.started.port}", f"--delay-ms={options.delay_ms}")
-        bottleneck = (f"--mbit={_BULK_MBIT}", f"--queue-ms={_BULK_QUEUE_MS}")
-        wide = stack.enter_context(Program("bench.link", *shared))
-        narrow = stack.enter_context(Program("bench.link", *shared, *bottleneck))
-        live = _Gaps(pair, int(wide.read_line()), options, options.rate * seconds, options.rate)
-        bulk = _Gaps(pair, int(narrow.read_line()), options, _BULK_MBIT * MB // 8 * seconds, 0)
+        port, delay_ms = first.started.port, options.delay_ms
+        bottleneck = {"mbit": _BULK_MBIT, "queue_ms": _BULK_QUEUE_MS}
+        wide = stack.enter_context(Link(port, delay_ms=delay_ms))
+        narrow = stack.enter_context(Link(port, delay_ms=delay_ms, **bottleneck))
+        live = _Gaps(pair, wide.port, options, options.rate * seconds, options.rate)
+        bulk = _Gaps(pair, narrow.port, options, _BULK_MBIT * MB // 8 * seconds, 0)
         reconnects: list[float] = []
         for number in range(options.rounds):
             step(number, options.rounds, "live")

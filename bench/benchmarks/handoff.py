@@ -28,7 +28,7 @@ from typing import Any
 from bench.benchmark import Benchmark
 from bench.owners import Owner, Watcher, make_folder, tell
 from bench.pair import MB, Pair, Run, pauses_ns, percentile, quiet_moments
-from bench.processes import Program
+from bench.processes import Link, Program
 from demo import style
 from quicbaton.cli.certificate import CertificateFiles
 
@@ -74,15 +74,8 @@ async def _run(
         if options.only in (None, "local"):
             figures |= await _local(pair, port, options, step)
         if options.only in (None, "link"):
-            link = stack.enter_context(
-                Program(
-                    "bench.link",
-                    f"--server-port={port}",
-                    f"--delay-ms={options.delay_ms}",
-                    f"--mbit={options.mbit}",
-                )
-            )
-            figures |= await _over_link(pair, int(link.read_line()), options, step)
+            link = stack.enter_context(Link(port, delay_ms=options.delay_ms, mbit=options.mbit))
+            figures |= await _over_link(pair, link.port, options, step)
         return figures
 
 

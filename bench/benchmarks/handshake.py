@@ -5,6 +5,8 @@ is a full one, with one ECDSA certificate for all servers. The servers are those
 benchmark: a program on each library's asyncio server, as it comes. A round visits every server
 once, in an order that turns from round to round. Reported are medians over the rounds. They include
 the cost of closing and forgetting the connection. `quicbaton_compiled` is ours on compiled modules.
+The same is measured behind a round trip of 20 ms, where the time says how many of them are waited
+for.
 
 `quicbaton_command` is `quicbaton serve`, which serves a file instead and sets up the garbage
 collector, as a program of one's own may do by `quicbaton.service.host.tune_collector`. Its figure
@@ -21,37 +23,28 @@ own on the primitives, CRYPTO frames put together once, and a first flight that 
 
 import argparse
 import datetime
-import hashlib
 import os
-import statistics
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from bench import contestants
 from bench.benchmark import Benchmark
+from bench.contestants import Contestant
 from bench.file_server import FileServer
-from bench.peers import COMPILED, available
-from bench.processes import Client, Server
-from bench.servers.application import SMALL_BYTES
-from demo import style
-from quicbaton.cli.certificate import write_self_signed
+from bench.peers import COMPILED
+from bench.processes import Client, Link
+from bench.rounds import alternate, median
+from bench.servers.application import SMALL_BYTES, Ready
+from quicbaton.cli.certificate import CertificateFiles, write_self_signed
 
 SERVERS = ("quicbaton", COMPILED, "aioquic", "qh3")
+#: Of the link.
+RTT_MS, MBIT = 20, 200
 _COMMAND = "quicbaton_command"
-_COLOURS = {
-    "quicbaton": style.OURS,
-    COMPILED: style.OURS_TOO,
-    "aioquic": style.BASELINE,
-    "qh3": style.OTHER,
-}
-
-
-class _Contestant(Protocol):
-    """A server process."""
-
-    def cpu_s(self) -> float: ...
+_LOOPBACK, _LINK = "loopback", f"behind {RTT_MS} ms"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -62,58 +55,75 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> dict[str, Any]:
     """Measure all servers in alternating rounds."""
     count = options.handshakes or (50 if options.quick else 300)
-    servers, missing = available(SERVERS)
-    names = [*servers, _COMMAND]
+    step(0, 1, "starting servers")
+    names, missing = contestants.available(SERVERS)
     rounds: list[dict[str, Any]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         files = write_self_signed(folder, datetime.datetime.now(datetime.UTC))
         client = stack.enter_context(Client(files.certificate, SMALL_BYTES))
-        contestants: dict[str, tuple[_Contestant, int, str]] = {}
-        for name in servers:
-            server = stack.enter_context(Server(name, files, SMALL_BYTES, {}))
-            contestants[name] = (server, server.ready.port, server.ready.small_sha256)
-        served = folder / "files"
-        served.mkdir()
-        body = os.urandom(SMALL_BYTES)
-        (served / "small").write_bytes(body)
-        pair = ("--cert", str(files.certificate), "--key", str(files.key))
-        command = stack.enter_context(FileServer(folder, served, *pair))
-        contestants[_COMMAND] = (command, command.port, hashlib.sha256(body).hexdigest())
-        for _, port, _ in contestants.values():
-            client.ask("connect", port, 10)  # what is loaded once is no handshake's
-        total = options.rounds * len(names)
-        for number in range(options.rounds):
-            shift = number % len(names)
-            for name in names[shift:] + names[:shift]:
-                step(len(rounds), total, name)
-                measured = _measure(contestants[name], client, count)
-                rounds.append({"round": number, "server": name, **measured})
-        step(total, total, "done")
-    return {"missing": missing, **_figures(names, rounds, count)}
+        servers = {
+            name: contestants.enter(stack, name, folder, files, SMALL_BYTES) for name in names
+        }
+        servers[_COMMAND] = _command(stack, folder, files)
+        links = {
+            name: stack.enter_context(Link(server.ready.port, delay_ms=RTT_MS / 2, mbit=MBIT))
+            for name, server in servers.items()
+        }
+        for server in servers.values():
+            client.ask("connect", server.ready.port, 10)  # what is loaded once is no handshake's
+        for number, name, way in alternate(options.rounds, [*servers], (_LOOPBACK, _LINK), step):
+            port = links[name].port if way == _LINK else servers[name].ready.port
+            measured = _measure(servers[name], port, client, _count(count, way))
+            rounds.append({"round": number, "server": name, "way": way, **measured})
+    return {"missing": missing, **_figures([*servers], rounds, count)}
 
 
-def _measure(
-    contestant: tuple[_Contestant, int, str], client: Client, count: int
-) -> dict[str, float]:
-    server, port, sha256 = contestant
+def _command(stack: ExitStack, folder: Path, files: CertificateFiles) -> Contestant:
+    """`quicbaton serve` of a folder with one file."""
+    served = folder / "files"
+    served.mkdir()
+    body = os.urandom(SMALL_BYTES)
+    (served / "small").write_bytes(body)
+    pair = ("--cert", str(files.certificate), "--key", str(files.key))
+    command = stack.enter_context(FileServer(folder, served, *pair))
+    digest = contestants.sha256(body)
+    return Contestant(Ready(command.port, digest, digest), command.cpu_s)
+
+
+def _count(count: int, way: str) -> int:
+    """Behind the link a handshake takes three round trips or more: a fifth of them is enough."""
+    return max(count // 5, 1) if way == _LINK else count
+
+
+def _measure(server: Contestant, port: int, client: Client, count: int) -> dict[str, float]:
     before_s = server.cpu_s()
     answer = client.ask("connect", port, count)
     cpu_s = server.cpu_s() - before_s
-    if answer.sha256 != sha256:
+    if answer.sha256 != server.ready.small_sha256:
         raise RuntimeError(f"port {port}: the body arrived altered")
     return {"cpu_s": cpu_s, "elapsed_s": answer.seconds}
 
 
 def _figures(names: list[str], rounds: list[dict[str, Any]], count: int) -> dict[str, Any]:
-    def median(name: str, quantity: str) -> float:
-        found: list[float] = [one[quantity] for one in rounds if one["server"] == name]
-        return round(statistics.median(found) / count * 1e6, 1)
+    def each(way: str, quantity: str) -> dict[str, float]:
+        return {
+            name: round(
+                median(rounds, quantity, server=name, way=way) / _count(count, way) * 1e6, 1
+            )
+            for name in names
+        }
 
     return {
-        "handshake_cpu_us": {name: median(name, "cpu_s") for name in names},
-        "handshake_elapsed_us": {name: median(name, "elapsed_s") for name in names},
-        "method": {"handshakes_per_round": count, "first_request": "GET of 1 KiB, HTTP/3"},
+        "handshake_cpu_us": each(_LOOPBACK, "cpu_s"),
+        "handshake_elapsed_us": each(_LOOPBACK, "elapsed_s"),
+        f"handshake_cpu_us_rtt_{RTT_MS}ms": each(_LINK, "cpu_s"),
+        f"handshake_elapsed_us_rtt_{RTT_MS}ms": each(_LINK, "elapsed_s"),
+        "method": {
+            "handshakes_per_round": count,
+            "handshakes_per_round_behind_the_link": _count(count, _LINK),
+            "first_request": "GET of 1 KiB, HTTP/3",
+        },
         "rounds": rounds,
     }
 
@@ -122,7 +132,7 @@ def plot(figures: dict[str, Any], axes: Any) -> None:
     """Draw CPU per handshake."""
     names = [name for name in SERVERS if name in figures["handshake_cpu_us"]]
     values = [figures["handshake_cpu_us"][name] / 1000 for name in names]
-    bars = axes.bar(names, values, 0.6, color=[_COLOURS[name] for name in names])
+    bars = axes.bar(names, values, 0.6, color=[contestants.COLOURS[name] for name in names])
     axes.bar_label(bars, fmt="%.2f", padding=2)
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel("server CPU, ms")
@@ -130,14 +140,10 @@ def plot(figures: dict[str, Any], axes: Any) -> None:
     axes.margins(y=0.2)
 
 
-def report(figures: dict[str, Any]) -> list[str]:
-    return [f"{name} is missing: {reason}" for name, reason in figures["missing"].items()]
-
-
 BENCHMARK = Benchmark(
     summary="server CPU per full handshake and first GET over HTTP/3 to libcurl",
     configure=configure,
     run=run,
     plot=plot,
-    report=report,
+    report=contestants.missing_lines,
 )

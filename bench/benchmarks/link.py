@@ -9,23 +9,27 @@ path's; what is lost is lost there. Reported are medians over the rounds.
 
 import argparse
 import datetime
-import statistics
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from bench import contestants
+from bench.bars import draw_groups
 from bench.benchmark import Benchmark
-from bench.processes import Client, Program, Server
-from demo import style
+from bench.contestants import Contestant
+from bench.peers import PEREGRINE
+from bench.processes import Client, Link
+from bench.rounds import alternate, median
 from quicbaton.cli.certificate import write_self_signed
 
-SERVERS = ("quicbaton", "qh3", "aioquic")
+SERVERS = ("quicbaton", "qh3", "aioquic", PEREGRINE.name)
 RTTS_MS = (20, 100)
 MBIT = 200
 
 _MB = 1_000_000
+_COLOURS = {name: contestants.COLOURS[name] for name in SERVERS}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,69 +41,46 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> dict[str, Any]:
     """Measure all servers behind each link, in alternating rounds."""
-    names = options.servers.split(",")
+    step(0, 1, "starting servers")
+    names, missing = contestants.choose(options.servers)
     rtts_ms = [int(one) for one in options.rtts_ms.split(",")]
     body_bytes = (options.mb or (25 if options.quick else 100)) * _MB
     rounds: list[dict[str, Any]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         files = write_self_signed(folder, datetime.datetime.now(datetime.UTC))
-        servers = {name: stack.enter_context(Server(name, files, body_bytes, {})) for name in names}
+        servers = {
+            name: contestants.enter(stack, name, folder, files, body_bytes) for name in names
+        }
         client = stack.enter_context(Client(files.certificate, body_bytes))
-        total = options.rounds * len(names) * len(rtts_ms)
-        for number in range(options.rounds):
-            shift = number % len(names)
-            for rtt_ms in rtts_ms:
-                for name in names[shift:] + names[:shift]:
-                    step(len(rounds), total, f"{name}, {rtt_ms} ms")
-                    measured = _measure(servers[name], client, rtt_ms)
-                    rounds.append({"round": number, "server": name, "rtt_ms": rtt_ms, **measured})
-        step(total, total, "done")
-    return _figures(names, rtts_ms, rounds, body_bytes)
+        for number, name, rtt_ms in alternate(options.rounds, names, rtts_ms, step):
+            measured = _measure(servers[name], client, rtt_ms)
+            rounds.append({"round": number, "server": name, "rtt_ms": rtt_ms, **measured})
+    return {"missing": missing, **_figures(names, rtts_ms, rounds, body_bytes)}
 
 
 def plot(figures: dict[str, Any], axes: Any) -> None:
     """Draw CPU per 100 MB, by round trip."""
-    groups = figures["cpu_s_per_100mb"]
-    names = [name for name in SERVERS if name in next(iter(groups.values()))]
-    colours = {"quicbaton": style.OURS, "aioquic": style.BASELINE, "qh3": style.OTHER}
-    width = 0.8 / len(names)
-    for index, name in enumerate(names):
-        bars = axes.bar(
-            [group + (index - (len(names) - 1) / 2) * width for group in range(len(groups))],
-            [values[name] for values in groups.values()],
-            width * 0.92,
-            label=name,
-            color=colours[name],
-        )
-        axes.bar_label(bars, fmt="%.2f", padding=2)
-    labels = [f"round trip {key.removeprefix('rtt_').removesuffix('ms')} ms" for key in groups]
-    axes.set_xticks(range(len(groups)), labels)
-    axes.tick_params(axis="x", length=0)
+    groups = {
+        f"round trip {key.removeprefix('rtt_').removesuffix('ms')} ms": values
+        for key, values in figures["cpu_s_per_100mb"].items()
+    }
+    draw_groups(axes, groups, _COLOURS)
     axes.set_ylabel("server CPU, seconds per 100 MB")
     axes.set_title(
         f"Downloads by libcurl behind a link of {MBIT} Mbit/s: CPU of the server process "
         "(less is better)",
         loc="left",
     )
-    axes.margins(y=0.25)
-    axes.legend(frameon=False, ncols=len(names), loc="upper left")
 
 
-def _measure(server: Server, client: Client, rtt_ms: int) -> dict[str, float]:
-    link = Program(
-        "bench.link",
-        f"--server-port={server.ready.port}",
-        f"--delay-ms={rtt_ms / 2}",
-        f"--mbit={MBIT}",
-    )
-    with link:
-        port = int(link.read_line())
-        client.ask("open", port)
+def _measure(server: Contestant, client: Client, rtt_ms: int) -> dict[str, float]:
+    with Link(server.ready.port, delay_ms=rtt_ms / 2, mbit=MBIT) as link:
+        client.ask("open", link.port)
         before_s = server.cpu_s()
-        answer = client.ask("download", port)
+        answer = client.ask("download", link.port)
         cpu_s = server.cpu_s() - before_s
-        client.ask("close", port)
+        client.ask("close", link.port)
         if answer.sha256 != server.ready.body_sha256:
             raise RuntimeError(f"behind {rtt_ms} ms the body arrived altered")
         return {"cpu_s": cpu_s, "elapsed_s": answer.seconds, "link_cpu_s": link.cpu_s()}
@@ -110,25 +91,17 @@ def _figures(
 ) -> dict[str, Any]:
     body_mb = body_bytes / _MB
 
-    def median(name: str, rtt_ms: int, quantity: str) -> float:
-        found: list[float] = [
-            one[quantity] for one in rounds if (one["server"], one["rtt_ms"]) == (name, rtt_ms)
-        ]
-        return statistics.median(found)
+    def each(quantity: str, figure: Callable[[float], float]) -> dict[str, dict[str, float]]:
+        return {
+            f"rtt_{rtt}ms": {
+                name: figure(median(rounds, quantity, server=name, rtt_ms=rtt)) for name in names
+            }
+            for rtt in rtts_ms
+        }
 
     return {
-        "cpu_s_per_100mb": {
-            f"rtt_{rtt}ms": {
-                name: round(median(name, rtt, "cpu_s") * 100 / body_mb, 3) for name in names
-            }
-            for rtt in rtts_ms
-        },
-        "goodput_mb_s": {
-            f"rtt_{rtt}ms": {
-                name: round(body_mb / median(name, rtt, "elapsed_s"), 2) for name in names
-            }
-            for rtt in rtts_ms
-        },
+        "cpu_s_per_100mb": each("cpu_s", lambda cpu_s: round(cpu_s * 100 / body_mb, 3)),
+        "goodput_mb_s": each("elapsed_s", lambda elapsed_s: round(body_mb / elapsed_s, 2)),
         "method": {
             "body_bytes": body_bytes,
             "mbit": MBIT,
@@ -139,12 +112,10 @@ def _figures(
 
 
 def report(figures: dict[str, Any]) -> list[str]:
-    """CPU as ratios over qh3's."""
-    lines = []
+    """CPU as ratios over those of the fastest peers, and what is missing."""
+    lines = contestants.missing_lines(figures)
     for key, values in figures["cpu_s_per_100mb"].items():
-        if {"quicbaton", "qh3"} <= values.keys():
-            ratio = values["quicbaton"] / values["qh3"]
-            lines.append(f"{key}: CPU of quicbaton over qh3's: {ratio:.2f}")
+        lines += contestants.ratio_lines(f"{key}, CPU per byte", values, ("qh3", PEREGRINE.name))
     return lines
 
 

@@ -1,15 +1,16 @@
-"""Goodput of a download over a path that loses packets, and delays some more than others.
+"""Goodput of a download over a path that loses packets, and delays some more than others, and how
+long its packets wait before the link.
 
-Every cell of the grid is a link of 200 Mbit/s (`bench.link`) with a loss, 0.1, 1 or 3 % of all
-packets both ways, a round trip, 10, 50 or 200 ms, and with or without jitter: up to a fifth of the
-delay more for each packet, which reorders them. One libcurl takes as much of a body as comes within
-some seconds and compares it; one server at a time, the same chance for each of them. quicbaton
-takes part once with each congestion control that it has.
+Every cell of the grid is a link of 200 Mbit/s (`bench.link`) with a loss, 0, 0.1, 1 or 3 % of all
+packets both ways, a round trip, 10, 50 or 200 ms, and, where there are losses, with or without
+jitter: up to a fifth of the delay more for each packet, which reorders them. Before the link 50 ms'
+worth of packets find room. One libcurl takes as much of a body as comes within some seconds and
+compares it; one server at a time, the same chance for each of them. quicbaton takes part once with
+CUBIC and once with BBR.
 """
 
 import argparse
 import datetime
-import statistics
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.benchmark import Benchmark
-from bench.processes import Client, Program, Server
+from bench.processes import Client, Link, Server
+from bench.rounds import alternate, median
 from demo import style
 from quicbaton.cli.certificate import write_self_signed
 
 MBIT = 200
-LOSSES_PERCENT = (0.1, 1.0, 3.0)
+LOSSES_PERCENT = (0.0, 0.1, 1.0, 3.0)
 RTTS_MS = (10, 50, 200)
+QUEUE_MS = 50
 #: Of the one-way delay, each way.
 JITTER_SHARE = 0.2
 
@@ -40,6 +43,9 @@ class _Cell:
     loss_percent: float
     rtt_ms: int
     jitter_ms: float
+
+    def __str__(self) -> str:
+        return self.name
 
     @property
     def name(self) -> str:
@@ -66,36 +72,37 @@ def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> d
         files = write_self_signed(folder, datetime.datetime.now(datetime.UTC))
         servers = {name: stack.enter_context(_server(name, files, body_bytes)) for name in names}
         client = stack.enter_context(Client(files.certificate, body_bytes))
-        total = options.rounds * len(cells) * len(names)
-        for number in range(options.rounds):
-            shift = number % len(names)
-            for cell in cells:
-                for name in names[shift:] + names[:shift]:
-                    step(len(rounds), total, f"{cell.name}: {name}")
-                    goodput = _measure(servers[name], client, cell, seconds, number)
-                    rounds.append(
-                        {"round": number, "cell": cell.name, "server": name, "mb_s": goodput}
-                    )
-        step(total, total, "done")
+        for number, name, cell in alternate(options.rounds, names, cells, step):
+            measured = _measure(servers[name], client, cell, seconds, number)
+            rounds.append({"round": number, "cell": cell.name, "server": name, **measured})
     return _figures(names, cells, rounds, seconds)
 
 
 def plot(figures: dict[str, Any], axes: Any) -> None:
-    """Draw the goodput of each server in every cell."""
-    cells = figures["goodput_mb_s"]
+    """Draw the goodput of each server in every cell, and below how long its packets waited."""
+    panels = {"goodput_mb_s": axes}
+    if "queue_ms" in figures:
+        figure = axes.figure
+        axes.remove()
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(5, 3))
+        panels = {"goodput_mb_s": upper, "queue_ms": lower}
+        lower.set_ylabel(f"in the queue, ms of {QUEUE_MS}")
     colours = (style.OURS_TOO, style.OURS, style.OTHER, style.BASELINE)
-    for name, colour in zip(CONTESTANTS, colours, strict=True):
-        goodputs = [values.get(name) for values in cells.values()]
-        if any(goodputs):
-            axes.plot(goodputs, "o-", color=colour, label=name.replace("_", ", "), linewidth=1)
-    axes.set_yscale("log")
-    labels = [
-        key.removeprefix("loss_").replace("_rtt_", " %\n").replace("_", "\n") for key in cells
-    ]
-    axes.set_xticks(range(len(cells)), labels, fontsize=7)
-    axes.set_ylabel("goodput, MB/s")
-    axes.set_title(f"A download over {MBIT} Mbit/s with loss, by round trip", loc="left")
-    axes.legend(frameon=False, ncols=4, loc="lower left")
+    for key, panel in panels.items():
+        cells = figures[key]
+        for name, colour in zip(CONTESTANTS, colours, strict=True):
+            values = [found.get(name) for found in cells.values()]
+            if any(values):
+                panel.plot(values, "o-", color=colour, label=name.replace("_", ", "), linewidth=1)
+        labels = [
+            cell.removeprefix("loss_").replace("_rtt_", " %\n").replace("_", "\n") for cell in cells
+        ]
+        panel.set_xticks(range(len(cells)), labels, fontsize=7)
+    goodput = panels["goodput_mb_s"]
+    goodput.set_yscale("log")
+    goodput.set_ylabel("goodput, MB/s")
+    goodput.set_title(f"A download over {MBIT} Mbit/s with loss, by round trip", loc="left")
+    goodput.legend(frameon=False, ncols=4, loc="lower left")
 
 
 def report(figures: dict[str, Any]) -> list[str]:
@@ -113,6 +120,7 @@ def _cells() -> list[_Cell]:
         for share in (0.0, JITTER_SHARE)
         for loss in LOSSES_PERCENT
         for rtt in RTTS_MS
+        if loss or not share
     ]
 
 
@@ -122,34 +130,38 @@ def _server(name: str, files: Any, body_bytes: int) -> Server:
     return Server(name, files, body_bytes, {})
 
 
-def _measure(server: Server, client: Client, cell: _Cell, seconds: int, seed: int) -> float:
-    link = Program(
-        "bench.link",
-        f"--server-port={server.ready.port}",
-        f"--mbit={MBIT}",
-        f"--delay-ms={cell.rtt_ms / 2}",
-        f"--jitter-ms={cell.jitter_ms}",
-        f"--loss={cell.loss_percent / 100}",
-        f"--seed={seed}",
-    )
-    with link:
-        port = int(link.read_line())
-        client.ask("open", port)
-        answer = client.ask("download_for", port, seconds)
-        client.ask("close", port)
-    return answer.received_bytes / _MB / answer.seconds
+def _measure(
+    server: Server, client: Client, cell: _Cell, seconds: int, seed: int
+) -> dict[str, float]:
+    with Link(
+        server.ready.port,
+        mbit=MBIT,
+        delay_ms=cell.rtt_ms / 2,
+        jitter_ms=cell.jitter_ms,
+        loss=cell.loss_percent / 100,
+        queue_ms=QUEUE_MS,
+        seed=seed,
+    ) as link:
+        client.ask("open", link.port)
+        answer = client.ask("download_for", link.port, seconds)
+        client.ask("close", link.port)
+        queue = link.end()
+    return {"mb_s": answer.received_bytes / _MB / answer.seconds, "queue_ms": queue.wait_ms}
 
 
 def _figures(
     names: list[str], cells: list[_Cell], rounds: list[dict[str, Any]], seconds: int
 ) -> dict[str, Any]:
-    def median(cell: _Cell, name: str) -> float:
-        found: list[float] = [
-            one["mb_s"] for one in rounds if (one["cell"], one["server"]) == (cell.name, name)
-        ]
-        return statistics.median(found)
+    def each(quantity: str, digits: int) -> dict[str, dict[str, float]]:
+        return {
+            cell.name: {
+                name: round(median(rounds, quantity, cell=cell.name, server=name), digits)
+                for name in names
+            }
+            for cell in cells
+        }
 
-    goodputs = {cell.name: {name: round(median(cell, name), 3) for name in names} for cell in cells}
+    goodputs = each("mb_s", 3)
     ours, peers = set(names) & set(_OURS), set(names) & set(_PEERS)
     ratios = {
         cell: round(max(values[one] for one in ours) / max(values[one] for one in peers), 3)
@@ -159,13 +171,19 @@ def _figures(
     return {
         "goodput_ratio_to_best_peer": ratios,
         "goodput_mb_s": goodputs,
-        "method": {"seconds": seconds, "mbit": MBIT, "peers": "each library's default"},
+        "queue_ms": each("queue_ms", 2),
+        "method": {
+            "seconds": seconds,
+            "mbit": MBIT,
+            "room_in_the_queue_ms": QUEUE_MS,
+            "peers": "each library's default",
+        },
         "rounds": rounds,
     }
 
 
 BENCHMARK = Benchmark(
-    summary="goodput over lossy and jittery paths, beside each peer's",
+    summary="goodput and queueing over lossy and jittery paths, beside each peer's",
     configure=configure,
     run=run,
     plot=plot,

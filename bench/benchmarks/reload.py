@@ -25,7 +25,7 @@ import msgspec
 
 from bench.benchmark import Benchmark
 from bench.pair import percentile
-from bench.processes import Program
+from bench.processes import Link, Program
 from bench.service import Service
 from bench.throng import Report
 from demo import style
@@ -53,15 +53,9 @@ def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> d
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         files = _make_files(folder / "files")
         service = stack.enter_context(Service(folder, files, _WORKERS))
-        link = stack.enter_context(
-            Program(
-                "bench.link", f"--server-port={service.port}", "--delay-ms=0", f"--loss={_LOSS}"
-            )
-        )
+        link = stack.enter_context(Link(service.port, delay_ms=0, loss=_LOSS))
         crowd = stack.enter_context(
-            Program(
-                "bench.throng", "127.0.0.1", link.read_line().strip(), str(files), str(_EVERY_S)
-            )
+            Program("bench.throng", "127.0.0.1", str(link.port), str(files), str(_EVERY_S))
         )
         step(0, options.rounds, f"{count} connections")
         _ask(crowd, f"open {count}")

@@ -1,19 +1,20 @@
-"""CPU of the server process per byte and per request, beside aioquic and qh3.
+"""CPU of the server process per byte and per request, beside aioquic, qh3 and peregrine.
 
 One libcurl at a time talks HTTP/3 over the loopback to one server at a time; all servers stay up
-and idle otherwise. A round visits every server once, in an order that turns from round to round,
-with a connection of its own for each of: one download, one upload, a series of 1 KiB requests.
-The connection is opened before the server's CPU clock is read, so handshakes are not in these
-figures (the `state` benchmark has them). Reported are medians over the rounds.
+and idle otherwise. In a round every server has each of: one download, one upload, a series of 1 KiB
+requests, over a connection of its own, in an order that turns from round to round. The connection
+is opened before the server's CPU clock is read, so handshakes are not in these figures (the
+`handshake` benchmark has them). Reported are medians over the rounds. `link` has downloads behind a
+link.
 
 aioquic and qh3 run as they come, which means datagrams of 1200 and 1280 bytes; quicbaton finds the
 path's limit by itself. Part of the difference is that alone, so a second set of figures has both
 set by hand to the size that quicbaton reaches. `quicbaton_compiled` is ours on compiled modules.
+peregrine, a server in Swift, runs the same application as an ASGI program (`bench.contestants`).
 """
 
 import argparse
 import datetime
-import statistics
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,28 +22,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench import contestants
+from bench.bars import draw_groups
 from bench.benchmark import Benchmark
-from bench.peers import COMPILED, available
-from bench.processes import Client, Server
-from demo import style
+from bench.contestants import Contestant
+from bench.peers import COMPILED, PEREGRINE
+from bench.processes import Client
+from bench.rounds import alternate, median
 from quicbaton.cli.certificate import write_self_signed
 from quicbaton.limits import MAX_DATAGRAM_BYTES
 
-SERVERS = ("quicbaton", COMPILED, "aioquic", "qh3")
-_OURS = ("quicbaton", COMPILED)
+SERVERS = ("quicbaton", COMPILED, "aioquic", "qh3", PEREGRINE.name)
+#: Those whose datagrams are also set to another size than they have by themselves.
+_SIZED = ("aioquic", "qh3")
 
 _MB = 1_000_000
 _KINDS = ("download", "upload", "small")
 
 
 @dataclass(frozen=True)
-class _Contestant:
+class _Configuration:
     """A server in one configuration; `label` names it in the raw rounds."""
 
     label: str
     server: str
     kinds: tuple[str, ...] = _KINDS
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __str__(self) -> str:
+        return self.label
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -59,32 +67,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, step: Callable[[int, int, str], None]) -> dict[str, Any]:
     """Measure all servers in alternating rounds."""
-    names = options.servers.split(",")
-    if unknown := set(names) - set(SERVERS):
-        raise SystemExit(f"no such server: {', '.join(sorted(unknown))}")
+    step(0, 1, "starting servers")
+    names, missing = contestants.choose(options.servers)
     body_bytes = (options.mb or (10 if options.quick else 100)) * _MB
     requests = options.requests or (200 if options.quick else 2000)
-    names, missing = available(names)
-    contestants = _contestants(names, options.variant)
     rounds: list[dict[str, Any]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         files = write_self_signed(folder, datetime.datetime.now(datetime.UTC))
         servers = {
-            one.label: stack.enter_context(Server(one.server, files, body_bytes, one.options))
-            for one in contestants
+            one: contestants.enter(stack, one.server, folder, files, body_bytes, one.options)
+            for one in _configurations(names, options.variant)
         }
         client = stack.enter_context(Client(files.certificate, body_bytes))
-        total = options.rounds * sum(len(one.kinds) for one in contestants)
-        for number in range(options.rounds):
-            shift = number % len(contestants)
-            for one in contestants[shift:] + contestants[:shift]:
-                for kind in one.kinds:
-                    step(len(rounds), total, f"{one.label}: {kind}")
-                    count = requests if kind == "small" else 1
-                    measured = _measure(servers[one.label], client, kind, count)
-                    rounds.append({"round": number, "server": one.label, "kind": kind, **measured})
-        step(total, total, "done")
+        for number, one, kind in alternate(options.rounds, list(servers), _KINDS, step):
+            if kind in one.kinds:
+                count = requests if kind == "small" else 1
+                measured = _measure(servers[one], client, kind, count)
+                rounds.append({"round": number, "server": one.label, "kind": kind, **measured})
     return {"missing": missing, **_figures(names, rounds, body_bytes, requests)}
 
 
@@ -94,49 +94,29 @@ def plot(figures: dict[str, Any], axes: Any) -> None:
         "download (server sends)": figures["server_cpu_s_per_100mb"],
         "upload (server receives)": figures["upload_cpu_s_per_100mb"],
     }
-    colours = {
-        "quicbaton": style.OURS,
-        COMPILED: style.OURS_TOO,
-        "aioquic": style.BASELINE,
-        "qh3": style.OTHER,
-    }
-    names = [name for name in SERVERS if name in figures["server_cpu_s_per_100mb"]]
-    width = 0.8 / len(names)
-    for index, name in enumerate(names):
-        places = [group + (index - (len(names) - 1) / 2) * width for group in range(len(groups))]
-        bars = axes.bar(
-            places,
-            [values[name] for values in groups.values()],
-            width * 0.92,
-            label=name,
-            color=colours[name],
-        )
-        axes.bar_label(bars, fmt="%.2f", padding=2)
-    axes.set_xticks(range(len(groups)), list(groups))
-    axes.tick_params(axis="x", length=0)
+    draw_groups(axes, groups, contestants.COLOURS)
     axes.set_ylabel("server CPU, seconds per 100 MB")
     axes.set_title("HTTP/3 with libcurl: CPU of the server process (less is better)", loc="left")
-    axes.margins(y=0.25)
-    axes.legend(frameon=False, ncols=4, loc="upper left")
 
 
-def _contestants(names: list[str], variant: str | None) -> list[_Contestant]:
+def _configurations(names: list[str], variant: str | None) -> list[_Configuration]:
     fed = {"variant": variant} if variant else {}
-    contestants = [_Contestant(n, n, options={} if n in _OURS else fed) for n in names]
     same_size = {"datagram-bytes": MAX_DATAGRAM_BYTES, **fed}
-    contestants += [
-        _Contestant(_same_size(name), name, ("download",), same_size)
-        for name in names
-        if name not in _OURS
+    return [
+        *(_Configuration(name, name, options=fed if name in _SIZED else {}) for name in names),
+        *(
+            _Configuration(_same_size(name), name, ("download",), same_size)
+            for name in names
+            if name in _SIZED
+        ),
     ]
-    return contestants
 
 
 def _same_size(name: str) -> str:
-    return name if name in _OURS else f"{name}, {MAX_DATAGRAM_BYTES}-byte datagrams"
+    return f"{name}, {MAX_DATAGRAM_BYTES}-byte datagrams" if name in _SIZED else name
 
 
-def _measure(server: Server, client: Client, kind: str, count: int) -> dict[str, float]:
+def _measure(server: Contestant, client: Client, kind: str, count: int) -> dict[str, float]:
     port = server.ready.port
     client.ask("open", port)
     before_s = server.cpu_s()
@@ -152,39 +132,38 @@ def _measure(server: Server, client: Client, kind: str, count: int) -> dict[str,
 def _figures(
     names: list[str], rounds: list[dict[str, Any]], body_bytes: int, requests: int
 ) -> dict[str, Any]:
-    def median(label: str, kind: str, quantity: str) -> float:
-        found: list[float] = [
-            one[quantity] for one in rounds if (one["server"], one["kind"]) == (label, kind)
-        ]
-        return statistics.median(found)
-
     body_mb = body_bytes / _MB
-    per_100_mb = 100 / body_mb
+
+    def each(kind: str, quantity: str, figure: Callable[[float], float]) -> dict[str, float]:
+        return {name: figure(median(rounds, quantity, server=name, kind=kind)) for name in names}
+
+    def per_100_mb(cpu_s: float) -> float:
+        return round(cpu_s * 100 / body_mb, 4)
+
+    def per_get_us(cpu_s: float) -> float:
+        return round(cpu_s / requests * 1e6, 1)
+
+    def mb_s(elapsed_s: float) -> float:
+        return round(body_mb / elapsed_s, 1)
+
     return {
-        "server_cpu_s_per_100mb": {
-            name: round(median(name, "download", "cpu_s") * per_100_mb, 4) for name in names
-        },
-        "upload_cpu_s_per_100mb": {
-            name: round(median(name, "upload", "cpu_s") * per_100_mb, 4) for name in names
-        },
-        "cpu_us_per_1kb_get": {
-            name: round(median(name, "small", "cpu_s") / requests * 1e6, 1) for name in names
-        },
-        "goodput_mb_s": {
-            name: round(body_mb / median(name, "download", "elapsed_s"), 1) for name in names
-        },
-        "upload_goodput_mb_s": {
-            name: round(body_mb / median(name, "upload", "elapsed_s"), 1) for name in names
-        },
+        "server_cpu_s_per_100mb": each("download", "cpu_s", per_100_mb),
+        "upload_cpu_s_per_100mb": each("upload", "cpu_s", per_100_mb),
+        "cpu_us_per_1kb_get": each(
+            "small", "cpu_s", lambda cpu_s: round(cpu_s / requests * 1e6, 1)
+        ),
+        "goodput_mb_s": each("download", "elapsed_s", mb_s),
+        "upload_goodput_mb_s": each("upload", "elapsed_s", mb_s),
         "server_cpu_s_per_100mb_same_datagram_size": {
-            name: round(median(_same_size(name), "download", "cpu_s") * per_100_mb, 4)
+            name: per_100_mb(median(rounds, "cpu_s", server=_same_size(name), kind="download"))
             for name in names
+            if name != PEREGRINE.name
         },
         "method": {
             "body_bytes": body_bytes,
             "requests_per_round": requests,
             "same_datagram_bytes": MAX_DATAGRAM_BYTES,
-            "flow_control_limits": "the same for all servers",
+            "flow_control_limits": "the same for all but peregrine, which has its own",
             "congestion_control": "each library's default",
         },
         "rounds": rounds,
@@ -192,7 +171,13 @@ def _figures(
 
 
 def report(figures: dict[str, Any]) -> list[str]:
-    return [f"{name} is missing: {reason}" for name, reason in figures["missing"].items()]
+    """What is missing, and our CPU over peregrine's."""
+    return [
+        *contestants.missing_lines(figures),
+        *contestants.ratio_lines("GET of 1 KB, CPU", figures["cpu_us_per_1kb_get"]),
+        *contestants.ratio_lines("download, CPU", figures["server_cpu_s_per_100mb"]),
+        *contestants.ratio_lines("upload, CPU", figures["upload_cpu_s_per_100mb"]),
+    ]
 
 
 BENCHMARK = Benchmark(

@@ -1,18 +1,18 @@
 """The benchmark's application as a plain ASGI program, which every ASGI server runs.
 
-The same three paths as `bench.servers.application`, over the same body.
+The same paths as `bench.servers.application`, over the same body.
 """
 
 import os
 from typing import Any
 
-from bench.servers.application import Content
+from bench.servers.application import CHUNK_BYTES, Content
 
 _CONTENT = Content(int(os.environ["BENCH_BODY_BYTES"]))
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """`GET /small`, `GET /body`, `POST /upload`."""
+    """`GET /small`, `GET /body`, `GET /first/N`, `POST /upload`."""
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
     elif scope["path"] == "/small":
@@ -23,6 +23,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         for chunk in _CONTENT.chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body"})
+    elif scope["path"].startswith("/first/"):
+        await _send_first(send, int(scope["path"].removeprefix("/first/")))
     elif scope["path"] == "/upload":
         answer = await _take_upload(receive)
         await _start(send, 200, len(answer))
@@ -45,6 +47,14 @@ async def _start(send: Any, status: int, length: int) -> None:
         (b"content-type", b"application/octet-stream"),
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def _send_first(send: Any, length: int) -> None:
+    await _start(send, 200, length)
+    for start in range(0, length, CHUNK_BYTES):
+        chunk = _CONTENT.body[start : min(start + CHUNK_BYTES, length)]
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body"})
 
 
 async def _take_upload(receive: Any) -> bytes:
