@@ -196,6 +196,22 @@ def test_a_small_rest_of_a_large_window_waits_for_acks() -> None:
     assert not connection.has_stream_data_due
 
 
+def test_what_streams_have_to_say_does_not_wait_for_acks() -> None:
+    pair = resting_pair()
+    open_wide(pair, window_bytes=400_000)
+    connection = pair.server.connection
+    connection.send_stream_data(7, b"is given up")
+    connection.send_stream_data(3, bytes(376_000))
+    assert turns(pair).headroom.limited_by is LimitedBy.APPLICATION
+    connection.send_stream_data(3, bytes(200_000))
+    assert turns(pair).headroom.limited_by is LimitedBy.CONGESTION
+    connection.reset_stream(7, 1)
+    turns(pair)
+    half = state_of(pair.server).streams[7].send
+    assert half is not None
+    assert not half.reset_due
+
+
 def test_the_end_of_a_stream_does_not_wait_for_acks() -> None:
     pair = resting_pair()
     open_wide(pair, window_bytes=400_000)

@@ -431,7 +431,7 @@ class Sender:
         return paced
 
     def _streams_only_due(self) -> bool:
-        """True when nothing but stream data waits: it can wait a little longer for a train."""
+        """True when nothing but streams' data waits: it can wait a little longer for a train."""
         state = self._state
         return not (
             state.handshake_done_due
@@ -440,14 +440,15 @@ class Sender:
             or state.datagrams
             or state.crypto.due
             or self._ids.has_due()
+            or self._streams.has_control_due()
         )
 
     def _control_due(self, now_us: int) -> bool:
         """True when a mixed packet must go before bulk data."""
         ack_at_us = self._state.numbers.ack_at_us
-        return (ack_at_us != NEVER and (ack_at_us <= now_us or self._streams.has_due())) or (
-            not self._streams_only_due() or self._streams.has_control_due()
-        )
+        return (
+            ack_at_us != NEVER and (ack_at_us <= now_us or self._streams.has_due())
+        ) or not self._streams_only_due()
 
     def _must_speak(self, now_us: int) -> bool:
         """Whether a packet must go though nothing waits to be sent."""
