@@ -487,9 +487,12 @@ REDIAL_S: Final = 30.0
 MAX_FIRST_LINKS: Final = 16
 #: Of these, to one node: while it is out of reach each takes seconds, and others have their own.
 MAX_FIRST_LINKS_TO_NODE: Final = 4
-#: Seconds for which a process that was not reached so is left alone, and how many such processes
-#: are remembered: all worker numbers of 16 nodes.
+#: Seconds for which a process that was not reached so is left alone, the first time and at most;
+#: each time twice as long. Datagrams that name all 256 worker numbers of a node, of which none may
+#: run, then cause three TLS handshakes per second. And how many such processes are remembered: all
+#: worker numbers of 16 nodes.
 FIRST_LINK_PAUSE_S: Final = 5.0
+MAX_FIRST_LINK_PAUSE_S: Final = 80.0
 MAX_MISSED_PROCESSES: Final = 4096
 #: Nodes in a cluster's file.
 MAX_NODES: Final = 1024

@@ -11,6 +11,7 @@ import pytest
 from quicbaton.errors import PeerError
 from quicbaton.limits import (
     FIRST_LINK_PAUSE_S,
+    MAX_FIRST_LINK_PAUSE_S,
     MAX_FIRST_LINKS,
     MAX_FIRST_LINKS_TO_NODE,
     MAX_MISSED_PROCESSES,
@@ -85,6 +86,29 @@ async def test_a_process_that_was_not_reached_is_left_alone_for_a_while(network:
     network.links.want("b/9")
     await network.settle()
     assert network.tried == ["b/9", "b/9"]
+
+
+async def test_a_process_that_is_never_reached_is_tried_more_and_more_seldom(
+    network: Network,
+) -> None:
+    network.refuses = True
+    while network.now_s < 1_000:
+        network.links.want("b/9")
+        await network.settle()
+        network.now_s += FIRST_LINK_PAUSE_S
+    assert len(network.tried) == 4 + (1_000 - 75) // MAX_FIRST_LINK_PAUSE_S + 1
+    network.refuses = False
+    network.now_s += MAX_FIRST_LINK_PAUSE_S
+    network.links.want("b/9")
+    await network.settle()
+    network.refuses = True
+    network.links.want("b/9")  # its link is gone
+    await network.settle()
+    before = len(network.tried)
+    network.now_s += FIRST_LINK_PAUSE_S
+    network.links.want("b/9")
+    await network.settle()
+    assert len(network.tried) == before + 1
 
 
 async def test_a_bounded_number_of_missed_processes_is_remembered(network: Network) -> None:

@@ -7,7 +7,7 @@ that come until it is up. QUIC repairs that.
 
 Anybody can send datagrams that name processes, and each link costs both sides a TLS handshake. So
 few are made at once, fewer to one node, which may be out of reach, and a process that was not
-reached is left alone for a while.
+reached is left alone for a while, and longer each time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 from quicbaton.errors import QuicbatonError
 from quicbaton.limits import (
     FIRST_LINK_PAUSE_S,
+    MAX_FIRST_LINK_PAUSE_S,
     MAX_FIRST_LINKS,
     MAX_FIRST_LINKS_TO_NODE,
     MAX_MISSED_PROCESSES,
@@ -38,8 +39,9 @@ class FirstLinks:
         self._link_to = link_to
         self._spawn = spawn
         self._under_way: set[str] = set()
-        #: Processes that were not reached, and until when they are left alone; oldest first.
-        self._missed: dict[str, float] = {}
+        #: Processes that were not reached: for how long they are left alone, and until when; oldest
+        #: first.
+        self._missed: dict[str, tuple[float, float]] = {}
 
     def want(self, name: str) -> None:
         """A datagram for this process has come."""
@@ -48,7 +50,7 @@ class FirstLinks:
         node = _node_of(name)
         if sum(_node_of(one) == node for one in self._under_way) >= MAX_FIRST_LINKS_TO_NODE:
             return
-        if monotonic() < self._missed.get(name, 0.0):
+        if name in self._missed and monotonic() < self._missed[name][1]:
             return
         self._under_way.add(name)
         self._spawn(lambda: self._make(name))
@@ -61,11 +63,12 @@ class FirstLinks:
                 missed = False
         finally:
             self._under_way.discard(name)
-        self._missed.pop(name, None)
+        pause_s, _ = self._missed.pop(name, (FIRST_LINK_PAUSE_S / 2, 0.0))
         if missed:
             if len(self._missed) >= MAX_MISSED_PROCESSES:
                 del self._missed[next(iter(self._missed))]
-            self._missed[name] = monotonic() + FIRST_LINK_PAUSE_S
+            pause_s = min(2 * pause_s, MAX_FIRST_LINK_PAUSE_S)
+            self._missed[name] = (pause_s, monotonic() + pause_s)
 
 
 def _node_of(name: str) -> str:
