@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bench.processes import Client
+from bench.processes import Client, cpu_s_of
 from quicbaton.cli.certificate import CertificateFiles
 
 OURS = "quicbaton"
@@ -94,8 +94,8 @@ class AsgiServer:
         raise RuntimeError(f"{self._name} ended: {self.log.read_text()}")
 
     def cpu_s(self) -> float:
-        """User and system time of all processes that live: clock_getcpuclockid(3) of each."""
-        return sum(time.clock_gettime((~pid << 3) | 2) for pid in self._pids())
+        """User and system time of all processes that live."""
+        return sum(cpu_s_of(pid) for pid in self._pids())
 
     def resident_mb(self) -> float:
         """Resident memory of all processes, in 10^6 bytes."""

@@ -4,13 +4,14 @@
 
 Lines on stdin, each answered by one on stdout, as JSON: `open PORT COUNT` makes connections with a
 small request each; `download PORT COUNT BYTES` has so many of them take the first BYTES of the body
-at once; `small PORT COUNT` makes that many small requests over all of them in turn; `close` ends
-them. Events come by epoll and libcurl's `socket_action`, so a turn costs what is ready, not what is
-open.
+at once; `upload PORT COUNT BYTES` has them send those; `small PORT COUNT` makes that many small
+requests over all of them in turn; `close` ends them. Events come by epoll and libcurl's
+`socket_action`, so a turn costs what is ready, not what is open.
 """
 
 import contextlib
 import hashlib
+import io
 import resource
 import selectors
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 import msgspec
 import pycurl
 
-from bench.servers.application import SMALL_BYTES
+from bench.servers.application import SMALL_BYTES, make_body
 
 _TIMEOUT_S = 120
 #: Handshakes at once.
@@ -65,6 +66,18 @@ class _Crowd:
     def download(self, port: int, count: int, size: int) -> Outcome:
         """Take `size` bytes over each of so many connections at once."""
         return self._transfer(port, f"/first/{size}", count, self._idle)
+
+    def upload(self, port: int, count: int, size: int) -> Outcome:
+        """Send the body's first `size` bytes, a multiple of four, over each of so many connections
+        at once."""
+        body = make_body(size)
+        for handle in self._idle[:count]:
+            handle.setopt(pycurl.POST, 1)
+            handle.setopt(pycurl.POSTFIELDSIZE_LARGE, size)
+            handle.setopt(pycurl.READFUNCTION, io.BytesIO(body).read)
+            handle.setopt(pycurl.HTTPHEADER, ["Expect:"])
+            handle.setopt(pycurl.UPLOAD_BUFFERSIZE, 512 * 1024)
+        return self._transfer(port, "/upload", count, self._idle)
 
     def small(self, port: int, count: int) -> Outcome:
         """Make so many requests, one at a time on each connection."""

@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from bench.processes import cpu_s_of
 
 #: Serves the folder, and what else the innocent beside an attack ask for.
 NEIGHBOURHOOD = "bench.servers.neighbourhood:Neighbourhood"
@@ -63,8 +64,8 @@ class FileServer:
         self._process.stdout.close()
 
     def cpu_s(self) -> float:
-        """User and system time so far: clock_getcpuclockid(3)."""
-        return time.clock_gettime((~self._process.pid << 3) | 2)
+        """User and system time so far."""
+        return cpu_s_of(self.pid)
 
     def forget_peak(self) -> None:
         """Begin to look for the peak of resident memory anew (proc_pid_clear_refs(5))."""

@@ -19,6 +19,15 @@ from quicbaton.cli.certificate import CertificateFiles
 _EXIT_TIMEOUT_S = 10.0
 
 
+def cpu_s_of(pid: int) -> float:
+    """Return the user and system CPU time that a process has used so far, all threads.
+
+    This is clock_getcpuclockid(3): the scheduler's nanoseconds, where the fields of /proc/PID/stat
+    have the same sum rounded to 10 ms.
+    """
+    return time.clock_gettime((~pid << 3) | 2)
+
+
 class Program:
     """A Python module running as a child, spoken to by lines; it ends when its stdin does."""
 
@@ -48,12 +57,8 @@ class Program:
         self._pipe(self._child.stdout).close()
 
     def cpu_s(self) -> float:
-        """Return user and system CPU time used so far, all threads.
-
-        This is clock_getcpuclockid(3) of the child: the scheduler's nanoseconds, where the fields
-        of /proc/PID/stat have the same sum rounded to 10 ms.
-        """
-        return time.clock_gettime((~self._child.pid << 3) | 2)
+        """Return user and system CPU time used so far, all threads."""
+        return cpu_s_of(self._child.pid)
 
     def read_line(self) -> str:
         """Return the child's next line; its end is an error."""

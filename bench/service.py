@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from bench.processes import cpu_s_of
 from quicbaton.cli.control import Server
 from quicbaton.cli.fleet import follow
 from quicbaton.service.peers import commands as c
@@ -74,8 +75,8 @@ class Service:
         return [worker["connections"] for worker in self._workers()]
 
     def cpu_s(self) -> float:
-        """CPU time of the workers so far: clock_getcpuclockid(3) of each."""
-        return sum(time.clock_gettime((~worker["pid"] << 3) | 2) for worker in self._workers())
+        """CPU time of the workers so far."""
+        return sum(cpu_s_of(worker["pid"]) for worker in self._workers())
 
     def _workers(self) -> list[dict[str, Any]]:
         command = [sys.executable, "-m", "quicbaton", "workers", str(self._control), "--json"]

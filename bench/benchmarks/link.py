@@ -106,6 +106,7 @@ def _figures(
             "body_bytes": body_bytes,
             "mbit": MBIT,
             "congestion_control": "each library's default",
+            "peregrine": PEREGRINE.requirement,
         },
         "rounds": rounds,
     }

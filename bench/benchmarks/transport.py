@@ -165,6 +165,7 @@ def _figures(
             "same_datagram_bytes": MAX_DATAGRAM_BYTES,
             "flow_control_limits": "the same for all but peregrine, which has its own",
             "congestion_control": "each library's default",
+            "peregrine": PEREGRINE.requirement,
         },
         "rounds": rounds,
     }
