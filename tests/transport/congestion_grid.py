@@ -4,7 +4,7 @@
 
 writes the page's tables and, beside it, the pictures of three of them (`congestion_pictures`).
 Nothing here depends on the machine: the clock is virtual, and all chance comes from seeds. It takes
-some ten minutes on two cores.
+some minutes on two cores.
 """
 
 from __future__ import annotations
