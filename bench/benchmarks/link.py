@@ -19,12 +19,12 @@ from bench import contestants
 from bench.bars import draw_groups
 from bench.benchmark import Benchmark
 from bench.contestants import Contestant
-from bench.peers import PEREGRINE
+from bench.peers import COMPILED, PEREGRINE
 from bench.processes import Client, Link
 from bench.rounds import alternate, median
 from quicbaton.cli.certificate import write_self_signed
 
-SERVERS = ("quicbaton", "qh3", "aioquic", PEREGRINE.name)
+SERVERS = ("quicbaton", COMPILED, "qh3", "aioquic", PEREGRINE.name)
 RTTS_MS = (20, 100)
 MBIT = 200
 

@@ -3,6 +3,9 @@
 A train of 44 packets costs one `sendmsg` with UDP_SEGMENT (0.6 µs per packet against 4.3 µs for
 one `sendto` each), and a burst that the kernel coalesced arrives with one `recvmsg`.
 
+`sendmmsg` for the trains of several connections was measured, and left out: it saves 0.4 µs each,
+and its arguments take 2.3 µs to make by ctypes. `recvmmsg` likewise: 0.95 of an upload's CPU.
+
 Linux constants that the socket module does not name are from `linux/udp.h` and `linux/in.h`.
 """
 
