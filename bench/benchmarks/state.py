@@ -13,7 +13,9 @@ Times are medians of the thread's CPU over repetitions of the very steps of a ha
 * handshake, by turns with the moves: CPU of a server process for full handshakes that aioquic's
   client begins, aioquic conducts and our transport takes over; the certificate is an EC P-256 one.
 
-Memory is the growth of that server process, per connection that has made one request.
+Memory is the growth of a server process, per connection. Each has made a request when it opened,
+and then all are silent for longer than `limits.DOZE_AFTER_S`. Measured again after a request of
+each, all at once: the process keeps what they took together, for the next time.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import gc
 import os
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -50,6 +53,7 @@ from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.http3 import export_state, restore
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
+from quicbaton.limits import DOZE_AFTER_S
 from quicbaton.service.host import boot_id
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.state import ConnectionState
@@ -100,10 +104,13 @@ async def _run(
         payloads = await _idle_connections(endpoint, files)
         sealed = {name: len(_seal(payload, ring)) for name, payload in payloads.items()}
         largest = max(sealed, key=lambda name: sealed[name])
-        handshakes, moves, memory_bytes = _by_turns(
+        handshakes, moves = _by_turns(
             endpoint, ring, payloads[largest], (folder, files), options, step
         )
         endpoint.close()
+        counts = (100, 400) if options.quick else (1_000, 10_000)
+        step(0, 1, f"memory of {counts[-1]:,} connections")
+        memory_bytes, after_bytes = await asyncio.to_thread(_memory, folder, files, counts)
         handshake_us = statistics.median(handshakes)
         columns = map(statistics.median, zip(*moves, strict=True))
         steps_us = dict(zip(_STEPS, columns, strict=True))
@@ -113,7 +120,8 @@ async def _run(
         **{name: round(value, 1) for name, value in steps_us.items()},
         "handshake_cpu_us": round(handshake_us, 1),
         "move_per_handshake": round(sum(steps_us.values()) / handshake_us, 4),
-        "memory_bytes_per_idle_connection": round(memory_bytes),
+        "memory_bytes_per_idle_connection": memory_bytes,
+        "memory_bytes_per_connection_after_a_burst": after_bytes,
         "sealed_bytes_by_client": sealed,
         "payload_bytes_by_client": {name: len(payload) for name, payload in payloads.items()},
         "bytes_by_part": {name: _parts(payload) for name, payload in payloads.items()},
@@ -221,9 +229,8 @@ def _by_turns(
     setting: tuple[Path, CertificateFiles],
     options: argparse.Namespace,
     step: Callable[[int, int, str], None],
-) -> tuple[list[float], list[tuple[float, ...]], float]:
-    """Handshakes and moves in turns, so that what else the machine does falls upon both; and what
-    the server process has grown by per connection."""
+) -> tuple[list[float], list[tuple[float, ...]]]:
+    """Handshakes and moves in turns, so that what else the machine does falls upon both."""
     handshakes: list[float] = []
     moves: list[tuple[float, ...]] = []
     folder, files = setting
@@ -237,7 +244,6 @@ def _by_turns(
         Program("bench.crowd", str(owner.started.port)) as crowd,
     ):
         tell(crowd, "open", _HANDSHAKES)
-        before = _resident_bytes(owner)
         for block in range(blocks):
             step(1 + block, blocks + 1, "handshakes and moves")
             handshakes.append(_handshakes_us(owner, crowd))
@@ -245,9 +251,36 @@ def _by_turns(
                 moves.append(_move_us(payload, endpoint, ring))
                 gc.collect()
         tell(crowd, "ask")
-        grown = _resident_bytes(owner) - before
     gc.enable()
-    return handshakes, moves, grown / (blocks * _HANDSHAKES)
+    return handshakes, moves
+
+
+# --- memory -----------------------------------------------------------------------------------
+
+
+def _memory(
+    folder: Path, files: CertificateFiles, counts: tuple[int, ...]
+) -> tuple[dict[int, int], int]:
+    """Bytes per connection by the number of connections; and those of the most after a burst."""
+    with (
+        Owner(folder, files, "first") as owner,
+        Program("bench.crowd", str(owner.started.port), "quicbaton") as crowd,
+    ):
+        tell(crowd, "open", _HANDSHAKES)
+        before = _quiet_bytes(owner)
+        figures: dict[int, int] = {}
+        opened = 0
+        for count in counts:
+            tell(crowd, "open", count - opened)
+            opened = count
+            figures[count] = round((_quiet_bytes(owner) - before) / count)
+        tell(crowd, "ask")
+        return figures, round((_quiet_bytes(owner) - before) / opened)
+
+
+def _quiet_bytes(owner: Owner) -> int:
+    time.sleep(2 * DOZE_AFTER_S + _QUIET_S)
+    return _resident_bytes(owner)
 
 
 def _resident_bytes(owner: Owner) -> int:

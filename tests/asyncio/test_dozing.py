@@ -9,7 +9,7 @@ from typing import Any
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.limits import DOZE_AFTER_S
-from tests.asyncio.loopback import body_of, digest, each_client, http_client
+from tests.asyncio.loopback import FileServer, body_of, digest, each_client, http_client
 from tests.asyncio.test_sleep import GUARD_S, start, the_session
 from tests.moves.dozing import kinds_held
 
@@ -46,6 +46,23 @@ async def test_a_quiet_session_dozes_and_answers_the_next_request(
             assert "AESGCM" not in kinds_held(session.connection)
             assert not http._sections._requests
             assert session._timer is not None
+    server.close()
+
+
+async def test_a_connection_that_may_not_sleep_dozes_on_when_it_is_looked_at(
+    certificate: CertificateFiles,
+) -> None:
+    server = await start(certificate, FileServer, sleep_after_s=DOZE_AFTER_S)
+    async with http_client(certificate, server.port) as client:
+        await client.get(10)
+        session = the_session(server)
+        await has_nothing_to_do(session)
+        after_a_pause(session)
+        sleepers = server.endpoint.asleep
+        sleepers._looks = [(0.0, session.connection.name)]
+        sleepers.look()
+        assert sleepers.refused == {"not_exportable": 1}
+        assert session.connection.dozes
     server.close()
 
 

@@ -1,4 +1,4 @@
-"""Connections that doze: they keep their state, and nothing that follows from it."""
+"""Connections that doze: all that is left of them is the bytes of their state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def kinds_held(connection: Any) -> set[str]:
     shared = (connection.configuration, connection.budget)
     given = (connection._issuer, connection._entropy, connection._on_crypto, connection._on_token)
     seen = {id(one) for one in shared + given}
-    waiting: list[Any] = [connection, connection._state]
+    waiting: list[Any] = [connection]
     kinds = set()
     while waiting:
         one = waiting.pop()

@@ -1,5 +1,5 @@
-"""Sleep changes nothing: not a packet, not a moment, not a byte. Nor does a doze, in which a
-connection keeps its state and lets go of everything that follows from it."""
+"""Sleep changes nothing: not a packet, not a moment, not a byte. Nor does a doze, in which the
+protocol and HTTP/3 stay, and the transport is bytes."""
 
 from __future__ import annotations
 

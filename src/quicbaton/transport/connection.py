@@ -1,11 +1,12 @@
 """A confirmed QUIC connection as a sans-IO object over a `ConnectionState`.
 
-Theory of operation: the state is data, and everything else here is derived from it in the
-constructor. Users of the transport see only this class. It adds three things to the `Engine` that
-it holds: names and event classes of aioquic's `QuicConnection`, so that aioquic's HTTP/3 and
-programs written for aioquic run on it; the caller's clock, `now`, monotonic, in seconds (inside,
-time is connection time; see `state`); and its own end as an object: a connection that was frozen
-for a handoff, or put to sleep, is spent, and every further call raises GivenAwayError.
+Theory of operation: the state is data, and everything else here is derived from it, in the
+constructor and whenever the connection has dozed: then only the state's bytes were left. Users of
+the transport see only this class. It adds three things to the `Engine` that it holds: names and
+event classes of aioquic's `QuicConnection`, so that aioquic's HTTP/3 and programs written for
+aioquic run on it; the caller's clock, `now`, monotonic, in seconds (inside, time is connection
+time; see `state`); and its own end as an object: a connection that was frozen for a handoff, or put
+to sleep, is spent, and every further call raises GivenAwayError.
 
 Methods come in groups by their callers: getters; calls of programs; calls of the runtime when
 something happened (handle_* and receive_*); the runtime's questions about what to do next
@@ -30,7 +31,7 @@ from quicbaton.transport.engine import Engine
 from quicbaton.transport.events import TO_AIOQUIC
 from quicbaton.transport.headroom import UNTRIED, Headroom, LimitedBy
 from quicbaton.transport.log import ConnectionLog
-from quicbaton.transport.paths.ids import IdIssuer, cutover_is_pending
+from quicbaton.transport.paths.ids import IdIssuer, cutover_is_pending, local_cids
 from quicbaton.transport.paths.path import validated_path
 from quicbaton.transport.sender import skip_numbers
 from quicbaton.transport.state import (
@@ -42,6 +43,7 @@ from quicbaton.transport.state import (
     Stream,
     StreamDataEvent,
 )
+from quicbaton.transport.streams import table
 from quicbaton.transport.streams.send_half import is_writable
 from quicbaton.transport.train import Train
 
@@ -77,10 +79,13 @@ class Connection:
     ) -> None:
         """`budget` is the limit for all connections of the process together; without one this
         connection has one of its own."""
-        self._state = state
+        #: None while the connection dozes: then `_packed` is the state.
+        self._known: ConnectionState | None = state
+        self._packed = b""
         self._configuration = configuration
         self._origin_s = origin_s
         self._spent = False
+        self._name = state.name
         # HTTP/3 of aioquic looks for these two names.
         self._quic_logger = trace
         self._remote_max_datagram_frame_size = state.remote.max_datagram_frame_bytes or None
@@ -91,8 +96,10 @@ class Connection:
         self._on_token = on_token
         #: None while the connection dozes, and once it is spent.
         self._engine: Engine | None = None
-        #: Of a connection that dozes: its first deadline. It has none other than the state's.
+        #: Of a connection that dozes, as nothing moves them: its first deadline, and since when it
+        #: has been quiet.
         self._dozes_until_us = NEVER
+        self._quiet_from_us = 0
         #: Counted by earlier engines and not taken.
         self._packets_lost = 0
         self._build()
@@ -152,7 +159,7 @@ class Connection:
         self._awake().ids.replenish()
 
     def __repr__(self) -> str:
-        state = self._state
+        state = self._seen
         role = "client" if state.is_client else "server"
         return (
             f"<Connection {state.name.hex()} {self._phase()} {role} peer={self.peer_address} "
@@ -169,21 +176,21 @@ class Connection:
     @property
     def _logger(self) -> ConnectionLog:
         # Made when asked for: most programs never do, and it would cost each connection memory.
-        return ConnectionLog(self._state.original_id)
+        return ConnectionLog(self._seen.original_id)
 
     @property
     def is_client(self) -> bool:
-        return self._state.is_client
+        return self._seen.is_client
 
     @property
     def original_destination_connection_id(self) -> bytes:
         """The client's first destination ID: the connection's name in traces, under every owner."""
-        return self._state.original_id
+        return self._seen.original_id
 
     @property
     def name(self) -> bytes:
         """Our first connection ID: the connection's name in commands and handoffs."""
-        return self._state.name
+        return self._name
 
     @property
     def trace(self) -> QuicLoggerTrace | None:
@@ -193,7 +200,8 @@ class Connection:
     @property
     def closed(self) -> bool:
         """True when nothing will be sent or accepted any more."""
-        return self._state.closed
+        state = self._known  # one that dozes is open
+        return state is not None and state.closed
 
     @property
     def is_given_away(self) -> bool:
@@ -203,68 +211,70 @@ class Connection:
     @property
     def is_closing(self) -> bool:
         """True from a close, ours or the peer's, on."""
-        return self._state.closing is not None or self._state.closed
+        state = self._known
+        return state is not None and (state.closing is not None or state.closed)
 
     @property
     def alpn(self) -> str:
-        return self._state.alpn
+        return self._seen.alpn
 
     @property
     def cipher_suite(self) -> int:
         """Its number (RFC 8446 §B.4)."""
-        return self._state.protection.cipher
+        return self._seen.protection.cipher
 
     @property
     def peer_certificates(self) -> list[bytes]:
         """The peer's certificate (DER), proved in the handshake, and those that it sent along;
         empty for a client that has none, or was not asked. Shared, not to be changed."""
-        return self._state.peer_certificates
+        return self._seen.peer_certificates
 
     @property
     def server_name(self) -> str:
-        return self._state.server_name
+        return self._seen.server_name
 
     @property
     def peer_address(self) -> Address:
         """The peer's address, as a challenge or the handshake has proved it (RFC 9000 §8). Packets
         may come from another one, and go there, before that is proved, too."""
-        return validated_path(self._state).remote
+        return validated_path(self._seen).remote
 
     @property
     def local_address(self) -> Address:
         """Ours, as the client at `peer_address` knows it; empty where the socket has only one."""
-        return validated_path(self._state).local
+        return validated_path(self._seen).local
 
     @property
     def sends_to(self) -> Address:
         """The address to which packets go now. It may be forged: do not tell programs."""
-        return self._state.paths[0].remote
+        return self._seen.paths[0].remote
 
     @property
     def datagrams_dropped(self) -> int:
         """DATAGRAMs that were accepted and never sent: too many waited, or the path's MTU
         shrank."""
-        return self._state.datagrams_dropped
+        return self._seen.datagrams_dropped
 
     @property
     def bytes_in_flight(self) -> int:
-        return self._state.congestion.in_flight_bytes
+        return self._seen.congestion.in_flight_bytes
 
     @property
     def sends_in_bulk(self) -> bool:
         """Whether stream data waits behind many datagrams that are on their way: for ACKs to make
         room, or for the pacer."""
+        if self._engine is None:
+            return False
         congestion = self._state.congestion
         return (
-            self._engine is not None
-            and self._engine.sender.headroom.limited_by in _BULK_LIMITS
+            self._engine.sender.headroom.limited_by in _BULK_LIMITS
             and congestion.in_flight_bytes >= limits.BULK_DATAGRAMS * congestion.datagram_bytes
         )
 
     @property
     def has_rtt(self) -> bool:
         """Whether a round trip was ever measured."""
-        return self._state.recovery.has_rtt
+        return self._seen.recovery.has_rtt
 
     def take_packets_lost(self) -> int:
         """Packets declared lost (RFC 9002 §6.1) since the last call, MTU probes included. A
@@ -275,31 +285,32 @@ class Connection:
 
     @property
     def smoothed_rtt_s(self) -> float:
-        return self._state.recovery.smoothed_rtt_us / 1e6
+        return self._seen.recovery.smoothed_rtt_us / 1e6
 
     @property
     def clock_us(self) -> int:
         """Connection time of the newest call, µs since the handshake began."""
-        return self._state.clock_us
+        return (self._known or self._seen).clock_us
 
     @property
     def age_s(self) -> float:
         """Seconds of connection time since the handshake began."""
-        return self._state.clock_us / 1e6
+        return self._seen.clock_us / 1e6
 
     @property
     def stream_count(self) -> int:
-        return len(self._state.streams)
+        return len(self._seen.streams)
 
     @property
     def has_open_requests(self) -> bool:
         """True while a bidirectional stream is not over for both sides."""
-        return any(not stream_id & 2 for stream_id in self._state.streams)
+        return any(not stream_id & 2 for stream_id in self._seen.streams)
 
     def next_peer_stream_id(self) -> int:
         """The lowest ID of a bidirectional stream that the peer has not opened yet."""
         self._check()
-        return 4 * self._state.flow.peer_streams_seen[0] + self._state.is_client
+        state = self._seen
+        return 4 * state.flow.peer_streams_seen[0] + state.is_client
 
     def get_peer_address(self) -> Address | None:
         """As `peer_address`: never one that is not proved."""
@@ -309,22 +320,23 @@ class Connection:
     @property
     def stream_ids(self) -> list[int]:
         """Streams that the transport has not finished with."""
-        return list(self._state.streams)
+        return list(self._seen.streams)
 
     def stream_is_finished(self, stream_id: int) -> bool:
         """True once both halves are over and the stream is forgotten; HTTP/3 forgets it then."""
-        return self._awake().streams.is_finished(stream_id)
+        self._check()
+        return table.is_finished(self._seen, stream_id)
 
     def is_congested(self, stream_id: int) -> bool:
         """True while a stream's buffer is full; StreamWritable comes when there is room again."""
         self._check()
-        stream = self._state.streams.get(stream_id)
+        stream = self._seen.streams.get(stream_id)
         return stream is not None and stream.send is not None and stream.send.congested
 
     def can_send(self, stream_id: int) -> bool:
         """True when the application may still write to the stream."""
         self._check()
-        stream = self._state.streams.get(stream_id)
+        stream = self._seen.streams.get(stream_id)
         half = stream.send if stream is not None else None
         return half is not None and is_writable(half)
 
@@ -332,7 +344,7 @@ class Connection:
         """The code with which our direction of a stream was reset, by the program or in answer to
         STOP_SENDING (RFC 9000 §3.5); None: it was not."""
         self._check()
-        stream = self._state.streams.get(stream_id)
+        stream = self._seen.streams.get(stream_id)
         half = stream.send if stream is not None else None
         return None if half is None or half.reset_code == NONE else half.reset_code
 
@@ -345,30 +357,37 @@ class Connection:
     def streams(self) -> Mapping[int, Stream]:
         """The buffers of streams, by ID. To be read at once: they change with the connection."""
         self._check()
-        return self._state.streams
+        return self._seen.streams
 
     @property
     def cutover_pending(self) -> bool:
         """True until the peer has retired every ID that an earlier owner issued."""
-        return cutover_is_pending(self._state.ids)
+        return cutover_is_pending(self._seen.ids)
 
     def connection_ids(self) -> list[bytes]:
         """All IDs by which packets find this connection."""
-        return self._awake().ids.local_cids()
+        self._check()
+        return local_cids(self._seen.ids)
 
     def issued_ids(self) -> list[bytes]:
         """Those of them that this owner or an earlier one issued: not the client's first choice."""
-        return self._awake().ids.issued_cids()
+        self._check()
+        return [local.cid for local in self._seen.ids.local]
 
     def why_awake(self, now: float) -> Reason | None:
         """The reason why the connection cannot be put to sleep; None when it can."""
-        engine = self._awake()
+        self._check()
+        engine = self._engine
+        if engine is None:
+            return resting.timer_reason(self._dozes_until_us, self._time_us(now))
         engine.events.waiting()
         return resting.why_awake(self._state, engine.sender, engine.timers, self._advance(now))
 
     def quiet_s(self, now: float) -> float:
         """Seconds since anything was received, or sent that asks for an answer."""
         self._check()
+        if self._engine is None:
+            return (self._time_us(now) - self._quiet_from_us) / 1e6
         return resting.quiet_us(self._state, self._advance(now)) / 1e6
 
     # --- programs: streams ----------------------------------------------------------------------
@@ -380,7 +399,8 @@ class Connection:
         """Queue bytes on a stream; zero copy where `data` is `bytes`, since nobody can change
         them."""
         engine = self._engine or self._awake()
-        if self._state.closing is None:
+        state = self._known or self._state
+        if state.closing is None:
             known = data if isinstance(data, bytes) else bytes(data)
             engine.streams.write(stream_id, known, end_stream)
 
@@ -439,7 +459,7 @@ class Connection:
         """Bytes of the largest DATAGRAM that can be sent now: one that the peer takes and a packet
         on its path carries. It changes with the path, in a handoff to another host too."""
         self._check()
-        return datagrams.largest_payload(self._state)
+        return datagrams.largest_payload(self._seen)
 
     def send_ping(self, uid: int) -> None:
         """Send a PING; its acknowledgement comes back as PingAcknowledged with `uid`."""
@@ -488,7 +508,8 @@ class Connection:
         engine = self._engine or self._awake()
         event = engine.events.take()
         if type(event) is StreamDataEvent:
-            engine.streams.on_event_taken(event.stream_id, len(event.data), self._state.clock_us)
+            state = self._known or self._state
+            engine.streams.on_event_taken(event.stream_id, len(event.data), state.clock_us)
             return aioquic_events.StreamDataReceived(
                 data=event.data, end_stream=event.end_stream, stream_id=event.stream_id
             )
@@ -697,21 +718,23 @@ class Connection:
 
     @property
     def dozes(self) -> bool:
-        """Whether it has let go of everything that follows from its state."""
-        return self._engine is None and not self._spent
+        """Whether nothing but the bytes of its state is left."""
+        return self._known is None and not self._spent
 
     def doze(self, now: float) -> bool:
-        """Let go of everything that follows from the state, if there is nothing to do: ciphers,
-        indexes, caches. The next call that needs it builds it again, in some 50 µs, and to the peer
-        there is no difference. False: there is something to do."""
+        """Keep only the bytes of the state, if there is nothing to do: ciphers, indexes and caches
+        follow from it. The next call that needs them has all built again, in some 50 µs, and to the
+        peer there is no difference. False: there is something to do."""
         self._check()
-        if self._engine is None:
-            return True
-        if self._engine.gate.kept_trains or self.why_awake(now) is not None:
-            return False
-        self._dozes_until_us = self._engine.timers.next_us()
-        self._gather_packets_lost()
-        self._engine = None
+        if self._engine is not None:
+            if self._engine.gate.kept_trains or self.why_awake(now) is not None:
+                return False
+            self._dozes_until_us = self._engine.timers.next_us()
+            self._quiet_from_us = resting.quiet_from_us(self._state)
+            self._gather_packets_lost()
+        if self._known is not None:
+            self._packed = resting.pack(self._known)
+            self._engine = self._known = None
         return True
 
     def let_go(self) -> None:
@@ -725,9 +748,22 @@ class Connection:
     def _phase(self) -> str:
         if self._spent:
             return "spent"
-        if self._state.closed:
+        if self.closed:
             return "closed"
-        return "open" if self._state.closing is None else "closing"
+        return "closing" if self.is_closing else "open"
+
+    @property
+    def _state(self) -> ConnectionState:
+        """The state, unpacked if the connection dozed."""
+        if self._known is None:
+            self._known = resting.unpack(self._packed)
+            self._packed = b""
+        return self._known
+
+    @property
+    def _seen(self) -> ConnectionState:
+        """The state, only to be looked at: if the connection dozes it is a copy."""
+        return resting.unpack(self._packed) if self._known is None else self._known
 
     def _awake(self) -> Engine:
         """The engine, built again if the connection dozed."""
@@ -775,9 +811,12 @@ class Connection:
         self._spent = True
         self._memory.close()
 
+    def _time_us(self, now: float) -> int:
+        return round((now - self._origin_s) * 1e6)
+
     def _advance(self, now: float) -> int:
         """Connection time of `now`; it never goes backwards."""
-        state = self._state
+        state = self._known or self._state
         now_us = round((now - self._origin_s) * 1e6)
         if now_us <= state.clock_us:
             return state.clock_us

@@ -59,7 +59,7 @@ class Session:
     """Drives a `Connection` from an endpoint's socket and clock, for its protocol.
 
     One timer per connection, armed lazily: one that fires too early is armed again, so the deadline
-    that moves with every packet costs nothing.
+    that moves with every packet costs nothing. It also looks whether the connection may doze.
     """
 
     def __init__(

@@ -78,17 +78,6 @@ class ConnectionIds:
         """True while the peer has yet to retire an ID that we asked it to retire."""
         return cutover_is_pending(self._state)
 
-    def local_cids(self) -> list[bytes]:
-        """All connection IDs that packets to us may carry, the alias included."""
-        cids = [local.cid for local in self._state.local]
-        if self._state.alias:
-            cids.append(self._state.alias)
-        return cids
-
-    def issued_cids(self) -> list[bytes]:
-        """Those of them that we, or an earlier owner, made."""
-        return [local.cid for local in self._state.local]
-
     def drop_alias(self, now_us: int) -> None:
         """Stop routing the client's first destination ID, once its time is over."""
         state = self._state
@@ -419,3 +408,11 @@ def cutover_is_pending(state: IdsState) -> bool:
     """Whether the peer has yet to retire an ID that we asked it to retire."""
     local = state.local  # ascending
     return bool(local) and local[0].sequence < state.local_retire_prior_to
+
+
+def local_cids(state: IdsState) -> list[bytes]:
+    """All connection IDs that packets to us may carry, the alias included."""
+    cids = [local.cid for local in state.local]
+    if state.alias:
+        cids.append(state.alias)
+    return cids

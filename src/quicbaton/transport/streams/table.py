@@ -42,7 +42,7 @@ class StreamTable:
 
     def is_finished(self, stream_id: int) -> bool:
         """Whether both halves were terminal: only the ordinal is left."""
-        return rangeset.contains(self._state.finished[stream_id & 3], stream_id >> 2)
+        return is_finished(self._state, stream_id)
 
     # --- for the application ------------------------------------------------------------------
 
@@ -138,6 +138,11 @@ class StreamTable:
             flow_rules.close_peer_stream(
                 self._flow, stream_id, _is_aborted(stream), self._state.clock_us
             )
+
+
+def is_finished(state: ConnectionState, stream_id: int) -> bool:
+    """Whether both halves of a stream were terminal: only the ordinal is left."""
+    return rangeset.contains(state.finished[stream_id & 3], stream_id >> 2)
 
 
 def open_directions(stream: Stream) -> tuple[bool, bool]:
