@@ -125,9 +125,8 @@ class ConnectionCommands:
 
     async def _list(self) -> c.Connections:
         udp = self._endpoint.udp
-        asleep = await self._describe_sleepers()
-        infos = [self._describe(session) for session in self._endpoint.sessions.values()]
-        infos += [info for name, info in asleep.items() if name in self._endpoint.asleep]
+        described = {**await self._describe_sleepers(), **await self._describe_awake()}
+        infos = [info for name, info in described.items() if self._endpoint.has(name)]
         infos += [
             c.ConnectionInfo(
                 connection=handshake.name,
@@ -181,6 +180,16 @@ class ConnectionCommands:
                 term=self._handoffs.ledger.record(name).term,
                 cutover_pending=False,
             )
+        return infos
+
+    async def _describe_awake(self) -> dict[bytes, c.ConnectionInfo]:
+        """Describe the others. Those that doze are bytes, too, and stay so."""
+        infos: dict[bytes, c.ConnectionInfo] = {}
+        for session in list(self._endpoint.sessions.values()):
+            if len(infos) % _READ_AT_ONCE == _READ_AT_ONCE - 1:
+                await asyncio.sleep(0)
+            if not session.is_over:
+                infos[session.connection.name] = self._describe(session)
         return infos
 
     def _describe(self, session: Session) -> c.ConnectionInfo:
