@@ -7,6 +7,8 @@ from typing import Final
 
 #: The part of a new observation in the estimate.
 _GAIN: Final = 1 / 8
+#: A process that was stopped for longer is not busy for as long.
+_MOST_S: Final = 0.1
 
 
 class Lateness:
@@ -19,4 +21,4 @@ class Lateness:
 
     def note(self, late_s: float) -> None:
         """A timer came so late."""
-        self.seconds += (max(0.0, late_s) - self.seconds) * _GAIN
+        self.seconds += (min(max(late_s, 0.0), _MOST_S) - self.seconds) * _GAIN
