@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command_line import GUARD_S, Home, Server, is_stopped, wait_for
-from tests.cli.test_moving import begin, cut_over, finish
+from tests.cli.command_line import GUARD_S, Home, Server, check_whole, is_stopped, wait_for
+from tests.cli.test_moving import begin, cut_over
 from tests.processes.cluster_folder import make_cluster
 
 pytestmark = pytest.mark.process
@@ -65,7 +65,7 @@ def test_a_connection_is_saved_here_and_resumed_by_name(home: Home, cluster: Pat
         return home.run("handoff", names[1], connection, "--to", names[0]).returncode == 0
 
     assert wait_for(look, bool)
-    finish(client, content)
+    check_whole(client, content)
 
 
 def test_a_node_that_cannot_be_reached_after_a_takeover_keeps_its_clients(
@@ -85,7 +85,7 @@ def test_a_node_that_cannot_be_reached_after_a_takeover_keeps_its_clients(
     assert "not_reachable" in [event["event"] for event in second.events]
     (info,) = home.json("ps", second.control)["connections"]
     assert info["connection"] == connection
-    finish(client, content)
+    check_whole(client, content)
 
 
 def test_a_port_stands_for_all_that_serve_there(home: Home) -> None:
@@ -101,7 +101,7 @@ def test_a_port_stands_for_all_that_serve_there(home: Home) -> None:
     cut_over(home, idle)
     home.json("handoff", str(first.port), connection, "--to", str(first.port))
     assert owner.wait_for("resumed")["connection"] == connection
-    finish(client, content)
+    check_whole(client, content)
 
 
 def test_a_local_name_is_not_for_another_host(home: Home, cluster: Path) -> None:
@@ -153,5 +153,5 @@ def test_a_service_and_its_workers_are_found_by_name(home: Home, cluster: Path) 
     home.json("resume", baton, "--to", other)
     (info,) = home.json("ps", other)["connections"]
     assert info["connection"] == connection
-    finish(client, content)
+    check_whole(client, content)
     assert service.stop() == 0

@@ -18,8 +18,8 @@ from quicbaton.cli.redaction import Change, Missing, changes
 from quicbaton.cli.user_state import read_keys
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
-from tests.cli.command_line import Home
-from tests.cli.test_moving import begin, finish, pair
+from tests.cli.command_line import Home, check_whole
+from tests.cli.test_moving import begin, pair
 from tests.processes.cluster_folder import make_cluster
 from tests.releases.sample import read_all
 
@@ -151,7 +151,7 @@ def test_inspect_says_what_a_move_has_changed(home: Home) -> None:
     for secret in {*secrets(snapshots[0]), *secrets(snapshots[1])}:
         assert secret[:64].hex() not in said.lower()
     home.json("resume", new, "--to", owner.control)
-    finish(client, content)
+    check_whole(client, content)
 
 
 def opened(home: Home, baton: Path) -> bytes:

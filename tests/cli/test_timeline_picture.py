@@ -12,8 +12,8 @@ import pytest
 
 from quicbaton.cli.main import main
 from quicbaton.handoff.timeline import Seen, Timeline
-from tests.cli.command_line import Home
-from tests.cli.test_moving import begin, finish
+from tests.cli.command_line import Home, check_whole
+from tests.cli.test_moving import begin
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _BEGAN = datetime(2026, 11, 29, 10, 0, tzinfo=UTC)
@@ -180,7 +180,7 @@ def test_what_a_handoff_printed_and_what_qlog_has_can_be_drawn(home: Home) -> No
     told = home.run("handoff", owner.control, connection, "--to", other.control, "--json")
     printed = home.path / "run.jsonl"
     printed.write_text(told.stdout)
-    finish(client, content)
+    check_whole(client, content)
     assert [server.stop() for server in (first, second)] == [0, 0]
     (qlog,) = folder.iterdir()
     assert len([row for row in texts(picture(home.path, printed)) if "→" in row]) == 1

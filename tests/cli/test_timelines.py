@@ -15,8 +15,8 @@ import pytest
 from quicbaton.handoff.timeline import Timeline
 from quicbaton.keys.cluster_key import ClusterKey
 from quicbaton.keys.key_ring import KeyRing
-from tests.cli.command_line import Home, wait_for
-from tests.cli.test_moving import begin, cut_over, finish, pair, ps
+from tests.cli.command_line import Home, check_whole, wait_for
+from tests.cli.test_moving import begin, cut_over, pair, ps
 from tests.processes.cluster_folder import make_cluster
 from tests.supervisor.service_home import ServiceHome, service_home
 
@@ -56,7 +56,7 @@ def test_a_handoff_tells_when_each_of_its_phases_was(home: Home) -> None:
     assert at_us["first_datagram"] - at_us["snapshot"] == timeline["blackout_us"] > 0
     assert timeline["baton_bytes"] > 500
     assert (timeline["forwards"] > 0) is ("last_forward" in at_us)
-    finish(client, content)
+    check_whole(client, content)
 
 
 def test_a_timeline_is_printed_open_if_the_client_is_silent_for_too_long(home: Home) -> None:
@@ -67,7 +67,7 @@ def test_a_timeline_is_printed_open_if_the_client_is_silent_for_too_long(home: H
     phases(timeline, *BY_SOURCE, "first_datagram")
     assert not {"cutover", "end"} & set(timeline["at_us"])
     client.process.send_signal(signal.SIGCONT)
-    finish(client, content)
+    check_whole(client, content)
 
 
 def test_a_proxied_handoff_is_told_without_a_cutover(home: Home) -> None:
@@ -83,7 +83,7 @@ def test_a_proxied_handoff_is_told_without_a_cutover(home: Home) -> None:
     phases(timeline, *BY_SOURCE, "first_datagram")
     assert not {"cutover", "end"} & set(timeline["at_us"])
     assert [server.process.poll() for server in (first, second)] == [None, None]
-    finish(client, content)
+    check_whole(client, content)
 
 
 def test_a_handoff_by_a_shared_store_has_its_phases(home: Home) -> None:
@@ -95,7 +95,7 @@ def test_a_handoff_by_a_shared_store_has_its_phases(home: Home) -> None:
     assert (timeline["outcome"], timeline["code"]) == ("given", "ok")
     phases(timeline, "offer", "accept", "freeze", "snapshot", "baton", "first_datagram", "cutover")
     assert timeline["at_us"]["commit"] > timeline["at_us"]["baton"]
-    finish(client, content)
+    check_whole(client, content)
 
 
 def test_a_handoff_that_failed_tells_how_far_it_came(home: Home) -> None:
@@ -115,7 +115,7 @@ def test_a_handoff_that_failed_tells_how_far_it_came(home: Home) -> None:
     phases(timeline, *BY_SOURCE[:5], "thaw", "end")
     assert timeline["blackout_us"] is None
     assert not {"commit", "cutover", "first_datagram"} & set(timeline["at_us"])
-    finish(client, content)
+    check_whole(client, content)
 
 
 def test_a_qlog_file_has_a_handoff_that_was_refused_before_the_freeze(home: Home) -> None:
@@ -132,7 +132,7 @@ def test_a_qlog_file_has_a_handoff_that_was_refused_before_the_freeze(home: Home
     assert [one["data"] for one in records if one.get("name") == "quicbaton:handoff_ended"] == [
         told
     ]
-    finish(client, content)
+    check_whole(client, content)
 
 
 def test_a_resumed_baton_tells_how_long_it_stood_still(home: Home) -> None:
@@ -153,7 +153,7 @@ def test_a_resumed_baton_tells_how_long_it_stood_still(home: Home) -> None:
     assert "last_forward" in timeline["at_us"]
     assert timeline["baton_bytes"] == baton.stat().st_size
     assert timeline["at_us"]["first_datagram"] - snapshot_us == timeline["blackout_us"]
-    finish(client, content)
+    check_whole(client, content)
     again = home.run("resume", baton, "--to", other.control, "--json")
     assert again.returncode == 1
     told = msgspec.json.decode(again.stdout)
@@ -263,4 +263,4 @@ def test_a_qlog_file_has_both_sides_of_a_handoff(home: Home) -> None:
         if event["data"].get("phase") == "first_datagram"
     }
     assert spoke["source"] == pytest.approx(spoke["destination"], abs=5)
-    finish(client, content)
+    check_whole(client, content)
