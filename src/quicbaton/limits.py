@@ -489,10 +489,11 @@ MAX_FIRST_LINKS: Final = 16
 MAX_FIRST_LINKS_TO_NODE: Final = 4
 #: Seconds for which a process that was not reached so is left alone, the first time and at most;
 #: each time twice as long. Datagrams that name all 256 worker numbers of a node, of which none may
-#: run, then cause three TLS handshakes per second. And how many such processes are remembered: all
-#: worker numbers of 16 nodes.
+#: run, then cause 13 TLS handshakes per second, and clients of a process that has just come wait
+#: less than their idle timeout. And how many such processes are remembered: all worker numbers of
+#: 16 nodes.
 FIRST_LINK_PAUSE_S: Final = 5.0
-MAX_FIRST_LINK_PAUSE_S: Final = 80.0
+MAX_FIRST_LINK_PAUSE_S: Final = 20.0
 MAX_MISSED_PROCESSES: Final = 4096
 #: Nodes in a cluster's file.
 MAX_NODES: Final = 1024
@@ -517,8 +518,8 @@ MAX_AWAITED_ANSWERS: Final = 256
 #: two, and strangers that find the port.
 MAX_METRICS_REQUESTS: Final = 8
 METRICS_REQUEST_S: Final = 5.0
-#: Open connections of a process whose round trip is looked at, per second: a look takes 2 µs, and
-#: ten thousand connections are looked at within a minute.
+#: Open connections of a process whose round trip is looked at, per second: a look takes 2 µs, or 8
+#: if the connection dozes, and ten thousand are looked at within a minute.
 MAX_LOOKS_PER_S: Final = 256
 
 # --- supervisor -------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from aioquic.quic.events import QuicEvent, StopSendingReceived
 from quicbaton import limits
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.http3.codes import ErrorCode
+from quicbaton.transport.connection import Connection
 from tests.asgi.test_requests import serving
 from tests.asgi.webtransport_client import WebTransportClient
 from tests.asyncio.loopback import client_configuration
@@ -54,8 +55,8 @@ class Uploader(WebTransportClient):
 @asynccontextmanager
 async def uploading(
     certificate: CertificateFiles,
-) -> AsyncIterator[tuple[Uploader, dict[int, Any]]]:
-    """A client, and the streams that the server keeps."""
+) -> AsyncIterator[tuple[Uploader, Connection]]:
+    """A client, and the server's end of its connection."""
     async with (
         serving(certificate, refusing) as curl,
         connect(
@@ -69,11 +70,11 @@ async def uploading(
         while not curl.server.endpoint.sessions:
             await asyncio.sleep(0.01)
         (session,) = curl.server.endpoint.sessions.values()
-        yield client, session.connection.streams
+        yield client, session.connection
 
 
-async def until_over(stream_id: int, streams: dict[int, Any]) -> None:
-    while stream_id in streams:
+async def until_over(stream_id: int, connection: Connection) -> None:
+    while stream_id in connection.stream_ids:
         await asyncio.sleep(0.01)
 
 
@@ -81,35 +82,35 @@ async def test_an_upload_that_is_answered_may_go_on_to_its_end(
     certificate: CertificateFiles,
 ) -> None:
     """Several times as much as any window."""
-    async with uploading(certificate) as (client, streams):
+    async with uploading(certificate) as (client, connection):
         stream_id = await client.begin()
         for number in range(12):
             client.write_body(stream_id, _PIECE, ended=number == 11)
-        await until_over(stream_id, streams)
+        await until_over(stream_id, connection)
         assert client.stop_codes == []
 
 
 async def test_an_upload_that_is_answered_and_falls_silent_is_stopped(
     certificate: CertificateFiles,
 ) -> None:
-    async with uploading(certificate) as (client, streams):
+    async with uploading(certificate) as (client, connection):
         stream_id = await client.begin()
         await client.until(lambda: bool(client.stop_codes))
         assert client.stop_codes == [ErrorCode.H3_NO_ERROR]
-        await until_over(stream_id, streams)
+        await until_over(stream_id, connection)
 
 
 async def test_an_upload_that_goes_on_and_on_is_stopped(
     certificate: CertificateFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "MAX_DRAINED_BYTES", 2_000_000)
-    async with uploading(certificate) as (client, streams):
+    async with uploading(certificate) as (client, connection):
         stream_id = await client.begin()
         for _ in range(8):
             client.write_body(stream_id, _PIECE)
         await client.until(lambda: bool(client.stop_codes))
         assert client.stop_codes == [ErrorCode.H3_NO_ERROR]
-        await until_over(stream_id, streams)
+        await until_over(stream_id, connection)
 
 
 @pytest.mark.parametrize("status", [200, 413])

@@ -6,6 +6,8 @@ import asyncio
 from time import monotonic
 from typing import Any
 
+import pytest
+
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.limits import DOZE_AFTER_S
@@ -78,4 +80,41 @@ async def test_a_session_looks_again_until_it_has_been_quiet_for_long_enough(
         assert session._timer is not None
         # No deadline of the connection's is as near as that.
         assert session._timer.when() <= session._loop.time() + DOZE_AFTER_S
+    server.close()
+
+
+async def test_a_program_that_cannot_rest_keeps_its_deadlines(
+    certificate: CertificateFiles,
+) -> None:
+    server = await start(certificate, sleep_after_s=0)
+    async with http_client(certificate, server.port) as client:
+        await client.get(10)
+        session = the_session(server)
+        await has_nothing_to_do(session)
+        http: Any = session.protocol._http
+
+        def fail() -> None:
+            raise RuntimeError("no rest")
+
+        http.rest = fail
+        with pytest.raises(RuntimeError, match="no rest"):
+            after_a_pause(session)
+        assert session._timer is not None
+    server.close()
+
+
+async def test_a_deadline_that_was_set_without_sending_comes_before_a_doze(
+    certificate: CertificateFiles,
+) -> None:
+    server = await start(certificate, sleep_after_s=0)
+    async with http_client(certificate, server.port) as client:
+        await client.get(10)
+        session = the_session(server)
+        await has_nothing_to_do(session)
+        session.connection.set_keep_alive(DOZE_AFTER_S / 2)
+        after_a_pause(session)
+        assert not session.connection.dozes
+        async with asyncio.timeout(GUARD_S):
+            while not session.connection._state.idle_sent_since:  # the PING
+                await asyncio.sleep(0.005)
     server.close()

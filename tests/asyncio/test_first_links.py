@@ -96,7 +96,8 @@ async def test_a_process_that_is_never_reached_is_tried_more_and_more_seldom(
         network.links.want("b/9")
         await network.settle()
         network.now_s += FIRST_LINK_PAUSE_S
-    assert len(network.tried) == 4 + (1_000 - 75) // MAX_FIRST_LINK_PAUSE_S + 1
+    # At 0, 5 and 15 seconds, and then every 20.
+    assert len(network.tried) == 3 + (999 - 15) // MAX_FIRST_LINK_PAUSE_S
     network.refuses = False
     network.now_s += MAX_FIRST_LINK_PAUSE_S
     network.links.want("b/9")
@@ -104,11 +105,28 @@ async def test_a_process_that_is_never_reached_is_tried_more_and_more_seldom(
     network.refuses = True
     network.links.want("b/9")  # its link is gone
     await network.settle()
+    network.links.on_link_up("b/9")  # which it has made itself
+    network.links.want("b/9")
+    await network.settle()
     before = len(network.tried)
     network.now_s += FIRST_LINK_PAUSE_S
     network.links.want("b/9")
     await network.settle()
     assert len(network.tried) == before + 1
+
+
+async def test_pauses_begin_anew_where_nobody_has_asked_for_long(network: Network) -> None:
+    network.refuses = True
+    for _ in range(4):
+        network.links.want("b/9")
+        await network.settle()
+        network.now_s += 2 * MAX_FIRST_LINK_PAUSE_S
+    network.links.want("b/9")
+    await network.settle()
+    network.now_s += FIRST_LINK_PAUSE_S
+    network.links.want("b/9")
+    await network.settle()
+    assert len(network.tried) == 6
 
 
 async def test_a_bounded_number_of_missed_processes_is_remembered(network: Network) -> None:

@@ -94,6 +94,14 @@ def test_traffic_restarts_the_idle_timer() -> None:
     assert not pair.server.connection.closed
 
 
+@pytest.mark.parametrize("interval_s", [-1.0, 1e14, float("inf"), float("nan")])
+def test_a_keep_alive_interval_is_one_that_a_state_can_hold(interval_s: float) -> None:
+    pair = Pair()
+    pair.connect()
+    with pytest.raises(CallerError, match="keep-alive"):
+        pair.server.connection.set_keep_alive(interval_s)
+
+
 @pytest.mark.parametrize("client", PEERS)
 def test_keep_alive_keeps_alive_across_moves(client: Kind) -> None:
     pair = settled(client, idle_timeout=5.0)

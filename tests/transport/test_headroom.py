@@ -233,3 +233,33 @@ def test_the_window_is_let_out_over_two_round_trips_without_a_queue_at_most(
     assert headroom.limited_by is LimitedBy.PACING
     # 31 bytes per µs: a train of 32 packets takes 1.2 ms.
     assert 0 < headroom.until_us - state.clock_us < 1_500
+
+
+def sent_after(pair: Pair, wait_s: float, late_s: float) -> int:
+    """Bytes that the server sends in one moment, after a wait, its timers so late."""
+    pair.now += wait_s
+    trains = pair.server.connection.trains_to_send(pair.now, late_s=late_s)
+    return sum(len(train.data) for train in trains)
+
+
+def test_a_sender_whose_timers_come_late_has_lost_nothing_by_it() -> None:
+    pair = resting_pair(delay_s=0.02)
+    open_wide(pair, window_bytes=400_000, paced=True)
+    connection = pair.server.connection
+    connection.send_stream_data(3, bytes(400_000))
+    assert turns(pair).headroom.limited_by is LimitedBy.PACING
+    due_s = connection.get_timer()
+    assert due_s is not None
+    late_s = 0.003
+    rate = 1.25 * 400_000 / state_of(pair.server).recovery.smoothed_rtt_us * 1e6
+    sent = sent_after(pair, due_s - pair.now + late_s, late_s)
+    assert sent > 0.9 * rate * late_s + 10 * limits.MIN_DATAGRAM_BYTES
+
+
+def test_there_is_nothing_to_make_up_for_after_a_pause_of_the_program() -> None:
+    pair = resting_pair(delay_s=0.05)
+    open_wide(pair, window_bytes=400_000, paced=True)
+    assert turns(pair).headroom.is_app_limited
+    pair.server.connection.send_stream_data(3, bytes(400_000))
+    mtu = state_of(pair.server).paths[0].mtu_bytes
+    assert sent_after(pair, 3.0, late_s=0.1) <= 10 * mtu

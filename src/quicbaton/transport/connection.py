@@ -31,6 +31,7 @@ from quicbaton.transport.engine import Engine
 from quicbaton.transport.events import TO_AIOQUIC
 from quicbaton.transport.headroom import UNTRIED, Headroom, LimitedBy
 from quicbaton.transport.log import ConnectionLog
+from quicbaton.transport.packets.protection import compact
 from quicbaton.transport.paths.ids import IdIssuer, cutover_is_pending, local_cids
 from quicbaton.transport.paths.path import validated_path
 from quicbaton.transport.sender import skip_numbers
@@ -491,8 +492,8 @@ class Connection:
     def set_keep_alive(self, interval_s: float) -> None:
         """Send a PING after `interval_s` without traffic (RFC 9000 §10.1.2); 0 ends that."""
         self._awake()
-        if interval_s < 0:
-            raise CallerError(f"a keep-alive interval is not negative, got {interval_s}")
+        if not 0 <= interval_s * 1e6 < 1 << 62:
+            raise CallerError(f"a keep-alive interval is from 0 to 2^62 µs, got {interval_s} s")
         self._state.keep_alive_us = round(interval_s * 1e6)
 
     def close(
@@ -763,7 +764,7 @@ class Connection:
     @property
     def _seen(self) -> ConnectionState:
         """The state, only to be looked at: if the connection dozes it is a copy."""
-        return resting.unpack(self._packed) if self._known is None else self._known
+        return resting.look(self._packed) if self._known is None else self._known
 
     def _awake(self) -> Engine:
         """The engine, built again if the connection dozed."""
@@ -796,17 +797,19 @@ class Connection:
             )
 
     def _give_up(self, event: str) -> ConnectionState:
+        state = self._state
         if self._quic_logger is not None:
-            qlog.log_owner(self._quic_logger, event, self._state)
-        engine = self._awake()
-        engine.events.waiting()
-        engine.protection.compact()
+            qlog.log_owner(self._quic_logger, event, state)
+        if self._engine is not None:
+            self._engine.events.waiting()
+        compact(state.protection)
         self._end()
-        return self._state
+        return state
 
     def _end(self) -> None:
         """The state moves on, or nobody wants it: this object is spent."""
         self._gather_packets_lost()
+        resting.look_away()
         self._engine = None
         self._spent = True
         self._memory.close()

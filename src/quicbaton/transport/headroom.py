@@ -154,7 +154,7 @@ class Gate:
         if paced >= budget:
             return budget, NEVER
         want = min(budget, path.mtu_bytes if quick else _SMALLEST_BULK_BYTES)
-        ready_at_us = self._congestion.pacing_ready_at_us(rtt_us, want, now_us, late_us)
+        ready_at_us = self._congestion.pacing_ready_at_us(rtt_us, want, now_us)
         return paced, ready_at_us if ready_at_us > now_us else NEVER
 
     def headroom(

@@ -8,6 +8,7 @@ sample refused. To the peer there is no difference.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
@@ -65,6 +66,17 @@ def pack(state: ConnectionState) -> bytes:
 def unpack(packed: bytes) -> ConnectionState:
     """The state that `pack` was given."""
     return _DECODER.decode(packed)
+
+
+@lru_cache(maxsize=1)
+def look(packed: bytes) -> ConnectionState:
+    """As `unpack`, only to be looked at: one question is often followed by others."""
+    return unpack(packed)
+
+
+def look_away() -> None:
+    """Forget the state that was looked at: it holds keys."""
+    look.cache_clear()
 
 
 def quiet_us(state: ConnectionState, now_us: int) -> int:

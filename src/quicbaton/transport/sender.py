@@ -93,7 +93,9 @@ class Sender:
         state = self._state
         self._mark = 0  # probes of paths and sizes have none
         self._paced_until_us = NEVER
-        self._late_us = late_us
+        # Nothing is made up for where nothing has waited for the pacer (RFC 9002 §7.7).
+        before = self.headroom
+        self._late_us = 0 if before is UNTRIED or before.is_app_limited else late_us
         self._waits_for_acks = False
         trains: list[Train] = []
         if quick and not self._streams.has_due():

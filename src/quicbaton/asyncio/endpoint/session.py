@@ -311,9 +311,15 @@ class Session:
         self._timer = None
         now = monotonic()
         self._endpoint.lateness.note(now - self._timer_at)
-        if not self._handle_deadlines():
+        if self._handle_deadlines():
+            return
+        try:
             if self.connection.quiet_s(now) >= DOZE_AFTER_S:
-                self._doze(now)
+                # A program may have set a deadline, and not called `transmit`.
+                self._due_at = self._next_deadline()
+                if self._due_at > now:
+                    self._doze(now)
+        finally:
             self._arm_at(self._due_at, now)
 
     def _doze(self, now: float) -> None:

@@ -7,13 +7,14 @@ that come until it is up. QUIC repairs that.
 
 Anybody can send datagrams that name processes, and each link costs both sides a TLS handshake. So
 few are made at once, fewer to one node, which may be out of reach, and a process that was not
-reached is left alone for a while, and longer each time.
+reached is left alone for a while, and longer each time that datagrams name it again soon.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Coroutine
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -55,6 +56,10 @@ class FirstLinks:
         self._under_way.add(name)
         self._spawn(lambda: self._make(name))
 
+    def on_link_up(self, name: str) -> None:
+        """There is a link with this process, whoever made it."""
+        self._missed.pop(name, None)
+
     async def _make(self, name: str) -> None:
         missed = True
         try:
@@ -63,12 +68,15 @@ class FirstLinks:
                 missed = False
         finally:
             self._under_way.discard(name)
-        pause_s, _ = self._missed.pop(name, (FIRST_LINK_PAUSE_S / 2, 0.0))
+        pause_s, until_s = self._missed.pop(name, (0.0, -inf))
         if missed:
+            now_s = monotonic()
+            if now_s > until_s + MAX_FIRST_LINK_PAUSE_S:
+                pause_s = FIRST_LINK_PAUSE_S / 2
             if len(self._missed) >= MAX_MISSED_PROCESSES:
                 del self._missed[next(iter(self._missed))]
             pause_s = min(2 * pause_s, MAX_FIRST_LINK_PAUSE_S)
-            self._missed[name] = (pause_s, monotonic() + pause_s)
+            self._missed[name] = (pause_s, now_s + pause_s)
 
 
 def _node_of(name: str) -> str:

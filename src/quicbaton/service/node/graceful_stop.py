@@ -18,6 +18,7 @@ import math
 from time import monotonic
 
 from quicbaton.asyncio.endpoint.session import Session
+from quicbaton.limits import SLEEP_SLICE_S
 from quicbaton.service.node.bulk import BulkHandoff, OwnConnections
 from quicbaton.service.node.changes import Changes
 from quicbaton.service.node.control import Handler
@@ -143,11 +144,17 @@ class GracefulStop(Changes):
         over_tcp = beside.running
         self._closes = True
         # Idle ones, too: a request that is on its way could not be told from one that was served.
-        await announce(list(endpoint.sessions.values()), until, self)
+        sessions = list(endpoint.sessions.values())
+        await announce([one for one in sessions if not one.connection.dozes], until, self)
+        # Those that doze or sleep are silent: no round trip is waited for, and each is closed
+        # before the next is woken. Datagrams are read meanwhile.
+        end = monotonic() + SLEEP_SLICE_S
         for session in list(endpoint.sessions.values()):
             self._close_when_idle(session)
+            if monotonic() > end:
+                await asyncio.sleep(0)
+                end = monotonic() + SLEEP_SLICE_S
         async for session in endpoint.asleep.wake_all():
-            # Silent for long: no round trip is waited for, and each is closed before the next.
             self._close_when_idle(session)
         tcp = asyncio.get_running_loop().create_task(beside.until_none_left(math.inf))
         tcp.add_done_callback(lambda _ended: self.note())

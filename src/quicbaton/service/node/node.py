@@ -341,6 +341,7 @@ class Node:
 
     def _on_link_up(self, link: Link) -> None:
         self._peers.greeted(link)
+        self._first_links.on_link_up(link.peer_name)
         place = self._directory.place_of(link.peer_name)
         if place is not None:
             # Behind one virtual address, datagrams for its connections may come here.

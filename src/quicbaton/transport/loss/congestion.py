@@ -117,14 +117,12 @@ class CongestionController:
         `late_us` too late."""
         return pacing.refill(self._state, smoothed_rtt_us, now_us, late_us)
 
-    def pacing_ready_at_us(
-        self, smoothed_rtt_us: int, want_bytes: int, now_us: int, late_us: int = 0
-    ) -> int:
+    def pacing_ready_at_us(self, smoothed_rtt_us: int, want_bytes: int, now_us: int) -> int:
         """When to send `want_bytes`, or what the bucket holds if it is less; `now_us`: at once.
 
         Compare the time with now: a budget below `want_bytes` may be all there ever is.
         """
-        return pacing.ready_at_us(self._state, smoothed_rtt_us, want_bytes, now_us, late_us)
+        return pacing.ready_at_us(self._state, smoothed_rtt_us, want_bytes, now_us)
 
     # --- loss detection -------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ millisecond: a timer may come that late without a token spilled. From 60 MB/s on
 whole train of 44 packets.
 
 Where timers come later still, since the process has other connections to serve, the bucket holds
-what flows into it meanwhile, up to a train. The path has had that time to itself, and a burst per
-turn costs a third of the turns that 500 downloads at once would take.
+what flows into it meanwhile, up to a train: the path has had that time to itself. 500 downloads at
+once take half as many turns by that. After a pause of the program's there is nothing to make up
+for.
 
 Nothing here is called for a packet that carries only ACKs: those are not paced.
 """
@@ -63,9 +64,7 @@ def refill(state: CongestionState, smoothed_rtt_us: int, now_us: int, late_us: i
     return int(tokens) if tokens > 0 else 0
 
 
-def ready_at_us(
-    state: CongestionState, smoothed_rtt_us: int, want_bytes: int, now_us: int, late_us: int = 0
-) -> int:
+def ready_at_us(state: CongestionState, smoothed_rtt_us: int, want_bytes: int, now_us: int) -> int:
     """When to send `want_bytes`; `now_us` if that is now.
 
     The bucket may never hold so much: then it is when the bucket is as full as it is worth waiting
@@ -73,7 +72,7 @@ def ready_at_us(
     compares the time with now, not the budget with `want_bytes`.
     """
     rate = rate_bytes_per_us(state, smoothed_rtt_us)
-    capacity = _capacity_bytes(state, rate, late_us)
+    capacity = _capacity_bytes(state, rate, 0)
     elapsed_us = max(now_us - state.pacing_updated_us, 0)
     tokens = min(state.pacing_tokens_bytes + rate * elapsed_us, capacity)
     missing = min(want_bytes, capacity - rate * TIMER_SLACK_US) - tokens

@@ -45,7 +45,7 @@ from quicbaton.transport.packets.cipher import (
 )
 from quicbaton.transport.state import NEVER, Keys, ProtectionState
 
-__all__ = ["PacketProtection", "next_keys"]
+__all__ = ["PacketProtection", "compact", "next_keys"]
 
 #: An authentic packet's number and payload, or None for a packet that is not authentic.
 Opened = tuple[int, bytes] | None
@@ -131,14 +131,6 @@ class PacketProtection:
         """Make the contexts that the first packets in both directions need."""
         self._sealing()
         self._prepare_to_open()
-
-    def compact(self) -> None:
-        """Drop everything that follows from the rest: before a snapshot."""
-        state = self._state
-        if not state.send_generation:
-            state.send_hp = b""
-        if not state.recv_generation:
-            state.recv_hp = b""
 
     # --- sending ------------------------------------------------------------------------------
 
@@ -531,6 +523,14 @@ def _padded(payloads: list[bytes], number_length: int) -> list[bytes]:
     if min(map(len, payloads), default=shortest) >= shortest:
         return payloads
     return [payload.rjust(shortest, b"\x00") for payload in payloads]
+
+
+def compact(state: ProtectionState) -> None:
+    """Drop everything that follows from the rest: before a snapshot."""
+    if not state.send_generation:
+        state.send_hp = b""
+    if not state.recv_generation:
+        state.recv_hp = b""
 
 
 def _flip_heads(heads: list[bytes], masks: bytes, offset: int) -> list[bytes]:
