@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
@@ -27,6 +29,16 @@ def after_a_pause(session: Session) -> None:
     """As if `DOZE_AFTER_S` had gone by, and the session's timer had fired."""
     session.connection._origin_s -= DOZE_AFTER_S
     session._on_timer()
+
+
+@asynccontextmanager
+async def idle_session(certificate: CertificateFiles) -> AsyncIterator[Session]:
+    """The session of a client that has been answered once."""
+    server = await start(certificate, sleep_after_s=0)
+    async with http_client(certificate, server.port) as client:
+        await client.get(10)
+        yield the_session(server)
+    server.close()
 
 
 @each_client
@@ -71,25 +83,18 @@ async def test_a_connection_that_may_not_sleep_dozes_on_when_it_is_looked_at(
 async def test_a_session_looks_again_until_it_has_been_quiet_for_long_enough(
     certificate: CertificateFiles,
 ) -> None:
-    server = await start(certificate, sleep_after_s=0)
-    async with http_client(certificate, server.port) as client:
-        await client.get(10)
-        session = the_session(server)
+    async with idle_session(certificate) as session:
         session._on_timer()
         assert not session.connection.dozes
         assert session._timer is not None
         # No deadline of the connection's is as near as that.
         assert session._timer.when() <= session._loop.time() + DOZE_AFTER_S
-    server.close()
 
 
 async def test_a_program_that_cannot_rest_keeps_its_deadlines(
     certificate: CertificateFiles,
 ) -> None:
-    server = await start(certificate, sleep_after_s=0)
-    async with http_client(certificate, server.port) as client:
-        await client.get(10)
-        session = the_session(server)
+    async with idle_session(certificate) as session:
         await has_nothing_to_do(session)
         http: Any = session.protocol._http
 
@@ -100,16 +105,12 @@ async def test_a_program_that_cannot_rest_keeps_its_deadlines(
         with pytest.raises(RuntimeError, match="no rest"):
             after_a_pause(session)
         assert session._timer is not None
-    server.close()
 
 
 async def test_a_deadline_that_was_set_without_sending_comes_before_a_doze(
     certificate: CertificateFiles,
 ) -> None:
-    server = await start(certificate, sleep_after_s=0)
-    async with http_client(certificate, server.port) as client:
-        await client.get(10)
-        session = the_session(server)
+    async with idle_session(certificate) as session:
         await has_nothing_to_do(session)
         session.connection.set_keep_alive(DOZE_AFTER_S / 2)
         after_a_pause(session)
@@ -117,4 +118,3 @@ async def test_a_deadline_that_was_set_without_sending_comes_before_a_doze(
         async with asyncio.timeout(GUARD_S):
             while not session.connection._state.idle_sent_since:  # the PING
                 await asyncio.sleep(0.005)
-    server.close()
