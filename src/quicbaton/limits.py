@@ -281,10 +281,11 @@ MAX_STORE_WAITING: Final = 4096
 #: A connection whose next deadline is nearer than this stays awake: to put it away and to wake it
 #: costs a tenth of a millisecond each.
 MIN_SLEEP_S: Final = 1
-#: Seconds of silence after which only the bytes of its state are left of a connection's transport:
-#: one kilobyte instead of 25. To pack and to unpack it takes 60 µs of CPU, too much for each pause
-#: of a client at work.
-DOZE_AFTER_S: Final = 2.0
+#: Seconds of silence after which only the bytes of its state are left of a server's connection's
+#: transport: one kilobyte instead of 25. To pack and to build again takes up to 100 µs of CPU, half
+#: of a small request's: not for each pause of a client at work, nor of one that asks every second,
+#: nor in the seconds that it takes to hand over all of a process's connections.
+DOZE_AFTER_S: Final = 10.0
 #: Doublings of the time before a connection sleeps. A connection that is woken soon after it fell
 #: asleep, by a client's keep-alives for instance, or that cannot sleep, is left alone for longer.
 MAX_SLEEP_DOUBLINGS: Final = 3
@@ -518,8 +519,8 @@ MAX_AWAITED_ANSWERS: Final = 256
 #: two, and strangers that find the port.
 MAX_METRICS_REQUESTS: Final = 8
 METRICS_REQUEST_S: Final = 5.0
-#: Open connections of a process whose round trip is looked at, per second: a look takes 2 µs, or 8
-#: if the connection dozes, and ten thousand are looked at within a minute.
+#: Open connections of a process whose round trip is looked at, per second: a look takes 2 µs, and
+#: ten thousand are looked at within a minute.
 MAX_LOOKS_PER_S: Final = 256
 
 # --- supervisor -------------------------------------------------------------------------------

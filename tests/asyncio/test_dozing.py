@@ -80,6 +80,20 @@ async def test_a_connection_that_may_not_sleep_dozes_on_when_it_is_looked_at(
     server.close()
 
 
+async def test_a_client_does_not_doze(certificate: CertificateFiles) -> None:
+    server = await start(certificate, sleep_after_s=0)
+    async with http_client(certificate, server.port) as client:
+        await client.get(10)
+        session = client._transmitter
+        assert isinstance(session, Session)
+        await has_nothing_to_do(session)
+        after_a_pause(session)
+        assert not session.connection.dozes
+        session.connection.doze(monotonic())
+        assert session.connection.dozes  # it might
+    server.close()
+
+
 async def test_a_session_looks_again_until_it_has_been_quiet_for_long_enough(
     certificate: CertificateFiles,
 ) -> None:

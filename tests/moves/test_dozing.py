@@ -6,12 +6,15 @@ import gc
 import inspect
 from typing import Any
 
+import msgspec
 import pytest
 
 from quicbaton.errors import GivenAwayError
 from quicbaton.testing import Conditions, Pair, move
+from quicbaton.testing.entropy import Entropy
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.engine import Engine
+from quicbaton.transport.state import ConnectionState
 from tests.moves.dozing import doze, kinds_held
 from tests.moves.traffic import arrived, traffic, traffic_pair
 
@@ -98,6 +101,36 @@ def test_it_is_handed_over_while_it_dozes() -> None:
         stream_id = traffic(pair.client).open(4000)
         quiet(pair)
         assert arrived(pair.server, {stream_id: 4000})
+
+
+def test_it_is_given_up_without_being_built_again_and_its_state_is_the_same() -> None:
+    pair = traffic_pair("quicbaton", "quicbaton")
+    quiet(pair)
+    pair.server.take_events()
+    server = pair.server.connection
+    assert isinstance(server, Connection)
+    server.why_awake(pair.now)
+    copied = msgspec.msgpack.decode(msgspec.msgpack.encode(server._seen), type=ConnectionState)
+    awake = Connection(copied, origin_s=server._origin_s, issuer=None, entropy=Entropy(0))
+    doze(pair.server)
+    for one in (server, awake):
+        assert one.parting_trains(pair.now) == []
+        one.stay()
+    assert server.dozes
+    assert server.freeze(pair.now + 1) == awake.freeze(pair.now + 1)
+
+
+def test_a_connection_that_is_let_go_does_not_doze_on() -> None:
+    pair = traffic_pair("quicbaton", "quicbaton")
+    quiet(pair)
+    doze(pair.server)
+    connection = pair.server.connection
+    connection.let_go()
+    assert not connection.dozes
+    assert connection.smoothed_rtt_s > 0
+    for call in (connection.get_timer, connection.stay, lambda: connection.doze(pair.now)):
+        with pytest.raises(GivenAwayError):
+            call()
 
 
 def test_questions_do_not_wake_it_and_have_the_same_answers() -> None:

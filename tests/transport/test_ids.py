@@ -11,7 +11,7 @@ from quicbaton.errors import RefusedError, TransportError
 from quicbaton.limits import MAX_LOCAL_IDS, MAX_PEER_IDS, MAX_PENDING_RETIREMENTS
 from quicbaton.transport import frames as f
 from quicbaton.transport.frames import PacketPlan, decode_varint
-from quicbaton.transport.paths.ids import ConnectionIds, local_cids
+from quicbaton.transport.paths.ids import ConnectionIds, cutover_is_pending, local_cids
 from quicbaton.transport.state import (
     NEVER,
     NONE,
@@ -185,7 +185,7 @@ def test_an_owner_with_the_empty_id_issues_none_and_has_none_retired():
     owner.ids.replenish()
     owner.ids.begin_cutover()
     assert not owner.ids.has_due()
-    assert not owner.ids.cutover_pending
+    assert not cutover_is_pending(owner.state)
     with violation(f.PROTOCOL_VIOLATION):
         owner.ids.on_retire_connection_id(0, b"")
 
@@ -252,7 +252,7 @@ def test_a_cutover_replaces_every_id_within_the_peers_limit(limit):
         peer.receive(frame)
     owner = source.moved()
     owner.ids.begin_cutover()
-    assert owner.ids.cutover_pending
+    assert cutover_is_pending(owner.state)
     frames, _, _ = owner.write()
     assert len(frames) == limit
     assert {frame.prior for frame in frames} == {limit}
@@ -260,9 +260,9 @@ def test_a_cutover_replaces_every_id_within_the_peers_limit(limit):
     retired = [number for frame in frames for number in peer.receive(frame)]
     assert sorted(retired) == list(range(limit))
     for number in retired:
-        assert owner.ids.cutover_pending
+        assert cutover_is_pending(owner.state)
         owner.ids.on_retire_connection_id(number, frames[0].cid)
-    assert not owner.ids.cutover_pending
+    assert not cutover_is_pending(owner.state)
     assert not owner.ids.has_due()
     assert [cid[:3] for cid in local_cids(owner.ids._state)[:-1]] == [b"dst"] * limit
 
@@ -307,13 +307,13 @@ def test_an_id_from_before_the_cutover_that_was_lost_is_sent_so_that_it_can_be_r
     retired = [number for frame in owner.write()[0] for number in peer.receive(frame)]
     assert retired == [0]
     owner.ids.on_retire_connection_id(0, owner.state.local[2].cid)
-    assert owner.ids.cutover_pending
+    assert cutover_is_pending(owner.state)
     owner.ids.on_frame_lost(records[0])
     (old,), _, _ = owner.write()
     assert (old.sequence, old.prior) == (1, 0)
     assert peer.receive(old) == [1]
     owner.ids.on_retire_connection_id(1, owner.state.local[1].cid)
-    assert not owner.ids.cutover_pending
+    assert not cutover_is_pending(owner.state)
 
 
 @settings(max_examples=100, deadline=None)
@@ -342,7 +342,7 @@ def test_no_order_and_no_loss_makes_the_peer_exceed_its_limit(limit, choices):
             number = min(peer.active)
             peer.active.remove(number)
             retirements.append(number)
-        elif action == 5 and not owner.ids.cutover_pending:
+        elif action == 5 and not cutover_is_pending(owner.state):
             owner = owner.moved(b"%03d" % step)
             owner.ids.begin_cutover()
         cids = local_cids(owner.ids._state)

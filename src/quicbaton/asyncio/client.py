@@ -8,6 +8,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Any, Final
 
 from aioquic.quic import events
@@ -125,6 +126,7 @@ class _Client:
         self._owner: Any = None
         self.udp = UdpSocket(sock, self._on_batch, self._on_room)
         self.lateness = Lateness()
+        self.doze_after_s = inf  # it is a server that has thousands
         self.table = self
 
     async def connect(self, remote: Address) -> QuicConnectionProtocol:

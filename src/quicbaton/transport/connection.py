@@ -80,13 +80,14 @@ class Connection:
     ) -> None:
         """`budget` is the limit for all connections of the process together; without one this
         connection has one of its own."""
-        #: None while the connection dozes: then `_packed` is the state.
+        #: One of these two is None: the connection dozes, or it does not.
         self._known: ConnectionState | None = state
-        self._packed = b""
+        self._dozing: resting.Dozing | None = None
         self._configuration = configuration
         self._origin_s = origin_s
         self._spent = False
         self._name = state.name
+        self._original_id = state.original_id
         # HTTP/3 of aioquic looks for these two names.
         self._quic_logger = trace
         self._remote_max_datagram_frame_size = state.remote.max_datagram_frame_bytes or None
@@ -97,10 +98,6 @@ class Connection:
         self._on_token = on_token
         #: None while the connection dozes, and once it is spent.
         self._engine: Engine | None = None
-        #: Of a connection that dozes, as nothing moves them: its first deadline, and since when it
-        #: has been quiet.
-        self._dozes_until_us = NEVER
-        self._quiet_from_us = 0
         #: Counted by earlier engines and not taken.
         self._packets_lost = 0
         self._build()
@@ -172,12 +169,12 @@ class Connection:
     @property
     def configuration(self) -> Any:
         """The configuration object given by the runtime; aioquic's HTTP/3 reads `is_client`."""
-        return self._configuration if self._configuration is not None else self._state
+        return self._configuration if self._configuration is not None else self._seen
 
     @property
     def _logger(self) -> ConnectionLog:
         # Made when asked for: most programs never do, and it would cost each connection memory.
-        return ConnectionLog(self._seen.original_id)
+        return ConnectionLog(self._original_id)
 
     @property
     def is_client(self) -> bool:
@@ -186,7 +183,7 @@ class Connection:
     @property
     def original_destination_connection_id(self) -> bytes:
         """The client's first destination ID: the connection's name in traces, under every owner."""
-        return self._seen.original_id
+        return self._original_id
 
     @property
     def name(self) -> bytes:
@@ -275,7 +272,7 @@ class Connection:
     @property
     def has_rtt(self) -> bool:
         """Whether a round trip was ever measured."""
-        return self._seen.recovery.has_rtt
+        return (self._dozing or self._state.recovery).has_rtt
 
     def take_packets_lost(self) -> int:
         """Packets declared lost (RFC 9002 §6.1) since the last call, MTU probes included. A
@@ -286,7 +283,7 @@ class Connection:
 
     @property
     def smoothed_rtt_s(self) -> float:
-        return self._seen.recovery.smoothed_rtt_us / 1e6
+        return (self._dozing or self._state.recovery).smoothed_rtt_us / 1e6
 
     @property
     def clock_us(self) -> int:
@@ -378,17 +375,17 @@ class Connection:
     def why_awake(self, now: float) -> Reason | None:
         """The reason why the connection cannot be put to sleep; None when it can."""
         self._check()
-        engine = self._engine
-        if engine is None:
-            return resting.timer_reason(self._dozes_until_us, self._time_us(now))
+        if self._dozing is not None:
+            return resting.timer_reason(self._dozing.until_us, self._time_us(now))
+        engine = self._awake()
         engine.events.waiting()
         return resting.why_awake(self._state, engine.sender, engine.timers, self._advance(now))
 
     def quiet_s(self, now: float) -> float:
         """Seconds since anything was received, or sent that asks for an answer."""
         self._check()
-        if self._engine is None:
-            return (self._time_us(now) - self._quiet_from_us) / 1e6
+        if self._dozing is not None:
+            return (self._time_us(now) - self._dozing.quiet_from_us) / 1e6
         return resting.quiet_us(self._state, self._advance(now)) / 1e6
 
     # --- programs: streams ----------------------------------------------------------------------
@@ -469,7 +466,7 @@ class Connection:
 
     def next_ping_uid(self) -> int:
         """A uid for `send_ping` that no owner of this connection has given out before."""
-        self._check()
+        self._awake()
         state = self._state
         state.next_ping_uid += 1
         return state.next_ping_uid - 1
@@ -607,12 +604,8 @@ class Connection:
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer` and then send; None: never. At or before now: at once."""
-        engine = self._engine
-        if engine is None:
-            self._check()
-            at_us = self._dozes_until_us
-        else:
-            at_us = engine.timers.next_us()
+        dozing = self._dozing
+        at_us = self._awake().timers.next_us() if dozing is None else dozing.until_us
         return None if at_us == NEVER else self._origin_s + at_us / 1e6
 
     # --- the runtime: commands ------------------------------------------------------------------
@@ -659,6 +652,8 @@ class Connection:
     def parting_trains(self, now: float) -> list[list[Train]]:
         """The trains to send one by one while the connection changes hands: the client lives on
         them."""
+        if self._dozing is not None:
+            return []  # nothing waits
         parting: list[list[Train]] = []
         gate = self._awake().gate
         for kept in range(_PARTING_TRAINS, 0, -1):
@@ -668,7 +663,8 @@ class Connection:
 
     def stay(self) -> None:
         """There is no handoff after all."""
-        self._awake().gate.kept_trains = 0
+        if self._dozing is None:
+            self._awake().gate.kept_trains = 0
 
     def freeze(self, now: float) -> ConnectionState:
         """Give up the connection: its state, for a snapshot; this object is spent.
@@ -676,13 +672,13 @@ class Connection:
         Raises RefusedError (`closed`) when there is no open connection to move.
         """
         self._check()
-        if self._state.closing is not None or self._state.closed:
+        if self.is_closing:
             raise RefusedError(
                 "the connection is closing; there is nothing to move", code=Reason.CLOSED
             )
-        self._advance(now)
-        self._awake().streams.compact()
-        return self._give_up("frozen")
+        if self._engine is not None:  # else it dozes, and its streams hold nothing
+            self._engine.streams.compact()
+        return self._give_up("frozen", now)
 
     def rearm(self, now: float, *, missed_us: int = 0) -> None:
         """The wait between `resume` and ownership was transit, too: deadlines that passed in it are
@@ -715,27 +711,25 @@ class Connection:
         if why is not None:
             raise RefusedError("the connection has something to do: let it", code=why)
         wake_at_s = self.get_timer()
-        return resting.Resting(self._give_up("asleep"), self._origin_s, wake_at_s)
+        return resting.Resting(self._give_up("asleep", now), self._origin_s, wake_at_s)
 
     @property
     def dozes(self) -> bool:
         """Whether nothing but the bytes of its state is left."""
-        return self._known is None and not self._spent
+        return self._dozing is not None
 
     def doze(self, now: float) -> bool:
         """Keep only the bytes of the state, if there is nothing to do: ciphers, indexes and caches
         follow from it. The next call that needs them has all built again, in some 50 µs, and to the
         peer there is no difference. False: there is something to do."""
-        self._check()
-        if self._engine is not None:
-            if self._engine.gate.kept_trains or self.why_awake(now) is not None:
-                return False
-            self._dozes_until_us = self._engine.timers.next_us()
-            self._quiet_from_us = resting.quiet_from_us(self._state)
-            self._gather_packets_lost()
-        if self._known is not None:
-            self._packed = resting.pack(self._known)
-            self._engine = self._known = None
+        if self._dozing is not None:
+            return True
+        engine = self._awake()
+        if engine.gate.kept_trains or self.why_awake(now) is not None:
+            return False
+        self._gather_packets_lost()
+        self._dozing = resting.Dozing(self._state, engine.timers.next_us())
+        self._engine = self._known = None
         return True
 
     def let_go(self) -> None:
@@ -756,15 +750,15 @@ class Connection:
     @property
     def _state(self) -> ConnectionState:
         """The state, unpacked if the connection dozed."""
-        if self._known is None:
-            self._known = resting.unpack(self._packed)
-            self._packed = b""
+        if self._dozing is not None:
+            self._known, self._dozing = self._dozing.unpack(), None
+        assert self._known is not None, "the state is in one of the two"
         return self._known
 
     @property
     def _seen(self) -> ConnectionState:
         """The state, only to be looked at: if the connection dozes it is a copy."""
-        return resting.look(self._packed) if self._known is None else self._known
+        return self._state if self._dozing is None else self._dozing.look()
 
     def _awake(self) -> Engine:
         """The engine, built again if the connection dozed."""
@@ -796,8 +790,9 @@ class Connection:
                 "this connection was frozen for a handoff, or put to sleep: its state moved on"
             )
 
-    def _give_up(self, event: str) -> ConnectionState:
+    def _give_up(self, event: str, now: float) -> ConnectionState:
         state = self._state
+        self._advance(now)
         if self._quic_logger is not None:
             qlog.log_owner(self._quic_logger, event, state)
         if self._engine is not None:
@@ -810,6 +805,7 @@ class Connection:
         """The state moves on, or nobody wants it: this object is spent."""
         self._gather_packets_lost()
         resting.look_away()
+        self._known = self._state  # getters go on answering
         self._engine = None
         self._spent = True
         self._memory.close()

@@ -15,6 +15,7 @@ import msgspec
 
 from quicbaton.limits import MIN_SLEEP_S
 from quicbaton.reasons import Reason
+from quicbaton.transport.paths.ids import cutover_is_pending
 from quicbaton.transport.sender import Sender
 from quicbaton.transport.state import NEVER, ConnectionState
 from quicbaton.transport.timers import Timers
@@ -45,7 +46,7 @@ def why_awake(  # noqa: PLR0911 - a list of reasons, one return each
         return Reason.UNSENT
     if _is_buffering(state):
         return Reason.BUFFERED_BYTES
-    if any(local.sequence < state.ids.local_retire_prior_to for local in state.ids.local):
+    if cutover_is_pending(state.ids):
         return Reason.CUTOVER_PENDING
     if any(path.challenge_at_us != NEVER or path.responses for path in state.paths):
         return Reason.PATH_VALIDATION
@@ -57,26 +58,35 @@ def timer_reason(deadline_us: int, now_us: int) -> Reason | None:
     return Reason.TIMER if NEVER < deadline_us < now_us + MIN_SLEEP_S * 1_000_000 else None
 
 
-def pack(state: ConnectionState) -> bytes:
-    """The bytes of a state that rests, a tenth of its size. They hold keys, and never leave the
-    process."""
-    return _ENCODER.encode(state)
+class Dozing:
+    """All that is left of a connection's transport while it dozes: the bytes of its state, a tenth
+    of its size, and what is asked of thousands of them. The bytes hold keys, and never leave the
+    process.
 
+    `until_us` is the first deadline; the others are as the state and `quiet_from_us` have them.
+    """
 
-def unpack(packed: bytes) -> ConnectionState:
-    """The state that `pack` was given."""
-    return _DECODER.decode(packed)
+    __slots__ = ("_packed", "has_rtt", "quiet_from_us", "smoothed_rtt_us", "until_us")
 
+    def __init__(self, state: ConnectionState, until_us: int) -> None:
+        self._packed = _ENCODER.encode(state)
+        self.until_us = until_us
+        self.quiet_from_us = quiet_from_us(state)
+        self.has_rtt = state.recovery.has_rtt
+        self.smoothed_rtt_us = state.recovery.smoothed_rtt_us
 
-@lru_cache(maxsize=1)
-def look(packed: bytes) -> ConnectionState:
-    """As `unpack`, only to be looked at: one question is often followed by others."""
-    return unpack(packed)
+    def unpack(self) -> ConnectionState:
+        """The state, for the connection to go on with."""
+        return _DECODER.decode(self._packed)
+
+    def look(self) -> ConnectionState:
+        """A copy of the state, only to be looked at."""
+        return _look(self._packed)
 
 
 def look_away() -> None:
     """Forget the state that was looked at: it holds keys."""
-    look.cache_clear()
+    _look.cache_clear()
 
 
 def quiet_us(state: ConnectionState, now_us: int) -> int:
@@ -91,6 +101,12 @@ def quiet_from_us(state: ConnectionState) -> int:
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(ConnectionState)
+
+
+@lru_cache(maxsize=1)
+def _look(packed: bytes) -> ConnectionState:
+    # One question is often followed by others.
+    return _DECODER.decode(packed)
 
 
 def _is_buffering(state: ConnectionState) -> bool:

@@ -35,6 +35,7 @@ from quicbaton.handshake.congestion_choice import OF_HANDSHAKES, choose
 from quicbaton.keys.key_ring import KeyRing
 from quicbaton.keys.spent import ReplayGuard, SpentTokens
 from quicbaton.limits import (
+    DOZE_AFTER_S,
     FIRST_SHARE_DATAGRAMS,
     HANDSHAKE_S,
     MAX_GATHER_S,
@@ -122,6 +123,7 @@ class Endpoint:
         self.table = table
         self.udp = UdpSocket(sock, self._on_batch, self._on_room)
         self.lateness = Lateness()
+        self.doze_after_s = DOZE_AFTER_S
         self._newcomers = Newcomers(self)
         self._turns: Turns[Owner] = Turns(self.serve, self._serve_late, _is_bulk)
         self._turns.expect(self._newcomers, NEWCOMERS_SHARE)

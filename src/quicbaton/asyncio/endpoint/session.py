@@ -12,7 +12,7 @@ from quicbaton.asyncio.endpoint.lateness import Lateness
 from quicbaton.asyncio.endpoint.udp import Datagram, UdpSocket
 from quicbaton.asyncio.protocol import QuicConnectionProtocol
 from quicbaton.http3.connection import H3Connection
-from quicbaton.limits import BULK_DATAGRAMS, DOZE_AFTER_S, MIN_DATAGRAM_BYTES, MIN_GATHER_RTT_S
+from quicbaton.limits import BULK_DATAGRAMS, MIN_DATAGRAM_BYTES, MIN_GATHER_RTT_S
 from quicbaton.transport import frames as f
 from quicbaton.transport.connection import Connection
 from quicbaton.transport.train import Train
@@ -46,6 +46,8 @@ class Host(Protocol):
 
     udp: UdpSocket
     lateness: Lateness
+    #: Seconds of silence after which a connection dozes.
+    doze_after_s: float
 
     @property
     def table(self) -> Routes: ...
@@ -293,8 +295,9 @@ class Session:
         return inf if at is None else at
 
     def _arm_at(self, at: float, now: float) -> None:
-        if at > now + DOZE_AFTER_S and not self.connection.dozes:
-            at = now + DOZE_AFTER_S  # no deadline is near: look then whether it may doze
+        doze_after_s = self._endpoint.doze_after_s
+        if at > now + doze_after_s and not self.connection.dozes:
+            at = now + doze_after_s  # no deadline is near: look then whether it may doze
         if at <= now:
             # More to send, or late. As a timer, so that the event loop reads ACKs first: they may
             # be the late ones.
@@ -314,7 +317,7 @@ class Session:
         if self._handle_deadlines():
             return
         try:
-            if self.connection.quiet_s(now) >= DOZE_AFTER_S:
+            if self.connection.quiet_s(now) >= self._endpoint.doze_after_s:
                 # A program may have set a deadline, and not called `transmit`.
                 self._due_at = self._next_deadline()
                 if self._due_at > now:

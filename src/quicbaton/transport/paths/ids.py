@@ -73,11 +73,6 @@ class ConnectionIds:
 
     # --- what we issue ------------------------------------------------------------------------
 
-    @property
-    def cutover_pending(self) -> bool:
-        """True while the peer has yet to retire an ID that we asked it to retire."""
-        return cutover_is_pending(self._state)
-
     def drop_alias(self, now_us: int) -> None:
         """Stop routing the client's first destination ID, once its time is over."""
         state = self._state
@@ -109,7 +104,7 @@ class ConnectionIds:
         wants no second raise of Retire Prior To before the first was obeyed. Does nothing where
         our ID is empty: such packets are routed by address.
         """
-        if self.cutover_pending:
+        if cutover_is_pending(self._state):
             raise RefusedError(
                 "the peer has not yet retired the connection IDs of the last cutover; "
                 "wait until it has, then begin the next",
