@@ -13,7 +13,9 @@ import pytest
 from quicbaton.asyncio.endpoint.session import Session
 from quicbaton.cli.certificate import CertificateFiles
 from quicbaton.limits import DOZE_AFTER_S
+from quicbaton.service.node.bulk import BulkHandoff, OwnConnections
 from tests.asyncio.loopback import FileServer, body_of, digest, each_client, http_client
+from tests.asyncio.test_draining import nowhere
 from tests.asyncio.test_sleep import GUARD_S, start, the_session
 from tests.moves.dozing import kinds_held
 
@@ -78,6 +80,29 @@ async def test_a_connection_that_may_not_sleep_dozes_on_when_it_is_looked_at(
         assert sleepers.refused == {"not_exportable": 1}
         assert session.connection.dozes
     server.close()
+
+
+async def test_none_begins_to_doze_while_all_are_handed_over(
+    certificate: CertificateFiles,
+) -> None:
+    async with idle_session(certificate) as session:
+        await has_nothing_to_do(session)
+        endpoint: Any = session._endpoint
+        bulk = BulkHandoff(
+            OwnConnections(endpoint, endpoint),
+            nowhere,
+            ["nowhere"],
+            proxy=False,
+            on_done=lambda: None,
+        )
+        work = asyncio.create_task(bulk.work())
+        await asyncio.sleep(0)
+        after_a_pause(session)
+        assert not session.connection.dozes
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        session._on_timer()
+        assert session.connection.dozes
 
 
 async def test_a_client_does_not_doze(certificate: CertificateFiles) -> None:

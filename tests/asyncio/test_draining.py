@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import nullcontext
 from typing import Any
 
 from quicbaton.errors import PeerError
@@ -17,6 +18,8 @@ from quicbaton.service.peers.link import Link
 
 class OneConnection:
     """It is here, and stays."""
+
+    kept_awake = staticmethod(nullcontext)
 
     def names(self) -> list[bytes]:
         return [b"name"]

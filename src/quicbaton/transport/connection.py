@@ -240,7 +240,8 @@ class Connection:
     @property
     def local_address(self) -> Address:
         """Ours, as the client at `peer_address` knows it; empty where the socket has only one."""
-        return validated_path(self._seen).local
+        dozing = self._dozing
+        return dozing.local_address if dozing is not None else validated_path(self._state).local
 
     @property
     def sends_to(self) -> Address:
@@ -288,12 +289,12 @@ class Connection:
     @property
     def clock_us(self) -> int:
         """Connection time of the newest call, µs since the handshake began."""
-        return (self._known or self._seen).clock_us
+        return (self._dozing or self._state).clock_us
 
     @property
     def age_s(self) -> float:
         """Seconds of connection time since the handshake began."""
-        return self._seen.clock_us / 1e6
+        return (self._dozing or self._state).clock_us / 1e6
 
     @property
     def stream_count(self) -> int:
@@ -360,7 +361,7 @@ class Connection:
     @property
     def cutover_pending(self) -> bool:
         """True until the peer has retired every ID that an earlier owner issued."""
-        return cutover_is_pending(self._seen.ids)
+        return self._dozing is None and cutover_is_pending(self._state.ids)
 
     def connection_ids(self) -> list[bytes]:
         """All IDs by which packets find this connection."""

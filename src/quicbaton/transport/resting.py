@@ -16,6 +16,7 @@ import msgspec
 from quicbaton.limits import MIN_SLEEP_S
 from quicbaton.reasons import Reason
 from quicbaton.transport.paths.ids import cutover_is_pending
+from quicbaton.transport.paths.path import validated_path
 from quicbaton.transport.sender import Sender
 from quicbaton.transport.state import NEVER, ConnectionState
 from quicbaton.transport.timers import Timers
@@ -63,15 +64,25 @@ class Dozing:
     of its size, and what is asked of thousands of them. The bytes hold keys, and never leave the
     process.
 
-    `until_us` is the first deadline; the others are as the state and `quiet_from_us` have them.
+    `until_us` is the first deadline; the others are as the state and its validated path have them.
     """
 
-    __slots__ = ("_packed", "has_rtt", "quiet_from_us", "smoothed_rtt_us", "until_us")
+    __slots__ = (
+        "_packed",
+        "clock_us",
+        "has_rtt",
+        "local_address",
+        "quiet_from_us",
+        "smoothed_rtt_us",
+        "until_us",
+    )
 
     def __init__(self, state: ConnectionState, until_us: int) -> None:
         self._packed = _ENCODER.encode(state)
         self.until_us = until_us
         self.quiet_from_us = quiet_from_us(state)
+        self.clock_us = state.clock_us
+        self.local_address = validated_path(state).local
         self.has_rtt = state.recovery.has_rtt
         self.smoothed_rtt_us = state.recovery.smoothed_rtt_us
 

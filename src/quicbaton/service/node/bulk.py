@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import cycle
+from math import inf
 from time import monotonic
 from typing import Final
 
 from quicbaton.asyncio.endpoint.endpoint import Endpoint
 from quicbaton.errors import CallerError, QuicbatonError, RefusedError
 from quicbaton.handoff import Outcome
-from quicbaton.limits import MAX_CONCURRENT_HANDOFFS, MAX_DRAIN_SAMPLES
+from quicbaton.limits import DOZE_AFTER_S, MAX_CONCURRENT_HANDOFFS, MAX_DRAIN_SAMPLES
 from quicbaton.reasons import Reason
 from quicbaton.service.moving.handoff import HandoffResult
 from quicbaton.service.moving.registry import HandoffRegistry
@@ -50,6 +52,16 @@ class OwnConnections:
         if session is None:
             raise RefusedError("it was closed", code=Reason.CLOSED)
         return self._handoffs.hand_over(session, link, proxy=proxy)
+
+    @contextmanager
+    def kept_awake(self) -> Iterator[None]:
+        """Meanwhile none begins to doze: to pack a connection that leaves soon is work for
+        nothing."""
+        self._endpoint.doze_after_s = inf
+        try:
+            yield
+        finally:
+            self._endpoint.doze_after_s = DOZE_AFTER_S
 
 
 class BulkHandoff:
@@ -126,9 +138,10 @@ class BulkHandoff:
 
     async def work(self) -> None:
         """Move the added connections, for ever. Cancel it to end."""
-        async with asyncio.TaskGroup() as group:
-            for _ in range(MAX_CONCURRENT_HANDOFFS):
-                group.create_task(self._move_from_queue())
+        with self._connections.kept_awake():
+            async with asyncio.TaskGroup() as group:
+                for _ in range(MAX_CONCURRENT_HANDOFFS):
+                    group.create_task(self._move_from_queue())
 
     @property
     def kept(self) -> Mapping[bytes, HandoffResult]:
