@@ -219,7 +219,8 @@ class Terminal:
         ended = {server.process.pid for server in servers}
         for pid, parent in pids.items():
             if parent in ended:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # without its supervisor it ends, too
+                    os.kill(pid, signal.SIGKILL)
         self._servers = [server for server in self._servers if server not in servers]
         self._nodes = {name: one for name, one in self._nodes.items() if one not in servers}
 
@@ -239,7 +240,11 @@ def free_port() -> int:
 
 
 def _parent(pid: int) -> int:
-    stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    """The process that started it; 0 if it has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
     return int(stat.rpartition(")")[2].split()[1])
 
 

@@ -196,7 +196,7 @@ class ConnectionCommands:
         connection = session.connection
         return c.ConnectionInfo(
             connection=connection.name.hex(),
-            state="open" if session.sent_for_by is None else "proxied",
+            state=_state_of(session),
             peer=address_text(connection.peer_address),
             server_name=connection.server_name,
             alpn=connection.alpn,
@@ -216,6 +216,12 @@ def check_moves(prefix: str) -> None:
             f"{prefix} is a TCP connection, which cannot move: it ends where it is",
             code=Reason.OVER_TCP,
         )
+
+
+def _state_of(session: Session) -> str:
+    if session.connection.is_closing:
+        return "closing"
+    return "open" if session.sent_for_by is None else "proxied"
 
 
 def _describe_beside(one: BesideConnection) -> c.ConnectionInfo:

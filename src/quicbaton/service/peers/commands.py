@@ -217,7 +217,7 @@ class ReadFigures(CommandFrame, tag="read_figures"):
 
 class ConnectionInfo(CommandFrame):
     connection: str  # its name: our first connection ID, hexadecimal; over TCP "tcp-" and a number
-    state: str  # open, asleep, proxied (another process sends for it), handshake, tcp
+    state: str  # open, asleep, closing, proxied (another process sends for it), handshake, tcp
     peer: str
     server_name: str
     alpn: str
