@@ -294,7 +294,7 @@ class Connection:
     @property
     def age_s(self) -> float:
         """Seconds of connection time since the handshake began."""
-        return (self._dozing or self._state).clock_us / 1e6
+        return self.clock_us / 1e6
 
     @property
     def stream_count(self) -> int:
