@@ -5,7 +5,7 @@ them. All three processes share the machine, so its cores bound the rate. Destin
 blackout: from the source's freeze to their first datagram. After each drain every client makes
 another request.
 
-For the size of the buffer, one connection of libcurl's stops reading in the middle of a response
+For the size of the buffer, one connection of our own stops reading in the middle of a response
 that lies in the server's send buffer as a whole, of 1 KB or of 64 MB, and is handed over to and
 fro; medians are compared.
 """
